@@ -1,0 +1,42 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from regnet_deploy.bundle import DEFAULT_PATH
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def bundle_argument(function: F) -> F:
+    """Add the optional argument BUNDLE, passed as ``bundle_path``."""
+    return click.argument("bundle_path", metavar="[BUNDLE]", default=DEFAULT_PATH, type=click.Path())(function)
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``, passed as ``as_json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON to stdout, for machines; everything else goes to stderr."
+    )(function)
+
+
+class IntList(click.ParamType):
+    """Whole numbers above 0, separated by commas."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """Parse ``1,8,32``."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            numbers = tuple(int(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of whole numbers such as 1,8,32", param, ctx)
+        if min(numbers) < 1:
+            self.fail(f"{value!r} holds a number below 1", param, ctx)
+        return numbers

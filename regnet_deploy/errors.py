@@ -1,0 +1,78 @@
+"""Everything that can go wrong for a user, as one tree.
+
+* RegnetDeployError - base; its text is the one line the user sees
+  * UsageError - an option or a value that cannot be used
+  * BundleError - a bundle that is missing, damaged, newer than this program or not writable
+    * MissingPart - a bundle without the part that a command needs; names the command that makes it
+  * DataError - images or folders that cannot be used
+  * MissingExtra - a library of an optional extra is not installed; names the pip command
+  * ProofError - an exported file that does not agree with the trained model (exit code 3)
+  * ServerError - the server cannot start or does not answer
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class RegnetDeployError(Exception):
+    """Base of all errors meant for the user; ``exit_code`` is what the command line returns."""
+
+    exit_code = 2
+
+
+class UsageError(RegnetDeployError):
+    """An option or a value that cannot be used."""
+
+
+class BundleError(RegnetDeployError):
+    """A bundle that is missing, damaged, newer than this program or not writable."""
+
+
+class MissingPart(BundleError):
+    """A bundle without the part that a command needs."""
+
+
+class DataError(RegnetDeployError):
+    """Images or folders that cannot be used."""
+
+
+class MissingExtra(RegnetDeployError):
+    """A library of an optional extra is not installed."""
+
+
+class ProofError(RegnetDeployError):
+    """An exported file that does not agree with the trained model."""
+
+    exit_code = 3
+
+
+class ServerError(RegnetDeployError):
+    """The server cannot start or does not answer."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean X?)`` for the nearest of ``known``, or an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import ``module`` or say in one line which extra brings it.
+
+    Raises:
+        MissingExtra: the module is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise  # the module is there, something that it needs is broken: not for us to explain away
+        raise MissingExtra(
+            f"this needs {error.name}, which is not installed: pip install 'regnet-deploy[{extra}]'"
+        ) from None

@@ -1,0 +1,146 @@
+"""AnyNet in PyTorch: stem, stages of residual bottleneck blocks, head. Weight names are those of pycls."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from regnet_deploy.space.network import Network
+
+BN_EPS = 1e-5
+BN_MOMENTUM = 0.1
+
+
+class SqueezeExcitation(nn.Module):
+    """x * sigmoid(W_2 relu(W_1 mean(x))): one weight a channel, from the whole image."""
+
+    def __init__(self, width: int, squeezed: int) -> None:
+        super().__init__()
+        self.f_ex = nn.Sequential(
+            nn.Conv2d(width, squeezed, 1), nn.ReLU(inplace=True), nn.Conv2d(squeezed, width, 1), nn.Sigmoid()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weigh the channels of x, ``(n, width, h, w)``."""
+        weighed: Tensor = x * self.f_ex(x.mean((2, 3), keepdim=True))
+        return weighed
+
+
+class BottleneckTransform(nn.Sequential):
+    """1x1, grouped 3x3 with the stride, SE (family Y), 1x1; batch norm after each convolution."""
+
+    def __init__(self, width_in: int, width: int, inner: int, group_width: int, stride: int, se_ratio: float) -> None:
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
+        parts["a"] = nn.Conv2d(width_in, inner, 1, bias=False)
+        parts["a_bn"] = _norm(inner)
+        parts["a_af"] = nn.ReLU(inplace=True)
+        parts["b"] = nn.Conv2d(inner, inner, 3, stride, padding=1, groups=inner // group_width, bias=False)
+        parts["b_bn"] = _norm(inner)
+        parts["b_af"] = nn.ReLU(inplace=True)
+        if se_ratio:
+            parts["se"] = SqueezeExcitation(inner, round(se_ratio * width_in))  # of the block's input, half to even
+        parts["c"] = nn.Conv2d(inner, width, 1, bias=False)
+        parts["c_bn"] = _norm(width)
+        super().__init__(parts)
+
+
+class Block(nn.Module):
+    """Residual bottleneck block: relu(shortcut(x) + f(x)); the shortcut is a 1x1 projection where the shape changes."""
+
+    def __init__(self, width_in: int, width: int, inner: int, group_width: int, stride: int, se_ratio: float) -> None:
+        super().__init__()
+        self.proj: nn.Conv2d | None = None
+        self.bn: nn.BatchNorm2d | None = None
+        if width_in != width or stride != 1:
+            self.proj = nn.Conv2d(width_in, width, 1, stride, bias=False)
+            self.bn = _norm(width)
+        self.f = BottleneckTransform(width_in, width, inner, group_width, stride, se_ratio)
+        self.af = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, width_in, h, w)`` to ``(n, width, h / stride, w / stride)``."""
+        shortcut = x if self.proj is None or self.bn is None else self.bn(self.proj(x))
+        out: Tensor = self.af(shortcut + self.f(x))
+        return out
+
+
+class Stem(nn.Sequential):
+    """3x3 convolution of the image, batch norm, ReLU."""
+
+    def __init__(self, width: int, stride: int) -> None:
+        super().__init__(
+            OrderedDict(
+                conv=nn.Conv2d(3, width, 3, stride, padding=1, bias=False),
+                bn=_norm(width),
+                af=nn.ReLU(inplace=True),
+            )
+        )
+
+
+class Head(nn.Module):
+    """Global average pool and linear classifier."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, width, h, w)`` to logits, ``(n, classes)``."""
+        logits: Tensor = self.fc(self.avg_pool(x).flatten(1))
+        return logits
+
+
+class AnyNet(nn.Sequential):
+    """The network of a :class:`Network`: ``(n, 3, h, w)`` normalised RGB to logits ``(n, classes)``.
+
+    Args:
+        network: its stages.
+        classes: outputs.
+        seed: initialises the weights, by the paper's rule, from this seed; None takes torch's global state.
+    """
+
+    def __init__(self, network: Network, classes: int, seed: int | None = None) -> None:
+        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=Stem(network.stem_width, network.stem_stride))
+        width_in = network.stem_width
+        stages = zip(network.depths, network.widths, network.bottleneck_widths, network.group_widths, strict=True)
+        for i, (depth, width, inner, group_width) in enumerate(stages, start=1):
+            blocks: OrderedDict[str, nn.Module] = OrderedDict()
+            for j in range(1, depth + 1):
+                stride = 2 if j == 1 else 1
+                blocks[f"b{j}"] = Block(width_in, width, inner, group_width, stride, network.se_ratio)
+                width_in = width
+            parts[f"s{i}"] = nn.Sequential(blocks)
+        parts["head"] = Head(width_in, classes)
+        super().__init__(parts)
+        initialise(self, seed)
+
+
+def initialise(model: nn.Module, seed: int | None = None) -> None:
+    """Initialise as the paper and pycls do.
+
+    Convolutions N(0, sqrt(2 / fan_out)) with fan_out = k k C_out, not divided by groups; batch norm 1 and 0; the linear
+    N(0, 0.01) and 0. Biases of the SE convolutions keep PyTorch's default.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                fan_out = module.kernel_size[0] * module.kernel_size[1] * module.out_channels
+                module.weight.normal_(0.0, math.sqrt(2.0 / fan_out), generator=generator)
+                if module.bias is not None:
+                    bound = 1 / math.sqrt(module.in_channels)
+                    module.bias.uniform_(-bound, bound, generator=generator)
+            elif isinstance(module, nn.BatchNorm2d):
+                module.weight.fill_(1.0)
+                module.bias.zero_()
+            elif isinstance(module, nn.Linear):
+                module.weight.normal_(0.0, 0.01, generator=generator)
+                module.bias.zero_()
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(width, eps=BN_EPS, momentum=BN_MOMENTUM)

@@ -1,0 +1,347 @@
+"""Every RegNet with a given number of MACs, by solving for it rather than by drawing and rejecting.
+
+The levels of the quantized line depend on d, w_m and the slope r = w_a / w_0 only, and not even on d except for where the
+line ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m the blocks at which stages begin are
+therefore constant between neighbouring values of r out of a short list, and each such interval is a *cell*. Within a cell,
+w_0 and g fix the widths, the first three stages fix their depths, and MACs are linear in the depth of the last stage: the
+depths that meet the budget follow by division.
+
+So the whole lattice - w_0 in steps of 8, w_m in steps of 0.001, every group width, every d, and w_a continuous - is
+searched without leaving anything out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.space.complexity import Cost, block_cost, head_cost, stage_resolutions, stem_cost
+from regnet_deploy.space.network import SE_RATIO, STEM_WIDTH
+from regnet_deploy.space.regnet import QUANTUM, fit_groups, level_widths
+
+Int = NDArray[np.int64]
+Float = NDArray[np.float64]
+
+STAGES = 4
+REFERENCE_RESOLUTION = 224
+#: From here on (MACs at 224) the sampler of pycls advises wider ranges of w_0 and g.
+LARGE_MACS = 16e9
+#: Step of the w_m lattice, as in the sampler of pycls.
+W_M_STEP = 0.001
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The constrained design space: 4-stage RegNets with b = 1 (arXiv 2003.13678, sections 3.3 and 4; pycls config).
+
+    Bounds on complexity are stated at 224 pixels with a stem of stride 2, F being the GMACs there.
+
+    Attributes:
+        d: fewest and most blocks.
+        w_0: least and most, or None for 8 to 256, and to 384 above 16 GMACs.
+        w_a: least and most, channels a block.
+        w_m: least and most.
+        g: least and most group width, or None for 1 to 128, and to 256 above 16 GMACs.
+        g_multiple: group widths must be a multiple of this (every stage's, after fitting).
+        parameters: (a, c): fewer than (a + c F) million parameters; None lifts the bound.
+        activations: c: fewer than c sqrt(F) million activations; None lifts the bound.
+    """
+
+    d: tuple[int, int] = (12, 28)
+    w_0: tuple[int, int] | None = None
+    w_a: tuple[float, float] = (8.0, 256.0)
+    w_m: tuple[float, float] = (2.0, 3.0)
+    g: tuple[int, int] | None = None
+    g_multiple: int = 1
+    parameters: tuple[float, float] | None = (3.0, 5.5)
+    activations: float | None = 6.5
+
+    def __post_init__(self) -> None:
+        """Refuse ranges that are empty or outside the parameterization.
+
+        Raises:
+            UsageError: with the range and what it may be.
+        """
+        for name, lowest, highest in (("d", STAGES, 64), ("w_0", 8, 2048), ("w_a", 0, 1024), ("w_m", 1.001, 8), ("g", 1, 2048)):
+            pair = getattr(self, name)
+            if pair is not None and not lowest <= pair[0] <= pair[1] <= highest:
+                raise UsageError(f"{name} must be a range within {lowest} to {highest}, got {pair[0]} to {pair[1]}")
+        if self.g_multiple < 1:
+            raise UsageError(f"group width must be a multiple of 1 or more, got {self.g_multiple}")
+
+    def group_widths(self) -> Int:
+        """Group widths of the lattice: powers of two below 8, then multiples of 8."""
+        low, high = self.g or (1, 256)
+        lattice = np.concatenate([[1, 2, 4], np.arange(8, high + 1, 8)])
+        if self.g is not None and low == high:
+            lattice = np.array([low])  # one group width asked for by name need not lie on the lattice
+        keep = (lattice >= low) & (lattice <= high) & (lattice % self.g_multiple == 0)
+        chosen: Int = lattice[keep].astype(np.int64)
+        return chosen
+
+
+@dataclass(frozen=True)
+class Population:
+    """RegNets side by side, one row each; rows may be the same network from different parameters.
+
+    ``w_a`` is anywhere from ``w_a_low`` to ``w_a_high``: the network is the same. ``reference_macs`` are the MACs of the
+    same network at 224 pixels, which the trends are about.
+    """
+
+    d: Int
+    w_0: Int
+    w_m: Float
+    g: Int
+    w_a_low: Float
+    w_a_high: Float
+    depths: Int
+    widths: Int
+    group_widths: Int
+    macs: Int
+    parameters: Int
+    activations: Int
+    reference_macs: Int
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.d)
+
+    def take(self, rows: NDArray[np.bool_] | Int) -> Population:
+        """Return the rows that an index or a mask picks."""
+        return Population(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    @staticmethod
+    def join(pieces: list[Population]) -> Population:
+        """Stack populations."""
+        return Population(
+            **{field.name: np.concatenate([getattr(p, field.name) for p in pieces]) for field in fields(Population)}
+        )
+
+    def distinct(self, score: Float) -> tuple[Population, Float]:
+        """Keep each network once, by its row with the highest score, ordered from the highest score down."""
+        # Exact keys: depths below 2^6, widths below 2^16 and group widths below 2^12 leave no two networks the same pair.
+        stage = np.arange(self.depths.shape[1])
+        first = (self.widths << (16 * stage)).sum(axis=1).view(np.uint64)
+        second = ((self.depths & 63) << (6 * stage)).sum(axis=1)
+        third = (self.group_widths << (12 * stage)).sum(axis=1)
+        order = np.lexsort((-score, third, second, first))
+        key = np.stack([first.astype(np.int64), second, third])[:, order]
+        new = np.ones(len(order), dtype=bool)
+        new[1:] = (key[:, 1:] != key[:, :-1]).any(axis=0)
+        best = order[new]
+        best = best[np.argsort(-score[best], kind="stable")]
+        return self.take(best), score[best]
+
+
+def regnets_between(
+    lowest: float,
+    highest: float,
+    *,
+    family: str,
+    bounds: Bounds | None = None,
+    resolution: int = REFERENCE_RESOLUTION,
+    stem_stride: int = 2,
+    classes: int = 1000,
+) -> Population:
+    """Return all RegNets of the constrained space with ``lowest`` to ``highest`` MACs.
+
+    Args:
+        lowest: MACs at ``resolution``, included.
+        highest: MACs at ``resolution``, included.
+        family: ``x`` or ``y``.
+        bounds: the space; the paper's unless given.
+        resolution: pixels a side of the image.
+        stem_stride: 1 or 2, at ``resolution`` (at 224 it is 2 for the bounds).
+        classes: outputs of the final linear at ``resolution`` (1000 for the bounds).
+    """
+    bounds = bounds or Bounds()
+    se_ratio = SE_RATIO if family == "y" else 0.0
+    steps = np.arange(round(bounds.w_m[0] / W_M_STEP), round(bounds.w_m[1] / W_M_STEP) + 1)
+    w_m = steps * W_M_STEP
+    cells = _cells(w_m, bounds.d)
+    g = bounds.group_widths()
+    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, 384)
+    pieces = []
+    for w_0 in range(-(-w_0_low // QUANTUM) * QUANTUM, w_0_high + 1, QUANTUM):
+        raw = level_widths(w_0, w_m[:, None], np.arange(STAGES))
+        whole = (np.diff(raw, axis=1) > 0).all(axis=1)
+        widths, groups = fit_groups(raw[None], g[:, None, None])  # (g, w_m, stage)
+        at = _Linear.of(widths, groups, se_ratio, resolution, stem_stride, classes)
+        fewest, most = at.range(bounds.d)
+        live = whole & (fewest <= highest) & (most >= lowest)
+        if (fewest > highest).all():
+            break
+        if not live.any():
+            continue
+        reference = at
+        if (resolution, stem_stride, classes) != (REFERENCE_RESOLUTION, 2, 1000):
+            reference = _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, 1000)
+        usable = cells.real & (cells.high * w_0 >= bounds.w_a[0]) & (cells.low * w_0 <= bounds.w_a[1])
+        for i, group in enumerate(g):
+            rows = np.nonzero(live[i])[0]
+            if not len(rows):
+                continue
+            span = slice(rows[0], rows[-1] + 1)
+            mine = usable[span] & live[i, span, None]
+            here = at.row(i)
+            there = here if reference is at else reference.row(i)
+            piece = _solve(cells, span, mine, here, there, lowest, highest, bounds, w_0, w_m, int(group))
+            if piece is not None:
+                pieces.append(piece)
+    return Population.join(pieces) if pieces else _EMPTY
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """Cells of (w_m, r), ``(w_m, cell)``: padded to one length a w_m, so that costs of a w_m broadcast without a gather.
+
+    ``more`` is the depth less one of the first three stages, ``(3, w_m, cell)``; ``shallowest`` and ``deepest`` are what
+    the last stage may be, less one; r is within low to high; ``real`` tells cells from padding.
+    """
+
+    more: NDArray[np.float32]
+    shallowest: NDArray[np.float32]
+    deepest: NDArray[np.float32]
+    low: Float
+    high: Float
+    real: NDArray[np.bool_]
+
+
+def _cells(w_m: Float, d: tuple[int, int]) -> _Cells:
+    threshold = np.power(w_m[:, None], np.arange(1, STAGES + 1) - 0.5) - 1  # (w_m, level)
+    edges = (threshold[:, :, None] / np.arange(1, d[1])).reshape(len(w_m), -1)
+    edges.sort(axis=1)
+    low, high = edges[:, :-1], edges[:, 1:]
+    middle = (low + high) / 2
+    start = np.ceil(threshold[:, None, :] / middle[:, :, None]).astype(np.int64)
+    # A sliver thinner than the rounding of its edges has no w_a that one could write down.
+    real = (high - low > 1e-7) & (np.diff(start[..., :3], axis=-1) > 0).all(axis=-1)
+    real &= (start[..., 2] < d[1]) & (start[..., 3] >= d[0])
+    first = np.argsort(~real, axis=1, kind="stable")[:, : real.sum(axis=1).max()]
+    start, low, high, real = (
+        np.take_along_axis(start, first[..., None], axis=1),
+        *(np.take_along_axis(values, first, axis=1) for values in (low, high, real)),
+    )
+    more = np.diff(start[..., :3], axis=-1, prepend=0) - 1
+    return _Cells(
+        more=np.ascontiguousarray(np.moveaxis(more, -1, 0), dtype=np.float32),
+        shallowest=np.maximum(0, d[0] - start[..., 2] - 1).astype(np.float32),
+        deepest=(np.minimum(start[..., 3], d[1]) - start[..., 2] - 1).astype(np.float32),
+        low=low,
+        high=high,
+        real=real,
+    )
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Costs as ``base + sum over stages of (depth - 1) * more``; arrays are ``(g, w_m)`` or, of one row, ``(w_m,)``."""
+
+    base: Cost
+    more: tuple[Cost, ...]
+
+    @classmethod
+    def of(cls, widths: Int, groups: Int, se_ratio: float, resolution: int, stem_stride: int, classes: int) -> _Linear:
+        sides = stage_resolutions(resolution, stem_stride, STAGES)
+        base = stem_cost(resolution, stem_stride) + head_cost(widths[..., -1], classes)
+        more = []
+        before = np.full(widths.shape[:-1], STEM_WIDTH, dtype=np.int64)
+        for i in range(STAGES):
+            w, g = widths[..., i], groups[..., i]
+            base = base + block_cost(
+                before, w, w, g, side=sides[i + 1], side_in=sides[i], first=True, se_ratio=se_ratio
+            )
+            more.append(block_cost(w, w, w, g, side=sides[i + 1], first=False, se_ratio=se_ratio))
+            before = w
+        return cls(base, tuple(more))
+
+    def row(self, i: int) -> _Linear:
+        return _Linear(Cost(*(v[i] for v in self.base)), tuple(Cost(*(v[i] for v in m)) for m in self.more))
+
+    def range(self, d: tuple[int, int]) -> tuple[Int, Int]:
+        """Return bounds on the MACs of any network with these widths and ``d`` blocks."""
+        each = np.stack([cost.macs for cost in self.more])
+        return self.base.macs + (d[0] - STAGES) * each.min(axis=0), self.base.macs + (d[1] - STAGES) * each.max(axis=0)
+
+    def total(self, row: Int, depths: Int) -> Cost:
+        total = Cost(*(value[row] for value in self.base))
+        for i in range(STAGES):
+            total = total + Cost(*(value[row] for value in self.more[i])).times(depths[:, i] - 1)
+        return total
+
+
+def _solve(
+    cells: _Cells,
+    span: slice,
+    usable: NDArray[np.bool_],
+    at: _Linear,
+    reference: _Linear,
+    lowest: float,
+    highest: float,
+    bounds: Bounds,
+    w_0: int,
+    w_m: Float,
+    group: int,
+) -> Population | None:
+    """Return the networks with this w_0 and g, and w_m in ``span``, that meet budget and bounds, or None."""
+    # Counted in blocks of the last stage and in float32, which is fast and good to 1e-4 of a block or better: look that
+    # much wider here, and hold the exact integers to the budget below.
+    per_block = 1.0 / at.more[-1].macs[span, None]
+    first = (at.base.macs[span, None] * per_block).astype(np.float32)
+    for i in range(STAGES - 1):
+        first = first + cells.more[i, span] * (at.more[i].macs[span, None] * per_block).astype(np.float32)
+    least = np.maximum(np.ceil((lowest * per_block - 1e-3).astype(np.float32) - first), cells.shallowest[span])
+    most = np.minimum(np.floor((highest * per_block + 1e-3).astype(np.float32) - first), cells.deepest[span])
+    meets = np.nonzero((most >= least) & usable)
+    if not len(meets[0]):
+        return None
+    fewest = least[meets].astype(np.int64)
+    count = most[meets].astype(np.int64) - fewest + 1
+    hit = np.repeat(np.arange(len(count)), count)
+    last = 1 + fewest[hit] + np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count)
+    row, cell = meets[0][hit] + span.start, meets[1][hit]
+    depths = np.stack([*(1 + cells.more[:, row, cell].astype(np.int64)), last], axis=1)
+    total = at.total(row, depths)
+    there = total if reference is at else reference.total(row, depths)
+    giga = there.macs / 1e9
+    keep = (total.macs >= lowest) & (total.macs <= highest)
+    if bounds.parameters is not None:
+        keep &= there.parameters < (bounds.parameters[0] + bounds.parameters[1] * giga) * 1e6
+    if bounds.activations is not None:
+        keep &= there.activations < bounds.activations * np.sqrt(giga) * 1e6
+    large = there.macs > LARGE_MACS
+    if bounds.w_0 is None:
+        keep &= large | (w_0 <= 256)
+    if bounds.g is None:
+        keep &= large | (group <= 128)
+    if not keep.any():
+        return None
+    widths, groups = fit_groups(level_widths(w_0, w_m[row][:, None], np.arange(STAGES)), group)
+    if bounds.g_multiple > 1:
+        keep &= (groups % bounds.g_multiple == 0).all(axis=1)
+    return Population(
+        d=depths.sum(axis=1),
+        w_0=np.full(len(row), w_0),
+        w_m=w_m[row],
+        g=np.full(len(row), group),
+        w_a_low=np.maximum(cells.low[row, cell] * w_0, bounds.w_a[0]),
+        w_a_high=np.minimum(cells.high[row, cell] * w_0, bounds.w_a[1]),
+        depths=depths,
+        widths=widths,
+        group_widths=groups,
+        macs=total.macs,
+        parameters=total.parameters,
+        activations=total.activations,
+        reference_macs=there.macs,
+    ).take(keep)
+
+
+_NONE = np.zeros(0, dtype=np.int64)
+_NONE_4 = np.zeros((0, STAGES), dtype=np.int64)
+_EMPTY = Population(
+    _NONE, _NONE, _NONE.astype(float), _NONE, _NONE.astype(float), _NONE.astype(float),
+    _NONE_4, _NONE_4, _NONE_4, _NONE, _NONE, _NONE, _NONE,
+)  # fmt: skip
