@@ -40,3 +40,22 @@ class IntList(click.ParamType):
         if min(numbers) < 1:
             self.fail(f"{value!r} holds a number below 1", param, ctx)
         return numbers
+
+
+class Range(click.ParamType):
+    """A pair ``low:high``, or one number for both."""
+
+    name = "low:high"
+
+    def __init__(self, number: Callable[[str], float]) -> None:
+        self.number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, Any]:
+        """Parse ``12:28`` or ``20``."""
+        if isinstance(value, tuple):
+            return value[0], value[1]
+        low, _, high = str(value).partition(":")
+        try:
+            return self.number(low), self.number(high or low)
+        except ValueError:
+            self.fail(f"{value!r} is not a range such as 12:28, or one number", param, ctx)

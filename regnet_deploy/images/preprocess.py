@@ -51,7 +51,8 @@ class Preprocessing:
             BundleError: fields are missing or unknown.
         """
         try:
-            made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            made = cls(**fields)
         except TypeError:
             raise BundleError(f"the bundle's preprocessing is not understood: {data}") from None
         if made.colours != "RGB" or made.interpolation not in ("bilinear", "bicubic"):

@@ -1,1 +1,1 @@
-"""The design spaces, in numbers: RegNet and AnyNet parameters, closed-form complexity, candidates, published networks."""
+"""The design spaces in numbers: parameters of RegNet and AnyNet, closed-form complexity, candidates, published ones."""

@@ -1,10 +1,10 @@
 """Every RegNet with a given number of MACs, by solving for it rather than by drawing and rejecting.
 
-The levels of the quantized line depend on d, w_m and the slope r = w_a / w_0 only, and not even on d except for where the
-line ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m the blocks at which stages begin are
-therefore constant between neighbouring values of r out of a short list, and each such interval is a *cell*. Within a cell,
-w_0 and g fix the widths, the first three stages fix their depths, and MACs are linear in the depth of the last stage: the
-depths that meet the budget follow by division.
+The levels of the quantized line depend on d, w_m and the slope r = w_a / w_0 only, and not even on d except for where
+the line ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m the blocks at which stages begin are
+therefore constant between neighbouring values of r out of a short list, and each such interval is a *cell*. Within a
+cell, w_0 and g fix the widths, the first three stages have fixed depths, and MACs are linear in the depth of the last
+stage: the depths that meet the budget follow by division.
 
 So the whole lattice - w_0 in steps of 8, w_m in steps of 0.001, every group width, every d, and w_a continuous - is
 searched without leaving anything out.
@@ -12,7 +12,9 @@ searched without leaving anything out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+import itertools
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from numpy.typing import NDArray
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import Cost, block_cost, head_cost, stage_resolutions, stem_cost
 from regnet_deploy.space.network import SE_RATIO, STEM_WIDTH
+from regnet_deploy.space.population import Population
 from regnet_deploy.space.regnet import QUANTUM, fit_groups, level_widths
 
 Int = NDArray[np.int64]
@@ -29,6 +32,8 @@ STAGES = 4
 REFERENCE_RESOLUTION = 224
 #: From here on (MACs at 224) the sampler of pycls advises wider ranges of w_0 and g.
 LARGE_MACS = 16e9
+#: Largest w_0 above that; the largest published is 320.
+MOST_W_0 = 384
 #: Step of the w_m lattice, as in the sampler of pycls.
 W_M_STEP = 0.001
 
@@ -65,7 +70,13 @@ class Bounds:
         Raises:
             UsageError: with the range and what it may be.
         """
-        for name, lowest, highest in (("d", STAGES, 64), ("w_0", 8, 2048), ("w_a", 0, 1024), ("w_m", 1.001, 8), ("g", 1, 2048)):
+        for name, lowest, highest in (
+            ("d", STAGES, 64),
+            ("w_0", 8, 2048),
+            ("w_a", 0, 1024),
+            ("w_m", 1.001, 8),
+            ("g", 1, 2048),
+        ):
             pair = getattr(self, name)
             if pair is not None and not lowest <= pair[0] <= pair[1] <= highest:
                 raise UsageError(f"{name} must be a range within {lowest} to {highest}, got {pair[0]} to {pair[1]}")
@@ -81,59 +92,6 @@ class Bounds:
         keep = (lattice >= low) & (lattice <= high) & (lattice % self.g_multiple == 0)
         chosen: Int = lattice[keep].astype(np.int64)
         return chosen
-
-
-@dataclass(frozen=True)
-class Population:
-    """RegNets side by side, one row each; rows may be the same network from different parameters.
-
-    ``w_a`` is anywhere from ``w_a_low`` to ``w_a_high``: the network is the same. ``reference_macs`` are the MACs of the
-    same network at 224 pixels, which the trends are about.
-    """
-
-    d: Int
-    w_0: Int
-    w_m: Float
-    g: Int
-    w_a_low: Float
-    w_a_high: Float
-    depths: Int
-    widths: Int
-    group_widths: Int
-    macs: Int
-    parameters: Int
-    activations: Int
-    reference_macs: Int
-
-    def __len__(self) -> int:
-        """Number of rows."""
-        return len(self.d)
-
-    def take(self, rows: NDArray[np.bool_] | Int) -> Population:
-        """Return the rows that an index or a mask picks."""
-        return Population(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-    @staticmethod
-    def join(pieces: list[Population]) -> Population:
-        """Stack populations."""
-        return Population(
-            **{field.name: np.concatenate([getattr(p, field.name) for p in pieces]) for field in fields(Population)}
-        )
-
-    def distinct(self, score: Float) -> tuple[Population, Float]:
-        """Keep each network once, by its row with the highest score, ordered from the highest score down."""
-        # Exact keys: depths below 2^6, widths below 2^16 and group widths below 2^12 leave no two networks the same pair.
-        stage = np.arange(self.depths.shape[1])
-        first = (self.widths << (16 * stage)).sum(axis=1).view(np.uint64)
-        second = ((self.depths & 63) << (6 * stage)).sum(axis=1)
-        third = (self.group_widths << (12 * stage)).sum(axis=1)
-        order = np.lexsort((-score, third, second, first))
-        key = np.stack([first.astype(np.int64), second, third])[:, order]
-        new = np.ones(len(order), dtype=bool)
-        new[1:] = (key[:, 1:] != key[:, :-1]).any(axis=0)
-        best = order[new]
-        best = best[np.argsort(-score[best], kind="stable")]
-        return self.take(best), score[best]
 
 
 def regnets_between(
@@ -160,10 +118,10 @@ def regnets_between(
     bounds = bounds or Bounds()
     se_ratio = SE_RATIO if family == "y" else 0.0
     steps = np.arange(round(bounds.w_m[0] / W_M_STEP), round(bounds.w_m[1] / W_M_STEP) + 1)
-    w_m = steps * W_M_STEP
+    w_m = np.round(steps.astype(np.float64) * W_M_STEP, 3)
     cells = _cells(w_m, bounds.d)
     g = bounds.group_widths()
-    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, 384)
+    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, MOST_W_0)
     pieces = []
     for w_0 in range(-(-w_0_low // QUANTUM) * QUANTUM, w_0_high + 1, QUANTUM):
         raw = level_widths(w_0, w_m[:, None], np.arange(STAGES))
@@ -191,15 +149,54 @@ def regnets_between(
             piece = _solve(cells, span, mine, here, there, lowest, highest, bounds, w_0, w_m, int(group))
             if piece is not None:
                 pieces.append(piece)
-    return Population.join(pieces) if pieces else _EMPTY
+    return Population.join(pieces)
+
+
+def regnets_nearest(macs: float, **space: Any) -> Population:
+    """Return the RegNets whose MACs are nearest to ``macs``, or none where the space is empty.
+
+    Looks in rings around ``macs``, or around the end of the space that is nearer: thin ones first, for a thick one
+    holds millions where the space is dense. Takes what :func:`regnets_between` takes beside its limits.
+    """
+    lowest, highest = _extent(**space)
+    near = far = min(max(macs, lowest), highest)
+    for factor in itertools.chain((1.01, 1.02, 1.05, 1.1), itertools.repeat(1.25)):
+        if near < lowest and far > highest:
+            break
+        rings = [regnets_between(near / factor, near, **space), regnets_between(far, far * factor, **space)]
+        found = Population.join(rings)
+        if len(found):
+            distance = np.abs(np.log(found.macs / macs))
+            return found.take(np.nonzero(distance == distance.min())[0])
+        near, far = near / factor, far * factor
+    return Population.join([])
+
+
+def _extent(
+    *,
+    family: str,
+    bounds: Bounds | None = None,
+    resolution: int = REFERENCE_RESOLUTION,
+    stem_stride: int = 2,
+    classes: int = 1000,
+) -> tuple[float, float]:
+    """Return MACs that no network of the space is below or above (bounds on complexity left aside)."""
+    bounds = bounds or Bounds()
+    ends = []
+    for w_0, w_m in zip(bounds.w_0 or (QUANTUM, MOST_W_0), bounds.w_m, strict=True):
+        raw = level_widths(max(QUANTUM, w_0), w_m, np.arange(STAGES))
+        widths, groups = fit_groups(raw[None, None], bounds.group_widths()[:, None, None])
+        line = _Linear.of(widths, groups, SE_RATIO if family == "y" else 0.0, resolution, stem_stride, classes)
+        ends.append(line.range(bounds.d))
+    return float(ends[0][0].min()) / 2, float(ends[1][1].max()) * 2  # fitting to groups is not quite monotone
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells of (w_m, r), ``(w_m, cell)``: padded to one length a w_m, so that costs of a w_m broadcast without a gather.
+    """Cells of (w_m, r), ``(w_m, cell)``, padded to one length a w_m: its costs broadcast to them without a gather.
 
-    ``more`` is the depth less one of the first three stages, ``(3, w_m, cell)``; ``shallowest`` and ``deepest`` are what
-    the last stage may be, less one; r is within low to high; ``real`` tells cells from padding.
+    ``more`` is the depth less one of the first three stages, ``(3, w_m, cell)``; ``shallowest`` and ``deepest`` are
+    what the last stage may be, less one; r is within low to high; ``real`` tells cells from padding.
     """
 
     more: NDArray[np.float32]
@@ -337,11 +334,3 @@ def _solve(
         activations=total.activations,
         reference_macs=there.macs,
     ).take(keep)
-
-
-_NONE = np.zeros(0, dtype=np.int64)
-_NONE_4 = np.zeros((0, STAGES), dtype=np.int64)
-_EMPTY = Population(
-    _NONE, _NONE, _NONE.astype(float), _NONE, _NONE.astype(float), _NONE.astype(float),
-    _NONE_4, _NONE_4, _NONE_4, _NONE, _NONE, _NONE, _NONE,
-)  # fmt: skip

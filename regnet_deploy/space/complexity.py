@@ -1,9 +1,9 @@
 """Closed-form complexity of AnyNets, for one network or a whole population at once.
 
-MACs, parameters and activations by the rules of pycls (facebookresearch/pycls, ``pycls/models/blocks.py``), which are the
-paper's: one multiply-add is one MAC; convolutions, the final linear and their biases count, batch norm, pooling,
-activation functions and additions do not; activations are the elements that convolutions and the linear put out, for one
-image. Everything is integer arithmetic, exact to the unit.
+MACs, parameters and activations by the rules of pycls (facebookresearch/pycls, ``pycls/models/blocks.py``), which are
+the paper's: one multiply-add is one MAC; convolutions, the final linear and their biases count, batch norm, pooling,
+activation functions and additions do not; activations are the elements that convolutions and the linear put out, for
+one image. Everything is integer arithmetic, exact to the unit.
 
 All functions take and return NumPy integer arrays of any one shape, one element a network.
 """

@@ -1,0 +1,205 @@
+"""``regnet-deploy select``: from a budget to a bundle with an architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from regnet_deploy.bundle import DEFAULT_PATH, create_bundle
+from regnet_deploy.cli.options import Range, json_option
+from regnet_deploy.cli.output import millions, print_json, print_table, say, stdout_console
+from regnet_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from regnet_deploy.selection.budget import Budget
+    from regnet_deploy.selection.choice import Candidate
+
+
+@click.command()
+@click.option("--gflops", "gmacs", type=float, metavar="GMACS", help="Budget: 10^9 multiply-adds an image (MACs).")
+@click.option("--published", metavar="NAME", help="Take this published network instead, such as RegNetY-4.0GF.")
+@click.option("--family", default="any", show_default=True, help="x, y (with squeeze-and-excitation), or any.")
+@click.option("--tolerance", type=float, default=1.0, show_default=True, help="Percent by which MACs may miss.")
+@click.option("--resolution", type=int, default=224, show_default=True, help="Pixels a side of the image.")
+@click.option("--classes", type=int, default=1000, show_default=True, help="Outputs of the classifier.")
+@click.option("--stem-stride", type=click.IntRange(1, 2), help="1 keeps the resolution; default 1 below 96 pixels.")
+@click.option("--max-params", type=float, metavar="M", help="Most parameters, in millions.")
+@click.option("--max-acts", type=float, metavar="M", help="Most activations at this resolution, in millions.")
+@click.option("--depth", type=Range(int), help="Blocks, n or low:high.  [default: 12:28]")
+@click.option("--group-width", type=Range(int), help="g, n or low:high.  [default: 1:128; 1:256 above 16 GMACs]")
+@click.option("--group-multiple", type=int, default=1, help="Group widths must be multiples of N (8: tensor cores).")
+@click.option("--w0", "w_0", type=Range(int), help="w_0, n or low:high.  [default: 8:256; 8:384 above 16 GMACs]")
+@click.option("--wa", "w_a", type=Range(float), help="w_a, low:high.  [default: 8:256]")
+@click.option("--wm", "w_m", type=Range(float), help="w_m, n or low:high.  [default: 2:3]")
+@click.option("--params-bound", type=Range(float), help="a:c for parameters < a + c F million.  [default: 3:5.5]")
+@click.option("--acts-bound", type=float, help="c for activations < c sqrt(F) million.  [default: 6.5]")
+@click.option("--no-bounds", is_flag=True, help="Lift the bounds on parameters and activations.")
+@click.option("--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Candidates to list.")
+@click.option("--seed", type=int, default=0, help="Which candidates --plot draws where there are over 5,000.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the population: .png, .svg or .pdf.")
+@click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
+@click.option("--force", is_flag=True, help="Start the bundle anew even if it holds trained weights.")
+@json_option
+def command(**options: Any) -> None:
+    """Pick the best RegNet for a compute budget and start a bundle with it.
+
+    All networks of the paper's constrained space that meet the budget are found and ranked by their likelihood under the
+    trends of the published networks. F in the bounds stands for GMACs at 224 pixels.
+
+    \b
+    Example:
+      regnet-deploy select --gflops 4
+      regnet-deploy select --gflops 0.8 --family x --group-multiple 8 --classes 10 -o my-bundle
+      regnet-deploy select --published RegNetY-4.0GF
+    """
+    if (options["gmacs"] is None) == (options["published"] is None):
+        raise UsageError("give a budget such as --gflops 4, or a published network such as --published RegNetY-4.0GF")
+    if options["published"] is not None:
+        _take_published(options)
+    else:
+        _search(options)
+
+
+def _search(options: dict[str, Any]) -> None:
+    from regnet_deploy.selection.choice import select
+    from regnet_deploy.selection.record import selection_parts
+    from regnet_deploy.space.published import baselines
+
+    if options["plot"]:
+        from regnet_deploy.selection.picture import check_picture_path, draw_selection
+
+        check_picture_path(options["plot"])
+    budget = _budget(options, options["gmacs"] * 1e9)
+    selection = select(budget)
+    shown = [selection.candidate(rank) for rank in range(min(options["show"], selection.considered))]
+    bundle = create_bundle(options["output"], selection_parts(selection), replace=options["force"])
+    if options["plot"]:
+        draw_selection(selection, options["plot"], seed=options["seed"])
+        say(f"wrote {options['plot']}")
+    expectation = selection.expectation
+    if options["as_json"]:
+        print_json(
+            {
+                "budget": budget.to_json(),
+                "considered": selection.considered,
+                "searched": selection.searched(),
+                "pick": shown[0].to_json(),
+                "runners_up": [candidate.to_json() for candidate in shown[1:]],
+                "reason": selection.reason(),
+                "expected_error": expectation.to_json(),
+                "bundle": str(bundle.path),
+            }
+        )
+    else:
+        title = (
+            f"{selection.considered:,} candidates with {options['gmacs']:g} GMACs ± {options['tolerance']:g} % "
+            f"at {budget.resolution} pixels, {budget.classes:,} classes"
+        )
+        _print_candidates(title, shown)
+        console = stdout_console()
+        console.print(f"Picked 1: {selection.reason()}.", soft_wrap=True)
+        console.print(f"Searched: {selection.searched()}.", soft_wrap=True)
+        console.print(
+            f"Expected: {expectation.top1_error:.1f} % top-1 error on {expectation.recipe} "
+            f"(± {expectation.leave_one_out_error:.2f}, mean error of such expectations for the "
+            f"{len(baselines(selection.family))} published networks, each left out)"
+            + (", extrapolated beyond them" if expectation.extrapolated else "")
+            + ". Your data will differ.",
+            soft_wrap=True,
+        )
+    say(f"wrote {bundle.path} - next: regnet-deploy train {_shown(bundle.path)}--data DIR")
+
+
+def _take_published(options: dict[str, Any]) -> None:
+    from regnet_deploy.selection.choice import published_candidate
+    from regnet_deploy.selection.record import published_parts
+    from regnet_deploy.space.published import find_published
+
+    if options["plot"]:
+        raise UsageError("--plot draws the candidates of a budget: give --gflops instead of --published")
+    published = find_published(options["published"])
+    budget = _budget(options, float(published.macs))
+    candidate = published_candidate(published, budget)
+    bundle = create_bundle(options["output"], published_parts(published, candidate, budget), replace=options["force"])
+    if options["as_json"]:
+        print_json(
+            {
+                "budget": budget.to_json(),
+                "considered": 1,
+                "pick": {"name": published.architecture_name, **candidate.to_json()},
+                "runners_up": [],
+                "reason": f"asked for by name; {published.source}",
+                "bundle": str(bundle.path),
+            }
+        )
+    else:
+        _print_candidates(
+            f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
+        )
+        stdout_console().print(f"Source: {published.source}; rounding of widths: {published.rounding}.", soft_wrap=True)
+    say(f"wrote {bundle.path} - next: regnet-deploy train {_shown(bundle.path)}--data DIR")
+
+
+def _budget(options: dict[str, Any], macs: float) -> Budget:
+    from regnet_deploy.errors import did_you_mean
+    from regnet_deploy.selection.budget import FAMILIES, Budget
+    from regnet_deploy.space.candidates import Bounds
+
+    family = options["family"].lower().removeprefix("regnet")
+    if family not in FAMILIES:
+        raise UsageError(
+            f"--family must be one of {', '.join(FAMILIES)}, got {options['family']!r}{did_you_mean(family, FAMILIES)}"
+        )
+    given = {
+        "d": options["depth"],
+        "g": options["group_width"],
+        "w_0": options["w_0"],
+        "w_a": options["w_a"],
+        "w_m": options["w_m"],
+        "parameters": options["params_bound"],
+        "activations": options["acts_bound"],
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if options["no_bounds"]:
+        chosen.update(parameters=None, activations=None)
+    return Budget(
+        macs=macs,
+        tolerance=options["tolerance"] / 100,
+        family=family,
+        resolution=options["resolution"],
+        classes=options["classes"],
+        max_parameters=None if options["max_params"] is None else options["max_params"] * 1e6,
+        max_activations=None if options["max_acts"] is None else options["max_acts"] * 1e6,
+        stem_stride=options["stem_stride"],
+        bounds=Bounds(g_multiple=options["group_multiple"], **chosen),
+    )
+
+
+def _print_candidates(title: str, candidates: list[Candidate]) -> None:
+    rows = []
+    for rank, candidate in enumerate(candidates, start=1):
+        r, n = candidate.regnet, candidate.network
+        rows.append(
+            (
+                str(rank),
+                f"RegNet{r.family.upper()}",
+                f"{candidate.macs / 1e9:.4g}",
+                millions(candidate.parameters).removesuffix(" M"),
+                millions(candidate.activations).removesuffix(" M"),
+                str(r.d),
+                str(r.w_0),
+                f"{r.w_a:g}",
+                f"{r.w_m:g}",
+                str(r.g),
+                " ".join(map(str, n.depths)),
+                " ".join(map(str, n.widths)),
+                f"{candidate.score:.2f}",
+            )
+        )
+    columns = ("", "family", "GMACs", "params M", "acts M", "d", "w_0", "w_a", "w_m", "g", "depths", "widths", "score")
+    print_table(title, columns, rows, left=2)
+
+
+def _shown(path: object) -> str:
+    return "" if str(path) == DEFAULT_PATH else f"{path} "

@@ -1,0 +1,73 @@
+"""What the user asks for, in numbers, refused where it makes no sense."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.space.candidates import Bounds
+from regnet_deploy.space.network import default_stem_stride
+
+FAMILIES = ("any", "x", "y")
+MIN_RESOLUTION, MAX_RESOLUTION = 16, 2048
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A compute budget and what goes with it.
+
+    Attributes:
+        macs: multiply-adds for one image at ``resolution``.
+        tolerance: share of ``macs`` by which a candidate may miss it.
+        family: ``x``, ``y`` (with squeeze-and-excitation) or ``any``: the one with the lower expected error.
+        resolution: pixels a side of the image.
+        classes: outputs.
+        max_parameters: most parameters, or None.
+        max_activations: most activations (elements, one image) at ``resolution``, or None.
+        stem_stride: 1 or 2, or None for 1 below 96 pixels and 2 from there.
+        bounds: the design space.
+    """
+
+    macs: float
+    tolerance: float = 0.01
+    family: str = "any"
+    resolution: int = 224
+    classes: int = 1000
+    max_parameters: float | None = None
+    max_activations: float | None = None
+    stem_stride: int | None = None
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be a budget.
+
+        Raises:
+            UsageError: naming the value and what it may be.
+        """
+        if not (math.isfinite(self.macs) and self.macs > 0):
+            raise UsageError(f"the budget must be a number of GMACs above 0, got {self.macs / 1e9:g}: try --gflops 4")
+        if not 0 < self.tolerance <= 0.5:
+            raise UsageError(f"the tolerance must be above 0 and at most 50 %, got {self.tolerance * 100:g} %")
+        if self.family not in FAMILIES:
+            raise UsageError(f"family must be one of {', '.join(FAMILIES)}, got {self.family}")
+        if not MIN_RESOLUTION <= self.resolution <= MAX_RESOLUTION:
+            raise UsageError(
+                f"the resolution must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, got {self.resolution}"
+            )
+        if not 1 <= self.classes <= 1_000_000:
+            raise UsageError(f"classes must be 1 to 1,000,000, got {self.classes}")
+        for name in ("max_parameters", "max_activations"):
+            limit = getattr(self, name)
+            if limit is not None and not limit > 0:
+                raise UsageError(f"{name.replace('_', ' ')} must be above 0, got {limit:g}")
+
+    @property
+    def stride(self) -> int:
+        """Stride of the stem, 1 or 2."""
+        return self.stem_stride or default_stem_stride(self.resolution)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        return {**asdict(self), "stem_stride": self.stride}

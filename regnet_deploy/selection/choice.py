@@ -1,0 +1,207 @@
+"""From a budget to ranked candidates: find them all, score them, say why the first is first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.expectation import Expectation, expect
+from regnet_deploy.selection.trends import Trends, fit_trends, score_population
+from regnet_deploy.space.candidates import REFERENCE_RESOLUTION, W_M_STEP, regnets_between, regnets_nearest
+from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.network import Network
+from regnet_deploy.space.population import Population
+from regnet_deploy.space.published import PublishedNetwork, baselines
+from regnet_deploy.space.regnet import RegNet
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network with its generating parameters, its counts at the budget's resolution, and its score."""
+
+    regnet: RegNet
+    network: Network
+    macs: int
+    parameters: int
+    activations: int
+    reference_macs: int
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        r, n = self.regnet, self.network
+        return {
+            "family": r.family,
+            "d": r.d,
+            "w_0": r.w_0,
+            "w_a": r.w_a,
+            "w_m": r.w_m,
+            "b": r.b,
+            "g": r.g,
+            "depths": list(n.depths),
+            "widths": list(n.widths),
+            "group_widths": list(n.group_widths),
+            "macs": self.macs,
+            "parameters": self.parameters,
+            "activations": self.activations,
+            "score": round(self.score, 4),
+        }
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The ranked candidates of a budget (best first), with what was searched and what to expect."""
+
+    budget: Budget
+    family: str
+    population: Population
+    scores: NDArray[np.float64]
+    slopes: NDArray[np.float64]
+    trends: Trends
+    expectation: Expectation
+
+    @property
+    def considered(self) -> int:
+        """Number of distinct networks that met the budget."""
+        return len(self.population)
+
+    @property
+    def pick(self) -> Candidate:
+        """The best candidate."""
+        return self.candidate(0)
+
+    def candidate(self, rank: int) -> Candidate:
+        """Return the candidate of a rank, 0 being the best."""
+        row = self.population
+        regnet = RegNet(
+            d=int(row.d[rank]),
+            w_0=int(row.w_0[rank]),
+            w_a=round(float(self.slopes[rank]), 6),
+            w_m=round(float(row.w_m[rank]), 3),
+            g=int(row.g[rank]),
+            family=self.family,
+        )
+        return Candidate(
+            regnet=regnet,
+            network=regnet.network(self.budget.stride),
+            macs=int(row.macs[rank]),
+            parameters=int(row.parameters[rank]),
+            activations=int(row.activations[rank]),
+            reference_macs=int(row.reference_macs[rank]),
+            score=float(self.scores[rank]),
+        )
+
+    def reason(self) -> str:
+        """Say in words why the pick was picked."""
+        pick = self.pick
+        gmacs = pick.reference_macs / 1e9
+        d, w_0, w_a, w_m, g = np.exp(self.trends.expected(float(pick.reference_macs)))
+        family = "RegNetY" if self.family == "y" else "RegNetX"
+        return (
+            f"likeliest of {self.considered:,} distinct {family}s under the trends of the 12 published ones: at "
+            f"{gmacs:.3g} GMACs (224 pixels) they expect d={d:.0f}, w_0={w_0:.0f}, w_a={w_a:.1f}, w_m={w_m:.2f}, g={g:.0f}"
+        )
+
+    def searched(self) -> str:
+        """Say what share of the space was searched."""
+        return (
+            "the whole constrained space was searched, nothing drawn or skipped: every d, g and w_0 (steps of 8), "
+            f"w_m in steps of {W_M_STEP}, every slope w_a"
+        )
+
+
+def select(budget: Budget) -> Selection:
+    """Return the candidates of a budget, ranked.
+
+    Raises:
+        UsageError: no network of the space meets it; the nearest one is named.
+    """
+    family = budget.family if budget.family != "any" else better_family(budget)
+    space: dict[str, Any] = {
+        "family": family,
+        "bounds": budget.bounds,
+        "resolution": budget.resolution,
+        "stem_stride": budget.stride,
+        "classes": budget.classes,
+    }
+    lowest, highest = budget.macs * (1 - budget.tolerance), budget.macs * (1 + budget.tolerance)
+    rows = regnets_between(lowest, highest, **space)
+    if not len(rows):
+        raise UsageError(_nothing(budget, regnets_nearest(budget.macs, **space)))
+    rows = _within_limits(budget, rows)
+    trends = fit_trends(baselines(family))
+    scores, slopes = score_population(trends, rows)
+    order, scores = rows.distinct_rows(scores)
+    population = rows.take(order)
+    return Selection(
+        budget=budget,
+        family=family,
+        population=population,
+        scores=scores,
+        slopes=slopes[order],
+        trends=trends,
+        expectation=expect(family, float(population.reference_macs[0])),
+    )
+
+
+def better_family(budget: Budget) -> str:
+    """Return the family with the lower expected error at about this budget."""
+    at_reference = budget.macs * (REFERENCE_RESOLUTION / budget.resolution) ** 2 / (4 if budget.stride == 1 else 1)
+    return min("yx", key=lambda family: expect(family, at_reference).top1_error)
+
+
+def published_candidate(published: PublishedNetwork, budget: Budget) -> Candidate:
+    """Return a published network as a candidate at the resolution, stem and classes of a budget (its MACs ignored)."""
+    network = Network(**{**vars(published.network), "stem_stride": budget.stride})
+    here = network_complexity(network, budget.resolution, budget.classes).total
+    there = network_complexity(published.network, REFERENCE_RESOLUTION, 1000).total
+    trends = fit_trends(baselines(published.family))
+    if published.w_0 is None or published.w_a is None or published.w_m is None:
+        raise UsageError(f"{published.name} is published by its stages only, without w_0, w_a and w_m")
+    parameters = np.array([published.d, published.w_0, published.w_a, published.w_m, published.g], dtype=np.float64)
+    return Candidate(
+        regnet=RegNet(
+            d=published.d,
+            w_0=published.w_0,
+            w_a=published.w_a,
+            w_m=published.w_m,
+            g=published.g,
+            family=published.family,
+        ),
+        network=network,
+        macs=int(here.macs),
+        parameters=int(here.parameters),
+        activations=int(here.activations),
+        reference_macs=int(there.macs),
+        score=float(trends.log_likelihood(parameters, float(there.macs))),
+    )
+
+
+def _within_limits(budget: Budget, rows: Population) -> Population:
+    for name in ("parameters", "activations"):
+        limit = getattr(budget, f"max_{name}")
+        if limit is None:
+            continue
+        counts = getattr(rows, name)
+        if not (counts <= limit).any():
+            raise UsageError(
+                f"no candidate within {limit / 1e6:g} M {name}: at this budget the fewest are "
+                f"{counts.min() / 1e6:.2f} M; raise --max-{name} or lower --gflops"
+            )
+        rows = rows.take(counts <= limit)
+    return rows
+
+
+def _nothing(budget: Budget, nearest: Population) -> str:
+    asked = (
+        f"no RegNet of the space has {budget.macs / 1e9:g} GMACs within {budget.tolerance * 100:g} % "
+        f"at {budget.resolution} pixels"
+    )
+    if not len(nearest):
+        return f"{asked}, nor near it with these bounds: widen --depth, --group-width or the other bounds"
+    return f"{asked}; the nearest has {nearest.macs[0] / 1e9:.6g}: ask for that, or for more tolerance"
