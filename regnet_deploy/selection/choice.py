@@ -104,7 +104,8 @@ class Selection:
         family = "RegNetY" if self.family == "y" else "RegNetX"
         return (
             f"likeliest of {self.considered:,} distinct {family}s under the trends of the 12 published ones: at "
-            f"{gmacs:.3g} GMACs (224 pixels) they expect d={d:.0f}, w_0={w_0:.0f}, w_a={w_a:.1f}, w_m={w_m:.2f}, g={g:.0f}"
+            f"{gmacs:.3g} GMACs (224 pixels) they expect "
+            f"d={d:.0f}, w_0={w_0:.0f}, w_a={w_a:.1f}, w_m={w_m:.2f}, g={g:.0f}"
         )
 
     def searched(self) -> str:
@@ -183,7 +184,7 @@ def published_candidate(published: PublishedNetwork, budget: Budget) -> Candidat
 
 
 def _within_limits(budget: Budget, rows: Population) -> Population:
-    for name in ("parameters", "activations"):
+    for name, option in (("parameters", "--max-params"), ("activations", "--max-acts")):
         limit = getattr(budget, f"max_{name}")
         if limit is None:
             continue
@@ -191,7 +192,7 @@ def _within_limits(budget: Budget, rows: Population) -> Population:
         if not (counts <= limit).any():
             raise UsageError(
                 f"no candidate within {limit / 1e6:g} M {name}: at this budget the fewest are "
-                f"{counts.min() / 1e6:.2f} M; raise --max-{name} or lower --gflops"
+                f"{counts.min() / 1e6:.2f} M; raise {option} or lower --gflops"
             )
         rows = rows.take(counts <= limit)
     return rows

@@ -1,8 +1,8 @@
 """What error to expect of a RegNet of a size, on ImageNet, by the published networks: never a promise for other data.
 
-The top-1 error (percent) of a family is modelled as floor + scale F^-power with F the GMACs at 224 pixels, fitted by least
-squares to the 12 networks of the paper (100 epochs, no enhancements; errors of the pycls model zoo). Its uncertainty is
-the mean absolute error with which the fit to the other 11 predicts the one left out.
+The top-1 error (percent) of a family is modelled as floor + scale F^-power with F the GMACs at 224 pixels, fitted by
+least squares to the 12 networks of the paper (100 epochs, no enhancements; errors of the pycls model zoo). Its
+uncertainty is the mean absolute error with which the fit to the other 11 predicts the one left out.
 """
 
 from __future__ import annotations

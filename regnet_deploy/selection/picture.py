@@ -80,6 +80,7 @@ def draw_selection(selection: Selection, path: str | Path, *, seed: int = 0, mos
             )
         x = getattr(pick, name) / unit
         axis.scatter(x, pick.score, s=130, marker="*", color=ORANGE, label="pick", zorder=4)
+        axis.margins(x=0.15)
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
         shown = [*scores[rows], *(candidate.score for _, candidate in near)]

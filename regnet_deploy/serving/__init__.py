@@ -1,0 +1,1 @@
+"""Runtimes, protocol and the HTTP server. Never imports torch."""

@@ -1,8 +1,8 @@
 """Every RegNet with a given number of MACs, by solving for it rather than by drawing and rejecting.
 
 The levels of the quantized line depend on d, w_m and the slope r = w_a / w_0 only, and not even on d except for where
-the line ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m the blocks at which stages begin are
-therefore constant between neighbouring values of r out of a short list, and each such interval is a *cell*. Within a
+the line ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m the blocks at which stages begin
+are therefore constant between neighbouring values of r out of a short list; each such interval is a *cell*. Within a
 cell, w_0 and g fix the widths, the first three stages have fixed depths, and MACs are linear in the depth of the last
 stage: the depths that meet the budget follow by division.
 
@@ -82,6 +82,12 @@ class Bounds:
                 raise UsageError(f"{name} must be a range within {lowest} to {highest}, got {pair[0]} to {pair[1]}")
         if self.g_multiple < 1:
             raise UsageError(f"group width must be a multiple of 1 or more, got {self.g_multiple}")
+        if not len(self.group_widths()):
+            low, high = self.g or (1, 256)
+            raise UsageError(
+                f"no group width from {low} to {high} is 1, 2, 4 or a multiple of 8, and of {self.g_multiple}: "
+                "widen --group-width or lower --group-multiple"
+            )
 
     def group_widths(self) -> Int:
         """Group widths of the lattice: powers of two below 8, then multiples of 8."""
@@ -103,6 +109,7 @@ def regnets_between(
     resolution: int = REFERENCE_RESOLUTION,
     stem_stride: int = 2,
     classes: int = 1000,
+    w_m_step: float = W_M_STEP,
 ) -> Population:
     """Return all RegNets of the constrained space with ``lowest`` to ``highest`` MACs.
 
@@ -114,11 +121,12 @@ def regnets_between(
         resolution: pixels a side of the image.
         stem_stride: 1 or 2, at ``resolution`` (at 224 it is 2 for the bounds).
         classes: outputs of the final linear at ``resolution`` (1000 for the bounds).
+        w_m_step: step of the w_m lattice.
     """
     bounds = bounds or Bounds()
     se_ratio = SE_RATIO if family == "y" else 0.0
-    steps = np.arange(round(bounds.w_m[0] / W_M_STEP), round(bounds.w_m[1] / W_M_STEP) + 1)
-    w_m = np.round(steps.astype(np.float64) * W_M_STEP, 3)
+    steps = np.arange(round((bounds.w_m[1] - bounds.w_m[0]) / w_m_step) + 1)
+    w_m = np.round(bounds.w_m[0] + steps.astype(np.float64) * w_m_step, 3)
     cells = _cells(w_m, bounds.d)
     g = bounds.group_widths()
     w_0_low, w_0_high = bounds.w_0 or (QUANTUM, MOST_W_0)
@@ -155,21 +163,28 @@ def regnets_between(
 def regnets_nearest(macs: float, **space: Any) -> Population:
     """Return the RegNets whose MACs are nearest to ``macs``, or none where the space is empty.
 
-    Looks in rings around ``macs``, or around the end of the space that is nearer: thin ones first, for a thick one
-    holds millions where the space is dense. Takes what :func:`regnets_between` takes beside its limits.
+    Some network near is found first, in growing rings around ``macs`` (or around the end of the space that is nearer)
+    and on a coarse lattice; then whatever is at least as near. Takes what :func:`regnets_between` takes beside its limits.
     """
     lowest, highest = _extent(**space)
     near = far = min(max(macs, lowest), highest)
     for factor in itertools.chain((1.01, 1.02, 1.05, 1.1), itertools.repeat(1.25)):
         if near < lowest and far > highest:
             break
-        rings = [regnets_between(near / factor, near, **space), regnets_between(far, far * factor, **space)]
-        found = Population.join(rings)
-        if len(found):
-            distance = np.abs(np.log(found.macs / macs))
+        rings = ((near / factor, near), (far, far * factor))
+        some = Population.join([regnets_between(*ring, **space, w_m_step=20 * W_M_STEP) for ring in rings])
+        if len(some):
+            reach = float(np.exp(_distance(some.macs, macs).min()))
+            found = regnets_between(macs / reach - 1, macs * reach + 1, **space)
+            distance = _distance(found.macs, macs)
             return found.take(np.nonzero(distance == distance.min())[0])
         near, far = near / factor, far * factor
     return Population.join([])
+
+
+def _distance(found: Int, macs: float) -> Float:
+    distance: Float = np.abs(np.log(found / macs))
+    return distance
 
 
 def _extent(

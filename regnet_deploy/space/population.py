@@ -15,8 +15,8 @@ Float = NDArray[np.float64]
 class Population:
     """RegNets side by side, one row each; rows may be the same network from different parameters.
 
-    ``w_a`` is anywhere from ``w_a_low`` to ``w_a_high``: the network is the same. ``reference_macs`` are its MACs at 224
-    pixels, which the trends are about.
+    ``w_a`` is anywhere from ``w_a_low`` to ``w_a_high``: the network is the same. ``reference_macs`` are its MACs at
+    224 pixels, which the trends are about.
     """
 
     d: Int

@@ -69,18 +69,22 @@ def baselines(family: str) -> tuple[PublishedNetwork, ...]:
 def find_published(name: str) -> PublishedNetwork:
     """Return the published network of a name; case, separators and the tag of weights do not matter.
 
-    ``RegNetY-4.0GF``, ``regnety_040``, ``regnet_y_8gf`` (torchvision's, with its own widths) and ``y-4gf`` are understood.
+    ``RegNetY-4.0GF``, ``regnety_040``, ``regnet_y_8gf`` (torchvision's, with its own widths) and ``y-4gf`` will do.
 
     Raises:
         UsageError: there is none; the nearest names are suggested.
     """
+    spelt: dict[str, PublishedNetwork] = {}
     known: dict[str, PublishedNetwork] = {}
     for entry in published_networks():
         for alias in (entry.name, entry.architecture_name):
+            spelt.setdefault(alias.lower(), entry)
             known.setdefault(_plain(alias), entry)
     wanted = name.strip().lower()
-    if _plain(wanted) in known:
-        return known[_plain(wanted)]
+    # As it is spelt first: regnet_x_400mf (torchvision) and RegNetX-400MF (pycls) differ in a separator, and in widths.
+    for names, key in ((spelt, wanted), (known, _plain(wanted))):
+        if key in names:
+            return names[key]
     if match := _SIZE.match(wanted):
         family, number, unit = match.groups()
         mega = float(number.replace("_", ".")) * (1000 if unit == "g" else 1)
@@ -91,8 +95,8 @@ def find_published(name: str) -> PublishedNetwork:
         raise UsageError(
             f"{name}: RegNetZ has another kind of block and is not in the X and Y spaces; use an X or Y network"
         )
-    names = sorted({entry.architecture_name for entry in published_networks()})
-    hint = did_you_mean(name, [*names, *(n.lower() for n in names)])
+    listed = sorted({entry.architecture_name for entry in published_networks()})
+    hint = did_you_mean(name, [*listed, *(n.lower() for n in listed)])
     raise UsageError(f"no published network {name!r}{hint}; there are, for example, {', '.join(_examples())}")
 
 

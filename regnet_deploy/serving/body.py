@@ -1,0 +1,61 @@
+"""The body of a request, read and unpacked within limits."""
+
+from __future__ import annotations
+
+import zlib
+
+import anyio
+from starlette.requests import Request
+
+from regnet_deploy.serving.protocol import RequestError
+
+#: Content-Encoding -> zlib's wbits. HTTP's deflate is the zlib format.
+_WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
+
+
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytearray:
+    """Return the body as it was sent, counted while it arrives.
+
+    Raises:
+        RequestError: more than ``max_bytes`` (413), or not complete within ``timeout_s`` (408).
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > max_bytes:
+        raise _too_large(max_bytes)
+    body = bytearray()
+    try:
+        with anyio.fail_after(timeout_s):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+    except TimeoutError:
+        raise RequestError(f"the request's body did not arrive within {timeout_s:g} s", 408) from None
+    return body
+
+
+def unpack(body: bytes | bytearray, encoding: str | None, max_bytes: int) -> bytes | bytearray:
+    """Undo the Content-Encoding of a body, never making more than ``max_bytes``.
+
+    Raises:
+        RequestError: an unknown encoding (415), more bytes than allowed (413), or broken data (400).
+    """
+    name = (encoding or "identity").strip().lower()
+    if name == "identity":
+        return body
+    if name not in _WBITS:
+        raise RequestError(f"Content-Encoding {name[:40]!r} is not known; send {', '.join(_WBITS)} or none", 415)
+    stream = zlib.decompressobj(_WBITS[name])
+    try:
+        plain = stream.decompress(body, max_bytes + 1)
+    except zlib.error:
+        raise RequestError(f"the body is not {name} data") from None
+    if len(plain) > max_bytes:
+        raise _too_large(max_bytes)
+    if not stream.eof or stream.unused_data:
+        raise RequestError(f"the body's {name} data is cut off or followed by something else")
+    return plain
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(f"the body is larger than {max_bytes:,} bytes", 413)

@@ -1,0 +1,90 @@
+"""What an ONNX file must not ask of the machine that opens it: to read another file.
+
+ONNX tensors may lie in other files, named by a path; ONNX Runtime follows it, out of the folder if it can. An exported
+network is one file, so any mention of external data is refused before ONNX Runtime sees the bytes. The serving
+environment has no ``onnx`` package: this walks the protobuf wire format through the message types that hold tensors.
+"""
+
+from __future__ import annotations
+
+from regnet_deploy.errors import BundleError
+
+#: Message type -> field number -> type of the message in that field; the fields by which a tensor can be reached.
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
+_MAX_DEPTH = 64
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+
+def refuse_external_data(data: bytes, name: str = "the ONNX file") -> None:
+    """Check that every tensor of an ONNX file lies in the file itself.
+
+    Raises:
+        BundleError: a tensor lies elsewhere, or the bytes are not a protobuf message.
+    """
+    _walk(memoryview(data), "model", name, 0)
+
+
+def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise BundleError(f"{name} nests its graphs more than {_MAX_DEPTH} deep: not a file that export writes")
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(message, at, name)
+        field, wire = tag >> 3, tag & 7
+        length = 0
+        if wire == _VARINT:
+            value, at = _varint(message, at, name)
+            if kind == "tensor" and field == _DATA_LOCATION and value:
+                raise _external(name)
+        elif wire == _BYTES:
+            length, at = _varint(message, at, name)
+        elif wire in (_FIXED64, _FIXED32):
+            length = 8 if wire == _FIXED64 else 4
+        else:
+            raise _broken(name)
+        if at + length > end:
+            raise _broken(name)
+        if kind == "tensor" and field == _EXTERNAL_DATA:
+            raise _external(name)
+        inner = _FIELDS[kind].get(field)
+        if inner is not None:
+            if wire != _BYTES:
+                raise _broken(name)
+            _walk(message[at : at + length], inner, name, depth + 1)
+        at += length
+
+
+def _varint(message: memoryview, at: int, name: str) -> tuple[int, int]:
+    """Return the number at ``at`` and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(message):
+            break
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise _broken(name)
+
+
+def _broken(name: str) -> BundleError:
+    return BundleError(f"{name} is not an ONNX file: run `regnet-deploy export --onnx` again")
+
+
+def _external(name: str) -> BundleError:
+    return BundleError(
+        f"{name} keeps tensors in other files (external data), which is refused: export it as one file with "
+        "`regnet-deploy export --onnx`"
+    )

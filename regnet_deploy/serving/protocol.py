@@ -1,0 +1,264 @@
+"""The Open Inference Protocol v2 in bytes: an infer request to images, logits to an infer response. No I/O.
+
+Version 2 of the protocol with the extensions ``binary_tensor_data`` and ``classification`` as Triton has them:
+github.com/kserve/open-inference-protocol and github.com/triton-inference-server/server/tree/main/docs/protocol.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import RegnetDeployError
+from regnet_deploy.serving.tensors import TensorError, from_bytes, from_json
+
+EXTENSIONS = ("binary_tensor_data", "classification")
+
+#: Header that carries the length of the JSON part of a body with binary tensors behind it.
+HEADER_LENGTH = "Inference-Header-Content-Length"
+
+_DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
+
+
+class RequestError(RegnetDeployError):
+    """A request that cannot be answered; ``status`` is the HTTP status that says why."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What the served network takes and gives.
+
+    Attributes:
+        model: name under which it is served.
+        version: the only version there is.
+        input: name of the input tensor.
+        dtype: ``float32`` or ``uint8``.
+        image: shape of one image: ``(3, h, w)`` or ``(h, w, 3)``.
+        output: name of the output tensor.
+        labels: class names in the order of the logits.
+        max_batch: most images in a request.
+    """
+
+    model: str
+    version: str
+    input: str
+    dtype: str
+    image: tuple[int, int, int]
+    output: str
+    labels: tuple[str, ...]
+    max_batch: int
+
+    @property
+    def datatype(self) -> str:
+        """The input's type in the words of the protocol."""
+        return _DATATYPES[self.dtype]
+
+    def metadata(self, platform: str) -> dict[str, Any]:
+        """Return the body of a model metadata response."""
+        return {
+            "name": self.model,
+            "versions": [self.version],
+            "platform": platform,
+            "inputs": [{"name": self.input, "datatype": self.datatype, "shape": [-1, *self.image]}],
+            "outputs": [{"name": self.output, "datatype": "FP32", "shape": [-1, len(self.labels)]}],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class InferRequest:
+    """Images to run and the form in which the answer is wanted.
+
+    Attributes:
+        images: ``(n, *interface.image)`` of ``interface.dtype``.
+        id: to be given back, or None.
+        binary: the output is wanted as bytes behind the JSON.
+        top: classes wanted per image as ``value:index:label`` strings; 0 asks for the logits.
+    """
+
+    images: NDArray[Any]
+    id: str | None
+    binary: bool
+    top: int
+
+
+def parse_infer(body: bytes | bytearray, header_length: str | None, interface: Interface) -> InferRequest:
+    """Read an infer request.
+
+    Args:
+        body: after decompression.
+        header_length: value of the header ``Inference-Header-Content-Length``, None where there is none.
+        interface: what the network takes.
+
+    Raises:
+        RequestError: anything that the client did wrong, status 400.
+    """
+    view = memoryview(body)
+    split = len(view) if header_length is None else _header_length(header_length, len(view))
+    try:
+        if header_length is not None and split == 0:  # nothing but the tensor of one image
+            return InferRequest(from_bytes(view, (1, *interface.image), interface.dtype), None, True, 0)
+        document = _document(view[:split])
+        identity = document.get("id")
+        if identity is not None and not isinstance(identity, str):
+            raise RequestError("id must be a string")
+        binary, top = _wanted(document, interface)
+        return InferRequest(_images(document, view[split:], interface), identity, binary, top)
+    except TensorError as error:
+        raise RequestError(f"input {interface.input}: {error}") from None
+
+
+def infer_response(
+    request: InferRequest, logits: NDArray[np.float32], interface: Interface
+) -> tuple[bytes, dict[str, str]]:
+    """Return the body of an infer response and its headers.
+
+    Raises:
+        RequestError: the logits are not finite, which finite but absurd inputs lead to.
+    """
+    if not np.isfinite(logits).all():
+        raise RequestError("the network's answer is not finite: the values of the input are too large")
+    output: dict[str, Any] = {"name": interface.output}
+    raw = b""
+    if request.top:
+        rows = _classified(logits, request.top, interface.labels)
+        output |= {"datatype": "BYTES", "shape": [len(rows), request.top]}
+        texts = [text for row in rows for text in row]
+        if request.binary:
+            encoded = [text.encode("utf-8", "replace") for text in texts]
+            raw = b"".join(struct.pack("<I", len(text)) + text for text in encoded)
+        else:
+            output["data"] = texts
+    else:
+        output |= {"datatype": "FP32", "shape": list(logits.shape)}
+        if request.binary:
+            raw = np.ascontiguousarray(logits, dtype="<f4").tobytes()
+        else:
+            output["data"] = logits.ravel().tolist()
+    if request.binary:
+        output["parameters"] = {"binary_data_size": len(raw)}
+    document: dict[str, Any] = {"model_name": interface.model, "model_version": interface.version}
+    if request.id is not None:
+        document["id"] = request.id
+    head = dumps({**document, "outputs": [output]})
+    if not request.binary:
+        return head, {"content-type": "application/json"}
+    return head + raw, {"content-type": "application/octet-stream", HEADER_LENGTH.lower(): str(len(head))}
+
+
+def dumps(data: Any) -> bytes:
+    """Serialise JSON; escapes what is not ASCII, so that no text of a client can make it fail."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _header_length(text: str, available: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()) or int(text) > available:
+        raise RequestError(f"{HEADER_LENGTH} must be a number from 0 to the {available} bytes of the body")
+    return int(text)
+
+
+def _document(data: memoryview) -> dict[str, Any]:
+    try:
+        document = json.loads(bytes(data), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise RequestError(f"the request is not JSON: {error}") from None
+    except (ValueError, RecursionError):
+        raise RequestError("the request is not JSON: not UTF-8, nested too deep, or with absurd numbers") from None
+    if not isinstance(document, dict):
+        raise RequestError("the request must be a JSON object")
+    return document
+
+
+def _refuse_constant(name: str) -> float:
+    raise RequestError(f"{name} is not JSON")
+
+
+def _wanted(document: Mapping[str, Any], interface: Interface) -> tuple[bool, int]:
+    """Return whether the output is wanted as bytes, and how many classes (0: logits)."""
+    binary = _flag(_parameters(document, "the request"), "binary_data_output", False)
+    outputs = document.get("outputs") or []
+    if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
+        raise RequestError("outputs must be a list of objects")
+    if len(outputs) > 1:
+        raise RequestError(f"{len(outputs)} outputs are asked for, the model has one: {interface.output}")
+    if not outputs:
+        return binary, 0
+    name = outputs[0].get("name")
+    if name != interface.output:
+        raise RequestError(f"unknown output {_short(name)}; the model has {interface.output}")
+    parameters = _parameters(outputs[0], f"output {interface.output}")
+    top = parameters.get("classification", 0)
+    if type(top) is not int or top < 0:
+        raise RequestError(f"classification must be a whole number, 0 or more, not {_short(top)}")
+    return _flag(parameters, "binary_data", binary), min(top, len(interface.labels))
+
+
+def _images(document: Mapping[str, Any], rest: memoryview, interface: Interface) -> NDArray[Any]:
+    inputs = document.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise RequestError(f"inputs must be a list of one object, the tensor {interface.input}")
+    tensor = inputs[0]
+    if tensor.get("name") != interface.input:
+        raise RequestError(f"unknown input {_short(tensor.get('name'))}; the model has {interface.input}")
+    if tensor.get("datatype") != interface.datatype:
+        raise RequestError(f"input {interface.input} is {interface.datatype}, not {_short(tensor.get('datatype'))}")
+    shape = _shape(tensor.get("shape"), interface)
+    size = _parameters(tensor, f"input {interface.input}").get("binary_data_size")
+    if size is None:
+        if "data" not in tensor:
+            raise RequestError(f"input {interface.input} has neither data nor binary_data_size")
+        if len(rest):
+            raise RequestError(f"{len(rest)} bytes follow the JSON that no input accounts for")
+        return from_json(tensor["data"], shape, interface.dtype)
+    if "data" in tensor:
+        raise RequestError(f"input {interface.input} has both data and binary_data_size")
+    if type(size) is not int or size != len(rest):
+        raise RequestError(f"binary_data_size is {_short(size)}, but {len(rest)} bytes follow the JSON")
+    return from_bytes(rest, shape, interface.dtype)
+
+
+def _shape(shape: Any, interface: Interface) -> tuple[int, ...]:
+    whole = isinstance(shape, list) and all(type(side) is int for side in shape)
+    if not whole or tuple(shape[1:]) != interface.image:
+        shown = _short(shape) if not whole or len(shape) > 8 else f"[{', '.join(_short(side) for side in shape)}]"
+        raise RequestError(f"shape must be [n, {', '.join(map(str, interface.image))}], not {shown}")
+    if not 1 <= shape[0] <= interface.max_batch:
+        raise RequestError(f"a request may have 1 to {interface.max_batch} images, not {_short(shape[0])}")
+    return tuple(shape)
+
+
+def _parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
+    parameters = holder.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise RequestError(f"parameters of {what} must be an object")
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise RequestError(f"{name} must be true or false, not {_short(value)}")
+    return value
+
+
+def _classified(logits: NDArray[np.float32], top: int, labels: Sequence[str]) -> list[list[str]]:
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
+    return [[f"{row[i]:f}:{i}:{labels[i]}" for i in best] for row, best in zip(logits, order, strict=True)]
+
+
+def _short(value: Any) -> str:
+    """Show a client its value; what it nested or made long is only named."""
+    if isinstance(value, (list, dict)):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

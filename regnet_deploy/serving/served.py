@@ -1,0 +1,152 @@
+"""A bundle made ready to answer: bytes of a request in, bytes of an answer out. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import ProofError
+from regnet_deploy.images.decode import decode
+from regnet_deploy.images.preprocess import Preprocessing, resize_and_crop
+from regnet_deploy.serving.golden import Agreement, Golden, Tolerance, load_golden, replay, tolerance_of
+from regnet_deploy.serving.predictions import labels_of, top_k
+from regnet_deploy.serving.protocol import Interface, infer_response, parse_infer
+from regnet_deploy.serving.runtime import Device, Session, classify_pixels, find_variant, open_variant
+from regnet_deploy.serving.variants import choose_variant
+
+VERSION = "1"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a client may ask for.
+
+    Attributes:
+        max_batch: images in an infer request.
+        max_body_bytes: of a request's body, as sent and unpacked.
+        max_pixels: width times height of an image to classify.
+        max_in_flight: requests being read or answered; more are told to come back.
+        read_timeout_s: seconds in which a body must have arrived.
+    """
+
+    max_batch: int = 32
+    max_body_bytes: int = 32 * 2**20
+    max_pixels: int = 50_000_000
+    max_in_flight: int = 64
+    read_timeout_s: float = 30.0
+
+
+@dataclass(frozen=True, eq=False)
+class Served:
+    """An opened variant with all it takes to answer; its methods may be called from several threads."""
+
+    variant: str
+    session: Session
+    interface: Interface
+    preprocessing: Preprocessing
+    golden: Golden
+    tolerance: Tolerance
+    limits: Limits
+    # One inference at a time has all the cores; several at once only get into each other's caches.
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def prove(self) -> Agreement:
+        """Replay the golden set.
+
+        Raises:
+            ProofError: the variant does not agree with the trained model on this machine.
+        """
+        agreement = replay(
+            self.session, self.golden, self.preprocessing, self.tolerance, batch=min(8, self.limits.max_batch)
+        )
+        if not agreement.passed:
+            raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
+        return agreement
+
+    def infer(self, body: bytes | bytearray, header_length: str | None) -> tuple[bytes, dict[str, str]]:
+        """Answer an infer request with a body and its headers; see :mod:`regnet_deploy.serving.protocol`.
+
+        Raises:
+            RequestError: the client's mistake.
+            ProofError: the runtime failed.
+        """
+        request = parse_infer(body, header_length, self.interface)
+        with self._turn:
+            logits = self.session.run(request.images)
+        return infer_response(request, logits, self.interface)
+
+    def classify(self, image: bytes, k: int) -> dict[str, Any]:
+        """Return the ``k`` likeliest classes of an encoded image and how long each step took, as JSON data.
+
+        Raises:
+            DataError: not a usable image.
+            ProofError: the runtime failed.
+        """
+        start = time.perf_counter()
+        pixels = self._pixels(image)
+        decoded = time.perf_counter()
+        with self._turn:
+            entered = time.perf_counter()
+            logits = classify_pixels(self.session, pixels[None], self.preprocessing)
+        end = time.perf_counter()
+        if not np.isfinite(logits).all():
+            raise ProofError("the network's answer to this image is not finite")
+        return {
+            "model": self.interface.model,
+            "predictions": [prediction.to_json() for prediction in top_k(logits, self.interface.labels, k)[0]],
+            "timing_ms": {
+                "decode": _ms(decoded - start),
+                "wait": _ms(entered - decoded),
+                "inference": _ms(end - entered),
+                "total": _ms(end - start),
+            },
+        }
+
+    def _pixels(self, image: bytes) -> NDArray[np.uint8]:
+        return resize_and_crop(decode(image, max_pixels=self.limits.max_pixels), self.preprocessing)
+
+
+def load_served(
+    bundle: Bundle,
+    *,
+    variant: str | None = None,
+    model: str = "regnet",
+    threads: int | None = None,
+    device: Device = "auto",
+    limits: Limits | None = None,
+) -> Served:
+    """Open a variant of a bundle for serving.
+
+    Raises:
+        MissingPart: nothing has been exported; the message names the command.
+        UsageError: the variant is unknown, unproved, or cannot be run here.
+        BundleError: a file is damaged.
+    """
+    chosen = choose_variant(bundle, variant)
+    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    golden = load_golden(bundle)
+    session = open_variant(bundle, chosen, threads=threads, device=device)
+    limits = limits or Limits()
+    side = preprocessing.crop
+    interface = Interface(
+        model=model,
+        version=VERSION,
+        input=session.input_name,
+        dtype=session.input,
+        image=(side, side, 3) if session.input == "uint8" else (3, side, side),
+        output=session.output_name,
+        labels=labels_of(bundle),
+        max_batch=limits.max_batch,
+    )
+    tolerance = tolerance_of(find_variant(bundle, chosen)["precision"])
+    return Served(chosen, session, interface, preprocessing, golden, tolerance, limits)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

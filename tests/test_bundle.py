@@ -1,0 +1,230 @@
+"""A bundle is whole at every moment, and any changed byte is found."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regnet_deploy.bundle import MANIFEST, create_bundle, damage, open_bundle, update_bundle
+from regnet_deploy.errors import BundleError, MissingPart
+
+PARTS = {"architecture": {"classes": 10, "name": "RegNetY-16MF"}, "selection": {"reason": "größte"}}
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    create_bundle(tmp_path / "b", PARTS)
+    return update_bundle(tmp_path / "b", {"labels": ["a", "b"]}, {"weights.safetensors": b"w" * 1000})
+
+
+def test_what_was_written_is_read(bundle):
+    again = open_bundle(bundle.path)
+    assert again.part("architecture") == PARTS["architecture"]
+    assert again.part("selection")["reason"] == "größte"
+    assert again.read("weights.safetensors") == b"w" * 1000
+    assert damage(again) == []
+
+
+def test_an_update_replaces_its_part_and_keeps_the_others(bundle):
+    now = update_bundle(bundle.path, {"labels": ["c"]}, {"weights.safetensors": b"v"}, drop=("selection",))
+    assert now.part("labels") == ["c"]
+    assert now.read("weights.safetensors") == b"v"
+    assert "selection" not in now
+    assert damage(now) == []
+    assert len(list(bundle.path.iterdir())) == 2  # the old weights are gone
+
+
+def test_a_missing_part_names_the_command_that_makes_it(tmp_path):
+    made = create_bundle(tmp_path / "b", PARTS)
+    with pytest.raises(MissingPart, match="has no profile yet: run `regnet-deploy profile` first"):
+        made.part("profile")
+    with pytest.raises(
+        MissingPart, match=r"has no weights\.safetensors yet: run `regnet-deploy train --data DIR` first"
+    ):
+        made.read("weights.safetensors")
+
+
+def test_a_bundle_with_weights_is_not_started_anew_unasked(bundle):
+    with pytest.raises(BundleError, match=r"already holds weights\.safetensors: choose another folder"):
+        create_bundle(bundle.path, PARTS)
+    assert open_bundle(bundle.path).read("weights.safetensors") == b"w" * 1000
+    assert not create_bundle(bundle.path, PARTS, replace=True).files
+
+
+def test_a_folder_with_other_things_is_left_alone(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"meow")
+    with pytest.raises(BundleError, match="exists and is not a bundle"):
+        create_bundle(tmp_path / "photos", PARTS)
+    assert [p.name for p in (tmp_path / "photos").iterdir()] == ["cat.jpg"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_flipped_bit_anywhere_is_found(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flip") / "b"
+    create_bundle(folder, PARTS)
+    update_bundle(folder, {}, {"weights.safetensors": b"w" * 50, "golden.safetensors": b"g" * 50})
+    target = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    content = bytearray(target.read_bytes())
+    position = data.draw(st.integers(0, len(content) - 1))
+    content[position] ^= 1 << data.draw(st.integers(0, 7))
+    target.write_bytes(content)
+    try:
+        problems = damage(open_bundle(folder))
+    except BundleError as error:
+        problems = [str(error)]
+    assert problems
+
+
+def test_missing_truncated_and_stray_files_are_found(bundle):
+    weights = bundle.stored_path("weights.safetensors")
+    weights.write_bytes(b"w" * 999)
+    (bundle.path / "notes.txt").write_text("hello")
+    assert len(damage(bundle)) == 2
+    weights.unlink()
+    assert "cannot read" in damage(bundle)[0]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "damaged"),
+        (b"not json", "damaged"),
+        (b"[]", "damaged"),
+        (b'{"schema": 1}', "damaged"),
+        (b'{"schema": 1, "parts": {}, "files": [], "sha256": ""}', "damaged"),
+        (b'{"schema": 99}', "has schema 99, this regnet-deploy reads up to 1"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_one_clear_line(tmp_path, content, said):
+    (tmp_path / MANIFEST).write_bytes(content)
+    with pytest.raises(BundleError, match=said):
+        open_bundle(tmp_path)
+
+
+def test_a_file_name_never_leads_out_of_the_folder(bundle):
+    from regnet_deploy.bundle import StoredFile, _serialise
+
+    files = {"weights.safetensors": StoredFile("../../etc/passwd", "0" * 64, 1)}
+    (bundle.path / MANIFEST).write_bytes(_serialise(bundle.parts, files))
+    with pytest.raises(BundleError, match="damaged"):
+        open_bundle(bundle.path)
+
+
+@pytest.mark.parametrize(("make", "said"), [(False, "does not exist"), (True, "is a folder without bundle.json")])
+def test_no_bundle_names_the_command_that_makes_one(tmp_path, make, said):
+    if make:
+        (tmp_path / "b").mkdir()
+    for use in (open_bundle, lambda path: update_bundle(path, {})):
+        with pytest.raises(BundleError, match=f"{said}; make one with `regnet-deploy select"):
+            use(tmp_path / "b")
+
+
+def test_an_update_based_on_other_weights_writes_nothing(bundle):
+    update_bundle(bundle.path, {}, {"weights.safetensors": b"new"})
+    with pytest.raises(BundleError, match="changed by another command meanwhile"):
+        update_bundle(bundle.path, {"variants": {}}, expect=bundle)
+    assert "variants" not in open_bundle(bundle.path)
+
+
+def test_a_full_disk_leaves_the_bundle_before(bundle):
+    # A limit on file size makes write() fail with the operating system's own error, in a process of its own.
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    code = (
+        "import sys; from regnet_deploy.bundle import update_bundle; from regnet_deploy.errors import BundleError\n"
+        "try: update_bundle(sys.argv[1], {}, {'weights.safetensors': b'x' * 100000})\n"
+        "except BundleError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, bundle.path], preexec_fn=limit, capture_output=True, text=True, check=True
+    )
+    assert "cannot write" in done.stdout
+    assert "nothing was changed" in done.stdout
+    assert open_bundle(bundle.path) == bundle
+    assert damage(bundle) == []
+
+
+@contextlib.contextmanager
+def not_root():
+    """Root may write anywhere: act as nobody for a while."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_a_read_only_bundle_is_one_clear_line():
+    with tempfile.TemporaryDirectory() as parent:  # pytest's own folders are closed to others
+        Path(parent).chmod(0o755)
+        before = create_bundle(Path(parent) / "b", PARTS)
+        before.path.chmod(0o555)
+        with not_root():
+            with pytest.raises(BundleError, match="Permission denied; nothing was changed"):
+                update_bundle(before.path, {"labels": []})
+            with pytest.raises(BundleError, match="Permission denied; nothing was changed"):
+                create_bundle(Path(parent) / "new", PARTS)
+            assert open_bundle(before.path) == before
+        before.path.chmod(0o755)
+
+
+def test_killed_at_any_moment_the_bundle_is_the_one_before_or_after(tmp_path):
+    folder = tmp_path / "b"
+    create_bundle(folder, PARTS)
+    code = (
+        "import sys; from regnet_deploy.bundle import update_bundle\n"
+        "print('go', flush=True); n = 0\n"
+        "while True:\n"
+        "    n += 1; update_bundle(sys.argv[1], {'labels': [n]}, {'weights.safetensors': b'%d' % n * 20000})"
+    )
+    for seed in range(8):
+        process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        time.sleep(random.Random(seed).uniform(0.0, 0.15))
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        now = open_bundle(folder)
+        assert [p for p in damage(now) if "not part of" not in p] == []
+        if "labels" in now:
+            assert now.read("weights.safetensors") == b"%d" % now.part("labels")[0] * 20000
+    update_bundle(folder, {})
+    assert damage(open_bundle(folder)) == []  # what the kills left behind is swept
+
+
+def test_two_writers_do_not_lose_each_others_parts(tmp_path):
+    folder = tmp_path / "b"
+    create_bundle(folder, PARTS)
+    code = (
+        "import sys; from regnet_deploy.bundle import update_bundle\n"
+        "for n in range(20): update_bundle(sys.argv[1], {f'{sys.argv[2]}{n}': n})"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", code, folder, name]) for name in "pq"]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert len(open_bundle(folder).parts) == len(PARTS) + 40
+
+
+def test_the_manifest_reads_well_and_holds_no_machine_path(bundle):
+    text = (bundle.path / MANIFEST).read_text(encoding="utf-8")
+    assert json.loads(text)["schema"] == 1
+    assert str(bundle.path.parent) not in text
