@@ -101,7 +101,9 @@ class Bundle:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise BundleError(f"cannot read {path}: {error.strerror}; make the bundle again or restore the file") from None
+            raise BundleError(
+                f"cannot read {path}: {error.strerror}; make the bundle again or restore the file"
+            ) from None
         wanted = self.files[logical]
         if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
             raise BundleError(

@@ -8,7 +8,7 @@ import click
 
 from regnet_deploy.bundle import DEFAULT_PATH, create_bundle
 from regnet_deploy.cli.options import Range, json_option
-from regnet_deploy.cli.output import millions, print_json, print_table, say, stdout_console
+from regnet_deploy.cli.output import print_json, print_table, say, stdout_console
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 def command(**options: Any) -> None:
     """Pick the best RegNet for a compute budget and start a bundle with it.
 
-    All networks of the paper's constrained space that meet the budget are found and ranked by their likelihood under the
-    trends of the published networks. F in the bounds stands for GMACs at 224 pixels.
+    All networks of the paper's constrained space that meet the budget are found and ranked by their likelihood under
+    the trends of the published networks. F in the bounds stands for GMACs at 224 pixels.
 
     \b
     Example:
@@ -67,7 +67,8 @@ def _search(options: dict[str, Any]) -> None:
     from regnet_deploy.space.published import baselines
 
     if options["plot"]:
-        from regnet_deploy.selection.picture import check_picture_path, draw_selection
+        from regnet_deploy.pictures import check_picture_path
+        from regnet_deploy.selection.picture import draw_selection
 
         check_picture_path(options["plot"])
     budget = _budget(options, options["gmacs"] * 1e9)
@@ -146,7 +147,7 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
     from regnet_deploy.selection.budget import FAMILIES, Budget
     from regnet_deploy.space.candidates import Bounds
 
-    family = options["family"].lower().removeprefix("regnet")
+    family = options["family"].lower().removeprefix("regnet").strip("-_ ")
     if family not in FAMILIES:
         raise UsageError(
             f"--family must be one of {', '.join(FAMILIES)}, got {options['family']!r}{did_you_mean(family, FAMILIES)}"
@@ -179,22 +180,18 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
 def _print_candidates(title: str, candidates: list[Candidate]) -> None:
     rows = []
     for rank, candidate in enumerate(candidates, start=1):
-        r, n = candidate.regnet, candidate.network
+        network, described = candidate.network, candidate.to_json()
         rows.append(
             (
                 str(rank),
-                f"RegNet{r.family.upper()}",
+                f"RegNet{network.family.upper()}",
                 f"{candidate.macs / 1e9:.4g}",
-                millions(candidate.parameters).removesuffix(" M"),
-                millions(candidate.activations).removesuffix(" M"),
-                str(r.d),
-                str(r.w_0),
-                f"{r.w_a:g}",
-                f"{r.w_m:g}",
-                str(r.g),
-                " ".join(map(str, n.depths)),
-                " ".join(map(str, n.widths)),
-                f"{candidate.score:.2f}",
+                f"{candidate.parameters / 1e6:.2f}",
+                f"{candidate.activations / 1e6:.2f}",
+                *("-" if described[key] is None else f"{described[key]:g}" for key in ("d", "w_0", "w_a", "w_m", "g")),
+                " ".join(map(str, network.depths)),
+                " ".join(map(str, network.widths)),
+                "-" if candidate.score is None else f"{candidate.score:.2f}",
             )
         )
     columns = ("", "family", "GMACs", "params M", "acts M", "d", "w_0", "w_a", "w_m", "g", "depths", "widths", "score")

@@ -41,7 +41,9 @@ def model_of(bundle: Bundle) -> nn.Module:
         try:
             model.load_state_dict(weights_from_bytes(bundle.read(FILE)))
         except RuntimeError:
-            raise BundleError(f"the weights in {bundle.path} are of another network: run `regnet-deploy train` again") from None
+            raise BundleError(
+                f"the weights in {bundle.path} are of another network: run `regnet-deploy train` again"
+            ) from None
     return model.eval()
 
 

@@ -22,34 +22,34 @@ from regnet_deploy.space.regnet import RegNet
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network with its generating parameters, its counts at the budget's resolution, and its score."""
+    """A network with its generating parameters, its counts at the budget's resolution, and its score.
 
-    regnet: RegNet
+    ``regnet`` and ``score`` are None for a published network of which only the stages are known.
+    """
+
+    regnet: RegNet | None
     network: Network
     macs: int
     parameters: int
     activations: int
     reference_macs: int
-    score: float
+    score: float | None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data."""
-        r, n = self.regnet, self.network
+        generated = {name: getattr(self.regnet, name, None) for name in ("w_0", "w_a", "w_m", "g")}
         return {
-            "family": r.family,
-            "d": r.d,
-            "w_0": r.w_0,
-            "w_a": r.w_a,
-            "w_m": r.w_m,
-            "b": r.b,
-            "g": r.g,
-            "depths": list(n.depths),
-            "widths": list(n.widths),
-            "group_widths": list(n.group_widths),
+            "family": self.network.family,
+            "d": sum(self.network.depths),
+            **generated,
+            "b": self.network.bottlenecks[0],
+            "depths": list(self.network.depths),
+            "widths": list(self.network.widths),
+            "group_widths": list(self.network.group_widths),
             "macs": self.macs,
             "parameters": self.parameters,
             "activations": self.activations,
-            "score": round(self.score, 4),
+            "score": None if self.score is None else round(self.score, 4),
         }
 
 
@@ -161,25 +161,19 @@ def published_candidate(published: PublishedNetwork, budget: Budget) -> Candidat
     network = Network(**{**vars(published.network), "stem_stride": budget.stride})
     here = network_complexity(network, budget.resolution, budget.classes).total
     there = network_complexity(published.network, REFERENCE_RESOLUTION, 1000).total
-    trends = fit_trends(baselines(published.family))
-    if published.w_0 is None or published.w_a is None or published.w_m is None:
-        raise UsageError(f"{published.name} is published by its stages only, without w_0, w_a and w_m")
-    parameters = np.array([published.d, published.w_0, published.w_a, published.w_m, published.g], dtype=np.float64)
+    regnet = score = None
+    if published.w_0 is not None and published.w_a is not None and published.w_m is not None:
+        regnet = RegNet(published.d, published.w_0, published.w_a, published.w_m, published.g, family=published.family)
+        trends = fit_trends(baselines(published.family))
+        score = float(trends.log_likelihood(regnet.parameters(), float(there.macs)))
     return Candidate(
-        regnet=RegNet(
-            d=published.d,
-            w_0=published.w_0,
-            w_a=published.w_a,
-            w_m=published.w_m,
-            g=published.g,
-            family=published.family,
-        ),
+        regnet=regnet,
         network=network,
         macs=int(here.macs),
         parameters=int(here.parameters),
         activations=int(here.activations),
         reference_macs=int(there.macs),
-        score=float(trends.log_likelihood(parameters, float(there.macs))),
+        score=score,
     )
 
 

@@ -6,27 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from regnet_deploy.errors import UsageError, require
+from regnet_deploy.pictures import COLOURS, GREY, check_picture_path, save_picture
 from regnet_deploy.selection.choice import Selection, published_candidate
 from regnet_deploy.space.published import baselines
 
-SUFFIXES = (".png", ".svg", ".pdf")
-#: Okabe and Ito's colours, told apart by colour-blind readers too.
-GREY, BLUE, ORANGE = "#999999", "#0072B2", "#D55E00"
-
-
-def check_picture_path(path: str | Path) -> Path:
-    """Return the path of a picture.
-
-    Raises:
-        UsageError: its suffix is none that can be drawn, or its folder is not there.
-    """
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a picture is written as {', '.join(SUFFIXES)}, got {target.name}")
-    if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent} for the picture {target.name}")
-    return target
+BLUE, ORANGE = COLOURS[:2]
 
 
 def draw_selection(selection: Selection, path: str | Path, *, seed: int = 0, most: int = 5000) -> None:
@@ -39,8 +23,6 @@ def draw_selection(selection: Selection, path: str | Path, *, seed: int = 0, mos
         most: candidates drawn at most.
     """
     target = check_picture_path(path)
-    require("matplotlib", "plot")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = np.arange(selection.considered)
@@ -51,10 +33,9 @@ def draw_selection(selection: Selection, path: str | Path, *, seed: int = 0, mos
     near = []
     for entry in baselines(selection.family):
         candidate = published_candidate(entry, selection.budget)
-        if pick.macs / 1.6 <= candidate.macs <= pick.macs * 1.6:
-            near.append((entry.name, candidate))
+        if candidate.score is not None and pick.macs / 1.6 <= candidate.macs <= pick.macs * 1.6:
+            near.append((entry.name, candidate, candidate.score))
     figure = Figure(figsize=(10, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
     family = f"RegNet{selection.family.upper()}"
     figure.suptitle(
         f"{selection.considered:,} {family}s with {selection.budget.macs / 1e9:g} GMACs "
@@ -66,27 +47,22 @@ def draw_selection(selection: Selection, path: str | Path, *, seed: int = 0, mos
         axis.scatter(
             values, scores[rows], s=6, color=GREY, alpha=0.5, linewidths=0, label="candidates", rasterized=True
         )
-        for i, (text, candidate) in enumerate(near):
+        for i, (text, candidate, score) in enumerate(near):
             x = getattr(candidate, name) / unit
-            axis.scatter(
-                x, candidate.score, s=45, marker="D", color=BLUE, label="published" if not i else None, zorder=3
-            )
+            legend = None if i else "published"
+            axis.scatter(x, score, s=45, marker="D", color=BLUE, label=legend, zorder=3)
             axis.annotate(
-                text.removeprefix("RegNet"),
-                (x, candidate.score),
-                xytext=(6, -10),
-                textcoords="offset points",
-                fontsize=8,
+                text.removeprefix("RegNet"), (x, score), xytext=(6, -10), textcoords="offset points", fontsize=8
             )
         x = getattr(pick, name) / unit
-        axis.scatter(x, pick.score, s=130, marker="*", color=ORANGE, label="pick", zorder=4)
+        axis.scatter(x, scores[0], s=130, marker="*", color=ORANGE, label="pick", zorder=4)
         axis.margins(x=0.15)
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)
-        shown = [*scores[rows], *(candidate.score for _, candidate in near)]
+        shown = [*scores[rows], *(score for *_, score in near)]
         top, bottom = max(shown), max(min(shown), np.quantile(scores, 0.02))
         axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.08 * (top - bottom))
     axes = figure.axes
     axes[0].set_ylabel("score (log-likelihood under the trends)")
     axes[0].legend(loc="lower left", fontsize=8, framealpha=0.9)
-    figure.savefig(target, dpi=150)
+    save_picture(figure, target)

@@ -19,7 +19,7 @@ from regnet_deploy.space.published import PublishedNetwork
 def selection_parts(selection: Selection) -> dict[str, Any]:
     """Return the parts that ``select`` writes: architecture, selection, preprocessing, environment."""
     pick = selection.pick
-    name = f"RegNet{pick.regnet.family.upper()}-{_size(pick.macs)}"
+    name = f"RegNet{pick.network.family.upper()}-{_size(pick.macs)}"
     return _parts(
         name,
         pick,
@@ -50,17 +50,11 @@ def published_parts(published: PublishedNetwork, candidate: Candidate, budget: B
 
 
 def _parts(name: str, pick: Candidate, budget: Budget, selection: dict[str, Any]) -> dict[str, Any]:
-    regnet = pick.regnet
+    described = pick.to_json()
     return {
         "architecture": {
             "name": name,
-            "family": regnet.family,
-            "d": regnet.d,
-            "w_0": regnet.w_0,
-            "w_a": regnet.w_a,
-            "w_m": regnet.w_m,
-            "b": regnet.b,
-            "g": regnet.g,
+            **{key: described[key] for key in ("family", "d", "w_0", "w_a", "w_m", "b", "g")},
             **pick.network.to_json(),
             "classes": budget.classes,
             "resolution": budget.resolution,
@@ -69,7 +63,7 @@ def _parts(name: str, pick: Candidate, budget: Budget, selection: dict[str, Any]
             "budget": budget.to_json(),
             "met": {"macs": pick.macs, "parameters": pick.parameters, "activations": pick.activations},
             "reference_macs": pick.reference_macs,
-            "score": round(pick.score, 4),
+            "score": described["score"],
             **selection,
         },
         "preprocessing": default_preprocessing(budget.resolution).to_json(),

@@ -164,7 +164,8 @@ def regnets_nearest(macs: float, **space: Any) -> Population:
     """Return the RegNets whose MACs are nearest to ``macs``, or none where the space is empty.
 
     Some network near is found first, in growing rings around ``macs`` (or around the end of the space that is nearer)
-    and on a coarse lattice; then whatever is at least as near. Takes what :func:`regnets_between` takes beside its limits.
+    and on a coarse lattice; then whatever is at least as near. Takes what :func:`regnets_between` takes beside its
+    limits.
     """
     lowest, highest = _extent(**space)
     near = far = min(max(macs, lowest), highest)

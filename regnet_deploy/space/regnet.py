@@ -55,6 +55,10 @@ class RegNet:
         if self.family not in ("x", "y"):
             raise UsageError(f"family must be x or y, got {self.family}")
 
+    def parameters(self) -> NDArray[np.float64]:
+        """Return d, w_0, w_a, w_m and g, ``(5,)``."""
+        return np.array([self.d, self.w_0, self.w_a, self.w_m, self.g], dtype=np.float64)
+
     def network(self, stem_stride: int = 2) -> Network:
         """Generate the network.
 

@@ -1,0 +1,35 @@
+# The server of an exported bundle, without torch.
+#
+#   docker build -t regnet-deploy .                             for the CPU
+#   docker build -t regnet-deploy:gpu --build-arg RUNTIME=gpu . for NVIDIA GPUs; run it with --gpus all
+#   docker run -p 8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
+#
+# It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end.
+
+FROM python:3.11-slim-bookworm AS build
+ARG RUNTIME=cpu
+RUN case "$RUNTIME" in cpu|gpu) ;; *) echo "RUNTIME is '$RUNTIME', it must be cpu or gpu" >&2; exit 1 ;; esac
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY profiles profiles
+COPY regnet_deploy regnet_deploy
+# No pip in what is shipped, none of the packages' own tests, and the bytecode made now: later it could not be written.
+RUN python -m venv --without-pip /opt/serve \
+ && python -m pip --python /opt/serve/bin/python install --no-cache-dir --no-compile -c constraints.txt ".[serve,$RUNTIME]" \
+ && find /opt/serve/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
+ && /opt/serve/bin/python -m compileall -q /opt/serve/lib
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/serve /opt/serve
+ENV PATH=/opt/serve/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+USER 10001:10001
+WORKDIR /
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+ENTRYPOINT ["regnet-deploy", "serve", "/bundle", "--host", "0.0.0.0"]

@@ -1,0 +1,45 @@
+# `make demo` runs the main job on real images, `make test` the tests; both set up all they need in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test slow lint types check wheel bench clean
+
+demo: $(STAMP)
+	$(BIN)/python demo/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and not image and not gpu"
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m "slow or image or gpu"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+check: lint types test
+
+# Every figure that the documentation quotes.
+bench: $(STAMP)
+	$(BIN)/python benchmarks/ranking.py --json benchmarks/results/ranking.json --figure docs/figures/ranking.svg
+	$(BIN)/python benchmarks/selection_time.py --json benchmarks/results/selection_time.json
+	$(BIN)/python benchmarks/export_time.py
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "Python 3.10 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; } || \
+	  { echo "$(PYTHON) cannot make environments: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,cpu]' --group dev
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,93 @@
+"""``regnet-deploy predict``: what do these images show?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from regnet_deploy.bundle import DEFAULT_PATH, Bundle, open_bundle
+from regnet_deploy.cli.options import json_option
+from regnet_deploy.cli.output import print_json, print_table, progress, say
+from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageError, require
+
+if TYPE_CHECKING:
+    from regnet_deploy.serving.answers import Answer
+    from regnet_deploy.serving.runtime import Session
+
+
+@click.command()
+@click.argument("paths", metavar="[BUNDLE] IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to show for each image.")
+@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the cores this process may use]")
+@json_option
+def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int | None, as_json: bool) -> None:
+    """Classify images: files, or every file in a folder.
+
+    Runs an exported variant by ONNX Runtime; before anything has been exported, the weights by PyTorch. The first
+    argument is the bundle, unless it is a file. An image that cannot be read is named, the others are answered, and the
+    exit code is 2.
+
+    \b
+    Example:
+      regnet-deploy predict regnet-bundle cat.jpg dog.png
+      regnet-deploy predict cat.jpg -k 1 --json
+    """
+    from regnet_deploy.images.preprocess import Preprocessing
+    from regnet_deploy.serving.answers import answer_files, image_files
+    from regnet_deploy.serving.predictions import is_trained, labels_of
+
+    bundle_path, given = (Path(DEFAULT_PATH), paths) if paths[0].is_file() else (paths[0], paths[1:])
+    bundle = open_bundle(bundle_path)
+    if not given:
+        raise UsageError(f"no images given: regnet-deploy predict {bundle_path} IMAGE...")
+    files = image_files(given)
+    preprocessing, labels = Preprocessing.from_json(bundle.part("preprocessing")), labels_of(bundle)
+    name, session = _open(bundle, variant, threads)
+    answers: list[Answer] = []
+    with progress() as bar:
+        task = bar.add_task("images", total=len(files), note="")
+        for answer in answer_files(session, preprocessing, labels, files, k):
+            answers.append(answer)
+            bar.advance(task)
+    if as_json:
+        facts = {"bundle": str(bundle_path), "variant": name, "runtime": session.runtime, "device": session.device}
+        print_json({**facts, "results": [answer.to_json() for answer in answers]})
+    else:
+        _show(answers)
+        say(f"by {name or 'the weights'} of {bundle_path}, {session.runtime} on {session.device}")
+    if not is_trained(bundle):
+        say(f"{bundle_path} is not trained: its answers mean nothing yet")
+    failed = [answer for answer in answers if answer.error is not None]
+    for answer in failed:
+        say(str(answer.error))
+    if failed:
+        raise DataError(f"{len(failed)} of {len(answers)} images could not be classified")
+
+
+def _open(bundle: Bundle, variant: str | None, threads: int | None) -> tuple[str | None, Session]:
+    """Open the variant to run, or the weights where nothing has been exported."""
+    from regnet_deploy.serving.runtime import open_variant
+    from regnet_deploy.serving.variants import choose_variant
+
+    if variant is not None or bundle.parts.get("variants"):
+        name = choose_variant(bundle, variant)
+        return name, open_variant(bundle, name, threads=threads)
+    try:
+        require("torch", "train")
+    except MissingExtra as error:
+        raise MissingPart(f"{bundle.path} has nothing exported, and its weights need PyTorch - {error}") from None
+    from regnet_deploy.models.session import TorchSession
+
+    return None, TorchSession(bundle)
+
+
+def _show(answers: list[Answer]) -> None:
+    rows = []
+    for answer in answers:
+        for rank, prediction in enumerate(answer.predictions):
+            rows.append((str(answer.path) if rank == 0 else "", prediction.label, f"{prediction.probability:.1%}"))
+    if rows:
+        print_table("", ("image", "label", "probability"), rows, left=2)

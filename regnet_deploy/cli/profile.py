@@ -1,0 +1,124 @@
+"""``regnet-deploy profile``: what the network costs, counted and measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from regnet_deploy.cli.options import IntList, bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, print_table, progress, say, stdout_console
+from regnet_deploy.errors import require
+
+
+@click.command()
+@bundle_argument
+@click.option("--batch", "batches", type=IntList(), default="1,8,32", show_default=True, help="Images an inference.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=5.0,
+    show_default=True,
+    help="Measured for each runtime and batch size, warm-up not counted.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--plot", type=click.Path(), metavar="FILE", help="Draw shares, latency and throughput: .png, .svg or .pdf."
+)
+@json_option
+def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -> None:
+    """Count the network's MACs, parameters and activations, and measure its latency on this machine.
+
+    Counted with fvcore and held against the closed form. MACs are the paper's number: convolutions, linear and their
+    biases; fvcore's own total has batch norm and pooling besides. Latency is of the model in PyTorch and of every
+    exported variant that is proved, in turns.
+
+    \b
+    Example:
+      regnet-deploy profile
+      regnet-deploy profile my-bundle --batch 1,16 --seconds 10 --plot profile.png
+    """
+    for module in ("torch", "safetensors", "fvcore"):
+        require(module, "profile")
+    from regnet_deploy.bundle import open_bundle
+    from regnet_deploy.profiling.picture import check_picture_path, draw_profile
+    from regnet_deploy.profiling.profile import Plan, profile
+
+    if plot:
+        check_picture_path(plot)
+    with progress() as display:
+        task = display.add_task("profile", total=None, note="")
+
+        def advance(steps: int, what: str) -> None:
+            done = display.tasks[0].completed if display.tasks[0].total else -1
+            display.update(task, total=steps, completed=done + 1, note=what)
+
+        part = profile(bundle_path, Plan(**options), say, advance)
+    name = open_bundle(bundle_path).part("architecture")["name"]
+    if as_json:
+        print_json(part)
+    else:
+        _print(name, part)
+    if plot:
+        draw_profile(part, name, plot)
+        say(f"wrote {plot}")
+
+
+def _print(name: str, part: dict[str, Any]) -> None:
+    counts, machine, closed = part["complexity"], part["machine"], part["complexity"]["closed_form"]
+    columns = ("MACs M", "fvcore total M", "parameters", "activations")
+    where = f"{name} at {counts['resolution']} pixels, {counts['classes']:,} classes"
+    rows = [_count_row(stage, count) for stage, count in counts["stages"].items()]
+    print_table(f"By stage: {where}", ("stage", *columns), [*rows, _count_row("total", counts)])
+    rows = [_count_row(operator, count) for operator, count in counts["operators"].items()]
+    print_table("By operator", ("operator", *columns), [*rows, _count_row("total", counts)])
+    same = "equal to" if closed["equal"] else "not equal to"
+    console = stdout_console()
+    console.print(
+        f"MACs (convolutions, linear and their biases, the paper's number): {counts['macs']:,}; "
+        f"fvcore's own total, with batch norm and pooling: {counts['fvcore_total']:,}. Counted MACs, parameters and "
+        f"activations are {same} the closed form's {closed['macs']:,}, {closed['parameters']:,} and "
+        f"{closed['activations']:,}.\n",
+        soft_wrap=True,
+    )
+    setting = ("runtime", "variant", "device", "precision", "layout", "threads", "batch")
+    print_table(
+        "Latency",
+        (*setting, "p50 ms", "p95 ms", "p99 ms", "images/s", "repetitions", "warm-up"),
+        [_latency_row(row) for row in part["latency"]],
+        left=5,
+    )
+    gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
+    versions = ", ".join(f"{library} {version}" for library, version in machine["versions"].items())
+    console.print(
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB{gpus}; "
+        f"{machine['system']}; Python {machine['python']}; {versions}.",
+        soft_wrap=True,
+    )
+
+
+def _count_row(name: str, count: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        name,
+        f"{count['macs'] / 1e6:,.2f}",
+        f"{count['fvcore_total'] / 1e6:,.2f}",
+        f"{count['parameters']:,}",
+        f"{count['activations']:,}",
+    )
+
+
+def _latency_row(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["runtime"],
+        row["variant"] or "model",
+        row["device"],
+        row["precision"],
+        row["layout"],
+        str(row["threads"]),
+        str(row["batch"]),
+        *(f"{row[name]:.2f}" for name in ("p50_ms", "p95_ms", "p99_ms")),
+        f"{row['images_per_second']:,.1f}",
+        str(row["repetitions"]),
+        str(row["warmup_repetitions"]),
+    )

@@ -1,0 +1,131 @@
+"""``regnet-deploy serve``: answer requests over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.output import say
+from regnet_deploy.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from regnet_deploy.serving.golden import Agreement
+
+#: Names that stand in a URL as they are.
+_MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
+
+
+@click.command()
+@bundle_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
+@click.option("--name", default="regnet", show_default=True, help="Name of the model in the protocol.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of an inference on the CPU.  [default: the cores]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto is the GPU where onnxruntime-gpu and a GPU are there.",
+)
+@click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images in one request.")
+@click.option(
+    "--max-body-mb", type=click.FloatRange(0, min_open=True), default=32, show_default=True, help="Size of one request."
+)
+@click.option(
+    "--max-megapixels",
+    type=click.FloatRange(0, min_open=True),
+    default=50,
+    show_default=True,
+    help="Size of one image.",
+)
+@click.option(
+    "--max-in-flight",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Requests at a time; more get 503 and Retry-After.",
+)
+@click.option(
+    "--read-timeout",
+    "read_timeout_s",
+    type=click.FloatRange(0, min_open=True),
+    default=30,
+    show_default=True,
+    help="Seconds in which a request must have arrived.",
+)
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(0),
+    default=30,
+    show_default=True,
+    help="Seconds that requests have to finish after SIGTERM.",
+)
+@json_option
+def command(
+    bundle_path: str,
+    host: str,
+    port: int,
+    variant: str | None,
+    name: str,
+    threads: int | None,
+    device: Any,
+    max_batch: int,
+    max_body_mb: float,
+    max_megapixels: float,
+    max_in_flight: int,
+    read_timeout_s: float,
+    drain_s: float,
+    as_json: bool,
+) -> None:
+    """Answer requests over HTTP: images to labels, tensors by the Open Inference Protocol v2.
+
+    The golden set is replayed first: a variant that does not agree with the trained model on this machine is not served
+    (exit code 3). When requests are answered, one line beginning with "ready:" is printed.
+
+    \b
+    Example:
+      regnet-deploy serve
+      curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
+    """
+    require("starlette", "serve")
+    require("uvicorn", "serve")
+    from regnet_deploy.serving.predictions import is_trained
+    from regnet_deploy.serving.served import Limits, load_served
+    from regnet_deploy.serving.server import bind, serve, url_of
+
+    if not _MODEL_NAME.match(name):
+        raise UsageError(
+            f"--name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"
+        )
+    limits = Limits(
+        max_batch=max_batch,
+        max_body_bytes=int(max_body_mb * 1e6),
+        max_pixels=int(max_megapixels * 1e6),
+        max_in_flight=max_in_flight,
+        read_timeout_s=read_timeout_s,
+    )
+    bundle = open_bundle(bundle_path)
+    with bind(host, port) as bound:
+        served = load_served(bundle, variant=variant, model=name, threads=threads, device=device, limits=limits)
+        session, url = served.session, url_of(bound)
+
+        def announce(agreement: Agreement) -> None:
+            if not is_trained(bundle):
+                say(f"{bundle_path} is not trained: its answers mean nothing yet")
+            say(
+                f"ready: {url} model {name}, variant {served.variant} by {session.runtime} on {session.device}; "
+                f"golden set of {agreement.images} images agrees, max |error| {agreement.max_abs_error:.2g}"
+            )
+            if as_json:
+                facts = {"url": url, "model": name, "variant": served.variant, "runtime": session.runtime}
+                click.echo(json.dumps({**facts, "device": session.device, "golden": agreement.to_json()}))
+
+        serve(served, bound, drain_s, announce)

@@ -1,0 +1,56 @@
+"""``regnet-deploy show``: the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, print_table, say, stdout_console
+from regnet_deploy.errors import UsageError
+
+
+@click.command()
+@bundle_argument
+@click.option("--html", "html_path", type=click.Path(), metavar="FILE", help="Write one self-contained page.")
+@json_option
+def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
+    """Show the model card of a bundle: what it is, where it comes from, what was measured and proved.
+
+    \b
+    Example:
+      regnet-deploy show
+      regnet-deploy show my-bundle --html card.html
+    """
+    from regnet_deploy.report.card import model_card
+    from regnet_deploy.report.sections import headline, sections
+
+    card = model_card(open_bundle(bundle_path))
+    if html_path:
+        _write_page(card, Path(html_path))
+    if as_json:
+        print_json(card)
+        return
+    if html_path:
+        return
+    console = stdout_console()
+    console.print(f"[bold]{headline(card)}[/bold]", soft_wrap=True)
+    for section in sections(card):
+        console.print(f"\n[bold]{section.title}[/bold]")
+        for name, value in section.facts:
+            console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
+        for table in section.tables:
+            print_table("", table.columns, table.rows)
+
+
+def _write_page(card: dict[str, object], target: Path) -> None:
+    from regnet_deploy.report.page import card_page
+
+    page = card_page(card)
+    try:
+        target.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}; choose another --html FILE") from None
+    say(f"wrote {target}")

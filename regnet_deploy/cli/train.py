@@ -1,0 +1,147 @@
+"""``regnet-deploy train``: the bundle's network learns from a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, progress, say
+from regnet_deploy.errors import require
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_SWITCH = click.Choice(["auto", "on", "off"])
+
+
+@click.command()
+@bundle_argument
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... with --val-split.",
+)
+@click.option(
+    "--val-split",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Share of each class held out for validation, where DIR has no val/.  [default: 0.1]",
+)
+@click.option("--epochs", default=100, show_default=True, help="Passes over the training images.")
+@click.option(
+    "--batch-size", type=int, help="Images a step.  [default: 128, or a quarter of the training images if fewer]"
+)
+@click.option("--lr", default=0.1, show_default=True, help="Learning rate for 128 images; scaled with the batch.")
+@click.option("--weight-decay", default=5e-5, show_default=True, help="Of all parameters.")
+@click.option("--warmup-epochs", type=int, help="Epochs of rising rate.  [default: 5, or a quarter of a short run]")
+@click.option(
+    "--crop-area", default=0.08, show_default=True, help="Smallest share of an image that a random crop shows; 1: none."
+)
+@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images.")
+@click.option("--lighting", default=0.1, show_default=True, help="Deviation of the random colour shift; 0: none.")
+@click.option("--label-smoothing", default=0.0, show_default=True, help="Share of the target given to all classes.")
+@click.option(
+    "--precise-bn",
+    default=8192,
+    show_default=True,
+    help="Training images that batch norm's statistics are computed from before each evaluation; 0: running averages.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of first weights, held-out images, order, augmentation.")
+@click.option("--fine-tune", is_flag=True, help="Start from the bundle's weights.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16"]),
+    default="auto",
+    show_default=True,
+    help="auto: what a short timed trial finds faster.",
+)
+@click.option("--channels-last", type=_SWITCH, default="auto", show_default=True, help="auto: by the same trial.")
+@click.option(
+    "--compile", "compiled", type=_SWITCH, default="auto", show_default=True, help="auto: for long runs with CUDA."
+)
+@click.option("--workers", type=click.IntRange(0), help="Loading processes.  [default: CUDA up to 8, CPU 0 or 1]")
+@click.option(
+    "--run-dir", type=click.Path(path_type=Path), help="Checkpoint and TensorBoard.  [default: BUNDLE.training]"
+)
+@click.option("--checkpoint-seconds", type=click.FloatRange(0), default=30.0, show_default=True)
+@click.option("--restart", is_flag=True, help="Drop an unfinished run and start anew.")
+@json_option
+def command(
+    bundle_path: str,
+    data: Path,
+    val_split: float | None,
+    device: str,
+    precision: str,
+    channels_last: str,
+    compiled: str,
+    workers: int | None,
+    run_dir: Path | None,
+    checkpoint_seconds: float,
+    restart: bool,
+    as_json: bool,
+    precise_bn: int,
+    **recipe: Any,
+) -> None:
+    """Train the network of BUNDLE on a folder of images.
+
+    The recipe is the paper's: SGD with Nesterov momentum, cosine schedule, warm-up, random crops and flips. After an
+    interruption the same command goes on from the last checkpoint. The best weights go into the bundle with labels and
+    metrics; the run directory beside it holds the checkpoint and TensorBoard's files.
+
+    \b
+    Example:
+      regnet-deploy select --gflops 0.4 --classes 10
+      regnet-deploy train --data my-images --epochs 50
+      tensorboard --logdir regnet-bundle.training
+    """
+    for module in ("torch", "safetensors", "PIL", "tensorboard"):
+        require(module, "train")
+    from regnet_deploy.training.execution import Wanted
+    from regnet_deploy.training.recipe import Recipe
+    from regnet_deploy.training.result import summary
+    from regnet_deploy.training.train import Options, train
+
+    wanted = Wanted(device, precision, channels_last, compiled)
+    options = Options(wanted, workers, val_split, run_dir, restart, checkpoint_seconds)
+    with progress() as display:
+        bundle = train(
+            bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, TerminalReporter(display)
+        )
+    result = summary(bundle.part("training"))
+    if as_json:
+        print_json({"bundle": str(bundle.path), **result})
+        return
+    best, counts = result["best"], result["data"]
+    say(
+        f"{bundle.path}: weights of epoch {best['epoch']}, {best['val_top1']:.2%} of {best['val_images']:,} validation "
+        f"images right; {counts['train_images']:,} images, {result['seconds']:.0f} s"
+    )
+
+
+class TerminalReporter:
+    """Tells the person at the terminal how the training goes."""
+
+    def __init__(self, display: Progress) -> None:
+        self._display = display
+        self._task: TaskID | None = None
+        self._total: int | None = None
+
+    def say(self, line: str) -> None:
+        """Print a line to stderr, above the progress display where there is one."""
+        if self._display.disable:
+            say(line)
+        else:
+            self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Show what is done; work of another size is another bar in place of the last."""
+        if self._task is None or self._total != total:
+            if self._task is not None:
+                self._display.remove_task(self._task)
+            self._task, self._total = self._display.add_task(what, total=total, note=note), total
+        self._display.update(self._task, description=what, completed=done, note=note)

@@ -1,0 +1,75 @@
+"""``regnet-deploy verify``: is the bundle whole, and does everything in it agree?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, print_table
+from regnet_deploy.errors import BundleError, ProofError, require
+
+if TYPE_CHECKING:
+    from regnet_deploy.serving.runtime import Session
+    from regnet_deploy.serving.verification import Check
+
+
+@click.command()
+@bundle_argument
+@json_option
+def command(bundle_path: str, as_json: bool) -> None:
+    """Check every byte of a bundle, and its golden set on every network in it that this machine can run.
+
+    Exit code 0: all is well; 2: something is damaged, missing or too much; 3: a network disagrees with the golden set.
+
+    \b
+    Example:
+      regnet-deploy verify
+      regnet-deploy verify my-bundle --json
+    """
+    from regnet_deploy.serving.verification import verify
+
+    checks = verify(open_bundle(bundle_path), _open_weights)
+    if as_json:
+        failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]
+        print_json({"bundle": bundle_path, "ok": not failed, "checks": [check.to_json() for check in checks]})
+    else:
+        columns = ("what", "outcome", "detail", "max |error|", "cosine", "same top-1", "images")
+        print_table(f"{bundle_path}: {_summary(checks)}", columns, [_row(check) for check in checks], left=3)
+    for outcome, error in (("damaged", BundleError), ("disagrees", ProofError)):
+        lines = [
+            f"{check.subject}: {check.detail}" + (f", {check.agreement}" if check.agreement else "")
+            for check in checks
+            if check.outcome == outcome
+        ]
+        if lines:
+            raise error(f"{bundle_path} does not verify - {'; '.join(lines)}")
+
+
+def _open_weights(bundle: Bundle) -> Session:
+    require("torch", "train")
+    from regnet_deploy.models.session import TorchSession
+
+    return TorchSession(bundle)
+
+
+def _row(check: Check) -> tuple[str, ...]:
+    figures = check.agreement
+    if figures is None:
+        return (check.subject, check.outcome, check.detail, "", "", "", "")
+    return (
+        check.subject,
+        check.outcome,
+        check.detail,
+        f"{figures.max_abs_error:.2g}",
+        f"{figures.cosine:.6f}",
+        f"{figures.top1_agreement:.1%}",
+        str(figures.images),
+    )
+
+
+def _summary(checks: list[Check]) -> str:
+    outcomes = [check.outcome for check in checks]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))

@@ -1,0 +1,228 @@
+"""The model card as sections of rows: the one wording that both the text and the page show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: column names (with units) and rows of text; the first column is text, the others numbers."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, facts as (name, value), and tables."""
+
+    title: str
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+
+def sections(card: dict[str, Any]) -> list[Section]:
+    """Return the card's sections, in the order of the pipeline."""
+    made = [_architecture(card)]
+    if card["selection"]:
+        made.append(_selection(card["selection"]))
+    made.append(_training(card))
+    made.append(_complexity(card))
+    if card["profile"]:
+        made.append(_latency(card["profile"]))
+    made.append(_variants(card))
+    if card["preprocessing"]:
+        made.append(_input(card))
+    made.append(_origin(card))
+    return made
+
+
+def headline(card: dict[str, Any]) -> str:
+    """Return the model in one line."""
+    architecture = card["architecture"]
+    macs = sum(stage["macs"] for stage in card["stages"])
+    parameters = sum(stage["parameters"] for stage in card["stages"])
+    text = (
+        f"{architecture['name']}: {quantity(macs)}MACs and {quantity(parameters).strip()} parameters for an image of "
+        f"{architecture['resolution']} x {architecture['resolution']} pixels, {architecture['classes']:,} classes"
+    )
+    if card["accuracy"]:
+        text += f", {card['accuracy']['val_top1'] * 100:.2f} % validation top-1"
+    return text
+
+
+def quantity(count: float) -> str:
+    """Write a count with its prefix: ``4.03 G``, ``22.3 M``, ``512``."""
+    for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {prefix}"
+    return f"{count:g} "
+
+
+def _architecture(card: dict[str, Any]) -> Section:
+    a = card["architecture"]
+    facts = [
+        ("family", "RegNetY (squeeze-and-excitation)" if a["family"] == "y" else "RegNetX"),
+        ("blocks", f"d = {a['d']}"),
+    ]
+    if a.get("w_a") is not None:
+        facts.append(("widths", f"w_0 = {a['w_0']}, w_a = {a['w_a']:g}, w_m = {a['w_m']:g}"))
+        facts.append(("bottleneck and groups", f"b = {a['b']:g}, g = {a['g']}"))
+    facts.append(("stem", f"3x3, {a['stem_width']} channels, stride {a['stem_stride']}"))
+    return Section("Architecture", facts)
+
+
+def _selection(selection: dict[str, Any]) -> Section:
+    budget, expected = selection["budget"], selection["expected_error"]
+    facts = [
+        (
+            "budget",
+            f"{budget['macs'] / 1e9:g} GMACs ± {budget['tolerance'] * 100:g} % at {budget['resolution']} pixels",
+        ),
+        ("why this one", selection["reason"]),
+    ]
+    if selection.get("searched"):
+        facts.append(("searched", selection["searched"]))
+    facts.append(
+        (
+            "expected on ImageNet",
+            f"{expected['top1_error']:.1f} % top-1 error ± {expected['leave_one_out_error']:.2f} "
+            f"({expected['recipe']}{'; extrapolated' if expected['extrapolated'] else ''}); no promise for other data",
+        )
+    )
+    return Section("Selection", facts)
+
+
+def _training(card: dict[str, Any]) -> Section:
+    training, known = card["training"], card["accuracy"]
+    if not training:
+        return Section("Training", [("state", "not trained yet: the weights are random")])
+    data, recipe = training["data"], training["recipe"]
+    facts = [
+        (
+            "validation top-1",
+            f"{known['val_top1'] * 100:.2f} % of {known['val_images']:,} images "
+            f"(95 % interval {known['low'] * 100:.2f} to {known['high'] * 100:.2f} %), epoch {known['epoch']}",
+        ),
+        ("data", f"{data['train_images']:,} training images of {data['classes']:,} classes; {data['split']}"),
+        ("left out", f"{len(data['rejected']):,} files that are no usable images"),
+        ("digest of the data", data["digest"]),
+        ("recipe", ", ".join(f"{name} {value}" for name, value in recipe.items())),
+        ("start", training["lineage"]["start"]),
+        ("time", f"{training['seconds']:.0f} s on {training['device']}"),
+    ]
+    return Section("Training", facts)
+
+
+def _complexity(card: dict[str, Any]) -> Section:
+    table = Table(
+        ("stage", "blocks", "width", "group width", "MACs (M)", "parameters (k)", "activations (k)"),
+        [
+            (
+                stage["stage"],
+                str(stage["blocks"]),
+                str(stage["width"]),
+                "-" if stage["group_width"] is None else str(stage["group_width"]),
+                f"{stage['macs'] / 1e6:,.2f}",
+                f"{stage['parameters'] / 1e3:,.1f}",
+                f"{stage['activations'] / 1e3:,.1f}",
+            )
+            for stage in card["stages"]
+        ],
+    )
+    facts = []
+    if card["profile"]:
+        counted = card["profile"]["complexity"]
+        equal = "equal to" if counted["closed_form"]["equal"] else "NOT equal to"
+        facts = [
+            ("MACs, the paper's number", f"{counted['macs']:,} ({equal} the closed form)"),
+            ("MACs, fvcore's total", f"{counted['fvcore_total']:,} (with batch norm and pooling, without biases)"),
+            ("parameters", f"{counted['parameters']:,}"),
+            ("activations", f"{counted['activations']:,}"),
+        ]
+    return Section("Complexity of one image", facts, [table])
+
+
+def _latency(profile: dict[str, Any]) -> Section:
+    machine = profile["machine"]
+    columns = ("runtime", "device", "precision", "threads", "batch", "p50 (ms)", "p95 (ms)", "p99 (ms)", "images/s")
+    table = Table(
+        columns,
+        [
+            (
+                row["runtime"] if row["variant"] is None else f"{row['runtime']}, {row['variant']}",
+                row["device"],
+                row["precision"],
+                str(row["threads"]),
+                str(row["batch"]),
+                f"{row['p50_ms']:.2f}",
+                f"{row['p95_ms']:.2f}",
+                f"{row['p99_ms']:.2f}",
+                f"{row['images_per_second']:,.0f}",
+            )
+            for row in profile["latency"]
+        ],
+    )
+    where = ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"], machine["system"]])
+    return Section("Speed", [("measured on", where)], [table])
+
+
+def _variants(card: dict[str, Any]) -> Section:
+    if not card["variants"]:
+        return Section("Exports", [("state", "nothing exported yet: regnet-deploy export --onnx")])
+    columns = (
+        "variant",
+        "runtime",
+        "precision",
+        "input",
+        "images",
+        "max error",
+        "mean error",
+        "top-1 agreement",
+        "proof",
+    )
+    rows: list[tuple[str, ...]] = []
+    for name, variant in card["variants"].items():
+        proof = variant["proof"]
+        figures = ("-", "-", "-", "-", variant.get("note") or "not proved")
+        if proof:
+            figures = (
+                str(proof["images"]),
+                f"{proof['max_abs_error']:.2e}",
+                f"{proof['mean_abs_error']:.2e}",
+                f"{proof['top1_agreement'] * 100:.1f} %",
+                f"{'passed' if proof['passed'] else 'FAILED'} on {proof['runtime']} ({proof['device']})",
+            )
+        rows.append((name, variant["runtime"], variant["precision"], variant["input"], *figures))
+    golden = card["golden"]
+    facts = [("golden set", f"{golden['images']} images: {golden['source']}")] if golden else []
+    return Section("Exports", facts, [Table(columns, rows)])
+
+
+def _input(card: dict[str, Any]) -> Section:
+    p, labels = card["preprocessing"], card["labels"]
+    facts = [
+        (
+            "resize",
+            f"short side to {p['resize']} pixels, {p['interpolation']}, then the centre {p['crop']} x {p['crop']}",
+        ),
+        ("normalise", f"{p['colours']} in 0..1, mean {p['mean']}, deviation {p['std']}"),
+    ]
+    if labels:
+        shown = ", ".join(labels[:20]) + (f", ... ({len(labels):,} in all)" if len(labels) > 20 else "")
+        facts.append(("labels", shown))
+    return Section("Input and labels", facts)
+
+
+def _origin(card: dict[str, Any]) -> Section:
+    facts = [
+        (command, ", ".join(f"{name} {value}" for name, value in sorted(written.items()) if isinstance(value, str)))
+        for command, written in card["environment"].items()
+    ]
+    files = Table(
+        ("file", "bytes", "sha256"),
+        [(logical, f"{f['bytes']:,}", f["sha256"]) for logical, f in card["files"].items()],
+    )
+    return Section("Written by", [*facts, ("manifest sha256", card["manifest_sha256"])], [files] if files.rows else [])

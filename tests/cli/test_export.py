@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from regnet_deploy.bundle import create_bundle, open_bundle
+from regnet_deploy.cli.main import run
+from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.space.network import Network
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle as select leaves it."""
+    network = Network((1, 1), (8, 16), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
+    architecture = {**network.to_json(), "classes": 3, "resolution": 32, "name": "tiny"}
+    parts = {"architecture": architecture, "preprocessing": default_preprocessing(32).to_json()}
+    return create_bundle(tmp_path / "bundle", parts).path
+
+
+@pytest.fixture
+def cli(capsys):
+    """Return a call of the program in this process: exit code, stdout, stderr."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as left:
+            run([str(argument) for argument in arguments])
+        return (left.value.code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    from regnet_deploy.exporting import graph
+
+    fold = graph.fold
+    monkeypatch.setattr(graph, "fold", lambda *names: tuple(value + 0.05 for value in fold(*names)))
+
+
+@pytest.fixture
+def no_tensorrt(monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "tensorrt" in name else find(name))
+
+
+@pytest.mark.parametrize("options", [(), ("--onnx",)])
+def test_onnx_is_what_is_meant_and_the_table_has_the_proof(cli, bundle, options):
+    code, out, err = cli("export", bundle, *options)
+    assert code == 0, err
+    assert "onnx-fp32" in out
+    assert "100%" in out
+    assert "onnxruntime 1." in out
+    assert "seeded noise" in err
+    assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
+
+
+def test_json_is_one_document_with_golden_set_and_variants(bundle):
+    done = subprocess.run(
+        [sys.executable, "-m", "regnet_deploy", "export", bundle, "--uint8", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    document = json.loads(done.stdout)
+    assert document["golden"] == open_bundle(bundle).part("golden")
+    assert document["variants"] == open_bundle(bundle).part("variants")
+    assert set(document["variants"]) == {"onnx-fp32", "onnx-fp32-uint8"}
+
+
+def test_a_variant_that_does_not_agree_exits_3_and_leaves_the_bundle(cli, bundle, spoiled):
+    before = (bundle / "bundle.json").read_bytes()
+    code, out, err = cli("export", bundle)
+    assert code == 3
+    assert out == ""
+    assert "max |error|" in err
+    assert err.count("\n") == 1
+    assert (bundle / "bundle.json").read_bytes() == before
+    assert [path.name for path in bundle.iterdir()] == ["bundle.json"]
+
+
+def test_tolerances_are_options(cli, bundle):
+    assert cli("export", bundle, "--atol", "0", "--rtol", "0")[0] == 3
+    assert cli("export", bundle, "--atol", "0.5")[0] == 0
+
+
+def test_trt_without_tensorrt_exits_2_with_one_line_and_keeps_the_onnx(cli, bundle, no_tensorrt):
+    code, out, err = cli("export", bundle, "--trt")
+    assert code == 2
+    assert "onnx-fp32" in out
+    assert err.splitlines()[-1].startswith("regnet-deploy: no TensorRT engine was made: tensorrt is not installed")
+    assert "pip install 'regnet-deploy[trt-rtx]'" in err
+    assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
+
+
+def test_trt_with_tensorrt_rtx_adds_an_engine_before_training(cli, bundle):
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    code, out, err = cli("export", bundle, "--trt", "--max-batch", "4")
+    assert code == 0, err
+    assert set(open_bundle(bundle).part("variants")) in ({"onnx-fp32", "rtx-fp32"}, {"onnx-fp32", "trt-fp32"})
+    assert "-fp32" in out
+
+
+def test_few_images_of_ones_own_are_taken_and_more_are_recommended(cli, bundle, tmp_path):
+    Image.new("RGB", (40, 40), "teal").save(tmp_path / "one.png")
+    code, _, err = cli("export", bundle, "--images", tmp_path / "one.png")
+    assert code == 0
+    assert "1 images (user images); 16 or more prove more" in err
+
+
+def test_a_bad_image_is_named_and_nothing_is_written(cli, bundle, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    code, out, err = cli("export", bundle, "--images", tmp_path / "bad.png")
+    assert code == 2
+    assert "bad.png" in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert "golden" not in open_bundle(bundle)
+
+
+@pytest.mark.parametrize("options", [("--atol", "-1"), ("--max-batch", "0"), ("--max-batch", "1000000")])
+def test_options_that_cannot_be_used_are_one_line(cli, bundle, options):
+    code, _, err = cli("export", bundle, *options)
+    assert code == 2
+    assert err.count("\n") == 1
+
+
+def test_a_missing_bundle_names_the_command_that_makes_one(cli, tmp_path):
+    code, _, err = cli("export", tmp_path / "none")
+    assert code == 2
+    assert "regnet-deploy select" in err
+
+
+@pytest.mark.parametrize("module", ["torch", "onnx"])
+def test_a_missing_library_is_one_line_with_the_pip_command(cli, bundle, monkeypatch, module):
+    monkeypatch.setitem(sys.modules, module, None)
+    code, _, err = cli("export", bundle)
+    assert code == 2
+    assert "pip install 'regnet-deploy[export]'" in err
+
+
+def test_an_interrupt_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
+    before = (bundle / "bundle.json").read_bytes()
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("regnet_deploy.exporting.export.prove", interrupted)
+    code, out, err = cli("export", bundle)
+    assert (code, out, err.strip()) == (130, "", "regnet-deploy: interrupted")
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_bundle(cli, bundle, monkeypatch):
+    before = (bundle / "bundle.json").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("regnet_deploy.bundle.os.fsync", full)
+    code, _, err = cli("export", bundle)
+    assert code == 2
+    assert "No space left on device" in err
+    assert [path.name for path in bundle.iterdir()] == ["bundle.json"]
+    assert (bundle / "bundle.json").read_bytes() == before

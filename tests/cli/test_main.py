@@ -1,0 +1,78 @@
+"""The program as a whole: help, versions, suggestions, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from regnet_deploy import __version__
+from regnet_deploy.cli.main import COMMANDS
+
+
+def run(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "regnet_deploy", *arguments], capture_output=True, text=True, **options
+    )
+
+
+def test_help_lists_every_command():
+    done = run("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        assert f"  {name} " in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(name):
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Example:" in done.stdout
+    assert f"regnet-deploy {name}" in done.stdout
+    assert "--json" in done.stdout
+
+
+def test_version_is_the_packages():
+    assert __version__ in run("--version").stdout
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("selct", "select"), ("server", "serve"), ("exprot", "export")])
+def test_a_mistyped_command_is_suggested(typed, meant):
+    done = run(typed)
+    assert done.returncode == 2
+    assert f"no command '{typed}' (did you mean {meant}?)" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_command_shows_help():
+    done = run()
+    assert done.returncode == 2
+    assert "Commands:" in done.stderr
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from regnet_deploy.cli.main import main\n"
+        "main.main(['--help'], standalone_mode=False)\n"
+        "print([m for m in ('numpy', 'rich', 'torch', 'PIL', 'onnx', 'onnxruntime', 'starlette') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("name", [c for c in COMMANDS if c not in ("select", "predict")])
+def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(name, tmp_path):
+    extra = ["--data", str(tmp_path)] if name == "train" else []
+    done = run(name, "nowhere", *extra, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "no bundle at nowhere" in done.stderr
+    assert "regnet-deploy select" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    command = f"{sys.executable} -m regnet_deploy select --gflops 0.2 --json | head -c 1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0

@@ -1,0 +1,177 @@
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.cli.main import run
+from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.serving.golden import load_golden
+from regnet_deploy.serving.runtime import classify_pixels, open_variant
+
+
+def predict(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        run(["predict", *map(str, arguments)])
+    out, errors = capsys.readouterr()
+    return int(ended.value.code or 0), out, errors
+
+
+@pytest.fixture
+def images(exported_bundle: Path, tmp_path: Path) -> list[Path]:
+    """The golden set as files: pixels of the right size pass through preprocessing unchanged."""
+    folder = tmp_path / "images"
+    (folder / "deeper").mkdir(parents=True)
+    paths = []
+    for i, pixels in enumerate(load_golden(open_bundle(exported_bundle)).images[:5]):
+        paths.append(folder / ("deeper" if i > 2 else "") / f"{i}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("variant", [None, "onnx-fp32", "onnx-fp32-uint8"])
+def test_files_get_the_answers_of_the_network(capsys, exported_bundle: Path, images: list[Path], variant: str | None):
+    options = ["--variant", variant] if variant else []
+    code, out, _ = predict(capsys, exported_bundle, *images, *options, "--json", "-k", "2")
+    assert code == 0
+    document = json.loads(out)
+    assert document["variant"] == (variant or "onnx-fp32")
+    bundle = open_bundle(exported_bundle)
+    logits = load_golden(bundle).logits
+    assert [result["image"] for result in document["results"]] == [str(path) for path in images]
+    for row, result in zip(logits, document["results"], strict=False):
+        best = np.argsort(-row)[:2]
+        assert [p["index"] for p in result["predictions"]] == best.tolist()
+        assert [p["label"] for p in result["predictions"]] == [bundle.part("labels")[i] for i in best]
+        wanted = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+        assert [p["probability"] for p in result["predictions"]] == pytest.approx(wanted[best].tolist(), abs=1e-5)
+
+
+def test_a_folder_is_every_file_in_it(capsys, exported_bundle: Path, images: list[Path]):
+    (images[0].parent / ".hidden").write_bytes(b"x")
+    code, out, _ = predict(capsys, exported_bundle, images[0].parent, "--json")
+    assert code == 0
+    assert [result["image"] for result in json.loads(out)["results"]] == sorted(map(str, images))
+
+
+def test_more_images_than_fit_a_batch_keep_their_order(capsys, exported_bundle: Path, images: list[Path]):
+    files = [images[i % 5] for i in range(37)]
+    code, out, _ = predict(capsys, exported_bundle, *files, "--json", "-k", "1")
+    assert code == 0
+    results = json.loads(out)["results"]
+    assert [result["image"] for result in results] == list(map(str, files))
+    tops = [result["predictions"][0]["index"] for result in results]
+    assert tops == [load_golden(open_bundle(exported_bundle)).logits[i % 5].argmax() for i in range(37)]
+
+
+def test_a_bad_image_is_named_and_the_others_are_answered(capsys, exported_bundle: Path, images: list[Path]):
+    broken, missing = images[0].with_name("broken.png"), images[0].with_name("missing.png")
+    broken.write_bytes(images[0].read_bytes()[:100])
+    code, out, errors = predict(capsys, exported_bundle, broken, images[0], missing, images[1], "--json")
+    assert code == 2
+    results = json.loads(out)["results"]
+    assert ["error" in result for result in results] == [True, False, True, False]
+    assert f"{broken}: broken image" in errors
+    assert f"{missing}: No such file" in errors
+    assert errors.endswith("regnet-deploy: 2 of 4 images could not be classified\n")
+    code, out, _ = predict(capsys, exported_bundle, broken)
+    assert (code, out) == (2, "")
+
+
+def test_the_table_names_image_label_and_probability(capsys, exported_bundle: Path, images: list[Path]):
+    code, out, errors = predict(capsys, exported_bundle, images[0], "-k", "1")
+    assert code == 0
+    label = open_bundle(exported_bundle).part("labels")[load_golden(open_bundle(exported_bundle)).logits[0].argmax()]
+    row = next(line for line in out.splitlines() if str(images[0]) in line)
+    assert label in row
+    assert "%" in row
+    assert "onnxruntime" in errors
+
+
+def test_the_bundle_may_be_left_out(capsys, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch):
+    exported_bundle.rename(exported_bundle.with_name("regnet-bundle"))
+    monkeypatch.chdir(exported_bundle.parent)
+    code, out, _ = predict(capsys, images[0], images[1], "--json")
+    assert code == 0
+    assert len(json.loads(out)["results"]) == 2
+
+
+def test_before_export_the_weights_answer(capsys, exported_bundle: Path, images: list[Path]):
+    from regnet_deploy.models.session import TorchSession
+
+    bundle = open_bundle(exported_bundle)
+    bundle = update_bundle(exported_bundle, {}, drop=("golden", "variants", "labels", *bundle.files))
+    code, out, errors = predict(capsys, exported_bundle, images[0], "--json", "-k", "1")
+    assert code == 0
+    assert "not trained" in errors
+    document = json.loads(out)
+    assert document["variant"] is None
+    assert document["runtime"].startswith("torch ")
+    pixels = np.asarray(Image.open(images[0]))[None]
+    logits = classify_pixels(TorchSession(bundle), pixels, Preprocessing.from_json(bundle.part("preprocessing")))
+    best = int(logits[0].argmax())
+    assert document["results"][0]["predictions"][0]["label"] == f"class {best}"
+
+
+def test_before_export_and_without_torch_the_way_out_is_named(
+    capsys, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+):
+    bundle = open_bundle(exported_bundle)
+    update_bundle(exported_bundle, {}, drop=("golden", "variants", *bundle.files))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    code, out, errors = predict(capsys, exported_bundle, images[0])
+    assert (code, out) == (2, "")
+    assert "pip install 'regnet-deploy[train]'" in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["{bundle}"], "no images given"),
+        (["{bundle}", "{image}", "--variant", "onnx-fp64"], "did you mean onnx-fp32?"),
+        (["{bundle}", "{image}", "-k", "0"], "-k"),
+        (["{bundle}", "{empty}"], "no files in this folder"),
+        (["{empty}/nowhere", "{image}"], "no bundle at"),
+        ([], "IMAGE"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    capsys, exported_bundle: Path, images: list[Path], tmp_path: Path, arguments: list[str], says: str
+):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    filled = [text.format(bundle=exported_bundle, image=images[0], empty=empty) for text in arguments]
+    code, out, errors = predict(capsys, *filled)
+    assert (code, out) == (2, "")
+    assert says in errors
+    assert errors.count("\n") == 1
+
+
+def test_a_damaged_network_is_not_run(capsys, exported_bundle: Path, images: list[Path]):
+    path = open_bundle(exported_bundle).stored_path("onnx-fp32.onnx")
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    code, out, errors = predict(capsys, exported_bundle, images[0])
+    assert (code, out) == (2, "")
+    assert "damaged" in errors
+
+
+def test_variants_open_with_the_threads_asked_for(
+    exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys, images
+):
+    seen = []
+
+    def record(data: bytes, threads: int, cuda: bool, version: str) -> object:
+        seen.append(threads)
+        return real(data, threads, cuda, version)
+
+    from regnet_deploy.serving import runtime
+
+    real = runtime.OnnxSession
+    monkeypatch.setattr(runtime, "OnnxSession", record)
+    assert predict(capsys, exported_bundle, images[0], "--threads", "3")[0] == 0
+    open_variant(open_bundle(exported_bundle), "onnx-fp32")
+    assert seen == [3, runtime.available_cores()]

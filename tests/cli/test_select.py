@@ -1,0 +1,121 @@
+"""The command that starts everything: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.network import Network
+
+
+def run(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "regnet_deploy", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def test_a_budget_becomes_a_bundle_in_the_current_folder(tmp_path):
+    done = run("select", "--gflops", 0.4, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "likeliest of" in done.stdout
+    assert "Your data will differ" in done.stdout
+    assert "next: regnet-deploy train --data DIR" in done.stderr
+    bundle = open_bundle(tmp_path / "regnet-bundle")
+    architecture = bundle.part("architecture")
+    total = network_complexity(Network.from_json(architecture), 224, 1000).total
+    assert int(total.macs) == bundle.part("selection")["met"]["macs"]
+    assert abs(total.macs / 0.4e9 - 1) < 0.01
+    assert bundle.part("preprocessing")["resize"] == 256
+
+
+def test_json_is_one_document_with_the_promised_keys(tmp_path):
+    done = run("select", "--gflops", 0.4, "--family", "x", "--show", 3, "--json", cwd=tmp_path)
+    data = json.loads(done.stdout)
+    assert {"budget", "considered", "pick", "runners_up"} <= set(data)
+    assert len(data["runners_up"]) == 2
+    keys = {"family", "d", "w_0", "w_a", "w_m", "b", "g", "depths", "widths", "group_widths"}
+    for candidate in (data["pick"], *data["runners_up"]):
+        assert keys | {"macs", "parameters", "activations", "score"} == set(candidate)
+        assert candidate["family"] == "x"
+    assert data["considered"] >= 1000
+
+
+def test_a_published_network_is_taken_by_name(tmp_path):
+    done = run("select", "--published", "regnety_040", "-o", "y4", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["pick"]["macs"] == 3_973_301_344
+    architecture = open_bundle(tmp_path / "y4").part("architecture")
+    assert architecture["widths"] == [128, 192, 512, 1088]
+
+
+def test_a_network_published_by_its_stages_only_is_taken_without_parameters(tmp_path):
+    done = run("select", "--published", "RegNetY-1GF(vitconv)", "--json", cwd=tmp_path)
+    pick = json.loads(done.stdout)["pick"]
+    assert pick["widths"] == [40, 120, 328, 904]
+    assert pick["w_a"] is None
+    assert pick["score"] is None
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_picture_is_written(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    done = run("select", "--gflops", 0.2, "--plot", f"a.{suffix}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    start = (tmp_path / f"a.{suffix}").read_bytes()[:100]
+    assert start.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in start
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "give a budget such as --gflops 4"),
+        (["--gflops", 4, "--published", "RegNetX-4.0GF"], "give a budget such as --gflops 4"),
+        (["--gflops", 0], "above 0, got 0"),
+        (["--gflops", -1], "above 0, got -1"),
+        (["--gflops", "nan"], "above 0, got nan"),
+        (["--gflops", 1e9], "the nearest has 157.7"),
+        (["--gflops", "four"], "'four' is not a valid float"),
+        (["--gflops", 4, "--family", "anny"], "got 'anny' (did you mean any?)"),
+        (["--gflops", 4, "--resolution", 7], "resolution must be 16 to 2048 pixels, got 7"),
+        (["--gflops", 4, "--depth", "3:x"], "'3:x' is not a range such as 12:28"),
+        (["--gflops", 4, "--depth", "28:12"], "d must be a range within 4 to 64, got 28 to 12"),
+        (["--gflops", 4, "--group-width", "3:5", "--group-multiple", 8], "no group width from 3 to 5"),
+        (["--gflops", 4, "--max-params", 1], "no candidate within 1 M parameters"),
+        (["--gflops", 4, "--plot", "a.gif"], "a picture is written as .png, .svg, .pdf, got a.gif"),
+        (["--gflops", 4, "--plot", "no/a.png"], "there is no folder no for the picture"),
+        (["--published", "RegNetY-5.0GF"], "(did you mean RegNetY-"),
+        (["--gflop", 4], "Did you mean one of: '--gflops'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(tmp_path, arguments, said):
+    done = run("select", *arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_trained_weights_are_not_overwritten_unasked(tmp_path):
+    assert run("select", "--gflops", 0.2, cwd=tmp_path).returncode == 0
+    assert run("select", "--gflops", 0.3, cwd=tmp_path).returncode == 0  # nothing was lost by that
+    update_bundle(tmp_path / "regnet-bundle", {}, {"weights.safetensors": b"precious"})
+    done = run("select", "--gflops", 0.2, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "already holds weights.safetensors" in done.stderr
+    assert open_bundle(tmp_path / "regnet-bundle").read("weights.safetensors") == b"precious"
+    assert run("select", "--gflops", 0.2, "--force", cwd=tmp_path).returncode == 0
+
+
+def test_select_imports_neither_torch_nor_matplotlib_nor_pillow(tmp_path):
+    code = (
+        "import sys; from regnet_deploy.cli.main import main\n"
+        "main.main(['select', '--gflops', '0.2'], standalone_mode=False)\n"
+        "print([m for m in ('torch', 'matplotlib', 'PIL', 'scipy', 'onnx', 'onnxruntime') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr

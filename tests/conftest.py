@@ -1,0 +1,125 @@
+"""Fixtures of more than one room: bundles with an exported network, small enough to build in every run."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regnet_deploy.bundle import create_bundle, update_bundle
+from regnet_deploy.images.preprocess import default_preprocessing, normalise, scale_and_shift
+from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes, tolerance_of
+from regnet_deploy.space.network import Network
+
+RESOLUTION = 24
+LABELS = ["ant", "bee", "cat", "dog", "eel", "fox"]
+
+
+def tiny_onnx(kind: str, seed: int = 1) -> bytes:
+    """Conv, global average pool, Gemm; with ``uint8`` the normalisation is inside."""
+    from onnx import TensorProto, checker, helper, numpy_helper
+
+    draw = np.random.default_rng(seed)
+    weights = {
+        "w": draw.normal(size=(16, 3, 3, 3)),
+        "b": draw.normal(size=16),
+        "fc": draw.normal(size=(16, len(LABELS))) * 2,
+        "fc_b": draw.normal(size=len(LABELS)),
+    }
+    image, nodes, last = [3, RESOLUTION, RESOLUTION], [], "images"
+    if kind == "uint8":
+        image = [RESOLUTION, RESOLUTION, 3]
+        scale, shift = scale_and_shift(default_preprocessing(RESOLUTION))
+        weights |= {"scale": scale.reshape(1, 3, 1, 1), "shift": shift.reshape(1, 3, 1, 1)}
+        nodes = [
+            helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["floats", "scale"], ["scaled"]),
+            helper.make_node("Add", ["scaled", "shift"], ["normalised"]),
+        ]
+        last = "normalised"
+    nodes += [
+        helper.make_node("Conv", [last, "w", "b"], ["conv"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["conv"], ["relu"]),
+        helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
+        helper.make_node("Flatten", ["pool"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "fc", "fc_b"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info(
+                "images", getattr(TensorProto, {"uint8": "UINT8"}.get(kind, "FLOAT")), ["n", *image]
+            )
+        ],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", len(LABELS)])],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    checker.check_model(model)
+    return model.SerializeToString()
+
+
+def tiny_pixels(count: int, seed: int = 2) -> np.ndarray:
+    """Patches of different colours, ``(count, h, w, 3)``."""
+    draw = np.random.default_rng(seed)
+    colours = draw.integers(0, 256, (count, 1, 1, 3)) + draw.integers(-40, 40, (count, RESOLUTION, RESOLUTION, 3))
+    return np.clip(colours, 0, 255).astype(np.uint8)
+
+
+def tiny_network() -> Network:
+    return Network((1, 1), (8, 16), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
+
+
+@pytest.fixture(scope="session")
+def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import onnxruntime
+
+    folder = tmp_path_factory.mktemp("exported") / "bundle"
+    preprocessing = default_preprocessing(RESOLUTION)
+    architecture = {**tiny_network().to_json(), "classes": len(LABELS), "resolution": RESOLUTION, "name": "tiny"}
+    create_bundle(folder, {"architecture": architecture, "preprocessing": preprocessing.to_json(), "labels": LABELS})
+    networks = {"onnx-fp32": ("float32", tiny_onnx("float32")), "onnx-fp32-uint8": ("uint8", tiny_onnx("uint8"))}
+    images = tiny_pixels(16)
+    session = onnxruntime.InferenceSession(networks["onnx-fp32"][1], providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"images": normalise(images, preprocessing)})[0]
+    proof = compare(logits, logits, tolerance_of("fp32")).to_json()
+    update_bundle(
+        folder,
+        {
+            "golden": {"images": 16, "source": "made by a test", "weights_sha256": None},
+            "variants": {
+                name: {
+                    "file": f"{name}.onnx",
+                    "runtime": "onnxruntime",
+                    "precision": "fp32",
+                    "input": kind,
+                    "opset": 18,
+                    "proof": proof,
+                }
+                for name, (kind, _) in networks.items()
+            },
+        },
+        {
+            **{f"{name}.onnx": data for name, (_, data) in networks.items()},
+            "golden.safetensors": golden_to_bytes(Golden(images, logits)),
+        },
+    )
+    return folder
+
+
+@pytest.fixture
+def exported_bundle(_exported: Path, tmp_path: Path) -> Path:
+    """A bundle with two ONNX variants and a golden set; the test may change it."""
+    return Path(shutil.copytree(_exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """An environment for a subprocess in which torch, if it is installed, cannot be imported."""
+    folder = tmp_path / "no-torch"
+    folder.mkdir()
+    (folder / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}

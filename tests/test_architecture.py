@@ -1,0 +1,109 @@
+"""Imports point one way, and the rooms keep to what they may import."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import regnet_deploy
+
+PACKAGE = Path(regnet_deploy.__file__).parent
+
+#: Room -> rooms it may import, beside itself, bundle and errors.
+MAY_IMPORT = {
+    "space": set(),
+    "images": {"space"},
+    "models": {"images", "space"},
+    "selection": {"images", "space"},
+    "serving": {"images", "space", "models"},
+    "profiling": {"serving", "models", "images", "space"},
+    "training": {"models", "images", "space", "profiling"},
+    "exporting": {"serving", "models", "images", "space", "profiling"},
+    "report": {"serving", "selection", "models", "images", "space"},
+    "cli": {"report", "exporting", "training", "profiling", "serving", "selection", "models", "images", "space"},
+}
+
+#: Room -> third-party packages that no module of it may import at its top.
+NEVER_AT_THE_TOP = {
+    "cli": {
+        "numpy",
+        "rich",
+        "torch",
+        "PIL",
+        "onnx",
+        "onnxruntime",
+        "starlette",
+        "uvicorn",
+        "matplotlib",
+        "safetensors",
+    },
+    "space": {"torch", "PIL", "onnx", "onnxruntime", "scipy", "matplotlib"},
+    "selection": {"torch", "PIL", "onnx", "onnxruntime", "scipy", "matplotlib"},
+    "images": {"torch", "onnx", "onnxruntime", "PIL", "matplotlib"},
+    "serving": {"torch", "onnx", "matplotlib"},
+    "report": {"torch", "onnx", "onnxruntime", "matplotlib"},
+    "profiling": {"matplotlib", "onnx"},
+    "exporting": {"matplotlib", "onnxruntime", "tensorrt", "tensorrt_rtx"},
+}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path, *, top_only):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    if top_only:
+        nodes = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+    else:
+        nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+        else:
+            yield from (alias.name for alias in node.names)
+
+
+def room_of(path):
+    parts = path.relative_to(PACKAGE).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    room = room_of(path)
+    for module in imports_of(path, top_only=False):
+        parts = module.split(".")
+        if parts[0] != "regnet_deploy" or len(parts) == 1:
+            continue
+        target = parts[1]
+        if path.name in ("__main__.py",):
+            continue
+        if target in ("bundle", "errors", "pictures"):
+            continue
+        assert room is not None, f"{path.name} lies below every room and imports {module}"
+        assert target == room or target in MAY_IMPORT[room], f"{path} imports {module}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_heavy_is_imported_before_it_is_needed(path):
+    forbidden = NEVER_AT_THE_TOP.get(room_of(path), set())
+    for module in imports_of(path, top_only=True):
+        assert module.split(".")[0] not in forbidden, f"{path} imports {module} at its top"
+
+
+def test_serving_never_imports_torch():
+    for path in (PACKAGE / "serving").glob("*.py"):
+        names = {module.split(".")[0] for module in imports_of(path, top_only=False)}
+        assert "torch" not in names, path
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_modules_stay_small(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_every_module_says_what_it_is():
+    for path in MODULES:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
