@@ -2,8 +2,8 @@
 
     python benchmarks/selection_time.py [--json FILE]
 
-Each budget is run as the user runs it, `regnet-deploy select --gflops F`, in a process of its own, five times; the median
-is given in seconds. The time of `regnet-deploy --help` is measured the same way.
+Each budget is run as the user runs it, `regnet-deploy select --gflops F`, in a process of its own, five times; the
+median is given in seconds. The time of `regnet-deploy --help` is measured the same way.
 """
 
 from __future__ import annotations

@@ -1,0 +1,169 @@
+"""The model card says what the bundle says, at every point of the pipeline."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+
+from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.report.card import model_card, wilson_interval
+from regnet_deploy.report.sections import headline, quantity, sections
+from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.choice import select
+from regnet_deploy.selection.record import selection_parts
+
+TRAINING = {
+    "recipe": {"epochs": 2, "learning_rate": 0.1},
+    "data": {
+        "folder": "cats",
+        "classes": 3,
+        "train_images": 300,
+        "val_images": 60,
+        "split": "val/",
+        "digest": "ab" * 32,
+        "rejected": {"train/a/<b>.txt": "not an image"},
+        "unreadable": {},
+    },
+    "seed": 0,
+    "device": "cpu",
+    "history": [
+        {"val_top1": 0.5, "train_top1": 0.4, "train_loss": 1.0, "val_loss": 0.9},
+        {"val_top1": 0.9, "train_top1": 0.8, "train_loss": 0.5, "val_loss": 0.4},
+    ],
+    "best": {"epoch": 2, "val_top1": 0.9, "val_loss": 0.4, "val_images": 60},
+    "seconds": 12.0,
+    "lineage": {"start": "random weights of seed 0", "start_sha256": None, "versions": {}},
+}
+PROOF = {
+    "images": 16,
+    "max_abs_error": 2e-6,
+    "mean_abs_error": 3e-7,
+    "cosine": 1.0,
+    "top1_agreement": 1.0,
+    "passed": True,
+    "runtime": "onnxruntime 1.32.0",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def selected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("card") / "b"
+    return create_bundle(folder, selection_parts(select(Budget(16e6, resolution=32, classes=3))))
+
+
+@pytest.fixture
+def complete(selected, tmp_path):
+    shutil.copytree(selected.path, tmp_path / "b")
+    return update_bundle(
+        tmp_path / "b",
+        {
+            "training": TRAINING,
+            "labels": ["cat", "dog & wolf", "<script>alert(1)</script>"],
+            "golden": {"images": 16, "source": "training images"},
+            "variants": {
+                "onnx-fp32": {"runtime": "onnxruntime", "precision": "fp32", "input": "float32", "proof": PROOF},
+                "rtx-fp32": {
+                    "runtime": "tensorrt-rtx",
+                    "precision": "fp32",
+                    "input": "float32",
+                    "proof": None,
+                    "note": "built without a GPU",
+                },
+            },
+        },
+        {"weights.safetensors": b"w"},
+    )
+
+
+def text_of(card):
+    lines = [headline(card)]
+    for section in sections(card):
+        lines += [section.title, *(f"{name}: {value}" for name, value in section.facts)]
+        lines += [" ".join(row) for table in section.tables for row in table.rows]
+    return "\n".join(lines)
+
+
+def test_before_training_the_card_says_what_is_missing(selected):
+    card = model_card(open_bundle(selected.path))
+    text = text_of(card)
+    assert "not trained yet" in text
+    assert "nothing exported yet: regnet-deploy export --onnx" in text
+    assert card["accuracy"] is None
+    assert sum(stage["macs"] for stage in card["stages"]) == selected.part("selection")["met"]["macs"]
+
+
+def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete):
+    text = text_of(model_card(complete))
+    assert "90.00 % of 60 images (95 % interval 79.85 to 95.34 %), epoch 2" in text
+    assert "1 files that are no usable images" in text
+    assert "passed on onnxruntime 1.32.0 (cpu)" in text
+    assert "built without a GPU" in text
+
+
+def test_every_table_row_has_a_cell_a_column(complete):
+    for section in sections(model_card(complete)):
+        for table in section.tables:
+            assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+def test_the_interval_is_wilsons():
+    low, high = wilson_interval(0.5, 100)
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert wilson_interval(1.0, 10)[1] == pytest.approx(1.0)
+    assert wilson_interval(0.0, 10)[0] == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(
+    ("count", "written"), [(4.03e9, "4.03 G"), (22.34e6, "22.3 M"), (1500, "1.5 k"), (512, "512 ")]
+)
+def test_quantities_have_three_figures_and_a_prefix(count, written):
+    assert quantity(count) == written
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found = []
+        self.tags = []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.found += [value for name, value in attrs if name in ("src", "href", "xlink:href") and value]
+
+
+def test_the_page_loads_nothing_and_escapes_what_it_shows(complete):
+    pytest.importorskip("matplotlib")
+    from regnet_deploy.report.page import card_page
+
+    page = card_page(model_card(complete))
+    links = Links()
+    links.feed(page)
+    assert [link for link in links.found if not link.startswith("#")] == []
+    assert "script" not in links.tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert links.tags.count("figure") == 3
+    assert page == card_page(model_card(complete))
+
+
+def test_a_browser_shows_the_page(complete, tmp_path):
+    pytest.importorskip("matplotlib")
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    from regnet_deploy.report.page import card_page
+
+    (tmp_path / "card.html").write_text(card_page(model_card(complete)), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    done = subprocess.run(
+        [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'card.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert re.search(r"<h1>RegNetY-\d+MF</h1>", done.stdout), done.stderr[-2000:]
+    assert done.stdout.count("<svg") == 3
