@@ -1,7 +1,7 @@
 """How long a network takes to become an ONNX file: this package against torch's two exporters, in one run, in turns.
 
-Ours is timed from the weights in memory to the file in the bundle (graph, bytes, sha256, sync to disk); torch's from the
-model in memory to the file on disk. Imports and proofs are outside. torch's default exporter needs ``pip install
+Ours is timed from the weights in memory to the file in the bundle (graph, bytes, sha256, sync to disk); torch's from
+the model in memory to the file on disk. Imports and proofs are outside. torch's default exporter needs ``pip install
 onnxscript``.
 
     python benchmarks/export_time.py
@@ -9,8 +9,10 @@ onnxscript``.
 """
 
 import argparse
+import importlib.util
 import io
 import json
+import logging
 import statistics
 import tempfile
 import time
@@ -22,7 +24,6 @@ import onnx
 import torch
 
 from regnet_deploy.bundle import create_bundle, update_bundle
-from regnet_deploy.errors import require
 from regnet_deploy.exporting.graph import build_onnx
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
@@ -66,12 +67,14 @@ def main():
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
     options = parser.parse_args()
+    if importlib.util.find_spec("onnxscript") is None:
+        parser.error("torch's default exporter is not complete: pip install onnxscript")
+    logging.disable(logging.WARNING)  # it misses torchvision, which this network does not use
     published = find_published(options.network)
     preprocessing = default_preprocessing(published.resolution)
     model = AnyNet(published.network, CLASSES, seed=0).eval()
     # Two images: torch.export would take a batch of one for a constant.
     images = torch.randn(2, 3, published.resolution, published.resolution)
-    require("onnxscript", "export")
     exporters = {
         "regnet-deploy": lambda folder: ours(model, published.network, preprocessing, folder),
         "torch.onnx (dynamo, default)": lambda folder: torch_default(model, images, folder),

@@ -178,8 +178,8 @@ def update_bundle(
         parts: manifest parts by name; the value is JSON data.
         files: contents by logical name such as ``weights.safetensors``.
         drop: parts and logical file names to remove (what new weights make untrue, for example).
-        expect: the bundle as the caller read it: where another command has changed ``architecture`` or the weights
-            since, nothing is written.
+        expect: the bundle as the caller read it: where another command has changed the architecture, the weights or a
+            part that is to be replaced since, nothing is written.
 
     Raises:
         BundleError: the bundle is missing, damaged, changed meanwhile, or cannot be written; it is then as before.
@@ -187,11 +187,14 @@ def update_bundle(
     folder = Path(path)
     with _writable(folder), _lock(folder):
         now = open_bundle(folder)
-        if expect is not None and _identity(now) != _identity(expect):
+        if expect is not None and _identity(now, parts) != _identity(expect, parts):
             raise BundleError(f"{folder} was changed by another command meanwhile; nothing was written, run this again")
         kept = {name: value for name, value in now.parts.items() if name not in drop}
         stored = {name: value for name, value in now.files.items() if name not in drop}
-        return _commit(folder, {**kept, **parts}, stored, dict(files or {}))
+        # Each command adds its own entry to the environment: that of another one is never in the way.
+        merged = {**kept.get("environment", {}), **parts.get("environment", {})}
+        new = {**kept, **parts, **({"environment": merged} if merged else {})}
+        return _commit(folder, new, stored, dict(files or {}))
 
 
 def damage(bundle: Bundle) -> list[str]:
@@ -209,9 +212,12 @@ def damage(bundle: Bundle) -> list[str]:
     return problems
 
 
-def _identity(bundle: Bundle) -> tuple[str, str | None]:
+def _identity(bundle: Bundle, replaced: Mapping[str, Any]) -> str:
+    """Return what must not change between reading a bundle and replacing these parts of it."""
     weights = bundle.files.get("weights.safetensors")
-    return json.dumps(bundle.parts.get("architecture"), sort_keys=True), weights.sha256 if weights else None
+    names = {"architecture", *replaced} - {"environment"}
+    content = [weights.sha256 if weights else None, {name: bundle.parts.get(name) for name in names}]
+    return json.dumps(content, sort_keys=True)
 
 
 def _parse(folder: Path, raw: bytes) -> Bundle:

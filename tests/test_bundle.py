@@ -141,6 +141,19 @@ def test_an_update_based_on_other_weights_writes_nothing(bundle):
     assert "variants" not in open_bundle(bundle.path)
 
 
+def test_a_part_that_another_command_replaced_meanwhile_is_not_lost(bundle):
+    update_bundle(bundle.path, {"variants": {"a": 1}}, expect=bundle)
+    with pytest.raises(BundleError, match="changed by another command meanwhile"):
+        update_bundle(bundle.path, {"variants": {"b": 1}}, expect=bundle)
+    assert open_bundle(bundle.path).part("variants") == {"a": 1}
+
+
+def test_each_command_adds_its_entry_to_the_environment(bundle):
+    update_bundle(bundle.path, {"environment": {"train": {"torch": "2"}}}, expect=bundle)
+    now = update_bundle(bundle.path, {"environment": {"profile": {"torch": "3"}}}, expect=bundle)
+    assert now.part("environment") == {"train": {"torch": "2"}, "profile": {"torch": "3"}}
+
+
 def test_a_full_disk_leaves_the_bundle_before(bundle):
     # A limit on file size makes write() fail with the operating system's own error, in a process of its own.
     def limit():

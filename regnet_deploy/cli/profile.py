@@ -42,7 +42,8 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
     from regnet_deploy.bundle import open_bundle
-    from regnet_deploy.profiling.picture import check_picture_path, draw_profile
+    from regnet_deploy.pictures import check_picture_path
+    from regnet_deploy.profiling.picture import draw_profile
     from regnet_deploy.profiling.profile import Plan, profile
 
     if plot:
@@ -69,9 +70,9 @@ def _print(name: str, part: dict[str, Any]) -> None:
     counts, machine, closed = part["complexity"], part["machine"], part["complexity"]["closed_form"]
     columns = ("MACs M", "fvcore total M", "parameters", "activations")
     where = f"{name} at {counts['resolution']} pixels, {counts['classes']:,} classes"
-    rows = [_count_row(stage, count) for stage, count in counts["stages"].items()]
+    rows = [_count_row(count["stage"], count) for count in counts["stages"]]
     print_table(f"By stage: {where}", ("stage", *columns), [*rows, _count_row("total", counts)])
-    rows = [_count_row(operator, count) for operator, count in counts["operators"].items()]
+    rows = [_count_row(count["operator"], count) for count in counts["operators"]]
     print_table("By operator", ("operator", *columns), [*rows, _count_row("total", counts)])
     same = "equal to" if closed["equal"] else "not equal to"
     console = stdout_console()
@@ -89,10 +90,11 @@ def _print(name: str, part: dict[str, Any]) -> None:
         [_latency_row(row) for row in part["latency"]],
         left=5,
     )
+    busy = "" if machine["busy_cores"] is None else f" (others kept {machine['busy_cores']:.1f} busy)"
     gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
     versions = ", ".join(f"{library} {version}" for library, version in machine["versions"].items())
     console.print(
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB{gpus}; "
+        f"Machine: {machine['cpu']}, {machine['cores']} cores{busy}, {machine['memory_bytes'] / 2**30:.1f} GiB{gpus}; "
         f"{machine['system']}; Python {machine['python']}; {versions}.",
         soft_wrap=True,
     )

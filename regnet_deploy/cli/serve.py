@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 
 
+class Positive(click.FloatRange):
+    """A number above 0 and below 10^9: neither ``nan`` nor ``inf``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1e9, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse a number."""
+        number = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value!r} is not a number above 0", param, ctx)
+        return number
+
+
 @click.command()
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
@@ -35,16 +49,8 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
     help="auto is the GPU where onnxruntime-gpu and a GPU are there.",
 )
 @click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images in one request.")
-@click.option(
-    "--max-body-mb", type=click.FloatRange(0, min_open=True), default=32, show_default=True, help="Size of one request."
-)
-@click.option(
-    "--max-megapixels",
-    type=click.FloatRange(0, min_open=True),
-    default=50,
-    show_default=True,
-    help="Size of one image.",
-)
+@click.option("--max-body-mb", type=Positive(), default=32, show_default=True, help="Size of one request.")
+@click.option("--max-megapixels", type=Positive(), default=50, show_default=True, help="Size of one image.")
 @click.option(
     "--max-in-flight",
     type=click.IntRange(1),
@@ -55,7 +61,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 @click.option(
     "--read-timeout",
     "read_timeout_s",
-    type=click.FloatRange(0, min_open=True),
+    type=Positive(),
     default=30,
     show_default=True,
     help="Seconds in which a request must have arrived.",
@@ -63,7 +69,7 @@ _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 @click.option(
     "--drain",
     "drain_s",
-    type=click.FloatRange(0),
+    type=Positive(),
     default=30,
     show_default=True,
     help="Seconds that requests have to finish after SIGTERM.",

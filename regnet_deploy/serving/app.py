@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from regnet_deploy import __version__
 from regnet_deploy.errors import DataError
 from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.body import read_body, unpack
+from regnet_deploy.serving.body import Unread, read_body, unpack
 from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.protocol import EXTENSIONS, HEADER_LENGTH, RequestError, dumps
 from regnet_deploy.serving.served import Served
@@ -57,6 +57,7 @@ def create_app(served: Served, admission: Admission | None = None) -> ASGIApp:
         ]
     handlers: dict[Any, Callable[[Request, Any], Any]] = {
         RequestError: _refused,
+        Unread: _refused_unread,
         DataError: _not_an_image,
         HTTPException: _no_such_route,
         ClientDisconnect: _gone,
@@ -165,11 +166,14 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 
 async def _refused(request: Request, error: RequestError) -> Response:
+    return _json({"error": str(error)}, error.status, {"retry-after": "1"} if error.status == 503 else None)
+
+
+async def _refused_unread(request: Request, error: Unread) -> Response:
     content = dumps({"error": str(error)})
-    if error.status in (408, 413):  # the rest of the body is not waited for
+    if error.status == 413:
         return ClosingResponse(content, error.status, media_type="application/json")
-    headers = {"retry-after": "1"} if error.status == 503 else None
-    return Response(content, error.status, headers, media_type="application/json")
+    return Response(content, error.status, {"connection": "close"}, media_type="application/json")
 
 
 async def _not_an_image(request: Request, error: DataError) -> Response:

@@ -13,24 +13,28 @@ from regnet_deploy.serving.protocol import RequestError
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
+class Unread(RequestError):
+    """A request that is refused while its body is still arriving."""
+
+
 async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytearray:
     """Return the body as it was sent, counted while it arrives.
 
     Raises:
-        RequestError: more than ``max_bytes`` (413), or not complete within ``timeout_s`` (408).
+        Unread: more than ``max_bytes`` (413), or not complete within ``timeout_s`` (408).
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
-        raise _too_large(max_bytes)
+        raise Unread(_too_large(max_bytes), 413)
     body = bytearray()
     try:
         with anyio.fail_after(timeout_s):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > max_bytes:
-                    raise _too_large(max_bytes)
+                    raise Unread(_too_large(max_bytes), 413)
     except TimeoutError:
-        raise RequestError(f"the request's body did not arrive within {timeout_s:g} s", 408) from None
+        raise Unread(f"the request's body did not arrive within {timeout_s:g} s", 408) from None
     return body
 
 
@@ -51,11 +55,11 @@ def unpack(body: bytes | bytearray, encoding: str | None, max_bytes: int) -> byt
     except zlib.error:
         raise RequestError(f"the body is not {name} data") from None
     if len(plain) > max_bytes:
-        raise _too_large(max_bytes)
+        raise RequestError(_too_large(max_bytes), 413)
     if not stream.eof or stream.unused_data:
         raise RequestError(f"the body's {name} data is cut off or followed by something else")
     return plain
 
 
-def _too_large(max_bytes: int) -> RequestError:
-    return RequestError(f"the body is larger than {max_bytes:,} bytes", 413)
+def _too_large(max_bytes: int) -> str:
+    return f"the body is larger than {max_bytes:,} bytes"

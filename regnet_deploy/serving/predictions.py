@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError
 
+WEIGHTS = "weights.safetensors"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -23,6 +25,11 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """Return JSON data."""
         return {"label": self.label, "index": self.index, "probability": self.probability}
+
+
+def is_trained(bundle: Bundle) -> bool:
+    """Tell whether the bundle holds trained weights; before that, answers mean nothing."""
+    return WEIGHTS in bundle.files
 
 
 def labels_of(bundle: Bundle) -> tuple[str, ...]:

@@ -28,6 +28,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ServerError: the address is in use, not of this machine, or not allowed.
     """
+    if not host:  # which the system would take for every address
+        raise ServerError("cannot listen on an empty host: 127.0.0.1 is this machine alone, 0.0.0.0 every address")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -139,4 +141,5 @@ class _Server(uvicorn.Server):
     def _cut_off(self, why: str) -> bool:
         if self._admission.in_flight:
             self.failure = ServerError(f"{self._admission.in_flight} requests were cut off {why}")
+            logging.getLogger("uvicorn.error").disabled = True  # it has a traceback for each of them
         return True

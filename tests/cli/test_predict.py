@@ -175,3 +175,10 @@ def test_variants_open_with_the_threads_asked_for(
     assert predict(capsys, exported_bundle, images[0], "--threads", "3")[0] == 0
     open_variant(open_bundle(exported_bundle), "onnx-fp32")
     assert seen == [3, runtime.available_cores()]
+
+
+def test_names_are_shown_as_they_are(capsys, exported_bundle: Path, images: list[Path]):
+    odd = images[0].rename(images[0].with_name("[red] :cat: x.png"))
+    code, out, _ = predict(capsys, exported_bundle, odd, "-k", "1")
+    assert code == 0
+    assert str(odd) in out

@@ -1,0 +1,157 @@
+"""The golden set that exports are held against: which images, and the logits that the model itself gives for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import BundleError, DataError, ProofError, require
+from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.models.weights import FILE as WEIGHTS
+from regnet_deploy.models.weights import inference
+from regnet_deploy.serving.golden import FILE, Golden, golden_to_bytes, load_golden
+
+SAMPLES = "samples.safetensors"
+#: Images taken from the training data, or drawn. A server runs them all before it is ready.
+IMAGES = 16
+#: Images taken of the user's own; of more, this many are picked evenly.
+MOST_IMAGES = 64
+NOISE_SEED = 0
+TRAINING, USER, NOISE = "training images", "user images", "seeded noise"
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenSet:
+    """A golden set, the part ``golden`` that describes it, and its bytes as they are stored."""
+
+    golden: Golden
+    part: dict[str, Any]
+    data: bytes
+
+
+def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, images: Sequence[Path]) -> GoldenSet:
+    """Return the golden set for a bundle's weights.
+
+    The user's images, if given now or for these weights before; else images that training left in the bundle; else,
+    before training, seeded noise.
+
+    Raises:
+        DataError: an image or a folder cannot be used; it is named.
+        BundleError: the samples or an earlier set in the bundle are damaged.
+        ProofError: the model's own logits are not finite.
+    """
+    weights = bundle.files[WEIGHTS].sha256 if WEIGHTS in bundle.files else None
+    before = bundle.parts.get("golden", {})
+    if not images and before.get("source") == USER and before["weights_sha256"] == weights and FILE in bundle.files:
+        golden = load_golden(bundle)
+        return GoldenSet(golden, before, golden_to_bytes(golden))
+    seed = None
+    if images:
+        pixels, source = _load(_pick(_files(images), MOST_IMAGES), preprocessing), USER
+    elif SAMPLES in bundle.files:
+        pixels, source = _samples(bundle, preprocessing), TRAINING
+    else:
+        pixels, source, seed = noise(IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
+    golden = Golden(pixels, reference_logits(model, pixels, preprocessing))
+    part = {"images": len(pixels), "source": source, "seed": seed, "weights_sha256": weights}
+    return GoldenSet(golden, part, golden_to_bytes(golden))
+
+
+def reference_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)`` in float32 on the CPU.
+
+    One image at a time in one thread: what is summed in which order does not depend on the machine's cores or on which
+    other images are in the set.
+
+    Raises:
+        ProofError: a logit is not finite.
+    """
+    model = model.to("cpu", torch.float32).eval()
+    with _one_thread():
+        rows = [
+            inference(model, torch.from_numpy(normalise(pixels[i : i + 1], preprocessing))) for i in range(len(pixels))
+        ]
+    logits: NDArray[np.float32] = torch.cat(rows).numpy()
+    if not np.isfinite(logits).all():
+        raise ProofError("the model's own logits are not finite, so nothing can be proved: train again (a lower --lr)")
+    return logits
+
+
+def noise(count: int, side: int, seed: int) -> NDArray[np.uint8]:
+    """Return coloured blotches under grain, ``(count, side, side, 3)``: unlike each other, unlike flat noise."""
+    random = np.random.default_rng(seed)
+    cell = -(-side // 7)
+    blotches = random.integers(0, 256, (count, 7, 7, 3)).repeat(cell, axis=1).repeat(cell, axis=2)[:, :side, :side]
+    grain = random.integers(-32, 33, (count, side, side, 3))
+    pixels: NDArray[np.uint8] = np.clip(blotches + grain, 0, 255).astype(np.uint8)
+    return pixels
+
+
+def _samples(bundle: Bundle, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    safetensors = require("safetensors", "export")
+    wrong = BundleError(
+        f"{bundle.stored_path(SAMPLES)} does not hold images of {preprocessing.crop}x{preprocessing.crop} pixels: "
+        "run `regnet-deploy train` again, or give your own with --images"
+    )
+    try:
+        images: NDArray[Any] = require("safetensors.numpy", "export").load(bundle.read(SAMPLES))["images"]
+    except (safetensors.SafetensorError, KeyError):
+        raise wrong from None
+    if images.dtype != np.uint8 or images.shape[1:] != (preprocessing.crop, preprocessing.crop, 3) or not len(images):
+        raise wrong
+    chosen: NDArray[np.uint8] = images[_spread(len(images), IMAGES)]
+    return chosen
+
+
+def _load(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    return np.stack([load_pixels(_read(file), preprocessing, str(file)) for file in files])
+
+
+def _files(given: Sequence[Path]) -> list[Path]:
+    found: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _SUFFIXES and file.is_file()]
+        if not inside:
+            raise DataError(f"--images {path}: no images in this folder ({', '.join(sorted(_SUFFIXES))})")
+        found += inside
+    return found
+
+
+def _pick(files: Sequence[Path], most: int) -> list[Path]:
+    return [files[i] for i in _spread(len(files), most)]
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return indices, ``most`` or fewer, spread evenly over ``range(count)``."""
+    return [i * count // most for i in range(most)] if count > most else list(range(count))
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"--images {file}: {error.strerror}") from None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

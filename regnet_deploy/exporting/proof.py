@@ -1,0 +1,31 @@
+"""Proof that an exported file computes what the model computes: on the golden set, alone and in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regnet_deploy.errors import ProofError
+from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.serving.golden import Golden, Tolerance, replay
+from regnet_deploy.serving.runtime import Session
+
+
+def prove(
+    name: str, session: Session, golden: Golden, preprocessing: Preprocessing, tolerance: Tolerance
+) -> dict[str, Any]:
+    """Replay the golden set, in batches and one by one, and return the figures as JSON data.
+
+    Args:
+        name: of the variant, for errors.
+        session: the exported bytes, opened by the runtime that will serve them.
+        golden: images and reference logits.
+        preprocessing: of the bundle.
+        tolerance: how far a logit may lie from its reference.
+
+    Raises:
+        ProofError: a logit is out of tolerance or a first class differs; the message has the figures.
+    """
+    agreement = replay(session, golden, preprocessing, tolerance)
+    if not agreement.passed:
+        raise ProofError(f"{name} does not agree with the model and was not added: {agreement}, on {session.runtime}")
+    return {**agreement.to_json(), "runtime": session.runtime, "device": session.device}

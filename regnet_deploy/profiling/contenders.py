@@ -1,0 +1,120 @@
+"""What can run a bundle's network on this machine: the model in PyTorch and the exported variants that are proved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import UsageError
+from regnet_deploy.profiling.latency import Contender, Timed
+from regnet_deploy.serving.runtime import Device, Session, open_variant, why_not_runnable
+
+#: Seed of the pixels that are measured with; their values do not change how long a convolution takes.
+_SEED = 0
+
+
+def pick_device(wanted: str) -> torch.device:
+    """Return where to measure: ``auto`` is the GPU where PyTorch has one.
+
+    Raises:
+        UsageError: CUDA was asked for and PyTorch has none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or a CUDA build of torch")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def torch_contender(model: nn.Module, device: torch.device, resolution: int, threads: int) -> Contender:
+    """Return the model itself: eager, inference mode, channels last (the faster layout for grouped convolutions)."""
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    clock = _cuda_clock if device.type == "cuda" else _wall_clock
+
+    def prepare(batch: int) -> Timed:
+        generator = torch.Generator().manual_seed(_SEED)
+        images = torch.randn(batch, 3, resolution, resolution, generator=generator)
+        images = images.to(device, memory_format=torch.channels_last)
+
+        def run() -> None:
+            with torch.inference_mode():
+                model(images)
+
+        return clock(run)
+
+    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    return Contender(
+        runtime=f"torch {torch.__version__}",
+        variant=None,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        precision="tf32" if tf32 else "fp32",
+        layout="channels_last",
+        threads=threads,
+        prepare=prepare,
+    )
+
+
+def variant_contenders(
+    bundle: Bundle, device: Device, resolution: int, threads: int, note: Callable[[str], None]
+) -> list[Contender]:
+    """Return the variants that are proved and that this machine runs; ``note`` is told why another one is not."""
+    contenders = []
+    for name, variant in bundle.parts.get("variants", {}).items():
+        reason = why_not_runnable(variant) or (None if variant["proof"] else "it is not proved on this machine")
+        if reason:
+            note(f"{name} is not measured: {reason}")
+            continue
+        session = open_variant(bundle, name, threads=threads, device=device)
+        contenders.append(_session_contender(session, name, variant, resolution, threads))
+    return contenders
+
+
+def _session_contender(
+    session: Session, name: str, variant: dict[str, Any], resolution: int, threads: int
+) -> Contender:
+    def prepare(batch: int) -> Timed:
+        random = np.random.default_rng(_SEED)
+        if session.input == "uint8":
+            images = random.integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
+            return _wall_clock(lambda: session.run(images))
+        normal = random.standard_normal((batch, 3, resolution, resolution), dtype=np.float32)
+        return _wall_clock(lambda: session.run(normal))
+
+    return Contender(
+        runtime=session.runtime,
+        variant=name,
+        device=session.device,
+        precision=variant["precision"],
+        layout="channels_last" if session.input == "uint8" else "channels_first",
+        threads=threads,
+        prepare=prepare,
+    )
+
+
+def _wall_clock(run: Callable[[], object]) -> Timed:
+    """Time a call that returns when its result is there."""
+
+    def timed() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return timed
+
+
+def _cuda_clock(run: Callable[[], object]) -> Timed:
+    """Time what a call puts on the GPU's stream, by events on that stream."""
+
+    def timed() -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        start.record()
+        run()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+    return timed

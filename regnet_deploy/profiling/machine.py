@@ -1,0 +1,150 @@
+"""The machine and the libraries, as they are written beside every measurement. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy import __version__
+from regnet_deploy.serving.runtime import available_cores
+
+#: Distributions whose versions can change a number.
+LIBRARIES = (
+    "numpy",
+    "torch",
+    "fvcore",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx-cu13",
+    "safetensors",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a measurement depends on besides the network.
+
+    Attributes:
+        cpu: model as the kernel names it.
+        cores: physical cores that this process may use (affinity and container quota counted).
+        memory_bytes: memory that this process may use.
+        system: operating system and kernel.
+        python: version.
+        gpus: names of the NVIDIA GPUs that the driver lists.
+        versions: of those of :data:`LIBRARIES` that are installed, and of regnet-deploy.
+    """
+
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    gpus: tuple[str, ...]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        return {**asdict(self), "gpus": list(self.gpus)}
+
+
+def describe_machine() -> Machine:
+    """Describe the machine that runs this."""
+    return Machine(
+        cpu=_cpu_model(),
+        cores=available_cores(),
+        memory_bytes=_memory_bytes(),
+        system=_system(),
+        python=platform.python_version(),
+        gpus=_gpus(),
+        versions={"regnet-deploy": __version__, **_versions()},
+    )
+
+
+def busy_cores(seconds: float = 0.25) -> float | None:
+    """Return how many cores other programs keep busy, looked at while this one sleeps; None where that is not told."""
+    before = _busy_ticks()
+    time.sleep(seconds)
+    after = _busy_ticks()
+    if before is None or after is None:
+        return None
+    return round((after - before) / os.sysconf("SC_CLK_TCK") / seconds, 2)
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Return what ``command`` adds to the part ``environment``: versions, machine and time."""
+    machine = describe_machine()
+    written = {
+        **machine.versions,
+        "python": machine.python,
+        "cpu": machine.cpu,
+        "system": machine.system,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return {command: written}
+
+
+def _busy_ticks() -> int | None:
+    lines = _lines("/proc/stat")
+    if not lines:
+        return None
+    ticks = [int(field) for field in lines[0].split()[1:9]]  # user, nice, system, idle, iowait, irq, softirq, steal
+    return sum(ticks) - ticks[3] - ticks[4]
+
+
+def _versions() -> dict[str, str]:
+    installed = {}
+    for name in LIBRARIES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return installed
+
+
+def _cpu_model() -> str:
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_bytes() -> int:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = (*_lines("/sys/fs/cgroup/memory.max"), *_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
+
+
+def _system() -> str:
+    kernel = f"{platform.system()} {platform.release()}"
+    if sys.platform != "linux":
+        return kernel
+    try:
+        return f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {kernel}"
+    except (OSError, KeyError):
+        return kernel
+
+
+def _gpus() -> tuple[str, ...]:
+    names = []
+    for folder in sorted(Path("/proc/driver/nvidia/gpus").glob("*")):
+        for line in _lines(str(folder / "information")):
+            if line.startswith("Model:"):
+                names.append(line.partition(":")[2].strip())
+    return tuple(names)
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,92 @@
+"""Predictions for image files: each file is answered, with labels or with what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import DataError, ProofError
+from regnet_deploy.images.preprocess import Preprocessing, load_pixels
+from regnet_deploy.serving.predictions import Prediction, top_k
+from regnet_deploy.serving.runtime import Session, classify_pixels
+
+#: Images in an inference.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of an image file: its likeliest classes, or why there are none."""
+
+    path: Path
+    predictions: tuple[Prediction, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        if self.error is not None:
+            return {"image": str(self.path), "error": self.error}
+        return {"image": str(self.path), "predictions": [prediction.to_json() for prediction in self.predictions]}
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """Return the files given, and those inside the folders given; names that start with a dot are left alone there.
+
+    Raises:
+        DataError: a folder without files, or one that cannot be read.
+    """
+    files: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = sorted(
+            entry
+            for entry in path.rglob("*")
+            if entry.is_file() and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+        )
+        if not inside:
+            raise DataError(f"{path}: no files in this folder")
+        files += inside
+    return files
+
+
+def answer_files(
+    session: Session, preprocessing: Preprocessing, labels: tuple[str, ...], files: Sequence[Path], k: int
+) -> Iterator[Answer]:
+    """Classify files in their order, a few at a time.
+
+    Raises:
+        ProofError: the session cannot run the images.
+    """
+    waiting = iter(files)
+    while chunk := list(islice(waiting, BATCH)):
+        loaded = [_load(path, preprocessing) for path in chunk]
+        pixels = [item for item in loaded if not isinstance(item, Answer)]
+        rows = iter(_predictions(session, preprocessing, labels, np.stack(pixels), k) if pixels else ())
+        for path, item in zip(chunk, loaded, strict=True):
+            yield item if isinstance(item, Answer) else Answer(path, tuple(next(rows)))
+
+
+def _load(path: Path, preprocessing: Preprocessing) -> NDArray[np.uint8] | Answer:
+    try:
+        return load_pixels(path.read_bytes(), preprocessing, str(path))
+    except OSError as error:
+        return Answer(path, error=f"{path}: {error.strerror}")
+    except DataError as error:
+        return Answer(path, error=str(error))
+
+
+def _predictions(
+    session: Session, preprocessing: Preprocessing, labels: tuple[str, ...], pixels: NDArray[np.uint8], k: int
+) -> list[list[Prediction]]:
+    logits = classify_pixels(session, pixels, preprocessing)
+    if not np.isfinite(logits).all():
+        raise ProofError(f"{session.runtime} gives logits that are not finite: run `regnet-deploy verify`")
+    return top_k(logits, labels, k)

@@ -1,0 +1,122 @@
+"""Whether a bundle is what it says it is: its bytes, and its networks on the golden set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from regnet_deploy.bundle import MANIFEST, Bundle, damage
+from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError
+from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.serving.golden import FILE, Agreement, Golden, load_golden, replay, tolerance_of
+from regnet_deploy.serving.predictions import WEIGHTS, labels_of
+from regnet_deploy.serving.runtime import Session, open_variant, why_not_runnable
+
+#: ``damaged`` and ``disagrees`` are failures, ``not run`` is not.
+Outcome = Literal["ok", "damaged", "disagrees", "not run"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: what: a file, ``manifest``, a variant.
+        outcome: what came of it.
+        detail: figures or reason, for people.
+        agreement: figures of a replayed golden set.
+    """
+
+    subject: str
+    outcome: Outcome
+    detail: str
+    agreement: Agreement | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        return {
+            "subject": self.subject,
+            "outcome": self.outcome,
+            "detail": self.detail,
+            "agreement": self.agreement.to_json() if self.agreement else None,
+        }
+
+
+def verify(bundle: Bundle, open_weights: Callable[[Bundle], Session]) -> list[Check]:
+    """Check every byte of a bundle and replay its golden set on everything that this machine can run.
+
+    Args:
+        bundle: opened, so its manifest is known to be whole.
+        open_weights: opens the model itself; raises MissingExtra where PyTorch is not installed.
+    """
+    checks = [Check(MANIFEST, "ok", f"sha256 {bundle.digest[:12]}..., {len(bundle.parts)} parts")]
+    checks += [_file(bundle, logical) for logical in sorted(bundle.files)]
+    named = {check.detail for check in checks}
+    checks += [Check("folder", "damaged", line) for line in damage(bundle) if line not in named]
+    checks.append(_labels(bundle))
+    variants: dict[str, dict[str, Any]] = bundle.parts.get("variants", {})
+    if FILE not in bundle.files:
+        reason = "there is no golden set yet: run `regnet-deploy export --onnx`"
+        return [*checks, *(Check(name, "not run", reason) for name in ["weights", *variants])]
+    try:
+        golden = load_golden(bundle)
+        preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    except BundleError as error:
+        return [*checks, Check("golden set", "damaged", str(error))]
+    checks.append(_lineage(bundle))
+    checks.append(_agreement("weights", partial(open_weights, bundle), "fp32", golden, preprocessing))
+    for name, variant in variants.items():
+        hindrance = why_not_runnable(variant)
+        if hindrance:
+            checks.append(Check(name, "not run", hindrance))
+            continue
+        checks.append(
+            _agreement(name, partial(open_variant, bundle, name), variant["precision"], golden, preprocessing)
+        )
+    return checks
+
+
+def _file(bundle: Bundle, logical: str) -> Check:
+    try:
+        data = bundle.read(logical)
+    except BundleError as error:
+        return Check(logical, "damaged", str(error))
+    return Check(logical, "ok", f"sha256 {bundle.files[logical].sha256[:12]}..., {len(data):,} bytes")
+
+
+def _labels(bundle: Bundle) -> Check:
+    try:
+        labels = labels_of(bundle)
+    except BundleError as error:
+        return Check("labels", "damaged", str(error))
+    return Check("labels", "ok", f"{len(labels)} classes" if "labels" in bundle else "none before training")
+
+
+def _lineage(bundle: Bundle) -> Check:
+    """Check that the golden logits are those of the weights that the bundle holds."""
+    made_from = bundle.parts.get("golden", {}).get("weights_sha256")
+    weights = bundle.files.get(WEIGHTS)
+    if made_from == (weights.sha256 if weights else None):
+        return Check("golden set", "ok", f"its logits are of {'these weights' if weights else 'the untrained network'}")
+    return Check(
+        "golden set", "damaged", "its logits are of other weights than the bundle's: run `regnet-deploy export --onnx`"
+    )
+
+
+def _agreement(
+    subject: str, open_it: Callable[[], Session], precision: str, golden: Golden, preprocessing: Preprocessing
+) -> Check:
+    try:
+        tolerance = tolerance_of(precision)
+        session = open_it()
+        agreement = replay(session, golden, preprocessing, tolerance)
+    except (MissingExtra, UsageError) as error:
+        return Check(subject, "not run", str(error))
+    except BundleError as error:
+        return Check(subject, "damaged", str(error))
+    except ProofError as error:
+        return Check(subject, "disagrees", str(error))
+    outcome: Outcome = "ok" if agreement.passed else "disagrees"
+    return Check(subject, outcome, f"golden set by {session.runtime} on {session.device}", agreement)

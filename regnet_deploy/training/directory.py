@@ -1,0 +1,81 @@
+"""The run directory beside the bundle: checkpoint, what the check of the images said, TensorBoard's event files."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import BundleError, DataError
+from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.network import Network
+
+_LOCK = ".lock"
+
+
+def default_directory(bundle_path: str | Path) -> Path:
+    """Return the run directory of a bundle: its sibling ``<bundle>.training``."""
+    folder = Path(bundle_path).resolve()
+    return folder.parent / f"{folder.name}.training"
+
+
+@contextlib.contextmanager
+def open_directory(path: Path) -> Iterator[Path]:
+    """Make the run directory where it is not there, and hold it while a run is in it.
+
+    The lock is one that forked processes do not inherit, so that it goes with this process however it ends.
+
+    Raises:
+        DataError: another run is in it, or it cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror}; give another --run-dir") from None
+    try:
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DataError(f"another training is running in {path}: wait for it, or give another --run-dir") from None
+        yield path
+    finally:
+        os.close(handle)
+
+
+def memory_of_check(directory: Path, root: Path) -> Path:
+    """Return the file in which the check of the image folder ``root`` is remembered."""
+    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    return directory / f"checked-{digest[:12]}.jsonl"
+
+
+def ensure_room(bundle: Bundle, directory: Path) -> None:
+    """Find out before a day of training whether its checkpoints and its result can be written.
+
+    Raises:
+        BundleError: the bundle cannot be written, or has no room for the weights.
+        DataError: the run directory has no room for two checkpoints, which are there while one replaces the other.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=bundle.path) as file:
+            file.write(b"room?")
+    except OSError as error:
+        raise BundleError(
+            f"cannot write {bundle.path}: {error.strerror}; fix that first, nothing was trained"
+        ) from None
+    architecture = bundle.part("architecture")
+    cost = network_complexity(Network.from_json(architecture), architecture["resolution"], architecture["classes"])
+    weight_bytes = 4 * int(cost.total.parameters)
+    for folder, size, kind in ((bundle.path, weight_bytes, BundleError), (directory, 6 * weight_bytes, DataError)):
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise kind(
+                f"{folder} has {free / 1e6:.0f} MB free and training needs {size / 1e6:.0f} MB there: "
+                "make room first, nothing was trained"
+            )

@@ -1,0 +1,143 @@
+"""A run before it starts: all that decides its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.images.folder import ImageFolder, Listing
+from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.weights import FILE as WEIGHTS
+from regnet_deploy.models.weights import is_trained, weights_from_bytes, weights_to_bytes
+from regnet_deploy.space.network import Network
+from regnet_deploy.training.checkpoint import Checkpoint
+from regnet_deploy.training.execution import Wanted
+from regnet_deploy.training.recipe import Recipe
+
+#: Outputs that `select` gives a network when nobody says how many classes there are.
+DEFAULT_CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What decides the weights of a run.
+
+    Attributes:
+        bundle: as it was read.
+        architecture: the bundle's, with as many classes as the folder has.
+        preprocessing: the bundle's.
+        folder: the data.
+        recipe: fitted to the data.
+    """
+
+    bundle: Bundle
+    architecture: Mapping[str, Any]
+    preprocessing: Preprocessing
+    folder: ImageFolder
+    recipe: Recipe
+
+    @property
+    def start_sha256(self) -> str | None:
+        """Sha256 of the weights that the run starts from; None for random ones."""
+        return self.bundle.files[WEIGHTS].sha256 if self.recipe.fine_tune else None
+
+    def identity(self) -> dict[str, Any]:
+        """Return JSON data that is the same for the same run only."""
+        return {
+            "recipe": self.recipe.to_json(),
+            "data": {"images": self.folder.digest, "split": self.folder.split},
+            "architecture": dict(self.architecture),
+            "preprocessing": self.preprocessing.to_json(),
+            "start": {"weights": self.start_sha256},
+        }
+
+    def model(self) -> nn.Module:
+        """Return the network with the weights that the run starts from.
+
+        Raises:
+            BundleError: the weights to start from are damaged.
+        """
+        network = Network.from_json(dict(self.architecture))
+        model = AnyNet(network, self.architecture["classes"], seed=self.recipe.seed)
+        if self.recipe.fine_tune:
+            start, own = weights_from_bytes(self.bundle.read(WEIGHTS)), model.state_dict()
+            fitting = {name: value for name, value in start.items() if own[name].shape == value.shape}
+            model.load_state_dict({**own, **fitting})  # a head for other classes starts from the seed
+        return model
+
+
+def ensure_fits(bundle: Bundle, listing: Listing, recipe: Recipe) -> None:
+    """Find out before the images are decoded whether they can be what the bundle's network is trained on.
+
+    Raises:
+        MissingPart: the bundle has no architecture or no preprocessing.
+        UsageError: the network has another number of classes than the folder, or no weights to start from.
+    """
+    outputs, classes = bundle.part("architecture")["classes"], len(listing.train)
+    Preprocessing.from_json(bundle.part("preprocessing"))
+    if outputs not in (classes, DEFAULT_CLASSES):
+        raise UsageError(
+            f"the network of {bundle.path} has {outputs} outputs and {listing.root} has {classes} classes: "
+            f"give another folder, or start with `regnet-deploy select --classes {classes}`"
+        )
+    if recipe.fine_tune and not is_trained(bundle):
+        raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
+
+
+def make_job(bundle: Bundle, folder: ImageFolder, recipe: Recipe) -> Job:
+    """Fit bundle, data and recipe, which :func:`ensure_fits` has seen, to each other.
+
+    Raises:
+        DataError: too few images.
+    """
+    if len(folder.train) < 2:
+        raise DataError(f"{folder.root} has one usable training image; batch norm needs two at least")
+    architecture = {**bundle.part("architecture"), "classes": len(folder.classes)}
+    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    return Job(bundle, architecture, preprocessing, folder, recipe.fitted(len(folder.train)))
+
+
+def is_committed(checkpoint: Checkpoint, job: Job) -> bool:
+    """Tell whether this very run had ended and its weights are in the bundle, so that only its checkpoint was left."""
+    done = checkpoint.progress.epoch == checkpoint.identity["recipe"]["epochs"]
+    stored = job.bundle.files.get(WEIGHTS)
+    if not done or stored is None:
+        return False
+    return hashlib.sha256(weights_to_bytes(dict(checkpoint.best))).hexdigest() == stored.sha256
+
+
+def differences(checkpoint: Checkpoint, job: Job, wanted: Wanted, leave_out: tuple[str, ...] = ()) -> list[str]:
+    """Return, in words, what is not as in the run that the checkpoint is of; groups of the identity can be left out."""
+    found = []
+    for group, values in job.identity().items():
+        if group in leave_out:
+            continue
+        before = checkpoint.identity.get(group, {})
+        for name in sorted({*values, *before}):
+            was, now = before.get(name), values.get(name)
+            if was != now:
+                found.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
+    return found + wanted.contradictions(checkpoint.choice.execution)
+
+
+def ensure_same(checkpoint: Checkpoint, job: Job, wanted: Wanted, directory: Path) -> None:
+    """Refuse to go on with another run.
+
+    Raises:
+        UsageError: with what differs.
+    """
+    found = differences(checkpoint, job, wanted)
+    if found:
+        stands = f"epoch {checkpoint.progress.epoch + 1} step {checkpoint.progress.step}"
+        raise UsageError(
+            f"an unfinished run in {directory} stands at {stands} and differs in {', '.join(found)}: "
+            "give what it was started with to go on, --restart to drop it, or another --run-dir"
+        )

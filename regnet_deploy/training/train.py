@@ -1,0 +1,226 @@
+"""Training from a bundle and a folder of images to new weights in the bundle, however often it is interrupted."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.images.check import check_images
+from regnet_deploy.images.folder import DEFAULT_VAL_SPLIT, assemble, list_images
+from regnet_deploy.training.checkpoint import (
+    Checkpoint,
+    checkpoint_of,
+    drop_checkpoint,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from regnet_deploy.training.data import RandomViews, batches_from, load, open_evaluation, open_training, steps_per_epoch
+from regnet_deploy.training.directory import default_directory, ensure_room, memory_of_check, open_directory
+from regnet_deploy.training.execution import Execution, Wanted, default_workers, resolve_device
+from regnet_deploy.training.job import Job, differences, ensure_fits, ensure_same, is_committed, make_job
+from regnet_deploy.training.learner import Learner, make_learner
+from regnet_deploy.training.loop import Diverged, Listener, Run, fit
+from regnet_deploy.training.metrics import Metrics, open_metrics
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.result import commit, training_part
+from regnet_deploy.training.trial import Choice, choose
+
+#: Names of files that are told; all of them are in the bundle.
+_NAMED = 10
+#: Seconds between two values of the loss in TensorBoard.
+_LOSS_EVERY_S = 1.0
+
+
+class Reporter(Protocol):
+    """Who is told how it goes."""
+
+    def say(self, line: str) -> None:
+        """Take a line for the person."""
+
+    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Take what is done of a long piece of work."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What does not decide the weights, but how they are come by.
+
+    Attributes:
+        wanted: device, precision, memory layout and compilation, as far as the user says.
+        workers: processes that load images; None leaves it to device and data.
+        val_split: share of each class to hold out where the folder has no validation images; None is 0.1.
+        run_dir: run directory; None is the bundle's sibling.
+        restart: drop an unfinished run.
+        checkpoint_s: seconds between checkpoints.
+    """
+
+    wanted: Wanted = field(default_factory=Wanted)
+    workers: int | None = None
+    val_split: float | None = None
+    run_dir: Path | None = None
+    restart: bool = False
+    checkpoint_s: float = 30.0
+
+
+def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Options, reporter: Reporter) -> Bundle:
+    """Train the bundle's network on a folder of images and return the bundle with its new weights.
+
+    A run that was interrupted goes on where its last checkpoint stands; on a CPU its weights become, to the bit, those
+    of a run that never stopped.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, not writable, or was changed meanwhile.
+        DataError: the images cannot be used, or the run directory cannot be written.
+        UsageError: options that do not fit bundle, data, device or the unfinished run; or the loss diverged.
+    """
+    bundle = open_bundle(bundle_path)
+    resolve_device(options.wanted.device)
+    listing = list_images(data)
+    ensure_fits(bundle, listing, recipe)
+    if options.val_split is not None and listing.val is not None:
+        raise UsageError(f"{data} has validation images of its own: leave --val-split out, or give a folder without")
+    directory = options.run_dir or default_directory(bundle_path)
+    with open_directory(directory):
+        ensure_room(bundle, directory)
+        if options.restart:
+            drop_checkpoint(directory)
+        checkpoint = load_checkpoint(directory)
+        memory = memory_of_check(directory, listing.root)
+        checked = check_images(
+            listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
+        )
+        share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
+        folder = assemble(listing, checked, val_split=share, seed=recipe.seed)
+        job = make_job(bundle, folder, recipe)
+        _tell_data(job, reporter)
+        if checkpoint and is_committed(checkpoint, job):
+            drop_checkpoint(directory)
+            if not differences(checkpoint, job, options.wanted, leave_out=("start",)):  # those are the new weights now
+                reporter.say("this run had ended and its weights are in the bundle: nothing is left to do")
+                return bundle
+            checkpoint = None
+        if checkpoint:
+            ensure_same(checkpoint, job, options.wanted, directory)
+        return _run(job, options, directory, checkpoint, reporter)
+
+
+def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | None, reporter: Reporter) -> Bundle:
+    model = job.model()
+    folder, recipe, preprocessing = job.folder, job.recipe, job.preprocessing
+
+    def loading(done: int, total: int) -> None:
+        reporter.advance("loading images", done, total)
+
+    training = open_training(folder.root, folder.train, recipe, preprocessing, loading)
+    validation = open_evaluation(folder.root, folder.val, preprocessing, loading)
+
+    def make(execution: Execution) -> Learner:
+        return make_learner(model, execution, recipe, preprocessing)
+
+    choice = _resumed_choice(checkpoint) if checkpoint else _choose(options.wanted, make, training, reporter)
+    device = choice.execution.device
+    workers = default_workers(device, training.source.kept is not None) if options.workers is None else options.workers
+    run = Run(make(choice.execution), training, validation, preprocessing, workers)
+    if checkpoint:
+        restore(checkpoint, run.learner)
+        run.progress, run.best = checkpoint.progress, dict(checkpoint.best)
+        reporter.say(f"resuming at epoch {run.progress.epoch + 1} step {run.progress.step}")
+
+    def save() -> None:
+        save_checkpoint(directory, checkpoint_of(job.identity(), choice, run.progress, run.learner, run.best))
+
+    if not checkpoint:
+        save()  # so that the choice holds from now on
+    with open_metrics(directory, run.steps_done) as metrics:
+        try:
+            fit(run, _listener(run, save, metrics, reporter, options.checkpoint_s))
+        except Diverged:
+            drop_checkpoint(directory)  # to go on from it would diverge again
+            raise
+    bundle = commit(job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256))
+    drop_checkpoint(directory)
+    _name("files could not be read any more while training", run.progress.unreadable, reporter)
+    return bundle
+
+
+def _choose(wanted: Wanted, make: Callable[[Execution], Learner], training: RandomViews, reporter: Reporter) -> Choice:
+    files, recipe = training.source.files, training.recipe
+    batches = load(training, batches_from(recipe, len(files), 0, 0), workers=0, pin=False)
+    batch = next((batch for batch in batches if len(batch.labels) > 1), None)
+    if batch is None:
+        raise DataError(f"none of the images in {training.source.root} can be read any more: is it still there?")
+    steps = recipe.epochs * steps_per_epoch(len(files), recipe.batch)
+    choice = choose(wanted, make, batch, steps, reporter.say)
+    times = ", ".join(f"{way} {time_ms:.0f} ms" for way, time_ms in choice.step_ms.items())
+    reporter.say(f"running steps in {choice.execution}" + (f" (tried: {times} a step)" if times else ""))
+    return choice
+
+
+def _resumed_choice(checkpoint: Checkpoint) -> Choice:
+    resolve_device(checkpoint.choice.execution.device)
+    return checkpoint.choice
+
+
+def _listener(
+    run: Run, save: Callable[[], None], metrics: Metrics, reporter: Reporter, checkpoint_s: float
+) -> Listener:
+    recipe = run.learner.recipe
+    total = recipe.epochs * run.steps_per_epoch
+    last_loss_s = -math.inf
+
+    def step(loss: float, images_per_s: float) -> None:
+        nonlocal last_loss_s
+        history = run.progress.history
+        val = f", val top-1 {history[-1]['val_top1']:.1%}" if history else ""
+        note = f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s"
+        reporter.advance(f"epoch {run.progress.epoch + 1}/{recipe.epochs}", run.steps_done, total, note)
+        if time.monotonic() - last_loss_s >= _LOSS_EVERY_S:
+            metrics.scalars({"step/loss": loss}, run.steps_done)
+            last_loss_s = time.monotonic()
+
+    def epoch(values: dict[str, Any]) -> None:
+        best = " *" if run.progress.best_epoch == values["epoch"] else ""
+        reporter.say(
+            f"epoch {values['epoch']}/{recipe.epochs}: train loss {values['train_loss']:.3f}, "
+            f"top-1 {values['train_top1']:.1%}; "
+            f"val loss {values['val_loss']:.3f}, top-1 {values['val_top1']:.2%}{best}; "
+            f"lr {values['lr']:.4g}, {values['images_per_s']:,.0f} images/s, {values['seconds']:.1f} s"
+        )
+        scalars = {name: value for name, value in values.items() if name not in ("epoch", "val_images")}
+        metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
+
+    return Listener(step, epoch, save, checkpoint_s)
+
+
+def _tell_data(job: Job, reporter: Reporter) -> None:
+    folder, before = job.folder, job.bundle.part("architecture")["classes"]
+    reporter.say(
+        f"{len(folder.train):,} images to train on, {len(folder.val):,} to validate with ({folder.split}), "
+        f"{len(folder.classes)} classes"
+    )
+    if folder.classes_without_val:
+        names = folder.classes_without_val
+        reporter.say(f"{len(names)} classes have no validation image: {', '.join(names[:_NAMED])}")
+    _name("files are left out", folder.rejected, reporter)
+    if before != len(folder.classes):
+        reporter.say(f"the network gets {len(folder.classes)} outputs in place of {before}")
+    reporter.say(
+        f"{job.recipe.epochs} epochs in batches of {job.recipe.batch}, {job.recipe.warmup_epochs} of them to warm up, "
+        f"learning rate {job.recipe.lr:g} for 128 images"
+    )
+
+
+def _name(what: str, files: Mapping[str, str], reporter: Reporter) -> None:
+    if files:
+        reporter.say(f"{len(files)} {what}:")
+        for path, reason in list(files.items())[:_NAMED]:
+            reporter.say(f"  {path}: {reason}")
+        if len(files) > _NAMED:
+            reporter.say(f"  and {len(files) - _NAMED} more, all named in the bundle's training part")

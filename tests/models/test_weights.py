@@ -1,0 +1,83 @@
+"""Weights out of a module, into a bundle and back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet_deploy.bundle import Bundle, create_bundle, update_bundle
+from regnet_deploy.errors import BundleError, MissingPart
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.weights import (
+    FILE,
+    UNTRAINED_SEED,
+    inference,
+    is_trained,
+    model_of,
+    weights_from_bytes,
+    weights_to_bytes,
+)
+from regnet_deploy.space.network import Network
+
+NETWORK = Network((1,), (16,), (8,), (1.0,), se_ratio=0.25, stem_width=8)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return create_bundle(tmp_path / "bundle", {"architecture": {**NETWORK.to_json(), "classes": 3}})
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return sorted(one) == sorted(other) and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_bytes_bring_the_weights_back() -> None:
+    state = AnyNet(NETWORK, 3, seed=5).state_dict()
+    assert same(weights_from_bytes(weights_to_bytes(state)), state)
+
+
+def test_equal_weights_are_equal_bytes_in_any_order_and_layout() -> None:
+    state = AnyNet(NETWORK, 3, seed=5).state_dict()
+    turned = AnyNet(NETWORK, 3, seed=5).to(memory_format=torch.channels_last).state_dict()
+    backwards = dict(reversed(list(turned.items())))
+    assert weights_to_bytes(backwards) == weights_to_bytes(state)
+
+
+def test_another_weight_is_another_file() -> None:
+    state = AnyNet(NETWORK, 3, seed=5).state_dict()
+    before = weights_to_bytes(state)
+    state["head.fc.bias"][0] += 1
+    assert weights_to_bytes(state) != before
+
+
+def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None:
+    assert not is_trained(bundle)
+    model = model_of(bundle)
+    assert not model.training
+    assert same(model.state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
+
+
+def test_after_training_the_model_has_the_bundles_weights(bundle: Bundle) -> None:
+    state = AnyNet(NETWORK, 3, seed=7).state_dict()
+    trained = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(state)})
+    assert is_trained(trained)
+    assert same(model_of(trained).state_dict(), state)
+
+
+def test_weights_of_another_network_are_refused_in_one_line(bundle: Bundle) -> None:
+    other = Network((2,), (16,), (8,), (1.0,), stem_width=8)
+    wrong = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(AnyNet(other, 3, seed=0).state_dict())})
+    with pytest.raises(BundleError, match="of another network: run `regnet-deploy train` again") as caught:
+        model_of(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_without_architecture_names_the_command(tmp_path: Path) -> None:
+    with pytest.raises(MissingPart, match="select"):
+        model_of(create_bundle(tmp_path / "empty", {}))
+
+
+def test_inference_keeps_nothing_for_a_gradient(bundle: Bundle) -> None:
+    logits = inference(model_of(bundle), torch.zeros(2, 3, 16, 16))
+    assert logits.shape == (2, 3)
+    assert logits.is_inference()

@@ -1,0 +1,94 @@
+import json
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.errors import BundleError, UsageError
+from regnet_deploy.profiling import profile as profile_module
+from regnet_deploy.profiling.latency import ROUNDS
+from regnet_deploy.profiling.profile import Plan, profile
+
+QUICK = Plan(batches=(1, 2), seconds=0.01, threads=1, device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def _short_warm_up(monkeypatch):
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_S", 0.01)
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_WINDOW_S", 0.002)
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_LIMIT_S", 0.05)
+    monkeypatch.setattr(profile_module, "busy_cores", lambda: 0.0)
+
+
+def run(path, plan=QUICK):
+    notes, steps = [], []
+    part = profile(path, plan, notes.append, lambda total, what: steps.append((total, what)))
+    return part, notes, steps
+
+
+def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(exported_bundle):
+    part, notes, _ = run(exported_bundle)
+    stored = open_bundle(exported_bundle)
+    assert stored.part("profile") == json.loads(json.dumps(part))
+    assert set(part) == {"complexity", "latency", "machine"}
+    assert part["complexity"]["closed_form"]["equal"] is True
+    stages = stored.part("profile")["complexity"]["stages"]
+    assert [stage["stage"] for stage in stages] == ["stem", "s1", "s2", "head"]
+    assert "profile" in stored.part("environment")
+    assert notes == []
+
+
+def test_the_model_and_every_proved_variant_are_measured_at_every_batch(exported_bundle):
+    part, _, _ = run(exported_bundle)
+    assert [(row["variant"], row["batch"]) for row in part["latency"]] == [
+        (variant, batch) for batch in (1, 2) for variant in (None, "onnx-fp32", "onnx-fp32-uint8")
+    ]
+    for row in part["latency"]:
+        assert row["runtime"].startswith("torch " if row["variant"] is None else "onnxruntime ")
+        assert (row["device"], row["precision"], row["threads"]) == ("cpu", "fp32", 1)
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+
+
+def test_a_variant_without_proof_is_not_measured_and_that_is_said(exported_bundle):
+    variants = open_bundle(exported_bundle).part("variants")
+    variants["onnx-fp32"]["proof"] = None
+    variants["rtx-fp32"] = {**variants["onnx-fp32"], "runtime": "tensorrt-rtx"}
+    update_bundle(exported_bundle, {"variants": variants})
+    part, notes, _ = run(exported_bundle)
+    assert {row["variant"] for row in part["latency"]} == {None, "onnx-fp32-uint8"}
+    assert [note.split()[0] for note in notes] == ["onnx-fp32", "rtx-fp32"]
+
+
+def test_a_busy_machine_is_recorded_and_said(exported_bundle, monkeypatch):
+    monkeypatch.setattr(profile_module, "busy_cores", lambda: 1.5)
+    part, notes, _ = run(exported_bundle)
+    assert part["machine"]["busy_cores"] == 1.5
+    assert any("keep 1.5 of" in note for note in notes)
+
+
+def test_progress_is_told_of_as_many_steps_as_announced(exported_bundle):
+    _, _, steps = run(exported_bundle)
+    assert {total for total, _ in steps} == {len(steps)} == {2 * 3 * (1 + ROUNDS)}
+
+
+def test_a_batch_beyond_memory_is_refused_before_anything_is_allocated(exported_bundle):
+    with pytest.raises(UsageError, match=r"--batch 1000000000 needs more than .* GiB.*give at most --batch \d+"):
+        run(exported_bundle, Plan((1, 10**9), 0.01, 1, "cpu"))
+
+
+def test_cuda_where_there_is_none_is_one_line(exported_bundle, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match="no CUDA device here"):
+        run(exported_bundle, Plan((1,), 0.01, 1, "cuda"))
+
+
+def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(exported_bundle, monkeypatch):
+    measure = profile_module.measure
+
+    def measure_while_somebody_trains(*arguments):
+        update_bundle(exported_bundle, {}, {"weights.safetensors": b"new"})
+        return measure(*arguments)
+
+    monkeypatch.setattr(profile_module, "measure", measure_while_somebody_trains)
+    with pytest.raises(BundleError, match="changed by another command"):
+        run(exported_bundle)
+    assert "profile" not in open_bundle(exported_bundle)

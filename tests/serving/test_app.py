@@ -1,0 +1,398 @@
+import gzip
+import io
+import json
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.errors import ProofError
+from regnet_deploy.images.preprocess import load_pixels
+from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.app import create_app
+from regnet_deploy.serving.predictions import top_k
+from regnet_deploy.serving.runtime import classify_pixels
+from regnet_deploy.serving.served import Limits, Served, load_served
+
+LIMITS = Limits(max_batch=4, max_body_bytes=200_000, max_pixels=250_000, max_in_flight=2, read_timeout_s=5)
+INFER = "/v2/models/regnet/infer"
+
+
+@pytest.fixture
+def served(exported_bundle: Path) -> Served:
+    return load_served(open_bundle(exported_bundle), variant="onnx-fp32", limits=LIMITS)
+
+
+class Client:
+    """Speaks to an application in this process; an exception in it is raised here."""
+
+    def __init__(self, app: Any, raises: bool = True) -> None:
+        self._transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        async def request() -> httpx.Response:
+            async with httpx.AsyncClient(transport=self._transport, base_url="http://test") as client:
+                return await client.request(method, path, **options)
+
+        return anyio.run(request)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.request("GET", path)
+
+    def post(self, path: str, **options: Any) -> httpx.Response:
+        return self.request("POST", path, **options)
+
+
+@pytest.fixture
+def client(served: Served) -> Client:
+    return Client(create_app(served))
+
+
+def infer_body(images: np.ndarray, **fields: Any) -> bytes:
+    tensor = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
+    return json.dumps({"inputs": [tensor], **fields}).encode()
+
+
+def zeros(count: int = 1) -> np.ndarray:
+    return np.zeros((count, 3, 24, 24), np.float32)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
+
+
+def refusal(response: Any, status: int) -> str:
+    assert response.status_code == status, response.text
+    document = response.json()
+    assert set(document) == {"error"}
+    return str(document["error"])
+
+
+def test_the_first_page_says_what_there_is(client: Client):
+    page = client.get("/").json()
+    assert page["model"] == "regnet"
+    assert "curl --data-binary @image.jpg" in page["example"]
+    assert "POST /v2/models/regnet/infer" in page["endpoints"]
+
+
+@pytest.mark.parametrize("path", ["/v2", "/v2/"])
+def test_server_metadata(client: Client, path: str):
+    assert client.get(path).json()["extensions"] == ["binary_tensor_data", "classification"]
+
+
+@pytest.mark.parametrize("path", ["/v2/models/regnet", "/v2/models/regnet/versions/1"])
+def test_model_metadata_and_readiness(client: Client, path: str):
+    document = client.get(path).json()
+    assert document["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 24, 24]}]
+    assert document["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 6]}]
+    assert document["versions"] == ["1"]
+    assert client.get(path + "/ready").json() == {"name": "regnet", "ready": True}
+
+
+def test_logits_are_those_of_the_session(client: Client, served: Served):
+    images = np.random.default_rng(0).normal(size=(3, 3, 24, 24)).astype(np.float32)
+    answer = client.post(INFER, content=infer_body(images, id="7")).json()
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "regnet", "1")
+    np.testing.assert_allclose(
+        np.reshape(answer["outputs"][0]["data"], (3, 6)), served.session.run(images), rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nix", 404),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/other", 404),
+        ("POST", "/v2/models/other/infer", 404),
+        ("GET", "/v2/models/regnet/versions/2", 404),
+        ("POST", "/v2/models/regnet/versions/abc/infer", 404),
+        ("GET", "/v2/models/other/ready", 400),
+        ("GET", "/v2/models/regnet/versions/2/ready", 400),
+        ("GET", "/v2/models/%2e%2e%2fregnet", 404),
+        ("GET", "/v2/models/regnet%00", 404),
+        ("GET", "/v2/models/" + "x" * 5000, 404),
+        ("POST", "/v2/repository/models/regnet/unload", 404),
+        ("GET", INFER, 405),
+        ("POST", "/v2/health/live", 405),
+        ("DELETE", "/classify", 405),
+        ("PUT", "/", 405),
+    ],
+)
+def test_what_there_is_not_is_an_error_in_json(client: Client, method: str, path: str, status: int):
+    text = refusal(client.request(method, path), status)
+    assert len(text) < 300
+
+
+def test_a_wrong_method_names_the_right_one(client: Client):
+    assert client.get("/classify").headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress), ("identity", bytes)],
+)
+def test_compressed_requests_are_unpacked(client: Client, encoding: str, pack: Any):
+    answer = client.post(INFER, content=pack(infer_body(zeros())), headers={"content-encoding": encoding})
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "data", "status"),
+    [
+        ("br", b"x", 415),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), 415),
+        ("gzip", b"not gzip", 400),
+        ("gzip", gzip.compress(infer_body(zeros()))[:-9], 400),
+        ("gzip", gzip.compress(infer_body(zeros())) + b"more", 400),
+        ("deflate", gzip.compress(infer_body(zeros())), 400),
+        ("gzip", gzip.compress(bytes(5_000_000)), 413),
+        ("deflate", zlib.compress(bytes(LIMITS.max_body_bytes + 1)), 413),
+    ],
+)
+def test_bad_compression_is_the_clients_mistake(client: Client, encoding: str, data: bytes, status: int):
+    refusal(client.post(INFER, content=data, headers={"content-encoding": encoding}), status)
+
+
+@pytest.mark.parametrize("path", [INFER, "/classify"])
+def test_a_body_over_the_limit_is_refused_by_its_length_and_by_counting(client: Client, path: str):
+    assert "200,000 bytes" in refusal(client.post(path, content=bytes(LIMITS.max_body_bytes + 1)), 413)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield bytes(1000)
+
+    refused = client.post(path, content=chunks())
+    assert "content-length" not in refused.request.headers
+    refusal(refused, 413)
+    assert refused.headers["connection"] == "close"
+    assert client.get("/v2/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("jpeg", lambda image: encoded(image, "JPEG", quality=90)),
+        ("png", lambda image: encoded(image, "PNG")),
+        ("webp", lambda image: encoded(image, "WEBP", lossless=True)),
+        ("bmp", lambda image: encoded(image, "BMP")),
+        ("grey", lambda image: encoded(image.convert("L"), "PNG")),
+        ("palette", lambda image: encoded(image.convert("P"), "PNG")),
+        ("cmyk", lambda image: encoded(image.convert("CMYK"), "JPEG")),
+        ("rgba", lambda image: encoded(image.convert("RGBA"), "PNG")),
+        ("progressive", lambda image: encoded(image, "JPEG", progressive=True)),
+    ],
+)
+def test_an_image_is_classified_as_the_library_would(client: Client, served: Served, name: str, make: Any):
+    data = make(gradient(90, 60))
+    answer = client.post("/classify?k=3", content=data)
+    assert answer.status_code == 200, answer.text
+    pixels = load_pixels(data, served.preprocessing)
+    wanted = top_k(classify_pixels(served.session, pixels[None], served.preprocessing), served.interface.labels, 3)[0]
+    got = answer.json()
+    assert [p["label"] for p in got["predictions"]] == [p.label for p in wanted]
+    assert [p["index"] for p in got["predictions"]] == [p.index for p in wanted]
+    assert [p["probability"] for p in got["predictions"]] == pytest.approx([p.probability for p in wanted])
+    assert set(got["timing_ms"]) == {"decode", "wait", "inference", "total"}
+
+
+def test_an_image_is_turned_as_its_exif_says(client: Client):
+    image = gradient(80, 40)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise to be upright
+    turned = client.post("/classify", content=encoded(image, "PNG", exif=exif)).json()
+    upright = client.post("/classify", content=encoded(image.transpose(Image.Transpose.ROTATE_270), "PNG")).json()
+    assert turned["predictions"] == upright["predictions"]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"hello", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not an image"),
+        (encoded(gradient(90, 60), "PNG")[:200], "broken"),
+        (encoded(gradient(90, 60), "JPEG")[:500], "broken"),
+        (encoded(Image.new("1", (501, 500)), "PNG"), "pixels"),
+    ],
+)
+def test_what_is_not_a_usable_image_is_the_clients_mistake(client: Client, data: bytes, says: str):
+    assert says in refusal(client.post("/classify", content=data), 400)
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "1.5", "x", "", "9" * 30, "٣", "1e3"])
+def test_k_must_be_a_whole_number(client: Client, k: str):
+    assert "k must be" in refusal(client.post("/classify", params={"k": k}, content=b"x"), 400)
+
+
+def test_k_beyond_the_classes_is_all_of_them(client: Client):
+    answer = client.post("/classify?k=1000", content=encoded(gradient(30, 30), "PNG")).json()
+    assert sorted(p["index"] for p in answer["predictions"]) == list(range(6))
+    assert sum(p["probability"] for p in answer["predictions"]) == pytest.approx(1)
+
+
+def test_a_form_is_told_how_to_send_an_image(client: Client):
+    answer = client.post("/classify", files={"file": b"x"})
+    assert "--data-binary" in refusal(answer, 415)
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.DRAINING])
+def test_only_a_ready_server_answers(served: Served, state: State):
+    client = Client(create_app(served, Admission(2, state)))
+    assert client.get("/v2/health/live").status_code == 200
+    for path in ("/v2/health/ready", "/v2/models/regnet/ready"):
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert answer.json()["ready"] is False
+    for path in (INFER, "/classify"):
+        answer = client.post(path, content=infer_body(zeros()))
+        assert refusal(answer, 503) == state.value
+        assert answer.headers["retry-after"] == "1"
+
+
+def test_more_requests_than_there_is_room_for_are_told_to_come_back(served: Served):
+    admission = Admission(2)
+    client = Client(create_app(served, admission))
+    with admission.enter(), admission.enter():
+        answer = client.post(INFER, content=infer_body(zeros()))
+        assert "2 requests are in flight" in refusal(answer, 503)
+        assert answer.headers["retry-after"] == "1"
+        assert client.get("/v2/health/ready").status_code == 200
+    assert admission.in_flight == 0
+    assert client.post(INFER, content=infer_body(zeros())).status_code == 200
+
+
+def test_a_place_is_given_back_whatever_happens(served: Served):
+    admission = Admission(1)
+    client = Client(create_app(served, admission))
+    for content in (b"", b"{}", bytes(LIMITS.max_body_bytes + 1), infer_body(zeros(9)), infer_body(zeros())):
+        client.post(INFER, content=content)
+        client.post("/classify", content=content)
+    assert admission.in_flight == 0
+
+
+def test_a_runtime_that_fails_is_an_error_of_the_server_without_details(served: Served):
+    class Broken:
+        runtime, device, input, input_name, output_name = "r", "cpu", "float32", "images", "logits"
+
+        def run(self, images: np.ndarray) -> np.ndarray:
+            raise ProofError("out of memory at /secret/path")
+
+    client = Client(create_app(replace(served, session=Broken())), raises=False)
+    assert "secret" not in refusal(client.post(INFER, content=infer_body(zeros())), 500)
+    assert client.get("/v2/health/live").status_code == 200
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up(served: Served):
+    app = create_app(replace(served, limits=replace(LIMITS, read_timeout_s=0.05)))
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+
+    async def receive() -> Any:
+        message = next(messages, {"type": "http.disconnect"})
+        if message["type"] == "http.disconnect" and not sent:
+            await anyio.sleep_forever()
+        return message
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b"", "root_path": ""}
+    anyio.run(app, scope, receive, send)
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+def test_a_client_that_goes_away_leaves_nothing_behind(served: Served):
+    admission = Admission(1)
+    sent: list[Any] = []
+    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": [], "query_string": b"", "root_path": ""}
+    anyio.run(create_app(served, admission), scope, receive, send)
+    assert admission.in_flight == 0
+
+
+def test_the_app_can_be_mounted_in_another(served: Served):
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    client = Client(Starlette(routes=[Mount("/vision", create_app(served))]))
+    assert client.get("/vision/v2/health/ready").status_code == 200
+    assert client.post("/vision" + INFER, content=infer_body(zeros())).status_code == 200
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=6,
+)
+good = {
+    "id": "x",
+    "inputs": [
+        {"name": "images", "shape": [1, 3, 24, 24], "datatype": "FP32", "parameters": {"binary_data_size": 6912}}
+    ],
+    "outputs": [{"name": "logits", "parameters": {"binary_data": True}}],
+}
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A good request with one thing in it replaced, removed, or cut off."""
+    document = json.loads(json.dumps(good))
+    holders = [document, document["inputs"][0], document["inputs"][0]["parameters"], document["outputs"][0]]
+    holder = draw(st.sampled_from(holders))
+    key = draw(st.sampled_from([*holder, "data", "parameters"]))
+    if draw(st.booleans()):
+        holder.pop(key, None)
+    else:
+        holder[key] = draw(json_values)
+    data = json.dumps(document).encode()
+    return data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data
+
+
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    data=mutated() | st.binary(max_size=60),
+    raw=st.sampled_from([b"", bytes(6912), bytes(6911), b"\xff" * 6912]),
+    length=st.none() | st.integers(-2, 400) | st.text("0123456789abc-+. ", max_size=5) | st.just("exact"),
+    encoding=st.sampled_from([None, None, None, "gzip", "deflate", "br", ""]),
+    pack=st.booleans(),
+    path=st.sampled_from([INFER, INFER, INFER, "/classify", "/classify?k=%00", "/v2/models/regnet/versions/1/infer"]),
+)
+def test_no_request_is_answered_with_an_error_of_the_server(client: Client, data, raw, length, encoding, pack, path):
+    headers = {}
+    if length is not None:
+        headers["Inference-Header-Content-Length"] = str(len(data)) if length == "exact" else str(length)
+    if encoding is not None:
+        headers["content-encoding"] = encoding
+    content = data + raw
+    if pack:
+        content = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding or "", bytes)(content)
+    answer = client.post(path, content=content, headers=headers)  # an exception in the app would be raised here
+    assert answer.status_code < 500
+    if answer.status_code != 200:
+        assert set(answer.json()) == {"error"}

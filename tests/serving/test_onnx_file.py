@@ -1,0 +1,197 @@
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from regnet_deploy.errors import BundleError
+from regnet_deploy.serving.onnx_file import refuse_external_data
+from regnet_deploy.serving.runtime import open_onnx
+
+VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def external(location: str = "weights.bin") -> TensorProto:
+    tensor = numpy_helper.from_array(VALUES, "w")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value=location)
+    return tensor
+
+
+def model_of(graph: onnx.GraphProto, **more: object) -> onnx.ModelProto:
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, **more)
+
+
+def graph_with(nodes: list[onnx.NodeProto], initializers: list[TensorProto] = []) -> onnx.GraphProto:  # noqa: B006
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])
+    return helper.make_graph(nodes, "g", [x], [y], initializers)
+
+
+def identity() -> onnx.NodeProto:
+    return helper.make_node("Identity", ["x"], ["y"])
+
+
+def constant() -> onnx.NodeProto:
+    return helper.make_node("Constant", [], ["c"], value=external())
+
+
+def in_an_initializer() -> onnx.ModelProto:
+    return model_of(graph_with([identity()], [external()]))
+
+
+def in_a_constant() -> onnx.ModelProto:
+    return model_of(graph_with([constant(), identity()]))
+
+
+def in_a_subgraph() -> onnx.ModelProto:
+    inner = helper.make_graph([identity()], "inner", [], [], [external()])
+    return model_of(graph_with([helper.make_node("If", ["x"], ["y"], then_branch=inner, else_branch=inner)]))
+
+
+def in_a_list_of_graphs() -> onnx.ModelProto:
+    inner = helper.make_graph([identity()], "inner", [], [], [external()])
+    node = identity()
+    node.attribute.append(helper.make_attribute("branches", [inner]))
+    return model_of(graph_with([node]))
+
+
+def in_a_list_of_tensors() -> onnx.ModelProto:
+    node = identity()
+    node.attribute.append(helper.make_attribute("values", [external()]))
+    return model_of(graph_with([node]))
+
+
+def in_a_sparse_initializer() -> onnx.ModelProto:
+    graph = graph_with([identity()])
+    graph.sparse_initializer.add(values=external(), dims=[2, 3])
+    return model_of(graph)
+
+
+def in_the_indices_of_a_sparse_attribute() -> onnx.ModelProto:
+    node = identity()
+    attribute = node.attribute.add(name="s", type=onnx.AttributeProto.SPARSE_TENSOR)
+    attribute.sparse_tensor.indices.CopyFrom(external())
+    return model_of(graph_with([node]))
+
+
+def in_a_function() -> onnx.ModelProto:
+    opset = [helper.make_opsetid("", 18)]
+    return model_of(
+        graph_with([identity()]), functions=[helper.make_function("local", "f", ["x"], ["y"], [constant()], opset)]
+    )
+
+
+def in_the_default_of_a_function() -> onnx.ModelProto:
+    opset = [helper.make_opsetid("", 18)]
+    function = helper.make_function("local", "f", ["x"], ["y"], [identity()], opset)
+    function.attribute_proto.append(helper.make_attribute("value", external()))
+    return model_of(graph_with([identity()]), functions=[function])
+
+
+def in_training_information() -> onnx.ModelProto:
+    model = model_of(graph_with([identity()]))
+    model.training_info.add(algorithm=graph_with([constant()]))
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        in_an_initializer,
+        in_a_constant,
+        in_a_subgraph,
+        in_a_list_of_graphs,
+        in_a_list_of_tensors,
+        in_a_sparse_initializer,
+        in_the_indices_of_a_sparse_attribute,
+        in_a_function,
+        in_the_default_of_a_function,
+        in_training_information,
+    ],
+)
+def test_external_data_is_refused(make):
+    with pytest.raises(BundleError, match="external data"):
+        refuse_external_data(make().SerializeToString())
+
+
+def test_external_data_without_a_location_is_refused_too():
+    tensor = external()
+    tensor.ClearField("external_data")
+    with pytest.raises(BundleError, match="external data"):
+        refuse_external_data(model_of(graph_with([identity()], [tensor])).SerializeToString())
+
+
+def test_onnx_runtime_never_gets_to_read_the_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "weights.bin").write_bytes(VALUES.tobytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="external data"):
+        open_onnx(in_an_initializer().SerializeToString())
+
+
+def test_a_file_with_all_its_tensors_inside_passes():
+    inside = numpy_helper.from_array(VALUES, "w")
+    node = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(VALUES))
+    refuse_external_data(model_of(graph_with([node, identity()], [inside])).SerializeToString())
+
+
+def test_every_message_type_that_holds_a_tensor_is_walked():
+    """Found in onnx's own schema, so that a field that a new version adds is noticed."""
+    from regnet_deploy.serving.onnx_file import _FIELDS
+
+    kinds = {
+        "ModelProto": "model",
+        "TrainingInfoProto": "training",
+        "GraphProto": "graph",
+        "FunctionProto": "function",
+        "NodeProto": "node",
+        "AttributeProto": "attribute",
+        "SparseTensorProto": "sparse",
+        "TensorProto": "tensor",
+    }
+    holds = {"TensorProto"}
+    messages = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name
+    while True:
+        more = {
+            name
+            for name, message in messages.items()
+            if any(field.message_type is not None and field.message_type.name in holds for field in message.fields)
+        } | holds
+        if more == holds:
+            break
+        holds = more
+    assert holds == set(kinds)
+    for name in holds:
+        fields = {
+            field.number: kinds[field.message_type.name]
+            for field in messages[name].fields
+            if field.message_type is not None and field.message_type.name in holds
+        }
+        assert fields == _FIELDS[kinds[name]], name
+
+
+@given(st.binary(max_size=200))
+def test_bytes_that_are_not_onnx_are_passed_or_refused_but_never_crash(data: bytes):
+    with contextlib.suppress(BundleError):
+        refuse_external_data(data)
+
+
+@given(st.data())
+def test_a_damaged_file_with_external_data_is_refused_or_no_longer_has_any(data: st.DataObject):
+    raw = bytearray(in_a_subgraph().SerializeToString())
+    raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        refuse_external_data(bytes(raw))
+    except BundleError:
+        return
+    try:
+        model = onnx.load_model_from_string(bytes(raw))
+    except Exception:  # whatever protobuf says: ONNX Runtime parses with it too
+        return
+    assert "EXTERNAL" not in str(model)
+    assert "external_data" not in str(model)

@@ -1,0 +1,123 @@
+"""A small folder of real image files and a bundle with a network that learns it in seconds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regnet_deploy.bundle import Bundle, create_bundle
+from regnet_deploy.images.check import check_images
+from regnet_deploy.images.folder import ImageFolder, assemble, list_images
+from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.space.network import Network
+from regnet_deploy.training.data import RandomViews, Source
+from regnet_deploy.training.execution import Execution
+from regnet_deploy.training.learner import Learner, make_learner
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train import Options, Wanted
+
+RESOLUTION = 16
+COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 50)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Small networks are not worth two threads, least of all on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network((1, 1), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
+
+
+@pytest.fixture
+def preprocessing() -> Preprocessing:
+    return default_preprocessing(RESOLUTION)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return Recipe(epochs=3, batch_size=8, crop_area=0.5, warmup_epochs=1)
+
+
+@pytest.fixture
+def put_images() -> Callable[[Path, int], None]:
+    """Write so many images of each class: its colour with noise, of several sizes."""
+
+    def put(root: Path, count: int, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed)
+        for name, colour in COLOURS.items():
+            (root / name).mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                height, width = draw.integers(14, 24, 2)
+                pixels = np.clip(colour + draw.normal(0, 40, (height, width, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / name / f"{i:03d}.png")
+
+    return put
+
+
+@pytest.fixture
+def data(tmp_path: Path, put_images: Callable[..., None]) -> Path:
+    """30 images to train on and 12 to validate with."""
+    put_images(tmp_path / "data" / "train", 10, seed=1)
+    put_images(tmp_path / "data" / "val", 4, seed=2)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def folder(data: Path) -> ImageFolder:
+    listing = list_images(data)
+    return assemble(listing, check_images(data, listing.paths))
+
+
+@pytest.fixture
+def views(folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing) -> RandomViews:
+    return RandomViews(Source(folder.root, folder.train), recipe, preprocessing)
+
+
+@pytest.fixture
+def learner(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Learner:
+    return make_learner(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, preprocessing)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, network: Network, preprocessing: Preprocessing) -> Bundle:
+    """As `select` leaves it when nobody says how many classes there are."""
+    architecture = {**network.to_json(), "classes": 1000, "resolution": RESOLUTION, "name": "tiny"}
+    parts = {"architecture": architecture, "preprocessing": preprocessing.to_json()}
+    return create_bundle(tmp_path / "bundle", parts)
+
+
+@pytest.fixture
+def options() -> Options:
+    """Without a trial, so that two runs are executed alike."""
+    return Options(Wanted("cpu", "fp32", "off", "off"), workers=0)
+
+
+@dataclass
+class Notes:
+    """A reporter that keeps what it is told."""
+
+    lines: list[str] = field(default_factory=list)
+    work: list[tuple[str, int, int, str]] = field(default_factory=list)
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+        self.work.append((what, done, total, note))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()

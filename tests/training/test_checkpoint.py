@@ -1,0 +1,124 @@
+"""Checkpoints: a run goes on from one to the bit, and there is always a whole one or none."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet_deploy.errors import DataError
+from regnet_deploy.training import checkpoint
+from regnet_deploy.training.checkpoint import (
+    FILE,
+    Progress,
+    checkpoint_of,
+    drop_checkpoint,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+)
+from regnet_deploy.training.data import RandomViews, batches_from, load
+from regnet_deploy.training.execution import Execution
+from regnet_deploy.training.learner import Learner, make_learner
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.trial import Choice
+
+CHOICE = Choice(Execution("cpu"), {"fp32, contiguous on cpu": 1.5}, "as asked")
+PROGRESS = Progress(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, seconds=1.5, history=[{"val_top1": 1 / 3}])
+
+
+def save(folder: Path, learner: Learner, progress: Progress = PROGRESS) -> None:
+    best = {name: value.clone() for name, value in learner.model.state_dict().items()}
+    save_checkpoint(folder, checkpoint_of({"recipe": {"epochs": 3}}, CHOICE, progress, learner, best))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_restored_learner_goes_on_to_the_bit(
+    tmp_path: Path, learner: Learner, views: RandomViews, recipe: Recipe, channels_last: bool
+) -> None:
+    execution = Execution("cpu", channels_last=channels_last)
+    batches = list(load(views, batches_from(recipe, len(views.source.files), 0, 0), 0, pin=False))
+    learner = make_learner(learner.model, execution, recipe, views.preprocessing)
+    for batch in batches[:4]:
+        learner.step(batch, 0.1)
+    save(tmp_path, learner)
+    other = make_learner(learner.model, execution, recipe, views.preprocessing)
+    read = load_checkpoint(tmp_path)
+    assert read is not None
+    restore(read, other)
+    for batch in batches[4:]:
+        learner.step(batch, 0.1)
+        other.step(batch, 0.1)
+    for name, value in learner.model.state_dict().items():
+        assert torch.equal(value, other.model.state_dict()[name]), name
+    for name, value in learner.momentum().items():
+        assert torch.equal(value, other.momentum()[name]), name
+
+
+def test_the_rest_comes_back_as_it_was(tmp_path: Path, learner: Learner) -> None:
+    save(tmp_path, learner)
+    read = load_checkpoint(tmp_path)
+    assert read is not None
+    assert read.progress == PROGRESS
+    assert read.choice == CHOICE
+    assert read.identity == {"recipe": {"epochs": 3}}
+    assert set(read.best) == set(learner.model.state_dict())
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
+    assert load_checkpoint(tmp_path) is None
+    drop_checkpoint(tmp_path)
+
+
+def test_dropping_leaves_nothing(tmp_path: Path, learner: Learner) -> None:
+    save(tmp_path, learner)
+    drop_checkpoint(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(
+    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, learner)
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device; the checkpoint before it is whole"):
+        save(tmp_path, learner, Progress(epoch=2))
+    monkeypatch.undo()
+    read = load_checkpoint(tmp_path)
+    assert read is not None
+    assert read.progress.epoch == 1
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+@pytest.mark.parametrize("keep", [0, 7, 500, -1])
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Learner, keep: int) -> None:
+    save(tmp_path, learner)
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole[:keep])
+    with pytest.raises(DataError, match="is damaged: give --restart") as caught:
+        load_checkpoint(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_version_is_one_line(
+    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "SCHEMA", 99)
+    save(tmp_path, learner)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="another version of regnet-deploy: give --restart"):
+        load_checkpoint(tmp_path)
+
+
+def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, learner: Learner) -> None:
+    save(tmp_path, learner)
+    raw = (tmp_path / FILE).read_bytes()
+    header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
+    state = json.loads(header.pop("__metadata__")["state"])
+    assert set(state) == {"schema", "identity", "choice", "progress"}
+    assert {name.split(".")[0] for name in header} == {"model", "momentum", "best"}

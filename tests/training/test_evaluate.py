@@ -1,0 +1,54 @@
+"""Evaluation: statistics that are true of the weights, and numbers that another program would get too."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from regnet_deploy.images.folder import ImageFolder
+from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.training.data import EvaluationViews, RandomViews, Source, epoch_batches, load, number_batches
+from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
+from regnet_deploy.training.learner import Learner
+from regnet_deploy.training.recipe import Recipe
+
+
+def test_precise_statistics_are_the_mean_over_the_batches(learner: Learner, views: RandomViews, recipe: Recipe) -> None:
+    batches = list(load(views, epoch_batches(recipe, 0, len(views.source.files)), 0, pin=False))
+    stem = [learner.model.stem.conv(learner.images(batch)).detach() for batch in batches]
+    before = {name: value.clone() for name, value in learner.model.named_parameters()}
+    set_precise_statistics(learner, batches)
+    norm = learner.model.stem.bn
+    torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in stem]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in stem]).mean(0))
+    assert norm.num_batches_tracked == len(batches)
+    assert {module.momentum for module in learner.model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.named_parameters())
+    assert learner.model.training
+
+
+def test_the_figures_are_those_of_one_batch_of_all_images(
+    learner: Learner, folder: ImageFolder, preprocessing: Preprocessing
+) -> None:
+    views = EvaluationViews(Source(folder.root, folder.val), preprocessing)
+    result = evaluate(learner, load(views, number_batches(len(folder.val), 5), 0, pin=False), preprocessing)
+    assert learner.model.training
+    pixels = np.stack([load_pixels((folder.root / file.path).read_bytes(), preprocessing) for file in folder.val])
+    labels = torch.tensor([file.label for file in folder.val])
+    learner.model.eval()
+    with torch.no_grad():
+        logits = learner.model(torch.from_numpy(normalise(pixels, preprocessing)))
+    assert result.images == 12
+    assert result.top1 == (logits.argmax(1) == labels).sum().item() / 12
+    assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_an_image_that_is_gone_does_not_count(
+    learner: Learner, folder: ImageFolder, preprocessing: Preprocessing
+) -> None:
+    (folder.root / folder.val[0].path).unlink()
+    views = EvaluationViews(Source(folder.root, folder.val), preprocessing)
+    result = evaluate(learner, load(views, number_batches(len(folder.val), 1), 0, pin=False), preprocessing)
+    assert result.images == 11
+    assert [each.path for each in result.unreadable] == [folder.val[0].path]

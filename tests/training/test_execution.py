@@ -1,0 +1,79 @@
+"""How steps are run: what may be tried here, and what cannot be had is one line."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.training import execution
+from regnet_deploy.training.execution import Execution, Wanted, can_compile, default_workers, has_bf16, resolve_device
+
+
+def test_what_is_left_open_is_every_combination_the_plainest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "has_bf16", lambda device: True)
+    assert Wanted("cpu").candidates() == [
+        Execution("cpu", "fp32", False),
+        Execution("cpu", "fp32", True),
+        Execution("cpu", "bf16", False),
+        Execution("cpu", "bf16", True),
+    ]
+
+
+def test_bf16_is_not_tried_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "has_bf16", lambda device: False)
+    assert {each.precision for each in Wanted("cpu").candidates()} == {"fp32"}
+    assert Wanted("cpu", precision="bf16", channels_last="on").candidates() == [Execution("cpu", "bf16", True)]
+
+
+def test_what_is_said_is_done() -> None:
+    assert Wanted("cpu", "fp32", "on", "on").candidates() == [Execution("cpu", "fp32", True, True)]
+    assert Wanted("cpu", "fp32", "off", "auto").candidates() == [Execution("cpu", "fp32", False, False)]
+
+
+def test_contradictions_name_the_option_and_both_values() -> None:
+    done = Execution("cpu", "bf16", True, False)
+    assert Wanted().contradictions(done) == []
+    assert Wanted("cpu", "bf16", "on", "off").contradictions(done) == []
+    assert Wanted("cuda", "fp32", "off", "on").contradictions(done) == [
+        "--device cuda (was cpu)",
+        "--precision fp32 (was bf16)",
+        "--channels-last off (was on)",
+        "--compile on (was off)",
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_cuda_that_is_not_there_is_one_line() -> None:
+    assert resolve_device("auto") == "cpu"
+    with pytest.raises(UsageError, match=r"--device cuda: PyTorch .* finds no CUDA device here; give --device cpu"):
+        resolve_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "native"),
+    [
+        ("flags\t\t: fpu avx512f avx512_bf16 sse\n", True),
+        ("flags\t\t: fpu amx_bf16\n", True),
+        ("Features\t: fp asimd bf16\n", True),
+        ("flags\t\t: fpu avx2 avx512f\nmodel name : bf16\n", False),
+        ("", False),
+    ],
+)
+def test_the_cpu_says_itself_whether_it_has_bf16(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, native: bool
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(execution, "Path", lambda path: tmp_path / "cpuinfo")
+    assert has_bf16("cpu") is native
+
+
+def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
+    assert not can_compile("cpu")
+
+
+def test_a_cpu_gets_no_loading_process_for_images_in_memory_and_one_for_files() -> None:
+    assert default_workers("cpu", in_memory=True) == 0
+    assert default_workers("cpu", in_memory=False) == 1
+    assert 1 <= default_workers("cuda", in_memory=True) <= 8

@@ -1,0 +1,69 @@
+"""The recipe: the paper's numbers, fitted to small data in the open, and nothing absurd."""
+
+import math
+
+import pytest
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.training.recipe import Recipe
+
+
+def test_the_defaults_are_the_papers() -> None:
+    recipe = Recipe()
+    assert (recipe.epochs, recipe.lr, recipe.weight_decay, recipe.label_smoothing) == (100, 0.1, 5e-5, 0)
+    assert (recipe.crop_area, recipe.flip, recipe.lighting, recipe.precise_bn_images) == (0.08, True, 0.1, 8192)
+    written = recipe.to_json()
+    assert (written["optimizer"], written["momentum"], written["nesterov"]) == ("SGD", 0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch"), [(2, 2), (3, 2), (8, 2), (100, 25), (511, 127), (512, 128), (1_281_167, 128)]
+)
+def test_a_batch_is_128_or_a_quarter_of_the_images(images: int, batch: int) -> None:
+    assert Recipe().fitted(images).batch == batch
+
+
+def test_a_batch_that_was_asked_for_stays() -> None:
+    assert Recipe(batch_size=64).fitted(70).batch == 64
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (3, 0), (8, 2), (20, 5), (100, 5)])
+def test_the_warm_up_is_five_epochs_or_a_quarter_of_a_short_run(epochs: int, warmup: int) -> None:
+    assert Recipe(epochs=epochs).fitted(1000).warmup_epochs == warmup
+
+
+def test_the_rate_is_a_half_cosine_with_linear_warm_up_scaled_by_the_batch() -> None:
+    recipe = Recipe(epochs=100, batch_size=256, lr=0.1).fitted(10_000)
+    rates = [recipe.learning_rate(epoch) for epoch in range(100)]
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[1] == pytest.approx(0.2 * 0.28 * (1 + math.cos(math.pi / 100)) / 2)
+    assert rates[50] == pytest.approx(0.1)
+    assert rates[99] == pytest.approx(0.2 * (1 + math.cos(math.pi * 0.99)) / 2)
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[:5] == sorted(rates[:5])
+
+
+def test_without_warm_up_the_first_rate_is_the_highest() -> None:
+    assert Recipe(batch_size=128, warmup_epochs=0).learning_rate(0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be 1 or more, got 0"),
+        ({"batch_size": 1}, "batch size must be 2 or more for batch norm, got 1"),
+        ({"lr": 0.0}, "learning rate must be above 0"),
+        ({"lr": math.nan}, "learning rate must be above 0, got nan"),
+        ({"lr": math.inf}, "learning rate must be above 0, got inf"),
+        ({"weight_decay": -1.0}, "weight decay must be 0 or more"),
+        ({"warmup_epochs": 100}, "warm-up epochs must be 0 to 99, got 100"),
+        ({"crop_area": 0.0}, "crop area must be above 0 and at most 1"),
+        ({"crop_area": 1.5}, "crop area must be above 0 and at most 1, got 1.5"),
+        ({"lighting": -0.1}, "lighting must be 0 or more"),
+        ({"label_smoothing": 1.0}, "label smoothing must be 0 or more and below 1"),
+        ({"seed": -1}, "must be 0 or more"),
+    ],
+)
+def test_what_cannot_be_trained_with_is_refused(change: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe(**change)

@@ -1,0 +1,417 @@
+"""Training as a whole: from a bundle and a folder to new weights, labels and metrics, or to one clear line."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load as load_arrays
+
+from regnet_deploy.bundle import Bundle, create_bundle, damage, open_bundle, update_bundle
+from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
+from regnet_deploy.images.folder import list_images
+from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.models.weights import FILE, model_of, weights_from_bytes
+from regnet_deploy.training import loop, train
+from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
+from regnet_deploy.training.checkpoint import load_checkpoint
+from regnet_deploy.training.data import Unreadable
+from regnet_deploy.training.execution import Execution, Wanted
+from regnet_deploy.training.learner import Learner
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train import Options
+
+
+def run_directory(bundle: Bundle) -> Path:
+    return bundle.path.parent / f"{bundle.path.name}.training"
+
+
+class Stop(BaseException):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Make the n-th step of a learner from now on end the run."""
+
+    def arm(count: int) -> None:
+        step, done = Learner.step, [0]
+
+        def stopping(self: Learner, batch: object, rate: float) -> object:
+            done[0] += 1
+            if done[0] > count:
+                monkeypatch.setattr(Learner, "step", step)
+                raise Stop
+            return step(self, batch, rate)
+
+        monkeypatch.setattr(Learner, "step", stopping)
+
+    return arm
+
+
+def test_a_run_gives_weights_that_know_the_images(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, preprocessing: Preprocessing
+) -> None:
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, notes)
+    part = trained.part("training")
+    assert part["best"]["val_top1"] >= 0.9
+    files = [path for paths in list_images(data).val.values() for path in paths]
+    pixels = np.stack([load_pixels((data / path).read_bytes(), preprocessing) for path in files])
+    with torch.no_grad():
+        answers = model_of(trained)(torch.from_numpy(normalise(pixels, preprocessing))).argmax(1)
+    right = sum(
+        trained.part("labels")[answer] == path.split("/")[1] for answer, path in zip(answers, files, strict=True)
+    )
+    assert right / len(files) == part["best"]["val_top1"]
+
+
+def test_the_bundle_says_how_its_weights_came_about(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    (data / "train" / "red" / "note.txt").write_text("hello")
+    trained = train.train(bundle.path, data, recipe, options, notes)
+    assert trained.part("labels") == ["blue", "green", "red"]
+    assert trained.part("architecture") == {**bundle.part("architecture"), "classes": 3}
+    part = trained.part("training")
+    assert part["recipe"] == recipe.fitted(30).to_json()
+    assert part["seed"] == recipe.seed
+    assert (part["data"]["train_images"], part["data"]["val_images"], part["data"]["classes"]) == (30, 12, 3)
+    assert part["data"]["rejected"] == {"train/red/note.txt": part["data"]["rejected"]["train/red/note.txt"]}
+    assert [metrics["epoch"] for metrics in part["history"]] == [1, 2, 3]
+    assert set(part["history"][0]) == {
+        "epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_images", "images_per_s", "seconds",
+    }  # fmt: skip
+    assert part["history"][0]["lr"] == recipe.learning_rate(0)
+    assert part["execution"]["execution"] == Execution("cpu").to_json()
+    assert part["lineage"]["start_sha256"] is None
+    assert part["lineage"]["versions"]["torch"] == torch.__version__
+    assert set(trained.part("environment")["train"]) >= {"python", "torch", "regnet-deploy", "platform", "date"}
+    assert str(data) not in json.dumps(trained.parts)
+    assert damage(trained) == []
+    assert "1 files are left out" in notes.text
+    assert "train/red/note.txt: not an image" in notes.text
+    assert "3 outputs in place of 1000" in notes.text
+
+
+def test_the_best_epoch_is_kept_the_later_of_equals(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, states = iter([0.5, 0.75, 0.75, 0.25]), []
+    evaluate = loop.evaluate
+
+    def scripted(learner: Learner, *rest: object) -> object:
+        states.append({name: value.clone() for name, value in learner.model.state_dict().items()})
+        return dataclasses.replace(evaluate(learner, *rest), top1=next(scores))
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=4), options, notes)
+    assert trained.part("training")["best"]["epoch"] == 3
+    weights = weights_from_bytes(trained.read(FILE))
+    assert all(torch.equal(value, states[2][name]) for name, value in weights.items())
+    assert not torch.equal(weights["head.fc.weight"], states[1]["head.fc.weight"])
+
+
+def test_samples_are_evaluation_views_of_training_images_of_every_class(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, preprocessing: Preprocessing
+) -> None:
+    trained = train.train(bundle.path, data, recipe, options, notes)
+    samples = load_arrays(trained.read("samples.safetensors"))
+    images, labels = samples["images"], samples["labels"]
+    assert images.dtype == np.uint8
+    assert images.shape == (30, 16, 16, 3)  # all there are, 32 being more
+    assert labels.dtype == np.int64
+    assert np.bincount(labels).tolist() == [10, 10, 10]
+    assert set(labels[:3]) == {0, 1, 2}
+    for image, label in zip(images, labels, strict=True):
+        files = (data / "train" / trained.part("labels")[label]).iterdir()
+        assert any((load_pixels(file.read_bytes(), preprocessing) == image).all() for file in files)
+
+
+def test_new_weights_drop_what_was_true_of_the_old(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    parts = {"golden": {}, "variants": {}, "profile": {}, "environment": {"select": {"a": 1}, "export": {}}}
+    old = {"fp32.onnx": b"x", "fp16.plan": b"y", "golden.safetensors": b"z", "notes.txt": b"keep"}
+    update_bundle(bundle.path, parts, old)
+    trained = train.train(bundle.path, data, recipe, options, notes)
+    assert set(trained.parts) == {"architecture", "preprocessing", "environment", "labels", "training"}
+    assert set(trained.files) == {FILE, "samples.safetensors", "notes.txt"}
+    assert set(trained.part("environment")) == {"select", "train"}
+
+
+def test_a_finished_run_leaves_no_checkpoint(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    train.train(bundle.path, data, recipe, options, notes)
+    names = [path.name.split("-")[0].split(".out")[0] for path in run_directory(bundle).iterdir()]
+    assert sorted(names) == [".lock", "checked", "events"]
+
+
+def test_the_same_run_gives_the_same_weights_whoever_loads(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    digests = [
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, workers=workers), notes).files[FILE].sha256
+        for workers in (0, 0, 2)
+    ]
+    assert len(set(digests)) == 1
+    other = train.train(bundle.path, data, dataclasses.replace(recipe, seed=1), options, notes)
+    assert other.files[FILE].sha256 != digests[0]
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 8])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at, tmp_path: Path, step: int
+) -> None:
+    whole = create_bundle(tmp_path / "whole", dict(bundle.parts))
+    wanted = train.train(whole.path, data, recipe, options, notes)
+    stop_at(step)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), notes)
+    assert open_bundle(bundle.path) == bundle
+    trained = train.train(bundle.path, data, recipe, options, notes)
+    assert f"resuming at epoch {step // 3 + 1} step {step % 3}" in notes.lines
+    assert trained.files[FILE] == wanted.files[FILE]
+    timeless = [
+        [
+            {name: value for name, value in metrics.items() if name not in ("seconds", "images_per_s")}
+            for metrics in part
+        ]
+        for part in (trained.part("training")["history"], wanted.part("training")["history"])
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_a_run_stopped_between_its_result_and_its_end_is_over(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(directory: Path) -> None:
+        raise Stop
+
+    monkeypatch.setattr(train, "drop_checkpoint", stop)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, options, notes)
+    monkeypatch.undo()
+    committed = open_bundle(bundle.path)
+    assert train.train(bundle.path, data, recipe, options, notes) == committed
+    assert "this run had ended and its weights are in the bundle: nothing is left to do" in notes.lines
+    assert not (run_directory(bundle) / CHECKPOINT).exists()
+
+
+def test_a_run_whose_result_could_not_be_written_is_not_trained_again(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise BundleError("cannot write: No space left on device")
+
+    monkeypatch.setattr(train, "commit", full)
+    with pytest.raises(BundleError):
+        train.train(bundle.path, data, recipe, options, notes)
+    monkeypatch.undo()
+    assert open_bundle(bundle.path) == bundle
+    stop_at(0)  # no step is left to do
+    assert FILE in train.train(bundle.path, data, recipe, options, notes).files
+
+
+def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at
+) -> None:
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), notes)
+    before = load_checkpoint(run_directory(bundle))
+    faster = dataclasses.replace(recipe, lr=0.2, epochs=5)
+    with pytest.raises(
+        UsageError, match=r"stands at epoch 2 step 1 and differs in epochs 5 \(was 3\), lr 0\.2 \(was 0\.1\)"
+    ):
+        train.train(bundle.path, data, faster, options, notes)
+    other = dataclasses.replace(options, wanted=Wanted("cpu", "fp32", "on", "off"))
+    with pytest.raises(UsageError, match=r"--channels-last on \(was off\): .*--restart"):
+        train.train(bundle.path, data, recipe, other, notes)
+    (data / "train" / "red" / "000.png").unlink()
+    with pytest.raises(UsageError, match="differs in data images"):
+        train.train(bundle.path, data, recipe, options, notes)
+    assert load_checkpoint(run_directory(bundle)).progress == before.progress
+    trained = train.train(bundle.path, data, faster, dataclasses.replace(options, restart=True), notes)
+    assert trained.part("training")["recipe"]["lr"] == 0.2
+    assert "resuming" not in notes.text
+
+
+def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = train.open_training
+
+    def then_vanish(*arguments: object) -> object:
+        for path in ("train/red/003.png", "val/blue/001.png"):
+            (data / path).unlink()
+        return opened(*arguments)
+
+    monkeypatch.setattr(train, "open_training", then_vanish)
+    trained = train.train(bundle.path, data, recipe, options, notes)
+    assert set(trained.part("training")["data"]["unreadable"]) == {"train/red/003.png", "val/blue/001.png"}
+    assert trained.part("training")["best"]["val_images"] == 11
+    assert "2 files could not be read any more while training:" in notes.lines
+    assert "  val/blue/001.png: cannot be read: No such file or directory" in notes.lines
+
+
+def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_with(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = train.RandomViews.__getitem__
+
+    def gone(self: object, key: tuple[int, int]) -> object:
+        return Unreadable(f"{key[1]}.png", "cannot be read: gone") if key[0] == 1 else image(self, key)
+
+    monkeypatch.setattr(train.RandomViews, "__getitem__", gone)
+    with pytest.raises(
+        DataError, match=r"none of the training images can be read any more .*Give the same command again"
+    ):
+        train.train(bundle.path, data, recipe, options, notes)
+    monkeypatch.undo()
+    train.train(bundle.path, data, recipe, options, notes)
+    assert "resuming at epoch 2 step 0" in notes.lines
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_bundle(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    wild = dataclasses.replace(recipe, lr=1e30, warmup_epochs=0)
+    with pytest.raises(UsageError, match=r"the loss is not finite at epoch 1 .*give a lower --lr than 1e\+30"):
+        train.train(bundle.path, data, wild, options, notes)
+    assert open_bundle(bundle.path) == bundle
+    train.train(bundle.path, data, recipe, options, notes)  # a lower rate needs no --restart
+
+
+def test_fine_tuning_starts_from_the_bundles_weights_and_names_them(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    tune = dataclasses.replace(recipe, fine_tune=True, lr=1e-7)
+    with pytest.raises(UsageError, match=r"--fine-tune: .* has no weights to start from yet"):
+        train.train(bundle.path, data, tune, options, notes)
+    first = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, notes)
+    before = weights_from_bytes(first.read(FILE))["s2.b1.f.b.weight"]
+    second = train.train(bundle.path, data, tune, options, notes)
+    after = weights_from_bytes(second.read(FILE))["s2.b1.f.b.weight"]
+    assert second.part("training")["lineage"]["start_sha256"] == first.files[FILE].sha256
+    torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
+    assert not torch.equal(after, before)
+
+
+def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.train(bundle.path, data, recipe, options, notes)
+    tune = dataclasses.replace(recipe, fine_tune=True)
+    drop = train.drop_checkpoint
+
+    def stop(directory: Path) -> None:
+        raise Stop
+
+    monkeypatch.setattr(train, "drop_checkpoint", stop)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, tune, options, notes)
+    monkeypatch.setattr(train, "drop_checkpoint", drop)
+    committed = open_bundle(bundle.path)
+    assert train.train(bundle.path, data, tune, options, notes) == committed
+
+
+def test_classes_that_were_chosen_must_be_the_folders(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "classes": 5}})
+    with pytest.raises(UsageError, match=r"5 outputs and .* has 3 classes: .*`regnet-deploy select --classes 3`"):
+        train.train(bundle.path, data, recipe, options, notes)
+    assert not run_directory(bundle).exists()
+
+
+def test_a_split_is_for_folders_without_validation(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    with pytest.raises(UsageError, match="has validation images of its own: leave --val-split out"):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, val_split=0.2), notes)
+    flat = data / "train"
+    trained = train.train(bundle.path, flat, recipe, dataclasses.replace(options, val_split=0.2), notes)
+    assert trained.part("training")["data"]["split"] == "20% of each class held out (seed 0)"
+    assert "24 images to train on, 6 to validate with (20% of each class held out (seed 0)), 3 classes" in notes.lines
+
+
+def test_a_single_image_is_too_few(bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes) -> None:
+    for file in sorted((data / "train").rglob("*.png"))[1:]:
+        file.unlink()
+    for name in ("green", "red"):
+        for subset in ("train", "val"):
+            for file in (data / subset / name).iterdir():
+                file.unlink()
+            (data / subset / name).rmdir()
+    with pytest.raises(DataError, match="one usable training image; batch norm needs two at least"):
+        train.train(bundle.path, data, recipe, options, notes)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_handful_of_images_trains(
+    bundle: Bundle, recipe: Recipe, options: Options, notes, put_images, tmp_path: Path, count: int
+) -> None:
+    put_images(tmp_path / "few" / "train", count)
+    put_images(tmp_path / "few" / "val", 1)
+    trained = train.train(bundle.path, tmp_path / "few", Recipe(epochs=2), options, notes)
+    assert trained.part("training")["recipe"]["batch_size"] == 2
+
+
+def test_a_batch_larger_than_the_data_is_the_data(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, batch_size=500), options, notes)
+    assert len(trained.part("training")["history"]) == 3
+
+
+def test_without_precise_statistics_the_running_averages_are_kept(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    def batches_seen(images: int) -> tuple[int, int]:
+        """Return how many batches the statistics are of, and the epoch of the weights."""
+        trained = train.train(bundle.path, data, dataclasses.replace(recipe, precise_bn_images=images), options, notes)
+        weights = weights_from_bytes(trained.read(FILE))
+        return weights["stem.bn.num_batches_tracked"].item(), trained.part("training")["best"]["epoch"]
+
+    batches, epoch = batches_seen(0)
+    assert batches == 3 * epoch  # of every step so far
+    assert batches_seen(8192)[0] == 3  # of all batches of 8 that there are among 30 images
+    assert batches_seen(16)[0] == 2
+
+
+def test_a_bundle_changed_meanwhile_is_left_alone(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = train.fit
+
+    def then_change(*arguments: object) -> None:
+        fitted(*arguments)
+        update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "name": "other"}})
+
+    monkeypatch.setattr(train, "fit", then_change)
+    with pytest.raises(BundleError, match="was changed by another command meanwhile"):
+        train.train(bundle.path, data, recipe, options, notes)
+    assert open_bundle(bundle.path).files == {}
+
+
+def test_what_is_missing_names_the_command(tmp_path: Path, data: Path, recipe: Recipe, options: Options, notes) -> None:
+    with pytest.raises(BundleError, match="regnet-deploy select"):
+        train.train(tmp_path / "none", data, recipe, options, notes)
+    empty = create_bundle(tmp_path / "empty", {})
+    with pytest.raises(MissingPart, match="has no architecture yet: run `regnet-deploy select"):
+        train.train(empty.path, data, recipe, options, notes)
+
+
+def test_progress_runs_over_the_whole_run(bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes) -> None:
+    train.train(bundle.path, data, recipe, options, notes)
+    steps = [(what, done, total) for what, done, total, _ in notes.work if what.startswith("epoch")]
+    assert [done for _, done, _ in steps] == list(range(1, 10))
+    assert {total for _, _, total in steps} == {9}
+    assert steps[0][0] == "epoch 1/3"
+    assert steps[-1][0] == "epoch 3/3"
+    assert {what for what, _, _, _ in notes.work} >= {"checking images", "loading images"}
+    assert len([line for line in notes.lines if line.startswith("epoch ")]) == 3
