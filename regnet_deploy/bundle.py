@@ -1,10 +1,10 @@
 """The bundle: one folder that grows from budget to served model, never half-written.
 
-``bundle.json`` is the manifest. It holds *parts* (architecture, training, profile, ...), each written by one command, and
-the table of *files*. A file lies in the folder under a name that carries the start of its sha256
+``bundle.json`` is the manifest. It holds *parts* (architecture, training, profile, ...), each written by one command,
+and the table of *files*. A file lies in the folder under a name that carries the start of its sha256
 (``weights-3f2a9c1b0d4e.safetensors``), so a new version never overwrites the old one: new files are written and synced
-first, then the manifest is replaced in one rename, then files that nothing names any more are deleted. Whatever moment a
-crash or a full disk picks, the manifest on disk and the files it names agree.
+first, then the manifest is replaced in one rename, then files that nothing names any more are deleted. Whatever moment
+a crash or a full disk picks, the manifest on disk and the files it names agree.
 
 The manifest carries the sha256 of its own content, and its bytes are the canonical ones for that content, so a changed
 byte anywhere in a bundle is found.

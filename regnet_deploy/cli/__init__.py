@@ -1,1 +1,1 @@
-"""The command line: one file per command - options, one library call, rendering. Nothing heavy is imported at the top."""
+"""The command line: one file a command - options, one library call, rendering. Nothing heavy is imported at the top."""

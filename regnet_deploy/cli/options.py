@@ -24,7 +24,7 @@ def json_option(function: F) -> F:
     )(function)
 
 
-class IntList(click.ParamType):
+class IntList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
     """Whole numbers above 0, separated by commas."""
 
     name = "n,n,..."
@@ -42,7 +42,7 @@ class IntList(click.ParamType):
         return numbers
 
 
-class Range(click.ParamType):
+class Range(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A pair ``low:high``, or one number for both."""
 
     name = "low:high"

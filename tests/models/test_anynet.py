@@ -26,9 +26,7 @@ def networks(draw: st.DrawFn) -> Network:
     for _ in range(stages):
         group = draw(st.sampled_from([1, 2, 4, 8]))
         ratio = draw(st.sampled_from([0.5, 1.0, 2.0, 4.0]))
-        inner = 16 * draw(
-            st.integers(1, 3)
-        )  # a multiple of any group width, and never squeezed to nothing
+        inner = 16 * draw(st.integers(1, 3))  # a multiple of any group width, and never squeezed to nothing
         bottlenecks.append(ratio)
         widths.append(int(inner * ratio))
         groups.append(group)
