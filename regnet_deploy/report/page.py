@@ -18,7 +18,7 @@ h1 { font-size: 1.9rem; margin: 0 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 0 0 .75rem; color: var(--accent); }
 section, figure { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 1.1rem 1.25rem;
   margin: 1rem 0; }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; margin: 1rem 0; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(24rem, 1fr)); gap: 1rem; margin: 1rem 0; }
 .pictures figure { margin: 0; }
 figure svg { width: 100%; height: auto; }
 figcaption { color: var(--soft); font-size: .9rem; }

@@ -30,10 +30,12 @@ Float = NDArray[np.float64]
 
 STAGES = 4
 REFERENCE_RESOLUTION = 224
-#: From here on (MACs at 224) the sampler of pycls advises wider ranges of w_0 and g.
-LARGE_MACS = 16e9
-#: Largest w_0 above that; the largest published is 320.
-MOST_W_0 = 384
+#: Above this (MACs at 224) w_0 and g range wider, as the sampler of pycls advises for large networks. It says so from
+#: 16 GMACs on; with g up to 128 alone, fewer than 1,000 RegNetYs would be left from 12.
+LARGE_MACS = 8e9
+#: Largest w_0 and g up to there and beyond; the largest published are 320 and 232.
+SMALL_W_0, MOST_W_0 = 256, 384
+SMALL_G, MOST_G = 128, 256
 #: Step of the w_m lattice, as in the sampler of pycls.
 W_M_STEP = 0.001
 
@@ -46,10 +48,10 @@ class Bounds:
 
     Attributes:
         d: fewest and most blocks.
-        w_0: least and most, or None for 8 to 256, and to 384 above 16 GMACs.
+        w_0: least and most, or None for 8 to 256, and to 384 above 8 GMACs.
         w_a: least and most, channels a block.
         w_m: least and most.
-        g: least and most group width, or None for 1 to 128, and to 256 above 16 GMACs.
+        g: least and most group width, or None for 1 to 128, and to 256 above 8 GMACs.
         g_multiple: group widths must be a multiple of this (every stage's, after fitting).
         parameters: (a, c): fewer than (a + c F) million parameters; None lifts the bound.
         activations: c: fewer than c sqrt(F) million activations; None lifts the bound.
@@ -83,7 +85,7 @@ class Bounds:
         if self.g_multiple < 1:
             raise UsageError(f"group width must be a multiple of 1 or more, got {self.g_multiple}")
         if not len(self.group_widths()):
-            low, high = self.g or (1, 256)
+            low, high = self.g or (1, MOST_G)
             raise UsageError(
                 f"no group width from {low} to {high} is 1, 2, 4 or a multiple of 8, and of {self.g_multiple}: "
                 "widen --group-width or lower --group-multiple"
@@ -91,7 +93,7 @@ class Bounds:
 
     def group_widths(self) -> Int:
         """Group widths of the lattice: powers of two below 8, then multiples of 8."""
-        low, high = self.g or (1, 256)
+        low, high = self.g or (1, MOST_G)
         lattice = np.concatenate([[1, 2, 4], np.arange(8, high + 1, 8)])
         if self.g is not None and low == high:
             lattice = np.array([low])  # one group width asked for by name need not lie on the lattice
@@ -128,8 +130,12 @@ def regnets_between(
     steps = np.arange(round((bounds.w_m[1] - bounds.w_m[0]) / w_m_step) + 1)
     w_m = np.round(bounds.w_m[0] + steps.astype(np.float64) * w_m_step, 3)
     cells = _cells(w_m, bounds.d)
+    at_reference = (resolution, stem_stride, classes) == (REFERENCE_RESOLUTION, 2, 1000)
+    small = at_reference and highest <= LARGE_MACS
     g = bounds.group_widths()
-    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, MOST_W_0)
+    if small and bounds.g is None:
+        g = g[g <= SMALL_G]
+    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, SMALL_W_0 if small else MOST_W_0)
     pieces = []
     for w_0 in range(-(-w_0_low // QUANTUM) * QUANTUM, w_0_high + 1, QUANTUM):
         raw = level_widths(w_0, w_m[:, None], np.arange(STAGES))
@@ -142,9 +148,7 @@ def regnets_between(
             break
         if not live.any():
             continue
-        reference = at
-        if (resolution, stem_stride, classes) != (REFERENCE_RESOLUTION, 2, 1000):
-            reference = _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, 1000)
+        reference = at if at_reference else _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, 1000)
         usable = cells.real & (cells.high * w_0 >= bounds.w_a[0]) & (cells.low * w_0 <= bounds.w_a[1])
         for i, group in enumerate(g):
             rows = np.nonzero(live[i])[0]
@@ -327,9 +331,9 @@ def _solve(
         keep &= there.activations < bounds.activations * np.sqrt(giga) * 1e6
     large = there.macs > LARGE_MACS
     if bounds.w_0 is None:
-        keep &= large | (w_0 <= 256)
+        keep &= large | (w_0 <= SMALL_W_0)
     if bounds.g is None:
-        keep &= large | (group <= 128)
+        keep &= large | (group <= SMALL_G)
     if not keep.any():
         return None
     widths, groups = fit_groups(level_widths(w_0, w_m[row][:, None], np.arange(STAGES)), group)

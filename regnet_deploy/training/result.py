@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from regnet_deploy import __version__
-from regnet_deploy.bundle import Bundle, update_bundle
+from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import require
 from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing
@@ -28,7 +28,6 @@ SAMPLE_COUNT = 32
 #: Parts that were true of the weights before.
 _OF_OLD_WEIGHTS = ("golden", "variants", "profile")
 _OF_OLD_WEIGHTS_SUFFIXES = (".onnx", ".plan")
-_STALE_ENVIRONMENT = ("export", "profile")
 _GOLDEN = "golden.safetensors"
 
 
@@ -40,17 +39,15 @@ def commit(
     Raises:
         BundleError: the bundle was changed meanwhile or cannot be written; it is then as before.
     """
-    kept = {
-        name: value for name, value in bundle.parts.get("environment", {}).items() if name not in _STALE_ENVIRONMENT
-    }
     files = {WEIGHTS: weights_to_bytes(run.best), SAMPLES: samples(folder, run.preprocessing, run.learner.recipe.seed)}
     parts = {
         "architecture": dict(architecture),
         "labels": list(folder.classes),
         "training": part,
-        "environment": {**kept, "train": environment(run)},
+        "environment": {"train": environment(run)},
     }
-    stale = [name for name in bundle.files if name == _GOLDEN or name.endswith(_OF_OLD_WEIGHTS_SUFFIXES)]
+    now = open_bundle(bundle.path)  # an export may have come between
+    stale = [name for name in now.files if name == _GOLDEN or name.endswith(_OF_OLD_WEIGHTS_SUFFIXES)]
     return update_bundle(bundle.path, parts, files, drop=(*_OF_OLD_WEIGHTS, *stale), expect=bundle)
 
 

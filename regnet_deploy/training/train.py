@@ -146,7 +146,7 @@ def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | N
             raise
     bundle = commit(job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256))
     drop_checkpoint(directory)
-    _name("files could not be read any more while training", run.progress.unreadable, reporter)
+    _name("could not be read any more while training", run.progress.unreadable, reporter)
     return bundle
 
 
@@ -208,7 +208,7 @@ def _tell_data(job: Job, reporter: Reporter) -> None:
     if folder.classes_without_val:
         names = folder.classes_without_val
         reporter.say(f"{len(names)} classes have no validation image: {', '.join(names[:_NAMED])}")
-    _name("files are left out", folder.rejected, reporter)
+    _name("left out", folder.rejected, reporter)
     if before != len(folder.classes):
         reporter.say(f"the network gets {len(folder.classes)} outputs in place of {before}")
     reporter.say(
@@ -219,7 +219,7 @@ def _tell_data(job: Job, reporter: Reporter) -> None:
 
 def _name(what: str, files: Mapping[str, str], reporter: Reporter) -> None:
     if files:
-        reporter.say(f"{len(files)} {what}:")
+        reporter.say(f"{len(files):,} {'file' if len(files) == 1 else 'files'} {what}:")
         for path, reason in list(files.items())[:_NAMED]:
             reporter.say(f"  {path}: {reason}")
         if len(files) > _NAMED:

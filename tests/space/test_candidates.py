@@ -27,7 +27,7 @@ def stages(population, rows=None):
 
 
 @pytest.mark.parametrize("family", ["x", "y"])
-@pytest.mark.parametrize("gmacs", [0.2, 0.4, 1.6, 8.0, 32.0])
+@pytest.mark.parametrize("gmacs", [0.2, 0.4, 1.6, 8.0, 12.0, 32.0])
 def test_every_row_meets_budget_and_bounds_and_comes_from_its_parameters(family, gmacs):
     population = regnets_between(gmacs * 0.99e9, gmacs * 1.01e9, family=family)
     counts = complexity(

@@ -27,6 +27,9 @@ from regnet_deploy.training.data import (
 )
 from regnet_deploy.training.recipe import Recipe
 
+#: Python 3.12 and newer warn of every fork beside threads; PyTorch's loading processes are forked and use none.
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+
 
 def ignore(done: int, total: int) -> None:
     pass
@@ -69,6 +72,7 @@ def test_evaluation_takes_every_image_in_order() -> None:
     assert number_batches(7, 3) == [[0, 1, 2], [3, 4, 5], [6]]
 
 
+@FORKS
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loading_processes_change_nothing(views: RandomViews, recipe: Recipe, workers: int) -> None:
     assert equal(loaded(views, recipe, workers), loaded(views, recipe))
@@ -118,6 +122,7 @@ def test_evaluation_sees_to_the_bit_what_the_server_sees(
     assert (batch.shifts == 0).all()
 
 
+@FORKS
 @pytest.mark.parametrize("workers", [0, 1])
 def test_files_that_are_gone_or_broken_are_named_and_the_rest_is_loaded(
     folder: ImageFolder, views: RandomViews, recipe: Recipe, workers: int

@@ -1,0 +1,187 @@
+"""`regnet-deploy train` as it is typed: what it prints, where, and how it ends when something is wrong."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress, TextColumn
+
+from regnet_deploy.bundle import create_bundle, damage, open_bundle
+from regnet_deploy.cli.train import TerminalReporter
+from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.space.network import Network
+
+QUICK = ["--epochs", "2", "--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--channels-last", "off"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """One level of class folders, 12 images each, and a text among them."""
+    draw = np.random.default_rng(0)
+    for name, level in (("dark", 60), ("light", 190)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = np.clip(draw.normal(level, 30, (16, 16)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"{i}.png")
+    (tmp_path / "data" / "dark" / "readme.txt").write_text("no image")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    network = Network((1, 1), (16, 24), (8, 8), (1.0, 1.0), stem_stride=1, stem_width=8)
+    architecture = {**network.to_json(), "classes": 1000, "resolution": 16, "name": "tiny"}
+    parts = {"architecture": architecture, "preprocessing": default_preprocessing(16).to_json()}
+    return create_bundle(tmp_path / "bundle", parts).path
+
+
+def call(*arguments: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the program in a process of its own; ``prelude`` is Python that comes first."""
+    code = f"{prelude}\nfrom regnet_deploy.cli.main import run; run()"
+    return subprocess.run(
+        [sys.executable, "-c", code, "train", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=200,
+    )
+
+
+def assert_one_line(done: subprocess.CompletedProcess[str], message: str, code: int = 2) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("regnet-deploy: ")
+    assert message in last
+    assert "Traceback" not in done.stderr
+
+
+def test_json_is_on_stdout_and_everything_else_on_stderr(bundle: Path, data: Path) -> None:
+    done = call(bundle, "--data", data, "--val-split", "0.25", *QUICK, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["bundle"] == str(bundle)
+    assert result["data"]["train_images"] == 18
+    assert result["data"]["val_images"] == 6
+    assert result["data"]["rejected"] == 1
+    assert result["best"] == open_bundle(bundle).part("training")["best"]
+    said = done.stderr.splitlines()
+    assert said[0] == "18 images to train on, 6 to validate with (25% of each class held out (seed 0)), 2 classes"
+    assert "1 file left out:" in said
+    assert any(line.startswith("  dark/readme.txt: not an image") for line in said)
+    assert [line.split(":")[0] for line in said if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert damage(open_bundle(bundle)) == []
+
+
+def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(bundle: Path, data: Path) -> None:
+    done = call(bundle, "--data", data, *QUICK, "--run-dir", data.parent / "elsewhere")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith(f"{bundle}: weights of epoch ")
+    assert (data.parent / "elsewhere").is_dir()
+    assert not Path(f"{bundle}.training").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--epochs", "0"], "epochs must be 1 or more, got 0"),
+        (["--lr", "nan"], "learning rate must be above 0, got nan"),
+        (["--batch-size", "1"], "batch size must be 2 or more"),
+        (["--val-split", "1"], "--val-split"),
+        (["--precision", "fp8"], "fp8"),
+        (["--warmup-epochs", "2"], "warm-up epochs must be 0 to 1, got 2"),
+        (["--workers", "-1"], "--workers"),
+        (["--fine-tune"], "has no weights to start from yet"),
+    ],
+)
+def test_bad_values_are_one_line(bundle: Path, data: Path, options: list[str], message: str) -> None:
+    assert_one_line(call(bundle, "--data", data, *QUICK, *options), message)
+    assert "training" not in open_bundle(bundle)
+
+
+def test_missing_things_are_one_line(bundle: Path, data: Path, tmp_path: Path) -> None:
+    assert_one_line(call(tmp_path / "none", "--data", data), "no bundle at")
+    assert_one_line(call(bundle, "--data", tmp_path / "none"), "no image folder at")
+    assert_one_line(call(bundle), "--data")
+    (bundle / "bundle.json").write_bytes(b"{}")
+    assert_one_line(call(bundle, "--data", data), "is damaged")
+
+
+@pytest.mark.parametrize("module", ["torch", "safetensors", "PIL", "tensorboard"])
+def test_a_missing_library_names_the_pip_command(bundle: Path, data: Path, module: str) -> None:
+    done = call(bundle, "--data", data, prelude=f"import sys; sys.modules[{module!r}] = None")
+    assert_one_line(done, f"this needs {module}, which is not installed: pip install 'regnet-deploy[train]'")
+
+
+def test_help_shows_an_example_and_loads_nothing_heavy() -> None:
+    heavy = "{'torch', 'numpy', 'PIL', 'rich', 'tensorboard', 'safetensors'}"
+    done = call("--help", prelude=f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))")
+    assert done.returncode == 0
+    assert "regnet-deploy train --data my-images" in done.stdout
+    assert done.stdout.endswith("set()\n")
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(bundle: Path, data: Path) -> None:
+    before = open_bundle(bundle)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
+    done = call(bundle, "--data", data, *QUICK, prelude=limit)
+    assert_one_line(done, "File too large; the checkpoint before it is whole")
+    assert open_bundle(bundle) == before
+    assert call(bundle, "--data", data, *QUICK).returncode == 0
+
+
+def test_interrupted_it_says_so_and_goes_on_later(bundle: Path, data: Path) -> None:
+    arguments = [bundle, "--data", data, *QUICK, "--epochs", "200", "--checkpoint-seconds", "0"]
+    code = "from regnet_deploy.cli.main import run; run()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "train", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if line.startswith("epoch 3/"):
+                process.send_signal(signal.SIGINT)
+                break
+        said += process.stderr.read()
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "regnet-deploy: interrupted"
+    assert "Traceback" not in said
+    assert "training" not in open_bundle(bundle)
+    assert_one_line(call(bundle, "--data", data, *QUICK), "an unfinished run in")
+    done = call(bundle, "--data", data, *QUICK, "--restart")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_a_bundle_that_cannot_be_written_is_said_before_training(bundle: Path, data: Path) -> None:
+    bundle.chmod(0o500)
+    done = call(bundle, "--data", data, *QUICK)
+    bundle.chmod(0o700)
+    assert_one_line(done, "Permission denied; fix that first, nothing was trained")
+
+
+def test_at_a_terminal_lines_stand_above_one_bar_at_a_time() -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=120)
+    with Progress(TextColumn("{task.description} {task.completed} {task.fields[note]}"), console=console) as display:
+        reporter = TerminalReporter(display)
+        reporter.advance("checking images", 3, 10)
+        reporter.say("a [line] of text")
+        reporter.advance("epoch 1/2", 1, 40, "loss 0.5")
+        reporter.advance("epoch 2/2", 21, 40, "loss 0.25")
+        assert [(task.description, task.completed, task.total) for task in display.tasks] == [("epoch 2/2", 21, 40)]
+        assert display.tasks[0].fields["note"] == "loss 0.25"
+    assert "a [line] of text" in stream.getvalue()
