@@ -95,7 +95,6 @@ def figure(results: dict[str, dict[str, float]], target: Path) -> None:
     colours = ["#0072B2" if "X" in name else "#D55E00" for name in names]
     axis.bar(range(len(names)), values, color=colours)
     axis.axhline(50, color="#555555", linestyle="--", linewidth=1)
-    axis.axhline(float(np.median(values)), color="#009E73", linewidth=1)
     axis.text(len(names) - 0.2, 52, "random order", ha="right", fontsize=9, color="#555555")
     axis.axhline(float(np.median(values)), color="#009E73", linewidth=1)
     axis.text(
