@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -117,11 +118,11 @@ def _take_published(options: dict[str, Any]) -> None:
     from regnet_deploy.selection.record import published_parts
     from regnet_deploy.space.published import find_published
 
-    if options["plot"]:
-        raise UsageError("--plot draws the candidates of a budget: give --gflops instead of --published")
+    _refuse_options_of_a_search()
     published = find_published(options["published"])
     budget = _budget(options, float(published.macs))
     candidate = published_candidate(published, budget)
+    budget = replace(budget, macs=float(candidate.macs), family=published.family)
     bundle = create_bundle(options["output"], published_parts(published, candidate, budget), replace=options["force"])
     if options["as_json"]:
         print_json(
@@ -140,6 +141,18 @@ def _take_published(options: dict[str, Any]) -> None:
         )
         stdout_console().print(f"Source: {published.source}; rounding of widths: {published.rounding}.", soft_wrap=True)
     say(f"wrote {bundle.path} - next: regnet-deploy train {_shown(bundle.path)}--data DIR")
+
+
+def _refuse_options_of_a_search() -> None:
+    """Refuse what could have no effect on a network that is asked for by name."""
+    context = click.get_current_context()
+    kept = {"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"}
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
+        if given and parameter.name not in kept:
+            raise UsageError(
+                f"{parameter.opts[-1]} is for a search: give --gflops instead of --published, or leave it out"
+            )
 
 
 def _budget(options: dict[str, Any], macs: float) -> Budget:

@@ -52,6 +52,13 @@ def test_a_published_network_is_taken_by_name(tmp_path):
     assert architecture["widths"] == [128, 192, 512, 1088]
 
 
+def test_a_published_network_at_another_resolution_has_the_macs_it_has_there(tmp_path):
+    done = run("select", "--published", "RegNetX-200MF", "--resolution", 32, "--classes", 10, "--json", cwd=tmp_path)
+    data = json.loads(done.stdout)
+    assert data["budget"]["macs"] == data["pick"]["macs"] < 20e6
+    assert open_bundle(tmp_path / "regnet-bundle").part("selection")["reference_macs"] == 199_040_872
+
+
 def test_a_network_published_by_its_stages_only_is_taken_without_parameters(tmp_path):
     done = run("select", "--published", "RegNetY-1GF(vitconv)", "--json", cwd=tmp_path)
     pick = json.loads(done.stdout)["pick"]
@@ -87,6 +94,8 @@ def test_the_picture_is_written(tmp_path, suffix):
         (["--gflops", 4, "--max-params", 1], "no candidate within 1 M parameters"),
         (["--gflops", 4, "--plot", "a.gif"], "a picture is written as .png, .svg, .pdf, got a.gif"),
         (["--gflops", 4, "--plot", "no/a.png"], "there is no folder no for the picture"),
+        (["--published", "RegNetX-4.0GF", "--depth", "20"], "--depth is for a search"),
+        (["--published", "RegNetX-4.0GF", "--plot", "a.png"], "--plot is for a search"),
         (["--published", "RegNetY-5.0GF"], "(did you mean RegNetY-"),
         (["--gflop", 4], "Did you mean one of: '--gflops'"),
     ],
