@@ -43,6 +43,9 @@ MADE_BY = {
     "variants": "export --onnx",
 }
 
+#: Part -> the entry of the environment that tells what wrote it, where the part may be dropped.
+_ENTRY_OF = {"profile": "profile", "variants": "export"}
+
 _STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(\.[A-Za-z0-9]+)?\Z")
 _TEMPORARY = ".incomplete-"
 
@@ -123,8 +126,10 @@ def open_bundle(path: str | Path) -> Bundle:
     manifest = folder / MANIFEST
     try:
         raw = manifest.read_bytes()
-    except FileNotFoundError:
-        what = "is a folder without bundle.json" if folder.is_dir() else "does not exist"
+    except (FileNotFoundError, NotADirectoryError):
+        what = "does not exist"
+        if os.path.exists(folder):
+            what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
         raise BundleError(
             f"no bundle at {folder}: it {what}; make one with `regnet-deploy select --gflops 4 -o {folder}`"
         ) from None
@@ -140,27 +145,33 @@ def create_bundle(path: str | Path, parts: Mapping[str, Any], *, replace: bool =
         BundleError: the folder holds something else, holds trained weights, or cannot be written.
     """
     folder = Path(path)
-    if (folder / MANIFEST).exists():
-        if not replace:
-            old = open_bundle(folder)
-            if old.files:
-                raise BundleError(
-                    f"{folder} already holds {', '.join(sorted(old.files))}: "
-                    "choose another folder with -o, or give --force to start it anew"
-                )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
     with _writable(folder):
         made = not folder.exists()
+        if not made and not folder.is_dir():
+            raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with _lock(folder):
+                _refuse_to_replace(folder, replace)
                 return _commit(folder, dict(parts), {}, {})
         except OSError:
             if made:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             raise
+
+
+def _refuse_to_replace(folder: Path, replace: bool) -> None:
+    """Refuse to start a bundle where there is something to lose; called with the lock held."""
+    if (folder / MANIFEST).exists():
+        old = None if replace else open_bundle(folder)
+        if old is not None and old.files:
+            raise BundleError(
+                f"{folder} already holds {', '.join(sorted(old.files))}: "
+                "choose another folder with -o, or give --force to start it anew"
+            )
+    elif any(not entry.name.startswith(_TEMPORARY) for entry in folder.iterdir()):
+        raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
 
 
 def update_bundle(
@@ -191,8 +202,12 @@ def update_bundle(
             raise BundleError(f"{folder} was changed by another command meanwhile; nothing was written, run this again")
         kept = {name: value for name, value in now.parts.items() if name not in drop}
         stored = {name: value for name, value in now.files.items() if name not in drop}
-        # Each command adds its own entry to the environment: that of another one is never in the way.
+        # Each command adds its own entry to the environment: that of another one is never in the way. An entry goes
+        # with the part that it tells of.
         merged = {**kept.get("environment", {}), **parts.get("environment", {})}
+        for part, command in _ENTRY_OF.items():
+            if part in drop:
+                merged.pop(command, None)
         new = {**kept, **parts, **({"environment": merged} if merged else {})}
         return _commit(folder, new, stored, dict(files or {}))
 
@@ -228,7 +243,7 @@ def _parse(folder: Path, raw: bytes) -> Bundle:
     )
     try:
         document = json.loads(raw)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged from None
     if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
         raise damaged
@@ -240,9 +255,10 @@ def _parse(folder: Path, raw: bytes) -> Bundle:
     try:
         parts, table, digest = document["parts"], document["files"], document["sha256"]
         files = {logical: StoredFile(**entry) for logical, entry in table.items()}
-    except (KeyError, TypeError, AttributeError):
+        canonical = _serialise(parts, files)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):  # ValueError: a number like 1e400
         raise damaged from None
-    if _serialise(parts, files) != raw:
+    if canonical != raw:
         raise damaged
     for stored in files.values():
         if not _STORED_NAME.match(stored.name):  # never follow a name out of the folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,10 +43,23 @@ def save_picture(figure: Figure, target: Path) -> None:
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format=target.suffix[1:].lower(), dpi=150)
+    write_whole(target, drawn.getvalue())
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file beside its place and put it there in one step: what was there before stays until then.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    beside = target.with_name(f".{target.name}.incomplete")
     try:
-        target.write_bytes(drawn.getvalue())
+        beside.write_bytes(data)
+        beside.replace(target)
     except OSError as error:
-        raise UsageError(f"cannot write the picture {target}: {error.strerror}") from None
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise UsageError(f"cannot write {target}: {error.strerror}; choose another file") from None
 
 
 def svg_of(figure: Figure) -> str:

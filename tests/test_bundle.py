@@ -107,6 +107,8 @@ def test_missing_truncated_and_stray_files_are_found(bundle):
         (b"[]", "damaged"),
         (b'{"schema": 1}', "damaged"),
         (b'{"schema": 1, "parts": {}, "files": [], "sha256": ""}', "damaged"),
+        (b"[" * 100_000, "damaged"),
+        (b'{"schema": 1, "parts": {"a": 1e400}, "files": {}, "sha256": ""}', "damaged"),
         (b'{"schema": 99}', "has schema 99, this regnet-deploy reads up to 1"),
     ],
 )
@@ -152,6 +154,33 @@ def test_each_command_adds_its_entry_to_the_environment(bundle):
     update_bundle(bundle.path, {"environment": {"train": {"torch": "2"}}}, expect=bundle)
     now = update_bundle(bundle.path, {"environment": {"profile": {"torch": "3"}}}, expect=bundle)
     assert now.part("environment") == {"train": {"torch": "2"}, "profile": {"torch": "3"}}
+
+
+def test_weights_that_another_command_is_writing_are_not_lost_to_select(bundle):
+    """`select` waits for the writer and then sees its weights."""
+    code = (
+        "import sys, time; from regnet_deploy import bundle as module\n"
+        "write = module._write\n"
+        "def slow(folder, name, data):\n"
+        "    print('writing', flush=True); time.sleep(0.5); write(folder, name, data)\n"
+        "module._write = slow\n"
+        "module.update_bundle(sys.argv[1], {}, {'weights.safetensors': b'precious'})"
+    )
+    folder = bundle.path.parent / "new"
+    create_bundle(folder, PARTS)
+    writer = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
+    writer.stdout.readline()
+    with pytest.raises(BundleError, match="already holds weights"):
+        create_bundle(folder, PARTS)
+    assert writer.wait() == 0
+    writer.stdout.close()
+    assert open_bundle(folder).read("weights.safetensors") == b"precious"
+
+
+def test_an_entry_of_the_environment_goes_with_its_part(bundle):
+    update_bundle(bundle.path, {"profile": {}, "environment": {"profile": {}, "train": {}}})
+    now = update_bundle(bundle.path, {}, drop=("profile",))
+    assert now.part("environment") == {"train": {}}
 
 
 def test_a_full_disk_leaves_the_bundle_before(bundle):

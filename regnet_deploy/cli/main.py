@@ -73,11 +73,16 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         code = _fail(error.format_message().rstrip(".") + where, 2)
     except click.ClickException as error:
         code = _fail(error.format_message(), 2)
-    except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         code = 0
+    except OSError as error:
+        if error.filename is not None:
+            raise  # a file that a command should have spoken for: a bug
+        code = _fail(f"cannot write the output: {error.strerror}", 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (click.Abort, KeyboardInterrupt):
+        code = _fail("interrupted", 130)
     sys.exit(code)
 
 

@@ -65,10 +65,3 @@ def progress() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
-
-
-def millions(count: float) -> str:
-    """Write a count in millions, or billions from 10^9, with three figures or so."""
-    if count >= 1e9:
-        return f"{count / 1e9:.3f} G"
-    return f"{count / 1e6:.2f} M"

@@ -63,7 +63,7 @@ def command(**options: Any) -> None:
 
 
 def _search(options: dict[str, Any]) -> None:
-    from regnet_deploy.selection.choice import select
+    from regnet_deploy.selection.choice import SEARCHED, select
     from regnet_deploy.selection.record import selection_parts
     from regnet_deploy.space.published import baselines
 
@@ -75,9 +75,10 @@ def _search(options: dict[str, Any]) -> None:
     budget = _budget(options, options["gmacs"] * 1e9)
     selection = select(budget)
     shown = [selection.candidate(rank) for rank in range(min(options["show"], selection.considered))]
-    bundle = create_bundle(options["output"], selection_parts(selection), replace=options["force"])
     if options["plot"]:
         draw_selection(selection, options["plot"], seed=options["seed"])
+    bundle = create_bundle(options["output"], selection_parts(selection), replace=options["force"])
+    if options["plot"]:
         say(f"wrote {options['plot']}")
     expectation = selection.expectation
     if options["as_json"]:
@@ -85,7 +86,7 @@ def _search(options: dict[str, Any]) -> None:
             {
                 "budget": budget.to_json(),
                 "considered": selection.considered,
-                "searched": selection.searched(),
+                "searched": SEARCHED,
                 "pick": shown[0].to_json(),
                 "runners_up": [candidate.to_json() for candidate in shown[1:]],
                 "reason": selection.reason(),
@@ -101,7 +102,7 @@ def _search(options: dict[str, Any]) -> None:
         _print_candidates(title, shown)
         console = stdout_console()
         console.print(f"Picked 1: {selection.reason()}.", soft_wrap=True)
-        console.print(f"Searched: {selection.searched()}.", soft_wrap=True)
+        console.print(f"Searched: {SEARCHED}.", soft_wrap=True)
         console.print(
             f"Expected: {expectation.top1_error:.1f} % top-1 error on {expectation.recipe} "
             f"(± {expectation.leave_one_out_error:.2f}, mean error of such expectations for the "

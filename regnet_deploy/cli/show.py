@@ -9,7 +9,7 @@ import click
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_table, say, stdout_console
-from regnet_deploy.errors import UsageError
+from regnet_deploy.pictures import write_whole
 
 
 @click.command()
@@ -49,8 +49,5 @@ def _write_page(card: dict[str, object], target: Path) -> None:
     from regnet_deploy.report.page import card_page
 
     page = card_page(card)
-    try:
-        target.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}; choose another --html FILE") from None
+    write_whole(target, page.encode("utf-8", "replace"))
     say(f"wrote {target}")

@@ -52,11 +52,6 @@ def is_trained(bundle: Bundle) -> bool:
     return FILE in bundle.files
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Count the trainable scalars of a module."""
-    return sum(p.numel() for p in model.parameters())
-
-
 def inference(model: nn.Module, images: Tensor) -> Tensor:
     """Return the logits of ``images``, ``(n, 3, h, w)``, without keeping what a gradient would need."""
     with torch.inference_mode():

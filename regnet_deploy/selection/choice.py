@@ -19,6 +19,12 @@ from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 from regnet_deploy.space.regnet import RegNet
 
+#: What share of the space a selection looked at.
+SEARCHED = (
+    "the whole constrained space was searched, nothing drawn or skipped: every d, g and w_0 (steps of 8), "
+    f"w_m in steps of {W_M_STEP}, every slope w_a"
+)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -86,9 +92,13 @@ class Selection:
             g=int(row.g[rank]),
             family=self.family,
         )
+        network = regnet.network(self.budget.stride)
+        counted = tuple(tuple(rows[rank].tolist()) for rows in (row.depths, row.widths, row.group_widths))
+        if (network.depths, network.widths, network.group_widths) != counted:
+            raise AssertionError(f"{regnet} does not generate the network that was counted: {counted}")
         return Candidate(
             regnet=regnet,
-            network=regnet.network(self.budget.stride),
+            network=network,
             macs=int(row.macs[rank]),
             parameters=int(row.parameters[rank]),
             activations=int(row.activations[rank]),
@@ -106,13 +116,6 @@ class Selection:
             f"likeliest of {self.considered:,} distinct {family}s under the trends of the 12 published ones: at "
             f"{gmacs:.3g} GMACs (224 pixels) they expect "
             f"d={d:.0f}, w_0={w_0:.0f}, w_a={w_a:.1f}, w_m={w_m:.2f}, g={g:.0f}"
-        )
-
-    def searched(self) -> str:
-        """Say what share of the space was searched."""
-        return (
-            "the whole constrained space was searched, nothing drawn or skipped: every d, g and w_0 (steps of 8), "
-            f"w_m in steps of {W_M_STEP}, every slope w_a"
         )
 
 

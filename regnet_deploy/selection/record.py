@@ -11,7 +11,7 @@ import numpy as np
 from regnet_deploy import __version__
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.selection.budget import Budget
-from regnet_deploy.selection.choice import Candidate, Selection
+from regnet_deploy.selection.choice import SEARCHED, Candidate, Selection
 from regnet_deploy.selection.expectation import expect
 from regnet_deploy.space.published import PublishedNetwork
 
@@ -26,7 +26,7 @@ def selection_parts(selection: Selection) -> dict[str, Any]:
         selection.budget,
         {
             "considered": selection.considered,
-            "searched": selection.searched(),
+            "searched": SEARCHED,
             "reason": selection.reason(),
             "expected_error": selection.expectation.to_json(),
             "runners_up": [selection.candidate(i).to_json() for i in range(1, min(5, selection.considered))],

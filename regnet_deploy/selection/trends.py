@@ -80,15 +80,19 @@ def score_population(trends: Trends, population: Population) -> tuple[Float, Flo
 
 
 def _round_inside(value: Float, low: Float, high: Float) -> Float:
-    """Move values into their open intervals and round them, to 1 to 6 decimals, without leaving them."""
-    margin = np.minimum(1e-6, (high - low) / 4)
-    inside = np.clip(value, low + margin, high - margin)
+    """Move values into their intervals and round them, to 1 to 6 decimals, keeping clear of the ends.
+
+    The ends are where the network changes; a number that is equal to one up to rounding is on neither side for sure.
+    """
+    clear = (high - low) / 4
+    low, high = low + np.minimum(1e-6, clear), high - np.minimum(1e-6, clear)
+    inside = np.clip(value, low, high)
     rounded = inside.copy()
     for decimals in (6, 4, 2, 1):
-        shorter = np.round(inside, decimals)
-        # At an edge the nearest short number may lie outside: the next one towards the middle is as likely.
+        # Near an end the nearest short number may lie outside: the next one towards the middle is as likely.
         step = 10.0**-decimals
-        shorter = np.where(shorter <= low, shorter + step, np.where(shorter >= high, shorter - step, shorter))
+        shorter = np.round(inside, decimals)
+        shorter = np.where(shorter < low, shorter + step, np.where(shorter > high, shorter - step, shorter))
         shorter = np.round(shorter, decimals)
-        rounded = np.where((shorter > low) & (shorter < high), shorter, rounded)
+        rounded = np.where((shorter >= low) & (shorter <= high), shorter, rounded)
     return rounded

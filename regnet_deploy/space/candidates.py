@@ -13,6 +13,7 @@ searched without leaving anything out.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ LARGE_MACS = 8e9
 #: Largest w_0 and g up to there and beyond; the largest published are 320 and 232.
 SMALL_W_0, MOST_W_0 = 256, 384
 SMALL_G, MOST_G = 128, 256
+#: Slopes that make one network must span more than this (channels a block): thinner slivers hold no w_a of 6 decimals.
+SLIVER = 1e-5
 #: Step of the w_m lattice, as in the sampler of pycls.
 W_M_STEP = 0.001
 
@@ -73,15 +76,22 @@ class Bounds:
             UsageError: with the range and what it may be.
         """
         for name, lowest, highest in (
-            ("d", STAGES, 64),
-            ("w_0", 8, 2048),
+            ("d", STAGES, 48),
+            ("w_0", 8, 1024),
             ("w_a", 0, 1024),
-            ("w_m", 1.001, 8),
+            ("w_m", 1.1, 4),
             ("g", 1, 2048),
         ):
             pair = getattr(self, name)
             if pair is not None and not lowest <= pair[0] <= pair[1] <= highest:
                 raise UsageError(f"{name} must be a range within {lowest} to {highest}, got {pair[0]} to {pair[1]}")
+        if round(self.w_m[0], 3) != self.w_m[0] or round(self.w_m[1], 3) != self.w_m[1]:
+            raise UsageError(f"w_m has three decimals at most, got {self.w_m[0]:g} to {self.w_m[1]:g}")
+        if self.activations is not None and not 0 < self.activations < math.inf:
+            raise UsageError(f"the bound on activations must be a number above 0, got {self.activations:g}")
+        if self.parameters is not None and not all(0 <= value < math.inf for value in self.parameters):
+            a, c = self.parameters
+            raise UsageError(f"the bound on parameters must be two numbers of 0 or more, got {a:g}:{c:g}")
         if self.g_multiple < 1:
             raise UsageError(f"group width must be a multiple of 1 or more, got {self.g_multiple}")
         if not len(self.group_widths()):
@@ -127,7 +137,7 @@ def regnets_between(
     """
     bounds = bounds or Bounds()
     se_ratio = SE_RATIO if family == "y" else 0.0
-    steps = np.arange(round((bounds.w_m[1] - bounds.w_m[0]) / w_m_step) + 1)
+    steps = np.arange(int((bounds.w_m[1] - bounds.w_m[0]) / w_m_step + 1e-6) + 1)
     w_m = np.round(bounds.w_m[0] + steps.astype(np.float64) * w_m_step, 3)
     cells = _cells(w_m, bounds.d)
     at_reference = (resolution, stem_stride, classes) == (REFERENCE_RESOLUTION, 2, 1000)
@@ -149,7 +159,8 @@ def regnets_between(
         if not live.any():
             continue
         reference = at if at_reference else _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, 1000)
-        usable = cells.real & (cells.high * w_0 >= bounds.w_a[0]) & (cells.low * w_0 <= bounds.w_a[1])
+        least_slope, most_slope = (np.clip(edge * w_0, *bounds.w_a) for edge in (cells.low, cells.high))
+        usable = cells.real & (most_slope - least_slope > SLIVER)
         for i, group in enumerate(g):
             rows = np.nonzero(live[i])[0]
             if not len(rows):
@@ -180,7 +191,7 @@ def regnets_nearest(macs: float, **space: Any) -> Population:
         some = Population.join([regnets_between(*ring, **space, w_m_step=20 * W_M_STEP) for ring in rings])
         if len(some):
             reach = float(np.exp(_distance(some.macs, macs).min()))
-            found = regnets_between(macs / reach - 1, macs * reach + 1, **space)
+            found = Population.join([some, regnets_between(macs / reach, macs * reach, **space)])
             distance = _distance(found.macs, macs)
             return found.take(np.nonzero(distance == distance.min())[0])
         near, far = near / factor, far * factor
@@ -234,8 +245,7 @@ def _cells(w_m: Float, d: tuple[int, int]) -> _Cells:
     low, high = edges[:, :-1], edges[:, 1:]
     middle = (low + high) / 2
     start = np.ceil(threshold[:, None, :] / middle[:, :, None]).astype(np.int64)
-    # A sliver thinner than the rounding of its edges has no w_a that one could write down.
-    real = (high - low > 1e-7) & (np.diff(start[..., :3], axis=-1) > 0).all(axis=-1)
+    real = (np.diff(start[..., :3], axis=-1) > 0).all(axis=-1)
     real &= (start[..., 2] < d[1]) & (start[..., 3] >= d[0])
     first = np.argsort(~real, axis=1, kind="stable")[:, : real.sum(axis=1).max()]
     start, low, high, real = (

@@ -61,10 +61,10 @@ class Population:
         Returns:
             the rows, from the highest score down, and their scores.
         """
-        # Depths below 2^6, widths below 2^16 and group widths below 2^12 pack into three exact keys.
-        stage = np.arange(self.depths.shape[1])
-        packed = (self.widths << (16 * stage), (self.depths & 63) << (6 * stage), self.group_widths << (12 * stage))
-        keys = np.stack([part.sum(axis=1) for part in packed])
+        # Widths below 2^21, depths below 2^6 and group widths below 2^12 pack into three exact keys.
+        widths = (self.widths[:, :3] << (21 * np.arange(3))).sum(axis=1)
+        depths = (self.depths << (6 * np.arange(4))).sum(axis=1) + (self.widths[:, 3] << 24)
+        keys = np.stack([widths, depths, (self.group_widths << (12 * np.arange(4))).sum(axis=1)])
         order = np.lexsort((-score, *keys))
         new = np.ones(len(order), dtype=bool)
         new[1:] = (keys[:, order[1:]] != keys[:, order[:-1]]).any(axis=0)

@@ -71,6 +71,30 @@ def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(name,
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.parametrize("extra", [[], ["--json"]])
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path, extra):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "regnet_deploy", "select", "--gflops", "0.2", *extra]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "cannot write the output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "file"])
+def test_a_name_that_cannot_be_a_folder_is_one_line(tmp_path, name):
+    (tmp_path / "file").write_text("hello")
+    for arguments in (
+        ["show", name],
+        ["select", "--gflops", "0.2", "-o", name],
+        ["select", "--gflops", "0.2", "-o", f"{name}/b"],
+    ):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert (tmp_path / "file").read_text() == "hello"
+
+
 def test_a_reader_that_goes_away_is_no_error(tmp_path):
     command = f"{sys.executable} -m regnet_deploy select --gflops 0.2 --json | head -c 1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], cwd=tmp_path, capture_output=True, text=True)

@@ -23,6 +23,13 @@ def test_the_pick_meets_the_budget_and_counts_as_said(budget):
         assert candidate.score <= selection.pick.score
 
 
+@pytest.mark.parametrize("budget", [Budget(0.2e9), Budget(32e9, family="x"), Budget(16e6, resolution=32, classes=10)])
+def test_every_candidate_is_the_network_that_its_parameters_generate(budget):
+    selection = select(budget)
+    for rank in range(selection.considered):
+        selection.candidate(rank)  # raises where it is another one
+
+
 def test_the_same_budget_gives_the_same_pick():
     assert select(Budget(0.2e9)).pick == select(Budget(0.2e9)).pick
 

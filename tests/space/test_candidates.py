@@ -144,7 +144,23 @@ def test_group_widths_that_cannot_be_are_refused():
         Bounds(g=(3, 5), g_multiple=8)
 
 
-@pytest.mark.parametrize("wrong", [{"d": (28, 12)}, {"w_m": (0.5, 2.0)}, {"g": (0, 8)}, {"g_multiple": 0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"d": (28, 12)},
+        {"d": (4, 64)},
+        {"w_m": (0.5, 2.0)},
+        {"g": (0, 8)},
+        {"g_multiple": 0},
+        {"activations": 0.0},
+        {"parameters": (float("nan"), 1.0)},
+    ],
+)
 def test_bounds_that_are_empty_or_impossible_are_refused(wrong):
     with pytest.raises(UsageError, match="must be"):
         Bounds(**wrong)
+
+
+def test_w_m_off_its_lattice_is_refused():
+    with pytest.raises(UsageError, match="w_m has three decimals at most"):
+        Bounds(w_m=(2.0004, 2.0004))
