@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ MAX_BYTES = 512 * 2**20
 _CHUNK = 64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What is known of a file.
 
@@ -126,15 +127,13 @@ def _recall(memory: Path) -> dict[str, Checked]:
     """Read what was remembered; a line that a crash cut short only means that its file is decoded again."""
     known = {}
     try:
-        lines = memory.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    for line in lines:
-        try:
-            entry = Checked(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
-        known[entry.path] = entry
+        with memory.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                with contextlib.suppress(ValueError, TypeError):
+                    entry = Checked(**json.loads(line))
+                    known[entry.path] = entry
+    except OSError:
+        return {}  # nothing is remembered yet
     return known
 
 

@@ -1,7 +1,8 @@
 """A folder of images as data for training: which classes, which files, which of them are for validation.
 
-Two layouts are read: ``train/`` and ``val/`` (or ``valid``, ``validation``, ``test``) with a folder per class in each,
-or class folders alone, of which a share is held out. Names that start with a dot are left alone everywhere.
+Two layouts are read: ``train/`` and ``val/`` (or ``valid``, ``validation``) with a folder per class in each, or class
+folders alone, of which a share is held out. Names that start with a dot are left alone everywhere. ``test/`` is never
+read: the best epoch is chosen on the validation images, and what chose is no test any more.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from regnet_deploy.images.check import Checked
 
 TRAIN = "train"
 #: Folder names that stand for validation beside ``train``, the first that is there.
-VAL = ("val", "valid", "validation", "test")
+VAL = ("val", "valid", "validation")
 DEFAULT_VAL_SPLIT = 0.1
 
 
@@ -33,12 +34,14 @@ class Listing:
         train: class name -> paths relative to ``root``, with ``/``, sorted.
         val: the same of the validation folder; None where there is none.
         stray: files outside the class folders.
+        ignored: folders beside the training and the validation folder.
     """
 
     root: Path
     train: Mapping[str, tuple[str, ...]]
     val: Mapping[str, tuple[str, ...]] | None
     stray: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
 
     @property
     def paths(self) -> list[str]:
@@ -46,7 +49,7 @@ class Listing:
         return [path for subset in (self.train, self.val or {}) for paths in subset.values() for path in paths]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabelledFile:
     """A usable image: its path relative to the folder, its class as an index, its side lengths in pixels."""
 
@@ -92,8 +95,9 @@ def list_images(root: str | Path) -> Listing:
         DataError: no such folder, no class folders, classes for validation alone, or a folder that cannot be read.
     """
     folder = Path(root)
-    if not folder.is_dir():
-        raise DataError(f"no image folder at {folder}: it {'is a file' if folder.exists() else 'does not exist'}")
+    if not os.path.isdir(folder):
+        state = "is a file" if os.path.exists(folder) else "does not exist"
+        raise DataError(f"no image folder at {folder}: it {state}")
     folders = {name.lower(): name for name in _folders(folder)}
     if TRAIN not in folders or _is_class(folder, folders):
         train, stray = _classes(folder, "")
@@ -102,16 +106,18 @@ def list_images(root: str | Path) -> Listing:
     _some(train, folder / folders[TRAIN])
     found = next((folders[name] for name in VAL if name in folders), None)
     if found is None:
-        return Listing(folder, train, None, stray)
+        return Listing(folder, train, None, stray, _beside(folders, folders[TRAIN]))
     val, stray_val = _classes(folder, found)
     _some(val, folder / found)
+    if not any(val.values()):
+        raise DataError(f"{folder / found} has class folders and no files in them: add images, or remove it")
     unknown = sorted(set(val) - set(train))
     if unknown:
         raise DataError(
             f"{folder / found} has {len(unknown)} class(es) that {folder / folders[TRAIN]} has not: "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; both need the same class folders"
         )
-    return Listing(folder, train, val, stray + stray_val)
+    return Listing(folder, train, val, stray + stray_val, _beside(folders, folders[TRAIN], found))
 
 
 def assemble(
@@ -144,6 +150,7 @@ def assemble(
         raise DataError(f"{listing.root} has no usable image for validation ({split}): add images to it")
     rejected = {path: checked[path].reason for path in listing.paths if checked[path].reason}
     rejected.update(dict.fromkeys(listing.stray, "not in a class folder"))
+    rejected.update({f"{name}/": "neither for training nor for validation" for name in listing.ignored})
     digest = _digest({"train": train, "val": val}, classes, checked)
     return ImageFolder(listing.root, classes, tuple(train), tuple(val), dict(sorted(rejected.items())), split, digest)
 
@@ -151,7 +158,11 @@ def assemble(
 def _is_class(folder: Path, folders: Mapping[str, str]) -> bool:
     """Tell whether ``train`` is a class among others: the vehicle, not the word."""
     others = [name for name in folders if name != TRAIN]
-    return bool(others) and not set(others) & set(VAL) and not _folders(folder / folders[TRAIN])
+    return bool(others) and not set(others) & {*VAL, "test"} and not _folders(folder / folders[TRAIN])
+
+
+def _beside(folders: Mapping[str, str], *used: str) -> tuple[str, ...]:
+    return tuple(sorted(set(folders.values()) - set(used)))
 
 
 def _folders(folder: Path) -> list[str]:
@@ -164,7 +175,15 @@ def _folders(folder: Path) -> list[str]:
 def _classes(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """Return the files of each class folder in ``root / below``, and the files beside the class folders."""
     base = root / below
-    classes = {name: tuple(sorted(_files(base / name, root))) for name in _folders(base)}
+    names = _folders(base)
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise DataError(
+                f"the class folder {name!a} in {base} has a name that is not UTF-8: rename it"
+            ) from None
+    classes = {name: tuple(sorted(_files(base / name, root))) for name in names}
     stray = sorted(
         Path(below, entry.name).as_posix()
         for entry in os.scandir(base)

@@ -78,10 +78,10 @@ def resize_and_crop(image: Image, preprocessing: Preprocessing) -> NDArray[np.ui
     """
     module = require("PIL.Image", "serve")
     width, height = image.size
-    scale = preprocessing.resize / min(width, height)
+    short = min(width, height)
     # The size to which the whole image would be resized, and the crop's place in it, both in whole pixels.
-    full_width = max(preprocessing.resize, round(width * scale))
-    full_height = max(preprocessing.resize, round(height * scale))
+    full_width = max(preprocessing.resize, round(width * preprocessing.resize / short))
+    full_height = max(preprocessing.resize, round(height * preprocessing.resize / short))
     left = (full_width - preprocessing.crop) // 2
     top = (full_height - preprocessing.crop) // 2
     box = (

@@ -104,7 +104,8 @@ def _training(card: dict[str, Any]) -> Section:
         (
             "validation top-1",
             f"{known['val_top1'] * 100:.2f} % of {known['val_images']:,} images "
-            f"(95 % interval {known['low'] * 100:.2f} to {known['high'] * 100:.2f} %), epoch {known['epoch']}",
+            f"(95 % interval {known['low'] * 100:.2f} to {known['high'] * 100:.2f} %), epoch {known['epoch']} of "
+            f"{len(training['history'])}; chosen on these images, so expect a little less on new ones",
         ),
         ("data", f"{data['train_images']:,} training images of {data['classes']:,} classes; {data['split']}"),
         ("left out", f"{len(data['rejected']):,} files that are no usable images"),

@@ -8,6 +8,7 @@ replaced in one rename, so there is always a whole one.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -106,6 +107,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     state = {
         "schema": SCHEMA,
+        "sha256": _digest(tensors),
         "identity": checkpoint.identity,
         "choice": checkpoint.choice.to_json(),
         "progress": asdict(checkpoint.progress),
@@ -140,6 +142,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         raise damaged from None
     if state.get("schema") != SCHEMA:
         raise DataError(f"{path} was written by another version of regnet-deploy: give --restart to drop its run")
+    if state.get("sha256") != _digest(tensors):
+        raise damaged
     groups: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "best": {}}
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
@@ -151,6 +155,14 @@ def drop_checkpoint(folder: Path) -> None:
     """Delete the checkpoint: its run is over."""
     (folder / FILE).unlink(missing_ok=True)
     (folder / _TEMPORARY).unlink(missing_ok=True)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _replace(path: Path, data: bytes) -> None:

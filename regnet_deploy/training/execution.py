@@ -96,6 +96,11 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
+def mean_float32() -> None:
+    """Have convolutions on a GPU computed in FP32 where that is what is asked for, not rounded to TF32's 10 bits."""
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def has_bf16(device: str) -> bool:
     """Tell whether the device multiplies in bfloat16 itself (emulation is slower than FP32)."""
     if device == "cuda":

@@ -46,17 +46,34 @@ def test_train_and_val_with_sorted_classes(tmp_path: Path) -> None:
     assert folder.rejected == {}
 
 
-@pytest.mark.parametrize("name", ["val", "valid", "validation", "test", "Val"])
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
 def test_other_words_for_validation(tmp_path: Path, name: str) -> None:
     put_class(tmp_path, "train/a", 2)
     put_class(tmp_path, f"{name}/a", 1)
     assert [file.path for file in read(tmp_path).val] == [f"{name}/a/000.png"]
 
 
-def test_val_goes_before_test(tmp_path: Path) -> None:
-    for name in ("train/a", "test/a", "val/a"):
-        put_class(tmp_path, name, 1)
-    assert [file.path for file in read(tmp_path).val] == ["val/a/000.png"]
+@pytest.mark.parametrize("val", [True, False])
+def test_a_test_folder_is_left_alone_and_said_to_be(tmp_path: Path, val: bool) -> None:
+    for name in ("train/a", "test/a", *(["val/a"] if val else [])):
+        put_class(tmp_path, name, 10)
+    folder = read(tmp_path)
+    assert not any("test/" in file.path for file in (*folder.train, *folder.val))
+    assert folder.rejected == {"test/": "neither for training nor for validation"}
+
+
+def test_validation_folders_without_files_are_one_line(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/a", 2)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="has class folders and no files in them"):
+        list_images(tmp_path)
+
+
+def test_a_class_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 2)
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(DataError, match="has a name that is not UTF-8"):
+        list_images(tmp_path)
 
 
 def test_class_folders_alone_are_split_by_class(tmp_path: Path) -> None:

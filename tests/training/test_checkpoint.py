@@ -105,6 +105,15 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Learner, keep
     assert "\n" not in str(caught.value)
 
 
+def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, learner: Learner) -> None:
+    save(tmp_path, learner)
+    whole = bytearray((tmp_path / FILE).read_bytes())
+    whole[-3] ^= 4
+    (tmp_path / FILE).write_bytes(whole)
+    with pytest.raises(DataError, match="is damaged: give --restart"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_checkpoint_of_another_version_is_one_line(
     tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,5 +129,5 @@ def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, learne
     raw = (tmp_path / FILE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header.pop("__metadata__")["state"])
-    assert set(state) == {"schema", "identity", "choice", "progress"}
+    assert set(state) == {"schema", "sha256", "identity", "choice", "progress"}
     assert {name.split(".")[0] for name in header} == {"model", "momentum", "best"}
