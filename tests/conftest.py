@@ -12,6 +12,9 @@ from regnet_deploy.images.preprocess import default_preprocessing, normalise, sc
 from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes, tolerance_of
 from regnet_deploy.space.network import Network
 
+# Tests that import ONNX Runtime themselves report nothing either; see serving/runtime.py.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 RESOLUTION = 24
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox"]
 

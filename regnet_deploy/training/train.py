@@ -23,12 +23,12 @@ from regnet_deploy.training.checkpoint import (
 )
 from regnet_deploy.training.data import RandomViews, batches_from, load, open_evaluation, open_training, steps_per_epoch
 from regnet_deploy.training.directory import default_directory, ensure_room, memory_of_check, open_directory
-from regnet_deploy.training.execution import Execution, Wanted, default_workers, resolve_device
+from regnet_deploy.training.execution import Execution, Wanted, can_compile, default_workers, resolve_device
 from regnet_deploy.training.job import Job, differences, ensure_fits, ensure_same, is_committed, make_job
 from regnet_deploy.training.learner import Learner, make_learner
 from regnet_deploy.training.loop import Diverged, Listener, Run, fit
 from regnet_deploy.training.metrics import Metrics, open_metrics
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.result import commit, training_part
 from regnet_deploy.training.trial import Choice, choose
 
@@ -99,7 +99,7 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
         share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
         folder = assemble(listing, checked, val_split=share, seed=recipe.seed)
         job = make_job(bundle, folder, recipe)
-        _tell_data(job, reporter)
+        _tell_data(job, recipe, reporter)
         if checkpoint and is_committed(checkpoint, job):
             drop_checkpoint(directory)
             if not differences(checkpoint, job, options.wanted, leave_out=("start",)):  # those are the new weights now
@@ -164,7 +164,10 @@ def _choose(wanted: Wanted, make: Callable[[Execution], Learner], training: Rand
 
 
 def _resumed_choice(checkpoint: Checkpoint) -> Choice:
-    resolve_device(checkpoint.choice.execution.device)
+    execution = checkpoint.choice.execution
+    resolve_device(execution.device)
+    if execution.compiled and not can_compile(execution.device):
+        raise UsageError("the unfinished run is compiled, and there is no compiler here any more: --restart drops it")
     return checkpoint.choice
 
 
@@ -199,7 +202,7 @@ def _listener(
     return Listener(step, epoch, save, checkpoint_s)
 
 
-def _tell_data(job: Job, reporter: Reporter) -> None:
+def _tell_data(job: Job, asked: Recipe, reporter: Reporter) -> None:
     folder, before = job.folder, job.bundle.part("architecture")["classes"]
     reporter.say(
         f"{len(folder.train):,} images to train on, {len(folder.val):,} to validate with ({folder.split}), "
@@ -211,8 +214,10 @@ def _tell_data(job: Job, reporter: Reporter) -> None:
     _name("left out", folder.rejected, reporter)
     if before != len(folder.classes):
         reporter.say(f"the network gets {len(folder.classes)} outputs in place of {before}")
+    small = asked.batch_size is None and job.recipe.batch < DEFAULT_BATCH
     reporter.say(
-        f"{job.recipe.epochs} epochs in batches of {job.recipe.batch}, {job.recipe.warmup_epochs} of them to warm up, "
+        f"{job.recipe.epochs} epochs, {job.recipe.warmup_epochs} of them to warm up, "
+        f"in batches of {job.recipe.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {job.recipe.lr:g} for 128 images"
     )
 
