@@ -146,8 +146,8 @@ def create_bundle(path: str | Path, parts: Mapping[str, Any], *, replace: bool =
     """
     folder = Path(path)
     with _writable(folder):
-        made = not folder.exists()
-        if not made and not folder.is_dir():
+        made = not os.path.exists(folder)
+        if not made and not os.path.isdir(folder):
             raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -195,7 +195,7 @@ def update_bundle(
     Raises:
         BundleError: the bundle is missing, damaged, changed meanwhile, or cannot be written; it is then as before.
     """
-    folder = Path(path)
+    folder = open_bundle(path).path  # says in its own words where there is none
     with _writable(folder), _lock(folder):
         now = open_bundle(folder)
         if expect is not None and _identity(now, parts) != _identity(expect, parts):
@@ -210,6 +210,16 @@ def update_bundle(
                 merged.pop(command, None)
         new = {**kept, **parts, **({"environment": merged} if merged else {})}
         return _commit(folder, new, stored, dict(files or {}))
+
+
+def ensure_writable(bundle: Bundle) -> None:
+    """Find out before long work whether its result can be written.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    with _writable(bundle.path), tempfile.TemporaryFile(dir=bundle.path) as file:
+        file.write(b"room?")
 
 
 def damage(bundle: Bundle) -> list[str]:
@@ -339,9 +349,6 @@ def _lock(folder: Path) -> Iterator[None]:
 def _writable(folder: Path) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        open_bundle(folder)  # says in its own words that there is none
-        raise
     except OSError as error:
         raise BundleError(
             f"cannot write {folder}: {error.strerror}; nothing was changed - free space, fix the permissions "

@@ -51,8 +51,8 @@ def main() -> None:
     Example:
       regnet-deploy select --gflops 0.4 --classes 10
       regnet-deploy train --data my-images
-      regnet-deploy profile
       regnet-deploy export --onnx
+      regnet-deploy profile
       regnet-deploy serve
     """
 

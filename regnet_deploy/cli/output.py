@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from regnet_deploy.bundle import DEFAULT_PATH
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 def print_json(data: Any) -> None:
     """Print one JSON document to stdout."""
     click.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def bundle_word(path: object) -> str:
+    """Return how a bundle is named on a command line: nothing for the default one, else a space and its path."""
+    return "" if str(path) == DEFAULT_PATH else f" {path}"
 
 
 def say(text: str) -> None:

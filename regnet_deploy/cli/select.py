@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.bundle import DEFAULT_PATH, create_bundle
 from regnet_deploy.cli.options import Range, json_option
-from regnet_deploy.cli.output import print_json, print_table, say, stdout_console
+from regnet_deploy.cli.output import bundle_word, print_json, print_table, say, stdout_console
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--acts-bound", type=float, help="c for activations < c sqrt(F) million.  [default: 6.5]")
 @click.option("--no-bounds", is_flag=True, help="Lift the bounds on parameters and activations.")
 @click.option("--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Candidates to list.")
-@click.option("--seed", type=int, default=0, help="Which candidates --plot draws where there are over 5,000.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Which candidates --plot draws of over 5,000.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the population: .png, .svg or .pdf.")
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
 @click.option("--force", is_flag=True, help="Start the bundle anew even if it holds trained weights.")
@@ -54,7 +54,9 @@ def command(**options: Any) -> None:
       regnet-deploy select --gflops 0.8 --family x --group-multiple 8 --classes 10 -o my-bundle
       regnet-deploy select --published RegNetY-4.0GF
     """
-    if (options["gmacs"] is None) == (options["published"] is None):
+    if options["gmacs"] is not None and options["published"] is not None:
+        raise UsageError("give --gflops or --published, not both: a published network has the MACs it has")
+    if options["gmacs"] is None and options["published"] is None:
         raise UsageError("give a budget such as --gflops 4, or a published network such as --published RegNetY-4.0GF")
     if options["published"] is not None:
         _take_published(options)
@@ -91,6 +93,7 @@ def _search(options: dict[str, Any]) -> None:
                 "runners_up": [candidate.to_json() for candidate in shown[1:]],
                 "reason": selection.reason(),
                 "expected_error": expectation.to_json(),
+                "other_family": None if selection.other is None else selection.other.to_json(),
                 "bundle": str(bundle.path),
             }
         )
@@ -102,16 +105,23 @@ def _search(options: dict[str, Any]) -> None:
         _print_candidates(title, shown)
         console = stdout_console()
         console.print(f"Picked 1: {selection.reason()}.", soft_wrap=True)
+        if selection.other is not None:
+            console.print(
+                f"Family: RegNet{selection.family.upper()}, expected {expectation.top1_error:.1f} % top-1 error "
+                f"against {selection.other.top1_error:.1f} % for RegNet{selection.other.family.upper()} at this budget; "
+                "--family chooses.",
+                soft_wrap=True,
+            )
         console.print(f"Searched: {SEARCHED}.", soft_wrap=True)
         console.print(
-            f"Expected: {expectation.top1_error:.1f} % top-1 error on {expectation.recipe} "
-            f"(± {expectation.leave_one_out_error:.2f}, mean error of such expectations for the "
+            f"Expected of a good network of this budget: {expectation.top1_error:.1f} % top-1 error on "
+            f"{expectation.recipe} (± {expectation.leave_one_out_error:.2f}, mean error of such expectations for the "
             f"{len(baselines(selection.family))} published networks, each left out)"
             + (", extrapolated beyond them" if expectation.extrapolated else "")
             + ". Your data will differ.",
             soft_wrap=True,
         )
-    say(f"wrote {bundle.path} - next: regnet-deploy train {_shown(bundle.path)}--data DIR")
+    say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
 
 
 def _take_published(options: dict[str, Any]) -> None:
@@ -141,7 +151,7 @@ def _take_published(options: dict[str, Any]) -> None:
             f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
         )
         stdout_console().print(f"Source: {published.source}; rounding of widths: {published.rounding}.", soft_wrap=True)
-    say(f"wrote {bundle.path} - next: regnet-deploy train {_shown(bundle.path)}--data DIR")
+    say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
 
 
 def _refuse_options_of_a_search() -> None:
@@ -210,7 +220,3 @@ def _print_candidates(title: str, candidates: list[Candidate]) -> None:
         )
     columns = ("", "family", "GMACs", "params M", "acts M", "d", "w_0", "w_a", "w_m", "g", "depths", "widths", "score")
     print_table(title, columns, rows, left=2)
-
-
-def _shown(path: object) -> str:
-    return "" if str(path) == DEFAULT_PATH else f"{path} "

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, progress, say
+from regnet_deploy.cli.output import bundle_word, print_json, progress, say
 from regnet_deploy.errors import require
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     "--run-dir", type=click.Path(path_type=Path), help="Checkpoint and TensorBoard.  [default: BUNDLE.training]"
 )
 @click.option("--checkpoint-seconds", type=click.FloatRange(0), default=30.0, show_default=True)
-@click.option("--restart", is_flag=True, help="Drop an unfinished run and start anew.")
+@click.option("--restart", is_flag=True, help="Drop an unfinished run, or train anew what is trained already.")
+@click.option("--finish", is_flag=True, help="End an unfinished run: its best weights so far go into the bundle.")
 @json_option
 def command(
     bundle_path: str,
@@ -84,6 +86,7 @@ def command(
     run_dir: Path | None,
     checkpoint_seconds: float,
     restart: bool,
+    finish: bool,
     as_json: bool,
     precise_bn: int,
     **recipe: Any,
@@ -101,6 +104,7 @@ def command(
       tensorboard --logdir regnet-bundle.training
     """
     _wait_briefly()
+    open_bundle(bundle_path)  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
     from regnet_deploy.training.execution import Wanted
@@ -109,11 +113,17 @@ def command(
     from regnet_deploy.training.train import Options, train
 
     wanted = Wanted(device, precision, channels_last, compiled)
-    options = Options(wanted, workers, val_split, run_dir, restart, checkpoint_seconds)
-    with progress() as display:
-        bundle = train(
-            bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, TerminalReporter(display)
+    options = Options(wanted, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
+    fitted = Recipe(precise_bn_images=precise_bn, **recipe)
+    try:
+        with progress() as display:
+            bundle = train(bundle_path, data, fitted, options, TerminalReporter(display))
+    except KeyboardInterrupt:
+        say(
+            "the bundle is as it was; the same command goes on from the last checkpoint, with --finish it ends there "
+            "and keeps the best weights so far"
         )
+        raise
     result = summary(bundle.part("training"))
     if as_json:
         print_json({"bundle": str(bundle.path), **result})
@@ -121,7 +131,8 @@ def command(
     best, counts = result["best"], result["data"]
     say(
         f"{bundle.path}: weights of epoch {best['epoch']}, {best['val_top1']:.2%} of {best['val_images']:,} validation "
-        f"images right; {counts['train_images']:,} images, {result['seconds']:.0f} s"
+        f"images right; {counts['train_images']:,} images, {result['seconds']:.0f} s - "
+        f"next: regnet-deploy export{bundle_word(bundle.path)}"
     )
 
 

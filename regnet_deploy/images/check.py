@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, require
 from regnet_deploy.images.decode import decode
 
@@ -116,7 +117,7 @@ def _stat(path: Path) -> os.stat_result | None:
 def _in_threads(root: Path, paths: Sequence[str]) -> Iterator[list[Checked]]:
     """Check in chunks and yield their results in order; threads do: Pillow decodes without holding the lock."""
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(max_workers=min(16, available_cores()))
     try:
         yield from pool.map(lambda chunk: [check_image(root, path) for path in chunk], chunks)
     finally:

@@ -180,9 +180,7 @@ def _classes(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], tuple[
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise DataError(
-                f"the class folder {name!a} in {base} has a name that is not UTF-8: rename it"
-            ) from None
+            raise DataError(f"the class folder {name!a} in {base} has a name that is not UTF-8: rename it") from None
     classes = {name: tuple(sorted(_files(base / name, root))) for name in names}
     stray = sorted(
         Path(below, entry.name).as_posix()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy import __version__
-from regnet_deploy.serving.runtime import available_cores
+from regnet_deploy.cores import available_cores
 
 #: Distributions whose versions can change a number.
 LIBRARIES = (

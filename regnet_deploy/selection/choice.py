@@ -61,7 +61,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """The ranked candidates of a budget (best first), with what was searched and what to expect."""
+    """The ranked candidates of a budget (best first), with what to expect.
+
+    ``other`` is what to expect of the other family, where the choice of the family was left open.
+    """
 
     budget: Budget
     family: str
@@ -70,6 +73,7 @@ class Selection:
     slopes: NDArray[np.float64]
     trends: Trends
     expectation: Expectation
+    other: Expectation | None = None
 
     @property
     def considered(self) -> int:
@@ -150,6 +154,7 @@ def select(budget: Budget) -> Selection:
         slopes=slopes[order],
         trends=trends,
         expectation=expect(family, float(population.reference_macs[0])),
+        other=expect("xy".replace(family, ""), float(population.reference_macs[0])) if budget.family == "any" else None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -80,28 +81,32 @@ def find_published(name: str) -> PublishedNetwork:
         for alias in (entry.name, entry.architecture_name):
             spelt.setdefault(alias.lower(), entry)
             known.setdefault(_plain(alias), entry)
-    wanted = name.strip().lower()
+    wanted = name.strip().lower().rpartition("/")[2]  # timm/regnety_040, facebook/regnet-y-040
     # As it is spelt first: regnet_x_400mf (torchvision) and RegNetX-400MF (pycls) differ in a separator, and in widths.
     for names, key in ((spelt, wanted), (known, _plain(wanted))):
         if key in names:
             return names[key]
-    if match := _SIZE.match(wanted):
-        family, number, unit = match.groups()
+    size_of = _SIZE.match(wanted)
+    if "regnetz" in _plain(wanted) or (size_of and size_of[1] == "z"):
+        raise UsageError(f"{name}: RegNetZ has another kind of block and is not among the X and Y spaces")
+    if size_of:
+        family, number, unit = size_of.groups()
         mega = float(number.replace("_", ".")) * (1000 if unit == "g" else 1)
         size = f"{mega:g}MF" if mega < 1000 else f"{mega / 1000:.1f}GF" if mega < 10_000 else f"{mega / 1000:g}GF"
         if (key := _plain(f"RegNet{family}-{size}")) in known:
             return known[key]
-    if "regnetz" in _plain(wanted):
-        raise UsageError(
-            f"{name}: RegNetZ has another kind of block and is not in the X and Y spaces; use an X or Y network"
-        )
-    listed = sorted({entry.architecture_name for entry in published_networks()})
-    hint = did_you_mean(name, [*listed, *(n.lower() for n in listed)])
-    raise UsageError(f"no published network {name!r}{hint}; there are, for example, {', '.join(_examples())}")
+    raise UsageError(f"no published network {name!r}{_nearest(wanted)}; RegNetX and RegNetY of 200MF to 32GF are known")
 
 
-def _examples() -> list[str]:
-    return [f"{entry.name}" for family in "xy" for entry in baselines(family)]
+def _nearest(wanted: str) -> str:
+    """Suggest the network of the nearest size where a family and a size are named, else that of the nearest name."""
+    if match := _SIZE.match(wanted):
+        family, number, unit = match.groups()
+        macs = float(number.replace("_", ".")) * (1e9 if unit == "g" else 1e6)
+        near = min(baselines(family), key=lambda entry: abs(math.log(max(macs, 1.0) / entry.macs)))
+        return f" (did you mean {near.name}?)"
+    names = {entry.architecture_name.lower(): entry.architecture_name for entry in published_networks()}
+    return did_you_mean(wanted, names) if "reg" in wanted else ""
 
 
 def _plain(name: str) -> str:

@@ -68,6 +68,7 @@ class Checkpoint:
         model: weights and batch norm statistics by name.
         momentum: momentum by name of the parameter.
         best: weights and statistics of the best epoch so far; empty before the first is done.
+        torch: version of PyTorch that wrote it.
     """
 
     identity: Mapping[str, Any]
@@ -76,6 +77,7 @@ class Checkpoint:
     model: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
+    torch: str = torch.__version__
 
 
 def checkpoint_of(
@@ -108,6 +110,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     state = {
         "schema": SCHEMA,
         "sha256": _digest(tensors),
+        "torch": checkpoint.torch,
         "identity": checkpoint.identity,
         "choice": checkpoint.choice.to_json(),
         "progress": asdict(checkpoint.progress),
@@ -148,7 +151,8 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
         groups[group][name] = tensor
-    return Checkpoint(state["identity"], Choice.from_json(state["choice"]), Progress(**state["progress"]), **groups)
+    progress = Progress(**state["progress"])
+    return Checkpoint(state["identity"], Choice.from_json(state["choice"]), progress, **groups, torch=state["torch"])
 
 
 def drop_checkpoint(folder: Path) -> None:

@@ -7,11 +7,10 @@ import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle import Bundle, ensure_writable
 from regnet_deploy.errors import BundleError, DataError
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
@@ -62,13 +61,7 @@ def ensure_room(bundle: Bundle, directory: Path) -> None:
         BundleError: the bundle cannot be written, or has no room for the weights.
         DataError: the run directory has no room for two checkpoints, which are there while one replaces the other.
     """
-    try:
-        with tempfile.TemporaryFile(dir=bundle.path) as file:
-            file.write(b"room?")
-    except OSError as error:
-        raise BundleError(
-            f"cannot write {bundle.path}: {error.strerror}; fix that first, nothing was trained"
-        ) from None
+    ensure_writable(bundle)
     architecture = bundle.part("architecture")
     cost = network_complexity(Network.from_json(architecture), architecture["resolution"], architecture["classes"])
     weight_bytes = 4 * int(cost.total.parameters)

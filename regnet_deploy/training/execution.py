@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -126,7 +127,7 @@ def default_workers(device: str, in_memory: bool) -> int:
     one, so that reading and decoding overlap with it.
     """
     if device == "cuda":
-        return min(_CUDA_WORKERS, os.cpu_count() or 1)
+        return min(_CUDA_WORKERS, available_cores())
     return 0 if in_memory else _CPU_WORKERS
 
 

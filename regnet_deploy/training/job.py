@@ -22,9 +22,6 @@ from regnet_deploy.training.checkpoint import Checkpoint
 from regnet_deploy.training.execution import Wanted
 from regnet_deploy.training.recipe import Recipe
 
-#: Outputs that `select` gives a network when nobody says how many classes there are.
-DEFAULT_CLASSES = 1000
-
 
 @dataclass(frozen=True)
 class Job:
@@ -79,27 +76,28 @@ def ensure_fits(bundle: Bundle, listing: Listing, recipe: Recipe) -> None:
 
     Raises:
         MissingPart: the bundle has no architecture or no preprocessing.
-        UsageError: the network has another number of classes than the folder, or no weights to start from.
+        DataError: one class only.
+        UsageError: no weights to start from.
     """
-    outputs, classes = bundle.part("architecture")["classes"], len(listing.train)
+    bundle.part("architecture")
     Preprocessing.from_json(bundle.part("preprocessing"))
-    if outputs not in (classes, DEFAULT_CLASSES):
-        raise UsageError(
-            f"the network of {bundle.path} has {outputs} outputs and {listing.root} has {classes} classes: "
-            f"give another folder, or start with `regnet-deploy select --classes {classes}`"
+    if len(listing.train) < 2:
+        (only,) = listing.train
+        raise DataError(
+            f"{listing.root} has one class folder, {only}: a classifier needs two or more{_deeper(listing, only)}"
         )
     if recipe.fine_tune and not is_trained(bundle):
         raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
 
 
-def make_job(bundle: Bundle, folder: ImageFolder, recipe: Recipe) -> Job:
-    """Fit bundle, data and recipe, which :func:`ensure_fits` has seen, to each other.
+def _deeper(listing: Listing, only: str) -> str:
+    """Point to the folder below, where the class folders lie one level deeper than they should."""
+    below = {Path(path).parent for path in listing.train[only]} - {Path(only)}
+    return f"; did you mean --data {listing.root / only}?" if len(below) > 1 and listing.val is None else ""
 
-    Raises:
-        DataError: too few images.
-    """
-    if len(folder.train) < 2:
-        raise DataError(f"{folder.root} has one usable training image; batch norm needs two at least")
+
+def make_job(bundle: Bundle, folder: ImageFolder, recipe: Recipe) -> Job:
+    """Fit bundle, data and recipe, which :func:`ensure_fits` has seen, to each other."""
     architecture = {**bundle.part("architecture"), "classes": len(folder.classes)}
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     return Job(bundle, architecture, preprocessing, folder, recipe.fitted(len(folder.train)))
@@ -126,6 +124,17 @@ def differences(checkpoint: Checkpoint, job: Job, wanted: Wanted, leave_out: tup
             if was != now:
                 found.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
     return found + wanted.contradictions(checkpoint.choice.execution)
+
+
+def is_trained_so(job: Job) -> bool:
+    """Tell whether the bundle's weights are what this very job would make."""
+    training = job.bundle.parts.get("training")
+    if training is None or not is_trained(job.bundle) or job.recipe.fine_tune:
+        return False
+    data = {"digest": job.folder.digest, "split": job.folder.split}
+    same_data = {name: training["data"].get(name) for name in data} == data
+    same_network = job.bundle.part("architecture") == job.architecture
+    return same_data and same_network and training["recipe"] == job.recipe.to_json() and not training.get("stopped")
 
 
 def ensure_same(checkpoint: Checkpoint, job: Job, wanted: Wanted, directory: Path) -> None:

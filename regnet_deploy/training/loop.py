@@ -193,6 +193,6 @@ def _nothing_left(what: str, run: Run) -> str:
 def _diverged(run: Run) -> str:
     where = f"epoch {run.progress.epoch + 1} step {run.progress.step}"
     return (
-        f"the loss is not finite at {where}: training diverged and was dropped, the bundle is as it was; "
+        f"the loss is not finite at {where}: training diverged, the bundle is as it was; "
         f"give a lower --lr than {run.learner.recipe.lr:g}"
     )

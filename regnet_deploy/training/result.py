@@ -72,6 +72,8 @@ def training_part(folder: ImageFolder, run: Run, choice: Choice, start_sha256: s
         "device": device_name(choice.execution.device),
         "execution": choice.to_json(),
         "history": progress.history,
+        # Ended by the user before its last epoch: then there are fewer epochs in the history than in the recipe.
+        "stopped": len(progress.history) < run.learner.recipe.epochs,
         "best": {
             "epoch": progress.best_epoch,
             "val_top1": best["val_top1"],

@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.check import check_images
 from regnet_deploy.images.folder import DEFAULT_VAL_SPLIT, assemble, list_images
@@ -23,8 +26,15 @@ from regnet_deploy.training.checkpoint import (
 )
 from regnet_deploy.training.data import RandomViews, batches_from, load, open_evaluation, open_training, steps_per_epoch
 from regnet_deploy.training.directory import default_directory, ensure_room, memory_of_check, open_directory
-from regnet_deploy.training.execution import Execution, Wanted, can_compile, default_workers, resolve_device
-from regnet_deploy.training.job import Job, differences, ensure_fits, ensure_same, is_committed, make_job
+from regnet_deploy.training.execution import (
+    Execution,
+    Wanted,
+    can_compile,
+    default_workers,
+    mean_float32,
+    resolve_device,
+)
+from regnet_deploy.training.job import Job, differences, ensure_fits, ensure_same, is_committed, is_trained_so, make_job
 from regnet_deploy.training.learner import Learner, make_learner
 from regnet_deploy.training.loop import Diverged, Listener, Run, fit
 from regnet_deploy.training.metrics import Metrics, open_metrics
@@ -57,7 +67,8 @@ class Options:
         workers: processes that load images; None leaves it to device and data.
         val_split: share of each class to hold out where the folder has no validation images; None is 0.1.
         run_dir: run directory; None is the bundle's sibling.
-        restart: drop an unfinished run.
+        restart: drop an unfinished run, and train anew what is trained already.
+        finish: end an unfinished run: its best weights so far become the bundle's.
         checkpoint_s: seconds between checkpoints.
     """
 
@@ -66,6 +77,7 @@ class Options:
     val_split: float | None = None
     run_dir: Path | None = None
     restart: bool = False
+    finish: bool = False
     checkpoint_s: float = 30.0
 
 
@@ -108,10 +120,18 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
             checkpoint = None
         if checkpoint:
             ensure_same(checkpoint, job, options.wanted, directory)
+        elif is_trained_so(job) and not options.restart:
+            top1 = bundle.part("training")["best"]["val_top1"]
+            reporter.say(f"{bundle.path} is trained like this already ({top1:.2%}): --restart trains it anew")
+            return bundle
+        if options.finish and (checkpoint is None or not checkpoint.best):
+            raise UsageError(f"--finish: there is no unfinished run in {directory} with an epoch done")
+        del checked, listing  # of an ImageNet they are half a gigabyte
         return _run(job, options, directory, checkpoint, reporter)
 
 
 def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | None, reporter: Reporter) -> Bundle:
+    mean_float32()
     model = job.model()
     folder, recipe, preprocessing = job.folder, job.recipe, job.preprocessing
 
@@ -124,7 +144,12 @@ def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | N
     def make(execution: Execution) -> Learner:
         return make_learner(model, execution, recipe, preprocessing)
 
-    choice = _resumed_choice(checkpoint) if checkpoint else _choose(options.wanted, make, training, reporter)
+    if checkpoint:
+        choice = _resumed_choice(checkpoint, reporter)
+    else:
+        torch.set_num_threads(available_cores())
+        chosen = _choose(options.wanted, make, training, reporter)
+        choice = replace(chosen, threads=torch.get_num_threads())
     device = choice.execution.device
     workers = default_workers(device, training.source.kept is not None) if options.workers is None else options.workers
     run = Run(make(choice.execution), training, validation, preprocessing, workers)
@@ -138,12 +163,16 @@ def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | N
 
     if not checkpoint:
         save()  # so that the choice holds from now on
-    with open_metrics(directory, run.steps_done) as metrics:
-        try:
-            fit(run, _listener(run, save, metrics, reporter, options.checkpoint_s))
-        except Diverged:
-            drop_checkpoint(directory)  # to go on from it would diverge again
-            raise
+    if not options.finish:
+        with open_metrics(directory, run.steps_done) as metrics:
+            try:
+                fit(run, _listener(run, save, metrics, reporter, options.checkpoint_s))
+            except Diverged as error:
+                if not run.best:
+                    drop_checkpoint(directory)  # to go on from it would diverge again
+                    raise
+                kept = f"the best epoch so far, {run.progress.best_epoch}, is kept: --finish puts it into the bundle"
+                raise Diverged(f"{error}; {kept}, --restart drops it") from None
     bundle = commit(job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256))
     drop_checkpoint(directory)
     _name("could not be read any more while training", run.progress.unreadable, reporter)
@@ -163,7 +192,14 @@ def _choose(wanted: Wanted, make: Callable[[Execution], Learner], training: Rand
     return choice
 
 
-def _resumed_choice(checkpoint: Checkpoint) -> Choice:
+def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Choice:
+    if checkpoint.torch != torch.__version__:
+        reporter.say(
+            f"begun with PyTorch {checkpoint.torch} and going on with {torch.__version__}: "
+            "the weights will not be those of one run, bit for bit"
+        )
+    if checkpoint.choice.threads:
+        torch.set_num_threads(checkpoint.choice.threads)
     execution = checkpoint.choice.execution
     resolve_device(execution.device)
     if execution.compiled and not can_compile(execution.device):
@@ -214,6 +250,9 @@ def _tell_data(job: Job, asked: Recipe, reporter: Reporter) -> None:
     _name("left out", folder.rejected, reporter)
     if before != len(folder.classes):
         reporter.say(f"the network gets {len(folder.classes)} outputs in place of {before}")
+    going = sorted({*job.bundle.parts.get("variants", {}), *(["profile"] if "profile" in job.bundle else [])})
+    if going:
+        reporter.say(f"measured or exported with the earlier weights, and gone when this is done: {', '.join(going)}")
     small = asked.batch_size is None and job.recipe.batch < DEFAULT_BATCH
     reporter.say(
         f"{job.recipe.epochs} epochs, {job.recipe.warmup_epochs} of them to warm up, "

@@ -29,20 +29,27 @@ class Choice:
         execution: what was chosen.
         step_ms: median time of a step of each way that was tried, by its name; empty without a trial.
         reason: in words.
+        threads: of the CPU, kept when a run goes on: sums of another number of threads have other last bits.
     """
 
     execution: Execution
     step_ms: dict[str, float]
     reason: str
+    threads: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data that :meth:`from_json` reads."""
-        return {"execution": self.execution.to_json(), "step_ms": self.step_ms, "reason": self.reason}
+        return {
+            "execution": self.execution.to_json(),
+            "step_ms": self.step_ms,
+            "reason": self.reason,
+            "threads": self.threads,
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Choice:
         """Read what :meth:`to_json` wrote."""
-        return cls(Execution(**data["execution"]), data["step_ms"], data["reason"])
+        return cls(Execution(**data["execution"]), data["step_ms"], data["reason"], data["threads"])
 
 
 def choose(

@@ -170,7 +170,7 @@ def test_a_bundle_that_cannot_be_written_is_said_before_training(bundle: Path, d
     bundle.chmod(0o500)
     done = call(bundle, "--data", data, *QUICK)
     bundle.chmod(0o700)
-    assert_one_line(done, "Permission denied; fix that first, nothing was trained")
+    assert_one_line(done, "Permission denied; nothing was changed")
 
 
 def test_at_a_terminal_lines_stand_above_one_bar_at_a_time() -> None:

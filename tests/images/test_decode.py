@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.decode import decode
+from regnet_deploy.images.decode import decode, pixels_of
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -199,3 +199,35 @@ def test_changed_bytes_are_an_image_or_a_data_error(data: bytes, changes: list[t
     except DataError as error:
         message = str(error)
     assert not message or re.fullmatch(r"it: .+", message)
+
+
+def test_floating_point_levels_are_refused_with_a_reason() -> None:
+    image = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    with pytest.raises(DataError, match=r"^it: its levels are floating-point"):
+        decode(encode(image, "TIFF"), "it")
+
+
+@pytest.mark.parametrize("levels", [[0, 70_000], [-1, 5]])
+def test_levels_beyond_16_bits_are_refused_with_a_reason(levels: list[int]) -> None:
+    image = Image.fromarray(np.array([levels], np.int32))
+    with pytest.raises(DataError, match=rf"^it: its levels go from {levels[0]} to {levels[1]}"):
+        decode(encode(image, "TIFF"), "it")
+
+
+def test_32_bit_grey_within_16_bits_is_scaled() -> None:
+    levels = np.array([[0, 256, 65535]], np.int32)
+    assert pixels(encode(Image.fromarray(levels), "TIFF"))[0, :, 0].tolist() == [0, 1, 255]
+
+
+def test_the_number_of_pixels_is_read_from_the_head_alone() -> None:
+    assert pixels_of(b"P6 300 200 255\n") == 60_000  # not a byte of pixels follows
+    with pytest.raises(DataError, match="more than 59,999 pixels"):
+        pixels_of(b"P6 300 200 255\n", max_pixels=59_999)
+    with pytest.raises(DataError, match="not an image"):
+        pixels_of(b"P6 300 200 255\n", formats=("PNG",))
+
+
+def test_transparency_is_laid_on_white_without_another_image_of_four_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(Image.new("RGBA", (4, 4), (10, 20, 30, 0)))
+    monkeypatch.setattr(Image.Image, "convert", lambda *arguments: pytest.fail("a copy was made"))
+    assert decode(data).getpixel((0, 0)) == WHITE

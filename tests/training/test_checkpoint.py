@@ -129,5 +129,5 @@ def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, learne
     raw = (tmp_path / FILE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header.pop("__metadata__")["state"])
-    assert set(state) == {"schema", "sha256", "identity", "choice", "progress"}
+    assert set(state) == {"schema", "sha256", "torch", "identity", "choice", "progress"}
     assert {name.split(".")[0] for name in header} == {"model", "momentum", "best"}

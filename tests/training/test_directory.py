@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from pathlib import Path
 
@@ -87,6 +88,6 @@ def test_a_bundle_that_cannot_be_written_is_said_before_training(
     def refuse(dir: Path) -> None:
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(directory.tempfile, "TemporaryFile", refuse)
-    with pytest.raises(BundleError, match="Read-only file system; fix that first, nothing was trained"):
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(BundleError, match="Read-only file system; nothing was changed"):
         ensure_room(bundle, tmp_path)

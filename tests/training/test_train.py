@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.numpy import load as load_arrays
 
 from regnet_deploy.bundle import Bundle, create_bundle, damage, open_bundle, update_bundle
@@ -323,13 +324,58 @@ def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
     assert train.train(bundle.path, data, tune, options, notes) == committed
 
 
-def test_classes_that_were_chosen_must_be_the_folders(
+def test_the_network_gets_the_outputs_of_the_folder(
     bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
 ) -> None:
     update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "classes": 5}})
-    with pytest.raises(UsageError, match=r"5 outputs and .* has 3 classes: .*`regnet-deploy select --classes 3`"):
-        train.train(bundle.path, data, recipe, options, notes)
+    trained = train.train(bundle.path, data, recipe, options, notes)
+    assert trained.part("architecture")["classes"] == 3
+    assert "the network gets 3 outputs in place of 5" in notes.lines
+
+
+@pytest.mark.parametrize(
+    ("below", "said"), [("a", r"two or more; did you mean --data .*/only\?"), ("", "two or more$")]
+)
+def test_one_class_is_none(
+    bundle: Bundle, tmp_path: Path, recipe: Recipe, options: Options, notes, below, said
+) -> None:
+    for name in ("a", "b") if below else ("",):
+        (tmp_path / "deep" / "only" / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "deep" / "only" / name / "x.png")
+    with pytest.raises(DataError, match=said):
+        train.train(bundle.path, tmp_path / "deep", recipe, options, notes)
     assert not run_directory(bundle).exists()
+
+
+def test_what_is_trained_like_this_already_is_trained_anew_only_when_asked(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    first = train.train(bundle.path, data, recipe, options, notes)
+    update_bundle(bundle.path, {"variants": {"onnx-fp32": {}}})
+    again = train.train(bundle.path, data, recipe, options, notes)
+    assert again.files == first.files
+    assert "variants" in again
+    assert any("is trained like this already" in line and "--restart" in line for line in notes.lines)
+    anew = train.train(bundle.path, data, recipe, dataclasses.replace(options, restart=True), notes)
+    assert "variants" not in anew
+    assert any("gone when this is done: onnx-fp32" in line for line in notes.lines)
+
+
+def test_an_unfinished_run_can_be_ended_with_its_best_weights(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at: Callable[[int], None]
+) -> None:
+    recipe = dataclasses.replace(recipe, epochs=6)
+    finish = dataclasses.replace(options, finish=True)
+    with pytest.raises(UsageError, match="--finish: there is no unfinished run"):
+        train.train(bundle.path, data, recipe, finish, notes)
+    stop_at(11)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, options, notes)
+    ended = train.train(bundle.path, data, recipe, finish, notes)
+    part = ended.part("training")
+    assert part["stopped"]
+    assert 1 <= len(part["history"]) < 6
+    assert not any(path.name == "checkpoint.safetensors" for path in run_directory(bundle).iterdir())
 
 
 def test_a_split_is_for_folders_without_validation(
@@ -343,19 +389,6 @@ def test_a_split_is_for_folders_without_validation(
     assert "24 images to train on, 6 to validate with (20% of each class held out (seed 0)), 3 classes" in notes.lines
 
 
-def test_a_single_image_is_too_few(bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes) -> None:
-    for file in sorted((data / "train").rglob("*.png"))[1:]:
-        file.unlink()
-    for name in ("green", "red"):
-        for subset in ("train", "val"):
-            for file in (data / subset / name).iterdir():
-                file.unlink()
-            (data / subset / name).rmdir()
-    with pytest.raises(DataError, match="one usable training image; batch norm needs two at least"):
-        train.train(bundle.path, data, recipe, options, notes)
-
-
-@pytest.mark.parametrize("count", [1, 2])
 def test_a_handful_of_images_trains(
     bundle: Bundle, recipe: Recipe, options: Options, notes, put_images, tmp_path: Path, count: int
 ) -> None:
