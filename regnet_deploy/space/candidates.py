@@ -169,9 +169,10 @@ def regnets_between(
             mine = usable[span] & live[i, span, None]
             here = at.row(i)
             there = here if reference is at else reference.row(i)
-            piece = _solve(cells, span, mine, here, there, lowest, highest, bounds, w_0, w_m, int(group))
-            if piece is not None:
-                pieces.append(piece)
+            of = _Row(w_0, int(group), widths[i], groups[i], here, there)
+            row, cell, depths = _solve(cells, span, mine, here, lowest, highest)
+            if len(row):
+                pieces.append(_within(of, row, cell, depths, cells, w_m, bounds, lowest, highest))
     return Population.join(pieces)
 
 
@@ -300,39 +301,47 @@ class _Linear:
         return total
 
 
+@dataclass(frozen=True)
+class _Row:
+    """All w_m of one w_0 and g: fitted widths and group widths ``(w_m, stage)``, costs here and at 224 pixels."""
+
+    w_0: int
+    g: int
+    widths: Int
+    groups: Int
+    here: _Linear
+    reference: _Linear
+
+
 def _solve(
-    cells: _Cells,
-    span: slice,
-    usable: NDArray[np.bool_],
-    at: _Linear,
-    reference: _Linear,
-    lowest: float,
-    highest: float,
-    bounds: Bounds,
-    w_0: int,
-    w_m: Float,
-    group: int,
-) -> Population | None:
-    """Return the networks with this w_0 and g, and w_m in ``span``, that meet budget and bounds, or None."""
-    # Counted in blocks of the last stage and in float32, which is fast and good to 1e-4 of a block or better: look that
-    # much wider here, and hold the exact integers to the budget below.
-    per_block = 1.0 / at.more[-1].macs[span, None]
-    first = (at.base.macs[span, None] * per_block).astype(np.float32)
+    cells: _Cells, span: slice, usable: NDArray[np.bool_], line: _Linear, lowest: float, highest: float
+) -> tuple[Int, Int, Int]:
+    """Return the row, the cell and the depths ``(n, stage)`` of all networks near the budget, w_m being in ``span``.
+
+    Counted in blocks of the last stage and in float32, which is fast and good to 1e-4 of a block or better: the result
+    is that much wider than the budget, to which the caller holds the exact integers.
+    """
+    per_block = 1.0 / line.more[-1].macs[span, None]
+    first = (line.base.macs[span, None] * per_block).astype(np.float32)
     for i in range(STAGES - 1):
-        first = first + cells.more[i, span] * (at.more[i].macs[span, None] * per_block).astype(np.float32)
+        first = first + cells.more[i, span] * (line.more[i].macs[span, None] * per_block).astype(np.float32)
     least = np.maximum(np.ceil((lowest * per_block - 1e-3).astype(np.float32) - first), cells.shallowest[span])
     most = np.minimum(np.floor((highest * per_block + 1e-3).astype(np.float32) - first), cells.deepest[span])
     meets = np.nonzero((most >= least) & usable)
-    if not len(meets[0]):
-        return None
     fewest = least[meets].astype(np.int64)
     count = most[meets].astype(np.int64) - fewest + 1
     hit = np.repeat(np.arange(len(count)), count)
     last = 1 + fewest[hit] + np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count)
     row, cell = meets[0][hit] + span.start, meets[1][hit]
-    depths = np.stack([*(1 + cells.more[:, row, cell].astype(np.int64)), last], axis=1)
-    total = at.total(row, depths)
-    there = total if reference is at else reference.total(row, depths)
+    return row, cell, np.stack([*(1 + cells.more[:, row, cell].astype(np.int64)), last], axis=1)
+
+
+def _within(
+    of: _Row, row: Int, cell: Int, depths: Int, cells: _Cells, w_m: Float, bounds: Bounds, lowest: float, highest: float
+) -> Population:
+    """Return those of the solutions that meet budget and bounds to the unit."""
+    total = of.here.total(row, depths)
+    there = total if of.reference is of.here else of.reference.total(row, depths)
     giga = there.macs / 1e9
     keep = (total.macs >= lowest) & (total.macs <= highest)
     if bounds.parameters is not None:
@@ -341,26 +350,24 @@ def _solve(
         keep &= there.activations < bounds.activations * np.sqrt(giga) * 1e6
     large = there.macs > LARGE_MACS
     if bounds.w_0 is None:
-        keep &= large | (w_0 <= SMALL_W_0)
+        keep &= large | (of.w_0 <= SMALL_W_0)
     if bounds.g is None:
-        keep &= large | (group <= SMALL_G)
-    if not keep.any():
-        return None
-    widths, groups = fit_groups(level_widths(w_0, w_m[row][:, None], np.arange(STAGES)), group)
+        keep &= large | (of.g <= SMALL_G)
     if bounds.g_multiple > 1:
-        keep &= (groups % bounds.g_multiple == 0).all(axis=1)
+        keep &= (of.groups[row] % bounds.g_multiple == 0).all(axis=1)
+    row, cell, depths = row[keep], cell[keep], depths[keep]
     return Population(
         d=depths.sum(axis=1),
-        w_0=np.full(len(row), w_0),
+        w_0=np.full(len(row), of.w_0),
         w_m=w_m[row],
-        g=np.full(len(row), group),
-        w_a_low=np.maximum(cells.low[row, cell] * w_0, bounds.w_a[0]),
-        w_a_high=np.minimum(cells.high[row, cell] * w_0, bounds.w_a[1]),
+        g=np.full(len(row), of.g),
+        w_a_low=np.maximum(cells.low[row, cell] * of.w_0, bounds.w_a[0]),
+        w_a_high=np.minimum(cells.high[row, cell] * of.w_0, bounds.w_a[1]),
         depths=depths,
-        widths=widths,
-        group_widths=groups,
-        macs=total.macs,
-        parameters=total.parameters,
-        activations=total.activations,
-        reference_macs=there.macs,
-    ).take(keep)
+        widths=of.widths[row],
+        group_widths=of.groups[row],
+        macs=total.macs[keep],
+        parameters=total.parameters[keep],
+        activations=total.activations[keep],
+        reference_macs=there.macs[keep],
+    )
