@@ -28,7 +28,8 @@ check: lint types test
 bench: $(STAMP)
 	$(BIN)/python benchmarks/ranking.py --json benchmarks/results/ranking.json --figure docs/figures/ranking.svg
 	$(BIN)/python benchmarks/selection_time.py --json benchmarks/results/selection_time.json
-	$(BIN)/python benchmarks/export_time.py
+	$(BIN)/python benchmarks/export_time.py --json benchmarks/results/export_time.json
+	$(BIN)/python benchmarks/measurements.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \

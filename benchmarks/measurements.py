@@ -1,0 +1,78 @@
+"""Write docs/measurements.md from benchmarks/results/*.json, so that the page never says what was not measured.
+
+    python benchmarks/measurements.py
+
+`tests/test_measurements.py` holds that the page is what this program writes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "measurements.md"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(columns)} |", f"| {' | '.join('---' for _ in columns)} |"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def page() -> str:
+    selection, export, ranking = read("selection_time"), read("export_time"), read("ranking")
+    machine = export["machine"]
+    budgets = {(row["family"], row["gmacs"]): row for row in selection["budgets"]}
+    sizes = sorted({gmacs for _, gmacs in budgets})
+    selected = [
+        [f"{gmacs:g}", *(f"{budgets[family, gmacs][key]:,}" for family in "xy" for key in ("considered", "seconds"))]
+        for gmacs in sizes
+    ]
+    exported = [
+        [row["exporter"], f"{row['median_s']:.2f}", f"{row['bytes'] / 2**20:.1f}", str(row["opset"])]
+        for row in export["rows"]
+    ]
+    ranked = [[way, f"{row['median']:g}", f"{row['mean']:g}"] for way, row in ranking["summary"].items()]
+    return f"""# Measurements
+
+Every figure that the documentation quotes, and the command that prints it again; `make bench` runs them all and writes
+this page. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, torch
+{machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy {machine["versions"]["numpy"]}. No GPU figure is
+here because none was measured.
+
+## Selection
+
+`python benchmarks/selection_time.py`: distinct networks within ± 1 % of the budget, and the whole command
+`regnet-deploy select` from a cold start, median of 5. `regnet-deploy --help` takes {selection["help_s"]} s.
+
+{table(["GMACs", "RegNetX", "seconds", "RegNetY", "seconds"], selected)}
+
+## Ranking
+
+`python benchmarks/ranking.py`: percentile at which a published network ranks when the trends are fitted without it; a
+random order averages 50. See [selection.md](selection.md).
+
+{table(["score", "median", "mean"], ranked)}
+
+## Export
+
+`python benchmarks/export_time.py`: {export["network"]} by three exporters in turns, median, the proof not counted.
+
+{table(["exporter", "seconds", "MiB", "opset"], exported)}
+
+## The demo
+
+`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of a
+logit between PyTorch and ONNX Runtime, latency by batch size, and how long everything took.
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")
