@@ -41,10 +41,10 @@ def page() -> str:
     ranked = [[way, f"{row['median']:g}", f"{row['mean']:g}"] for way, row in ranking["summary"].items()]
     return f"""# Measurements
 
-Every figure that the documentation quotes, and the command that prints it again; `make bench` runs them all and writes
-this page. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, torch
-{machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy {machine["versions"]["numpy"]}. No GPU figure is
-here because none was measured.
+Every figure that the documentation quotes, and the command that prints it again; `make bench` runs them all and
+writes this page. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, torch
+{machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy {machine["versions"]["numpy"]}. No GPU
+figure is here because none was measured.
 
 ## Selection
 
@@ -68,8 +68,8 @@ random order averages 50. See [selection.md](selection.md).
 
 ## The demo
 
-`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of a
-logit between PyTorch and ONNX Runtime, latency by batch size, and how long everything took.
+`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of
+a logit between PyTorch and ONNX Runtime, latency by batch size, and how long everything took.
 """
 
 
