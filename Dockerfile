@@ -4,7 +4,8 @@
 #   docker build -t regnet-deploy:gpu --build-arg RUNTIME=gpu . for NVIDIA GPUs; run it with --gpus all
 #   docker run -p 8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
 #
-# It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end.
+# It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end, but
+# for the port: that is set with -e REGNET_DEPLOY_PORT=9000, which the health check follows.
 
 FROM python:3.11-slim-bookworm AS build
 ARG RUNTIME=cpu
@@ -24,6 +25,8 @@ COPY --from=build /opt/serve /opt/serve
 ENV PATH=/opt/serve/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    REGNET_DEPLOY_PORT=8000 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001
@@ -31,5 +34,5 @@ WORKDIR /
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/v2/health/ready', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['REGNET_DEPLOY_PORT'] + '/v2/health/ready', timeout=4)"]
 ENTRYPOINT ["regnet-deploy", "serve", "/bundle", "--host", "0.0.0.0"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,17 +36,29 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
       regnet-deploy predict regnet-bundle cat.jpg dog.png
       regnet-deploy predict cat.jpg -k 1 --json
     """
+    from regnet_deploy.images.decode import SUFFIXES
     from regnet_deploy.images.preprocess import Preprocessing
     from regnet_deploy.serving.answers import answer_files, image_files
     from regnet_deploy.serving.predictions import is_trained, labels_of
+    from regnet_deploy.serving.rereading import read_bundle
 
-    bundle_path, given = (Path(DEFAULT_PATH), paths) if paths[0].is_file() else (paths[0], paths[1:])
-    bundle = open_bundle(bundle_path)
+    # os.path, for Path raises where a name is too long or a folder may not be read.
+    if os.path.isfile(paths[0]):
+        bundle_path, given = Path(DEFAULT_PATH), paths
+    elif paths[0].suffix.lower() in SUFFIXES and not os.path.exists(paths[0]):
+        raise DataError(f"there is no image {paths[0]}: check its name (the bundle, if given, comes first)")
+    else:
+        bundle_path, given = paths[0], paths[1:]
     if not given:
+        open_bundle(bundle_path)
         raise UsageError(f"no images given: regnet-deploy predict {bundle_path} IMAGE...")
     files = image_files(given)
-    preprocessing, labels = Preprocessing.from_json(bundle.part("preprocessing")), labels_of(bundle)
-    name, session = _open(bundle, variant, threads)
+
+    def load(bundle: Bundle) -> tuple[Bundle, Preprocessing, tuple[str, ...], str | None, Session]:
+        preprocessing, labels = Preprocessing.from_json(bundle.part("preprocessing")), labels_of(bundle)
+        return (bundle, preprocessing, labels, *_open(bundle, variant, threads))
+
+    bundle, preprocessing, labels, name, session = read_bundle(bundle_path, load)
     answers: list[Answer] = []
     with progress() as bar:
         task = bar.add_task("images", total=len(files), note="")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import say
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.serving.golden import Agreement
+    from regnet_deploy.serving.served import Served
 
 #: Names that stand in a URL as they are.
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
@@ -37,7 +38,15 @@ class Positive(click.FloatRange):
 @click.command()
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    envvar="REGNET_DEPLOY_PORT",
+    show_envvar=True,
+    help="0 takes a free one.",
+)
 @click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
 @click.option("--name", default="regnet", show_default=True, help="Name of the model in the protocol.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of an inference on the CPU.  [default: the cores]")
@@ -50,7 +59,16 @@ class Positive(click.FloatRange):
 )
 @click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images in one request.")
 @click.option("--max-body-mb", type=Positive(), default=32, show_default=True, help="Size of one request.")
-@click.option("--max-megapixels", type=Positive(), default=50, show_default=True, help="Size of one image.")
+@click.option(
+    "--max-bodies-mb", type=Positive(), default=256, show_default=True, help="Size of all requests in flight together."
+)
+@click.option(
+    "--max-megapixels",
+    type=Positive(),
+    default=25,
+    show_default=True,
+    help="Size of one image, and of those decoded at a time.",
+)
 @click.option(
     "--max-in-flight",
     type=click.IntRange(1),
@@ -59,12 +77,19 @@ class Positive(click.FloatRange):
     help="Requests at a time; more get 503 and Retry-After.",
 )
 @click.option(
+    "--max-connections",
+    type=click.IntRange(1),
+    default=512,
+    show_default=True,
+    help="Open connections; more get 503 and are closed.",
+)
+@click.option(
     "--read-timeout",
     "read_timeout_s",
     type=Positive(),
     default=30,
     show_default=True,
-    help="Seconds in which a request must have arrived.",
+    help="Seconds in which the head of a request must have arrived, and then its body.",
 )
 @click.option(
     "--drain",
@@ -85,8 +110,10 @@ def command(
     device: Any,
     max_batch: int,
     max_body_mb: float,
+    max_bodies_mb: float,
     max_megapixels: float,
     max_in_flight: int,
+    max_connections: int,
     read_timeout_s: float,
     drain_s: float,
     as_json: bool,
@@ -104,6 +131,7 @@ def command(
     require("starlette", "serve")
     require("uvicorn", "serve")
     from regnet_deploy.serving.predictions import is_trained
+    from regnet_deploy.serving.rereading import read_bundle
     from regnet_deploy.serving.served import Limits, load_served
     from regnet_deploy.serving.server import bind, serve, url_of
 
@@ -111,16 +139,24 @@ def command(
         raise UsageError(
             f"--name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"
         )
+    if max_bodies_mb < max_body_mb:
+        raise UsageError(f"--max-bodies-mb {max_bodies_mb:g} leaves no room for one of --max-body-mb {max_body_mb:g}")
     limits = Limits(
         max_batch=max_batch,
         max_body_bytes=int(max_body_mb * 1e6),
+        max_bodies_bytes=int(max_bodies_mb * 1e6),
         max_pixels=int(max_megapixels * 1e6),
         max_in_flight=max_in_flight,
+        max_connections=max_connections,
         read_timeout_s=read_timeout_s,
     )
-    bundle = open_bundle(bundle_path)
+
+    def load(bundle: Bundle) -> tuple[Bundle, Served]:
+        return bundle, load_served(bundle, variant=variant, model=name, threads=threads, device=device, limits=limits)
+
+    open_bundle(bundle_path)  # a wrong path is said before a port in use
     with bind(host, port) as bound:
-        served = load_served(bundle, variant=variant, model=name, threads=threads, device=device, limits=limits)
+        bundle, served = read_bundle(bundle_path, load)
         session, url = served.session, url_of(bound)
 
         def announce(agreement: Agreement) -> None:

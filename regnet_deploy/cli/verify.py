@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_table
-from regnet_deploy.errors import BundleError, ProofError, require
+from regnet_deploy.errors import BundleError, MissingExtra, ProofError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.serving.runtime import Session
@@ -29,9 +29,14 @@ def command(bundle_path: str, as_json: bool) -> None:
       regnet-deploy verify
       regnet-deploy verify my-bundle --json
     """
+    from regnet_deploy.serving.rereading import read_bundle
     from regnet_deploy.serving.verification import verify
 
-    checks = verify(open_bundle(bundle_path), _open_weights)
+    checks = read_bundle(
+        bundle_path,
+        lambda bundle: verify(bundle, _open_weights, _open_engine),
+        lambda found: any(check.outcome == "damaged" for check in found),
+    )
     if as_json:
         failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]
         print_json({"bundle": bundle_path, "ok": not failed, "checks": [check.to_json() for check in checks]})
@@ -53,6 +58,16 @@ def _open_weights(bundle: Bundle) -> Session:
     from regnet_deploy.models.session import TorchSession
 
     return TorchSession(bundle)
+
+
+def _open_engine(bundle: Bundle, name: str) -> Session:
+    try:
+        require("torch", "train")
+    except MissingExtra as error:
+        raise MissingExtra(f"it is a {bundle.part('variants')[name]['runtime']} engine, and {error}") from None
+    from regnet_deploy.exporting.tensorrt import open_engine
+
+    return open_engine(bundle, name)
 
 
 def _row(check: Check) -> tuple[str, ...]:

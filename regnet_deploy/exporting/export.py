@@ -20,7 +20,7 @@ from regnet_deploy.models.weights import model_of
 from regnet_deploy.profiling.machine import environment
 from regnet_deploy.serving.golden import FILE as GOLDEN
 from regnet_deploy.serving.golden import Tolerance
-from regnet_deploy.serving.runtime import open_onnx, open_variant, why_not_runnable
+from regnet_deploy.serving.runtime import installed_onnxruntime, open_onnx, open_variant, why_not_runnable
 from regnet_deploy.space.network import Network
 
 Variants = dict[str, dict[str, Any]]
@@ -70,9 +70,12 @@ def export(path: str | Path, wish: Wish, step: Callable[[str], None], progress: 
     Raises:
         BundleError: missing, damaged, changed meanwhile or not writable.
         DataError: an image for the golden set cannot be used.
+        MissingExtra: ONNX Runtime, which proves the variants, is not installed.
+        UsageError: it is installed twice.
         ProofError: an ONNX variant does not agree with the model; nothing was written.
     """
     bundle = open_bundle(path)
+    installed_onnxruntime()  # before the minutes that reference logits may take
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     step("reference logits of the golden set")
     model = model_of(bundle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import nn
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
+from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import inference
@@ -27,8 +29,7 @@ IMAGES = 16
 MOST_IMAGES = 64
 NOISE_SEED = 0
 TRAINING, USER, NOISE = "training images", "user images", "seeded noise"
-
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+TOPPED_UP = f"{USER}, filled up with {TRAINING}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +44,8 @@ class GoldenSet:
 def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, images: Sequence[Path]) -> GoldenSet:
     """Return the golden set for a bundle's weights.
 
-    The user's images, if given now or for these weights before; else images that training left in the bundle; else,
-    before training, seeded noise.
+    The user's images, if given now or for these weights before, and where they are few, images that training left in
+    the bundle; else those alone; else, before training, seeded noise.
 
     Raises:
         DataError: an image or a folder cannot be used; it is named.
@@ -53,14 +54,18 @@ def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, i
     """
     weights = bundle.files[WEIGHTS].sha256 if WEIGHTS in bundle.files else None
     before = bundle.parts.get("golden", {})
-    if not images and before.get("source") == USER and before["weights_sha256"] == weights and FILE in bundle.files:
+    users = before.get("source") in (USER, TOPPED_UP)
+    if not images and users and before["weights_sha256"] == weights and FILE in bundle.files:
         golden = load_golden(bundle)
         return GoldenSet(golden, before, golden_to_bytes(golden))
     seed = None
     if images:
         pixels, source = _load(_pick(_files(images), MOST_IMAGES), preprocessing), USER
+        missing = IMAGES - len(pixels)
+        if missing > 0 and SAMPLES in bundle.files:
+            pixels, source = np.concatenate([pixels, _samples(bundle, preprocessing, missing)]), TOPPED_UP
     elif SAMPLES in bundle.files:
-        pixels, source = _samples(bundle, preprocessing), TRAINING
+        pixels, source = _samples(bundle, preprocessing, IMAGES), TRAINING
     else:
         pixels, source, seed = noise(IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
     golden = Golden(pixels, reference_logits(model, pixels, preprocessing))
@@ -98,7 +103,7 @@ def noise(count: int, side: int, seed: int) -> NDArray[np.uint8]:
     return pixels
 
 
-def _samples(bundle: Bundle, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def _samples(bundle: Bundle, preprocessing: Preprocessing, most: int) -> NDArray[np.uint8]:
     safetensors = require("safetensors", "export")
     wrong = BundleError(
         f"{bundle.stored_path(SAMPLES)} does not hold images of {preprocessing.crop}x{preprocessing.crop} pixels: "
@@ -110,7 +115,7 @@ def _samples(bundle: Bundle, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         raise wrong from None
     if images.dtype != np.uint8 or images.shape[1:] != (preprocessing.crop, preprocessing.crop, 3) or not len(images):
         raise wrong
-    chosen: NDArray[np.uint8] = images[_spread(len(images), IMAGES)]
+    chosen: NDArray[np.uint8] = images[_spread(len(images), most)]
     return chosen
 
 
@@ -121,12 +126,12 @@ def _load(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.uin
 def _files(given: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # False also where Path would raise: names too long, folders that may not be read
             found.append(path)
             continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in _SUFFIXES and file.is_file()]
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and os.path.isfile(file)]
         if not inside:
-            raise DataError(f"--images {path}: no images in this folder ({', '.join(sorted(_SUFFIXES))})")
+            raise DataError(f"--images {path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
         found += inside
     return found
 

@@ -6,21 +6,30 @@ from typing import Any
 
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.golden import Golden, Tolerance, replay
+from regnet_deploy.serving.golden import Golden, Tolerance, is_standard, replay
 from regnet_deploy.serving.runtime import Session
 
 
 def prove(
-    name: str, session: Session, golden: Golden, preprocessing: Preprocessing, tolerance: Tolerance
+    name: str,
+    session: Session,
+    golden: Golden,
+    preprocessing: Preprocessing,
+    tolerance: Tolerance,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """Replay the golden set, in batches and one by one, and return the figures as JSON data.
+
+    Beside those of the agreement: ``standard``, whether the tolerance was this precision's or a tighter one; and where
+    it was proved, ``runtime`` and ``device``.
 
     Args:
         name: of the variant, for errors.
         session: the exported bytes, opened by the runtime that will serve them.
         golden: images and reference logits.
         preprocessing: of the bundle.
-        tolerance: how far a logit may lie from its reference.
+        tolerance: how far a logit may lie from its reference; tightened where the reference hardly varies.
+        precision: of the variant.
 
     Raises:
         ProofError: a logit is out of tolerance or a first class differs; the message has the figures.
@@ -28,4 +37,6 @@ def prove(
     agreement = replay(session, golden, preprocessing, tolerance)
     if not agreement.passed:
         raise ProofError(f"{name} does not agree with the model and was not added: {agreement}, on {session.runtime}")
-    return {**agreement.to_json(), "runtime": session.runtime, "device": session.device}
+    figures = agreement.to_json()
+    standard = is_standard(figures, precision)
+    return {**figures, "standard": standard, "runtime": session.runtime, "device": session.device}

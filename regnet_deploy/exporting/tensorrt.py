@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import MissingExtra, RegnetDeployError, UsageError
 from regnet_deploy.exporting.graph import INPUT, OUTPUT
 
@@ -72,7 +73,7 @@ def _load(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except (ImportError, OSError) as error:  # its libraries are loaded at import
-        raise UsageError(f"no TensorRT engine was made: {name} is installed but cannot be loaded: {error}") from None
+        raise UsageError(f"{name} is installed but cannot be loaded: {error}") from None
 
 
 def build_engine(builder: Builder, onnx: bytes, side: int, max_batch: int, progress: Progress) -> bytes:
@@ -173,6 +174,36 @@ class EngineSession:
         stream.synchronize()
         result: NDArray[np.float32] = logits.cpu().numpy()
         return result
+
+
+def open_engine(bundle: Bundle, name: str) -> EngineSession:
+    """Open an engine of a bundle, its bytes checked against the manifest.
+
+    Raises:
+        MissingExtra: TensorRT, or TensorRT-RTX, is not installed.
+        UsageError: there is no GPU, another one than the engine is for, or another version than built it.
+        BundleError: the file is damaged.
+        RegnetDeployError: the engine does not load.
+    """
+    variant: dict[str, Any] = bundle.part("variants")[name]
+    runtime, engine = variant["runtime"], variant.get("engine") or {}
+    module = runtime.replace("-", "_")
+    if importlib.util.find_spec(module) is None:
+        extra = "trt" if runtime == "tensorrt" else "trt-rtx"
+        raise MissingExtra(
+            f"it is a {runtime} engine and {module} is not installed: on a machine with an NVIDIA GPU "
+            f"pip install 'regnet-deploy[{extra}]'"
+        )
+    if not torch.cuda.is_available():
+        raise UsageError(f"it is a {runtime} engine and PyTorch sees no CUDA GPU")
+    builder = Builder(_load(module), runtime, torch.cuda.get_device_name())
+    built_by, here = engine.get("builder"), f"{runtime} {builder.version}"
+    if built_by != here:
+        raise UsageError(f"it was built by {built_by} and this machine has {here}")
+    capability = ".".join(map(str, torch.cuda.get_device_capability()))
+    if runtime == "tensorrt" and (engine["gpu"], engine["compute_capabilities"]) != (builder.gpu, [capability]):
+        raise UsageError(f"it was built for {engine['gpu']} and this machine has {builder.gpu}")
+    return EngineSession(builder, bundle.read(variant["file"]), engine["options"]["max_batch"])
 
 
 def _failure(builder: Builder, what: str, reasons: list[str]) -> RegnetDeployError:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import struct
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from regnet_deploy.errors import DataError, require
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Formats that are decoded. Others (EPS runs Ghostscript, for one) are not opened, whatever the file is called.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+#: What files of these formats are called.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 #: Pixels beyond which an image is refused before it is decoded.
 MAX_PIXELS = 100_000_000
 #: What Pillow's decoders raise on broken files.
@@ -32,11 +36,17 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 
 
-def decode(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] = FORMATS) -> Image:
+def decode(
+    data: bytes | bytearray,
+    name: str = "image",
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> Image:
     """Return an upright RGB image.
 
     The EXIF orientation is applied; grey, palette and CMYK images are converted; transparency is laid on white; 16-bit
-    grey is scaled to 8; of an animation the first frame is taken.
+    grey is scaled to 8; of an animation the first frame is taken. A JPEG is decoded at its full size: libjpeg's
+    scaling while decoding is faster, but gives other pixels than the resampling that the network was evaluated with.
 
     Args:
         data: the encoded file.
@@ -45,18 +55,46 @@ def decode(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS, forma
         formats: Pillow's names of what may be decoded.
 
     Raises:
-        DataError: not an image of a known format, truncated, or too large.
+        DataError: not an image of a known format, truncated, too large, or with levels of no known range.
     """
-    image_module = require("PIL.Image", "serve")
+    with _one_line(name, max_pixels, formats):
+        image = _open(data, name, max_pixels, formats)
+        image.load()
+        return _upright_rgb(image, name)
+
+
+def pixels_of(
+    data: bytes | bytearray,
+    name: str = "image",
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> int:
+    """Return width times height as the head of a file says, without decoding it; arguments as for :func:`decode`.
+
+    Raises:
+        DataError: not an image of a known format, or too large.
+    """
+    with _one_line(name, max_pixels, formats):
+        image = _open(data, name, max_pixels, formats)
+        return image.width * image.height
+
+
+def _open(data: bytes | bytearray, name: str, max_pixels: int, formats: tuple[str, ...]) -> Image:
     if not data:
         raise DataError(f"{name}: empty file")
+    _ignore_pillow_warnings()
+    image: Image = require("PIL.Image", "serve").open(io.BytesIO(data), formats=formats)
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{name}: {image.width}x{image.height} is more than {max_pixels:,} pixels")
+    return image
+
+
+@contextlib.contextmanager
+def _one_line(name: str, max_pixels: int, formats: tuple[str, ...]) -> Iterator[None]:
+    """Turn what Pillow raises into an error that names the file."""
+    image_module = require("PIL.Image", "serve")
     try:
-        _ignore_pillow_warnings()
-        image = image_module.open(io.BytesIO(data), formats=formats)
-        if image.width * image.height > max_pixels:
-            raise DataError(f"{name}: {image.width}x{image.height} is more than {max_pixels:,} pixels")
-        image.load()
-        return _upright_rgb(image)
+        yield
     except image_module.UnidentifiedImageError:
         raise DataError(f"{name}: not an image in a format that is read ({', '.join(formats)})") from None
     except image_module.DecompressionBombError:
@@ -78,19 +116,25 @@ def _ignore_pillow_warnings() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _upright_rgb(image: Image) -> Image:
+def _upright_rgb(image: Image, name: str) -> Image:
     from PIL import Image as module
 
     # ImageOps.exif_transpose would write the EXIF anew as well, and fail where another field of it is broken.
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     if turn:
         image = image.transpose(module.Transpose[turn])
+    if image.mode == "F":
+        raise DataError(f"{name}: its levels are floating-point numbers, which have no known range: save it as PNG")
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey, which convert() would clip at 255
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    elif image.mode == "F":
-        image = image.convert("L")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("I")
+        low, high = (int(level) for level in image.getextrema())  # type: ignore[arg-type]  # of one band: two numbers
+        if low < 0 or high > 65535:
+            raise DataError(f"{name}: its levels go from {low} to {high}, grey may have 0 to 65535: save it as PNG")
+        image = image.point(lambda value: value / 256).convert("L")
+    if image.mode not in ("RGBA", "LA") and (image.mode in ("PA", "La", "RGBa") or "transparency" in image.info):
         image = image.convert("RGBA")
-        white = module.new("RGBA", image.size, (255, 255, 255, 255))
-        image = module.alpha_composite(white, image)
+    if image.mode in ("RGBA", "LA"):  # as its own mask: nothing but the result is made
+        laid = module.new("RGB", image.size, (255, 255, 255))
+        laid.paste(image, mask=image)
+        return laid
     return image if image.mode == "RGB" else image.convert("RGB")

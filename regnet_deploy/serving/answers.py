@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -43,13 +44,13 @@ def image_files(given: Sequence[Path]) -> list[Path]:
     """
     files: list[Path] = []
     for path in given:
-        if not path.is_dir():
+        if not os.path.isdir(path):  # False also where Path would raise: names too long, folders that may not be read
             files.append(path)
             continue
         inside = sorted(
             entry
             for entry in path.rglob("*")
-            if entry.is_file() and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+            if os.path.isfile(entry) and not any(part.startswith(".") for part in entry.relative_to(path).parts)
         )
         if not inside:
             raise DataError(f"{path}: no files in this folder")

@@ -17,11 +17,11 @@ from starlette.types import ASGIApp
 
 from regnet_deploy import __version__
 from regnet_deploy.errors import DataError
-from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.admission import Admission, Place, State
 from regnet_deploy.serving.body import Unread, read_body, unpack
 from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.protocol import EXTENSIONS, HEADER_LENGTH, RequestError, dumps
-from regnet_deploy.serving.served import Served
+from regnet_deploy.serving.served import Limits, Served
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ def create_app(served: Served, admission: Admission | None = None) -> ASGIApp:
         served: the network.
         admission: state of the server; by default ready at once, with the limit of ``served``.
     """
-    endpoints = _Endpoints(served, admission or Admission(served.limits.max_in_flight))
+    endpoints = _Endpoints(served, admission or admission_for(served.limits))
     model = "/v2/models/{model}"
     routes = [
         Route("/", endpoints.welcome),
@@ -66,6 +66,11 @@ def create_app(served: Served, admission: Admission | None = None) -> ASGIApp:
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     return app
+
+
+def admission_for(limits: Limits, state: State = State.READY) -> Admission:
+    """Return the state of a server with these limits and nobody inside."""
+    return Admission(limits.max_in_flight, state, limits.max_bodies_bytes)
 
 
 class _Endpoints:
@@ -115,8 +120,8 @@ class _Endpoints:
 
     async def infer(self, request: Request) -> Response:
         self._find(request, 404)
-        with self._admission.enter():
-            body = await self._body(request)
+        with self._admission.enter() as place:
+            body = await self._body(request, place)
             header = request.headers.get(HEADER_LENGTH)
             content, headers = await self._work(self._infer, body, request.headers.get("content-encoding"), header)
         return Response(content, headers=headers)
@@ -127,20 +132,20 @@ class _Endpoints:
             raise RequestError(f"k must be a whole number above 0, not {k[:40]!r}")
         if request.headers.get("content-type", "").lower().startswith("multipart/"):
             raise RequestError("send the bytes of the image as the body (curl --data-binary @FILE), not a form", 415)
-        with self._admission.enter():
-            body = await self._body(request)
+        with self._admission.enter() as place:
+            body = await self._body(request, place)
             answer = await self._work(self._classify, body, request.headers.get("content-encoding"), int(k))
         return _json(answer)
 
-    def _infer(self, body: bytearray, encoding: str | None, header_length: str | None) -> tuple[bytes, dict[str, str]]:
+    def _infer(self, body: bytes, encoding: str | None, header_length: str | None) -> tuple[bytes, dict[str, str]]:
         return self._served.infer(unpack(body, encoding, self._served.limits.max_body_bytes), header_length)
 
-    def _classify(self, body: bytearray, encoding: str | None, k: int) -> dict[str, Any]:
-        return self._served.classify(bytes(unpack(body, encoding, self._served.limits.max_body_bytes)), k)
+    def _classify(self, body: bytes, encoding: str | None, k: int) -> dict[str, Any]:
+        return self._served.classify(unpack(body, encoding, self._served.limits.max_body_bytes), k)
 
-    async def _body(self, request: Request) -> bytearray:
+    async def _body(self, request: Request, place: Place) -> bytes:
         limits = self._served.limits
-        return await read_body(request, limits.max_body_bytes, limits.read_timeout_s)
+        return await read_body(request, place, limits.max_body_bytes, limits.read_timeout_s)
 
     async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run what takes time off the event loop, which goes on answering probes."""
@@ -166,14 +171,18 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 
 async def _refused(request: Request, error: RequestError) -> Response:
-    return _json({"error": str(error)}, error.status, {"retry-after": "1"} if error.status == 503 else None)
+    return _json({"error": str(error)}, error.status, _retry(error))
 
 
 async def _refused_unread(request: Request, error: Unread) -> Response:
-    content = dumps({"error": str(error)})
-    if error.status == 413:
-        return ClosingResponse(content, error.status, media_type="application/json")
+    content, headers = dumps({"error": str(error)}), _retry(error)
+    if error.status in (413, 503):  # the client is still sending
+        return ClosingResponse(content, error.status, headers, media_type="application/json")
     return Response(content, error.status, {"connection": "close"}, media_type="application/json")
+
+
+def _retry(error: RequestError) -> dict[str, str]:
+    return {"retry-after": "1"} if error.status == 503 else {}
 
 
 async def _not_an_image(request: Request, error: DataError) -> Response:

@@ -7,6 +7,7 @@ import zlib
 import anyio
 from starlette.requests import Request
 
+from regnet_deploy.serving.admission import Place
 from regnet_deploy.serving.protocol import RequestError
 
 #: Content-Encoding -> zlib's wbits. HTTP's deflate is the zlib format.
@@ -17,28 +18,35 @@ class Unread(RequestError):
     """A request that is refused while its body is still arriving."""
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytearray:
+async def read_body(request: Request, place: Place, max_bytes: int, timeout_s: float) -> bytes:
     """Return the body as it was sent, counted while it arrives.
 
     Raises:
-        Unread: more than ``max_bytes`` (413), or not complete within ``timeout_s`` (408).
+        Unread: more than ``max_bytes`` (413), more than there is room for beside the bodies of other requests (503), or
+            not complete within ``timeout_s`` (408).
     """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > max_bytes:
         raise Unread(_too_large(max_bytes), 413)
-    body = bytearray()
+    chunks = []
     try:
         with anyio.fail_after(timeout_s):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
+                chunks.append(chunk)
+                if place.bytes + len(chunk) > max_bytes:
                     raise Unread(_too_large(max_bytes), 413)
+                if not place.take(len(chunk)):
+                    raise Unread("the bodies of the requests in flight take all the room there is, try again", 503)
+    except Unread:
+        chunks.clear()  # which the error's traceback would keep for as long as the client is answered
+        raise
     except TimeoutError:
+        chunks.clear()
         raise Unread(f"the request's body did not arrive within {timeout_s:g} s", 408) from None
-    return body
+    return b"".join(chunks)
 
 
-def unpack(body: bytes | bytearray, encoding: str | None, max_bytes: int) -> bytes | bytearray:
+def unpack(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
     """Undo the Content-Encoding of a body, never making more than ``max_bytes``.
 
     Raises:

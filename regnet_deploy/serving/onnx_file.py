@@ -22,6 +22,9 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
 _MAX_DEPTH = 64
+#: Bytes of a number. Protobuf reads a tag from 5 bytes and drops what is beyond 32 bits: a tag that says more than that
+#: would be another field to it than to this walk, so no number may be longer than it has to be.
+_TAG_BYTES, _VALUE_BYTES = 5, 10
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -40,15 +43,17 @@ def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
         raise BundleError(f"{name} nests its graphs more than {_MAX_DEPTH} deep: not a file that export writes")
     at, end = 0, len(message)
     while at < end:
-        tag, at = _varint(message, at, name)
+        tag, at = _varint(message, at, name, _TAG_BYTES)
         field, wire = tag >> 3, tag & 7
+        if tag > 0xFFFFFFFF or field == 0:
+            raise _broken(name)
         length = 0
         if wire == _VARINT:
-            value, at = _varint(message, at, name)
+            value, at = _varint(message, at, name, _VALUE_BYTES)
             if kind == "tensor" and field == _DATA_LOCATION and value:
                 raise _external(name)
         elif wire == _BYTES:
-            length, at = _varint(message, at, name)
+            length, at = _varint(message, at, name, _TAG_BYTES)
         elif wire in (_FIXED64, _FIXED32):
             length = 8 if wire == _FIXED64 else 4
         else:
@@ -65,16 +70,18 @@ def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
         at += length
 
 
-def _varint(message: memoryview, at: int, name: str) -> tuple[int, int]:
-    """Return the number at ``at`` and where it ends."""
+def _varint(message: memoryview, at: int, name: str, most: int) -> tuple[int, int]:
+    """Return the number at ``at``, of at most ``most`` bytes, and where it ends."""
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * most, 7):
         if at >= len(message):
             break
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if byte == 0 and shift:  # padded
+                break
             return value, at
     raise _broken(name)
 

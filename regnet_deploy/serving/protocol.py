@@ -7,6 +7,7 @@ github.com/kserve/open-inference-protocol and github.com/triton-inference-server
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,11 @@ EXTENSIONS = ("binary_tensor_data", "classification")
 
 #: Header that carries the length of the JSON part of a body with binary tensors behind it.
 HEADER_LENGTH = "Inference-Header-Content-Length"
+
+#: What the JSON of a request may hold beside the numbers of its tensor: bytes and commas.
+_JSON_BYTES, _JSON_COMMAS = 64 * 2**10, 4096
+#: Bytes of a number in JSON, with all its digits, its comma and white space.
+_NUMBER_BYTES = 32
 
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
@@ -92,7 +98,7 @@ class InferRequest:
     top: int
 
 
-def parse_infer(body: bytes | bytearray, header_length: str | None, interface: Interface) -> InferRequest:
+def parse_infer(body: bytes, header_length: str | None, interface: Interface) -> InferRequest:
     """Read an infer request.
 
     Args:
@@ -101,14 +107,14 @@ def parse_infer(body: bytes | bytearray, header_length: str | None, interface: I
         interface: what the network takes.
 
     Raises:
-        RequestError: anything that the client did wrong, status 400.
+        RequestError: anything that the client did wrong, status 400; more JSON than the largest batch takes, 413.
     """
     view = memoryview(body)
     split = len(view) if header_length is None else _header_length(header_length, len(view))
     try:
         if header_length is not None and split == 0:  # nothing but the tensor of one image
             return InferRequest(from_bytes(view, (1, *interface.image), interface.dtype), None, True, 0)
-        document = _document(view[:split])
+        document = _document(view[:split], interface)
         identity = document.get("id")
         if identity is not None and not isinstance(identity, str):
             raise RequestError("id must be a string")
@@ -167,9 +173,14 @@ def _header_length(text: str, available: int) -> int:
     return int(text)
 
 
-def _document(data: memoryview) -> dict[str, Any]:
+def _document(data: memoryview, interface: Interface) -> dict[str, Any]:
     try:
-        document = json.loads(bytes(data), parse_constant=_refuse_constant)
+        text = str(data, "utf-8")
+        # Each number becomes an object of many times its size: they are counted first.
+        numbers = interface.max_batch * math.prod(interface.image)
+        if len(data) > _JSON_BYTES + _NUMBER_BYTES * numbers or text.count(",") > _JSON_COMMAS + numbers:
+            raise RequestError(f"the JSON is larger than {interface.max_batch} images take", 413)
+        document = json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise RequestError(f"the request is not JSON: {error}") from None
     except (ValueError, RecursionError):

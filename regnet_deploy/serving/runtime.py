@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import math
 import os
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError, did_you_mean, require
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.serving.onnx_file import refuse_external_data
@@ -24,11 +25,18 @@ Device = Literal["auto", "cpu", "cuda"]
 #: Both distributions put their files into the folder ``onnxruntime``.
 _CPU_WHEEL, _GPU_WHEEL = "onnxruntime", "onnxruntime-gpu"
 
+#: Runtimes of engines, which need PyTorch's memory and so are opened by ``exporting.tensorrt``.
+ENGINES = ("tensorrt", "tensorrt-rtx")
+
 #: Threads that wait for their part of an operator spin for this long before they sleep, and not at all between
 #: inferences. On idle cores that is nearly as fast as ONNX Runtime's own spinning, which is many times longer and makes
 #: an inference slower than one thread would be as soon as anything else, such as decoding, wants one of the cores.
 #: Releases that do not know the duration spin during an inference as they always did.
 _SPINNING = {"session.intra_op.spin_duration_us": "20", "session.force_spinning_stop": "1"}
+
+#: FP32 means FP32, not factors rounded to the 10 bits of TF32. The search for the fastest algorithm of a convolution
+#: is not exhaustive: that stalls the first request of every new batch size.
+_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
 
 #: What an input of this ONNX type and rank is, in the words of the part ``variants``.
 _INPUTS = {("tensor(float)", 4): "float32", ("tensor(uint8)", 4): "uint8"}
@@ -60,27 +68,28 @@ class OnnxSession:
     """A network opened by ONNX Runtime; safe to call from several threads."""
 
     def __init__(self, data: bytes, threads: int, cuda: bool, version: str) -> None:
-        ort = require("onnxruntime", "gpu" if cuda else "cpu")
+        ort = _import("onnxruntime")
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         for key, value in _SPINNING.items():
             options.add_session_config_entry(key, value)
         options.log_severity_level = 3
+        providers: list[Any] = ["CPUExecutionProvider"]
         if cuda:
+            providers = [("CUDAExecutionProvider", _CUDA_OPTIONS)]
+            # Not a node is quietly computed on the CPU: the session does not open instead.
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
             with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot load
                 ort.preload_dlls()
-        providers = ["CUDAExecutionProvider"] if cuda else ["CPUExecutionProvider"]
         try:
             self._session = ort.InferenceSession(data, options, providers=providers, enable_fallback=0)
         except _failures() as error:
+            if cuda and "fallback to CPU EP" in str(error):
+                raise _no_cuda(version) from None
             raise BundleError(f"ONNX Runtime {version} cannot open the network: {_first_line(error)}") from None
-        got = self._session.get_providers()[0]
-        if got != providers[0]:
-            raise UsageError(
-                f"CUDA was asked for but ONNX Runtime {version} fell back to {got}: check the driver and "
-                "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or choose the CPU with --device cpu"
-            )
+        if cuda and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise _no_cuda(version)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         kind = _INPUTS.get((inputs[0].type, len(inputs[0].shape))) if len(inputs) == 1 else None
         if kind is None or len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
@@ -165,8 +174,8 @@ def find_variant(bundle: Bundle, name: str) -> dict[str, Any]:
 def why_not_runnable(variant: dict[str, Any]) -> str | None:
     """Return why this program cannot run a variant on this machine, or None where it can."""
     runtime = variant["runtime"]
-    if runtime in ("tensorrt", "tensorrt-rtx"):
-        return f"it is a {runtime} engine, which this program builds but does not run"
+    if runtime in ENGINES:
+        return f"it is a {runtime} engine, which only export and verify run, where PyTorch, {runtime} and a GPU are"
     if runtime != "onnxruntime":
         return f"runtime {runtime!r} is not known to this version"
     try:
@@ -205,13 +214,6 @@ def installed_onnxruntime() -> tuple[str, str]:
     return found[0]
 
 
-def available_cores() -> int:
-    """Return how many cores this process may use: its affinity, each core once, within the quota of its cgroup."""
-    cpus = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
-    cores = {_text(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
-    return max(1, math.ceil(min(len(cores), _cgroup_quota())))
-
-
 def cuda_devices() -> int:
     """Return how many GPUs the NVIDIA driver shows to this process; 0 without a driver."""
     try:
@@ -224,15 +226,6 @@ def cuda_devices() -> int:
     return count.value
 
 
-def _cgroup_quota() -> float:
-    """Return the cores' worth of time that a container may use; infinite without a limit."""
-    quota, _, period = (_text("/sys/fs/cgroup/cpu.max") or "max").partition(" ")  # version 2
-    if quota == "max":
-        quota = _text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") or "-1"  # version 1
-        period = _text("/sys/fs/cgroup/cpu/cpu.cfs_period_us") or "100000"
-    return int(quota) / int(period) if int(quota) > 0 else math.inf
-
-
 def _text(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="ascii").strip()
@@ -240,9 +233,26 @@ def _text(path: str) -> str | None:
         return None
 
 
+def _import(module: str) -> ModuleType:
+    """Import a module of ONNX Runtime, with its telemetry off.
+
+    Releases from 2026 on write an identifier of the machine into the home folder and report to Microsoft unless the
+    environment says otherwise before they are loaded. A user who wants that sets the variable to 0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return require(module, "cpu")
+
+
+def _no_cuda(version: str) -> UsageError:
+    return UsageError(
+        f"CUDA was asked for but ONNX Runtime {version} fell back to the CPU: check the driver and "
+        "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or choose the CPU with --device cpu"
+    )
+
+
 def _failures() -> tuple[type[Exception], ...]:
     """Return what ONNX Runtime raises; its errors share no base but Exception."""
-    state = require("onnxruntime.capi.onnxruntime_pybind11_state", "cpu")
+    state = _import("onnxruntime.capi.onnxruntime_pybind11_state")
     own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     return (*own, RuntimeError, ValueError)
 

@@ -12,15 +12,19 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import ProofError
-from regnet_deploy.images.decode import decode
+from regnet_deploy.images.decode import decode, pixels_of
 from regnet_deploy.images.preprocess import Preprocessing, resize_and_crop
-from regnet_deploy.serving.golden import Agreement, Golden, Tolerance, load_golden, replay, tolerance_of
+from regnet_deploy.serving.admission import Budget
+from regnet_deploy.serving.golden import Agreement, Golden, Tolerance, load_golden, replay, tolerance_to_serve
 from regnet_deploy.serving.predictions import labels_of, top_k
 from regnet_deploy.serving.protocol import Interface, infer_response, parse_infer
 from regnet_deploy.serving.runtime import Device, Session, classify_pixels, find_variant, open_variant
 from regnet_deploy.serving.variants import choose_variant
 
 VERSION = "1"
+
+#: Formats that are decoded for whoever can reach the server: those of the web, whose decoders are the most tried.
+FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,19 @@ class Limits:
     Attributes:
         max_batch: images in an infer request.
         max_body_bytes: of a request's body, as sent and unpacked.
-        max_pixels: width times height of an image to classify.
+        max_bodies_bytes: of the bodies of all requests in flight, as sent.
+        max_pixels: width times height of an image to classify, and of all those that are being decoded at a time.
         max_in_flight: requests being read or answered; more are told to come back.
-        read_timeout_s: seconds in which a body must have arrived.
+        max_connections: open connections; more are told to come back and closed.
+        read_timeout_s: seconds in which the head of a request must have arrived, and then its body.
     """
 
     max_batch: int = 32
     max_body_bytes: int = 32 * 2**20
-    max_pixels: int = 50_000_000
+    max_bodies_bytes: int = 256 * 2**20
+    max_pixels: int = 25_000_000
     max_in_flight: int = 64
+    max_connections: int = 512
     read_timeout_s: float = 30.0
 
 
@@ -55,6 +63,13 @@ class Served:
     limits: Limits
     # One inference at a time has all the cores; several at once only get into each other's caches.
     _turn: threading.Lock = field(default_factory=threading.Lock)
+    # One JSON at a time becomes Python's objects: it holds the interpreter anyhow, and several would take their memory.
+    _parsing: threading.Lock = field(default_factory=threading.Lock)
+    # Pixels that are being decoded.
+    _decoding: Budget = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_decoding", Budget(self.limits.max_pixels))
 
     def prove(self) -> Agreement:
         """Replay the golden set.
@@ -69,14 +84,15 @@ class Served:
             raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
         return agreement
 
-    def infer(self, body: bytes | bytearray, header_length: str | None) -> tuple[bytes, dict[str, str]]:
+    def infer(self, body: bytes, header_length: str | None) -> tuple[bytes, dict[str, str]]:
         """Answer an infer request with a body and its headers; see :mod:`regnet_deploy.serving.protocol`.
 
         Raises:
             RequestError: the client's mistake.
             ProofError: the runtime failed.
         """
-        request = parse_infer(body, header_length, self.interface)
+        with self._parsing:
+            request = parse_infer(body, header_length, self.interface)
         with self._turn:
             logits = self.session.run(request.images)
         return infer_response(request, logits, self.interface)
@@ -109,7 +125,9 @@ class Served:
         }
 
     def _pixels(self, image: bytes) -> NDArray[np.uint8]:
-        return resize_and_crop(decode(image, max_pixels=self.limits.max_pixels), self.preprocessing)
+        most = self.limits.max_pixels
+        with self._decoding.hold(pixels_of(image, max_pixels=most, formats=FORMATS)):
+            return resize_and_crop(decode(image, max_pixels=most, formats=FORMATS), self.preprocessing)
 
 
 def load_served(
@@ -144,7 +162,7 @@ def load_served(
         labels=labels_of(bundle),
         max_batch=limits.max_batch,
     )
-    tolerance = tolerance_of(find_variant(bundle, chosen)["precision"])
+    tolerance = tolerance_to_serve(find_variant(bundle, chosen))
     return Served(chosen, session, interface, preprocessing, golden, tolerance, limits)
 
 

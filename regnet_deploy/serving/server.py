@@ -14,8 +14,9 @@ import uvicorn
 
 from regnet_deploy.errors import RegnetDeployError, ServerError
 from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.app import create_app
+from regnet_deploy.serving.app import admission_for, create_app
 from regnet_deploy.serving.golden import Agreement
+from regnet_deploy.serving.heads import guarded
 from regnet_deploy.serving.served import Served
 
 #: Seconds for which an idle connection is kept; longer than the proxies in front keep theirs.
@@ -65,11 +66,12 @@ def serve(served: Served, bound: socket.socket, drain_s: float, announce: Callab
 
     Raises:
         ProofError: the golden set disagrees; no request was answered.
-        ServerError: requests had to be cut off.
+        ServerError: requests had to be cut off, or the golden set could not be replayed.
     """
-    admission = Admission(served.limits.max_in_flight, State.STARTING)
+    admission = admission_for(served.limits, State.STARTING)
     config = uvicorn.Config(
         create_app(served, admission),
+        http=guarded(served.limits.read_timeout_s, served.limits.max_connections),
         lifespan="off",
         ws="none",
         log_level=logging.WARNING,
@@ -117,6 +119,9 @@ class _Server(uvicorn.Server):
                 agreement = self._proof.result()
             except RegnetDeployError as error:
                 self.failure = error
+                return True
+            except Exception as error:  # out of memory, say: whatever it is, a server that is not proved ends
+                self.failure = ServerError(f"the golden set could not be replayed: {type(error).__name__} {error}")
                 return True
             self._proof = None
             if self._admission.state is State.STARTING:

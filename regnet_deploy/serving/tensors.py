@@ -1,4 +1,8 @@
-"""Tensors of a request: JSON numbers or little-endian bytes to an array, checked before anything is allocated."""
+"""Tensors of a request: JSON numbers or little-endian bytes to an array.
+
+The shape is checked by then, and bytes are counted before they become an array. Numbers of JSON are Python's objects
+before they come here: how many those may be is for the protocol to limit.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import math
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import MissingPart, UsageError
+from regnet_deploy.serving.golden import is_standard
 from regnet_deploy.serving.runtime import find_variant, why_not_runnable
 
 
@@ -14,7 +15,8 @@ def choose_variant(bundle: Bundle, wanted: str | None = None) -> str:
 
     Raises:
         MissingPart: nothing has been exported.
-        UsageError: the one wanted, or every one, is unproved or cannot be run here.
+        UsageError: the one wanted, or every one, is unproved or cannot be run here; one that was proved with a looser
+            tolerance than its precision's counts as unproved unless it is the one wanted.
     """
     if wanted is not None:
         reason = why_not_served(bundle, wanted)
@@ -26,7 +28,7 @@ def choose_variant(bundle: Bundle, wanted: str | None = None) -> str:
         raise MissingPart(
             f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
         )
-    reasons = {name: why_not_served(bundle, name) for name in names}
+    reasons = {name: why_not_served(bundle, name) or _why_not_unasked(bundle, name) for name in names}
     runnable = [name for name in names if reasons[name] is None]
     if not runnable:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
@@ -41,6 +43,13 @@ def why_not_served(bundle: Bundle, name: str) -> str | None:
     if not (variant.get("proof") or {}).get("passed"):
         return "it is not proved to agree with the trained model, run `regnet-deploy export --onnx` again"
     return why_not_runnable(variant)
+
+
+def _why_not_unasked(bundle: Bundle, name: str) -> str | None:
+    variant = find_variant(bundle, name)
+    if is_standard(variant["proof"], variant["precision"]):
+        return None
+    return f"it was proved with a looser tolerance than {variant['precision']} has, name it with --variant {name}"
 
 
 def _latencies_ms(bundle: Bundle) -> dict[str, float]:

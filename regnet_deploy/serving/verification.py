@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any, Literal
 
 from regnet_deploy.bundle import MANIFEST, Bundle, damage
-from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError
+from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving.golden import FILE, Agreement, Golden, load_golden, replay, tolerance_of
 from regnet_deploy.serving.predictions import WEIGHTS, labels_of
-from regnet_deploy.serving.runtime import Session, open_variant, why_not_runnable
+from regnet_deploy.serving.runtime import ENGINES, Session, open_variant, why_not_runnable
 
 #: ``damaged`` and ``disagrees`` are failures, ``not run`` is not.
 Outcome = Literal["ok", "damaged", "disagrees", "not run"]
@@ -44,12 +44,17 @@ class Check:
         }
 
 
-def verify(bundle: Bundle, open_weights: Callable[[Bundle], Session]) -> list[Check]:
+def verify(
+    bundle: Bundle,
+    open_weights: Callable[[Bundle], Session],
+    open_engine: Callable[[Bundle, str], Session] | None = None,
+) -> list[Check]:
     """Check every byte of a bundle and replay its golden set on everything that this machine can run.
 
     Args:
         bundle: opened, so its manifest is known to be whole.
         open_weights: opens the model itself; raises MissingExtra where PyTorch is not installed.
+        open_engine: opens the TensorRT engine of this name; raises MissingExtra or UsageError where it cannot here.
     """
     checks = [Check(MANIFEST, "ok", f"sha256 {bundle.digest[:12]}..., {len(bundle.parts)} parts")]
     checks += [_file(bundle, logical) for logical in sorted(bundle.files)]
@@ -68,13 +73,13 @@ def verify(bundle: Bundle, open_weights: Callable[[Bundle], Session]) -> list[Ch
     checks.append(_lineage(bundle))
     checks.append(_agreement("weights", partial(open_weights, bundle), "fp32", golden, preprocessing))
     for name, variant in variants.items():
-        hindrance = why_not_runnable(variant)
-        if hindrance:
+        opener: Callable[[Bundle, str], Session] = open_variant
+        if open_engine is not None and variant["runtime"] in ENGINES:
+            opener = open_engine
+        elif hindrance := why_not_runnable(variant):
             checks.append(Check(name, "not run", hindrance))
             continue
-        checks.append(
-            _agreement(name, partial(open_variant, bundle, name), variant["precision"], golden, preprocessing)
-        )
+        checks.append(_agreement(name, partial(opener, bundle, name), variant["precision"], golden, preprocessing))
     return checks
 
 
@@ -114,9 +119,9 @@ def _agreement(
         agreement = replay(session, golden, preprocessing, tolerance)
     except (MissingExtra, UsageError) as error:
         return Check(subject, "not run", str(error))
-    except BundleError as error:
-        return Check(subject, "damaged", str(error))
     except ProofError as error:
         return Check(subject, "disagrees", str(error))
+    except RegnetDeployError as error:  # BundleError, or an engine that does not load or run
+        return Check(subject, "damaged", str(error))
     outcome: Outcome = "ok" if agreement.passed else "disagrees"
     return Check(subject, outcome, f"golden set by {session.runtime} on {session.device}", agreement)

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from importlib import metadata
 
 import pytest
 from PIL import Image
@@ -122,7 +123,15 @@ def test_a_bad_image_is_named_and_nothing_is_written(cli, bundle, tmp_path):
     assert "golden" not in open_bundle(bundle)
 
 
-@pytest.mark.parametrize("options", [("--atol", "-1"), ("--max-batch", "0"), ("--max-batch", "1000000")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        *((name, value) for name in ("--atol", "--rtol") for value in ("-1", "inf", "nan", "-inf", "1e999")),
+        ("--max-batch", "-3"),
+        ("--max-batch", "0"),
+        ("--max-batch", "1000000"),
+    ],
+)
 def test_options_that_cannot_be_used_are_one_line(cli, bundle, options):
     code, _, err = cli("export", bundle, *options)
     assert code == 2
@@ -167,3 +176,27 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(cli, bundle, monkeypatch)
     assert "No space left on device" in err
     assert [path.name for path in bundle.iterdir()] == ["bundle.json"]
     assert (bundle / "bundle.json").read_bytes() == before
+
+
+def test_a_looser_tolerance_is_said_and_recorded(cli, bundle):
+    code, out, err = cli("export", bundle, "--rtol", "0.5")
+    assert code == 0
+    assert "onnx-fp32 is held to atol" in err
+    assert "does not count as proved and is served only with --variant onnx-fp32" in err
+    assert "loosely" in out
+    assert open_bundle(bundle).part("variants")["onnx-fp32"]["proof"]["standard"] is False
+    code, out, err = cli("export", bundle)
+    assert "does not count" not in err
+    assert "loosely" not in out
+
+
+def test_a_missing_onnxruntime_is_one_line_before_anything_is_computed(cli, bundle, monkeypatch):
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setattr("regnet_deploy.exporting.export.golden_set", lambda *names: pytest.fail("logits were computed"))
+    code, _, err = cli("export", bundle)
+    assert code == 2
+    assert "pip install 'regnet-deploy[cpu]'" in err
+    assert err.count("\n") == 1

@@ -136,6 +136,10 @@ def test_before_export_and_without_torch_the_way_out_is_named(
         (["{bundle}", "{image}", "-k", "0"], "-k"),
         (["{bundle}", "{empty}"], "no files in this folder"),
         (["{empty}/nowhere", "{image}"], "no bundle at"),
+        (["{empty}/cta.jpg"], "there is no image {empty}/cta.jpg"),
+        (["{empty}/cta.JPEG", "{image}"], "there is no image"),
+        (["x" * 300, "{image}"], "File name too long"),
+        (["x" * 300 + ".jpg"], "there is no image"),
         ([], "IMAGE"),
     ],
 )
@@ -147,8 +151,18 @@ def test_what_cannot_be_is_one_line(
     filled = [text.format(bundle=exported_bundle, image=images[0], empty=empty) for text in arguments]
     code, out, errors = predict(capsys, *filled)
     assert (code, out) == (2, "")
-    assert says in errors
+    assert says.format(empty=empty) in errors
     assert errors.count("\n") == 1
+
+
+def test_names_that_cannot_be_looked_up_are_named_and_the_others_are_answered(
+    capsys, exported_bundle: Path, images: list[Path]
+):
+    code, out, errors = predict(capsys, exported_bundle, "x" * 300, images[0], "--json")
+    assert code == 2
+    assert ["error" in result for result in json.loads(out)["results"]] == [True, False]
+    assert "File name too long" in errors
+    assert "Traceback" not in errors
 
 
 def test_a_damaged_network_is_not_run(capsys, exported_bundle: Path, images: list[Path]):

@@ -89,6 +89,8 @@ def test_a_changed_byte_is_found_at_the_start(exported_bundle: Path, logical: st
         (["--max-megapixels", "nan"], "--max-megapixels"),
         (["--read-timeout", "inf"], "--read-timeout"),
         (["--host", ""], "empty host"),
+        (["--max-connections", "0"], "--max-connections"),
+        (["--max-bodies-mb", "10"], "leaves no room for one of --max-body-mb 32"),
     ],
 )
 def test_what_cannot_be_is_one_line(exported_bundle: Path, arguments: list[str], says: str):
@@ -103,3 +105,12 @@ def test_bundles_that_cannot_be_served_name_the_command(exported_bundle: Path, t
     assert "export --onnx" in fails(str(exported_bundle), "--port", "0", code=2)
     (exported_bundle / MANIFEST).write_text("{}")
     assert "damaged" in fails(str(exported_bundle), "--port", "0", code=2)
+
+
+def test_the_port_can_come_from_the_environment(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        monkeypatch.setenv("REGNET_DEPLOY_PORT", port)
+        assert f"127.0.0.1:{port}" in fails(str(exported_bundle), code=2)
+    monkeypatch.setenv("REGNET_DEPLOY_PORT", "http")
+    assert "REGNET_DEPLOY_PORT" in fails(str(exported_bundle), code=2)

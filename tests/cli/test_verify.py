@@ -127,7 +127,7 @@ def test_variants_that_this_machine_cannot_run_are_named(capsys: pytest.CaptureF
     update_bundle(exported_bundle, {"variants": variants})
     found = checks(capsys, exported_bundle, 2)
     assert found["onnx-fp32"]["outcome"] == "not run"
-    assert "tensorrt" in found["onnx-fp32"]["detail"]
+    assert "it is a tensorrt engine, and this needs torch" in found["onnx-fp32"]["detail"]
     assert "fp3" in found["onnx-fp32-uint8"]["detail"]
 
 
@@ -181,3 +181,43 @@ def test_no_bundle_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     code, out, errors = verify(capsys, str(tmp_path / "nowhere"))
     assert (code, out) == (2, "")
     assert "select --gflops" in errors
+
+
+def with_an_engine(path: Path) -> None:
+    variants = open_bundle(path).part("variants")
+    engine = {"runtime": "tensorrt", "file": "trt-fp32.plan", "engine": {"options": {"max_batch": 4}}}
+    update_bundle(
+        path, {"variants": {**variants, "trt-fp32": {**variants["onnx-fp32"], **engine}}}, {"trt-fp32.plan": b"p"}
+    )
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.5])
+def test_an_engine_is_run_where_it_can_be(
+    capsys: pytest.CaptureFixture[str], exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
+):
+    with_an_engine(exported_bundle)
+    from regnet_deploy.exporting import tensorrt
+    from regnet_deploy.serving.runtime import open_variant
+
+    class Engine:
+        input, input_name, output_name, runtime, device = "float32", "images", "logits", "tensorrt 10.9", "cuda:0 (x)"
+
+        def __init__(self, bundle, name):
+            assert name == "trt-fp32"
+            self._session = open_variant(bundle, "onnx-fp32")
+
+        def run(self, images):
+            return self._session.run(images) + np.float32(wrong)
+
+    monkeypatch.setattr(tensorrt, "open_engine", Engine)
+    found = checks(capsys, exported_bundle, 3)  # in any case: this bundle's golden set is of other weights
+    assert found["trt-fp32"]["outcome"] == ("disagrees" if wrong else "ok")
+    assert found["trt-fp32"]["detail"] == "golden set by tensorrt 10.9 on cuda:0 (x)"
+
+
+def test_an_engine_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+    with_an_engine(exported_bundle)
+    _, out, _ = verify(capsys, str(exported_bundle), "--json")
+    found = {check["subject"]: check for check in json.loads(out)["checks"]}
+    assert found["trt-fp32"]["outcome"] == "not run"
+    assert "it is a tensorrt engine and " in found["trt-fp32"]["detail"]

@@ -7,13 +7,14 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import damage, open_bundle, update_bundle
-from regnet_deploy.errors import BundleError, MissingExtra, ProofError
+from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting import export as export_module
 from regnet_deploy.exporting import graph
 from regnet_deploy.exporting.export import Wish, export
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving.golden import TOLERANCES, Tolerance, load_golden, replay
 from regnet_deploy.serving.runtime import open_variant
+from regnet_deploy.serving.variants import choose_variant
 
 
 def wish(**changes):
@@ -86,8 +87,31 @@ def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained
 
 
 def test_the_tolerance_is_the_callers(trained, spoiled):
-    exported = run(trained, tolerance=Tolerance(1e3, 0))
-    assert exported.made["onnx-fp32"]["proof"]["atol"] == 1e3
+    exported = run(trained, tolerance=Tolerance(1e-4, 1e3))
+    proof = exported.made["onnx-fp32"]["proof"]
+    assert (proof["atol"], proof["rtol"]) == (1e-4, 1e3)
+
+
+def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
+    loose = run(trained, tolerance=Tolerance(1e-4, 1e3)).made["onnx-fp32"]["proof"]
+    assert (loose["passed"], loose["standard"]) == (True, False)
+    with pytest.raises(UsageError, match="looser tolerance"):
+        choose_variant(open_bundle(trained))
+
+
+@pytest.mark.parametrize("tolerance", [TOLERANCES["fp32"], Tolerance(5e-5, 1e-4)])
+def test_the_tolerance_of_the_precision_or_a_tighter_one_counts(trained, tolerance):
+    assert run(trained, tolerance=tolerance).made["onnx-fp32"]["proof"]["standard"] is True
+
+
+def test_a_missing_onnxruntime_is_said_before_anything_is_computed(trained, monkeypatch):
+    def missing():
+        raise MissingExtra("no ONNX Runtime")
+
+    monkeypatch.setattr(export_module, "installed_onnxruntime", missing)
+    monkeypatch.setattr(export_module, "golden_set", lambda *arguments: pytest.fail("logits were computed"))
+    with pytest.raises(MissingExtra, match="no ONNX Runtime"):
+        run(trained)
 
 
 def test_weights_that_change_meanwhile_leave_the_bundle_as_it_is(trained, monkeypatch):
@@ -110,10 +134,13 @@ def test_a_new_golden_set_proves_the_other_variants_again(trained, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     run(trained, images=(tmp_path / "mine.png",))
     variants = open_bundle(trained).part("variants")
-    assert {name: variant["proof"]["images"] for name, variant in variants.items()} == {
-        "onnx-fp32": 1,
-        "onnx-fp32-uint8": 1,
-    }
+    golden = load_golden(open_bundle(trained))
+    np.testing.assert_array_equal(golden.images[0], pixels)
+    preprocessing = Preprocessing.from_json(open_bundle(trained).part("preprocessing"))
+    for name, variant in variants.items():
+        again = replay(open_variant(open_bundle(trained), name), golden, preprocessing, TOLERANCES["fp32"])
+        assert variant["proof"]["max_abs_error"] == pytest.approx(again.max_abs_error, rel=0.5)
+        assert variant["proof"]["images"] == 16
 
 
 def test_a_new_golden_set_takes_the_proof_of_an_engine_that_cannot_run_here(trained, tmp_path):

@@ -55,8 +55,28 @@ def test_the_users_images_are_seen_as_the_network_sees_them(trained, tmp_path):
         load_pixels(path.read_bytes(), preprocessing)
         for path in (single, folder / "b.jpg", folder / "deeper" / "a.PNG")
     ]
-    np.testing.assert_array_equal(made.golden.images, np.stack(expected))
-    assert made.part["source"] == "user images"
+    np.testing.assert_array_equal(made.golden.images[:3], np.stack(expected))
+
+
+def test_few_images_of_the_users_are_filled_up_with_those_of_training(trained, tmp_path):
+    made = golden_of(trained, picture(tmp_path / "one.png"))
+    samples = load(open_bundle(trained).read("samples.safetensors"))["images"]
+    np.testing.assert_array_equal(made.golden.images[1:], samples[[i * 40 // 15 for i in range(15)]])
+    assert (made.part["images"], made.part["source"]) == (16, "user images, filled up with training images")
+
+
+def test_many_images_of_the_users_are_left_alone_and_so_are_few_without_samples(trained, untrained, tmp_path):
+    for i in range(16):
+        picture(tmp_path / f"{i}.png", i)
+    assert golden_of(trained, tmp_path).part["source"] == "user images"
+    update_bundle(trained, {}, drop=("samples.safetensors",))
+    made = golden_of(trained, tmp_path / "3.png")
+    assert (made.part["images"], made.part["source"]) == (1, "user images")
+
+
+def test_a_name_that_is_too_long_is_one_line(trained, tmp_path):
+    with pytest.raises(DataError, match="File name too long"):
+        golden_of(trained, tmp_path / ("x" * 300 + ".png"))
 
 
 def test_of_very_many_images_some_are_taken_evenly(trained, tmp_path):

@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from regnet_deploy.bundle import update_bundle
 from regnet_deploy.errors import MissingExtra, RegnetDeployError, UsageError
+from regnet_deploy.exporting import tensorrt
 from regnet_deploy.exporting.graph import build_onnx
-from regnet_deploy.exporting.tensorrt import EngineSession, build_engine, find_builder, identity
+from regnet_deploy.exporting.tensorrt import EngineSession, build_engine, find_builder, identity, open_engine
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
@@ -132,3 +134,40 @@ def test_an_engine_gives_the_logits_of_torch_in_any_batch(network):
     with torch.inference_mode():
         wanted = AnyNet(network, 5, seed=0).eval()(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(session.run(images), wanted, atol=1e-4, rtol=1e-3)
+
+
+def bundle_with_an_engine(path, **engine):
+    made = {"builder": "tensorrt 10.9", "gpu": "H100", "compute_capabilities": ["9.0"], "options": {"max_batch": 4}}
+    variant = {"runtime": "tensorrt", "file": "trt-fp32.plan", "engine": made | engine}
+    return update_bundle(path, {"variants": {"trt-fp32": variant}}, {"trt-fp32.plan": b"plan"})
+
+
+@pytest.mark.parametrize(
+    ("modules", "gpu", "engine", "says"),
+    [
+        ((), "H100", {}, r"tensorrt is not installed: .*regnet-deploy\[trt\]"),
+        (("tensorrt",), None, {}, "no CUDA GPU"),
+        (
+            ("tensorrt",),
+            "H100",
+            {"builder": "tensorrt 11.0"},
+            "built by tensorrt 11.0 and this machine has tensorrt 10.9",
+        ),
+        (("tensorrt",), "A100", {}, "built for H100 and this machine has A100"),
+    ],
+)
+def test_an_engine_that_this_machine_cannot_run_says_why(untrained, installed, monkeypatch, modules, gpu, engine, says):
+    installed(*modules, gpu=gpu)
+    for name in modules:
+        monkeypatch.setattr(sys.modules[name], "__version__", "10.9", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    with pytest.raises((MissingExtra, UsageError), match=says):
+        open_engine(bundle_with_an_engine(untrained, **engine), "trt-fp32")
+
+
+def test_an_engine_is_opened_with_its_plan_and_its_largest_batch(untrained, installed, monkeypatch):
+    installed("tensorrt", gpu="H100")
+    monkeypatch.setattr(sys.modules["tensorrt"], "__version__", "10.9", raising=False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(tensorrt, "EngineSession", lambda builder, plan, most: (builder.version, plan, most))
+    assert open_engine(bundle_with_an_engine(untrained), "trt-fp32") == ("10.9", b"plan", 4)

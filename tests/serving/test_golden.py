@@ -18,9 +18,12 @@ from regnet_deploy.serving.golden import (
     Tolerance,
     compare,
     golden_to_bytes,
+    is_standard,
     load_golden,
     replay,
+    scaled,
     tolerance_of,
+    tolerance_to_serve,
 )
 
 REFERENCE = np.array([[1.0, 2.0, -3.0], [0.5, 0.25, 0.0]], np.float32)
@@ -147,7 +150,68 @@ def test_replay_runs_every_image_alone_and_in_batches(wrong: dict[int, float], p
     assert agreement.max_abs_error == pytest.approx(1.0 if wrong else 0.0, abs=1e-4)
 
 
-def test_replay_of_one_image_is_one_run():
+@pytest.mark.parametrize(("wrong", "passed"), [({}, True), ({1: 1.0}, False), ({2: 1.0}, False)])
+def test_one_image_is_run_alone_and_in_a_batch_of_itself(wrong: dict[int, float], passed: bool):
     images = np.zeros((1, 6, 6, 3), np.uint8)
     golden = Golden(images, Fake({}).run(images))
-    assert replay(Fake({}), golden, default_preprocessing(6), TOLERANCES["fp32"]).images == 1
+    agreement = replay(Fake(wrong), golden, default_preprocessing(6), TOLERANCES["fp32"])
+    assert (agreement.images, agreement.passed) == (1, passed)
+
+
+def test_a_batch_of_one_leaves_batches_out():
+    images = np.zeros((3, 6, 6, 3), np.uint8)
+    golden = Golden(images, Fake({}).run(images))
+    assert replay(Fake({2: 1.0, 3: 1.0}), golden, default_preprocessing(6), TOLERANCES["fp32"], batch=1).passed
+
+
+def untrained_logits(spread: float) -> np.ndarray:
+    """Logits of 16 images and 10 classes that differ by ``spread``, the first class far ahead."""
+    values = np.random.default_rng(0).normal(size=(16, 10)) * spread
+    values[:, 0] += 0.1 + 10 * spread
+    return values.astype(np.float32)
+
+
+def test_a_network_that_ignores_the_image_is_found_where_the_logits_hardly_vary():
+    logits = untrained_logits(3e-5)
+    ignoring = np.tile(logits.mean(axis=0), (16, 1))
+    assert compare(logits, ignoring, TOLERANCES["fp32"]).passed  # not found by the absolute tolerance
+    assert not compare(logits, ignoring, scaled(TOLERANCES["fp32"], logits)).passed
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 2e-3, 1.0, 10.0])
+def test_what_fp32_does_in_another_order_passes_whatever_the_spread(spread: float):
+    logits = untrained_logits(spread)
+    noise = np.random.default_rng(1).uniform(-1, 1, logits.shape) * 1e-6 * np.abs(logits).max()
+    assert compare(logits, (logits + noise).astype(np.float32), scaled(TOLERANCES["fp32"], logits)).passed
+
+
+@given(logits, st.floats(1e-9, 1e3), st.floats(0, 1))
+def test_a_scaled_tolerance_is_never_looser_than_asked(values: np.ndarray, atol: float, rtol: float):
+    tighter = scaled(Tolerance(atol, rtol), values)
+    assert tighter.atol <= atol
+    assert tighter.rtol == rtol
+    assert scaled(tighter, values) == tighter
+
+
+def test_one_image_and_logits_that_vary_leave_the_tolerance_as_it_is():
+    assert scaled(TOLERANCE, REFERENCE[:1]) == TOLERANCE
+    assert scaled(TOLERANCES["fp32"], untrained_logits(1.0)) == TOLERANCES["fp32"]
+
+
+def test_replay_holds_to_the_scaled_tolerance_and_says_so():
+    images = np.repeat(np.arange(100, 104, dtype=np.uint8), 6 * 6 * 3).reshape(4, 6, 6, 3)
+    golden = Golden(images, Fake({}).run(images))
+    assert replay(Fake({}), golden, default_preprocessing(6), Tolerance(0.1, 0)).atol == pytest.approx(
+        0.01118, rel=1e-3
+    )
+
+
+def test_a_variant_is_served_to_its_precisions_tolerance_or_the_looser_one_of_its_proof():
+    def of(atol: float, rtol: float) -> Tolerance:
+        return tolerance_to_serve({"precision": "fp32", "proof": {"atol": atol, "rtol": rtol}})
+
+    assert of(1e-7, 1e-9) == Tolerance(1e-4, 1e-3)
+    assert of(0.5, 1e-9) == Tolerance(0.5, 1e-3)
+    assert is_standard({"atol": 1e-5, "rtol": 1e-3}, "fp32")
+    assert not is_standard({"atol": 2e-4, "rtol": 0}, "fp32")
+    assert not is_standard({"atol": 0, "rtol": 2e-3}, "fp32")

@@ -195,3 +195,39 @@ def test_a_damaged_file_with_external_data_is_refused_or_no_longer_has_any(data:
         return
     assert "EXTERNAL" not in str(model)
     assert "external_data" not in str(model)
+
+
+def with_the_graphs_tag(tag: bytes) -> bytes:
+    """A model with external data whose field ``graph``, the last one, has this tag."""
+    model = in_an_initializer()
+    model.graph.doc_string = "x" * 128
+    graph = model.graph.SerializeToString()
+    model.ClearField("graph")
+    length = bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7])
+    assert 128 <= len(graph) < 2**14
+    return model.SerializeToString() + tag + length + graph
+
+
+def test_a_tag_with_more_than_32_bits_hides_nothing():
+    """Protobuf drops the upper bits of a tag and reads the graph; ``graph`` is field 7, its tag 0x3a."""
+    data = with_the_graphs_tag(b"\xba\x80\x80\x80\x10")  # 0x3a | 1 << 32
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        refuse_external_data(data)
+    with pytest.raises(BundleError, match="external data"):
+        refuse_external_data(with_the_graphs_tag(b"\x3a"))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\xba\x80\x80\x80\x00",  # the tag 0x3a, padded to five bytes
+        b"\xba\x80\x80\x80\x80\x00",  # and to six
+        b"\xba\x00",
+        b"\x02",  # field 0
+        b"\x08\x80\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01",  # ir_version in eleven bytes
+    ],
+)
+def test_numbers_that_no_writer_writes_are_refused(head: bytes):
+    graph = model_of(graph_with([identity()])).graph.SerializeToString()
+    with pytest.raises(BundleError, match="not an ONNX file"):
+        refuse_external_data(head + bytes([len(graph) & 0x7F | 0x80, len(graph) >> 7]) + graph)

@@ -96,8 +96,8 @@ def test_the_output_comes_as_it_is_asked_for(request_parameters, output_paramete
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe\xfd", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
-        (b'{"inputs":' + b"[" * 100_000, "not JSON"),
+        (b"[" * 60_000, "not JSON"),
+        (b'{"inputs":' + b"[" * 60_000, "not JSON"),
         (b'{"a":' + b"1" * 5000 + b"}", "not JSON"),
         (b"[]", "JSON object"),
         (b"null", "JSON object"),
@@ -266,3 +266,21 @@ def test_classes_as_bytes():
 def test_an_answer_that_is_not_finite_is_not_given():
     with pytest.raises(RequestError, match="not finite"):
         infer_response(request_of(), np.array([[np.inf, 0, 0, 0]], np.float32), FLOATS)
+
+
+@pytest.mark.parametrize("interface", [FLOATS, BYTES])
+def test_more_numbers_than_the_largest_batch_has_are_refused_before_they_become_objects(
+    interface: Interface, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(json, "loads", lambda *arguments, **options: pytest.fail("it was parsed"))
+    for data in (b'{"inputs":[{"data":[' + b"0," * 5000 + b"0]}]}", b'{"inputs":"' + b"x" * 70_000 + b'"}'):
+        with pytest.raises(RequestError, match="larger than 4 images take") as error:
+            parse_infer(data, None, interface)
+        assert error.value.status == 413
+
+
+def test_the_largest_batch_fits_with_every_digit_and_white_space():
+    large = Interface("m", "1", "images", "float32", (3, 64, 64), "logits", ("a",), 8)
+    values = np.full((8, 3, 64, 64), -1.2345678901234567e-30)
+    tensor = {"name": "images", "shape": list(values.shape), "datatype": "FP32", "data": values.tolist()}
+    assert parse_infer(json.dumps({"inputs": [tensor]}).encode(), None, large).images.shape == values.shape

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving import runtime
 from regnet_deploy.serving.golden import load_golden
 from regnet_deploy.serving.runtime import (
-    available_cores,
     classify_pixels,
     installed_onnxruntime,
     open_onnx,
@@ -155,7 +156,7 @@ def test_what_is_not_run_here_says_so(name: str):
 )
 def test_threads_follow_affinity_cores_and_quota(monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr(runtime, "_text", files.get)
+    monkeypatch.setattr("regnet_deploy.cores._text", files.get)
     assert available_cores() == cores
 
 
@@ -171,3 +172,47 @@ print(json.dumps([name for name in ("torch", "onnx", "pickle5", "matplotlib") if
     command = [sys.executable, "-c", code, str(exported_bundle)]
     done = subprocess.run(command, env=without_torch, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == []
+
+
+def test_onnxruntime_reports_nothing_and_leaves_nothing_at_home(exported_bundle: Path, tmp_path: Path):
+    code = """
+import sys
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.serving.served import load_served
+load_served(open_bundle(sys.argv[1])).prove()
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    subprocess.run([sys.executable, "-c", code, str(exported_bundle)], env=environment, check=True)
+    assert list(home.rglob("*")) == []
+
+
+def test_cuda_gets_true_fp32_quick_algorithms_and_no_way_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, exported_bundle: Path
+):
+    import onnxruntime
+
+    real, seen = onnxruntime.InferenceSession, {}
+
+    class Recorded:
+        """Opens on the CPU what it was asked to open on the GPU, and remembers how it was asked."""
+
+        def __init__(self, data, options, providers, enable_fallback):
+            seen.update(providers=providers, enable_fallback=enable_fallback)
+            seen["cpu"] = options.get_session_config_entry("session.disable_cpu_ep_fallback")
+            self._session = real(data, providers=["CPUExecutionProvider"])
+
+        def get_providers(self):
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def __getattr__(self, name):
+            return getattr(self._session, name)
+
+    install(monkeypatch, onnxruntime_gpu="1.31.1")
+    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
+    monkeypatch.setattr("onnxruntime.InferenceSession", Recorded)
+    assert open_onnx(open_bundle(exported_bundle).read("onnx-fp32.onnx"), device="cuda").device == "cuda:0"
+    options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+    assert seen == {"providers": [("CUDAExecutionProvider", options)], "enable_fallback": 0, "cpu": "1"}

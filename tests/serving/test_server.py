@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +335,130 @@ def test_answers_agree_with_the_network_of_the_bundle(start: Start, exported_bun
     with contextlib.closing(triton(server)) as client:
         answer = client.infer("regnet", [triton_input(normalise(golden.images, preprocessing))])
     np.testing.assert_allclose(answer.as_numpy("logits"), golden.logits, rtol=1e-3, atol=1e-4)
+
+
+def test_heads_that_do_not_come_are_not_waited_for(start: Start):
+    server = start("--read-timeout", "0.5")
+    beginnings = [
+        b"",
+        b"G",
+        b"POST /classify HTTP/1.1\r\nHost: x\r\nX-Slow: 1\r\n",
+        b"GET /v2/health/live HTTP/1.1\r\n",
+    ]
+    with contextlib.ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+            for _ in range(25)
+            for _ in beginnings
+        ]
+        for i, connection in enumerate(connections):
+            connection.sendall(beginnings[i % len(beginnings)])
+        for connection in connections:
+            assert connection.recv(100) == b""  # closed by the server
+    assert post(server, infer_body()) == 200
+
+
+def ask_if_live(connection: socket.socket) -> None:
+    """Ask on a connection that is kept alive, and read the whole answer."""
+    connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    answer = b""
+    while not answer.endswith(b'{"live":true}'):
+        received = connection.recv(1000)
+        assert received, answer
+        answer += received
+
+
+def test_a_head_that_trickles_is_not_waited_for(start: Start):
+    server = start("--read-timeout", "0.5")
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n")
+        for _ in range(300):
+            try:
+                connection.sendall(b"X-Slow: 1\r\n")
+            except OSError:  # reset or broken pipe, whichever comes first
+                return
+            time.sleep(0.05)
+        pytest.fail("it was waited for")
+
+
+@pytest.mark.parametrize("beginning", [b"GET / HT", b"\r\n"])
+def test_a_second_head_that_does_not_come_is_not_waited_for_either(start: Start, beginning: bytes):
+    server = start("--read-timeout", "0.5")
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        for _ in range(2):  # kept alive between requests for longer than a head may take
+            ask_if_live(connection)
+            time.sleep(0.8)
+        connection.sendall(beginning)
+        assert connection.recv(1000) == b""
+
+
+def test_a_request_that_takes_its_time_after_its_head_is_not_cut_off(start: Start):
+    server = start("--read-timeout", "1")
+    body = infer_body()
+    with send_slowly(server, body) as connection:
+        time.sleep(0.6)
+        connection.sendall(body[len(body) // 2 :])
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_more_connections_than_there_is_room_for_are_told_and_closed(start: Start):
+    server = start("--max-connections", "3")
+    with contextlib.ExitStack() as stack:
+        for _ in range(3):
+            connection = stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+            ask_if_live(connection)
+        with socket.create_connection((server.host, server.port), timeout=30) as one_more:
+            answer = receive_all(one_more)
+            assert answer.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in answer
+            assert answer.endswith(b'{"error":"3 connections are open already, try again"}')
+    wait_until(lambda: server_answers(server))
+
+
+def server_answers(server: Server) -> bool:
+    try:
+        return server.status("/v2/health/ready") == 200
+    except OSError:
+        return False
+
+
+def test_bodies_that_are_too_much_together_are_told_to_come_back(start: Start):
+    server = start("--max-body-mb", "1", "--max-bodies-mb", "1")
+    with send_slowly(server, bytes(1_000_000)):  # half of it stays in flight
+        wait_until(lambda: post(server, bytes(900_000)) == 503)
+        assert post(server, infer_body()) == 200
+    wait_until(lambda: post(server, bytes(900_000)) == 400)
+
+
+def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path):
+    from regnet_deploy.errors import ServerError
+    from regnet_deploy.serving.served import load_served
+    from regnet_deploy.serving.server import bind, serve
+
+    class Exhausted:
+        runtime, device, input, input_name, output_name = "r", "cpu", "float32", "images", "logits"
+
+        def run(self, images: np.ndarray) -> np.ndarray:
+            raise MemoryError("4 GB")
+
+    served = replace(load_served(open_bundle(exported_bundle)), session=Exhausted())
+    with bind("127.0.0.1", 0) as bound, pytest.raises(ServerError, match="could not be replayed: MemoryError 4 GB"):
+        serve(served, bound, 1, lambda agreement: pytest.fail("it was announced"))
+
+
+def test_the_health_check_of_the_image_follows_the_port(start: Start, monkeypatch: pytest.MonkeyPatch):
+    recipe = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    check = recipe[recipe.index("HEALTHCHECK") :]
+    arguments = json.loads(check[check.index("[") : check.index("\nENTRYPOINT")])
+    assert arguments[0] == "python"
+    server = start()
+
+    def healthy(port: int) -> bool:
+        environment = {**os.environ, "REGNET_DEPLOY_PORT": str(port)}
+        done = subprocess.run([sys.executable, *arguments[1:]], env=environment, capture_output=True, check=False)
+        return done.returncode == 0
+
+    assert healthy(server.port)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        unused = free.getsockname()[1]
+    assert not healthy(unused)

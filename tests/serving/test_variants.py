@@ -56,3 +56,14 @@ def test_before_export_the_command_is_named(exported_bundle: Path, variants: dic
     bundle = update_bundle(exported_bundle, {} if variants is None else {"variants": {}}, drop=("variants",))
     with pytest.raises(MissingPart, match="export --onnx"):
         choose_variant(bundle)
+
+
+@pytest.mark.parametrize("figures", [{"atol": 0.5, "rtol": 1e-3}, {"atol": 1e-4, "rtol": 0.1}])
+def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(exported_bundle: Path, figures: dict[str, float]):
+    proof = {"passed": True, **figures}
+    bundle = changed(exported_bundle, "onnx-fp32", proof=proof)
+    assert choose_variant(bundle) == "onnx-fp32-uint8"
+    assert choose_variant(bundle, "onnx-fp32") == "onnx-fp32"
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", proof=proof)
+    with pytest.raises(UsageError, match=r"looser tolerance than fp32 has, name it with --variant onnx-fp32;"):
+        choose_variant(bundle)

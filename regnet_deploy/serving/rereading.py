@@ -1,0 +1,41 @@
+"""Reading a bundle that another command may be writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.errors import BundleError
+
+T = TypeVar("T")
+
+
+def read_bundle(path: str | Path, use: Callable[[Bundle], T], spoiled: Callable[[T], bool] | None = None) -> T:
+    """Open a bundle and use it; once more where that failed because the bundle was replaced meanwhile.
+
+    A command that writes a bundle deletes the files that its new manifest no longer names, and with them what a reader
+    of the old manifest is about to read.
+
+    Args:
+        path: folder of the bundle.
+        use: reads what it needs.
+        spoiled: tells of a result that files may have been missing; by default an error is all that tells.
+
+    Raises:
+        BundleError: missing, damaged or newer; or what ``use`` raises.
+    """
+    bundle = open_bundle(path)
+    try:
+        result = use(bundle)
+    except BundleError:
+        again = open_bundle(path)
+        if again.digest == bundle.digest:
+            raise
+        return use(again)
+    if spoiled is not None and spoiled(result):
+        again = open_bundle(path)
+        if again.digest != bundle.digest:
+            return use(again)
+    return result
