@@ -42,9 +42,9 @@ def page() -> str:
     return f"""# Measurements
 
 Every figure that the documentation quotes, and the command that prints it again; `make bench` runs them all and
-writes this page. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, torch
-{machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy {machine["versions"]["numpy"]}. No GPU
-figure is here because none was measured.
+writes this page. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python
+{machine["python"]}, torch {machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy
+{machine["versions"]["numpy"]}. No GPU figure is here because none was measured.
 
 ## Selection
 

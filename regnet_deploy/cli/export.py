@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table, progress, say, stdout_console
+from regnet_deploy.cli.output import bundle_word, print_json, print_table, progress, say, stdout_console
 from regnet_deploy.errors import require
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def command(bundle_path: str, onnx: bool, as_json: bool, atol: float, rtol: floa
       regnet-deploy export my-bundle --uint8 --images holiday.jpg --images more-photos
       regnet-deploy export --trt --max-batch 64
     """
+    ensure_writable(open_bundle(bundle_path))  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")
     from regnet_deploy.exporting.export import Wish, export
@@ -88,6 +90,8 @@ def command(bundle_path: str, onnx: bool, as_json: bool, atol: float, rtol: floa
 
         exported = export(bundle_path, wish, step, lambda steps, phase: display.update(task, note=f"{phase} ({steps})"))
     say(_golden_line(exported.golden))
+    for reason in list(exported.golden.get("left_out", {}).values())[:10]:
+        say(f"left out: {reason}")
     for name, variant in exported.made.items():
         if variant["proof"] and not variant["proof"]["standard"]:
             say(
@@ -98,6 +102,7 @@ def command(bundle_path: str, onnx: bool, as_json: bool, atol: float, rtol: floa
         print_json({"golden": exported.golden, "variants": exported.made, "bundle": str(exported.bundle.path)})
     else:
         _print(exported)
+    say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}")
     missing = exported.missing_engine
     if missing is not None:
         raise type(missing)(f"{missing} (the ONNX variants are written)")

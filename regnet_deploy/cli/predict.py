@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH, Bundle, open_bundle
+from regnet_deploy.bundle import DEFAULT_PATH, MANIFEST, Bundle, open_bundle
 from regnet_deploy.cli.options import json_option
 from regnet_deploy.cli.output import print_json, print_table, progress, say
 from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageError, require
@@ -28,8 +28,8 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
     """Classify images: files, or every file in a folder.
 
     Runs an exported variant by ONNX Runtime; before anything has been exported, the weights by PyTorch. The first
-    argument is the bundle, unless it is a file. An image that cannot be read is named, the others are answered, and the
-    exit code is 2.
+    argument is the bundle, unless it is a file or a folder of images. An image that cannot be read is named, the others
+    are answered, and the exit code is 2.
 
     \b
     Example:
@@ -43,7 +43,8 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
     from regnet_deploy.serving.rereading import read_bundle
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
-    if os.path.isfile(paths[0]):
+    folder_of_images = os.path.isdir(paths[0]) and not os.path.exists(paths[0] / MANIFEST)
+    if os.path.isfile(paths[0]) or folder_of_images:
         bundle_path, given = Path(DEFAULT_PATH), paths
     elif paths[0].suffix.lower() in SUFFIXES and not os.path.exists(paths[0]):
         raise DataError(f"there is no image {paths[0]}: check its name (the bundle, if given, comes first)")

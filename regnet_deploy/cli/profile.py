@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.options import IntList, bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_table, progress, say, stdout_console
 from regnet_deploy.errors import require
@@ -39,9 +40,9 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
       regnet-deploy profile
       regnet-deploy profile my-bundle --batch 1,16 --seconds 10 --plot profile.png
     """
+    ensure_writable(open_bundle(bundle_path))  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
-    from regnet_deploy.bundle import open_bundle
     from regnet_deploy.pictures import check_picture_path
     from regnet_deploy.profiling.picture import draw_profile
     from regnet_deploy.profiling.profile import Plan, profile

@@ -108,8 +108,8 @@ def _search(options: dict[str, Any]) -> None:
         if selection.other is not None:
             console.print(
                 f"Family: RegNet{selection.family.upper()}, expected {expectation.top1_error:.1f} % top-1 error "
-                f"against {selection.other.top1_error:.1f} % for RegNet{selection.other.family.upper()} at this budget; "
-                "--family chooses.",
+                f"against {selection.other.top1_error:.1f} % for RegNet{selection.other.family.upper()} at this "
+                "budget; --family chooses.",
                 soft_wrap=True,
             )
         console.print(f"Searched: {SEARCHED}.", soft_wrap=True)

@@ -58,9 +58,10 @@ def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, i
     if not images and users and before["weights_sha256"] == weights and FILE in bundle.files:
         golden = load_golden(bundle)
         return GoldenSet(golden, before, golden_to_bytes(golden))
-    seed = None
+    seed, left_out = None, dict[str, str]()
     if images:
-        pixels, source = _load(_pick(_files(images), MOST_IMAGES), preprocessing), USER
+        pixels, left_out = _load(_pick(_files(images), MOST_IMAGES), preprocessing)
+        source = USER
         missing = IMAGES - len(pixels)
         if missing > 0 and SAMPLES in bundle.files:
             pixels, source = np.concatenate([pixels, _samples(bundle, preprocessing, missing)]), TOPPED_UP
@@ -70,6 +71,8 @@ def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, i
         pixels, source, seed = noise(IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
     golden = Golden(pixels, reference_logits(model, pixels, preprocessing))
     part = {"images": len(pixels), "source": source, "seed": seed, "weights_sha256": weights}
+    if left_out:
+        part["left_out"] = left_out
     return GoldenSet(golden, part, golden_to_bytes(golden))
 
 
@@ -119,24 +122,37 @@ def _samples(bundle: Bundle, preprocessing: Preprocessing, most: int) -> NDArray
     return chosen
 
 
-def _load(files: Sequence[Path], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    return np.stack([load_pixels(_read(file), preprocessing, str(file)) for file in files])
+def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], dict[str, str]]:
+    """Return the pixels, ``(n, h, w, 3)``, and what in a folder could not be used; a file that was named must be."""
+    views, left_out = [], {}
+    for file, named in files:
+        try:
+            views.append(load_pixels(_read(file), preprocessing, str(file)))
+        except DataError as error:
+            if named:
+                raise
+            left_out[file.name] = str(error)
+    if not views:
+        example = next(iter(left_out.values()))
+        raise DataError(f"--images: none of the {len(files)} files can be used, for example {example}")
+    return np.stack(views), left_out
 
 
-def _files(given: Sequence[Path]) -> list[Path]:
-    found: list[Path] = []
+def _files(given: Sequence[Path]) -> list[tuple[Path, bool]]:
+    """Return the files that were named (True) or lie in a folder that was (False)."""
+    found: list[tuple[Path, bool]] = []
     for path in given:
         if not os.path.isdir(path):  # False also where Path would raise: names too long, folders that may not be read
-            found.append(path)
+            found.append((path, True))
             continue
         inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and os.path.isfile(file)]
         if not inside:
             raise DataError(f"--images {path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
-        found += inside
+        found += [(file, False) for file in inside]
     return found
 
 
-def _pick(files: Sequence[Path], most: int) -> list[Path]:
+def _pick(files: Sequence[tuple[Path, bool]], most: int) -> list[tuple[Path, bool]]:
     return [files[i] for i in _spread(len(files), most)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from regnet_deploy.bundle import ensure_writable, open_bundle, update_bundle
+from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.models.weights import model_of
@@ -60,7 +60,6 @@ def profile(
         ProofError: the counts are not those of the closed form.
     """
     bundle = open_bundle(path)
-    ensure_writable(bundle)
     architecture = bundle.part("architecture")
     network, classes = Network.from_json(architecture), architecture["classes"]
     resolution = Preprocessing.from_json(bundle.part("preprocessing")).crop

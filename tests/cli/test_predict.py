@@ -1,4 +1,6 @@
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,6 +50,16 @@ def test_files_get_the_answers_of_the_network(capsys, exported_bundle: Path, ima
         assert [p["label"] for p in result["predictions"]] == [bundle.part("labels")[i] for i in best]
         wanted = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
         assert [p["probability"] for p in result["predictions"]] == pytest.approx(wanted[best].tolist(), abs=1e-5)
+
+
+def test_a_folder_of_images_alone_is_for_the_default_bundle(
+    exported_bundle: Path, images: list[Path], tmp_path: Path
+) -> None:
+    shutil.copytree(exported_bundle, tmp_path / "regnet-bundle")
+    command = [sys.executable, "-m", "regnet_deploy", "predict", str(images[0].parent), "-k", "1", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["results"]) == len(images)
 
 
 def test_a_folder_is_every_file_in_it(capsys, exported_bundle: Path, images: list[Path]):

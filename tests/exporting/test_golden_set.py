@@ -89,12 +89,16 @@ def test_of_very_many_images_some_are_taken_evenly(trained, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content"), [("broken.png", b"\x89PNG broken"), ("text.jpg", b"hello"), ("e.png", b"")]
 )
-def test_a_bad_image_is_named(trained, tmp_path, name, content):
+def test_a_bad_image_is_refused_where_it_was_named_and_left_out_of_a_folder(trained, tmp_path, name, content):
     (tmp_path / "images").mkdir()
-    picture(tmp_path / "images" / "fine.png")
     (tmp_path / "images" / name).write_bytes(content)
     with pytest.raises(DataError, match=name):
+        golden_of(trained, tmp_path / "images" / name)
+    with pytest.raises(DataError, match="none of the 1 files can be used, for example"):
         golden_of(trained, tmp_path / "images")
+    picture(tmp_path / "images" / "fine.png")
+    made = golden_of(trained, tmp_path / "images")
+    assert list(made.part["left_out"]) == [name]
 
 
 def test_a_missing_image_and_a_folder_without_any_are_named(trained, tmp_path):
