@@ -389,6 +389,7 @@ def test_a_split_is_for_folders_without_validation(
     assert "24 images to train on, 6 to validate with (20% of each class held out (seed 0)), 3 classes" in notes.lines
 
 
+@pytest.mark.parametrize("count", [1, 2])
 def test_a_handful_of_images_trains(
     bundle: Bundle, recipe: Recipe, options: Options, notes, put_images, tmp_path: Path, count: int
 ) -> None:
