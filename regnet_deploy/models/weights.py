@@ -40,7 +40,7 @@ def model_of(bundle: Bundle) -> nn.Module:
     if FILE in bundle.files:
         try:
             model.load_state_dict(weights_from_bytes(bundle.read(FILE)))
-        except RuntimeError:
+        except (RuntimeError, require("safetensors", "train").SafetensorError):
             raise BundleError(
                 f"the weights in {bundle.path} are of another network: run `regnet-deploy train` again"
             ) from None

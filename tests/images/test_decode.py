@@ -120,7 +120,7 @@ def test_another_broken_exif_field_does_not_keep_an_image_from_being_read() -> N
     exif[0x011A] = 72.0
     data = bytearray(encode(photo(), exif=exif))
     start = data.index(b"eXIf")
-    end = start + 4 + int.from_bytes(data[start - 4 : start])
+    end = start + 4 + int.from_bytes(data[start - 4 : start], "big")
     data[data.index(b"\x01\x1a\x00\x05") + 3] = 3  # the type of the field: a fraction becomes a short number
     data[end : end + 4] = zlib.crc32(data[start:end]).to_bytes(4, "big")
     assert (pixels(bytes(data)) == np.asarray(photo())[::-1, ::-1]).all()
