@@ -90,8 +90,10 @@ def command(bundle_path: str, onnx: bool, as_json: bool, atol: float, rtol: floa
 
         exported = export(bundle_path, wish, step, lambda steps, phase: display.update(task, note=f"{phase} ({steps})"))
     say(_golden_line(exported.golden))
-    for reason in list(exported.golden.get("left_out", {}).values())[:10]:
-        say(f"left out: {reason}")
+    if exported.left_out:
+        say(f"{len(exported.left_out)} files of --images could not be used:")
+        for reason in exported.left_out[:10]:
+            say(f"  {reason}")
     for name, variant in exported.made.items():
         if variant["proof"] and not variant["proof"]["standard"]:
             say(
@@ -102,7 +104,9 @@ def command(bundle_path: str, onnx: bool, as_json: bool, atol: float, rtol: floa
         print_json({"golden": exported.golden, "variants": exported.made, "bundle": str(exported.bundle.path)})
     else:
         _print(exported)
-    say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}")
+    loose = [name for name, one in exported.made.items() if one["proof"] and not one["proof"]["standard"]]
+    named = f" --variant {loose[0]}" if loose else ""
+    say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}{named}")
     missing = exported.missing_engine
     if missing is not None:
         raise type(missing)(f"{missing} (the ONNX variants are written)")

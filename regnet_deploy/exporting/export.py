@@ -47,11 +47,12 @@ class Wish:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and why the engine that was asked for is not among it (None if it is, or was not asked for)."""
+    """What was written, which files could not be used, and why an engine that was asked for was not made (or None)."""
 
     bundle: Bundle
     made: Variants
     golden: dict[str, Any]
+    left_out: tuple[str, ...]
     missing_engine: RegnetDeployError | None
 
 
@@ -103,7 +104,9 @@ def export(path: str | Path, wish: Wish, step: Callable[[str], None], progress: 
             missing_engine = error
     step("writing the bundle")
     parts = {"golden": golden.part, "variants": kept | made, "environment": environment("export")}
-    return Exported(update_bundle(path, parts, files, expect=bundle), made, golden.part, missing_engine)
+    return Exported(
+        update_bundle(path, parts, files, expect=bundle), made, golden.part, golden.left_out, missing_engine
+    )
 
 
 def _engine(

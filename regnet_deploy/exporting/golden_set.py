@@ -34,11 +34,12 @@ TOPPED_UP = f"{USER}, filled up with {TRAINING}"
 
 @dataclass(frozen=True, eq=False)
 class GoldenSet:
-    """A golden set, the part ``golden`` that describes it, and its bytes as they are stored."""
+    """A golden set, the part ``golden`` that describes it, its bytes as stored, and which files could not be used."""
 
     golden: Golden
     part: dict[str, Any]
     data: bytes
+    left_out: tuple[str, ...] = ()
 
 
 def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, images: Sequence[Path]) -> GoldenSet:
@@ -58,7 +59,7 @@ def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, i
     if not images and users and before["weights_sha256"] == weights and FILE in bundle.files:
         golden = load_golden(bundle)
         return GoldenSet(golden, before, golden_to_bytes(golden))
-    seed, left_out = None, dict[str, str]()
+    seed, left_out = None, list[str]()
     if images:
         pixels, left_out = _load(_pick(_files(images), MOST_IMAGES), preprocessing)
         source = USER
@@ -71,9 +72,7 @@ def golden_set(bundle: Bundle, model: nn.Module, preprocessing: Preprocessing, i
         pixels, source, seed = noise(IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
     golden = Golden(pixels, reference_logits(model, pixels, preprocessing))
     part = {"images": len(pixels), "source": source, "seed": seed, "weights_sha256": weights}
-    if left_out:
-        part["left_out"] = left_out
-    return GoldenSet(golden, part, golden_to_bytes(golden))
+    return GoldenSet(golden, part, golden_to_bytes(golden), tuple(left_out))
 
 
 def reference_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -122,19 +121,18 @@ def _samples(bundle: Bundle, preprocessing: Preprocessing, most: int) -> NDArray
     return chosen
 
 
-def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], dict[str, str]]:
+def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], list[str]]:
     """Return the pixels, ``(n, h, w, 3)``, and what in a folder could not be used; a file that was named must be."""
-    views, left_out = [], {}
+    views, left_out = [], list[str]()
     for file, named in files:
         try:
             views.append(load_pixels(_read(file), preprocessing, str(file)))
         except DataError as error:
             if named:
                 raise
-            left_out[file.name] = str(error)
+            left_out.append(str(error))
     if not views:
-        example = next(iter(left_out.values()))
-        raise DataError(f"--images: none of the {len(files)} files can be used, for example {example}")
+        raise DataError(f"--images: none of the {len(files)} files can be used, for example {left_out[0]}")
     return np.stack(views), left_out
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import DataError, ProofError
+from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels
 from regnet_deploy.serving.predictions import Prediction, top_k
 from regnet_deploy.serving.runtime import Session, classify_pixels
@@ -37,10 +38,10 @@ class Answer:
 
 
 def image_files(given: Sequence[Path]) -> list[Path]:
-    """Return the files given, and those inside the folders given; names that start with a dot are left alone there.
+    """Return the files given, and the images by their suffix inside the folders given, but for names with a dot first.
 
     Raises:
-        DataError: a folder without files, or one that cannot be read.
+        DataError: a folder without images, or one that cannot be read.
     """
     files: list[Path] = []
     for path in given:
@@ -50,10 +51,12 @@ def image_files(given: Sequence[Path]) -> list[Path]:
         inside = sorted(
             entry
             for entry in path.rglob("*")
-            if os.path.isfile(entry) and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+            if entry.suffix.lower() in SUFFIXES
+            and os.path.isfile(entry)
+            and not any(part.startswith(".") for part in entry.relative_to(path).parts)
         )
         if not inside:
-            raise DataError(f"{path}: no files in this folder")
+            raise DataError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
         files += inside
     return files
 

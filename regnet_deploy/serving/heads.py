@@ -1,4 +1,4 @@
-"""Connections that hold a place without asking for anything: those that send no request head, and too many of them."""
+"""Connections that take without asking for anything: those that send no request head or no end of it, and too many."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from regnet_deploy.serving.protocol import dumps
 
 _Base: Any = AutoHTTPProtocol  # either of uvicorn's two: they share the names used here
 
+#: Bytes of a request that are not its body - head, sizes of chunks, trailers - beyond which it is refused; as many
+#: again as the body has are allowed for its chunks. uvicorn's parser keeps them all in memory and has no limit of its
+#: own (the slower of the two, h11, has one, and does not tell what is body).
+MAX_HEAD_BYTES = 64 * 2**10
+
 
 def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
-    """Return uvicorn's HTTP protocol with two limits that it lacks.
+    """Return uvicorn's HTTP protocol with three limits that it lacks; the third is :data:`MAX_HEAD_BYTES`.
 
     Args:
         timeout_s: seconds in which the head of a request must have arrived, from the start of the connection or, on one
             that is kept alive, from the first byte after an answer.
         max_connections: open at a time; one more is told to come back and closed.
     """
-    body = dumps({"error": f"{max_connections} connections are open already, try again"})
-    full = (
-        b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
-        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    full = _closing(b"503 Service Unavailable", f"{max_connections} connections are open already, try again")
+    too_large = _closing(
+        b"431 Request Header Fields Too Large", f"more than {MAX_HEAD_BYTES} bytes of head, chunk sizes or trailers"
     )
 
     class Guarded(_Base):  # type: ignore[misc]
         _deadline: asyncio.TimerHandle | None = None
+        _body_bytes = 0
+        _other_bytes = 0
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -41,9 +47,23 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             before = self.cycle
             if before is None or before.response_complete:
                 self._await_head()
+            self._other_bytes += len(data)
             super().data_received(data)
             if self.cycle is not before:  # a head was complete
                 self._disarm()
+            if hasattr(_Base, "on_body") and self._other_bytes > MAX_HEAD_BYTES + self._body_bytes:
+                if self.cycle is None or not self.cycle.response_started:
+                    self.transport.write(too_large)
+                self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._body_bytes = self._other_bytes = 0
+            super().on_message_begin()
+
+        def on_body(self, body: bytes) -> None:
+            self._body_bytes += len(body)
+            self._other_bytes -= len(body)
+            super().on_body(body)
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._disarm()
@@ -59,3 +79,11 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
                 self._deadline = None
 
     return Guarded
+
+
+def _closing(status: bytes, error: str) -> bytes:
+    body = dumps({"error": error})
+    return (
+        b"HTTP/1.1 %b\r\nretry-after: 1\r\nconnection: close\r\n"
+        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
+    )

@@ -39,6 +39,8 @@ SMALL_W_0, MOST_W_0 = 256, 384
 SMALL_G, MOST_G = 128, 256
 #: Slopes that make one network must span more than this (channels a block): thinner slivers hold no w_a of 6 decimals.
 SLIVER = 1e-5
+#: Solutions, many of them the same network, beyond which a search would take gigabytes: its bounds are too wide.
+MOST_SOLUTIONS = 5_000_000
 #: Step of the w_m lattice, as in the sampler of pycls.
 W_M_STEP = 0.001
 
@@ -146,7 +148,7 @@ def regnets_between(
     if small and bounds.g is None:
         g = g[g <= SMALL_G]
     w_0_low, w_0_high = bounds.w_0 or (QUANTUM, SMALL_W_0 if small else MOST_W_0)
-    pieces = []
+    pieces, solutions = [], 0
     for w_0 in range(-(-w_0_low // QUANTUM) * QUANTUM, w_0_high + 1, QUANTUM):
         raw = level_widths(w_0, w_m[:, None], np.arange(STAGES))
         whole = (np.diff(raw, axis=1) > 0).all(axis=1)
@@ -171,8 +173,14 @@ def regnets_between(
             there = here if reference is at else reference.row(i)
             of = _Row(w_0, int(group), widths[i], groups[i], here, there)
             row, cell, depths = _solve(cells, span, mine, here, lowest, highest)
-            if len(row):
-                pieces.append(_within(of, row, cell, depths, cells, w_m, bounds, lowest, highest))
+            if not len(row):
+                continue
+            pieces.append(_within(of, row, cell, depths, cells, w_m, bounds, lowest, highest))
+            solutions += len(pieces[-1])
+            if solutions > MOST_SOLUTIONS:
+                raise UsageError(
+                    f"more than {MOST_SOLUTIONS:,} solutions: narrow the bounds (w_m, d, g, w_0) or the tolerance"
+                )
     return Population.join(pieces)
 
 

@@ -95,7 +95,9 @@ def find_published(name: str) -> PublishedNetwork:
         size = f"{mega:g}MF" if mega < 1000 else f"{mega / 1000:.1f}GF" if mega < 10_000 else f"{mega / 1000:g}GF"
         if (key := _plain(f"RegNet{family}-{size}")) in known:
             return known[key]
-    raise UsageError(f"no published network {name!r}{_nearest(wanted)}; RegNetX and RegNetY of 200MF to 32GF are known")
+    raise UsageError(
+        f"no published network {name!r}{_nearest(wanted)}; RegNetX and RegNetY from 200MF to 32GF are known"
+    )
 
 
 def _nearest(wanted: str) -> str:

@@ -24,7 +24,7 @@ from regnet_deploy.training.learner import Learner
 from regnet_deploy.training.trial import Choice
 
 FILE = "checkpoint.safetensors"
-SCHEMA = 1
+SCHEMA = 2
 _TEMPORARY = ".incomplete-checkpoint"
 
 

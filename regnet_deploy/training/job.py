@@ -19,7 +19,7 @@ from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import is_trained, weights_from_bytes, weights_to_bytes
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.checkpoint import Checkpoint
-from regnet_deploy.training.execution import Wanted
+from regnet_deploy.training.execution import Execution, Wanted
 from regnet_deploy.training.recipe import Recipe
 
 
@@ -126,13 +126,16 @@ def differences(checkpoint: Checkpoint, job: Job, wanted: Wanted, leave_out: tup
     return found + wanted.contradictions(checkpoint.choice.execution)
 
 
-def is_trained_so(job: Job) -> bool:
-    """Tell whether the bundle's weights are what this very job would make."""
+def is_trained_so(job: Job, wanted: Wanted) -> bool:
+    """Tell whether the bundle's weights are what this very job would make, executed as asked."""
     training = job.bundle.parts.get("training")
     if training is None or not is_trained(job.bundle) or job.recipe.fine_tune:
         return False
     data = {"digest": job.folder.digest, "split": job.folder.split}
     same_data = {name: training["data"].get(name) for name in data} == data
+    execution = Execution(**training["execution"]["execution"])
+    if wanted.contradictions(execution):
+        return False
     same_network = job.bundle.part("architecture") == job.architecture
     return same_data and same_network and training["recipe"] == job.recipe.to_json() and not training.get("stopped")
 

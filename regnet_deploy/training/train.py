@@ -92,6 +92,8 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
         DataError: the images cannot be used, or the run directory cannot be written.
         UsageError: options that do not fit bundle, data, device or the unfinished run; or the loss diverged.
     """
+    if options.finish and options.restart:
+        raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
     bundle = open_bundle(bundle_path)
     resolve_device(options.wanted.device)
     listing = list_images(data)
@@ -101,9 +103,7 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
     directory = options.run_dir or default_directory(bundle_path)
     with open_directory(directory):
         ensure_room(bundle, directory)
-        if options.restart:
-            drop_checkpoint(directory)
-        checkpoint = load_checkpoint(directory)
+        checkpoint = None if options.restart else load_checkpoint(directory)
         memory = memory_of_check(directory, listing.root)
         checked = check_images(
             listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
@@ -111,6 +111,8 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
         share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
         folder = assemble(listing, checked, val_split=share, seed=recipe.seed)
         job = make_job(bundle, folder, recipe)
+        if options.restart:
+            drop_checkpoint(directory)  # not before it is known that there is something to train on
         _tell_data(job, recipe, reporter)
         if checkpoint and is_committed(checkpoint, job):
             drop_checkpoint(directory)
@@ -120,7 +122,7 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
             checkpoint = None
         if checkpoint:
             ensure_same(checkpoint, job, options.wanted, directory)
-        elif is_trained_so(job) and not options.restart:
+        elif is_trained_so(job, options.wanted) and not options.restart:
             top1 = bundle.part("training")["best"]["val_top1"]
             reporter.say(f"{bundle.path} is trained like this already ({top1:.2%}): --restart trains it anew")
             return bundle

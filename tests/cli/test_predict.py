@@ -146,7 +146,7 @@ def test_before_export_and_without_torch_the_way_out_is_named(
         (["{bundle}"], "no images given"),
         (["{bundle}", "{image}", "--variant", "onnx-fp64"], "did you mean onnx-fp32?"),
         (["{bundle}", "{image}", "-k", "0"], "-k"),
-        (["{bundle}", "{empty}"], "no files in this folder"),
+        (["{bundle}", "{empty}"], "no images in this folder"),
         (["{empty}/nowhere", "{image}"], "no bundle at"),
         (["{empty}/cta.jpg"], "there is no image {empty}/cta.jpg"),
         (["{empty}/cta.JPEG", "{image}"], "there is no image"),

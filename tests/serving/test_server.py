@@ -381,6 +381,29 @@ def test_a_head_that_trickles_is_not_waited_for(start: Start):
         pytest.fail("it was waited for")
 
 
+@pytest.mark.parametrize(
+    ("beginning", "flood"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", b"A: " + b"b" * 60_000 + b"\r\n"),  # fields without end
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: ", b"b" * 60_000),  # one field without end
+        (b"GET /", b"a" * 60_000),  # a path without end
+        (b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"A: bbb\r\n" * 6000),
+    ],
+    ids=["fields", "field", "path", "trailers"],
+)
+def test_a_head_or_trailers_without_end_are_cut_off(start: Start, beginning: bytes, flood: bytes):
+    server = start()
+    sent = 0
+    connection = socket.create_connection((server.host, server.port), timeout=30)
+    with connection, contextlib.suppress(OSError):  # reset or broken pipe: it was cut off
+        connection.sendall(beginning)
+        for _ in range(1000):
+            connection.sendall(flood)
+            sent += len(flood)
+    assert sent < 30_000_000  # what the sockets' buffers hold, and no more
+    assert server_answers(server)
+
+
 @pytest.mark.parametrize("beginning", [b"GET / HT", b"\r\n"])
 def test_a_second_head_that_does_not_come_is_not_waited_for_either(start: Start, beginning: bytes):
     server = start("--read-timeout", "0.5")

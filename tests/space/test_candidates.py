@@ -164,3 +164,9 @@ def test_bounds_that_are_empty_or_impossible_are_refused(wrong):
 def test_w_m_off_its_lattice_is_refused():
     with pytest.raises(UsageError, match="w_m has three decimals at most"):
         Bounds(w_m=(2.0004, 2.0004))
+
+
+def test_bounds_too_wide_to_be_searched_are_refused():
+    wide = Bounds(d=(4, 48), w_m=(1.1, 4.0), parameters=None, activations=None)
+    with pytest.raises(UsageError, match="more than 5,000,000 solutions: narrow the bounds"):
+        regnets_between(7.92e9, 8.08e9, family="y", bounds=wide)

@@ -45,7 +45,7 @@ def test_a_near_miss_is_suggested(typed, meant):
 
 
 def test_another_kind_of_network_is_not_suggested_away():
-    with pytest.raises(UsageError, match="no published network 'resnet50'; RegNetX and RegNetY of 200MF to 32GF"):
+    with pytest.raises(UsageError, match="no published network 'resnet50'; RegNetX and RegNetY from 200MF to 32GF"):
         find_published("resnet50")
 
 

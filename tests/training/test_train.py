@@ -361,6 +361,29 @@ def test_what_is_trained_like_this_already_is_trained_anew_only_when_asked(
     assert any("gone when this is done: onnx-fp32" in line for line in notes.lines)
 
 
+def test_finish_and_restart_contradict_each_other_and_cost_nothing(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at: Callable[[int], None]
+) -> None:
+    stop_at(2)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, options, notes)
+    before = (run_directory(bundle) / CHECKPOINT).read_bytes()
+    with pytest.raises(UsageError, match="give one of them"):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, finish=True, restart=True), notes)
+    with pytest.raises(DataError):
+        train.train(bundle.path, data / "train" / "red", recipe, dataclasses.replace(options, restart=True), notes)
+    assert (run_directory(bundle) / CHECKPOINT).read_bytes() == before
+
+
+def test_another_way_to_run_the_steps_is_another_training(
+    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+) -> None:
+    train.train(bundle.path, data, recipe, options, notes)
+    other = dataclasses.replace(options, wanted=Wanted("cpu", "fp32", "on", "off"))
+    again = train.train(bundle.path, data, recipe, other, notes)
+    assert again.part("training")["execution"]["execution"]["channels_last"]
+
+
 def test_an_unfinished_run_can_be_ended_with_its_best_weights(
     bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at: Callable[[int], None]
 ) -> None:
