@@ -28,6 +28,7 @@ from regnet_deploy.errors import BundleError, MissingPart
 
 SCHEMA = 1
 MANIFEST = "bundle.json"
+WEIGHTS = "weights.safetensors"
 DEFAULT_PATH = "regnet-bundle"
 
 #: Part of the manifest -> the command that makes it.
@@ -81,6 +82,11 @@ class Bundle:
         if name not in self.parts:
             raise MissingPart(f"{self.path} has no {name} yet: run `regnet-deploy {MADE_BY.get(name, name)}` first")
         return self.parts[name]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it holds trained weights."""
+        return WEIGHTS in self.files
 
     def stored_path(self, logical: str) -> Path:
         """Return where the file known as ``logical`` lies, without reading it.
@@ -239,7 +245,7 @@ def damage(bundle: Bundle) -> list[str]:
 
 def _identity(bundle: Bundle, replaced: Mapping[str, Any]) -> str:
     """Return what must not change between reading a bundle and replacing these parts of it."""
-    weights = bundle.files.get("weights.safetensors")
+    weights = bundle.files.get(WEIGHTS)
     names = {"architecture", *replaced} - {"environment"}
     content = [weights.sha256 if weights else None, {name: bundle.parts.get(name) for name in names}]
     return json.dumps(content, sort_keys=True)

@@ -39,7 +39,7 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
     from regnet_deploy.images.decode import SUFFIXES
     from regnet_deploy.images.preprocess import Preprocessing
     from regnet_deploy.serving.answers import answer_files, image_files
-    from regnet_deploy.serving.predictions import is_trained, labels_of
+    from regnet_deploy.serving.predictions import labels_of
     from regnet_deploy.serving.rereading import read_bundle
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
@@ -72,7 +72,7 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
     else:
         _show(answers)
         say(f"by {name or 'the weights'} of {bundle_path}, {session.runtime} on {session.device}")
-    if not is_trained(bundle):
+    if not bundle.is_trained:
         say(f"{bundle_path} is not trained: its answers mean nothing yet")
     failed = [answer for answer in answers if answer.error is not None]
     for answer in failed:

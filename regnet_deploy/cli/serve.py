@@ -130,7 +130,6 @@ def command(
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
-    from regnet_deploy.serving.predictions import is_trained
     from regnet_deploy.serving.rereading import read_bundle
     from regnet_deploy.serving.served import Limits, load_served
     from regnet_deploy.serving.server import bind, serve, url_of
@@ -160,7 +159,7 @@ def command(
         session, url = served.session, url_of(bound)
 
         def announce(agreement: Agreement) -> None:
-            if not is_trained(bundle):
+            if not bundle.is_trained:
                 say(f"{bundle_path} is not trained: its answers mean nothing yet")
             say(
                 f"ready: {url} model {name}, variant {served.variant} by {session.runtime} on {session.device}; "

@@ -44,13 +44,14 @@ def command(bundle_path: str, as_json: bool) -> None:
         columns = ("what", "outcome", "detail", "max |error|", "cosine", "same top-1", "images")
         print_table(f"{bundle_path}: {_summary(checks)}", columns, [_row(check) for check in checks], left=3)
     for outcome, error in (("damaged", BundleError), ("disagrees", ProofError)):
-        lines = [
-            f"{check.subject}: {check.detail}" + (f", {check.agreement}" if check.agreement else "")
-            for check in checks
+        # A damaged file is found twice, as a file and as what it holds: said once.
+        lines = {
+            check.detail: f"{check.subject}: {check.detail}" + (f", {check.agreement}" if check.agreement else "")
+            for check in reversed(checks)
             if check.outcome == outcome
-        ]
+        }
         if lines:
-            raise error(f"{bundle_path} does not verify - {'; '.join(lines)}")
+            raise error(f"{bundle_path} does not verify - {'; '.join(reversed(lines.values()))}")
 
 
 def _open_weights(bundle: Bundle) -> Session:

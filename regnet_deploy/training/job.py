@@ -16,7 +16,7 @@ from regnet_deploy.images.folder import ImageFolder, Listing
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
-from regnet_deploy.models.weights import is_trained, weights_from_bytes, weights_to_bytes
+from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.checkpoint import Checkpoint
 from regnet_deploy.training.execution import Execution, Wanted
@@ -86,7 +86,7 @@ def ensure_fits(bundle: Bundle, listing: Listing, recipe: Recipe) -> None:
         raise DataError(
             f"{listing.root} has one class folder, {only}: a classifier needs two or more{_deeper(listing, only)}"
         )
-    if recipe.fine_tune and not is_trained(bundle):
+    if recipe.fine_tune and not bundle.is_trained:
         raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
 
 
@@ -129,7 +129,7 @@ def differences(checkpoint: Checkpoint, job: Job, wanted: Wanted, leave_out: tup
 def is_trained_so(job: Job, wanted: Wanted) -> bool:
     """Tell whether the bundle's weights are what this very job would make, executed as asked."""
     training = job.bundle.parts.get("training")
-    if training is None or not is_trained(job.bundle) or job.recipe.fine_tune:
+    if training is None or not job.bundle.is_trained or job.recipe.fine_tune:
         return False
     data = {"digest": job.folder.digest, "split": job.folder.split}
     same_data = {name: training["data"].get(name) for name in data} == data

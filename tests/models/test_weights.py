@@ -12,7 +12,6 @@ from regnet_deploy.models.weights import (
     FILE,
     UNTRAINED_SEED,
     inference,
-    is_trained,
     model_of,
     weights_from_bytes,
     weights_to_bytes,
@@ -51,7 +50,7 @@ def test_another_weight_is_another_file() -> None:
 
 
 def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None:
-    assert not is_trained(bundle)
+    assert not bundle.is_trained
     model = model_of(bundle)
     assert not model.training
     assert same(model.state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
@@ -60,7 +59,7 @@ def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None
 def test_after_training_the_model_has_the_bundles_weights(bundle: Bundle) -> None:
     state = AnyNet(NETWORK, 3, seed=7).state_dict()
     trained = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(state)})
-    assert is_trained(trained)
+    assert trained.is_trained
     assert same(model_of(trained).state_dict(), state)
 
 
