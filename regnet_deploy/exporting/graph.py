@@ -64,7 +64,7 @@ def build_onnx(
         zip(network.depths, network.bottleneck_widths, network.group_widths, strict=True), start=1
     ):
         for j in range(1, depth + 1):
-            x = _block(graph, x, f"s{i}.b{j}", stride=2 if j == 1 else 1, groups=inner // group)
+            x = _block(graph, x, f"s{i}.b{j}", network.block, stride=2 if j == 1 else 1, groups=inner // group)
     x = graph.node("Flatten", [graph.node("GlobalAveragePool", [x], "head.avg_pool")], "head.flatten", axis=1)
     linear = [graph.constant("head.fc.weight"), graph.constant("head.fc.bias")]
     graph.node("Gemm", [x, *linear], "head.fc", output=OUTPUT, transB=1)
@@ -156,18 +156,28 @@ def _normalised(graph: _Graph, preprocessing: Preprocessing) -> str:
     return graph.node("Add", [x, graph.constant("normalise.shift", shift)], "normalise.shifted")
 
 
-def _block(graph: _Graph, x: str, name: str, stride: int, groups: int) -> str:
-    """Add relu(shortcut(x) + f(x)), as ``models.anynet.Block``."""
+def _block(graph: _Graph, x: str, name: str, kind: str, stride: int, groups: int) -> str:
+    """Add a block of one of the kinds of ``space.network.BLOCKS``, as those of ``models.anynet``."""
+    if kind == "v":
+        return graph.relu(graph.convolution(x, f"{name}.a", f"{name}.a_bn", stride=stride), f"{name}.a_af")
     shortcut = x
     if f"{name}.proj.weight" in graph.weights:
         shortcut = graph.convolution(x, f"{name}.proj", f"{name}.bn", stride=stride)
-    f = graph.relu(graph.convolution(x, f"{name}.f.a", f"{name}.f.a_bn"), f"{name}.f.a_af")
-    f = graph.convolution(f, f"{name}.f.b", f"{name}.f.b_bn", stride=stride, groups=groups)
-    f = graph.relu(f, f"{name}.f.b_af")
-    if f"{name}.f.se.f_ex.0.weight" in graph.weights:
-        f = _squeeze_excitation(graph, f, f"{name}.f.se")
-    f = graph.convolution(f, f"{name}.f.c", f"{name}.f.c_bn")
+    if kind == "vr":
+        f = graph.convolution(x, f"{name}.f.a", f"{name}.f.a_bn", stride=stride)
+    else:
+        f = _bottleneck(graph, x, f"{name}.f", stride, groups)
     return graph.relu(graph.node("Add", [shortcut, f], f"{name}.add"), f"{name}.af")
+
+
+def _bottleneck(graph: _Graph, x: str, name: str, stride: int, groups: int) -> str:
+    """Add 1x1, grouped 3x3, SE where there are weights of it, 1x1, as ``models.anynet.BottleneckTransform``."""
+    f = graph.relu(graph.convolution(x, f"{name}.a", f"{name}.a_bn"), f"{name}.a_af")
+    f = graph.convolution(f, f"{name}.b", f"{name}.b_bn", stride=stride, groups=groups)
+    f = graph.relu(f, f"{name}.b_af")
+    if f"{name}.se.f_ex.0.weight" in graph.weights:
+        f = _squeeze_excitation(graph, f, f"{name}.se")
+    return graph.convolution(f, f"{name}.c", f"{name}.c_bn")
 
 
 def _squeeze_excitation(graph: _Graph, x: str, name: str) -> str:

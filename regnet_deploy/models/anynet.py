@@ -1,4 +1,8 @@
-"""AnyNet in PyTorch: stem, stages of residual bottleneck blocks, head. Weight names are those of pycls."""
+"""AnyNet in PyTorch: stem, stages of blocks, head.
+
+Weight names are those of pycls; its vanilla and basic blocks have two convolutions where the paper's V and VR have one,
+which is called as the first of the two.
+"""
 
 from __future__ import annotations
 
@@ -47,17 +51,18 @@ class BottleneckTransform(nn.Sequential):
         super().__init__(parts)
 
 
-class Block(nn.Module):
-    """Residual bottleneck block: relu(shortcut(x) + f(x)); the shortcut is a 1x1 projection where the shape changes."""
+class Residual(nn.Module):
+    """relu(shortcut(x) + f(x)); the shortcut is a 1x1 projection where the shape changes. Subclasses set ``f``."""
 
-    def __init__(self, width_in: int, width: int, inner: int, group_width: int, stride: int, se_ratio: float) -> None:
+    f: nn.Module
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
         self.proj: nn.Conv2d | None = None
         self.bn: nn.BatchNorm2d | None = None
         if width_in != width or stride != 1:
             self.proj = nn.Conv2d(width_in, width, 1, stride, bias=False)
             self.bn = _norm(width)
-        self.f = BottleneckTransform(width_in, width, inner, group_width, stride, se_ratio)
         self.af = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,6 +70,37 @@ class Block(nn.Module):
         shortcut = x if self.proj is None or self.bn is None else self.bn(self.proj(x))
         out: Tensor = self.af(shortcut + self.f(x))
         return out
+
+
+class Block(Residual):
+    """Residual bottleneck block (X; Y with SE; R where its one group is the whole bottleneck)."""
+
+    def __init__(self, width_in: int, width: int, inner: int, group_width: int, stride: int, se_ratio: float) -> None:
+        super().__init__(width_in, width, stride)
+        self.f = BottleneckTransform(width_in, width, inner, group_width, stride, se_ratio)
+
+
+class PlainTransform(nn.Sequential):
+    """3x3 convolution with the stride, batch norm."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__(OrderedDict(a=nn.Conv2d(width_in, width, 3, stride, padding=1, bias=False), a_bn=_norm(width)))
+
+
+class PlainBlock(PlainTransform):
+    """3x3 convolution with the stride, batch norm, ReLU: the V block."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__(width_in, width, stride)
+        self.a_af = nn.ReLU(inplace=True)
+
+
+class PlainResidualBlock(Residual):
+    """V with a shortcut, before the ReLU: the VR block."""
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__(width_in, width, stride)
+        self.f = PlainTransform(width_in, width, stride)
 
 
 class Stem(nn.Sequential):
@@ -106,14 +142,13 @@ class AnyNet(nn.Sequential):
     def __init__(self, network: Network, classes: int, seed: int | None = None) -> None:
         parts: OrderedDict[str, nn.Module] = OrderedDict(stem=Stem(network.stem_width, network.stem_stride))
         width_in = network.stem_width
-        stages = zip(network.depths, network.widths, network.bottleneck_widths, network.group_widths, strict=True)
-        for i, (depth, width, inner, group_width) in enumerate(stages, start=1):
+        for i, (depth, width) in enumerate(zip(network.depths, network.widths, strict=True)):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()
             for j in range(1, depth + 1):
                 stride = 2 if j == 1 else 1
-                blocks[f"b{j}"] = Block(width_in, width, inner, group_width, stride, network.se_ratio)
+                blocks[f"b{j}"] = _block(network, i, width_in, stride)
                 width_in = width
-            parts[f"s{i}"] = nn.Sequential(blocks)
+            parts[f"s{i + 1}"] = nn.Sequential(blocks)
         parts["head"] = Head(width_in, classes)
         super().__init__(parts)
         initialise(self, seed)
@@ -140,6 +175,15 @@ def initialise(model: nn.Module, seed: int | None = None) -> None:
             elif isinstance(module, nn.Linear):
                 module.weight.normal_(0.0, 0.01, generator=generator)
                 module.bias.zero_()
+
+
+def _block(network: Network, stage: int, width_in: int, stride: int) -> nn.Module:
+    """Return a block of ``stage``, counted from 0."""
+    width = network.widths[stage]
+    if network.block == "bottleneck":
+        inner, group_width = network.bottleneck_widths[stage], network.group_widths[stage]
+        return Block(width_in, width, inner, group_width, stride, network.se_ratio)
+    return (PlainResidualBlock if network.block == "vr" else PlainBlock)(width_in, width, stride)
 
 
 def _norm(width: int) -> nn.BatchNorm2d:

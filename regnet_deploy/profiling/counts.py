@@ -26,11 +26,23 @@ from regnet_deploy.space.complexity import Cost, network_complexity
 from regnet_deploy.space.network import Network
 
 #: What neither the paper nor fvcore counts: additions of the shortcuts and, in SE, the mean, sigmoid and product.
-_UNCOUNTED = {"x": {"aten::add"}, "y": {"aten::add", "aten::mul", "aten::sigmoid", "aten::mean"}}
+_UNCOUNTED: dict[str, set[str]] = {
+    "x": {"aten::add"},
+    "y": {"aten::add", "aten::mul", "aten::sigmoid", "aten::mean"},
+    "v": set(),
+    "vr": {"aten::add"},
+}
 _WITHOUT_ACTIVATIONS = {"aten::batch_norm", "aten::adaptive_avg_pool2d"}
 
-#: Name of a module -> what its row is called; the convolutions of SE have none of their own.
-_CONVOLUTIONS = {"conv": "3x3 stem", "a": "1x1 a", "b": "3x3 b (grouped)", "c": "1x1 c", "proj": "1x1 projection"}
+#: Name of a module and its kernel's side -> what its row is called; the convolutions of SE have none of their own.
+_CONVOLUTIONS = {
+    ("conv", 3): "3x3 stem",
+    ("a", 1): "1x1 a",
+    ("a", 3): "3x3 a",  # blocks V and VR
+    ("b", 3): "3x3 b (grouped)",
+    ("c", 1): "1x1 c",
+    ("proj", 1): "1x1 projection",
+}
 _SE = "squeeze-excitation"
 
 
@@ -151,7 +163,7 @@ def _count_leaves(model: nn.Module, family: str, resolution: int) -> dict[tuple[
 
 def _operator(name: str, module: nn.Module) -> str:
     if isinstance(module, nn.Conv2d):
-        return _CONVOLUTIONS.get(name.rpartition(".")[2], _SE)
+        return _CONVOLUTIONS.get((name.rpartition(".")[2], module.kernel_size[0]), _SE)
     if isinstance(module, nn.Linear):
         return "linear"
     return {nn.BatchNorm2d: "batch norm", nn.AdaptiveAvgPool2d: "pooling"}.get(type(module), "activation function")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from regnet_deploy.space.network import STEM_WIDTH, Network
+from regnet_deploy.space.network import STEM_WIDTH, Network, check_block
 
 Int = NDArray[np.int64]
 
@@ -118,12 +118,24 @@ def block_cost(
         macs = macs + squeeze
         parameters = parameters + squeeze
         activations = activations + w_se + w_b
-    if first:
-        projection = w_i * w_o
-        macs = macs + projection * area
-        parameters = parameters + projection + 2 * w_o
-        activations = activations + w_o * area
-    return Cost(macs, parameters, activations)
+    cost = Cost(macs, parameters, activations)
+    return cost + _projection_cost(w_i, w_o, area) if first else cost
+
+
+def plain_block_cost(width_in: ArrayLike, width: ArrayLike, *, side: int, first: bool, residual: bool) -> Cost:
+    """Return the cost of a block of one 3x3 convolution (V, or VR with ``residual``).
+
+    Args:
+        width_in: channels that enter.
+        width: channels that leave.
+        side: pixels a side of the output.
+        first: whether it opens its stage: stride 2 and, of a residual block, a projection shortcut.
+        residual: whether it has a shortcut.
+    """
+    w_i, w_o = (np.asarray(value, dtype=np.int64) for value in (width_in, width))
+    area = side**2
+    cost = Cost(9 * w_i * w_o * area, 9 * w_i * w_o + 2 * w_o, w_o * area)
+    return cost + _projection_cost(w_i, w_o, area) if first and residual else cost
 
 
 def complexity(
@@ -137,6 +149,7 @@ def complexity(
     stem_stride: int = 2,
     stem_width: int = STEM_WIDTH,
     classes: int = 1000,
+    block: str = "bottleneck",
 ) -> Complexity:
     """Return the complexity of a population at ``(3, resolution, resolution)``.
 
@@ -150,7 +163,13 @@ def complexity(
         stem_stride: 1 or 2.
         stem_width: channels of the stem.
         classes: outputs of the final linear.
+        block: kind of the blocks, one for the population; ``v`` and ``vr`` have no group widths, bottlenecks or SE, and
+            what these arguments say is not looked at.
+
+    Raises:
+        UsageError: there is no such kind of block.
     """
+    check_block(block)
     d, w, g = (np.asarray(value, dtype=np.int64) for value in (depths, widths, group_widths))
     inner = np.round(w / np.asarray(bottlenecks, dtype=np.float64)).astype(np.int64)
     stages = w.shape[-1]
@@ -158,11 +177,11 @@ def complexity(
     costs = []
     before = np.full(w.shape[:-1], stem_width, dtype=np.int64)
     for i in range(stages):
-        w_o, w_b, g_i = w[..., i], inner[..., i], g[..., i]
-        first = block_cost(before, w_o, w_b, g_i, side=sides[i + 1], side_in=sides[i], first=True, se_ratio=se_ratio)
-        other = block_cost(w_o, w_o, w_b, g_i, side=sides[i + 1], first=False, se_ratio=se_ratio)
+        first, other = _stage_block_costs(
+            block, before, w[..., i], inner[..., i], g[..., i], side=sides[i + 1], side_in=sides[i], se_ratio=se_ratio
+        )
         costs.append(first + other.times(d[..., i] - 1))
-        before = w_o
+        before = w[..., i]
     return Complexity(stem_cost(resolution, stem_stride, stem_width), tuple(costs), head_cost(before, classes))
 
 
@@ -178,7 +197,30 @@ def network_complexity(network: Network, resolution: int, classes: int) -> Compl
         stem_stride=network.stem_stride,
         stem_width=network.stem_width,
         classes=classes,
+        block=network.block,
     )
+
+
+def _stage_block_costs(
+    block: str, before: Int, width: Int, inner: Int, group_width: Int, *, side: int, side_in: int, se_ratio: float
+) -> tuple[Cost, Cost]:
+    """Return the cost of a stage's first block and that of each other."""
+    if block == "bottleneck":
+        return (
+            block_cost(before, width, inner, group_width, side=side, side_in=side_in, first=True, se_ratio=se_ratio),
+            block_cost(width, width, inner, group_width, side=side, first=False, se_ratio=se_ratio),
+        )
+    residual = block == "vr"
+    return (
+        plain_block_cost(before, width, side=side, first=True, residual=residual),
+        plain_block_cost(width, width, side=side, first=False, residual=residual),
+    )
+
+
+def _projection_cost(width_in: Int, width: Int, area: int) -> Cost:
+    """Return the cost of a shortcut's 1x1 convolution and its batch norm; ``area`` is the output's, in pixels."""
+    weights = width_in * width
+    return Cost(weights * area, weights + 2 * width, width * area)
 
 
 def _cost(macs: int, parameters: int, activations: int) -> Cost:

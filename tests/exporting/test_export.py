@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -15,6 +16,10 @@ from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving.golden import TOLERANCES, Tolerance, load_golden, replay
 from regnet_deploy.serving.runtime import open_variant
 from regnet_deploy.serving.variants import choose_variant
+from regnet_deploy.space.network import Network
+
+PLAIN = Network((1, 2), (16, 24), (16, 24), (1.0, 1.0), stem_stride=1, stem_width=8, block="v")
+KINDS = ["V", "VR", "R"]
 
 
 def wish(**changes):
@@ -56,6 +61,13 @@ def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
         assert session.input == variant["input"]
         assert replay(session, load_golden(bundle), preprocessing, TOLERANCES["fp32"]).passed
     assert damage(bundle) == []
+
+
+@pytest.mark.parametrize("network", [PLAIN, replace(PLAIN, block="vr"), replace(PLAIN, block="bottleneck")], ids=KINDS)
+def test_networks_of_every_kind_of_block_are_exported_and_proved(trained, network):
+    exported = run(trained, uint8=True)
+    assert open_bundle(trained).part("architecture")["block"] == network.block
+    assert all(variant["proof"]["passed"] for variant in exported.made.values())
 
 
 def test_the_file_tells_of_itself_what_the_bundle_knows(trained):

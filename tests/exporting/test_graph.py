@@ -33,6 +33,11 @@ def logits_of(model, pixels, preprocessing):
 @st.composite
 def networks(draw):
     stages = draw(st.integers(1, 4))
+    block = draw(st.sampled_from(["bottleneck", "bottleneck", "v", "vr"]))
+    if block != "bottleneck":
+        depths, widths = (tuple(draw(st.integers(1, most)) for _ in range(stages)) for most in (2, 24))
+        stem = draw(st.sampled_from([1, 2])), draw(st.sampled_from([8, 32]))
+        return Network(depths, widths, widths, (1.0,) * stages, 0.0, *stem, block=block)
     groups = draw(st.lists(st.sampled_from([1, 2, 4, 8]), min_size=stages, max_size=stages))
     return Network(
         depths=tuple(draw(st.integers(1, 2)) for _ in range(stages)),
@@ -96,6 +101,28 @@ def test_nodes_are_called_as_the_modules_and_no_batch_norm_is_left(random_model,
     assert names["Gemm"] == {"head.fc"}
     assert set(names) == {"Conv", "Relu", "Add", "GlobalAveragePool", "Sigmoid", "Mul", "Flatten", "Gemm"}
     assert len({node.name for node in graph.node}) == len(graph.node)
+
+
+@pytest.mark.parametrize(
+    ("block", "operators"),
+    [
+        ("v", {"Conv", "Relu", "GlobalAveragePool", "Flatten", "Gemm"}),
+        ("vr", {"Conv", "Relu", "Add", "GlobalAveragePool", "Flatten", "Gemm"}),
+    ],
+)
+def test_blocks_of_one_convolution_are_called_as_the_modules_too(random_model, block, operators):
+    network = Network((2, 1), (16, 24), (16, 24), (1.0, 1.0), stem_stride=1, stem_width=16, block=block)
+    model = random_model(network, 4, 0)
+    data = build_onnx(network, arrays(model), default_preprocessing(32))
+    onnx.checker.check_model(data, full_check=True)
+    nodes = onnx.load_from_string(data).graph.node
+    of_kind = {
+        operator: [name for name, module in model.named_modules() if isinstance(module, kind)]
+        for operator, kind in (("Conv", torch.nn.Conv2d), ("Relu", torch.nn.ReLU))
+    }
+    for operator, names in of_kind.items():
+        assert sorted(node.name for node in nodes if node.op_type == operator) == sorted(names)
+    assert {node.op_type for node in nodes} == operators
 
 
 def test_the_file_holds_no_path_and_no_text_but_names_and_metadata(random_model, network):

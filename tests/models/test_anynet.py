@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from regnet_deploy.models.anynet import AnyNet, Block, SqueezeExcitation, initialise
+from regnet_deploy.models.anynet import AnyNet, Block, PlainBlock, PlainResidualBlock, SqueezeExcitation, initialise
 from regnet_deploy.space.complexity import network_complexity, stage_resolutions
 from regnet_deploy.space.network import Network
-from regnet_deploy.space.regnet import RegNet
+from regnet_deploy.space.regnet import RegNet, fit_groups
 
 REGNET_Y = RegNet(d=13, w_0=24, w_a=36.44, w_m=2.49, g=8, family="y").network()
 TINY = Network((1, 2), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_width=16)
@@ -19,8 +19,14 @@ TINY = Network((1, 2), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_width=1
 
 @st.composite
 def networks(draw: st.DrawFn) -> Network:
-    """AnyNets of one to four small stages, X and Y, with bottlenecks."""
+    """AnyNets of one to four small stages: X and Y with bottlenecks, V and VR."""
     stages = draw(st.integers(1, 4))
+    block = draw(st.sampled_from(["bottleneck", "bottleneck", "v", "vr"]))
+    if block != "bottleneck":
+        plain = tuple(8 * draw(st.integers(1, 6)) for _ in range(stages))
+        blocks = tuple(draw(st.integers(1, 3)) for _ in range(stages))
+        stem = draw(st.sampled_from([1, 2])), draw(st.sampled_from([8, 32]))
+        return Network(blocks, plain, plain, (1.0,) * stages, 0.0, *stem, block=block)
     depths, widths, groups, bottlenecks = [], [], [], []
     for _ in range(stages):
         group = draw(st.sampled_from([1, 2, 4, 8]))
@@ -81,6 +87,34 @@ def test_names_are_those_of_pycls() -> None:
     wanted += ["head.fc.weight", "head.fc.bias"]
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     assert [name for name in names if not name.endswith(statistics)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("block", "first", "other"),
+    [
+        ("v", ["a.weight", "a_bn.weight", "a_bn.bias"], ["a.weight", "a_bn.weight", "a_bn.bias"]),
+        (
+            "vr",
+            ["proj.weight", "bn.weight", "bn.bias", "f.a.weight", "f.a_bn.weight", "f.a_bn.bias"],
+            ["f.a.weight", "f.a_bn.weight", "f.a_bn.bias"],
+        ),
+    ],
+)
+def test_one_convolution_is_called_as_the_first_of_the_two_of_pycls(
+    block: str, first: list[str], other: list[str]
+) -> None:
+    model = AnyNet(Network((2,), (16,), (16,), (1.0,), stem_width=16, block=block), 5, seed=0)
+    names = [name for name, _ in model.named_parameters() if name.startswith("s1.")]
+    assert names == [f"s1.b1.{name}" for name in first] + [f"s1.b2.{name}" for name in other]
+
+
+@pytest.mark.parametrize("b", [1.0, 2.0, 4.0])
+def test_a_network_without_groups_has_whole_convolutions_and_the_parameters_of_the_closed_form(b: float) -> None:
+    widths, groups = fit_groups([16, 40, 96], 2**20, b)
+    network = Network((1, 2, 1), tuple(widths.tolist()), tuple(groups.tolist()), (b,) * 3)
+    model = AnyNet(network, 5, seed=0)
+    assert {module.groups for module in model.modules() if isinstance(module, nn.Conv2d)} == {1}
+    assert sum(p.numel() for p in model.parameters()) == int(network_complexity(network, 32, 5).total.parameters)
 
 
 def test_the_squeezed_width_is_a_quarter_of_what_enters_the_block() -> None:
@@ -147,6 +181,9 @@ def test_the_shortcut_is_a_projection_only_where_the_shape_changes(width_in: int
     block = Block(width_in, 16, 16, 8, stride, 0.0)
     assert (block.proj is not None) is projected
     assert block(torch.zeros(2, width_in, 8, 8)).shape == (2, 16, 8 // stride, 8 // stride)
+    plain = PlainResidualBlock(width_in, 16, stride)
+    assert (plain.proj is not None) is projected
+    assert plain(torch.zeros(2, width_in, 8, 8)).shape == (2, 16, 8 // stride, 8 // stride)
 
 
 def test_a_block_is_relu_of_shortcut_plus_transform() -> None:
@@ -154,3 +191,28 @@ def test_a_block_is_relu_of_shortcut_plus_transform() -> None:
     x = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(block(x), torch.relu(x + block.f(x)))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_plain_block_is_relu_of_norm_of_convolution_and_has_no_shortcut(stride: int) -> None:
+    block = PlainBlock(16, 16, stride).eval()
+    x = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        convolved = nn.functional.conv2d(x, block.a.weight, stride=stride, padding=1)
+        assert torch.equal(block(x), torch.relu(block.a_bn(convolved)))
+
+
+def test_a_plain_residual_block_adds_its_input_before_the_relu() -> None:
+    block = PlainResidualBlock(16, 16, 1).eval()
+    x = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        convolved = nn.functional.conv2d(x, block.f.a.weight, padding=1)
+        assert torch.equal(block(x), torch.relu(x + block.f.a_bn(convolved)))
+
+
+def test_a_plain_residual_block_projects_with_its_stride() -> None:
+    block = PlainResidualBlock(8, 16, 2).eval()
+    x = torch.randn(2, 8, 7, 7, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(block(x), torch.relu(block.bn(block.proj(x)) + block.f(x)))
+        assert block.proj.stride == (2, 2)

@@ -56,6 +56,12 @@ def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None
     assert same(model.state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
 
 
+def test_a_bundle_from_before_there_were_kinds_of_blocks_still_opens(tmp_path: Path) -> None:
+    old = {name: value for name, value in NETWORK.to_json().items() if name != "block"}
+    bundle = create_bundle(tmp_path / "old", {"architecture": {**old, "classes": 3}})
+    assert same(model_of(bundle).state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
+
+
 def test_after_training_the_model_has_the_bundles_weights(bundle: Bundle) -> None:
     state = AnyNet(NETWORK, 3, seed=7).state_dict()
     trained = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(state)})

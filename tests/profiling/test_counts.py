@@ -12,7 +12,7 @@ from regnet_deploy.profiling.counts import Count, count
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import SE_RATIO, Network
 from regnet_deploy.space.published import find_published
-from regnet_deploy.space.regnet import RegNet
+from regnet_deploy.space.regnet import RegNet, fit_groups
 
 RESOLUTIONS = (32, 33, 47, 64, 95, 96, 112)
 
@@ -44,6 +44,35 @@ def random_network(seed: int) -> tuple[Network, int, int]:
         stem_width=int(draw.choice([8, 32])),
     )
     return network, int(draw.choice(RESOLUTIONS)), int(draw.integers(2, 30))
+
+
+def random_other_network(seed: int) -> tuple[Network, int, int]:
+    """Return a V, a VR or (seeds 2, 5, 8...) an R network, a bottleneck network without groups; as above."""
+    draw = np.random.default_rng(seed)
+    stages = int(draw.integers(1, 5))
+    b = float(draw.choice([1.0, 2.0, 4.0])) if seed % 3 == 2 else 1.0
+    widths, group_widths = fit_groups(8 * draw.integers(1, 9, stages), 2**20, b)
+    network = Network(
+        depths=tuple(int(d) for d in draw.integers(1, 4, stages)),
+        widths=tuple(widths.tolist()),
+        group_widths=tuple(group_widths.tolist()),
+        bottlenecks=(b,) * stages,
+        stem_stride=int(draw.integers(1, 3)),
+        stem_width=int(draw.choice([8, 32])),
+        block=("v", "vr", "bottleneck")[seed % 3],
+    )
+    return network, int(draw.choice(RESOLUTIONS)), int(draw.integers(2, 30))
+
+
+@pytest.mark.parametrize("chunk", range(3))
+def test_fvcore_equals_the_closed_form_on_networks_of_other_blocks(chunk):
+    """40 networks a chunk, a third of them each of V, VR and R."""
+    for seed in range(40 * chunk, 40 * (chunk + 1)):
+        network, resolution, classes = random_other_network(seed)
+        counted = count(AnyNet(network, classes, seed=0), network, resolution, classes)
+        closed = network_complexity(network, resolution, classes).total
+        assert (counted.total.macs, counted.total.parameters, counted.total.activations) == closed, (seed, network)
+        assert counted.differences() == []
 
 
 @pytest.mark.parametrize("chunk", range(4))
@@ -88,8 +117,31 @@ def test_a_published_network_has_its_published_counts():
     ) == (401_402_848 + 440_000)
 
 
-def test_stages_and_operators_each_add_up_to_the_total():
-    network, resolution, classes = random_network(7)
+@pytest.mark.parametrize(
+    ("block", "shortcut"), [("v", []), ("vr", ["1x1 projection"])], ids=["without shortcut", "with shortcut"]
+)
+def test_the_one_convolution_of_a_block_has_its_own_row(block, shortcut):
+    network = Network((2, 1), (8, 16), (8, 16), (1.0, 1.0), stem_stride=1, stem_width=8, block=block)
+    counted = count(AnyNet(network, 3, seed=0), network, 8, 3)
+    convolutions = [name for name in counted.operators if name[:3] in ("1x1", "3x3")]
+    assert convolutions == ["3x3 stem", "3x3 a", *shortcut]
+    assert counted.operators["3x3 a"].macs == 9 * (8 * 8 * 16 + 8 * 8 * 16 + 8 * 16 * 4)
+
+
+def test_a_shortcut_that_the_network_should_not_have_is_noticed():
+    v, vr = (Network((1,), (8,), (8,), (1.0,), stem_stride=1, stem_width=8, block=block) for block in ("v", "vr"))
+    with pytest.raises(ProofError, match="cannot count aten::add"):
+        count(AnyNet(vr, 3, seed=0), v, 8, 3)
+    with pytest.raises(ProofError, match="saw no aten::add"):
+        count(AnyNet(v, 3, seed=0), vr, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("network", "resolution", "classes"),
+    [random_network(7), *map(random_other_network, range(3))],
+    ids=["y", "v", "vr", "r"],
+)
+def test_stages_and_operators_each_add_up_to_the_total(network, resolution, classes):
     counted = count(AnyNet(network, classes, seed=0), network, resolution, classes)
     for parts in (counted.stages, counted.operators):
         total = Count()
@@ -97,7 +149,7 @@ def test_stages_and_operators_each_add_up_to_the_total():
             total = total.plus(part)
         assert total == counted.total
     assert list(counted.stages) == ["stem", *(f"s{i + 1}" for i in range(len(network.depths))), "head"]
-    assert "squeeze-excitation" in counted.operators
+    assert ("squeeze-excitation" in counted.operators) is bool(network.se_ratio)
 
 
 def test_the_two_totals_differ_by_batch_norm_pooling_and_biases():

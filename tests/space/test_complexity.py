@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regnet_deploy.space.complexity import block_cost, complexity, network_complexity, stage_resolutions
+from regnet_deploy.errors import UsageError
+from regnet_deploy.space.complexity import (
+    block_cost,
+    complexity,
+    network_complexity,
+    plain_block_cost,
+    stage_resolutions,
+)
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import published_networks
 
@@ -70,3 +77,32 @@ def test_bottleneck_ratio_narrows_the_inside():
         network_complexity(network, 64, 10).total.macs
         < network_complexity(Network((1, 1), (64, 128), (8, 8), (1.0, 1.0)), 64, 10).total.macs
     )
+
+
+def test_a_plain_block_costs_its_one_convolution_and_a_shortcut_only_where_the_shape_changes():
+    alone = plain_block_cost(32, 64, side=14, first=True, residual=False)
+    assert alone == (9 * 32 * 64 * 14 * 14, 9 * 32 * 64 + 2 * 64, 64 * 14 * 14)
+    opening = plain_block_cost(32, 64, side=14, first=True, residual=True)
+    assert opening.macs - alone.macs == 32 * 64 * 14 * 14
+    assert opening.parameters - alone.parameters == 32 * 64 + 2 * 64
+    assert opening.activations - alone.activations == 64 * 14 * 14
+    later = [plain_block_cost(64, 64, side=14, first=False, residual=residual) for residual in (False, True)]
+    assert later[0] == later[1]
+
+
+@pytest.mark.parametrize("block", ["v", "vr"])
+def test_a_population_of_plain_blocks_counts_like_its_networks_one_by_one(block):
+    draw = np.random.default_rng(0)
+    depths, widths = draw.integers(1, 17, (20, 4)), 8 * draw.integers(1, 129, (20, 4))
+    together = complexity(depths, widths, widths, resolution=224, block=block)
+    for i in range(20):
+        d, w = (tuple(values[i].tolist()) for values in (depths, widths))
+        alone = network_complexity(Network(d, w, w, (1.0,) * 4, block=block), 224, 1000)
+        assert tuple(values[i] for values in together.total) == alone.total
+        for stage, of_all in zip(alone.stages, together.stages, strict=True):
+            assert tuple(values[i] for values in of_all) == stage
+
+
+def test_a_kind_of_block_that_there_is_not_has_no_complexity():
+    with pytest.raises(UsageError, match="block must be one of bottleneck, v, vr, got r"):
+        complexity([1], [8], [8], resolution=32, block="r")
