@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from regnet_deploy.errors import require
+from regnet_deploy.pages import Picture
 from regnet_deploy.pictures import COLOURS, GREY, MARKS, svg_of
 from regnet_deploy.space.network import Network
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture as an ``<svg>`` element, and what it shows in words."""
-
-    svg: str
-    caption: str
 
 
 def pictures(card: dict[str, Any]) -> list[Picture]:

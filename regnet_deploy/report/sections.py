@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
-
-@dataclass(frozen=True)
-class Table:
-    """A table: column names (with units) and rows of text; the first column is text, the others numbers."""
-
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading, facts as (name, value), and tables."""
-
-    title: str
-    facts: list[tuple[str, str]] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
+from regnet_deploy.pages import Section, Table
 
 
 def sections(card: dict[str, Any]) -> list[Section]:

@@ -1,0 +1,191 @@
+"""Populations side by side: everything that the other modules of this room say of them, as one record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.analysis.bootstrap import REPEATS, SHARE, BestRange, best_range, check_bootstrap
+from regnet_deploy.analysis.columns import COMPLEXITIES, check_columns, columns_of, default_columns
+from regnet_deploy.analysis.distance import Distance, pairwise_distances
+from regnet_deploy.analysis.edf import Distribution, Normalised, distribution, normalised_distributions
+from regnet_deploy.analysis.fit import LineFit, fit_lines
+from regnet_deploy.analysis.ranking import Ranking, can_rank, ranking
+from regnet_deploy.analysis.search import SearchCurve, search_curve
+from regnet_deploy.errors import UsageError
+from regnet_deploy.populations.trials import Trials
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PopulationAnalysis:
+    """One population.
+
+    Attributes:
+        name: of the space or file; counted where two have the same.
+        distribution: of its errors.
+        ranges: where the best value of each column lies.
+        rankings: how each column goes with the error, where both vary.
+        search: what random search in it would give.
+        fits: the line nearest to each network, in their order; empty where the networks are not known.
+    """
+
+    name: str
+    distribution: Distribution
+    ranges: tuple[BestRange, ...]
+    rankings: tuple[Ranking, ...]
+    search: SearchCurve
+    fits: tuple[LineFit, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; errors in percent, other values in the unit of their column."""
+        return {
+            "name": self.name,
+            **self.distribution.to_json(),
+            "errors_percent": self.distribution.errors.tolist(),
+            "best_ranges": [made.to_json() for made in self.ranges],
+            "rank_correlations": [made.to_json() for made in self.rankings],
+            "random_search": self.search.to_json(),
+            "line_fits": [fit.to_json() for fit in self.fits],
+        }
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What populations say of their spaces.
+
+    Attributes:
+        populations: each by itself.
+        distances: each pair.
+        normalised: name of a complexity -> the distributions, as if all populations had the same spread of it. Not
+            there where they have no bin of it in common.
+        share: networks that a repeat of the bootstrap drew, as a share of the population.
+        repeats: of the bootstrap.
+        seed: of all draws.
+    """
+
+    populations: tuple[PopulationAnalysis, ...]
+    distances: tuple[Distance, ...]
+    normalised: dict[str, Normalised]
+    share: float
+    repeats: int
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data: errors in percent; MACs, parameters and activations in ones; widths in channels.
+
+        ``line_fits`` are in the order of the networks, ``errors_percent`` ascend. Entry i of ``random_search`` is for
+        i + 1 networks. ``p2_5``, ``p50`` and ``p97_5`` are percentiles of the bootstrap.
+        """
+        return {
+            "bootstrap": {"share": self.share, "repeats": self.repeats, "seed": self.seed},
+            "populations": [population.to_json() for population in self.populations],
+            "distances": [made.to_json() for made in self.distances],
+            "normalised": {
+                column: {
+                    "bin_edges": made.edges.tolist(),
+                    "bin_shared": made.shared.tolist(),
+                    "populations": [
+                        {"name": population.name, **weighed.to_json()}
+                        for population, weighed in zip(self.populations, made.distributions, strict=True)
+                    ],
+                }
+                for column, made in self.normalised.items()
+            },
+        }
+
+
+def analyse(
+    populations: Sequence[Trials],
+    *,
+    repeats: int = REPEATS,
+    share: float = SHARE,
+    seed: int = 0,
+    columns: Sequence[str] | None = None,
+) -> Analysis:
+    """Analyse populations.
+
+    Args:
+        populations: one or more, of two networks or more each.
+        repeats: of the bootstrap of best ranges.
+        share: networks that each repeat draws, as a share of the population.
+        seed: of all draws.
+        columns: to look at; ``e_fit`` is one where the networks are known. Default: what was drawn, blocks, costs and
+            e_fit, where they vary. A population is left out of a column that it does not have.
+
+    Raises:
+        UsageError: a population with fewer than two networks or with errors that are not numbers, a column that none
+            has, or a bootstrap that cannot be drawn.
+        MissingExtra: scipy is not installed.
+    """
+    _check(populations)
+    check_bootstrap(share, repeats)
+    fits = [fit_lines(trials.networks) for trials in populations]
+    known = [columns_of(trials, own) for trials, own in zip(populations, fits, strict=True)]
+    if columns is not None:
+        check_columns(columns, known)
+    names = _names(populations)
+    errors = [trials.error for trials in populations]
+    made = []
+    for name, trials, own_fits, own in zip(names, populations, fits, known, strict=True):
+        wanted = default_columns(own, trials.drawn) if columns is None else dict.fromkeys(columns)
+        looked_at = {column: own[column] for column in wanted if column in own and np.isfinite(own[column]).any()}
+        ranges = [
+            best_range(column, values, trials.error, share=share, repeats=repeats, seed=seed)
+            for column, values in looked_at.items()
+        ]
+        rankings = [
+            ranking(column, values, trials.error, seed=seed)
+            for column, values in looked_at.items()
+            if can_rank(values, trials.error)
+        ]
+        made.append(
+            PopulationAnalysis(
+                name,
+                distribution(trials.error),
+                tuple(ranges),
+                tuple(rankings),
+                search_curve(trials.error),
+                own_fits,
+            )
+        )
+    normalised = {}
+    for column in COMPLEXITIES:
+        if all(column in own for own in known):
+            weighed = normalised_distributions(errors, [own[column] for own in known])
+            if weighed is not None:
+                normalised[column] = weighed
+    return Analysis(tuple(made), pairwise_distances(names, errors), normalised, share, repeats, seed)
+
+
+def _check(populations: Sequence[Trials]) -> None:
+    if not populations:
+        raise UsageError("there is no population to analyse; name one or more")
+    for trials in populations:
+        if len(trials) < 2:
+            raise UsageError(
+                f"{trials.space} has {len(trials)} trained network{'' if len(trials) == 1 else 's'}; an analysis takes "
+                "2 or more: train more of them, or leave it out"
+            )
+        if not np.isfinite(trials.error).all():
+            missing = int((~np.isfinite(trials.error)).sum())
+            raise UsageError(
+                f"{trials.space} has {missing} of {len(trials)} errors that are no numbers; leave them out"
+            )
+
+
+def _names(populations: Sequence[Trials]) -> list[str]:
+    """Return the names of the spaces, the second of a name as ``name (2)`` and so on."""
+    names: list[str] = []
+    for trials in populations:
+        name, count = trials.space, 1
+        while name in names:
+            count += 1
+            name = f"{trials.space} ({count})"
+        names.append(name)
+    return names

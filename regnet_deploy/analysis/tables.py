@@ -1,0 +1,188 @@
+"""An analysis as sections of rows: the one wording that both the terminal and the page show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis
+from regnet_deploy.analysis.bootstrap import drawn_each_time
+from regnet_deploy.analysis.columns import COMPLEXITIES, label, short_label, written
+from regnet_deploy.analysis.edf import Distribution
+from regnet_deploy.analysis.ranking import Correlation
+from regnet_deploy.pages import Section, Table
+from regnet_deploy.populations.trials import Trials
+
+#: Networks listed as the best of a population.
+_LISTED = 5
+_OF_ERRORS = ("n", "min (%)", "mean (%)", "median (%)")
+
+
+def comparison_sections(analysis: Analysis) -> list[Section]:
+    """Return what concerns the populations together: errors, distances, equal complexity, random search."""
+    made = [_errors(analysis)]
+    if analysis.distances:
+        made.append(_distances(analysis))
+    if len(analysis.populations) > 1 and analysis.normalised:
+        made.append(_normalised(analysis))
+    made.append(_search(analysis))
+    return made
+
+
+def population_section(analysis: Analysis, population: PopulationAnalysis, trials: Trials) -> Section:
+    """Return what concerns one population: where the best values lie, what goes with the error, the best networks."""
+    drawn = drawn_each_time(population.distribution.n, analysis.share)
+    facts = []
+    tables = []
+    if population.ranges:
+        facts.append(
+            (
+                "range of the best",
+                f"95 % interval and median of the best of {drawn} networks drawn with replacement, "
+                f"{analysis.repeats:,} times (empirical bootstrap)",
+            )
+        )
+        tables.append(_ranges(population))
+    if population.rankings:
+        facts.append(("rank correlation", "with the error, and its 95 % interval; below 0: the more, the better"))
+        tables.append(_rankings(population))
+    if population.fits:
+        e_fit = np.median([fit.e_fit for fit in population.fits])
+        facts.append(("quantized line", f"median e_fit {e_fit:.3f}: mean |ln ratio| of its widths to a network's"))
+    if trials.networks:
+        tables.append(_best(population, trials))
+    return Section(population.name, facts, tables)
+
+
+def sections(analysis: Analysis, populations: Sequence[Trials]) -> list[Section]:
+    """Return all sections.
+
+    Args:
+        analysis: of the populations.
+        populations: the same, in the same order.
+    """
+    own = [
+        population_section(analysis, population, trials)
+        for population, trials in zip(analysis.populations, populations, strict=True)
+    ]
+    return [*comparison_sections(analysis), *(section for section in own if section.tables)]
+
+
+def _errors(analysis: Analysis) -> Section:
+    rows = [(p.name, *_summary(p.distribution)) for p in analysis.populations]
+    return Section("Top-1 errors", [], [Table(("population", *_OF_ERRORS), rows)])
+
+
+def _summary(errors: Distribution) -> tuple[str, ...]:
+    return (f"{errors.n:,}", f"{errors.minimum:.2f}", f"{errors.mean:.2f}", f"{errors.median:.2f}")
+
+
+def _distances(analysis: Analysis) -> Section:
+    pairs = Table(
+        ("populations", "D", "p", "differ most at (%)", "better there"),
+        [
+            (
+                f"{d.first} / {d.second}",
+                f"{d.statistic:.3f}",
+                f"{d.p_value:.2g}",
+                f"{d.error:.2f}",
+                "neither" if d.better is None else d.better,
+            )
+            for d in analysis.distances
+        ],
+    )
+    tables = [pairs]
+    if len(analysis.populations) > 2:
+        tables.append(_matrix(analysis))
+    test = "two-sample Kolmogorov-Smirnov, two-sided; p of each pair by itself, not corrected for their number"
+    return Section("Distance of the populations", [("test", test)], tables)
+
+
+def _matrix(analysis: Analysis) -> Table:
+    """Return D of every pair as a square."""
+    names = [p.name for p in analysis.populations]
+    of_pair = {frozenset((d.first, d.second)): f"{d.statistic:.3f}" for d in analysis.distances}
+    return Table(
+        ("D", *names), [(one, *(of_pair.get(frozenset((one, other)), "-") for other in names)) for one in names]
+    )
+
+
+def _normalised(analysis: Analysis) -> Section:
+    facts, rows = [], []
+    for column, made in analysis.normalised.items():
+        low, high = written(column, made.edges[0]), written(column, made.edges[-1])
+        bins = f"{made.shared.sum()} of {len(made.shared)} bins from {low} to {high} are occupied by every population"
+        facts.append((label(column), bins))
+        for population, weighed in zip(analysis.populations, made.distributions, strict=True):
+            n, *figures = _summary(weighed)
+            rows.append((population.name, short_label(column), n, f"{weighed.effective_n:.0f}", *figures))
+    columns = ("population", "given", "n", "effective n", *_OF_ERRORS[1:])
+    return Section("Top-1 errors at equal complexity", facts, [Table(columns, rows)])
+
+
+def _search(analysis: Analysis) -> Section:
+    most = max(p.distribution.n for p in analysis.populations)
+    counts = [2**i for i in range(most.bit_length())]
+    rows = []
+    for p in analysis.populations:
+        cells = [
+            _whole(f"{p.search.expected[m - 1]:.2f} ± {2 * p.search.deviation[m - 1]:.2f}")
+            if m <= p.distribution.n
+            else "-"
+            for m in counts
+        ]
+        rows.append((p.name, *cells))
+    what = "mean ± 2 standard deviations (%) of the least error, over all ways to draw that many of the networks"
+    return Section("Random search", [("best of", what)], [Table(("population", *map(str, counts)), rows)])
+
+
+def _ranges(population: PopulationAnalysis) -> Table:
+    return Table(
+        ("range of the best", "2.5 %", "median", "97.5 %", "least of all", "most of all", "n"),
+        [
+            (
+                label(r.column),
+                *(written(r.column, value) for value in (r.low, r.median, r.high, r.least, r.most)),
+                f"{r.n:,}",
+            )
+            for r in population.ranges
+        ],
+    )
+
+
+def _rankings(population: PopulationAnalysis) -> Table:
+    def figures(made: Correlation) -> tuple[str, ...]:
+        value, low, high = (f"{round(x, 2) + 0:+.2f}" for x in (made.value, made.low, made.high))  # no -0.00
+        return (value, f"{low} to {high}", f"{made.p_value:.2g}")
+
+    return Table(
+        ("rank correlation", "Spearman", "95 %", "p", "Kendall", "95 %", "p", "n"),
+        [(short_label(r.column), *figures(r.spearman), *figures(r.kendall), f"{r.n:,}") for r in population.rankings],
+    )
+
+
+def _best(population: PopulationAnalysis, trials: Trials) -> Table:
+    rows = []
+    costs = [column for column in COMPLEXITIES if column in trials.columns]
+    for rank, row in enumerate(np.argsort(trials.error, kind="stable")[:_LISTED], start=1):
+        network = trials.networks[row]
+        rows.append(
+            (
+                str(rank),
+                f"{trials.error[row]:.2f}",
+                *("-" if np.isnan(trials.columns[c][row]) else written(c, trials.columns[c][row]) for c in costs),
+                _whole(" ".join(map(str, network.depths))),
+                _whole(" ".join(map(str, network.widths))),
+                _whole(" ".join(map(str, network.group_widths))),
+                _whole(" ".join(f"{b:g}" for b in network.bottlenecks)),
+                f"{population.fits[row].e_fit:.3f}",
+            )
+        )
+    columns = ("best", "error (%)", *map(label, costs), "depths", "widths", "group widths", "b", "e_fit")
+    return Table(columns, rows)
+
+
+def _whole(text: str) -> str:
+    """Return text that a page does not break over two lines."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")

@@ -1,0 +1,109 @@
+"""An analysis holds what every module of the room says, and gets by with what a source knows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from regnet_deploy.analysis.analysis import analyse
+from regnet_deploy.analysis.bootstrap import best_range
+from regnet_deploy.analysis.fit import fit_line
+from regnet_deploy.analysis.refine import refined_ranges
+from regnet_deploy.errors import UsageError
+from regnet_deploy.populations.trials import Trials
+
+
+def bare(*errors, space="bare"):
+    return Trials(space, np.array(errors, dtype=np.float64), {})
+
+
+def test_everything_is_there(population):
+    one, other = population("A", seed=1), population("B", seed=2, base=30.0)
+    made = analyse([one, other], repeats=200, seed=3)
+    assert [p.name for p in made.populations] == ["A", "B"]
+    first = made.populations[0]
+    assert [r.column for r in first.ranges] == ["w_1", "g", "d", "macs", "parameters", "activations", "e_fit"]
+    assert [r.column for r in first.rankings] == [r.column for r in first.ranges]
+    assert first.ranges[1] == best_range("g", one.columns["g"], one.error, repeats=200, seed=3)
+    assert first.fits[5] == fit_line(one.networks[5])
+    assert list(made.normalised) == ["macs", "parameters", "activations"]
+    assert [(d.first, d.second, d.better) for d in made.distances] == [("A", "B", "B")]
+    assert len(first.search.expected) == len(one)
+
+
+def test_the_same_seed_is_the_same_analysis_and_the_ranges_are_those_of_refine(population):
+    trials = population()
+    made = analyse([trials], repeats=200)
+    assert made.to_json() == analyse([trials], repeats=200).to_json()
+    refined = refined_ranges(trials, repeats=200)
+    ranges = {r.column: (r.low, r.median, r.high) for r in made.populations[0].ranges}
+    assert all(refined[name] == ranges[name] for name in ("w_1", "g"))
+
+
+def test_columns_that_are_asked_for_are_looked_at(population):
+    made = analyse([population(), bare(30, 40)], repeats=50, columns=["ms", "b", "e_fit", "ms"])
+    assert [r.column for r in made.populations[0].ranges] == ["ms", "b", "e_fit"]
+    assert made.populations[0].ranges[0].n == 16
+    assert [r.column for r in made.populations[0].rankings] == ["ms", "e_fit"]  # b does not vary
+    assert made.populations[1].ranges == ()
+
+
+def test_json_is_plain_and_says_its_units(population):
+    made = analyse([population("A"), population("B", seed=1)], repeats=50)
+    data = json.loads(json.dumps(made.to_json(), allow_nan=False))
+    assert data["bootstrap"] == {"share": 0.25, "repeats": 50, "seed": 0}
+    first = data["populations"][0]
+    assert first["min_error_percent"] == min(first["errors_percent"])
+    assert first["errors_percent"] == sorted(first["errors_percent"])
+    assert set(first["best_ranges"][0]) == {"column", "n", "p2_5", "p50", "p97_5", "least", "most"}
+    assert len(first["line_fits"]) == first["n"] == 24
+    assert len(data["normalised"]["macs"]["bin_edges"]) == 11
+    assert [p["name"] for p in data["normalised"]["macs"]["populations"]] == ["A", "B"]
+
+
+def test_two_populations_of_one_name_are_counted():
+    made = analyse([bare(30, 40), bare(31, 41), bare(32, 42)])
+    assert [p.name for p in made.populations] == ["bare", "bare (2)", "bare (3)"]
+
+
+def test_errors_alone_are_enough():
+    made = analyse([bare(30, 40), bare(31, 41, 51, space="other")])
+    assert [p.ranges + p.rankings + p.fits for p in made.populations] == [(), ()]
+    assert made.normalised == {}
+
+
+def test_equal_errors_rank_nothing_and_warn_of_nothing(population):
+    trials = population()
+    made = analyse([replace(trials, error=np.full(len(trials), 40.0))], repeats=50)
+    assert made.populations[0].rankings == ()
+    assert made.populations[0].distribution.median == 40
+    assert made.populations[0].search.deviation.max() == 0
+    json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_two_networks_are_enough(population):
+    made = analyse([population(n=2)], repeats=50)
+    assert made.populations[0].rankings == ()
+    assert made.populations[0].ranges
+    json.dumps(made.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("populations", "options", "message"),
+    [
+        ([], {}, "no population"),
+        ([bare(30)], {}, "bare has 1 trained network; an analysis takes 2 or more"),
+        ([bare(30, 40), bare(space="none")], {}, "none has 0 trained networks"),
+        ([bare(30, float("nan"))], {}, "bare has 1 of 2 errors that are no numbers"),
+        ([bare(30, 40)], {"columns": ["macs"]}, "no population has a column 'macs'"),
+        ([bare(30, 40)], {"share": 0.0}, "share"),
+        ([bare(30, 40)], {"repeats": 0}, "at least once"),
+    ],
+)
+def test_what_cannot_be_analysed_is_one_line(populations, options, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        analyse(populations, **options)
+    assert "\n" not in str(caught.value)
