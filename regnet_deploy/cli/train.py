@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import bundle_word, print_json, progress, say
+from regnet_deploy.cli.output import TerminalReporter, bundle_word, print_json, progress, say, wait_briefly
 from regnet_deploy.errors import require
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
 
 _SWITCH = click.Choice(["auto", "on", "off"])
 
@@ -103,7 +99,7 @@ def command(
       regnet-deploy train --data my-images --epochs 50
       tensorboard --logdir regnet-bundle.training
     """
-    _wait_briefly()
+    wait_briefly()
     open_bundle(bundle_path)  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
@@ -134,37 +130,3 @@ def command(
         f"images right; {counts['train_images']:,} images, {result['seconds']:.0f} s - "
         f"next: regnet-deploy export{bundle_word(bundle.path)}"
     )
-
-
-def _wait_briefly() -> None:
-    """Have PyTorch's threads sleep soon where they wait for each other; before it is imported, or it has no effect.
-
-    By default they spin for milliseconds. With one other busy process on 2 cores a step then took 20 times as long, and
-    4 times with this; alone on the machine it makes no difference that could be measured.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
-class TerminalReporter:
-    """Tells the person at the terminal how the training goes."""
-
-    def __init__(self, display: Progress) -> None:
-        self._display = display
-        self._task: TaskID | None = None
-        self._total: int | None = None
-
-    def say(self, line: str) -> None:
-        """Print a line to stderr, above the progress display where there is one."""
-        if self._display.disable:
-            say(line)
-        else:
-            self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Show what is done; work of another size is another bar in place of the last."""
-        if self._task is None or self._total != total:
-            if self._task is not None:
-                self._display.remove_task(self._task)
-            self._task, self._total = self._display.add_task(what, total=total, note=note), total
-        self._display.update(self._task, description=what, completed=done, note=note)

@@ -1,0 +1,133 @@
+"""Constraints of a design space as lines of text: ``activations <= 6500 * macs ** 0.5``.
+
+A line compares expressions of numbers and columns; it is read by Python's own parser and everything but arithmetic,
+comparison and ``and``, ``or``, ``not`` is refused, so that a space file from elsewhere can do nothing but compute.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import UsageError, did_you_mean
+from regnet_deploy.space.ranges import shown
+
+Columns = Mapping[str, NDArray[Any]]
+
+#: Characters of a line. It bounds how deep a line nests, and with it the recursion of Python's parser and ours.
+LONGEST = 400
+
+_NUMBERS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+_COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+
+
+def names_in(line: str) -> set[str]:
+    """Return the columns that a constraint speaks of.
+
+    Raises:
+        UsageError: the line cannot be read.
+    """
+    return {node.id for node in ast.walk(_parse(line)) if isinstance(node, ast.Name)}
+
+
+def check_constraint(line: Any, columns: Iterable[str]) -> None:
+    """Refuse what is no constraint on these columns.
+
+    Raises:
+        UsageError: with the line and what is wrong with it.
+    """
+    satisfied(line, {name: np.ones(1) for name in columns})
+
+
+def satisfied(line: str, columns: Columns) -> NDArray[np.bool_]:
+    """Return which rows of the columns satisfy a constraint, ``(n,)``.
+
+    Raises:
+        UsageError: the line cannot be read, or speaks of a column that is not there.
+    """
+    with np.errstate(all="ignore"):  # a row that divides by zero does not satisfy the constraint, and that is all
+        value = _truth(_parse(line), columns, line)
+    n = len(next(iter(columns.values())))
+    result: NDArray[np.bool_] = np.broadcast_to(value, (n,))
+    return result
+
+
+def _parse(line: Any) -> ast.expr:
+    if not isinstance(line, str):
+        raise UsageError(f"a constraint must be a line of text as 'w_a >= w_0', got {shown(line)}")
+    if len(line) > LONGEST:
+        raise UsageError(f"the constraint {shown(line)} has {len(line)} characters, {LONGEST} at most: split it")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python's parser would advise a programmer
+            return ast.parse(line.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise UsageError(f"the constraint {shown(line)} cannot be read: write it as in 'w_a >= w_0'") from None
+
+
+def _truth(node: ast.expr, columns: Columns, line: str) -> NDArray[np.bool_]:
+    """Compute a comparison, or several with ``and``, ``or``, ``not`` between them."""
+    if isinstance(node, ast.Compare) and all(type(op) in _COMPARISONS for op in node.ops):
+        sides = [_number(side, columns, line) for side in (node.left, *node.comparators)]
+        pairs = zip(node.ops, sides[:-1], sides[1:], strict=True)
+        return _together(np.logical_and, [_COMPARISONS[type(op)](left, right) for op, left, right in pairs])
+    if isinstance(node, ast.BoolOp):
+        truths = [_truth(value, columns, line) for value in node.values]
+        return _together(np.logical_and if isinstance(node.op, ast.And) else np.logical_or, truths)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        return ~_truth(node.operand, columns, line)
+    if isinstance(node, ast.Constant | ast.Name | ast.BinOp):
+        raise UsageError(f"the constraint {shown(line)} compares nothing: use <, <=, ==, !=, >= or >")
+    raise _refused(line)
+
+
+def _number(node: ast.expr, columns: Columns, line: str) -> NDArray[np.float64]:
+    """Compute arithmetic, by NumPy's rules throughout: what is too large is infinite, what has no value is NaN."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+        try:
+            return np.asarray(float(node.value))
+        except OverflowError:
+            return np.asarray(np.inf)
+    if isinstance(node, ast.Name):
+        if node.id not in columns:
+            said = f"names {node.id}{did_you_mean(node.id, columns)}; there are {', '.join(columns)}"
+            raise UsageError(f"the constraint {shown(line)} {said}")
+        return columns[node.id].astype(np.float64)
+    if isinstance(node, ast.BinOp) and type(node.op) in _NUMBERS:
+        left, right = _number(node.left, columns, line), _number(node.right, columns, line)
+        return np.asarray(_NUMBERS[type(node.op)](left, right))
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _NUMBERS:
+        return np.asarray(_NUMBERS[type(node.op)](_number(node.operand, columns, line)))
+    raise _refused(line)
+
+
+def _together(logic: np.ufunc, truths: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """Join truths, of which a comparison of numbers is a single one."""
+    result: NDArray[np.bool_] = logic.reduce(np.broadcast_arrays(*truths))
+    return result
+
+
+def _refused(line: str) -> UsageError:
+    allowed = "numbers, columns, + - * / **, comparisons, and, or, not"
+    return UsageError(f"the constraint {shown(line)} may only have {allowed}")

@@ -1,0 +1,261 @@
+"""What one free parameter of a design space may be, and how it is drawn."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import UsageError, did_you_mean
+
+Float = NDArray[np.float64]
+
+SCALES = ("uniform", "log")
+
+#: Numbers beyond it are no parameter of a network.
+_LARGEST = 1e12
+#: Steps up to which multiples of a step are told apart without doubt.
+_MOST_STEPS = 1e9
+
+
+@dataclass(frozen=True)
+class Range:
+    """Multiples of ``step`` from ``low`` to ``high``, drawn as the samplers of pycls draw them.
+
+    Uniform: from [low, high + step), rounded down. Log-uniform: from (low - min(step, low / 2), high], rounded up, so
+    that the share of draws up to v is that of the continuous log-uniform distribution, for every v that can be drawn.
+
+    Attributes:
+        low: least value, a multiple of ``step``.
+        high: greatest value, a multiple of ``step``.
+        step: distance of neighbouring values.
+        scale: ``uniform`` or ``log``.
+        counted: how many values it counts as in the size of a space; None counts them. The paper counts the real
+            parameters of RegNet as 64 values each (arXiv 2003.13678, table 1).
+    """
+
+    low: float
+    high: float
+    step: float = 1.0
+    scale: str = "uniform"
+    counted: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be drawn from.
+
+        Raises:
+            UsageError: with the value and what it may be.
+        """
+        for name in ("low", "high", "step"):
+            check_number(getattr(self, name), f"{name} of a range")
+        if self.scale not in SCALES:
+            said = f"{shown(self.scale)}{hint(self.scale, SCALES)}"
+            raise UsageError(f"the scale of a range must be {' or '.join(SCALES)}, got {said}")
+        if self.step <= 0 or self.low > self.high:
+            raise UsageError(f"a range needs low <= high and a step above 0, got {self}")
+        if self.scale == "log" and self.low <= 0:
+            raise UsageError(f"a range on a log scale must start above 0, got {self.low:g}")
+        for name, value in (("low", self.low), ("high", self.high)):
+            if abs(value) > _MOST_STEPS * self.step:
+                raise UsageError(f"{name} must be at most a billion steps of {self.step:g}, got {value:g}")
+            if abs(value / self.step - round(value / self.step)) > 1e-6:
+                raise UsageError(f"{name} must be a multiple of the step {self.step:g}, got {value:g}")
+        if self.counted is not None:
+            check_number(self.counted, "counted of a range")
+            if self.counted < 1:
+                raise UsageError(f"counted of a range must be 1 or more, got {self.counted:g}")
+
+    def __str__(self) -> str:
+        """Return it as ``low..high``, with step and scale where they are not the plain ones."""
+        step = "" if self.step == 1 else f" step {self.step:g}"
+        return f"{self.low:g}..{self.high:g}{step}{', log' if self.scale == 'log' else ''}"
+
+    @property
+    def free(self) -> bool:
+        """Whether it has more than one value."""
+        return self.low < self.high
+
+    @property
+    def size(self) -> float:
+        """How many values it counts as."""
+        return self.counted if self.counted is not None else round((self.high - self.low) / self.step) + 1
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
+        """Draw values of this shape."""
+        if self.scale == "log":
+            start = math.log(self.low - min(self.step, self.low / 2))
+            # 1 - u is in (0, 1]: the start itself, which would round up to less than low, is never drawn.
+            drawn = np.exp(start + (1.0 - rng.random(shape)) * (math.log(self.high) - start)) / self.step
+            steps = np.ceil(drawn - 1e-9)
+        else:
+            steps = np.floor(rng.uniform(self.low / self.step, self.high / self.step + 1, shape) + 1e-9)
+        values: Float = _multiple(np.clip(steps, round(self.low / self.step), round(self.high / self.step)), self.step)
+        return values
+
+    def within(self, low: float, high: float) -> Range:
+        """Return the part between two values: from the step at or below ``low`` to the one at or above ``high``.
+
+        Where both lie on one side of the range, its end on that side is what is left.
+        """
+        below = _multiple(math.floor(low / self.step + 1e-9), self.step)
+        above = _multiple(math.ceil(high / self.step - 1e-9), self.step)
+        least, most = min(max(self.low, below), self.high), max(min(self.high, above), self.low)
+        if self.counted is None:
+            return replace(self, low=least, high=most)
+        whole, part = (round((b - a) / self.step) + 1 for a, b in ((self.low, self.high), (least, most)))
+        return replace(self, low=least, high=most, counted=max(1.0, self.counted * part / whole))
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what a space file says."""
+        data: dict[str, Any] = {"low": _plain(self.low), "high": _plain(self.high)}
+        if self.step != 1:
+            data["step"] = _plain(self.step)
+        if self.scale != "uniform":
+            data["scale"] = self.scale
+        if self.counted is not None:
+            data["counted"] = _plain(self.counted)
+        return data
+
+
+@dataclass(frozen=True)
+class Values:
+    """A few values, each as likely as the others."""
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty list, one with a value twice, and what is not a number.
+
+        Raises:
+            UsageError: with the value or the list.
+        """
+        for value in self.values:
+            check_number(value, "each of a list of values")
+        if not self.values or len(set(self.values)) != len(self.values):
+            raise UsageError(f"a list of values needs different numbers, got {shown(list(self.values))}")
+
+    def __str__(self) -> str:
+        """Return them as ``{a, b, c}``, or the only one."""
+        listed = ", ".join(f"{value:g}" for value in self.values)
+        return listed if len(self.values) == 1 else f"{{{listed}}}"
+
+    @property
+    def low(self) -> float:
+        """Least value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """Greatest value."""
+        return max(self.values)
+
+    @property
+    def free(self) -> bool:
+        """Whether there is more than one."""
+        return len(self.values) > 1
+
+    @property
+    def size(self) -> float:
+        """How many there are."""
+        return len(self.values)
+
+    def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
+        """Draw values of this shape."""
+        if len(self.values) == 1:
+            return np.full(shape, float(self.values[0]))
+        drawn: Float = np.asarray(self.values, dtype=np.float64)[rng.integers(0, len(self.values), shape)]
+        return drawn
+
+    def within(self, low: float, high: float) -> Values:
+        """Return the values from ``low`` to ``high``; the nearest to their middle if there is none."""
+        kept = tuple(value for value in self.values if low <= value <= high)
+        return Values(kept or (min(self.values, key=lambda value: abs(value - (low + high) / 2)),))
+
+    def to_data(self) -> list[float] | float:
+        """Return what a space file says."""
+        listed = [_plain(value) for value in self.values]
+        return listed[0] if len(listed) == 1 else listed
+
+
+Choice = Range | Values
+
+
+def choice_from(data: Any, what: str) -> Choice:
+    """Read a range from a space file: a number, a list of numbers, or low and high with step and scale.
+
+    Raises:
+        UsageError: it is none of them; ``what`` names the parameter.
+    """
+    if isinstance(data, Range | Values):
+        return data
+    try:
+        if isinstance(data, int | float) and not isinstance(data, bool):
+            return Values((data,))
+        if isinstance(data, list | tuple):
+            return Values(tuple(data))
+        if isinstance(data, dict):
+            known = ("low", "high", "step", "scale", "counted")
+            for name in data:
+                if name not in known:
+                    raise UsageError(f"{shown(name)} is not known{hint(name, known)}; use {', '.join(known)}")
+            if "low" in data and "high" in data:
+                return Range(**data)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+    raise UsageError(f"{what} must be a number, a list of numbers, or have low and high, got {shown(data)}")
+
+
+def check_number(value: Any, what: str) -> None:
+    """Refuse what is not a number that a parameter could be.
+
+    Raises:
+        UsageError: ``what`` names the number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        written = isinstance(value, str) and _is_number(value)
+        also = " (to YAML this is a word: write it without an exponent)" if written else ""
+        raise UsageError(f"{what} must be a number, got {shown(value)}{also}")
+    if not abs(value) <= _LARGEST:
+        raise UsageError(f"{what} must be a number up to {_LARGEST:g}, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """Return a value as errors show it: one line, short whatever the value is and however it nests."""
+    try:
+        text = _SHORT.repr(value)
+    except ValueError:  # an integer of so many digits that Python refuses to write it
+        return "a number of thousands of digits"
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def hint(word: Any, known: Iterable[str]) -> str:
+    """Return what :func:`did_you_mean` says of a word, nothing of other data."""
+    return did_you_mean(word, known) if isinstance(word, str) else ""
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxtuple = 2, 8, 4, 8
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 60
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _multiple(steps: Any, step: float) -> Any:
+    """Return multiples of a step: of 0.1 the floats nearest to 0.1, 0.2, 0.3, which 3 * 0.1 is not."""
+    parts = round(1 / step)
+    return steps / parts if parts > 1 and abs(parts * step - 1) < 1e-9 else steps * step
+
+
+def _plain(value: float) -> float:
+    return int(value) if float(value).is_integer() else float(value)

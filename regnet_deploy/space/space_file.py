@@ -1,0 +1,188 @@
+"""Design spaces by name, from a YAML file, or from a Python file that the user names."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.errors import UsageError, did_you_mean, require
+from regnet_deploy.space.known_spaces import known_spaces
+from regnet_deploy.space.ranges import choice_from, hint, shown
+from regnet_deploy.space.spaces import AnyNetSpace, RegNetSpace, Space, Stages
+
+KINDS: dict[str, type[AnyNetSpace] | type[RegNetSpace]] = {"anynet": AnyNetSpace, "regnet": RegNetSpace}
+_STAGEWISE = ("depth", "width", "bottleneck", "group_width")
+_CHOICES = ("d", "w_0", "w_a", "w_m", "bottleneck", "group_width")
+
+#: Characters of a space file; a file of this size is read in a second.
+LONGEST = 50_000
+
+
+def find_space(word: str) -> Space:
+    """Return the space of a name, of a YAML file, or of a Python file (``file.py``, or ``file.py:VARIABLE``).
+
+    A Python file is run.
+
+    Raises:
+        UsageError: there is no such space, or the file does not describe one.
+    """
+    known = known_spaces()
+    if word in known:
+        return known[word]
+    if python := re.fullmatch(r"(.*\.py)(?::(.*))?", word, re.DOTALL):
+        return _from_python(Path(python[1]), python[2] or "")
+    if word.endswith((".yaml", ".yml")):
+        return read_space(_text(Path(word)), word)
+    raise UsageError(
+        f"no design space {shown(word)}{did_you_mean(word, known)}: give a name that `regnet-deploy spaces` lists, "
+        "or a .yaml or .py file"
+    )
+
+
+def read_space(text: str, source: str) -> Space:
+    """Return the space that YAML describes; ``source`` is what errors call it.
+
+    Raises:
+        UsageError: it does not describe one.
+        MissingExtra: PyYAML is not installed.
+    """
+    yaml = require("yaml", "sweep")
+    if len(text) > LONGEST:
+        raise UsageError(f"{source} has {len(text):,} characters, a space file {LONGEST:,} at most")
+    try:
+        # Merged keys are copied: a few lines of them, each merging the one before twice, would fill the memory.
+        if any(getattr(event, "value", None) == "<<" for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise UsageError(f"{source}: keys cannot be merged (<<) in a space file, write them out")
+        data = yaml.safe_load(text)
+    except UsageError:
+        raise
+    except Exception as error:  # beside its own errors PyYAML lets out what the values of a file make Python raise
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{source}{where} is not YAML: {_line(getattr(error, 'problem', None) or error)}") from None
+    try:
+        return space_from(data)
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from None
+
+
+def write_space(space: Space) -> str:
+    """Return the YAML of a space; :func:`read_space` reads it back."""
+    text: str = require("yaml", "sweep").safe_dump(
+        space_data(space), sort_keys=False, default_flow_style=None, width=100
+    )
+    return text
+
+
+def space_from(data: Any) -> Space:
+    """Return the space of plain data.
+
+    Raises:
+        UsageError: with the key and what it may be.
+    """
+    if not isinstance(data, dict):
+        raise UsageError(f"a space is written as keys and values, got {shown(data)}")
+    values = dict(data)
+    kind = values.pop("kind", None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {shown(kind)}{hint(kind, KINDS)}")
+    known = [each.name for each in fields(KINDS[kind])]
+    for name in values:
+        if name not in known:
+            raise UsageError(
+                f"a space of kind {kind} has no {shown(name)}{hint(name, known)}; it has {', '.join(known)}"
+            )
+    where = values.get("where", ())
+    values["where"] = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else where
+    values.setdefault("name", "")
+    if kind == "anynet":
+        values |= {name: _stages(values[name], name) for name in _STAGEWISE if name in values}
+    else:
+        ranges = [name for name in _CHOICES if name in values and (name, values[name]) != ("w_a", "w_0")]
+        values |= {name: choice_from(values[name], name) for name in ranges}
+    return KINDS[kind](**values)
+
+
+def space_data(space: Space) -> dict[str, Any]:
+    """Return the plain data of a space, for YAML and JSON."""
+    anynet = isinstance(space, AnyNetSpace)
+    data: dict[str, Any] = {"name": space.name, "kind": "anynet" if anynet else "regnet", "block": space.block}
+    data["stages"] = space.stages
+    if isinstance(space, AnyNetSpace):
+        data |= {name: _stages_data(part) for name, part in space.parts().items()}
+    else:
+        data |= {n: v if isinstance(v := getattr(space, n), str) else v.to_data() for n in _CHOICES}
+    if space.where:
+        data["where"] = list(space.where)
+    return data
+
+
+def _stages(data: Any, what: str) -> Stages:
+    """Read one thing of an AnyNet: a range for all stages, or ``by_stage`` a list of them, with ``across``.
+
+    A number is the same in all stages.
+    """
+    if not isinstance(data, dict):
+        return Stages((choice_from(data, what),), "same" if isinstance(data, int | float) else "free")
+    rest = {name: value for name, value in data.items() if name != "across"}
+    across = data.get("across", "free")
+    if "by_stage" in rest or "values" in rest:
+        key = "by_stage" if "by_stage" in rest else "values"
+        if len(rest) > 1 or not isinstance(rest[key], list):
+            raise UsageError(f"{what}: {key} is a list and stands alone, beside across")
+        listed = rest[key] if key == "by_stage" else [rest[key]]
+        choices = tuple(choice_from(each, what) for each in listed)
+    else:
+        choices = (choice_from(rest, what),)
+    try:
+        return Stages(choices, across)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error}") from None
+
+
+def _stages_data(part: Stages) -> Any:
+    listed = [choice.to_data() for choice in part.choices]
+    if len(listed) > 1:
+        return {"by_stage": listed, "across": part.across}
+    (only,) = listed
+    if isinstance(only, dict):
+        return {**only, "across": part.across}
+    if isinstance(only, list):
+        return {"values": only, "across": part.across}
+    return only if part.across == "same" else {"values": [only], "across": part.across}
+
+
+def _from_python(path: Path, variable: str) -> Space:
+    _text(path)
+    try:
+        names = runpy.run_path(str(path))
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is said in one line
+        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {_line(error)}") from None
+    spaces = {n: v for n, v in names.items() if isinstance(v, AnyNetSpace | RegNetSpace)}
+    if variable:
+        if variable not in spaces:
+            listed = ", ".join(spaces) or "none"
+            raise UsageError(f"{path} has no space {variable}{did_you_mean(variable, spaces)}; it has {listed}")
+        return spaces[variable]
+    if not spaces:
+        raise UsageError(f"{path} has no space: assign an AnyNetSpace or a RegNetSpace to a variable")
+    if len(spaces) > 1:
+        raise UsageError(f"{path} has more than one space, give it as {path}:NAME; it has {', '.join(spaces)}")
+    return next(iter(spaces.values()))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
+        said = getattr(error, "strerror", None) or _line(error)
+        raise UsageError(f"cannot read the space file {_line(path)}: {said}") from None
+
+
+def _line(text: object) -> str:
+    """Return a text on one line, its start if it is long."""
+    words = " ".join(str(text).split())
+    return words if len(words) <= 200 else f"{words[:197]}..."

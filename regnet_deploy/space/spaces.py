@@ -1,0 +1,315 @@
+"""Design spaces as data: what is free, what it may be, and what must hold between stages (arXiv 2003.13678, section 3).
+
+A space of AnyNets says for each of depth, width, bottleneck ratio and group width what a stage may have and how the
+stages relate: ``free``, the ``same``, ``rising`` (no stage less than the one before) or ``falling``. A space of RegNets
+says what the parameters of the quantized line may be. :mod:`regnet_deploy.space.draw` draws from both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.space.constraint import check_constraint
+from regnet_deploy.space.ranges import Choice, Range, Values, hint, shown
+
+#: x: bottleneck with grouped 3x3; y: with squeeze-and-excitation; r: without groups; v: one 3x3; vr: with residual.
+BLOCKS = ("x", "y", "r", "v", "vr")
+ACROSS = ("free", "same", "rising", "falling")
+
+B_VALUES = Values((1, 2, 4))
+G_VALUES = Values((1, 2, 4, 8, 16, 32))
+ONE = Values((1,))
+
+#: The paper's ranges of RegNets, on the scales and with the steps of the sampler of pycls.
+D_RANGE = Range(1, 63, counted=64)
+W_0_RANGE = Range(8, 248, 8, "log", counted=64)
+W_A_RANGE = Range(8, 255.9, 0.1, "log", counted=64)
+W_M_RANGE = Range(1.5, 3, 0.001, "log", counted=64)
+
+#: Bounds of what a space may ask for: blocks (of a stage, or of a line), channels, and levels apart or all but one.
+MOST_BLOCKS, MOST_CHANNELS = 1000, 1 << 17
+MOST_STAGES = 8
+LEAST_W_M, MOST_W_M = 1.001, 1000.0
+LEAST_B, MOST_B = 1 / 32, 1024
+
+_COSTS = ("macs", "parameters", "activations")
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What the stages of an AnyNet may have of one thing.
+
+    Attributes:
+        choices: one choice for all stages, or one a stage.
+        across: how the stages relate: ``free``, ``same``, ``rising`` or ``falling``.
+    """
+
+    choices: tuple[Choice, ...]
+    across: str = "free"
+
+    def __post_init__(self) -> None:
+        """Refuse what is not known.
+
+        Raises:
+            UsageError: with the value and what it may be.
+        """
+        if self.across not in ACROSS:
+            said = f"{shown(self.across)}{hint(self.across, ACROSS)}"
+            raise UsageError(f"across must be one of {', '.join(ACROSS)}, got {said}")
+        if not self.choices:
+            raise UsageError("stages need a range, or one a stage, got none")
+        if self.across == "same" and len(self.choices) > 1:
+            raise UsageError("stages that are the same need one range, not one a stage")
+
+    def choice(self, stage: int) -> Choice:
+        """Return what stage 0, 1, ... may have."""
+        return self.choices[stage] if len(self.choices) > 1 else self.choices[0]
+
+    def freedom(self, stages: int) -> int:
+        """Return the degrees of freedom."""
+        if self.across == "same":
+            return int(self.choices[0].free)
+        return sum(self.choice(i).free for i in range(stages))
+
+    def log10_size(self, stages: int) -> float:
+        """Return log10 of the number of combinations; an order divides them by the permutations, as in the paper."""
+        if self.across == "same":
+            return math.log10(self.choices[0].size)
+        permutations = math.factorial(stages) if self.across in ("rising", "falling") and self.freedom(stages) else 1
+        return sum(math.log10(self.choice(i).size) for i in range(stages)) - math.log10(permutations)
+
+
+def same(choice: Choice) -> Stages:
+    """Return the same value for all stages."""
+    return Stages((choice,), "same")
+
+
+#: The paper's ranges of AnyNets, free in every stage.
+DEPTHS = Stages((Range(1, 16, 1, "log"),))
+WIDTHS = Stages((Range(8, 1024, 8, "log"),))
+BOTTLENECKS = Stages((B_VALUES,))
+GROUP_WIDTHS = Stages((G_VALUES,))
+
+
+@dataclass(frozen=True)
+class AnyNetSpace:
+    """A space of AnyNets; the defaults are AnyNetX_A.
+
+    Attributes:
+        name: what tables and figures call it.
+        depth: blocks of a stage.
+        width: channels that a stage puts out, before it is fitted to the groups.
+        bottleneck: width over bottleneck width; without meaning for blocks v and vr.
+        group_width: channels per group; without meaning for blocks r, v and vr.
+        block: one of ``x``, ``y``, ``r``, ``v``, ``vr``.
+        stages: number of stages.
+        where: constraints on the columns, see :mod:`regnet_deploy.space.constraint`.
+    """
+
+    name: str
+    depth: Stages = DEPTHS
+    width: Stages = WIDTHS
+    bottleneck: Stages = BOTTLENECKS
+    group_width: Stages = GROUP_WIDTHS
+    block: str = "x"
+    stages: int = 4
+    where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be drawn from.
+
+        Raises:
+            UsageError: with the value and what it may be.
+        """
+        _check(self.name, self.block, self.stages)
+        for what, each in self.parts().items():
+            if len(each.choices) not in (1, self.stages):
+                raise UsageError(f"{self.name}: {what} has {len(each.choices)} ranges for {self.stages} stages")
+            for choice in each.choices:
+                if what == "bottleneck":
+                    _check_bottleneck(self.name, choice)
+                else:
+                    most = MOST_BLOCKS if what == "depth" else MOST_CHANNELS
+                    _check_whole(self.name, what, choice, 8 if what == "width" else 1, most)
+        if self.block in ("v", "vr") and self.bottleneck != same(ONE):
+            raise UsageError(f"{self.name}: block {self.block} has no bottleneck: set it to 1")
+        if self.block in ("r", "v", "vr") and self.group_width != same(ONE):
+            raise UsageError(f"{self.name}: block {self.block} has no groups: set group_width to 1")
+        _check_where(self.name, self.where, self.columns)
+
+    @property
+    def symbols(self) -> dict[str, bool]:
+        """The paper's symbols of what is drawn - one for all stages, or one a stage - and whether each is free.
+
+        Where all stages are equally deep, what is drawn is d, the blocks of the whole network.
+        """
+        symbols: dict[str, bool] = {}
+        for symbol, part in zip("dwbg", self.parts().values(), strict=True):
+            if part.across == "same":
+                symbols[symbol] = part.freedom(self.stages) > 0
+            else:
+                symbols |= {f"{symbol}_{i + 1}": part.choice(i).free for i in range(self.stages)}
+        return symbols
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a constraint may speak of."""
+        return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_COSTS)))
+
+    def parts(self) -> dict[str, Stages]:
+        """Return what is drawn, by name: of depths, widths, bottlenecks and group widths."""
+        return {
+            "depth": self.depth,
+            "width": self.width,
+            "bottleneck": self.bottleneck,
+            "group_width": self.group_width,
+        }
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom."""
+        return sum(part.freedom(self.stages) for part in self.parts().values())
+
+    @property
+    def log10_size(self) -> float:
+        """log10 of the number of networks, as the paper counts them."""
+        return sum(part.log10_size(self.stages) for part in self.parts().values())
+
+
+@dataclass(frozen=True)
+class RegNetSpace:
+    """A space of RegNets; the defaults are RegNetX with the paper's ranges, drawn on the scales of pycls's sampler.
+
+    Attributes:
+        name: what tables and figures call it.
+        d: blocks.
+        w_0: width of the first block, a multiple of 8.
+        w_a: slope, channels a block; the word ``w_0`` makes it equal to w_0.
+        w_m: factor between levels.
+        bottleneck: b, width over bottleneck width.
+        group_width: g, channels per group.
+        block: ``x``, ``y`` or ``r``.
+        stages: number of stages that a line must quantize to.
+        where: constraints on the columns, see :mod:`regnet_deploy.space.constraint`.
+    """
+
+    name: str
+    d: Choice = D_RANGE
+    w_0: Choice = W_0_RANGE
+    w_a: Choice | str = W_A_RANGE
+    w_m: Choice = W_M_RANGE
+    bottleneck: Choice = B_VALUES
+    group_width: Choice = G_VALUES
+    block: str = "x"
+    stages: int = 4
+    where: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be drawn from.
+
+        Raises:
+            UsageError: with the value and what it may be.
+        """
+        _check(self.name, self.block, self.stages)
+        if self.block in ("v", "vr"):
+            raise UsageError(f"{self.name}: a RegNet has block x, y or r, got {self.block}")
+        if self.block == "r" and self.group_width != ONE:
+            raise UsageError(f"{self.name}: block r has no groups: set group_width to 1")
+        if isinstance(self.w_a, str) and self.w_a != "w_0":
+            raise UsageError(f"{self.name}: w_a must be a range or the word w_0, got {shown(self.w_a)}")
+        _check_whole(self.name, "d", self.d, 1, MOST_BLOCKS)
+        _check_whole(self.name, "w_0", self.w_0, 8, MOST_CHANNELS, unit=8)
+        _check_whole(self.name, "group_width", self.group_width, 1, MOST_CHANNELS)
+        _check_bottleneck(self.name, self.bottleneck)
+        if not isinstance(self.w_a, str):
+            _check_between(self.name, "w_a", self.w_a, 0, MOST_CHANNELS)
+        _check_between(self.name, "w_m", self.w_m, LEAST_W_M, MOST_W_M)
+        _check_where(self.name, self.where, self.columns)
+
+    @property
+    def symbols(self) -> dict[str, bool]:
+        """The paper's symbols of the parameters, and whether each is free."""
+        parts = self.parts()
+        return {s: s in parts and parts[s].free for s in ("d", "w_0", "w_a", "w_m", "b", "g")}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that a constraint may speak of."""
+        return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_COSTS)))
+
+    def parts(self) -> dict[str, Choice]:
+        """Return what is drawn, by the paper's symbols."""
+        drawn = {"d": self.d, "w_0": self.w_0, "w_a": self.w_a, "w_m": self.w_m, "b": self.bottleneck}
+        drawn["g"] = self.group_width
+        return {name: choice for name, choice in drawn.items() if not isinstance(choice, str)}
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom."""
+        return sum(part.free for part in self.parts().values())
+
+    @property
+    def log10_size(self) -> float:
+        """log10 of the number of parameter settings, as the paper counts them."""
+        return sum(math.log10(part.size) for part in self.parts().values())
+
+
+Space = AnyNetSpace | RegNetSpace
+
+
+def _check(name: Any, block: Any, stages: Any) -> None:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 80:
+        raise UsageError(f"a space needs a name, one line of at most 80 characters, got {shown(name)}")
+    if block not in BLOCKS:
+        raise UsageError(f"{name}: block must be one of {', '.join(BLOCKS)}, got {shown(block)}")
+    if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= MOST_STAGES:
+        raise UsageError(f"{name}: stages must be a number from 1 to {MOST_STAGES}, got {shown(stages)}")
+
+
+def _check_between(name: str, what: str, choice: Choice, least: float, most: float) -> None:
+    if choice.low < least or choice.high > most:
+        raise UsageError(f"{name}: {what} must be from {least:g} to {most:g}, got {choice}")
+
+
+def _check_whole(name: str, what: str, choice: Choice, least: int, most: int, unit: int = 1) -> None:
+    _check_between(name, what, choice, least, most)
+    if any(value % unit for value in _spanned(choice)):
+        raise UsageError(
+            f"{name}: {what} must be {f'multiples of {unit}' if unit > 1 else 'whole numbers'}, got {choice}"
+        )
+
+
+def _check_bottleneck(name: str, choice: Choice) -> None:
+    """Refuse ratios of which the width of a stage, a whole number, would not give back the bottleneck width."""
+    _check_between(name, "bottleneck", choice, LEAST_B, MOST_B)
+    if isinstance(choice, Range) and choice.free:
+        fits = choice.low >= 2 or all(value.is_integer() for value in map(float, _spanned(choice)))
+    else:
+        values = choice.values if isinstance(choice, Values) else (choice.low,)
+        fits = all(value >= 2 or (1 / value).is_integer() for value in values)
+    if not fits:
+        raise UsageError(f"{name}: bottleneck must be 1, 1/2, 1/3 and so on, or 2 or more, got {choice}")
+
+
+def _spanned(choice: Choice) -> tuple[float, ...]:
+    """Return numbers of which all that is drawn are sums of multiples."""
+    if isinstance(choice, Values):
+        return choice.values
+    return (choice.low, choice.step) if choice.low < choice.high else (choice.low,)
+
+
+def _check_where(name: str, where: Any, columns: tuple[str, ...]) -> None:
+    if not isinstance(where, tuple):
+        raise UsageError(f"{name}: where must be lines of text, got {shown(where)}")
+    try:
+        for line in where:
+            check_constraint(line, columns)
+    except UsageError as error:
+        raise UsageError(f"{name}: {error}") from None
+
+
+def _stage_columns(stages: int) -> list[str]:
+    return ["d", *(f"{symbol}_{i + 1}" for symbol in "dwbg" for i in range(stages))]
