@@ -90,7 +90,7 @@ class TerminalReporter:
         else:
             self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+    def advance(self, what: str, done: float, total: int, note: str = "") -> None:
         """Show what is done; work of another size is another bar in place of the last."""
         if self._task is None or self._total != total:
             if self._task is not None:

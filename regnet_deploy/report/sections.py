@@ -6,6 +6,13 @@ from typing import Any
 
 from regnet_deploy.pages import Section, Table
 
+_FAMILIES = {
+    "x": "RegNetX",
+    "y": "RegNetY (squeeze-and-excitation)",
+    "v": "AnyNetV (one 3x3 convolution a block)",
+    "vr": "AnyNetVR (one 3x3 convolution a block, residual)",
+}
+
 
 def sections(card: dict[str, Any]) -> list[Section]:
     """Return the card's sections, in the order of the pipeline."""
@@ -48,7 +55,7 @@ def quantity(count: float) -> str:
 def _architecture(card: dict[str, Any]) -> Section:
     a = card["architecture"]
     facts = [
-        ("family", "RegNetY (squeeze-and-excitation)" if a["family"] == "y" else "RegNetX"),
+        ("family", _FAMILIES[a["family"]]),
         ("blocks", f"d = {a['d']}"),
     ]
     if a.get("w_a") is not None:

@@ -90,8 +90,9 @@ def halve(
         for size, epochs in rounds(len(networks), recipe.epochs):
             left = left[:size]
             reporter.say(f"{len(left)} candidates, {epochs} epoch{'s' if epochs > 1 else ''} each")
-            store.plan([_trial(first + i, networks[c], folder, resolution, epochs, c) for i, c in enumerate(left)])
-            run_what_is_left(store, images, replace(recipe, warmup_epochs=None), options, reporter)
+            trials = [_trial(first + i, networks[c], folder, resolution, epochs, c) for i, c in enumerate(left)]
+            store.plan(trials)
+            run_what_is_left(store, trials, images, replace(recipe, warmup_epochs=None), options, reporter)
             outcomes = store.outcomes()
             for i, candidate in enumerate(left):
                 error = outcomes[first + i].error

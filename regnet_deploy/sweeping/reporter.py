@@ -11,5 +11,5 @@ class Reporter(Protocol):
     def say(self, line: str) -> None:
         """Take a line for the person."""
 
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+    def advance(self, what: str, done: float, total: int, note: str = "") -> None:
         """Take what is done of a long piece of work."""

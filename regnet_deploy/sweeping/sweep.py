@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,20 @@ def sweep(
     band = Band(band.lowest, band.highest, band.resolution, len(folder.classes), band.stride)
     trials = planned_trials(space, band, recipe.epochs, options.n, options.seed, reporter)
     identity = sweep_identity(folder, recipe, options.execution, band.resolution)
-    identity |= {"space": space_data(space), "seed": options.seed, "mmacs": [band.lowest / 1e6, band.highest / 1e6]}
+    identity |= {
+        "space": space_data(space),
+        "seed": options.seed,
+        "mmacs": [band.lowest / 1e6, band.highest / 1e6],
+        "stem_stride": band.stride,
+    }
     with open_store(path, identity) as store:
         if options.retry:
             reporter.say(f"{store.forget((DIVERGED, FAILED))} trials that diverged or failed are trained again")
         store.plan(trials)
-        if standing(store).left:
-            run_what_is_left(store, load_images(folder, recipe, band.resolution, reporter), recipe, options, reporter)
-        return standing(store)
+        if standing(store, trials).left:
+            images = load_images(folder, recipe, band.resolution, reporter)
+            run_what_is_left(store, trials, images, recipe, options, reporter)
+        return standing(store, trials)
 
 
 def planned_trials(space: Space, band: Band, epochs: int, n: int, seed: int, reporter: Reporter) -> list[Trial]:
@@ -153,14 +159,21 @@ def sweep_identity(folder: ImageFolder, recipe: Recipe, execution: Execution, re
     }
 
 
-def run_what_is_left(store: Store, images: SweepImages, recipe: Recipe, options: Options, reporter: Reporter) -> None:
-    """Run the trials of a store that have no outcome, and write each outcome as soon as there is one.
+def run_what_is_left(
+    store: Store,
+    trials: Sequence[Trial],
+    images: SweepImages,
+    recipe: Recipe,
+    options: Options,
+    reporter: Reporter,
+) -> None:
+    """Run those of the trials that have no outcome in the store, and write each outcome as soon as there is one.
 
     Raises:
         UsageError: the first trials all failed, so that something is wrong with all of them.
         DataError: the images cannot be read any more, or the store cannot be written.
     """
-    trials, outcomes = store.trials(), store.outcomes()
+    outcomes = _outcomes(store, trials)
     left = [trial for trial in trials if trial.number not in outcomes]
     progress = _Progress(len(trials), outcomes, reporter)
     if outcomes:
@@ -169,25 +182,31 @@ def run_what_is_left(store: Store, images: SweepImages, recipe: Recipe, options:
         store.record(trial.number, outcome)
         outcomes[trial.number] = outcome
         progress.ended(trial, outcome)
-        if outcome.state == FAILED and all(each.state == FAILED for each in outcomes.values()) and len(outcomes) == 3:
+        if len(outcomes) == _ALIKE and all(each.state == FAILED for each in outcomes.values()):
             raise UsageError(
-                f"the first three trials failed, so something is wrong with all of them: {outcome.message}"
+                f"the first {_ALIKE} trials failed, so something is wrong with all of them: {outcome.message}; "
+                "put it right and give the same command with --retry"
             )
 
 
-def standing(store: Store) -> Standing:
-    """Return how the sweep of a store stands."""
-    outcomes = store.outcomes()
+def standing(store: Store, trials: Sequence[Trial]) -> Standing:
+    """Return how these trials of a store stand."""
+    outcomes = _outcomes(store, trials)
     errors = {n: each.error for n, each in outcomes.items() if each.state == DONE and each.error is not None}
     return Standing(
         store.path,
-        len(store.trials()),
+        len(trials),
         errors,
         sum(each.state == DIVERGED for each in outcomes.values()),
         sum(each.state == FAILED for each in outcomes.values()),
         sum(each.seconds for each in outcomes.values()),
         {number: each.message for number, each in outcomes.items() if each.state == FAILED},
     )
+
+
+def _outcomes(store: Store, trials: Sequence[Trial]) -> dict[int, Outcome]:
+    known = store.outcomes()
+    return {trial.number: known[trial.number] for trial in trials if trial.number in known}
 
 
 class _Progress:
@@ -227,8 +246,7 @@ class _Progress:
         share = sum(share for share, _ in self._running.values())
         rate = sum(rate for _, rate in self._running.values())
         note = self._best() + (f"{rate:.0f} images/s" if rate else "")
-        # In thousandths of a trial, so that the bar moves and the time left is known within the first trial.
-        self._reporter.advance("trials", int(1000 * (self._done + share)), 1000 * self._total, note)
+        self._reporter.advance("trials", self._done + share, self._total, note)
 
     def _best(self) -> str:
         if not self._errors:
