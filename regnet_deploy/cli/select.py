@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from regnet_deploy.bundle import DEFAULT_PATH, create_bundle
+from regnet_deploy.cli.candidates import print_candidates, print_selection
 from regnet_deploy.cli.options import Range, json_option
-from regnet_deploy.cli.output import bundle_word, print_json, print_table, say, stdout_console
+from regnet_deploy.cli.output import bundle_word, print_json, say, stdout_console
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from regnet_deploy.selection.budget import Budget
-    from regnet_deploy.selection.choice import Candidate
 
 
 @click.command()
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
 @click.option("--acts-bound", type=float, help="c for activations < c sqrt(F) million.  [default: 6.5]")
 @click.option("--no-bounds", is_flag=True, help="Lift the bounds on parameters and activations.")
 @click.option("--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Candidates to list.")
+@click.option(
+    "--evidence",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Your own sweep (its store, or CSV) ranks, if it predicts errors better. May be given several times.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, help="Which candidates --plot draws of over 5,000.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the population: .png, .svg or .pdf.")
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
@@ -46,12 +54,15 @@ def command(**options: Any) -> None:
     """Pick the best RegNet for a compute budget and start a bundle with it.
 
     All networks of the paper's constrained space that meet the budget are found and ranked by their likelihood under
-    the trends of the published networks. F in the bounds stands for GMACs at 224 pixels.
+    the trends of the published networks. F in the bounds stands for GMACs at 224 pixels. With --evidence the error that
+    a regression on your own trained networks predicts ranks them - if, on trials left out, it predicts better than
+    those trends do.
 
     \b
     Example:
       regnet-deploy select --gflops 4
       regnet-deploy select --gflops 0.8 --family x --group-multiple 8 --classes 10 -o my-bundle
+      regnet-deploy select --gflops 0.4 --family x --evidence RegNetX.sweep
       regnet-deploy select --published RegNetY-4.0GF
     """
     if options["gmacs"] is not None and options["published"] is not None:
@@ -66,8 +77,7 @@ def command(**options: Any) -> None:
 
 def _search(options: dict[str, Any]) -> None:
     from regnet_deploy.selection.choice import SEARCHED, select
-    from regnet_deploy.selection.record import selection_parts
-    from regnet_deploy.space.published import baselines
+    from regnet_deploy.selection.record import evidence_part, selection_parts
 
     if options["plot"]:
         from regnet_deploy.pictures import check_picture_path
@@ -75,14 +85,13 @@ def _search(options: dict[str, Any]) -> None:
 
         check_picture_path(options["plot"])
     budget = _budget(options, options["gmacs"] * 1e9)
-    selection = select(budget)
+    selection = select(budget, options["evidence"])
     shown = [selection.candidate(rank) for rank in range(min(options["show"], selection.considered))]
     if options["plot"]:
         draw_selection(selection, options["plot"], seed=options["seed"])
     bundle = create_bundle(options["output"], selection_parts(selection), replace=options["force"])
     if options["plot"]:
         say(f"wrote {options['plot']}")
-    expectation = selection.expectation
     if options["as_json"]:
         print_json(
             {
@@ -92,8 +101,9 @@ def _search(options: dict[str, Any]) -> None:
                 "pick": shown[0].to_json(),
                 "runners_up": [candidate.to_json() for candidate in shown[1:]],
                 "reason": selection.reason(),
-                "expected_error": expectation.to_json(),
+                "expected_error": selection.expectation.to_json(),
                 "other_family": None if selection.other is None else selection.other.to_json(),
+                **evidence_part(selection),
                 "bundle": str(bundle.path),
             }
         )
@@ -102,25 +112,7 @@ def _search(options: dict[str, Any]) -> None:
             f"{selection.considered:,} candidates with {options['gmacs']:g} GMACs ± {options['tolerance']:g} % "
             f"at {budget.resolution} pixels, {budget.classes:,} classes"
         )
-        _print_candidates(title, shown)
-        console = stdout_console()
-        console.print(f"Picked 1: {selection.reason()}.", soft_wrap=True)
-        if selection.other is not None:
-            console.print(
-                f"Family: RegNet{selection.family.upper()}, expected {expectation.top1_error:.1f} % top-1 error "
-                f"against {selection.other.top1_error:.1f} % for RegNet{selection.other.family.upper()} at this "
-                "budget; --family chooses.",
-                soft_wrap=True,
-            )
-        console.print(f"Searched: {SEARCHED}.", soft_wrap=True)
-        console.print(
-            f"Expected of a good network of this budget: {expectation.top1_error:.1f} % top-1 error on "
-            f"{expectation.recipe} (± {expectation.leave_one_out_error:.2f}, mean error of such expectations for the "
-            f"{len(baselines(selection.family))} published networks, each left out)"
-            + (", extrapolated beyond them" if expectation.extrapolated else "")
-            + ". Your data will differ.",
-            soft_wrap=True,
-        )
+        print_selection(title, selection, shown)
     say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
 
 
@@ -147,7 +139,7 @@ def _take_published(options: dict[str, Any]) -> None:
             }
         )
     else:
-        _print_candidates(
+        print_candidates(
             f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
         )
         stdout_console().print(f"Source: {published.source}; rounding of widths: {published.rounding}.", soft_wrap=True)
@@ -199,24 +191,3 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
         stem_stride=options["stem_stride"],
         bounds=Bounds(g_multiple=options["group_multiple"], **chosen),
     )
-
-
-def _print_candidates(title: str, candidates: list[Candidate]) -> None:
-    rows = []
-    for rank, candidate in enumerate(candidates, start=1):
-        network, described = candidate.network, candidate.to_json()
-        rows.append(
-            (
-                str(rank),
-                f"RegNet{network.family.upper()}",
-                f"{candidate.macs / 1e9:.4g}",
-                f"{candidate.parameters / 1e6:.2f}",
-                f"{candidate.activations / 1e6:.2f}",
-                *("-" if described[key] is None else f"{described[key]:g}" for key in ("d", "w_0", "w_a", "w_m", "g")),
-                " ".join(map(str, network.depths)),
-                " ".join(map(str, network.widths)),
-                "-" if candidate.score is None else f"{candidate.score:.2f}",
-            )
-        )
-    columns = ("", "family", "GMACs", "params M", "acts M", "d", "w_0", "w_a", "w_m", "g", "depths", "widths", "score")
-    print_table(title, columns, rows, left=2)

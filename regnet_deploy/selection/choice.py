@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,10 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.evidence import read_evidence
 from regnet_deploy.selection.expectation import Expectation, expect
 from regnet_deploy.selection.trends import Trends, fit_trends, score_population
+from regnet_deploy.selection.weighing import Weighed, weigh
 from regnet_deploy.space.candidates import REFERENCE_RESOLUTION, W_M_STEP, regnets_between, regnets_nearest
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
@@ -30,7 +34,8 @@ SEARCHED = (
 class Candidate:
     """A network with its generating parameters, its counts at the budget's resolution, and its score.
 
-    ``regnet`` and ``score`` are None for a published network of which only the stages are known.
+    ``regnet`` and ``score`` are None for a published network of which only the stages are known, ``predicted_error``
+    (percent) where there is no evidence.
     """
 
     regnet: RegNet | None
@@ -40,6 +45,7 @@ class Candidate:
     activations: int
     reference_macs: int
     score: float | None
+    predicted_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data."""
@@ -56,6 +62,7 @@ class Candidate:
             "parameters": self.parameters,
             "activations": self.activations,
             "score": None if self.score is None else round(self.score, 4),
+            **({} if self.predicted_error is None else {"predicted_error": round(self.predicted_error, 4)}),
         }
 
 
@@ -63,7 +70,8 @@ class Candidate:
 class Selection:
     """The ranked candidates of a budget (best first), with what to expect.
 
-    ``other`` is what to expect of the other family, where the choice of the family was left open.
+    ``other`` is what to expect of the other family, where the choice of the family was left open; ``weighed`` is what
+    evidence says, where there is some.
     """
 
     budget: Budget
@@ -74,6 +82,7 @@ class Selection:
     trends: Trends
     expectation: Expectation
     other: Expectation | None = None
+    weighed: Weighed | None = None
 
     @property
     def considered(self) -> int:
@@ -108,28 +117,38 @@ class Selection:
             activations=int(row.activations[rank]),
             reference_macs=int(row.reference_macs[rank]),
             score=float(self.scores[rank]),
+            predicted_error=None if self.weighed is None else self.weighed.error_of(rank),
         )
 
     def reason(self) -> str:
         """Say in words why the pick was picked."""
+        candidates = f"{self.considered:,} distinct RegNet{self.family.upper()}s"
+        if self.weighed is not None and self.weighed.decides:
+            return self.weighed.reason(candidates)
         pick = self.pick
         gmacs = pick.reference_macs / 1e9
         d, w_0, w_a, w_m, g = np.exp(self.trends.expected(float(pick.reference_macs)))
-        family = "RegNetY" if self.family == "y" else "RegNetX"
         return (
-            f"likeliest of {self.considered:,} distinct {family}s under the trends of the 12 published ones: at "
+            f"likeliest of {candidates} under the trends of the 12 published ones: at "
             f"{gmacs:.3g} GMACs (224 pixels) they expect "
             f"d={d:.0f}, w_0={w_0:.0f}, w_a={w_a:.1f}, w_m={w_m:.2f}, g={g:.0f}"
         )
 
 
-def select(budget: Budget) -> Selection:
+def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
     """Return the candidates of a budget, ranked.
 
+    Args:
+        budget: what they must meet.
+        evidence: trained populations (stores of sweeps, CSV files) that rank them instead of the published networks,
+            if they predict errors better.
+
     Raises:
-        UsageError: no network of the space meets it; the nearest one is named.
+        UsageError: no network of the space meets the budget (the nearest one is named), or a population is no evidence.
+        DataError: a population cannot be read.
     """
     family = budget.family if budget.family != "any" else better_family(budget)
+    learnt = read_evidence(evidence, family) if evidence else None
     space: dict[str, Any] = {
         "family": family,
         "bounds": budget.bounds,
@@ -145,6 +164,10 @@ def select(budget: Budget) -> Selection:
     trends = fit_trends(baselines(family))
     scores, slopes = score_population(trends, rows)
     order, scores = rows.distinct_rows(scores)
+    weighed = None
+    if learnt is not None:
+        again, weighed = weigh(learnt, rows.take(order), scores)
+        order, scores = order[again], scores[again]
     population = rows.take(order)
     return Selection(
         budget=budget,
@@ -155,6 +178,7 @@ def select(budget: Budget) -> Selection:
         trends=trends,
         expectation=expect(family, float(population.reference_macs[0])),
         other=expect("xy".replace(family, ""), float(population.reference_macs[0])) if budget.family == "any" else None,
+        weighed=weighed,
     )
 
 

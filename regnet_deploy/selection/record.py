@@ -30,8 +30,16 @@ def selection_parts(selection: Selection) -> dict[str, Any]:
             "reason": selection.reason(),
             "expected_error": selection.expectation.to_json(),
             "runners_up": [selection.candidate(i).to_json() for i in range(1, min(5, selection.considered))],
+            **evidence_part(selection),
         },
     )
+
+
+def evidence_part(selection: Selection) -> dict[str, Any]:
+    """Return what evidence a selection rests on, as ``evidence``; nothing where there was none."""
+    if selection.weighed is None:
+        return {}
+    return {"evidence": selection.weighed.to_json(selection.budget, selection.pick.reference_macs)}
 
 
 def published_parts(published: PublishedNetwork, candidate: Candidate, budget: Budget) -> dict[str, Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.space.candidates import regnets_between
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
 
@@ -97,6 +100,8 @@ def test_the_picture_is_written(tmp_path, suffix):
         (["--gflops", 4, "--plot", "no/a.png"], "there is no folder no for the picture"),
         (["--published", "RegNetX-4.0GF", "--depth", "20"], "--depth is for a search"),
         (["--published", "RegNetX-4.0GF", "--plot", "a.png"], "--plot is for a search"),
+        (["--published", "RegNetX-4.0GF", "--evidence", "a.sweep"], "--evidence is for a search"),
+        (["--gflops", 4, "--evidence", "a.sweep"], "no population at a.sweep"),
         (["--published", "RegNetY-5.0GF"], "(did you mean RegNetY-4.0GF?)"),
         (["--gflop", 4], "Did you mean one of: '--gflops'"),
     ],
@@ -129,3 +134,51 @@ def test_select_imports_neither_torch_nor_matplotlib_nor_pillow(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+def write_sweep(path, error_of, *, n=60):
+    """Write made-up trials of RegNetXs at 0.4 GMACs as CSV; their errors by ``error_of(d)``."""
+    rows = regnets_between(0.39e9, 0.41e9, family="x", w_m_step=0.05)
+    rows = rows.take(rows.distinct_rows(rows.w_a_low)[0])
+    rows = rows.take(np.random.default_rng(0).choice(len(rows), n, replace=False))
+    lines = ["error,macs,parameters,d,w_0,w_a,w_m,g,depths,widths,group_widths"]
+    for i in range(n):
+        numbers = (rows.macs, rows.parameters, rows.d, rows.w_0, rows.w_a_low, rows.w_m, rows.g)
+        stages = (" ".join(map(str, values[i])) for values in (rows.depths, rows.widths, rows.group_widths))
+        lines.append(",".join([f"{error_of(rows.d[i]):.3f}", *(str(values[i]) for values in numbers), *stages]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_evidence_ranks_and_is_shown_and_recorded(tmp_path):
+    write_sweep(tmp_path / "mine.csv", lambda d: 40 - d / 4)
+    done = run("select", "--gflops", 0.4, "--family", "x", "--evidence", "mine.csv", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "error %" in done.stdout
+    assert "Picked 1: lowest predicted error of" in done.stdout
+    assert "Evidence: 60 trials of mine.csv; on trials left out the regression is" in done.stdout
+    assert "it is better, and decides the order." in done.stdout
+    selection = open_bundle(tmp_path / "regnet-bundle").part("selection")
+    evidence = selection["evidence"]
+    assert evidence["decides"] is True
+    assert evidence["trials"] == 60
+    assert evidence["sources"][0]["file"] == "mine.csv"
+    assert evidence["sources"][0]["sha256"] == hashlib.sha256((tmp_path / "mine.csv").read_bytes()).hexdigest()
+    assert evidence["left_out"]["regression"]["rmse"] < evidence["left_out"]["prior"]["rmse"]
+    predicted = [evidence["predicted_error"], *(each["predicted_error"] for each in selection["runners_up"])]
+    assert predicted == sorted(predicted)
+
+
+def test_evidence_that_does_not_predict_says_so_and_changes_no_rank(tmp_path):
+    draw = np.random.default_rng(5)
+    write_sweep(tmp_path / "mine.csv", lambda d: 40 + draw.normal(), n=30)
+    plain = run("select", "--gflops", 0.4, "--family", "x", "--json", cwd=tmp_path)
+    done = run("select", "--gflops", 0.4, "--family", "x", "--json", "--evidence", "mine.csv", cwd=tmp_path)
+    without, data = json.loads(plain.stdout), json.loads(done.stdout)
+    assert "evidence" not in without
+    assert data["evidence"]["decides"] is False
+    assert "it is not better by more than chance would have it" in data["evidence"]["notes"][0]
+    assert data["reason"] == without["reason"]
+    for mine, theirs in zip(
+        (data["pick"], *data["runners_up"]), (without["pick"], *without["runners_up"]), strict=True
+    ):
+        assert {**theirs, "predicted_error": mine["predicted_error"]} == mine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from regnet_deploy.errors import UsageError
@@ -89,3 +90,59 @@ def test_a_published_network_keeps_its_stages_at_another_resolution():
     assert candidate.network.depths == entry.network.depths
     assert candidate.network.stem_stride == 1
     assert candidate.reference_macs == entry.macs
+
+
+@pytest.fixture
+def written(tmp_path, population):
+    """Return a function that writes made-up trials as CSV."""
+
+    def write(law, **options):
+        made = population(law, **options)
+        names = ("macs", "parameters", "activations", "d", "w_0", "w_a", "w_m", "g")
+        lines = [",".join(["error", *names, "depths", "widths", "group_widths", "se_ratio"])]
+        for i, network in enumerate(made.networks):
+            stages = (" ".join(map(str, getattr(network, name))) for name in ("depths", "widths", "group_widths"))
+            numbers = (repr(float(made.columns[name][i])) for name in names)
+            lines.append(",".join([f"{made.error[i]:.4f}", *numbers, *stages, str(network.se_ratio)]))
+        path = tmp_path / "mine.csv"
+        path.write_text("\n".join(lines) + "\n")
+        return path
+
+    return write
+
+
+def test_evidence_of_a_law_picks_by_the_law(written, laws):
+    budget = Budget(0.4e9, family="x")
+    plain, ranked = select(budget), select(budget, [written(laws["groups"], n=80)])
+    assert ranked.weighed.decides
+    assert ranked.considered == plain.considered
+    assert ranked.pick.regnet.g > plain.pick.regnet.g
+    assert ranked.pick.predicted_error == pytest.approx(40 - np.log2(ranked.pick.regnet.g), abs=0.5)
+    assert ranked.pick.predicted_error < ranked.weighed.likeliest
+    assert "lowest predicted error of" in ranked.reason()
+    for rank in (0, 1, ranked.considered // 2, ranked.considered - 1):
+        candidate = ranked.candidate(rank)  # raises where it is another network than was counted
+        total = network_complexity(candidate.network, 224, 1000).total
+        assert (candidate.macs, candidate.parameters, candidate.activations) == tuple(map(int, total))
+
+
+def test_evidence_of_noise_picks_as_without_it_and_still_predicts(written, laws):
+    budget = Budget(0.4e9, family="x")
+    plain, ranked = select(budget), select(budget, [written(laws["noise"], n=40)])
+    assert not ranked.weighed.decides
+    assert ranked.pick.regnet == plain.pick.regnet
+    assert ranked.reason() == plain.reason()
+    assert (ranked.scores == plain.scores).all()
+    assert ranked.pick.predicted_error == pytest.approx(40, abs=1)
+
+
+def test_evidence_about_the_family_that_any_does_not_take_names_the_option(written, laws):
+    path = written(laws["deep"], n=20)
+    with pytest.raises(UsageError, match=r"mine.csv has 0 usable trials of RegNetYs .* with --family x it is evidence"):
+        select(Budget(0.4e9), [path])
+
+
+def test_evidence_of_squeeze_and_excitation_is_about_its_family(written, laws):
+    selection = select(Budget(0.4e9), [written(laws["deep"], n=40, family="y")])
+    assert selection.family == "y"
+    assert selection.weighed.decides
