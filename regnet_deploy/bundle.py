@@ -167,6 +167,24 @@ def create_bundle(path: str | Path, parts: Mapping[str, Any], *, replace: bool =
             raise
 
 
+def ensure_room(path: str | Path, *, replace: bool = False) -> None:
+    """Find out before long work whether :func:`create_bundle` could start a bundle at ``path``; nothing is left there.
+
+    Raises:
+        BundleError: it could not.
+    """
+    folder = Path(path)
+    with _writable(folder):
+        if os.path.isdir(folder):
+            with _lock(folder):
+                _refuse_to_replace(folder, replace)
+        elif os.path.exists(folder):
+            raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
+        else:
+            with tempfile.TemporaryDirectory(dir=folder.absolute().parent):
+                pass
+
+
 def _refuse_to_replace(folder: Path, replace: bool) -> None:
     """Refuse to start a bundle where there is something to lose; called with the lock held."""
     if (folder / MANIFEST).exists():

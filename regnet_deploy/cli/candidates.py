@@ -41,6 +41,7 @@ def print_selection(title: str, selection: Selection, shown: list[Candidate]) ->
 def print_candidates(title: str, candidates: list[Candidate]) -> None:
     """Print candidates in the order of their ranks."""
     predicted = any(candidate.predicted_error is not None for candidate in candidates)
+    measured = any(candidate.measured_error is not None for candidate in candidates)
     rows = []
     for rank, candidate in enumerate(candidates, start=1):
         network, described = candidate.network, candidate.to_json()
@@ -56,7 +57,10 @@ def print_candidates(title: str, candidates: list[Candidate]) -> None:
                 " ".join(map(str, network.widths)),
                 "-" if candidate.score is None else f"{candidate.score:.2f}",
                 *([f"{candidate.predicted_error:.2f}"] if predicted else []),
+                *(["-" if candidate.measured_error is None else f"{candidate.measured_error:.2f}"] if measured else []),
             )
         )
     columns = ["", "family", "GMACs", "params M", "acts M", "d", "w_0", "w_a", "w_m", "g", "depths", "widths", "score"]
-    print_table(title, [*columns, "error %"] if predicted else columns, rows, left=2)
+    columns += ["error %"] if predicted else []
+    columns += ["measured %"] if measured else []
+    print_table(title, columns, rows, left=2)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH, create_bundle
+from regnet_deploy.bundle import DEFAULT_PATH, create_bundle, ensure_room
 from regnet_deploy.cli.candidates import print_candidates, print_selection
 from regnet_deploy.cli.options import Range, json_option
 from regnet_deploy.cli.output import bundle_word, print_json, say, stdout_console
+from regnet_deploy.cli.trying import check_trying, try_candidates, try_options
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Your own sweep (its store, or CSV) ranks, if it predicts errors better. May be given several times.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, help="Which candidates --plot draws of over 5,000.")
+@try_options
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, help="Which candidates --plot draws of over 5,000; of --try."
+)
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the population: .png, .svg or .pdf.")
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
 @click.option("--force", is_flag=True, help="Start the bundle anew even if it holds trained weights.")
@@ -56,13 +60,16 @@ def command(**options: Any) -> None:
     All networks of the paper's constrained space that meet the budget are found and ranked by their likelihood under
     the trends of the published networks. F in the bounds stands for GMACs at 224 pixels. With --evidence the error that
     a regression on your own trained networks predicts ranks them - if, on trials left out, it predicts better than
-    those trends do.
+    those trends do. With --try the first N of the ranking that are not nearly the same network are trained in rounds
+    (successive halving): all of them a little, the better third three times as long, and so on; the least error is
+    picked.
 
     \b
     Example:
       regnet-deploy select --gflops 4
       regnet-deploy select --gflops 0.8 --family x --group-multiple 8 --classes 10 -o my-bundle
       regnet-deploy select --gflops 0.4 --family x --evidence RegNetX.sweep
+      regnet-deploy select --gflops 0.1 --resolution 112 --try 9 --data my-images
       regnet-deploy select --published RegNetY-4.0GF
     """
     if options["gmacs"] is not None and options["published"] is not None:
@@ -77,15 +84,19 @@ def command(**options: Any) -> None:
 
 def _search(options: dict[str, Any]) -> None:
     from regnet_deploy.selection.choice import SEARCHED, select
-    from regnet_deploy.selection.record import evidence_part, selection_parts
+    from regnet_deploy.selection.record import evidence_part, measured_part, selection_parts
 
     if options["plot"]:
         from regnet_deploy.pictures import check_picture_path
         from regnet_deploy.selection.picture import draw_selection
 
         check_picture_path(options["plot"])
+    check_trying(options)
     budget = _budget(options, options["gmacs"] * 1e9)
     selection = select(budget, options["evidence"])
+    if options["tries"] is not None:
+        ensure_room(options["output"], replace=options["force"])
+        selection = try_candidates(selection, options)
     shown = [selection.candidate(rank) for rank in range(min(options["show"], selection.considered))]
     if options["plot"]:
         draw_selection(selection, options["plot"], seed=options["seed"])
@@ -104,6 +115,7 @@ def _search(options: dict[str, Any]) -> None:
                 "expected_error": selection.expectation.to_json(),
                 "other_family": None if selection.other is None else selection.other.to_json(),
                 **evidence_part(selection),
+                **measured_part(selection),
                 "bundle": str(bundle.path),
             }
         )

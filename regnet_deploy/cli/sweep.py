@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from regnet_deploy.cli.executors import executor_of
 from regnet_deploy.cli.options import Range, json_option
 from regnet_deploy.cli.output import TerminalReporter, print_json, progress, say, wait_briefly
-from regnet_deploy.errors import UsageError, require
-
-if TYPE_CHECKING:
-    from regnet_deploy.sweeping.sweep import Executor
+from regnet_deploy.errors import require
 
 
 @click.command()
@@ -110,7 +108,7 @@ def command(
     # A cluster may have the GPUs that this machine has not.
     where = device if ray not in (None, "local") and device != "auto" else resolve_device(device)
     execution = Execution(where, precision, channels_last=True)
-    executor = _executor(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
+    executor = executor_of(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
     options = Options(n, seed, val_split, execution, executor, threads, retry)
     path = store or Path(f"{found.name}.sweep")
     try:
@@ -141,22 +139,3 @@ def command(
             }
         )
     say(f"{path}: {result} - next: regnet-deploy analyze {path}")
-
-
-def _executor(ray: str | None, cpus: float | None, gpus: float | None, device: str, threads: int | None) -> Executor:
-    """Return what runs the trials."""
-    from regnet_deploy.sweeping.in_process import run_here
-
-    if ray is None:
-        for name, value in (("--cpus-per-trial", cpus), ("--gpus-per-trial", gpus)):
-            if value is not None:
-                raise UsageError(f"{name} belongs to --ray: without it trials run one by one in this process")
-        return run_here
-    require("ray", "ray")
-    if threads is not None:
-        raise UsageError("with --ray a trial has as many threads as CPUs: give --cpus-per-trial in place of --threads")
-    from regnet_deploy.sweeping.on_ray import OnRay
-
-    if gpus and device != "cuda":
-        raise UsageError(f"--gpus-per-trial {gpus:g} needs --device cuda, and this sweep runs on {device}")
-    return OnRay(ray, cpus or 1.0, (1.0 if device == "cuda" else 0.0) if gpus is None else gpus)

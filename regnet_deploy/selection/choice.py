@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.evidence import read_evidence
 from regnet_deploy.selection.expectation import Expectation, expect
+from regnet_deploy.selection.measured import Measured
 from regnet_deploy.selection.trends import Trends, fit_trends, score_population
 from regnet_deploy.selection.weighing import Weighed, weigh
 from regnet_deploy.space.candidates import REFERENCE_RESOLUTION, W_M_STEP, regnets_between, regnets_nearest
@@ -35,7 +36,7 @@ class Candidate:
     """A network with its generating parameters, its counts at the budget's resolution, and its score.
 
     ``regnet`` and ``score`` are None for a published network of which only the stages are known, ``predicted_error``
-    (percent) where there is no evidence.
+    (percent) where there is no evidence, ``measured_error`` (percent) where it was not trained.
     """
 
     regnet: RegNet | None
@@ -46,6 +47,7 @@ class Candidate:
     reference_macs: int
     score: float | None
     predicted_error: float | None = None
+    measured_error: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data."""
@@ -63,6 +65,7 @@ class Candidate:
             "activations": self.activations,
             "score": None if self.score is None else round(self.score, 4),
             **({} if self.predicted_error is None else {"predicted_error": round(self.predicted_error, 4)}),
+            **({} if self.measured_error is None else {"measured_error": round(self.measured_error, 4)}),
         }
 
 
@@ -71,7 +74,7 @@ class Selection:
     """The ranked candidates of a budget (best first), with what to expect.
 
     ``other`` is what to expect of the other family, where the choice of the family was left open; ``weighed`` is what
-    evidence says, where there is some.
+    evidence says, and ``measured`` what training the first candidates said, where there is some.
     """
 
     budget: Budget
@@ -83,6 +86,7 @@ class Selection:
     expectation: Expectation
     other: Expectation | None = None
     weighed: Weighed | None = None
+    measured: Measured | None = None
 
     @property
     def considered(self) -> int:
@@ -118,11 +122,14 @@ class Selection:
             reference_macs=int(row.reference_macs[rank]),
             score=float(self.scores[rank]),
             predicted_error=None if self.weighed is None else self.weighed.error_of(rank),
+            measured_error=None if self.measured is None else self.measured.error_of(rank),
         )
 
     def reason(self) -> str:
         """Say in words why the pick was picked."""
         candidates = f"{self.considered:,} distinct RegNet{self.family.upper()}s"
+        if self.measured is not None:
+            return self.measured.reason()
         if self.weighed is not None and self.weighed.decides:
             return self.weighed.reason(candidates)
         pick = self.pick
@@ -179,6 +186,32 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
         expectation=expect(family, float(population.reference_macs[0])),
         other=expect("xy".replace(family, ""), float(population.reference_macs[0])) if budget.family == "any" else None,
         weighed=weighed,
+    )
+
+
+def ranked_by_measurement(
+    selection: Selection, order: Sequence[int], errors: Sequence[Mapping[int, float]], data: str
+) -> Selection:
+    """Return the selection with its tried candidates in the order of what was measured, the others after them.
+
+    Args:
+        selection: as it was.
+        order: ranks of all that were tried, the best first.
+        errors: of each of them, in this order: epochs -> top-1 error, percent.
+        data: the images, in words.
+    """
+    rest = np.delete(np.arange(selection.considered), list(order))
+    rows = np.concatenate([np.asarray(order, dtype=np.int64), rest])
+    weighed = selection.weighed
+    if weighed is not None:
+        weighed = replace(weighed, predicted=weighed.predicted[rows], beyond=weighed.beyond[rows])
+    return replace(
+        selection,
+        population=selection.population.take(rows),
+        scores=selection.scores[rows],
+        slopes=selection.slopes[rows],
+        weighed=weighed,
+        measured=Measured(tuple(errors), tuple(rank + 1 for rank in order), data),
     )
 
 

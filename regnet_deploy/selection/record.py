@@ -31,6 +31,7 @@ def selection_parts(selection: Selection) -> dict[str, Any]:
             "expected_error": selection.expectation.to_json(),
             "runners_up": [selection.candidate(i).to_json() for i in range(1, min(5, selection.considered))],
             **evidence_part(selection),
+            **measured_part(selection),
         },
     )
 
@@ -40,6 +41,11 @@ def evidence_part(selection: Selection) -> dict[str, Any]:
     if selection.weighed is None:
         return {}
     return {"evidence": selection.weighed.to_json(selection.budget, selection.pick.reference_macs)}
+
+
+def measured_part(selection: Selection) -> dict[str, Any]:
+    """Return what training the first candidates said, as ``tried``; nothing where none was trained."""
+    return {} if selection.measured is None else {"tried": selection.measured.to_json()}
 
 
 def published_parts(published: PublishedNetwork, candidate: Candidate, budget: Budget) -> dict[str, Any]:
