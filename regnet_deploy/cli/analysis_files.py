@@ -40,11 +40,9 @@ def write_figures(folder: Path, suffix: str, analysis: Analysis, populations: Se
 
 def write_csv_file(path: Path, source: Path) -> None:
     """Write the population of a store as CSV, those that diverged or failed included."""
-    from regnet_deploy.populations.store import is_store, read_store
+    from regnet_deploy.populations.store import read_store
     from regnet_deploy.populations.table import write_csv
 
-    if not is_store(source):
-        raise UsageError(f"--csv writes what is in a store, and {source} is CSV already")
     with read_store(source) as store:
         identity, outcomes = store.identity, store.outcomes()
         recipe, data = identity["recipe"], identity["data"]
@@ -62,17 +60,19 @@ def write_csv_file(path: Path, source: Path) -> None:
     say(f"{path}: {len(outcomes)} trials")
 
 
-def write_refined(
+def refined_space(
     path: Path,
     source: Path,
     trials: Trials,
     population: PopulationAnalysis,
     across: Sequence[str],
     space: str | None,
-) -> None:
-    """Write the space of a population, each drawn parameter narrowed to the interval of its best values."""
+) -> tuple[Space, Space]:
+    """Return the space of a population, and it with each drawn parameter narrowed to the interval of its best values.
+
+    The new one is named after the file that it will be written to.
+    """
     from regnet_deploy.space.narrow import narrowed, related
-    from regnet_deploy.space.space_file import write_space
 
     given = _space_of(source, space)
     intervals = {each.column: (each.low, each.high) for each in population.ranges if each.column in trials.drawn}
@@ -80,6 +80,13 @@ def write_refined(
     for pair in across:
         part, _, relation = pair.partition("=")
         made = related(made, part.strip(), relation.strip())
+    return given, made
+
+
+def write_refined(path: Path, given: Space, made: Space) -> None:
+    """Write a narrowed space as a file."""
+    from regnet_deploy.space.space_file import write_space
+
     write_whole(path, write_space(made).encode())
     say(
         f"{path}: {given.name} narrowed from 10^{given.log10_size:.1f} to 10^{made.log10_size:.1f} networks "

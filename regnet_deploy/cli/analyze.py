@@ -69,11 +69,14 @@ def command(
         require("matplotlib", "analysis")
     from regnet_deploy.analysis.analysis import analyse
     from regnet_deploy.analysis.tables import sections
+    from regnet_deploy.cli.analysis_files import refined_space, write_csv_file, write_figures, write_page, write_refined
     from regnet_deploy.populations.read import read_trials
 
     populations = [read_trials(path) for path in files]
     asked = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
     analysis = analyse(populations, repeats=repeats, share=share, seed=seed, columns=asked)
+    # Before anything is written: what cannot be refined is said alone.
+    refined = refined_space(refine, files[0], populations[0], analysis.populations[0], across, space) if refine else None
     if as_json:
         print_json({**analysis.to_json(), "lost": [trials.lost for trials in populations]})
     else:
@@ -87,16 +90,14 @@ def command(
     for trials in populations:
         if trials.lost:
             say(f"{trials.space}: {trials.lost} networks diverged or failed and are in none of the figures above")
-    from regnet_deploy.cli.analysis_files import write_csv_file, write_figures, write_page, write_refined
-
     if html:
         write_page(html, analysis, populations)
     if figures:
         write_figures(figures, suffix, analysis, populations)
     if csv:
         write_csv_file(csv, files[0])
-    if refine:
-        write_refined(refine, files[0], populations[0], analysis.populations[0], across, space)
+    if refine and refined:
+        write_refined(refine, *refined)
 
 
 def _check(
@@ -109,8 +110,13 @@ def _check(
     figures: Path | None,
 ) -> None:
     """Refuse what does not go together before anything is computed."""
+    from regnet_deploy.populations.store import is_store
+
     if (csv or refine) and len(files) > 1:
         raise UsageError(f"--csv and --refine are of one population, got {len(files)} files: give them one by one")
+    for path in files if csv else ():
+        if path.is_file() and not is_store(path):
+            raise UsageError(f"--csv writes what is in a store, and {path} is none")
     if (across or space) and not refine:
         raise UsageError("--across and --space belong to --refine FILE: say where the space is to be written")
     for pair in across:
@@ -119,6 +125,8 @@ def _check(
     for path in outputs:
         if path is not None and not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent} for {path.name}: make it first")
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder: give the name of a file to write")
         if path is not None and path in files:
             raise UsageError(f"{path} is a population that is read: choose another file to write")
     if figures is not None and figures.exists() and not figures.is_dir():

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--gflops", "gmacs", type=float, metavar="GMACS", help="Budget: 10^9 multiply-adds an image (MACs).")
 @click.option("--published", metavar="NAME", help="Take this published network instead, such as RegNetY-4.0GF.")
+@click.option("--trial", metavar="STORE[:N]", help="Take a network of your own sweep instead: its best, or number N.")
 @click.option("--family", default="any", show_default=True, help="x, y (with squeeze-and-excitation), or any.")
 @click.option("--tolerance", type=float, default=1.0, show_default=True, help="Percent by which MACs may miss.")
 @click.option("--resolution", type=int, default=224, show_default=True, help="Pixels a side of the image.")
@@ -71,15 +72,14 @@ def command(**options: Any) -> None:
       regnet-deploy select --gflops 0.4 --family x --evidence RegNetX.sweep
       regnet-deploy select --gflops 0.1 --resolution 112 --try 9 --data my-images
       regnet-deploy select --published RegNetY-4.0GF
+      regnet-deploy select --trial AnyNetX_E.sweep
     """
-    if options["gmacs"] is not None and options["published"] is not None:
-        raise UsageError("give --gflops or --published, not both: a published network has the MACs it has")
-    if options["gmacs"] is None and options["published"] is None:
+    given = [name for name in ("gmacs", "published", "trial") if options[name] is not None]
+    if len(given) > 1:
+        raise UsageError("give one of --gflops, --published and --trial: a network taken by name has the MACs it has")
+    if not given:
         raise UsageError("give a budget such as --gflops 4, or a published network such as --published RegNetY-4.0GF")
-    if options["published"] is not None:
-        _take_published(options)
-    else:
-        _search(options)
+    {"gmacs": _search, "published": _take_published, "trial": _take_trial}[given[0]](options)
 
 
 def _search(options: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ def _take_published(options: dict[str, Any]) -> None:
     from regnet_deploy.selection.record import published_parts
     from regnet_deploy.space.published import find_published
 
-    _refuse_options_of_a_search()
+    _refuse_options_of_a_search({"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"})
     published = find_published(options["published"])
     budget = _budget(options, float(published.macs))
     candidate = published_candidate(published, budget)
@@ -158,15 +158,37 @@ def _take_published(options: dict[str, Any]) -> None:
     say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
 
 
-def _refuse_options_of_a_search() -> None:
+def _take_trial(options: dict[str, Any]) -> None:
+    from regnet_deploy.populations.read import find_trial
+    from regnet_deploy.selection.record import trial_parts
+
+    _refuse_options_of_a_search({"trial", "output", "force", "as_json"})
+    word, _, number = options["trial"].rpartition(":")
+    path, wanted = (Path(word), int(number)) if word and number.isdecimal() else (Path(options["trial"]), None)
+    trial, outcome, identity = find_trial(path, wanted)
+    parts = trial_parts(path, trial, outcome, identity)
+    bundle = create_bundle(options["output"], parts, replace=options["force"])
+    if options["as_json"]:
+        print_json({**parts["architecture"], **parts["selection"], "bundle": str(bundle.path)})
+    else:
+        stdout_console().print(
+            f"{parts['architecture']['name']}: depths {' '.join(map(str, trial.network.depths))}, widths "
+            f"{' '.join(map(str, trial.network.widths))}, {trial.macs / 1e6:.4g} MMACs, "
+            f"{trial.parameters / 1e6:.3g} M parameters; {parts['selection']['reason']}.",
+            soft_wrap=True,
+            markup=False,
+        )
+    say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
+
+
+def _refuse_options_of_a_search(kept: set[str]) -> None:
     """Refuse what could have no effect on a network that is asked for by name."""
     context = click.get_current_context()
-    kept = {"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"}
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
         if given and parameter.name not in kept:
             raise UsageError(
-                f"{parameter.opts[-1]} is for a search: give --gflops instead of --published, or leave it out"
+                f"{parameter.opts[-1]} is for a search: give --gflops instead of the name, or leave it out"
             )
 
 

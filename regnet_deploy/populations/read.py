@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from regnet_deploy.errors import DataError
-from regnet_deploy.populations.store import DONE, Store, is_store, read_store
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.populations.store import DONE, Outcome, Store, Trial, is_store, read_store
 from regnet_deploy.populations.table import read_csv
 from regnet_deploy.populations.trials import Trials, stage_columns
 
@@ -52,3 +53,33 @@ def trials_of(store: Store) -> Trials:
     errors = np.array([outcomes[trial.number].error for trial in done], dtype=np.float64)
     space = identity.get("space", {}).get("name", store.path.stem)
     return Trials(space, errors, columns, networks, names, lost=len(known) - len(done))
+
+
+def find_trial(path: Path, number: int | None) -> tuple[Trial, Outcome, dict[str, Any]]:
+    """Return a trial of a store, what came of it, and the identity of the sweep.
+
+    Args:
+        path: the store.
+        number: of the trial; None takes the one of least error, among those of the most epochs.
+
+    Raises:
+        DataError: no store, or nothing in it is done.
+        UsageError: no such trial, or it has no error.
+    """
+    if path.is_file() and not is_store(path):
+        raise DataError(f"{path} is not the store of a sweep: a network is taken from what `regnet-deploy sweep` wrote")
+    with read_store(path) as store:
+        outcomes = store.outcomes()
+        done = [t for t in store.trials() if t.number in outcomes and outcomes[t.number].error is not None]
+        if not done:
+            raise DataError(f"{path} has no trial that is done")
+        if number is None:
+            trial = min(done, key=lambda each: (-each.epochs, outcomes[each.number].error))
+        else:
+            found = [each for each in done if each.number == number]
+            if not found:
+                raise UsageError(
+                    f"{path} has no trial {number} that is done; it has {done[0].number} to {done[-1].number}"
+                )
+            (trial,) = found
+        return trial, outcomes[trial.number], store.identity

@@ -106,9 +106,10 @@ class Store:
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the results of the sweep: space, band, data, recipe, seed."""
-        text = self._rows("SELECT value FROM about WHERE key = 'identity'")[0][0]
-        identity: dict[str, Any] = json.loads(text)
-        return identity
+        rows = self._rows("SELECT value FROM about WHERE key = 'identity'")
+        with _understood(self.path):
+            identity: dict[str, Any] = json.loads(rows[0][0])
+            return identity
 
     def plan(self, trials: Sequence[Trial]) -> None:
         """Add trials that are not there yet.
@@ -164,12 +165,14 @@ class Store:
         rows = self._rows(
             "SELECT number, network, drawn, macs, parameters, activations, epochs FROM trials ORDER BY number"
         )
-        return [Trial(row[0], Network.from_json(json.loads(row[1])), json.loads(row[2]), *row[3:]) for row in rows]
+        with _understood(self.path):
+            return [Trial(row[0], Network.from_json(json.loads(row[1])), json.loads(row[2]), *row[3:]) for row in rows]
 
     def outcomes(self) -> dict[int, Outcome]:
         """Return what is known, by the number of the trial."""
         rows = self._rows("SELECT number, outcome FROM trials WHERE outcome IS NOT NULL ORDER BY number")
-        return {number: Outcome(**json.loads(text)) for number, text in rows}
+        with _understood(self.path):
+            return {number: Outcome(**json.loads(text)) for number, text in rows}
 
     def _rows(self, query: str) -> list[Any]:
         try:
@@ -220,6 +223,20 @@ def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
         os.close(handle)
 
 
+def check_store_path(path: Path) -> None:
+    """Refuse, before any work, a file that a sweep cannot write its results to.
+
+    Raises:
+        DataError: the folder is not there, or something that is no store lies in its place.
+    """
+    if not path.parent.is_dir():
+        raise DataError(f"there is no folder {path.parent} for the store {path.name}: make it first")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder, and a store is a file: give another --store")
+    if path.exists() and path.stat().st_size:
+        _connect(path).close()
+
+
 @contextlib.contextmanager
 def read_store(path: Path) -> Iterator[Store]:
     """Open a store to read, while a sweep writes it or not.
@@ -254,8 +271,10 @@ def differences(before: Any, now: Any, where: str = "") -> list[str]:
 def _create(path: Path, identity: Mapping[str, Any]) -> None:
     """Make a store beside its place and put it there whole."""
     beside = path.with_name(f".{path.name}.incomplete")
+    journal = beside.with_name(f"{beside.name}-journal")
     try:
-        beside.unlink(missing_ok=True)
+        for left in (beside, journal):  # by one that was killed
+            left.unlink(missing_ok=True)
         with contextlib.closing(sqlite3.connect(beside)) as connection, connection:
             connection.executescript(_TABLES)
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
@@ -269,18 +288,42 @@ def _create(path: Path, identity: Mapping[str, Any]) -> None:
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         connection = sqlite3.connect(path, timeout=_PATIENCE_S)
-        connection.execute("PRAGMA synchronous = EXTRA")
-        if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            connection.close()
-            raise DataError(f"{path} is an SQLite file, but not the store of a sweep")
-        schema = int(connection.execute("SELECT value FROM about WHERE key = 'schema'").fetchone()[0])
     except sqlite3.Error as error:
         raise _damaged(path, error) from None
-    if schema > SCHEMA:
+    try:
+        _check(path, connection)
+    except BaseException:
         connection.close()
-        raise DataError(f"{path} was written by a newer regnet-deploy (schema {schema}, this one reads {SCHEMA})")
+        raise
     return connection
 
 
-def _damaged(path: Path, error: sqlite3.Error) -> DataError:
-    return DataError(f"{path} cannot be read as the store of a sweep: {error}; take it from a copy, or begin a new one")
+def _check(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuse what is no store that this version reads."""
+    try:
+        connection.execute("PRAGMA synchronous = EXTRA")
+        if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+            raise DataError(f"{path} is not the store of a sweep: give the file that `regnet-deploy sweep` wrote")
+        rows = connection.execute("SELECT value FROM about WHERE key = 'schema'").fetchall()
+    except sqlite3.Error as error:
+        raise _damaged(path, error) from None
+    with _understood(path):
+        schema = int(rows[0][0])
+    if schema > SCHEMA:
+        raise DataError(f"{path} was written by a newer regnet-deploy (schema {schema}, this one reads {SCHEMA})")
+
+
+@contextlib.contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Say in one line that what a file holds is not what a sweep writes."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, UsageError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    said = " ".join(f"{error}".split())
+    return DataError(
+        f"{path} cannot be read as the store of a sweep: {said:.200}; take it from a copy, or begin a new one"
+    )

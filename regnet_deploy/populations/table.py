@@ -66,17 +66,17 @@ def _row(space: str, trial: Trial, outcome: Outcome, of_all: Mapping[str, Any]) 
         "space": space,
         "number": trial.number,
         "state": outcome.state,
-        "error": "" if outcome.error is None else f"{outcome.error:.4f}",
+        "error": "" if outcome.error is None else _shortest(outcome.error),
         "epochs": trial.epochs,
         "best_epoch": outcome.best_epoch,
         "macs": trial.macs,
         "parameters": trial.parameters,
         "activations": trial.activations,
-        **{name: " ".join(f"{value:g}" for value in getattr(network, name)) for name in STAGES},
+        **{name: " ".join(_shortest(value) for value in getattr(network, name)) for name in STAGES},
         "block": network.block,
         "se_ratio": network.se_ratio,
         "stem_stride": network.stem_stride,
-        **{f"drawn:{name}": f"{value:.10g}" for name, value in trial.drawn.items()},
+        **{f"drawn:{name}": _shortest(value) for name, value in trial.drawn.items()},
         "seconds": f"{outcome.seconds:.1f}",
         "images_per_s": f"{outcome.images_per_s:.1f}",
         "cpu": outcome.machine.get("cpu", ""),
@@ -152,7 +152,7 @@ def _network(row: Mapping[str, str], path: Path) -> Network | None:
             stem_stride=int(row.get("stem_stride") or default_stem_stride(224)),
             block=row.get("block") or "bottleneck",
         )
-    except (ValueError, RegnetDeployError) as error:
+    except (ValueError, ArithmeticError, RegnetDeployError) as error:
         raise DataError(f"{path}: a network cannot be built from {dict(row)!r:.200}: {error}") from None
 
 
@@ -161,6 +161,11 @@ def _error(text: str, path: Path, line: int) -> float:
     if not 0 <= value <= 100:
         raise DataError(f"{path} line {line}: the error must be 0 to 100 percent, got {text!r}")
     return value
+
+
+def _shortest(value: float) -> str:
+    """Return the shortest text that reads back as the same number."""
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def _complement(text: str) -> str:

@@ -59,14 +59,14 @@ def _architecture(card: dict[str, Any]) -> Section:
         ("blocks", f"d = {a['d']}"),
     ]
     if a.get("w_a") is not None:
-        facts.append(("widths", f"w_0 = {a['w_0']}, w_a = {a['w_a']:g}, w_m = {a['w_m']:g}"))
-        facts.append(("bottleneck and groups", f"b = {a['b']:g}, g = {a['g']}"))
+        facts.append(("widths", f"w_0 = {a['w_0']:g}, w_a = {a['w_a']:g}, w_m = {a['w_m']:g}"))
+        facts.append(("bottleneck and groups", f"b = {a['b']:g}, g = {a['g']:g}"))
     facts.append(("stem", f"3x3, {a['stem_width']} channels, stride {a['stem_stride']}"))
     return Section("Architecture", facts)
 
 
 def _selection(selection: dict[str, Any]) -> Section:
-    budget, expected = selection["budget"], selection["expected_error"]
+    budget = selection["budget"]
     facts = [
         (
             "budget",
@@ -76,13 +76,17 @@ def _selection(selection: dict[str, Any]) -> Section:
     ]
     if selection.get("searched"):
         facts.append(("searched", selection["searched"]))
-    facts.append(
-        (
-            "expected on ImageNet",
-            f"{expected['top1_error']:.1f} % top-1 error ± {expected['leave_one_out_error']:.2f} "
-            f"({expected['recipe']}{'; extrapolated' if expected['extrapolated'] else ''}); no promise for other data",
+    facts += [("evidence", note) for note in selection.get("evidence", {}).get("notes", ())]
+    expected = selection.get("expected_error")
+    if expected:
+        facts.append(
+            (
+                "expected on ImageNet",
+                f"{expected['top1_error']:.1f} % top-1 error ± {expected['leave_one_out_error']:.2f} "
+                f"({expected['recipe']}{'; extrapolated' if expected['extrapolated'] else ''}); "
+                "no promise for other data",
+            )
         )
-    )
     return Section("Selection", facts)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regnet_deploy import __version__
 from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.populations.store import Outcome, Trial
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.choice import SEARCHED, Candidate, Selection
 from regnet_deploy.selection.expectation import expect
+from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import PublishedNetwork
 
 
@@ -63,23 +67,71 @@ def published_parts(published: PublishedNetwork, candidate: Candidate, budget: B
     )
 
 
+def trial_parts(store: Path, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts for a network of a sweep.
+
+    Args:
+        store: the sweep's.
+        trial: the network.
+        outcome: what came of it.
+        identity: of the sweep.
+    """
+    resolution, classes = identity["resolution"], identity["data"]["classes"]
+    budget = Budget(
+        macs=float(trial.macs),
+        resolution=resolution,
+        classes=classes,
+        stem_stride=trial.network.stem_stride,
+    )
+    space = identity.get("space", {}).get("name", store.stem)
+    drawn = {name: trial.drawn.get(name) for name in ("w_0", "w_a", "w_m")}
+    ratios, groups = set(trial.network.bottlenecks), set(trial.network.group_widths)
+    described = {
+        "family": trial.network.family,
+        "d": sum(trial.network.depths),
+        **drawn,
+        "b": trial.drawn.get("b", ratios.pop() if len(ratios) == 1 else None),
+        "g": trial.drawn.get("g", groups.pop() if len(groups) == 1 else None),
+    }
+    met = {"macs": trial.macs, "parameters": trial.parameters, "activations": trial.activations}
+    selection = {
+        "considered": 1,
+        "met": met,
+        "reason": trial_reason(store, space, trial, outcome),
+        "trial": {"store": store.name, "number": trial.number, "error_percent": outcome.error, "epochs": trial.epochs},
+        "runners_up": [],
+    }
+    return _whole(f"{space}-{trial.number}", described, trial.network, budget, selection)
+
+
+def trial_reason(store: Path, space: str, trial: Trial, outcome: Outcome) -> str:
+    """Say in words why a trial is taken."""
+    measured = f"{outcome.error:.2f} % top-1 error after {trial.epochs} epochs"
+    return f"trial {trial.number} of {store.name} (drawn from {space}): {measured}"
+
+
 def _parts(name: str, pick: Candidate, budget: Budget, selection: dict[str, Any]) -> dict[str, Any]:
     described = pick.to_json()
+    known = {
+        "met": {"macs": pick.macs, "parameters": pick.parameters, "activations": pick.activations},
+        "reference_macs": pick.reference_macs,
+        "score": described["score"],
+    }
+    return _whole(name, described, pick.network, budget, {**known, **selection})
+
+
+def _whole(
+    name: str, described: Mapping[str, Any], network: Network, budget: Budget, selection: Mapping[str, Any]
+) -> dict[str, Any]:
     return {
         "architecture": {
             "name": name,
             **{key: described[key] for key in ("family", "d", "w_0", "w_a", "w_m", "b", "g")},
-            **pick.network.to_json(),
+            **network.to_json(),
             "classes": budget.classes,
             "resolution": budget.resolution,
         },
-        "selection": {
-            "budget": budget.to_json(),
-            "met": {"macs": pick.macs, "parameters": pick.parameters, "activations": pick.activations},
-            "reference_macs": pick.reference_macs,
-            "score": described["score"],
-            **selection,
-        },
+        "selection": {"budget": budget.to_json(), **selection},
         "preprocessing": default_preprocessing(budget.resolution).to_json(),
         "environment": {
             "select": {

@@ -21,6 +21,7 @@ SCALES = ("uniform", "log")
 _LARGEST = 1e12
 #: Steps up to which multiples of a step are told apart without doubt.
 _MOST_STEPS = 1e9
+_MOST_VALUES = 1e6
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class Range:
                 raise UsageError(f"{name} must be at most a billion steps of {self.step:g}, got {value:g}")
             if abs(value / self.step - round(value / self.step)) > 1e-6:
                 raise UsageError(f"{name} must be a multiple of the step {self.step:g}, got {value:g}")
+        if (self.high - self.low) / self.step >= _MOST_VALUES:
+            raise UsageError(f"a range has at most a million values, got {self}")
         if self.counted is not None:
             check_number(self.counted, "counted of a range")
             if self.counted < 1:
@@ -96,6 +99,14 @@ class Range:
             steps = np.floor(rng.uniform(self.low / self.step, self.high / self.step + 1, shape) + 1e-9)
         values: Float = _multiple(np.clip(steps, round(self.low / self.step), round(self.high / self.step)), self.step)
         return values
+
+    def shares(self) -> tuple[Float, Float]:
+        """Return all values, from the least, and how likely each is to be drawn."""
+        values: Float = _multiple(np.arange(round(self.low / self.step), round(self.high / self.step) + 1), self.step)
+        if self.scale == "uniform":
+            return values, np.full(len(values), 1 / len(values))
+        start = self.low - min(self.step, self.low / 2)
+        return values, np.diff(np.log(values / start), prepend=0.0) / math.log(self.high / start)
 
     def within(self, low: float, high: float) -> Range:
         """Return the part between two values: from the step at or below ``low`` to the one at or above ``high``.
@@ -171,6 +182,10 @@ class Values:
         drawn: Float = np.asarray(self.values, dtype=np.float64)[rng.integers(0, len(self.values), shape)]
         return drawn
 
+    def shares(self) -> tuple[Float, Float]:
+        """Return all values, from the least, and how likely each is to be drawn."""
+        return np.sort(np.asarray(self.values, dtype=np.float64)), np.full(len(self.values), 1 / len(self.values))
+
     def within(self, low: float, high: float) -> Values:
         """Return the values from ``low`` to ``high``; the nearest to their middle if there is none."""
         kept = tuple(value for value in self.values if low <= value <= high)
@@ -222,6 +237,16 @@ def check_number(value: Any, what: str) -> None:
         raise UsageError(f"{what} must be a number, got {shown(value)}{also}")
     if not abs(value) <= _LARGEST:
         raise UsageError(f"{what} must be a number up to {_LARGEST:g}, got {shown(value)}")
+
+
+def check_type(value: Any, kind: Any, what: str, written: str) -> None:
+    """Refuse what a Python file gives where something else belongs.
+
+    Raises:
+        UsageError: ``what`` names the thing, ``written`` is how it is written.
+    """
+    if not isinstance(value, kind):
+        raise UsageError(f"{what} must be {written}, got {shown(value)}")
 
 
 def shown(value: Any) -> str:

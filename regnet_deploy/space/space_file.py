@@ -15,10 +15,13 @@ from regnet_deploy.space.spaces import AnyNetSpace, RegNetSpace, Space, Stages
 
 KINDS: dict[str, type[AnyNetSpace] | type[RegNetSpace]] = {"anynet": AnyNetSpace, "regnet": RegNetSpace}
 _STAGEWISE = ("depth", "width", "bottleneck", "group_width")
+_STAGES_KEYS = ("low", "high", "step", "scale", "counted", "values", "by_stage", "across")
 _CHOICES = ("d", "w_0", "w_a", "w_m", "bottleneck", "group_width")
 
 #: Characters of a space file; a file of this size is read in a second.
 LONGEST = 50_000
+#: Levels of lists and mappings in each other.
+DEEPEST = 16
 
 
 def find_space(word: str) -> Space:
@@ -53,9 +56,7 @@ def read_space(text: str, source: str) -> Space:
     if len(text) > LONGEST:
         raise UsageError(f"{source} has {len(text):,} characters, a space file {LONGEST:,} at most")
     try:
-        # Merged keys are copied: a few lines of them, each merging the one before twice, would fill the memory.
-        if any(getattr(event, "value", None) == "<<" for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise UsageError(f"{source}: keys cannot be merged (<<) in a space file, write them out")
+        _check_shape(yaml, text, source)
         data = yaml.safe_load(text)
     except UsageError:
         raise
@@ -120,6 +121,20 @@ def space_data(space: Space) -> dict[str, Any]:
     return data
 
 
+def _check_shape(yaml: Any, text: str, source: str) -> None:
+    """Refuse what PyYAML would take minutes or all memory for.
+
+    Merged keys are copied: a few lines of them, each merging the one before twice, would be more than any memory holds.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+            raise UsageError(f"{source}: keys cannot be merged (<<) in a space file, write them out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise UsageError(f"{source} nests deeper than a space file does, {DEEPEST} levels at most")
+
+
 def _stages(data: Any, what: str) -> Stages:
     """Read one thing of an AnyNet: a range for all stages, or ``by_stage`` a list of them, with ``across``.
 
@@ -127,6 +142,11 @@ def _stages(data: Any, what: str) -> Stages:
     """
     if not isinstance(data, dict):
         return Stages((choice_from(data, what),), "same" if isinstance(data, int | float) else "free")
+    for name in data:
+        if name not in _STAGES_KEYS:
+            raise UsageError(
+                f"{what}: {shown(name)} is not known{hint(name, _STAGES_KEYS)}; use {', '.join(_STAGES_KEYS)}"
+            )
     rest = {name: value for name, value in data.items() if name != "across"}
     across = data.get("across", "free")
     if "by_stage" in rest or "values" in rest:

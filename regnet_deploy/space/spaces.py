@@ -13,7 +13,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.constraint import check_constraint
-from regnet_deploy.space.ranges import Choice, Range, Values, hint, shown
+from regnet_deploy.space.ranges import Choice, Range, Values, check_type, hint, shown
 
 #: x: bottleneck with grouped 3x3; y: with squeeze-and-excitation; r: without groups; v: one 3x3; vr: with residual.
 BLOCKS = ("x", "y", "r", "v", "vr")
@@ -59,6 +59,9 @@ class Stages:
         if self.across not in ACROSS:
             said = f"{shown(self.across)}{hint(self.across, ACROSS)}"
             raise UsageError(f"across must be one of {', '.join(ACROSS)}, got {said}")
+        check_type(self.choices, tuple, "choices of Stages", "a tuple of ranges")
+        for choice in self.choices:
+            check_type(choice, Range | Values, "each of the choices of Stages", "Range(...) or Values(...)")
         if not self.choices:
             raise UsageError("stages need a range, or one a stage, got none")
         if self.across == "same" and len(self.choices) > 1:
@@ -126,6 +129,7 @@ class AnyNetSpace:
         """
         _check(self.name, self.block, self.stages)
         for what, each in self.parts().items():
+            check_type(each, Stages, f"{self.name}: {what}", "Stages(...)")
             if len(each.choices) not in (1, self.stages):
                 raise UsageError(f"{self.name}: {what} has {len(each.choices)} ranges for {self.stages} stages")
             for choice in each.choices:
@@ -220,6 +224,9 @@ class RegNetSpace:
             raise UsageError(f"{self.name}: block r has no groups: set group_width to 1")
         if isinstance(self.w_a, str) and self.w_a != "w_0":
             raise UsageError(f"{self.name}: w_a must be a range or the word w_0, got {shown(self.w_a)}")
+        for what in ("d", "w_0", "w_a", "w_m", "bottleneck", "group_width"):
+            if what != "w_a" or not isinstance(self.w_a, str):
+                check_type(getattr(self, what), Range | Values, f"{self.name}: {what}", "Range(...) or Values(...)")
         _check_whole(self.name, "d", self.d, 1, MOST_BLOCKS)
         _check_whole(self.name, "w_0", self.w_0, 8, MOST_CHANNELS, unit=8)
         _check_whole(self.name, "group_width", self.group_width, 1, MOST_CHANNELS)

@@ -16,7 +16,7 @@ import torch
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.populations.store import Trial, open_store
+from regnet_deploy.populations.store import Trial, check_store_path, open_store
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
 from regnet_deploy.sweeping.data import check_folder, load_images
@@ -78,6 +78,7 @@ def halve(
         UsageError: a store of other candidates or options, or no candidate could be trained.
         DataError: the images cannot be used, or the store cannot be written.
     """
+    check_store_path(path)
     torch.set_num_threads(options.threads or available_cores())
     memory = path.with_name(f".{path.name}.checked")
     folder = check_folder(data, options.val_split, recipe.seed, memory, reporter)

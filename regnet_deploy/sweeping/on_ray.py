@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from regnet_deploy.errors import UsageError, require
+from regnet_deploy.errors import RegnetDeployError, UsageError, require
 from regnet_deploy.populations.store import FAILED, Outcome, Trial
 from regnet_deploy.sweeping.data import SweepImages
 from regnet_deploy.sweeping.in_process import Watch
@@ -20,6 +21,7 @@ LOCAL = "local"
 #: How often Ray runs a trial again whose worker process died.
 RETRIES = 3
 _LOOK_S = 1.0
+_ANSWERS_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     if address == LOCAL:
         options |= {"address": "local", "include_dashboard": False}
     else:
+        _ensure_answer(address)
         options |= {"address": address}
     try:
         ray.init(**options)
@@ -108,9 +111,29 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         ray.shutdown()
 
 
+def _ensure_answer(address: str) -> None:
+    """Refuse a host and port that nobody listens on: Ray tries for two minutes and then ends the process itself.
+
+    Raises:
+        UsageError: nobody does. Addresses of other forms are left to Ray.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"no Ray at {address}: {reason}; is it started there? --ray alone starts one") from None
+
+
 def _outcome(ray: Any, reference: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
         return Outcome(FAILED, message=f"its worker died {RETRIES + 1} times: {' '.join(str(error).split())[:300]}")
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RegnetDeployError):
+            raise error.cause from None  # as it was said, without the traceback of the worker
+        raise
     return outcome

@@ -14,7 +14,7 @@ import torch
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Store, Trial, open_store
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Store, Trial, check_store_path, open_store
 from regnet_deploy.space.draw import Band, draw_networks, networks_of
 from regnet_deploy.space.space_file import space_data
 from regnet_deploy.space.spaces import Space
@@ -105,6 +105,7 @@ def sweep(
         UsageError: options that do not fit each other, or a store of another sweep.
         DataError: the images cannot be used, or the store cannot be written.
     """
+    check_store_path(path)
     torch.set_num_threads(options.threads or available_cores())
     memory = path.with_name(f".{path.name}.checked")
     folder = check_folder(data, options.val_split, recipe.seed, memory, reporter)
