@@ -28,6 +28,7 @@ check: lint types test
 bench: $(STAMP)
 	$(BIN)/python benchmarks/ranking.py --json benchmarks/results/ranking.json --figure docs/figures/ranking.svg
 	$(BIN)/python benchmarks/selection_time.py --json benchmarks/results/selection_time.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py --json benchmarks/results/sampling.json
 	$(BIN)/python benchmarks/export_time.py --json benchmarks/results/export_time.json
 	$(BIN)/python benchmarks/measurements.py
 

@@ -30,6 +30,12 @@ def test_the_page_on_selection_quotes_the_ranking_that_was_measured():
         assert f"| {row['median']} | {row['mean']} |" in page
 
 
+def test_sampling_is_a_hundred_times_as_fast_as_a_loop():
+    results = json.loads((ROOT / "benchmarks" / "results" / "sampling.json").read_text(encoding="utf-8"))
+    assert results["ratio"] >= 100
+    assert results["compared"]["networks"] > 1000
+
+
 def test_enough_candidates_were_found_in_less_than_two_seconds():
     results = json.loads((ROOT / "benchmarks" / "results" / "selection_time.json").read_text(encoding="utf-8"))
     for row in results["budgets"]:

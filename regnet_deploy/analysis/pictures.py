@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -220,9 +220,8 @@ def _top(errors: Float) -> float:
 def _dots(axis: Axes, x: Float, errors: Float, top: float) -> None:
     beyond = errors > top
     many = len(errors) > _MANY_DOTS
-    axis.scatter(
-        x[~beyond], errors[~beyond], s=9, color=COLOURS[0], alpha=0.55, linewidths=0, label="network", rasterized=many
-    )
+    style: dict[str, Any] = {"color": COLOURS[0], "alpha": 0.55 if many else 0.85, "linewidths": 0, "zorder": 3}
+    axis.scatter(x[~beyond], errors[~beyond], s=9, label="network", rasterized=many, **style)
     if beyond.any():
         edge = np.full(beyond.sum(), top)
         axis.scatter(x[beyond], edge, s=14, marker="^", color=GREY, linewidths=0, label=f"network above {top:.0f} %")

@@ -76,7 +76,9 @@ def command(
     asked = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
     analysis = analyse(populations, repeats=repeats, share=share, seed=seed, columns=asked)
     # Before anything is written: what cannot be refined is said alone.
-    refined = refined_space(refine, files[0], populations[0], analysis.populations[0], across, space) if refine else None
+    refined = (
+        refined_space(refine, files[0], populations[0], analysis.populations[0], across, space) if refine else None
+    )
     if as_json:
         print_json({**analysis.to_json(), "lost": [trials.lost for trials in populations]})
     else:
@@ -114,9 +116,8 @@ def _check(
 
     if (csv or refine) and len(files) > 1:
         raise UsageError(f"--csv and --refine are of one population, got {len(files)} files: give them one by one")
-    for path in files if csv else ():
-        if path.is_file() and not is_store(path):
-            raise UsageError(f"--csv writes what is in a store, and {path} is none")
+    if csv and files[0].is_file() and not is_store(files[0]):
+        raise UsageError(f"--csv writes what is in a store, and {files[0]} is none")
     if (across or space) and not refine:
         raise UsageError("--across and --space belong to --refine FILE: say where the space is to be written")
     for pair in across:

@@ -177,7 +177,7 @@ class Store:
     def _rows(self, query: str) -> list[Any]:
         try:
             return self._connection.execute(query).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise _damaged(self.path, error) from None
 
     @contextlib.contextmanager
@@ -305,7 +305,7 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
         if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
             raise DataError(f"{path} is not the store of a sweep: give the file that `regnet-deploy sweep` wrote")
         rows = connection.execute("SELECT value FROM about WHERE key = 'schema'").fetchall()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # of what SQLite says of damaged text
         raise _damaged(path, error) from None
     with _understood(path):
         schema = int(rows[0][0])

@@ -129,5 +129,5 @@ def _together(logic: np.ufunc, truths: list[NDArray[np.bool_]]) -> NDArray[np.bo
 
 
 def _refused(line: str) -> UsageError:
-    allowed = "numbers, columns, + - * / **, comparisons, and, or, not"
+    allowed = "numbers, columns, + - * / **, comparisons, and, or, not (sqrt(x) is x ** 0.5)"
     return UsageError(f"the constraint {shown(line)} may only have {allowed}")

@@ -40,6 +40,8 @@ def narrowed(space: Space, intervals: Mapping[str, Interval], name: str) -> Spac
         for part, symbol in SYMBOLS.items():
             given = space.parts()[part]
             if given.across == "same":
+                if part == "depth" and symbol in left:  # d counts the blocks of all stages
+                    left[symbol] = tuple(value / space.stages for value in left[symbol])
                 stages[part] = Stages((cut(given.choices[0], symbol),), "same")
                 continue
             choices = tuple(cut(given.choice(i), f"{symbol}_{i + 1}") for i in range(space.stages))

@@ -102,7 +102,8 @@ class Range:
 
     def shares(self) -> tuple[Float, Float]:
         """Return all values, from the least, and how likely each is to be drawn."""
-        values: Float = _multiple(np.arange(round(self.low / self.step), round(self.high / self.step) + 1), self.step)
+        steps = np.arange(round(self.low / self.step), round(self.high / self.step) + 1, dtype=np.float64)
+        values: Float = _multiple(steps, self.step)
         if self.scale == "uniform":
             return values, np.full(len(values), 1 / len(values))
         start = self.low - min(self.step, self.low / 2)

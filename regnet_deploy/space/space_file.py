@@ -33,8 +33,9 @@ def find_space(word: str) -> Space:
         UsageError: there is no such space, or the file does not describe one.
     """
     known = known_spaces()
-    if word in known:
-        return known[word]
+    for name, space in known.items():
+        if word.lower() == name.lower():
+            return space
     if python := re.fullmatch(r"(.*\.py)(?::(.*))?", word, re.DOTALL):
         return _from_python(Path(python[1]), python[2] or "")
     if word.endswith((".yaml", ".yml")):

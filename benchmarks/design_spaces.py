@@ -1,0 +1,280 @@
+"""Write docs/design-spaces.md and its figures from the populations under profiles/populations.
+
+    python benchmarks/design_spaces.py
+
+The populations were trained by the commands that the page names. `tests/test_measurements.py` holds that the page is
+what this program writes.
+"""
+
+# ruff: noqa: E501  # lines of the page
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from measurements import ROOT, read, table
+
+from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis, analyse
+from regnet_deploy.analysis.bootstrap import best_range
+from regnet_deploy.analysis.columns import label, written
+from regnet_deploy.analysis.figures import all_figures
+from regnet_deploy.pictures import save_picture
+from regnet_deploy.populations.read import read_trials
+from regnet_deploy.populations.trials import Trials
+
+PAGE = ROOT / "docs" / "design-spaces.md"
+FIGURES = ROOT / "docs" / "figures" / "design-spaces"
+POPULATIONS = ROOT / "profiles" / "populations"
+FINDINGS = """TODO"""
+SCORE_FINDINGS = """TODO"""
+SPACES = ("AnyNetX_A", "AnyNetX_E", "RegNetX")
+ZHANG = POPULATIONS / "regnetx_0.4gf_zhang2020.csv"
+
+
+def population(space: str) -> Trials:
+    return read_trials(POPULATIONS / f"glyphs32_{space}.csv")
+
+
+def with_fitted_line(trials: Trials, analysis: PopulationAnalysis) -> Trials:
+    """Add w_m of the line nearest to each network and the distance from it, which exist for AnyNets too."""
+    added = {
+        "w_m fitted": np.array([fit.w_m for fit in analysis.fits]),
+        "e_fit": np.array([fit.e_fit for fit in analysis.fits]),
+    }
+    return replace(trials, columns={**trials.columns, **added})
+
+
+def mean_difference(better: Trials, worse: Trials, repeats: int = 10_000) -> tuple[float, float, float]:
+    """Return the difference of the mean errors in points, and its 95 % interval by bootstrap."""
+    rng = np.random.default_rng(0)
+    means = [rng.choice(t.error, (repeats, len(t))).mean(axis=1) for t in (worse, better)]
+    low, high = np.percentile(means[0] - means[1], (2.5, 97.5))
+    return float(worse.error.mean() - better.error.mean()), float(low), float(high)
+
+
+def summary(analysis: Analysis, populations: list[Trials]) -> str:
+    rows = []
+    for made, trials in zip(analysis.populations, populations, strict=True):
+        errors, search = made.distribution, made.search.expected
+        rows.append(
+            [
+                made.name,
+                str(errors.n),
+                str(trials.lost),
+                *(f"{value:.2f}" for value in (errors.minimum, errors.mean, errors.median)),
+                *(f"{search[m - 1]:.2f}" if m <= len(search) else "-" for m in (8, 32)),
+            ]
+        )
+    columns = ["space", "networks", "diverged or failed", "least", "mean", "median", "best of 8", "best of 32"]
+    return table(columns, rows)
+
+
+def distances(analysis: Analysis, populations: list[Trials]) -> str:
+    by_name = dict(zip((each.name for each in analysis.populations), populations, strict=True))
+    rows = []
+    for each in analysis.distances:
+        worse, better = by_name[each.first], by_name[each.second]
+        points, low, high = mean_difference(better, worse)
+        rows.append(
+            [
+                f"{each.first} / {each.second}",
+                f"{each.statistic:.3f}",
+                f"{each.p_value:.2g}",
+                each.better or "neither",
+                f"{points:+.2f} ({low:+.2f} to {high:+.2f})",
+            ]
+        )
+    return table(["spaces", "KS D", "p", "better", "mean error of the first less that of the second, points"], rows)
+
+
+def ranges(populations: list[Trials], columns: list[str]) -> str:
+    rows = []
+    for column in columns:
+        cells = []
+        for trials in populations:
+            if column not in trials.columns:
+                cells.append("-")
+                continue
+            made = best_range(column, trials.columns[column], trials.error)
+            cells.append(
+                f"{written(column, made.median)} ({written(column, made.low)} to {written(column, made.high)})"
+            )
+        rows.append([label(column), *cells])
+    return table(["best value: median (95 %)", *(trials.space for trials in populations)], rows)
+
+
+def correlations(analysis: Analysis, columns: list[str]) -> str:
+    rows = []
+    for column in columns:
+        cells = []
+        for made in analysis.populations:
+            found = next((each.spearman for each in made.rankings if each.column == column), None)
+            cells.append("-" if found is None else f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})")
+        rows.append([label(column), *cells])
+    return table(["Spearman with the error (95 %)", *(made.name for made in analysis.populations)], rows)
+
+
+def setting(space: str) -> dict[str, str]:
+    with (POPULATIONS / f"glyphs32_{space}.csv").open(encoding="utf-8", newline="") as file:
+        return next(csv.DictReader(file))
+
+
+def trained_hours() -> float:
+    seconds = 0.0
+    for space in SPACES:
+        with (POPULATIONS / f"glyphs32_{space}.csv").open(encoding="utf-8", newline="") as file:
+            seconds += sum(float(row["seconds"]) for row in csv.DictReader(file))
+    return seconds / 3600
+
+
+def score_table() -> str:
+    rows = []
+    for name, each in read("evidence").items():
+        score, left_out = each["score"], each["left_out"]
+        known = score is not None
+        rows.append(
+            [
+                name,
+                str(each["trials"]),
+                f"{score['value']:+.2f} ({score['ci95_low']:+.2f} to {score['ci95_high']:+.2f})" if known else "-",
+                f"{score['p_value']:.2g}" if known else "-",
+                f"{left_out['regression']['spearman']:+.2f}",
+                f"{left_out['regression']['rmse']:.2f}",
+                f"{left_out['prior']['rmse']:.2f}" if left_out["prior"] else "-",
+                f"{left_out['mean']['rmse']:.2f}",
+            ]
+        )
+    columns = ["population", "networks used", "score and error (95 %)", "p", "regression and error"]
+    return table([*columns, "regression off by", "score off by", "mean off by"], rows)
+
+
+def page() -> str:
+    plain = [population(space) for space in SPACES]
+    analysis = analyse(plain)
+    populations = [with_fitted_line(t, made) for t, made in zip(plain, analysis.populations, strict=True)]
+    first = setting(SPACES[0])
+    elsewhere = [replace(read_trials(ZHANG), space="zhang2020")]
+    low, high = (f(f(t.columns["macs"]) for t in plain) / 1e6 for f in (min, max))
+    by_stage = [f"{symbol}_{i}" for symbol in "bg" for i in range(1, 5)]
+    return f"""# Three design spaces, compared
+
+The paper's central claim (arXiv 2003.13678, figures 5, 7 and 9): networks drawn from RegNetX are better than networks
+drawn from AnyNetX_E, and those better than networks drawn from AnyNetX_A. Here it is in the small: {sum(map(len, plain))}
+networks of {low:.2f} to {high:.2f} MMACs, each trained from scratch, on images that none of the paper's authors chose.
+`python benchmarks/design_spaces.py` writes this page and its figures from `profiles/populations/`; nothing on it is
+typed in.
+
+{FINDINGS}
+
+## What was done
+
+- **Data**: 62 characters (0-9, A-Z, a-z) rendered in different fonts, {first["train_images"]} images to train on and
+  {first["val_images"]} to validate with, of fonts that are not among those trained on; {first["resolution"]} x
+  {first["resolution"]} pixels. The standard error of an error of 25 % on so many images is
+  {100 * (0.25 * 0.75 / int(first["val_images"])) ** 0.5:.1f} points.
+- **Networks**: AnyNetX_A (16 degrees of freedom: depth, width, bottleneck ratio and group width of each stage),
+  AnyNetX_E (shared b and g, widths and depths that rise), RegNetX (widths on a quantized line). Drawn with seed
+  {first["seed"]}, log-uniformly as in the paper, and kept if they have 4.0 to 4.4 MMACs; stem of stride 1.
+- **Recipe**: {first["epochs"]} epochs, batch {first["batch_size"]}, SGD with Nesterov momentum, rate {first["lr"]} for
+  128 images under a half-period cosine, weight decay {first["weight_decay"]}, random crops of
+  {100 * float(first["crop_area"]):.0f} % of the area or more, no flips (they would make b of d). The same for all, and
+  the same seed. The error is that of the best epoch.
+- **Machine**: {first["cpu"]}, one thread a trial, two at a time beside other work; {trained_hours():.1f} core hours in all.
+  Times in the CSV files are therefore no measurement of the networks.
+
+The commands, once for each space:
+
+    regnet-deploy sweep --space AnyNetX_A --data glyphs --n {len(plain[0])} --mmacs 4:4.4 --resolution 32 \\
+      --epochs {first["epochs"]} --batch-size {first["batch_size"]} --lr {first["lr"]} --no-flip --crop-area {first["crop_area"]} \\
+      --lighting 0 --precise-bn 1024 --threads 1
+    regnet-deploy analyze AnyNetX_A.sweep --csv glyphs32_AnyNetX_A.csv
+
+`benchmarks/glyph_folder.py` writes the folder of images (`--train 100 --val 50`) from an archive of the rendered
+characters, which is not part of this project.
+
+## The distributions
+
+Top-1 error, percent. "Best of m" is the least error to expect of m networks drawn at random from the population.
+
+{summary(analysis, plain)}
+
+![Share of networks below each error](figures/design-spaces/edf.svg)
+
+{distances(analysis, plain)}
+
+KS is the two-sample Kolmogorov-Smirnov test, two-sided, each pair by itself. Intervals of differences are by bootstrap
+over the networks: they say nothing of other seeds, data or recipes.
+
+![Least error of so many random networks](figures/design-spaces/random-search.svg)
+
+The three populations have the same MACs but not the same parameters and activations. Weighed so that activations are
+spread alike in all three:
+
+![The same, at equal activations](figures/design-spaces/edf-activations.svg)
+
+## Where the best values lie
+
+Empirical bootstrap as in the paper: a quarter of the networks drawn with replacement, the best of them kept, 10,000
+times; median, and the range from 2.5 to 97.5 % of what was kept. "w_m fitted" is that of the quantized line nearest to
+a network's widths, which AnyNets have too; e_fit is how far they are from it (mean |ln| of the ratio).
+
+{ranges(populations, ["d", "b", "g", *by_stage, "w_m", "w_m fitted", "w_0", "w_a", "e_fit", "parameters", "activations"])}
+
+## What goes with the error
+
+{correlations(analysis, ["d", "b", "g", "d_1", "d_2", "d_3", "d_4", "w_1", "w_2", "w_3", "w_4", *by_stage, "w_m", "e_fit", "parameters", "activations"])}
+
+![RegNetX](figures/design-spaces/RegNetX-parameters.svg)
+
+![AnyNetX_E](figures/design-spaces/AnyNetX_E-parameters.svg)
+
+![AnyNetX_A](figures/design-spaces/AnyNetX_A-parameters.svg)
+
+Widths of the best and of the worst networks, block by block, with the line nearest to them:
+
+![RegNetX](figures/design-spaces/RegNetX-widths.svg)
+
+![AnyNetX_A](figures/design-spaces/AnyNetX_A-widths.svg)
+
+## A population from elsewhere
+
+32 RegNetX of 0.4 GMACs that others trained on ImageNet for 25 epochs, without crops or flips
+(`profiles/README.md` has the source). Half of them do not have four stages.
+
+{summary(analyse(elsewhere), elsewhere)}
+
+{ranges(elsewhere, ["d", "w_0", "w_a", "w_m", "g", "parameters", "activations"])}
+
+![Error against each parameter](figures/design-spaces/zhang2020-parameters.svg)
+
+## Does the score of `select` know which is better?
+
+`select` ranks by the likelihood of a network's parameters under the trends of the published networks. Its score ought to
+be high where the error is low: a rank correlation near -1. `select --evidence` predicts the error by a regression on the
+shapes of trained networks instead; its figures are for networks that were left out when it was fitted, in points of top-1
+error (root mean square), beside a line through the score and the plain mean. `python benchmarks/evidence.py` prints them.
+
+{score_table()}
+
+{SCORE_FINDINGS}
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    populations = [population(space) for space in SPACES]
+    for named in all_figures(analyse(populations), populations):
+        save_picture(named.figure, FIGURES / f"{named.name}.svg")
+    zhang = [replace(read_trials(ZHANG), space="zhang2020")]
+    for named in all_figures(analyse(zhang), zhang):
+        if named.name.startswith("zhang"):
+            save_picture(named.figure, FIGURES / f"{named.name}.svg")
+    print(f"wrote {Path(PAGE)} and {FIGURES}")
+
+
+if __name__ == "__main__":
+    main()
