@@ -47,6 +47,8 @@ _OF_THE_RUN = (
     "images_per_s",
     "seed",
 )
+#: Larger numbers are not those of a network.
+_LARGEST = 1 << 31
 _NETWORK = (*STAGES, "se_ratio", "stem_stride", "block")
 
 
@@ -109,9 +111,8 @@ def read_csv(path: Path) -> Trials:
         table = [{**row, "error": _complement(row["top1_acc"])} for row in table]
     if "error" not in table[0]:
         hint = did_you_mean("error", named)
-        raise DataError(
-            f"{path} has no column error (top-1 error, percent), top1_err or top1_acc{hint}: {', '.join(named)}"
-        )
+        listed = " ".join(", ".join(named).split())
+        raise DataError(f"{path} has no column error (top-1 error, percent), top1_err or top1_acc{hint}: {listed:.300}")
     kept = [(number, row) for number, row in enumerate(table, start=2) if row.get("state", DONE) == DONE]
     errors = np.array([_error(row["error"], path, line) for line, row in kept], dtype=np.float64)
     table = [row for _, row in kept]
@@ -136,10 +137,12 @@ def read_csv(path: Path) -> Trials:
 def _network(row: Mapping[str, str], path: Path) -> Network | None:
     """Return the network of a row; None where it does not say enough for one."""
     try:
-        depths, widths = ([int(value) for value in row[name].split()] for name in ("depths", "widths"))
+        depths, widths = ([_whole(value) for value in row[name].split()] for name in ("depths", "widths"))
         ratios = [float(value) for value in row.get("bottlenecks", "").split()] or [1.0] * len(widths)
+        if not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
+            raise ValueError("bottlenecks must be above 0")
         inner = [round(width / ratio) for width, ratio in zip(widths, ratios, strict=True)]
-        groups = [int(value) for value in row.get("group_widths", "").split()]
+        groups = [_whole(value) for value in row.get("group_widths", "").split()]
         if not groups and not row.get("g"):
             return None
         groups = groups or [min(int(float(row["g"])), width) for width in inner]
@@ -154,6 +157,13 @@ def _network(row: Mapping[str, str], path: Path) -> Network | None:
         )
     except (ValueError, ArithmeticError, RegnetDeployError) as error:
         raise DataError(f"{path}: a network cannot be built from {dict(row)!r:.200}: {error}") from None
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if abs(value) > _LARGEST:
+        raise ValueError(f"{text:.20}... is too large")
+    return value
 
 
 def _error(text: str, path: Path, line: int) -> float:

@@ -41,7 +41,8 @@ def narrowed(space: Space, intervals: Mapping[str, Interval], name: str) -> Spac
             given = space.parts()[part]
             if given.across == "same":
                 if part == "depth" and symbol in left:  # d counts the blocks of all stages
-                    left[symbol] = tuple(value / space.stages for value in left[symbol])
+                    low, high = left[symbol]
+                    left[symbol] = low / space.stages, high / space.stages
                 stages[part] = Stages((cut(given.choices[0], symbol),), "same")
                 continue
             choices = tuple(cut(given.choice(i), f"{symbol}_{i + 1}") for i in range(space.stages))
