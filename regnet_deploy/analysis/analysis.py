@@ -17,6 +17,7 @@ from regnet_deploy.analysis.fit import LineFit, fit_lines
 from regnet_deploy.analysis.ranking import Ranking, can_rank, ranking
 from regnet_deploy.analysis.search import SearchCurve, search_curve
 from regnet_deploy.errors import UsageError
+from regnet_deploy.populations.regime import regime_differences
 from regnet_deploy.populations.trials import Trials
 
 Float = NDArray[np.float64]
@@ -33,6 +34,7 @@ class PopulationAnalysis:
         rankings: how each column goes with the error, where both vary.
         search: what random search in it would give.
         fits: the line nearest to each network, in their order; empty where the networks are not known.
+        lost: networks that diverged or failed and have no error; they are in none of the figures.
     """
 
     name: str
@@ -41,12 +43,14 @@ class PopulationAnalysis:
     rankings: tuple[Ranking, ...]
     search: SearchCurve
     fits: tuple[LineFit, ...]
+    lost: int
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; errors in percent, other values in the unit of their column."""
         return {
             "name": self.name,
             **self.distribution.to_json(),
+            "lost": self.lost,
             "errors_percent": self.distribution.errors.tolist(),
             "best_ranges": [made.to_json() for made in self.ranges],
             "rank_correlations": [made.to_json() for made in self.rankings],
@@ -67,6 +71,7 @@ class Analysis:
         share: networks that a repeat of the bootstrap drew, as a share of the population.
         repeats: of the bootstrap.
         seed: of all draws.
+        remarks: what to know before the figures are believed, a sentence each.
     """
 
     populations: tuple[PopulationAnalysis, ...]
@@ -75,6 +80,7 @@ class Analysis:
     share: float
     repeats: int
     seed: int
+    remarks: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data: errors in percent; MACs, parameters and activations in ones; widths in channels.
@@ -84,6 +90,7 @@ class Analysis:
         """
         return {
             "bootstrap": {"share": self.share, "repeats": self.repeats, "seed": self.seed},
+            "remarks": list(self.remarks),
             "populations": [population.to_json() for population in self.populations],
             "distances": [made.to_json() for made in self.distances],
             "normalised": {
@@ -152,6 +159,7 @@ def analyse(
                 tuple(rankings),
                 search_curve(trials.error),
                 own_fits,
+                trials.lost,
             )
         )
     normalised = {}
@@ -160,7 +168,22 @@ def analyse(
             weighed = normalised_distributions(errors, [own[column] for own in known])
             if weighed is not None:
                 normalised[column] = weighed
-    return Analysis(tuple(made), pairwise_distances(names, errors), normalised, share, repeats, seed)
+    distances = pairwise_distances(names, errors)
+    return Analysis(tuple(made), distances, normalised, share, repeats, seed, _remarks(names, populations))
+
+
+def _remarks(names: Sequence[str], populations: Sequence[Trials]) -> tuple[str, ...]:
+    """Return what stands between the figures and a conclusion."""
+    made = [
+        f"{name}: {trials.lost} of {len(trials) + trials.lost} networks diverged or failed and are in none of the "
+        "figures, which makes the population look better than it is"
+        for name, trials in zip(names, populations, strict=True)
+        if trials.lost
+    ]
+    differ = regime_differences([trials.regime for trials in populations])
+    if differ:
+        made.append(f"the populations were not trained alike: they differ in {'; '.join(differ)}")
+    return tuple(made)
 
 
 def _check(populations: Sequence[Trials]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis
 from regnet_deploy.analysis.columns import columns_of, short_label
 from regnet_deploy.analysis.pictures import edf_picture, parameters_picture, search_picture, widths_picture
-from regnet_deploy.populations.trials import Trials
+from regnet_deploy.populations.trials import Trials, file_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +53,7 @@ def population_figures(population: PopulationAnalysis, trials: Trials) -> list[N
         MissingExtra: matplotlib is not installed.
     """
     made = []
-    file = re.sub(r"[^\w.-]+", "-", population.name).strip("-.") or "population"
+    file = file_name(population.name)
     if population.ranges:
         columns = columns_of(trials, population.fits)
         caption = f"{population.name}: error against each column, and where the best value lies."

@@ -70,8 +70,9 @@ def sections(analysis: Analysis, populations: Sequence[Trials]) -> list[Section]
 
 
 def _errors(analysis: Analysis) -> Section:
-    rows = [(p.name, *_summary(p.distribution)) for p in analysis.populations]
-    return Section("Top-1 errors", [], [Table(("population", *_OF_ERRORS), rows)])
+    rows = [(p.name, *_summary(p.distribution), f"{p.lost:,}") for p in analysis.populations]
+    facts = [("note", remark) for remark in analysis.remarks]
+    return Section("Top-1 errors", facts, [Table(("population", *_OF_ERRORS, "diverged or failed"), rows)])
 
 
 def _summary(errors: Distribution) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.pictures import save_picture, write_whole
 
 if TYPE_CHECKING:
-    from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis
+    from regnet_deploy.analysis.analysis import Analysis
     from regnet_deploy.populations.trials import Trials
     from regnet_deploy.space.spaces import Space
 
@@ -44,43 +44,8 @@ def write_csv_file(path: Path, source: Path) -> None:
     from regnet_deploy.populations.table import write_csv
 
     with read_store(source) as store:
-        identity, outcomes = store.identity, store.outcomes()
-        recipe, data = identity["recipe"], identity["data"]
-        of_all = {
-            "seed": identity.get("seed", ""),
-            "resolution": identity["resolution"],
-            "classes": data["classes"],
-            "train_images": data["train_images"],
-            "val_images": data["val_images"],
-            **{name: recipe[name] for name in ("batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area")},
-            "data_sha256": data["digest"],
-        }
-        name = identity.get("space", {}).get("name", source.stem)
-        write_whole(path, write_csv(name, store.trials(), outcomes, of_all).encode())
-    say(f"{path}: {len(outcomes)} trials")
-
-
-def refined_space(
-    path: Path,
-    source: Path,
-    trials: Trials,
-    population: PopulationAnalysis,
-    across: Sequence[str],
-    space: str | None,
-) -> tuple[Space, Space]:
-    """Return the space of a population, and it with each drawn parameter narrowed to the interval of its best values.
-
-    The new one is named after the file that it will be written to.
-    """
-    from regnet_deploy.space.narrow import narrowed, related
-
-    given = _space_of(source, space)
-    intervals = {each.column: (each.low, each.high) for each in population.ranges if each.column in trials.drawn}
-    made = narrowed(given, intervals, path.stem)
-    for pair in across:
-        part, _, relation = pair.partition("=")
-        made = related(made, part.strip(), relation.strip())
-    return given, made
+        write_whole(path, write_csv(store).encode())
+        say(f"{path}: {len(store.outcomes())} trials")
 
 
 def write_refined(path: Path, given: Space, made: Space) -> None:
@@ -94,7 +59,8 @@ def write_refined(path: Path, given: Space, made: Space) -> None:
     )
 
 
-def _space_of(source: Path, space: str | None) -> Space:
+def space_of(source: Path, space: str | None) -> Space:
+    """Return the space that a population was drawn from: the one that is named, else what its store says."""
     from regnet_deploy.populations.store import is_store, read_store
     from regnet_deploy.space.space_file import find_space, space_from
 

@@ -63,43 +63,43 @@ def command(
       regnet-deploy analyze AnyNetX_A.sweep --refine narrowed.yaml --across bottleneck=same
       regnet-deploy sweep --space narrowed.yaml --data my-images
     """
-    _check(files, csv, refine, across, space, (html, csv, refine), figures)
+    _check(files, csv, refine, across, space, [path for path in (html, csv, refine) if path is not None], figures)
     require("scipy", "analysis")
     if html or figures:
         require("matplotlib", "analysis")
     from regnet_deploy.analysis.analysis import analyse
+    from regnet_deploy.analysis.refine import refined_space
     from regnet_deploy.analysis.tables import sections
-    from regnet_deploy.cli.analysis_files import refined_space, write_csv_file, write_figures, write_page, write_refined
+    from regnet_deploy.cli.analysis_files import space_of, write_csv_file, write_figures, write_page, write_refined
     from regnet_deploy.populations.read import read_trials
 
     populations = [read_trials(path) for path in files]
     asked = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
     analysis = analyse(populations, repeats=repeats, share=share, seed=seed, columns=asked)
-    # Before anything is written: what cannot be refined is said alone.
-    refined = (
-        refined_space(refine, files[0], populations[0], analysis.populations[0], across, space) if refine else None
-    )
+    if refine:  # before anything is written: what cannot be refined is said alone
+        given = space_of(files[0], space)
+        relations = [(part.strip(), relation.strip()) for part, _, relation in (pair.partition("=") for pair in across)]
+        refined = refined_space(given, populations[0], refine.stem, relations, share=share, repeats=repeats, seed=seed)
     if as_json:
-        print_json({**analysis.to_json(), "lost": [trials.lost for trials in populations]})
+        print_json(analysis.to_json())
     else:
         for section in sections(analysis, populations):
             console = stdout_console()
-            console.print(f"\n[bold]{section.title}[/bold]")
+            console.print(f"\n{section.title}", style="bold", markup=False)
             for fact in section.facts:
                 console.print(f"{fact[0]}: {fact[1]}", markup=False, soft_wrap=True)
             for table in section.tables:
                 print_table("", table.columns, table.rows)
-    for trials in populations:
-        if trials.lost:
-            say(f"{trials.space}: {trials.lost} networks diverged or failed and are in none of the figures above")
+    for remark in analysis.remarks:
+        say(remark)
     if html:
         write_page(html, analysis, populations)
     if figures:
         write_figures(figures, suffix, analysis, populations)
     if csv:
         write_csv_file(csv, files[0])
-    if refine and refined:
-        write_refined(refine, *refined)
+    if refine:
+        write_refined(refine, given, refined)
 
 
 def _check(
@@ -108,7 +108,7 @@ def _check(
     refine: Path | None,
     across: tuple[str, ...],
     space: str | None,
-    outputs: tuple[Path | None, ...],
+    outputs: list[Path],
     figures: Path | None,
 ) -> None:
     """Refuse what does not go together before anything is computed."""
@@ -123,13 +123,16 @@ def _check(
     for pair in across:
         if "=" not in pair:
             raise UsageError(f"--across takes PART=RELATION as in bottleneck=same, got {pair!r}")
+    read = {path.resolve() for path in files}
     for path in outputs:
-        if path is not None and not path.parent.is_dir():
+        if not path.parent.is_dir():
             raise UsageError(f"there is no folder {path.parent} for {path.name}: make it first")
-        if path is not None and path.is_dir():
+        if path.is_dir():
             raise UsageError(f"{path} is a folder: give the name of a file to write")
-        if path is not None and path in files:
-            raise UsageError(f"{path} is a population that is read: choose another file to write")
+        if path.resolve() in read or is_store(path):
+            raise UsageError(f"{path} is a population, which nothing else must replace: choose another file to write")
+    if len({path.resolve() for path in outputs}) < len(outputs):
+        raise UsageError("two outputs have one file name: give each its own")
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures takes a folder, and {figures} is a file")
     if refine and refine.suffix not in (".yaml", ".yml"):

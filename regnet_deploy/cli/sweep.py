@@ -93,6 +93,7 @@ def command(
       regnet-deploy sweep --space RegNetX --data my-images --n 50 --resolution 64 --mmacs 20:22
       regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html
     """
+    from regnet_deploy.populations.trials import file_name
     from regnet_deploy.space.draw import Band
     from regnet_deploy.space.space_file import find_space
 
@@ -110,7 +111,7 @@ def command(
     execution = Execution(where, precision, channels_last=True)
     executor = executor_of(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
     options = Options(n, seed, val_split, execution, executor, threads, retry)
-    path = store or Path(f"{found.name}.sweep")
+    path = store or Path(f"{file_name(found.name)}.sweep")
     try:
         with progress() as display:
             result = sweep(

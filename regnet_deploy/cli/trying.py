@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Options that mean nothing without --try.
-_OF_TRYING = ("data", "epochs", "lr", "batch_size", "crop_area", "flip", "val_split", "device", "ray", "tried")
+_OF_TRYING = (
+    "data",
+    "epochs",
+    "lr",
+    "batch_size",
+    "crop_area",
+    "flip",
+    "val_split",
+    "device",
+    "threads",
+    "retry",
+    "ray",
+    "tried",
+)
 
 
 def try_options(function: F) -> F:
@@ -45,6 +58,8 @@ def try_options(function: F) -> F:
         click.option("--flip/--no-flip", default=True, help="With --try: mirror half of the images.  [default: flip]"),
         click.option("--val-split", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="With --try."),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="With --try."),
+        click.option("--threads", type=click.IntRange(1), help="With --try: of a trial.  [default: every core]"),
+        click.option("--retry", is_flag=True, help="With --try: train those again that diverged or failed."),
         click.option("--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="With --try: on Ray."),
         click.option("--store", "tried", type=click.Path(path_type=Path), help="With --try.  [default: BUNDLE.tried]"),
     ]
@@ -94,7 +109,15 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
 
     recipe = Recipe(**{name: options[name] for name in ("epochs", "lr", "batch_size", "crop_area", "flip", "seed")})
     execution = Execution(resolve_device(options["device"]), channels_last=True)
-    executor = executor_of(options["ray"], None, None, execution.device, None)
+    executor = executor_of(options["ray"], None, None, execution.device, options["threads"])
+    trying = Options(
+        options["tries"],
+        val_split=options["val_split"],
+        execution=execution,
+        executor=executor,
+        threads=options["threads"],
+        retry=options["retry"],
+    )
     ranks = ranks_apart(selection, options["tries"])
     networks = [selection.candidate(rank).network for rank in ranks]
     path = options["tried"] or Path(f"{options['output']}.tried")
@@ -105,7 +128,7 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
                 options["data"],
                 options["resolution"],
                 recipe,
-                Options(len(ranks), val_split=options["val_split"], execution=execution, executor=executor),
+                trying,
                 path,
                 TerminalReporter(display),
             )

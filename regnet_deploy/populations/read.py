@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.populations.store import DONE, Outcome, Store, Trial, is_store, read_store
+from regnet_deploy.populations.regime import regime_of
+from regnet_deploy.populations.store import DONE, Outcome, Store, Trial, is_store, read_store, understood
 from regnet_deploy.populations.table import read_csv
 from regnet_deploy.populations.trials import Trials, stage_columns
 
@@ -52,7 +53,9 @@ def trials_of(store: Store) -> Trials:
     columns |= {name: values for name, values in stage_columns(networks).items() if name not in columns}
     errors = np.array([outcomes[trial.number].error for trial in done], dtype=np.float64)
     space = identity.get("space", {}).get("name", store.path.stem)
-    return Trials(space, errors, columns, networks, names, lost=len(known) - len(done))
+    with understood(store.path):
+        regime = regime_of(identity, most)
+    return Trials(space, errors, columns, networks, names, len(known) - len(done), regime)
 
 
 def find_trial(path: Path, number: int | None) -> tuple[Trial, Outcome, dict[str, Any]]:

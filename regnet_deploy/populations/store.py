@@ -7,9 +7,7 @@ on the disk, so that whatever is killed, no more is lost than the trials that we
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.holding import held
 from regnet_deploy.space.network import Network
 
 SCHEMA = 1
@@ -24,6 +23,8 @@ PLANNED, DONE, DIVERGED, FAILED = "planned", "done", "diverged", "failed"
 #: "rgnt", where SQLite files say whose they are.
 _APPLICATION = 0x72676E74
 _PATIENCE_S = 30.0
+#: Differences that are named one by one.
+_NAMED = 5
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -107,7 +108,7 @@ class Store:
     def identity(self) -> dict[str, Any]:
         """What decides the results of the sweep: space, band, data, recipe, seed."""
         rows = self._rows("SELECT value FROM about WHERE key = 'identity'")
-        with _understood(self.path):
+        with understood(self.path):
             identity: dict[str, Any] = json.loads(rows[0][0])
             return identity
 
@@ -165,13 +166,13 @@ class Store:
         rows = self._rows(
             "SELECT number, network, drawn, macs, parameters, activations, epochs FROM trials ORDER BY number"
         )
-        with _understood(self.path):
+        with understood(self.path):
             return [Trial(row[0], Network.from_json(json.loads(row[1])), json.loads(row[2]), *row[3:]) for row in rows]
 
     def outcomes(self) -> dict[int, Outcome]:
         """Return what is known, by the number of the trial."""
         rows = self._rows("SELECT number, outcome FROM trials WHERE outcome IS NOT NULL ORDER BY number")
-        with _understood(self.path):
+        with understood(self.path):
             return {number: Outcome(**json.loads(text)) for number, text in rows}
 
     def _rows(self, query: str) -> list[Any]:
@@ -191,36 +192,38 @@ class Store:
 
 @contextlib.contextmanager
 def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
-    """Open the store of a sweep to write, and make it where there is none.
-
-    One process holds it at a time; the hold goes with the process, however it ends.
+    """Open the store of a sweep to write, and make it where there is none; within :func:`hold_store`.
 
     Raises:
         UsageError: the store is of another sweep; with what differs.
-        DataError: another sweep writes it, it is no store, or it cannot be written.
+        DataError: it is no store, or it cannot be written.
     """
-    try:
-        handle = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; give another --store") from None
-    try:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"another sweep writes {path}: wait for it, or give another --store") from None
-        if not path.exists() or not path.stat().st_size:
-            _create(path, identity)
-        with contextlib.closing(_connect(path)) as connection:
-            store = Store(path, connection)
-            found = differences(store.identity, json.loads(json.dumps(identity)))
-            if found:
-                raise UsageError(
-                    f"{path} is the store of another sweep: {'; '.join(found)}. Give what it was started with to go "
-                    "on, or another --store"
-                )
-            yield store
-    finally:
-        os.close(handle)
+    if not path.exists() or not path.stat().st_size:
+        _create(path, identity)
+    with contextlib.closing(_connect(path)) as connection:
+        store = Store(path, connection)
+        found = differences(store.identity, json.loads(json.dumps(identity)))
+        if found:
+            more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            raise UsageError(
+                f"{path} is the store of another sweep: {'; '.join(found[:_NAMED])}{more}. Give what it was started "
+                "with to go on, or another --store"
+            )
+        yield store
+
+
+@contextlib.contextmanager
+def hold_store(path: Path) -> Iterator[None]:
+    """Keep other sweeps from a store, by whatever link it is named, from before there is one.
+
+    Raises:
+        DataError: another sweep writes it, or its folder cannot be written.
+    """
+    where = path.resolve()
+    busy = f"another sweep writes {path}: wait for it, or give another --store"
+    unwritable = f"cannot write {path}: {{}}; give another --store"
+    with held(where.with_name(f".{where.name}.lock"), busy=busy, unwritable=unwritable):
+        yield
 
 
 def check_store_path(path: Path) -> None:
@@ -307,14 +310,14 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
         rows = connection.execute("SELECT value FROM about WHERE key = 'schema'").fetchall()
     except (sqlite3.Error, UnicodeDecodeError) as error:  # of what SQLite says of damaged text
         raise _damaged(path, error) from None
-    with _understood(path):
+    with understood(path):
         schema = int(rows[0][0])
     if schema > SCHEMA:
         raise DataError(f"{path} was written by a newer regnet-deploy (schema {schema}, this one reads {SCHEMA})")
 
 
 @contextlib.contextmanager
-def _understood(path: Path) -> Iterator[None]:
+def understood(path: Path) -> Iterator[None]:
     """Say in one line that what a file holds is not what a sweep writes."""
     try:
         yield

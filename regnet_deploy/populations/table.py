@@ -9,16 +9,18 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from regnet_deploy.errors import DataError, RegnetDeployError, did_you_mean
-from regnet_deploy.populations.store import DONE, Outcome, Trial
+from regnet_deploy.populations.regime import DATA, regime_of
+from regnet_deploy.populations.store import DONE, Outcome, Store, Trial
 from regnet_deploy.populations.trials import Trials, stage_columns
 from regnet_deploy.space.network import Network, default_stem_stride
+from regnet_deploy.space.spaces import MOST_BLOCKS
 
 #: Columns that say what the network is, stage by stage.
 STAGES = ("depths", "widths", "group_widths", "bottlenecks")
@@ -46,15 +48,25 @@ _OF_THE_RUN = (
     "seconds",
     "images_per_s",
     "seed",
+    "training_seed",
+    "threads",
+)
+#: Columns that say under which conditions a population was trained.
+_REGIME = (
+    *("epochs", "resolution", *DATA, "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area", "flip"),
+    *("lighting", "label_smoothing", "precise_bn_images", "precision"),
 )
 #: Larger numbers are not those of a network.
 _LARGEST = 1 << 31
 _NETWORK = (*STAGES, "se_ratio", "stem_stride", "block")
 
 
-def write_csv(space: str, trials: Iterable[Trial], outcomes: Mapping[int, Outcome], of_all: Mapping[str, Any]) -> str:
-    """Return a population as CSV, those that diverged or failed included; ``of_all`` are columns of one value."""
-    rows = [_row(space, trial, outcomes[trial.number], of_all) for trial in trials if trial.number in outcomes]
+def write_csv(store: Store) -> str:
+    """Return what a store knows as CSV, those that diverged or failed included, with recipe and machine in each row."""
+    identity, outcomes = store.identity, store.outcomes()
+    space = identity.get("space", {}).get("name", store.path.stem)
+    known = [trial for trial in store.trials() if trial.number in outcomes]
+    rows = [_row(space, trial, outcomes[trial.number], identity) for trial in known]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["space"], lineterminator="\n", restval="")
     writer.writeheader()
@@ -62,14 +74,14 @@ def write_csv(space: str, trials: Iterable[Trial], outcomes: Mapping[int, Outcom
     return text.getvalue()
 
 
-def _row(space: str, trial: Trial, outcome: Outcome, of_all: Mapping[str, Any]) -> dict[str, Any]:
-    network = trial.network
+def _row(space: str, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]) -> dict[str, Any]:
+    network, regime = trial.network, regime_of(identity, trial.epochs)
     return {
         "space": space,
         "number": trial.number,
         "state": outcome.state,
         "error": "" if outcome.error is None else _shortest(outcome.error),
-        "epochs": trial.epochs,
+        "epochs": regime.pop("epochs"),
         "best_epoch": outcome.best_epoch,
         "macs": trial.macs,
         "parameters": trial.parameters,
@@ -81,12 +93,13 @@ def _row(space: str, trial: Trial, outcome: Outcome, of_all: Mapping[str, Any]) 
         **{f"drawn:{name}": _shortest(value) for name, value in trial.drawn.items()},
         "seconds": f"{outcome.seconds:.1f}",
         "images_per_s": f"{outcome.images_per_s:.1f}",
-        "cpu": outcome.machine.get("cpu", ""),
-        "device": outcome.machine.get("device", ""),
-        "precision": outcome.machine.get("precision", ""),
-        "torch": outcome.machine.get("torch", ""),
+        **{name: outcome.machine.get(name, "") for name in ("cpu", "device", "threads", "torch")},
+        "gpus": " + ".join(outcome.machine.get("gpus", ())),
         "finished": outcome.finished,
-        **of_all,
+        "message": outcome.message,
+        "seed": identity.get("seed", ""),
+        "training_seed": identity["recipe"]["seed"],
+        **regime,
     }
 
 
@@ -113,13 +126,14 @@ def read_csv(path: Path) -> Trials:
         hint = did_you_mean("error", named)
         listed = " ".join(", ".join(named).split())
         raise DataError(f"{path} has no column error (top-1 error, percent), top1_err or top1_acc{hint}: {listed:.300}")
-    kept = [(number, row) for number, row in enumerate(table, start=2) if row.get("state", DONE) == DONE]
+    numbered = _of_most_epochs(list(enumerate(table, start=2)))
+    kept = [(number, row) for number, row in numbered if row.get("state", DONE) == DONE]
     errors = np.array([_error(row["error"], path, line) for line, row in kept], dtype=np.float64)
     table = [row for _, row in kept]
     drawn = tuple(name.removeprefix("drawn:") for name in named.values() if name.startswith("drawn:"))
     columns = {}
     for name in named.values():
-        if name not in ("error", "top1_acc", *_OF_THE_RUN, *_NETWORK):
+        if name not in ("error", "top1_acc", *_OF_THE_RUN, *_REGIME, *_NETWORK):
             numbers = np.array([_number(row[name]) for row in table], dtype=np.float64)
             if not np.isnan(numbers).all():
                 columns[name.removeprefix("drawn:")] = numbers
@@ -131,13 +145,23 @@ def read_csv(path: Path) -> Trials:
     name = spaces.pop() if len(spaces) == 1 else path.stem
     columns = {**columns, **{k: v for k, v in stage_columns(found).items() if k not in columns}}
     likely = tuple(each for each in ("d", "w_0", "w_a", "w_m", "b", "g") if each in columns)
-    return Trials(name, errors, columns, found, drawn or likely, lost=len(rows) - len(table))
+    regime = {} if not table else {name: table[0][name] for name in _REGIME if table[0].get(name)}
+    return Trials(name, errors, columns, found, drawn or likely, len(numbered) - len(table), regime)
+
+
+def _of_most_epochs(rows: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of the longest training: of successive halving, the last round. Others are left as they are."""
+    epochs = [_number(row.get("epochs", "")) for _, row in rows]
+    most = max((value for value in epochs if not math.isnan(value)), default=math.nan)
+    return [row for row, value in zip(rows, epochs, strict=True) if math.isnan(value) or value == most]
 
 
 def _network(row: Mapping[str, str], path: Path) -> Network | None:
     """Return the network of a row; None where it does not say enough for one."""
     try:
         depths, widths = ([_whole(value) for value in row[name].split()] for name in ("depths", "widths"))
+        if sum(depths) > MOST_BLOCKS:
+            raise ValueError(f"{sum(depths):,} blocks are more than {MOST_BLOCKS:,}")
         ratios = [float(value) for value in row.get("bottlenecks", "").split()] or [1.0] * len(widths)
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
             raise ValueError("bottlenecks must be above 0")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ class Trials:
         networks: the networks; empty where the source does not say.
         drawn: names of the columns that the space draws, in its order.
         lost: networks that diverged or failed, and have no error.
+        regime: under which conditions they were trained, as far as the source says; see :mod:`.regime`.
     """
 
     space: str
@@ -35,6 +37,7 @@ class Trials:
     networks: tuple[Network, ...] = ()
     drawn: tuple[str, ...] = ()
     lost: int = 0
+    regime: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -54,3 +57,8 @@ def stage_columns(networks: Sequence[Network]) -> dict[str, Float]:
         for i in range(stages):
             columns[f"{symbol}_{i + 1}"] = np.array([getattr(n, name)[i] for n in networks], dtype=np.float64)
     return columns
+
+
+def file_name(space: str) -> str:
+    """Return the name of a space as that of a file, without folders and without what file systems refuse."""
+    return re.sub(r"[^\w.-]+", "-", space).strip("-.") or "population"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.check import check_images
-from regnet_deploy.images.folder import DEFAULT_VAL_SPLIT, ImageFolder, assemble, list_images
+from regnet_deploy.images.folder import DEFAULT_VAL_SPLIT, ImageFolder, Listing, assemble, list_images
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
 from regnet_deploy.sweeping.reporter import Reporter
 from regnet_deploy.training.data import EvaluationViews, RandomViews, open_evaluation, open_training
+from regnet_deploy.training.directory import memory_of_check
 from regnet_deploy.training.recipe import Recipe
 
 
@@ -31,11 +32,11 @@ class SweepImages:
     classes: int
 
 
-def check_folder(data: Path, val_split: float | None, seed: int, memory: Path, reporter: Reporter) -> ImageFolder:
-    """List, check and split a folder of images; ``memory`` is the file in which the check is remembered.
+def list_folder(data: Path, val_split: float | None) -> Listing:
+    """List a folder of images; nothing is opened yet.
 
     Raises:
-        DataError: the images cannot be used.
+        DataError: there is no such folder, or its layout is not that of classes.
         UsageError: a share to hold out, and a folder with validation images of its own.
     """
     listing = list_images(data)
@@ -43,6 +44,17 @@ def check_folder(data: Path, val_split: float | None, seed: int, memory: Path, r
         raise UsageError(f"{data} has validation images of its own: leave --val-split out, or give a folder without")
     if len(listing.train) < 2:
         raise DataError(f"{data} has one class folder, {next(iter(listing.train))}: a classifier needs two or more")
+    return replace(listing, root=listing.root.resolve())  # the workers of a cluster may start in another folder
+
+
+def check_folder(listing: Listing, val_split: float | None, seed: int, beside: Path, reporter: Reporter) -> ImageFolder:
+    """Check and split a folder of images; what the check said is remembered in the folder of ``beside``.
+
+    Raises:
+        DataError: the images cannot be used.
+    """
+    memory = memory_of_check(beside.parent, listing.root)
+    memory = memory.with_name(f".{memory.name}")  # of all sweeps that lie there
     checked = check_images(
         listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
     )

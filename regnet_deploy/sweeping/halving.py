@@ -7,21 +7,22 @@ Every round trains from the seed's weights with a whole schedule of its own leng
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.populations.store import Trial, check_store_path, open_store
+from regnet_deploy.populations.store import Trial, check_store_path, hold_store, open_store
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
-from regnet_deploy.sweeping.data import check_folder, load_images
+from regnet_deploy.sweeping.data import check_folder, list_folder, load_images
 from regnet_deploy.sweeping.reporter import Reporter
-from regnet_deploy.sweeping.sweep import Options, run_what_is_left, sweep_identity
+from regnet_deploy.sweeping.sweep import Options, forget_failures, run_what_is_left, sweep_identity
 from regnet_deploy.training.recipe import Recipe
 
 FACTOR = 3
@@ -43,13 +44,15 @@ class Tried:
 def rounds(candidates: int, epochs: int) -> list[tuple[int, int]]:
     """Return how many candidates each round trains and for how many epochs, the last for all ``epochs``.
 
-    The last round has up to three; a round before it three times as many and a third of the epochs, one at least.
+    The last round has up to three; a round before it three times as many and a third of the epochs, one at least. Of
+    rounds of as many epochs only the first is held: the others would train the same again.
     """
     sizes = [candidates]
     while sizes[-1] > FACTOR:
         sizes.append(math.ceil(sizes[-1] / FACTOR))
     last = len(sizes) - 1
-    return [(size, max(1, round(epochs / FACTOR ** (last - i)))) for i, size in enumerate(sizes)]
+    planned = [(size, max(1, round(epochs / FACTOR ** (last - i)))) for i, size in enumerate(sizes)]
+    return [each for i, each in enumerate(planned) if not i or each[1] > planned[i - 1][1]]
 
 
 def halve(
@@ -80,10 +83,26 @@ def halve(
     """
     check_store_path(path)
     torch.set_num_threads(options.threads or available_cores())
-    memory = path.with_name(f".{path.name}.checked")
-    folder = check_folder(data, options.val_split, recipe.seed, memory, reporter)
-    identity = {"tried": len(networks), **sweep_identity(folder, recipe, options.execution, resolution)}
+    listing = list_folder(data, options.val_split)
+    with hold_store(path):
+        folder = check_folder(listing, options.val_split, recipe.seed, path, reporter)
+        identity = {"tried": len(networks), **sweep_identity(folder, recipe, options.execution, resolution)}
+        return _halve(networks, folder, identity, recipe, options, path, reporter)
+
+
+def _halve(
+    networks: Sequence[Network],
+    folder: ImageFolder,
+    identity: Mapping[str, Any],
+    recipe: Recipe,
+    options: Options,
+    path: Path,
+    reporter: Reporter,
+) -> list[Tried]:
+    resolution = identity["resolution"]
     with open_store(path, identity) as store:
+        if options.retry:
+            forget_failures(store, reporter)
         images = load_images(folder, recipe, resolution, reporter)
         tried = {candidate: Tried(candidate, {}) for candidate in range(len(networks))}
         left = list(tried)
@@ -122,7 +141,7 @@ def _ranked(tried: dict[int, Tried]) -> list[Tried]:
 
     ranked = sorted(tried.values(), key=key)
     if not ranked[0].errors:
-        raise UsageError(f"none of the {len(ranked)} candidates could be trained: give a lower --try-lr")
+        raise UsageError(f"none of the {len(ranked)} candidates could be trained: give a lower --lr, and --retry")
     return ranked
 
 

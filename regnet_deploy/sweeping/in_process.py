@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 
 from regnet_deploy.populations.store import Outcome, Trial
 from regnet_deploy.sweeping.data import SweepImages
@@ -16,7 +16,7 @@ Watch = Callable[[Trial, float, float], None]
 
 def run_here(
     trials: Iterable[Trial], images: SweepImages, recipe: Recipe, execution: Execution, watch: Watch
-) -> Iterator[tuple[Trial, Outcome]]:
+) -> Generator[tuple[Trial, Outcome], None, None]:
     """Yield each trial with its outcome as soon as it has one."""
     for trial in trials:
 

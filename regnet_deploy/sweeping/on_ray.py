@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ LOCAL = "local"
 RETRIES = 3
 _LOOK_S = 1.0
 _ANSWERS_S = 5.0
+_NEEDED = "every one needs the same Python with regnet-deploy[sweep,ray] installed"
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,12 @@ class OnRay:
 
     def __call__(
         self, trials: Iterable[Trial], images: SweepImages, recipe: Recipe, execution: Execution, watch: Watch
-    ) -> Iterator[tuple[Trial, Outcome]]:
+    ) -> Generator[tuple[Trial, Outcome], None, None]:
         """Yield each trial with its outcome as soon as it has one, in the order in which they end.
 
-        A trial whose worker is killed is run again, and failed when it was killed every time.
+        A trial whose worker is killed is run again, and failed when it was killed every time. On a cluster of others
+        it is their setting (``RAY_task_oom_retries``) how often one is that Ray itself killed for want of memory. Every
+        machine needs the same Python and regnet-deploy, and images that do not fit into memory at the same path.
 
         Raises:
             MissingExtra: Ray is not installed.
@@ -54,17 +59,37 @@ class OnRay:
             self._ensure_resources(ray)
             threads = max(1, int(self.cpus))
             run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_in_worker)
-            shared = ray.put(images)
-            running = {run.remote(trial, shared, recipe, execution, threads): trial for trial in trials}
+            board = ray.remote(num_cpus=0)(Board).remote()
+            shared = _put(ray, images)
+            left, by_number = iter(trials), {}
+            running: dict[Any, Trial] = {}
             try:
-                while running:
+                while True:
+                    for trial in itertools.islice(left, self._at_a_time(ray) - len(running)):
+                        running[run.remote(trial, shared, recipe, execution, threads, board)] = trial
+                        by_number[trial.number] = trial
+                    if not running:
+                        return
                     ended, _ = ray.wait(list(running), num_returns=1, timeout=_LOOK_S)
+                    for number, (share, rate) in _returned(ray, board.take.remote()).items():
+                        if number in by_number:
+                            watch(by_number[number], share, rate)
                     for reference in ended:
                         trial = running.pop(reference)
-                        yield trial, _outcome(ray, reference)
+                        outcome = _outcome(ray, reference)
+                        del by_number[trial.number]
+                        yield trial, outcome
             finally:
                 for reference in running:  # on a cluster of others they would go on without us
                     ray.cancel(reference, force=True)
+
+    def _at_a_time(self, ray: Any) -> int:
+        """Return how many trials to hand to Ray: as many as can run, and as many again, so that none waits for us."""
+        there = ray.cluster_resources()
+        slots = there.get("CPU", 1.0) / self.cpus
+        if self.gpus:
+            slots = min(slots, there.get("GPU", 0.0) / self.gpus)
+        return 2 * max(1, int(slots))
 
     def _ensure_resources(self, ray: Any) -> None:
         there = ray.cluster_resources()
@@ -76,14 +101,42 @@ class OnRay:
                 )
 
 
-def run_in_worker(trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, threads: int) -> Outcome:
+class Board:
+    """How far the running trials are; an actor that they write to and the driver reads."""
+
+    def __init__(self) -> None:
+        self._news: dict[int, tuple[float, float]] = {}
+
+    def put(self, number: int, share: float, rate: float) -> None:
+        """Take the share of a trial that is done, and images/s."""
+        self._news[number] = (share, rate)
+
+    def take(self) -> dict[int, tuple[float, float]]:
+        """Return what was put since the last time."""
+        news, self._news = self._news, {}
+        return news
+
+
+def run_in_worker(
+    trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, threads: int, board: Any
+) -> Outcome:
     """Run a trial in a process of Ray's."""
     import torch
 
     from regnet_deploy.sweeping.trial import run_trial
 
+    told = 0.0
+
+    def heard(share: float, rate: float) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= _LOOK_S:
+            told = now
+            board.put.remote(trial.number, share, rate)
+
     torch.set_num_threads(threads)
-    return run_trial(trial, images, recipe, execution)
+    # Processes that load images share the CPUs of their trial.
+    return run_trial(trial, images, recipe, execution, heard, most_workers=threads)
 
 
 @contextlib.contextmanager
@@ -93,6 +146,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
     Ray's dashboard, which runs whatever it is sent, is not started, and nothing is reported to anyone.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # by default without end
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own default from its next version on
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
@@ -104,7 +158,10 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         ray.init(**options)
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"no Ray at {address}: {reason:.300}; is it started there? --ray alone starts one") from None
+        raise UsageError(
+            f"no Ray at {address}: {reason:.300}; is it started there, and does it ask for a token "
+            "(RAY_AUTH_MODE=token)? --ray alone starts one"
+        ) from None
     try:
         yield
     finally:
@@ -127,13 +184,47 @@ def _ensure_answer(address: str) -> None:
         raise UsageError(f"no Ray at {address}: {reason}; is it started there? --ray alone starts one") from None
 
 
-def _outcome(ray: Any, reference: Any) -> Outcome:
+def _put(ray: Any, images: SweepImages) -> Any:
     try:
-        outcome: Outcome = ray.get(reference)
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
-        return Outcome(FAILED, message=f"its worker died {RETRIES + 1} times: {' '.join(str(error).split())[:300]}")
+        return ray.put(images)
+    except ray.exceptions.RayError as error:
+        raise UsageError(f"the images do not fit into Ray's memory: {_line(error)}; sweep without --ray") from None
+
+
+def _outcome(ray: Any, reference: Any) -> Outcome:
+    """Return the outcome of a trial: that its worker died, where it died each time."""
+    try:
+        outcome: Outcome = _returned(ray, reference)
+    except _lost(ray) as error:
+        return Outcome(FAILED, message=f"its worker died {RETRIES + 1} times: {_line(error)}")
+    return outcome
+
+
+def _returned(ray: Any, reference: Any) -> Any:
+    """Return what a task returned.
+
+    Raises:
+        RegnetDeployError: as the task raised it.
+        UsageError: a machine of the cluster cannot run it, or Ray lost it.
+    """
+    try:
+        return ray.get(reference)
+    except _lost(ray):
+        raise
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RegnetDeployError):
             raise error.cause from None  # as it was said, without the traceback of the worker
+        if isinstance(error.cause, ImportError):
+            raise UsageError(f"{_line(error.cause)} on a machine of the cluster: {_NEEDED}") from None
         raise
-    return outcome
+    except ray.exceptions.RayError as error:
+        raise UsageError(f"Ray gave up: {_line(error)}; the same command goes on with what is left") from None
+
+
+def _lost(ray: Any) -> tuple[type[Exception], ...]:
+    """Return the errors that say that a worker died."""
+    return (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+
+
+def _line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +15,32 @@ import torch
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Store, Trial, check_store_path, open_store
+from regnet_deploy.populations.store import (
+    DIVERGED,
+    DONE,
+    FAILED,
+    Outcome,
+    Store,
+    Trial,
+    check_store_path,
+    hold_store,
+    open_store,
+)
 from regnet_deploy.space.draw import Band, draw_networks, networks_of
 from regnet_deploy.space.space_file import space_data
 from regnet_deploy.space.spaces import Space
-from regnet_deploy.sweeping.data import SweepImages, check_folder, load_images
+from regnet_deploy.sweeping.data import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.sweeping.in_process import Watch, run_here
 from regnet_deploy.sweeping.reporter import Reporter
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
-#: So many failures and nothing else at the start are no accident.
-_ALIKE = 3
+#: So many failures are no accident: of a run before anything is done, and one after the other later.
+_AT_ONCE, _IN_A_ROW = 3, 10
 #: Runs trials and yields each with its outcome, in any order.
-Executor = Callable[[Iterable[Trial], SweepImages, Recipe, Execution, Watch], Iterator[tuple[Trial, Outcome]]]
-
-#: The low-compute regime in which the paper designs spaces (arXiv 2003.13678, section 3): 10 epochs at 0.05.
-LOW_COMPUTE = Recipe(epochs=10, lr=0.05, weight_decay=5e-5)
+Executor = Callable[
+    [Iterable[Trial], SweepImages, Recipe, Execution, Watch], Generator[tuple[Trial, Outcome], None, None]
+]
 
 
 @dataclass(frozen=True)
@@ -107,23 +117,36 @@ def sweep(
     """
     check_store_path(path)
     torch.set_num_threads(options.threads or available_cores())
-    memory = path.with_name(f".{path.name}.checked")
-    folder = check_folder(data, options.val_split, recipe.seed, memory, reporter)
-    band = Band(band.lowest, band.highest, band.resolution, len(folder.classes), band.stride)
+    listing = list_folder(data, options.val_split)
+    band = replace(band, classes=len(listing.train), stem_stride=band.stride)
     trials = planned_trials(space, band, recipe.epochs, options.n, options.seed, reporter)
-    identity = sweep_identity(folder, recipe, options.execution, band.resolution)
-    identity |= {
-        "space": space_data(space),
-        "seed": options.seed,
-        "mmacs": [band.lowest / 1e6, band.highest / 1e6],
-        "stem_stride": band.stride,
-    }
+    with hold_store(path):
+        folder = check_folder(listing, options.val_split, recipe.seed, path, reporter)
+        identity = sweep_identity(folder, recipe, options.execution, band.resolution)
+        identity |= {
+            "space": space_data(space),
+            "seed": options.seed,
+            "mmacs": [band.lowest / 1e6, band.highest / 1e6],
+            "stem_stride": band.stride,
+        }
+        return _sweep(trials, folder, identity, recipe, options, path, reporter)
+
+
+def _sweep(
+    trials: Sequence[Trial],
+    folder: ImageFolder,
+    identity: Mapping[str, Any],
+    recipe: Recipe,
+    options: Options,
+    path: Path,
+    reporter: Reporter,
+) -> Standing:
     with open_store(path, identity) as store:
         if options.retry:
-            reporter.say(f"{store.forget((DIVERGED, FAILED))} trials that diverged or failed are trained again")
+            forget_failures(store, reporter)
         store.plan(trials)
         if standing(store, trials).left:
-            images = load_images(folder, recipe, band.resolution, reporter)
+            images = load_images(folder, recipe, identity["resolution"], reporter)
             run_what_is_left(store, trials, images, recipe, options, reporter)
         return standing(store, trials)
 
@@ -171,7 +194,7 @@ def run_what_is_left(
     """Run those of the trials that have no outcome in the store, and write each outcome as soon as there is one.
 
     Raises:
-        UsageError: the first trials all failed, so that something is wrong with all of them.
+        UsageError: trial after trial failed, so that something is wrong with all of them.
         DataError: the images cannot be read any more, or the store cannot be written.
     """
     outcomes = _outcomes(store, trials)
@@ -179,15 +202,33 @@ def run_what_is_left(
     progress = _Progress(len(trials), outcomes, reporter)
     if outcomes:
         reporter.say(f"{store.path}: {len(outcomes)} of {len(trials)} trials have an outcome, {len(left)} are left")
-    for trial, outcome in options.executor(left, images, recipe, options.execution, progress.watch):
-        store.record(trial.number, outcome)
-        outcomes[trial.number] = outcome
-        progress.ended(trial, outcome)
-        if len(outcomes) == _ALIKE and all(each.state == FAILED for each in outcomes.values()):
-            raise UsageError(
-                f"the first {_ALIKE} trials failed, so something is wrong with all of them: {outcome.message}; "
-                "put it right and give the same command with --retry"
-            )
+    failed, done, elsewhere = 0, 0, list(outcomes.values())
+    with contextlib.closing(options.executor(left, images, recipe, options.execution, progress.watch)) as ended:
+        for trial, outcome in ended:
+            store.record(trial.number, outcome)
+            progress.ended(trial, outcome)
+            if not done + failed:
+                _tell_other_machine(outcome, elsewhere, reporter)
+            done, failed = (done, failed + 1) if outcome.state == FAILED else (done + 1, 0)
+            if failed >= (_IN_A_ROW if done else _AT_ONCE):
+                raise UsageError(
+                    f"{failed} trials failed one after the other, so something is wrong with all of them: "
+                    f"{outcome.message}; put it right and give the same command with --retry"
+                )
+
+
+def forget_failures(store: Store, reporter: Reporter) -> None:
+    """Have those trained again that diverged or failed."""
+    reporter.say(f"{store.forget((DIVERGED, FAILED))} trials that diverged or failed are trained again")
+
+
+def _tell_other_machine(outcome: Outcome, before: Sequence[Outcome], reporter: Reporter) -> None:
+    """Say what is not as it was for earlier trials of the store: last bits, and so errors, may differ by it."""
+    for name in ("device", "gpus", "threads", "torch"):
+        values = {str(each.machine.get(name)) for each in before} - {str(outcome.machine.get(name))}
+        if values:
+            now = outcome.machine.get(name)
+            reporter.say(f"earlier trials ran with {name} {', '.join(sorted(values))}, these with {now}")
 
 
 def standing(store: Store, trials: Sequence[Trial]) -> Standing:
@@ -218,6 +259,7 @@ class _Progress:
         self._errors = [each.error for each in outcomes.values() if each.error is not None]
         self._running: dict[int, tuple[float, float]] = {}
         self._started, self._here = time.perf_counter(), 0
+        self._best = _best(self._errors)
 
     def watch(self, trial: Trial, share: float, rate: float) -> None:
         """Take how far a running trial is."""
@@ -232,6 +274,7 @@ class _Progress:
         cost = f"{trial.macs / 1e6:.2f} MMACs, {trial.parameters / 1e3:.0f} k parameters"
         if outcome.error is not None:
             self._errors.append(outcome.error)
+            self._best = _best(self._errors)
             said = f"error {outcome.error:.2f} %"
         else:
             said = f"{outcome.state} ({outcome.message})"
@@ -239,20 +282,19 @@ class _Progress:
         left = _duration(pace * (self._total - self._done))
         self._reporter.say(
             f"trial {trial.number} ({self._done}/{self._total}): {said}, {cost}, {outcome.seconds:.0f} s, "
-            f"{outcome.images_per_s:.0f} images/s; {self._best()}{left} left"
+            f"{outcome.images_per_s:.0f} images/s; {self._best}{left} left"
         )
         self._tell()
 
     def _tell(self) -> None:
         share = sum(share for share, _ in self._running.values())
         rate = sum(rate for _, rate in self._running.values())
-        note = self._best() + (f"{rate:.0f} images/s" if rate else "")
+        note = self._best + (f"{rate:.0f} images/s" if rate else "")
         self._reporter.advance("trials", self._done + share, self._total, note)
 
-    def _best(self) -> str:
-        if not self._errors:
-            return ""
-        return f"best {min(self._errors):.2f} %, median {statistics.median(self._errors):.2f} %; "
+
+def _best(errors: Sequence[float]) -> str:
+    return f"best {min(errors):.2f} %, median {statistics.median(errors):.2f} %; " if errors else ""
 
 
 def _duration(seconds: float) -> str:

@@ -15,6 +15,7 @@ from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.sweeping.data import SweepImages
+from regnet_deploy.training.data import LoaderDied
 from regnet_deploy.training.execution import Execution, default_workers, device_name, mean_float32
 from regnet_deploy.training.learner import make_learner
 from regnet_deploy.training.loop import Diverged, Listener, Run, fit
@@ -25,12 +26,26 @@ Heard = Callable[[float, float], None]
 
 
 def run_trial(
-    trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, heard: Heard = lambda share, rate: None
+    trial: Trial,
+    images: SweepImages,
+    recipe: Recipe,
+    execution: Execution,
+    heard: Heard = lambda share, rate: None,
+    *,
+    most_workers: int | None = None,
 ) -> Outcome:
-    """Train a network and return what came of it; the same on the same machine with as many threads, to the bit.
+    """Train a network and return what came of it; on a CPU the same with as many threads, to the bit.
 
     A loss that is not finite, and whatever PyTorch refuses (memory, a kernel), is an outcome. What is wrong with the
     images is not: it would be of every trial.
+
+    Args:
+        trial: the network, and for how many epochs.
+        images: to train on.
+        recipe: of the sweep.
+        execution: how a step is run.
+        heard: is told how far it is.
+        most_workers: bound on the processes that load images, beside what the device gains from.
 
     Raises:
         DataError: the images cannot be read any more.
@@ -44,11 +59,12 @@ def run_trial(
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
         learner = make_learner(model, execution, fitted, images.preprocessing)
         workers = default_workers(execution.device, images.training.source.kept is not None)
+        workers = workers if most_workers is None else min(workers, most_workers)
         run = Run(learner, images.training, images.validation, images.preprocessing, workers)
         fit(run, _listener(run, fitted, heard))
     except Diverged as error:
         state, message = DIVERGED, str(error).partition(":")[0]
-    except (UsageError, RuntimeError) as error:
+    except (UsageError, LoaderDied, RuntimeError) as error:
         state, message = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:500]
     history = run.progress.history if run else []
     best = history[run.progress.best_epoch - 1] if run and run.progress.best_epoch else None

@@ -38,6 +38,10 @@ Key = tuple[int, int]
 Advance = Callable[[int, int], None]
 
 
+class LoaderDied(DataError):
+    """A process that loads images died: nothing is wrong with the images."""
+
+
 class Unreadable(NamedTuple):
     """A file that could be read when it was checked and cannot now."""
 
@@ -196,7 +200,7 @@ def load(
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
-            raise DataError(
+            raise LoaderDied(
                 f"a process that loads images died, most likely for want of memory: give fewer --workers than {workers}"
             ) from None
         yield batch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, ensure_writable
 from regnet_deploy.errors import BundleError, DataError
+from regnet_deploy.holding import held
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
 
@@ -28,24 +28,17 @@ def default_directory(bundle_path: str | Path) -> Path:
 def open_directory(path: Path) -> Iterator[Path]:
     """Make the run directory where it is not there, and hold it while a run is in it.
 
-    The lock is one that forked processes do not inherit, so that it goes with this process however it ends.
-
     Raises:
         DataError: another run is in it, or it cannot be written.
     """
+    unwritable = f"cannot write {path}: {{}}; give another --run-dir"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}; give another --run-dir") from None
-    try:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DataError(f"another training is running in {path}: wait for it, or give another --run-dir") from None
+        raise DataError(unwritable.format(error.strerror)) from None
+    busy = f"another training is running in {path}: wait for it, or give another --run-dir"
+    with held(path / _LOCK, busy=busy, unwritable=unwritable):
         yield path
-    finally:
-        os.close(handle)
 
 
 def memory_of_check(directory: Path, root: Path) -> Path:

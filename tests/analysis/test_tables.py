@@ -32,7 +32,7 @@ def test_rows_are_the_figures(three):
     made = sections(analysis, three)
     error = three[0].error
     summary = table(made, "Top-1 errors", "population").rows[0]
-    assert summary == ("A", "24", f"{error.min():.2f}", f"{error.mean():.2f}", f"{np.median(error):.2f}")
+    assert summary == ("A", "24", f"{error.min():.2f}", f"{error.mean():.2f}", f"{np.median(error):.2f}", "0")
     pairs = table(made, "Distance of the populations", "populations").rows
     assert [row[0] for row in pairs] == ["A / B", "A / C", "B / C"]
     matrix = table(made, "Distance of the populations", "D")

@@ -9,7 +9,15 @@ import pytest
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
 from regnet_deploy.space.network import Network
 
-IDENTITY = {"space": {"name": "tiny"}, "seed": 0, "recipe": {"lr": 0.05, "epochs": 2}, "mmacs": [0.1, 3.0]}
+IDENTITY = {
+    "space": {"name": "tiny"},
+    "seed": 0,
+    "data": {"digest": "0a" * 32, "split": "val/ of the folder", "classes": 3, "train_images": 30, "val_images": 9},
+    "resolution": 16,
+    "recipe": {"lr": 0.05, "epochs": 2, "seed": 7, "flip": False},
+    "execution": {"device": "cpu", "precision": "fp32"},
+    "mmacs": [0.1, 3.0],
+}
 
 
 @pytest.fixture

@@ -70,9 +70,10 @@ def test_of_rounds_the_one_of_most_epochs_counts(
 
 
 def test_a_store_without_a_space_is_called_by_its_file(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
 ) -> None:
-    path = fill(tmp_path / "halved.sweep", {"tried": 1}, [make_trial(0)], {0: outcomes[DONE]})
+    identity = {"tried": 1, **{name: value for name, value in identity.items() if name != "space"}}
+    path = fill(tmp_path / "halved.sweep", identity, [make_trial(0)], {0: outcomes[DONE]})
     assert read_trials(path).space == "halved"
 
 
@@ -113,5 +114,5 @@ def test_nothing_done_is_one_line(
 
 def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none"):
-        with pytest.raises(DataError, match="^no population at .*give the store of `regnet-deploy sweep`, or a CSV"):
+        with pytest.raises(DataError, match=r"^no population at .*give the store of `regnet-deploy sweep`, or a CSV"):
             read_trials(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from regnet_deploy.populations.store import (
     Trial,
     check_store_path,
     differences,
+    hold_store,
     is_store,
     open_store,
     read_store,
@@ -53,12 +55,20 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
+def read_all(path: Path) -> None:
+    with read_store(path) as store:
+        assert isinstance(store.identity, dict)
+        store.trials()
+        store.outcomes()
+
+
 #: A process that opens the store and says so.
 OPENING = """
 import json, os, sys
 from pathlib import Path
-from regnet_deploy.populations.store import Outcome, open_store
-with open_store(Path(sys.argv[1]), json.loads(sys.argv[2])) as store:
+from regnet_deploy.populations.store import Outcome, hold_store, open_store
+path = Path(sys.argv[1])
+with hold_store(path), open_store(path, json.loads(sys.argv[2])) as store:
     {body}
     print("ready", flush=True)
     sys.stdin.readline()
@@ -122,7 +132,7 @@ def test_a_write_that_a_kill_cuts_off_is_undone(filled: Path, outcomes: dict[str
 def test_it_is_readable_while_it_is_written(
     path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
 ) -> None:
-    count, seen, wrong = 60, [0], []
+    count, seen, wrong = 30, [0], []
     with open_store(path, identity) as store:
         store.plan([make_trial(number) for number in range(count)])
         stop = threading.Event()
@@ -148,8 +158,8 @@ def test_it_is_readable_while_it_is_written(
     ("change", "said"),
     [
         ({"seed": 1}, "seed is 1 and was 0"),
-        ({"recipe": {"lr": 0.1, "epochs": 2}}, "recipe lr is 0.1 and was 0.05"),
-        ({"recipe": {"lr": 0.05}}, "recipe epochs is null and was 2"),
+        ({"recipe": {"lr": 0.1, "epochs": 2, "seed": 7, "flip": False}}, "recipe lr is 0.1 and was 0.05"),
+        ({"recipe": {"lr": 0.05, "seed": 7, "flip": False}}, "recipe epochs is null and was 2"),
         ({"mmacs": (0.1, 4.0), "seed": 2}, "seed is 2 and was 0; mmacs is [0.1, 4.0] and was [0.1, 3.0]"),
         ({"more": True}, "more is true and was null"),
     ],
@@ -164,6 +174,12 @@ def test_the_store_of_another_sweep_is_refused_with_what_differs(
     assert filled.read_bytes() == before
 
 
+def test_of_many_differences_the_first_are_named(filled: Path, identity: dict[str, object]) -> None:
+    with pytest.raises(UsageError) as error, open_store(filled, dict.fromkeys(identity)):
+        pass
+    assert_one_line(error, "seed is null and was 0; ", "; and 2 more. Give what it was started with")
+
+
 def test_no_difference_is_none() -> None:
     assert differences({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2]}}) == []
     assert differences({"a": 1}, {"b": 1}) == ["b is 1 and was null", "a is null and was 1"]
@@ -174,9 +190,12 @@ def test_a_second_writer_is_refused_while_the_first_holds_it(filled: Path, ident
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == "ready\n"
-        with pytest.raises(DataError) as error, open_store(filled, identity):
-            pass
-        assert_one_line(error, f"another sweep writes {filled}: wait for it")
+        link = filled.with_name("link.sweep")
+        link.symlink_to(filled)
+        for name in (filled, link):
+            with pytest.raises(DataError) as error, hold_store(name):
+                pass
+            assert_one_line(error, f"another sweep writes {name}: wait for it")
         with read_store(filled) as store:
             assert len(store.trials()) == 4
         process.stdin.write("\n")
@@ -248,28 +267,23 @@ def test_garbage_is_no_store(path: Path, content: bytes, identity: dict[str, obj
 def test_a_truncated_store_is_one_line(filled: Path, share: float) -> None:
     content = filled.read_bytes()
     filled.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(DataError) as error, read_store(filled) as store:
-        assert store.identity
-        assert store.trials()
-        assert store.outcomes()
+    with pytest.raises(DataError) as error:
+        read_all(filled)
     assert_one_line(error, str(filled))
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_store_with_flipped_bytes_reads_or_is_one_line(filled: Path, seed: int) -> None:
-    import random
-
     draw, content = random.Random(seed), bytearray(filled.read_bytes())
     for _ in range(40):
         content[draw.randrange(len(content))] = draw.randrange(256)
     filled.write_bytes(content)
+    said = ""
     try:
-        with read_store(filled) as store:
-            assert isinstance(store.identity, dict)
-            store.trials()
-            store.outcomes()
+        read_all(filled)
     except DataError as error:
-        assert "\n" not in str(error)
+        said = str(error)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
@@ -292,10 +306,8 @@ def test_content_that_no_sweep_writes_is_one_line(filled: Path, change: str) -> 
     with connection:
         connection.execute(change)
     connection.close()
-    with pytest.raises(DataError) as error, read_store(filled) as store:
-        assert store.identity
-        assert store.trials()
-        assert store.outcomes()
+    with pytest.raises(DataError) as error:
+        read_all(filled)
     assert_one_line(error, f"{filled} cannot be read as the store of a sweep")
 
 
@@ -412,4 +424,4 @@ with store.open_store(Path(sys.argv[1]), {{}}):
     with open_store(path, identity) as store:
         store.plan([make_trial(0)])
         assert store.identity == identity
-    assert sorted(each.name for each in path.parent.iterdir()) == [".a.sweep.lock", "a.sweep"]
+    assert sorted(each.name for each in path.parent.iterdir()) == ["a.sweep"]

@@ -14,8 +14,15 @@ THREE = Network((3, 4, 5), (8, 24, 32), (8, 8, 16), (1.0, 1.0, 0.5))
 def test_each_stage_is_a_column_of_the_papers_symbol() -> None:
     columns = {name: values.tolist() for name, values in stage_columns([TWO]).items()}
     assert columns == {
-        **{"d": [3], "d_1": [1], "d_2": [2], "w_1": [8], "w_2": [16]},
-        **{"b_1": [1], "b_2": [2], "g_1": [4], "g_2": [8]},
+        "d": [3],
+        "d_1": [1],
+        "d_2": [2],
+        "w_1": [8],
+        "w_2": [16],
+        "b_1": [1],
+        "b_2": [2],
+        "g_1": [4],
+        "g_2": [8],
     }
     assert all(values.dtype == np.float64 for values in stage_columns([TWO]).values())
 

@@ -1,0 +1,257 @@
+"""`regnet-deploy analyze` as it is typed: tables, JSON, files, and a space for the next sweep."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regnet_deploy.populations.store import DIVERGED, Outcome, read_store
+from regnet_deploy.space.space_file import find_space
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+#: Of the bootstrap, so that it takes no time.
+FEW = ["--repeats", "50"]
+
+
+@pytest.fixture(autouse=True)
+def _needs() -> None:
+    pytest.importorskip("scipy")
+
+
+def numbers(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    read: dict[str, Any] = json.loads(done.stdout)
+    return read
+
+
+def test_tables_are_on_stdout(here: Call, store: Path) -> None:
+    done = here("analyze", store, *FEW)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for word in ("Top-1 errors", "Random search", "rank correlation", "MACs (M)", "d_1 (blocks)"):
+        assert word in done.stdout
+    assert re.search(r"tiny +8 ", done.stdout)
+
+
+def test_json_is_on_stdout_and_nothing_else(here: Call, store: Path) -> None:
+    done = here("analyze", store, *FEW, "--json")
+    said = numbers(done)
+    assert done.stderr == ""
+    with read_store(store) as opened:
+        errors = sorted(outcome.error for outcome in opened.outcomes().values() if outcome.error is not None)
+    (population,) = said["populations"]
+    assert (population["name"], sorted(population["errors_percent"])) == ("tiny", errors)
+    assert population["lost"] == 0
+    assert said["remarks"] == []
+
+
+def test_csv_read_back_gives_the_same_numbers(here: Call, store: Path, tmp_path: Path) -> None:
+    wanted = numbers(here("analyze", store, *FEW, "--json", "--csv", tmp_path / "tiny.csv"))
+    got = numbers(here("analyze", tmp_path / "tiny.csv", *FEW, "--json"))
+    columns = {each["column"] for each in wanted["populations"][0]["best_ranges"]}
+    for each in (wanted, got):
+        for part in ("best_ranges", "rank_correlations"):
+            for population in each["populations"]:
+                population[part] = [made for made in population[part] if made["column"] in columns]
+    assert got == wanted
+
+
+def test_two_populations_are_compared(here: Call, store: Path, tmp_path: Path) -> None:
+    shutil.copy(store, tmp_path / "other.sweep")
+    said = numbers(here("analyze", store, tmp_path / "other.sweep", *FEW, "--json"))
+    names = [each["name"] for each in said["populations"]]
+    assert len(set(names)) == 2
+    done = here("analyze", store, tmp_path / "other.sweep", *FEW)
+    assert "Distance of the populations" in done.stdout
+    assert "tiny / tiny (2)" in done.stdout
+
+
+def test_a_store_is_analysed_while_it_is_written(here: Call, store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from regnet_deploy.populations.store import open_store
+
+    with read_store(store) as opened:
+        identity = opened.identity
+    with open_store(store, identity) as writing:
+        writing.record(7, Outcome(DIVERGED, message="the loss is not finite"))
+        writing.record(6, Outcome("planned"))  # has no error and is not done
+        done = here("analyze", store, *FEW, "--json", "--figures", tmp_path / "figures", "--html", tmp_path / "a.html")
+        writing.record(5, Outcome(DIVERGED))
+    said = numbers(done)
+    assert said["populations"][0]["n"] == 6
+    assert "2 of 8 networks diverged or failed and are in none of the figures" in done.stderr
+    assert "2 of 8 networks diverged or failed" in (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert (tmp_path / "a.html").stat().st_size > 10_000
+    assert list((tmp_path / "figures").glob("*.svg"))
+
+
+def test_the_page_is_complete_in_itself_and_opens_in_a_browser(here: Call, store: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "a.html"
+    done = here("analyze", store, *FEW, "--html", page)
+    assert done.stderr == f"{page}: the whole analysis as one page\n"
+    text = page.read_text(encoding="utf-8")
+    names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "http://www.w3.org/1999/xhtml"}
+    loaded = re.findall(r"(?:src|href|xlink:href)\s*=\s*[\"']([^\"'#][^\"']*)", text) + re.findall(
+        r"url\(([^#)]+)\)", text
+    )
+    assert [each for each in loaded if not each.startswith("data:") and each not in names] == []
+    assert "<script" not in text
+    assert "@import" not in text
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+    shown = subprocess.run(
+        [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{page}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert shown.stdout.count("<svg") == text.count("<svg") > 0, shown.stderr[-2000:]
+    assert "Top-1 errors" in shown.stdout
+
+
+@pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
+def test_figures_are_files_of_the_format(here: Call, store: Path, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib")
+    done = here("analyze", store, *FEW, "--figures", tmp_path / "new" / "figures", "--format", suffix)
+    assert done.returncode == 0, done.stderr
+    made = sorted(each.name for each in (tmp_path / "new" / "figures").iterdir())
+    assert f"edf.{suffix}" in made
+    assert all(name.endswith(f".{suffix}") for name in made)
+    assert done.stderr.startswith(f"{tmp_path / 'new' / 'figures'}: {len(made)} figures, edf")
+    start = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[suffix]
+    assert (tmp_path / "new" / "figures" / f"edf.{suffix}").read_bytes().startswith(start)
+
+
+def test_from_a_to_b_and_on(
+    here: Call, store: Path, sweep_images: Path, sweep_small: list[str], tmp_path: Path
+) -> None:
+    narrow = tmp_path / "b.yaml"
+    done = here("analyze", store, *FEW, "--refine", narrow, "--across", "bottleneck=same", "--across", "width=rising")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        rf"{narrow}: tiny narrowed from 10\^[\d.]+ to 10\^[\d.]+ networks \(8 to \d degrees of freedom\)"
+        rf" - next: regnet-deploy sweep --space {narrow}\n",
+        done.stderr,
+    )
+    space = find_space(str(narrow))
+    assert space.name == "b"
+    assert (space.bottleneck.across, space.width.across) == ("same", "rising")  # type: ignore[union-attr]
+    swept = here(
+        *("sweep", "--space", narrow, "--data", sweep_images, "--store", tmp_path / "b.sweep", *sweep_small, "--n", 3),
+        "--json",
+    )
+    assert numbers(swept)["space"] == "b"
+    with read_store(tmp_path / "b.sweep") as opened:
+        for trial in opened.trials():
+            assert len(set(trial.network.bottlenecks)) == 1
+            assert list(trial.network.widths) == sorted(trial.network.widths)
+    again = here("analyze", tmp_path / "b.sweep", *FEW, "--refine", tmp_path / "c.yaml", "--json")
+    assert numbers(again)["populations"][0]["name"] == "b"
+    assert find_space(str(tmp_path / "c.yaml")).freedom <= space.freedom
+
+
+def test_a_table_is_refined_with_the_space_that_is_named(
+    here: Call, refused: Callable[..., str], store: Path, sweep_space: Path, tmp_path: Path
+) -> None:
+    table, narrow = tmp_path / "tiny.csv", tmp_path / "b.yaml"
+    assert here("analyze", store, *FEW, "--csv", table, "--refine", tmp_path / "a.yaml").returncode == 0
+    said = refused("analyze", table, *FEW, "--refine", narrow)
+    assert said.endswith(f"{table} does not say what its space is: name it with --space")
+    assert "was not drawn from RegNetX" in refused("analyze", table, *FEW, "--refine", narrow, "--space", "RegNetX")
+    assert not narrow.exists()
+    assert here("analyze", table, *FEW, "--refine", narrow, "--space", sweep_space).returncode == 0
+    assert narrow.read_text().splitlines()[1:] == (tmp_path / "a.yaml").read_text().splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--columns", "w_1,deepth"], "no population has a column 'deepth'"),
+        (["--share", "0"], "above 0 and at most 1, got 0"),
+        (["--share", "nan"], "above 0 and at most 1, got nan"),
+        (["--repeats", "0"], "--repeats"),
+        (["--html", "none/a.html"], "there is no folder none for a.html: make it first"),
+        (["--html", "."], "is a folder"),
+        (["--html", "./x/../tiny.sweep"], "there is no folder"),
+        (["--html", "a.html", "--csv", "./a.html"], "two outputs have one file name"),
+        (
+            ["--html", "tiny.sweep"],
+            "tiny.sweep is a population, which nothing else must replace: choose another file to write",
+        ),
+        (["--figures", "tiny.sweep"], "--figures takes a folder, and tiny.sweep is a file"),
+        (["--format", "gif"], "gif"),
+        (["--across", "bottleneck=same"], "--across and --space belong to --refine FILE"),
+        (["--space", "RegNetX"], "--across and --space belong to --refine FILE"),
+        (["--refine", "b.json"], "a space file ends in .yaml, got b.json"),
+        (["--refine", "b.yaml", "--across", "bottleneck"], "--across takes PART=RELATION"),
+        (["--refine", "b.yaml", "--across", "bottelneck=same", "--csv", "a.csv"], "(did you mean bottleneck?)"),
+        (["--refine", "b.yaml", "--across", "width=risng", "--html", "a.html"], "(did you mean rising?)"),
+        (["--refine", "b.yaml", "--space", "RegNetX"], "tiny was not drawn from RegNetX"),
+        (["tiny.sweep", "--csv", "a.csv"], "--csv and --refine are of one population, got 2 files"),
+        (["none.sweep"], "no population at none.sweep"),
+    ],
+)
+def test_bad_values_are_one_line_and_nothing_is_written(
+    refused: Callable[..., str], store: Path, tmp_path: Path, options: list[str], said: str
+) -> None:
+    before = store.read_bytes()
+    assert said in refused("analyze", "tiny.sweep", *options, cwd=tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["tiny.sweep"]
+    assert store.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "has no rows"),
+        (b"\xff\xfe\x00", "cannot read"),
+        (b"macs\n1\n", "has no column error"),
+        (b"error\n101\n", "line 2: the error must be 0 to 100 percent, got '101'"),
+        (b"SQLite format 3\0", "a.csv"),
+    ],
+)
+def test_files_that_are_no_population_are_one_line(
+    refused: Callable[..., str], tmp_path: Path, content: bytes, said: str
+) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    assert said in refused("analyze", tmp_path / "a.csv")
+
+
+def test_csv_of_csv_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("error\n1\n")
+    assert "--csv writes what is in a store" in refused("analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv")
+    assert not (tmp_path / "b.csv").exists()
+
+
+@pytest.mark.parametrize(("module", "options"), [("scipy", []), ("matplotlib", ["--html", "a.html"])])
+def test_a_missing_library_names_the_pip_command(
+    refused: Callable[..., str], store: Path, tmp_path: Path, module: str, options: list[str]
+) -> None:
+    said = refused("analyze", store, *options, prelude=f"import sys; sys.modules[{module!r}] = None", cwd=tmp_path)
+    assert said.endswith(f"this needs {module}, which is not installed: pip install 'regnet-deploy[analysis]'")
+
+
+def test_it_needs_no_torch(program: Call, store: Path) -> None:
+    prelude = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
+    done = program("analyze", store, *FEW, prelude=prelude)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("False\n")
+
+
+def test_help_shows_an_example_and_loads_nothing_heavy(program: Call) -> None:
+    heavy = "{'torch', 'numpy', 'rich', 'scipy', 'matplotlib', 'yaml'}"
+    prelude = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))"
+    done = program("analyze", "--help", prelude=prelude)
+    assert done.returncode == 0
+    assert "regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html" in done.stdout
+    assert done.stdout.endswith("set()\n")
