@@ -52,17 +52,22 @@ def command(name: str | None, as_json: bool) -> None:
 def _drawn(space: Space) -> str:
     """Return what a space draws in one line, by the paper's symbols."""
     from regnet_deploy.space.narrow import SYMBOLS
+    from regnet_deploy.space.space_file import meaningless
     from regnet_deploy.space.spaces import AnyNetSpace
 
     if isinstance(space, AnyNetSpace):
         parts = []
         for part, stages in space.parts().items():
+            if part in meaningless(space.block):
+                continue
             symbol, choices = SYMBOLS[part], ", ".join(map(str, stages.choices))
             index = "" if stages.across == "same" else "_i"
             relation = f" {stages.across}" if stages.across in ("rising", "falling") else ""
             parts.append(f"{symbol}{index}{relation} {choices}")
     else:
-        parts = [f"{name} {choice}" for name, choice in space.parts().items()]
+        named = {"group_width": "g", "bottleneck": "b"}
+        absent = {named[part] for part in meaningless(space.block)}
+        parts = [f"{name} {choice}" for name, choice in space.parts().items() if name not in absent]
         if isinstance(space.w_a, str):
             parts.append(f"w_a = {space.w_a}")
     return "; ".join([*parts, *space.where])

@@ -33,7 +33,12 @@ from regnet_deploy.errors import require
 @click.option("--resolution", type=click.IntRange(8), default=224, show_default=True, help="Pixels a side.")
 @click.option("--stem-stride", type=click.IntRange(1, 2), help="[default: 2, and 1 below 96 pixels]")
 @click.option("--store", type=click.Path(path_type=Path), metavar="FILE", help="Results.  [default: <space>.sweep]")
-@click.option("--seed", default=0, show_default=True, help="Of the draws, the first weights, order and augmentation.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--training-seed",
+    type=click.IntRange(0),
+    help="Of first weights, order and augmentation: another one tells what is chance.  [default: that of the draws]",
+)
 @click.option("--epochs", default=10, show_default=True, help="Passes over the training images.")
 @click.option("--batch-size", type=int, help="[default: 128, or a quarter of the training images if fewer]")
 @click.option("--lr", default=0.05, show_default=True, help="Learning rate for 128 images; scaled with the batch.")
@@ -79,6 +84,7 @@ def command(
     precise_bn: int,
     as_json: bool,
     seed: int,
+    training_seed: int | None,
     **recipe: Any,
 ) -> None:
     """Train a population: networks drawn from SPACE, all with the same recipe.
@@ -102,13 +108,15 @@ def command(
     for module in ("torch", "safetensors", "PIL"):
         require(module, "sweep")
     from regnet_deploy.sweeping.sweep import Options, sweep
-    from regnet_deploy.training.execution import Execution, resolve_device
+    from regnet_deploy.training.execution import Execution, Wanted
     from regnet_deploy.training.recipe import Recipe
 
     band = Band(mmacs[0] * 1e6, mmacs[1] * 1e6, resolution, stem_stride=stem_stride)
     # A cluster may have the GPUs that this machine has not.
-    where = device if ray not in (None, "local") and device != "auto" else resolve_device(device)
-    execution = Execution(where, precision, channels_last=True)
+    if ray not in (None, "local") and device != "auto":
+        execution = Execution(device, precision, channels_last=True)
+    else:
+        (execution,) = Wanted(device, precision, channels_last="on").candidates()
     executor = executor_of(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
     options = Options(n, seed, val_split, execution, executor, threads, retry)
     path = store or Path(f"{file_name(found.name)}.sweep")
@@ -118,7 +126,7 @@ def command(
                 found,
                 band,
                 data,
-                Recipe(precise_bn_images=precise_bn, seed=seed, **recipe),
+                Recipe(precise_bn_images=precise_bn, seed=seed if training_seed is None else training_seed, **recipe),
                 options,
                 path,
                 TerminalReporter(display),

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.selection.budget import Budget
-from regnet_deploy.selection.evidence import read_evidence
+from regnet_deploy.selection.evidence import family_of, read_evidence
 from regnet_deploy.selection.expectation import Expectation, expect
 from regnet_deploy.selection.measured import Measured
 from regnet_deploy.selection.trends import Trends, fit_trends, score_population
 from regnet_deploy.selection.weighing import Weighed, weigh
-from regnet_deploy.space.candidates import REFERENCE_RESOLUTION, W_M_STEP, regnets_between, regnets_nearest
+from regnet_deploy.space.candidates import W_M_STEP, regnets_between, regnets_nearest
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.network import Network
+from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 from regnet_deploy.space.regnet import RegNet
@@ -148,13 +148,15 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
     Args:
         budget: what they must meet.
         evidence: trained populations (stores of sweeps, CSV files) that rank them instead of the published networks,
-            if they predict errors better.
+            if they predict errors better. They also decide the family, where the budget leaves it open.
 
     Raises:
         UsageError: no network of the space meets the budget (the nearest one is named), or a population is no evidence.
         DataError: a population cannot be read.
     """
-    family = budget.family if budget.family != "any" else better_family(budget)
+    family = budget.family
+    if family == "any":
+        family = family_of(evidence) or better_family(budget)
     learnt = read_evidence(evidence, family) if evidence else None
     space: dict[str, Any] = {
         "family": family,

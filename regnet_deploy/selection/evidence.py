@@ -15,6 +15,7 @@ more often; how often it still does, ``benchmarks/evidence.py`` measures by shuf
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
+from regnet_deploy.populations.read import read_trials
 from regnet_deploy.selection.regression import NONE, Ridge, fit_ridge, leave_one_out, rank_correlation
 from regnet_deploy.selection.shapes import REGRESSORS, Stages, Usual, fit_usual, regressors
 from regnet_deploy.selection.swept import Swept
@@ -134,6 +136,17 @@ def read_evidence(paths: Sequence[Path], family: str) -> Evidence:
                     f"{earlier.file} and {each.file} hold the same trials, which could then not be left out: give one"
                 )
     return learn(swept, family)
+
+
+def family_of(paths: Sequence[Path]) -> str | None:
+    """Return the family of most of the trials, ``x`` or ``y``; None where neither has the most.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    counts = Counter(network.family for path in paths for network in read_trials(path).networks)
+    ranked = sorted("xy", key=lambda family: -counts[family])
+    return ranked[0] if counts[ranked[0]] > counts[ranked[1]] else None
 
 
 def learn(swept: Sequence[Swept], family: str) -> Evidence:

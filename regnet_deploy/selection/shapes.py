@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from regnet_deploy.space.candidates import REFERENCE_RESOLUTION, STAGES
+from regnet_deploy.space.candidates import STAGES
 from regnet_deploy.space.complexity import Cost, complexity
-from regnet_deploy.space.network import SE_RATIO, Network
+from regnet_deploy.space.network import REFERENCE_RESOLUTION, SE_RATIO, Network
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import baselines
 

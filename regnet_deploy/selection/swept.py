@@ -18,9 +18,9 @@ from regnet_deploy.populations.trials import Trials
 from regnet_deploy.selection.budget import MAX_RESOLUTION, MIN_RESOLUTION
 from regnet_deploy.selection.shapes import Stages
 from regnet_deploy.selection.trends import PARAMETERS
-from regnet_deploy.space.candidates import REFERENCE_RESOLUTION, STAGES
+from regnet_deploy.space.candidates import STAGES
 from regnet_deploy.space.complexity import complexity, network_complexity
-from regnet_deploy.space.network import SE_RATIO, Network
+from regnet_deploy.space.network import REFERENCE_RESOLUTION, SE_RATIO, Network
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -73,7 +73,7 @@ class Swept:
     def repeats(self, other: Swept) -> bool:
         """Return whether most trials are those of the other file too: a store and the CSV file that was made of it."""
         mine, theirs = (
-            set(zip(each.networks, each.errors.round(3).tolist(), strict=True))  # CSV has four decimals
+            set(zip(each.networks, each.errors.round(3).tolist(), strict=True))  # as others may round them in CSV
             for each in (self, other)
         )
         return 2 * len(mine & theirs) > min(len(mine), len(theirs))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import Cost, block_cost, head_cost, stage_resolutions, stem_cost
-from regnet_deploy.space.network import SE_RATIO, STEM_WIDTH
+from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, STEM_WIDTH
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.regnet import QUANTUM, fit_groups, level_widths
 
@@ -30,7 +30,6 @@ Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
 STAGES = 4
-REFERENCE_RESOLUTION = 224
 #: Above this (MACs at 224) w_0 and g range wider, as the sampler of pycls advises for large networks. It says so from
 #: 16 GMACs on; with g up to 128 alone, fewer than 1,000 RegNetYs would be left from 12.
 LARGE_MACS = 8e9
@@ -142,7 +141,7 @@ def regnets_between(
     steps = np.arange(int((bounds.w_m[1] - bounds.w_m[0]) / w_m_step + 1e-6) + 1)
     w_m = np.round(bounds.w_m[0] + steps.astype(np.float64) * w_m_step, 3)
     cells = _cells(w_m, bounds.d)
-    at_reference = (resolution, stem_stride, classes) == (REFERENCE_RESOLUTION, 2, 1000)
+    at_reference = (resolution, stem_stride, classes) == (REFERENCE_RESOLUTION, 2, REFERENCE_CLASSES)
     small = at_reference and highest <= LARGE_MACS
     g = bounds.group_widths()
     if small and bounds.g is None:
@@ -160,7 +159,9 @@ def regnets_between(
             break
         if not live.any():
             continue
-        reference = at if at_reference else _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, 1000)
+        reference = (
+            at if at_reference else _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, REFERENCE_CLASSES)
+        )
         least_slope, most_slope = (np.clip(edge * w_0, *bounds.w_a) for edge in (cells.low, cells.high))
         usable = cells.real & (most_slope - least_slope > SLIVER)
         for i, group in enumerate(g):

@@ -66,7 +66,7 @@ def satisfied(line: str, columns: Columns) -> NDArray[np.bool_]:
     Raises:
         UsageError: the line cannot be read, or speaks of a column that is not there.
     """
-    with np.errstate(all="ignore"):  # a row that divides by zero does not satisfy the constraint, and that is all
+    with np.errstate(all="ignore"):  # a comparison with what has no value does not hold, and that is all
         value = _truth(_parse(line), columns, line)
     n = len(next(iter(columns.values())))
     result: NDArray[np.bool_] = np.broadcast_to(value, (n,))
@@ -91,7 +91,8 @@ def _truth(node: ast.expr, columns: Columns, line: str) -> NDArray[np.bool_]:
     if isinstance(node, ast.Compare) and all(type(op) in _COMPARISONS for op in node.ops):
         sides = [_number(side, columns, line) for side in (node.left, *node.comparators)]
         pairs = zip(node.ops, sides[:-1], sides[1:], strict=True)
-        return _together(np.logical_and, [_COMPARISONS[type(op)](left, right) for op, left, right in pairs])
+        known = [~np.isnan(side) for side in sides]
+        return _together(np.logical_and, [*(_COMPARISONS[type(op)](left, right) for op, left, right in pairs), *known])
     if isinstance(node, ast.BoolOp):
         truths = [_truth(value, columns, line) for value in node.values]
         return _together(np.logical_and if isinstance(node.op, ast.And) else np.logical_or, truths)

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import complexity
-from regnet_deploy.space.constraint import satisfied
-from regnet_deploy.space.network import SE_RATIO, Network, default_stem_stride
+from regnet_deploy.space.constraint import names_in, satisfied
+from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, Network, default_stem_stride
 from regnet_deploy.space.ranges import Choice
 from regnet_deploy.space.regnet import fit_groups, level_widths
-from regnet_deploy.space.spaces import AnyNetSpace, RegNetSpace, Space, Stages
+from regnet_deploy.space.spaces import REFERENCE, AnyNetSpace, RegNetSpace, Space, Stages
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -214,6 +214,8 @@ def within(space: Space, proposed: Proposed, band: Band) -> Drawn:
     drawn = drawn.take(np.flatnonzero((drawn.macs >= band.lowest) & (drawn.macs <= band.highest)))
     if space.where:
         columns = known_columns(drawn)
+        if any(name.startswith(REFERENCE) for line in space.where for name in names_in(line)):
+            columns |= _reference_columns(space, drawn)
         drawn = drawn.take(np.logical_and.reduce([satisfied(line, columns) for line in space.where]))
     free = space.symbols
     return replace(drawn, columns={name: column for name, column in drawn.columns.items() if free[name]})
@@ -232,6 +234,21 @@ def known_columns(drawn: Drawn) -> dict[str, NDArray[np.generic]]:
     stages |= {f"g_{i + 1}": drawn.group_widths[:, i] for i in range(drawn.group_widths.shape[1])}
     cost = {"macs": drawn.macs, "parameters": drawn.parameters, "activations": drawn.activations}
     return {"d": drawn.depths.sum(axis=1), **stages, **drawn.columns, **cost}
+
+
+def _reference_columns(space: Space, drawn: Drawn) -> dict[str, NDArray[np.generic]]:
+    """Return the costs at 224 pixels with a stem of stride 2 and 1,000 classes, which published bounds are about."""
+    cost = complexity(
+        drawn.depths,
+        drawn.widths,
+        drawn.group_widths,
+        drawn.bottlenecks,
+        resolution=REFERENCE_RESOLUTION,
+        se_ratio=SE_RATIO if space.block == "y" else 0.0,
+        classes=REFERENCE_CLASSES,
+        block=_kind(space),
+    ).total
+    return {f"{REFERENCE}{name}": values for name, values in cost._asdict().items()}
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,11 @@ from regnet_deploy.space.ranges import Range, Values
 from regnet_deploy.space.spaces import B_VALUES, G_VALUES, ONE, AnyNetSpace, RegNetSpace, Space, Stages, same
 
 #: Bounds that the sampler of pycls advises: fewer than 3 + 5.5 F million parameters, 6.5 sqrt(F) million activations.
-ADVISED = ("parameters <= 3e6 + 5.5e-3 * macs", "activations <= 6.5e6 * (macs / 1e9) ** 0.5")
+#: They are stated at 224 pixels, whatever the networks are drawn for.
+ADVISED = (
+    "reference_parameters <= 3e6 + 5.5e-3 * reference_macs",
+    "reference_activations <= 6.5e6 * (reference_macs / 1e9) ** 0.5",
+)
 
 
 def known_spaces() -> dict[str, Space]:

@@ -10,6 +10,9 @@ from regnet_deploy.errors import UsageError, did_you_mean
 STEM_WIDTH = 32
 SE_RATIO = 0.25
 
+#: Resolution (pixels) and classes at which published networks, and bounds on them, are stated.
+REFERENCE_RESOLUTION, REFERENCE_CLASSES = 224, 1000
+
 #: Below this resolution (pixels) the stem keeps the resolution: five halvings of a small image leave nothing to pool.
 SMALL_RESOLUTION = 96
 

@@ -36,6 +36,8 @@ LEAST_W_M, MOST_W_M = 1.001, 1000.0
 LEAST_B, MOST_B = 1 / 32, 1024
 
 _COSTS = ("macs", "parameters", "activations")
+#: The same at 224 pixels with a stem of stride 2 and 1,000 classes, as published bounds are stated.
+REFERENCE = "reference_"
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class AnyNetSpace:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that a constraint may speak of."""
-        return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_COSTS)))
+        return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_cost_columns())))
 
     def parts(self) -> dict[str, Stages]:
         """Return what is drawn, by name: of depths, widths, bottlenecks and group widths."""
@@ -245,7 +247,7 @@ class RegNetSpace:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that a constraint may speak of."""
-        return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_COSTS)))
+        return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_cost_columns())))
 
     def parts(self) -> dict[str, Choice]:
         """Return what is drawn, by the paper's symbols."""
@@ -320,3 +322,7 @@ def _check_where(name: str, where: Any, columns: tuple[str, ...]) -> None:
 
 def _stage_columns(stages: int) -> list[str]:
     return ["d", *(f"{symbol}_{i + 1}" for symbol in "dwbg" for i in range(stages))]
+
+
+def _cost_columns() -> tuple[str, ...]:
+    return (*_COSTS, *(f"{REFERENCE}{name}" for name in _COSTS))

@@ -136,10 +136,16 @@ def test_evidence_of_noise_picks_as_without_it_and_still_predicts(written, laws)
     assert ranked.pick.predicted_error == pytest.approx(40, abs=1)
 
 
-def test_evidence_about_the_family_that_any_does_not_take_names_the_option(written, laws):
+def test_where_the_family_is_left_open_evidence_decides_it(written, laws):
+    path = written(laws["deep"], n=40)
+    assert select(Budget(0.4e9), [path]).family == "x"
+    assert select(Budget(0.4e9)).family == "y"
+
+
+def test_evidence_about_the_other_family_names_the_option(written, laws):
     path = written(laws["deep"], n=20)
     with pytest.raises(UsageError, match=r"mine.csv has 0 usable trials of RegNetYs .* with --family x it is evidence"):
-        select(Budget(0.4e9), [path])
+        select(Budget(0.4e9, family="y"), [path])
 
 
 def test_evidence_of_squeeze_and_excitation_is_about_its_family(written, laws):

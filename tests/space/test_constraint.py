@@ -29,6 +29,7 @@ COLUMNS = {"w_0": np.array([8, 16, 24]), "w_a": np.array([8.0, 10.0, 30.0]), "ma
         ("1 / (w_0 - 16) > 0", [False, True, True]),  # what has no value compares as infinity does, or not at all
         ("0 / (w_0 - 16) >= 0", [True, False, True]),
         ("(w_0 - 24) ** 0.5 >= 0", [False, False, True]),
+        ("(w_0 - 24) ** 0.5 != 7", [False, False, True]),  # nor is what has no value different from anything
         ("-w_0 < -8", [False, True, True]),
         ("1 < 2", [True, True, True]),
         ("not 1 < 2", [False, False, False]),

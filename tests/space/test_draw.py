@@ -401,3 +401,13 @@ def test_a_band_that_holds_nothing_is_refused(band, said):
 def test_how_many_and_the_seed_are_whole_numbers_from_one_and_from_zero(n, seed):
     with pytest.raises(UsageError, match=f"must be 1 or more and the seed 0 or more, got {n} and {seed}"):
         draw_networks(KNOWN["RegNetX"], n, SMALL, seed)
+
+
+def test_published_bounds_are_about_224_pixels_whatever_the_networks_are_drawn_for():
+    space = replace(
+        known_spaces()["RegNetX"], where=("reference_activations <= 6.5e6 * (reference_macs / 1e9) ** 0.5",)
+    )
+    drawn = draw_networks(space, 30, Band(4e6, 8e6, resolution=32, classes=10))
+    for network in networks_of(space, drawn, 1):
+        cost = network_complexity(replace(network, stem_stride=2), 224, 1000).total
+        assert cost.activations <= 6.5e6 * (cost.macs / 1e9) ** 0.5
