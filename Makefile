@@ -30,6 +30,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/selection_time.py --json benchmarks/results/selection_time.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py --json benchmarks/results/sampling.json
 	$(BIN)/python benchmarks/export_time.py --json benchmarks/results/export_time.json
+	$(BIN)/python benchmarks/evidence.py --json benchmarks/results/evidence.json
+	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/measurements.py
 
 $(STAMP): pyproject.toml constraints.txt
