@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_the_page_is_written_from_the_results():
-    spec = importlib.util.spec_from_file_location("measurements", ROOT / "benchmarks" / "measurements.py")
-    measurements = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(measurements)
-    assert (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8") == measurements.page()
+    assert (ROOT / "docs" / "measurements.md").read_text(encoding="utf-8") == load("measurements").page()
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_on_design_spaces_is_written_from_the_populations(monkeypatch):
+    pytest.importorskip("scipy")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    page = (ROOT / "docs" / "design-spaces.md").read_text(encoding="utf-8")
+    assert page == load("design_spaces").page()
+    for figure in re.findall(r"\((figures/[^)]+)\)", page):
+        assert (ROOT / "docs" / figure).is_file(), figure
 
 
 def test_the_readme_quotes_the_ranking_that_was_measured():

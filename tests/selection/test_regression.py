@@ -141,3 +141,15 @@ def test_the_rank_correlation_is_scipys(pairs):
         assert rank_correlation(x, y) == 0
     else:
         assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+
+
+def test_of_many_rows_each_is_predicted_without_it():
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(1200, 2))
+    y = x @ np.array([1.0, -2.0]) + draw.normal(0, 0.1, 1200)
+    changed = y.copy()
+    changed[7] += 1000.0
+    group = np.zeros(1200, dtype=np.int64)
+    predicted = leave_one_out(x, y, group)
+    assert np.sqrt(((predicted - y) ** 2).mean()) < 0.12
+    assert leave_one_out(x, changed, group)[7] == predicted[7]
