@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from regnet_deploy.space.network import Network
 
@@ -51,6 +52,23 @@ class BottleneckTransform(nn.Sequential):
         super().__init__(parts)
 
 
+class Projection(nn.Conv2d):
+    """1x1 convolution with a stride, without bias, by taking every ``stride``-th pixel first: the same numbers.
+
+    The strided kernel of PyTorch 2.13 on a CPU writes outside its memory in the backward pass where the tensors are
+    channels_last and threads are two or more (``tests/models/test_anynet.py`` has the shape): the process dies, at once
+    or later.
+    """
+
+    def __init__(self, width_in: int, width: int, stride: int) -> None:
+        super().__init__(width_in, width, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, width_in, h, w)`` to ``(n, width, h / stride, w / stride)``, rounded up."""
+        rows, columns = self.stride
+        return functional.conv2d(x[:, :, ::rows, ::columns], self.weight)
+
+
 class Residual(nn.Module):
     """relu(shortcut(x) + f(x)); the shortcut is a 1x1 projection where the shape changes. Subclasses set ``f``."""
 
@@ -61,7 +79,7 @@ class Residual(nn.Module):
         self.proj: nn.Conv2d | None = None
         self.bn: nn.BatchNorm2d | None = None
         if width_in != width or stride != 1:
-            self.proj = nn.Conv2d(width_in, width, 1, stride, bias=False)
+            self.proj = Projection(width_in, width, stride)
             self.bn = _norm(width)
         self.af = nn.ReLU(inplace=True)
 

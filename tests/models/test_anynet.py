@@ -1,6 +1,9 @@
 """The modules: exactly the network that the numbers describe, initialised and named as in pycls."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from regnet_deploy.models.anynet import AnyNet, Block, PlainBlock, PlainResidualBlock, SqueezeExcitation, initialise
+from regnet_deploy.models.anynet import (
+    AnyNet,
+    Block,
+    PlainBlock,
+    PlainResidualBlock,
+    Projection,
+    SqueezeExcitation,
+    initialise,
+)
 from regnet_deploy.space.complexity import network_complexity, stage_resolutions
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.regnet import RegNet, fit_groups
@@ -216,3 +227,30 @@ def test_a_plain_residual_block_projects_with_its_stride() -> None:
     with torch.no_grad():
         assert torch.equal(block(x), torch.relu(block.bn(block.proj(x)) + block.f(x)))
         assert block.proj.stride == (2, 2)
+
+
+@pytest.mark.parametrize("side", [2, 7, 12])
+def test_a_projection_is_the_strided_convolution(side):
+    projection = Projection(8, 32, 2)
+    plain = torch.nn.Conv2d(8, 32, 1, 2, bias=False)
+    plain.load_state_dict(projection.state_dict())
+    x = torch.randn(3, 8, side, side, generator=torch.Generator().manual_seed(0))
+    assert projection(x).shape == plain(x).shape
+    torch.testing.assert_close(projection(x), plain(x))
+
+
+def test_training_in_channels_last_with_two_threads_keeps_to_its_memory():
+    """With torch's own strided 1x1 kernel this dies: the heap is overwritten in its backward pass."""
+    code = """
+import torch
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.space.network import Network
+torch.set_num_threads(2)
+network = Network((2, 2, 3, 9), (8, 32, 64, 224), (1, 1, 2, 16), (2.0, 1.0, 4.0, 2.0), stem_stride=1)
+model = AnyNet(network, 6, seed=0).to(memory_format=torch.channels_last)
+for _ in range(4):
+    model(torch.randn(75, 3, 24, 24).to(memory_format=torch.channels_last)).sum().backward()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
