@@ -180,10 +180,29 @@ def _remarks(names: Sequence[str], populations: Sequence[Trials]) -> tuple[str, 
         for name, trials in zip(names, populations, strict=True)
         if trials.lost
     ]
+    made += [
+        remark for name, trials in zip(names, populations, strict=True) for remark in _untaught(name, trials) if remark
+    ]
     differ = regime_differences([trials.regime for trials in populations])
     if differ:
         made.append(f"the populations were not trained alike: they differ in {'; '.join(differ)}")
     return tuple(made)
+
+
+def _untaught(name: str, trials: Trials) -> list[str]:
+    """Say that networks have learnt nothing, or that errors look like shares."""
+    made = []
+    if "classes" in trials.regime:
+        chance = 100 * (1 - 1 / float(trials.regime["classes"]))
+        count = int((trials.error >= chance - 1).sum())
+        if count > len(trials) / 10:
+            made.append(
+                f"{name}: {count} of {len(trials)} networks answer no better than chance ({chance:.1f} % error): they "
+                "say little of the space; train longer, or with another rate"
+            )
+    if (trials.error <= 1).all() and (trials.error > 0).any():
+        made.append(f"{name}: no error is above 1 %: if they are shares, multiply them by 100")
+    return made
 
 
 def _check(populations: Sequence[Trials]) -> None:

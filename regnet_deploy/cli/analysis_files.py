@@ -48,15 +48,38 @@ def write_csv_file(path: Path, source: Path) -> None:
         say(f"{path}: {len(store.outcomes())} trials")
 
 
-def write_refined(path: Path, given: Space, made: Space) -> None:
-    """Write a narrowed space as a file."""
+def write_refined(path: Path, source: Path, given: Space, made: Space) -> None:
+    """Write a narrowed space as a file, and say how to sweep it as the population of ``source`` was."""
     from regnet_deploy.space.space_file import write_space
 
     write_whole(path, write_space(made).encode())
     say(
         f"{path}: {given.name} narrowed from 10^{given.log10_size:.1f} to 10^{made.log10_size:.1f} networks "
-        f"({given.freedom} to {made.freedom} degrees of freedom) - next: regnet-deploy sweep --space {path}"
+        f"({given.freedom} to {made.freedom} degrees of freedom) - next: regnet-deploy sweep --space {path} --data DIR"
+        f"{_as_before(source)}"
     )
+
+
+def _as_before(source: Path) -> str:
+    """Return the options of the sweep of a store that are not the default ones, band and recipe."""
+    from regnet_deploy.cli.sweep import command
+    from regnet_deploy.populations.store import is_store, read_store
+
+    if not is_store(source):
+        return ""
+    with read_store(source) as store:
+        identity = store.identity
+    said = {**identity["recipe"], "resolution": identity["resolution"], "seed": identity.get("seed", 0)}
+    said["precise_bn"] = said.pop("precise_bn_images", None)
+    if "mmacs" in identity:
+        said["mmacs"] = ":".join(f"{value:g}" for value in identity["mmacs"])
+    words = []
+    for parameter in command.params:
+        value = said.get(parameter.name or "")
+        if value is None or value == parameter.default:
+            continue
+        words.append(parameter.secondary_opts[-1] if value is False else f"{parameter.opts[-1]} {value}")
+    return "".join(f" {word}" for word in words)
 
 
 def space_of(source: Path, space: str | None) -> Space:

@@ -99,7 +99,7 @@ def command(
     if csv:
         write_csv_file(csv, files[0])
     if refine:
-        write_refined(refine, given, refined)
+        write_refined(refine, files[0], given, refined)
 
 
 def _check(

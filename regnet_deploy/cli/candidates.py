@@ -23,7 +23,8 @@ def print_selection(title: str, selection: Selection, shown: list[Candidate]) ->
         lines += [f"Evidence: {note}." for note in notes]
     if other is not None:
         lines.append(
-            f"Family: RegNet{selection.family.upper()}, expected {expectation.top1_error:.1f} % top-1 error "
+            f"Family: RegNet{selection.family.upper()}{', which the evidence is about' if selection.weighed else ''}, "
+            f"expected {expectation.top1_error:.1f} % top-1 error "
             f"against {other.top1_error:.1f} % for RegNet{other.family.upper()} at this budget; --family chooses."
         )
     lines.append(f"Searched: {SEARCHED}.")

@@ -10,7 +10,10 @@ import click
 from regnet_deploy.cli.executors import executor_of
 from regnet_deploy.cli.options import Range, json_option
 from regnet_deploy.cli.output import TerminalReporter, print_json, progress, say, wait_briefly
-from regnet_deploy.errors import require
+from regnet_deploy.errors import UsageError, require
+
+#: The band in which the paper designs spaces, million MACs, and the pixels a side that it is about.
+PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
 
 
 @click.command()
@@ -26,9 +29,7 @@ from regnet_deploy.errors import require
 @click.option(
     "--mmacs",
     type=Range(float),
-    default="360:400",
-    show_default=True,
-    help="Band of complexity, million MACs at --resolution, with the classes of the data.",
+    help="Band of complexity, million MACs at --resolution, with the classes of the data.  [default: 360:400 at 224]",
 )
 @click.option("--resolution", type=click.IntRange(8), default=224, show_default=True, help="Pixels a side.")
 @click.option("--stem-stride", type=click.IntRange(1, 2), help="[default: 2, and 1 below 96 pixels]")
@@ -69,7 +70,7 @@ def command(
     space: str,
     data: Path,
     n: int,
-    mmacs: tuple[float, float],
+    mmacs: tuple[float, float] | None,
     resolution: int,
     stem_stride: int | None,
     store: Path | None,
@@ -111,6 +112,13 @@ def command(
     from regnet_deploy.training.execution import Execution, Wanted
     from regnet_deploy.training.recipe import Recipe
 
+    if mmacs is None:
+        if resolution != PAPER_RESOLUTION:
+            raise UsageError(
+                f"at {resolution} pixels say which networks to train: --mmacs LOW:HIGH, million MACs (the paper's "
+                "360:400 are those of 224 pixels)"
+            )
+        mmacs = PAPER_MMACS
     band = Band(mmacs[0] * 1e6, mmacs[1] * 1e6, resolution, stem_stride=stem_stride)
     # A cluster may have the GPUs that this machine has not.
     if ray not in (None, "local") and device != "auto":

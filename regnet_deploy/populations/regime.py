@@ -27,6 +27,8 @@ def regime_of(identity: Mapping[str, Any], epochs: int) -> dict[str, str]:
         **{name: value for name, value in recipe.items() if name not in _ALIKE},
         "precision": identity["execution"]["precision"],
     }
+    if "mmacs" in identity:
+        said["mmacs"] = ":".join(f"{value:g}" for value in identity["mmacs"])
     return {name: str(value) for name, value in said.items()}
 
 

@@ -265,6 +265,8 @@ def is_store(path: Path) -> bool:
 def differences(before: Any, now: Any, where: str = "") -> list[str]:
     """Return in words what is not the same in two pieces of JSON data."""
     if isinstance(before, dict) and isinstance(now, dict):
+        if where == "space" and before.get("name") != now.get("name"):
+            return [f"space is {now.get('name')} and was {before.get('name')}"]
         names = [*now, *(name for name in before if name not in now)]
         inner = [differences(before.get(n), now.get(n), f"{where} {n}".strip()) for n in names]
         return [each for found in inner for each in found]

@@ -27,6 +27,7 @@ STAGES = ("depths", "widths", "group_widths", "bottlenecks")
 #: What others call our columns.
 ALIASES = {
     "top1_err": "error",
+    "top1_error": "error",
     "params": "parameters",
     "acts": "activations",
     "depth": "d",
@@ -54,7 +55,7 @@ _OF_THE_RUN = (
 #: Columns that say under which conditions a population was trained.
 _REGIME = (
     *("epochs", "resolution", *DATA, "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area", "flip"),
-    *("lighting", "label_smoothing", "precise_bn_images", "precision"),
+    *("lighting", "label_smoothing", "precise_bn_images", "precision", "mmacs"),
 )
 #: Larger numbers are not those of a network.
 _LARGEST = 1 << 31

@@ -36,7 +36,7 @@ class Candidate:
     """A network with its generating parameters, its counts at the budget's resolution, and its score.
 
     ``regnet`` and ``score`` are None for a published network of which only the stages are known, ``predicted_error``
-    (percent) where there is no evidence, ``measured_error`` (percent) where it was not trained.
+    (percent) where no evidence decides, ``measured_error`` (percent) where it was not trained.
     """
 
     regnet: RegNet | None
@@ -121,7 +121,7 @@ class Selection:
             activations=int(row.activations[rank]),
             reference_macs=int(row.reference_macs[rank]),
             score=float(self.scores[rank]),
-            predicted_error=None if self.weighed is None else self.weighed.error_of(rank),
+            predicted_error=self.weighed.error_of(rank) if self.weighed and self.weighed.decides else None,
             measured_error=None if self.measured is None else self.measured.error_of(rank),
         )
 

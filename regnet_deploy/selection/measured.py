@@ -33,7 +33,8 @@ class Measured:
         how = "" if len(rounds) == 1 else f" (rounds of {', '.join(map(str, rounds))} epochs, the better third goes on)"
         return (
             f"least measured error of {len(self.errors)} candidates that were trained on {self.data}{how}: "
-            f"{self.errors[0][epochs]:.2f} % top-1 error after {epochs} epochs; it was number {self.ranks[0]} before"
+            f"{self.errors[0][epochs]:.2f} % top-1 error after {epochs} epoch{'s' * (epochs > 1)}; "
+            f"it was number {self.ranks[0]} before"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def trial_parts(store: Path, trial: Trial, outcome: Outcome, identity: Mapping[s
 
 def trial_reason(store: Path, space: str, trial: Trial, outcome: Outcome) -> str:
     """Say in words why a trial is taken."""
-    measured = f"{outcome.error:.2f} % top-1 error after {trial.epochs} epochs"
+    measured = f"{outcome.error:.2f} % top-1 error after {trial.epochs} epoch{'s' * (trial.epochs > 1)}"
     return f"trial {trial.number} of {store.name} (drawn from {space}): {measured}"
 
 

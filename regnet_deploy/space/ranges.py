@@ -120,7 +120,7 @@ class Range:
         if self.counted is None:
             return replace(self, low=least, high=most)
         whole, part = (round((b - a) / self.step) + 1 for a, b in ((self.low, self.high), (least, most)))
-        return replace(self, low=least, high=most, counted=max(1.0, self.counted * part / whole))
+        return replace(self, low=least, high=most, counted=max(1.0, round(self.counted * part / whole, 3)))
 
     def to_data(self) -> dict[str, Any]:
         """Return what a space file says."""

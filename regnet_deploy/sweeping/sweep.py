@@ -224,7 +224,7 @@ def forget_failures(store: Store, reporter: Reporter) -> None:
 
 def _tell_other_machine(outcome: Outcome, before: Sequence[Outcome], reporter: Reporter) -> None:
     """Say what is not as it was for earlier trials of the store: last bits, and so errors, may differ by it."""
-    for name in ("device", "gpus", "threads", "torch"):
+    for name in ("device", "gpus", "torch"):
         values = {str(each.machine.get(name)) for each in before} - {str(outcome.machine.get(name))}
         if values:
             now = outcome.machine.get(name)

@@ -31,10 +31,15 @@ def numbers(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return read
 
 
+def remarks_aside(done: Any) -> list[str]:
+    """What is on stderr but for the remark that these few epochs taught little."""
+    return [line for line in done.stderr.splitlines() if "no better than chance" not in line]
+
+
 def test_tables_are_on_stdout(here: Call, store: Path) -> None:
     done = here("analyze", store, *FEW)
     assert done.returncode == 0
-    assert done.stderr == ""
+    assert remarks_aside(done) == []
     for word in ("Top-1 errors", "Random search", "rank correlation", "MACs (M)", "d_1 (blocks)"):
         assert word in done.stdout
     assert re.search(r"tiny +8 ", done.stdout)
@@ -43,13 +48,13 @@ def test_tables_are_on_stdout(here: Call, store: Path) -> None:
 def test_json_is_on_stdout_and_nothing_else(here: Call, store: Path) -> None:
     done = here("analyze", store, *FEW, "--json")
     said = numbers(done)
-    assert done.stderr == ""
+    assert remarks_aside(done) == []
     with read_store(store) as opened:
         errors = sorted(outcome.error for outcome in opened.outcomes().values() if outcome.error is not None)
     (population,) = said["populations"]
     assert (population["name"], sorted(population["errors_percent"])) == ("tiny", errors)
     assert population["lost"] == 0
-    assert said["remarks"] == []
+    assert done.stderr.splitlines() == said["remarks"]
 
 
 def test_csv_read_back_gives_the_same_numbers(here: Call, store: Path, tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_the_page_is_complete_in_itself_and_opens_in_a_browser(here: Call, store
     pytest.importorskip("matplotlib")
     page = tmp_path / "a.html"
     done = here("analyze", store, *FEW, "--html", page)
-    assert done.stderr == f"{page}: the whole analysis as one page\n"
+    assert remarks_aside(done) == [f"{page}: the whole analysis as one page"]
     text = page.read_text(encoding="utf-8")
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "http://www.w3.org/1999/xhtml"}
     loaded = re.findall(r"(?:src|href|xlink:href)\s*=\s*[\"']([^\"'#][^\"']*)", text) + re.findall(
@@ -127,7 +132,8 @@ def test_figures_are_files_of_the_format(here: Call, store: Path, tmp_path: Path
     made = sorted(each.name for each in (tmp_path / "new" / "figures").iterdir())
     assert f"edf.{suffix}" in made
     assert all(name.endswith(f".{suffix}") for name in made)
-    assert done.stderr.startswith(f"{tmp_path / 'new' / 'figures'}: {len(made)} figures, edf")
+    (said,) = remarks_aside(done)
+    assert said.startswith(f"{tmp_path / 'new' / 'figures'}: {len(made)} figures, edf")
     start = {"svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF"}[suffix]
     assert (tmp_path / "new" / "figures" / f"edf.{suffix}").read_bytes().startswith(start)
 
@@ -138,11 +144,14 @@ def test_from_a_to_b_and_on(
     narrow = tmp_path / "b.yaml"
     done = here("analyze", store, *FEW, "--refine", narrow, "--across", "bottleneck=same", "--across", "width=rising")
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(
+    (said,) = remarks_aside(done)
+    assert re.match(
         rf"{narrow}: tiny narrowed from 10\^[\d.]+ to 10\^[\d.]+ networks \(8 to \d degrees of freedom\)"
-        rf" - next: regnet-deploy sweep --space {narrow}\n",
-        done.stderr,
+        rf" - next: regnet-deploy sweep --space {narrow} --data DIR ",
+        said,
     )
+    for option in ("--mmacs 0.1:3", "--resolution 16", "--epochs 1", "--batch-size 8"):
+        assert f" {option}" in said  # as the population before it was trained
     space = find_space(str(narrow))
     assert space.name == "b"
     assert (space.bottleneck.across, space.width.across) == ("same", "rising")  # type: ignore[union-attr]

@@ -126,14 +126,15 @@ def test_evidence_of_a_law_picks_by_the_law(written, laws):
         assert (candidate.macs, candidate.parameters, candidate.activations) == tuple(map(int, total))
 
 
-def test_evidence_of_noise_picks_as_without_it_and_still_predicts(written, laws):
+def test_evidence_of_noise_picks_as_without_it_and_shows_no_prediction(written, laws):
     budget = Budget(0.4e9, family="x")
     plain, ranked = select(budget), select(budget, [written(laws["noise"], n=40)])
     assert not ranked.weighed.decides
     assert ranked.pick.regnet == plain.pick.regnet
     assert ranked.reason() == plain.reason()
     assert (ranked.scores == plain.scores).all()
-    assert ranked.pick.predicted_error == pytest.approx(40, abs=1)
+    assert ranked.pick.predicted_error is None
+    assert ranked.weighed.error_of(0) == pytest.approx(40, abs=1)
 
 
 def test_where_the_family_is_left_open_evidence_decides_it(written, laws):

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.draw import CHUNK, Band, chunks, draw_networks, known_columns, networks_of, propose, within
+from regnet_deploy.space.draw import CHUNK, Band, chunks, draw_networks, known_columns, networks_of, within
 from regnet_deploy.space.known_spaces import known_spaces
 from regnet_deploy.space.network import Network
+from regnet_deploy.space.propose import propose
 from regnet_deploy.space.ranges import Range, Values
 from regnet_deploy.space.regnet import RegNet
 from regnet_deploy.space.spaces import DEPTHS, MOST_CHANNELS, WIDTHS, AnyNetSpace, RegNetSpace, Stages, same
@@ -383,7 +384,7 @@ def test_chunks_go_on_without_end_with_streams_of_their_own():
 @pytest.mark.parametrize(
     ("band", "said"),
     [
-        ((400e6, 360e6), "a band of MACs must go from low to high, got 4e"),
+        ((400e6, 360e6), "a band of MACs must go from low to high, got 400 to 360 million"),
         ((-1, 1), "a band of MACs must go from low to high"),
         ((0, math.inf), "a band of MACs must go from low to high"),
         ((math.nan, 1), "a band of MACs must go from low to high"),
