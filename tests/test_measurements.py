@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from regnet_deploy.populations.read import read_trials
+from regnet_deploy.space.draw import Band, draw_networks, networks_of
+from regnet_deploy.space.known_spaces import known_spaces
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -57,3 +61,12 @@ def test_enough_candidates_were_found_in_less_than_two_seconds():
     for row in results["budgets"]:
         assert row["seconds"] < 2, row
         assert row["considered"] >= (1000 if row["gmacs"] >= 0.4 else 500), row
+
+
+@pytest.mark.parametrize("space", ["AnyNetX_A", "AnyNetX_E", "RegNetX"])
+def test_the_committed_populations_are_what_the_spaces_draw(space):
+    trials = read_trials(ROOT / "profiles" / "populations" / f"glyphs32_{space}.csv")
+    drawn = draw_networks(known_spaces()[space], 50, Band(4e6, 4.4e6, resolution=32, classes=62))
+    assert trials.networks == tuple(networks_of(known_spaces()[space], drawn, 1))
+    for name in ("macs", "parameters", "activations"):
+        assert trials.columns[name].tolist() == getattr(drawn, name).tolist()
