@@ -180,19 +180,21 @@ def findings(analysis: Analysis) -> str:
     """Say what the figures say; the words hold for the populations as they are committed."""
     a, e, x = (each.distribution for each in analysis.populations)
     ae, ax, ex = analysis.distances
+    best = {(each.name, r.column): r.median for each in analysis.populations for r in each.ranges}
+    likely = max(ae.p_value, ax.p_value)
     spearman = {(each.name, r.column): r.spearman.value for each in analysis.populations for r in each.rankings}
     return f"""**In this setting the order of the paper holds in the means ({x.mean:.1f} % RegNetX, {e.mean:.1f} % AnyNetX_E, {a.mean:.1f} % AnyNetX_A)
-and in the medians ({x.median:.1f}, {e.median:.1f}, {a.median:.1f} %). That AnyNetX_A is the worst is beyond doubt (KS D {ae.statistic:.2f} and {ax.statistic:.2f}, p below
-1e-7). That RegNetX is better than AnyNetX_E is not shown: D {ex.statistic:.2f}, p {ex.p_value:.2f}, and the best network of all is an
+and in the medians ({x.median:.1f}, {e.median:.1f}, {a.median:.1f} %). That AnyNetX_A is the worst is beyond doubt (KS D {ae.statistic:.2f} and {ax.statistic:.2f}, p {likely:.0e}
+at most). That RegNetX is better than AnyNetX_E is not shown: D {ex.statistic:.2f}, p {ex.p_value:.2f}, and the best network of all is an
 AnyNetX_E ({e.minimum:.1f} % against {x.minimum:.1f} %).** The paper had 500 networks a space, 10 epochs and ImageNet; {e.n} networks of 4 epochs
 cannot tell spaces apart that are as near as these two.
 
 - **Why AnyNetX_A is worse** is plain here: the error goes with the width of the last stage (Spearman {spearman["AnyNetX_A", "w_4"]:+.2f}). Networks
   that end narrow cannot tell 62 classes apart, and widths that rise - the paper's step from C to D - leave them out.
-- **Depth** is not as in the paper, which finds about 20 blocks best at every budget: here the best AnyNetX_E
-  and RegNetX have 7, and the error goes with depth ({spearman["AnyNetX_E", "d"]:+.2f} in AnyNetX_E, {spearman["RegNetX", "d"]:+.2f} in RegNetX). After 4 epochs without warm-up deep networks have not learnt
+- **Depth** is not as in the paper, which finds about 20 blocks best at every budget: here the best have {best["AnyNetX_E", "d"]:g} (AnyNetX_E)
+  and {best["RegNetX", "d"]:g} (RegNetX), and the error goes with depth ({spearman["AnyNetX_E", "d"]:+.2f} in AnyNetX_E, {spearman["RegNetX", "d"]:+.2f} in RegNetX). After 4 epochs without warm-up deep networks have not learnt
   yet. What is best after short training is best for short training.
-- **w_m** is where the paper finds it, about 2.5. **b** and **g** show little: their intervals are the whole range, where
+- **w_m** is where the paper finds it, about 2.5: {best["RegNetX", "w_m"]:.2f}. **b** and **g** show little: their intervals are the whole range, where
   the paper prefers b = 1 and g > 1 (in AnyNetX_E a larger b is even a little better, {spearman["AnyNetX_E", "b"]:+.2f}).
 - **e_fit** does not go with the error ({spearman["AnyNetX_A", "e_fit"]:+.2f} and {spearman["AnyNetX_E", "e_fit"]:+.2f}): that good AnyNets have widths near a quantized line is not
   reproduced either."""
@@ -203,11 +205,11 @@ def score_findings() -> str:
     told = read("evidence")
     here, elsewhere = told["glyphs32_RegNetX"], told[ZHANG.stem]
     return f"""The score does not rank either population. On the characters it is even the wrong way round ({here["score"]["value"]:+.2f}): it was
-fitted to networks that were the best after 100 epochs on ImageNet, and holds 12 to 28 blocks for likely, while 4 epochs
-reward 7. On the ImageNet population it has the right sign and no more ({elsewhere["score"]["value"]:+.2f}, p {elsewhere["score"]["p_value"]:.1f}, with only {elsewhere["trials"]} networks of four
+fitted to networks that were the best after 100 epochs on ImageNet, and holds 12 to 28 blocks for likely, while {setting(SPACES[0])["epochs"]} epochs
+reward few. On the ImageNet population it has the right sign and no more ({elsewhere["score"]["value"]:+.2f}, p {elsewhere["score"]["p_value"]:.1f}, with only {elsewhere["trials"]} networks of four
 stages). Within a narrow band of MACs, where all candidates are RegNets, the likelihood under the published trends is a
-prior and no more. The regression on the user's own sweep does rank what it has not seen ({here["left_out"]["regression"]["spearman"]:+.2f} and {elsewhere["left_out"]["regression"]["spearman"]:+.2f}), and halves the
-error of a guess ({here["left_out"]["regression"]["rmse"]:.1f} points against {here["left_out"]["mean"]["rmse"]:.1f}; {elsewhere["left_out"]["regression"]["rmse"]:.2f} against {elsewhere["left_out"]["mean"]["rmse"]:.2f}): that is what `select --evidence` is for."""
+prior and no more. The regression on the user's own sweep does rank what it has not seen ({here["left_out"]["regression"]["spearman"]:+.2f} and {elsewhere["left_out"]["regression"]["spearman"]:+.2f}), and is off
+by about half of what a guess of the mean is ({here["left_out"]["regression"]["rmse"]:.1f} points against {here["left_out"]["mean"]["rmse"]:.1f}; {elsewhere["left_out"]["regression"]["rmse"]:.2f} against {elsewhere["left_out"]["mean"]["rmse"]:.2f}): that is what `select --evidence` is for."""
 
 
 def page() -> str:
@@ -236,7 +238,7 @@ networks of {low:.2f} to {high:.2f} MMACs, each trained from scratch, on images 
   {100 * (0.25 * 0.75 / int(first["val_images"])) ** 0.5:.1f} points.
 - **Networks**: AnyNetX_A (16 degrees of freedom: depth, width, bottleneck ratio and group width of each stage),
   AnyNetX_E (shared b and g, widths and depths that rise), RegNetX (widths on a quantized line). Drawn with seed
-  {first["seed"]} on the scales that `regnet-deploy spaces` prints, and kept if they have 4.0 to 4.4 MMACs; stem of stride
+  {first["seed"]} on the scales that `regnet-deploy spaces` prints, and kept if they have {first["mmacs"].replace(":", " to ")} MMACs; stem of stride
   {first["stem_stride"]}.
 - **Recipe**: {first["epochs"]} epochs, batch {first["batch_size"]}, SGD with Nesterov momentum, rate {first["lr"]} for
   128 images under a half-period cosine, weight decay {first["weight_decay"]}, random crops of
@@ -247,9 +249,9 @@ networks of {low:.2f} to {high:.2f} MMACs, each trained from scratch, on images 
 
 The commands, once for each space:
 
-    regnet-deploy sweep --space AnyNetX_A --data glyphs --n {len(plain[0])} --mmacs 4:4.4 --resolution 32 \\
+    regnet-deploy sweep --space AnyNetX_A --data glyphs --n {len(plain[0])} --mmacs {first["mmacs"]} --resolution {first["resolution"]} \\
       --epochs {first["epochs"]} --batch-size {first["batch_size"]} --lr {first["lr"]} --no-flip --crop-area {first["crop_area"]} \\
-      --lighting 0 --precise-bn 1024 --threads 1
+      --lighting 0 --precise-bn {first["precise_bn_images"]} --threads {first["threads"]}
     regnet-deploy analyze AnyNetX_A.sweep --csv glyphs32_AnyNetX_A.csv
 
 `benchmarks/glyph_folder.py` writes the folder of images (`--train 100 --val 50`) from an archive of the rendered

@@ -102,8 +102,7 @@ class TerminalReporter:
 def wait_briefly() -> None:
     """Have PyTorch's threads sleep soon where they wait for each other; before it is imported, or it has no effect.
 
-    By default they spin for milliseconds. With one other busy process on 2 cores a step then took 20 times as long, and
-    4 times with this; alone on the machine it makes no difference that could be measured.
+    By default they spin for milliseconds, which beside one other busy process makes every step many times as long.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -169,7 +169,7 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
 
 
 def _ensure_answer(address: str) -> None:
-    """Refuse a host and port that nobody listens on: Ray tries for two minutes and then ends the process itself.
+    """Refuse a host and port that nobody listens on: Ray tries for minutes and then ends the process itself.
 
     Raises:
         UsageError: nobody does. Addresses of other forms are left to Ray.

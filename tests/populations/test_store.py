@@ -251,7 +251,9 @@ def test_another_database_is_no_store(path: Path, identity: dict[str, object]) -
         assert_one_line(error, f"{path} is not the store of a sweep")
 
 
-@pytest.mark.parametrize("content", [b"garbage", b"SQLite format 3\0garbage", os.urandom(5000), b"\0" * 4096])
+@pytest.mark.parametrize(
+    "content", [b"garbage", b"SQLite format 3\0garbage", random.Random(0).randbytes(5000), b"\0" * 4096]
+)
 def test_garbage_is_no_store(path: Path, content: bytes, identity: dict[str, object]) -> None:
     path.write_bytes(content)
     for opened in (read_store(path), open_store(path, identity)):
