@@ -152,6 +152,7 @@ def command(
                 "diverged": result.diverged,
                 "failed": result.failed,
                 "errors_percent": {str(number): error for number, error in result.errors.items()},
+                "messages": {str(number): message for number, message in result.messages.items()},
                 "seconds": result.seconds,
             }
         )

@@ -161,11 +161,6 @@ def fit_ridge(x: Float, y: Float, group: Int, penalties: tuple[float, ...] = PEN
     return rows.ridge(max(p for p, value in zip(penalties, press, strict=True) if value <= press.min()))
 
 
-def press_residuals(x: Float, y: Float, group: Int, penalty: float) -> Float:
-    """Return each row's y less what a fit to the others says, ``(n,)``; the standardisation is that of all rows."""
-    return _Standardised.of(x, y, group).left_out((penalty,))[:, 0]
-
-
 def leave_one_out(x: Float, y: Float, group: Int, penalties: tuple[float, ...] = PENALTIES) -> Float:
     """Return what is predicted of each row without it, the penalty being chosen anew each time, ``(n,)``.
 
