@@ -25,7 +25,7 @@ PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
     metavar="DIR",
     help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... with --val-split.",
 )
-@click.option("--n", "n", type=click.IntRange(1), default=100, show_default=True, help="Networks.")
+@click.option("--n", "n", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Networks.")
 @click.option(
     "--mmacs",
     type=Range(float),

@@ -72,6 +72,7 @@ def test_the_default_store_is_named_after_the_space(here: Call, given: list[obje
         (["--mmacs", "3:1"], "from low to high"),
         (["--mmacs", "many"], "'many' is not a range such as 12:28"),
         (["--n", "0"], "--n"),
+        (["--n", "9999999999"], "100000"),
         (["--n", "100000"], "and 100000 are wanted: widen the band or the space"),
         (["--mmacs", "900:1000"], "widen the band or the space"),
         (["--space", "RegNetX_d_2"], "no design space 'RegNetX_d_2' (did you mean RegNetX_d_20?)"),
