@@ -19,15 +19,17 @@ MAY_IMPORT = {
     "populations": {"space"},
     "selection": {"populations", "images", "space"},
     "analysis": {"populations", "space"},
-    "serving": {"images", "space"},
+    "engines": set(),
+    "serving": {"engines", "images", "space"},
     "profiling": {"serving", "models", "images", "space"},
     "training": {"models", "images", "space"},
     "sweeping": {"training", "profiling", "populations", "models", "images", "space"},
-    "exporting": {"serving", "models", "images", "space", "profiling"},
+    "exporting": {"engines", "serving", "models", "images", "space", "profiling"},
     "report": {"models", "images", "space"},
     "cli": {
         "analysis",
         "report",
+        "engines",
         "exporting",
         "sweeping",
         "training",
@@ -64,6 +66,7 @@ NEVER_AT_THE_TOP = {
     "populations": {"torch", "PIL", "scipy", "matplotlib", "yaml"},
     "analysis": {"torch", "scipy", "matplotlib", "yaml"},
     "sweeping": {"ray", "matplotlib", "scipy", "yaml"},
+    "engines": {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"},
     "serving": {"torch", "onnx", "matplotlib"},
     "report": {"torch", "onnx", "onnxruntime", "matplotlib"},
     "profiling": {"matplotlib", "onnx"},
@@ -102,7 +105,7 @@ def test_imports_point_one_way(path):
         target = parts[1]
         if path.name in ("__main__.py",):
             continue
-        if target in ("bundle", "cores", "errors", "holding", "pages", "pictures"):
+        if target in ("bundle", "cores", "errors", "holding", "instructions", "pages", "pictures"):
             continue
         assert room is not None, f"{path.name} lies below every room and imports {module}"
         assert target == room or target in MAY_IMPORT[room], f"{path} imports {module}"
@@ -119,6 +122,12 @@ def test_serving_never_imports_torch():
     for path in (PACKAGE / "serving").glob("*.py"):
         names = {module.split(".")[0] for module in imports_of(path, top_only=False)}
         assert "torch" not in names, path
+
+
+def test_engines_never_import_torch_or_onnx():
+    for path in (PACKAGE / "engines").glob("*.py"):
+        names = {module.split(".")[0] for module in imports_of(path, top_only=False)}
+        assert not names & {"torch", "onnx", "onnxruntime"}, path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

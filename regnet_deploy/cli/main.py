@@ -13,7 +13,20 @@ from regnet_deploy import __version__
 from regnet_deploy.errors import RegnetDeployError, did_you_mean
 
 #: Commands in the order of the pipeline; each is ``command`` of the module of its name in this package.
-COMMANDS = ("select", "train", "profile", "export", "verify", "predict", "show", "serve", "spaces", "sweep", "analyze")
+COMMANDS = (
+    "select",
+    "train",
+    "profile",
+    "export",
+    "engines",
+    "verify",
+    "predict",
+    "show",
+    "serve",
+    "spaces",
+    "sweep",
+    "analyze",
+)
 
 
 class Pipeline(click.Group):

@@ -1,0 +1,1 @@
+"""TensorRT engines: built, identified, checked, kept in a bundle and run. Never torch, never onnx."""

@@ -1,0 +1,145 @@
+"""TensorRT and TensorRT-RTX: which of them is here, and whether it is one that this program knows.
+
+The two share their interface, so the module is an argument everywhere in this room. TensorRT builds on the GPU that
+will run the engine; TensorRT-RTX builds without one, for GPUs of several generations.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.errors import MissingExtra, UsageError
+
+Runtime = Literal["tensorrt", "tensorrt-rtx"]
+#: Runtimes of engines, as the manifest calls them.
+RUNTIMES: tuple[Runtime, ...] = ("tensorrt", "tensorrt-rtx")
+
+_PREFIXES = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
+_EXTRAS = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
+#: First version that has all that is used here, and the last major version that it was written against.
+_FLOORS = {"tensorrt": (10, 9), "tensorrt-rtx": (1, 7)}
+_NEWEST_MAJOR = {"tensorrt": 11, "tensorrt-rtx": 1}
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library that builds and runs engines.
+
+    Attributes:
+        module: the imported module.
+        runtime: what the manifest calls it.
+    """
+
+    module: ModuleType
+    runtime: Runtime
+
+    @property
+    def version(self) -> str:
+        """Its full version."""
+        return str(self.module.__version__)
+
+    @property
+    def toolkit(self) -> str | None:
+        """CUDA that its wheel was compiled for, such as ``cu13``; None where it was not installed as a wheel."""
+        for cuda in ("cu14", "cu13", "cu12"):
+            with suppress(metadata.PackageNotFoundError):
+                metadata.version(f"{self.runtime}-{cuda}-libs")
+                return cuda
+        return None
+
+    def __str__(self) -> str:
+        return f"{self.runtime} {self.version}"
+
+    def variant(self, precision: str) -> str:
+        """Return the name of the variant of engines that it builds: ``trt-fp16``, ``rtx-fp16``."""
+        return f"{_PREFIXES[self.runtime]}-{precision}"
+
+
+def find_library(gpu: Gpu | None, runtime: Runtime | None = None) -> Library:
+    """Return what can build engines here: TensorRT where it and a GPU are there, else TensorRT-RTX.
+
+    Args:
+        gpu: of this machine, from :func:`regnet_deploy.engines.gpu.find_gpu`.
+        runtime: the one that is wanted; by default the first of the two.
+
+    Raises:
+        MissingExtra: neither can build here; the message says what is missing and how to get it.
+        UsageError: it cannot be loaded, or is a version that this program does not know.
+    """
+    installed = _is_installed("tensorrt")
+    if runtime != "tensorrt-rtx" and installed and gpu is not None:
+        return load_library("tensorrt")
+    if runtime != "tensorrt" and _is_installed("tensorrt-rtx"):
+        return load_library("tensorrt-rtx")
+    if runtime == "tensorrt-rtx":
+        raise _not_installed(runtime)
+    here = "tensorrt is installed but the NVIDIA driver shows no GPU" if installed else "tensorrt is not installed"
+    other = "" if runtime else (", or build for RTX GPUs without one: pip install 'regnet-deploy[trt-rtx]'")
+    raise MissingExtra(
+        f"no TensorRT engine can be built: {here}; on a machine with an NVIDIA GPU "
+        f"pip install 'regnet-deploy[trt]'{other}"
+    )
+
+
+def load_library(runtime: Runtime) -> Library:
+    """Load TensorRT or TensorRT-RTX.
+
+    Raises:
+        MissingExtra: it is not installed.
+        UsageError: it cannot be loaded, or is older or newer than what this program knows.
+    """
+    name = runtime.replace("-", "_")
+    if not _is_installed(runtime):
+        raise _not_installed(runtime)
+    try:
+        library = Library(importlib.import_module(name), runtime)
+    except (ImportError, OSError) as error:  # its libraries are loaded at import
+        raise UsageError(f"{name} is installed but cannot be loaded: {' '.join(str(error).split())}") from None
+    floor, newest = _FLOORS[runtime], _NEWEST_MAJOR[runtime]
+    version, first = version_numbers(library.version), ".".join(map(str, floor))
+    if not floor <= version < (newest + 1,):
+        raise UsageError(
+            f"{library} is {'older' if version < floor else 'newer'} than what this version of regnet-deploy knows, "
+            f"which is {first} to {newest}: pip install '{runtime}>={first},<{newest + 1}'"
+        )
+    return library
+
+
+def lean_runtime(version: str) -> Path | None:
+    """Return the library of TensorRT's lean runtime of exactly this version where its wheel is installed, or None."""
+    for cuda in ("cu14", "cu13", "cu12"):
+        with suppress(metadata.PackageNotFoundError):
+            found = metadata.distribution(f"tensorrt-lean-{cuda}-libs")
+            if found.version == version:
+                for file in found.files or []:
+                    if file.name.startswith("libnvinfer_lean.so"):
+                        return Path(str(found.locate_file(file)))
+    return None
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Return a version as numbers that can be compared; what is not a number ends it."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdigit():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
+
+
+def _is_installed(runtime: Runtime) -> bool:
+    return importlib.util.find_spec(runtime.replace("-", "_")) is not None
+
+
+def _not_installed(runtime: Runtime) -> MissingExtra:
+    return MissingExtra(
+        f"{runtime} is not installed: on a machine with an NVIDIA GPU pip install 'regnet-deploy[{_EXTRAS[runtime]}]'"
+    )

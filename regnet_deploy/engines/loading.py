@@ -1,0 +1,52 @@
+"""Plans are loaded in one place: a plan is as good as a program, so code that it may bring along stays disallowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.engines.library import Library
+from regnet_deploy.engines.messages import Heard, failure
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """An engine, and what has to live as long as it.
+
+    Attributes:
+        engine: TensorRT's ``ICudaEngine``.
+        heard: what the library said, and goes on to say while the engine runs.
+        runtimes: that loaded it.
+    """
+
+    engine: Any
+    heard: Heard
+    runtimes: tuple[Any, ...]
+
+
+def load_engine(library: Library, plan: bytes, gpu: Gpu | None = None, lean: Path | None = None) -> Loaded:
+    """Load a plan whose sha256 was checked before.
+
+    Args:
+        library: of the engine's runtime.
+        plan: the engine's bytes.
+        gpu: that it runs on, for the message.
+        lean: the lean runtime's library, for a version-compatible engine of another version.
+
+    Raises:
+        RegnetDeployError: it does not load; one line with the library's reason.
+    """
+    heard = Heard(library.module)
+    runtimes = [library.module.Runtime(heard.logger)]
+    if lean is not None:
+        runtimes.append(runtimes[0].load_runtime(str(lean)))
+    if runtimes[-1] is None:
+        raise failure(library, f"does not load the lean runtime {lean}", heard.errors, gpu)
+    runtimes[-1].engine_host_code_allowed = False  # the default, said so that nobody need know
+    engine = runtimes[-1].deserialize_cuda_engine(plan)
+    if engine is None:
+        where = f" on {gpu.name}" if gpu else ""
+        raise failure(library, f"does not load the engine{where}", heard.errors, gpu)
+    return Loaded(engine, heard, tuple(runtimes))

@@ -1,0 +1,96 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.engines.identity import identify
+from regnet_deploy.engines.library import Library
+from regnet_deploy.engines.options import EngineOptions
+
+H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
+TRT = Library(SimpleNamespace(__version__="11.4.0.106"), "tensorrt")
+
+
+@pytest.fixture
+def with_engines(exported_bundle, monkeypatch):
+    """A bundle with an engine for this machine, one for another GPU and one of TensorRT-RTX."""
+    bundle = open_bundle(exported_bundle)
+    source = bundle.files["onnx-fp32.onnx"].sha256
+    made, files = {}, {}
+    rtx = Library(SimpleNamespace(__version__="1.7.1.116"), "tensorrt-rtx")
+    for library, gpu, proof in (
+        (TRT, H100, {"passed": True}),
+        (TRT, replace(H100, name="NVIDIA L4", compute_capability="8.9"), None),
+        (rtx, None, None),
+    ):
+        identity = identify(source, "fp32", None, library, gpu, EngineOptions.up_to(4))
+        name = library.variant("fp32")
+        file = f"{name}-{identity.key[:12]}.plan"
+        files[file] = b"x" * 2**20
+        variant = {"runtime": library.runtime, "precision": "fp32", "input": "float32", "source": "onnx-fp32"}
+        made.setdefault(name, {**variant, "opset": 18, "convolutions": {}, "engines": []})["engines"].append(
+            {"key": identity.key, "file": file, "bytes": 2**20, "identity": identity.to_json(), "proof": proof}
+        )
+    update_bundle(exported_bundle, {"variants": {**bundle.part("variants"), **made}}, files)
+    monkeypatch.setattr("regnet_deploy.engines.gpu.find_gpu", lambda: H100)
+    there = {"tensorrt": TRT, "tensorrt-rtx": "tensorrt-rtx is not installed: pip install it"}
+    monkeypatch.setattr("regnet_deploy.engines.stored.library_here", there.__getitem__)
+    return exported_bundle
+
+
+def test_the_table_says_of_each_engine_what_it_is_for_and_whether_it_runs_here(here, with_engines):
+    done = here("engines", with_engines)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split())
+    assert "3 engines; this machine has NVIDIA H100 80GB HBM3 (compute capability 9.0)" in text
+    rows = [line for line in done.stdout.splitlines() if line.strip().startswith(("trt-", "rtx-"))]
+    assert len(rows) == 3
+    assert "tensorrt 11.4.0.106" in rows[1]
+    assert rows[1].count(" yes ") == 2
+    assert rows[0].count(" yes ") == rows[2].count(" yes ") == 0
+    assert "1 to 4, tuned for 4" in text
+    assert "it was built for NVIDIA L4" in text
+    assert "tensorrt-rtx is not installed" in text
+
+
+def test_json_has_what_the_manifest_has_and_why_not(here, with_engines):
+    done = here("engines", with_engines, "--json")
+    document = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(one["variant"], one["fits"]) for one in document["engines"]] == [
+        ("rtx-fp32", False),
+        ("trt-fp32", True),
+        ("trt-fp32", False),
+    ]
+    assert document["gpu"]["multiprocessors"] == 132
+    assert document["libraries"]["tensorrt"] == "tensorrt 11.4.0.106"
+    assert document["engines"][1]["why_not"] is None
+    assert "NVIDIA L4" in document["engines"][2]["why_not"]
+    assert document["engines"][0]["identity"]["options"]["max_batch"] == 4
+    assert open_bundle(with_engines).files[document["engines"][0]["file"]].bytes == 2**20
+
+
+def test_a_bundle_without_engines_says_which_command_builds_them(here, exported_bundle):
+    done = here("engines", exported_bundle)
+    assert done.returncode == 0
+    assert f"has no engines: `regnet-deploy export --trt {exported_bundle}` builds them" in done.stdout
+    assert json.loads(here("engines", exported_bundle, "--json").stdout)["engines"] == []
+
+
+def test_no_bundle_is_one_line(refused, tmp_path):
+    assert "no bundle at" in refused("engines", tmp_path / "nowhere")
+
+
+def test_an_engine_that_another_version_wrote_is_one_line(refused, with_engines):
+    variants = open_bundle(with_engines).part("variants")
+    del variants["trt-fp32"]["engines"][0]["identity"]["driver"]
+    update_bundle(with_engines, {"variants": variants})
+    assert "export it again" in refused("engines", with_engines)
+
+
+def test_nothing_heavy_is_imported(program, with_engines):
+    prelude = "import sys\nfor name in ('torch', 'onnx', 'onnxruntime'): sys.modules[name] = None"
+    assert program("engines", with_engines, prelude=prelude).returncode == 0

@@ -1,0 +1,182 @@
+"""Networks and their files in every precision, and machines with a GPU that are not there."""
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.engines.build import build_engine
+from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.engines.identity import identify
+from regnet_deploy.engines.library import Library
+from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.engines.session import EngineSession
+from regnet_deploy.engines.stored import add_engine, engine_file
+from regnet_deploy.space.network import Network
+
+CLASSES, SIDE = 5, 32
+NETWORKS = {
+    "x": Network((1, 2), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.0, stem_stride=1, stem_width=8),
+    "y": Network((1, 2), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8),
+}
+
+
+def load(name: str) -> Any:
+    """Import a module beside this one."""
+    spec = importlib.util.spec_from_file_location(f"engines_{name}", Path(__file__).parent / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look for themselves
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def fakes() -> Any:
+    """The module fake_tensorrt."""
+    return load("fake_tensorrt")
+
+
+@pytest.fixture(scope="session")
+def weights():
+    torch = pytest.importorskip("torch")
+    from regnet_deploy.models.anynet import AnyNet
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = {
+        name: {key: value.numpy() for key, value in AnyNet(network, CLASSES, seed=0).state_dict().items()}
+        for name, network in NETWORKS.items()
+    }
+    torch.set_num_threads(threads)
+    return made
+
+
+@pytest.fixture(scope="session")
+def onnx_of(weights):
+    """Return a maker of ONNX files: precision, and ``x`` or ``y``."""
+    from regnet_deploy.exporting.graph import build_onnx, tensors_between
+    from regnet_deploy.exporting.precision import find_precision
+    from regnet_deploy.exporting.quantise import Range
+    from regnet_deploy.images.preprocess import default_preprocessing
+
+    def make(precision: str = "fp32", kind: str = "y") -> bytes:
+        network, arrays = NETWORKS[kind], weights[kind]
+        ranges = {name: Range(-4.0, 4.0) for name in ["images", *tensors_between(network, arrays)]}
+        return build_onnx(network, arrays, default_preprocessing(SIDE), find_precision(precision), ranges)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def types_of(weights):
+    """Return a maker of what a precision asks for: convolution -> type."""
+    from regnet_deploy.exporting.graph import convolution_types
+    from regnet_deploy.exporting.precision import find_precision
+
+    return lambda precision, kind="y": convolution_types(NETWORKS[kind], weights[kind], find_precision(precision))
+
+
+@pytest.fixture
+def h100() -> Gpu:
+    return Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
+
+
+@pytest.fixture
+def a100() -> Gpu:
+    return Gpu("NVIDIA A100-SXM4-80GB", "8.0", 108, 80 * 2**30, "580.95.05", "13.0")
+
+
+@pytest.fixture
+def rtx() -> Library:
+    """TensorRT-RTX, which builds without a GPU."""
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+    from regnet_deploy.engines.library import load_library
+
+    return load_library("tensorrt-rtx")
+
+
+def without_progress(steps: int, phase: str) -> None:
+    """Take progress and do nothing with it."""
+
+
+@dataclass
+class Machine:
+    """A machine with a GPU and TensorRT, neither of them real: see fake_tensorrt.py and fake_cuda.py."""
+
+    trt: Any
+    cuda: Any
+    gpu: Gpu
+    library: Library
+
+    def build(self, onnx: bytes, options: EngineOptions | None = None, progress: Any = without_progress, **more: Any):
+        """Return a plan."""
+        return build_engine(self.library, self.gpu, onnx, SIDE, options or EngineOptions.up_to(4), progress, **more)
+
+    def session(self, onnx: bytes, options: EngineOptions | None = None) -> EngineSession:
+        """Build and open."""
+        options = options or EngineOptions.up_to(4)
+        return EngineSession(self.library, self.gpu, self.build(onnx, options), options)
+
+
+@pytest.fixture(params=["10.16.1.11", "11.4.0.106"])
+def machine(request, fakes, h100, monkeypatch) -> Machine:
+    """A machine that everything in the room takes for real."""
+    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed (extra [trt])")
+    cuda = load("fake_cuda").FakeCuda(real)
+    trt = fakes.fake_tensorrt(request.param, cuda)
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    trt.__spec__ = importlib.util.spec_from_loader("tensorrt", None)
+    monkeypatch.setattr("regnet_deploy.engines.build.free_memory", lambda: 79 * 2**30)
+    monkeypatch.setattr("regnet_deploy.engines.stored.find_gpu", lambda: h100)
+    return Machine(trt, cuda, h100, Library(trt, "tensorrt"))
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((11, 3, SIDE, SIDE), dtype=np.float32)
+
+
+@pytest.fixture
+def with_engine(tmp_path, onnx_of):
+    """Return a function that adds an engine of a machine to a bundle and returns its path."""
+    path = tmp_path / "bundle"
+
+    def add(machine: Machine, options: EngineOptions | None = None, gpu: Gpu | None = None, **entry: Any) -> Path:
+        options, onnx = options or EngineOptions.up_to(4), onnx_of("fp16")
+        if not path.exists():
+            create_bundle(path, {"architecture": {}})
+            source = {"file": "onnx-fp16.onnx", "runtime": "onnxruntime", "precision": "fp16", "input": "float32"}
+            update_bundle(path, {"variants": {"onnx-fp16": source}}, {"onnx-fp16.onnx": onnx})
+        bundle = open_bundle(path)
+        sha256, variants = bundle.files["onnx-fp16.onnx"].sha256, bundle.part("variants")
+        identity = identify(sha256, "fp16", None, machine.library, gpu or machine.gpu, options)
+        name, plan = machine.library.variant("fp16"), machine.build(onnx, options)
+        made = {
+            "key": identity.key,
+            "file": engine_file(name, identity.key),
+            "bytes": len(plan),
+            "identity": identity.to_json(),
+            "proof": {"passed": True},
+            "note": None,
+            "types": {"fp16": 1},
+            "unaccounted": 0,
+        } | entry
+        old = variants.get(name) or {
+            "runtime": machine.library.runtime,
+            "precision": "fp16",
+            "input": "float32",
+            "opset": 18,
+            "source": "onnx-fp16",
+            "convolutions": {},
+            "engines": [],
+        }
+        update_bundle(path, {"variants": {**variants, name: add_engine(old, made)}}, {made["file"]: plan})
+        return path
+
+    return add

@@ -1,0 +1,395 @@
+"""TensorRT without a GPU, as far as this package uses it: it builds what ONNX Runtime then computes.
+
+Its surface is that of the real bindings, which test_fake.py holds it to, member by member and argument by argument.
+Enumerations are made from the recording, numbers and all. Objects take no attribute that the real ones do not have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+from collections.abc import Callable
+from enum import IntEnum
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+RECORDING: dict[str, Any] = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))
+VERSIONS = tuple(RECORDING)
+_TYPES = {1: "Float", 10: "Half", 16: "BFloat16", 3: "Int8", 17: "FP8"}
+_FORMATS = {"Half": "Channel major FP16 format where channel % 8 == 0", "Float": "Row major linear FP32"}
+
+
+def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> ModuleType:
+    """Return a module that can be taken for ``tensorrt`` of this version.
+
+    Args:
+        version: one of :data:`VERSIONS`, or another one, which then has the newest's interface.
+        cuda: the :class:`fake_cuda.FakeCuda` whose memory engines work in.
+        device: of the GPU; timings of another one are refused.
+
+    The module has beside TensorRT's names: ``error`` (what a build that fails says; None: none does), ``steps`` of a
+    build and ``step`` (called before each), ``convolutions`` (a function of name and type of a convolution: the type
+    it is computed in), ``starts`` (False: no driver), ``built`` (the configurations that were built with).
+    """
+    trt: Any = ModuleType("tensorrt")
+    trt.__version__ = version
+    trt.error, trt.step, trt.steps, trt.convolutions, trt.starts, trt.built = None, lambda: None, 3, None, True, []
+    recorded = RECORDING.get(version, RECORDING[VERSIONS[-1]])
+    for name, members in recorded.items():
+        if "members" in members:
+            setattr(trt, name, IntEnum(name, members["members"]))
+
+    class ILogger:
+        Severity = IntEnum("Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4})
+
+        def log(self, severity: Any, msg: str) -> None:
+            raise NotImplementedError
+
+    class IErrorRecorder:
+        pass
+
+    class IProgressMonitor:
+        pass
+
+    class IHostMemory:
+        __slots__ = ("_data",)
+
+        def __bytes__(self) -> bytes:
+            return bytes(self._data)
+
+    class ITimingCache:
+        __slots__ = ("_entries", "_header")
+
+        def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:
+            if input_cache._header != self._header and not ignore_mismatch:
+                return False
+            self._entries |= input_cache._entries
+            return True
+
+        def serialize(self) -> Any:
+            return host_memory(json.dumps([self._header, sorted(self._entries)]).encode())
+
+    class IBuilderConfig:
+        __slots__ = (
+            "_cache",
+            "_flags",
+            "_pools",
+            "_profiles",
+            "builder_optimization_level",
+            "hardware_compatibility_level",
+            "profiling_verbosity",
+            "progress_monitor",
+        )
+
+        def set_flag(self, flag: Any) -> None:
+            self._flags.add(flag)
+
+        def clear_flag(self, flag: Any) -> None:
+            self._flags.discard(flag)
+
+        def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
+            self._pools[pool.name] = pool_size
+
+        def add_optimization_profile(self, profile: Any) -> int:
+            self._profiles.append(profile)
+            return len(self._profiles) - 1
+
+        def create_timing_cache(self, serialized_timing_cache: bytes) -> Any:
+            cache = ITimingCache.__new__(ITimingCache)
+            cache._header, cache._entries = [version, device], set()
+            if serialized_timing_cache:
+                header, entries = json.loads(serialized_timing_cache)
+                cache._header, cache._entries = header, set(entries)
+            return cache
+
+        def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+            fits = cache._header == [version, device] or ignore_mismatch
+            self._cache = cache if fits else None
+            return fits
+
+    class IOptimizationProfile:
+        __slots__ = ("_shapes",)
+
+        def set_shape(self, input: str, min: Any, opt: Any, max: Any) -> None:
+            self._shapes[input] = (min, opt, max)
+
+    class ITensor:
+        __slots__ = ("_shape", "name")
+
+    class INetworkDefinition:
+        __slots__ = ("_flags", "_input", "_onnx")
+
+        def get_input(self, index: int) -> Any:
+            assert index == 0
+            return self._input
+
+    class ParserError:
+        __slots__ = ("_said",)
+
+        def desc(self) -> str:
+            return str(self._said[1])
+
+        def node_name(self) -> str:
+            return str(self._said[0])
+
+    class OnnxParser:
+        __slots__ = ("_errors", "_network")
+
+        def __init__(self, network: Any, logger: Any) -> None:
+            self._network, self._errors = network, []
+
+        @property
+        def num_errors(self) -> int:
+            return len(self._errors)
+
+        def get_error(self, index: int) -> Any:
+            error = ParserError.__new__(ParserError)
+            error._said = self._errors[index]
+            return error
+
+        def parse(self, model: bytes, path: str | None = None) -> bool:
+            import onnx
+
+            try:
+                graph = onnx.load_from_string(model).graph
+            except Exception:  # whatever protobuf raises
+                self._errors.append(("", "Failed to parse the ONNX model"))
+                return False
+            tensor = ITensor.__new__(ITensor)
+            tensor.name = graph.input[0].name
+            tensor._shape = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
+            self._network._input, self._network._onnx = tensor, model
+            return True
+
+    class Builder:
+        __slots__ = ("_logger", "error_recorder")
+
+        def __init__(self, logger: Any) -> None:
+            if not trt.starts:
+                logger.log(ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
+            self._logger, self.error_recorder = logger, None
+
+        def create_network(self, flags: int = 0) -> Any:
+            network = INetworkDefinition.__new__(INetworkDefinition)
+            network._flags = flags
+            return network
+
+        def create_builder_config(self) -> Any:
+            config = IBuilderConfig.__new__(IBuilderConfig)
+            config._flags, config._pools, config._profiles, config._cache = {trt.BuilderFlag.TF32}, {}, [], None
+            config.progress_monitor, config.hardware_compatibility_level = None, trt.HardwareCompatibilityLevel.NONE
+            return config
+
+        def create_optimization_profile(self) -> Any:
+            profile = IOptimizationProfile.__new__(IOptimizationProfile)
+            profile._shapes = {}
+            return profile
+
+        def build_serialized_network(self, network: Any, config: Any) -> Any:
+            trt.built.append(config)
+            ((name, shapes),) = config._profiles[0]._shapes.items()
+            monitor = config.progress_monitor
+            monitor.phase_start("Building Engine", None, trt.steps)
+            for step in range(trt.steps):
+                trt.step()
+                if not monitor.step_complete("Building Engine", step):
+                    return None
+            monitor.phase_finish("Building Engine")
+            if config._cache is not None:
+                config._cache._entries.add(hashlib.sha256(network._onnx).hexdigest())
+            wrong = [shape for shape in shapes if list(shape[1:]) != network._input._shape[1:]]
+            reason = f"Dimension mismatch for tensor {name} and profile 0" if wrong else trt.error
+            if reason:
+                told = f"IBuilder::buildSerializedNetwork: Error Code 2: {reason}"
+                self.error_recorder.report_error(trt.ErrorCodeTRT.FAILED_ALLOCATION, told)
+                return None
+            detailed = config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+            head = {"version": version, "batches": [shape[0] for shape in shapes], "detailed": detailed}
+            content = json.dumps(head).encode() + b"\n" + network._onnx
+            return host_memory(hashlib.sha256(content).digest() + content)
+
+    class EngineInspector:
+        __slots__ = ("_engine",)
+
+        def get_engine_information(self, format: Any) -> str:
+            assert format == trt.LayerInformationFormat.JSON
+            return json.dumps(report(self._engine, version, trt.convolutions))
+
+    class IExecutionContext:
+        __slots__ = ("_addresses", "_batch", "_captured", "_engine", "_memory", "_needs_memory", "_ran")
+
+        def set_device_memory(self, memory: int, size: int) -> None:
+            assert size >= self._engine.device_memory_size_v2
+            self._memory = memory
+
+        def set_tensor_address(self, name: str, memory: int) -> bool:
+            self._addresses[name] = memory
+            return True
+
+        def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+            assert not self._captured, "a context that was captured is used otherwise"
+            low, _, high = self._engine._head["batches"]
+            if not low <= shape[0] <= high:
+                return False
+            self._batch, self._ran = shape[0], False
+            return True
+
+        def execute_async_v3(self, stream_handle: int) -> bool:
+            assert stream_handle == 77
+            assert self._memory or not self._needs_memory, "no memory was given to the context"
+            assert not self._captured, "a context that was captured is used otherwise"
+            if cuda.is_capturing:
+                assert self._ran, "a context is captured before it ran in its shape"
+                self._captured = True
+            self._ran = True
+            batch = self._batch
+            cuda.do(lambda: self._engine._compute(self._addresses, batch))
+            return True
+
+    class ICudaEngine:
+        __slots__ = ("_head", "_inference", "_onnx")
+        device_memory_size_v2 = 1024
+
+        @property
+        def num_io_tensors(self) -> int:
+            return 2
+
+        def get_tensor_name(self, index: int) -> str:
+            return str(ends(self._inference)[index].name)
+
+        def get_tensor_mode(self, name: str) -> Any:
+            return trt.TensorIOMode.INPUT if name == self.get_tensor_name(0) else trt.TensorIOMode.OUTPUT
+
+        def get_tensor_dtype(self, name: str) -> Any:
+            return trt.DataType.FLOAT
+
+        def get_tensor_shape(self, name: str) -> Any:
+            shape = next(end.shape for end in ends(self._inference) if end.name == name)
+            return (-1, *shape[1:])
+
+        def create_engine_inspector(self) -> Any:
+            inspector = EngineInspector.__new__(EngineInspector)
+            inspector._engine = self
+            return inspector
+
+        def create_execution_context(self, strategy: Any = None) -> Any:
+            context = IExecutionContext.__new__(IExecutionContext)
+            context._engine, context._addresses, context._captured, context._memory = self, {}, False, 0
+            context._needs_memory = strategy == trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            return context
+
+        def _compute(self, addresses: dict[str, int], batch: int) -> None:
+            entry, leave = ends(self._inference)
+            images = view(addresses[entry.name], (batch, *entry.shape[1:]))
+            logits = view(addresses[leave.name], (batch, leave.shape[1]))
+            logits[:] = self._inference.run(None, {entry.name: images})[0]
+
+    class Runtime:
+        __slots__ = ("_loads", "_logger", "engine_host_code_allowed")
+
+        def __init__(self, logger: Any) -> None:
+            self._logger, self._loads = logger, version
+
+        def load_runtime(self, path: str) -> Any:
+            other = Runtime(self._logger)
+            other._loads = Path(path).read_text(encoding="ascii")  # the version whose lean runtime it is
+            return other
+
+        def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
+            import onnxruntime
+
+            assert self.engine_host_code_allowed is False
+            digest, content = serialized_engine[:32], serialized_engine[32:]
+            head, _, onnx = content.partition(b"\n")
+            if hashlib.sha256(content).digest() != digest:
+                self._logger.log(
+                    ILogger.Severity.ERROR,
+                    "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Serialization assertion "
+                    "stdArchiveReader failed.)",
+                )
+                return None
+            built = json.loads(head)
+            if built["version"] != self._loads:
+                self._logger.log(ILogger.Severity.ERROR, "The engine plan file is not compatible with this version")
+                return None
+            engine = ICudaEngine.__new__(ICudaEngine)
+            engine._head, engine._onnx = built, onnx
+            engine._inference = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+            return engine
+
+    def host_memory(data: bytes) -> Any:
+        memory = IHostMemory.__new__(IHostMemory)
+        memory._data = data
+        return memory
+
+    for kind in (
+        Builder,
+        EngineInspector,
+        IBuilderConfig,
+        ICudaEngine,
+        IErrorRecorder,
+        IExecutionContext,
+        IHostMemory,
+        ILogger,
+        INetworkDefinition,
+        IOptimizationProfile,
+        IProgressMonitor,
+        ITensor,
+        ITimingCache,
+        OnnxParser,
+        ParserError,
+        Runtime,
+    ):
+        setattr(trt, kind.__name__, kind)
+    module: ModuleType = trt
+    return module
+
+
+def ends(inference: Any) -> tuple[Any, Any]:
+    """Return input and output of a session of ONNX Runtime."""
+    return inference.get_inputs()[0], inference.get_outputs()[0]
+
+
+def view(address: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Return memory as an array of float32."""
+    return np.ctypeslib.as_array((ctypes.c_float * int(np.prod(shape))).from_address(address)).reshape(shape)
+
+
+def report(engine: Any, version: str, override: Callable[[str, str], str] | None = None) -> dict[str, Any]:
+    """Return what the engine inspector of a version tells of a file's convolutions."""
+    import onnx
+
+    if not engine._head["detailed"]:
+        return {"Layers": ["names only"], "Bindings": ["images", "logits"]}
+    graph = onnx.load_from_string(engine._onnx).graph
+    kinds = {constant.name: constant.data_type for constant in graph.initializer}
+    small = {node.output[0]: kinds[node.input[0]] for node in graph.node if node.input[0] in kinds}
+    layers = []
+    for node in graph.node:
+        if node.op_type == "Conv":
+            kind = _TYPES[small.get(node.input[1], kinds.get(node.input[1]))]
+            kind = override(node.name, kind) if override else kind
+            tensor = {"Name": node.input[0], "Dimensions": [1, 8, 8, 8]}
+            if int(version.split(".")[0]) < 11:
+                tensor["Format/Datatype"] = _FORMATS.get(kind, kind)
+            else:
+                tensor |= {"Format": "Channel major", "DataType": kind}
+            layers.append(
+                {
+                    "Name": f"{node.name} + {node.name}_af",
+                    "LayerType": "CaskConvolution",
+                    "Inputs": [tensor],
+                    "Weights": {"Type": kind, "Count": 8},
+                    "TacticName": "sm90_xmma_fprop_implicit_gemm",
+                    "Metadata": f"[ONNX Layer: {node.name}]\x1f[ONNX Layer: {node.name}_af]",
+                }
+            )
+    tensors = {"Bindings": ["images", "logits"]}
+    if int(version.split(".")[0]) >= 11:
+        tensors = {"I/O Tensors": [{"Name": "images"}, {"Name": "logits"}]}
+    return {"Layers": layers, **tensors}

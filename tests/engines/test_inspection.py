@@ -1,0 +1,166 @@
+import json
+
+import pytest
+
+from regnet_deploy.engines.inspection import (
+    check_types,
+    convolution_types,
+    inspect_engine,
+    layers_of_log,
+    layers_of_report,
+)
+from regnet_deploy.errors import ProofError, RegnetDeployError
+
+
+def layer(name, kind="Half", weights="same", metadata="", layer_type="CaskConvolution", key="Format/Datatype", **more):
+    data = {"Name": name, "LayerType": layer_type, "Inputs": [{"Name": "x", key: kind}], "Metadata": metadata, **more}
+    if weights:
+        data["Weights"] = {"Type": kind if weights == "same" else weights, "Count": 1}
+    return data
+
+
+def types(*layers, names):
+    return convolution_types(layers_of_report(json.dumps({"Layers": layers})), names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "type_"),
+    [
+        ("Half", "fp16"),
+        ("Float", "fp32"),
+        ("Int8", "int8"),
+        ("BFloat16", "bf16"),
+        ("FP8", "fp8"),
+        ("Row major linear FP32", "fp32"),
+        ("Row major linear BF16 format", "bf16"),
+        ("Channel major FP16 format where channel % 8 == 0", "fp16"),
+        ("Thirty-two wide channel vectorized row major Int8 format", "int8"),
+        ("Channel major FP8 E4M3 format", "fp8"),
+    ],
+)
+@pytest.mark.parametrize("key", ["Format/Datatype", "DataType", "Datatype"])
+def test_types_are_read_in_the_words_of_both_versions(kind, type_, key):
+    assert types(layer("conv", kind, key=key), names=["conv"]) == {"conv": type_}
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        {"name": "s1.b1.f.a"},
+        {"name": "s1.b1.f.a + s1.b1.f.a_af"},
+        {"name": "s1.b1.f.a.weight + s1.b1.f.a.weight.q + s1.b1.f.a + PWN(s1.b1.f.a_af)"},
+        {"name": "s1.b1.proj || s1.b1.f.a"},
+        {"name": "__myl_Conv_myl0_3", "metadata": "[ONNX Layer: s1.b1.f.a]\x1f[ONNX Layer: s1.b1.f.a_af]"},
+        {
+            "name": "fused",
+            "metadata": "[ONNX Layer: s1.b1.f.a.weight.dq]\x1e[ONNX Layer: s1.b1.f.a]__gemm_from_conv1x1",
+        },
+    ],
+)
+def test_a_convolution_is_found_among_the_nodes_that_a_layer_fuses(written):
+    assert types(layer(**written), names=["s1.b1.f.a"]) == {"s1.b1.f.a": "fp16"}
+
+
+def test_a_name_within_another_is_not_it():
+    assert (
+        types(layer("s1.b1.f.a_af + s1.b1.f.ab", metadata="[ONNX Layer: s1.b1.f.a.weight]"), names=["s1.b1.f.a"]) == {}
+    )
+
+
+@pytest.mark.parametrize("moves", ["Reformat", "kgen", "NoOp", "Constant", "signal"])
+def test_layers_that_only_move_or_convert_say_nothing(moves):
+    moved = layer("moved", "Float", metadata="[ONNX Layer: conv]", layer_type=moves, weights=None)
+    assert types(moved, names=["conv"]) == {}
+    assert types(moved, layer("conv", "Half"), names=["conv"]) == {"conv": "fp16"}
+
+
+@pytest.mark.parametrize(
+    "layer_type", ["CaskConvolution", "correlation", "gemm", "runtime_fusion", "CaskGemmConvolution"]
+)
+def test_layers_that_multiply_are_known_by_their_kind(layer_type):
+    made = layer("conv", "Half", weights=None, layer_type=layer_type)
+    assert types(made, names=["conv"]) == {"conv": "fp16"}
+
+
+def test_the_widest_of_input_and_weights_and_of_the_parts_of_a_split_convolution_counts():
+    assert types(layer("conv", "Float", weights="Half"), names=["conv"]) == {"conv": "fp32"}
+    assert types(layer("conv", "Int8", weights="Half"), names=["conv"]) == {"conv": "fp16"}
+    parts = layer("g0", "Int8", metadata="[ONNX Layer: conv]"), layer("g1", "Half", metadata="[ONNX Layer: conv]")
+    assert types(*parts, names=["conv"]) == {"conv": "fp16"}
+
+
+def test_tf32_counts_as_fp32_only_where_it_was_allowed():
+    kernel = "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nhwc"
+    layers = layers_of_report(json.dumps({"Layers": [layer("conv", "Float", TacticName=kernel)]}))
+    assert check_types({"conv": "fp32"}, layers, tf32=True).counts == {"tf32": 1}
+    with pytest.raises(ProofError, match=r"1 of 1 convolutions do not .* conv \(fp32 asked, tf32 built\)"):
+        check_types({"conv": "fp32"}, layers)
+
+
+def test_another_type_is_how_many_and_the_first_names():
+    layers = layers_of_report(
+        json.dumps({"Layers": [layer(f"c{i}", "Float") for i in range(5)] + [layer("d", "Half")]})
+    )
+    with pytest.raises(ProofError) as caught:
+        check_types({**{f"c{i}": "fp16" for i in range(5)}, "d": "fp16"}, layers)
+    assert str(caught.value) == (
+        "5 of 6 convolutions do not compute in the type asked: c0 (fp16 asked, fp32 built), "
+        "c1 (fp16 asked, fp32 built), c2 (fp16 asked, fp32 built) and 2 more"
+    )
+    assert caught.value.exit_code == 3
+
+
+def test_convolutions_that_no_layer_owns_up_to_are_named_and_none_at_all_is_refused():
+    layers = layers_of_report(json.dumps({"Layers": [layer("c0")]}))
+    checked = check_types({"c0": "fp16", "c1": "fp16"}, layers)
+    assert (checked.counts, checked.unaccounted) == ({"fp16": 1}, ("c1",))
+    with pytest.raises(ProofError, match="its report has none of the 2 convolutions"):
+        check_types({"c1": "fp16", "c2": "fp16"}, layers)
+
+
+def test_a_report_of_names_alone_is_one_line():
+    with pytest.raises(ProofError, match="lists the names of its layers and nothing of their types"):
+        layers_of_report(json.dumps({"Layers": ["conv + relu"], "Bindings": ["images"]}))
+
+
+@pytest.mark.parametrize("report", ["", "{}", "[]", '{"Layers": [{"LayerType": "x"}]}', '{"Layers": 3}', "null"])
+def test_a_report_that_cannot_be_read_is_one_line(report):
+    with pytest.raises(ProofError, match="the inspector's report cannot be read") as caught:
+        layers_of_report(report)
+    assert "\n" not in str(caught.value)
+
+
+def test_control_characters_in_a_report_are_borne():
+    report = '{"Layers": [{"Name": "x", "LayerType": "gemm", "Inputs": [{"DataType": "Half"}], '
+    report += '"Metadata": "[ONNX Layer: a]\x1f[ONNX Layer: b]"}]}'
+    assert convolution_types(layers_of_report(report), ["a", "b"]) == {"a": "fp16", "b": "fp16"}
+
+
+def test_lines_of_a_builders_log_are_read_and_others_passed_over():
+    log = (
+        "Layers:\nName: conv_U0_myl0_2, LayerType: correlation, "
+        "Inputs: [ { Name: x, Dimensions: [-1,4,128,128], Datatype: Half, Format: (NHWC) Channel major format }], "
+        "Constants: [ { Name: w, Dimensions: [32,4,3,3], Datatype: Float, Format: x }], Outputs: [], "
+        "TacticName: stub, StreamId: 0, Metadata: [ONNX Layer: conv]\x1f[ONNX Layer: af]\n"
+        "Name: signal_0, LayerType: signal\n\n"
+    )
+    assert convolution_types(layers_of_log(log), ["conv"]) == {"conv": "fp16"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-1x1", "fp8-1x1"])
+def test_an_engine_tells_its_types_in_the_report_of_its_version(machine, onnx_of, types_of, precision):
+    asked = types_of(precision)
+    checked = check_types(asked, inspect_engine(machine.library, machine.build(onnx_of(precision))))
+    assert sum(checked.counts.values()) == len(asked)
+    assert set(checked.counts) == set(asked.values())
+
+
+def test_fp16_that_was_asked_and_is_fp32_in_the_engine_is_refused(machine, onnx_of, types_of):
+    machine.trt.convolutions = lambda name, kind: "Float" if name == "s1.b1.f.b" else kind
+    with pytest.raises(ProofError, match=r"1 of \d+ convolutions .*: s1\.b1\.f\.b \(fp16 asked, fp32 built\)"):
+        check_types(types_of("fp16"), inspect_engine(machine.library, machine.build(onnx_of("fp16"))))
+
+
+def test_a_plan_that_does_not_load_is_one_line(machine, onnx_of):
+    with pytest.raises(RegnetDeployError, match="does not load the engine: Serialization"):
+        inspect_engine(machine.library, machine.build(onnx_of())[:-100])

@@ -1,0 +1,167 @@
+import gc
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from regnet_deploy.engines.inspection import check_types
+from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.engines.session import EngineSession
+from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
+
+
+@pytest.fixture
+def wanted(onnx_of, images):
+    """The logits of the FP32 file."""
+    session = onnxruntime.InferenceSession(onnx_of("fp32"), providers=["CPUExecutionProvider"])
+    return session.run(None, {"images": images})[0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 11])
+def test_any_number_of_images_gives_the_logits_of_the_file(machine, onnx_of, images, wanted, count):
+    session = machine.session(onnx_of("fp32"))
+    for _ in range(4):  # plain, captured, replayed, replayed
+        logits = session.run(images[:count])
+        assert logits.shape == (count, wanted.shape[1])
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, wanted[:count], atol=1e-5)
+
+
+def test_a_session_says_what_it_is(machine, onnx_of):
+    session = machine.session(onnx_of("fp32"))
+    assert (session.runtime, session.device) == (str(machine.library), "cuda:0 (NVIDIA H100 80GB HBM3)")
+    assert (session.input, session.input_name, session.output_name) == ("float32", "images", "logits")
+    assert session.max_batch == 4
+
+
+def test_a_batch_size_is_a_graph_from_its_third_time_on(machine, onnx_of, images, wanted):
+    session, cuda = machine.session(onnx_of("fp32")), machine.cuda
+    for size, replayed in ((2, 0), (3, 0), (2, 0), (3, 0), (2, 1), (3, 2), (1, 2), (2, 3)):
+        np.testing.assert_allclose(session.run(images[:size]), wanted[:size], atol=1e-5)
+        assert cuda.replayed == replayed
+    assert session.uncaptured == {}
+
+
+def test_replayed_logits_are_of_the_new_images_and_are_the_callers_own(machine, onnx_of, images, wanted):
+    session = machine.session(onnx_of("fp32"))
+    first, second, third = (session.run(images[i : i + 2]) for i in (0, 2, 4))
+    for logits, start in ((first, 0), (second, 2), (third, 4)):
+        np.testing.assert_allclose(logits, wanted[start : start + 2], atol=1e-5)
+
+
+def test_sizes_beyond_the_most_graphs_run_without_one(machine, onnx_of, images, monkeypatch):
+    monkeypatch.setattr("regnet_deploy.engines.session._MOST_GRAPHS", 1)
+    session = machine.session(onnx_of("fp32"))
+    for size in (1, 2, 1, 2, 1, 2, 1):
+        session.run(images[:size])
+    assert machine.cuda.replayed == 2
+
+
+def test_a_size_that_cannot_be_captured_runs_all_the_same_and_says_why(machine, onnx_of, images, wanted):
+    session = machine.session(onnx_of("fp32"))
+    machine.cuda.fails["cudaStreamEndCapture"] = "cudaErrorStreamCaptureInvalidated"
+    for _ in range(4):
+        np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+    assert list(session.uncaptured) == [2]
+    assert "cudaErrorStreamCaptureInvalidated" in session.uncaptured[2]
+
+
+def test_an_engine_that_says_it_cannot_be_captured_is_not(machine, onnx_of, images, monkeypatch):
+    monkeypatch.setattr(
+        machine.trt.IExecutionContext, "is_stream_capturable", lambda self, stream: False, raising=False
+    )
+    session = machine.session(onnx_of("fp32"))
+    for _ in range(3):
+        session.run(images[:2])
+    assert "cannot be captured" in session.uncaptured[2]
+    assert "cudaStreamBeginCapture" not in machine.cuda.calls
+
+
+def test_a_smaller_batch_than_the_smallest_is_filled_up(machine, onnx_of, images, wanted):
+    session = machine.session(onnx_of("fp32"), EngineOptions(min_batch=3, tuned_batch=3, max_batch=4))
+    for count in (1, 2, 5):
+        np.testing.assert_allclose(session.run(images[:count]), wanted[:count], atol=1e-5)
+
+
+def test_several_threads_get_their_own_logits(machine, onnx_of, images, wanted):
+    session = machine.session(onnx_of("fp32"))
+    with ThreadPoolExecutor(8) as pool:
+        starts = [i % 9 for i in range(60)]
+        found = list(pool.map(lambda i: session.run(images[i : i + 2]), starts))
+    for start, logits in zip(starts, found, strict=True):
+        np.testing.assert_allclose(logits, wanted[start : start + 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 24, 24), (2, 32, 32, 3), (3, 32, 32)])
+def test_images_of_another_size_are_one_line(machine, onnx_of, shape):
+    session = machine.session(onnx_of("fp32"))
+    with pytest.raises(ProofError, match=r"cannot run images \(.*\): it takes \(n, 3, 32, 32\)"):
+        session.run(np.zeros(shape, np.float32))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda plan: plan[:-1000], lambda plan: plan[:40], lambda plan: b"", lambda plan: b"\0" + plan]
+)
+def test_a_plan_that_is_not_whole_is_one_line(machine, onnx_of, damage):
+    plan = damage(machine.build(onnx_of()))
+    with pytest.raises(
+        RegnetDeployError, match="does not load the engine on NVIDIA H100 80GB HBM3: Serialization"
+    ) as caught:
+        EngineSession(machine.library, machine.gpu, plan, EngineOptions.up_to(4))
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_plan_stays_disallowed(machine, onnx_of, monkeypatch):
+    allowed = []
+    load = machine.trt.Runtime.deserialize_cuda_engine
+    monkeypatch.setattr(
+        machine.trt.Runtime,
+        "deserialize_cuda_engine",
+        lambda self, plan: allowed.append(self.engine_host_code_allowed) or load(self, plan),
+    )
+    machine.session(onnx_of())
+    assert allowed == [False]
+
+
+def test_a_gpu_without_memory_for_it_is_one_line(machine, onnx_of):
+    machine.cuda.limit = 1000
+    with pytest.raises(
+        RegnetDeployError, match=r"MiB of pinned memory cannot be had: out of memory; end what else uses it"
+    ):
+        machine.session(onnx_of())
+
+
+def test_a_context_that_cannot_be_made_is_one_line(machine, onnx_of, monkeypatch):
+    monkeypatch.setattr(machine.trt.ICudaEngine, "create_execution_context", lambda self, strategy: None)
+    with pytest.raises(RegnetDeployError, match=r"does not start the engine on cuda:0 .*: no reason given"):
+        machine.session(onnx_of())
+
+
+def test_a_gpu_that_fails_in_the_middle_is_one_line_and_the_next_batch_runs(machine, onnx_of, images, wanted):
+    session = machine.session(onnx_of("fp32"))
+    run = machine.trt.IExecutionContext.execute_async_v3
+    machine.trt.IExecutionContext.execute_async_v3 = lambda self, stream: False
+    with pytest.raises(RegnetDeployError, match="does not run the engine on cuda:0"):
+        session.run(images[:2])
+    machine.trt.IExecutionContext.execute_async_v3 = run
+    np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+
+
+def test_a_network_of_other_ends_is_refused(machine, onnx_of, monkeypatch):
+    monkeypatch.setattr(machine.trt.ICudaEngine, "get_tensor_dtype", lambda self, name: machine.trt.DataType.HALF)
+    with pytest.raises(BundleError, match="does not map one batch of images to logits, its ends are"):
+        machine.session(onnx_of())
+
+
+def test_layers_are_read_from_the_engine_that_runs(machine, onnx_of, types_of):
+    assert check_types(types_of("fp16"), machine.session(onnx_of("fp16")).layers()).unaccounted == ()
+
+
+def test_a_session_that_goes_gives_its_memory_back(machine, onnx_of, images):
+    session = machine.session(onnx_of())
+    for _ in range(3):
+        session.run(images[:2])
+    del session
+    gc.collect()
+    assert machine.cuda.blocks == {}
