@@ -42,6 +42,7 @@ MADE_BY = {
     "profile": "profile",
     "golden": "export --onnx",
     "variants": "export --onnx",
+    "choice": "export --data DIR",
 }
 
 #: Part -> the entry of the environment that tells what wrote it, where the part may be dropped.

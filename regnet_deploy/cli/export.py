@@ -1,147 +1,198 @@
-"""``regnet-deploy export``: the network as ONNX and TensorRT, proved."""
+"""``regnet-deploy export``: the network as ONNX and TensorRT in the precisions that are good enough, proved."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
-from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import bundle_word, print_json, print_table, progress, say, stdout_console
-from regnet_deploy.errors import require
+from regnet_deploy.cli.exported import exported_json, print_exported, say_golden
+from regnet_deploy.cli.options import FiniteFloat, IntList, bundle_argument, json_option
+from regnet_deploy.cli.output import bundle_word, print_json, progress, say
+from regnet_deploy.errors import ProofError, UsageError, require
 
-if TYPE_CHECKING:
-    from regnet_deploy.exporting.export import Exported
-
-
-class Error(click.FloatRange):
-    """How far a logit may be off: a finite number, 0 or more."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse a number."""
-        number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number, 0 or more", param, ctx)
-        return number
+_PATH = click.Path(path_type=Path)
 
 
 @click.command()
 @bundle_argument
+@click.option("--onnx", is_flag=True, help="Write onnx-fp32; meant where no other precision is asked for.")
 @click.option(
-    "--onnx", is_flag=True, help="Write the ONNX variant onnx-fp32; meant where neither this nor --trt is given."
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="NAME",
+    help="fp16, bf16, int8, int8-1x1, int8-cpu or fp8-1x1 beside fp32 (may be repeated); auto: measure what this "
+    "machine runs and keep the fastest that is accurate enough.  [default: auto with --data, else fp32]",
+)
+@click.option("--uint8", is_flag=True, help="Also variants that take pixels and normalise them in the graph.")
+@click.option(
+    "--trt", "engines", is_flag=True, help="Also TensorRT engines, or TensorRT-RTX's where only that is installed."
 )
 @click.option(
-    "--uint8", is_flag=True, help="Also onnx-fp32-uint8, which takes pixels and normalises them in the graph."
+    "--data",
+    type=_PATH,
+    metavar="DIR",
+    help="The folder you trained on: accuracy on its validation images, calibration on its training images.",
 )
+@click.option("--calibration", type=_PATH, metavar="DIR", help="Calibrate INT8 and FP8 on the images of this folder.")
+@click.option("--calibration-images", type=click.IntRange(300, 512), default=512, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Which images calibrate.")
 @click.option(
-    "--trt", is_flag=True, help="Also a TensorRT engine, or one of TensorRT-RTX where only that is installed."
+    "--max-drop",
+    type=FiniteFloat(min=0, max=100),
+    default=0.5,
+    show_default=True,
+    help="Points of validation top-1 that a variant may lose, with --data.",
 )
 @click.option(
     "--images",
     multiple=True,
     metavar="DIR|FILE",
-    type=click.Path(path_type=Path),
+    type=_PATH,
     help="Prove on these images of yours (may be repeated; of more than 64, 64 are taken evenly).",
 )
+@click.option("--atol", type=FiniteFloat(min=0), help="The same as --gate fp32:atol=...  [default: 1e-4]")
+@click.option("--rtol", type=FiniteFloat(min=0), help="The same as --gate fp32:rtol=...  [default: 1e-3]")
 @click.option(
-    "--atol",
-    type=Error(),
-    default=1e-4,
-    show_default=True,
-    help="Absolute error allowed; at most 1% of how much the logits vary from image to image.",
+    "--gate",
+    "limits",
+    multiple=True,
+    metavar="PRECISION:FIGURE=LIMIT",
+    help="What a precision is held to on the golden set (may be repeated): atol, rtol, mean, cosine or top1.",
 )
-@click.option("--rtol", type=Error(), default=1e-3, show_default=True, help="And relative to the logit.")
 @click.option(
-    "--max-batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="Largest batch of the engine."
+    "--batch", "batches", type=IntList(), default="1,8", show_default=True, help="Images an inference, for auto."
+)
+@click.option(
+    "--seconds",
+    type=FiniteFloat(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="Measured for each candidate and batch size of auto.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--max-batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="Largest batch of an engine."
+)
+@click.option(
+    "--tuned-batch", type=click.IntRange(1, 4096), help="Batch that engines are tuned for.  [default: 8 or --max-batch]"
+)
+@click.option(
+    "--workspace", type=click.IntRange(1), metavar="MIB", help="GPU memory for a layer's own use.  [default: all]"
+)
+@click.option(
+    "--optimization-level", type=click.IntRange(0, 5), default=3, show_default=True, help="How long TensorRT searches."
+)
+@click.option("--tf32", is_flag=True, help="Let FP32 engines round the factors of convolutions to 10 bits.")
+@click.option("--version-compatible", is_flag=True, help="Engines that later versions of TensorRT run.")
+@click.option(
+    "--hardware-compatible",
+    type=click.Choice(["ampere+", "same-compute-capability"]),
+    help="Engines for other GPUs than this one, which are slower.",
+)
+@click.option(
+    "--compute-capability",
+    "compute_capabilities",
+    multiple=True,
+    metavar="X.Y",
+    help="For which GPUs TensorRT-RTX builds (may be repeated).  [default: 8.0, 8.6, 8.9, 12.0, 12.1; FP8 from 8.9]",
 )
 @json_option
-def command(bundle_path: str, onnx: bool, as_json: bool, atol: float, rtol: float, **options: Any) -> None:
-    """Export the network as ONNX, and as a TensorRT engine with --trt, and prove that they agree with the model.
+def command(bundle_path: str, as_json: bool, **options: Any) -> None:
+    """Export the network as ONNX, and as TensorRT engines with --trt, and prove that they agree with the model.
 
-    Proved on the golden set: images from the training data, or yours with --images, or seeded noise where nothing is
-    trained yet. A variant whose logits do not agree is not added and the exit code is 3; one that was held to a looser
-    tolerance than the default is only served when it is named. Where --trt cannot be had, the
-    ONNX variant is still written, the last line says what is missing, and the exit code is 2.
+    Each variant is held to its precision's gate on the golden set: images from the training data, or yours with
+    --images, or seeded noise where nothing is trained yet. With --data it may also not lose more than --max-drop points
+    of top-1 on the validation images. A variant that is not good enough is not added, the others are, and the exit
+    code is 3; one that was held to a looser gate than the default is only served when it is named. Where an engine
+    cannot be had, the rest is written, the last line says what is missing, and the exit code is 2.
 
     \b
     Example:
       regnet-deploy export --onnx
-      regnet-deploy export my-bundle --uint8 --images holiday.jpg --images more-photos
-      regnet-deploy export --trt --max-batch 64
+      regnet-deploy export --data my-images                     # fp32, fp16, int8: measured, the fastest kept
+      regnet-deploy export --precision int8-cpu --data my-images --max-drop 0.2
+      regnet-deploy export --precision int8 --calibration photos --gate int8:cosine=0.98
+      regnet-deploy export --trt --precision fp16 --max-batch 64
     """
     ensure_writable(open_bundle(bundle_path))  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")
-    from regnet_deploy.exporting.export import Wish, export
-    from regnet_deploy.serving.golden import Tolerance
+    from regnet_deploy.exporting.export import export
+    from regnet_deploy.exporting.onnx_variants import Reporter
 
-    wish = Wish(tolerance=Tolerance(atol, rtol), **options)
+    wish = _wish(**options)
     with progress() as display:
         task = display.add_task("export", total=None, note="")
-
-        def step(what: str) -> None:
-            display.update(task, description=what, total=None, note="")
-
-        exported = export(bundle_path, wish, step, lambda steps, phase: display.update(task, note=f"{phase} ({steps})"))
-    say(_golden_line(exported.golden))
-    if exported.left_out:
-        say(f"{len(exported.left_out)} files of --images could not be used:")
-        for reason in exported.left_out[:10]:
-            say(f"  {reason}")
-    for name, variant in exported.made.items():
-        if variant["proof"] and not variant["proof"]["standard"]:
-            say(
-                f"{name} is held to atol {variant['proof']['atol']:g}, rtol {variant['proof']['rtol']:g} only, looser "
-                f"than {variant['precision']} has: it does not count as proved and is served only with --variant {name}"
-            )
-    if as_json:
-        print_json({"golden": exported.golden, "variants": exported.made, "bundle": str(exported.bundle.path)})
-    else:
-        _print(exported)
-    loose = [name for name, one in exported.made.items() if one["proof"] and not one["proof"]["standard"]]
-    named = f" --variant {loose[0]}" if loose else ""
-    say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}{named}")
-    missing = exported.missing_engine
-    if missing is not None:
-        raise type(missing)(f"{missing} (the ONNX variants are written)")
-
-
-def _golden_line(golden: dict[str, Any]) -> str:
-    line = f"golden set: {golden['images']} images ({golden['source']})"
-    if golden["source"] == "seeded noise":
-        line += "; nothing is trained yet, so the weights are seeded too and the logits mean nothing"
-    elif golden["images"] < 16:
-        line += "; 16 or more prove more"
-    return line
-
-
-def _print(exported: Exported) -> None:
-    rows = []
-    for name, variant in exported.made.items():
-        proof = variant["proof"]
-        figures = (
-            (
-                f"{proof['max_abs_error']:.2g}",
-                f"{proof['top1_agreement']:.0%}",
-                f"{proof['runtime']}, {proof['device']}" + ("" if proof["standard"] else ", loosely"),
-            )
-            if proof
-            else ("-", "-", "not proved")
+        reporter = Reporter(
+            step=lambda what: display.update(task, description=what, total=None, completed=0, note=""),
+            advance=lambda done, total: display.update(task, completed=done, total=total),
+            note=say,
+            phase=lambda steps, phase: display.update(task, note=f"{phase} ({steps})"),
         )
-        rows.append((name, variant["runtime"], variant["input"], f"{variant['bytes'] / 2**20:.1f}", *figures))
-    print_table(
-        f"Exported to {exported.bundle.path}",
-        ("variant", "runtime", "input", "MiB", "max |logit error|", "same top-1", "proved on"),
-        rows,
-        left=3,
+        exported = export(bundle_path, wish, reporter)
+    say_golden(exported)
+    if as_json:
+        print_json(exported_json(exported))
+    else:
+        print_exported(exported)
+    loose = [name for name, one in exported.made.items() if one.get("proof") and not one["proof"]["standard"]]
+    named = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
+    say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}{named}")
+    if exported.refused:
+        lines = "; ".join(str(error) for error in exported.refused.values())
+        errors = list(exported.refused.values())
+        kind = next((type(one) for one in errors if isinstance(one, ProofError)), type(errors[0]))
+        raise kind(f"{lines} (the other variants are written)")
+
+
+def _wish(
+    onnx: bool,
+    precisions: tuple[str, ...],
+    data: Path | None,
+    atol: float | None,
+    rtol: float | None,
+    limits: tuple[str, ...],
+    max_batch: int,
+    tuned_batch: int | None,
+    workspace: int | None,
+    optimization_level: int,
+    tf32: bool,
+    version_compatible: bool,
+    hardware_compatible: Any,
+    compute_capabilities: tuple[str, ...],
+    **others: Any,
+) -> Any:
+    from regnet_deploy.engines.options import EngineOptions
+    from regnet_deploy.exporting.precision import find_precision
+    from regnet_deploy.exporting.wish import Wish
+    from regnet_deploy.serving.gates import parse_gate, with_overrides
+
+    named = [name for name in precisions if name != "auto"]
+    auto = "auto" in precisions or (data is not None and not precisions and not onnx)
+    engine = EngineOptions(
+        tuned_batch=min(8, max_batch) if tuned_batch is None else tuned_batch,
+        max_batch=max_batch,
+        workspace_bytes=workspace and workspace * 2**20,
+        optimization_level=optimization_level,
+        tf32=tf32,
+        version_compatible=version_compatible,
+        hardware_compatible=hardware_compatible,
+        compute_capabilities=compute_capabilities,
     )
-    console = stdout_console()
-    for name, variant in exported.made.items():
-        if variant["note"]:
-            console.print(f"{name}: {variant['note']}", soft_wrap=True)
+    short = [("fp32", figure, value) for figure, value in (("atol", atol), ("rtol", rtol)) if value is not None]
+    asked = [parse_gate(limit) for limit in limits]
+    for precision, _, _ in asked:
+        if not auto and precision not in ("fp32", *named):
+            raise UsageError(f"--gate {precision}:...: {precision} is not exported here: add --precision {precision}")
+    return Wish(
+        precisions=tuple(find_precision(name) for name in dict.fromkeys(named)),
+        auto=auto,
+        data=data,
+        gates=with_overrides([*short, *asked]),
+        options=engine,
+        **others,
+    )

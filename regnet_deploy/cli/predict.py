@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +15,7 @@ from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageErro
 
 if TYPE_CHECKING:
     from regnet_deploy.serving.answers import Answer
-    from regnet_deploy.serving.runtime import Session
+    from regnet_deploy.serving.runtime import Device, Session
 
 
 @click.command()
@@ -23,8 +23,17 @@ if TYPE_CHECKING:
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to show for each image.")
 @click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the cores this process may use]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="auto is cuda where onnxruntime-gpu and a GPU are there; tensorrt is ONNX Runtime's provider of TensorRT.",
+)
 @json_option
-def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int | None, as_json: bool) -> None:
+def command(
+    paths: tuple[Path, ...], k: int, variant: str | None, threads: int | None, device: Any, as_json: bool
+) -> None:
     """Classify images: files, or every file in a folder.
 
     Runs an exported variant by ONNX Runtime; before anything has been exported, the weights by PyTorch. The first
@@ -57,7 +66,7 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
 
     def load(bundle: Bundle) -> tuple[Bundle, Preprocessing, tuple[str, ...], str | None, Session]:
         preprocessing, labels = Preprocessing.from_json(bundle.part("preprocessing")), labels_of(bundle)
-        return (bundle, preprocessing, labels, *_open(bundle, variant, threads))
+        return (bundle, preprocessing, labels, *_open(bundle, variant, threads, device))
 
     bundle, preprocessing, labels, name, session = read_bundle(bundle_path, load)
     answers: list[Answer] = []
@@ -81,14 +90,19 @@ def command(paths: tuple[Path, ...], k: int, variant: str | None, threads: int |
         raise DataError(f"{len(failed)} of {len(answers)} images could not be classified")
 
 
-def _open(bundle: Bundle, variant: str | None, threads: int | None) -> tuple[str | None, Session]:
+def _open(bundle: Bundle, variant: str | None, threads: int | None, device: Device) -> tuple[str | None, Session]:
     """Open the variant to run, or the weights where nothing has been exported."""
     from regnet_deploy.serving.runtime import open_variant
     from regnet_deploy.serving.variants import choose_variant
 
     if variant is not None or bundle.parts.get("variants"):
-        name = choose_variant(bundle, variant)
-        return name, open_variant(bundle, name, threads=threads)
+        name = choose_variant(bundle, variant, device)
+        return name, open_variant(bundle, name, threads=threads, device=device)
+    if device not in ("auto", "cpu"):
+        raise MissingPart(
+            f"--device {device} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export --onnx "
+            f"{bundle.path}` first, or choose --device cpu"
+        )
     try:
         require("torch", "train")
     except MissingExtra as error:

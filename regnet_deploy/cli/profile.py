@@ -23,7 +23,13 @@ from regnet_deploy.errors import require
     show_default=True,
     help="Measured for each runtime and batch size, warm-up not counted.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="tensorrt measures ONNX variants by ONNX Runtime's provider of TensorRT, the model itself by CUDA.",
+)
 @click.option(
     "--plot", type=click.Path(), metavar="FILE", help="Draw shares, latency and throughput: .png, .svg or .pdf."
 )

@@ -15,6 +15,7 @@ from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.serving.golden import Agreement
+    from regnet_deploy.serving.runtime import Session
     from regnet_deploy.serving.served import Served
 
 #: Names that stand in a URL as they are.
@@ -52,10 +53,15 @@ class Positive(click.FloatRange):
 @click.option("--threads", type=click.IntRange(1), help="Threads of an inference on the CPU.  [default: the cores]")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="auto is the GPU where onnxruntime-gpu and a GPU are there.",
+    help="auto is cuda where onnxruntime-gpu and a GPU are there; tensorrt is ONNX Runtime's provider of TensorRT.",
+)
+@click.option(
+    "--build-engine",
+    is_flag=True,
+    help="Build the engine of --variant from its ONNX file where the bundle has none for this GPU; takes minutes.",
 )
 @click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images in one request.")
 @click.option("--max-body-mb", type=Positive(), default=32, show_default=True, help="Size of one request.")
@@ -108,6 +114,7 @@ def command(
     name: str,
     threads: int | None,
     device: Any,
+    build_engine: bool,
     max_batch: int,
     max_body_mb: float,
     max_bodies_mb: float,
@@ -127,6 +134,7 @@ def command(
     Example:
       regnet-deploy serve
       curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
+      regnet-deploy serve --variant trt-fp16 --build-engine
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
@@ -140,6 +148,8 @@ def command(
         )
     if max_bodies_mb < max_body_mb:
         raise UsageError(f"--max-bodies-mb {max_bodies_mb:g} leaves no room for one of --max-body-mb {max_body_mb:g}")
+    if build_engine and variant is None:
+        raise UsageError("--build-engine builds the engine of one variant: name it, such as --variant trt-fp16")
     limits = Limits(
         max_batch=max_batch,
         max_body_bytes=int(max_body_mb * 1e6),
@@ -151,7 +161,15 @@ def command(
     )
 
     def load(bundle: Bundle) -> tuple[Bundle, Served]:
-        return bundle, load_served(bundle, variant=variant, model=name, threads=threads, device=device, limits=limits)
+        return bundle, load_served(
+            bundle,
+            variant=variant,
+            model=name,
+            threads=threads,
+            device=device,
+            limits=limits,
+            build=_build if build_engine else None,
+        )
 
     open_bundle(bundle_path)  # a wrong path is said before a port in use
     with bind(host, port) as bound:
@@ -170,3 +188,15 @@ def command(
                 click.echo(json.dumps({**facts, "device": session.device, "golden": agreement.to_json()}))
 
         serve(served, bound, drain_s, announce)
+
+
+def _build(bundle: Bundle, variant: str) -> Session:
+    """Build the engine of a variant for this machine, for this run alone: the bundle may be read-only."""
+    from regnet_deploy.engines.gpu import find_gpu
+    from regnet_deploy.engines.making import remake_engine
+
+    say(f"{variant}: building an engine for this machine")
+    made = remake_engine(bundle, variant, find_gpu(), lambda steps, phase: None, say)
+    if made.session is None:
+        raise UsageError(f"{variant} cannot be served: {made.entry['note']}")
+    return made.session

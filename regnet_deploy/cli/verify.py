@@ -9,7 +9,7 @@ import click
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_table
-from regnet_deploy.errors import BundleError, MissingExtra, ProofError, require
+from regnet_deploy.errors import BundleError, ProofError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.serving.runtime import Session
@@ -34,14 +34,14 @@ def command(bundle_path: str, as_json: bool) -> None:
 
     checks = read_bundle(
         bundle_path,
-        lambda bundle: verify(bundle, _open_weights, _open_engine),
+        lambda bundle: verify(bundle, _open_weights, _open_emulated),
         lambda found: any(check.outcome == "damaged" for check in found),
     )
     if as_json:
         failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]
         print_json({"bundle": bundle_path, "ok": not failed, "checks": [check.to_json() for check in checks]})
     else:
-        columns = ("what", "outcome", "detail", "max |error|", "cosine", "same top-1", "images")
+        columns = ("what", "outcome", "detail", "max |error|", "mean, of spread", "cosine", "same top-1", "images")
         print_table(f"{bundle_path}: {_summary(checks)}", columns, [_row(check) for check in checks], left=3)
     for outcome, error in (("damaged", BundleError), ("disagrees", ProofError)):
         # A damaged file is found twice, as a file and as what it holds: said once.
@@ -61,25 +61,25 @@ def _open_weights(bundle: Bundle) -> Session:
     return TorchSession(bundle)
 
 
-def _open_engine(bundle: Bundle, name: str) -> Session:
-    try:
-        require("torch", "train")
-    except MissingExtra as error:
-        raise MissingExtra(f"it is a {bundle.part('variants')[name]['runtime']} engine, and {error}") from None
-    from regnet_deploy.exporting.tensorrt import open_engine
+def _open_emulated(bundle: Bundle, name: str) -> Session:
+    """Open a variant in BF16 as it was proved."""
+    require("onnx", "export")
+    from regnet_deploy.exporting.emulation import emulated_bf16
+    from regnet_deploy.serving.runtime import find_variant, open_onnx
 
-    return open_engine(bundle, name)
+    return open_onnx(emulated_bf16(bundle.read(find_variant(bundle, name)["file"])), device="cpu", exact=True)
 
 
 def _row(check: Check) -> tuple[str, ...]:
     figures = check.agreement
     if figures is None:
-        return (check.subject, check.outcome, check.detail, "", "", "", "")
+        return (check.subject, check.outcome, check.detail, "", "", "", "", "")
     return (
         check.subject,
         check.outcome,
         check.detail,
         f"{figures.max_abs_error:.2g}",
+        f"{figures.relative_error:.2%}",
         f"{figures.cosine:.6f}",
         f"{figures.top1_agreement:.1%}",
         str(figures.images),

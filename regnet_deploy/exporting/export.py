@@ -1,175 +1,287 @@
-"""Exports a bundle: golden set, ONNX variants with their proof, TensorRT engine; all of it or nothing is written."""
+"""Exports a bundle: golden set, ONNX variants and TensorRT engines, each judged; what is good is written at once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
-from regnet_deploy.errors import RegnetDeployError
+from regnet_deploy.cores import available_cores
+from regnet_deploy.engines.gpu import Gpu, find_gpu
+from regnet_deploy.engines.library import Library, find_library
+from regnet_deploy.errors import DataError, MissingExtra, ProofError, RegnetDeployError, UsageError
+from regnet_deploy.exporting.accuracy import reference_of, validation_of
+from regnet_deploy.exporting.calibration_images import CalibrationSet, calibration_set
+from regnet_deploy.exporting.candidates import candidate_precisions, measured_candidates
+from regnet_deploy.exporting.choice import Candidate, Outcome, choose
+from regnet_deploy.exporting.earlier import earlier_variants
+from regnet_deploy.exporting.engine_variants import EngineVariant, make_engine_variant
 from regnet_deploy.exporting.golden_set import GoldenSet, golden_set
-from regnet_deploy.exporting.graph import OPSET, build_onnx
-from regnet_deploy.exporting.proof import prove
-from regnet_deploy.exporting.tensorrt import EngineSession, Progress, build_engine, find_builder, identity
-from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.models.weights import model_of
-from regnet_deploy.profiling.machine import environment
+from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.onnx_variants import Calibration, OnnxVariant, Reporter, make_onnx_variants
+from regnet_deploy.exporting.precision import PRECISIONS, Precision
+from regnet_deploy.exporting.source import Source, source_of
+from regnet_deploy.exporting.wish import Wish
+from regnet_deploy.instructions import describe
+from regnet_deploy.profiling.machine import describe_machine, environment
 from regnet_deploy.serving.golden import FILE as GOLDEN
-from regnet_deploy.serving.golden import Tolerance
-from regnet_deploy.serving.runtime import installed_onnxruntime, open_onnx, open_variant, why_not_runnable
-from regnet_deploy.space.network import Network
+from regnet_deploy.serving.runtime import installed_onnxruntime
 
 Variants = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What to export.
+class Exported:
+    """What came of an export.
 
     Attributes:
-        uint8: also the variant that takes pixels and normalises them itself.
-        trt: also a TensorRT engine.
-        images: files and folders of the user's for the golden set; none takes those that training left.
-        tolerance: how far a logit may lie from its reference.
-        max_batch: largest batch of the engine.
+        bundle: as it was written.
+        made: the variants that this export added or replaced.
+        golden: the part ``golden``.
+        left_out: files for the golden set that could not be used.
+        choice: what ``auto`` decided, the part ``choice``; None where it was not asked for.
+        refused: name of a variant -> why it is not in the bundle, for the caller to raise.
     """
-
-    uint8: bool
-    trt: bool
-    images: tuple[Path, ...]
-    tolerance: Tolerance
-    max_batch: int
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What was written, which files could not be used, and why an engine that was asked for was not made (or None)."""
 
     bundle: Bundle
     made: Variants
     golden: dict[str, Any]
     left_out: tuple[str, ...]
-    missing_engine: RegnetDeployError | None
+    choice: dict[str, Any] | None
+    refused: dict[str, RegnetDeployError]
 
 
-def export(path: str | Path, wish: Wish, step: Callable[[str], None], progress: Progress) -> Exported:
+class _Work:
+    """What was made so far."""
+
+    def __init__(self) -> None:
+        self.onnx: dict[str, OnnxVariant] = {}
+        self.engines: dict[str, EngineVariant] = {}
+        self.refused: dict[str, RegnetDeployError] = {}
+
+    def entries(self) -> Variants:
+        """Return what the manifest will say of the variants."""
+        return {
+            **{name: one.entry for name, one in self.onnx.items()},
+            **{name: one.entry for name, one in self.engines.items()},
+        }
+
+    def files(self) -> dict[str, bytes]:
+        """Return the files by their logical names."""
+        return {
+            **{one.entry["file"]: one.data for one in self.onnx.values()},
+            **{one.file: one.plan for one in self.engines.values()},
+        }
+
+    def keep(self, names: set[str]) -> None:
+        """Drop every variant but these."""
+        self.onnx = {name: one for name, one in self.onnx.items() if name in names}
+        self.engines = {name: one for name, one in self.engines.items() if name in names}
+
+
+def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
     """Export the bundle at ``path``.
 
-    The ONNX variants are proved before anything is written. An engine that cannot be made, or does not agree, leaves
-    them: the error is in the result, for the caller to raise.
+    Every variant is judged before anything is written. One that is not good enough, or cannot be made, is left out: the
+    others are written, and its error is in the result.
 
     Args:
         path: folder of the bundle.
         wish: what to export.
-        step: is told what is done next.
-        progress: is told the phases of the engine's build and the steps of each.
+        reporter: is told how it goes.
 
     Raises:
         BundleError: missing, damaged, changed meanwhile or not writable.
-        DataError: an image for the golden set cannot be used.
+        DataError: images for the golden set, the calibration or the validation cannot be used.
         MissingExtra: ONNX Runtime, which proves the variants, is not installed.
         UsageError: it is installed twice.
-        ProofError: an ONNX variant does not agree with the model; nothing was written.
+        ProofError: the fp32 variant does not agree with the model; nothing was written.
     """
     bundle = open_bundle(path)
     installed_onnxruntime()  # before the minutes that reference logits may take
-    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
-    step("reference logits of the golden set")
-    model = model_of(bundle)
-    golden = golden_set(bundle, model, preprocessing, wish.images)
-    weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    network = Network.from_json(bundle.part("architecture"))
-    files, made = {GOLDEN: golden.data}, Variants()
-    for name, pixels in (("onnx-fp32", False), ("onnx-fp32-uint8", True))[: 1 + wish.uint8]:
-        step(f"{name}: writing")
-        data = build_onnx(network, weights, preprocessing, pixels=pixels, metadata=_metadata(bundle))
-        step(f"{name}: proving")
-        proof = prove(name, open_onnx(data, device="cpu"), golden.golden, preprocessing, wish.tolerance)
-        files[f"{name}.onnx"] = data
-        made[name] = _variant(f"{name}.onnx", data, "onnxruntime", proof) | {
-            "input": "uint8" if pixels else "float32",
-            "opset": OPSET,
-        }
-    kept = _proved_again(bundle, golden, preprocessing, wish.tolerance, set(made), step)
-    missing_engine = None
-    if wish.trt:
-        try:
-            name, plan, engine = _engine(files["onnx-fp32.onnx"], golden, preprocessing, wish, step, progress)
-            files[f"{name}.plan"], made[name] = plan, engine
-        except RegnetDeployError as error:
-            missing_engine = error
-    step("writing the bundle")
-    parts = {"golden": golden.part, "variants": kept | made, "environment": environment("export")}
-    return Exported(
-        update_bundle(path, parts, files, expect=bundle), made, golden.part, golden.left_out, missing_engine
+    gpu = find_gpu()
+    library, hindrance = _library(wish, gpu)
+    source = source_of(bundle)
+    reporter.step("reference logits of the golden set")
+    golden = golden_set(bundle, source.model, source.preprocessing, wish.images)
+    judge = _judge(bundle, source, golden, wish, reporter)
+    images = partial(_calibration_images, bundle, source, golden, wish, reporter)
+    work = _Work()
+    _make_onnx(work, source, Calibration(images, source, reporter), judge, wish, library, gpu, reporter)
+    if hindrance is not None:
+        work.refused["engines"] = hindrance
+    elif library is not None:
+        _make_engines(work, bundle, source, library, gpu, judge, wish, reporter)
+    choice = _choose(work, source, wish, reporter) if wish.auto else None
+    made = work.entries()
+    files = {GOLDEN: golden.data, **work.files()}
+    kept, stale = earlier_variants(
+        bundle, golden, source.preprocessing, judge.gates, made, files, _lost(choice), reporter.step
+    )
+    reporter.step("writing the bundle")
+    parts = {"golden": golden.part, "variants": {**kept, **made}, "environment": environment("export")}
+    if choice is not None:
+        parts["choice"] = choice
+    written = update_bundle(path, parts, files, drop=tuple(stale), expect=bundle)
+    # What lost an election is no error, and why is in its record; that nothing builds the engines asked for is one.
+    refused = {name: error for name, error in work.refused.items() if not wish.auto or name == "engines"}
+    return Exported(written, made, golden.part, golden.left_out, choice, refused)
+
+
+def _library(wish: Wish, gpu: Gpu | None) -> tuple[Library | None, RegnetDeployError | None]:
+    """Return what builds engines, where they are wanted, or why nothing does."""
+    if not wish.engines and not (wish.auto and gpu is not None):
+        return None, None
+    try:
+        return find_library(gpu), None
+    except (MissingExtra, UsageError) as error:
+        return None, error if wish.engines else None
+
+
+def _judge(bundle: Bundle, source: Source, golden: GoldenSet, wish: Wish, reporter: Reporter) -> Judge:
+    validation = reference = None
+    if wish.data is not None:
+        reporter.step("validation images")
+        validation = validation_of(wish.data, bundle, source.preprocessing, reporter.advance)
+        reporter.step("the model on the validation images")
+        reference = reference_of(source.model, validation, reporter.advance)
+    return Judge(golden.golden, source.preprocessing, wish.gates, validation, reference, wish.max_drop)
+
+
+def _calibration_images(
+    bundle: Bundle, source: Source, golden: GoldenSet, wish: Wish, reporter: Reporter
+) -> CalibrationSet:
+    folder = wish.calibration or wish.data
+    assert folder is not None  # Wish refuses what would be quantised without
+    return calibration_set(
+        folder,
+        bundle,
+        source.preprocessing,
+        golden.golden.images,
+        count=wish.calibration_images,
+        seed=wish.seed,
+        advance=reporter.advance,
     )
 
 
-def _engine(
-    onnx: bytes,
-    golden: GoldenSet,
-    preprocessing: Preprocessing,
+def _make_onnx(
+    work: _Work,
+    source: Source,
+    calibration: Calibration,
+    judge: Judge,
     wish: Wish,
-    step: Callable[[str], None],
-    progress: Progress,
-) -> tuple[str, bytes, dict[str, Any]]:
-    """Return the name, the plan and the variant of an engine, proved where there is a GPU."""
-    builder = find_builder()
-    step(f"{builder.variant}: building with {builder.runtime} {builder.version}")
-    plan = build_engine(builder, onnx, preprocessing.crop, wish.max_batch, progress)
-    proof = note = None
-    if builder.gpu is None:
-        note = (
-            "built without a GPU and not proved: `regnet-deploy export --trt` on a machine with an NVIDIA GPU builds "
-            "and proves one"
-        )
-    else:
-        step(f"{builder.variant}: proving on {builder.gpu}")
-        session = EngineSession(builder, plan, wish.max_batch)
-        proof = prove(builder.variant, session, golden.golden, preprocessing, wish.tolerance)
-    variant = _variant(f"{builder.variant}.plan", plan, builder.runtime, proof, note) | {
-        "input": "float32",
-        "opset": OPSET,
-        "engine": identity(builder, hashlib.sha256(onnx).hexdigest(), wish.max_batch),
-    }
-    return builder.variant, plan, variant
+    library: Library | None,
+    gpu: Gpu | None,
+    reporter: Reporter,
+) -> None:
+    make = partial(
+        make_onnx_variants,
+        source,
+        calibration=calibration,
+        judge=judge,
+        device=wish.device,
+        reporter=reporter,
+        pixels=wish.uint8,
+    )
+
+    def add(precision: Precision) -> None:
+        work.onnx.update((one.name, one) for one in make(precision))
+
+    add(PRECISIONS["fp32"])
+    named = {precision.name for precision in wish.precisions}
+    tried = list(wish.precisions)
+    if wish.auto:
+        cuda = work.onnx["onnx-fp32"].session.device.startswith("cuda")
+        tried += candidate_precisions(cuda=cuda, engines=library is not None and gpu is not None)
+    for precision in dict.fromkeys(tried):
+        if precision.name == "fp32":
+            continue
+        try:
+            add(precision)
+        except ProofError as error:
+            work.refused[f"onnx-{precision.name}"] = error
+        except (DataError, UsageError) as error:  # too few images to calibrate with, say
+            if precision.name in named:
+                raise
+            work.refused[f"onnx-{precision.name}"] = error
 
 
-def _proved_again(
+def _make_engines(
+    work: _Work,
     bundle: Bundle,
-    golden: GoldenSet,
-    preprocessing: Preprocessing,
-    tolerance: Tolerance,
-    replaced: set[str],
-    step: Callable[[str], None],
-) -> Variants:
-    """Return the bundle's other variants; where the golden set is a new one, with proofs on that one."""
-    others: Variants = {name: one for name, one in bundle.parts.get("variants", {}).items() if name not in replaced}
-    old = bundle.files.get(GOLDEN)
-    if old is None or old.sha256 == hashlib.sha256(golden.data).hexdigest():
-        return others
-    for name, variant in others.items():
-        reason = why_not_runnable(variant)
-        if reason is None:
-            step(f"{name}: proving on the new golden set")
-            session = open_variant(bundle, name, device="cpu")
-            others[name] = variant | {"proof": prove(name, session, golden.golden, preprocessing, tolerance)}
-        elif variant["proof"] is not None:
-            others[name] = variant | {"proof": None, "note": f"not proved on the present golden set: {reason}"}
-    return others
+    source: Source,
+    library: Library,
+    gpu: Gpu | None,
+    judge: Judge,
+    wish: Wish,
+    reporter: Reporter,
+) -> None:
+    before = bundle.parts.get("variants", {})
+    for onnx in list(work.onnx.values()):
+        precision = PRECISIONS[onnx.entry["precision"]]
+        if onnx.entry["input"] != "float32" or not precision.for_engines:
+            continue
+        name = library.variant(precision.name)
+        try:
+            work.engines[name] = make_engine_variant(
+                library, gpu, onnx, source, wish.options, before.get(name), judge, reporter
+            )
+        except RegnetDeployError as error:
+            work.refused[name] = error
 
 
-def _variant(
-    file: str, data: bytes, runtime: str, proof: dict[str, Any] | None, note: str | None = None
-) -> dict[str, Any]:
-    return {"file": file, "bytes": len(data), "runtime": runtime, "precision": "fp32", "proof": proof, "note": note}
+def _choose(work: _Work, source: Source, wish: Wish, reporter: Reporter) -> dict[str, Any]:
+    """Measure what can run here, keep the winners, and return the part ``choice``."""
+    runnable = {
+        one.name: (one.session, one.entry)
+        for one in work.onnx.values()
+        if one.entry["input"] == "float32" and not one.entry["exact"]
+    }
+    engines = {
+        one.name: (one.session, one.entry | {"accuracy": one.accuracy})
+        for one in work.engines.values()
+        if one.session is not None
+    }
+    reporter.step("measuring")
+    threads = available_cores()
+    measured = measured_candidates(
+        {**runnable, **engines}, wish.batches, wish.seconds, source.preprocessing.crop, threads, reporter.advance
+    )
+    refused = [
+        Candidate(name, name.partition("-")[2], reason=str(error))
+        for name, error in work.refused.items()
+        if name != "engines"
+    ]
+    unmeasured = [
+        Candidate(one.name, one.entry["precision"], accuracy=one.entry.get("accuracy"))
+        for one in work.onnx.values()
+        if one.entry["exact"] and one.entry["precision"] in {precision.name for precision in wish.precisions}
+    ]
+    unmeasured += [
+        Candidate(one.name, one.entry["precision"]) for one in work.engines.values() if one.session is None
+    ]
+    outcomes = choose([*measured, *unmeasured, *refused])
+    work.keep(_kept(work, outcomes))
+    return {
+        "max_drop": wish.max_drop,
+        "batches": list(wish.batches),
+        "seconds": wish.seconds,
+        "cpu_instructions": describe(),
+        "machine": describe_machine().to_json(),
+        "candidates": [outcome.to_json() for outcome in outcomes],
+    }
 
 
-def _metadata(bundle: Bundle) -> dict[str, str]:
-    """Return what the file tells of itself to whoever finds it without its bundle."""
-    parts = {name: bundle.parts[name] for name in ("architecture", "preprocessing", "labels") if name in bundle}
-    return {name: json.dumps(value, sort_keys=True) for name, value in parts.items()}
+def _kept(work: _Work, outcomes: list[Outcome]) -> set[str]:
+    """Return the winners, fp32 to fall back to, what engines are rebuilt from, and what was asked for by name."""
+    names = {one.candidate.name for one in outcomes if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
+    names |= {work.engines[name].entry["source"] for name in names if name in work.engines}
+    return names | {f"{name}-uint8" for name in names}
+
+
+def _lost(choice: dict[str, Any] | None) -> set[str]:
+    """Return the variants that an election took out: an earlier export's of the same name go too."""
+    candidates = choice["candidates"] if choice else ()
+    return {one["variant"] for one in candidates if one["result"] in ("slower", "refused")} - {"onnx-fp32"}

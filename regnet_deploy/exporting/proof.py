@@ -6,7 +6,8 @@ from typing import Any
 
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.golden import Golden, Tolerance, is_standard, replay
+from regnet_deploy.serving.gates import Gate, is_standard
+from regnet_deploy.serving.golden import Golden, replay
 from regnet_deploy.serving.runtime import Session
 
 
@@ -15,26 +16,26 @@ def prove(
     session: Session,
     golden: Golden,
     preprocessing: Preprocessing,
-    tolerance: Tolerance,
+    gate: Gate,
     precision: str = "fp32",
 ) -> dict[str, Any]:
     """Replay the golden set, in batches and one by one, and return the figures as JSON data.
 
-    Beside those of the agreement: ``standard``, whether the tolerance was this precision's or a tighter one; and where
-    it was proved, ``runtime`` and ``device``.
+    Beside those of the agreement: ``standard``, whether the gate was this precision's or a tighter one; and where it
+    was proved, ``runtime`` and ``device``.
 
     Args:
         name: of the variant, for errors.
         session: the exported bytes, opened by the runtime that will serve them.
         golden: images and reference logits.
         preprocessing: of the bundle.
-        tolerance: how far a logit may lie from its reference; tightened where the reference hardly varies.
+        gate: what the logits are held to; its atol is tightened where the reference hardly varies.
         precision: of the variant.
 
     Raises:
-        ProofError: a logit is out of tolerance or a first class differs; the message has the figures.
+        ProofError: a figure is beyond its limit; the message says which and has the others.
     """
-    agreement = replay(session, golden, preprocessing, tolerance)
+    agreement = replay(session, golden, preprocessing, gate)
     if not agreement.passed:
         raise ProofError(f"{name} does not agree with the model and was not added: {agreement}, on {session.runtime}")
     figures = agreement.to_json()

@@ -16,6 +16,7 @@ from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import require
 from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.images.spread import spread
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.training.data import EvaluationViews, Sample, Source
@@ -26,7 +27,7 @@ from regnet_deploy.training.trial import Choice
 SAMPLES = "samples.safetensors"
 SAMPLE_COUNT = 32
 #: Parts that were true of the weights before.
-_OF_OLD_WEIGHTS = ("golden", "variants", "profile")
+_OF_OLD_WEIGHTS = ("golden", "variants", "choice", "profile")
 _OF_OLD_WEIGHTS_SUFFIXES = (".onnx", ".plan")
 _GOLDEN = "golden.safetensors"
 
@@ -109,18 +110,6 @@ def samples(folder: ImageFolder, preprocessing: Preprocessing, seed: int) -> byt
     images = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
     data: bytes = save({"images": images, "labels": np.asarray(labels, np.int64)})
     return data
-
-
-def spread(labels: list[int], seed: int) -> list[int]:
-    """Return all numbers in an order that takes one of each class, then a second of each, and so on; seeded."""
-    rng = np.random.default_rng(seed)
-    seen: dict[int, int] = {}
-    turns = []
-    for number in rng.permutation(len(labels)).tolist():
-        turn = seen.get(labels[number], 0)
-        seen[labels[number]] = turn + 1
-        turns.append((turn, number))
-    return [number for _, number in sorted(turns, key=lambda each: each[0])]
 
 
 def versions() -> dict[str, str]:

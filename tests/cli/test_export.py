@@ -3,10 +3,11 @@ import subprocess
 import sys
 from importlib import metadata
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from regnet_deploy.bundle import create_bundle, open_bundle
+from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
 from regnet_deploy.cli.main import run
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.space.network import Network
@@ -19,6 +20,32 @@ def bundle(tmp_path):
     architecture = {**network.to_json(), "classes": 3, "resolution": 32, "name": "tiny"}
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(32).to_json()}
     return create_bundle(tmp_path / "bundle", parts).path
+
+
+@pytest.fixture
+def labelled(bundle):
+    """A bundle with labels, whose seeded weights stand for trained ones."""
+    from regnet_deploy.models.weights import model_of, weights_to_bytes
+
+    weights = weights_to_bytes(model_of(open_bundle(bundle)).state_dict())
+    return update_bundle(bundle, {"labels": ["cat", "dog", "owl"]}, {"weights.safetensors": weights}).path
+
+
+@pytest.fixture
+def write_class_folders(tmp_path):
+    """Return a writer of images, no two alike, for the labels of the bundle."""
+
+    def write(train, val):
+        draw = np.random.default_rng(0)
+        for subset, count in (("train", train), ("val", val)):
+            for label in ("cat", "dog", "owl"):
+                folder = tmp_path / "data" / subset / label
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    Image.fromarray(draw.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{number}.png")
+        return tmp_path / "data"
+
+    return write
 
 
 @pytest.fixture
@@ -84,16 +111,89 @@ def test_a_variant_that_does_not_agree_exits_3_and_leaves_the_bundle(cli, bundle
     assert [path.name for path in bundle.iterdir()] == ["bundle.json"]
 
 
-def test_tolerances_are_options(cli, bundle):
+def test_gates_are_options(cli, bundle):
     assert cli("export", bundle, "--atol", "0", "--rtol", "0")[0] == 3
+    assert cli("export", bundle, "--gate", "fp32:atol=0", "--gate", "fp32:rtol=0")[0] == 3
     assert cli("export", bundle, "--atol", "0.5")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--precision", "fp61"), "no precision 'fp61' (did you mean fp16?); there are fp32, fp16, bf16, int8"),
+        (("--precision", "int8"), "int8 must be calibrated on real images: give --data DIR"),
+        (("--precision", "auto"), "--precision auto measures accuracy on validation images: give --data DIR"),
+        (("--gate", "int8:cosine=0.9"), "int8 is not exported here: add --precision int8"),
+        (("--gate", "fp23:cosine=0.9"), "no precision 'fp23' (did you mean fp32?)"),
+        (("--gate", "fp32:cosin=0.9"), "no figure 'cosin' (did you mean cosine?)"),
+        (("--gate", "fp32:cosine=2"), "cosine must be a number from -1 to 1"),
+        (("--gate", "fp32"), "not of the form precision:figure=limit, such as int8:cosine=0.98"),
+        (("--tuned-batch", "64"), "batches of 1 to 32 images tuned for 64 cannot be"),
+        (("--calibration-images", "100"), "100 is not in the range 300<=x<=512"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_one_line_before_anything_is_computed(cli, bundle, options, says):
+    before = (bundle / "bundle.json").read_bytes()
+    code, out, err = cli("export", bundle, *options)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: None, "no image folder at"),
+        (lambda folder: folder.mkdir(), "needs 300 images"),
+        (lambda folder: (folder / "wolf").mkdir(parents=True), "another class layout"),
+    ],
+)
+def test_a_calibration_folder_that_will_not_do_is_one_line(cli, labelled, tmp_path, make, says):
+    make(tmp_path / "images")
+    code, _, err = cli("export", labelled, "--precision", "int8", "--calibration", tmp_path / "images")
+    assert code == 2
+    assert says in err
+    assert "Traceback" not in err
+    assert "variants" not in open_bundle(labelled)
+
+
+def test_a_variant_below_its_gate_exits_3_and_the_others_are_written(cli, bundle):
+    code, out, err = cli("export", bundle, "--precision", "fp16", "--gate", "fp16:mean=0")
+    assert code == 3
+    assert "onnx-fp32" in out
+    assert err.splitlines()[-1].startswith(
+        "regnet-deploy: onnx-fp16 does not agree with the model and was not added: mean"
+    )
+    assert err.splitlines()[-1].endswith("(the other variants are written)")
+    assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
+
+
+def test_several_precisions_are_several_rows(cli, bundle):
+    code, out, err = cli("export", bundle, "--precision", "fp16", "--precision", "bf16", "--uint8")
+    assert code == 0, err
+    assert all(f"onnx-{name}" in out for name in ("fp32", "fp16", "bf16", "fp16-uint8", "bf16-uint8"))
+    assert "emulated" in out
+
+
+def test_with_data_the_choice_is_printed_and_in_the_json(cli, labelled, write_class_folders):
+    data = write_class_folders(train=110, val=5)
+    arguments = ("export", labelled, "--data", data, "--max-drop", "100", "--seconds", "0.01", "--batch", "1")
+    code, out, err = cli(*arguments)
+    assert code == 0, err
+    assert "Chosen by median latency" in out
+    assert "onnx-int8-cpu" in out
+    code, out, _ = cli(*arguments, "--json")
+    document = json.loads(out)
+    assert document["choice"] == open_bundle(labelled).part("choice")
+    assert {one["result"] for one in document["choice"]["candidates"]} >= {"kept"}
 
 
 def test_trt_without_tensorrt_exits_2_with_one_line_and_keeps_the_onnx(cli, bundle, no_tensorrt):
     code, out, err = cli("export", bundle, "--trt")
     assert code == 2
     assert "onnx-fp32" in out
-    assert err.splitlines()[-1].startswith("regnet-deploy: no TensorRT engine was made: tensorrt is not installed")
+    assert err.splitlines()[-1].startswith("regnet-deploy: no TensorRT engine can be built: tensorrt is not installed")
     assert "pip install 'regnet-deploy[trt-rtx]'" in err
     assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
 
@@ -158,7 +258,7 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("regnet_deploy.exporting.export.prove", interrupted)
+    monkeypatch.setattr("regnet_deploy.exporting.judge.prove", interrupted)
     code, out, err = cli("export", bundle)
     assert (code, out, err.strip()) == (130, "", "regnet-deploy: interrupted")
     assert (bundle / "bundle.json").read_bytes() == before
@@ -181,7 +281,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(cli, bundle, monkeypatch)
 def test_a_looser_tolerance_is_said_and_recorded(cli, bundle):
     code, out, err = cli("export", bundle, "--rtol", "0.5")
     assert code == 0
-    assert "onnx-fp32 is held to atol" in err
+    assert "onnx-fp32 is held to a looser gate than fp32 has" in err
     assert "does not count as proved and is served only with --variant onnx-fp32" in err
     assert "loosely" in out
     assert open_bundle(bundle).part("variants")["onnx-fp32"]["proof"]["standard"] is False

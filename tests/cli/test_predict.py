@@ -190,17 +190,29 @@ def test_variants_open_with_the_threads_asked_for(
 ):
     seen = []
 
-    def record(data: bytes, threads: int, cuda: bool, version: str) -> object:
+    def record(data: bytes, version: str, *, threads: int, exact: bool) -> object:
         seen.append(threads)
-        return real(data, threads, cuda, version)
+        return real(data, version, threads=threads, exact=exact)
 
     from regnet_deploy.serving import runtime
 
-    real = runtime.OnnxSession
-    monkeypatch.setattr(runtime, "OnnxSession", record)
+    real = runtime.open_on_cpu
+    monkeypatch.setattr(runtime, "open_on_cpu", record)
     assert predict(capsys, exported_bundle, images[0], "--threads", "3")[0] == 0
     open_variant(open_bundle(exported_bundle), "onnx-fp32")
     assert seen == [3, runtime.available_cores()]
+
+
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_is_never_quietly_the_cpu(capsys, exported_bundle: Path, images: list[Path], device: str):
+    code, out, errors = predict(capsys, exported_bundle, images[0], "--device", device)
+    assert (code, out) == (2, "")
+    assert "onnxruntime-gpu" in errors
+    update_bundle(exported_bundle, {}, drop=("variants",))
+    code, out, errors = predict(capsys, exported_bundle, images[0], "--device", device)
+    assert (code, out) == (2, "")
+    assert f"--device {device} runs an exported variant" in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_names_are_shown_as_they_are(capsys, exported_bundle: Path, images: list[Path]):

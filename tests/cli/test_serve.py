@@ -62,7 +62,7 @@ def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported
     line = fails(str(exported_bundle), "--port", str(port), code=3)
     ended.set()
     watcher.join()
-    assert "does not agree with its golden set: max |error| 0.5" in line
+    assert "does not agree with its golden set: |error| 0.5 of a logit of " in line
     assert seen <= {503, "closed"}
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,7 @@ def test_variants_that_this_machine_cannot_run_are_named(capsys: pytest.CaptureF
     update_bundle(exported_bundle, {"variants": variants})
     found = checks(capsys, exported_bundle, 2)
     assert found["onnx-fp32"]["outcome"] == "not run"
-    assert "it is a tensorrt engine, and this needs torch" in found["onnx-fp32"]["detail"]
+    assert re.search(r"tensorrt is not installed|no engine of onnx-fp32 runs here", found["onnx-fp32"]["detail"])
     assert "fp3" in found["onnx-fp32-uint8"]["detail"]
 
 
@@ -185,10 +186,8 @@ def test_no_bundle_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
 
 def with_an_engine(path: Path) -> None:
     variants = open_bundle(path).part("variants")
-    engine = {"runtime": "tensorrt", "file": "trt-fp32.plan", "engine": {"options": {"max_batch": 4}}}
-    update_bundle(
-        path, {"variants": {**variants, "trt-fp32": {**variants["onnx-fp32"], **engine}}}, {"trt-fp32.plan": b"p"}
-    )
+    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
+    update_bundle(path, {"variants": {**variants, "trt-fp32": engine}})
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.5])
@@ -196,7 +195,7 @@ def test_an_engine_is_run_where_it_can_be(
     capsys: pytest.CaptureFixture[str], exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
 ):
     with_an_engine(exported_bundle)
-    from regnet_deploy.exporting import tensorrt
+    from regnet_deploy.engines import stored
     from regnet_deploy.serving.runtime import open_variant
 
     class Engine:
@@ -209,7 +208,7 @@ def test_an_engine_is_run_where_it_can_be(
         def run(self, images):
             return self._session.run(images) + np.float32(wrong)
 
-    monkeypatch.setattr(tensorrt, "open_engine", Engine)
+    monkeypatch.setattr(stored, "open_engine", Engine)
     found = checks(capsys, exported_bundle, 3)  # in any case: this bundle's golden set is of other weights
     assert found["trt-fp32"]["outcome"] == ("disagrees" if wrong else "ok")
     assert found["trt-fp32"]["detail"] == "golden set by tensorrt 10.9 on cuda:0 (x)"
@@ -220,4 +219,57 @@ def test_an_engine_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str
     _, out, _ = verify(capsys, str(exported_bundle), "--json")
     found = {check["subject"]: check for check in json.loads(out)["checks"]}
     assert found["trt-fp32"]["outcome"] == "not run"
-    assert "it is a tensorrt engine and " in found["trt-fp32"]["detail"]
+    assert re.search(r"tensorrt is not installed|no engine of trt-fp32 runs here", found["trt-fp32"]["detail"])
+
+
+@pytest.fixture
+def in_every_precision(exported_bundle: Path) -> Path:
+    """A bundle with an ONNX variant of its seeded weights in each precision that needs no ranges."""
+    from regnet_deploy.exporting.golden_set import golden_set
+    from regnet_deploy.exporting.precision import PRECISIONS
+    from regnet_deploy.exporting.source import source_of
+
+    bundle = open_bundle(exported_bundle)
+    bundle = update_bundle(exported_bundle, {"variants": {}}, drop=("golden", *bundle.files))
+    source = source_of(bundle)
+    golden = golden_set(bundle, source.model, source.preprocessing, ())
+    files, variants = {"golden.safetensors": golden.data}, {}
+    for precision in (PRECISIONS[name] for name in ("fp32", "fp16", "bf16")):
+        name = f"onnx-{precision.name}"
+        files[f"{name}.onnx"] = source.onnx(precision)
+        variants[name] = {
+            "file": f"{name}.onnx",
+            "runtime": "onnxruntime",
+            "precision": precision.name,
+            "input": "float32",
+            "opset": precision.opset,
+            "exact": precision.for_tensorrt,
+            "proof": None,
+        }
+    return update_bundle(exported_bundle, {"golden": golden.part, "variants": variants}, files).path
+
+
+def test_each_precision_is_held_to_its_own_gate(capsys: pytest.CaptureFixture[str], in_every_precision: Path):
+    found = checks(capsys, in_every_precision, 0)
+    for precision in ("fp32", "fp16", "bf16"):
+        check = found[f"onnx-{precision}"]
+        assert (check["outcome"], check["failures"]) == ("ok", [])
+        assert check["agreement"]["gate"]["mean"] == {"fp32": None, "fp16": 0.01, "bf16": 0.08}[precision]
+    errors = [found[f"onnx-{precision}"]["agreement"]["relative_error"] for precision in ("fp32", "fp16", "bf16")]
+    assert errors == sorted(errors)
+    assert 0 < errors[1] < errors[2] / 2
+
+
+def test_the_gate_that_refuses_is_named(capsys: pytest.CaptureFixture[str], in_every_precision: Path):
+    """A shift of the logits by 4 % of their spread is within what BF16 may do, and beyond what the others may."""
+    golden = load_golden(open_bundle(in_every_precision))
+    shifted = golden.logits + np.float32(0.04 * golden.logits.std(axis=0).mean())
+    update_bundle(in_every_precision, {}, {"golden.safetensors": golden_to_bytes(Golden(golden.images, shifted))})
+    found = checks(capsys, in_every_precision, 3)
+    assert [found[f"onnx-{name}"]["outcome"] for name in ("fp32", "fp16", "bf16")] == ["disagrees", "disagrees", "ok"]
+    assert re.match(r"\|error\| \S+ of a logit of \S+ \(at most ", found["onnx-fp32"]["failures"][0])
+    assert re.match(r"mean \|error\| (3|4)\.\d+% of the spread \(at most 1.00%\)", found["onnx-fp16"]["failures"][0])
+    _, _, errors = verify(capsys, str(in_every_precision))
+    assert "onnx-fp16: golden set by onnxruntime" in errors
+    assert found["onnx-fp16"]["failures"][0].split("%")[0] in errors
+    assert errors.count("\n") == 1

@@ -1,11 +1,19 @@
 """Small networks with batch norms that have seen something, and bundles of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
+from PIL import Image
 from torch import nn
 
 from regnet_deploy.bundle import create_bundle, update_bundle
+from regnet_deploy.exporting.graph import build_onnx, tensors_between
+from regnet_deploy.exporting.quantise import Range
+from regnet_deploy.images.check import check_images
+from regnet_deploy.images.folder import assemble, list_images
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
@@ -70,3 +78,84 @@ def trained(untrained, network):
     model = with_random_statistics(AnyNet(network, CLASSES, seed=1), seed=1)
     files = {"weights.safetensors": weights_to_bytes(model.state_dict()), "samples.safetensors": save(samples)}
     return update_bundle(untrained, {"labels": LABELS}, files).path
+
+
+@st.composite
+def _networks(draw):
+    stages = draw(st.integers(1, 4))
+    block = draw(st.sampled_from(["bottleneck", "bottleneck", "v", "vr"]))
+    if block != "bottleneck":
+        depths, widths = (tuple(draw(st.integers(1, most)) for _ in range(stages)) for most in (2, 24))
+        stem = draw(st.sampled_from([1, 2])), draw(st.sampled_from([8, 32]))
+        return Network(depths, widths, widths, (1.0,) * stages, 0.0, *stem, block=block)
+    groups = draw(st.lists(st.sampled_from([1, 2, 4, 8]), min_size=stages, max_size=stages))
+    return Network(
+        depths=tuple(draw(st.integers(1, 2)) for _ in range(stages)),
+        widths=tuple(4 * group * draw(st.integers(1, 3)) for group in groups),
+        group_widths=tuple(groups),
+        bottlenecks=tuple(draw(st.sampled_from([0.5, 1.0, 2.0, 4.0])) for _ in range(stages)),
+        se_ratio=draw(st.sampled_from([0.0, 0.25])),
+        stem_stride=draw(st.sampled_from([1, 2])),
+        stem_width=draw(st.sampled_from([8, 32])),
+    )
+
+
+@pytest.fixture
+def networks():
+    """Return a strategy: small networks of every kind of block."""
+    return _networks()
+
+
+@pytest.fixture
+def measured_ranges():
+    """Return a function: the lowest and highest value of each tensor of a network on these images, in FP32."""
+
+    def measure(network, weights, preprocessing, images):
+        import onnx
+        import onnxruntime
+
+        names = [name for name in tensors_between(network, weights) if name != "images"]
+        model = onnx.load_from_string(build_onnx(network, weights, preprocessing))
+        model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        values = {"images": images, **dict(zip(names, session.run(names, {"images": images}), strict=True))}
+        return {name: Range(float(value.min()), float(value.max())) for name, value in values.items()}
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def write_images():
+    """Return a writer of small images, no two alike: folder, count, seed, names with a place for the number."""
+
+    def write(folder: Path, count: int, seed: int = 0, name: str = "{:03}.png") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        draw = np.random.default_rng((seed, len(folder.name)))
+        for number in range(count):
+            Image.fromarray(draw.integers(0, 256, (12, 14, 3), np.uint8)).save(folder / name.format(number))
+
+    return write
+
+
+@pytest.fixture
+def trained_on():
+    """Return a function that gives a bundle what training on a folder says of its images, and returns their split."""
+
+    def train(bundle: Path, root: Path, share: float = 0.1, seed: int = 0):
+        listing = list_images(root)
+        folder = assemble(listing, check_images(root, listing.paths), val_split=share, seed=seed)
+        data = {
+            "folder": root.name,
+            "train_images": len(folder.train),
+            "val_images": len(folder.val),
+            "split": folder.split,
+            "digest": folder.digest,
+            "rejected": dict(folder.rejected),
+        }
+        update_bundle(bundle, {"labels": list(folder.classes), "training": {"data": data, "seed": seed}})
+        return folder
+
+    return train

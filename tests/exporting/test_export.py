@@ -8,12 +8,18 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import damage, open_bundle, update_bundle
-from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError
+from regnet_deploy.engines.gpu import find_gpu
+from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting import export as export_module
-from regnet_deploy.exporting import graph
-from regnet_deploy.exporting.export import Wish, export
+from regnet_deploy.exporting import graph, source
+from regnet_deploy.exporting.export import export
+from regnet_deploy.exporting.onnx_variants import Reporter
+from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.exporting.typed_graph import TypedGraph
+from regnet_deploy.exporting.wish import Wish
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.golden import TOLERANCES, Tolerance, load_golden, replay
+from regnet_deploy.serving.gates import GATES, Gate, with_overrides
+from regnet_deploy.serving.golden import load_golden, replay
 from regnet_deploy.serving.runtime import open_variant
 from regnet_deploy.serving.variants import choose_variant
 from regnet_deploy.space.network import Network
@@ -22,14 +28,19 @@ PLAIN = Network((1, 2), (16, 24), (16, 24), (1.0, 1.0), stem_stride=1, stem_widt
 KINDS = ["V", "VR", "R"]
 
 
-def wish(**changes):
-    return Wish(
-        **{"uint8": False, "trt": False, "images": (), "tolerance": TOLERANCES["fp32"], "max_batch": 8, **changes}
-    )
-
-
 def run(path, **changes):
-    return export(path, wish(**changes), lambda what: None, lambda steps, phase: None)
+    silent = Reporter(
+        step=lambda what: None,
+        advance=lambda done, total: None,
+        note=lambda line: None,
+        phase=lambda steps, phase: None,
+    )
+    return export(path, Wish(**changes), silent)
+
+
+def gates(**limits):
+    """The gates with other limits for fp32."""
+    return with_overrides([("fp32", figure, limit) for figure, limit in limits.items()])
 
 
 @pytest.fixture
@@ -59,7 +70,7 @@ def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
         assert variant["proof"]["images"] == 16
         session = open_variant(bundle, name)
         assert session.input == variant["input"]
-        assert replay(session, load_golden(bundle), preprocessing, TOLERANCES["fp32"]).passed
+        assert replay(session, load_golden(bundle), preprocessing, GATES["fp32"]).passed
     assert damage(bundle) == []
 
 
@@ -99,21 +110,21 @@ def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained
 
 
 def test_the_tolerance_is_the_callers(trained, spoiled):
-    exported = run(trained, tolerance=Tolerance(1e-4, 1e3))
+    exported = run(trained, gates=gates(rtol=1e3, cosine=-1))
     proof = exported.made["onnx-fp32"]["proof"]
-    assert (proof["atol"], proof["rtol"]) == (1e-4, 1e3)
+    assert (proof["gate"]["atol"], proof["gate"]["rtol"]) == (1e-4, 1e3)
 
 
 def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
-    loose = run(trained, tolerance=Tolerance(1e-4, 1e3)).made["onnx-fp32"]["proof"]
+    loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).made["onnx-fp32"]["proof"]
     assert (loose["passed"], loose["standard"]) == (True, False)
-    with pytest.raises(UsageError, match="looser tolerance"):
+    with pytest.raises(UsageError, match="looser gate"):
         choose_variant(open_bundle(trained))
 
 
-@pytest.mark.parametrize("tolerance", [TOLERANCES["fp32"], Tolerance(5e-5, 1e-4)])
-def test_the_tolerance_of_the_precision_or_a_tighter_one_counts(trained, tolerance):
-    assert run(trained, tolerance=tolerance).made["onnx-fp32"]["proof"]["standard"] is True
+@pytest.mark.parametrize("limits", [{}, {"atol": 5e-5, "rtol": 1e-4}])
+def test_the_tolerance_of_the_precision_or_a_tighter_one_counts(trained, limits):
+    assert run(trained, gates=gates(**limits)).made["onnx-fp32"]["proof"]["standard"] is True
 
 
 def test_a_missing_onnxruntime_is_said_before_anything_is_computed(trained, monkeypatch):
@@ -127,13 +138,13 @@ def test_a_missing_onnxruntime_is_said_before_anything_is_computed(trained, monk
 
 
 def test_weights_that_change_meanwhile_leave_the_bundle_as_it_is(trained, monkeypatch):
-    build = export_module.build_onnx
+    build = source.build_onnx
 
     def build_while_somebody_trains(*arguments, **options):
         update_bundle(trained, {}, {"weights.safetensors": b"new"})
         return build(*arguments, **options)
 
-    monkeypatch.setattr(export_module, "build_onnx", build_while_somebody_trains)
+    monkeypatch.setattr(source, "build_onnx", build_while_somebody_trains)
     with pytest.raises(BundleError, match="changed by another command"):
         run(trained)
     assert "variants" not in open_bundle(trained)
@@ -150,42 +161,199 @@ def test_a_new_golden_set_proves_the_other_variants_again(trained, tmp_path):
     np.testing.assert_array_equal(golden.images[0], pixels)
     preprocessing = Preprocessing.from_json(open_bundle(trained).part("preprocessing"))
     for name, variant in variants.items():
-        again = replay(open_variant(open_bundle(trained), name), golden, preprocessing, TOLERANCES["fp32"])
+        again = replay(open_variant(open_bundle(trained), name), golden, preprocessing, GATES["fp32"])
         assert variant["proof"]["max_abs_error"] == pytest.approx(again.max_abs_error, rel=0.5)
         assert variant["proof"]["images"] == 16
 
 
-def test_a_new_golden_set_takes_the_proof_of_an_engine_that_cannot_run_here(trained, tmp_path):
-    run(trained)
+@pytest.fixture
+def data(trained, write_images, tmp_path):
+    """A folder as one trains on, with the bundle's classes."""
+    for number, label in enumerate(open_bundle(trained).part("labels")):
+        write_images(tmp_path / "data" / "train" / label, 70, seed=number)
+        write_images(tmp_path / "data" / "val" / label, 8, seed=100 + number)
+    return tmp_path / "data"
+
+
+def precisions(*names):
+    return tuple(PRECISIONS[name] for name in names)
+
+
+def test_every_precision_is_written_and_proved_on_the_cpu(trained, data):
+    names = [name for name in PRECISIONS if name != "fp32"]
+    exported = run(trained, precisions=precisions(*names), calibration=data)
+    bundle = open_bundle(trained)
+    assert exported.refused == {}
+    assert set(bundle.part("variants")) == {f"onnx-{name}" for name in PRECISIONS}
+    for name, variant in bundle.part("variants").items():
+        assert variant["proof"]["passed"], name
+        assert variant["proof"]["standard"]
+        assert (variant.get("calibration") is not None) == PRECISIONS[variant["precision"]].needs_ranges
+    assert damage(bundle) == []
+
+
+def test_the_calibration_is_recorded(trained, data):
+    run(trained, precisions=precisions("int8"), calibration=data, seed=3)
+    part = open_bundle(trained).part("variants")["onnx-int8"]["calibration"]
+    assert (part["images"], part["seed"]) == (350, 3)
+    assert part["method"] in part["tried"]
+    assert set(part["tried"]) == {"minmax", "entropy", "percentile"}
+    assert len(part["digest"]) == 64
+
+
+def test_exporting_quantised_twice_writes_the_same_bytes(trained, data):
+    run(trained, precisions=precisions("int8-cpu"), calibration=data)
+    first = open_bundle(trained).files
+    run(trained, precisions=precisions("int8-cpu"), calibration=data)
+    assert open_bundle(trained).files == first
+
+
+def test_with_data_each_variant_has_its_accuracy_on_the_validation_images(trained, data):
+    exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=100.0)
+    for variant in exported.made.values():
+        accuracy = variant["accuracy"]
+        assert accuracy["images"] == 40
+        assert accuracy["low"] <= accuracy["drop"] <= accuracy["high"]
+    assert exported.made["onnx-fp32"]["accuracy"]["drop"] == 0
+
+
+def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_are_written(trained, data):
+    tight = with_overrides([("fp16", "mean", 0.0)])
+    exported = run(trained, precisions=precisions("fp16", "int8-cpu"), calibration=data, gates=tight)
+    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-int8-cpu"}
+    assert isinstance(exported.refused["onnx-fp16"], ProofError)
+    assert "mean |error|" in str(exported.refused["onnx-fp16"])
+
+
+def test_auto_keeps_the_fastest_and_says_why_of_each(trained, data):
+    exported = run(trained, auto=True, data=data, max_drop=100.0, seconds=0.01, batches=(1, 2))
+    bundle = open_bundle(trained)
+    choice = bundle.part("choice")
+    assert exported.choice == choice
+    assert [one["variant"] for one in choice["candidates"]] == ["onnx-fp32", "onnx-fp16", "onnx-int8-cpu"]
+    kept = [one["variant"] for one in choice["candidates"] if one["result"] == "kept"]
+    assert len(kept) == 1
+    assert set(bundle.part("variants")) == {"onnx-fp32", *kept}
+    assert all(one["reason"] for one in choice["candidates"])
+    assert {row["batch"] for one in choice["candidates"] for row in one["latency"]} == {1, 2}
+    assert damage(bundle) == []
+
+
+def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
+    run(trained, precisions=precisions("fp16"))
+    exported = run(
+        trained, auto=True, data=data, max_drop=100.0, seconds=0.01, gates=with_overrides([("fp16", "mean", 0)])
+    )
+    assert "onnx-fp16" not in open_bundle(trained).part("variants")
+    assert exported.refused == {}
+    (out,) = (one for one in exported.choice["candidates"] if one["variant"] == "onnx-fp16")
+    assert out["result"] == "refused"
+
+
+def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write_images, tmp_path):
+    for label in open_bundle(trained).part("labels"):
+        write_images(tmp_path / "few" / "train" / label, 4)
+        write_images(tmp_path / "few" / "val" / label, 2, seed=1)
+    exported = run(trained, auto=True, data=tmp_path / "few", max_drop=100.0, seconds=0.01)
+    results = {one["variant"]: one for one in exported.choice["candidates"]}
+    assert results["onnx-int8-cpu"]["result"] == "refused"
+    assert "300" in results["onnx-int8-cpu"]["reason"]
+
+
+def test_asked_for_by_name_too_few_images_are_an_error_and_nothing_is_written(trained, write_images, tmp_path):
+    write_images(tmp_path / "few", 20)
+    before = (trained / "bundle.json").read_bytes()
+    with pytest.raises(DataError, match="300"):
+        run(trained, precisions=precisions("int8"), calibration=tmp_path / "few")
+    assert (trained / "bundle.json").read_bytes() == before
+
+
+def test_pixels_can_be_taken_in_every_precision(trained, data):
+    run(trained, precisions=precisions("fp16", "int8-cpu"), calibration=data, uint8=True)
     variants = open_bundle(trained).part("variants")
-    variants["trt-fp32"] = {**variants["onnx-fp32"], "file": "trt-fp32.plan", "runtime": "tensorrt"}
-    update_bundle(trained, {"variants": variants}, {"trt-fp32.plan": b"plan"})
+    assert {name for name, one in variants.items() if one["input"] == "uint8"} == {
+        "onnx-fp32-uint8",
+        "onnx-fp16-uint8",
+        "onnx-int8-cpu-uint8",
+    }
+
+
+@pytest.fixture
+def rtx():
+    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    if find_gpu() is not None:
+        pytest.skip("there is a GPU: an engine is proved here, see the tests marked gpu")
+
+
+def test_an_engine_is_built_from_each_proved_onnx_and_names_it(rtx, untrained):
+    exported = run(untrained, precisions=precisions("fp16"), engines=True, gates={**GATES, "fp16": Gate()})
+    assert exported.refused == {}
+    bundle = open_bundle(untrained)
+    assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "rtx-fp32", "rtx-fp16"}
+    variant = bundle.part("variants")["rtx-fp16"]
+    (engine,) = variant["engines"]
+    assert variant["source"] == "onnx-fp16"
+    assert engine["identity"]["onnx_sha256"] == hashlib.sha256(bundle.read("onnx-fp16.onnx")).hexdigest()
+    assert engine["bytes"] == len(bundle.read(engine["file"]))
+    assert engine["proof"] is None
+    assert "without a GPU" in engine["note"]
+    assert set(engine["types"]) == {"fp16"}
+    assert engine["types"]["fp16"] + engine["unaccounted"] == len(variant["convolutions"])
+
+
+def test_every_engine_computes_as_asked(rtx, trained, data):
+    exported = run(trained, precisions=precisions("int8", "int8-1x1", "fp8-1x1"), calibration=data, engines=True)
+    assert exported.refused == {}
+    types = {name: exported.made[name]["engines"][0]["types"] for name in exported.made if name.startswith("rtx")}
+    asked = {"rtx-fp32": {"fp32"}, "rtx-int8": {"int8", "fp16"}, "rtx-int8-1x1": {"int8", "fp16"}}
+    assert {name: set(found) for name, found in types.items()} == {**asked, "rtx-fp8-1x1": {"fp8", "fp16"}}
+
+
+def test_what_computes_otherwise_than_asked_is_refused(rtx, trained, data, monkeypatch):
+    """With scales of shape (1,) in place of scalars TensorRT-RTX quietly computes INT8 convolutions in FP16."""
+    constant = TypedGraph.constant
+    monkeypatch.setattr(TypedGraph, "constant", lambda self, name, value: constant(self, name, np.atleast_1d(value)))
+    exported = run(trained, precisions=precisions("int8"), calibration=data, engines=True)
+    assert isinstance(exported.refused["rtx-int8"], ProofError)
+    assert "int8 asked, fp16 built" in str(exported.refused["rtx-int8"])
+    assert "rtx-int8" not in open_bundle(trained).part("variants")
+    assert "onnx-int8" in open_bundle(trained).part("variants")
+
+
+def test_int8_for_the_cpu_is_never_given_to_tensorrt(rtx, trained, data):
+    exported = run(trained, precisions=precisions("int8-cpu"), calibration=data, engines=True)
+    assert set(exported.made) == {"onnx-fp32", "onnx-int8-cpu", "rtx-fp32"}
+
+
+def test_engines_stay_while_their_onnx_does_and_go_when_it_changes(rtx, trained, monkeypatch):
+    run(trained, engines=True)
     run(trained)
-    assert open_bundle(trained).part("variants")["trt-fp32"]["proof"] is not None
+    assert "rtx-fp32" in open_bundle(trained).part("variants")
+    monkeypatch.setattr(source, "build_onnx", with_metadata(source.build_onnx))
+    run(trained)
+    bundle = open_bundle(trained)
+    assert set(bundle.part("variants")) == {"onnx-fp32"}
+    assert not [name for name in bundle.files if name.endswith(".plan")]
+
+
+def with_metadata(build):
+    return lambda *arguments, **options: build(*arguments, **{**options, "metadata": {"other": "bytes"}})
+
+
+def test_a_new_golden_set_takes_the_proof_of_engines(rtx, trained, tmp_path):
+    run(trained, engines=True)
     Image.new("RGB", (32, 32)).save(tmp_path / "mine.png")
     run(trained, images=(tmp_path / "mine.png",))
-    engine = open_bundle(trained).part("variants")["trt-fp32"]
+    (engine,) = open_bundle(trained).part("variants")["rtx-fp32"]["engines"]
     assert engine["proof"] is None
     assert "golden set" in engine["note"]
 
 
 def test_where_no_builder_is_the_onnx_is_kept_and_the_result_says_what_is_missing(untrained, monkeypatch):
-    def none():
+    def none(gpu):
         raise MissingExtra("no TensorRT engine was made")
 
-    monkeypatch.setattr(export_module, "find_builder", none)
-    exported = run(untrained, trt=True)
-    assert isinstance(exported.missing_engine, MissingExtra)
+    monkeypatch.setattr(export_module, "find_library", none)
+    exported = run(untrained, engines=True)
+    assert isinstance(exported.refused["engines"], MissingExtra)
     assert set(open_bundle(untrained).part("variants")) == {"onnx-fp32"}
-
-
-def test_the_engines_entry_names_the_onnx_that_it_was_built_from(untrained):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    exported = run(untrained, trt=True)
-    assert exported.missing_engine is None
-    bundle = open_bundle(untrained)
-    (name,) = set(bundle.part("variants")) - {"onnx-fp32"}
-    engine = bundle.part("variants")[name]
-    assert engine["engine"]["onnx_sha256"] == hashlib.sha256(bundle.read("onnx-fp32.onnx")).hexdigest()
-    assert engine["bytes"] == len(bundle.read(engine["file"]))
-    assert (engine["proof"] is None) == (engine["note"] is not None)

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.exporting.graph import build_onnx, fold
+from regnet_deploy.exporting.graph import build_onnx, convolution_types, fold, tensors_between
+from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, normalise
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.serving.runtime import open_onnx
@@ -30,30 +31,11 @@ def logits_of(model, pixels, preprocessing):
         return model(torch.from_numpy(normalise(pixels, preprocessing))).numpy()
 
 
-@st.composite
-def networks(draw):
-    stages = draw(st.integers(1, 4))
-    block = draw(st.sampled_from(["bottleneck", "bottleneck", "v", "vr"]))
-    if block != "bottleneck":
-        depths, widths = (tuple(draw(st.integers(1, most)) for _ in range(stages)) for most in (2, 24))
-        stem = draw(st.sampled_from([1, 2])), draw(st.sampled_from([8, 32]))
-        return Network(depths, widths, widths, (1.0,) * stages, 0.0, *stem, block=block)
-    groups = draw(st.lists(st.sampled_from([1, 2, 4, 8]), min_size=stages, max_size=stages))
-    return Network(
-        depths=tuple(draw(st.integers(1, 2)) for _ in range(stages)),
-        widths=tuple(4 * group * draw(st.integers(1, 3)) for group in groups),
-        group_widths=tuple(groups),
-        bottlenecks=tuple(draw(st.sampled_from([0.5, 1.0, 2.0, 4.0])) for _ in range(stages)),
-        se_ratio=draw(st.sampled_from([0.0, 0.25])),
-        stem_stride=draw(st.sampled_from([1, 2])),
-        stem_width=draw(st.sampled_from([8, 32])),
-    )
-
-
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(network=networks(), side=st.sampled_from([16, 23, 32]), classes=st.integers(2, 9), seed=st.integers(0, 999))
-def test_onnx_runtime_gives_the_logits_of_torch(random_model, network, side, classes, seed):
+@given(data=st.data(), side=st.sampled_from([16, 23, 32]), classes=st.integers(2, 9), seed=st.integers(0, 999))
+def test_onnx_runtime_gives_the_logits_of_torch(random_model, networks, data, side, classes, seed):
     """Both variants, and batches of other sizes than one."""
+    network = data.draw(networks)
     model, preprocessing = random_model(network, classes, seed), default_preprocessing(side)
     floats = open_onnx(build_onnx(network, arrays(model), preprocessing), threads=1)
     whole = open_onnx(build_onnx(network, arrays(model), preprocessing, pixels=True), threads=1)
@@ -162,15 +144,50 @@ def test_the_same_network_is_the_same_bytes_in_every_process():
     assert re.fullmatch(r"[0-9a-f]{64}\n", digest)
 
 
-def test_folding_is_the_batch_norm_behind_the_convolution_to_the_last_float_bit(random_model, network):
+def test_folding_is_the_batch_norm_behind_the_convolution_in_double_precision(random_model, network):
     weights = arrays(random_model(network, 4, 9))
     weight, bias = fold(weights, "stem.conv", "stem.bn")
-    assert weight.dtype == bias.dtype == np.float32
+    assert weight.dtype == bias.dtype == np.float64
     double = {name: weights[f"stem.bn.{name}"].astype(np.float64) for name in ("weight", "bias")}
     mean, variance = (weights[f"stem.bn.running_{name}"].astype(np.float64) for name in ("mean", "var"))
     scale = double["weight"] / np.sqrt(variance + 1e-5)
-    np.testing.assert_array_equal(weight, (weights["stem.conv.weight"] * scale.reshape(-1, 1, 1, 1)).astype(np.float32))
-    np.testing.assert_array_equal(bias, (double["bias"] - mean * scale).astype(np.float32))
+    np.testing.assert_array_equal(weight, weights["stem.conv.weight"] * scale.reshape(-1, 1, 1, 1))
+    np.testing.assert_array_equal(bias, double["bias"] - mean * scale)
+
+
+@pytest.mark.parametrize("precision", [PRECISIONS["fp32"], PRECISIONS["fp16"]], ids=lambda one: one.name)
+def test_what_is_stored_of_it_is_rounded_once(random_model, network, precision):
+    weights = arrays(random_model(network, 4, 9))
+    weight, bias = fold(weights, "s1.b1.f.b", "s1.b1.f.b_bn")
+    graph = onnx.load_from_string(build_onnx(network, weights, default_preprocessing(32), precision)).graph
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    kind = {"fp32": np.float32, "fp16": np.float16}[precision.rest]
+    np.testing.assert_array_equal(stored["s1.b1.f.b.weight"], weight.astype(kind))
+    np.testing.assert_array_equal(stored["s1.b1.f.b.bias"], bias.astype(kind))
+
+
+def test_tensors_between_are_tensors_of_the_fp32_graph_once_each(random_model, network):
+    weights = arrays(random_model(network, 4, 0))
+    names = tensors_between(network, weights)
+    graph = onnx.load_from_string(build_onnx(network, weights, default_preprocessing(32))).graph
+    assert names[0] == "images"
+    assert len(set(names)) == len(names)
+    assert set(names[1:]) < {node.output[0] for node in graph.node}
+    fed = {node.input[0] for node in graph.node if node.op_type in ("Conv", "Gemm")}
+    # What only shapes stand between has one range: the pooled features are flattened, the stem's input is normalised.
+    assert fed - set(names) <= {"s1.b1.f.b_af", "s2.b1.f.b_af", "s2.b2.f.b_af", "head.flatten"}
+
+
+def test_every_convolution_of_the_model_has_a_type(random_model, network):
+    model = random_model(network, 4, 0)
+    convolutions = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}
+    for precision in PRECISIONS.values():
+        types = convolution_types(network, arrays(model), precision)
+        assert set(types) == convolutions
+        assert types["s1.b1.f.b"] == precision.type_of("3x3")
+        assert types["s2.b1.proj"] == types["s2.b2.f.c"] == precision.type_of("1x1")
+        assert types["stem.conv"] == precision.type_of("stem")
+        assert types["s1.b1.f.se.f_ex.2"] == precision.type_of("gate")
 
 
 def test_se_widths_follow_the_blocks_input_half_to_even(random_model):

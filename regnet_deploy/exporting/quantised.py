@@ -1,0 +1,75 @@
+"""Ranges for a quantised precision: every method is tried, the one that answers best is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from regnet_deploy.errors import ProofError
+from regnet_deploy.exporting.accuracy import measure_accuracy
+from regnet_deploy.exporting.calibration import METHODS, Observed, ranges
+from regnet_deploy.exporting.calibration_images import CalibrationSet
+from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.precision import Precision
+from regnet_deploy.exporting.quantise import Range
+from regnet_deploy.exporting.source import Source
+from regnet_deploy.serving.gates import Gate
+from regnet_deploy.serving.golden import replay
+from regnet_deploy.serving.runtime import Session, open_onnx
+
+#: Validation images on which the methods are compared; the one that is kept is measured on all of them.
+_COMPARED = 2000
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """Ranges of the method that was kept, and the part ``calibration`` of the variant."""
+
+    ranges: Mapping[str, Range]
+    part: dict[str, Any]
+
+
+def choose_ranges(
+    source: Source,
+    precision: Precision,
+    images: CalibrationSet,
+    observed: Observed,
+    judge: Judge,
+    reduced: bool,
+    step: Callable[[str], None],
+) -> Chosen:
+    """Build the precision with each method's ranges and keep those that answer best.
+
+    By top-1 on up to 2,000 validation images, or without them by the share of golden images with the model's first
+    class; of equals by the smaller mean error of the logits. A method whose logits are not finite loses.
+
+    Raises:
+        ProofError: no method gives finite logits.
+    """
+    tried: dict[str, dict[str, float]] = {}
+    found: dict[str, Mapping[str, Range]] = {}
+    for method in METHODS:
+        step(f"{precision.name}: ranges by {method}")
+        found[method] = ranges(observed, method)
+        data = source.onnx(precision, found[method], reduced=reduced)
+        figures = _figures(open_onnx(data, exact=precision.for_tensorrt), judge)
+        if figures is not None:
+            tried[method] = figures
+    if not tried:
+        raise ProofError(f"{precision.name}: with no method's ranges ({', '.join(METHODS)}) are the logits finite")
+    best = max(tried, key=lambda method: (tried[method]["top1"], -tried[method]["mean_abs_error"]))
+    return Chosen(found[best], {"method": best, "tried": tried, **images.part})
+
+
+def _figures(session: Session, judge: Judge) -> dict[str, float] | None:
+    """Return ``top1`` and ``mean_abs_error``, or None where logits are not finite."""
+    if judge.validation is None or judge.reference is None:
+        agreement = replay(session, judge.golden, judge.preprocessing, Gate())
+        top1, mean, finite = agreement.top1_agreement, agreement.mean_abs_error, agreement.passed
+    else:
+        some = judge.validation.subset(_COMPARED, _SEED)
+        accuracy = measure_accuracy(session, some, judge.reference.of(some), lambda done, total: None)
+        top1, mean, finite = accuracy.top1, accuracy.mean_abs_error, accuracy.finite
+    return {"top1": top1, "mean_abs_error": mean} if finite else None

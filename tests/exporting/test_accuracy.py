@@ -1,0 +1,251 @@
+"""Accuracy beside the model's: the right images, each counted once, and what differs told in figures."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.errors import DataError, MissingPart, ProofError
+from regnet_deploy.exporting import accuracy as module
+from regnet_deploy.exporting.accuracy import Reference, Validation, measure_accuracy, reference_of, validation_of
+from regnet_deploy.exporting.graph import build_onnx
+from regnet_deploy.exporting.paired import difference
+from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, normalise
+from regnet_deploy.models.weights import model_of
+from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.space.network import Network
+
+SIDE = 32
+LABELS = ["ant", "bee", "café", "dog", "eel"]
+PREPROCESSING = default_preprocessing(SIDE)
+
+
+@pytest.fixture
+def folder(tmp_path, write_images):
+    """20 training and 23 validation images, one of which is broken."""
+    root = tmp_path / "data"
+    for label, name in enumerate(LABELS):
+        write_images(root / "train" / name, 4, seed=label)
+        write_images(root / "val" / name, 4 + label % 2, seed=label + 10)
+    write_images(root / "val" / "eel", 5, seed=14)
+    (root / "val" / "bee" / "002.png").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture
+def bundle(trained, folder, trained_on):
+    trained_on(trained, folder)
+    (folder / "val" / "ant" / "001.png").write_bytes(b"broken since it was trained on")
+    return open_bundle(trained)
+
+
+@pytest.fixture(params=["in memory", "streamed"])
+def validation(request, bundle, folder, monkeypatch):
+    if request.param == "streamed":
+        monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    found = validation_of(folder, bundle, PREPROCESSING)
+    assert (found.kept is None) == (request.param == "streamed")
+    return found
+
+
+class Fake:
+    """A session that gives the logits it was given, image after image."""
+
+    runtime, device, input, input_name, output_name = "fake 1", "cpu", "float32", "images", "logits"
+
+    def __init__(self, logits):
+        self.logits, self.done = np.asarray(logits, np.float32), 0
+
+    def run(self, images):
+        self.done += len(images)
+        return self.logits[self.done - len(images) : self.done]
+
+
+def made(labels):
+    """Return a validation set of black images with these labels."""
+    labels = np.asarray(labels)
+    pixels = np.zeros((len(labels), 4, 4, 3), np.uint8)
+    paths = tuple(str(number) for number in range(len(labels)))
+    return Validation(None, paths, labels, np.arange(len(labels)), "made", Preprocessing(4, 4), pixels, {})
+
+
+def one_hot(classes, count=3, scale=1.0):
+    return (np.eye(count)[classes] * scale).astype(np.float32)
+
+
+def test_the_images_are_those_of_val_as_the_server_sees_them(validation, folder, bundle):
+    batches = list(validation.batches(5))
+    labels, numbers = (np.concatenate([getattr(each, name) for each in batches]) for name in ("labels", "numbers"))
+    assert sum(len(each.pixels) for each in batches) == len(labels) == 21
+    assert np.bincount(labels).tolist() == [3, 4, 4, 5, 5]
+    assert (np.diff(numbers) > 0).all()
+    assert batches[0].pixels.shape[1:] == (SIDE, SIDE, 3)
+    assert validation.split == "val/ of the folder"
+    if validation.kept is not None:
+        assert len(validation) == 21
+        assert list(validation.left_out) == ["val/ant/001.png"]
+
+
+def test_a_held_out_share_is_the_same_as_training_had(trained, folder, trained_on):
+    split = trained_on(trained, folder / "train", share=0.5, seed=2)
+    found = validation_of(folder / "train", open_bundle(trained), PREPROCESSING)
+    assert found.paths == tuple(file.path for file in split.val)
+    assert np.bincount(found.labels).tolist() == [2] * 5
+
+
+def test_labels_are_places_in_the_bundles_labels(bundle, folder):
+    found = validation_of(folder, bundle, PREPROCESSING)
+    assert all(path.split("/")[1] == LABELS[label] for path, label in zip(found.paths, found.labels, strict=True))
+
+
+def test_progress_is_told(bundle, folder):
+    told = []
+    validation = validation_of(folder, bundle, PREPROCESSING, lambda done, total: told.append((done, total)))
+    assert told == [(done, 22) for done in range(1, 23)]
+    told.clear()
+    reference_of(model_of(bundle), validation, lambda done, total: told.append((done, total)), batch=16)
+    assert told == [(16, 21), (21, 21)]
+
+
+def test_the_reference_is_the_model(validation, bundle):
+    threads = torch.get_num_threads()
+    model = model_of(bundle)
+    found = reference_of(model, validation, batch=4)
+    assert torch.get_num_threads() == threads
+    pixels = np.concatenate([each.pixels for each in validation.batches()])
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(normalise(pixels, PREPROCESSING))).numpy()
+    np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-4)
+    assert found.top1 == (wanted.argmax(1) == found.labels).mean()
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_an_exported_file_answers_as_the_model_does(validation, bundle, pixels):
+    model = model_of(bundle)
+    weights = {name: value.numpy() for name, value in model.state_dict().items()}
+    data = build_onnx(Network.from_json(bundle.part("architecture")), weights, PREPROCESSING, pixels=pixels)
+    reference = reference_of(model, validation)
+    found = measure_accuracy(open_onnx(data, threads=1, device="cpu"), validation, reference, batch=4)
+    assert (found.images, found.agreement, found.drop) == (21, 1.0, 0.0)
+    assert found.top1 == found.reference_top1 == reference.top1
+    assert found.max_abs_error < 1e-3
+    assert found.cosine > 0.9999
+    assert found.finite
+
+
+def test_figures_are_counted_image_by_image():
+    labels = [0, 0, 1, 1, 2, 2, 2, 0]
+    before = [0, 0, 1, 2, 2, 2, 1, 0]  # 6 right
+    after = [0, 1, 1, 1, 2, 2, 0, 1]  # two of those wrong now, one other right
+    reference = Reference(np.arange(8), np.asarray(labels), one_hot(before, scale=2.0))
+    found = measure_accuracy(Fake(one_hot(after)), made(labels), reference, batch=3)
+    assert (found.images, found.top1, found.reference_top1) == (8, 5 / 8, 6 / 8)
+    assert found.agreement == 4 / 8
+    expected = difference(2, 1, 8)
+    assert found.drop == pytest.approx(12.5)
+    assert (found.low, found.high) == (100 * expected.low, 100 * expected.high)
+    assert found.max_abs_error == 2.0
+    assert found.mean_abs_error == pytest.approx((4 * 1 + 4 * (2 + 1)) / 24)
+    assert found.cosine == 0.0
+    assert json.loads(json.dumps(found.to_json(), allow_nan=False))["drop"] == pytest.approx(12.5)
+    assert str(found).startswith("top-1 62.50% on 8 images, the model 75.00%: a drop of 12.50 points (95 % interval ")
+
+
+def test_a_variant_may_gain():
+    reference = Reference(np.arange(4), np.asarray([0, 1, 2, 0]), one_hot([1, 1, 2, 0]))
+    found = measure_accuracy(Fake(one_hot([0, 1, 2, 0])), made([0, 1, 2, 0]), reference)
+    assert found.drop == -25.0
+    assert found.low < -25.0 < found.high
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_are_wrong_and_stay_told(value):
+    logits = one_hot([0, 1, 2, 0])
+    logits[1, 1] = value
+    reference = Reference(np.arange(4), np.asarray([0, 1, 2, 0]), one_hot([0, 1, 2, 0]))
+    found = measure_accuracy(Fake(logits), made([0, 1, 2, 0]), reference, batch=1)
+    assert (found.top1, found.agreement) == (0.75, 0.75)
+    assert not found.finite
+    assert math.isinf(found.max_abs_error)
+    assert math.isinf(found.mean_abs_error)
+    assert math.isnan(found.cosine)
+    figures = found.to_json()
+    assert figures["max_abs_error"] is figures["mean_abs_error"] is figures["cosine"] is None
+
+
+def test_logits_of_other_classes_cannot_be_compared():
+    reference = Reference(np.arange(2), np.asarray([0, 1]), one_hot([0, 1]))
+    with pytest.raises(ProofError, match=r"logits of shape \(2, 4\) cannot be compared with a reference of \(2, 3\)"):
+        measure_accuracy(Fake(one_hot([0, 1], count=4)), made([0, 1]), reference)
+
+
+def test_a_subset_is_spread_seeded_and_measured_with_the_whole_reference(validation, bundle):
+    whole = reference_of(model_of(bundle), validation)
+    some = validation.subset(10, seed=1)
+    assert len(some) == 10
+    assert np.bincount(some.labels).tolist() == [2] * 5
+    assert (np.diff(some.numbers) > 0).all()
+    assert set(some.paths) <= set(validation.paths)
+    assert some.paths == validation.subset(10, seed=1).paths
+    assert some.paths != validation.subset(10, seed=2).paths
+    part = whole.of(some)
+    np.testing.assert_allclose(part.logits, reference_of(model_of(bundle), some).logits, rtol=1e-4, atol=1e-4)
+    for reference in (whole, part):
+        found = measure_accuracy(Fake(part.logits), some, reference)
+        assert (found.images, found.agreement, found.max_abs_error) == (len(part.labels), 1.0, 0.0)
+        assert found.reference_top1 == part.top1
+
+
+def test_a_subset_of_more_than_all_is_all(validation):
+    assert validation.subset(1000).paths == validation.paths
+
+
+def test_an_image_that_goes_meanwhile_is_noticed(bundle, folder, monkeypatch):
+    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    validation = validation_of(folder, bundle, PREPROCESSING)
+    reference = reference_of(model_of(bundle), validation)
+    (folder / "val" / "dog" / "000.png").unlink()
+    with pytest.raises(DataError, match="validation images were changed while they were used: run this again"):
+        measure_accuracy(Fake(reference.logits), validation, reference)
+
+
+def test_an_image_that_comes_back_meanwhile_is_noticed(bundle, folder, monkeypatch, write_images):
+    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    validation = validation_of(folder, bundle, PREPROCESSING)
+    reference = reference_of(model_of(bundle), validation)
+    write_images(folder / "val" / "ant", 2, seed=70)
+    with pytest.raises(DataError, match="validation images were changed"):
+        measure_accuracy(Fake(reference.logits), validation, reference)
+
+
+def test_the_models_own_logits_must_be_finite(bundle, folder):
+    model = model_of(bundle)
+    with torch.no_grad():
+        model.head.fc.bias[0] = torch.nan
+    with pytest.raises(ProofError, match="the model's own logits are not finite"):
+        reference_of(model, validation_of(folder, bundle, PREPROCESSING))
+
+
+@pytest.mark.parametrize("memory", [0, 2**29])
+def test_images_none_of_which_can_be_read(bundle, folder, monkeypatch, memory):
+    monkeypatch.setattr(module, "MEMORY_BYTES", memory)
+    for file in (folder / "val").rglob("*.png"):
+        file.write_bytes(b"gone bad")
+    with pytest.raises(DataError, match=r"none of the 22 validation images in .* can be read") as error:
+        reference_of(model_of(bundle), validation_of(folder, bundle, PREPROCESSING))
+    assert "\n" not in str(error.value)
+
+
+def test_other_classes_are_refused(bundle, folder):
+    (folder / "train" / "dog").rename(folder / "train" / "dogs")
+    (folder / "val" / "dog").rename(folder / "val" / "dogs")
+    with pytest.raises(DataError, match=r"has another class layout: .* dogs \(did you mean dog\?\)"):
+        validation_of(folder, bundle, PREPROCESSING)
+
+
+def test_an_untrained_bundle_is_refused(folder, untrained):
+    with pytest.raises(MissingPart, match="no labels yet: run `regnet-deploy train --data DIR` first"):
+        validation_of(folder, open_bundle(untrained), PREPROCESSING)

@@ -1,0 +1,167 @@
+"""Images to calibrate with: real, trained on, apart from golden and validation images, the same for a seed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.exporting import views as views_module
+from regnet_deploy.exporting.calibration_images import calibration_set, digest_of
+from regnet_deploy.exporting.views import view
+from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
+
+SIDE = 16
+PREPROCESSING = default_preprocessing(SIDE)
+NONE = np.empty((0, SIDE, SIDE, 3), np.uint8)
+CLASSES = ["ant", "bee", "cat"]
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory, write_images):
+    """340 different images in a folder without folders, and files that are none."""
+    root = tmp_path_factory.mktemp("plain")
+    write_images(root, 340)
+    (root / "readme.txt").write_text("no image")
+    (root / ".hidden.png").write_text("no image")
+    for number in range(20):
+        (root / f"broken{number}.jpg").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture(scope="session")
+def classes(tmp_path_factory, write_images):
+    """Class folders, of which training holds images out: 160, 150 and 60."""
+    root = tmp_path_factory.mktemp("classes")
+    for label, (name, count) in enumerate(zip(CLASSES, (160, 150, 60), strict=True)):
+        write_images(root / name, count, seed=label + 1)
+    return root
+
+
+def files_of(root, pixels):
+    """Return the names of the files whose views these pixels are."""
+    names = {view(file, PREPROCESSING).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."}
+    return [names[image.tobytes()].relative_to(root).as_posix() for image in pixels]
+
+
+def test_a_plain_folder_gives_what_it_has(plain, untrained):
+    told = []
+    found = calibration_set(
+        plain, open_bundle(untrained), PREPROCESSING, NONE, advance=lambda done, total: told.append((done, total))
+    )
+    assert found.pixels.shape == (340, SIDE, SIDE, 3)
+    assert len(set(files_of(plain, found.pixels))) == 340
+    assert {**found.part, "left_out": None} == {
+        "images": 340,
+        "source": "user images",
+        "folder": plain.name,
+        "seed": 0,
+        "digest": digest_of(found.pixels, PREPROCESSING),
+        "left_out": None,
+    }
+    assert set(found.part["left_out"]) == {f"broken{number}.jpg" for number in range(20)}
+    assert all(reason.startswith("not an image") for reason in found.part["left_out"].values())
+    assert told == [(done, 512) for done in range(1, 341)]
+    json.dumps(found.part, allow_nan=False)
+
+
+def test_a_seed_says_which_images_and_in_which_order(plain, untrained):
+    bundle = open_bundle(untrained)
+    one, same, other = (calibration_set(plain, bundle, PREPROCESSING, NONE, count=300, seed=s) for s in (1, 1, 2))
+    np.testing.assert_array_equal(one.pixels, same.pixels)
+    assert one.part == same.part
+    assert one.part["digest"] != other.part["digest"]
+    assert set(files_of(plain, one.pixels)) != set(files_of(plain, other.pixels))
+
+
+def test_golden_images_and_copies_are_left_alone(plain, untrained, tmp_path, write_images):
+    write_images(tmp_path / "more", 330)
+    (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "more" / "299.png").read_bytes())
+    golden = np.stack([view(tmp_path / "more" / f"{number:03}.png", PREPROCESSING) for number in range(20)])
+    found = calibration_set(tmp_path / "more", open_bundle(untrained), PREPROCESSING, golden)
+    names = files_of(tmp_path / "more", found.pixels)
+    assert len(names) == len({image.tobytes() for image in found.pixels}) == 310
+    assert not {f"{number:03}.png" for number in range(20)} & set(names)
+
+
+def test_of_class_folders_only_training_images_are_taken_evenly(classes, untrained, trained_on):
+    split = trained_on(untrained, classes, share=0.1)
+    found = calibration_set(classes, open_bundle(untrained), PREPROCESSING, NONE, count=300)
+    names = files_of(classes, found.pixels)
+    assert found.part["source"] == "training images"
+    assert set(names) <= {file.path for file in split.train}
+    assert not set(names) & {file.path for file in split.val}
+    counts = [sum(name.startswith(one) for name in names) for one in CLASSES]
+    assert counts[2] == 54  # all there are
+    assert sorted(counts[:2]) == [123, 123]
+
+
+def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_path, write_images):
+    for label, name in enumerate(CLASSES):
+        write_images(tmp_path / "data" / "train" / name, 110, seed=label)
+        write_images(tmp_path / "data" / "val" / name, 110, seed=label + 50)
+    trained_on(untrained, tmp_path / "data")
+    found = calibration_set(tmp_path / "data", open_bundle(untrained), PREPROCESSING, NONE)
+    names = files_of(tmp_path / "data", found.pixels)
+    assert len(names) == 330
+    assert all(name.startswith("train/") for name in names)
+
+
+def test_only_what_is_chosen_is_decoded(plain, untrained, monkeypatch):
+    opened = []
+    monkeypatch.setattr(views_module, "view", lambda file, how: opened.append(file) or view(file, how))
+    calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=300)
+    assert 300 <= len(opened) <= 300 + 20 + 32
+
+
+@pytest.mark.parametrize("count", [-1, 0, 299, 513])
+def test_the_number_of_images_has_bounds(plain, untrained, count):
+    with pytest.raises(UsageError, match=f"calibration takes 300 to 512 images, not {count}"):
+        calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=count)
+
+
+def test_too_few_images_say_how_many_and_why(untrained, tmp_path, write_images):
+    write_images(tmp_path / "few", 299)
+    (tmp_path / "few" / "x.jpg").write_bytes(b"no")
+    golden = view(tmp_path / "few" / "000.png", PREPROCESSING)[None]
+    with pytest.raises(DataError) as error:
+        calibration_set(tmp_path / "few", open_bundle(untrained), PREPROCESSING, golden)
+    assert str(error.value).startswith(
+        f"calibration needs 300 images and {tmp_path / 'few'} has 298 usable ones among 300 images ("
+    )
+    assert "1 are in the golden set, or the same as another; 1 cannot be used, for example x.jpg: not an image" in str(
+        error.value
+    )
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_folder_and_none_at_all(untrained, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="has 0 usable ones among 0 images"):
+        calibration_set(tmp_path / "empty", open_bundle(untrained), PREPROCESSING, NONE)
+    with pytest.raises(DataError, match=r"no image folder at .*: it does not exist"):
+        calibration_set(tmp_path / "nowhere", open_bundle(untrained), PREPROCESSING, NONE)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"no image folder at .*: it is a file"):
+        calibration_set(tmp_path / "file", open_bundle(untrained), PREPROCESSING, NONE)
+
+
+def test_other_classes_are_refused(classes, trained, write_images):
+    with pytest.raises(DataError, match=r"has another class layout: .*café, dog, eel; give the folder"):
+        calibration_set(classes, open_bundle(trained), PREPROCESSING, NONE)
+
+
+def test_the_digest_is_over_pixels_shape_and_preprocessing():
+    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
+    changed = pixels.copy()
+    changed[1, 2, 3, 0] ^= 1
+    other = Preprocessing(resize=4, crop=4, mean=(0.5, 0.5, 0.5))
+    digests = {
+        digest_of(pixels, PREPROCESSING),
+        digest_of(changed, PREPROCESSING),
+        digest_of(pixels.reshape(1, 8, 4, 3), PREPROCESSING),
+        digest_of(pixels, other),
+    }
+    assert len(digests) == 4
+    assert digest_of(pixels[:, ::-1][:, ::-1], PREPROCESSING) == digest_of(pixels, PREPROCESSING)

@@ -1,0 +1,126 @@
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch.nn import functional
+
+from regnet_deploy.exporting.emulation import emulated_bf16
+from regnet_deploy.exporting.graph import build_onnx, fold
+from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.images.preprocess import default_preprocessing, normalise
+from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.space.network import Network
+
+SIDE = 32
+PLAIN = Network((1, 1), (16, 24), (16, 24), (1.0, 1.0), 0.0, 2, 8, block="v")
+
+
+def arrays(model):
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def images_of(count):
+    pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    return pixels, normalise(pixels, default_preprocessing(SIDE))
+
+
+def file_of(network, weights, precision="bf16", **options):
+    return build_onnx(network, weights, default_preprocessing(SIDE), PRECISIONS[precision], **options)
+
+
+def rounded(values):
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def test_no_operator_computes_in_bf16_and_every_weight_is_one_of_its_numbers(random_model, network):
+    data = emulated_bf16(file_of(network, arrays(random_model(network, 5, 0))))
+    onnx.checker.check_model(data, full_check=True)
+    graph = onnx.load_from_string(data).graph
+    assert {one.data_type for one in graph.initializer} == {onnx.TensorProto.FLOAT}
+    for one in graph.initializer:
+        value = onnx.numpy_helper.to_array(one)
+        np.testing.assert_array_equal(value, rounded(value))
+    computing = [node for node in graph.node if node.op_type != "Cast"]
+    rounds = [
+        node for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == onnx.TensorProto.BFLOAT16
+    ]
+    assert len(rounds) == len(computing) + 1  # each operator's result, and the images
+
+
+def test_nothing_but_numbers_of_bf16_goes_from_operator_to_operator(random_model, network):
+    """The casts are run, none is optimised away: read from ONNX Runtime, with the options that proofs are made with."""
+    data = emulated_bf16(file_of(network, arrays(random_model(network, 5, 0))))
+    model = onnx.load_from_string(data)
+    names = [node.output[0] for node in model.graph.node if node.output[0] != "logits"]
+    floats = [name for name in names if not name.endswith(".rounded")]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in floats)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    _, images = images_of(3)
+    logits, *values = session.run(["logits", *floats], {"images": images})
+    seen = dict(zip(floats, values, strict=True))
+    exact = [name for name in floats if name.endswith(".exact")]
+    for name, value in seen.items():
+        assert (name in exact) or (value == rounded(value)).all(), name
+    for name in exact:
+        np.testing.assert_array_equal(rounded(seen[name]), seen[name.removesuffix(".exact")])
+    assert any((seen[name] != rounded(seen[name])).any() for name in exact)
+    np.testing.assert_array_equal(open_onnx(data, device="cpu", exact=True, threads=1).run(images), logits)
+    np.testing.assert_array_equal(logits, rounded(logits))
+
+
+def test_it_gives_what_torch_gives_that_rounds_by_itself(random_model):
+    weights = arrays(random_model(PLAIN, 5, 3))
+    _, images = images_of(6)
+
+    def bf16(x):
+        return x.to(torch.bfloat16).to(torch.float32)
+
+    def layer(x, convolution, norm, stride):
+        weight, bias = (bf16(torch.from_numpy(value)) for value in fold(weights, convolution, norm))
+        return functional.relu(bf16(functional.conv2d(x, weight, bias, stride, padding=1)))
+
+    x = layer(bf16(torch.from_numpy(images)), "stem.conv", "stem.bn", 2)
+    x = layer(layer(x, "s1.b1.a", "s1.b1.a_bn", 2), "s2.b1.a", "s2.b1.a_bn", 2)
+    x = bf16(x.mean(dim=(2, 3)))
+    weight, bias = (bf16(torch.from_numpy(weights[f"head.fc.{name}"])) for name in ("weight", "bias"))
+    wanted = bf16(functional.linear(x, weight, bias)).numpy()
+
+    got = open_onnx(emulated_bf16(file_of(PLAIN, weights)), device="cpu", exact=True, threads=1).run(images)
+    plain = open_onnx(file_of(PLAIN, weights, "fp32"), device="cpu", threads=1).run(images)
+    # Sums in another order fall on the other side of a rounding here and there; without any rounding all would be off.
+    assert (got == wanted).mean() > 0.5
+    assert np.abs(got - wanted).mean() < 0.2 * np.abs(plain - wanted).mean()
+    assert (plain != wanted).all()
+
+
+def test_files_that_take_pixels_are_rounded_after_they_are_normalised(random_model, network):
+    weights = arrays(random_model(network, 5, 0))
+    pixels, images = images_of(4)
+    floats, whole = (
+        open_onnx(emulated_bf16(file_of(network, weights, pixels=pixels)), device="cpu", exact=True, threads=1)
+        for pixels in (False, True)
+    )
+    assert whole.input == "uint8"
+    np.testing.assert_allclose(whole.run(pixels), floats.run(images), rtol=0.02, atol=0.02)
+
+
+def test_the_same_file_is_the_same_bytes_and_is_left_as_it_is(random_model, network):
+    data = file_of(network, arrays(random_model(network, 5, 0)))
+    before = bytes(data)
+    assert emulated_bf16(data) == emulated_bf16(data)
+    assert data == before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_file_without_bf16_computes_as_before(random_model, network, precision):
+    data = file_of(network, arrays(random_model(network, 5, 0)), precision)
+    _, images = images_of(2)
+    before, after = (
+        open_onnx(one, device="cpu", exact=True, threads=1).run(images) for one in (data, emulated_bf16(data))
+    )
+    np.testing.assert_array_equal(before, after)
