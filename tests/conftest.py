@@ -9,7 +9,8 @@ import pytest
 
 from regnet_deploy.bundle import create_bundle, update_bundle
 from regnet_deploy.images.preprocess import default_preprocessing, normalise, scale_and_shift
-from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes, tolerance_of
+from regnet_deploy.serving.gates import gate_of
+from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes
 from regnet_deploy.space.network import Network
 
 # Tests that import ONNX Runtime themselves report nothing either; see serving/runtime.py.
@@ -88,7 +89,7 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images = tiny_pixels(16)
     session = onnxruntime.InferenceSession(networks["onnx-fp32"][1], providers=["CPUExecutionProvider"])
     logits = session.run(["logits"], {"images": normalise(images, preprocessing)})[0]
-    proof = compare(logits, logits, tolerance_of("fp32")).to_json()
+    proof = compare(logits, logits, gate_of("fp32")).to_json()
     update_bundle(
         folder,
         {

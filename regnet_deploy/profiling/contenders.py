@@ -17,7 +17,8 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.profiling.latency import Contender, Timed
-from regnet_deploy.serving.runtime import Device, Session, open_variant, why_not_runnable
+from regnet_deploy.serving.runtime import Device, Session, find_variant, open_variant, why_not_runnable
+from regnet_deploy.serving.variants import proof_of
 
 #: Seed of the pixels that are measured with; their values do not change how long a convolution takes.
 _SEED = 0
@@ -29,8 +30,10 @@ def pick_device(wanted: str) -> torch.device:
     Raises:
         UsageError: CUDA was asked for and PyTorch has none.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: PyTorch sees no CUDA device here; use --device cpu, or a CUDA build of torch")
+    if wanted in ("cuda", "tensorrt") and not torch.cuda.is_available():
+        raise UsageError(
+            f"--device {wanted}: PyTorch sees no CUDA device here; use --device cpu, or a CUDA build of torch"
+        )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -67,18 +70,26 @@ def variant_contenders(
     """Return the variants that are proved and that this machine runs; ``note`` is told why another one is not."""
     contenders = []
     for name, variant in bundle.parts.get("variants", {}).items():
-        reason = why_not_runnable(variant) or (None if variant["proof"] else "it is not proved on this machine")
+        reason = why_not_runnable(bundle, name, device) or _why_not_measured(bundle, name)
         if reason:
             note(f"{name} is not measured: {reason}")
             continue
         session = open_variant(bundle, name, threads=threads, device=device)
-        contenders.append(_session_contender(session, name, variant, resolution, threads))
+        contenders.append(session_contender(session, name, variant, resolution, threads))
     return contenders
 
 
-def _session_contender(
-    session: Session, name: str, variant: dict[str, Any], resolution: int, threads: int
-) -> Contender:
+def _why_not_measured(bundle: Bundle, name: str) -> str | None:
+    if not proof_of(bundle, name):
+        return "it is not proved"
+    if find_variant(bundle, name).get("exact"):
+        return "TensorRT engines are built from it, ONNX Runtime has no kernels of its own for it"
+    return None
+
+
+def session_contender(session: Session, name: str, variant: dict[str, Any], resolution: int, threads: int) -> Contender:
+    """Return an opened variant; ``variant`` is what the manifest says of it."""
+
     def prepare(batch: int) -> Timed:
         random = np.random.default_rng(_SEED)
         if session.input == "uint8":

@@ -34,7 +34,7 @@ class Plan:
         batches: images an inference.
         seconds: measured for each runtime and batch size, warm-up not counted.
         threads: of the CPU; None takes every core that this process may use.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
     """
 
     batches: tuple[int, ...]
@@ -72,10 +72,11 @@ def profile(
         note(f"other programs keep {busy:.1f} of {machine.cores} cores busy: expect slower and unsteady latencies")
     model = model_of(bundle)
     counts = count(model, network, resolution, classes)
+    # auto: where only the CPU build of ONNX Runtime stands beside a GPU, its rows say cpu.
+    by: Device = "tensorrt" if plan.device == "tensorrt" else "auto" if device.type == "cuda" else "cpu"
     contenders = [
         torch_contender(model, device, resolution, threads),
-        # auto: where only the CPU build of ONNX Runtime stands beside a GPU, its rows say cpu.
-        *variant_contenders(bundle, "auto" if device.type == "cuda" else "cpu", resolution, threads, note),
+        *variant_contenders(bundle, by, resolution, threads, note),
     ]
     steps = len(plan.batches) * len(contenders) * (1 + ROUNDS)
     try:

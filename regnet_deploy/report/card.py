@@ -28,6 +28,7 @@ def model_card(bundle: Bundle) -> dict[str, Any]:
         **parts,
         "golden": bundle.parts.get("golden"),
         "variants": bundle.parts.get("variants", {}),
+        "choice": bundle.parts.get("choice"),
         "files": {logical: vars(stored) for logical, stored in sorted(bundle.files.items())},
         "environment": bundle.parts.get("environment", {}),
     }

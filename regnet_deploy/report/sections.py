@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regnet_deploy.pages import Section, Table
+from regnet_deploy.report.exports import export_sections
 
 _FAMILIES = {
     "x": "RegNetX",
@@ -23,7 +24,7 @@ def sections(card: dict[str, Any]) -> list[Section]:
     made.append(_complexity(card))
     if card["profile"]:
         made.append(_latency(card["profile"]))
-    made.append(_variants(card))
+    made += export_sections(card)
     if card["preprocessing"]:
         made.append(_input(card))
     made.append(_origin(card))
@@ -162,38 +163,6 @@ def _latency(profile: dict[str, Any]) -> Section:
     )
     where = ", ".join([machine["cpu"], f"{machine['cores']} cores", *machine["gpus"], machine["system"]])
     return Section("Speed", [("measured on", where)], [table])
-
-
-def _variants(card: dict[str, Any]) -> Section:
-    if not card["variants"]:
-        return Section("Exports", [("state", "nothing exported yet: regnet-deploy export --onnx")])
-    columns = (
-        "variant",
-        "runtime",
-        "precision",
-        "input",
-        "images",
-        "max error",
-        "mean error",
-        "top-1 agreement",
-        "proof",
-    )
-    rows: list[tuple[str, ...]] = []
-    for name, variant in card["variants"].items():
-        proof = variant["proof"]
-        figures = ("-", "-", "-", "-", variant.get("note") or "not proved")
-        if proof:
-            figures = (
-                str(proof["images"]),
-                f"{proof['max_abs_error']:.2e}",
-                f"{proof['mean_abs_error']:.2e}",
-                f"{proof['top1_agreement'] * 100:.1f} %",
-                f"{'passed' if proof['passed'] else 'FAILED'} on {proof['runtime']} ({proof['device']})",
-            )
-        rows.append((name, variant["runtime"], variant["precision"], variant["input"], *figures))
-    golden = card["golden"]
-    facts = [("golden set", f"{golden['images']} images: {golden['source']}")] if golden else []
-    return Section("Exports", facts, [Table(columns, rows)])
 
 
 def _input(card: dict[str, Any]) -> Section:

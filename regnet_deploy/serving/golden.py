@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, ProofError, require
 from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.serving.gates import Gate, scaled, spread
 from regnet_deploy.serving.runtime import Session, classify_pixels
 
 FILE = "golden.safetensors"
@@ -26,69 +26,9 @@ class Golden:
     logits: NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """How far a logit may lie from its reference: atol + rtol * |reference|."""
-
-    atol: float
-    rtol: float
-
-
-#: Precision of a variant -> what its logits are held to.
-TOLERANCES = {"fp32": Tolerance(atol=1e-4, rtol=1e-3)}
-
-
-def tolerance_of(precision: str) -> Tolerance:
-    """Return what the logits of a variant of this precision are held to.
-
-    Raises:
-        BundleError: the precision is not known to this version.
-    """
-    if precision not in TOLERANCES:
-        raise BundleError(f"precision {precision!r} is not known to this version: pip install --upgrade regnet-deploy")
-    return TOLERANCES[precision]
-
-
-#: Share of the logits' spread that an absolute error may have, and share of the largest logit that it may always have.
-#: Logits of untrained networks differ by some 0.002 from image to image, so 1e-4 would pass a network that gets much of
-#: an image wrong. What FP32 in another order of summation does is far below both: up to 3e-5 of the spread and 1e-6 of
-#: the largest logit, measured on untrained networks of 0.4 and 4 GMACs and on trained ones.
-_OF_SPREAD, _OF_LARGEST = 1e-2, 1e-5
-
-
-def scaled(tolerance: Tolerance, reference: NDArray[np.float32]) -> Tolerance:
-    """Return the tolerance to which logits are held: as asked, or tighter where the reference hardly varies.
-
-    Args:
-        tolerance: as asked for.
-        reference: logits, ``(n, classes)``; a single image tells nothing of a spread.
-    """
-    if len(reference) < 2 or not np.isfinite(reference).all():
-        return tolerance
-    wanted = reference.astype(np.float64)
-    spread = float(wanted.std(axis=0).mean())
-    most = max(_OF_SPREAD * spread, _OF_LARGEST * float(np.abs(wanted).max()))
-    return Tolerance(min(tolerance.atol, most), tolerance.rtol)
-
-
-def is_standard(proof: Mapping[str, Any], precision: str) -> bool:
-    """Tell whether a proof was held to this precision's tolerance or a tighter one; a looser one proves nothing.
-
-    Raises:
-        BundleError: the precision is not known to this version.
-    """
-    standard = tolerance_of(precision)
-    return bool(proof["atol"] <= standard.atol and proof["rtol"] <= standard.rtol)
-
-
-def tolerance_to_serve(variant: Mapping[str, Any]) -> Tolerance:
-    """Return what a variant is held to when it is served: its precision's tolerance, or the looser one of its proof.
-
-    Raises:
-        BundleError: the precision is not known to this version.
-    """
-    proof, standard = variant.get("proof") or {}, tolerance_of(variant["precision"])
-    return Tolerance(max(standard.atol, proof.get("atol", 0.0)), max(standard.rtol, proof.get("rtol", 0.0)))
+#: A first class that changed counts where the reference's lead of the old one over the new one is more than this share
+#: of the logits' spread: below it the reference does not decide between them.
+_DECIDED = 1e-2
 
 
 @dataclass(frozen=True)
@@ -99,34 +39,45 @@ class Agreement:
         images: images compared.
         max_abs_error: largest difference of a logit; infinite where a logit is not finite.
         mean_abs_error: mean difference of a logit.
+        relative_error: that as a share of the reference's spread (:func:`regnet_deploy.serving.gates.spread`).
         cosine: lowest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
-        atol: tolerance applied, see :class:`Tolerance` and :func:`scaled`.
-        rtol: tolerance applied.
-        passed: every logit finite and inside the tolerance, and every first class the same.
+        top1_decided: share of images whose first class is the same or is one that the reference has no more than a
+            hundredth of its spread behind its first: there the reference itself does not decide.
+        gate: that they were held to, see :func:`regnet_deploy.serving.gates.scaled`.
+        failures: a phrase for each figure that is beyond its limit: the figure, its value, what is allowed.
     """
 
     images: int
     max_abs_error: float
     mean_abs_error: float
+    relative_error: float
     cosine: float
     top1_agreement: float
-    atol: float
-    rtol: float
-    passed: bool
+    top1_decided: float
+    gate: Gate
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every logit is finite and every figure within its limit."""
+        return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data; figures that are not finite become None."""
-        return {
+        """Return figures, gate and whether it was passed as JSON data; figures that are not finite become None."""
+        figures = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in vars(self).items()
+            if name not in ("gate", "failures")
         }
+        return {**figures, "gate": self.gate.to_json(), "passed": self.passed}
 
     def __str__(self) -> str:
+        failed = f"{'; '.join(self.failures)} - " if self.failures else ""
         return (
-            f"max |error| {self.max_abs_error:.3g}, mean |error| {self.mean_abs_error:.3g}, cosine {self.cosine:.6f}, "
-            f"top-1 {self.top1_agreement:.1%} the same on {self.images} images "
-            f"(allowed: atol {self.atol:g}, rtol {self.rtol:g}, top-1 100.0%)"
+            f"{failed}max |error| {self.max_abs_error:.3g}, mean |error| {self.mean_abs_error:.3g} "
+            f"({self.relative_error:.2%} of the spread), cosine {self.cosine:.6f}, "
+            f"top-1 {self.top1_agreement:.1%} the same on {self.images} images (allowed: {self.gate})"
         )
 
 
@@ -164,7 +115,7 @@ def load_golden(bundle: Bundle) -> Golden:
     return Golden(images, logits)
 
 
-def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], tolerance: Tolerance) -> Agreement:
+def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: Gate) -> Agreement:
     """Hold logits, ``(n, classes)``, against their reference of the same shape.
 
     Raises:
@@ -173,36 +124,39 @@ def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], toleran
     if reference.shape != logits.shape or reference.ndim != 2 or not len(reference):
         raise ProofError(f"logits of shape {logits.shape} cannot be compared with a reference of {reference.shape}")
     wanted, got = reference.astype(np.float64), logits.astype(np.float64)
-    finite = bool(np.isfinite(got).all() and np.isfinite(wanted).all())
-    top1 = float((wanted.argmax(axis=1) == got.argmax(axis=1)).mean())
-    if not finite:
-        return Agreement(len(wanted), math.inf, math.inf, math.nan, top1, tolerance.atol, tolerance.rtol, False)
-    error = np.abs(got - wanted)
-    inside = bool((error <= tolerance.atol + tolerance.rtol * np.abs(wanted)).all())
-    return Agreement(
+    first, now = wanted.argmax(axis=1), got.argmax(axis=1)
+    top1 = float((first == now).mean())
+    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+        infinite = (math.inf, math.inf, math.inf, math.nan)
+        return Agreement(len(wanted), *infinite, top1, top1, gate, ("a logit is not finite",))
+    error, varies = np.abs(got - wanted), spread(wanted)
+    mean = float(error.mean())
+    images = np.arange(len(wanted))
+    lead = wanted[images, first] - wanted[images, now]
+    agreement = Agreement(
         images=len(wanted),
         max_abs_error=float(error.max()),
-        mean_abs_error=float(error.mean()),
+        mean_abs_error=mean,
+        relative_error=mean / varies if varies > 0 else math.inf if mean > 0 else 0.0,
         cosine=float(_cosines(wanted, got).min()),
         top1_agreement=top1,
-        atol=tolerance.atol,
-        rtol=tolerance.rtol,
-        passed=inside and top1 == 1.0,
+        top1_decided=float((lead <= _DECIDED * varies).mean()),
+        gate=gate,
+        failures=(),
     )
+    return replace(agreement, failures=(*_far_logit(wanted, error, gate), *_beyond(agreement)))
 
 
-def replay(
-    session: Session, golden: Golden, preprocessing: Preprocessing, tolerance: Tolerance, batch: int = 8
-) -> Agreement:
+def replay(session: Session, golden: Golden, preprocessing: Preprocessing, gate: Gate, batch: int = 8) -> Agreement:
     """Run every golden image through a session, once in batches and once alone, and compare both with the reference.
 
-    A golden set of one image is run twice in a batch. The tolerance is :func:`scaled`.
+    A golden set of one image is run twice in a batch. The gate is :func:`regnet_deploy.serving.gates.scaled`.
 
     Args:
         session: an opened network.
         golden: images and reference logits.
         preprocessing: of the bundle.
-        tolerance: as asked for.
+        gate: as asked for.
         batch: images in a batch; 1 leaves batches out.
 
     Raises:
@@ -217,8 +171,30 @@ def replay(
         size = min(batch, len(images))
         runs += [classify_pixels(session, images[i : i + size], preprocessing) for i in range(0, len(images), size)]
         reference.append(np.repeat(golden.logits, repeats, axis=0))
-    agreement = compare(np.concatenate(reference), np.concatenate(runs), scaled(tolerance, golden.logits))
+    agreement = compare(np.concatenate(reference), np.concatenate(runs), scaled(gate, golden.logits))
     return replace(agreement, images=count)
+
+
+def _far_logit(wanted: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
+    """Return a phrase on the logit that is furthest beyond its limit, or none."""
+    allowed = gate.atol + gate.rtol * np.abs(wanted)
+    beyond = error - allowed
+    worst = np.unravel_index(int(beyond.argmax()), error.shape)
+    if not beyond[worst] > 0:
+        return []
+    return [f"|error| {error[worst]:.3g} of a logit of {wanted[worst]:.3g} (at most {allowed[worst]:.3g})"]
+
+
+def _beyond(agreement: Agreement) -> list[str]:
+    """Return a phrase for each of the other figures that is beyond its limit."""
+    gate, failed = agreement.gate, []
+    if agreement.relative_error > gate.mean:
+        failed.append(f"mean |error| {agreement.relative_error:.2%} of the spread (at most {gate.mean:.2%})")
+    if agreement.cosine < gate.cosine:
+        failed.append(f"cosine {agreement.cosine:.6f} (at least {gate.cosine:g})")
+    if agreement.top1_decided < gate.top1:
+        failed.append(f"first class kept on {agreement.top1_decided:.1%} of images (at least {gate.top1:.1%})")
+    return failed
 
 
 def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

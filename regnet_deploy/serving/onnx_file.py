@@ -7,6 +7,8 @@ environment has no ``onnx`` package: this walks the protobuf wire format through
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from regnet_deploy.errors import BundleError
 
 #: Message type -> field number -> type of the message in that field; the fields by which a tensor can be reached.
@@ -38,21 +40,23 @@ def refuse_external_data(data: bytes, name: str = "the ONNX file") -> None:
     _walk(memoryview(data), "model", name, 0)
 
 
-def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise BundleError(f"{name} nests its graphs more than {_MAX_DEPTH} deep: not a file that export writes")
+def fields_of(message: memoryview, name: str = "the ONNX file") -> Iterator[tuple[int, int | memoryview]]:
+    """Yield number and value of each field of a message: the bytes of one that has a length, else a number.
+
+    Raises:
+        BundleError: the bytes are not a protobuf message.
+    """
     at, end = 0, len(message)
     while at < end:
         tag, at = _varint(message, at, name, _TAG_BYTES)
         field, wire = tag >> 3, tag & 7
         if tag > 0xFFFFFFFF or field == 0:
             raise _broken(name)
-        length = 0
         if wire == _VARINT:
             value, at = _varint(message, at, name, _VALUE_BYTES)
-            if kind == "tensor" and field == _DATA_LOCATION and value:
-                raise _external(name)
-        elif wire == _BYTES:
+            yield field, value
+            continue
+        if wire == _BYTES:
             length, at = _varint(message, at, name, _TAG_BYTES)
         elif wire in (_FIXED64, _FIXED32):
             length = 8 if wire == _FIXED64 else 4
@@ -60,14 +64,22 @@ def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
             raise _broken(name)
         if at + length > end:
             raise _broken(name)
-        if kind == "tensor" and field == _EXTERNAL_DATA:
+        content = message[at : at + length]
+        yield field, content if wire == _BYTES else int.from_bytes(content, "little")
+        at += length
+
+
+def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise BundleError(f"{name} nests its graphs more than {_MAX_DEPTH} deep: not a file that export writes")
+    for field, value in fields_of(message, name):
+        if kind == "tensor" and (field == _EXTERNAL_DATA or (field == _DATA_LOCATION and value)):
             raise _external(name)
         inner = _FIELDS[kind].get(field)
         if inner is not None:
-            if wire != _BYTES:
+            if isinstance(value, int):
                 raise _broken(name)
-            _walk(message[at : at + length], inner, name, depth + 1)
-        at += length
+            _walk(value, inner, name, depth + 1)
 
 
 def _varint(message: memoryview, at: int, name: str, most: int) -> tuple[int, int]:

@@ -1,45 +1,34 @@
-"""Opens an exported file and runs it: the one place that knows ONNX Runtime."""
+"""Opens what a bundle says can be run: which file, by which runtime, on which device."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
-import sys
 from importlib import metadata
-from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
-from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError, did_you_mean, require
+from regnet_deploy.engines.gpu import find_gpu
+from regnet_deploy.engines.stored import is_engine, open_engine, why_none_fits
+from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
 from regnet_deploy.images.preprocess import Preprocessing, normalise
+from regnet_deploy.serving.cuda_session import open_on_cuda
 from regnet_deploy.serving.onnx_file import refuse_external_data
+from regnet_deploy.serving.onnx_session import open_on_cpu
+from regnet_deploy.serving.tensorrt_provider import open_on_tensorrt
 
-Device = Literal["auto", "cpu", "cuda"]
+#: ``tensorrt`` is ONNX Runtime's provider of that name, which makes an engine of its own from an ONNX variant.
+Device = Literal["auto", "cpu", "cuda", "tensorrt"]
+DEVICES: tuple[str, ...] = get_args(Device)
+
+#: Precisions that only a CPU is fast in: a GPU would take the file apart into FP32 again.
+_FOR_CPUS = ("int8-cpu",)
 
 #: Both distributions put their files into the folder ``onnxruntime``.
 _CPU_WHEEL, _GPU_WHEEL = "onnxruntime", "onnxruntime-gpu"
-
-#: Runtimes of engines, which need PyTorch's memory and so are opened by ``exporting.tensorrt``.
-ENGINES = ("tensorrt", "tensorrt-rtx")
-
-#: Threads that wait for their part of an operator spin for this long before they sleep, and not at all between
-#: inferences. On idle cores that is nearly as fast as ONNX Runtime's own spinning, which is many times longer and makes
-#: an inference slower than one thread would be as soon as anything else, such as decoding, wants one of the cores.
-#: Releases that do not know the duration spin during an inference as they always did.
-_SPINNING = {"session.intra_op.spin_duration_us": "20", "session.force_spinning_stop": "1"}
-
-#: FP32 means FP32, not factors rounded to the 10 bits of TF32. The search for the fastest algorithm of a convolution
-#: is not exhaustive: that stalls the first request of every new batch size.
-_CUDA_OPTIONS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-
-#: What an input of this ONNX type and rank is, in the words of the part ``variants``.
-_INPUTS = {("tensor(float)", 4): "float32", ("tensor(uint8)", 4): "uint8"}
 
 
 class Session(Protocol):
@@ -64,94 +53,75 @@ class Session(Protocol):
         ...
 
 
-class OnnxSession:
-    """A network opened by ONNX Runtime; safe to call from several threads."""
-
-    def __init__(self, data: bytes, threads: int, cuda: bool, version: str) -> None:
-        ort = _import("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        for key, value in _SPINNING.items():
-            options.add_session_config_entry(key, value)
-        options.log_severity_level = 3
-        providers: list[Any] = ["CPUExecutionProvider"]
-        if cuda:
-            providers = [("CUDAExecutionProvider", _CUDA_OPTIONS)]
-            # Not a node is quietly computed on the CPU: the session does not open instead.
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-            with contextlib.redirect_stdout(sys.stderr):  # it prints what it cannot load
-                ort.preload_dlls()
-        try:
-            self._session = ort.InferenceSession(data, options, providers=providers, enable_fallback=0)
-        except _failures() as error:
-            if cuda and "fallback to CPU EP" in str(error):
-                raise _no_cuda(version) from None
-            raise BundleError(f"ONNX Runtime {version} cannot open the network: {_first_line(error)}") from None
-        if cuda and self._session.get_providers()[0] != "CUDAExecutionProvider":
-            raise _no_cuda(version)
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        kind = _INPUTS.get((inputs[0].type, len(inputs[0].shape))) if len(inputs) == 1 else None
-        if kind is None or len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
-            ends = [[(end.name, end.type, end.shape) for end in side] for side in (inputs, outputs)]
-            raise BundleError(f"the network does not map one batch of images to logits: {ends[0]} to {ends[1]}")
-        self.runtime = f"onnxruntime {version}"
-        self.device = "cuda:0" if cuda else "cpu"
-        self.input = kind
-        self.input_name, self.output_name = inputs[0].name, outputs[0].name
-
-    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the logits, ``(n, classes)``.
-
-        Raises:
-            ProofError: ONNX Runtime cannot run these images: another size or type, or out of memory.
-        """
-        try:
-            logits: NDArray[np.float32] = self._session.run([self.output_name], {self.input_name: images})[0]
-        except _failures() as error:
-            raise ProofError(
-                f"ONNX Runtime cannot run images {images.dtype} {images.shape}: {_first_line(error)}"
-            ) from None
-        return logits
-
-
-def open_onnx(data: bytes, *, threads: int | None = None, device: Device = "auto") -> Session:
+def open_onnx(
+    data: bytes,
+    *,
+    threads: int | None = None,
+    device: Device = "auto",
+    exact: bool = False,
+    tf32: bool = False,
+) -> Session:
     """Open the bytes of an ONNX file.
 
     Args:
         data: one file without external data.
         threads: of the CPU; by default what :func:`available_cores` says.
         device: ``auto`` is CUDA where onnxruntime-gpu and a GPU are there, else the CPU.
+        exact: compute every operator as the file has it, none removed or joined with another: for proofs.
+        tf32: on a GPU, let factors of FP32 be rounded to the 10 bits of TF32.
 
     Raises:
         MissingExtra: ONNX Runtime is not installed.
-        UsageError: it is installed twice, or CUDA was asked for and is not to be had.
+        UsageError: it is installed twice, there is no such device, or a GPU was asked for and is not to be had.
         BundleError: the file is not such a network, or keeps tensors elsewhere.
     """
+    if device not in DEVICES:
+        raise UsageError(f"no device {device!r}{did_you_mean(device, DEVICES)}; there are {', '.join(DEVICES)}")
     refuse_external_data(data)
     name, version = installed_onnxruntime()
-    if device == "cuda" and name != _GPU_WHEEL:
+    threads = threads or available_cores()
+    if device in ("cuda", "tensorrt") and name != _GPU_WHEEL:
         raise UsageError(
-            "CUDA needs onnxruntime-gpu, the CPU build is installed: "
+            f"{'CUDA' if device == 'cuda' else 'TensorRT'} needs onnxruntime-gpu, the CPU build is installed: "
             "pip uninstall -y onnxruntime && pip install 'regnet-deploy[gpu]'"
         )
-    cuda = device == "cuda" or (device == "auto" and name == _GPU_WHEEL and cuda_devices() > 0)
-    return OnnxSession(data, threads or available_cores(), cuda, version)
+    if device == "tensorrt":
+        if exact:
+            raise UsageError("TensorRT joins operators always: open the file exactly on the CPU or by CUDA")
+        return open_on_tensorrt(data, version, threads=threads, tf32=tf32)
+    if device == "cuda" or (device == "auto" and name == _GPU_WHEEL and find_gpu() is not None):
+        return open_on_cuda(data, version, threads=threads, exact=exact, tf32=tf32)
+    return open_on_cpu(data, version, threads=threads, exact=exact)
 
 
-def open_variant(bundle: Bundle, name: str, *, threads: int | None = None, device: Device = "auto") -> Session:
-    """Open a variant of a bundle, its bytes checked against the manifest.
+def open_variant(
+    bundle: Bundle, name: str, *, threads: int | None = None, device: Device = "auto", exact: bool | None = None
+) -> Session:
+    """Open a variant of a bundle, its bytes checked against the manifest: an ONNX file, or the engine that fits here.
+
+    Args:
+        bundle: that has it.
+        name: of the variant.
+        threads: of the CPU.
+        device: where to run it.
+        exact: see :func:`open_onnx`; by default for what was proved so, because TensorRT is what it is for.
 
     Raises:
         MissingPart: the bundle has no variants.
         UsageError: no variant of this name, or not one that this machine runs.
         BundleError: the file is damaged, or its input is not the one the manifest states.
+        RegnetDeployError: an engine does not load.
     """
     variant = find_variant(bundle, name)
-    reason = why_not_runnable(variant)
+    reason = why_not_runnable(bundle, name, device)
     if reason:
         raise UsageError(f"variant {name} cannot be run here: {reason}")
-    session = open_onnx(bundle.read(variant["file"]), threads=threads, device=device)
+    if is_engine(variant):
+        return open_engine(bundle, name)
+    exact = bool(variant.get("exact")) if exact is None else exact
+    if device == "auto" and (exact or variant["precision"] in _FOR_CPUS):
+        device = "cpu"
+    session = open_onnx(bundle.read(variant["file"]), threads=threads, device=device, exact=exact)
     if session.input != variant["input"]:
         raise BundleError(f"variant {name} takes {session.input} images, bundle.json says {variant['input']}")
     return session
@@ -171,11 +141,22 @@ def find_variant(bundle: Bundle, name: str) -> dict[str, Any]:
     return variants[name]
 
 
-def why_not_runnable(variant: dict[str, Any]) -> str | None:
-    """Return why this program cannot run a variant on this machine, or None where it can."""
+def why_not_runnable(bundle: Bundle, name: str, device: Device = "auto") -> str | None:
+    """Return why this program cannot run a variant on this machine, or None where it can.
+
+    Raises:
+        MissingPart: the bundle has no variants.
+        UsageError: no variant of this name.
+        BundleError: what the manifest says of an engine cannot be read.
+    """
+    variant = find_variant(bundle, name)
     runtime = variant["runtime"]
-    if runtime in ENGINES:
-        return f"it is a {runtime} engine, which only export and verify run, where PyTorch, {runtime} and a GPU are"
+    if is_engine(variant):
+        if device == "cpu":
+            return f"it is a {runtime} engine, which runs on a GPU, and the CPU is asked for"
+        return why_none_fits(bundle, name)
+    if variant["precision"] == "bf16":
+        return "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"
     if runtime != "onnxruntime":
         return f"runtime {runtime!r} is not known to this version"
     try:
@@ -212,50 +193,3 @@ def installed_onnxruntime() -> tuple[str, str]:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'regnet-deploy[cpu]' (or [gpu])"
         )
     return found[0]
-
-
-def cuda_devices() -> int:
-    """Return how many GPUs the NVIDIA driver shows to this process; 0 without a driver."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
-
-
-def _text(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-
-
-def _import(module: str) -> ModuleType:
-    """Import a module of ONNX Runtime, with its telemetry off.
-
-    Releases from 2026 on write an identifier of the machine into the home folder and report to Microsoft unless the
-    environment says otherwise before they are loaded. A user who wants that sets the variable to 0.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return require(module, "cpu")
-
-
-def _no_cuda(version: str) -> UsageError:
-    return UsageError(
-        f"CUDA was asked for but ONNX Runtime {version} fell back to the CPU: check the driver and "
-        "pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or choose the CPU with --device cpu"
-    )
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises; its errors share no base but Exception."""
-    state = _import("onnxruntime.capi.onnxruntime_pybind11_state")
-    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
-    return (*own, RuntimeError, ValueError)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:300] if str(error).strip() else type(error).__name__

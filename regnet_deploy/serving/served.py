@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,13 +16,17 @@ from regnet_deploy.errors import ProofError
 from regnet_deploy.images.decode import decode, pixels_of
 from regnet_deploy.images.preprocess import Preprocessing, resize_and_crop
 from regnet_deploy.serving.admission import Budget
-from regnet_deploy.serving.golden import Agreement, Golden, Tolerance, load_golden, replay, tolerance_to_serve
+from regnet_deploy.serving.gates import Gate, gate_to_serve
+from regnet_deploy.serving.golden import Agreement, Golden, load_golden, replay
 from regnet_deploy.serving.predictions import labels_of, top_k
 from regnet_deploy.serving.protocol import Interface, infer_response, parse_infer
 from regnet_deploy.serving.runtime import Device, Session, classify_pixels, find_variant, open_variant
-from regnet_deploy.serving.variants import choose_variant
+from regnet_deploy.serving.variants import choose_variant, must_be_built, proof_of
 
 VERSION = "1"
+
+#: Opens the engine of a variant, built for this machine.
+BuildEngine = Callable[[Bundle, str], Session]
 
 #: Formats that are decoded for whoever can reach the server: those of the web, whose decoders are the most tried.
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -59,7 +64,7 @@ class Served:
     interface: Interface
     preprocessing: Preprocessing
     golden: Golden
-    tolerance: Tolerance
+    gate: Gate
     limits: Limits
     # One inference at a time has all the cores; several at once only get into each other's caches.
     _turn: threading.Lock = field(default_factory=threading.Lock)
@@ -77,9 +82,8 @@ class Served:
         Raises:
             ProofError: the variant does not agree with the trained model on this machine.
         """
-        agreement = replay(
-            self.session, self.golden, self.preprocessing, self.tolerance, batch=min(8, self.limits.max_batch)
-        )
+        batch = min(8, self.limits.max_batch)
+        agreement = replay(self.session, self.golden, self.preprocessing, self.gate, batch)
         if not agreement.passed:
             raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
         return agreement
@@ -138,18 +142,32 @@ def load_served(
     threads: int | None = None,
     device: Device = "auto",
     limits: Limits | None = None,
+    build: BuildEngine | None = None,
 ) -> Served:
     """Open a variant of a bundle for serving.
+
+    Args:
+        bundle: that has it.
+        variant: its name; by default the fastest.
+        model: what clients call it.
+        threads: of the CPU.
+        device: where to run it.
+        limits: what clients may ask for.
+        build: makes the engine of a variant that has none for this machine; None where that is not allowed. The golden
+            set is replayed on it as on every other before anybody is answered.
 
     Raises:
         MissingPart: nothing has been exported; the message names the command.
         UsageError: the variant is unknown, unproved, or cannot be run here.
         BundleError: a file is damaged.
     """
-    chosen = choose_variant(bundle, variant)
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     golden = load_golden(bundle)
-    session = open_variant(bundle, chosen, threads=threads, device=device)
+    if build is not None and variant is not None and must_be_built(bundle, variant, device):
+        chosen, session = variant, build(bundle, variant)
+    else:
+        chosen = choose_variant(bundle, variant, device)
+        session = open_variant(bundle, chosen, threads=threads, device=device)
     limits = limits or Limits()
     side = preprocessing.crop
     interface = Interface(
@@ -162,8 +180,8 @@ def load_served(
         labels=labels_of(bundle),
         max_batch=limits.max_batch,
     )
-    tolerance = tolerance_to_serve(find_variant(bundle, chosen))
-    return Served(chosen, session, interface, preprocessing, golden, tolerance, limits)
+    gate = gate_to_serve(find_variant(bundle, chosen) | {"proof": proof_of(bundle, chosen)})
+    return Served(chosen, session, interface, preprocessing, golden, gate, limits)
 
 
 def _ms(seconds: float) -> float:

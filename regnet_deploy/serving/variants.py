@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.engines.gpu import find_gpu
+from regnet_deploy.engines.stored import fitting_engine, is_engine, library_here
 from regnet_deploy.errors import MissingPart, UsageError
-from regnet_deploy.serving.golden import is_standard
-from regnet_deploy.serving.runtime import find_variant, why_not_runnable
+from regnet_deploy.serving.gates import GATES, is_standard
+from regnet_deploy.serving.runtime import Device, find_variant, why_not_runnable
 
 
-def choose_variant(bundle: Bundle, wanted: str | None = None) -> str:
-    """Return ``wanted`` where it can be run, or the fastest that can: proved and, where ``profile`` measured, quickest.
+def choose_variant(bundle: Bundle, wanted: str | None = None, device: Device = "auto") -> str:
+    """Return ``wanted`` where it can be run, or the fastest that can: proved and, where it was measured, quickest.
 
     Raises:
         MissingPart: nothing has been exported.
         UsageError: the one wanted, or every one, is unproved or cannot be run here; one that was proved with a looser
-            tolerance than its precision's counts as unproved unless it is the one wanted.
+            gate than its precision's counts as unproved unless it is the one wanted.
     """
     if wanted is not None:
-        reason = why_not_served(bundle, wanted)
+        reason = why_not_served(bundle, wanted, device)
         if reason:
             raise UsageError(f"variant {wanted} of {bundle.path} cannot be served: {reason}")
         return wanted
@@ -28,32 +31,65 @@ def choose_variant(bundle: Bundle, wanted: str | None = None) -> str:
         raise MissingPart(
             f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
         )
-    reasons = {name: why_not_served(bundle, name) or _why_not_unasked(bundle, name) for name in names}
+    reasons = {name: why_not_served(bundle, name, device) or _why_not_unasked(bundle, name) for name in names}
     runnable = [name for name in names if reasons[name] is None]
     if not runnable:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UsageError(f"no variant of {bundle.path} can be served - {listed}")
     latencies = _latencies_ms(bundle)
-    return min(runnable, key=lambda name: latencies.get(name, math.inf))  # the first of equals
+    # Where nothing was measured, the most precise one: it is what everything else was held against.
+    order = list(GATES)
+    return min(
+        runnable,
+        key=lambda name: (latencies.get(name, math.inf), order.index(find_variant(bundle, name)["precision"]), name),
+    )
 
 
-def why_not_served(bundle: Bundle, name: str) -> str | None:
+def why_not_served(bundle: Bundle, name: str, device: Device = "auto") -> str | None:
     """Return why a variant is not fit to answer requests on this machine, or None where it is."""
+    reason = why_not_runnable(bundle, name, device)
+    if reason is None and not (proof_of(bundle, name) or {}).get("passed"):
+        return "it is not proved to agree with the trained model, run `regnet-deploy export` again"
+    return reason
+
+
+def proof_of(bundle: Bundle, name: str) -> dict[str, Any] | None:
+    """Return the proof of a variant, of engines that of the one that fits this machine; None where there is none.
+
+    Raises:
+        UsageError: no variant of this name.
+        BundleError: what the manifest says of an engine cannot be read.
+    """
     variant = find_variant(bundle, name)
-    if not (variant.get("proof") or {}).get("passed"):
-        return "it is not proved to agree with the trained model, run `regnet-deploy export --onnx` again"
-    return why_not_runnable(variant)
+    if not is_engine(variant):
+        proof: dict[str, Any] | None = variant.get("proof")
+        return proof
+    engine = fitting_engine(bundle, name, library_here(variant["runtime"]), find_gpu())
+    return engine.entry["proof"] if engine else None
+
+
+def must_be_built(bundle: Bundle, name: str, device: Device = "auto") -> bool:
+    """Tell whether a variant is one of engines and has none for this machine that is proved, though it has a GPU."""
+    if not is_engine(find_variant(bundle, name)) or device == "cpu" or find_gpu() is None:
+        return False
+    return why_not_served(bundle, name, device) is not None
 
 
 def _why_not_unasked(bundle: Bundle, name: str) -> str | None:
     variant = find_variant(bundle, name)
-    if is_standard(variant["proof"], variant["precision"]):
+    if variant.get("exact"):
+        return f"TensorRT engines are built from it and ONNX Runtime runs it slowly, name it with --variant {name}"
+    if is_standard(proof_of(bundle, name) or {}, variant["precision"]):
         return None
-    return f"it was proved with a looser tolerance than {variant['precision']} has, name it with --variant {name}"
+    return f"it was proved with a looser gate than {variant['precision']} has, name it with --variant {name}"
 
 
 def _latencies_ms(bundle: Bundle) -> dict[str, float]:
-    """Return the measured median latency of one image, by variant; ``profile`` may have measured none."""
-    measured = (bundle.parts.get("profile") or {}).get("latency") or []
-    smallest = min((row["batch"] for row in measured), default=1)
-    return {row["variant"]: row["p50_ms"] for row in measured if row["variant"] and row["batch"] == smallest}
+    """Return the measured median latency of the smallest batch, by variant: of ``profile``, else of ``export``."""
+    candidates = (bundle.parts.get("choice") or {}).get("candidates") or ()
+    rows = [row for one in candidates for row in one["latency"]]
+    found = {}
+    for measured in (rows, (bundle.parts.get("profile") or {}).get("latency") or []):
+        smallest = min((row["batch"] for row in measured), default=1)
+        found.update({row["variant"]: row["p50_ms"] for row in measured if row["variant"] and row["batch"] == smallest})
+    return found

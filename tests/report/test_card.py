@@ -42,8 +42,11 @@ PROOF = {
     "images": 16,
     "max_abs_error": 2e-6,
     "mean_abs_error": 3e-7,
+    "relative_error": 2e-5,
     "cosine": 1.0,
     "top1_agreement": 1.0,
+    "top1_decided": 1.0,
+    "gate": {"atol": 1e-4, "rtol": 1e-3, "mean": None, "cosine": 0.9999, "top1": 1.0},
     "passed": True,
     "runtime": "onnxruntime 1.32.0",
     "device": "cpu",
@@ -103,6 +106,82 @@ def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete
     assert "1 files that are no usable images" in text
     assert "passed on onnxruntime 1.32.0 (cpu)" in text
     assert "built without a GPU" in text
+
+
+ACCURACY = {"images": 3720, "top1": 0.9, "reference_top1": 0.905, "drop": 0.5, "low": -0.1, "high": 1.1}
+
+
+@pytest.fixture
+def chosen(complete):
+    """A bundle with an int8 variant, an engine in two makes, and what they were chosen from."""
+    variants = complete.part("variants")
+    calibration = {
+        "method": "entropy",
+        "tried": {"minmax": {}, "entropy": {}},
+        "images": 512,
+        "source": "training images",
+        "seed": 0,
+        "digest": "cd" * 32,
+    }
+    gate = {"atol": None, "rtol": None, "mean": 0.25, "cosine": 0.95, "top1": 0.9}
+    proof = {**PROOF, "relative_error": 0.031, "gate": gate}
+    int8 = {"runtime": "onnxruntime", "precision": "int8-cpu", "input": "float32", "calibration": calibration}
+    engine = {"runtime": "tensorrt", "precision": "fp16", "input": "float32", "source": "onnx-fp16"}
+    latency = [{"batch": 1, "p50_ms": 1.25}, {"batch": 8, "p50_ms": 7.5}]
+    best = {"variant": "onnx-int8-cpu", "precision": "int8-cpu", "result": "kept", "reason": "fastest of 2"}
+    out = {"variant": "onnx-fp16", "precision": "fp16", "result": "refused", "reason": "cosine 0.9 (at least 0.999)"}
+    parts = {
+        "variants": {
+            **variants,
+            "onnx-int8-cpu": {**int8, "proof": proof, "accuracy": ACCURACY},
+            "trt-fp16": {**engine, "engines": [{"proof": PROOF}, {"proof": None, "note": "built elsewhere"}]},
+            "onnx-old": {**variants["onnx-fp32"], "proof": {k: v for k, v in PROOF.items() if k in OLD}},
+        },
+        "choice": {
+            "max_drop": 0.5,
+            "batches": [1, 8],
+            "machine": {"cpu": "a CPU"},
+            "cpu_instructions": "VNNI",
+            "candidates": [
+                {**best, "accuracy": ACCURACY, "latency": latency},
+                {**out, "accuracy": None, "latency": []},
+            ],
+        },
+    }
+    return update_bundle(complete.path, parts)
+
+
+#: Figures of a proof of a version before gates.
+OLD = ("images", "max_abs_error", "mean_abs_error", "cosine", "top1_agreement", "passed", "runtime", "device")
+
+
+def test_the_card_has_figures_gates_and_accuracy_of_every_variant_and_engine(chosen):
+    text = text_of(model_card(chosen))
+    assert "onnx-int8-cpu onnxruntime int8-cpu float32 16 2.00e-06 3.00e-07 3.10 % 1.000000 100.0 % 0.50 (-0.10" in text
+    assert "0.50 (-0.10 to 1.10) on 3,720 images, 90.50 to 90.00 % passed on onnxruntime 1.32.0 (cpu)" in text
+    assert text.count("trt-fp16 tensorrt fp16") == 2
+    assert "- built elsewhere" in text
+    assert "onnx-old onnxruntime fp32 float32 16 2.00e-06 3.00e-07 - 1.000000" in text
+    assert (
+        "gate of onnx-fp32: absolute error 0.0001, and 0.001 of the logit, cosine at least 0.9999, "
+        "same first class on at least 100.0%"
+    ) in text
+    assert "gate of onnx-int8-cpu: mean error 25.00% of the spread, cosine at least 0.95" in text
+    assert (
+        "calibration of onnx-int8-cpu: entropy (of entropy, minmax) on 512 images of training images, seed 0, "
+        f"digest {'cd' * 32}"
+    ) in text
+
+
+def test_the_card_has_winners_losers_and_reasons(chosen):
+    (section,) = [one for one in sections(model_card(chosen)) if one.title == "Choice of precision"]
+    assert ("may lose", "0.5 points of top-1") in section.facts
+    assert ("measured on", "a CPU, VNNI") in section.facts
+    assert section.tables[0].rows == [
+        ("onnx-int8-cpu", "int8-cpu", "kept", "1.25", "7.50", "0.50", "fastest of 2"),
+        ("onnx-fp16", "fp16", "refused", "-", "-", "-", "cosine 0.9 (at least 0.999)"),
+    ]
+    assert all(len(row) == len(section.tables[0].columns) for row in section.tables[0].rows)
 
 
 def test_every_table_row_has_a_cell_a_column(complete):

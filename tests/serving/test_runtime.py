@@ -10,9 +10,10 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.cores import available_cores
+from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving import runtime
+from regnet_deploy.serving import runtime, tensorrt_provider
 from regnet_deploy.serving.golden import load_golden
 from regnet_deploy.serving.runtime import (
     classify_pixels,
@@ -22,6 +23,7 @@ from regnet_deploy.serving.runtime import (
     why_not_runnable,
 )
 
+GPU = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
 VARIANT = {"runtime": "onnxruntime", "precision": "fp32", "input": "float32"}
 
 
@@ -61,24 +63,67 @@ def test_no_onnxruntime_names_both_extras(monkeypatch: pytest.MonkeyPatch):
     assert "regnet-deploy[cpu]" in str(why_not_runnable(VARIANT))
 
 
-def test_cuda_is_never_quietly_the_cpu(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
+@pytest.mark.parametrize("device", ["cuda", "tensorrt"])
+def test_a_gpu_is_never_quietly_the_cpu(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path, device: str):
     data = open_bundle(exported_bundle).read("onnx-fp32.onnx")
     with pytest.raises(UsageError, match="onnxruntime-gpu"):
-        open_onnx(data, device="cuda")
+        open_onnx(data, device=device)
     # With the name of the GPU build and the files of the CPU build, as a half-installed machine has them.
     install(monkeypatch, onnxruntime_gpu="1.31.1")
     monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(UsageError, match="fell back to"):
-        open_onnx(data, device="cuda")
-    monkeypatch.setattr(runtime, "cuda_devices", lambda: 1)
-    with pytest.warns(UserWarning, match="CUDAExecutionProvider"), pytest.raises(UsageError, match="fell back to"):
+    monkeypatch.setattr(tensorrt_provider, "find_gpu", lambda: GPU)
+    with pytest.raises(UsageError, match=r"without its \w+ExecutionProvider.*--device cpu"):
+        open_onnx(data, device=device)
+    monkeypatch.setattr(runtime, "find_gpu", lambda: GPU)
+    with pytest.raises(UsageError, match="without its CUDAExecutionProvider"):
         open_onnx(data)
 
 
 def test_the_gpu_build_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
     install(monkeypatch, onnxruntime_gpu="1.31.1")
-    monkeypatch.setattr(runtime, "cuda_devices", lambda: 0)
+    monkeypatch.setattr(runtime, "find_gpu", lambda: None)
     assert open_onnx(open_bundle(exported_bundle).read("onnx-fp32.onnx")).device == "cpu"
+
+
+def test_a_variant_for_cpus_takes_the_cpu_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
+    variants = open_bundle(exported_bundle).part("variants")
+    variants["onnx-int8-cpu"] = {**variants["onnx-fp32"], "precision": "int8-cpu"}
+    bundle = update_bundle(exported_bundle, {"variants": variants})
+    install(monkeypatch, onnxruntime_gpu="1.31.1")
+    monkeypatch.setattr(runtime, "find_gpu", lambda: GPU)
+    assert open_variant(bundle, "onnx-int8-cpu").device == "cpu"
+    with pytest.raises(UsageError, match="CUDAExecutionProvider"):
+        open_variant(bundle, "onnx-fp32")
+
+
+def test_an_unknown_device_is_one_line_with_those_there_are(exported_bundle: Path):
+    with pytest.raises(UsageError, match=r"'cudda' \(did you mean cuda\?\); there are auto, cpu, cuda, tensorrt"):
+        open_onnx(open_bundle(exported_bundle).read("onnx-fp32.onnx"), device="cudda")
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_exact_switches_graph_optimisations_off(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path, exact: bool):
+    import onnxruntime
+
+    real, seen = onnxruntime.InferenceSession, []
+
+    def recorded(data, options, **others):
+        seen.append(options.graph_optimization_level)
+        return real(data, options, **others)
+
+    monkeypatch.setattr("onnxruntime.InferenceSession", recorded)
+    bundle = open_bundle(exported_bundle)
+    session, golden = open_variant(bundle, "onnx-fp32", exact=exact), load_golden(bundle)
+    level = onnxruntime.GraphOptimizationLevel
+    assert seen == [level.ORT_DISABLE_ALL if exact else level.ORT_ENABLE_ALL]
+    logits = classify_pixels(session, golden.images, Preprocessing.from_json(bundle.part("preprocessing")))
+    np.testing.assert_allclose(logits, golden.logits, rtol=1e-5, atol=1e-5)
+
+
+def test_exact_is_not_for_tensorrt(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
+    install(monkeypatch, onnxruntime_gpu="1.31.1")
+    with pytest.raises(UsageError, match="TensorRT joins operators"):
+        open_onnx(open_bundle(exported_bundle).read("onnx-fp32.onnx"), device="tensorrt", exact=True)
 
 
 def test_a_changed_byte_is_found_before_the_file_is_opened(exported_bundle: Path):
@@ -187,32 +232,3 @@ load_served(open_bundle(sys.argv[1])).prove()
     environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
     subprocess.run([sys.executable, "-c", code, str(exported_bundle)], env=environment, check=True)
     assert list(home.rglob("*")) == []
-
-
-def test_cuda_gets_true_fp32_quick_algorithms_and_no_way_to_the_cpu(
-    monkeypatch: pytest.MonkeyPatch, exported_bundle: Path
-):
-    import onnxruntime
-
-    real, seen = onnxruntime.InferenceSession, {}
-
-    class Recorded:
-        """Opens on the CPU what it was asked to open on the GPU, and remembers how it was asked."""
-
-        def __init__(self, data, options, providers, enable_fallback):
-            seen.update(providers=providers, enable_fallback=enable_fallback)
-            seen["cpu"] = options.get_session_config_entry("session.disable_cpu_ep_fallback")
-            self._session = real(data, providers=["CPUExecutionProvider"])
-
-        def get_providers(self):
-            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-
-        def __getattr__(self, name):
-            return getattr(self._session, name)
-
-    install(monkeypatch, onnxruntime_gpu="1.31.1")
-    monkeypatch.setattr("onnxruntime.preload_dlls", lambda: None)
-    monkeypatch.setattr("onnxruntime.InferenceSession", Recorded)
-    assert open_onnx(open_bundle(exported_bundle).read("onnx-fp32.onnx"), device="cuda").device == "cuda:0"
-    options = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
-    assert seen == {"providers": [("CUDAExecutionProvider", options)], "enable_fallback": 0, "cpu": "1"}

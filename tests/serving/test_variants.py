@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,6 +6,7 @@ import pytest
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import MissingPart, UsageError
+from regnet_deploy.serving.gates import GATES, Gate
 from regnet_deploy.serving.variants import choose_variant
 
 
@@ -58,12 +60,40 @@ def test_before_export_the_command_is_named(exported_bundle: Path, variants: dic
         choose_variant(bundle)
 
 
-@pytest.mark.parametrize("figures", [{"atol": 0.5, "rtol": 1e-3}, {"atol": 1e-4, "rtol": 0.1}])
-def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(exported_bundle: Path, figures: dict[str, float]):
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"gate": replace(GATES["fp32"], atol=0.5).to_json()},
+        {"gate": replace(GATES["fp32"], rtol=0.1).to_json()},
+        {"gate": replace(GATES["fp32"], cosine=0.5).to_json()},
+        {"gate": replace(GATES["fp32"], top1=0.9).to_json()},
+        {"gate": Gate().to_json()},
+        {"atol": 1e-4, "rtol": 1e-3},  # of a version before gates
+    ],
+)
+def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(exported_bundle: Path, figures: dict[str, Any]):
     proof = {"passed": True, **figures}
     bundle = changed(exported_bundle, "onnx-fp32", proof=proof)
     assert choose_variant(bundle) == "onnx-fp32-uint8"
     assert choose_variant(bundle, "onnx-fp32") == "onnx-fp32"
     bundle = changed(exported_bundle, "onnx-fp32-uint8", proof=proof)
-    with pytest.raises(UsageError, match=r"looser tolerance than fp32 has, name it with --variant onnx-fp32;"):
+    with pytest.raises(UsageError, match=r"looser gate than fp32 has, name it with --variant onnx-fp32;"):
         choose_variant(bundle)
+
+
+def test_what_engines_are_built_from_is_only_taken_when_it_is_named(exported_bundle: Path):
+    bundle = changed(exported_bundle, "onnx-fp32", exact=True)
+    assert choose_variant(bundle) == "onnx-fp32-uint8"
+    assert choose_variant(bundle, "onnx-fp32") == "onnx-fp32"
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", exact=True)
+    with pytest.raises(UsageError, match="TensorRT engines are built from it"):
+        choose_variant(bundle)
+
+
+def test_an_engine_is_not_blamed_for_the_proofs_that_its_engines_have(exported_bundle: Path):
+    variants = open_bundle(exported_bundle).part("variants")
+    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
+    bundle = update_bundle(exported_bundle, {"variants": {"trt-fp32": engine, **variants}})
+    assert choose_variant(bundle) == "onnx-fp32"
+    with pytest.raises(UsageError, match="cannot be served: it is a tensorrt engine"):
+        choose_variant(bundle, "trt-fp32")

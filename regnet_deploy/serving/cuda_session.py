@@ -1,0 +1,295 @@
+"""A network on an NVIDIA GPU by ONNX Runtime's CUDA provider: nothing falls back, and what is asked often is a graph.
+
+A CUDA graph replays an inference's kernels as one launch. It wants the same addresses each time, so that each has its
+own input and output on the GPU, bound once. Batches of a size that has been seen a few times get one; others run as
+they come. ONNX Runtime keeps graphs by thread, and a server has several: a session computes in one of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.serving.onnx_session import (
+    Ends,
+    cannot_open,
+    cannot_run,
+    create,
+    ends_of,
+    failures,
+    first_line,
+    import_onnxruntime,
+    session_options,
+)
+from regnet_deploy.serving.shared_libraries import missing_libraries, needed_libraries
+
+CUDA = "CUDAExecutionProvider"
+
+#: The provider loads cuDNN when a convolution wants it, so its file does not name it among what it needs.
+_CUDNN = "libcudnn.so.9"
+_DRIVER = "libcuda.so.1"
+
+#: A batch size gets a graph when it comes for this many-th time: kernels are chosen by then, and a size that came once
+#: does not take memory for ever.
+_USES = 3
+#: Graphs that are kept; each has an input and an output on the GPU.
+_GRAPHS = 8
+#: Value of the run option ``gpu_graph_id`` that asks for no graph; 0 is ONNX Runtime's own.
+_NO_GRAPH = -1
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """Where a captured inference reads and writes."""
+
+    number: int
+    input: Any
+    output: Any
+    binding: Any
+
+
+class CudaSession:
+    """A network opened by the CUDA provider; safe to call from several threads, which wait for each other.
+
+    Attributes:
+        runtime: name and version.
+        device: ``cuda:0``.
+        graphs: whether batches get CUDA graphs; off from the first that cannot be captured, which is logged.
+    """
+
+    device = "cuda:0"
+
+    def __init__(self, opened: Any, ends: Ends, runtime: str, *, graphs: bool, memory: str = "cuda") -> None:
+        """Take an opened network; ``memory`` is the kind that its inputs and outputs are kept in."""
+        self._session, self._ends, self._memory = opened, ends, memory
+        self.runtime, self.graphs = runtime, graphs and ends.classes is not None
+        self.input, self.input_name, self.output_name = ends.input, ends.input_name, ends.output_name
+        self._uses: Counter[tuple[int, ...]] = Counter()
+        self._captured: dict[tuple[int, ...], _Graph] = {}
+        self._numbers = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the logits, ``(n, classes)``.
+
+        Raises:
+            ProofError: ONNX Runtime cannot run these images: another size or type, or out of memory.
+        """
+        try:
+            return self._thread.submit(self._run, images).result()
+        except failures() as error:
+            hint = f"; {how_to_get([_CUDNN])}" if missing_libraries([_CUDNN]) else ""
+            raise cannot_run(images, error, hint) from None
+
+    def resident(self, images: NDArray[Any]) -> Callable[[], None]:
+        """Return a call that computes ``images``, which stay on the GPU, and leaves the logits there: for measurements.
+
+        It computes in the thread that asked for it, which alone may call it.
+
+        Raises:
+            ProofError: ONNX Runtime cannot run these images.
+        """
+        number = self._number() if self.graphs else _NO_GRAPH
+        try:
+            self._plain(images)  # kernels are chosen before a graph is captured
+            graph = self._capture(number, images)
+        except failures() as error:
+            raise cannot_run(images, error) from None
+
+        def call() -> None:
+            self._session.run_with_iobinding(graph.binding, _run_options(number))
+            graph.binding.synchronize_outputs()
+
+        return call
+
+    def _number(self) -> int:
+        """Return a number that no graph of this session has."""
+        self._numbers += 1
+        return self._numbers
+
+    def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        graph = self._graph_for(images)
+        return self._plain(images) if graph is None else self._replay(graph, images)
+
+    def _graph_for(self, images: NDArray[Any]) -> _Graph | None:
+        """Return the graph of such a batch, captured now where it is time to, or None."""
+        shape = images.shape
+        if not self.graphs or images.dtype != np.dtype(self.input) or not len(images):
+            return None
+        if shape in self._captured:
+            return self._captured[shape]
+        if self._uses[shape] < _USES or len(self._captured) == _GRAPHS:
+            return None
+        try:
+            graph = self._capture(self._number(), images)
+        except failures() as error:
+            self.graphs = False
+            _LOG.warning("%s goes on without CUDA graphs: %s", self.runtime, first_line(error))
+            return None
+        self._captured[shape] = graph
+        return graph
+
+    def _capture(self, number: int, images: NDArray[Any]) -> _Graph:
+        value, binding = import_onnxruntime().OrtValue, self._session.io_binding()
+        entered = value.ortvalue_from_shape_and_type(list(images.shape), images.dtype.type, self._memory, 0)
+        left = value.ortvalue_from_shape_and_type([len(images), self._ends.classes], np.float32, self._memory, 0)
+        binding.bind_ortvalue_input(self.input_name, entered)
+        binding.bind_ortvalue_output(self.output_name, left)
+        graph = _Graph(number, entered, left, binding)
+        self._replay(graph, images)  # the first run with a new number captures
+        return graph
+
+    def _replay(self, graph: _Graph, images: NDArray[Any]) -> NDArray[np.float32]:
+        graph.input.update_inplace(np.ascontiguousarray(images))
+        self._session.run_with_iobinding(graph.binding, _run_options(graph.number))
+        graph.binding.synchronize_outputs()
+        logits: NDArray[np.float32] = graph.output.numpy()
+        return logits.copy() if self._memory == "cpu" else logits  # on the CPU it is a view of what is written next
+
+    def _plain(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        # Said even where there are no graphs: without a number ONNX Runtime would capture this run as its own.
+        options, feed = _run_options(_NO_GRAPH), {self.input_name: images}
+        logits: NDArray[np.float32] = self._session.run([self.output_name], feed, options)[0]
+        self._uses[images.shape] += 1  # of those that ran: a shape that does not fit is not remembered
+        return logits
+
+
+def open_on_cuda(
+    data: bytes,
+    version: str,
+    *,
+    threads: int,
+    exact: bool = False,
+    tf32: bool = False,
+    nhwc: bool = False,
+    graphs: bool = True,
+) -> CudaSession:
+    """Open the bytes of an ONNX file on the first GPU.
+
+    Args:
+        data: one file without external data.
+        version: of ONNX Runtime.
+        threads: of the CPU, for what little it does.
+        exact: compute every operator as the file has it.
+        tf32: let factors of FP32 be rounded to the 10 bits of TF32.
+        nhwc: let the provider lay tensors out with channels last.
+        graphs: capture batches that come often.
+
+    Raises:
+        UsageError: the provider or a library that it needs is missing, or an operator has no kernel on the GPU.
+        BundleError: ONNX Runtime cannot open it, or it does not map images to logits.
+    """
+    ort = import_onnxruntime()
+    refuse_missing(ort, CUDA, version)
+    settings = {
+        # FP32 means FP32 unless asked. The search for the fastest algorithm of a convolution is not exhaustive: that
+        # stalls the first request of every new batch size.
+        "use_tf32": str(int(tf32)),
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "prefer_nhwc": str(int(nhwc)),
+        "enable_cuda_graph": str(int(graphs)),
+    }
+    try:
+        opened = create(data, strict(session_options(threads, exact)), [(CUDA, settings)])
+    except failures() as error:
+        raise _not_on_gpu(version, error) from None
+    refuse_fallback(opened, CUDA, version)
+    return CudaSession(opened, ends_of(opened), f"onnxruntime {version}", graphs=graphs)
+
+
+def strict(options: Any) -> Any:
+    """Return ``options`` so that not a node is quietly computed on the CPU: the session does not open instead."""
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return options
+
+
+def refuse_missing(ort: ModuleType, provider: str, version: str) -> None:
+    """Load what ``provider`` needs.
+
+    ONNX Runtime itself writes some lines to the terminal and goes on without the GPU.
+
+    Raises:
+        UsageError: names every library that is missing and how to get it.
+    """
+    file = provider_file(ort, provider, version)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load, which is said below
+        ort.preload_dlls()
+    missing = missing_libraries(needed_libraries(file))
+    if missing:
+        raise UsageError(f"ONNX Runtime {version} cannot use the GPU: {how_to_get(missing)}, or --device cpu")
+
+
+def refuse_fallback(opened: Any, provider: str, version: str) -> None:
+    """Check that a session is on the provider that was asked for.
+
+    Raises:
+        UsageError: it is on another one.
+    """
+    first = opened.get_providers()[0]
+    if first != provider:
+        raise UsageError(
+            f"{provider} was asked for but ONNX Runtime {version} fell back to {first}: check the driver with "
+            "nvidia-smi and pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or --device cpu"
+        )
+
+
+def provider_file(ort: ModuleType, provider: str, version: str) -> Path:
+    """Return where ONNX Runtime keeps the library of a provider.
+
+    Raises:
+        UsageError: it was built or installed without it.
+    """
+    short = provider.removesuffix("ExecutionProvider").lower()
+    file = Path(str(ort.__file__)).parent / "capi" / f"libonnxruntime_providers_{short}.so"
+    if provider not in ort.get_available_providers() or not file.is_file():
+        raise UsageError(
+            f"ONNX Runtime {version} is installed without its {provider} ({file.name}): "
+            "pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'regnet-deploy[gpu]', or --device cpu"
+        )
+    return file
+
+
+def how_to_get(missing: list[str]) -> str:
+    """Return a phrase that names the missing libraries and what brings them."""
+    listed = f"{', '.join(missing)} cannot be loaded"
+    if missing == [_DRIVER]:
+        return f"{listed}: install the NVIDIA driver (in a container: docker run --gpus all)"
+    also = ", and install the NVIDIA driver" if _DRIVER in missing else ""
+    return f"{listed}: pip install 'onnxruntime-gpu[cuda,cudnn]'{also}"
+
+
+def _not_on_gpu(version: str, error: Exception) -> Exception:
+    text = str(error)
+    if missing_libraries([_CUDNN]):
+        return UsageError(f"ONNX Runtime {version} cannot use the GPU: {how_to_get([_CUDNN])}, or --device cpu")
+    if "fallback to CPU EP" in text or "have not been partitioned to the CUDAExecutionProvider" in text:
+        return UsageError(
+            f"ONNX Runtime {version} would compute a part of this network on the CPU, for want of a kernel or of a "
+            "GPU that works (nvidia-smi): take another variant, or --device cpu"
+        )
+    if "CUDA failure" in text:
+        return UsageError(
+            f"ONNX Runtime {version} cannot use the GPU: {first_line(error)}: look at it with nvidia-smi, or "
+            "--device cpu"
+        )
+    return cannot_open(version, error)
+
+
+def _run_options(graph: int) -> Any:
+    options = import_onnxruntime().RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph))
+    return options

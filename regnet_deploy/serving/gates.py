@@ -1,0 +1,185 @@
+"""What a variant must keep to on the golden set, by precision: its gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import BundleError, UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Limits of five figures, see :class:`regnet_deploy.serving.golden.Agreement`; by default none of them holds.
+
+    Attributes:
+        atol: a logit may lie atol + rtol * |reference| from its reference, in units of the logits.
+        rtol: share of the reference.
+        mean: most that the mean |error| may be, as a share of the logits' spread (:func:`spread`).
+        cosine: least cosine similarity of an image's logits with their reference.
+        top1: least share of images whose first class did not change; where the reference itself does not decide
+            between two classes, either is right.
+    """
+
+    atol: float = math.inf
+    rtol: float = 0.0
+    mean: float = math.inf
+    cosine: float = -1.0
+    top1: float = 0.0
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return JSON data; a limit that does not hold is None."""
+        return {name: value if value != _OPEN[name] else None for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, float | None]) -> Gate:
+        """Read what :meth:`to_json` gave."""
+        return cls(**{name: value for name in FIGURES if (value := data.get(name)) is not None})
+
+    def within(self, other: Gate) -> bool:
+        """Tell whether this gate is as tight as another in every figure, or tighter."""
+        return self.looser(other) == other
+
+    def looser(self, other: Gate) -> Gate:
+        """Return the looser of two gates in every figure."""
+        return Gate(
+            atol=max(self.atol, other.atol),
+            rtol=max(self.rtol, other.rtol),
+            mean=max(self.mean, other.mean),
+            cosine=min(self.cosine, other.cosine),
+            top1=min(self.top1, other.top1),
+        )
+
+    def __str__(self) -> str:
+        held = []
+        if self.atol < math.inf:
+            held.append(f"atol {self.atol:g}, rtol {self.rtol:g}")
+        if self.mean < math.inf:
+            held.append(f"mean {self.mean:.2%} of the spread")
+        if self.cosine > -1:
+            held.append(f"cosine {self.cosine:g}")
+        if self.top1 > 0:
+            held.append(f"top-1 {self.top1:.1%}")
+        return ", ".join(held) or "anything finite"
+
+
+FIGURES = tuple(field.name for field in fields(Gate))
+_OPEN = asdict(Gate())
+#: Figure -> lowest and highest limit that a user may ask for.
+_ASKED = {"atol": (0, math.inf), "rtol": (0, math.inf), "mean": (0, math.inf), "cosine": (-1, 1), "top1": (0, 1)}
+
+_QUANTISED = Gate(mean=0.15, cosine=0.95, top1=0.9)
+
+#: Precision of a variant -> its gate: several times the error of trained networks, so that it finds what is wrong with
+#: a file and not what a precision costs, which is for validation images to say. FP16 and BF16 leave room for networks
+#: that nothing has trained yet, whose logits hardly vary.
+GATES = {
+    "fp32": Gate(atol=1e-4, rtol=1e-3, cosine=0.9999, top1=1.0),
+    "fp16": Gate(mean=0.01, cosine=0.999, top1=0.98),
+    "bf16": Gate(mean=0.08, cosine=0.998, top1=0.95),
+    "int8": _QUANTISED,
+    "int8-1x1": _QUANTISED,
+    "int8-cpu": _QUANTISED,
+    "fp8-1x1": _QUANTISED,
+}
+
+#: Share of the logits' spread that an absolute error may have, and share of the largest logit that it may always have.
+#: Logits of untrained networks differ by some 0.002 from image to image, so 1e-4 would pass a network that gets much of
+#: an image wrong. What FP32 in another order of summation does is far below both: up to 3e-5 of the spread and 1e-6 of
+#: the largest logit, measured on untrained networks of 0.4 and 4 GMACs and on trained ones.
+_OF_SPREAD, _OF_LARGEST = 1e-2, 1e-5
+
+
+def gate_of(precision: str) -> Gate:
+    """Return the gate of a precision.
+
+    Raises:
+        BundleError: the precision is not known to this version.
+    """
+    if precision not in GATES:
+        raise BundleError(f"precision {precision!r} is not known to this version: pip install --upgrade regnet-deploy")
+    return GATES[precision]
+
+
+def spread(reference: NDArray[Any]) -> float:
+    """Return how much logits ``(n, classes)`` vary: a class's standard deviation over the images, mean over classes.
+
+    Of images that all have the same logits, a single one above all: the standard deviation over the classes.
+    """
+    wanted = reference.astype(np.float64)
+    alike = not np.ptp(wanted, axis=0).any()
+    return float(wanted.std(axis=1 if alike else 0).mean())
+
+
+def scaled(gate: Gate, reference: NDArray[np.float32]) -> Gate:
+    """Return the gate to which logits are held: as asked, or with a smaller atol where the reference hardly varies.
+
+    Args:
+        gate: as asked for.
+        reference: logits, ``(n, classes)``; a single image tells nothing of a spread.
+    """
+    if math.isinf(gate.atol) or len(reference) < 2 or not np.isfinite(reference).all():
+        return gate
+    most = max(_OF_SPREAD * spread(reference), _OF_LARGEST * float(np.abs(reference.astype(np.float64)).max()))
+    return replace(gate, atol=min(gate.atol, most))
+
+
+def is_standard(proof: Mapping[str, Any], precision: str) -> bool:
+    """Tell whether a proof was held to this precision's gate or a tighter one; a looser one proves nothing.
+
+    A proof that names no gate, as those of earlier versions, was held to less.
+
+    Raises:
+        BundleError: the precision is not known to this version.
+    """
+    return Gate.from_json(proof.get("gate") or {}).within(gate_of(precision))
+
+
+def gate_to_serve(variant: Mapping[str, Any]) -> Gate:
+    """Return what a variant is held to when it is served: its precision's gate, in every figure that or its proof's.
+
+    Raises:
+        BundleError: the precision is not known to this version.
+    """
+    standard, proved = gate_of(variant["precision"]), (variant.get("proof") or {}).get("gate")
+    return standard.looser(Gate.from_json(proved)) if proved else standard
+
+
+def parse_gate(text: str) -> tuple[str, str, float]:
+    """Read ``precision:figure=limit``, such as ``int8:cosine=0.98``.
+
+    Raises:
+        UsageError: not of this form, no such precision or figure, or a limit that it cannot have.
+    """
+    precision, colon, rest = text.strip().partition(":")
+    figure, equals, number = (part.strip() for part in rest.partition("="))
+    if not colon or not equals:
+        raise UsageError(f"gate {text!r} is not of the form precision:figure=limit, such as int8:cosine=0.98")
+    precision = precision.strip()
+    for what, word, known in (("precision", precision, GATES), ("figure", figure, _ASKED)):
+        if word not in known:
+            raise UsageError(
+                f"gate {text!r}: no {what} {word!r}{did_you_mean(word, known)}; there are {', '.join(known)}"
+            )
+    low, high = _ASKED[figure]
+    try:
+        limit = float(number)
+    except ValueError:
+        limit = math.nan
+    if not (low <= limit <= high and math.isfinite(limit)):
+        allowed = f"a number from {low} to {high}" if math.isfinite(high) else "a finite number, 0 or more"
+        raise UsageError(f"gate {text!r}: {figure} must be {allowed}, got {number!r}")
+    return precision, figure, limit
+
+
+def with_overrides(overrides: Iterable[tuple[str, str, float]], gates: Mapping[str, Gate] = GATES) -> dict[str, Gate]:
+    """Return gates by precision, their limits replaced by those that :func:`parse_gate` read; the last one wins."""
+    changed = dict(gates)
+    for precision, figure, limit in overrides:
+        changed[precision] = replace(changed[precision], **{figure: limit})
+    return changed

@@ -1,0 +1,162 @@
+"""A network opened by ONNX Runtime, and what opening one takes on every device."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import BundleError, ProofError, require
+
+#: Threads that wait for their part of an operator spin for this long before they sleep, and not at all between
+#: inferences. On idle cores that is nearly as fast as ONNX Runtime's own spinning, which is many times longer and makes
+#: an inference slower than one thread would be as soon as anything else, such as decoding, wants one of the cores.
+#: Releases that do not know the duration spin during an inference as they always did.
+_SPINNING = {"session.intra_op.spin_duration_us": "20", "session.force_spinning_stop": "1"}
+
+#: What an input of this ONNX type and rank is, in the words of the part ``variants``.
+_INPUTS = {("tensor(float)", 4): "float32", ("tensor(uint8)", 4): "uint8"}
+
+_TOLD = re.compile(
+    r"((?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT)\w* failure \d+: [^;]*);|(Failed to allocate memory for .*? of size \d+)"
+)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where images go into a network and logits come out.
+
+    Attributes:
+        input: ``float32`` for normalised images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input_name: name of the input tensor.
+        output_name: name of the output tensor.
+        classes: logits of an image; None where the file does not say.
+    """
+
+    input: str
+    input_name: str
+    output_name: str
+    classes: int | None
+
+
+class OnnxSession:
+    """A network opened by ONNX Runtime, from arrays to arrays; safe to call from several threads.
+
+    Attributes:
+        runtime: name and version.
+        device: ``cpu`` or ``cuda:0``.
+        largest: images that go through at a time; more are split. None for any number.
+    """
+
+    def __init__(self, opened: Any, ends: Ends, runtime: str, device: str, largest: int | None = None) -> None:
+        self._session = opened
+        self.runtime, self.device, self.largest = runtime, device, largest
+        self.input, self.input_name, self.output_name = ends.input, ends.input_name, ends.output_name
+
+    def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the logits, ``(n, classes)``.
+
+        Raises:
+            ProofError: ONNX Runtime cannot run these images: another size or type, or out of memory.
+        """
+        step = self.largest or max(1, len(images))
+        parts = [self._run(images[start : start + step]) for start in range(0, max(1, len(images)), step)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        try:
+            logits: NDArray[np.float32] = self._session.run([self.output_name], {self.input_name: images})[0]
+        except failures() as error:
+            raise cannot_run(images, error) from None
+        return logits
+
+
+def open_on_cpu(data: bytes, version: str, *, threads: int, exact: bool) -> OnnxSession:
+    """Open the bytes of an ONNX file on the CPU; see :func:`regnet_deploy.serving.runtime.open_onnx`.
+
+    Raises:
+        BundleError: ONNX Runtime cannot open it, or it does not map images to logits.
+    """
+    try:
+        opened = create(data, session_options(threads, exact), ["CPUExecutionProvider"])
+    except failures() as error:
+        raise cannot_open(version, error) from None
+    return OnnxSession(opened, ends_of(opened), f"onnxruntime {version}", "cpu")
+
+
+def import_onnxruntime(module: str = "onnxruntime") -> ModuleType:
+    """Import a module of ONNX Runtime, with its telemetry off.
+
+    Releases from 2026 on write an identifier of the machine into the home folder and report to Microsoft unless the
+    environment says otherwise before they are loaded. A user who wants that sets the variable to 0.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return require(module, "cpu")
+
+
+def session_options(threads: int, exact: bool) -> Any:
+    """Return options of a session; with ``exact`` no operator is removed, joined with another or computed otherwise."""
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    if exact:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    for key, value in _SPINNING.items():
+        options.add_session_config_entry(key, value)
+    options.log_severity_level = 3
+    return options
+
+
+def create(data: bytes, options: Any, providers: list[Any]) -> Any:
+    """Return ONNX Runtime's own session with these providers and no way to others but those it always adds."""
+    return import_onnxruntime().InferenceSession(data, options, providers=providers, enable_fallback=0)
+
+
+def ends_of(opened: Any) -> Ends:
+    """Return the ends of an opened network.
+
+    Raises:
+        BundleError: it does not map one batch of images to logits.
+    """
+    inputs, outputs = opened.get_inputs(), opened.get_outputs()
+    kind = _INPUTS.get((inputs[0].type, len(inputs[0].shape))) if len(inputs) == 1 else None
+    if kind is None or len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
+        ends = [[(end.name, end.type, end.shape) for end in side] for side in (inputs, outputs)]
+        raise BundleError(f"the network does not map one batch of images to logits: {ends[0]} to {ends[1]}")
+    classes = outputs[0].shape[1]
+    return Ends(kind, inputs[0].name, outputs[0].name, classes if isinstance(classes, int) else None)
+
+
+def cannot_open(version: str, error: Exception) -> BundleError:
+    """Return the one line for a file that ONNX Runtime does not open."""
+    return BundleError(f"ONNX Runtime {version} cannot open the network: {first_line(error)}")
+
+
+def cannot_run(images: NDArray[Any], error: Exception, hint: str = "") -> ProofError:
+    """Return the one line for images that ONNX Runtime does not run."""
+    return ProofError(f"ONNX Runtime cannot run images {images.dtype} {images.shape}: {first_line(error)}{hint}")
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what ONNX Runtime raises; its errors share no base but Exception."""
+    state = import_onnxruntime("onnxruntime.capi.onnxruntime_pybind11_state")
+    own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
+    return (*own, RuntimeError, ValueError)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says in a line: what CUDA said or how much memory there is not, else its first line.
+
+    Those two stand behind a page of C++ and before the name of the machine.
+    """
+    text = str(error).strip()
+    told = _TOLD.search(text)
+    if told:
+        return str(told[1] or told[2]).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__

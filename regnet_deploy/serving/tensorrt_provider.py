@@ -1,0 +1,174 @@
+"""A network on an NVIDIA GPU by ONNX Runtime's TensorRT provider, its engine kept apart from every other.
+
+The provider names the engines that it keeps by the graph's structure: other weights, or another GPU, driver or release,
+would be given an engine that is not theirs. Here each has a folder of its own, called by a hash of all of these. It is
+filled under another name and then renamed, so that a build that was broken off leaves nothing that could be loaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import shutil
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.engines.gpu import Gpu, find_gpu
+from regnet_deploy.errors import UsageError
+from regnet_deploy.serving.cuda_session import provider_file, refuse_fallback, refuse_missing, strict
+from regnet_deploy.serving.onnx_head import BFLOAT16, FLOAT16, INT8, Head, head_of
+from regnet_deploy.serving.onnx_session import (
+    OnnxSession,
+    cannot_open,
+    create,
+    ends_of,
+    failures,
+    import_onnxruntime,
+    session_options,
+)
+from regnet_deploy.serving.shared_libraries import load_library, needed_libraries
+
+TENSORRT = "TensorrtExecutionProvider"
+
+#: Images that an engine takes, and those that its kernels are chosen for.
+LARGEST_BATCH, TUNED_BATCH = 32, 8
+
+#: The only way to FP32 that is not TF32: the provider has no option for it, TensorRT reads this when it is loaded.
+_TF32 = "NVIDIA_TF32_OVERRIDE"
+
+
+def open_on_tensorrt(data: bytes, version: str, *, threads: int, tf32: bool = False) -> OnnxSession:
+    """Open the bytes of an ONNX file by TensorRT on the first GPU; the first time, that builds an engine for minutes.
+
+    Args:
+        data: one file without external data.
+        version: of ONNX Runtime.
+        threads: of the CPU, for what little it does.
+        tf32: let factors of FP32 be rounded to the 10 bits of TF32. It is one for all sessions of a process.
+
+    Raises:
+        UsageError: no GPU, the provider, a library or the TensorRT that it needs is missing, TensorRT does not take
+            the whole network, or engines cannot be kept.
+        BundleError: ONNX Runtime cannot open the file, or it does not map images to logits.
+    """
+    if not tf32:
+        os.environ.setdefault(_TF32, "0")
+    gpu = find_gpu()
+    if gpu is None:
+        raise UsageError("TensorRT needs an NVIDIA GPU and the driver shows none (nvidia-smi): choose --device cpu")
+    ort = import_onnxruntime()
+    tensorrt = load_tensorrt(provider_file(ort, TENSORRT, version), version)
+    refuse_missing(ort, TENSORRT, version)
+    head = head_of(data)
+    settings = _settings(head)
+    key = engine_key(data, settings, version, tensorrt, gpu)
+    with _engine_folder(key) as folder:
+        settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+        try:
+            opened = create(data, strict(session_options(threads, exact=False)), [(TENSORRT, settings)])
+        except failures() as error:
+            if "fallback to CPU EP" in str(error):
+                raise UsageError(
+                    f"TensorRT {tensorrt} does not compute the whole of this network: take another variant, or "
+                    "--device cuda"
+                ) from None
+            raise cannot_open(version, error) from None
+        refuse_fallback(opened, TENSORRT, version)
+    name = f"onnxruntime {version}, TensorRT {tensorrt}"
+    return OnnxSession(opened, ends_of(opened), name, "cuda:0", largest=LARGEST_BATCH)
+
+
+def load_tensorrt(provider: Path, version: str) -> str:
+    """Load the libraries of the TensorRT that ``provider`` was built with, and return its version.
+
+    Raises:
+        UsageError: it is not there; the message says which one is, where another is installed.
+    """
+    loaded = {}
+    for name in needed_libraries(provider):
+        if not name.startswith(("libnvinfer.", "libnvonnxparser.")):
+            continue
+        found = load_library(name) or next(filter(None, map(load_library, _in_wheels(name))), None)
+        if found is None:
+            major = name.rpartition(".")[2]
+            there = _installed_tensorrt()
+            raise UsageError(
+                f"ONNX Runtime {version} needs TensorRT {major}, {name} cannot be loaded"
+                + (f" (TensorRT {there} is installed)" if there else "")
+                + f": pip install 'tensorrt>={major},<{int(major) + 1}', or --device cuda"
+            )
+        loaded[name.split(".")[0]] = found
+    ask = loaded["libnvinfer"].getInferLibVersion
+    ask.restype, ask.argtypes = ctypes.c_int32, []
+    number = ask()
+    return f"{number // 10_000}.{number // 100 % 100}.{number % 100}"
+
+
+def engine_key(data: bytes, settings: dict[str, str], version: str, tensorrt: str, gpu: Gpu) -> str:
+    """Return the hash of all that an engine depends on: network with weights, settings, releases, GPU and driver."""
+    facts = {
+        "onnx": hashlib.sha256(data).hexdigest(),
+        "settings": settings,
+        "onnxruntime": version,
+        "tensorrt": tensorrt,
+        "gpu": [gpu.name, gpu.compute_capability, gpu.multiprocessors, gpu.driver, gpu.cuda],
+        "tf32": os.environ.get(_TF32),
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _settings(head: Head) -> dict[str, str]:
+    """Return the provider's options: types as the file has them, one engine for 1 to LARGEST_BATCH images."""
+    shapes = {"min": 1, "opt": TUNED_BATCH, "max": LARGEST_BATCH}
+    image = "x".join(map(str, head.image))
+    return {
+        "trt_fp16_enable": str(int(FLOAT16 in head.types)),
+        "trt_bf16_enable": str(int(BFLOAT16 in head.types)),
+        "trt_int8_enable": str(int(INT8 in head.types)),
+        **{f"trt_profile_{end}_shapes": f"{head.name}:{batch}x{image}" for end, batch in shapes.items()},
+    }
+
+
+@contextlib.contextmanager
+def _engine_folder(key: str) -> Any:
+    """Give a folder to keep engines in: the one of ``key``, or a new one that becomes it when all went well."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regnet-deploy" / "onnxruntime-tensorrt"
+    kept = home / key[:32]
+    if kept.is_dir():
+        yield kept
+        return
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f"{key[:32]}.", dir=home))
+    except OSError as error:
+        raise UsageError(
+            f"engines cannot be kept in {home}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
+        ) from None
+    try:
+        yield fresh
+        with contextlib.suppress(OSError):  # another process was first: its engine is as good
+            fresh.rename(kept)
+    finally:
+        if fresh.is_dir():
+            shutil.rmtree(fresh)
+
+
+def _in_wheels(name: str) -> list[Path]:
+    """Return where NVIDIA's wheels keep this library of TensorRT: the loader does not look there."""
+    spec = importlib.util.find_spec("tensorrt_libs")
+    return [Path(folder) / name for folder in (spec.submodule_search_locations or ())] if spec else []
+
+
+def _installed_tensorrt() -> str | None:
+    for distribution in metadata.distributions():
+        name = distribution.metadata["Name"] or ""
+        if re.fullmatch(r"tensorrt(-cu\d+)?", name.replace("_", "-")):
+            return distribution.version
+    return None

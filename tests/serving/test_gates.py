@@ -1,0 +1,216 @@
+import itertools
+import json
+import math
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from regnet_deploy.errors import BundleError, UsageError
+from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.serving.gates import (
+    FIGURES,
+    GATES,
+    Gate,
+    gate_of,
+    gate_to_serve,
+    is_standard,
+    parse_gate,
+    scaled,
+    spread,
+    with_overrides,
+)
+from regnet_deploy.serving.golden import compare
+
+GATE = Gate(atol=1e-3, rtol=1e-2)
+logits = arrays.arrays(
+    np.float32, st.tuples(st.integers(1, 5), st.integers(1, 6)), elements=st.floats(-100, 100, width=32)
+)
+positive = st.floats(0, 1e6) | st.just(math.inf)
+gates = st.builds(
+    Gate, atol=positive, rtol=st.floats(0, 1e6), mean=positive, cosine=st.floats(-1, 1), top1=st.floats(0, 1)
+)
+
+
+def test_every_precision_has_a_gate_and_only_known_ones():
+    assert list(GATES) == list(PRECISIONS)
+    assert gate_of("fp32") == Gate(1e-4, 1e-3, cosine=0.9999, top1=1.0)
+    with pytest.raises(BundleError, match=r"'int4' is not known .* pip install --upgrade"):
+        gate_of("int4")
+
+
+def test_a_less_precise_precision_has_a_looser_gate():
+    order = ["fp16", "bf16", "int8"]
+    for tight, loose in itertools.pairwise(order):
+        assert GATES[tight].within(GATES[loose])
+        assert not GATES[loose].within(GATES[tight])
+
+
+@given(gates)
+def test_a_gate_is_read_back_from_json_as_it_was(gate: Gate):
+    assert Gate.from_json(json.loads(json.dumps(gate.to_json(), allow_nan=False))) == gate
+
+
+def test_limits_that_do_not_hold_are_null():
+    assert Gate().to_json() == {"atol": None, "rtol": None, "mean": None, "cosine": None, "top1": None}
+    assert str(Gate()) == "anything finite"
+    assert str(GATES["fp32"]) == "atol 0.0001, rtol 0.001, cosine 0.9999, top-1 100.0%"
+    assert str(GATES["int8"]) == "mean 15.00% of the spread, cosine 0.95, top-1 90.0%"
+
+
+@given(gates, gates)
+def test_the_looser_of_two_gates_lets_through_what_either_does(a: Gate, b: Gate):
+    loose = a.looser(b)
+    assert a.within(loose)
+    assert b.within(loose)
+    assert loose == b.looser(a)
+    assert a.within(b) == (loose == b)
+
+
+LOOSER = {"atol": 1e3, "rtol": 1.0, "mean": 10.0, "cosine": -0.5, "top1": 0.1}
+
+
+@pytest.mark.parametrize("precision", GATES)
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_proof_is_standard_where_it_is_as_tight_in_every_figure(precision: str, figure: str):
+    standard = GATES[precision]
+    assert is_standard({"gate": standard.to_json()}, precision)
+    tighter = Gate(
+        *(value / 2 if value > 0 else value for value in (standard.atol, standard.rtol, standard.mean)), 1, 1
+    )
+    assert is_standard({"gate": tighter.to_json()}, precision)
+    loose = replace(standard, **{figure: LOOSER[figure]})
+    assert is_standard({"gate": loose.to_json()}, precision) is loose.within(standard)
+    if getattr(standard, figure) != getattr(Gate(), figure):
+        assert not is_standard({"gate": loose.to_json()}, precision)
+
+
+def test_proofs_from_before_gates_are_not_standard():
+    assert not is_standard({"atol": 1e-4, "rtol": 1e-3}, "fp32")
+    assert not is_standard({}, "int8")
+
+
+def test_a_variant_is_served_to_its_precisions_gate_or_what_is_looser_in_its_proofs():
+    def of(**changes: float) -> Gate:
+        return gate_to_serve({"precision": "fp32", "proof": {"gate": replace(GATES["fp32"], **changes).to_json()}})
+
+    assert of(atol=1e-7, rtol=1e-9, cosine=1.0) == GATES["fp32"]
+    assert of(atol=0.5, rtol=1e-9) == replace(GATES["fp32"], atol=0.5)
+    assert of(top1=0.5) == replace(GATES["fp32"], top1=0.5)
+    for proof in (None, {}, {"atol": 1e-4, "rtol": 1e-3}):
+        assert gate_to_serve({"precision": "int8", "proof": proof}) == GATES["int8"]
+    assert gate_to_serve({"precision": "int8"}) == GATES["int8"]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("int8:cosine=0.98", ("int8", "cosine", 0.98)),
+        (" int8-1x1 : top1 = 1 ", ("int8-1x1", "top1", 1.0)),
+        ("fp32:atol=1e-3", ("fp32", "atol", 1e-3)),
+        ("fp32:rtol=0", ("fp32", "rtol", 0.0)),
+        ("fp16:mean=1.5", ("fp16", "mean", 1.5)),
+        ("bf16:cosine=-1", ("bf16", "cosine", -1.0)),
+    ],
+)
+def test_gates_are_options(text: str, read: tuple[str, str, float]):
+    assert parse_gate(text) == read
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "is not of the form precision:figure=limit, such as int8:cosine=0.98"),
+        ("int8", "is not of the form"),
+        ("int8:cosine", "is not of the form"),
+        ("cosine=0.9", "is not of the form"),
+        ("int9:cosine=0.9", r"no precision 'int9' \(did you mean int8\?\); there are fp32, fp16"),
+        ("int8:cosin=0.9", r"no figure 'cosin' \(did you mean cosine\?\); there are atol, rtol, mean, cosine, top1"),
+        ("int8:cosine=high", "cosine must be a number from -1 to 1, got 'high'"),
+        ("int8:cosine=1.01", "cosine must be a number from -1 to 1"),
+        ("int8:top1=98", "top1 must be a number from 0 to 1"),
+        ("int8:top1=-0.1", "top1 must be a number from 0 to 1"),
+        ("fp32:atol=-1", "atol must be a finite number, 0 or more"),
+        ("fp32:atol=inf", "atol must be a finite number, 0 or more"),
+        ("fp32:mean=nan", "mean must be a finite number, 0 or more"),
+        ("fp32:rtol=", "rtol must be a finite number, 0 or more, got ''"),
+    ],
+)
+def test_gates_that_cannot_be_read_are_one_line_with_the_value(text: str, line: str):
+    with pytest.raises(UsageError, match=line) as error:
+        parse_gate(text)
+    assert repr(text) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@given(st.text(max_size=30))
+def test_no_text_is_a_traceback(text: str):
+    try:
+        precision, figure, limit = parse_gate(text)
+    except UsageError as error:
+        line = str(error)
+        assert line.isprintable()
+    else:
+        replace(GATES[precision], **{figure: limit})
+
+
+def test_overrides_take_the_place_of_single_limits():
+    changed = with_overrides([("int8", "cosine", 0.98), ("int8", "top1", 1.0), ("int8", "cosine", 0.97)])
+    assert changed["int8"] == replace(GATES["int8"], cosine=0.97, top1=1.0)
+    assert {name: gate for name, gate in changed.items() if name != "int8"} == {
+        name: gate for name, gate in GATES.items() if name != "int8"
+    }
+    assert with_overrides([]) == GATES
+    assert with_overrides([], {"fp32": Gate()}) == {"fp32": Gate()}
+
+
+def untrained_logits(spread: float) -> np.ndarray:
+    """Logits of 16 images and 10 classes that differ by ``spread``, the first class far ahead."""
+    values = np.random.default_rng(0).normal(size=(16, 10)) * spread
+    values[:, 0] += 0.1 + 10 * spread
+    return values.astype(np.float32)
+
+
+def test_a_network_that_ignores_the_image_is_found_where_the_logits_hardly_vary():
+    logits = untrained_logits(3e-5)
+    ignoring = np.tile(logits.mean(axis=0), (16, 1))
+    assert compare(logits, ignoring, GATES["fp32"]).passed  # not found by the absolute error
+    assert not compare(logits, ignoring, scaled(GATES["fp32"], logits)).passed
+    for precision, gate in GATES.items():  # the others are shares of the spread
+        assert precision == "fp32" or not compare(logits, ignoring, gate).passed
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 2e-3, 1.0, 10.0])
+def test_what_fp32_does_in_another_order_passes_whatever_the_spread(spread: float):
+    logits = untrained_logits(spread)
+    noise = np.random.default_rng(1).uniform(-1, 1, logits.shape) * 1e-6 * np.abs(logits).max()
+    assert compare(logits, (logits + noise).astype(np.float32), scaled(GATES["fp32"], logits)).passed
+
+
+@given(logits, gates)
+def test_a_scaled_gate_is_never_looser_than_asked(values: np.ndarray, gate: Gate):
+    tighter = scaled(gate, values)
+    assert tighter.within(gate)
+    assert replace(tighter, atol=gate.atol) == gate
+    assert scaled(tighter, values) == tighter
+
+
+def test_one_image_and_logits_that_vary_leave_the_gate_as_it_is():
+    assert scaled(GATE, untrained_logits(1.0)[:1]) == GATE
+    assert scaled(GATES["fp32"], untrained_logits(1.0)) == GATES["fp32"]
+    assert scaled(Gate(), untrained_logits(1e-9)) == Gate()
+
+
+@given(logits, st.floats(0.5, 4), st.floats(-5, 5))
+def test_the_spread_scales_with_the_logits_and_does_not_move_with_them(values: np.ndarray, factor: float, shift: float):
+    wanted = values.astype(np.float64)
+    assert spread(wanted * factor) == pytest.approx(spread(wanted) * factor, rel=1e-6, abs=1e-9)
+    if np.ptp(wanted, axis=0).max() > 1e-3:
+        assert spread(wanted + shift) == pytest.approx(spread(wanted), rel=1e-6, abs=1e-9)
+
+
+def test_gates_have_a_limit_a_figure():
+    assert tuple(field.name for field in fields(Gate)) == FIGURES
