@@ -31,6 +31,8 @@ bench: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/sampling.py --json benchmarks/results/sampling.json
 	$(BIN)/python benchmarks/export_time.py --json benchmarks/results/export_time.json
 	$(BIN)/python benchmarks/evidence.py --json benchmarks/results/evidence.json
+	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/precision_page.py
 	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/measurements.py
 

@@ -1,0 +1,167 @@
+"""The result file of a GPU and what it says in tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_ways import PRECISIONS, Setting
+
+from regnet_deploy.profiling.machine import describe_machine
+
+SCHEMA = 1
+#: What makes a measurement this one and not another.
+_KEY = ("network", "way", "precision", "batch")
+
+
+class Results:
+    """Rows in a file, which is whole after every change."""
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path, self._document = path, document
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Everything that was measured or failed."""
+        return self._document["rows"]
+
+    def has(self, network: str, way: str, precision: str, batch: int) -> bool:
+        """Tell whether this was measured, or failed, before."""
+        return any(tuple(row[key] for key in _KEY) == (network, way, precision, batch) for row in self.rows)
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows and write the file."""
+        self.rows.extend(rows)
+        self._write()
+
+    def note(self, name: str, value: Any) -> None:
+        """Write something beside the rows."""
+        self._document[name] = value
+        self._write()
+
+    def _write(self) -> None:
+        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        fresh.write_text(json.dumps(self._document, indent=1) + "\n", encoding="utf-8")
+        fresh.replace(self.path)
+
+
+def open_results(path: Path, setting: Setting, seconds: float, *, retry: bool) -> Results:
+    """Open the file of this machine to go on with, or begin it.
+
+    Args:
+        path: the file.
+        setting: where it is measured.
+        seconds: measured for each way and batch size.
+        retry: forget what failed, so that it is tried again.
+
+    Raises:
+        SystemExit: the file is of another machine, other versions or another time, or none that this program wrote.
+    """
+    gpu = None if setting.gpu is None else asdict(setting.gpu)
+    cudnn = torch.backends.cudnn.version() if setting.device == "cuda" else None
+    where = {
+        "machine": describe_machine().to_json(),
+        "gpu": gpu,
+        "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "cudnn": cudnn},
+        "timm": _version("timm"),
+        "seconds": seconds,
+    }
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        from_to = "images in the device's memory to logits there; p50 of the ways in turns; untrained weights"
+        return Results(path, {"schema": SCHEMA, "measured": from_to, **where, "rows": []})
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: document[name] for name in where}
+        rows = document["rows"]
+    except (ValueError, KeyError, TypeError):
+        raise SystemExit(
+            f"gpu.py: {path} is not a file that this program wrote: move it away, or give --output"
+        ) from None
+    differs = [name for name in where if found[name] != json.loads(json.dumps(where[name]))]
+    if differs:
+        raise SystemExit(
+            f"gpu.py: {path} was measured with another {' and '.join(differs)}: move it away, or give --output FILE"
+        )
+    if retry:
+        document["rows"] = [row for row in rows if "failed" not in row]
+    return Results(path, document)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def file_name(gpu: str) -> str:
+    """Return the name of a GPU's file: ``NVIDIA H100 80GB HBM3`` is ``gpu_nvidia-h100-80gb-hbm3.json``."""
+    return f"gpu_{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Return the tables: how well each group width is computed in each precision, and this code beside timm's."""
+    measured = [row for row in rows if "failed" not in row]
+    tables = [*_group_tables(measured), *_timm_table(measured)]
+    failed = [row for row in rows if "failed" in row]
+    if failed:
+        tables.append("\n".join(["Failed:", *(f"  {_named(row)}: {row['failed']}" for row in failed)]))
+    return "\n\n".join(tables) if tables else "nothing was measured yet"
+
+
+def _group_tables(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table for each way and batch size: GMACs a second, which is images/s of a network of one GMAC."""
+    tables = []
+    grouped = [row for row in rows if row["kind"] in ("groups", "tiny")]
+    for way in dict.fromkeys(row["way"] for row in grouped):
+        for batch in sorted({row["batch"] for row in grouped if row["way"] == way}):
+            here = [row for row in grouped if (row["way"], row["batch"]) == (way, batch)]
+            rates = {
+                (row["group_widths"][-1], row["precision"]): row["images_per_second"] * row["gmacs"] for row in here
+            }
+            precisions = [name for name in PRECISIONS if any(key[1] == name for key in rates)]
+            lines = [
+                [str(width), *(f"{rates[width, name]:,.1f}" if (width, name) in rates else "-" for name in precisions)]
+                for width in sorted({width for width, _ in rates})
+            ]
+            title = f"{way}, batch {batch}: images/s x GMACs of an image, by group width and precision"
+            tables.append(_table(title, ["group width", *precisions], lines))
+    return tables
+
+
+def _timm_table(rows: list[dict[str, Any]]) -> list[str]:
+    """Return how many times as fast as timm's model this code's is, where both were measured in turns."""
+    speed = {tuple(row[key] for key in _KEY): row["images_per_second"] for row in rows}
+    lines = []
+    for (network, way, precision, batch), theirs in speed.items():
+        ours = speed.get((network, way.replace("timm-", "torch-"), precision, batch))
+        if way.startswith("timm-") and ours is not None:
+            how = way.removeprefix("timm-")
+            lines.append(
+                [network, how, precision, str(batch), f"{ours:,.0f}", f"{theirs:,.0f}", f"{ours / theirs:.2f}"]
+            )
+    columns = ["network", "torch", "precision", "batch", "ours, images/s", "timm, images/s", "ratio"]
+    return [_table("Beside timm's model of the same name", columns, lines)] if lines else []
+
+
+def _named(row: dict[str, Any]) -> str:
+    return f"{row['network']}, {row['way']}, {row['precision']}, batch {row['batch']}"
+
+
+def _table(title: str, columns: list[str], lines: list[list[str]]) -> str:
+    widths = [max(len(line[i]) for line in [columns, *lines]) for i in range(len(columns))]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in [columns, *lines]
+    ]
+    return "\n".join([title, *text])
