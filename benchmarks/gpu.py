@@ -13,6 +13,9 @@ run goes on from there. Downloads nothing. benchmarks/gpu.sh runs it.
 from __future__ import annotations
 
 import argparse
+import functools
+import gc
+import importlib.util
 import os
 import subprocess
 import sys
@@ -25,19 +28,27 @@ from typing import Any
 import torch
 from gpu_networks import Subject, grouped_networks, published, tiny_networks
 from gpu_results import Results, file_name, open_results, summary
-from gpu_ways import PRECISIONS, WAYS, Opened, Setting, Way, forget_compiled, here, set_tf32
+from gpu_ways import PRECISIONS, WAYS, Opened, Prepared, Setting, Way, forget_compiled, here, set_torch
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import did_you_mean
-from regnet_deploy.profiling.latency import Contender, measure
+from regnet_deploy.profiling.latency import Contender, Latency, measure
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The exit code that asks benchmarks/gpu.sh for another process.
 AGAIN = 75
+#: When the first of the processes began, seconds since 1970: benchmarks/gpu.sh sets it once for all of them.
+BEGAN = "REGNET_GPU_BEGAN"
+#: Networks whose weights and files are kept.
+_OPENED = 8
 
 
 def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # benchmarks/gpu.sh knows --retry by its whole name
+    )
     parser.add_argument("--minutes", type=float, metavar="M", help="begin nothing after that long")
     parser.add_argument("--batches", default=None, metavar="N,N", help="images an inference; default 64,1,8,256")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), metavar="P,P")
@@ -80,8 +91,16 @@ def _named(parser: argparse.ArgumentParser, option: str, text: str, known: Seque
 
 
 def run_tests(where: str) -> dict[str, Any]:
-    """Run the GPU tests in a process of their own and return what came of them."""
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", where]
+    """Run the GPU tests in a process of their own and return what came of them, or why they cannot be run.
+
+    The machine need not have all that the project's tests do: tests that cannot be collected do not keep the others
+    from running, and neither do a warning of another version or an option of a plug-in that is not there.
+    """
+    if importlib.util.find_spec("pytest") is None:
+        return {"exit_code": None, "summary": "not run: pytest is not installed", "told": []}
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
+    # Without pytest-timeout its option is not known, which is a warning.
+    command += ["--continue-on-collection-errors", "-o", "filterwarnings=", "-W", "default", where]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
@@ -93,53 +112,95 @@ def run_tests(where: str) -> dict[str, Any]:
 def units(options: argparse.Namespace, ways: list[Way]) -> Iterator[tuple[Subject, str, int, list[Way]]]:
     """Yield what is measured in turns: a network, a precision, a batch size and ways.
 
-    What is quick and answers the question about group widths comes first, what compiles for minutes last.
+    What is quick and answers the question about group widths comes first, at the first batch size in every precision;
+    what compiles for minutes comes last.
     """
     for slow in (False, True):
         for kind in ("tiny", "groups", "published"):
             subjects = [subject for subject in options.subjects if subject.kind == kind]
-            for precision in options.precisions:
-                able = [way for way in ways if way.slow == slow and precision in way.precisions]
-                for subject in subjects:
-                    for batch in options.batches:
+            for batch in options.batches:
+                for precision in options.precisions:
+                    able = [way for way in ways if way.slow == slow and precision in way.precisions]
+                    for subject in subjects:
                         fit = [way for way in able if way.side == "ours" or subject.timm]
                         if fit:
                             yield subject, precision, batch, fit
 
 
 def measure_unit(
-    setting: Setting, opened: Opened, precision: str, batch: int, ways: list[Way], seconds: float
-) -> list[dict[str, Any]]:
-    """Return a row for each way, measured or failed."""
-    set_tf32(precision == "tf32")
+    setting: Setting, opened: Opened, precision: str, batch: int, ways: list[Way], seconds: float, results: Results
+) -> None:
+    """Add a row for each way, measured or failed; none for those that another process has to try again.
+
+    The ways take turns. Where that fails each is measured alone, for which of them it was cannot be told.
+    """
+    about = {**opened.subject.to_json(), "precision": precision, "batch": batch}
+    if len(ways) > 1 and results.is_apart(about):
+        for way in ways:
+            measure_unit(setting, opened, precision, batch, [way], seconds, results)
+            if not _usable(setting):
+                return
+        return
+    set_torch(precision == "tf32")
     if any(way.slow for way in ways):
         forget_compiled()
-    about = {**opened.subject.to_json(), "precision": precision, "batch": batch}
-    rows, contenders = [], []
+    ready: list[tuple[Way, Prepared]] = []
     for way in ways:
+        row = _row(about, way)
+        results.begin([row])
+        _give_back(setting)
         try:
-            timed = way.prepare(setting, opened, precision, batch)
-            timed()
+            prepared = way.prepare(setting, opened, precision, batch)
+            prepared.timed()
         except Exception as error:  # whatever a runtime raises: it is a result, in the file with its reason
-            rows.append({**about, "way": way.name, "side": way.side, "at": _now(), "failed": _line(error)})
+            results.add([{**row, "failed": _line(error)}])
+            if not _usable(setting):
+                return
             continue
-        contenders.append((way, _contender(setting, way, precision, timed)))
+        ready.append((way, prepared))
+    if not ready:
+        return
+    results.begin([_row(about, way) for way, _ in ready])
     try:
-        measured = measure([contender for _, contender in contenders], [batch], seconds)
-    except Exception as error:  # one of them, once all had room to run: which it was cannot be told
-        failed = {"failed": f"while the ways took turns: {_line(error)}"}
-        return rows + [{**about, "way": way.name, "side": way.side, "at": _now(), **failed} for way, _ in contenders]
-    for (way, _), row in zip(contenders, measured, strict=True):
-        figures = {name: round(getattr(row, name), 5) for name in ("p50_ms", "p95_ms", "p99_ms")}
-        figures["images_per_second"] = round(batch / row.p50_ms * 1000, 3)
-        figures["repetitions"] = row.repetitions
-        rows.append({**about, "way": way.name, "side": way.side, "at": _now(), **figures})
-    return rows
+        measured = measure([_contender(setting, way, precision, one.timed) for way, one in ready], [batch], seconds)
+        failed = None
+    except Exception as error:
+        failed = _line(error)
+    if failed is None:
+        rows = [{**_row(about, way), **one.facts} for way, one in ready]
+        results.add({**row, **_figures(latency)} for row, latency in zip(rows, measured, strict=True))
+    elif len(ready) == 1:
+        results.add([{**_row(about, ready[0][0]), "failed": f"while it was measured: {failed}"}])
+    else:
+        again = [way for way, _ in ready]
+        ready.clear()  # with the memory that they have
+        results.set_apart(about)
+        if _usable(setting):
+            measure_unit(setting, opened, precision, batch, again, seconds, results)
+
+
+def _row(about: dict[str, Any], way: Way) -> dict[str, Any]:
+    return {**about, "way": way.name, "side": way.side, "at": _now()}
+
+
+def _figures(latency: Latency) -> dict[str, Any]:
+    figures: dict[str, Any] = {name: round(getattr(latency, name), 5) for name in ("p50_ms", "p95_ms", "p99_ms")}
+    figures["images_per_second"] = round(latency.batch / latency.p50_ms * 1000, 3)
+    figures["repetitions"] = latency.repetitions
+    return figures
+
+
+def _give_back(setting: Setting) -> None:
+    """Give memory back that PyTorch keeps for itself, so that a way does not run out of what another one has used."""
+    gc.collect()
+    if setting.device == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _contender(setting: Setting, way: Way, precision: str, timed: Any) -> Contender:
-    layout = "channels_last" if way.name.endswith(("eager", "compile")) else "channels_first"
-    return Contender(way.name, way.side, setting.device, precision, layout, setting.threads, lambda batch: timed)
+    return Contender(
+        way.name, way.side, setting.device, precision, "channels_first", setting.threads, lambda batch: timed
+    )
 
 
 def _usable(setting: Setting) -> bool:
@@ -147,7 +208,6 @@ def _usable(setting: Setting) -> bool:
     try:
         if setting.device == "cuda":
             torch.cuda.synchronize()
-            torch.cuda.empty_cache()
     except RuntimeError:
         return False
     return True
@@ -166,10 +226,13 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options, start = options_of(arguments), time.monotonic()
+    options, began = options_of(arguments), float(os.environ.get(BEGAN) or time.time())
     setting = here(options.cpu, available_cores())
     path = options.output or ROOT / "profiles" / file_name(torch.cuda.get_device_name())
     results = open_results(path, setting, options.seconds, retry=options.retry)
+    ended = results.bury()
+    if ended:
+        _say(f"{ended}: it is left out, or measured alone")
     ways = []
     for way in (way for way in WAYS if way.name in options.ways):
         reason = way.why_not(setting)
@@ -182,27 +245,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tests = run_tests(options.tests)
         _say(f"GPU tests: {tests['summary']}")
         results.note("tests", tests)
-        status = int(tests["exit_code"] not in (0, 5))  # 5: there are none
-    status = _measure_all(options, setting, ways, results, start) or status
+        status = int(tests["exit_code"] not in (None, 0, 5))  # 5: there are none
+    status = _measure_all(options, setting, ways, results, began) or status
     print(summary(results.rows))
     _say(f"wrote {path}")
     return status
 
 
-def _measure_all(options: argparse.Namespace, setting: Setting, ways: list[Way], results: Results, start: float) -> int:
+def _measure_all(options: argparse.Namespace, setting: Setting, ways: list[Way], results: Results, began: float) -> int:
     """Measure what is not in the file yet; return the exit code."""
-    opened: Opened | None = None
+    opened = functools.lru_cache(maxsize=_OPENED)(Opened)
     for subject, precision, batch, able in units(options, ways):
         wanted = [way for way in able if not results.has(subject.name, way.name, precision, batch)]
         if not wanted:
             continue
-        if options.minutes is not None and time.monotonic() - start > options.minutes * 60:
+        if options.minutes is not None and time.time() - began > options.minutes * 60:
             _say(f"{options.minutes:g} minutes are over: run it again and it goes on")
             return 0
         _say(f"{subject.name}, {precision}, batch {batch}: {', '.join(way.name for way in wanted)}")
-        if opened is None or opened.subject != subject:
-            opened = Opened(subject)
-        results.add(measure_unit(setting, opened, precision, batch, wanted, options.seconds))
+        measure_unit(setting, opened(subject), precision, batch, wanted, options.seconds, results)
         if not _usable(setting):
             _say("the GPU's context is unusable after that: another process has to go on")
             return AGAIN

@@ -19,6 +19,14 @@ from regnet_deploy.profiling.machine import describe_machine
 SCHEMA = 1
 #: What makes a measurement this one and not another.
 _KEY = ("network", "way", "precision", "batch")
+#: What ways share that take turns.
+_UNIT = ("network", "precision", "batch")
+#: What the file says of how it was measured.
+_MEASURED = (
+    "FP32 images (n, 3, h, w) in the device's memory to logits there, with what a way converts them to; p50 of the ways "
+    "in turns; untrained weights; PyTorch with torch.backends.cudnn.benchmark, ONNX Runtime with "
+    "cudnn_conv_algo_search EXHAUSTIVE; TensorRT by engines of exactly the batch size"
+)
 
 
 class Results:
@@ -36,10 +44,38 @@ class Results:
         """Tell whether this was measured, or failed, before."""
         return any(tuple(row[key] for key in _KEY) == (network, way, precision, batch) for row in self.rows)
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows and write the file."""
-        self.rows.extend(rows)
+    def begin(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write what is going to be measured now, so that the next process knows it if this one does not survive it."""
+        self._document["running"] = list(rows)
         self._write()
+
+    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows, of what was begun or not, and write the file."""
+        self.rows.extend(rows)
+        self._document.pop("running", None)
+        self._write()
+
+    def set_apart(self, row: dict[str, Any]) -> None:
+        """Have the ways of a row's unit measured one by one from now on: in turns one of them fails."""
+        self._document.setdefault("apart", []).append([row[key] for key in _UNIT])
+        self._document.pop("running", None)
+        self._write()
+
+    def is_apart(self, row: dict[str, Any]) -> bool:
+        """Tell whether the ways of a row's unit are to be measured one by one."""
+        return [row[key] for key in _UNIT] in self._document.get("apart", ())
+
+    def bury(self) -> str | None:
+        """Write down what ended an earlier process while it was measured; return a line about it, or None."""
+        running = self._document.get("running")
+        if not running:
+            return None
+        names = ", ".join(row["way"] for row in running)
+        if len(running) == 1:
+            self.add([{**running[0], "failed": "it ended the process"}])
+        else:
+            self.set_apart(running[0])
+        return f"{names} ended the process at {_unit_of(running[0])}"
 
     def note(self, name: str, value: Any) -> None:
         """Write something beside the rows."""
@@ -66,8 +102,11 @@ def open_results(path: Path, setting: Setting, seconds: float, *, retry: bool) -
     """
     gpu = None if setting.gpu is None else asdict(setting.gpu)
     cudnn = torch.backends.cudnn.version() if setting.device == "cuda" else None
+    machine = describe_machine().to_json()
     where = {
-        "machine": describe_machine().to_json(),
+        "schema": SCHEMA,
+        "measured": _MEASURED,
+        "machine": machine,
         "gpu": gpu,
         "torch": {"version": torch.__version__, "cuda": torch.version.cuda, "cudnn": cudnn},
         "timm": _version("timm"),
@@ -75,17 +114,17 @@ def open_results(path: Path, setting: Setting, seconds: float, *, retry: bool) -
     }
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        from_to = "images in the device's memory to logits there; p50 of the ways in turns; untrained weights"
-        return Results(path, {"schema": SCHEMA, "measured": from_to, **where, "rows": []})
+        return Results(path, {**where, "rows": []})
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        found = {name: document[name] for name in where}
+        found = _deciding({name: document[name] for name in where})
         rows = document["rows"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise SystemExit(
             f"gpu.py: {path} is not a file that this program wrote: move it away, or give --output"
         ) from None
-    differs = [name for name in where if found[name] != json.loads(json.dumps(where[name]))]
+    wanted = _deciding(json.loads(json.dumps(where)))
+    differs = [name for name in wanted if found[name] != wanted[name]]
     if differs:
         raise SystemExit(
             f"gpu.py: {path} was measured with another {' and '.join(differs)}: move it away, or give --output FILE"
@@ -93,6 +132,16 @@ def open_results(path: Path, setting: Setting, seconds: float, *, retry: bool) -
     if retry:
         document["rows"] = [row for row in rows if "failed" not in row]
     return Results(path, document)
+
+
+def _deciding(where: dict[str, Any]) -> dict[str, Any]:
+    """Return what can change a number measured on a GPU: not memory, kernel, cores or Python's version."""
+    machine, gpu = where["machine"], where["gpu"]
+    return {
+        **where,
+        "machine": {key: machine[key] for key in ("cpu", "versions")},
+        "gpu": gpu and {key: value for key, value in gpu.items() if key != "memory_bytes"},
+    }
 
 
 def _version(distribution: str) -> str | None:
@@ -150,6 +199,10 @@ def _timm_table(rows: list[dict[str, Any]]) -> list[str]:
             )
     columns = ["network", "torch", "precision", "batch", "ours, images/s", "timm, images/s", "ratio"]
     return [_table("Beside timm's model of the same name", columns, lines)] if lines else []
+
+
+def _unit_of(row: dict[str, Any]) -> str:
+    return f"{row['network']}, {row['precision']}, batch {row['batch']}"
 
 
 def _named(row: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Ways to run a network: each gives, for a batch size, a call that lasts one inference from images in the device's
-memory to logits there, the copies to and from the host left out."""
+memory, FP32 with a plane for each colour, to logits there. The copies to and from the host are left out, what a way
+converts the images to is not."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +22,26 @@ from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 
 #: In the order in which they are measured. ``tf32`` is the FP32 network with factors rounded to 10 bits.
-PRECISIONS = ("fp16", "fp32", "tf32", "int8", "bf16", "int8-1x1", "fp8-1x1", "int8-cpu")
+PRECISIONS = ("fp16", "int8", "int8-1x1", "fp32", "tf32", "bf16", "fp8-1x1", "int8-cpu")
 _TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SEED = 0
 
 Timed = Callable[[], float]
+#: Images that ranges of quantised tensors are measured on.
+_RANGED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A way that is ready.
+
+    Attributes:
+        timed: runs one inference and returns its seconds.
+        facts: what its row says beside the times: ``runtime``, and more of some ways.
+    """
+
+    timed: Timed
+    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,25 +84,38 @@ class Opened:
         """The model in PyTorch."""
         return AnyNet(self.subject.network, self.subject.classes, seed=_SEED).eval()
 
+    @property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The weights by name."""
+        return {key: value.numpy() for key, value in self.model.state_dict().items()}
+
     def onnx(self, precision: str) -> bytes:
-        """Return the ONNX file of a precision.
-
-        Ranges of activations are stand-ins: which kernel runs, and for how long, does not depend on them.
-        """
-        name = "fp32" if precision == "tf32" else precision
+        """Return the ONNX file of a precision."""
+        name = file_precision(precision)
         if name not in self._files:
-            from regnet_deploy.exporting.graph import build_onnx, tensors_between
+            from regnet_deploy.exporting.graph import build_onnx
             from regnet_deploy.exporting.precision import find_precision
-            from regnet_deploy.exporting.quantise import Range
 
-            network, typed = self.subject.network, find_precision(name)
-            weights = {key: value.numpy() for key, value in self.model.state_dict().items()}
-            ranges = {tensor: Range(-4.0, 4.0) for tensor in tensors_between(network, weights)}
-            preprocessing = default_preprocessing(self.subject.resolution)
-            self._files[name] = build_onnx(
-                network, weights, preprocessing, typed, ranges if typed.needs_ranges else None
-            )
+            typed, preprocessing = find_precision(name), default_preprocessing(self.subject.resolution)
+            ranges = self.ranges if typed.needs_ranges else None
+            self._files[name] = build_onnx(self.subject.network, self.weights, preprocessing, typed, ranges)
         return self._files[name]
+
+    @cached_property
+    def ranges(self) -> dict[str, Any]:
+        """Ranges of the activations on seeded noise; stand-ins where there is no ONNX Runtime to measure them with."""
+        from regnet_deploy.exporting.graph import tensors_between
+        from regnet_deploy.exporting.quantise import Range
+
+        tensors = tensors_between(self.subject.network, self.weights)
+        if importlib.util.find_spec("onnxruntime") is None:
+            return {tensor: Range(-4.0, 4.0) for tensor in tensors}
+        from regnet_deploy.exporting.calibration import observe, ranges
+
+        side = self.subject.resolution
+        pixels = np.random.default_rng(_SEED).integers(0, 256, (_RANGED, side, side, 3), dtype=np.uint8)
+        observed = observe(self.onnx("fp32"), tensors, pixels, default_preprocessing(side))
+        return dict(ranges(observed, "minmax"))
 
     def images(self, batch: int) -> np.ndarray:
         """Return images, ``(batch, 3, h, w)`` float32."""
@@ -109,15 +139,24 @@ class Way:
     name: str
     precisions: tuple[str, ...]
     why_not: Callable[[Setting], str | None]
-    prepare: Callable[[Setting, Opened, str, int], Timed]
+    prepare: Callable[[Setting, Opened, str, int], Prepared]
     side: str = "ours"
     slow: bool = False
 
 
-def set_tf32(allowed: bool) -> None:
-    """Say whether PyTorch may round factors of FP32 to the 10 bits of TF32; one for the process."""
-    torch.backends.cudnn.allow_tf32 = allowed
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+def file_precision(precision: str) -> str:
+    """Return the precision whose file a measured precision computes."""
+    return "fp32" if precision == "tf32" else precision
+
+
+def set_torch(tf32: bool) -> None:
+    """Have PyTorch try all of cuDNN's algorithms, and say whether it may round factors of FP32 to the 10 bits of TF32.
+
+    One for the process.
+    """
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def forget_compiled() -> None:
@@ -125,19 +164,19 @@ def forget_compiled() -> None:
     torch._dynamo.reset()
 
 
-def _eager(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
+def _eager(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     return _torch_call(setting, opened.model, opened, precision, batch)
 
 
-def _compiled(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
+def _compiled(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     return _torch_call(setting, opened.model, opened, precision, batch, compiled=True)
 
 
-def _timm(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
+def _timm(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     return _torch_call(setting, _timm_model(opened.subject), opened, precision, batch)
 
 
-def _timm_compiled(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
+def _timm_compiled(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     return _torch_call(setting, _timm_model(opened.subject), opened, precision, batch, compiled=True)
 
 
@@ -151,12 +190,11 @@ def _timm_model(subject: Subject) -> torch.nn.Module:
 
 def _torch_call(
     setting: Setting, model: torch.nn.Module, opened: Opened, precision: str, batch: int, compiled: bool = False
-) -> Timed:
+) -> Prepared:
     """Run a model channels last; a copy of it, so that another precision does not find its weights rounded."""
-    kind = _TORCH[precision]
-    model = copy.deepcopy(model).to(setting.device, dtype=kind, memory_format=torch.channels_last)
-    images = torch.from_numpy(opened.images(batch)).to(setting.device, dtype=kind)
-    images = images.contiguous(memory_format=torch.channels_last)
+    model = copy.deepcopy(model).to(setting.device, dtype=_TORCH[precision], memory_format=torch.channels_last)
+    model = _FromFloat32(model, _TORCH[precision])
+    images = torch.from_numpy(opened.images(batch)).to(setting.device)
     run = torch.compile(model, mode="max-autotune", dynamic=False, fullgraph=True) if compiled else model
 
     def call() -> None:
@@ -165,37 +203,52 @@ def _torch_call(
         if setting.device == "cuda":
             torch.cuda.synchronize()
 
-    return _wall_clock(call)
+    return Prepared(_wall_clock(call), {"runtime": f"torch {torch.__version__}"})
 
 
-def _onnxruntime_cuda(setting: Setting, opened: Opened, precision: str, batch: int, nhwc: bool = False) -> Timed:
+class _FromFloat32(torch.nn.Module):
+    """A model that takes images as all ways do, and converts them to what it computes in."""
+
+    def __init__(self, model: torch.nn.Module, kind: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images.to(dtype=self.kind, memory_format=torch.channels_last))
+
+
+def _onnxruntime_cuda(setting: Setting, opened: Opened, precision: str, batch: int, nhwc: bool = False) -> Prepared:
     from regnet_deploy.serving.cuda_session import open_on_cuda
     from regnet_deploy.serving.runtime import installed_onnxruntime
 
     _, version = installed_onnxruntime()
     tf32 = precision == "tf32"
-    session = open_on_cuda(opened.onnx(precision), version, threads=setting.threads, tf32=tf32, nhwc=nhwc)
-    return _wall_clock(session.resident(opened.images(batch)))
+    session = open_on_cuda(
+        opened.onnx(precision), version, threads=setting.threads, tf32=tf32, nhwc=nhwc, exhaustive=True
+    )
+    return Prepared(_wall_clock(session.resident(opened.images(batch))), {"runtime": session.runtime})
 
 
-def _onnxruntime_nhwc(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
+def _onnxruntime_nhwc(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     return _onnxruntime_cuda(setting, opened, precision, batch, nhwc=True)
 
 
-def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
+def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     from regnet_deploy.serving.runtime import open_onnx
 
     session, images = open_onnx(opened.onnx(precision), threads=setting.threads, device="cpu"), opened.images(batch)
-    return _wall_clock(lambda: session.run(images))
+    return Prepared(_wall_clock(lambda: session.run(images)), {"runtime": session.runtime})
 
 
-def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> Timed:
-    """Run an engine of exactly this batch, with PyTorch's memory and, where it can be captured, a CUDA graph."""
-    from regnet_deploy.engines.build import build_engine
+def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
+    """Run an engine of exactly this batch, as it is served but for the copies; its types are read back."""
     from regnet_deploy.engines.library import find_library
+    from regnet_deploy.engines.making import make_engine
     from regnet_deploy.engines.options import EngineOptions
+    from regnet_deploy.exporting.graph import convolution_types
+    from regnet_deploy.exporting.precision import find_precision
 
-    library, subject = find_library(setting.gpu), opened.subject
+    library, subject, name = find_library(setting.gpu), opened.subject, file_precision(precision)
     capabilities = (setting.gpu.compute_capability,) if library.runtime == "tensorrt-rtx" and setting.gpu else ()
     options = EngineOptions(
         min_batch=batch,
@@ -204,44 +257,27 @@ def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> T
         tf32=precision == "tf32",
         compute_capabilities=capabilities,
     )
-    onnx = opened.onnx(precision)
-    plan = build_engine(library, setting.gpu, onnx, subject.resolution, options, lambda steps, what: None)
-    trt = library.module
-    logger = trt.Logger(trt.Logger.ERROR)
-    runtime = trt.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(plan)
-    if engine is None:
-        raise RegnetDeployError(f"{library} does not load the engine that it built")
-    context = engine.create_execution_context()
-    images = torch.from_numpy(opened.images(batch)).to(setting.device)
-    logits = torch.empty((batch, subject.classes), device=setting.device)
-    context.set_input_shape("images", tuple(images.shape))
-    context.set_tensor_address("images", images.data_ptr())
-    context.set_tensor_address("logits", logits.data_ptr())
-    stream = torch.cuda.Stream()
-
-    def enqueue() -> None:
-        if not context.execute_async_v3(stream.cuda_stream):
-            raise RegnetDeployError(f"{library} does not run the engine")
-
-    enqueue()
-    stream.synchronize()
-    launch: Callable[[], None] = enqueue
-    capturable = getattr(context, "is_stream_capturable", None)  # of TensorRT-RTX, which may compile as it runs
-    if capturable is None or capturable(stream.cuda_stream):
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            enqueue()
-        launch = graph.replay
-    held = (runtime, engine, logits, logger)  # what the context and the graph need while they run
-
-    def call() -> None:
-        with torch.cuda.stream(stream):
-            launch()
-        stream.synchronize()
-        assert held
-
-    return _wall_clock(call)
+    asked = convolution_types(subject.network, opened.weights, find_precision(name))
+    made = make_engine(
+        library,
+        setting.gpu,
+        library.variant(name),
+        opened.onnx(precision),
+        name,
+        None,
+        asked,
+        subject.resolution,
+        options,
+        lambda steps, what: None,
+        accept_unaccounted=True,  # the row says of which
+    )
+    session = made.session
+    if session is None:
+        raise RegnetDeployError(made.entry["note"])
+    call = session.resident(opened.images(batch))
+    types = {key: made.entry[key] for key in ("types", "unaccounted", "wider")}
+    facts = {"runtime": session.runtime, **types, "graph": session.uncaptured.get(batch, "captured")}
+    return Prepared(_wall_clock(call), facts)
 
 
 def _wall_clock(run: Callable[[], object]) -> Timed:
@@ -255,10 +291,17 @@ def _wall_clock(run: Callable[[], object]) -> Timed:
 
 def _absent(*modules: str) -> Callable[[Setting], str | None]:
     def why_not(setting: Setting) -> str | None:
-        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        missing = [name for name in modules if not _is_there(name)]
         return f"{', '.join(missing)} not installed" if missing else None
 
     return why_not
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 def _only_on(device: str, *modules: str) -> Callable[[Setting], str | None]:
@@ -277,15 +320,19 @@ def _no_cuda_provider(setting: Setting) -> str | None:
 
 
 def _no_tensorrt(setting: Setting) -> str | None:
-    absent = _only_on("cuda", "onnx")(setting)
+    absent = _only_on("cuda", "onnx", "cuda.bindings")(setting)
     if absent is not None:
         return absent
     from regnet_deploy.engines.library import find_library
 
     try:
-        find_library(setting.gpu)
+        library = find_library(setting.gpu)
     except RegnetDeployError as error:
         return str(error)
+    if library.runtime == "tensorrt-rtx" and setting.gpu is not None:
+        capability = setting.gpu.compute_capability
+        if f"SM{capability.replace('.', '')}" not in library.module.ComputeCapability.__members__:
+            return f"{library} does not build for {setting.gpu.name} (compute capability {capability})"
     return None
 
 

@@ -1,13 +1,17 @@
 """Fixtures of more than one room: bundles with an exported network, small enough to build in every run."""
 
+import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
-from regnet_deploy.bundle import create_bundle, update_bundle
+from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
 from regnet_deploy.images.preprocess import default_preprocessing, normalise, scale_and_shift
 from regnet_deploy.serving.gates import gate_of
 from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes
@@ -44,7 +48,7 @@ def tiny_onnx(kind: str, seed: int = 1) -> bytes:
         ]
         last = "normalised"
     nodes += [
-        helper.make_node("Conv", [last, "w", "b"], ["conv"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", [last, "w", "b"], ["conv"], name="stem.conv", strides=[2, 2], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["conv"], ["relu"]),
         helper.make_node("GlobalAveragePool", ["relu"], ["pool"]),
         helper.make_node("Flatten", ["pool"], ["flat"]),
@@ -127,3 +131,61 @@ def without_torch(tmp_path: Path) -> dict[str, str]:
     folder.mkdir()
     (folder / "torch.py").write_text("raise ModuleNotFoundError('No module named torch', name='torch')\n")
     return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def fake_machine() -> ModuleType:
+    """The module fake_machine, beside this one."""
+    spec = importlib.util.spec_from_file_location("fake_machine", Path(__file__).parent / "fake_machine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def computer(fake_machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A machine with an H100 and TensorRT 11 that are not there; see fake_machine.py."""
+    return fake_machine.install(monkeypatch, tmp_path / "cache")
+
+
+@pytest.fixture
+def without_engine(exported_bundle: Path) -> Path:
+    """A bundle with the variant ``trt-fp32``, whose engines are of no machine yet."""
+    variants = open_bundle(exported_bundle).part("variants")
+    variants["trt-fp32"] = {
+        "runtime": "tensorrt",
+        "precision": "fp32",
+        "input": "float32",
+        "opset": 18,
+        "source": "onnx-fp32",
+        "convolutions": {"stem.conv": "fp32"},
+        "engines": [],
+    }
+    return update_bundle(exported_bundle, {"variants": variants}).path
+
+
+@pytest.fixture
+def with_h100_engine(without_engine: Path, computer: Any) -> Path:
+    """The same with an engine for the machine of ``computer``, proved."""
+    from regnet_deploy.engines.making import remake_engine
+    from regnet_deploy.engines.stored import add_engine
+    from regnet_deploy.exporting.proof import prove
+    from regnet_deploy.images.preprocess import Preprocessing
+    from regnet_deploy.serving.golden import load_golden
+
+    bundle = open_bundle(without_engine)
+    made = remake_engine(bundle, "trt-fp32", computer.gpu, lambda steps, phase: None)
+    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    proof = prove("trt-fp32", made.session, load_golden(bundle), preprocessing, gate_of("fp32"))
+    variants = bundle.part("variants")
+    variants["trt-fp32"] = add_engine(variants["trt-fp32"], made.entry | {"proof": proof})
+    return update_bundle(without_engine, {"variants": variants}, {made.entry["file"]: made.plan}).path
+
+
+@pytest.fixture
+def snapshot() -> Any:
+    """Return a function: the bytes of every file of a folder, by name."""
+    return lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table, progress, say
+from regnet_deploy.cli.output import print_json, print_table, progress, refusal, say
 
 if TYPE_CHECKING:
     from regnet_deploy.engines.stored import StoredEngine
@@ -85,8 +85,7 @@ def _build(bundle_path: str) -> None:
     for name in rebuilt.made:
         say(f"{name}: built for this machine")
     if rebuilt.refused:
-        first = next(iter(rebuilt.refused.values()))
-        raise type(first)("; ".join(f"{name}: {error}" for name, error in rebuilt.refused.items()))
+        raise refusal(rebuilt.refused)
 
 
 def _row(name: str, engine: StoredEngine) -> tuple[str, ...]:

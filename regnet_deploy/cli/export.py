@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.exported import exported_json, print_exported, say_golden
 from regnet_deploy.cli.options import FiniteFloat, IntList, bundle_argument, json_option
-from regnet_deploy.cli.output import bundle_word, print_json, progress, say
-from regnet_deploy.errors import ProofError, UsageError, require
+from regnet_deploy.cli.output import bundle_word, print_json, progress, refusal, say
+from regnet_deploy.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from regnet_deploy.exporting.wish import Wish
 
 _PATH = click.Path(path_type=Path)
 
@@ -94,6 +97,9 @@ _PATH = click.Path(path_type=Path)
     help="Engines for other GPUs than this one, which are slower.",
 )
 @click.option(
+    "--accept-unaccounted", is_flag=True, help="Take engines that do not tell in which type every convolution computes."
+)
+@click.option(
     "--compute-capability",
     "compute_capabilities",
     multiple=True,
@@ -125,6 +131,7 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
     from regnet_deploy.exporting.onnx_variants import Reporter
 
     wish = _wish(**options)
+    _refuse_what_does_nothing(wish, click.get_current_context())
     with progress() as display:
         task = display.add_task("export", total=None, note="")
         reporter = Reporter(
@@ -143,10 +150,7 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
     named = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
     say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}{named}")
     if exported.refused:
-        lines = "; ".join(str(error) for error in exported.refused.values())
-        errors = list(exported.refused.values())
-        kind = next((type(one) for one in errors if isinstance(one, ProofError)), type(errors[0]))
-        raise kind(f"{lines} (the other variants are written)")
+        raise refusal(exported.refused, " (the other variants are written)")
 
 
 def _wish(
@@ -165,14 +169,15 @@ def _wish(
     hardware_compatible: Any,
     compute_capabilities: tuple[str, ...],
     **others: Any,
-) -> Any:
+) -> Wish:
     from regnet_deploy.engines.options import EngineOptions
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.exporting.wish import Wish
     from regnet_deploy.serving.gates import parse_gate, with_overrides
 
-    named = [name for name in precisions if name != "auto"]
-    auto = "auto" in precisions or (data is not None and not precisions and not onnx)
+    words = [word.strip() for given in precisions for word in given.split(",")]
+    named = [name for name in words if name != "auto"]
+    auto = "auto" in words or (data is not None and not precisions and not onnx)
     engine = EngineOptions(
         tuned_batch=min(8, max_batch) if tuned_batch is None else tuned_batch,
         max_batch=max_batch,
@@ -196,3 +201,24 @@ def _wish(
         options=engine,
         **others,
     )
+
+
+def _refuse_what_does_nothing(wish: Wish, context: click.Context) -> None:
+    """Refuse options that were given and would have no effect on what was asked for."""
+    engines = "max_batch tuned_batch workspace optimization_level tf32 version_compatible hardware_compatible accept_unaccounted"
+    needs = (
+        (f"{engines} compute_capabilities", wish.engines or wish.auto, "is of TensorRT engines: add --trt"),
+        ("batches seconds", wish.auto, "is of the measurement of --precision auto: add it, with --data DIR"),
+        ("max_drop", wish.data is not None, "is measured on validation images: add --data DIR"),
+        (
+            "calibration calibration_images seed",
+            wish.auto or any(precision.needs_ranges for precision in wish.precisions),
+            "is of quantised precisions: add --precision int8-cpu, for example",
+        ),
+    )
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        for names, fits, what in needs:
+            given = context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+            if name in names.split() and given and not fits:
+                raise UsageError(f"{parameter.opts[0]} {what}")

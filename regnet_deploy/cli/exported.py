@@ -23,6 +23,7 @@ def say_golden(exported: Exported) -> None:
     elif golden["images"] < 16:
         line += "; 16 or more prove more"
     say(line)
+    _say_accuracy(exported)
     if exported.left_out:
         say(f"{len(exported.left_out)} files of --images could not be used:")
         for reason in exported.left_out[:_NAMED]:
@@ -33,6 +34,13 @@ def say_golden(exported: Exported) -> None:
                 f"{name} is held to a looser gate than {variant['precision']} has: it does not count as proved and is "
                 f"served only with --variant {name}"
             )
+
+
+def _say_accuracy(exported: Exported) -> None:
+    """Say how good the model itself is on the images on which variants may lose."""
+    accuracy = exported.made["onnx-fp32"].get("accuracy")
+    if accuracy:
+        say(f"the model answers {accuracy['reference_top1']:.2%} of {accuracy['images']:,} validation images right")
 
 
 def exported_json(exported: Exported) -> dict[str, Any]:
@@ -92,10 +100,10 @@ def _lost(accuracy: dict[str, Any] | None) -> str:
 
 def _print_choice(choice: dict[str, Any]) -> None:
     batches = choice["batches"]
-    columns = ("candidate", "result", "why", *(f"ms, batch {batch}" for batch in batches))
+    columns = ("candidate", "result", "why", *(f"ms (images/s), batch {batch}" for batch in batches))
     rows = []
     for one in choice["candidates"]:
-        medians = {row["batch"]: f"{row['p50_ms']:.2f}" for row in one["latency"]}
+        medians = {row["batch"]: f"{row['p50_ms']:.2f} ({row['images_per_second']:,.0f})" for row in one["latency"]}
         rows.append((one["variant"], one["result"], one["reason"], *(medians.get(batch, "-") for batch in batches)))
     cpu = f"{choice['machine']['cpu']}, {choice['cpu_instructions']}"
     print_table(

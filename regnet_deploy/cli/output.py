@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from regnet_deploy.bundle import DEFAULT_PATH
+from regnet_deploy.errors import ProofError, RegnetDeployError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,3 +107,20 @@ def wait_briefly() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
+def refusal(refused: Mapping[str, RegnetDeployError], end: str = "") -> RegnetDeployError:
+    """Return one error for all that was refused: of a proof, where one of them is.
+
+    Args:
+        refused: variant, or ``engines`` for all of them -> why. A reason that does not name its variant gets the name,
+            or the names where several have the same.
+        end: of the line.
+    """
+    names: dict[str, list[str]] = {}
+    for name, error in refused.items():
+        names.setdefault(str(error), []).extend([] if name == "engines" or name in str(error) else [name])
+    lines = [f"{', '.join(whose)}: {reason}" if whose else reason for reason, whose in names.items()]
+    errors = list(refused.values())
+    kind = next((type(one) for one in errors if isinstance(one, ProofError)), type(errors[0]))
+    return kind("; ".join(lines) + end)

@@ -62,12 +62,19 @@ def _open_weights(bundle: Bundle) -> Session:
 
 
 def _open_emulated(bundle: Bundle, name: str) -> Session:
-    """Open a variant in BF16 as it was proved."""
-    require("onnx", "export")
-    from regnet_deploy.exporting.emulation import emulated_bf16
-    from regnet_deploy.serving.runtime import find_variant, open_onnx
+    """Open a variant for TensorRT as it was proved."""
+    from regnet_deploy.exporting.kernels import runs_as_typed
+    from regnet_deploy.exporting.precision import find_precision
+    from regnet_deploy.serving.runtime import find_variant, open_onnx, open_variant
 
-    return open_onnx(emulated_bf16(bundle.read(find_variant(bundle, name)["file"])), device="cpu", exact=True)
+    variant = find_variant(bundle, name)
+    precision = find_precision(variant["precision"])
+    if runs_as_typed(precision):
+        return open_variant(bundle, name)
+    require("onnx", "export")
+    from regnet_deploy.exporting.emulation import emulated
+
+    return open_onnx(emulated(bundle.read(variant["file"]), precision), device="cpu", exact=True)
 
 
 def _row(check: Check) -> tuple[str, ...]:

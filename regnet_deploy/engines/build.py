@@ -134,6 +134,9 @@ def _configured(library: Library, builder: Any, network: Any, side: int, options
         config.hardware_compatibility_level = level
     if library.runtime == "tensorrt-rtx":
         _set_targets(library, config, options.compute_capabilities)
+        ours = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        if ours is not None:
+            config.set_flag(ours)  # no memory is taken while it runs, so that it can be captured
     name = network.get_input(0).name
     shapes = builder.create_optimization_profile()
     batches = (options.min_batch, options.tuned_batch, options.max_batch)

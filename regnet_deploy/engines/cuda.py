@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.engines.gpu import driver_version, find_gpu
 from regnet_deploy.errors import RegnetDeployError, require
 
 
@@ -120,7 +121,24 @@ class Cuda:
             raise RegnetDeployError(
                 f"{wanted} cannot be had: {reason}; end what else uses it, or use an engine of a smaller largest batch"
             )
+        if status == self._api.cudaError_t.cudaErrorInsufficientDriver:
+            raise RegnetDeployError(_old_driver(self._api))
         raise RegnetDeployError(f"CUDA failed at {name}: {reason} ({status.name})")
+
+
+def _old_driver(api: ModuleType) -> str:
+    """Return in one line that the driver is too old for these bindings, and what there is to do."""
+    (_, needed), there = api.cudaRuntimeGetVersion(), find_gpu()
+    driver = there.driver if there else driver_version()
+    if there is None and driver is None:
+        return (
+            "CUDA does not start: the NVIDIA driver is not loaded; install it (in a container: docker run --gpus all)"
+        )
+    major, known = needed // 1000, f" and knows CUDA {there.cuda} at most" if there else ""
+    return (
+        f"CUDA does not start: cuda-bindings is for CUDA {major}.{needed % 1000 // 10}, and the NVIDIA driver is "
+        f"{driver or 'of an unknown version'}{known}: install a newer one, or pip install 'cuda-bindings<{major}'"
+    )
 
 
 def _free(api: ModuleType, held: list[tuple[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 from regnet_deploy.engines.gpu import Gpu
-from regnet_deploy.engines.library import RUNTIMES, Library, Runtime, lean_runtime, version_numbers
+from regnet_deploy.engines.library import RUNTIMES, Library, Runtime, lean_runtime, lean_wheel, version_numbers
 from regnet_deploy.engines.options import RTX_DEFAULT, EngineOptions, capability
 from regnet_deploy.errors import BundleError, UsageError
 
@@ -171,8 +171,7 @@ def _other_version(identity: Identity, library: Library) -> str | None:
     if version_numbers(library.version) < version_numbers(identity.version):
         return f"{reason}: a version-compatible engine runs on later versions, not on earlier ones"
     if lean_runtime(identity.version) is None:
-        package = f"tensorrt-lean-{identity.toolkit or 'cu13'}-libs"
-        return f"{reason}: it needs the lean runtime of its own version, pip install {package}=={identity.version}"
+        return f"{reason}: it needs {lean_wheel(identity.version, identity.toolkit)}"
     return None
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.loading import load_engine
+from regnet_deploy.engines.messages import failure
 from regnet_deploy.errors import ProofError
 
 #: A type as reports call it, in the order in which to look: bfloat16 has float16 in its name.
@@ -30,6 +31,12 @@ _TYPES = (
 )
 #: From the narrowest.
 _WIDTH = ("fp8", "int8", "bf16", "fp16", "tf32", "fp32")
+#: A kernel's name has the types of its two factors: ``..._f16f16_...``, ``..._i8i8_...``, ``..._tf32f32_...``.
+_KERNEL = re.compile(r"(?<![a-z0-9])(e4m3|bf16|i8|f16|tf32|f32)(?:e4m3|bf16|i8|f16|tf32|f32)(?![a-z0-9])", re.I)
+_KERNEL_TYPES = {"e4m3": "fp8", "bf16": "bf16", "i8": "int8", "f16": "fp16", "tf32": "tf32", "f32": "fp32"}
+#: The two convolutions that make the gate of a squeeze-and-excitation, of one pixel and a few channels: what a builder
+#: makes of them need not be a convolution any more.
+_GATE = re.compile(r"\.se\.f_ex\.[02]$")
 #: Layers that multiply: what a convolution becomes, whole or fused with its neighbours.
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matmul|matrix|\bfc\b|runtime_fusion", re.I)
 #: Layers that only move or convert, however they are called.
@@ -67,8 +74,16 @@ class Layer:
 
     @property
     def computes_in(self) -> str | None:
-        """The type that it computes in: the widest of its first input and its weights."""
-        found = [kind for kind in (self.input, self.weights) if kind is not None]
+        """The type that it computes in: the widest of its first input and its weights; None where it is not told.
+
+        Where the input's type is not told, the kernel's name tells it. Weights alone do not tell that small numbers are
+        multiplied as such: they may be converted back before.
+        """
+        kernel = _KERNEL.search(self.tactic)
+        entered = self.input or (_KERNEL_TYPES[kernel[1].lower()] if kernel else None)
+        if entered is None and self.weights in ("int8", "fp8"):
+            return None
+        found = [kind for kind in (entered, self.weights) if kind is not None]
         if not found:
             return None
         widest = max(found, key=_WIDTH.index)
@@ -82,10 +97,12 @@ class Checked:
     Attributes:
         counts: type -> how many of the convolutions asked for compute in it.
         unaccounted: names of those that no layer owns up to.
+        wider: names of the gates that compute in a wider float than asked.
     """
 
     counts: dict[str, int]
     unaccounted: tuple[str, ...]
+    wider: tuple[str, ...] = ()
 
 
 def inspect_engine(library: Library, plan: bytes) -> tuple[Layer, ...]:
@@ -96,12 +113,29 @@ def inspect_engine(library: Library, plan: bytes) -> tuple[Layer, ...]:
         ProofError: the report cannot be read.
     """
     loaded = load_engine(library, plan)
-    return layers_of_report(report_of(library, loaded.engine))
+    engine, trt = loaded.engine, library.module
+    context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    if context is None:
+        raise failure(library, "does not start the engine", loaded.heard.errors)
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    for name in names:
+        if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT:
+            _, tuned, _ = engine.get_tensor_profile_shape(name, 0)
+            context.set_input_shape(name, tuple(tuned))
+    return layers_of_report(report_of(library, engine, context))
 
 
-def report_of(library: Library, engine: Any) -> str:
-    """Return the inspector's report of a loaded engine, JSON."""
+def report_of(library: Library, engine: Any, context: Any) -> str:
+    """Return the inspector's report of a loaded engine, JSON.
+
+    Args:
+        library: that loaded it.
+        engine: TensorRT's ``ICudaEngine``.
+        context: one of its execution contexts, with the shape of the input set: of an engine whose batch may vary, no
+            type is told without one.
+    """
     inspector = engine.create_engine_inspector()
+    inspector.execution_context = context
     return str(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
 
 
@@ -155,32 +189,56 @@ def convolution_types(layers: Iterable[Layer], names: Iterable[str]) -> dict[str
     return types
 
 
-def check_types(asked: Mapping[str, str], layers: Iterable[Layer], *, tf32: bool = False) -> Checked:
+def is_gate(name: str) -> bool:
+    """Tell whether a convolution is of a squeeze-and-excitation's gate: one whose type next to no time depends on."""
+    return bool(_GATE.search(name))
+
+
+def check_types(
+    asked: Mapping[str, str], layers: Iterable[Layer], *, tf32: bool = False, accept_unaccounted: bool = False
+) -> Checked:
     """Hold what an engine computes in against what was asked.
+
+    A gate (:func:`is_gate`) may compute in a wider float than asked, or go unaccounted for.
 
     Args:
         asked: convolution -> ``fp32``, ``fp16``, ``bf16``, ``int8`` or ``fp8``.
         layers: of the engine.
         tf32: FP32 may be computed with factors rounded to TF32.
+        accept_unaccounted: of some convolutions it need not be known.
 
     Raises:
-        ProofError: a convolution computes in another type, or none of them is found.
+        ProofError: a convolution computes in another type, or no layer owns up to one.
     """
     found = convolution_types(layers, asked)
     if asked and not found:
         raise ProofError(
             f"in which types the engine computes is not known: its report has none of the {len(asked)} convolutions"
         )
-    wrong = {
+    others = {
         name: kind
         for name, kind in found.items()
         if kind != asked[name] and not (tf32 and (asked[name], kind) == ("fp32", "tf32"))
     }
+    wider = tuple(name for name, kind in others.items() if is_gate(name) and _is_wider_float(kind, asked[name]))
+    wrong = {name: kind for name, kind in others.items() if name not in wider}
     if wrong:
         shown = ", ".join(f"{name} ({asked[name]} asked, {wrong[name]} built)" for name in list(wrong)[:3])
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ProofError(f"{len(wrong)} of {len(asked)} convolutions do not compute in the type asked: {shown}{more}")
-    return Checked(dict(Counter(found.values())), tuple(name for name in asked if name not in found))
+    unaccounted = tuple(name for name in asked if name not in found)
+    silent = [name for name in unaccounted if not is_gate(name)]
+    if silent and not accept_unaccounted:
+        more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+        raise ProofError(
+            f"in which type {len(silent)} of {len(asked)} convolutions compute is not known, for the engine's report "
+            f"does not name them: {', '.join(silent[:3])}{more}; export with --accept-unaccounted to take it so"
+        )
+    return Checked(dict(Counter(found.values())), unaccounted, wider)
+
+
+def _is_wider_float(kind: str, asked: str) -> bool:
+    return kind == "fp32" or (kind == "tf32" and asked != "fp32")
 
 
 def _layer(data: Mapping[str, Any]) -> Layer:

@@ -29,6 +29,10 @@ _FLOORS = {"tensorrt": (10, 9), "tensorrt-rtx": (1, 7)}
 _NEWEST_MAJOR = {"tensorrt": 11, "tensorrt-rtx": 1}
 
 
+#: CUDA that there are wheels for, the newest first.
+_WHEELS_FOR = ("cu14", "cu13", "cu12")
+
+
 @dataclass(frozen=True)
 class Library:
     """A library that builds and runs engines.
@@ -49,11 +53,13 @@ class Library:
     @property
     def toolkit(self) -> str | None:
         """CUDA that its wheel was compiled for, such as ``cu13``; None where it was not installed as a wheel."""
-        for cuda in ("cu14", "cu13", "cu12"):
+        there = {}
+        for cuda in _WHEELS_FOR:
             with suppress(metadata.PackageNotFoundError):
-                metadata.version(f"{self.runtime}-{cuda}-libs")
-                return cuda
-        return None
+                there[cuda] = metadata.distribution(f"{self.runtime}-{cuda}-libs")
+        # Wheels of several toolkits overwrite each other's files: the one that is loaded is whole.
+        whole = [cuda for cuda, found in there.items() if found.version == self.version and _is_whole(found)]
+        return next(iter([*whole, *there]), None)
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.version}"
@@ -115,7 +121,7 @@ def load_library(runtime: Runtime) -> Library:
 
 def lean_runtime(version: str) -> Path | None:
     """Return the library of TensorRT's lean runtime of exactly this version where its wheel is installed, or None."""
-    for cuda in ("cu14", "cu13", "cu12"):
+    for cuda in _WHEELS_FOR:
         with suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(f"tensorrt-lean-{cuda}-libs")
             if found.version == version:
@@ -123,6 +129,11 @@ def lean_runtime(version: str) -> Path | None:
                     if file.name.startswith("libnvinfer_lean.so"):
                         return Path(str(found.locate_file(file)))
     return None
+
+
+def lean_wheel(version: str, toolkit: str | None) -> str:
+    """Return in words which lean runtime an engine of a version needs, and how to get it."""
+    return f"the lean runtime of its own version, pip install tensorrt-lean-{toolkit or _WHEELS_FOR[1]}-libs=={version}"
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
@@ -133,6 +144,16 @@ def version_numbers(version: str) -> tuple[int, ...]:
             break
         numbers.append(int(part))
     return tuple(numbers)
+
+
+def _is_whole(wheel: metadata.Distribution) -> bool:
+    """Tell whether the libraries of a wheel are as long as it says, and so not those of another one."""
+    for file in wheel.files or []:
+        if ".so" in file.name and file.size is not None:
+            path = Path(str(wheel.locate_file(file)))
+            if not path.is_file() or path.stat().st_size != file.size:
+                return False
+    return True
 
 
 def _is_installed(runtime: Runtime) -> bool:

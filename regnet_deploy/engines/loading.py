@@ -33,20 +33,25 @@ def load_engine(library: Library, plan: bytes, gpu: Gpu | None = None, lean: Pat
         library: of the engine's runtime.
         plan: the engine's bytes.
         gpu: that it runs on, for the message.
-        lean: the lean runtime's library, for a version-compatible engine of another version.
+        lean: the lean runtime's library, for a version-compatible engine: of the version that built it.
 
     Raises:
         RegnetDeployError: it does not load; one line with the library's reason.
     """
     heard = Heard(library.module)
-    runtimes = [library.module.Runtime(heard.logger)]
+    try:
+        runtimes = [library.module.Runtime(heard.logger)]
+    except TypeError:  # what its binding makes of a driver that cannot be used
+        raise failure(library, "does not start", heard.errors, gpu) from None
     if lean is not None:
         runtimes.append(runtimes[0].load_runtime(str(lean)))
     if runtimes[-1] is None:
         raise failure(library, f"does not load the lean runtime {lean}", heard.errors, gpu)
     runtimes[-1].engine_host_code_allowed = False  # the default, said so that nobody need know
+    heard.listen_to(library.runtime, runtimes[-1])
     engine = runtimes[-1].deserialize_cuda_engine(plan)
     if engine is None:
         where = f" on {gpu.name}" if gpu else ""
         raise failure(library, f"does not load the engine{where}", heard.errors, gpu)
+    heard.listen_to(library.runtime, engine)
     return Loaded(engine, heard, tuple(runtimes))

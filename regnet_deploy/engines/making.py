@@ -11,8 +11,8 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.engines.build import Progress, build
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import Identity, identify, why_not_here
-from regnet_deploy.engines.inspection import check_types
-from regnet_deploy.engines.library import Library, Runtime, load_library
+from regnet_deploy.engines.inspection import check_types, is_gate
+from regnet_deploy.engines.library import Library, Runtime, lean_runtime, load_library
 from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.engines.stored import engine_file, find_variant
@@ -52,6 +52,8 @@ def make_engine(
     options: EngineOptions,
     progress: Progress,
     note: Callable[[str], None] = lambda line: None,
+    *,
+    accept_unaccounted: bool = False,
 ) -> Made:
     """Build an engine, and see that it computes in the types that were asked for.
 
@@ -67,10 +69,11 @@ def make_engine(
         options: of the build.
         progress: is told the phases of the build.
         note: is told what did not work and is not needed, in a line.
+        accept_unaccounted: take an engine whose report does not name every convolution.
 
     Raises:
         UsageError: an option does not fit the library, or the GPU has too little memory.
-        ProofError: a convolution computes in another type than asked.
+        ProofError: a convolution computes in another type than asked, or in which one is not known.
         RegnetDeployError: the build fails, or the engine does not load; the message has the library's reason.
     """
     if library.runtime == "tensorrt-rtx" and not options.compute_capabilities:
@@ -79,9 +82,15 @@ def make_engine(
     cache = cache_file(library, gpu) if gpu is not None else None
     built = build(library, gpu, onnx, side, options, progress, timing_cache=cache, note=note)
     elsewhere = _UNPROVED if gpu is None else _not_here(identity, library, gpu)
-    session = EngineSession(library, gpu, built.plan, options) if gpu is not None and elsewhere is None else None
-    layers = session.layers() if session is not None else built.layers
-    checked = check_types(convolutions, layers, tf32=options.tf32) if layers is not None else None
+    session = None
+    if gpu is not None and elsewhere is None:
+        lean = lean_runtime(library.version) if options.version_compatible else None
+        session = EngineSession(library, gpu, built.plan, options, lean=lean)
+    # A builder that lists its layers lists them whole; the inspector may sum up what it compiled as one.
+    layers = built.layers if built.layers is not None or session is None else session.layers()
+    checked = None
+    if layers is not None:
+        checked = check_types(convolutions, layers, tf32=options.tf32, accept_unaccounted=accept_unaccounted)
     entry = {
         "key": identity.key,
         "file": engine_file(name, identity.key),
@@ -90,7 +99,8 @@ def make_engine(
         "proof": None,
         "note": elsewhere,
         "types": checked and checked.counts,
-        "unaccounted": checked and len(checked.unaccounted),
+        "unaccounted": checked and list(checked.unaccounted),
+        "wider": checked and list(checked.wider),
     }
     return Made(entry, built.plan, session)
 
@@ -127,6 +137,13 @@ def remake_engine(
         )
     others = variant["engines"]
     options = Identity.from_json(others[-1]["identity"]).options if others else EngineOptions()
+    if library.runtime == "tensorrt-rtx":
+        built_for = options.compute_capabilities or rtx_capabilities(variant["precision"])
+        if gpu.compute_capability not in built_for:
+            options = replace(options, compute_capabilities=(gpu.compute_capability,))
+    # Whether all convolutions have to be accounted for is as it was for the others, too.
+    silent = others[-1].get("unaccounted") if others else None
+    accepted = isinstance(silent, list) and not all(map(is_gate, silent))
     return make_engine(
         library,
         gpu,
@@ -139,4 +156,5 @@ def remake_engine(
         options,
         progress,
         note,
+        accept_unaccounted=accepted,
     )

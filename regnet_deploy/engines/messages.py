@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from threading import Lock
 from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
@@ -28,7 +30,7 @@ class Heard:
     """What a library said through its logger and its error recorder.
 
     Attributes:
-        logger: for the constructors that take one.
+        logger: for the constructors that take one; the same for all, see :class:`_Listeners`.
         recorder: for the attribute ``error_recorder``.
         errors: what went wrong, in the order in which it was said, each once.
         layers: the list of an engine's layers, where a builder wrote one.
@@ -38,7 +40,23 @@ class Heard:
         self.errors: list[str] = []
         self.layers: str | None = None
         self._lock = Lock()
-        self.logger, self.recorder = _logger(trt, self), _recorder(trt, self)
+        listeners = _listeners(trt)
+        listeners.add(self)
+        self.logger, self.recorder = listeners.logger, _recorder(trt, self)
+
+    def forget(self) -> None:
+        """Forget what went wrong so far: what comes next may fail for another reason."""
+        with self._lock:
+            self.errors.clear()
+        self.recorder.clear()
+
+    def listen_to(self, runtime: str, spoken: Any) -> None:
+        """Have what runs engines tell its errors to the recorder, for as long as it is there.
+
+        TensorRT alone: of TensorRT-RTX it is known to end the process, see :func:`recorded`; its logger says the same.
+        """
+        if runtime == "tensorrt":
+            spoken.error_recorder = self.recorder
 
     def take_error(self, text: str) -> None:
         """Keep what went wrong; called from any thread."""
@@ -53,6 +71,33 @@ class Heard:
             self.take_error(text)
         elif text.startswith("Layers:"):
             self.layers = text
+
+
+class _Listeners:
+    """Everything that listens to a library. There is one logger for as long as the process lives.
+
+    TensorRT keeps the first logger that it is given for all that has none of its own, and uses it after whoever gave
+    it has gone; of another one it says that it is ignored.
+    """
+
+    def __init__(self, trt: ModuleType) -> None:
+        self._lock, self._live = Lock(), WeakSet[Heard]()
+        self.logger = _logger(trt, self)
+
+    def add(self, heard: Heard) -> None:
+        with self._lock:
+            self._live.add(heard)
+
+    def take(self, severity_is_error: bool, text: str) -> None:
+        with self._lock:
+            live = list(self._live)
+        for heard in live:
+            heard.take(severity_is_error, text)
+
+
+@functools.cache
+def _listeners(trt: ModuleType) -> _Listeners:
+    return _Listeners(trt)
 
 
 @contextlib.contextmanager
@@ -111,13 +156,13 @@ class Monitor:
             self.raised, self.cancelled = error, True
 
 
-def _logger(trt: ModuleType, heard: Heard) -> Any:
+def _logger(trt: ModuleType, listeners: _Listeners) -> Any:
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            heard.take(severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR), message)
+            listeners.take(severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR), message)
 
     return Logger()
 

@@ -159,7 +159,7 @@ def open_engine(bundle: Bundle, name: str) -> EngineSession:
             "for this machine"
         )
     identity = engine.identity
-    lean = lean_runtime(identity.version) if identity.version != library.version else None
+    lean = lean_runtime(identity.version) if identity.options.version_compatible else None
     return EngineSession(library, gpu, bundle.read(engine.file), identity.options, lean=lean)
 
 

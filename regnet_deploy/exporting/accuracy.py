@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,23 +18,21 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.paired import difference
+from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.trained_folder import trained_folder
 from regnet_deploy.exporting.views import views
+from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.images.spread import spread
 from regnet_deploy.models.weights import inference
+from regnet_deploy.serving.golden import cosines
 from regnet_deploy.serving.runtime import Session, classify_pixels
 
 #: Views are kept in memory where all of them take no more than this, bytes; else they are decoded in every pass.
 MEMORY_BYTES = 512 * 2**20
 BATCH = 16
-
-#: Called with images done and all images.
-Advance = Callable[[int, int], None]
-
-
-def _quiet(done: int, total: int) -> None:
-    return None
+#: Share of the files that may be unreadable: beyond it the rest says little of the set.
+_UNREADABLE = 0.1
 
 
 class Views(NamedTuple):
@@ -56,7 +55,7 @@ class Validation:
         split: where the images come from, in words.
         preprocessing: of the bundle.
         kept: pixels ``(n, h, w, 3)`` where they are in memory.
-        left_out: path -> reason of files that cannot be used, as far as known.
+        left_out: path -> reason of files that cannot be read; of a set that is not in memory it fills as they are met.
     """
 
     root: Path
@@ -81,6 +80,7 @@ class Validation:
         pixels: list[NDArray[np.uint8]] = []
         for place, view in enumerate(views(self.root, self.paths, self.preprocessing)):
             if isinstance(view, DataError):
+                self.left_out[self.paths[place]] = _reason(view, self.root / self.paths[place])
                 continue
             places.append(place)
             pixels.append(view)
@@ -92,6 +92,8 @@ class Validation:
 
     def subset(self, n: int, seed: int = 0) -> Validation:
         """Return ``n`` of the images, or all where there are no more: one of each class, then a second, and so on."""
+        if n >= len(self):
+            return self
         places = sorted(spread(self.labels.tolist(), seed)[:n])
         return replace(
             self,
@@ -99,26 +101,43 @@ class Validation:
             labels=self.labels[places],
             numbers=self.numbers[places],
             kept=None if self.kept is None else self.kept[places],
+            left_out={},
         )
+
+    def warning(self) -> str | None:
+        """Return a line on files that cannot be read, once all were tried; None where all can.
+
+        Raises:
+            DataError: they are more than a tenth.
+        """
+        if not self.left_out:
+            return None
+        path, reason = next(iter(self.left_out.items()))
+        files, lost = len({*self.paths, *self.left_out}), len(self.left_out)
+        line = f"{lost:,} of {files:,} validation images in {self.root} cannot be read, for example {path}: {reason}"
+        if lost > _UNREADABLE * files:
+            raise DataError(f"{line}; no more than {_UNREADABLE:.0%} may be: mend those files, or remove them")
+        return line
 
 
 def validation_of(
-    data: str | Path, bundle: Bundle, preprocessing: Preprocessing, advance: Advance = _quiet
+    data: str | Path | ImageFolder, bundle: Bundle, preprocessing: Preprocessing, advance: Advance = quiet
 ) -> Validation:
     """Return the images that validate: those in ``val/`` of a folder, or those that training held out.
 
     Args:
-        data: the folder that ``train --data`` took, or another one with ``val/`` and the same classes.
+        data: the folder that ``train --data`` took, or another one with ``val/`` and the same classes; or what
+            ``trained_folder`` made of it.
         bundle: a trained one.
         preprocessing: of the bundle.
         advance: called with the images decoded and all images, where they are kept in memory.
 
     Raises:
         DataError: no such folder, other classes than the bundle's, images of which the held-out share cannot be told,
-            or none that can be used.
+            or, where they are kept in memory, more than a tenth that cannot be read.
         MissingPart: the bundle is not trained.
     """
-    folder = trained_folder(data, bundle)
+    folder = data if isinstance(data, ImageFolder) else trained_folder(data, bundle, advance)
     place = {name: i for i, name in enumerate(bundle.part("labels"))}
     labels = np.asarray([place[folder.classes[file.label]] for file in folder.val], np.int64)
     paths = tuple(file.path for file in folder.val)
@@ -126,22 +145,31 @@ def validation_of(
     if len(paths) * preprocessing.crop**2 * 3 > MEMORY_BYTES:
         return Validation(folder.root, paths, labels, numbers, folder.split, preprocessing, None, {})
     usable: list[int] = []
-    pixels: list[NDArray[np.uint8]] = []
+    pixels = np.empty((len(paths), preprocessing.crop, preprocessing.crop, 3), np.uint8)
     left_out: dict[str, str] = {}
     for number, view in enumerate(views(folder.root, paths, preprocessing)):
         if isinstance(view, DataError):
-            left_out[paths[number]] = str(view).removeprefix(f"{folder.root / paths[number]}: ")
+            left_out[paths[number]] = _reason(view, folder.root / paths[number])
         else:
+            pixels[len(usable)] = view
             usable.append(number)
-            pixels.append(view)
         advance(number + 1, len(paths))
-    if not usable:
-        path, reason = next(iter(left_out.items()))
-        raise DataError(f"none of the {len(paths)} validation images in {data} can be read: {path}: {reason}")
-    some = tuple(paths[number] for number in usable)
-    return Validation(
-        folder.root, some, labels[usable], numbers[usable], folder.split, preprocessing, np.stack(pixels), left_out
+    found = Validation(
+        folder.root,
+        tuple(paths[number] for number in usable),
+        labels[usable],
+        numbers[usable],
+        folder.split,
+        preprocessing,
+        pixels[: len(usable)],
+        left_out,
     )
+    found.warning()  # for what it raises
+    return found
+
+
+def _reason(error: DataError, file: Path) -> str:
+    return str(error).removeprefix(f"{file}: ")
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,11 +180,13 @@ class Reference:
         numbers: ``(n,)`` int64, rising: which images of the validation set.
         labels: ``(n,)`` int64.
         logits: ``(n, classes)`` float32.
+        digests: sha256 of the pixels of each image, 32 bytes, so that none of them is calibrated with.
     """
 
     numbers: NDArray[np.int64]
     labels: NDArray[np.int64]
     logits: NDArray[np.float32]
+    digests: frozenset[bytes] = frozenset()
 
     @property
     def top1(self) -> float:
@@ -166,7 +196,7 @@ class Reference:
     def of(self, validation: Validation) -> Reference:
         """Return the answers to these images alone."""
         rows = self.rows(np.intersect1d(validation.numbers, self.numbers))
-        return Reference(self.numbers[rows], self.labels[rows], self.logits[rows])
+        return replace(self, numbers=self.numbers[rows], labels=self.labels[rows], logits=self.logits[rows])
 
     def rows(self, numbers: NDArray[np.int64]) -> NDArray[np.intp]:
         """Return the rows of images by their numbers.
@@ -181,33 +211,34 @@ class Reference:
 
 
 def reference_of(
-    model: nn.Module, validation: Validation, advance: Advance = _quiet, *, batch: int = BATCH
+    model: nn.Module, validation: Validation, advance: Advance = quiet, *, batch: int = BATCH
 ) -> Reference:
     """Return the model's logits for all validation images, in FP32 on all cores of the CPU.
 
     Raises:
-        DataError: no image can be read.
+        DataError: more than a tenth of the images cannot be read.
         ProofError: a logit is not finite.
     """
     model = model.to("cpu", torch.float32).eval()
-    found: list[Views] = []
+    numbers: list[NDArray[np.int64]] = []
+    labels: list[NDArray[np.int64]] = []
     logits: list[NDArray[np.float32]] = []
+    digests: set[bytes] = set()
     done, before = 0, torch.get_num_threads()
     torch.set_num_threads(available_cores())
     try:
         for each in validation.batches(batch):
             logits.append(inference(model, torch.from_numpy(normalise(each.pixels, validation.preprocessing))).numpy())
-            found.append(each._replace(pixels=each.pixels[:0]))
+            numbers.append(each.numbers)  # not `each`: the pixels would stay in memory
+            labels.append(each.labels)
+            digests.update(hashlib.sha256(np.ascontiguousarray(image)).digest() for image in each.pixels)
             done += len(each.labels)
             advance(done, len(validation))
     finally:
         torch.set_num_threads(before)
-    if not found:
-        raise DataError(f"none of the {len(validation)} validation images in {validation.root} can be read")
+    validation.warning()  # for what it raises
     reference = Reference(
-        np.concatenate([each.numbers for each in found]),
-        np.concatenate([each.labels for each in found]),
-        np.concatenate(logits),
+        np.concatenate(numbers), np.concatenate(labels), np.concatenate(logits), digests=frozenset(digests)
     )
     if not np.isfinite(reference.logits).all():
         raise ProofError("the model's own logits are not finite, so nothing can be proved: train again (a lower --lr)")
@@ -229,6 +260,7 @@ class Accuracy:
         max_abs_error: largest difference of a logit; infinite where one is not finite.
         mean_abs_error: mean difference of a logit; infinite where one is not finite.
         cosine: lowest cosine similarity of an image's logits with the model's; NaN where one is not finite.
+        left_out: further files of the validation set, which cannot be read.
     """
 
     images: int
@@ -241,6 +273,7 @@ class Accuracy:
     max_abs_error: float
     mean_abs_error: float
     cosine: float
+    left_out: int = 0
 
     @property
     def finite(self) -> bool:
@@ -251,15 +284,9 @@ class Accuracy:
         """Return JSON data; figures that are not finite become None."""
         return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
 
-    def __str__(self) -> str:
-        return (
-            f"top-1 {self.top1:.2%} on {self.images} images, the model {self.reference_top1:.2%}: a drop of "
-            f"{self.drop:.2f} points (95 % interval {self.low:.2f} to {self.high:.2f})"
-        )
-
 
 def measure_accuracy(
-    session: Session, validation: Validation, reference: Reference, advance: Advance = _quiet, *, batch: int = BATCH
+    session: Session, validation: Validation, reference: Reference, advance: Advance = quiet, *, batch: int = BATCH
 ) -> Accuracy:
     """Run a variant on validation images and compare its answers with the model's.
 
@@ -291,7 +318,7 @@ def measure_accuracy(
         if finite.all():
             error = np.abs(got - wanted)
             largest, total = max(largest, float(error.max())), total + float(error.sum())
-            cosine = min(cosine, _lowest_cosine(wanted, got))  # a NaN from before stays
+            cosine = min(cosine, float(cosines(wanted, got).min()))  # a NaN from before stays
         else:
             largest, total, cosine = math.inf, math.inf, math.nan
         advance(images, len(validation))
@@ -309,11 +336,23 @@ def measure_accuracy(
         max_abs_error=largest,
         mean_abs_error=total / (images * reference.logits.shape[1]),
         cosine=cosine,
+        left_out=len(validation.left_out),
     )
 
 
-def _lowest_cosine(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return the lowest cosine of a row of both; rows of zeros are alike to each other and to nothing else."""
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    alike = np.where(lengths > 0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1), (a == b).all(axis=1))
-    return float(alike.min())
+def unresolved(accuracies: Mapping[str, Mapping[str, Any]], max_drop: float) -> str | None:
+    """Return a line where the images are too few to tell whether a loss is within its limit; None where they are not.
+
+    Args:
+        accuracies: by the name of the variant, as JSON data.
+        max_drop: points that a variant may lose.
+    """
+    if not accuracies:
+        return None
+    name, widest = max(accuracies.items(), key=lambda one: float(one[1]["high"] - one[1]["low"]))
+    if widest["high"] - widest["low"] <= 2 * max_drop:
+        return None
+    return (
+        f"{widest['images']:,} validation images cannot tell {max_drop:g} points: the loss of {name} is "
+        f"{widest['drop']:.2f} with a 95 % interval of {widest['low']:.2f} to {widest['high']:.2f}"
+    )

@@ -10,7 +10,7 @@ has larger values, and search the threshold of a tensor in Python loops.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from onnx import TensorProto, helper
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import ProofError, UsageError, did_you_mean
+from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.quantise import Range
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.serving.onnx_session import cannot_run, create, failures, session_options
@@ -42,9 +43,6 @@ _SAMPLED = 8192
 #: Bytes that the tensors of a batch may take. More would be slower: memory is mapped anew for each of them.
 _BATCH_BYTES = 64 * 2**20
 _MOST_IMAGES = 32
-
-#: Called with images done and all images.
-Advance = Callable[[int, int], None]
 
 
 @dataclass(eq=False)
@@ -81,7 +79,7 @@ class Activations:
         self.low, self.high = min(self.low, low), max(self.high, high)
         self._make_room()
         images = values.reshape(len(values), -1)
-        sample = np.abs(images[:, :: _stride(images.shape[1])])
+        sample = np.abs(images[:, :: _stride(images.shape[1], math.prod(values.shape[2:]))])
         sample = sample[sample > 0]
         if len(sample):
             bins = np.minimum((sample.astype(np.float64) / self.width).astype(np.int64), _BINS - 1)
@@ -111,7 +109,7 @@ def observe(
     tensors: Sequence[str],
     pixels: NDArray[np.uint8],
     preprocessing: Preprocessing,
-    advance: Advance = lambda done, total: None,
+    advance: Advance = quiet,
     threads: int | None = None,
 ) -> Observed:
     """Run a network on images and keep what its activations look like.
@@ -216,10 +214,16 @@ def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return product
 
 
-def _stride(values: int) -> int:
-    """Return the step at which an image's values are sampled; odd, so that it is not always the same columns."""
+def _stride(values: int, places: int) -> int:
+    """Return the step at which an image's values are sampled.
+
+    It has no factor in common with the places of a map, height times width, so that in time it comes to every place: a
+    step of 7 would meet a single column of maps 7 wide.
+    """
     step = -(-values // _SAMPLED)
-    return step + 1 - step % 2 if step > 1 else 1
+    while math.gcd(step, places) > 1:
+        step += 1
+    return step
 
 
 def _open(data: bytes, tensors: Sequence[str], threads: int) -> tuple[Any, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.exporting.trained_folder import trained_folder
+from regnet_deploy.exporting.progress import Advance, quiet
+from regnet_deploy.exporting.trained_folder import trained_folder, was_trained_on
 from regnet_deploy.exporting.views import views
 from regnet_deploy.images.decode import SUFFIXES
+from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.images.spread import spread
 
@@ -26,9 +29,6 @@ LEAST, MOST = 300, 512
 
 TRAINING, USER = "training images", "user images"
 
-#: Called with images found and images wanted.
-Advance = Callable[[int, int], None]
-
 
 @dataclass(frozen=True, eq=False)
 class CalibrationSet:
@@ -36,8 +36,9 @@ class CalibrationSet:
 
     Attributes:
         pixels: ``(n, h, w, 3)`` uint8 RGB, all different.
-        part: JSON data: ``images``, ``source`` in words, ``folder``, ``seed``, ``digest`` (sha256 over the pixels and
-            the preprocessing), ``left_out`` (path -> reason of chosen files that could not be used).
+        part: JSON data: ``images``, ``source`` in words (the folder, where it may not be the one that was trained
+            on), ``folder``, ``seed``, ``digest`` (sha256 over the pixels and the preprocessing), ``left_out`` (path ->
+            reason of chosen files that could not be used).
     """
 
     pixels: NDArray[np.uint8]
@@ -45,26 +46,29 @@ class CalibrationSet:
 
 
 def calibration_set(
-    source: str | Path,
+    source: str | Path | ImageFolder,
     bundle: Bundle,
     preprocessing: Preprocessing,
     golden_images: NDArray[np.uint8],
     *,
     count: int = MOST,
     seed: int = 0,
-    advance: Advance = lambda done, total: None,
+    excluded: Collection[bytes] = frozenset(),
+    advance: Advance = quiet,
 ) -> CalibrationSet:
     """Choose images, decode them, and go on choosing where one cannot be used.
 
     Args:
         source: the folder that ``train --data`` took, of which only images that were trained on are used, spread over
-            the classes; or a folder with images and no folders in it.
+            the classes; what ``trained_folder`` made of it; or a folder with images and no folders in it.
         bundle: its labels and its part ``training`` tell what was trained on.
         preprocessing: of the bundle.
         golden_images: ``(n, h, w, 3)`` uint8: none of these is taken.
         count: images wanted; fewer are taken where there are no more.
         seed: which ones.
-        advance: called with the images found and ``count``.
+        excluded: sha256 of the views of validation images, 32 bytes each: none of these is taken either.
+        advance: called with the images found and ``count``; before that, where :func:`trained_folder` reads files, with
+            the files read and all files.
 
     Raises:
         UsageError: ``count`` is not 300 to 512.
@@ -74,36 +78,34 @@ def calibration_set(
     """
     if not LEAST <= count <= MOST:
         raise UsageError(f"calibration takes {LEAST} to {MOST} images, not {count}")
-    root = Path(source)
-    plain = _files_alone(root)
-    if plain is None:
-        train = trained_folder(root, bundle).train
-        ordered = [train[place].path for place in spread([file.label for file in train], seed)]
-    else:
-        ordered = [plain[place] for place in spread([0] * len(plain), seed)]
-    seen = {image.tobytes() for image in golden_images}
+    root, ordered, words = _ordered(source, bundle, seed, advance)
+    golden = {hashlib.sha256(np.ascontiguousarray(image)).digest() for image in golden_images}
+    seen: set[bytes] = set()
     chosen: list[NDArray[np.uint8]] = []
     left_out: dict[str, str] = {}
-    again = 0
+    apart = Counter[str]()
     for path, view in zip(ordered, views(root, ordered, preprocessing), strict=False):
         if isinstance(view, DataError):
             left_out[path] = str(view).removeprefix(f"{root / path}: ")
-        elif view.tobytes() in seen:
-            again += 1
-        else:
-            seen.add(view.tobytes())
-            chosen.append(view)
-            advance(len(chosen), count)
+            continue
+        digest = hashlib.sha256(np.ascontiguousarray(view)).digest()
+        why = _why_apart(digest, golden, excluded, seen)
+        if why:
+            apart[why] += 1
+            continue
+        seen.add(digest)
+        chosen.append(view)
+        advance(len(chosen), count)
         if len(chosen) == count:
             break
     if len(chosen) < LEAST:
-        raise DataError(_too_few(root, plain is None, len(ordered), len(chosen), again, left_out))
+        raise DataError(_too_few(root, words, len(ordered), len(chosen), apart, left_out))
     pixels = np.stack(chosen)
     return CalibrationSet(
         pixels,
         {
             "images": len(pixels),
-            "source": TRAINING if plain is None else USER,
+            "source": words,
             "folder": root.resolve().name,
             "seed": seed,
             "digest": digest_of(pixels, preprocessing),
@@ -116,6 +118,22 @@ def digest_of(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> str:
     """Return the sha256 over pixels, their shape and the preprocessing that made and will normalise them."""
     head = json.dumps([list(pixels.shape), preprocessing.to_json()], sort_keys=True)
     return hashlib.sha256(head.encode() + b"\n" + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _ordered(
+    source: str | Path | ImageFolder, bundle: Bundle, seed: int, advance: Advance
+) -> tuple[Path, list[str], str]:
+    """Return the folder, its files in the order in which they are tried, and what they are in words."""
+    if not isinstance(source, ImageFolder):
+        plain = _files_alone(Path(source))
+        if plain is not None:
+            return Path(source), [plain[place] for place in spread([0] * len(plain), seed)], USER
+        source = trained_folder(source, bundle, advance)
+    train = source.train
+    ordered = [train[place].path for place in spread([file.label for file in train], seed)]
+    if was_trained_on(source, bundle):
+        return source.root, ordered, TRAINING
+    return source.root, ordered, f"images of {train[0].path.split('/')[0]}/ in {source.root.resolve().name}"
 
 
 def _files_alone(root: Path) -> list[str] | None:
@@ -131,11 +149,18 @@ def _files_alone(root: Path) -> list[str] | None:
     return sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES)
 
 
-def _too_few(root: Path, classes: bool, files: int, usable: int, again: int, left_out: dict[str, str]) -> str:
-    what = "images that were trained on" if classes else f"images ({', '.join(sorted(SUFFIXES))})"
-    details = []
-    if again:
-        details.append(f"{again} are in the golden set, or the same as another")
+def _why_apart(
+    digest: bytes, golden: Collection[bytes], validation: Collection[bytes], seen: Collection[bytes]
+) -> str | None:
+    places = {"in the golden set": golden, "among the validation images": validation, "the same as another": seen}
+    return next((name for name, digests in places.items() if digest in digests), None)
+
+
+def _too_few(
+    root: Path, words: str, files: int, usable: int, apart: Mapping[str, int], left_out: dict[str, str]
+) -> str:
+    what = f"images ({', '.join(sorted(SUFFIXES))})" if words == USER else words
+    details = [f"{count} {'is' if count == 1 else 'are'} {why}" for why, count in apart.items()]
     if left_out:
         path, reason = next(iter(left_out.items()))
         details.append(f"{len(left_out)} cannot be used, for example {path}: {reason}")

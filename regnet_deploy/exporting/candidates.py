@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from regnet_deploy.errors import RegnetDeployError
 from regnet_deploy.exporting.choice import Candidate
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.profiling.contenders import session_contender
@@ -46,9 +47,15 @@ def measured_candidates(
         threads: of the CPU.
         advance: is told what is done and what there is to do.
     """
-    contenders = [
-        session_contender(session, name, entry, resolution, threads) for name, (session, entry) in runnable.items()
-    ]
+    contenders, failed = [], dict[str, str]()
+    for name, (session, entry) in runnable.items():
+        contender = session_contender(session, name, entry, resolution, threads)
+        try:
+            contender.prepare(max(batches))()
+        except RegnetDeployError as error:  # of a GPU whose memory is short, say: no reason to lose the others
+            failed[name] = f"a batch of {max(batches)} images cannot be run: {error}"
+        else:
+            contenders.append(contender)
     steps, done = len(batches) * len(contenders) * (1 + ROUNDS), 0
 
     def told(what: str) -> None:
@@ -61,6 +68,7 @@ def measured_candidates(
         Candidate(
             name=name,
             precision=entry["precision"],
+            reason=failed.get(name),
             accuracy=entry.get("accuracy"),
             measured=tuple(row for row in rows if row.variant == name),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,11 +57,15 @@ class Outcome:
         }
 
 
-def choose(candidates: Sequence[Candidate]) -> list[Outcome]:
+def choose(candidates: Sequence[Candidate], named: Collection[str] = ()) -> list[Outcome]:
     """Keep the fastest candidate of each runtime and device and say of each why it was kept or not.
 
     Speed is the geometric mean of the median ms an image over the batch sizes that were measured. A less precise
     candidate wins only if it takes at least 5 % less time than the more precise one.
+
+    Args:
+        candidates: those that stand.
+        named: names of those that the user asked for by name: they are kept though they lose.
     """
     outcomes: dict[str, Outcome] = {}
     places: dict[tuple[str, str], list[Candidate]] = {}
@@ -77,6 +81,8 @@ def choose(candidates: Sequence[Candidate]) -> list[Outcome]:
         for one in running:
             if one is winner:
                 outcomes[one.name] = Outcome(one, "kept", _praise(winner, running, runtime, device))
+            elif one.name in named:
+                outcomes[one.name] = Outcome(one, "kept", f"asked for by name, though it {_defeat(one, winner)}")
             else:
                 outcomes[one.name] = Outcome(one, "slower", _defeat(one, winner))
     return [outcomes[one.name] for one in candidates]
@@ -102,19 +108,19 @@ def _praise(winner: Candidate, running: Sequence[Candidate], runtime: str, devic
     others = [one for one in running if one is not winner]
     if not others:
         return f"the only one that {runtime} ran on {device}"
-    return "fastest of {} on {}, {}: {}".format(
-        len(running),
-        runtime,
-        device,
-        ", ".join(f"{_ratio(one, winner):.2f} times as fast as {one.name}" for one in others),
-    )
+    ratios = {one.name: _ratio(one, winner) for one in others}
+    told = [
+        f"{ratio:.2f} times as fast as {name}" if ratio >= 1 else f"more precise than {name}, which is hardly faster"
+        for name, ratio in ratios.items()
+    ]
+    return f"the best of {len(running)} on {runtime}, {device}: {', '.join(told)}"
 
 
 def _defeat(loser: Candidate, winner: Candidate) -> str:
     ratio = _ratio(loser, winner)
-    if ratio >= 1 + _WORTH:
+    if ratio >= 1:
         return f"takes {ratio:.2f} times as long as {winner.name}"
-    return f"not faster than {winner.name} by the {_WORTH:.0%} that less precision has to bring"
+    return f"takes {1 - ratio:.1%} less time than {winner.name}, and less precision has to bring {_WORTH:.0%}"
 
 
 def _ratio(slow: Candidate, fast: Candidate) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.engines.stored import is_engine
+from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.golden_set import GoldenSet
 from regnet_deploy.exporting.onnx_variants import open_for_proof
 from regnet_deploy.exporting.precision import PRECISIONS
@@ -18,6 +21,21 @@ from regnet_deploy.serving.golden import FILE as GOLDEN
 Variants = dict[str, dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """What is left.
+
+    Attributes:
+        variants: the bundle's other variants.
+        stale: logical names of files that nothing names any more.
+        refused: name of a variant -> why it goes: it does not agree with the model on the new golden set.
+    """
+
+    variants: Variants
+    stale: tuple[str, ...]
+    refused: dict[str, ProofError]
+
+
 def earlier_variants(
     bundle: Bundle,
     golden: GoldenSet,
@@ -25,12 +43,14 @@ def earlier_variants(
     gates: Mapping[str, Gate],
     made: Mapping[str, Mapping[str, Any]],
     files: Mapping[str, bytes],
-    lost: Iterable[str],
+    lost: Collection[str],
+    runs_here: Callable[[Mapping[str, Any]], bool],
     step: Callable[[str], None],
-) -> tuple[Variants, list[str]]:
-    """Return the bundle's other variants, and the files that nothing names any more.
+) -> Earlier:
+    """Return what the bundle has beside this export.
 
-    Where the golden set is a new one, proofs are made again on it; what cannot run here has none then.
+    Where the golden set is a new one, proofs are made again on it; what cannot run here has none then. What an election
+    on this machine took out goes, but not the engines that others need, nor the ONNX file that those are built from.
 
     Args:
         bundle: as it was read.
@@ -39,29 +59,43 @@ def earlier_variants(
         gates: by the name of the precision.
         made: the variants of this export.
         files: its files by logical name.
-        lost: names of variants that are to go.
+        lost: names of variants that lost here.
+        runs_here: tells of an engine's entry whether it is one of this machine's.
         step: is told what is done next.
-
-    Raises:
-        ProofError: one does not agree with the new golden set.
     """
     before: Variants = bundle.parts.get("variants", {})
-    gone = {*made, *lost}
-    others = {name: one for name, one in before.items() if name not in gone and "engines" not in one}
-    sources = {name: _sha256(one["file"], bundle, files) for name, one in {**others, **made}.items() if "file" in one}
+    engines: Variants = {}
+    for name, one in engines_before(bundle, golden).items():
+        left = [each for each in one["engines"] if name not in lost or not runs_here(each)]
+        if name not in made and left:
+            engines[name] = one | {"engines": left}
+    needed = {one["source"] for one in engines.values()}
+    others: Variants = {}
+    refused: dict[str, ProofError] = {}
     for name, one in before.items():
-        engines = [
-            each for each in one.get("engines", ()) if each["identity"]["onnx_sha256"] == sources.get(one["source"])
-        ]
-        if name not in gone and engines:
-            others[name] = one | {"engines": engines}
-    old = bundle.files.get(GOLDEN)
-    if old is not None and old.sha256 != hashlib.sha256(golden.data).hexdigest():
-        for name, variant in others.items():
-            others[name] = _proved_again(bundle, name, variant, golden, preprocessing, gates, step)
+        if is_engine(one) or name in made or (name in lost and name not in needed):
+            continue
+        try:
+            others[name] = _proved(bundle, name, one, golden, preprocessing, gates, step)
+        except ProofError as error:
+            refused[name] = error
+    sources = {name: _sha256(one["file"], bundle, files) for name, one in {**others, **made}.items() if "file" in one}
+    for name, one in engines.items():
+        left = [each for each in one["engines"] if each["identity"]["onnx_sha256"] == sources.get(one["source"])]
+        if left:
+            others[name] = one | {"engines": left}
     named = {file for one in (*others.values(), *made.values()) for file in files_of(one)}
     stale = [file for one in before.values() for file in files_of(one) if file not in named and file in bundle.files]
-    return others, stale
+    return Earlier(others, tuple(stale), refused)
+
+
+def engines_before(bundle: Bundle, golden: GoldenSet) -> Variants:
+    """Return the variants of engines as the bundle has them, without proofs where the golden set is a new one."""
+    engines = {name: one for name, one in bundle.parts.get("variants", {}).items() if is_engine(one)}
+    if not _is_new(bundle, golden):
+        return engines
+    unproved = {"proof": None, "note": "not proved on the present golden set: export --trt or engines --build again"}
+    return {name: one | {"engines": [each | unproved for each in one["engines"]]} for name, one in engines.items()}
 
 
 def files_of(variant: Mapping[str, Any]) -> list[str]:
@@ -73,7 +107,12 @@ def _sha256(file: str, bundle: Bundle, files: Mapping[str, bytes]) -> str:
     return hashlib.sha256(files[file]).hexdigest() if file in files else bundle.files[file].sha256
 
 
-def _proved_again(
+def _is_new(bundle: Bundle, golden: GoldenSet) -> bool:
+    old = bundle.files.get(GOLDEN)
+    return old is not None and old.sha256 != hashlib.sha256(golden.data).hexdigest()
+
+
+def _proved(
     bundle: Bundle,
     name: str,
     variant: dict[str, Any],
@@ -82,10 +121,9 @@ def _proved_again(
     gates: Mapping[str, Gate],
     step: Callable[[str], None],
 ) -> dict[str, Any]:
-    note = "not proved on the present golden set"
-    if "engines" in variant:
-        engines = [one | {"proof": None, "note": f"{note}: export --trt again"} for one in variant["engines"]]
-        return variant | {"engines": engines}
+    """Return an ONNX variant with a proof on the present golden set."""
+    if not _is_new(bundle, golden):
+        return variant
     step(f"{name}: proving on the new golden set")
     precision = PRECISIONS[variant["precision"]]
     session = open_for_proof(bundle.read(variant["file"]), precision, "cpu")

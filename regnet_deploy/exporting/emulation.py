@@ -1,8 +1,10 @@
-"""BF16 where there are no kernels for it: the graph in FP32, each tensor rounded to BF16 where the file has it so.
+"""Files that ONNX Runtime does not run on a CPU as they are typed, written so that it does.
 
-ONNX Runtime has no BF16 convolution on a CPU. What a BF16 kernel does is multiply BF16 numbers, sum in FP32 and round
+BF16: the graph in FP32, each tensor rounded to BF16 where the file has it so. ONNX Runtime has no BF16 convolution. What a BF16 kernel does is multiply BF16 numbers, sum in FP32 and round
 the sum, which is what this does, operator by operator; kernels that join operators round less often, so that a file
 that passes here is at least as good there. The casts must stay: open the result with ``exact``.
+
+INT8 from FP16: quantised in FP32, where releases that truncate FP16 round.
 """
 
 from __future__ import annotations
@@ -11,9 +13,47 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-_BF16, _FP32 = TensorProto.BFLOAT16, TensorProto.FLOAT
+from regnet_deploy.exporting.kernels import runs_as_typed
+from regnet_deploy.exporting.precision import Precision
+
+_BF16, _FP16, _FP32 = TensorProto.BFLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT
 #: Opset and version of the file format: without BF16 convolutions an older one will do, which more releases know.
 _OPSET, _IR_VERSION = 18, 8
+
+
+def emulated(data: bytes, precision: Precision) -> bytes:
+    """Return a file that the installed ONNX Runtime runs on a CPU as this one is typed: mostly the file itself."""
+    if runs_as_typed(precision):
+        return data
+    return emulated_bf16(data) if precision.rest == "bf16" else quantised_in_fp32(data)
+
+
+def quantised_in_fp32(data: bytes) -> bytes:
+    """Return a file whose FP16 tensors are cast to FP32 before they are quantised, by the same scales.
+
+    Args:
+        data: an ONNX file of :func:`regnet_deploy.exporting.graph.build_onnx`.
+    """
+    model = onnx.load_from_string(data)
+    graph = model.graph
+    scales = {constant.name: constant for constant in graph.initializer if constant.data_type == _FP16}
+    nodes: list[onnx.NodeProto] = []
+    wide: dict[str, onnx.TensorProto] = {}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[1] in scales:
+            tensor, scale = node.input[0], node.input[1]
+            exact = numpy_helper.to_array(scales[scale]).astype(np.float32)
+            wide[scale] = numpy_helper.from_array(exact, f"{scale}.fp32")
+            name = f"{node.output[0]}.fp32"
+            nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=_FP32))
+            node.input[0], node.input[1] = name, wide[scale].name
+        nodes.append(node)
+    changed = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(changed)
+    graph.initializer.extend(wide.values())
+    result: bytes = model.SerializeToString(deterministic=True)
+    return result
 
 
 def emulated_bf16(data: bytes) -> bytes:

@@ -39,6 +39,8 @@ def make_engine_variant(
     before: Mapping[str, Any] | None,
     judge: Judge,
     reporter: Reporter,
+    *,
+    accept_unaccounted: bool = False,
 ) -> EngineVariant:
     """Build the engine of an ONNX variant and judge it.
 
@@ -51,10 +53,11 @@ def make_engine_variant(
         before: the variant as the bundle has it, with the engines of other machines.
         judge: of golden set and accuracy.
         reporter: is told.
+        accept_unaccounted: take an engine whose report does not name every convolution.
 
     Raises:
         UsageError: an option does not fit the library, or the GPU has too little memory.
-        ProofError: a convolution computes in another type than asked, or the engine does not agree with the model.
+        ProofError: a convolution computes in another type than asked or an unknown one, or the engine does not agree with the model.
         RegnetDeployError: the build fails; the message has TensorRT's reason.
     """
     precision = PRECISIONS[onnx.entry["precision"]]
@@ -72,6 +75,7 @@ def make_engine_variant(
         options,
         reporter.phase,
         reporter.note,
+        accept_unaccounted=accept_unaccounted,
     )
     entry = made.entry
     if made.session is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,22 +12,26 @@ from typing import Any
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.engines.gpu import Gpu, find_gpu
+from regnet_deploy.engines.identity import Identity, why_not_here
 from regnet_deploy.engines.library import Library, find_library
-from regnet_deploy.errors import DataError, MissingExtra, ProofError, RegnetDeployError, UsageError
-from regnet_deploy.exporting.accuracy import reference_of, validation_of
+from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, RegnetDeployError, UsageError
+from regnet_deploy.exporting.accuracy import reference_of, unresolved, validation_of
 from regnet_deploy.exporting.calibration_images import CalibrationSet, calibration_set
 from regnet_deploy.exporting.candidates import candidate_precisions, measured_candidates
 from regnet_deploy.exporting.choice import Candidate, Outcome, choose
-from regnet_deploy.exporting.earlier import earlier_variants
+from regnet_deploy.exporting.earlier import earlier_variants, engines_before
 from regnet_deploy.exporting.engine_variants import EngineVariant, make_engine_variant
 from regnet_deploy.exporting.golden_set import GoldenSet, golden_set
-from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.judge import Judge, ensure_same_images
 from regnet_deploy.exporting.onnx_variants import Calibration, OnnxVariant, Reporter, make_onnx_variants
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.source import Source, source_of
+from regnet_deploy.exporting.trained_folder import trained_folder
 from regnet_deploy.exporting.wish import Wish
+from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.instructions import describe
 from regnet_deploy.profiling.machine import describe_machine, environment
+from regnet_deploy.profiling.memory import refuse_beyond_memory
 from regnet_deploy.serving.golden import FILE as GOLDEN
 from regnet_deploy.serving.runtime import installed_onnxruntime
 
@@ -68,6 +74,12 @@ class _Work:
             **{name: one.entry for name, one in self.engines.items()},
         }
 
+    def accuracies(self) -> dict[str, dict[str, Any]]:
+        """Return what was measured on validation images, by variant."""
+        onnx = {name: one.entry.get("accuracy") for name, one in self.onnx.items()}
+        engines = {name: one.accuracy for name, one in self.engines.items()}
+        return {name: accuracy for name, accuracy in {**onnx, **engines}.items() if accuracy}
+
     def files(self) -> dict[str, bytes]:
         """Return the files by their logical names."""
         return {
@@ -104,30 +116,46 @@ def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
     gpu = find_gpu()
     library, hindrance = _library(wish, gpu)
     source = source_of(bundle)
+    if wish.auto:  # not after the hours that judging may take
+        memory = describe_machine().memory_bytes
+        refuse_beyond_memory(source.network, source.preprocessing.crop, max(wish.batches), memory)
     reporter.step("reference logits of the golden set")
     golden = golden_set(bundle, source.model, source.preprocessing, wish.images)
-    judge = _judge(bundle, source, golden, wish, reporter)
-    images = partial(_calibration_images, bundle, source, golden, wish, reporter)
+    folder = _folder(bundle, wish, reporter)
+    judge = _judge(bundle, source, golden, folder, wish, reporter)
+    images = partial(_calibration_images, bundle, source, judge, folder, wish, reporter)
     work = _Work()
     _make_onnx(work, source, Calibration(images, source, reporter), judge, wish, library, gpu, reporter)
     if hindrance is not None:
         work.refused["engines"] = hindrance
     elif library is not None:
-        _make_engines(work, bundle, source, library, gpu, judge, wish, reporter)
+        before = engines_before(bundle, golden)
+        _make_engines(work, before, source, library, gpu, judge, wish, reporter)
+    doubt = unresolved(work.accuracies(), wish.max_drop)
+    if doubt:
+        reporter.note(doubt)
     choice = _choose(work, source, wish, reporter) if wish.auto else None
-    made = work.entries()
+    made = _with_accuracy(bundle, work)
     files = {GOLDEN: golden.data, **work.files()}
-    kept, stale = earlier_variants(
-        bundle, golden, source.preprocessing, judge.gates, made, files, _lost(choice), reporter.step
+    earlier = earlier_variants(
+        bundle,
+        golden,
+        source.preprocessing,
+        judge.gates,
+        made,
+        files,
+        _lost(choice, work.refused),
+        lambda engine: _runs_here(engine, library, gpu),
+        reporter.step,
     )
     reporter.step("writing the bundle")
-    parts = {"golden": golden.part, "variants": {**kept, **made}, "environment": environment("export")}
+    parts = {"golden": golden.part, "variants": {**earlier.variants, **made}, "environment": environment("export")}
     if choice is not None:
         parts["choice"] = choice
-    written = update_bundle(path, parts, files, drop=tuple(stale), expect=bundle)
-    # What lost an election is no error, and why is in its record; that nothing builds the engines asked for is one.
-    refused = {name: error for name, error in work.refused.items() if not wish.auto or name == "engines"}
-    return Exported(written, made, golden.part, golden.left_out, choice, refused)
+    written = update_bundle(path, parts, files, drop=earlier.stale, expect=bundle)
+    # What lost an election is no error, and why is in its record; what was asked for and cannot be had is one.
+    refused = {name: error for name, error in work.refused.items() if not wish.auto or _is_asked(wish, name)}
+    return Exported(written, made, golden.part, golden.left_out, choice, {**refused, **earlier.refused})
 
 
 def _library(wish: Wish, gpu: Gpu | None) -> tuple[Library | None, RegnetDeployError | None]:
@@ -140,28 +168,42 @@ def _library(wish: Wish, gpu: Gpu | None) -> tuple[Library | None, RegnetDeployE
         return None, error if wish.engines else None
 
 
-def _judge(bundle: Bundle, source: Source, golden: GoldenSet, wish: Wish, reporter: Reporter) -> Judge:
+def _folder(bundle: Bundle, wish: Wish, reporter: Reporter) -> ImageFolder | None:
+    """Return the folder that was trained on, split as it was then; once, for all its files may have to be read."""
+    if wish.data is None:
+        return None
+    reporter.step("validation images")
+    return trained_folder(wish.data, bundle, reporter.advance)
+
+
+def _judge(
+    bundle: Bundle, source: Source, golden: GoldenSet, folder: ImageFolder | None, wish: Wish, reporter: Reporter
+) -> Judge:
     validation = reference = None
-    if wish.data is not None:
-        reporter.step("validation images")
-        validation = validation_of(wish.data, bundle, source.preprocessing, reporter.advance)
+    if folder is not None and wish.data is not None:
+        validation = validation_of(folder, bundle, source.preprocessing, reporter.advance)
         reporter.step("the model on the validation images")
         reference = reference_of(source.model, validation, reporter.advance)
+        unreadable = validation.warning()
+        if unreadable:
+            reporter.note(unreadable)
+        ensure_same_images(reference, bundle, wish.data, reporter.note)
     return Judge(golden.golden, source.preprocessing, wish.gates, validation, reference, wish.max_drop)
 
 
 def _calibration_images(
-    bundle: Bundle, source: Source, golden: GoldenSet, wish: Wish, reporter: Reporter
+    bundle: Bundle, source: Source, judge: Judge, folder: ImageFolder | None, wish: Wish, reporter: Reporter
 ) -> CalibrationSet:
-    folder = wish.calibration or wish.data
-    assert folder is not None  # Wish refuses what would be quantised without
+    given = folder if wish.calibration in (None, wish.data) else wish.calibration
+    assert given is not None  # Wish refuses what would be quantised without
     return calibration_set(
-        folder,
+        given,
         bundle,
         source.preprocessing,
-        golden.golden.images,
+        judge.golden.images,
         count=wish.calibration_images,
         seed=wish.seed,
+        excluded=judge.reference.digests if judge.reference else (),
         advance=reporter.advance,
     )
 
@@ -210,7 +252,7 @@ def _make_onnx(
 
 def _make_engines(
     work: _Work,
-    bundle: Bundle,
+    before: Variants,
     source: Source,
     library: Library,
     gpu: Gpu | None,
@@ -218,7 +260,6 @@ def _make_engines(
     wish: Wish,
     reporter: Reporter,
 ) -> None:
-    before = bundle.parts.get("variants", {})
     for onnx in list(work.onnx.values()):
         precision = PRECISIONS[onnx.entry["precision"]]
         if onnx.entry["input"] != "float32" or not precision.for_engines:
@@ -226,7 +267,15 @@ def _make_engines(
         name = library.variant(precision.name)
         try:
             work.engines[name] = make_engine_variant(
-                library, gpu, onnx, source, wish.options, before.get(name), judge, reporter
+                library,
+                gpu,
+                onnx,
+                source,
+                wish.options,
+                before.get(name),
+                judge,
+                reporter,
+                accept_unaccounted=wish.accept_unaccounted,
             )
         except RegnetDeployError as error:
             work.refused[name] = error
@@ -259,10 +308,9 @@ def _choose(work: _Work, source: Source, wish: Wish, reporter: Reporter) -> dict
         for one in work.onnx.values()
         if one.entry["exact"] and one.entry["precision"] in {precision.name for precision in wish.precisions}
     ]
-    unmeasured += [
-        Candidate(one.name, one.entry["precision"]) for one in work.engines.values() if one.session is None
-    ]
-    outcomes = choose([*measured, *unmeasured, *refused])
+    unmeasured += [Candidate(one.name, one.entry["precision"]) for one in work.engines.values() if one.session is None]
+    named = {f"onnx-{precision.name}" for precision in wish.precisions}
+    outcomes = choose([*measured, *unmeasured, *refused], named)
     work.keep(_kept(work, outcomes))
     return {
         "max_drop": wish.max_drop,
@@ -281,7 +329,40 @@ def _kept(work: _Work, outcomes: list[Outcome]) -> set[str]:
     return names | {f"{name}-uint8" for name in names}
 
 
-def _lost(choice: dict[str, Any] | None) -> set[str]:
-    """Return the variants that an election took out: an earlier export's of the same name go too."""
-    candidates = choice["candidates"] if choice else ()
-    return {one["variant"] for one in candidates if one["result"] in ("slower", "refused")} - {"onnx-fp32"}
+def _lost(choice: dict[str, Any] | None, refused: Mapping[str, RegnetDeployError]) -> set[str]:
+    """Return the variants that an election took out: those of an earlier export go too.
+
+    One that could not be made now, for want of images or memory, says nothing against the one that is there.
+    """
+    if choice is None:
+        return set()
+    names = {one["variant"] for one in choice["candidates"] if one["result"] == "slower"} - {"onnx-fp32"}
+    names |= {name for name, error in refused.items() if isinstance(error, ProofError)}
+    return names | {f"{name}-uint8" for name in names}
+
+
+def _is_asked(wish: Wish, name: str) -> bool:
+    """Tell whether a variant was asked for by name, or is an engine where engines were."""
+    if name.startswith("onnx-"):
+        return name in {f"onnx-{precision.name}" for precision in wish.precisions}
+    return wish.engines
+
+
+def _with_accuracy(bundle: Bundle, work: _Work) -> Variants:
+    """Return what the manifest will say; what an earlier export measured of the same bytes is still true."""
+    made, before = work.entries(), bundle.parts.get("variants", {})
+    for name, one in work.onnx.items():
+        known = before.get(name, {}).get("accuracy")
+        stored = bundle.files.get(one.entry["file"])
+        if known and stored and "accuracy" not in one.entry and stored.sha256 == hashlib.sha256(one.data).hexdigest():
+            made[name] = one.entry | {"accuracy": known}
+    return made
+
+
+def _runs_here(engine: Mapping[str, Any], library: Library | None, gpu: Gpu | None) -> bool:
+    """Tell whether an engine of the bundle is one of this machine's; what cannot be read is nobody's."""
+    try:
+        identity = Identity.from_json(engine["identity"])
+    except BundleError:
+        return True
+    return library is not None and why_not_here(identity, library, gpu) is None

@@ -9,12 +9,13 @@ from typing import Any
 
 from regnet_deploy.exporting.calibration import Observed, observe
 from regnet_deploy.exporting.calibration_images import CalibrationSet
-from regnet_deploy.exporting.emulation import emulated_bf16
+from regnet_deploy.exporting.emulation import emulated
 from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.kernels import runs_as_typed
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantised import choose_ranges
 from regnet_deploy.exporting.source import Source
-from regnet_deploy.instructions import saturates
+from regnet_deploy.instructions import describe, saturates
 from regnet_deploy.serving.runtime import Device, Session, open_onnx
 
 
@@ -99,6 +100,7 @@ def make_onnx_variants(
         ranges, extra["calibration"] = chosen.ranges, chosen.part
         if precision.small == "uint8":
             extra["weight_bits"] = 7 if reduced else 8
+            extra["note"] = f"weights of {extra['weight_bits']} bits, for {describe()}"
     made = []
     for with_pixels in (False, True)[: 1 + pixels]:
         name = f"onnx-{precision.name}" + ("-uint8" if with_pixels else "")
@@ -124,10 +126,10 @@ def make_onnx_variants(
 
 def open_for_proof(data: bytes, precision: Precision, device: Device) -> Session:
     """Open a file as it will be run, or for what ONNX Runtime has no kernels for, as it is typed."""
-    if precision.rest == "bf16":
-        return open_onnx(emulated_bf16(data), device="cpu", exact=True)
     if precision.for_tensorrt:
-        return open_onnx(data, device="cpu", exact=True)
+        return open_onnx(emulated(data, precision), device="cpu", exact=True)
+    if precision.small == "uint8" and device == "auto":  # for CPUs, and run there beside a GPU too
+        device = "cpu"
     return open_onnx(data, device=device)
 
 
@@ -135,5 +137,7 @@ def _note(precision: Precision) -> str | None:
     if precision.rest == "bf16":
         return "proved with its rounding emulated in FP32: ONNX Runtime has no BF16 convolution on a CPU"
     if precision.for_tensorrt:
-        return "for TensorRT engines: ONNX Runtime runs it as it is written, which is slow"
+        note = "for TensorRT engines: ONNX Runtime runs it as it is written, which is slow"
+        truncates = "; proved with FP16 quantised in FP32, because ONNX Runtime before 1.30 truncates it"
+        return note + ("" if runs_as_typed(precision) else truncates)
     return None

@@ -68,7 +68,7 @@ class Precision:
 
 _EVERY: frozenset[Kind] = frozenset({"stem", "1x1", "3x3", "gate"})
 
-#: Name -> precision, in the order in which they are shown.
+#: Name -> precision, from the most precise on.
 PRECISIONS = {
     precision.name: precision
     for precision in (
@@ -76,19 +76,19 @@ PRECISIONS = {
         Precision("fp16", "everything in FP16, input and output FP32", "fp16"),
         Precision("bf16", "everything in BF16, input and output FP32", "bf16", opset=22, opt_in=True),
         Precision(
-            "int8",
-            "all convolutions of the trunk in INT8, the rest in FP16: for TensorRT",
-            "fp16",
-            "int8",
-            frozenset({"stem", "1x1", "3x3"}),
-            opset=19,
-        ),
-        Precision(
             "int8-1x1",
             "1x1 convolutions in INT8, grouped 3x3 and the rest in FP16: for TensorRT",
             "fp16",
             "int8",
             frozenset({"1x1"}),
+            opset=19,
+        ),
+        Precision(
+            "int8",
+            "all convolutions of the trunk in INT8, the rest in FP16: for TensorRT",
+            "fp16",
+            "int8",
+            frozenset({"stem", "1x1", "3x3"}),
             opset=19,
         ),
         Precision(

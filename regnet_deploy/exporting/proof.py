@@ -37,7 +37,7 @@ def prove(
     """
     agreement = replay(session, golden, preprocessing, gate)
     if not agreement.passed:
-        raise ProofError(f"{name} does not agree with the model and was not added: {agreement}, on {session.runtime}")
+        raise ProofError(f"{name} does not agree with the model: {agreement}, on {session.runtime}")
     figures = agreement.to_json()
     standard = is_standard(figures, precision)
     return {**figures, "standard": standard, "runtime": session.runtime, "device": session.device}

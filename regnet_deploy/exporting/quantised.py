@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from regnet_deploy.errors import ProofError
-from regnet_deploy.exporting.accuracy import measure_accuracy
+from regnet_deploy.exporting.accuracy import Validation, measure_accuracy
 from regnet_deploy.exporting.calibration import METHODS, Observed, ranges
 from regnet_deploy.exporting.calibration_images import CalibrationSet
+from regnet_deploy.exporting.emulation import emulated
 from regnet_deploy.exporting.judge import Judge
 from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.exporting.quantise import Range
@@ -48,13 +49,15 @@ def choose_ranges(
     Raises:
         ProofError: no method gives finite logits.
     """
+    some = None if judge.validation is None else judge.validation.subset(_COMPARED, _SEED)
     tried: dict[str, dict[str, float]] = {}
     found: dict[str, Mapping[str, Range]] = {}
     for method in METHODS:
         step(f"{precision.name}: ranges by {method}")
         found[method] = ranges(observed, method)
         data = source.onnx(precision, found[method], reduced=reduced)
-        figures = _figures(open_onnx(data, exact=precision.for_tensorrt), judge)
+        session = open_onnx(emulated(data, precision), device="cpu", exact=precision.for_tensorrt)
+        figures = _figures(session, judge, some)
         if figures is not None:
             tried[method] = figures
     if not tried:
@@ -63,13 +66,12 @@ def choose_ranges(
     return Chosen(found[best], {"method": best, "tried": tried, **images.part})
 
 
-def _figures(session: Session, judge: Judge) -> dict[str, float] | None:
+def _figures(session: Session, judge: Judge, some: Validation | None) -> dict[str, float] | None:
     """Return ``top1`` and ``mean_abs_error``, or None where logits are not finite."""
-    if judge.validation is None or judge.reference is None:
+    if some is None or judge.reference is None:
         agreement = replay(session, judge.golden, judge.preprocessing, Gate())
         top1, mean, finite = agreement.top1_agreement, agreement.mean_abs_error, agreement.passed
     else:
-        some = judge.validation.subset(_COMPARED, _SEED)
-        accuracy = measure_accuracy(session, some, judge.reference.of(some), lambda done, total: None)
+        accuracy = measure_accuracy(session, some, judge.reference.of(some))
         top1, mean, finite = accuracy.top1, accuracy.mean_abs_error, accuracy.finite
     return {"top1": top1, "mean_abs_error": mean} if finite else None

@@ -11,7 +11,7 @@ from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.making import remake_engine
 from regnet_deploy.engines.stored import add_engine, engine_variants, find_variant, left_files
-from regnet_deploy.errors import RegnetDeployError
+from regnet_deploy.errors import RegnetDeployError, UsageError
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving.gates import gate_of
@@ -55,11 +55,12 @@ def rebuild_engines(
         step(f"{name}: building")
         try:
             engine = remake_engine(bundle, name, find_gpu(), phase, note)
-            if engine.session is not None:
-                step(f"{name}: proving on {engine.session.device}")
-                precision = find_variant(bundle, name)["precision"]
-                proof = prove(name, engine.session, golden, preprocessing, gate_of(precision), precision)
-                engine.entry["proof"] = proof
+            if engine.session is None:
+                raise UsageError(f"{name} was built and is not added: {engine.entry['note']}")
+            step(f"{name}: proving on {engine.session.device}")
+            precision = find_variant(bundle, name)["precision"]
+            proof = prove(name, engine.session, golden, preprocessing, gate_of(precision), precision)
+            engine.entry["proof"] = proof
         except RegnetDeployError as error:
             refused[name] = error
             continue

@@ -18,6 +18,7 @@ from typing import Any
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
+from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.images.check import Checked
 from regnet_deploy.images.folder import ImageFolder, Listing, assemble, list_images
 
@@ -25,11 +26,16 @@ from regnet_deploy.images.folder import ImageFolder, Listing, assemble, list_ima
 _NAMED = 5
 
 
-def trained_folder(source: str | Path, bundle: Bundle) -> ImageFolder:
+def trained_folder(source: str | Path, bundle: Bundle, advance: Advance = quiet) -> ImageFolder:
     """Return the images of ``source``, split as training did; the side lengths of the files are not known.
 
     A folder with images for validation of its own need not be the one that was trained on, if its classes are the
     bundle's: no file of it is read. Of another one all files are, to be sure that what was held out is known.
+
+    Args:
+        source: the folder.
+        bundle: a trained one.
+        advance: called with the files read and all files, where they are read.
 
     Raises:
         DataError: no image folder; class folders that are not the bundle's labels; no validation folder, and not the
@@ -45,10 +51,21 @@ def trained_folder(source: str | Path, bundle: Bundle) -> ImageFolder:
     checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
     if listing.val is not None:
         return assemble(listing, checked)
-    return _held_out(listing, checked, training["data"], training["seed"])
+    return _held_out(listing, checked, training["data"], training["seed"], advance)
 
 
-def _held_out(listing: Listing, checked: dict[str, Checked], data: Mapping[str, Any], seed: int) -> ImageFolder:
+def was_trained_on(folder: ImageFolder, bundle: Bundle) -> bool:
+    """Tell whether a folder can be the one that was trained on: it has as many images as that had.
+
+    Of one without a validation folder more is known, or :func:`trained_folder` would have refused it.
+    """
+    data = bundle.parts.get("training", {}).get("data", {})
+    return (len(folder.train), len(folder.val)) == (data.get("train_images"), data.get("val_images"))
+
+
+def _held_out(
+    listing: Listing, checked: dict[str, Checked], data: Mapping[str, Any], seed: int, advance: Advance
+) -> ImageFolder:
     """Return the folder with the images held out that training held out."""
     if "held out" not in data["split"]:
         raise DataError(
@@ -59,7 +76,7 @@ def _held_out(listing: Listing, checked: dict[str, Checked], data: Mapping[str, 
     share = _least(lambda share: _count(sizes, share) >= data["val_images"])
     there = sum(size * classes for size, classes in sizes.items())
     if there == data["train_images"] + data["val_images"] and _count(sizes, share) == data["val_images"]:
-        folder = assemble(listing, _read(listing.root, checked), val_split=share, seed=seed)
+        folder = assemble(listing, _read(listing.root, checked, advance), val_split=share, seed=seed)
         if folder.digest == data["digest"]:
             return replace(folder, split=data["split"])
     raise DataError(
@@ -69,7 +86,7 @@ def _held_out(listing: Listing, checked: dict[str, Checked], data: Mapping[str, 
     )
 
 
-def _read(root: Path, checked: Mapping[str, Checked]) -> dict[str, Checked]:
+def _read(root: Path, checked: Mapping[str, Checked], advance: Advance) -> dict[str, Checked]:
     """Return the files, those that can be used with size and sha256; hashing releases Python's lock, so threads do."""
 
     def content(path: str) -> Checked:
@@ -83,7 +100,11 @@ def _read(root: Path, checked: Mapping[str, Checked]) -> dict[str, Checked]:
 
     pool = ThreadPoolExecutor(max_workers=min(16, available_cores()))
     try:
-        return dict(zip(checked, pool.map(content, checked), strict=True))
+        found: dict[str, Checked] = {}
+        for path, one in zip(checked, pool.map(content, checked), strict=True):
+            found[path] = one
+            advance(len(found), len(checked))
+        return found
     finally:
         pool.shutdown(cancel_futures=True)
 

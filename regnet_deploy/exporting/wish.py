@@ -31,6 +31,7 @@ class Wish:
         gates: by the name of the precision.
         max_drop: points of validation top-1 that a variant may lose.
         options: of engines.
+        accept_unaccounted: take engines whose reports do not name every convolution.
         batches: images an inference, for the measurement of ``auto``.
         seconds: measured for each candidate and batch size.
         device: where ONNX Runtime runs.
@@ -48,6 +49,7 @@ class Wish:
     gates: Mapping[str, Gate] = field(default_factory=lambda: GATES)
     max_drop: float = 0.5
     options: EngineOptions = field(default_factory=EngineOptions)
+    accept_unaccounted: bool = False
     batches: tuple[int, ...] = (1, 8)
     seconds: float = 2.0
     device: Device = "auto"

@@ -24,7 +24,12 @@ LIBRARIES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "tensorrt",
+    "tensorrt-cu12",
+    "tensorrt-cu12-bindings",
+    "tensorrt-cu13",
+    "tensorrt-cu13-bindings",
     "tensorrt-rtx-cu13",
+    "cuda-bindings",
     "safetensors",
     "pillow",
 )

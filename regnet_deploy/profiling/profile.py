@@ -18,8 +18,8 @@ from regnet_deploy.profiling.contenders import pick_device, torch_contender, var
 from regnet_deploy.profiling.counts import count
 from regnet_deploy.profiling.latency import ROUNDS, measure
 from regnet_deploy.profiling.machine import busy_cores, describe_machine, environment
+from regnet_deploy.profiling.memory import refuse_beyond_memory
 from regnet_deploy.serving.runtime import Device
-from regnet_deploy.space.complexity import stage_resolutions
 from regnet_deploy.space.network import Network
 
 #: Cores that other programs may keep busy without a word.
@@ -66,14 +66,15 @@ def profile(
     machine, device = describe_machine(), pick_device(plan.device)
     threads = plan.threads or machine.cores
     if device.type == "cpu":
-        _refuse_beyond_memory(network, resolution, max(plan.batches), machine.memory_bytes)
+        refuse_beyond_memory(network, resolution, max(plan.batches), machine.memory_bytes)
     busy = busy_cores()
     if busy is not None and busy > _BUSY:
         note(f"other programs keep {busy:.1f} of {machine.cores} cores busy: expect slower and unsteady latencies")
     model = model_of(bundle)
     counts = count(model, network, resolution, classes)
-    # auto: where only the CPU build of ONNX Runtime stands beside a GPU, its rows say cpu.
-    by: Device = "tensorrt" if plan.device == "tensorrt" else "auto" if device.type == "cuda" else "cpu"
+    # auto: each variant where it is served, and its rows say where: PyTorch may see no GPU that an engine runs on, and
+    # the CPU build of ONNX Runtime none that PyTorch sees.
+    by: Device = "auto" if plan.device == "cuda" else plan.device
     contenders = [
         torch_contender(model, device, resolution, threads),
         *variant_contenders(bundle, by, resolution, threads, note),
@@ -93,18 +94,6 @@ def profile(
     }
     update_bundle(path, {"profile": part, "environment": environment("profile")}, expect=bundle)
     return part
-
-
-def _refuse_beyond_memory(network: Network, resolution: int, batch: int, memory_bytes: int) -> None:
-    """Refuse a batch whose first feature maps alone are larger than the memory: the system would kill the process."""
-    side = stage_resolutions(resolution, network.stem_stride, 0)[0]
-    # The first block keeps its input for the shortcut while its first convolution and batch norm each put out a map.
-    an_image = 4 * side**2 * (network.stem_width + 2 * network.bottleneck_widths[0])
-    if batch * an_image > memory_bytes:
-        raise UsageError(
-            f"--batch {batch} needs more than {batch * an_image / 2**30:,.0f} GiB, this process may use "
-            f"{memory_bytes / 2**30:,.1f} GiB: give at most --batch {max(1, memory_bytes // (2 * an_image))}"
-        )
 
 
 @contextmanager

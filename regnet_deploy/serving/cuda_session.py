@@ -104,6 +104,7 @@ class CudaSession:
             ProofError: ONNX Runtime cannot run these images.
         """
         number = self._number() if self.graphs else _NO_GRAPH
+        options = _run_options(number)
         try:
             self._plain(images)  # kernels are chosen before a graph is captured
             graph = self._capture(number, images)
@@ -111,7 +112,7 @@ class CudaSession:
             raise cannot_run(images, error) from None
 
         def call() -> None:
-            self._session.run_with_iobinding(graph.binding, _run_options(number))
+            self._session.run_with_iobinding(graph.binding, options)
             graph.binding.synchronize_outputs()
 
         return call
@@ -177,6 +178,7 @@ def open_on_cuda(
     tf32: bool = False,
     nhwc: bool = False,
     graphs: bool = True,
+    exhaustive: bool = False,
 ) -> CudaSession:
     """Open the bytes of an ONNX file on the first GPU.
 
@@ -188,6 +190,7 @@ def open_on_cuda(
         tf32: let factors of FP32 be rounded to the 10 bits of TF32.
         nhwc: let the provider lay tensors out with channels last.
         graphs: capture batches that come often.
+        exhaustive: try every algorithm of a convolution when a batch size comes for the first time: for measurements.
 
     Raises:
         UsageError: the provider or a library that it needs is missing, or an operator has no kernel on the GPU.
@@ -196,10 +199,10 @@ def open_on_cuda(
     ort = import_onnxruntime()
     refuse_missing(ort, CUDA, version)
     settings = {
-        # FP32 means FP32 unless asked. The search for the fastest algorithm of a convolution is not exhaustive: that
-        # stalls the first request of every new batch size.
+        # FP32 means FP32 unless asked. The search for the fastest algorithm of a convolution is only exhaustive where
+        # asked: that stalls the first request of every new batch size.
         "use_tf32": str(int(tf32)),
-        "cudnn_conv_algo_search": "HEURISTIC",
+        "cudnn_conv_algo_search": "EXHAUSTIVE" if exhaustive else "HEURISTIC",
         "prefer_nhwc": str(int(nhwc)),
         "enable_cuda_graph": str(int(graphs)),
     }

@@ -43,13 +43,14 @@ class Gate:
 
     def within(self, other: Gate) -> bool:
         """Tell whether this gate is as tight as another in every figure, or tighter."""
-        return self.looser(other) == other
+        return self.looser(other) == other.looser(other)  # where no atol holds, an rtol does not either
 
     def looser(self, other: Gate) -> Gate:
         """Return the looser of two gates in every figure."""
+        atol = max(self.atol, other.atol)
         return Gate(
-            atol=max(self.atol, other.atol),
-            rtol=max(self.rtol, other.rtol),
+            atol=atol,
+            rtol=max(self.rtol, other.rtol) if atol < math.inf else 0.0,
             mean=max(self.mean, other.mean),
             cosine=min(self.cosine, other.cosine),
             top1=min(self.top1, other.top1),
@@ -82,8 +83,8 @@ GATES = {
     "fp32": Gate(atol=1e-4, rtol=1e-3, cosine=0.9999, top1=1.0),
     "fp16": Gate(mean=0.01, cosine=0.999, top1=0.98),
     "bf16": Gate(mean=0.08, cosine=0.998, top1=0.95),
-    "int8": _QUANTISED,
     "int8-1x1": _QUANTISED,
+    "int8": _QUANTISED,
     "int8-cpu": _QUANTISED,
     "fp8-1x1": _QUANTISED,
 }
@@ -178,8 +179,18 @@ def parse_gate(text: str) -> tuple[str, str, float]:
 
 
 def with_overrides(overrides: Iterable[tuple[str, str, float]], gates: Mapping[str, Gate] = GATES) -> dict[str, Gate]:
-    """Return gates by precision, their limits replaced by those that :func:`parse_gate` read; the last one wins."""
+    """Return gates by precision, their limits replaced by those that :func:`parse_gate` read; the last one wins.
+
+    Raises:
+        UsageError: an rtol where no atol holds.
+    """
     changed = dict(gates)
     for precision, figure, limit in overrides:
         changed[precision] = replace(changed[precision], **{figure: limit})
+    for precision, gate in changed.items():
+        if gate.rtol and math.isinf(gate.atol):
+            raise UsageError(
+                f"gate of {precision}: rtol counts together with atol, which {precision} has none of: give "
+                f"--gate {precision}:atol=... too"
+            )
     return changed

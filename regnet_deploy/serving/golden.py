@@ -138,7 +138,7 @@ def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: G
         max_abs_error=float(error.max()),
         mean_abs_error=mean,
         relative_error=mean / varies if varies > 0 else math.inf if mean > 0 else 0.0,
-        cosine=float(_cosines(wanted, got).min()),
+        cosine=float(cosines(wanted, got).min()),
         top1_agreement=top1,
         top1_decided=float((lead <= _DECIDED * varies).mean()),
         gate=gate,
@@ -197,7 +197,7 @@ def _beyond(agreement: Agreement) -> list[str]:
     return failed
 
 
-def _cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the cosine similarity of each row; rows of zeros are alike to each other and to nothing else."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     alike: NDArray[np.float64] = np.where(

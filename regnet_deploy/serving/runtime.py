@@ -155,6 +155,8 @@ def why_not_runnable(bundle: Bundle, name: str, device: Device = "auto") -> str 
         if device == "cpu":
             return f"it is a {runtime} engine, which runs on a GPU, and the CPU is asked for"
         return why_none_fits(bundle, name)
+    if variant["precision"] in _FOR_CPUS and device in ("cuda", "tensorrt"):
+        return f"{variant['precision']} is for ONNX Runtime on a CPU, and {device} is asked for"
     if variant["precision"] == "bf16":
         return "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"
     if runtime != "onnxruntime":

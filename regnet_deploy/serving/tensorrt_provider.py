@@ -3,6 +3,9 @@
 The provider names the engines that it keeps by the graph's structure: other weights, or another GPU, driver or release,
 would be given an engine that is not theirs. Here each has a folder of its own, called by a hash of all of these. It is
 filled under another name and then renamed, so that a build that was broken off leaves nothing that could be loaded.
+
+The provider builds weakly typed networks: TensorRT may compute a convolution in another type than the file has, and
+nothing here reads back in which it does. Types are proved of the engines that `export --trt` builds.
 """
 
 from __future__ import annotations

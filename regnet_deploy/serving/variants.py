@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.stored import fitting_engine, is_engine, library_here
 from regnet_deploy.errors import MissingPart, UsageError
+from regnet_deploy.instructions import saturates
 from regnet_deploy.serving.gates import GATES, is_standard
 from regnet_deploy.serving.runtime import Device, find_variant, why_not_runnable
 
@@ -36,12 +38,12 @@ def choose_variant(bundle: Bundle, wanted: str | None = None, device: Device = "
     if not runnable:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UsageError(f"no variant of {bundle.path} can be served - {listed}")
-    latencies = _latencies_ms(bundle)
+    speeds = _ms_an_image(bundle, runnable)
     # Where nothing was measured, the most precise one: it is what everything else was held against.
     order = list(GATES)
     return min(
         runnable,
-        key=lambda name: (latencies.get(name, math.inf), order.index(find_variant(bundle, name)["precision"]), name),
+        key=lambda name: (speeds.get(name, math.inf), order.index(find_variant(bundle, name)["precision"]), name),
     )
 
 
@@ -79,17 +81,35 @@ def _why_not_unasked(bundle: Bundle, name: str) -> str | None:
     variant = find_variant(bundle, name)
     if variant.get("exact"):
         return f"TensorRT engines are built from it and ONNX Runtime runs it slowly, name it with --variant {name}"
+    if variant.get("weight_bits") == 8 and saturates():
+        return (
+            "its weights have 8 bits, with which this CPU's sums saturate: export it again here, or name it with "
+            f"--variant {name}"
+        )
     if is_standard(proof_of(bundle, name) or {}, variant["precision"]):
         return None
     return f"it was proved with a looser gate than {variant['precision']} has, name it with --variant {name}"
 
 
-def _latencies_ms(bundle: Bundle) -> dict[str, float]:
-    """Return the measured median latency of the smallest batch, by variant: of ``profile``, else of ``export``."""
+def _ms_an_image(bundle: Bundle, names: Collection[str]) -> dict[str, float]:
+    """Return measured ms an image of these variants: the geometric mean over the batch sizes that all of them have.
+
+    Of the two measurements that a bundle may have the one that knows more of them: rows of one cannot be compared with
+    rows of the other. Of equals that of ``profile``, which the user asked for.
+    """
     candidates = (bundle.parts.get("choice") or {}).get("candidates") or ()
-    rows = [row for one in candidates for row in one["latency"]]
-    found = {}
-    for measured in (rows, (bundle.parts.get("profile") or {}).get("latency") or []):
-        smallest = min((row["batch"] for row in measured), default=1)
-        found.update({row["variant"]: row["p50_ms"] for row in measured if row["variant"] and row["batch"] == smallest})
+    chosen = [row for one in candidates for row in one["latency"]]
+    profiled = (bundle.parts.get("profile") or {}).get("latency") or []
+    found: dict[str, float] = {}
+    for rows in (chosen, profiled):
+        by_batch: dict[str, dict[int, float]] = {}
+        for row in rows:
+            if row["variant"] in names:
+                by_batch.setdefault(row["variant"], {})[row["batch"]] = row["p50_ms"] / row["batch"]
+        shared = set.intersection(*map(set, by_batch.values())) if by_batch else set()
+        if shared and len(by_batch) >= len(found):
+            found = {
+                name: math.exp(math.fsum(math.log(each[batch]) for batch in shared) / len(shared))
+                for name, each in by_batch.items()
+            }
     return found

@@ -162,9 +162,7 @@ def test_a_variant_below_its_gate_exits_3_and_the_others_are_written(cli, bundle
     code, out, err = cli("export", bundle, "--precision", "fp16", "--gate", "fp16:mean=0")
     assert code == 3
     assert "onnx-fp32" in out
-    assert err.splitlines()[-1].startswith(
-        "regnet-deploy: onnx-fp16 does not agree with the model and was not added: mean"
-    )
+    assert err.splitlines()[-1].startswith("regnet-deploy: onnx-fp16 does not agree with the model: mean")
     assert err.splitlines()[-1].endswith("(the other variants are written)")
     assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
 
@@ -300,3 +298,46 @@ def test_a_missing_onnxruntime_is_one_line_before_anything_is_computed(cli, bund
     assert code == 2
     assert "pip install 'regnet-deploy[cpu]'" in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--max-batch", "7"), "--max-batch is of TensorRT engines: add --trt"),
+        (("--tf32",), "--tf32 is of TensorRT engines: add --trt"),
+        (("--hardware-compatible", "ampere+"), "--hardware-compatible is of TensorRT engines: add --trt"),
+        (("--max-drop", "0.1"), "--max-drop is measured on validation images: add --data DIR"),
+        (("--batch", "4"), "--batch is of the measurement of --precision auto"),
+        (("--seconds", "1"), "--seconds is of the measurement of --precision auto"),
+        (("--calibration", "photos"), "--calibration is of quantised precisions: add --precision int8-cpu"),
+        (("--precision", "fp16", "--seed", "5"), "--seed is of quantised precisions"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(cli, bundle, options, says):
+    code, out, err = cli("export", bundle, *options)
+    assert (code, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_precisions_may_be_one_word(cli, bundle):
+    code, _, err = cli("export", bundle, "--precision", "fp16,bf16")
+    assert code == 0, err
+    assert {"onnx-fp16", "onnx-bf16"} < set(open_bundle(bundle).part("variants"))
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_anything_is_judged(cli, labelled, write_class_folders):
+    data = write_class_folders(train=3, val=2)
+    code, out, err = cli("export", labelled, "--data", data, "--batch", "1,20000000")
+    assert (code, out) == (2, "")
+    assert "give at most --batch" in err
+    assert err.count("\n") == 1
+
+
+def test_a_precision_that_auto_was_told_by_name_and_that_fails_exits_3(cli, labelled, write_class_folders):
+    data = write_class_folders(train=110, val=5)
+    arguments = ("--data", data, "--max-drop", "100", "--seconds", "0.01", "--batch", "1", "--gate", "bf16:mean=0")
+    code, out, err = cli("export", labelled, "--precision", "auto,bf16", *arguments)
+    assert code == 3
+    assert "onnx-bf16 does not agree with the model" in err
+    assert "Chosen by median latency" in out

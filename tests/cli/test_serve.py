@@ -114,3 +114,71 @@ def test_the_port_can_come_from_the_environment(exported_bundle: Path, monkeypat
         assert f"127.0.0.1:{port}" in fails(str(exported_bundle), code=2)
     monkeypatch.setenv("REGNET_DEPLOY_PORT", "http")
     assert "REGNET_DEPLOY_PORT" in fails(str(exported_bundle), code=2)
+
+
+def test_an_engine_can_only_be_built_of_a_variant_that_is_named(exported_bundle: Path):
+    line = fails(str(exported_bundle), "--port", "0", "--build-engine", code=2)
+    assert "--build-engine builds the engine of one variant: name it, such as --variant trt-fp16" in line
+
+
+class TestEngines:
+    """Beside a GPU and TensorRT that are not there, as far as the server being ready."""
+
+    @pytest.fixture
+    def served(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """What would be served: proved and announced, and then the server ends."""
+        seen: list[Any] = []
+
+        def serve(served: Any, bound: Any, drain_s: float, announce: Any) -> None:
+            announce(served.prove())
+            seen.append(served)
+
+        monkeypatch.setattr("regnet_deploy.serving.server.serve", serve)
+        return seen
+
+    def test_one_that_fits_is_opened(self, here: Any, with_h100_engine: Path, served: list[Any]):
+        done = here("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32")
+        assert done.returncode == 0, done.stderr
+        assert "variant trt-fp32 by tensorrt 11.4.0.106 on cuda:0 (NVIDIA H100 80GB HBM3)" in done.stderr
+        assert len(served) == 1
+
+    def test_one_that_does_not_fit_is_one_line_with_the_reason(
+        self, refused: Any, with_h100_engine: Path, computer: Any, fake_machine: Any, served: list[Any]
+    ):
+        computer.driver.gpu = fake_machine.A100
+        line = refused("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32")
+        assert "it was built for NVIDIA H100" in line
+        assert "this machine has NVIDIA A100" in line
+        assert served == []
+
+    def test_where_the_bundle_has_none_for_this_gpu_it_is_built_in_memory(
+        self,
+        here: Any,
+        with_h100_engine: Path,
+        computer: Any,
+        fake_machine: Any,
+        served: list[Any],
+        snapshot: Any,
+    ):
+        computer.driver.gpu = fake_machine.A100
+        before = snapshot(with_h100_engine)
+        done = here("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
+        assert done.returncode == 0, done.stderr
+        assert "trt-fp32: building an engine for this machine" in done.stderr
+        assert "on cuda:0 (NVIDIA A100-SXM4-80GB)" in done.stderr
+        assert len(served) == 1
+        assert snapshot(with_h100_engine) == before
+
+    def test_one_that_disagrees_when_it_is_built_exits_3(
+        self,
+        here: Any,
+        without_engine: Path,
+        computer: Any,
+        fake_machine: Any,
+        served: list[Any],
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        fake_machine.shifted(computer, monkeypatch, lambda logits: logits + 0.5)
+        done = here("serve", without_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
+        assert (done.returncode, served) == (3, [])
+        assert "variant trt-fp32 does not agree with its golden set" in done.stderr.splitlines()[-1]

@@ -123,12 +123,12 @@ def test_a_network_that_disagrees_is_exit_code_3_with_figures(
 @pytest.mark.usefixtures("no_torch")
 def test_variants_that_this_machine_cannot_run_are_named(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
     variants = open_bundle(exported_bundle).part("variants")
-    variants["onnx-fp32"]["runtime"] = "tensorrt"
+    variants["onnx-fp32"]["runtime"] = "openvino"
     variants["onnx-fp32-uint8"]["precision"] = "fp3"
     update_bundle(exported_bundle, {"variants": variants})
     found = checks(capsys, exported_bundle, 2)
     assert found["onnx-fp32"]["outcome"] == "not run"
-    assert re.search(r"tensorrt is not installed|no engine of onnx-fp32 runs here", found["onnx-fp32"]["detail"])
+    assert found["onnx-fp32"]["detail"].endswith("runtime 'openvino' is not known to this version")
     assert "fp3" in found["onnx-fp32-uint8"]["detail"]
 
 
@@ -184,42 +184,14 @@ def test_no_bundle_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert "select --gflops" in errors
 
 
-def with_an_engine(path: Path) -> None:
-    variants = open_bundle(path).part("variants")
-    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
-    update_bundle(path, {"variants": {**variants, "trt-fp32": engine}})
-
-
-@pytest.mark.parametrize("wrong", [0.0, 0.5])
-def test_an_engine_is_run_where_it_can_be(
-    capsys: pytest.CaptureFixture[str], exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, wrong: float
-):
-    with_an_engine(exported_bundle)
-    from regnet_deploy.engines import stored
-    from regnet_deploy.serving.runtime import open_variant
-
-    class Engine:
-        input, input_name, output_name, runtime, device = "float32", "images", "logits", "tensorrt 10.9", "cuda:0 (x)"
-
-        def __init__(self, bundle, name):
-            assert name == "trt-fp32"
-            self._session = open_variant(bundle, "onnx-fp32")
-
-        def run(self, images):
-            return self._session.run(images) + np.float32(wrong)
-
-    monkeypatch.setattr(stored, "open_engine", Engine)
-    found = checks(capsys, exported_bundle, 3)  # in any case: this bundle's golden set is of other weights
-    assert found["trt-fp32"]["outcome"] == ("disagrees" if wrong else "ok")
-    assert found["trt-fp32"]["detail"] == "golden set by tensorrt 10.9 on cuda:0 (x)"
-
-
 def test_an_engine_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
-    with_an_engine(exported_bundle)
+    variants = open_bundle(exported_bundle).part("variants")
+    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
+    update_bundle(exported_bundle, {"variants": {**variants, "trt-fp32": engine}})
     _, out, _ = verify(capsys, str(exported_bundle), "--json")
     found = {check["subject"]: check for check in json.loads(out)["checks"]}
     assert found["trt-fp32"]["outcome"] == "not run"
-    assert re.search(r"tensorrt is not installed|no engine of trt-fp32 runs here", found["trt-fp32"]["detail"])
+    assert found["trt-fp32"]["detail"] == "variant trt-fp32 cannot be run here: it has no engine"
 
 
 @pytest.fixture
@@ -273,3 +245,19 @@ def test_the_gate_that_refuses_is_named(capsys: pytest.CaptureFixture[str], in_e
     assert "onnx-fp16: golden set by onnxruntime" in errors
     assert found["onnx-fp16"]["failures"][0].split("%")[0] in errors
     assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.5])
+def test_an_engine_is_run_where_it_fits(
+    capsys: pytest.CaptureFixture[str],
+    with_h100_engine: Path,
+    computer: Any,
+    fake_machine: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    no_torch: None,
+    wrong: float,
+):
+    fake_machine.shifted(computer, monkeypatch, lambda logits: logits + np.float32(wrong))
+    found = checks(capsys, with_h100_engine, 3 if wrong else 0)
+    assert found["trt-fp32"]["outcome"] == ("disagrees" if wrong else "ok")
+    assert found["trt-fp32"]["detail"] == "golden set by tensorrt 11.4.0.106 on cuda:0 (NVIDIA H100 80GB HBM3)"

@@ -1,7 +1,5 @@
 """Networks and their files in every precision, and machines with a GPU that are not there."""
 
-import importlib.util
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +24,10 @@ NETWORKS = {
 }
 
 
-def load(name: str) -> Any:
-    """Import a module beside this one."""
-    spec = importlib.util.spec_from_file_location(f"engines_{name}", Path(__file__).parent / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for themselves
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
-def fakes() -> Any:
+def fakes(fake_machine) -> Any:
     """The module fake_tensorrt."""
-    return load("fake_tensorrt")
+    return fake_machine.load_fake("fake_tensorrt")
 
 
 @pytest.fixture(scope="session")
@@ -82,13 +71,13 @@ def types_of(weights):
 
 
 @pytest.fixture
-def h100() -> Gpu:
-    return Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
+def h100(fake_machine) -> Gpu:
+    return fake_machine.H100
 
 
 @pytest.fixture
-def a100() -> Gpu:
-    return Gpu("NVIDIA A100-SXM4-80GB", "8.0", 108, 80 * 2**30, "580.95.05", "13.0")
+def a100(fake_machine) -> Gpu:
+    return fake_machine.A100
 
 
 @pytest.fixture
@@ -124,17 +113,10 @@ class Machine:
 
 
 @pytest.fixture(params=["10.16.1.11", "11.4.0.106"])
-def machine(request, fakes, h100, monkeypatch) -> Machine:
+def machine(request, fake_machine, h100, monkeypatch, tmp_path) -> Machine:
     """A machine that everything in the room takes for real."""
-    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed (extra [trt])")
-    cuda = load("fake_cuda").FakeCuda(real)
-    trt = fakes.fake_tensorrt(request.param, cuda)
-    monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
-    trt.__spec__ = importlib.util.spec_from_loader("tensorrt", None)
-    monkeypatch.setattr("regnet_deploy.engines.build.free_memory", lambda: 79 * 2**30)
-    monkeypatch.setattr("regnet_deploy.engines.stored.find_gpu", lambda: h100)
-    return Machine(trt, cuda, h100, Library(trt, "tensorrt"))
+    computer = fake_machine.install(monkeypatch, tmp_path / "cache", request.param)
+    return Machine(computer.trt, computer.cuda, h100, computer.library)
 
 
 @pytest.fixture

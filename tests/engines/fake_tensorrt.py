@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import weakref
 from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
@@ -20,16 +21,19 @@ import numpy as np
 RECORDING: dict[str, Any] = json.loads((Path(__file__).parent / "tensorrt_api.json").read_text(encoding="utf-8"))
 VERSIONS = tuple(RECORDING)
 _TYPES = {1: "Float", 10: "Half", 16: "BFloat16", 3: "Int8", 17: "FP8"}
+#: What the inspector says in place of a type where the batch may vary and no context says which it is.
+_NOT_TOLD = "N/A due to dynamic shapes"
 _FORMATS = {"Half": "Channel major FP16 format where channel % 8 == 0", "Float": "Row major linear FP32"}
 
 
-def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> ModuleType:
+def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: bool = False) -> ModuleType:
     """Return a module that can be taken for ``tensorrt`` of this version.
 
     Args:
         version: one of :data:`VERSIONS`, or another one, which then has the newest's interface.
         cuda: the :class:`fake_cuda.FakeCuda` whose memory engines work in.
         device: of the GPU; timings of another one are refused.
+        rtx: it is to be taken for ``tensorrt_rtx``, with what that has beside.
 
     The module has beside TensorRT's names: ``error`` (what a build that fails says; None: none does), ``steps`` of a
     build and ``step`` (called before each), ``convolutions`` (a function of name and type of a convolution: the type
@@ -42,6 +46,13 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
     for name, members in recorded.items():
         if "members" in members:
             setattr(trt, name, IntEnum(name, members["members"]))
+
+    if rtx:
+        trt.BuilderFlag = IntEnum("BuilderFlag", {**trt.BuilderFlag.__members__, "REQUIRE_USER_ALLOCATION": 28})
+        trt.DynamicShapesKernelSpecializationStrategy = IntEnum(
+            "DynamicShapesKernelSpecializationStrategy", {"LAZY": 0, "EAGER": 1, "NONE": 2}
+        )
+        trt.ComputeCapability = IntEnum("ComputeCapability", {"SM80": 80, "SM89": 89, "SM120": 120})
 
     class ILogger:
         Severity = IntEnum("Severity", {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4})
@@ -83,6 +94,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
             "hardware_compatibility_level",
             "profiling_verbosity",
             "progress_monitor",
+            *(("_targets", "num_compute_capabilities") if rtx else ()),
         )
 
         def set_flag(self, flag: Any) -> None:
@@ -182,6 +194,8 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
         def create_builder_config(self) -> Any:
             config = IBuilderConfig.__new__(IBuilderConfig)
             config._flags, config._pools, config._profiles, config._cache = {trt.BuilderFlag.TF32}, {}, [], None
+            if rtx:
+                config._targets = {}
             config.progress_monitor, config.hardware_compatibility_level = None, trt.HardwareCompatibilityLevel.NONE
             return config
 
@@ -214,14 +228,34 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
             return host_memory(hashlib.sha256(content).digest() + content)
 
     class EngineInspector:
-        __slots__ = ("_engine",)
+        __slots__ = ("_engine", "execution_context")
 
         def get_engine_information(self, format: Any) -> str:
             assert format == trt.LayerInformationFormat.JSON
-            return json.dumps(report(self._engine, version, trt.convolutions))
+            low, _, high = self._engine._head["batches"]
+            context = self.execution_context
+            is_told = low == high or (context is not None and context._batch is not None)
+            return json.dumps(report(self._engine, version, trt.convolutions, is_told))
+
+    class IRuntimeConfig:
+        __slots__ = ("_strategy", *(("dynamic_shapes_kernel_specialization_strategy",) if rtx else ()))
+
+        def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+            self._strategy = strategy
 
     class IExecutionContext:
-        __slots__ = ("_addresses", "_batch", "_captured", "_engine", "_memory", "_needs_memory", "_ran")
+        __slots__ = (
+            "__weakref__",
+            "_addresses",
+            "_batch",
+            "_captured",
+            "_eager",
+            "_engine",
+            "_memory",
+            "_needs_memory",
+            "_ran",
+            "error_recorder",
+        )
 
         def set_device_memory(self, memory: int, size: int) -> None:
             assert size >= self._engine.device_memory_size_v2
@@ -245,14 +279,21 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
             assert not self._captured, "a context that was captured is used otherwise"
             if cuda.is_capturing:
                 assert self._ran, "a context is captured before it ran in its shape"
+                assert self._eager or not rtx, "the general kernels are captured"
                 self._captured = True
             self._ran = True
-            batch = self._batch
-            cuda.do(lambda: self._engine._compute(self._addresses, batch))
+            batch, known = self._batch, weakref.ref(self)
+
+            def compute() -> None:
+                context = known()
+                assert context is not None, "a graph is replayed and its context has gone"
+                context._engine._compute(context._addresses, batch)
+
+            cuda.do(compute)
             return True
 
     class ICudaEngine:
-        __slots__ = ("_head", "_inference", "_onnx")
+        __slots__ = ("_head", "_inference", "_onnx", "error_recorder")
         device_memory_size_v2 = 1024
 
         @property
@@ -274,12 +315,26 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
 
         def create_engine_inspector(self) -> Any:
             inspector = EngineInspector.__new__(EngineInspector)
-            inspector._engine = self
+            inspector._engine, inspector.execution_context = self, None
             return inspector
+
+        def get_tensor_profile_shape(self, name: str, profile_index: int) -> Any:
+            assert (name, profile_index) == (self.get_tensor_name(0), 0)
+            return [(batch, *self.get_tensor_shape(name)[1:]) for batch in self._head["batches"]]
+
+        def create_runtime_config(self) -> Any:
+            config = IRuntimeConfig.__new__(IRuntimeConfig)
+            config._strategy = trt.ExecutionContextAllocationStrategy.STATIC
+            return config
 
         def create_execution_context(self, strategy: Any = None) -> Any:
             context = IExecutionContext.__new__(IExecutionContext)
             context._engine, context._addresses, context._captured, context._memory = self, {}, False, 0
+            context._batch, context._eager = None, False
+            if isinstance(strategy, IRuntimeConfig):  # the other overload
+                chosen = getattr(strategy, "dynamic_shapes_kernel_specialization_strategy", None)
+                context._eager = rtx and chosen == trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                strategy = strategy._strategy
             context._needs_memory = strategy == trt.ExecutionContextAllocationStrategy.USER_MANAGED
             return context
 
@@ -290,9 +345,12 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
             logits[:] = self._inference.run(None, {entry.name: images})[0]
 
     class Runtime:
-        __slots__ = ("_loads", "_logger", "engine_host_code_allowed")
+        __slots__ = ("_loads", "_logger", "engine_host_code_allowed", "error_recorder")
 
         def __init__(self, logger: Any) -> None:
+            if not trt.starts:
+                logger.log(ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+                raise TypeError("pybind11::init(): factory function returned nullptr")
             self._logger, self._loads = logger, version
 
         def load_runtime(self, path: str) -> Any:
@@ -322,6 +380,14 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
             engine._inference = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
             return engine
 
+    if rtx:
+
+        def set_compute_capability(self: Any, compute_capability: Any, index: int) -> bool:
+            self._targets[index] = compute_capability
+            return True
+
+        IBuilderConfig.set_compute_capability = set_compute_capability
+
     def host_memory(data: bytes) -> Any:
         memory = IHostMemory.__new__(IHostMemory)
         memory._data = data
@@ -339,6 +405,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100") -> Modul
         INetworkDefinition,
         IOptimizationProfile,
         IProgressMonitor,
+        IRuntimeConfig,
         ITensor,
         ITimingCache,
         OnnxParser,
@@ -360,8 +427,10 @@ def view(address: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return np.ctypeslib.as_array((ctypes.c_float * int(np.prod(shape))).from_address(address)).reshape(shape)
 
 
-def report(engine: Any, version: str, override: Callable[[str, str], str] | None = None) -> dict[str, Any]:
-    """Return what the engine inspector of a version tells of a file's convolutions."""
+def report(
+    engine: Any, version: str, override: Callable[[str, str], str] | None = None, is_told: bool = True
+) -> dict[str, Any]:
+    """Return what the engine inspector of a version tells of a file's convolutions; the types of tensors if told."""
     import onnx
 
     if not engine._head["detailed"]:
@@ -376,9 +445,11 @@ def report(engine: Any, version: str, override: Callable[[str, str], str] | None
             kind = override(node.name, kind) if override else kind
             tensor = {"Name": node.input[0], "Dimensions": [1, 8, 8, 8]}
             if int(version.split(".")[0]) < 11:
-                tensor["Format/Datatype"] = _FORMATS.get(kind, kind)
-            else:
+                tensor["Format/Datatype"] = _FORMATS.get(kind, kind) if is_told else _NOT_TOLD
+            elif is_told:
                 tensor |= {"Format": "Channel major", "DataType": kind}
+            else:
+                tensor |= {"Format": _NOT_TOLD, "DataType": _NOT_TOLD}
             layers.append(
                 {
                     "Name": f"{node.name} + {node.name}_af",

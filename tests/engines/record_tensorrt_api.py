@@ -25,8 +25,10 @@ RECORDING = Path(__file__).parent / "tensorrt_api.json"
 CLASSES = (
     "Builder",
     "BuilderFlag",
+    "ComputeCapability",
     "DataType",
     "Dims",
+    "DynamicShapesKernelSpecializationStrategy",
     "EngineInspector",
     "ErrorCodeTRT",
     "ExecutionContextAllocationStrategy",
@@ -40,6 +42,7 @@ CLASSES = (
     "INetworkDefinition",
     "IOptimizationProfile",
     "IProgressMonitor",
+    "IRuntimeConfig",
     "ITensor",
     "ITimingCache",
     "LayerInformationFormat",

@@ -60,6 +60,16 @@ class TestCuda:
         ):
             cuda.wait()
 
+    def test_a_driver_that_is_too_old_is_one_line_with_what_to_install(self, machine):
+        machine.cuda.fails["cudaSetDevice"] = "cudaErrorInsufficientDriver"
+        machine.cuda.cudaRuntimeGetVersion = lambda: (machine.cuda.cudaError_t.cudaSuccess, 13050)
+        with pytest.raises(RegnetDeployError) as caught:
+            Cuda()
+        assert str(caught.value) == (
+            "CUDA does not start: cuda-bindings is for CUDA 13.5, and the NVIDIA driver is 580.95.05 and knows CUDA "
+            "13.0 at most: install a newer one, or pip install 'cuda-bindings<13'"
+        )
+
     def test_work_that_fails_while_it_is_captured_leaves_the_stream_usable(self, machine):
         cuda = Cuda()
         with pytest.raises(ZeroDivisionError):
@@ -74,7 +84,7 @@ def test_the_real_runtime_without_a_driver_is_one_line():
 
     if find_gpu() is not None:
         pytest.skip("there is a GPU")
-    with pytest.raises(RegnetDeployError, match=r"CUDA failed at cudaSetDevice: .*driver.* \(cudaError"):
+    with pytest.raises(RegnetDeployError, match=r"CUDA does not start: the NVIDIA driver is not loaded; install it"):
         Cuda()
 
 

@@ -24,6 +24,11 @@ USED = {
     "ProfilingVerbosity": ("DETAILED",),
     "TensorIOMode": ("INPUT", "OUTPUT"),
 }
+#: Those of TensorRT-RTX alone.
+USED_OF_RTX = {
+    "BuilderFlag": ("REQUIRE_USER_ALLOCATION",),
+    "DynamicShapesKernelSpecializationStrategy": ("EAGER",),
+}
 #: Classes that are subclassed: the library calls their methods.
 CALLED_BACK = ("ILogger", "IErrorRecorder", "IProgressMonitor")
 
@@ -77,10 +82,11 @@ def test_the_fake_has_nothing_that_the_real_bindings_do_not_have(fakes, version)
     assert surface_problems(fakes.fake_tensorrt(version), RECORDING[version]) == []
 
 
-def test_the_fake_has_nothing_that_the_installed_tensorrt_rtx_does_not_have_but_its_own(fakes):
+@pytest.mark.parametrize("of_rtx", [False, True])
+def test_the_fake_has_nothing_that_the_installed_tensorrt_rtx_does_not_have_but_its_own(fakes, of_rtx):
     rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
     there = recorder().interface_of(rtx)
-    trt = fakes.fake_tensorrt("11.4.0.106")
+    trt = fakes.fake_tensorrt("11.4.0.106", rtx=of_rtx)
     of_its_own = {name for name, members in RECORDING["11.4.0.106"].items() if "members" in members}
     found = [one for one in surface_problems(trt, there) if re.split(r"[. ]", one)[0] not in of_its_own]
     assert found == []
@@ -88,6 +94,8 @@ def test_the_fake_has_nothing_that_the_installed_tensorrt_rtx_does_not_have_but_
 
 def test_the_installed_tensorrt_rtx_has_the_names_that_are_used():
     rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+    for name, members in USED_OF_RTX.items():
+        assert set(members) <= set(recorder().interface_of(rtx)[name]["members"])
     for name, members in USED.items():
         for there in (recorder().interface_of(rtx), *RECORDING.values()):
             assert set(members) <= set(there[name]["members"])

@@ -8,8 +8,12 @@ from regnet_deploy.engines.inspection import (
     inspect_engine,
     layers_of_log,
     layers_of_report,
+    report_of,
 )
+from regnet_deploy.engines.loading import load_engine
 from regnet_deploy.errors import ProofError, RegnetDeployError
+
+UNTOLD = "N/A due to dynamic shapes"
 
 
 def layer(name, kind="Half", weights="same", metadata="", layer_type="CaskConvolution", key="Format/Datatype", **more):
@@ -112,10 +116,68 @@ def test_another_type_is_how_many_and_the_first_names():
 
 def test_convolutions_that_no_layer_owns_up_to_are_named_and_none_at_all_is_refused():
     layers = layers_of_report(json.dumps({"Layers": [layer("c0")]}))
-    checked = check_types({"c0": "fp16", "c1": "fp16"}, layers)
-    assert (checked.counts, checked.unaccounted) == ({"fp16": 1}, ("c1",))
+    asked = {"c0": "fp16", **{f"d{i}": "fp16" for i in range(5)}, "s1.b1.f.se.f_ex.0": "fp16"}
+    with pytest.raises(
+        ProofError, match=r"in which type 5 of 7 convolutions compute is not known, .*: d0, d1, d2 and 2"
+    ):
+        check_types(asked, layers)
+    checked = check_types(asked, layers, accept_unaccounted=True)
+    assert (checked.counts, checked.unaccounted) == ({"fp16": 1}, tuple(asked)[1:])
+    gate = check_types({"c0": "fp16", "s1.b1.f.se.f_ex.2": "fp16"}, layers)
+    assert (gate.counts, gate.unaccounted) == ({"fp16": 1}, ("s1.b1.f.se.f_ex.2",))
     with pytest.raises(ProofError, match="its report has none of the 2 convolutions"):
         check_types({"c1": "fp16", "c2": "fp16"}, layers)
+
+
+@pytest.mark.parametrize(
+    ("asked", "built", "tactic", "taken"),
+    [
+        ("fp16", "Float", "", True),
+        ("fp16", "Float", "sm80_xmma_tf32f32_tf32f32_f32", True),
+        ("bf16", "Float", "", True),
+        ("fp32", "Float", "sm80_xmma_tf32f32_tf32f32_f32", False),
+        ("fp32", "Half", "", False),
+        ("fp16", "BFloat16", "", False),
+        ("fp16", "Int8", "", False),
+    ],
+)
+def test_a_gate_may_compute_in_a_wider_float_which_is_recorded(asked, built, tactic, taken):
+    name = "s1.b1.f.se.f_ex.0"
+    layers = layers_of_report(json.dumps({"Layers": [layer(name, built, TacticName=tactic)]}))
+    if taken:
+        assert check_types({name: asked}, layers).wider == (name,)
+    else:
+        with pytest.raises(ProofError, match="1 of 1 convolutions do not compute in the type asked"):
+            check_types({name: asked}, layers)
+
+
+@pytest.mark.parametrize(
+    ("tactic", "type_"),
+    [
+        ("sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_tilesize128x64x64", "int8"),
+        ("sm80_xmma_fprop_implicit_gemm_indexed_f16f16_f16f16_f16_nhwckrsc_nhwc_tilesize128x128x32", "fp16"),
+        ("sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc_tilesize64x64x64", "bf16"),
+        ("sm89_xmma_gemm_e4m3e4m3_e4m3f32_f32_tn_n_tilesize64x64x64", "fp8"),
+        ("sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nchw", "tf32"),
+        ("sm80_xmma_fprop_implicit_gemm_f32f32_f32f32_f32_nhwckrsc_nchw", "fp32"),
+    ],
+)
+def test_where_no_type_is_told_the_name_of_the_kernel_tells_it(tactic, type_):
+    assert types(layer("c", UNTOLD, weights=None, TacticName=tactic), names=["c"]) == {"c": type_}
+
+
+def test_small_weights_alone_do_not_tell_that_small_numbers_are_multiplied():
+    assert types(layer("c", UNTOLD, weights="Int8", TacticName="sm80_some_kernel"), names=["c"]) == {}
+    assert types(layer("c", UNTOLD, weights="Half"), names=["c"]) == {"c": "fp16"}
+
+
+def test_types_are_read_in_a_shape_for_without_one_none_is_told(machine, onnx_of):
+    plan = machine.build(onnx_of("int8"))
+    engine = load_engine(machine.library, plan).engine
+    unshaped = layers_of_report(report_of(machine.library, engine, None))
+    assert {layer.input for layer in unshaped} == {None}
+    for layers in (inspect_engine(machine.library, plan), machine.session(onnx_of("int8")).layers()):
+        assert {layer.input for layer in layers} == {"int8", "fp16"}
 
 
 def test_a_report_of_names_alone_is_one_line():

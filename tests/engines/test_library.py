@@ -1,10 +1,8 @@
 import importlib.util
 import sys
-from importlib import metadata
 
 import pytest
 
-from regnet_deploy.engines import library
 from regnet_deploy.engines.library import Library, find_library, lean_runtime, load_library, version_numbers
 from regnet_deploy.errors import MissingExtra, UsageError
 
@@ -100,19 +98,42 @@ def test_a_module_whose_libraries_do_not_load_is_one_line(installed, monkeypatch
     assert "\n" not in str(caught.value)
 
 
-def test_the_wheels_toolkit_is_found_by_its_name(installed, monkeypatch):
+def test_the_wheels_toolkit_is_found_by_its_name(installed, monkeypatch, tmp_path):
     installed(tensorrt="11.4.0.106")
-    there = {"tensorrt-cu12-libs": "11.4.0.106"}
-
-    def version(name):
-        if name not in there:
-            raise metadata.PackageNotFoundError(name)
-        return there[name]
-
-    monkeypatch.setattr(library.metadata, "version", version)
+    wheel(tmp_path, "tensorrt-cu12-libs", "11.4.0.106")
+    monkeypatch.syspath_prepend(tmp_path)
     assert load_library("tensorrt").toolkit == "cu12"
-    there.clear()
+    monkeypatch.setattr(sys, "path", [])
     assert load_library("tensorrt").toolkit is None
+
+
+@pytest.mark.parametrize(
+    ("cu12", "cu13", "toolkit"),
+    [
+        (("11.4.0.106", 3), ("11.4.0.106", 5), "cu12"),  # installed over the other: the file is as long as this one's
+        (("11.4.0.106", 5), ("11.4.0.106", 3), "cu13"),
+        (("11.4.0.106", 3), ("11.3.0.99", 3), "cu12"),  # left behind by another version
+        (("11.4.0.106", 5), ("11.4.0.106", 5), "cu13"),  # neither: all that can be said is the newest
+    ],
+)
+def test_of_wheels_of_two_toolkits_the_one_whose_library_is_there_is_meant(
+    installed, monkeypatch, tmp_path, cu12, cu13, toolkit
+):
+    installed(tensorrt="11.4.0.106")
+    for name, (version, size) in (("cu12", cu12), ("cu13", cu13)):
+        wheel(tmp_path, f"tensorrt-{name}-libs", version, size)
+    (tmp_path / "tensorrt_libs").mkdir()
+    (tmp_path / "tensorrt_libs" / "libnvinfer.so.11").write_bytes(b"abc")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_library("tensorrt").toolkit == toolkit
+
+
+def wheel(folder, name, version, size=""):
+    """Write what an installed wheel leaves beside its library, of so many bytes."""
+    info = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "RECORD").write_text(f"tensorrt_libs/libnvinfer.so.11,sha256=abc,{size}\n" if size else "")
 
 
 def test_the_lean_runtime_is_found_in_its_wheel_and_only_of_that_version(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -48,6 +49,30 @@ def test_logger_and_recorder_keep_errors_once_and_the_rest_not(fakes):
     heard.recorder.clear()
     assert heard.recorder.num_errors() == 0
     assert heard.errors == ["broken", "another"]
+
+
+def test_a_library_has_one_logger_for_all_that_listen_and_it_outlives_them(fakes):
+    trt = fakes.fake_tensorrt("11.4.0.106")
+    first, second = Heard(trt), Heard(trt)
+    logger = first.logger
+    assert second.logger is logger
+    assert Heard(fakes.fake_tensorrt("11.4.0.106")).logger is not logger
+    del first
+    gc.collect()
+    logger.log(trt.ILogger.Severity.ERROR, "broken")
+    assert second.errors == ["broken"]
+    second.forget()
+    assert second.errors == []
+    assert Heard(trt).errors == []
+
+
+def test_what_runs_engines_tells_its_errors_to_the_recorder_but_of_tensorrt_rtx(fakes):
+    heard = Heard(fakes.fake_tensorrt("11.4.0.106"))
+    engine, other = SimpleNamespace(), SimpleNamespace()
+    heard.listen_to("tensorrt", engine)
+    heard.listen_to("tensorrt-rtx", other)
+    assert engine.error_recorder is heard.recorder
+    assert not hasattr(other, "error_recorder")
 
 
 def test_a_builder_has_the_recorder_for_the_body_alone(fakes):

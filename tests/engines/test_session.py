@@ -1,11 +1,14 @@
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from regnet_deploy.engines.build import build_engine
 from regnet_deploy.engines.inspection import check_types
+from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
@@ -146,6 +149,113 @@ def test_a_gpu_that_fails_in_the_middle_is_one_line_and_the_next_batch_runs(mach
         session.run(images[:2])
     machine.trt.IExecutionContext.execute_async_v3 = run
     np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+
+
+def test_reasons_of_earlier_failures_are_not_told_again(machine, onnx_of, images, monkeypatch):
+    session, run = machine.session(onnx_of("fp32")), machine.trt.IExecutionContext.execute_async_v3
+    reasons = iter(["the first", "the second"])
+
+    def fails(self, stream):
+        self.error_recorder.report_error(machine.trt.ErrorCodeTRT.FAILED_EXECUTION, next(reasons))
+        return False
+
+    monkeypatch.setattr(machine.trt.IExecutionContext, "execute_async_v3", fails)
+    for reason in ("the first", "the second"):
+        with pytest.raises(RegnetDeployError, match=rf"does not run the engine on cuda:0 \(NVIDIA.*\): {reason}$"):
+            session.run(images[:2])
+    monkeypatch.setattr(machine.trt.IExecutionContext, "execute_async_v3", run)
+    assert session.run(images[:2]).shape == (2, 5)
+
+
+def test_memory_that_is_short_for_a_graph_is_no_failure(machine, onnx_of, images, wanted, monkeypatch):
+    session, create = machine.session(onnx_of("fp32")), machine.trt.ICudaEngine.create_execution_context
+    monkeypatch.setattr(machine.trt.ICudaEngine, "create_execution_context", lambda self, strategy: None)
+    for _ in range(4):
+        np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+    assert "does not start the engine" in session.uncaptured[2]
+    monkeypatch.setattr(machine.trt.ICudaEngine, "create_execution_context", create)
+    for _ in range(3):
+        session.run(images[:3])
+    assert machine.cuda.replayed == 1
+
+
+class TestResident:
+    """Images on the GPU, for measurements."""
+
+    def test_it_computes_what_is_there_each_time_by_a_graph_that_lives(self, machine, onnx_of, images, monkeypatch):
+        session, computed = machine.session(onnx_of("fp32")), []
+        compute = machine.trt.ICudaEngine._compute
+        monkeypatch.setattr(
+            machine.trt.ICudaEngine,
+            "_compute",
+            lambda self, addresses, batch: computed.append((dict(addresses), batch)) or compute(self, addresses, batch),
+        )
+        call = session.resident(images[:3])
+        del session
+        gc.collect()
+        computed.clear()
+        call(), call()
+        assert machine.cuda.replayed == 2
+        assert [batch for _, batch in computed] == [3, 3]
+        assert machine.cuda.calls[-1] == "cudaStreamSynchronize"
+        assert "cudaMemcpyAsync" not in machine.cuda.calls[-4:]  # nothing is copied
+
+    def test_the_logits_are_left_on_the_gpu(self, machine, onnx_of, images, wanted, fakes):
+        session = machine.session(onnx_of("fp32"))
+        addresses = []
+        context = session._context
+        session._context = lambda ends: addresses.append(ends) or context(ends)
+        session.resident(images[:3])()
+        np.testing.assert_allclose(fakes.view(addresses[0][1], (3, 5)), wanted[:3], atol=1e-5)
+
+    def test_others_run_between(self, machine, onnx_of, images, wanted):
+        session = machine.session(onnx_of("fp32"))
+        call = session.resident(images[4:6])
+        for _ in range(4):
+            call()
+            np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+
+    def test_without_a_graph_it_runs_and_says_why(self, machine, onnx_of, images):
+        session = machine.session(onnx_of("fp32"))
+        machine.cuda.fails["cudaStreamEndCapture"] = "cudaErrorStreamCaptureInvalidated"
+        session.resident(images[:2])()
+        assert "cudaErrorStreamCaptureInvalidated" in session.uncaptured[2]
+        assert machine.cuda.replayed == 0
+
+    @pytest.mark.parametrize("count", [0, 5])
+    def test_more_than_it_takes_at_once_is_one_line(self, machine, onnx_of, images, count):
+        with pytest.raises(ProofError, match=f"cannot run {count} images at once: it takes 1 to 4"):
+            machine.session(onnx_of("fp32")).resident(images[:count])
+
+
+def test_tensorrt_rtx_makes_kernels_for_a_shape_before_they_are_captured(fakes, h100, onnx_of, machine, images, wanted):
+    trt = fakes.fake_tensorrt("11.4.0.106", machine.cuda, rtx=True)
+    library, options = Library(trt, "tensorrt-rtx"), EngineOptions.up_to(4, compute_capabilities=("8.9",))
+    ada = replace(h100, compute_capability="8.9")
+    plan = build_engine(library, ada, onnx_of("fp32"), 32, options, lambda steps, phase: None)
+    (config,) = trt.built
+    assert "REQUIRE_USER_ALLOCATION" in {flag.name for flag in config._flags}
+    session = EngineSession(library, ada, plan, options)
+    for _ in range(3):
+        np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+    assert machine.cuda.replayed == 1
+
+
+def test_a_version_compatible_engine_that_does_not_load_names_the_lean_runtime(machine, onnx_of):
+    options = EngineOptions.up_to(4, version_compatible=True)
+    plan = machine.build(onnx_of(), options)[:-100]
+    version = machine.trt.__version__
+    with pytest.raises(
+        RegnetDeployError, match=rf"Serialization.*may need the lean .*pip install tensorrt-lean-cu13-libs=={version}$"
+    ):
+        EngineSession(machine.library, machine.gpu, plan, options)
+
+
+def test_a_driver_that_cannot_be_used_is_one_line(machine, onnx_of):
+    plan = machine.build(onnx_of())
+    machine.trt.starts = False
+    with pytest.raises(RegnetDeployError, match="does not start: CUDA initialization failure with error: 35"):
+        EngineSession(machine.library, machine.gpu, plan, EngineOptions.up_to(4))
 
 
 def test_a_network_of_other_ends_is_refused(machine, onnx_of, monkeypatch):

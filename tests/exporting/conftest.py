@@ -1,5 +1,6 @@
 """Small networks with batch norms that have seen something, and bundles of them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from regnet_deploy.bundle import create_bundle, update_bundle
+from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.exporting.accuracy import Validation, reference_of
+from regnet_deploy.exporting.golden_set import GoldenSet, golden_set
 from regnet_deploy.exporting.graph import build_onnx, tensors_between
+from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.quantise import Range
+from regnet_deploy.exporting.source import Source, source_of
 from regnet_deploy.images.check import check_images
 from regnet_deploy.images.folder import assemble, list_images
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
+from regnet_deploy.serving.gates import GATES
 from regnet_deploy.space.network import Network
 
 CLASSES, SIDE = 5, 32
@@ -159,3 +166,65 @@ def trained_on():
         return folder
 
     return train
+
+
+@pytest.fixture
+def data(trained, write_images, tmp_path):
+    """A folder as one trains on, with the bundle's classes."""
+    for number, label in enumerate(open_bundle(trained).part("labels")):
+        write_images(tmp_path / "data" / "train" / label, 70, seed=number)
+        write_images(tmp_path / "data" / "val" / label, 8, seed=100 + number)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def silent() -> Reporter:
+    """Nobody is told anything."""
+    return Reporter(
+        step=lambda what: None,
+        advance=lambda done, total: None,
+        note=lambda line: None,
+        phase=lambda steps, phase: None,
+    )
+
+
+@pytest.fixture
+def source(trained) -> Source:
+    """The network of the trained bundle."""
+    return source_of(open_bundle(trained))
+
+
+@pytest.fixture
+def golden(trained, source) -> GoldenSet:
+    """Its golden set."""
+    return golden_set(open_bundle(trained), source.model, source.preprocessing, ())
+
+
+@pytest.fixture
+def judge(source, golden) -> Judge:
+    """A judge with the usual gates and no validation images."""
+    return Judge(golden.golden, source.preprocessing, GATES, None, None, 0.5)
+
+
+@pytest.fixture
+def judge_with_labels(judge, source) -> Judge:
+    """A judge with 40 validation images, whose labels are what the model answers, so that it answers all of them."""
+    pixels = np.random.default_rng(5).integers(0, 256, (40, SIDE, SIDE, 3), np.uint8)
+    paths = tuple(f"{number}.png" for number in range(40))
+    unlabelled = Validation(
+        Path("none"), paths, np.zeros(40, np.int64), np.arange(40), "made", source.preprocessing, pixels, {}
+    )
+    labels = reference_of(source.model, unlabelled).logits.argmax(axis=1)
+    validation = replace(unlabelled, labels=labels)
+    return replace(judge, validation=validation, reference=reference_of(source.model, validation))
+
+
+@pytest.fixture
+def with_weights(source):
+    """Return a function: the network with other weights, a deliberately broken one: name -> change of the array."""
+
+    def broken(**changes) -> Source:
+        names = {name.replace("__", "."): change for name, change in changes.items()}
+        return replace(source, weights={**source.weights, **{n: f(source.weights[n]) for n, f in names.items()}})
+
+    return broken

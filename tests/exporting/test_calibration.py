@@ -16,6 +16,7 @@ from regnet_deploy.exporting.calibration import METHODS, Activations, Observed, 
 from regnet_deploy.exporting.graph import build_onnx, tensors_between
 from regnet_deploy.exporting.quantise import Range
 from regnet_deploy.images.preprocess import default_preprocessing, normalise
+from regnet_deploy.space.published import published_networks
 
 SIDE, CLASSES = 32, 5
 PREPROCESSING = default_preprocessing(SIDE)
@@ -150,6 +151,32 @@ def test_large_tensors_are_sampled_and_bounds_are_of_all_values():
     found = seen(values)
     assert found.high == 99.0
     assert 2 * 4096 <= found.counts.sum() <= 2 * 8192
+
+
+def test_the_sample_comes_to_every_place_of_the_maps_of_every_published_network():
+    """At 224 pixels: the last stage is 7 wide, and a step of 7 would meet a single column."""
+    maps = {(3, 224)}
+    for published in published_networks():
+        network, side = published.network, 224 // published.network.stem_stride
+        maps.add((network.stem_width, side))
+        for width, bottleneck in zip(network.widths, network.bottlenecks, strict=True):
+            maps |= {(round(width * bottleneck), side), (round(width * bottleneck), side // 2), (width, side // 2)}
+            side //= 2
+    assert {side for _, side in maps} >= {7, 14, 28, 56, 112}
+    for width, side in maps:
+        values = width * side**2
+        places = np.arange(0, values, calibration._stride(values, side**2)) % side**2
+        assert len(np.unique(places)) == min(side**2, len(places))
+        assert len(np.unique(places % side)) == len(np.unique(places // side)) == side
+        assert len(places) > 8192 / 2 or len(places) == values
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 8, 16, 32, 64])
+def test_of_maps_of_a_power_of_two_every_odd_step_will_do(side):
+    for channels in range(3, 2000, 7):
+        values = channels * side**2
+        least = -(-values // 8192)
+        assert calibration._stride(values, side**2) == (least if side == 1 else least + 1 - least % 2)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -1,6 +1,8 @@
 """Images to calibrate with: real, trained on, apart from golden and validation images, the same for a seed."""
 
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.exporting import views as views_module
 from regnet_deploy.exporting.calibration_images import calibration_set, digest_of
+from regnet_deploy.exporting.trained_folder import trained_folder
 from regnet_deploy.exporting.views import view
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
 
@@ -108,6 +111,50 @@ def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_pat
     assert all(name.startswith("train/") for name in names)
 
 
+def test_validation_images_in_a_plain_folder_are_left_alone(plain, untrained):
+    names = [f"{number:03}.png" for number in range(30)]
+    validation = {hashlib.sha256(view(plain / name, PREPROCESSING)).digest() for name in names}
+    found = calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, excluded=validation)
+    assert set(files_of(plain, found.pixels)) == {f"{number:03}.png" for number in range(30, 340)}
+
+
+def test_files_that_are_in_train_and_in_val_are_left_alone(untrained, trained_on, tmp_path, write_images):
+    root = tmp_path / "data"
+    for label, name in enumerate(CLASSES):
+        write_images(root / "train" / name, 101, seed=label)
+        (root / "val").mkdir(exist_ok=True)
+        shutil.copytree(root / "train" / name, root / "val" / name)
+        for number in range(6, 101):
+            (root / "val" / name / f"{number:03}.png").unlink()
+    trained_on(untrained, root)
+    bundle = open_bundle(untrained)
+    validation = {hashlib.sha256(view(file, PREPROCESSING)).digest() for file in (root / "val").rglob("*.png")}
+    with pytest.raises(DataError) as error:
+        calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation)
+    assert str(error.value) == (
+        f"calibration needs 300 images and {root} has 285 usable ones among 303 training images (18 are among the "
+        "validation images): add images, or give another folder of real ones"
+    )
+
+
+def test_what_is_not_known_to_be_trained_on_is_not_called_so(untrained, trained_on, tmp_path, write_images):
+    for label, name in enumerate(CLASSES):
+        write_images(tmp_path / "data" / "train" / name, 110, seed=label)
+        write_images(tmp_path / "data" / "val" / name, 3, seed=label + 50)
+    trained_on(untrained, tmp_path / "data")
+    shutil.copytree(tmp_path / "data", tmp_path / "other")
+    (tmp_path / "other" / "train" / "ant" / "000.png").unlink()
+    sources = {}
+    for name in ("data", "other"):
+        bundle = open_bundle(untrained)
+        folder = trained_folder(tmp_path / name, bundle)
+        sources[name] = {
+            calibration_set(one, bundle, PREPROCESSING, NONE, count=300).part["source"]
+            for one in (folder, tmp_path / name)
+        }
+    assert sources == {"data": {"training images"}, "other": {"images of train/ in other"}}
+
+
 def test_only_what_is_chosen_is_decoded(plain, untrained, monkeypatch):
     opened = []
     monkeypatch.setattr(views_module, "view", lambda file, how: opened.append(file) or view(file, how))
@@ -130,9 +177,7 @@ def test_too_few_images_say_how_many_and_why(untrained, tmp_path, write_images):
     assert str(error.value).startswith(
         f"calibration needs 300 images and {tmp_path / 'few'} has 298 usable ones among 300 images ("
     )
-    assert "1 are in the golden set, or the same as another; 1 cannot be used, for example x.jpg: not an image" in str(
-        error.value
-    )
+    assert "(1 is in the golden set; 1 cannot be used, for example x.jpg: not an image" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -29,7 +29,7 @@ def test_the_fastest_is_kept_and_every_loser_has_the_ratio():
     assert [one.result for one in outcomes] == ["slower", "slower", "kept"]
     assert outcomes[0].reason == "takes 2.00 times as long as onnx-int8-cpu"
     assert outcomes[1].reason == "takes 4.00 times as long as onnx-int8-cpu"
-    assert "fastest of 3 on onnxruntime 1.32.0, cpu: 2.00 times as fast as onnx-fp32" in outcomes[2].reason
+    assert "the best of 3 on onnxruntime 1.32.0, cpu: 2.00 times as fast as onnx-fp32" in outcomes[2].reason
 
 
 def test_each_runtime_and_device_keeps_its_own():
@@ -57,8 +57,26 @@ def test_what_this_machine_does_not_run_is_said_not_to_be_measured():
 def test_less_precision_must_be_worth_five_percent():
     outcomes = choose([candidate("fp32", 10.0), candidate("fp16", 9.7)])
     assert [one.result for one in outcomes] == ["kept", "slower"]
-    assert "less precision" in outcomes[1].reason
+    assert outcomes[1].reason == "takes 3.0% less time than onnx-fp32, and less precision has to bring 5%"
+    assert "more precise than onnx-fp16, which is hardly faster" in outcomes[0].reason
     assert results(candidate("fp32", 10.0), candidate("fp16", 9.4))["onnx-fp16"] == "kept"
+
+
+def test_what_is_more_precise_and_slower_loses_by_its_time_alone():
+    outcomes = choose([candidate("fp32", 100.0), candidate("fp16", 96.0), candidate("int8-cpu", 94.0)])
+    assert [one.result for one in outcomes] == ["slower", "slower", "kept"]
+    assert outcomes[1].reason == "takes 1.02 times as long as onnx-int8-cpu"
+
+
+def test_int8_of_1x1_alone_is_the_more_precise():
+    assert results(candidate("int8", 5.0), candidate("int8-1x1", 4.9))["onnx-int8-1x1"] == "kept"
+    assert results(candidate("int8", 4.8), candidate("int8-1x1", 5.0))["onnx-int8-1x1"] == "kept"
+
+
+def test_what_was_asked_for_by_name_is_kept_though_it_loses():
+    outcomes = choose([candidate("fp32", 9.0), candidate("fp16", 18.0)], {"onnx-fp16"})
+    assert [one.result for one in outcomes] == ["kept", "kept"]
+    assert outcomes[1].reason == "asked for by name, though it takes 2.00 times as long as onnx-fp32"
 
 
 def test_all_batch_sizes_count_alike():

@@ -11,7 +11,7 @@ from regnet_deploy.bundle import damage, open_bundle, update_bundle
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting import export as export_module
-from regnet_deploy.exporting import graph, source
+from regnet_deploy.exporting import graph, judge, source
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.precision import PRECISIONS
@@ -166,15 +166,6 @@ def test_a_new_golden_set_proves_the_other_variants_again(trained, tmp_path):
         assert variant["proof"]["images"] == 16
 
 
-@pytest.fixture
-def data(trained, write_images, tmp_path):
-    """A folder as one trains on, with the bundle's classes."""
-    for number, label in enumerate(open_bundle(trained).part("labels")):
-        write_images(tmp_path / "data" / "train" / label, 70, seed=number)
-        write_images(tmp_path / "data" / "val" / label, 8, seed=100 + number)
-    return tmp_path / "data"
-
-
 def precisions(*names):
     return tuple(PRECISIONS[name] for name in names)
 
@@ -250,6 +241,44 @@ def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
     assert out["result"] == "refused"
 
 
+def test_what_could_not_be_made_now_says_nothing_against_what_is_there(trained, data, write_images, tmp_path):
+    run(trained, precisions=precisions("int8-cpu"), calibration=data)
+    for number, label in enumerate(open_bundle(trained).part("labels")):
+        write_images(tmp_path / "few" / "train" / label, 4, seed=number)
+        write_images(tmp_path / "few" / "val" / label, 2, seed=100 + number)
+    run(trained, auto=True, data=tmp_path / "few", max_drop=100.0, seconds=0.01)
+    assert "onnx-int8-cpu" in open_bundle(trained).part("variants")
+
+
+def test_what_was_asked_for_by_name_is_kept_beside_the_winner(trained, data):
+    run(trained, auto=True, precisions=precisions("fp16", "bf16"), data=data, max_drop=100.0, seconds=0.01)
+    assert {"onnx-fp32", "onnx-fp16", "onnx-bf16"} <= set(open_bundle(trained).part("variants"))
+
+
+def test_fp32_falls_back_on_nothing_and_is_not_held_to_the_accuracy_budget(trained, data, monkeypatch):
+    measure = judge.measure_accuracy
+    monkeypatch.setattr(judge, "measure_accuracy", lambda *given: replace(measure(*given), drop=1.0))
+    exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=0.0)
+    assert set(exported.made) == {"onnx-fp32"}
+    assert "may lose 0 (--max-drop)" in str(exported.refused["onnx-fp16"])
+
+
+def test_images_that_the_model_does_not_know_are_refused(trained, data):
+    best = {"val_top1": 0.99, "val_images": 40}
+    update_bundle(trained, {"training": {"best": best, "data": {"rejected": {}}}})
+    with pytest.raises(
+        DataError, match=r"the model answers .* right, in training it was 99\.00%: these are other images"
+    ):
+        run(trained, data=data)
+    assert "variants" not in open_bundle(trained)
+
+
+def test_the_accuracy_of_the_same_bytes_is_remembered(trained, data):
+    run(trained, precisions=precisions("fp16"), data=data, max_drop=100.0)
+    known = open_bundle(trained).part("variants")["onnx-fp16"]["accuracy"]
+    assert run(trained, precisions=precisions("fp16")).made["onnx-fp16"]["accuracy"] == known
+
+
 def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write_images, tmp_path):
     for label in open_bundle(trained).part("labels"):
         write_images(tmp_path / "few" / "train" / label, 4)
@@ -278,6 +307,18 @@ def test_pixels_can_be_taken_in_every_precision(trained, data):
     }
 
 
+def test_an_earlier_variant_that_a_new_golden_set_refuses_goes_and_the_rest_is_written(trained, tmp_path):
+    run(trained, precisions=precisions("fp16"))
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "mine.png")
+    strict = with_overrides([("fp16", "mean", 0)])
+    exported = run(trained, images=(tmp_path / "mine.png",), gates=strict)
+    assert isinstance(exported.refused["onnx-fp16"], ProofError)
+    bundle = open_bundle(trained)
+    assert set(bundle.part("variants")) == {"onnx-fp32"}
+    assert "onnx-fp16.onnx" not in bundle.files
+    assert damage(bundle) == []
+
+
 @pytest.fixture
 def rtx():
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -298,7 +339,7 @@ def test_an_engine_is_built_from_each_proved_onnx_and_names_it(rtx, untrained):
     assert engine["proof"] is None
     assert "without a GPU" in engine["note"]
     assert set(engine["types"]) == {"fp16"}
-    assert engine["types"]["fp16"] + engine["unaccounted"] == len(variant["convolutions"])
+    assert engine["types"]["fp16"] + len(engine["unaccounted"]) == len(variant["convolutions"])
 
 
 def test_every_engine_computes_as_asked(rtx, trained, data):

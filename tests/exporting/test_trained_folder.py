@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import DataError, MissingPart
-from regnet_deploy.exporting.trained_folder import trained_folder
+from regnet_deploy.exporting.trained_folder import trained_folder, was_trained_on
 from regnet_deploy.images.check import Checked
 from regnet_deploy.images.folder import assemble, list_images
 from regnet_deploy.training.execution import Wanted
@@ -80,6 +81,23 @@ def test_what_train_itself_wrote_is_understood(untrained, folder):
     data = bundle.part("training")["data"]
     assert (len(found.train), len(found.val)) == (data["train_images"], data["val_images"]) == (23, 10)
     assert found.split == data["split"]
+
+
+def test_reading_a_folder_for_its_digest_is_told(untrained, folder, trained_on):
+    trained_on(untrained, folder)
+    told = []
+    trained_folder(folder, open_bundle(untrained), lambda done, total: told.append((done, total)))
+    assert told == [(done, 35) for done in range(1, 36)]
+
+
+def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untrained, folder, trained_on):
+    trained_on(untrained, folder)
+    bundle = open_bundle(untrained)
+    found = trained_folder(folder, bundle)
+    assert was_trained_on(found, bundle)
+    assert not was_trained_on(replace(found, val=found.val[1:]), bundle)
+    assert not was_trained_on(replace(found, train=found.train[1:]), bundle)
+    assert not was_trained_on(found, replace(bundle, parts={}))
 
 
 def remove(root):

@@ -92,3 +92,32 @@ def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(exported_bundle, 
     with pytest.raises(BundleError, match="changed by another command"):
         run(exported_bundle)
     assert "profile" not in open_bundle(exported_bundle)
+
+
+def test_an_engine_that_fits_is_measured_where_it_runs(with_h100_engine):
+    """PyTorch sees no GPU here, which is nothing to an engine."""
+    part, notes, _ = run(with_h100_engine, Plan((1, 2), 0.01, 1, "auto"))
+    assert notes == []
+    rows = [row for row in part["latency"] if row["variant"] == "trt-fp32"]
+    assert [row["batch"] for row in rows] == [1, 2]
+    assert {(row["runtime"], row["device"]) for row in rows} == {
+        ("tensorrt 11.4.0.106", "cuda:0 (NVIDIA H100 80GB HBM3)")
+    }
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "says"),
+    [
+        ("cpu", "H100", "it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"),
+        ("auto", "A100", "it was built for NVIDIA H100"),
+        ("auto", None, "the NVIDIA driver shows no GPU"),
+    ],
+)
+def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(
+    with_h100_engine, computer, fake_machine, device, gpu, says
+):
+    computer.driver.gpu = gpu and getattr(fake_machine, gpu)
+    part, (note,), _ = run(with_h100_engine, Plan((1,), 0.01, 1, device))
+    assert note.startswith("trt-fp32 is not measured: ")
+    assert says in note
+    assert "trt-fp32" not in {row["variant"] for row in part["latency"]}

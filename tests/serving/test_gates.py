@@ -67,7 +67,7 @@ def test_the_looser_of_two_gates_lets_through_what_either_does(a: Gate, b: Gate)
     assert a.within(loose)
     assert b.within(loose)
     assert loose == b.looser(a)
-    assert a.within(b) == (loose == b)
+    assert a.within(b) == (loose == b.looser(b))
 
 
 LOOSER = {"atol": 1e3, "rtol": 1.0, "mean": 10.0, "cosine": -0.5, "top1": 0.1}
@@ -214,3 +214,15 @@ def test_the_spread_scales_with_the_logits_and_does_not_move_with_them(values: n
 
 def test_gates_have_a_limit_a_figure():
     assert tuple(field.name for field in fields(Gate)) == FIGURES
+
+
+def test_an_rtol_without_an_atol_is_refused_for_it_would_hold_nothing():
+    with pytest.raises(UsageError, match=r"gate of int8: rtol counts together with atol.*--gate int8:atol="):
+        with_overrides([("int8", "rtol", 0.01)])
+    assert with_overrides([("int8", "rtol", 0.01), ("int8", "atol", 0.5)])["int8"].rtol == 0.01
+
+
+def test_an_atol_where_the_standard_has_none_is_tighter():
+    tighter = with_overrides([("int8", "atol", 0.5), ("int8", "rtol", 0.01)])["int8"]
+    assert tighter.within(GATES["int8"])
+    assert not GATES["int8"].within(tighter)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,6 @@ from regnet_deploy.serving.runtime import (
 )
 
 GPU = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
-VARIANT = {"runtime": "onnxruntime", "precision": "fp32", "input": "float32"}
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
@@ -50,17 +50,18 @@ def test_every_input_gives_the_golden_logits(exported_bundle: Path, name: str):
 
 def test_two_onnxruntimes_are_one_line_with_the_fix(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
     install(monkeypatch, onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
-    data = open_bundle(exported_bundle).read("onnx-fp32.onnx")
+    bundle = open_bundle(exported_bundle)
     with pytest.raises(UsageError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
-        open_onnx(data)
-    assert "overwrite each other" in str(why_not_runnable(VARIANT))
+        open_onnx(bundle.read("onnx-fp32.onnx"))
+    assert "overwrite each other" in str(why_not_runnable(bundle, "onnx-fp32"))
 
 
-def test_no_onnxruntime_names_both_extras(monkeypatch: pytest.MonkeyPatch):
+def test_no_onnxruntime_names_both_extras(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
+    bundle = open_bundle(exported_bundle)
     install(monkeypatch)
     with pytest.raises(MissingExtra, match=r"regnet-deploy\[cpu\].*regnet-deploy\[gpu\]"):
         installed_onnxruntime()
-    assert "regnet-deploy[cpu]" in str(why_not_runnable(VARIANT))
+    assert "regnet-deploy[cpu]" in str(why_not_runnable(bundle, "onnx-fp32"))
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
@@ -178,9 +179,23 @@ def test_images_that_do_not_fit_are_a_proof_error(exported_bundle: Path, images:
         session.run(images)
 
 
-@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx", "openvino"])
-def test_what_is_not_run_here_says_so(name: str):
-    assert name in str(why_not_runnable({**VARIANT, "runtime": name}))
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"runtime": "tensorrt", "source": "onnx-fp32-uint8", "engines": []}, "it has no engine"),
+        ({"runtime": "tensorrt-rtx", "source": "onnx-fp32-uint8", "engines": []}, "it has no engine"),
+        ({"runtime": "openvino"}, "runtime 'openvino' is not known to this version"),
+        ({"precision": "bf16"}, "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"),
+    ],
+)
+def test_what_is_not_run_here_says_so(exported_bundle: Path, fields: dict[str, Any], says: str):
+    variants = open_bundle(exported_bundle).part("variants")
+    variants["onnx-fp32"] |= fields
+    bundle = update_bundle(exported_bundle, {"variants": variants})
+    assert why_not_runnable(bundle, "onnx-fp32") == says
+    with pytest.raises(UsageError, match="variant onnx-fp32 cannot be run here: "):
+        open_variant(bundle, "onnx-fp32")
+    assert why_not_runnable(bundle, "onnx-fp32-uint8") is None
 
 
 @pytest.mark.parametrize(

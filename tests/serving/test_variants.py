@@ -7,7 +7,7 @@ import pytest
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.serving.gates import GATES, Gate
-from regnet_deploy.serving.variants import choose_variant
+from regnet_deploy.serving.variants import choose_variant, must_be_built, proof_of, why_not_served
 
 
 def measured(bundle: Path, *rows: tuple[str | None, int, float]) -> Bundle:
@@ -25,12 +25,16 @@ def test_without_measurements_it_is_the_first(exported_bundle: Path):
     assert choose_variant(open_bundle(exported_bundle)) == "onnx-fp32"
 
 
-def test_with_measurements_it_is_the_fastest_for_one_image(exported_bundle: Path):
-    bundle = measured(
-        exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0), (None, 1, 1.0), ("onnx-fp32", 8, 0.5)
-    )
+def test_with_measurements_it_is_the_fastest_by_the_mean_over_batch_sizes(exported_bundle: Path):
+    bundle = measured(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0), (None, 1, 1.0))
     assert choose_variant(bundle) == "onnx-fp32-uint8"
     assert choose_variant(bundle, "onnx-fp32") == "onnx-fp32"
+    bundle = measured(
+        exported_bundle,
+        *(("onnx-fp32", 1, 3.0), ("onnx-fp32", 8, 8.0)),  # 3 and 1 ms an image
+        *(("onnx-fp32-uint8", 1, 2.0), ("onnx-fp32-uint8", 8, 16.0)),  # 2 and 2
+    )
+    assert choose_variant(bundle) == "onnx-fp32"
 
 
 def test_one_that_was_not_measured_comes_last(exported_bundle: Path):
@@ -48,8 +52,8 @@ def test_an_unproved_one_is_never_chosen(exported_bundle: Path, proof: dict[str,
 
 def test_where_none_will_do_each_reason_is_given(exported_bundle: Path):
     changed(exported_bundle, "onnx-fp32", proof=None)
-    bundle = changed(exported_bundle, "onnx-fp32-uint8", runtime="tensorrt")
-    with pytest.raises(UsageError, match=r"onnx-fp32: it is not proved.*onnx-fp32-uint8: it is a tensorrt engine"):
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", runtime="openvino")
+    with pytest.raises(UsageError, match=r"onnx-fp32: it is not proved.*onnx-fp32-uint8: runtime 'openvino' is not"):
         choose_variant(bundle)
 
 
@@ -95,5 +99,96 @@ def test_an_engine_is_not_blamed_for_the_proofs_that_its_engines_have(exported_b
     engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
     bundle = update_bundle(exported_bundle, {"variants": {"trt-fp32": engine, **variants}})
     assert choose_variant(bundle) == "onnx-fp32"
-    with pytest.raises(UsageError, match="cannot be served: it is a tensorrt engine"):
+    with pytest.raises(UsageError, match="cannot be served: it has no engine"):
         choose_variant(bundle, "trt-fp32")
+    with pytest.raises(UsageError, match="it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"):
+        choose_variant(bundle, "trt-fp32", "cpu")
+
+
+def chosen(bundle: Path, *rows: tuple[str, int, float]) -> Bundle:
+    """A bundle with what ``export --precision auto`` measured."""
+    candidates = [
+        {"variant": name, "latency": [{"variant": name, "batch": batch, "p50_ms": ms}]} for name, batch, ms in rows
+    ]
+    return update_bundle(bundle, {"choice": {"candidates": candidates}})
+
+
+def test_where_nothing_was_measured_it_is_the_most_precise(exported_bundle: Path):
+    variants = open_bundle(exported_bundle).part("variants")
+    proof = {"passed": True, "gate": GATES["fp16"].to_json()}
+    variants = {"onnx-a": {**variants["onnx-fp32"], "precision": "fp16", "proof": proof}, **variants}
+    bundle = update_bundle(exported_bundle, {"variants": variants})
+    assert choose_variant(bundle) == "onnx-fp32"
+    assert choose_variant(measured(exported_bundle, ("onnx-a", 1, 5.0))) == "onnx-a"
+
+
+def test_what_export_measured_decides_where_profile_did_not(exported_bundle: Path):
+    bundle = chosen(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0), ("onnx-gone", 1, 1.0))
+    assert choose_variant(bundle) == "onnx-fp32-uint8"
+
+
+def test_profile_is_believed_before_export(exported_bundle: Path):
+    chosen(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0))
+    bundle = measured(exported_bundle, ("onnx-fp32", 8, 16.0), ("onnx-fp32-uint8", 8, 24.0))
+    assert choose_variant(bundle) == "onnx-fp32"
+
+
+def test_rows_of_the_two_are_not_compared_and_the_one_that_knows_more_is_taken(exported_bundle: Path):
+    chosen(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0))
+    assert choose_variant(measured(exported_bundle, ("onnx-fp32", 1, 1.0))) == "onnx-fp32-uint8"
+
+
+def test_a_choice_without_measurements_is_no_measurement(exported_bundle: Path):
+    bundle = update_bundle(exported_bundle, {"choice": {"candidates": [{"variant": "onnx-fp32", "latency": []}]}})
+    assert choose_variant(bundle) == "onnx-fp32"
+
+
+class TestEngines:
+    """Of engines it is the one that fits which counts."""
+
+    def test_the_proof_is_that_of_the_engine_that_fits(self, with_h100_engine: Path, computer: Any, fake_machine: Any):
+        bundle = open_bundle(with_h100_engine)
+        proof = proof_of(bundle, "trt-fp32")
+        assert proof == bundle.part("variants")["trt-fp32"]["engines"][0]["proof"]
+        assert why_not_served(bundle, "trt-fp32") is None
+        assert choose_variant(bundle, "trt-fp32") == "trt-fp32"
+        computer.driver.gpu = fake_machine.A100
+        assert proof_of(bundle, "trt-fp32") is None
+        assert "it was built for NVIDIA H100" in str(why_not_served(bundle, "trt-fp32"))
+
+    def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(self, with_h100_engine: Path):
+        variants = open_bundle(with_h100_engine).part("variants")
+        variants["trt-fp32"]["engines"][0]["proof"]["gate"] = Gate().to_json()
+        update_bundle(with_h100_engine, {"variants": variants})
+        bundle = measured(with_h100_engine, ("trt-fp32", 1, 1.0), ("onnx-fp32", 1, 2.0))
+        assert choose_variant(bundle) == "onnx-fp32"
+        assert choose_variant(bundle, "trt-fp32") == "trt-fp32"
+
+    @pytest.mark.parametrize(
+        ("proof", "gpu", "device", "must"),
+        [
+            ("kept", "H100", "auto", False),
+            ("kept", "A100", "auto", True),
+            ("kept", "A100", "cpu", False),
+            ("kept", None, "auto", False),
+            (None, "H100", "auto", True),
+        ],
+    )
+    def test_it_must_be_built_where_there_is_a_gpu_and_none_that_is_proved(
+        self,
+        with_h100_engine: Path,
+        computer: Any,
+        fake_machine: Any,
+        proof: str | None,
+        gpu: str | None,
+        device: Any,
+        must: bool,
+    ):
+        bundle = open_bundle(with_h100_engine)
+        variants = bundle.part("variants")
+        if proof is None:
+            variants["trt-fp32"]["engines"][0]["proof"] = None
+            bundle = update_bundle(with_h100_engine, {"variants": variants})
+        computer.driver.gpu = getattr(fake_machine, gpu) if gpu else None
+        assert must_be_built(bundle, "trt-fp32", device) is must
+        assert must_be_built(bundle, "onnx-fp32", device) is False

@@ -1,0 +1,118 @@
+import hashlib
+from dataclasses import replace
+
+import onnx
+import pytest
+
+from regnet_deploy.errors import DataError, ProofError
+from regnet_deploy.exporting import onnx_variants
+from regnet_deploy.exporting.calibration_images import CalibrationSet
+from regnet_deploy.exporting.onnx_variants import Calibration, make_onnx_variants, open_for_proof
+from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.serving.gates import with_overrides
+
+
+def none():
+    raise DataError("there are no images")
+
+
+@pytest.fixture
+def make(source, golden, judge, silent):
+    """Return a maker of the variants of a precision, calibrated on the golden images."""
+    images = CalibrationSet(golden.golden.images, {"images": 16, "digest": "abc", "method": "none"})
+    calibration = Calibration(lambda: images, source, silent)
+
+    def made(precision, pixels=False, by=judge, on=calibration):
+        return make_onnx_variants(source, PRECISIONS[precision], on, by, "cpu", silent, pixels=pixels)
+
+    return made
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+def test_the_entry_says_what_the_file_is(make, precision):
+    (one,) = make(precision)
+    known = PRECISIONS[precision]
+    assert one.name == f"onnx-{precision}"
+    assert one.entry["file"] == f"onnx-{precision}.onnx"
+    assert one.entry["bytes"] == len(one.data)
+    assert (one.entry["runtime"], one.entry["input"]) == ("onnxruntime", "float32")
+    assert one.entry["opset"] == onnx.load_from_string(one.data).opset_import[0].version == known.opset
+    assert one.entry["exact"] is known.for_tensorrt
+    assert one.entry["proof"]["passed"]
+    assert (one.entry.get("calibration") or {}).get("digest") == ("abc" if known.needs_ranges else None)
+    assert "accuracy" not in one.entry
+
+
+def test_what_takes_pixels_is_a_variant_of_its_own_with_a_proof_of_its_own(make):
+    plain, pixels = make("fp16", pixels=True)
+    assert (plain.name, pixels.name) == ("onnx-fp16", "onnx-fp16-uint8")
+    assert (plain.entry["input"], pixels.entry["input"]) == ("float32", "uint8")
+    assert pixels.session.input == "uint8"
+    assert pixels.entry["proof"]["passed"]
+
+
+@pytest.mark.parametrize("saturates", [False, True])
+def test_where_the_cpu_saturates_weights_for_it_have_a_bit_less(make, monkeypatch, saturates):
+    monkeypatch.setattr(onnx_variants, "saturates", lambda: saturates)
+    (cpu,), (gpu,) = make("int8-cpu"), make("int8")
+    assert cpu.entry["weight_bits"] == (7 if saturates else 8)
+    assert "weight_bits" not in gpu.entry
+    largest = max(
+        abs(int(value))
+        for constant in onnx.load_from_string(cpu.data).graph.initializer
+        if constant.data_type == onnx.TensorProto.INT8 and len(constant.dims) == 4
+        for value in onnx.numpy_helper.to_array(constant).ravel()
+    )
+    assert 32 < largest <= 64 if saturates else largest == 127
+
+
+def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(source, golden, judge, silent, make):
+    asked = []
+
+    def images():
+        asked.append(1)
+        return CalibrationSet(golden.golden.images, {"digest": "abc"})
+
+    calibration = Calibration(images, source, silent)
+    make("fp16", on=calibration)
+    assert asked == []
+    make("int8", on=calibration)
+    make("int8-cpu", on=calibration)
+    assert asked == [1]
+
+
+def test_without_images_nothing_is_quantised(make, source, silent):
+    with pytest.raises(DataError, match="there are no images"):
+        make("int8", on=Calibration(none, source, silent))
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu", "bf16", "fp8-1x1"])
+def test_what_is_below_its_gate_is_refused(make, judge, precision):
+    strict = replace(judge, gates=with_overrides([(precision, "mean", 0.0)]))
+    with pytest.raises(ProofError, match=rf"^onnx-{precision} does not agree .*mean \|error\|"):
+        make(precision, by=strict)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "opened"),
+    [
+        ("fp32", "auto", {"device": "auto"}),
+        ("fp16", "cuda", {"device": "cuda"}),
+        ("int8-cpu", "auto", {"device": "cpu"}),  # where it is served
+        ("int8-cpu", "cuda", {"device": "cuda"}),
+        ("int8", "auto", {"device": "cpu", "exact": True}),
+        ("fp8-1x1", "cuda", {"device": "cpu", "exact": True}),
+        ("bf16", "auto", {"device": "cpu", "exact": True}),
+    ],
+)
+def test_a_file_is_proved_as_it_is_run(monkeypatch, precision, device, opened):
+    seen = []
+    monkeypatch.setattr(onnx_variants, "open_onnx", lambda data, **options: seen.append((data, options)))
+    monkeypatch.setattr(onnx_variants, "emulated_bf16", lambda data: b"emulated " + data)
+    open_for_proof(b"file", PRECISIONS[precision], device)
+    assert seen == [(b"emulated file" if precision == "bf16" else b"file", opened)]
+
+
+def test_the_same_network_gives_the_same_bytes(make):
+    digests = [hashlib.sha256(make("int8-cpu")[0].data).hexdigest() for _ in range(2)]
+    assert digests[0] == digests[1]
