@@ -23,8 +23,8 @@ _KEY = ("network", "way", "precision", "batch")
 _UNIT = ("network", "precision", "batch")
 #: What the file says of how it was measured.
 _MEASURED = (
-    "FP32 images (n, 3, h, w) in the device's memory to logits there, with what a way converts them to; p50 of the ways "
-    "in turns; untrained weights; PyTorch with torch.backends.cudnn.benchmark, ONNX Runtime with "
+    "FP32 images (n, 3, h, w) in the device's memory to logits there, with what a way converts them to; p50 of the "
+    "ways in turns; untrained weights; PyTorch with torch.backends.cudnn.benchmark, ONNX Runtime with "
     "cudnn_conv_algo_search EXHAUSTIVE; TensorRT by engines of exactly the batch size"
 )
 

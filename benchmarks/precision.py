@@ -8,7 +8,7 @@ count for a tenth of what they would (with the full share a rounding error grows
 in trained networks), and their linear layer is fitted to scikit-learn's handwritten digits by ridge regression. That is
 enough for answers that depend on every layer, and so for an accuracy that can be lost.
 Errors are measured at 64 pixels; build times, sizes, engines and latencies at 224. A network that the result file has
-is not measured again.
+is not measured again, and to a file of another CPU or another ONNX Runtime nothing is added.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from regnet_deploy.engines.build import build
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import find_library
 from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
-from regnet_deploy.errors import MissingExtra, ProofError, RegnetDeployError
+from regnet_deploy.errors import MissingExtra, ProofError, RegnetDeployError, UsageError, did_you_mean
 from regnet_deploy.exporting.calibration import observe, ranges
 from regnet_deploy.exporting.candidates import measured_candidates
 from regnet_deploy.exporting.export import export
@@ -47,7 +47,7 @@ from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.serving.gates import Gate
 from regnet_deploy.serving.runtime import open_onnx
 from regnet_deploy.space.network import Network
-from regnet_deploy.space.published import published_networks
+from regnet_deploy.space.published import PublishedNetwork, published_networks
 
 SIDE, DEPLOYED = 64, 224
 FITTED, CALIBRATED, VALIDATED = 600, 400, 400
@@ -182,6 +182,35 @@ def rtx_engine(source: Source, precision, data: bytes) -> dict:
     return {**made, "result": "built as asked"}
 
 
+def chosen_networks(names: list[str] | None) -> list[PublishedNetwork]:
+    """Return the networks of the paper of these names, by default those of 0.2 to 8 GMACs.
+
+    Raises:
+        UsageError: there is none of a name.
+    """
+    known = {one.name: one for one in published_networks() if one.source.startswith("paper")}
+    for name in names or ():
+        if name not in known:
+            raise UsageError(f"--network: no {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
+    return [one for name, one in known.items() if (name in names if names else one.macs <= 8.5e9)]
+
+
+def kept(file: Path, machine: dict) -> dict:
+    """Return what a result file has.
+
+    Raises:
+        UsageError: it was measured on another CPU or by another ONNX Runtime, so that its rows are of no other machine.
+    """
+    if not file.exists():
+        return {}
+    result = json.loads(file.read_text(encoding="utf-8"))
+    for what in (lambda one: one["cpu"], lambda one: f"onnxruntime {one['versions'].get('onnxruntime')}"):
+        then, now = what(result["machine"]), what(machine)
+        if then != now:
+            raise UsageError(f"{file} was measured with {then}, this is {now}: give another file with --json")
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", action="append", help="names of published networks (default: 0.2 to 8 GMACs)")
@@ -189,14 +218,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="measured for each precision and batch size")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
     options = parser.parse_args()
-    chosen = [
-        one
-        for one in published_networks()
-        if one.source.startswith("paper") and (one.name in options.network if options.network else one.macs <= 8.5e9)
-    ]
-    result = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
+    machine = describe_machine().to_json()
+    try:
+        chosen, result = chosen_networks(options.network), kept(options.json, machine)
+    except UsageError as error:
+        parser.error(str(error))
     result |= {
-        "machine": describe_machine().to_json(),
+        "machine": machine,
         "cpu_instructions": describe(),
         "images": {"fitted": FITTED, "calibrated": CALIBRATED, "validated": VALIDATED},
         "branch": BRANCH,

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
+from regnet_deploy.errors import ProofError
 from regnet_deploy.profiling import latency
 from regnet_deploy.space.network import Network
 
@@ -29,9 +33,12 @@ def gpu(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(latency, "WARMUP_LIMIT_S", 0.01)
     import torch
 
-    allowed = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    settings = [(torch.backends.cudnn, "benchmark"), (torch.backends.cudnn, "allow_tf32")]
+    settings.append((torch.backends.cuda.matmul, "allow_tf32"))
+    before = [getattr(owner, name) for owner, name in settings]
     yield importlib.import_module("gpu")
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = allowed
+    for (owner, name), value in zip(settings, before, strict=True):
+        setattr(owner, name, value)
     for name in MODULES:
         sys.modules.pop(name, None)
 
@@ -57,6 +64,7 @@ def test_the_whole_program_and_going_on_where_it_was(gpu, tmp_path: Path, capsys
         assert row["p50_ms"] > 0
         assert row["images_per_second"] == pytest.approx(row["batch"] / row["p50_ms"] * 1000, rel=1e-3)
         assert row["group_widths"] == [8, 8]
+        assert row["runtime"].startswith(row["way"].partition("-")[0])
     capsys.readouterr()
     assert gpu.main(arguments) == 0
     again = rows_of(output)
@@ -85,12 +93,38 @@ def test_the_shell_script_runs_it(tmp_path: Path):
 
 def test_the_shell_script_starts_another_process_when_it_is_asked_to(tmp_path: Path):
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\necho "$1" >> "$COUNT"\n[ "$(wc -l < "$COUNT")" -lt 3 ] && exit 75\nexit 4\n')
+    python.write_text(
+        '#!/bin/sh\necho "$REGNET_GPU_BEGAN $*" >> "$COUNT"\nn=$(wc -l < "$COUNT")\n'
+        '[ "$n" -lt 3 ] && exit 75\n[ "$n" -lt 4 ] && kill -SEGV $$\nexit 4\n'
+    )
     python.chmod(0o755)
     environment = {**os.environ, "PYTHON": str(python), "COUNT": str(tmp_path / "count")}
-    done = subprocess.run([ROOT / "benchmarks" / "gpu.sh"], env=environment)
+    arguments = ["--retry", "--networks", "a network", "--minutes", "5"]
+    done = subprocess.run([ROOT / "benchmarks" / "gpu.sh", *arguments], env=environment, capture_output=True)
     assert done.returncode == 4
-    assert (tmp_path / "count").read_text().splitlines() == ["benchmarks/gpu.py"] * 3
+    began, asked = zip(*(line.split(" ", 1) for line in (tmp_path / "count").read_text().splitlines()), strict=True)
+    assert len(set(began)) == 1  # the minutes are counted from the first
+    assert asked[0] == "benchmarks/gpu.py --retry --networks a network --minutes 5"
+    again = "benchmarks/gpu.py --networks a network --minutes 5"  # what failed before is tried again once
+    assert [line.replace(" --tests none", "") for line in asked[1:]] == [again] * 3
+    assert all(line.endswith("--tests none") for line in asked[1:])
+
+
+def test_a_library_that_ends_every_process_ends_the_shell_script_too(tmp_path: Path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho >> "$COUNT"\nkill -SEGV $$\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python), "COUNT": str(tmp_path / "count")}
+    done = subprocess.run([ROOT / "benchmarks" / "gpu.sh"], env=environment, capture_output=True)
+    assert done.returncode == 139
+    assert len((tmp_path / "count").read_text().splitlines()) == 21
+
+
+def test_the_minutes_are_those_of_all_processes_together(gpu, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setenv(gpu.BEGAN, str(time.time() - 121))
+    assert gpu.main([*QUICK, "--output", str(tmp_path / "try.json"), "--minutes", "2"]) == 0
+    assert rows_of(tmp_path / "try.json") == []
+    assert "2 minutes are over" in capsys.readouterr().err
 
 
 def test_what_fails_is_a_row_with_its_reason_and_is_tried_again_only_when_asked(
@@ -121,15 +155,88 @@ def test_what_fails_is_a_row_with_its_reason_and_is_tried_again_only_when_asked(
     assert len(rows_of(output)) == 2
 
 
-def test_what_fails_while_the_ways_take_turns_is_a_row_too(gpu, tmp_path: Path, monkeypatch):
-    def fails(*arguments):
-        raise MemoryError("out of memory")
+ONE_UNIT = ["--precisions", "fp32", "--batches", "1", "--networks", "tiny-g8"]
 
-    monkeypatch.setattr(gpu, "measure", fails)
+
+def failing_with(gpu, monkeypatch, way):
+    """Have measuring fail whenever this way takes part; return the ways of each attempt."""
+    real, attempts = gpu.measure, []
+
+    def measure(contenders, batches, seconds):
+        attempts.append([contender.runtime for contender in contenders])
+        if way in attempts[-1]:
+            raise MemoryError("out of memory")
+        return real(contenders, batches, seconds)
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    return attempts
+
+
+def test_where_the_ways_fail_in_turns_each_is_measured_alone(gpu, tmp_path: Path, monkeypatch):
+    attempts = failing_with(gpu, monkeypatch, "torch-eager")
     output = tmp_path / "try.json"
-    arguments = [*QUICK, "--output", str(output), "--precisions", "fp32", "--batches", "1", "--networks", "tiny-g8"]
+    assert gpu.main([*QUICK, "--output", str(output), *ONE_UNIT]) == 0
+    assert attempts == [["torch-eager", "onnxruntime-cpu"], ["torch-eager"], ["onnxruntime-cpu"]]
+    failed, measured = rows_of(output)
+    assert failed["failed"] == "while it was measured: MemoryError: out of memory"
+    assert measured["way"] == "onnxruntime-cpu"
+    assert measured["p50_ms"] > 0
+
+
+def test_a_gpu_that_breaks_in_turns_leaves_the_ways_to_other_processes_one_by_one(gpu, tmp_path: Path, monkeypatch):
+    attempts = failing_with(gpu, monkeypatch, "torch-eager")
+    monkeypatch.setattr(gpu, "_usable", lambda setting: "torch-eager" not in attempts[-1])
+    arguments = [*QUICK, "--output", str(tmp_path / "try.json"), *ONE_UNIT]
+    assert gpu.main(arguments) == gpu.AGAIN
+    assert rows_of(tmp_path / "try.json") == []
+    assert gpu.main(arguments) == gpu.AGAIN
+    assert [row["way"] for row in rows_of(tmp_path / "try.json")] == ["torch-eager"]
     assert gpu.main(arguments) == 0
-    assert [row["failed"] for row in rows_of(output)] == ["while the ways took turns: MemoryError: out of memory"] * 2
+    assert [row["way"] for row in rows_of(tmp_path / "try.json")] == ["torch-eager", "onnxruntime-cpu"]
+    assert attempts[1:] == [["torch-eager"], ["onnxruntime-cpu"]]
+
+
+class Ended(BaseException):
+    """Stands for a signal that ends the process."""
+
+
+def test_a_way_that_ends_the_process_is_a_row_of_the_next_process(gpu, tmp_path: Path, monkeypatch, capsys):
+    ways = importlib.import_module("gpu_ways")
+
+    def ends(*arguments):
+        raise Ended
+
+    eager = next(way for way in ways.WAYS if way.name == "torch-eager")
+    monkeypatch.setattr(gpu, "WAYS", (eager, ways.Way("broken", ("fp32",), lambda setting: None, ends)))
+    arguments = ["--cpu", "--tests", "none", "--seconds", "0.001", "--output", str(tmp_path / "try.json"), *ONE_UNIT]
+    with pytest.raises(Ended):
+        gpu.main(arguments)
+    assert gpu.main(arguments) == 0
+    assert "broken ended the process at tiny-g8, fp32, batch 1" in capsys.readouterr().err
+    failed, measured = rows_of(tmp_path / "try.json")
+    assert (failed["way"], failed["failed"]) == ("broken", "it ended the process")
+    assert measured["p50_ms"] > 0
+
+
+def test_ways_that_end_the_process_in_turns_are_measured_alone_by_the_next(gpu, tmp_path: Path, monkeypatch):
+    real, attempts = gpu.measure, []
+
+    def measure(contenders, batches, seconds):
+        attempts.append([contender.runtime for contender in contenders])
+        if "torch-eager" in attempts[-1]:
+            raise Ended
+        return real(contenders, batches, seconds)
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    arguments = [*QUICK, "--output", str(tmp_path / "try.json"), *ONE_UNIT]
+    for _ in range(2):
+        with pytest.raises(Ended):
+            gpu.main(arguments)
+    assert gpu.main(arguments) == 0
+    assert attempts == [["torch-eager", "onnxruntime-cpu"], ["torch-eager"], ["onnxruntime-cpu"]]
+    failed, measured = rows_of(tmp_path / "try.json")
+    assert (failed["way"], failed["failed"]) == ("torch-eager", "it ended the process")
+    assert measured["way"] == "onnxruntime-cpu"
 
 
 def test_a_gpu_that_no_longer_answers_asks_for_another_process_and_keeps_the_row(gpu, tmp_path: Path, monkeypatch):
@@ -153,6 +260,12 @@ def test_a_file_of_another_machine_or_of_nobody_is_left_alone(gpu, tmp_path: Pat
     arguments = [*QUICK, "--output", str(output), "--minutes", "1e-9"]
     assert gpu.main(arguments) == 0
     document = json.loads(output.read_text(encoding="utf-8"))
+    machine = {**document["machine"], "memory_bytes": 1, "system": "another kernel", "cores": 99, "python": "3.10.0"}
+    output.write_text(json.dumps({**document, "machine": machine}))
+    assert gpu.main(arguments) == 0  # none of it changes a number of a GPU
+    output.write_text(json.dumps({**document, "machine": {**machine, "versions": {}}}))
+    with pytest.raises(SystemExit, match="measured with another machine: move it away"):
+        gpu.main(arguments)
     output.write_text(json.dumps({**document, "torch": {"version": "1.0"}}))
     with pytest.raises(SystemExit, match="measured with another torch: move it away"):
         gpu.main(arguments)
@@ -200,6 +313,32 @@ def test_gpu_tests_are_run_and_what_came_of_them_is_kept(gpu, tmp_path: Path, bo
     assert tests["exit_code"] == code
     assert ("1 passed, 1 deselected" if code == 0 else "1 failed, 1 deselected") in tests["summary"]
     assert len(tests["told"]) == code
+
+
+def test_gpu_tests_run_where_not_all_is_installed_that_the_tests_want(gpu, tmp_path: Path, monkeypatch):
+    """No pytest-timeout, whose option is set; a file that cannot be collected; a warning of another version."""
+    (tmp_path / "test_broken.py").write_text("import a_module_that_is_not_there\n")
+    (tmp_path / "test_some.py").write_text(
+        "import warnings\nimport pytest\n@pytest.mark.gpu\ndef test_it():\n    warnings.warn('old', stacklevel=1)\n"
+    )
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    tests = gpu.run_tests(str(tmp_path))
+    assert "1 passed" in tests["summary"]
+    assert [line.split()[0] for line in tests["told"]] == ["ERROR"]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest" else find(name))
+    assert gpu.run_tests("tests") == {"exit_code": None, "summary": "not run: pytest is not installed", "told": []}
+    monkeypatch.setattr(gpu, "run_tests", lambda where: {"exit_code": None, "summary": "not run", "told": []})
+    assert gpu.main([*QUICK[:1], "--output", str(tmp_path / "try.json"), "--minutes", "1e-9"]) == 0
+
+
+def test_what_answers_most_is_measured_first(gpu):
+    ways = importlib.import_module("gpu_ways")
+    options = gpu.options_of([])
+    found = [(one.kind, batch, precision) for one, precision, batch, _ in gpu.units(options, list(ways.WAYS))]
+    first = list(dict.fromkeys(found))
+    assert first[:6] == [("groups", 64, name) for name in ("fp16", "int8", "int8-1x1", "fp32", "tf32", "bf16")]
+    assert first.index(("groups", 256, "fp16")) < first.index(("published", 64, "fp16"))
 
 
 def test_networks_selected_by_group_width_have_like_macs(gpu):
@@ -250,7 +389,7 @@ def test_a_precision_that_rounds_weights_does_not_touch_the_next_one(gpu):
     networks = importlib.import_module("gpu_networks")
     opened = ways.Opened(networks.tiny_networks()[0])
     before = {name: value.clone() for name, value in opened.model.state_dict().items()}
-    ways._eager(ways.Setting("cpu", None, 1), opened, "bf16", 1)()
+    ways._eager(ways.Setting("cpu", None, 1), opened, "bf16", 1).timed()
     for name, value in opened.model.state_dict().items():
         assert torch.equal(value, before[name])
 
@@ -262,17 +401,84 @@ def test_every_precision_has_a_file(gpu, precision):
     onnx.checker.check_model(onnx.load_from_string(ways.Opened(networks.tiny_networks()[1]).onnx(precision)))
 
 
-def test_what_is_called_of_tensorrt_is_what_its_binding_has():
-    trt = pytest.importorskip("tensorrt_rtx")
-    assert callable(trt.Runtime.deserialize_cuda_engine)
-    assert callable(trt.ICudaEngine.create_execution_context)
-    for name in ("set_input_shape", "set_tensor_address", "execute_async_v3", "is_stream_capturable"):
-        assert hasattr(trt.IExecutionContext, name), name
+def test_models_of_torch_take_the_images_that_all_take(gpu):
+    """FP32, colour by colour: what a way converts them to is a part of what is timed."""
+    import torch
+
+    ways, networks = importlib.import_module("gpu_ways"), importlib.import_module("gpu_networks")
+    opened, seen = ways.Opened(networks.tiny_networks()[0]), []
+    opened.model.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    ways._eager(ways.Setting("cpu", None, 1), opened, "bf16", 2).timed()
+    assert seen[0].dtype == torch.bfloat16
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    images = torch.from_numpy(opened.images(2))
+    torch.testing.assert_close(seen[0].float(), images, rtol=1e-2, atol=1e-2)
+
+
+def test_ranges_are_those_of_the_activations_and_stand_ins_where_they_cannot_be_measured(gpu, monkeypatch):
+    pytest.importorskip("onnx")
+    ways, networks = importlib.import_module("gpu_ways"), importlib.import_module("gpu_networks")
+    measured = ways.Opened(networks.tiny_networks()[0]).ranges
+    assert len({(one.low, one.high) for one in measured.values()}) > 3
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    there = ways.Opened(networks.tiny_networks()[0]).ranges
+    assert there.keys() == measured.keys()
+    assert {(one.low, one.high) for one in there.values()} == {(-4.0, 4.0)}
+
+
+class TestTensorrt:
+    """Engines by the session that serves them, on a machine that is not there."""
+
+    @pytest.fixture
+    def computer(self, fake_machine, monkeypatch, tmp_path):
+        return fake_machine.install(monkeypatch, tmp_path / "cache")
+
+    @pytest.fixture
+    def prepare(self, gpu, computer):
+        ways, networks = importlib.import_module("gpu_ways"), importlib.import_module("gpu_networks")
+        opened = ways.Opened(networks.tiny_networks()[0])
+        return lambda precision: ways._tensorrt(ways.Setting("cuda", computer.gpu, 1), opened, precision, 2)
+
+    @pytest.mark.parametrize("precision", ["fp16", "int8", "tf32"])
+    def test_all_that_a_graph_needs_lives_as_long_as_what_is_timed(self, computer, prepare, precision):
+        prepared = prepare(precision)
+        gc.collect()
+        before = computer.cuda.replayed
+        assert prepared.timed() > 0  # the fake's graphs fail whose context has gone
+        assert prepared.timed() > 0
+        assert computer.cuda.replayed == before + 2
+        assert prepared.facts["runtime"] == "tensorrt 11.4.0.106"
+        assert prepared.facts["graph"] == "captured"
+        assert prepared.facts["unaccounted"] == []
+        assert set(prepared.facts["types"]) <= {"fp16", "int8", "fp32"}
+
+    def test_timings_of_kernels_are_kept_from_one_engine_to_the_next(self, prepare, tmp_path):
+        prepare("fp16")
+        assert list((tmp_path / "cache").rglob("*.timing"))
+
+    def test_an_engine_of_another_type_than_asked_is_a_row_that_failed(self, gpu, computer, prepare, tmp_path):
+        computer.trt.convolutions = lambda name, kind: "Float"
+        with pytest.raises(ProofError, match="fp16 asked, fp32 built"):
+            prepare("fp16")
+
+    def test_tensorrt_rtx_that_does_not_build_for_the_gpu_is_said_once(self, gpu, computer, monkeypatch):
+        rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+        from regnet_deploy.engines import library
+
+        ways = importlib.import_module("gpu_ways")
+        setting = ways.Setting("cuda", computer.gpu, 1)
+        assert ways._no_tensorrt(setting) is None
+        monkeypatch.setattr(library, "find_library", lambda gpu: library.Library(rtx, "tensorrt-rtx"))
+        assert ways._no_tensorrt(setting) == (
+            f"tensorrt-rtx {rtx.__version__} does not build for NVIDIA H100 80GB HBM3 (compute capability 9.0)"
+        )
+        assert ways._absent("a_package.that_is_not_there")(setting) == "a_package.that_is_not_there not installed"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("way", ["torch-eager", "onnxruntime-cuda", "tensorrt"])
-def test_a_tiny_network_is_measured_on_the_gpu(gpu, way):
+def test_a_tiny_network_is_measured_on_the_gpu(gpu, way, tmp_path: Path):
     import torch
 
     if not torch.cuda.is_available():
@@ -283,5 +489,7 @@ def test_a_tiny_network_is_measured_on_the_gpu(gpu, way):
     reason = chosen.why_not(setting)
     if reason:
         pytest.skip(reason)
-    (row,) = gpu.measure_unit(setting, ways.Opened(networks.tiny_networks()[0]), "fp16", 2, [chosen], 0.01)
+    results = importlib.import_module("gpu_results").open_results(tmp_path / "try.json", setting, 0.01, retry=False)
+    gpu.measure_unit(setting, ways.Opened(networks.tiny_networks()[0]), "fp16", 2, [chosen], 0.01, results)
+    (row,) = results.rows
     assert row.get("failed") is None, row

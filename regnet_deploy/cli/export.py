@@ -205,9 +205,13 @@ def _wish(
 
 def _refuse_what_does_nothing(wish: Wish, context: click.Context) -> None:
     """Refuse options that were given and would have no effect on what was asked for."""
-    engines = "max_batch tuned_batch workspace optimization_level tf32 version_compatible hardware_compatible accept_unaccounted"
+    engines = "max_batch tuned_batch workspace optimization_level tf32 version_compatible hardware_compatible"
     needs = (
-        (f"{engines} compute_capabilities", wish.engines or wish.auto, "is of TensorRT engines: add --trt"),
+        (
+            f"{engines} accept_unaccounted compute_capabilities",
+            wish.engines or wish.auto,
+            "is of TensorRT engines: add --trt",
+        ),
         ("batches seconds", wish.auto, "is of the measurement of --precision auto: add it, with --data DIR"),
         ("max_drop", wish.data is not None, "is measured on validation images: add --data DIR"),
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.paired import difference
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.trained_folder import trained_folder
-from regnet_deploy.exporting.views import views
+from regnet_deploy.exporting.views import fingerprint, views
 from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.images.spread import spread
@@ -180,7 +179,7 @@ class Reference:
         numbers: ``(n,)`` int64, rising: which images of the validation set.
         labels: ``(n,)`` int64.
         logits: ``(n, classes)`` float32.
-        digests: sha256 of the pixels of each image, 32 bytes, so that none of them is calibrated with.
+        digests: fingerprint of the view of each image, so that none of them is calibrated with.
     """
 
     numbers: NDArray[np.int64]
@@ -231,7 +230,7 @@ def reference_of(
             logits.append(inference(model, torch.from_numpy(normalise(each.pixels, validation.preprocessing))).numpy())
             numbers.append(each.numbers)  # not `each`: the pixels would stay in memory
             labels.append(each.labels)
-            digests.update(hashlib.sha256(np.ascontiguousarray(image)).digest() for image in each.pixels)
+            digests.update(fingerprint(image) for image in each.pixels)
             done += len(each.labels)
             advance(done, len(validation))
     finally:

@@ -18,7 +18,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.trained_folder import trained_folder, was_trained_on
-from regnet_deploy.exporting.views import views
+from regnet_deploy.exporting.views import fingerprint, views
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing
@@ -66,7 +66,7 @@ def calibration_set(
         golden_images: ``(n, h, w, 3)`` uint8: none of these is taken.
         count: images wanted; fewer are taken where there are no more.
         seed: which ones.
-        excluded: sha256 of the views of validation images, 32 bytes each: none of these is taken either.
+        excluded: fingerprints of the views of validation images: none of these is taken either.
         advance: called with the images found and ``count``; before that, where :func:`trained_folder` reads files, with
             the files read and all files.
 
@@ -79,7 +79,7 @@ def calibration_set(
     if not LEAST <= count <= MOST:
         raise UsageError(f"calibration takes {LEAST} to {MOST} images, not {count}")
     root, ordered, words = _ordered(source, bundle, seed, advance)
-    golden = {hashlib.sha256(np.ascontiguousarray(image)).digest() for image in golden_images}
+    golden = {fingerprint(image) for image in golden_images}
     seen: set[bytes] = set()
     chosen: list[NDArray[np.uint8]] = []
     left_out: dict[str, str] = {}
@@ -88,7 +88,7 @@ def calibration_set(
         if isinstance(view, DataError):
             left_out[path] = str(view).removeprefix(f"{root / path}: ")
             continue
-        digest = hashlib.sha256(np.ascontiguousarray(view)).digest()
+        digest = fingerprint(view)
         why = _why_apart(digest, golden, excluded, seen)
         if why:
             apart[why] += 1

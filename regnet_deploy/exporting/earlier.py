@@ -15,7 +15,7 @@ from regnet_deploy.exporting.onnx_variants import open_for_proof
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import Gate
+from regnet_deploy.serving.gates import Gate, gate_of
 from regnet_deploy.serving.golden import FILE as GOLDEN
 
 Variants = dict[str, dict[str, Any]]
@@ -124,6 +124,7 @@ def _proved(
     """Return an ONNX variant with a proof on the present golden set."""
     if not _is_new(bundle, golden):
         return variant
+    gate_of(variant["precision"])  # a later version's is refused here
     step(f"{name}: proving on the new golden set")
     precision = PRECISIONS[variant["precision"]]
     session = open_for_proof(bundle.read(variant["file"]), precision, "cpu")

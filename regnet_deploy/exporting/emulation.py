@@ -1,8 +1,9 @@
 """Files that ONNX Runtime does not run on a CPU as they are typed, written so that it does.
 
-BF16: the graph in FP32, each tensor rounded to BF16 where the file has it so. ONNX Runtime has no BF16 convolution. What a BF16 kernel does is multiply BF16 numbers, sum in FP32 and round
-the sum, which is what this does, operator by operator; kernels that join operators round less often, so that a file
-that passes here is at least as good there. The casts must stay: open the result with ``exact``.
+BF16: the graph in FP32, each tensor rounded to BF16 where the file has it so. ONNX Runtime has no BF16 convolution.
+What a BF16 kernel does is multiply BF16 numbers, sum in FP32 and round the sum, which is what this does, operator by
+operator; kernels that join operators round less often, so that a file that passes here is at least as good there. The
+casts must stay: open the result with ``exact``.
 
 INT8 from FP16: quantised in FP32, where releases that truncate FP16 round.
 """
@@ -48,9 +49,8 @@ def quantised_in_fp32(data: bytes) -> bytes:
             nodes.append(helper.make_node("Cast", [tensor], [name], name=name, to=_FP32))
             node.input[0], node.input[1] = name, wide[scale].name
         nodes.append(node)
-    changed = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
-    graph.node.extend(changed)
+    graph.node.extend(nodes)
     graph.initializer.extend(wide.values())
     result: bytes = model.SerializeToString(deterministic=True)
     return result

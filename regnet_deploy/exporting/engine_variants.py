@@ -27,7 +27,12 @@ class EngineVariant:
     plan: bytes
     entry: dict[str, Any]
     session: EngineSession | None
-    accuracy: dict[str, Any] | None
+
+    @property
+    def own_entry(self) -> dict[str, Any]:
+        """Where its proof and its accuracy stand: the engine that was built now, the last of the variant."""
+        entry: dict[str, Any] = self.entry["engines"][-1]
+        return entry
 
 
 def make_engine_variant(
@@ -40,6 +45,7 @@ def make_engine_variant(
     judge: Judge,
     reporter: Reporter,
     *,
+    whole: bool = True,
     accept_unaccounted: bool = False,
 ) -> EngineVariant:
     """Build the engine of an ONNX variant and judge it.
@@ -53,11 +59,13 @@ def make_engine_variant(
         before: the variant as the bundle has it, with the engines of other machines.
         judge: of golden set and accuracy.
         reporter: is told.
+        whole: judge it on the validation images too.
         accept_unaccounted: take an engine whose report does not name every convolution.
 
     Raises:
         UsageError: an option does not fit the library, or the GPU has too little memory.
-        ProofError: a convolution computes in another type than asked or an unknown one, or the engine does not agree with the model.
+        ProofError: a convolution computes in another type than asked or an unknown one, or the engine does not agree
+            with the model.
         RegnetDeployError: the build fails; the message has TensorRT's reason.
     """
     precision = PRECISIONS[onnx.entry["precision"]]
@@ -80,7 +88,7 @@ def make_engine_variant(
     entry = made.entry
     if made.session is not None:
         reporter.step(f"{name}: proving on {made.session.device}")
-        entry = entry | judge.judge(name, made.session, precision, reporter.advance)
+        entry = entry | judge.judge(name, made.session, precision, reporter.advance, whole=whole)
     variant = {
         "runtime": library.runtime,
         "precision": precision.name,
@@ -91,4 +99,4 @@ def make_engine_variant(
         "engines": list((before or {}).get("engines", ())),
     }
     variant = add_engine(variant, entry)
-    return EngineVariant(name, entry["file"], made.plan, variant, made.session, entry.get("accuracy"))
+    return EngineVariant(name, entry["file"], made.plan, variant, made.session)

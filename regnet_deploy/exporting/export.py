@@ -10,32 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
-from regnet_deploy.cores import available_cores
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.engines.identity import Identity, why_not_here
 from regnet_deploy.engines.library import Library, find_library
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting.accuracy import reference_of, unresolved, validation_of
 from regnet_deploy.exporting.calibration_images import CalibrationSet, calibration_set
-from regnet_deploy.exporting.candidates import candidate_precisions, measured_candidates
-from regnet_deploy.exporting.choice import Candidate, Outcome, choose
+from regnet_deploy.exporting.candidates import candidate_precisions
 from regnet_deploy.exporting.earlier import earlier_variants, engines_before
-from regnet_deploy.exporting.engine_variants import EngineVariant, make_engine_variant
+from regnet_deploy.exporting.election import elect, lost
+from regnet_deploy.exporting.engine_variants import make_engine_variant
 from regnet_deploy.exporting.golden_set import GoldenSet, golden_set
 from regnet_deploy.exporting.judge import Judge, ensure_same_images
-from regnet_deploy.exporting.onnx_variants import Calibration, OnnxVariant, Reporter, make_onnx_variants
+from regnet_deploy.exporting.onnx_variants import Calibration, Reporter, make_onnx_variants
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.source import Source, source_of
 from regnet_deploy.exporting.trained_folder import trained_folder
 from regnet_deploy.exporting.wish import Wish
+from regnet_deploy.exporting.work import Variants, Work
 from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.instructions import describe
 from regnet_deploy.profiling.machine import describe_machine, environment
 from regnet_deploy.profiling.memory import refuse_beyond_memory
 from regnet_deploy.serving.golden import FILE as GOLDEN
 from regnet_deploy.serving.runtime import installed_onnxruntime
-
-Variants = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -57,40 +54,6 @@ class Exported:
     left_out: tuple[str, ...]
     choice: dict[str, Any] | None
     refused: dict[str, RegnetDeployError]
-
-
-class _Work:
-    """What was made so far."""
-
-    def __init__(self) -> None:
-        self.onnx: dict[str, OnnxVariant] = {}
-        self.engines: dict[str, EngineVariant] = {}
-        self.refused: dict[str, RegnetDeployError] = {}
-
-    def entries(self) -> Variants:
-        """Return what the manifest will say of the variants."""
-        return {
-            **{name: one.entry for name, one in self.onnx.items()},
-            **{name: one.entry for name, one in self.engines.items()},
-        }
-
-    def accuracies(self) -> dict[str, dict[str, Any]]:
-        """Return what was measured on validation images, by variant."""
-        onnx = {name: one.entry.get("accuracy") for name, one in self.onnx.items()}
-        engines = {name: one.accuracy for name, one in self.engines.items()}
-        return {name: accuracy for name, accuracy in {**onnx, **engines}.items() if accuracy}
-
-    def files(self) -> dict[str, bytes]:
-        """Return the files by their logical names."""
-        return {
-            **{one.entry["file"]: one.data for one in self.onnx.values()},
-            **{one.file: one.plan for one in self.engines.values()},
-        }
-
-    def keep(self, names: set[str]) -> None:
-        """Drop every variant but these."""
-        self.onnx = {name: one for name, one in self.onnx.items() if name in names}
-        self.engines = {name: one for name, one in self.engines.items() if name in names}
 
 
 def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
@@ -124,17 +87,17 @@ def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
     folder = _folder(bundle, wish, reporter)
     judge = _judge(bundle, source, golden, folder, wish, reporter)
     images = partial(_calibration_images, bundle, source, judge, folder, wish, reporter)
-    work = _Work()
+    work = Work()
     _make_onnx(work, source, Calibration(images, source, reporter), judge, wish, library, gpu, reporter)
     if hindrance is not None:
         work.refused["engines"] = hindrance
     elif library is not None:
         before = engines_before(bundle, golden)
         _make_engines(work, before, source, library, gpu, judge, wish, reporter)
+    choice = elect(work, judge, wish, reporter) if wish.auto else None
     doubt = unresolved(work.accuracies(), wish.max_drop)
     if doubt:
         reporter.note(doubt)
-    choice = _choose(work, source, wish, reporter) if wish.auto else None
     made = _with_accuracy(bundle, work)
     files = {GOLDEN: golden.data, **work.files()}
     earlier = earlier_variants(
@@ -144,7 +107,7 @@ def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
         judge.gates,
         made,
         files,
-        _lost(choice, work.refused),
+        lost(choice, work.refused),
         lambda engine: _runs_here(engine, library, gpu),
         reporter.step,
     )
@@ -209,7 +172,7 @@ def _calibration_images(
 
 
 def _make_onnx(
-    work: _Work,
+    work: Work,
     source: Source,
     calibration: Calibration,
     judge: Judge,
@@ -228,11 +191,14 @@ def _make_onnx(
         pixels=wish.uint8,
     )
 
+    named = {"fp32", *(precision.name for precision in wish.precisions)}
+
     def add(precision: Precision) -> None:
-        work.onnx.update((one.name, one) for one in make(precision))
+        # Of an election's candidates those that win are judged on all validation images, when they have won.
+        made = make(precision, whole=not wish.auto or precision.name in named)
+        work.onnx.update((one.name, one) for one in made)
 
     add(PRECISIONS["fp32"])
-    named = {precision.name for precision in wish.precisions}
     tried = list(wish.precisions)
     if wish.auto:
         cuda = work.onnx["onnx-fp32"].session.device.startswith("cuda")
@@ -251,7 +217,7 @@ def _make_onnx(
 
 
 def _make_engines(
-    work: _Work,
+    work: Work,
     before: Variants,
     source: Source,
     library: Library,
@@ -275,70 +241,11 @@ def _make_engines(
                 before.get(name),
                 judge,
                 reporter,
+                whole=not wish.auto,
                 accept_unaccounted=wish.accept_unaccounted,
             )
         except RegnetDeployError as error:
             work.refused[name] = error
-
-
-def _choose(work: _Work, source: Source, wish: Wish, reporter: Reporter) -> dict[str, Any]:
-    """Measure what can run here, keep the winners, and return the part ``choice``."""
-    runnable = {
-        one.name: (one.session, one.entry)
-        for one in work.onnx.values()
-        if one.entry["input"] == "float32" and not one.entry["exact"]
-    }
-    engines = {
-        one.name: (one.session, one.entry | {"accuracy": one.accuracy})
-        for one in work.engines.values()
-        if one.session is not None
-    }
-    reporter.step("measuring")
-    threads = available_cores()
-    measured = measured_candidates(
-        {**runnable, **engines}, wish.batches, wish.seconds, source.preprocessing.crop, threads, reporter.advance
-    )
-    refused = [
-        Candidate(name, name.partition("-")[2], reason=str(error))
-        for name, error in work.refused.items()
-        if name != "engines"
-    ]
-    unmeasured = [
-        Candidate(one.name, one.entry["precision"], accuracy=one.entry.get("accuracy"))
-        for one in work.onnx.values()
-        if one.entry["exact"] and one.entry["precision"] in {precision.name for precision in wish.precisions}
-    ]
-    unmeasured += [Candidate(one.name, one.entry["precision"]) for one in work.engines.values() if one.session is None]
-    named = {f"onnx-{precision.name}" for precision in wish.precisions}
-    outcomes = choose([*measured, *unmeasured, *refused], named)
-    work.keep(_kept(work, outcomes))
-    return {
-        "max_drop": wish.max_drop,
-        "batches": list(wish.batches),
-        "seconds": wish.seconds,
-        "cpu_instructions": describe(),
-        "machine": describe_machine().to_json(),
-        "candidates": [outcome.to_json() for outcome in outcomes],
-    }
-
-
-def _kept(work: _Work, outcomes: list[Outcome]) -> set[str]:
-    """Return the winners, fp32 to fall back to, what engines are rebuilt from, and what was asked for by name."""
-    names = {one.candidate.name for one in outcomes if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
-    names |= {work.engines[name].entry["source"] for name in names if name in work.engines}
-    return names | {f"{name}-uint8" for name in names}
-
-
-def _lost(choice: dict[str, Any] | None, refused: Mapping[str, RegnetDeployError]) -> set[str]:
-    """Return the variants that an election took out: those of an earlier export go too.
-
-    One that could not be made now, for want of images or memory, says nothing against the one that is there.
-    """
-    if choice is None:
-        return set()
-    names = {one["variant"] for one in choice["candidates"] if one["result"] == "slower"} - {"onnx-fp32"}
-    names |= {name for name, error in refused.items() if isinstance(error, ProofError)}
-    return names | {f"{name}-uint8" for name in names}
 
 
 def _is_asked(wish: Wish, name: str) -> bool:
@@ -348,7 +255,7 @@ def _is_asked(wish: Wish, name: str) -> bool:
     return wish.engines
 
 
-def _with_accuracy(bundle: Bundle, work: _Work) -> Variants:
+def _with_accuracy(bundle: Bundle, work: Work) -> Variants:
     """Return what the manifest will say; what an earlier export measured of the same bytes is still true."""
     made, before = work.entries(), bundle.parts.get("variants", {})
     for name, one in work.onnx.items():

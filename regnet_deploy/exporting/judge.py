@@ -12,14 +12,12 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.accuracy import Reference, Validation, measure_accuracy
 from regnet_deploy.exporting.precision import Precision
+from regnet_deploy.exporting.progress import Advance
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving.gates import Gate
 from regnet_deploy.serving.golden import Golden
 from regnet_deploy.serving.runtime import Session
-
-#: Called with what is done and what there is to do.
-Advance = Callable[[int, int], None]
 
 
 def ensure_same_images(reference: Reference, bundle: Bundle, data: Path, note: Callable[[str], None]) -> None:
@@ -72,8 +70,17 @@ class Judge:
     reference: Reference | None
     max_drop: float
 
-    def judge(self, name: str, session: Session, precision: Precision, advance: Advance) -> dict[str, Any]:
+    def judge(
+        self, name: str, session: Session, precision: Precision, advance: Advance, *, whole: bool = True
+    ) -> dict[str, Any]:
         """Return ``proof`` and, with validation images, ``accuracy`` as JSON data.
+
+        Args:
+            name: of the variant.
+            session: that runs it.
+            precision: what it computes in.
+            advance: is told how much of the validation images is done.
+            whole: also on the validation images, where there are some.
 
         Raises:
             ProofError: a gate is not passed, too many answers are lost, or one is not finite; the message has the
@@ -81,8 +88,18 @@ class Judge:
         """
         gate = self.gates[precision.name]
         found = {"proof": prove(name, session, self.golden, self.preprocessing, gate, precision.name)}
-        if self.validation is None or self.reference is None:
+        if not whole or self.validation is None:
             return found
+        return {**found, "accuracy": self.accuracy(name, session, precision, advance)}
+
+    def accuracy(self, name: str, session: Session, precision: Precision, advance: Advance) -> dict[str, Any]:
+        """Return what a variant loses on the validation images, as JSON data.
+
+        Raises:
+            ProofError: too much, or an answer is not finite.
+        """
+        assert self.validation is not None  # who asks has given --data
+        assert self.reference is not None
         accuracy = measure_accuracy(session, self.validation, self.reference, advance)
         if not accuracy.finite:
             raise ProofError(f"{name} gives logits that are not finite on validation images")
@@ -93,4 +110,4 @@ class Judge:
                 f"({accuracy.reference_top1:.2%} to {accuracy.top1:.2%}; 95 % interval of the loss {accuracy.low:.2f} "
                 f"to {accuracy.high:.2f}) and may lose {self.max_drop:g} (--max-drop)"
             )
-        return {**found, "accuracy": accuracy.to_json()}
+        return accuracy.to_json()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from regnet_deploy.errors import RegnetDeployError
 from regnet_deploy.exporting.calibration import Observed, observe
 from regnet_deploy.exporting.calibration_images import CalibrationSet
 from regnet_deploy.exporting.emulation import emulated
@@ -45,6 +46,11 @@ class OnnxVariant:
     entry: dict[str, Any]
     session: Session
 
+    @property
+    def own_entry(self) -> dict[str, Any]:
+        """Where its proof and its accuracy stand."""
+        return self.entry
+
 
 class Calibration:
     """The images that activations are measured on, and what was measured; not before a precision asks for it.
@@ -59,10 +65,19 @@ class Calibration:
         self._images, self._source, self._reporter = images, source, reporter
 
     @cached_property
+    def _found(self) -> CalibrationSet | RegnetDeployError:
+        self._reporter.step("calibration images")
+        try:
+            return self._images()
+        except RegnetDeployError as error:  # kept, so that the next precision does not look through the folder again
+            return error
+
+    @property
     def images(self) -> CalibrationSet:
         """The set of images."""
-        self._reporter.step("calibration images")
-        return self._images()
+        if isinstance(self._found, RegnetDeployError):
+            raise self._found
+        return self._found
 
     @cached_property
     def observed(self) -> Observed:
@@ -82,8 +97,11 @@ def make_onnx_variants(
     reporter: Reporter,
     *,
     pixels: bool,
+    whole: bool = True,
 ) -> list[OnnxVariant]:
     """Return the variant of a precision, judged, and with ``pixels`` also the one that takes pixels.
+
+    Without ``whole`` it is not judged on the validation images.
 
     Raises:
         DataError: there are not enough images to calibrate with, or they are of other classes.
@@ -118,7 +136,7 @@ def make_onnx_variants(
             "exact": precision.for_tensorrt,
             "note": _note(precision),
             **extra,
-            **judge.judge(name, session, precision, reporter.advance),
+            **judge.judge(name, session, precision, reporter.advance, whole=whole),
         }
         made.append(OnnxVariant(name, data, entry, session))
     return made

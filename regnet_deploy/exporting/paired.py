@@ -24,7 +24,7 @@ def difference(lost: int, gained: int, n: int) -> Difference:
 
     The interval is T. Tango's ("Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design", Statistics in Medicine 17, 1998, 891-908): all differences that a score test does not reject,
-    which at 0 is McNemar's. It holds its level with few questions, too, and where nothing differs.
+    which at 0 is McNemar's. It nearly holds its level with few questions, too, and where nothing differs.
 
     Args:
         lost: questions that only the first answered rightly.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,11 @@ def views(root: Path, paths: Sequence[str], preprocessing: Preprocessing) -> Ite
             yield from pool.map(made, paths[start : start + _CHUNK])
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def fingerprint(pixels: NDArray[np.uint8]) -> bytes:
+    """Return the sha256 of a view, 32 bytes by which it is known again."""
+    return hashlib.sha256(pixels.tobytes()).digest()
 
 
 def view(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:

@@ -29,16 +29,17 @@ def export_sections(card: dict[str, Any]) -> list[Section]:
         return [Section("Exports", [("state", "nothing exported yet: regnet-deploy export --onnx")])]
     golden = card["golden"]
     facts = [("golden set", f"{golden['images']} images: {golden['source']}")] if golden else []
-    gates: dict[str, str] = {}
+    gates: dict[str, list[str]] = {}
     rows = []
     for name, variant in card["variants"].items():
         facts += _calibration(name, variant)
         for made in variant.get("engines", [variant]):
             proof = made["proof"]
             if proof and proof.get("gate"):
-                gates.setdefault(_gate(proof["gate"]), name)
+                names = gates.setdefault(_gate(proof["gate"]), [])
+                names += [name] if name not in names else []
             rows.append((name, variant["runtime"], variant["precision"], variant["input"], *_figures(made)))
-    facts += [(f"gate of {name}", gate) for gate, name in gates.items()]
+    facts += [(f"gate of {', '.join(names)}", gate) for gate, names in gates.items()]
     choice = card["choice"]
     return [Section("Exports", facts, [Table(_COLUMNS, rows)]), *([_choice(choice)] if choice else [])]
 

@@ -232,6 +232,29 @@ def test_each_precision_is_held_to_its_own_gate(capsys: pytest.CaptureFixture[st
     assert 0 < errors[1] < errors[2] / 2
 
 
+@pytest.mark.parametrize(("version", "written_anew"), [("1.23.2", True), ("1.32.0", False)])
+def test_int8_is_held_to_its_proof_by_releases_that_truncate_fp16_too(
+    in_every_precision: Path, monkeypatch: pytest.MonkeyPatch, version: str, written_anew: bool
+):
+    from regnet_deploy.cli.verify import _open_emulated
+    from regnet_deploy.exporting import emulation, kernels
+    from regnet_deploy.exporting.precision import PRECISIONS
+    from regnet_deploy.exporting.quantise import Range
+    from regnet_deploy.exporting.source import source_of
+
+    bundle = open_bundle(in_every_precision)
+    source = source_of(bundle)
+    data = source.onnx(PRECISIONS["int8"], dict.fromkeys(source.tensors(), Range(-4.0, 4.0)))
+    variant = {**bundle.part("variants")["onnx-bf16"], "file": "onnx-int8.onnx", "precision": "int8"}
+    bundle = update_bundle(in_every_precision, {"variants": {"onnx-int8": variant}}, {"onnx-int8.onnx": data})
+    made = []
+    real = emulation.quantised_in_fp32
+    monkeypatch.setattr(emulation, "quantised_in_fp32", lambda data: made.append(1) or real(data))
+    monkeypatch.setattr(kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    assert _open_emulated(bundle, "onnx-int8").input == "float32"
+    assert bool(made) is written_anew
+
+
 def test_the_gate_that_refuses_is_named(capsys: pytest.CaptureFixture[str], in_every_precision: Path):
     """A shift of the logits by 4 % of their spread is within what BF16 may do, and beyond what the others may."""
     golden = load_golden(open_bundle(in_every_precision))

@@ -37,7 +37,8 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
 
     The module has beside TensorRT's names: ``error`` (what a build that fails says; None: none does), ``steps`` of a
     build and ``step`` (called before each), ``convolutions`` (a function of name and type of a convolution: the type
-    it is computed in), ``starts`` (False: no driver), ``built`` (the configurations that were built with).
+    it is computed in, or None and no layer names it), ``starts`` (False: no driver), ``built`` (the configurations
+    that were built with).
     """
     trt: Any = ModuleType("tensorrt")
     trt.__version__ = version
@@ -428,7 +429,7 @@ def view(address: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
 
 
 def report(
-    engine: Any, version: str, override: Callable[[str, str], str] | None = None, is_told: bool = True
+    engine: Any, version: str, override: Callable[[str, str], str | None] | None = None, is_told: bool = True
 ) -> dict[str, Any]:
     """Return what the engine inspector of a version tells of a file's convolutions; the types of tensors if told."""
     import onnx
@@ -443,6 +444,8 @@ def report(
         if node.op_type == "Conv":
             kind = _TYPES[small.get(node.input[1], kinds.get(node.input[1]))]
             kind = override(node.name, kind) if override else kind
+            if kind is None:
+                continue
             tensor = {"Name": node.input[0], "Dimensions": [1, 8, 8, 8]}
             if int(version.split(".")[0]) < 11:
                 tensor["Format/Datatype"] = _FORMATS.get(kind, kind) if is_told else _NOT_TOLD

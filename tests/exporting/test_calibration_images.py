@@ -1,6 +1,5 @@
 """Images to calibrate with: real, trained on, apart from golden and validation images, the same for a seed."""
 
-import hashlib
 import json
 import shutil
 
@@ -12,7 +11,7 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.exporting import views as views_module
 from regnet_deploy.exporting.calibration_images import calibration_set, digest_of
 from regnet_deploy.exporting.trained_folder import trained_folder
-from regnet_deploy.exporting.views import view
+from regnet_deploy.exporting.views import fingerprint, view
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
 
 SIDE = 16
@@ -113,7 +112,7 @@ def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_pat
 
 def test_validation_images_in_a_plain_folder_are_left_alone(plain, untrained):
     names = [f"{number:03}.png" for number in range(30)]
-    validation = {hashlib.sha256(view(plain / name, PREPROCESSING)).digest() for name in names}
+    validation = {fingerprint(view(plain / name, PREPROCESSING)) for name in names}
     found = calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, excluded=validation)
     assert set(files_of(plain, found.pixels)) == {f"{number:03}.png" for number in range(30, 340)}
 
@@ -128,7 +127,7 @@ def test_files_that_are_in_train_and_in_val_are_left_alone(untrained, trained_on
             (root / "val" / name / f"{number:03}.png").unlink()
     trained_on(untrained, root)
     bundle = open_bundle(untrained)
-    validation = {hashlib.sha256(view(file, PREPROCESSING)).digest() for file in (root / "val").rglob("*.png")}
+    validation = {fingerprint(view(file, PREPROCESSING)) for file in (root / "val").rglob("*.png")}
     with pytest.raises(DataError) as error:
         calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation)
     assert str(error.value) == (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.errors import ProofError
+from regnet_deploy.errors import BundleError, ProofError
 from regnet_deploy.exporting.earlier import earlier_variants, engines_before, files_of
 from regnet_deploy.exporting.golden_set import GoldenSet
 from regnet_deploy.exporting.precision import PRECISIONS
@@ -132,6 +132,13 @@ def test_a_file_that_does_not_agree_with_the_new_golden_set_goes_with_its_engine
     assert set(earlier.stale) == {"onnx-fp16.onnx", "here.plan", "there.plan", "stale.plan"}
     loose = with_overrides([("fp16", "mean", 100), ("fp16", "cosine", -1), ("fp16", "top1", 0)])
     assert "onnx-fp16" in left(made=["onnx-fp32"], on=new, gates=loose).variants
+
+
+def test_a_precision_of_a_later_version_is_one_line(left, bundle, other_golden):
+    bundle.part("variants")["onnx-fp16"]["precision"] = "fp4"
+    assert "onnx-fp16" in left(made=["onnx-fp32"]).variants  # nothing is proved again
+    with pytest.raises(BundleError, match=r"^precision 'fp4' is not known to this version: pip install --upgrade"):
+        left(made=["onnx-fp32"], on=other_golden)
 
 
 def test_before_the_first_export_there_is_nothing(trained, source, golden):

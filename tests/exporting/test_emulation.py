@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from regnet_deploy.exporting.emulation import emulated_bf16
+from regnet_deploy.exporting import kernels
+from regnet_deploy.exporting.emulation import emulated, emulated_bf16, quantised_in_fp32
 from regnet_deploy.exporting.graph import build_onnx, fold
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocess import default_preprocessing, normalise
@@ -124,3 +125,71 @@ def test_a_file_without_bf16_computes_as_before(random_model, network, precision
         open_onnx(one, device="cpu", exact=True, threads=1).run(images) for one in (data, emulated_bf16(data))
     )
     np.testing.assert_array_equal(before, after)
+
+
+@pytest.fixture(params=["int8", "int8-1x1"])
+def quantised(request, random_model, network, measured_ranges):
+    """A quantised file, its precision, images and the model's logits."""
+    model = random_model(network, 5, 2)
+    weights = arrays(model)
+    _, images = images_of(6)
+    ranges = measured_ranges(network, weights, default_preprocessing(SIDE), images)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(images)).numpy()
+    return file_of(network, weights, request.param, ranges=ranges), PRECISIONS[request.param], images, logits
+
+
+def test_every_fp16_tensor_is_quantised_in_fp32_by_its_own_scale_and_nothing_else_changes(quantised):
+    data = quantised[0]
+    changed = quantised_in_fp32(data)
+    onnx.checker.check_model(changed, full_check=True)
+    before, after = onnx.load_from_string(data).graph, onnx.load_from_string(changed).graph
+    old, new = ({one.name: one for one in graph.initializer} for graph in (before, after))
+    assert all(new[name] == one for name, one in old.items())
+    made = {node.output[0]: node for node in after.node}
+    quantising = [node for node in before.node if node.op_type == "QuantizeLinear"]
+    assert quantising
+    for node in quantising:
+        now = made[node.output[0]]
+        scale = onnx.numpy_helper.to_array(new[now.input[1]])
+        assert scale.dtype == np.float32
+        np.testing.assert_array_equal(scale, onnx.numpy_helper.to_array(old[node.input[1]]).astype(np.float32))
+        assert now.input[2] == node.input[2]
+        assert (made[now.input[0]].op_type, list(made[now.input[0]].input)) == ("Cast", [node.input[0]])
+    same = [node for node in before.node if node.op_type != "QuantizeLinear"]
+    assert all(made[node.output[0]] == node for node in same)
+    assert len(after.node) == len(before.node) + len(quantising)
+    assert quantised_in_fp32(data) == changed
+
+
+def test_it_rounds_on_every_release(quantised):
+    data, _, images, wanted = quantised
+    model = onnx.load_from_string(quantised_in_fp32(data))
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    quantising = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    names = [name for node in quantising for name in (node.input[0], node.output[0])]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names[::2])
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 3, None) for name in names[1::2])
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    logits, *values = session.run(["logits", *names], {"images": images})
+    for node, before, after in zip(quantising, values[::2], values[1::2], strict=True):
+        exact = np.clip(np.rint(before / constants[node.input[1]]), -128, 127)
+        assert (after == exact).mean() > 0.999  # a product with the reciprocal falls on the other side here and there
+        assert (after != np.trunc(before / constants[node.input[1]])).mean() > 0.1
+    assert np.abs(logits - wanted).max() < 0.1
+
+
+@pytest.mark.parametrize(("version", "written_anew"), [("1.29.1", True), ("1.30.0", False)])
+def test_a_file_is_written_anew_where_the_release_wants_it(monkeypatch, quantised, version, written_anew):
+    monkeypatch.setattr(kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    data, precision, _, _ = quantised
+    assert emulated(data, precision) == (quantised_in_fp32(data) if written_anew else data)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_only_bf16_is_always_written_anew(random_model, network, precision):
+    data = file_of(network, arrays(random_model(network, 5, 0)), precision)
+    assert emulated(data, PRECISIONS[precision]) == (emulated_bf16(data) if precision == "bf16" else data)

@@ -51,13 +51,13 @@ def test_an_engine_is_proved_where_there_is_a_gpu_and_says_in_which_types_it_com
     assert engine["types"] == {kind: asked.count(kind) for kind in set(asked)}
     identity = Identity.from_json(engine["identity"])
     assert identity.calibration == ("abc" if PRECISIONS[precision].needs_ranges else None)
-    assert made.accuracy is None
+    assert "accuracy" not in made.own_entry
 
 
 def test_with_validation_images_it_has_its_accuracy(onnx_of, build, judge_with_labels):
     made = build(onnx_of("fp16"), judge_with_labels)
-    assert made.entry["engines"][0]["accuracy"] == made.accuracy
-    assert made.accuracy["images"] == 40
+    assert made.entry["engines"][0]["accuracy"] == made.own_entry["accuracy"]
+    assert made.own_entry["accuracy"]["images"] == 40
 
 
 def test_an_engine_of_another_machine_stays(onnx_of, build, judge, computer, fake_machine):
@@ -95,6 +95,20 @@ class TestRefused:
         computer.trt.convolutions = lambda name, kind: "Half"
         with pytest.raises(ProofError, match=r"int8 asked, fp16 built"):
             build(onnx_of("int8"), judge)
+
+    def test_a_convolution_that_no_layer_names_by_the_type_gate_unless_that_is_accepted(
+        self, onnx_of, build, judge, computer, source, silent
+    ):
+        onnx = onnx_of("fp16")
+        computer.trt.convolutions = lambda name, kind: None if name == "stem.conv" else kind
+        with pytest.raises(
+            ProofError, match=r"which type 1 of \d+ convolutions .*: stem\.conv; .*--accept-unaccounted"
+        ):
+            build(onnx, judge)
+        made = make_engine_variant(
+            computer.library, computer.gpu, onnx, source, FOUR, None, judge, silent, accept_unaccounted=True
+        )
+        assert made.entry["engines"][0]["unaccounted"] == ["stem.conv"]
 
     def test_wrong_logits_by_the_golden_gate(self, onnx_of, build, judge, computer, fake_machine, monkeypatch):
         onnx = onnx_of("fp16")

@@ -10,14 +10,16 @@ from PIL import Image
 from regnet_deploy.bundle import damage, open_bundle, update_bundle
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
+from regnet_deploy.exporting import accuracy, calibration_images, election, graph, judge, source
 from regnet_deploy.exporting import export as export_module
-from regnet_deploy.exporting import graph, judge, source
+from regnet_deploy.exporting.choice import Candidate
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.typed_graph import TypedGraph
 from regnet_deploy.exporting.wish import Wish
 from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.profiling.latency import Latency
 from regnet_deploy.serving.gates import GATES, Gate, with_overrides
 from regnet_deploy.serving.golden import load_golden, replay
 from regnet_deploy.serving.runtime import open_variant
@@ -208,6 +210,57 @@ def test_with_data_each_variant_has_its_accuracy_on_the_validation_images(traine
     assert exported.made["onnx-fp32"]["accuracy"]["drop"] == 0
 
 
+def told_by(path, **changes):
+    """Export and return the notes."""
+    told = []
+    nothing = {name: lambda *what: None for name in ("step", "advance", "phase")}
+    export(path, Wish(**changes), Reporter(**nothing, note=told.append))
+    return told
+
+
+def test_unreadable_validation_images_are_told_and_counted(trained, data):
+    (data / "val" / "bee" / "003.png").write_bytes(b"gone bad")
+    told = told_by(trained, data=data, max_drop=100.0)
+    assert len(told) == 1
+    assert f"1 of 40 validation images in {data} cannot be read, for example val/bee/003.png: not an image" in told[0]
+    accuracy = open_bundle(trained).part("variants")["onnx-fp32"]["accuracy"]
+    assert (accuracy["images"], accuracy["left_out"]) == (39, 1)
+
+
+def test_too_few_images_for_the_limit_are_told_once(trained, data):
+    (told,) = told_by(trained, data=data, precisions=precisions("fp16"))
+    assert told.startswith("40 validation images cannot tell 0.5 points: the loss of onnx-fp")
+    assert told_by(trained, data=data, precisions=precisions("fp16"), max_drop=30.0) == []
+
+
+def test_no_validation_image_calibrates(trained, data, tmp_path):
+    """Given as a plain folder: 350 images that are trained on, and the 40 that validate."""
+    (tmp_path / "plain").mkdir()
+    for file in data.rglob("*.png"):
+        name = "-".join(file.relative_to(data).parts)
+        (tmp_path / "plain" / name).write_bytes(file.read_bytes())
+    options = {"precisions": precisions("int8-cpu"), "calibration": tmp_path / "plain"}
+    counts = []
+    for changes in ({}, {"data": data, "max_drop": 100.0}):
+        run(trained, gates=dict.fromkeys(PRECISIONS, Gate()), **options, **changes)
+        counts.append(open_bundle(trained).part("variants")["onnx-int8-cpu"]["calibration"]["images"])
+    assert counts == [390, 350]
+
+
+def test_a_folder_with_a_held_out_share_is_read_once(trained, data, trained_on, monkeypatch):
+    root = data / "train"
+    trained_on(trained, root, share=0.12)
+    read = []
+    real = export_module.trained_folder
+    monkeypatch.setattr(export_module, "trained_folder", lambda *given: read.append(1) or real(*given))
+    monkeypatch.setattr(calibration_images, "trained_folder", lambda *given: pytest.fail("was read again"))
+    monkeypatch.setattr(accuracy, "trained_folder", lambda *given: pytest.fail("was read again"))
+    loose = {"gates": dict.fromkeys(PRECISIONS, Gate()), "max_drop": 100.0}
+    run(trained, data=root, precisions=precisions("int8-cpu"), **loose)
+    assert read == [1]
+    assert open_bundle(trained).part("variants")["onnx-int8-cpu"]["calibration"]["source"] == "training images"
+
+
 def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_are_written(trained, data):
     tight = with_overrides([("fp16", "mean", 0.0)])
     exported = run(trained, precisions=precisions("fp16", "int8-cpu"), calibration=data, gates=tight)
@@ -228,6 +281,33 @@ def test_auto_keeps_the_fastest_and_says_why_of_each(trained, data):
     assert all(one["reason"] for one in choice["candidates"])
     assert {row["batch"] for one in choice["candidates"] for row in one["latency"]} == {1, 2}
     assert damage(bundle) == []
+
+
+def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(trained, data, monkeypatch):
+    speeds = {"onnx-fp32": 9.0, "onnx-fp16": 5.0, "onnx-int8-cpu": 1.0}
+    judged, measure = [], judge.measure_accuracy
+
+    def measured(runnable, batches, *others):
+        row = Latency("onnxruntime", "", "cpu", "", "channels_first", 1, 1, 0, 0, 0, 1, 1, 1)
+        return [
+            Candidate(name, entry["precision"], None, entry.get("accuracy"), (replace(row, p50_ms=speeds[name]),))
+            for name, (_, entry) in runnable.items()
+        ]
+
+    def accuracy(*given):
+        judged.append(given)
+        return replace(measure(*given), drop=2.0 if len(judged) == int8 else 0.0)
+
+    monkeypatch.setattr(election, "measured_candidates", measured)
+    monkeypatch.setattr(judge, "measure_accuracy", accuracy)
+    for int8, kept in ((None, "onnx-int8-cpu"), (2, "onnx-fp16")):
+        judged.clear()
+        exported = run(trained, auto=True, data=data)
+        assert set(exported.made) == {"onnx-fp32", kept}
+        assert len(judged) == (2 if int8 is None else 3)  # fp32, the fastest, and where that fails the next
+    results = {one["variant"]: one for one in exported.choice["candidates"]}
+    assert "loses 2.00 points" in results["onnx-int8-cpu"]["reason"]
+    assert results["onnx-fp16"]["accuracy"]["drop"] == 0
 
 
 def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):

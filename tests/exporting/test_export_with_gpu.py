@@ -182,6 +182,7 @@ def test_an_engine_that_loses_too_many_answers_is_refused_by_the_accuracy(
     trained, run, judge_with_labels, tmp_path, computer, fake_machine, monkeypatch
 ):
     """Classes in each other's place, and a gate on the golden set that lets it pass."""
+    monkeypatch.setattr(export_module, "trained_folder", lambda *given: object())
     monkeypatch.setattr(export_module, "validation_of", lambda *given: judge_with_labels.validation)
     fake_machine.shifted(computer, monkeypatch, lambda logits: np.roll(logits, 1, axis=1))
     exported = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()})

@@ -9,6 +9,7 @@ from regnet_deploy.errors import BundleError, DataError, ProofError
 from regnet_deploy.exporting.golden_set import MOST_IMAGES, golden_set, noise, reference_logits
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
 from regnet_deploy.models.weights import model_of
+from regnet_deploy.serving.golden import Golden, golden_to_bytes
 
 
 def golden_of(path, *images):
@@ -120,6 +121,36 @@ def test_the_users_images_are_kept_until_the_weights_change(trained, tmp_path):
     other["head.fc.bias"] += 1
     update_bundle(trained, {}, {"weights.safetensors": save(other)})
     assert golden_of(trained).part["source"] == "training images"
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_answers_to_the_same_images_by_the_same_weights_stay_to_the_last_bit(trained, tmp_path, given):
+    """Another CPU sums in another order: what was proved on the set would be of another set."""
+    images = [picture(tmp_path / "one.png")] if given else []
+    made = golden_of(trained, *images)
+    elsewhere = golden_to_bytes(Golden(made.golden.images, np.nextafter(made.golden.logits, np.float32(np.inf))))
+    update_bundle(trained, {"golden": made.part}, {"golden.safetensors": elsewhere})
+    again = golden_of(trained, *images)
+    assert (again.data, again.part) == (elsewhere, made.part)
+    other = golden_of(trained, picture(tmp_path / "two.png", 2))
+    assert other.data not in (elsewhere, made.data)
+    weights = load(open_bundle(trained).read("weights.safetensors"))
+    weights["head.fc.bias"] += 1
+    update_bundle(trained, {}, {"weights.safetensors": save(weights)})
+    np.testing.assert_allclose(golden_of(trained, *images).golden.logits, made.golden.logits + 1, rtol=1e-3, atol=1e-4)
+
+
+def test_a_damaged_set_is_made_again(trained):
+    made = golden_of(trained)
+    update_bundle(trained, {"golden": made.part}, {"golden.safetensors": b"damaged"})
+    assert golden_of(trained).data == made.data
+
+
+def test_before_training_answers_are_computed_anew(untrained):
+    made = golden_of(untrained)
+    elsewhere = golden_to_bytes(Golden(made.golden.images, made.golden.logits + 1))
+    update_bundle(untrained, {"golden": made.part}, {"golden.safetensors": elsewhere})
+    assert golden_of(untrained).data == made.data
 
 
 def test_logits_of_an_image_do_not_depend_on_its_company_or_on_threads(trained):

@@ -81,6 +81,15 @@ def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(so
     assert asked == [1]
 
 
+def test_that_there_are_no_images_is_found_out_once(make, source, silent):
+    asked = []
+    calibration = Calibration(lambda: asked.append(1) or none(), source, silent)
+    for precision in ("int8", "int8-cpu"):
+        with pytest.raises(DataError, match="there are no images"):
+            make(precision, on=calibration)
+    assert asked == [1]
+
+
 def test_without_images_nothing_is_quantised(make, source, silent):
     with pytest.raises(DataError, match="there are no images"):
         make("int8", on=Calibration(none, source, silent))
@@ -108,9 +117,9 @@ def test_what_is_below_its_gate_is_refused(make, judge, precision):
 def test_a_file_is_proved_as_it_is_run(monkeypatch, precision, device, opened):
     seen = []
     monkeypatch.setattr(onnx_variants, "open_onnx", lambda data, **options: seen.append((data, options)))
-    monkeypatch.setattr(onnx_variants, "emulated_bf16", lambda data: b"emulated " + data)
+    monkeypatch.setattr(onnx_variants, "emulated", lambda data, precision: data + f" as {precision.name}".encode())
     open_for_proof(b"file", PRECISIONS[precision], device)
-    assert seen == [(b"emulated file" if precision == "bf16" else b"file", opened)]
+    assert seen == [(f"file as {precision}".encode() if opened.get("exact") else b"file", opened)]
 
 
 def test_the_same_network_gives_the_same_bytes(make):

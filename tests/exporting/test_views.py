@@ -7,7 +7,7 @@ import pytest
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.exporting import views as module
-from regnet_deploy.exporting.views import view, views
+from regnet_deploy.exporting.views import fingerprint, view, views
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels
 
 PREPROCESSING = Preprocessing(resize=10, crop=8)
@@ -31,6 +31,14 @@ def test_what_cannot_be_used_is_told_and_the_rest_goes_on(tmp_path, write_images
     assert str(found[1]).startswith(f"{tmp_path / 'broken.png'}: not an image")
     assert str(found[2]) == f"{tmp_path / 'pipe.png'}: not a file"
     assert str(found[3]) == f"{tmp_path / 'gone.png'}: cannot be read: No such file or directory"
+
+
+def test_a_view_is_known_again_by_its_pixels():
+    pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    wide = np.concatenate([pixels, pixels], axis=1)[:, :4]  # the same, otherwise in memory
+    assert fingerprint(wide) == fingerprint(pixels)
+    assert fingerprint(pixels[::-1]) != fingerprint(pixels)
+    assert len(fingerprint(pixels)) == 32
 
 
 def test_no_more_is_decoded_than_is_asked_for(tmp_path, write_images, monkeypatch):

@@ -163,7 +163,7 @@ def test_the_card_has_figures_gates_and_accuracy_of_every_variant_and_engine(cho
     assert "- built elsewhere" in text
     assert "onnx-old onnxruntime fp32 float32 16 2.00e-06 3.00e-07 - 1.000000" in text
     assert (
-        "gate of onnx-fp32: absolute error 0.0001, and 0.001 of the logit, cosine at least 0.9999, "
+        "gate of onnx-fp32, trt-fp16: absolute error 0.0001, and 0.001 of the logit, cosine at least 0.9999, "
         "same first class on at least 100.0%"
     ) in text
     assert "gate of onnx-int8-cpu: mean error 25.00% of the spread, cosine at least 0.95" in text

@@ -271,6 +271,8 @@ def test_cuda_gets_true_fp32_quick_algorithms_graphs_and_no_way_to_the_cpu(monke
         "enable_cuda_graph": "1",
     }
     assert (seen["providers"], seen["enable_fallback"], seen["cpu"]) == ([(CUDA, settings)], 0, "1")
+    open_on_cuda(tiny_onnx("float32"), "1.31.1", threads=1, exhaustive=True)
+    assert seen["providers"][0][1] == settings | {"cudnn_conv_algo_search": "EXHAUSTIVE"}
     open_on_cuda(tiny_onnx("float32"), "1.31.1", threads=1, exact=True, tf32=True, nhwc=True, graphs=False)
     assert seen["providers"][0][1] == settings | {"use_tf32": "1", "prefer_nhwc": "1", "enable_cuda_graph": "0"}
     assert seen["level"] == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
