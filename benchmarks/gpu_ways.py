@@ -68,7 +68,9 @@ def here(cpu: bool, threads: int) -> Setting:
     if cpu:
         return Setting("cpu", None, threads)
     if not torch.cuda.is_available():
-        raise SystemExit("gpu.py: PyTorch sees no CUDA device here: this measures GPUs (--cpu tries the program out)")
+        raise SystemExit(
+            "gpu.py: PyTorch sees no CUDA device here: this measures GPUs (--cpu --output FILE tries the program out)"
+        )
     return Setting("cuda", find_gpu(), threads)
 
 

@@ -163,7 +163,8 @@ above; what the table shows is how precisions and sizes compare.
 
 `python benchmarks/precision.py --part deployed`. At 224 pixels; build time and size of the ONNX file; the engine that
 {library} builds of it without a GPU (batches of 1 to 32) and whether all its convolutions compute in the types that were
-asked for; latency of ONNX Runtime on this CPU, all cores, median, the precisions in turns. Precisions without a latency are for TensorRT.
+asked for; latency of ONNX Runtime on this CPU, all cores, median, the precisions in turns. Other programs
+ran beside this, so ratios between precisions say more than the ms do. Precisions without a latency are for TensorRT.
 
 {table(["network", "precision", "build (s)", "MiB", "RTX engine", "RTX build (s)", "RTX MiB", "ms, batch 1", "ms, batch 8"], deployed_rows(result))}
 """

@@ -70,3 +70,28 @@ def test_the_committed_populations_are_what_the_spaces_draw(space):
     assert trials.networks == tuple(networks_of(known_spaces()[space], drawn, 1))
     for name in ("macs", "parameters", "activations"):
         assert trials.columns[name].tolist() == getattr(drawn, name).tolist()
+
+
+def test_the_page_on_precision_is_written_from_the_results(monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    assert (ROOT / "docs" / "precision.md").read_text(encoding="utf-8") == load("precision_page").page()
+
+
+def test_the_readme_quotes_the_speed_of_int8_that_was_measured(monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    module = load("precision_page")
+    low, median, high = module.speed_up(module.read("precision"), "int8-cpu", 1)
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{low:.1f} to {high:.1f} times as fast as FP32 for one image (median {median:.1f})" in readme
+
+
+def test_every_published_network_was_measured_in_every_precision():
+    pytest.importorskip("onnx")
+    from regnet_deploy.exporting.precision import PRECISIONS
+
+    results = json.loads((ROOT / "benchmarks" / "results" / "precision.json").read_text(encoding="utf-8"))
+    for part in ("errors", "deployed"):
+        assert len(results[part]) == 18
+        assert all(set(rows) == set(PRECISIONS) for rows in results[part].values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,12 +33,12 @@ def command(bundle_path: str, build: bool, as_json: bool) -> None:
         _build(bundle_path)
     from regnet_deploy.bundle import open_bundle
     from regnet_deploy.engines.gpu import find_gpu
-    from regnet_deploy.engines.stored import engine_variants, fits, library_here
+    from regnet_deploy.engines.stored import engine_variants, fits, library_here, missing_plan
 
     bundle, gpu = open_bundle(bundle_path), find_gpu()
     libraries = {variant["runtime"]: library_here(variant["runtime"]) for variant in engine_variants(bundle).values()}
     engines = [
-        (name, engine)
+        (name, replace(engine, why_not=missing_plan(bundle, engine.file) or engine.why_not))
         for name, variant in engine_variants(bundle).items()
         for engine in fits(bundle, name, libraries[variant["runtime"]], gpu)
     ]

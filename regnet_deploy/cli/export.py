@@ -141,7 +141,7 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
             phase=lambda steps, phase: display.update(task, note=f"{phase} ({steps})"),
         )
         exported = export(bundle_path, wish, reporter)
-    say_golden(exported)
+    say_golden(exported, measured=wish.data is not None)
     if as_json:
         print_json(exported_json(exported))
     else:
@@ -175,7 +175,7 @@ def _wish(
     from regnet_deploy.exporting.wish import Wish
     from regnet_deploy.serving.gates import parse_gate, with_overrides
 
-    words = [word.strip() for given in precisions for word in given.split(",")]
+    words = [word.strip().lower() for given in precisions for word in given.split(",")]
     named = [name for name in words if name != "auto"]
     auto = "auto" in words or (data is not None and not precisions and not onnx)
     engine = EngineOptions(

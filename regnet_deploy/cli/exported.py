@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 _NAMED = 10
 
 
-def say_golden(exported: Exported) -> None:
-    """Say, to stderr, what was proved on, and which variants do not count as proved."""
+def say_golden(exported: Exported, *, measured: bool) -> None:
+    """Say, to stderr, what was proved on, and which variants do not count as proved.
+
+    Args:
+        exported: what came of it.
+        measured: whether validation images were given.
+    """
     golden = exported.golden
     line = f"golden set: {golden['images']} images ({golden['source']})"
     if golden["source"] == "seeded noise":
@@ -23,7 +28,8 @@ def say_golden(exported: Exported) -> None:
     elif golden["images"] < 16:
         line += "; 16 or more prove more"
     say(line)
-    _say_accuracy(exported)
+    if measured:
+        _say_accuracy(exported)
     if exported.left_out:
         say(f"{len(exported.left_out)} files of --images could not be used:")
         for reason in exported.left_out[:_NAMED]:
@@ -63,7 +69,7 @@ def print_exported(exported: Exported) -> None:
         "proved on",
         "MiB",
         "max |logit error|",
-        "mean",
+        "mean, of spread",
         "same top-1",
         "top-1 lost",
     )
@@ -107,7 +113,10 @@ def _print_choice(choice: dict[str, Any]) -> None:
         rows.append((one["variant"], one["result"], one["reason"], *(medians.get(batch, "-") for batch in batches)))
     cpu = f"{choice['machine']['cpu']}, {choice['cpu_instructions']}"
     print_table(
-        f"Chosen by median latency and at most {choice['max_drop']:g} points lost, on {cpu}", columns, rows, left=3
+        f"Chosen by median latency (mean over the batches) and at most {choice['max_drop']:g} points lost, on {cpu}",
+        columns,
+        rows,
+        left=3,
     )
 
 

@@ -13,7 +13,7 @@ from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import Identity, identify, why_not_here
 from regnet_deploy.engines.inspection import check_types, is_gate
 from regnet_deploy.engines.library import Library, Runtime, lean_runtime, load_library
-from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
+from regnet_deploy.engines.options import FP8_FROM, EngineOptions, capability, rtx_capabilities
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.engines.stored import engine_file, find_variant
 from regnet_deploy.engines.timing_cache import cache_file
@@ -78,6 +78,11 @@ def make_engine(
     """
     if library.runtime == "tensorrt-rtx" and not options.compute_capabilities:
         options = replace(options, compute_capabilities=rtx_capabilities(precision))
+    too_old = [
+        one for one in options.compute_capabilities if precision.startswith("fp8") and capability(one) < FP8_FROM
+    ]
+    if too_old:
+        raise UsageError(f"{name} needs compute capability 8.9 or later, where FP8 begins, not {', '.join(too_old)}")
     identity = identify(hashlib.sha256(onnx).hexdigest(), precision, calibration, library, gpu, options)
     cache = cache_file(library, gpu) if gpu is not None else None
     built = build(library, gpu, onnx, side, options, progress, timing_cache=cache, note=note)

@@ -19,7 +19,7 @@ HardwareCompatible = Literal["ampere+", "same-compute-capability"]
 #: compute capability 9.0 and 10.0.
 RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0", "12.1")
 #: The first compute capability that has FP8.
-_FP8_FROM = (8, 9)
+FP8_FROM = (8, 9)
 
 
 @dataclass(frozen=True)
@@ -125,4 +125,4 @@ def capability(text: str) -> tuple[int, int]:
 
 def rtx_capabilities(precision: str) -> tuple[str, ...]:
     """Return the usual GPUs that TensorRT-RTX can build this precision for: FP8 from 8.9 on."""
-    return tuple(one for one in RTX_DEFAULT if not precision.startswith("fp8") or capability(one) >= _FP8_FROM)
+    return tuple(one for one in RTX_DEFAULT if not precision.startswith("fp8") or capability(one) >= FP8_FROM)

@@ -171,6 +171,22 @@ def library_here(runtime: Runtime) -> Library | str:
         return str(error)
 
 
+def missing_plan(bundle: Bundle, file: str) -> str | None:
+    """Return that a plan is missing or of another size, or None; its bytes are checked when it is loaded."""
+    stored = bundle.files.get(file)
+    try:
+        size = None if stored is None else bundle.stored_path(file).stat().st_size
+    except OSError:
+        size = None
+    if stored is None or size is None:
+        return f"its file {file} is missing: `regnet-deploy export --trt` builds it again"
+    if size != stored.bytes:
+        return (
+            f"its file {file} is damaged, {size} bytes of {stored.bytes}: `regnet-deploy export --trt` builds it again"
+        )
+    return None
+
+
 def _stale(bundle: Bundle, variant: Variant, identity: Identity) -> str | None:
     """Return why an engine is not of what the bundle has now, or None."""
     source = str(variant["source"])

@@ -98,12 +98,11 @@ def _kept(work: Work, outcomes: list[Outcome]) -> set[str]:
 
 
 def lost(choice: dict[str, Any] | None, refused: Mapping[str, RegnetDeployError]) -> set[str]:
-    """Return the variants that an election took out: those of an earlier export go too.
+    """Return the variants that lost an election or do not pass their gate: those of an earlier export go too.
 
     One that could not be made now, for want of images or memory, says nothing against the one that is there.
     """
-    if choice is None:
-        return set()
-    names = {one["variant"] for one in choice["candidates"] if one["result"] == "slower"} - {"onnx-fp32"}
+    candidates = choice["candidates"] if choice else ()
+    names = {one["variant"] for one in candidates if one["result"] == "slower"} - {"onnx-fp32"}
     names |= {name for name, error in refused.items() if isinstance(error, ProofError)}
     return names | {f"{name}-uint8" for name in names}

@@ -111,11 +111,15 @@ def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
         lambda engine: _runs_here(engine, library, gpu),
         reporter.step,
     )
+    for name in bundle.parts.get("variants", {}):
+        if name not in made and name not in earlier.variants:
+            reporter.note(f"{name} of an earlier export is removed")
+    outdated = _outdated_choice(bundle, files) if choice is None else ()
     reporter.step("writing the bundle")
     parts = {"golden": golden.part, "variants": {**earlier.variants, **made}, "environment": environment("export")}
     if choice is not None:
         parts["choice"] = choice
-    written = update_bundle(path, parts, files, drop=earlier.stale, expect=bundle)
+    written = update_bundle(path, parts, files, drop=(*earlier.stale, *outdated), expect=bundle)
     # What lost an election is no error, and why is in its record; what was asked for and cannot be had is one.
     refused = {name: error for name, error in work.refused.items() if not wish.auto or _is_asked(wish, name)}
     return Exported(written, made, golden.part, golden.left_out, choice, {**refused, **earlier.refused})
@@ -253,6 +257,16 @@ def _is_asked(wish: Wish, name: str) -> bool:
     if name.startswith("onnx-"):
         return name in {f"onnx-{precision.name}" for precision in wish.precisions}
     return wish.engines
+
+
+def _outdated_choice(bundle: Bundle, files: Mapping[str, bytes]) -> tuple[str, ...]:
+    """Return the part ``choice`` where what it tells of is not in the bundle any more, else nothing."""
+    told = {one["variant"] for one in (bundle.parts.get("choice") or {"candidates": ()})["candidates"]}
+    for name, one in bundle.parts.get("variants", {}).items():
+        file = one.get("file")
+        if name in told and file in files and bundle.files[file].sha256 != hashlib.sha256(files[file]).hexdigest():
+            return ("choice",)
+    return ()
 
 
 def _with_accuracy(bundle: Bundle, work: Work) -> Variants:

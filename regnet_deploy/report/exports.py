@@ -60,7 +60,8 @@ def _figures(made: dict[str, Any]) -> Iterator[str]:
     yield f"{proof['cosine']:.6f}"
     yield f"{proof['top1_agreement'] * 100:.1f} %"
     yield _lost(made)
-    yield f"{'passed' if proof['passed'] else 'FAILED'} on {proof['runtime']} ({proof['device']})"
+    loosely = "" if proof.get("standard", True) else ", loosely,"
+    yield f"{'passed' if proof['passed'] else 'FAILED'}{loosely} on {proof['runtime']} ({proof['device']})"
 
 
 def _lost(made: dict[str, Any]) -> str:

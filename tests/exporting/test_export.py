@@ -269,6 +269,23 @@ def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_ar
     assert "mean |error|" in str(exported.refused["onnx-fp16"])
 
 
+def test_what_does_not_pass_its_gate_any_more_is_not_left_from_an_earlier_export(trained):
+    run(trained, precisions=precisions("fp16", "bf16"))
+    exported = run(trained, precisions=precisions("fp16"), gates=with_overrides([("fp16", "mean", 0.0)]))
+    assert "onnx-fp16" in exported.refused
+    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-bf16"}
+    assert damage(open_bundle(trained)) == []
+
+
+def test_a_choice_goes_when_what_it_tells_of_is_replaced(trained, data, write_images, tmp_path):
+    run(trained, auto=True, precisions=precisions("int8-cpu"), data=data, max_drop=100.0, seconds=0.01)
+    run(trained)
+    assert "choice" in open_bundle(trained)
+    write_images(tmp_path / "others", 320, seed=7)
+    run(trained, precisions=precisions("int8-cpu"), calibration=tmp_path / "others")
+    assert "choice" not in open_bundle(trained)
+
+
 def test_auto_keeps_the_fastest_and_says_why_of_each(trained, data):
     exported = run(trained, auto=True, data=data, max_drop=100.0, seconds=0.01, batches=(1, 2))
     bundle = open_bundle(trained)
