@@ -20,7 +20,7 @@ from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.timing_cache import attach, keep
 from regnet_deploy.errors import UsageError
 
-__all__ = ["Built", "Progress", "build", "build_engine"]
+__all__ = ["Built", "Progress", "build"]
 
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 
@@ -37,21 +37,6 @@ class Built:
 
     plan: bytes
     layers: tuple[Layer, ...] | None
-
-
-def build_engine(
-    library: Library,
-    gpu: Gpu | None,
-    onnx: bytes,
-    side: int,
-    options: EngineOptions,
-    progress: Progress,
-    *,
-    timing_cache: Path | None = None,
-    note: Callable[[str], None] = lambda line: None,
-) -> bytes:
-    """Return the plan of :func:`build`."""
-    return build(library, gpu, onnx, side, options, progress, timing_cache=timing_cache, note=note).plan
 
 
 def build(

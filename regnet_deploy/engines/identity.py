@@ -112,7 +112,7 @@ def identify(
     gpu: Gpu | None,
     options: EngineOptions,
 ) -> Identity:
-    """Return the identity of the engine that :func:`regnet_deploy.engines.build.build_engine` would build here.
+    """Return the identity of the engine that :func:`regnet_deploy.engines.build.build` would build here.
 
     Raises:
         UsageError: an option is not one of the runtime's, or it is TensorRT and there is no GPU.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.engines.build import build_engine
+from regnet_deploy.engines.build import build
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import identify
 from regnet_deploy.engines.library import Library
@@ -104,7 +104,7 @@ class Machine:
 
     def build(self, onnx: bytes, options: EngineOptions | None = None, progress: Any = without_progress, **more: Any):
         """Return a plan."""
-        return build_engine(self.library, self.gpu, onnx, SIDE, options or EngineOptions.up_to(4), progress, **more)
+        return build(self.library, self.gpu, onnx, SIDE, options or EngineOptions.up_to(4), progress, **more).plan
 
     def session(self, onnx: bytes, options: EngineOptions | None = None) -> EngineSession:
         """Build and open."""

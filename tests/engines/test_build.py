@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from regnet_deploy.engines.build import build, build_engine
+from regnet_deploy.engines.build import build
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
@@ -75,10 +75,10 @@ def test_tensorrt_rtx_builds_for_every_gpu_or_says_why_not(rtx, onnx_of, precisi
     options, onnx = with_capabilities(capability), onnx_of(precision)
     reason = REFUSED.get((precision, capability))
     if reason is None:
-        assert len(build_engine(rtx, None, onnx, SIDE, options, ignore)) > 10_000
+        assert len(build(rtx, None, onnx, SIDE, options, ignore).plan) > 10_000
     else:
         with pytest.raises(RegnetDeployError, match=reason) as caught:
-            build_engine(rtx, None, onnx, SIDE, options, ignore)
+            build(rtx, None, onnx, SIDE, options, ignore)
         assert "\n" not in str(caught.value)
         assert ".cpp" not in str(caught.value)
 
@@ -90,35 +90,35 @@ def test_every_gpu_that_tensorrt_rtx_knows_is_among_these(rtx):
 
 def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_one_line(rtx, onnx_of):
     with pytest.raises(UsageError, match=r"does not build for compute capability 9\.0, it does for 7\.5, 8\.0"):
-        build_engine(rtx, None, onnx_of(), SIDE, with_capabilities("9.0"), ignore)
+        build(rtx, None, onnx_of(), SIDE, with_capabilities("9.0"), ignore)
 
 
 def test_int8_with_zero_points_is_onnx_runtimes_alone(rtx, onnx_of):
     with pytest.raises(RegnetDeployError, match=r"does not parse the network: .*[Zz]ero point"):
-        build_engine(rtx, None, onnx_of("int8-cpu"), SIDE, FOUR, ignore)
+        build(rtx, None, onnx_of("int8-cpu"), SIDE, FOUR, ignore)
 
 
 def test_what_the_parser_refuses_is_one_line_with_the_node(rtx, onnx_of):
     broken = onnx_of().replace(b"Sigmoid", b"Sigmoxd")
     with pytest.raises(RegnetDeployError, match=r"does not parse the network: s1\.b1\.f\.se\.f_ex\.3: ") as caught:
-        build_engine(rtx, None, broken, SIDE, FOUR, ignore)
+        build(rtx, None, broken, SIDE, FOUR, ignore)
     assert str(caught.value).count("f_ex.3") <= 3
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_onnx_is_one_line(rtx):
     with pytest.raises(RegnetDeployError, match="does not parse the network: the file: "):
-        build_engine(rtx, None, b"not onnx", SIDE, FOUR, ignore)
+        build(rtx, None, b"not onnx", SIDE, FOUR, ignore)
 
 
 def test_a_build_that_fails_gives_the_reason_of_the_error_recorder(rtx, onnx_of):
     with pytest.raises(RegnetDeployError, match=r"does not build the network: .*profile has min=24.*tensor has 32"):
-        build_engine(rtx, None, onnx_of(), 24, FOUR, ignore)
+        build(rtx, None, onnx_of(), 24, FOUR, ignore)
 
 
 def test_progress_is_told_from_the_build(rtx, onnx_of):
     phases = []
-    build_engine(rtx, None, onnx_of(), SIDE, FOUR, lambda steps, phase: phases.append((steps, phase)))
+    build(rtx, None, onnx_of(), SIDE, FOUR, lambda steps, phase: phases.append((steps, phase)))
     assert phases
     assert all(steps >= 0 and phase for steps, phase in phases)
 
@@ -131,8 +131,8 @@ def interrupting(steps, phase):
 
 def test_ctrl_c_in_the_middle_ends_a_build_of_tensorrt_rtx(rtx, onnx_of):
     with pytest.raises(KeyboardInterrupt):
-        build_engine(rtx, None, onnx_of(), SIDE, FOUR, interrupting)
-    assert len(build_engine(rtx, None, onnx_of(), SIDE, FOUR, ignore)) > 10_000  # the next one is not disturbed
+        build(rtx, None, onnx_of(), SIDE, FOUR, interrupting)
+    assert len(build(rtx, None, onnx_of(), SIDE, FOUR, ignore).plan) > 10_000  # the next one is not disturbed
 
 
 def test_what_the_receiver_of_progress_raises_ends_the_build_and_is_raised(rtx, onnx_of):
@@ -140,7 +140,7 @@ def test_what_the_receiver_of_progress_raises_ends_the_build_and_is_raised(rtx, 
         raise BrokenPipeError("nobody listens")
 
     with pytest.raises(BrokenPipeError, match="nobody listens"):
-        build_engine(rtx, None, onnx_of(), SIDE, FOUR, fail)
+        build(rtx, None, onnx_of(), SIDE, FOUR, fail)
 
 
 def test_ctrl_c_in_the_middle_cancels_the_build_through_the_monitor(machine, onnx_of, tmp_path):
@@ -196,7 +196,7 @@ def test_options_of_the_other_runtime_are_one_line(machine, rtx, onnx_of):
     with pytest.raises(UsageError, match="for tensorrt-rtx only"):
         machine.build(onnx_of(), with_capabilities("8.9"))
     with pytest.raises(UsageError, match="hardware_compatible is an option of tensorrt"):
-        build_engine(rtx, None, onnx_of(), SIDE, EngineOptions.up_to(4, hardware_compatible="ampere+"), ignore)
+        build(rtx, None, onnx_of(), SIDE, EngineOptions.up_to(4, hardware_compatible="ampere+"), ignore)
 
 
 @pytest.mark.parametrize(
@@ -252,14 +252,14 @@ def test_timings_are_kept_and_used_by_the_next_build(machine, onnx_of, tmp_path)
 
 def test_tensorrt_rtx_is_not_asked_for_timings(rtx, onnx_of, tmp_path):
     path = tmp_path / "rtx.timing"
-    build_engine(rtx, None, onnx_of(), SIDE, FOUR, ignore, timing_cache=path)
+    build(rtx, None, onnx_of(), SIDE, FOUR, ignore, timing_cache=path)
     assert not path.exists()
 
 
 def test_a_library_of_another_version_with_the_same_interface_builds(fakes, h100, onnx_of, monkeypatch):
     monkeypatch.setattr("regnet_deploy.engines.build.free_memory", lambda: None)
     library = Library(fakes.fake_tensorrt("11.0.0.114"), "tensorrt")
-    assert build_engine(library, h100, onnx_of(), SIDE, FOUR, ignore)
+    assert build(library, h100, onnx_of(), SIDE, FOUR, ignore).plan
 
 
 @pytest.mark.gpu
@@ -275,7 +275,7 @@ def test_on_a_gpu_every_precision_builds_in_its_types_and_gives_the_logits_of_th
     pytest.importorskip("tensorrt", reason="TensorRT is not installed (extra [trt])")
     library = find_library(gpu, "tensorrt")
     for precision in ("fp32", "fp16", "bf16", "int8", "int8-1x1"):
-        plan = build_engine(library, gpu, onnx_of(precision), SIDE, FOUR, ignore)
+        plan = build(library, gpu, onnx_of(precision), SIDE, FOUR, ignore).plan
         session = EngineSession(library, gpu, plan, FOUR)
         check_types(types_of(precision), session.layers())
         wanted = open_onnx(onnx_of("fp32" if precision == "bf16" else precision), device="cpu").run(images)
