@@ -220,8 +220,8 @@ class _FromFloat32(torch.nn.Module):
 
 
 def _onnxruntime_cuda(setting: Setting, opened: Opened, precision: str, batch: int, nhwc: bool = False) -> Prepared:
-    from regnet_deploy.serving.cuda_session import open_on_cuda
-    from regnet_deploy.serving.runtime import installed_onnxruntime
+    from regnet_deploy.runtimes.cuda_session import open_on_cuda
+    from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
     _, version = installed_onnxruntime()
     tf32 = precision == "tf32"
@@ -236,7 +236,7 @@ def _onnxruntime_nhwc(setting: Setting, opened: Opened, precision: str, batch: i
 
 
 def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
-    from regnet_deploy.serving.runtime import open_onnx
+    from regnet_deploy.runtimes.runtime import open_onnx
 
     session, images = open_onnx(opened.onnx(precision), threads=setting.threads, device="cpu"), opened.images(batch)
     return Prepared(_wall_clock(lambda: session.run(images)), {"runtime": session.runtime})
@@ -312,8 +312,8 @@ def _only_on(device: str, *modules: str) -> Callable[[Setting], str | None]:
 
 
 def _no_cuda_provider(setting: Setting) -> str | None:
-    from regnet_deploy.serving.cuda_session import CUDA
-    from regnet_deploy.serving.onnx_session import import_onnxruntime
+    from regnet_deploy.runtimes.cuda_session import CUDA
+    from regnet_deploy.runtimes.onnx_session import import_onnxruntime
 
     absent = _only_on("cuda", "onnx", "onnxruntime")(setting)
     if absent is None and CUDA not in import_onnxruntime().get_available_providers():

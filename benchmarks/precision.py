@@ -44,8 +44,8 @@ from regnet_deploy.instructions import describe
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.profiling.machine import describe_machine
-from regnet_deploy.serving.gates import Gate
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.gates import Gate
+from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import PublishedNetwork, published_networks
 

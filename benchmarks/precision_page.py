@@ -15,7 +15,7 @@ from typing import Any
 from measurements import ROOT, read, table
 
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.serving.gates import GATES
+from regnet_deploy.runtimes.gates import GATES
 
 PAGE = ROOT / "docs" / "precision.md"
 TRAINED = ("RegNetX-200MF", "RegNetY-400MF")

@@ -13,11 +13,11 @@ import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
 from regnet_deploy.images.preprocess import default_preprocessing, normalise, scale_and_shift
-from regnet_deploy.serving.gates import gate_of
-from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes
+from regnet_deploy.runtimes.gates import gate_of
+from regnet_deploy.runtimes.golden import Golden, compare, golden_to_bytes
 from regnet_deploy.space.network import Network
 
-# Tests that import ONNX Runtime themselves report nothing either; see serving/runtime.py.
+# Tests that import ONNX Runtime themselves report nothing either; see runtimes/runtime.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 RESOLUTION = 24
@@ -174,7 +174,7 @@ def with_h100_engine(without_engine: Path, computer: Any) -> Path:
     from regnet_deploy.engines.stored import add_engine
     from regnet_deploy.exporting.proof import prove
     from regnet_deploy.images.preprocess import Preprocessing
-    from regnet_deploy.serving.golden import load_golden
+    from regnet_deploy.runtimes.golden import load_golden
 
     bundle = open_bundle(without_engine)
     made = remake_engine(bundle, "trt-fp32", computer.gpu, lambda steps, phase: None)

@@ -20,11 +20,14 @@ MAY_IMPORT = {
     "selection": {"populations", "images", "space"},
     "analysis": {"populations", "space"},
     "engines": set(),
-    "serving": {"engines", "images", "space"},
-    "profiling": {"serving", "models", "images", "space"},
+    "runtimes": {"engines", "images", "space"},
+    "serving": {"runtimes", "engines", "images", "space"},
+    "loading": {"runtimes", "images", "space"},
+    "targets": {"runtimes", "engines", "images", "space"},
+    "profiling": {"runtimes", "models", "images", "space"},
     "training": {"models", "images", "space"},
     "sweeping": {"training", "profiling", "populations", "models", "images", "space"},
-    "exporting": {"engines", "serving", "models", "images", "space", "profiling"},
+    "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},
     "report": {"models", "images", "space"},
     "cli": {
         "analysis",
@@ -34,7 +37,10 @@ MAY_IMPORT = {
         "sweeping",
         "training",
         "profiling",
+        "runtimes",
         "serving",
+        "loading",
+        "targets",
         "selection",
         "populations",
         "models",
@@ -59,6 +65,8 @@ NEVER_AT_THE_TOP = {
         "scipy",
         "yaml",
         "ray",
+        "grpc",
+        "openvino",
     },
     "space": {"torch", "PIL", "onnx", "onnxruntime", "scipy", "matplotlib", "yaml"},
     "selection": {"torch", "PIL", "onnx", "onnxruntime", "scipy", "matplotlib"},
@@ -67,7 +75,10 @@ NEVER_AT_THE_TOP = {
     "analysis": {"torch", "scipy", "matplotlib", "yaml"},
     "sweeping": {"ray", "matplotlib", "scipy", "yaml"},
     "engines": {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"},
-    "serving": {"torch", "onnx", "matplotlib"},
+    "runtimes": {"torch", "onnx", "openvino", "matplotlib"},
+    "serving": {"torch", "onnx", "onnxruntime", "openvino", "grpc", "google", "opentelemetry", "matplotlib"},
+    "loading": {"torch", "onnx", "onnxruntime", "matplotlib"},
+    "targets": {"torch", "onnx", "onnxruntime", "google", "yaml", "ray", "kserve"},
     "report": {"torch", "onnx", "onnxruntime", "matplotlib"},
     "profiling": {"matplotlib", "onnx"},
     "exporting": {"matplotlib", "onnxruntime", "tensorrt", "tensorrt_rtx"},
@@ -119,7 +130,9 @@ def test_nothing_heavy_is_imported_before_it_is_needed(path):
 
 
 def test_serving_never_imports_torch():
-    for path in (PACKAGE / "serving").glob("*.py"):
+    for path in [
+        path for room in ("runtimes", "serving", "loading", "targets") for path in (PACKAGE / room).glob("*.py")
+    ]:
         names = {module.split(".")[0] for module in imports_of(path, top_only=False)}
         assert "torch" not in names, path
 

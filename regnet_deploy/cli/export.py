@@ -173,7 +173,7 @@ def _wish(
     from regnet_deploy.engines.options import EngineOptions
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.exporting.wish import Wish
-    from regnet_deploy.serving.gates import parse_gate, with_overrides
+    from regnet_deploy.runtimes.gates import parse_gate, with_overrides
 
     words = [word.strip().lower() for given in precisions for word in given.split(",")]
     named = [name for name in words if name != "auto"]

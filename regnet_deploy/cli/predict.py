@@ -14,8 +14,8 @@ from regnet_deploy.cli.output import print_json, print_table, progress, say
 from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.serving.answers import Answer
-    from regnet_deploy.serving.runtime import Device, Session
+    from regnet_deploy.runtimes.answers import Answer
+    from regnet_deploy.runtimes.runtime import Device, Session
 
 
 @click.command()
@@ -47,9 +47,9 @@ def command(
     """
     from regnet_deploy.images.decode import SUFFIXES
     from regnet_deploy.images.preprocess import Preprocessing
-    from regnet_deploy.serving.answers import answer_files, image_files
-    from regnet_deploy.serving.predictions import labels_of
-    from regnet_deploy.serving.rereading import read_bundle
+    from regnet_deploy.runtimes.answers import answer_files, image_files
+    from regnet_deploy.runtimes.predictions import labels_of
+    from regnet_deploy.runtimes.rereading import read_bundle
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
     folder_of_images = os.path.isdir(paths[0]) and not os.path.exists(paths[0] / MANIFEST)
@@ -92,8 +92,8 @@ def command(
 
 def _open(bundle: Bundle, variant: str | None, threads: int | None, device: Device) -> tuple[str | None, Session]:
     """Open the variant to run, or the weights where nothing has been exported."""
-    from regnet_deploy.serving.runtime import open_variant
-    from regnet_deploy.serving.variants import choose_variant
+    from regnet_deploy.runtimes.runtime import open_variant
+    from regnet_deploy.runtimes.variants import choose_variant
 
     if variant is not None or bundle.parts.get("variants"):
         name = choose_variant(bundle, variant, device)

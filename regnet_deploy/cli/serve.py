@@ -14,8 +14,8 @@ from regnet_deploy.cli.output import say
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.serving.golden import Agreement
-    from regnet_deploy.serving.runtime import Session
+    from regnet_deploy.runtimes.golden import Agreement
+    from regnet_deploy.runtimes.runtime import Session
     from regnet_deploy.serving.served import Served
 
 #: Names that stand in a URL as they are.
@@ -138,7 +138,7 @@ def command(
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
-    from regnet_deploy.serving.rereading import read_bundle
+    from regnet_deploy.runtimes.rereading import read_bundle
     from regnet_deploy.serving.served import Limits, load_served
     from regnet_deploy.serving.server import bind, serve, url_of
 

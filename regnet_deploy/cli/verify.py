@@ -12,8 +12,8 @@ from regnet_deploy.cli.output import print_json, print_table
 from regnet_deploy.errors import BundleError, ProofError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.serving.runtime import Session
-    from regnet_deploy.serving.verification import Check
+    from regnet_deploy.runtimes.runtime import Session
+    from regnet_deploy.runtimes.verification import Check
 
 
 @click.command()
@@ -29,8 +29,8 @@ def command(bundle_path: str, as_json: bool) -> None:
       regnet-deploy verify
       regnet-deploy verify my-bundle --json
     """
-    from regnet_deploy.serving.rereading import read_bundle
-    from regnet_deploy.serving.verification import verify
+    from regnet_deploy.runtimes.rereading import read_bundle
+    from regnet_deploy.runtimes.verification import verify
 
     checks = read_bundle(
         bundle_path,
@@ -65,7 +65,7 @@ def _open_emulated(bundle: Bundle, name: str) -> Session:
     """Open a variant for TensorRT as it was proved."""
     from regnet_deploy.exporting.kernels import runs_as_typed
     from regnet_deploy.exporting.precision import find_precision
-    from regnet_deploy.serving.runtime import find_variant, open_onnx, open_variant
+    from regnet_deploy.runtimes.runtime import find_variant, open_onnx, open_variant
 
     variant = find_variant(bundle, name)
     precision = find_precision(variant["precision"])

@@ -33,7 +33,7 @@ class _Context:
 
 
 class EngineSession:
-    """An engine on the GPU; safe to call from several threads. A :class:`regnet_deploy.serving.runtime.Session`.
+    """An engine on the GPU; safe to call from several threads. A :class:`regnet_deploy.runtimes.runtime.Session`.
 
     A batch size runs as it is the first time, gets a context of its own the second, where a graph is captured behind
     the run, and is a replay of that graph from then on: a context must not be used otherwise once a graph of it is

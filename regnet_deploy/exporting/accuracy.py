@@ -24,8 +24,8 @@ from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.images.spread import spread
 from regnet_deploy.models.weights import inference
-from regnet_deploy.serving.golden import cosines
-from regnet_deploy.serving.runtime import Session, classify_pixels
+from regnet_deploy.runtimes.golden import cosines
+from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 #: Views are kept in memory where all of them take no more than this, bytes; else they are decoded in every pass.
 MEMORY_BYTES = 512 * 2**20

@@ -25,8 +25,8 @@ from regnet_deploy.errors import ProofError, UsageError, did_you_mean
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.quantise import Range
 from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.serving.onnx_session import cannot_run, create, failures, session_options
-from regnet_deploy.serving.runtime import installed_onnxruntime
+from regnet_deploy.runtimes.onnx_session import cannot_run, create, failures, session_options
+from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
 #: Ways to choose a range: all that was seen; least loss of information; all but the largest magnitudes.
 METHODS = ("minmax", "entropy", "percentile")

@@ -10,7 +10,7 @@ from regnet_deploy.exporting.choice import Candidate
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.profiling.contenders import session_contender
 from regnet_deploy.profiling.latency import ROUNDS, measure
-from regnet_deploy.serving.runtime import Session
+from regnet_deploy.runtimes.runtime import Session
 
 
 def candidate_precisions(*, cuda: bool, engines: bool) -> list[Precision]:

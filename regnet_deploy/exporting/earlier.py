@@ -15,8 +15,8 @@ from regnet_deploy.exporting.onnx_variants import open_for_proof
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import Gate, gate_of
-from regnet_deploy.serving.golden import FILE as GOLDEN
+from regnet_deploy.runtimes.gates import Gate, gate_of
+from regnet_deploy.runtimes.golden import FILE as GOLDEN
 
 Variants = dict[str, dict[str, Any]]
 

@@ -31,8 +31,8 @@ from regnet_deploy.exporting.work import Variants, Work
 from regnet_deploy.images.folder import ImageFolder
 from regnet_deploy.profiling.machine import describe_machine, environment
 from regnet_deploy.profiling.memory import refuse_beyond_memory
-from regnet_deploy.serving.golden import FILE as GOLDEN
-from regnet_deploy.serving.runtime import installed_onnxruntime
+from regnet_deploy.runtimes.golden import FILE as GOLDEN
+from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
 
 @dataclass(frozen=True)

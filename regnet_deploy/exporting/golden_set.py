@@ -20,7 +20,7 @@ from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import inference
-from regnet_deploy.serving.golden import FILE, Golden, golden_to_bytes, load_golden
+from regnet_deploy.runtimes.golden import FILE, Golden, golden_to_bytes, load_golden
 
 SAMPLES = "samples.safetensors"
 #: Images taken from the training data, or drawn. A server runs them all before it is ready.

@@ -15,9 +15,9 @@ from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.exporting.progress import Advance
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import Gate
-from regnet_deploy.serving.golden import Golden
-from regnet_deploy.serving.runtime import Session
+from regnet_deploy.runtimes.gates import Gate
+from regnet_deploy.runtimes.golden import Golden
+from regnet_deploy.runtimes.runtime import Session
 
 
 def ensure_same_images(reference: Reference, bundle: Bundle, data: Path, note: Callable[[str], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from regnet_deploy.exporting.precision import Precision
-from regnet_deploy.serving.runtime import installed_onnxruntime
+from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
 #: First release that rounds where a file quantises FP16 to INT8. Those before truncate, which no other runtime does:
 #: github.com/microsoft/onnxruntime/issues/18576.

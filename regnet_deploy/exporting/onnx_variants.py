@@ -17,7 +17,7 @@ from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantised import choose_ranges
 from regnet_deploy.exporting.source import Source
 from regnet_deploy.instructions import describe, saturates
-from regnet_deploy.serving.runtime import Device, Session, open_onnx
+from regnet_deploy.runtimes.runtime import Device, Session, open_onnx
 
 
 @dataclass(frozen=True)

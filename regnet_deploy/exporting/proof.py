@@ -6,9 +6,9 @@ from typing import Any
 
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import Gate, is_standard
-from regnet_deploy.serving.golden import Golden, replay
-from regnet_deploy.serving.runtime import Session
+from regnet_deploy.runtimes.gates import Gate, is_standard
+from regnet_deploy.runtimes.golden import Golden, replay
+from regnet_deploy.runtimes.runtime import Session
 
 
 def prove(

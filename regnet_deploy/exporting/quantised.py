@@ -15,9 +15,9 @@ from regnet_deploy.exporting.judge import Judge
 from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.exporting.quantise import Range
 from regnet_deploy.exporting.source import Source
-from regnet_deploy.serving.gates import Gate
-from regnet_deploy.serving.golden import replay
-from regnet_deploy.serving.runtime import Session, open_onnx
+from regnet_deploy.runtimes.gates import Gate
+from regnet_deploy.runtimes.golden import replay
+from regnet_deploy.runtimes.runtime import Session, open_onnx
 
 #: Validation images on which the methods are compared; the one that is kept is measured on all of them.
 _COMPARED = 2000

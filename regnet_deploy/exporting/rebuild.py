@@ -14,9 +14,9 @@ from regnet_deploy.engines.stored import add_engine, engine_variants, find_varia
 from regnet_deploy.errors import RegnetDeployError, UsageError
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import gate_of
-from regnet_deploy.serving.golden import load_golden
-from regnet_deploy.serving.variants import must_be_built
+from regnet_deploy.runtimes.gates import gate_of
+from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.runtimes.variants import must_be_built
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.calibration_images import MOST
 from regnet_deploy.exporting.precision import Precision
-from regnet_deploy.serving.gates import GATES, Gate
-from regnet_deploy.serving.runtime import Device
+from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.runtime import Device
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from regnet_deploy.models.weights import inference, model_of
 
 
 class TorchSession:
-    """A :class:`regnet_deploy.serving.runtime.Session` over the weights of a bundle, FP32 on the CPU.
+    """A :class:`regnet_deploy.runtimes.runtime.Session` over the weights of a bundle, FP32 on the CPU.
 
     Raises:
         BundleError: the weights are damaged or of another network.

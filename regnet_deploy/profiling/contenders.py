@@ -17,8 +17,8 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.profiling.latency import Contender, Timed
-from regnet_deploy.serving.runtime import Device, Session, find_variant, open_variant, why_not_runnable
-from regnet_deploy.serving.variants import proof_of
+from regnet_deploy.runtimes.runtime import Device, Session, find_variant, open_variant, why_not_runnable
+from regnet_deploy.runtimes.variants import proof_of
 
 #: Seed of the pixels that are measured with; their values do not change how long a convolution takes.
 _SEED = 0

@@ -19,7 +19,7 @@ from regnet_deploy.profiling.counts import count
 from regnet_deploy.profiling.latency import ROUNDS, measure
 from regnet_deploy.profiling.machine import busy_cores, describe_machine, environment
 from regnet_deploy.profiling.memory import refuse_beyond_memory
-from regnet_deploy.serving.runtime import Device
+from regnet_deploy.runtimes.runtime import Device
 from regnet_deploy.space.network import Network
 
 #: Cores that other programs may keep busy without a word.

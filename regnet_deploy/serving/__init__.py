@@ -1,1 +1,1 @@
-"""Runtimes, protocol and the HTTP server. Never imports torch."""
+"""The server: protocol, batching, models and versions, HTTP and gRPC. Never torch."""

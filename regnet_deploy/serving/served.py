@@ -15,13 +15,13 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.decode import decode, pixels_of
 from regnet_deploy.images.preprocess import Preprocessing, resize_and_crop
+from regnet_deploy.runtimes.gates import Gate, gate_to_serve
+from regnet_deploy.runtimes.golden import Agreement, Golden, load_golden, replay
+from regnet_deploy.runtimes.predictions import labels_of, top_k
+from regnet_deploy.runtimes.runtime import Device, Session, classify_pixels, find_variant, open_variant
+from regnet_deploy.runtimes.variants import choose_variant, must_be_built, proof_of
 from regnet_deploy.serving.admission import Budget
-from regnet_deploy.serving.gates import Gate, gate_to_serve
-from regnet_deploy.serving.golden import Agreement, Golden, load_golden, replay
-from regnet_deploy.serving.predictions import labels_of, top_k
 from regnet_deploy.serving.protocol import Interface, infer_response, parse_infer
-from regnet_deploy.serving.runtime import Device, Session, classify_pixels, find_variant, open_variant
-from regnet_deploy.serving.variants import choose_variant, must_be_built, proof_of
 
 VERSION = "1"
 

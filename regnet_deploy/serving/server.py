@@ -13,9 +13,9 @@ from types import FrameType
 import uvicorn
 
 from regnet_deploy.errors import RegnetDeployError, ServerError
+from regnet_deploy.runtimes.golden import Agreement
 from regnet_deploy.serving.admission import Admission, State
 from regnet_deploy.serving.app import admission_for, create_app
-from regnet_deploy.serving.golden import Agreement
 from regnet_deploy.serving.heads import guarded
 from regnet_deploy.serving.served import Served
 

@@ -11,8 +11,8 @@ from PIL import Image
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.cli.main import run
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.golden import load_golden
-from regnet_deploy.serving.runtime import classify_pixels, open_variant
+from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 
 
 def predict(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
@@ -194,7 +194,7 @@ def test_variants_open_with_the_threads_asked_for(
         seen.append(threads)
         return real(data, version, threads=threads, exact=exact)
 
-    from regnet_deploy.serving import runtime
+    from regnet_deploy.runtimes import runtime
 
     real = runtime.open_on_cpu
     monkeypatch.setattr(runtime, "open_on_cpu", record)

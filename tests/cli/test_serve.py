@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
-from regnet_deploy.serving.golden import Golden, golden_to_bytes, load_golden
+from regnet_deploy.runtimes.golden import Golden, golden_to_bytes, load_golden
 
 
 def fails(*arguments: str, code: int) -> str:

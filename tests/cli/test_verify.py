@@ -10,8 +10,8 @@ import pytest
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
 from regnet_deploy.cli.main import run
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.golden import Golden, golden_to_bytes, load_golden
-from regnet_deploy.serving.runtime import classify_pixels
+from regnet_deploy.runtimes.golden import Golden, golden_to_bytes, load_golden
+from regnet_deploy.runtimes.runtime import classify_pixels
 
 
 @pytest.fixture

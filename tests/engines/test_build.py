@@ -267,7 +267,7 @@ def test_on_a_gpu_every_precision_builds_in_its_types_and_gives_the_logits_of_th
     from regnet_deploy.engines.gpu import find_gpu
     from regnet_deploy.engines.library import find_library
     from regnet_deploy.engines.session import EngineSession
-    from regnet_deploy.serving.runtime import open_onnx
+    from regnet_deploy.runtimes.runtime import open_onnx
 
     gpu = find_gpu()
     if gpu is None:

@@ -23,7 +23,7 @@ from regnet_deploy.images.folder import assemble, list_images
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
-from regnet_deploy.serving.gates import GATES
+from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.space.network import Network
 
 CLASSES, SIDE = 5, 32

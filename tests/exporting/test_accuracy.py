@@ -26,7 +26,7 @@ from regnet_deploy.exporting.trained_folder import trained_folder
 from regnet_deploy.exporting.views import fingerprint
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, normalise
 from regnet_deploy.models.weights import model_of
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
 SIDE = 32

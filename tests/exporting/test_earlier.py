@@ -6,8 +6,8 @@ from regnet_deploy.errors import BundleError, ProofError
 from regnet_deploy.exporting.earlier import earlier_variants, engines_before, files_of
 from regnet_deploy.exporting.golden_set import GoldenSet
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.serving.gates import GATES, with_overrides
-from regnet_deploy.serving.golden import Golden, golden_to_bytes
+from regnet_deploy.runtimes.gates import GATES, with_overrides
+from regnet_deploy.runtimes.golden import Golden, golden_to_bytes
 
 
 def onnx_entry(name, precision):

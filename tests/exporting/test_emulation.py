@@ -11,7 +11,7 @@ from regnet_deploy.exporting.emulation import emulated, emulated_bf16, quantised
 from regnet_deploy.exporting.graph import build_onnx, fold
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocess import default_preprocessing, normalise
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
 SIDE = 32

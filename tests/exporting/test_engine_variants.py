@@ -10,7 +10,7 @@ from regnet_deploy.exporting.calibration_images import CalibrationSet
 from regnet_deploy.exporting.engine_variants import make_engine_variant
 from regnet_deploy.exporting.onnx_variants import Calibration, make_onnx_variants
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.serving.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES, Gate
 
 FOUR = EngineOptions.up_to(4)
 

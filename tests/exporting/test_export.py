@@ -20,10 +20,10 @@ from regnet_deploy.exporting.typed_graph import TypedGraph
 from regnet_deploy.exporting.wish import Wish
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.profiling.latency import Latency
-from regnet_deploy.serving.gates import GATES, Gate, with_overrides
-from regnet_deploy.serving.golden import load_golden, replay
-from regnet_deploy.serving.runtime import open_variant
-from regnet_deploy.serving.variants import choose_variant
+from regnet_deploy.runtimes.gates import GATES, Gate, with_overrides
+from regnet_deploy.runtimes.golden import load_golden, replay
+from regnet_deploy.runtimes.runtime import open_variant
+from regnet_deploy.runtimes.variants import choose_variant
 from regnet_deploy.space.network import Network
 
 PLAIN = Network((1, 2), (16, 24), (16, 24), (1.0, 1.0), stem_stride=1, stem_width=8, block="v")

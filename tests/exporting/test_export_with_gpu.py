@@ -14,9 +14,9 @@ from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.wish import Wish
 from regnet_deploy.profiling.latency import Latency
-from regnet_deploy.serving.gates import GATES, Gate
-from regnet_deploy.serving.runtime import open_variant
-from regnet_deploy.serving.variants import choose_variant, proof_of
+from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.runtime import open_variant
+from regnet_deploy.runtimes.variants import choose_variant, proof_of
 
 pytestmark = pytest.mark.usefixtures("computer")
 

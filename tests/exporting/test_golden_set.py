@@ -9,7 +9,7 @@ from regnet_deploy.errors import BundleError, DataError, ProofError
 from regnet_deploy.exporting.golden_set import MOST_IMAGES, golden_set, noise, reference_logits
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
 from regnet_deploy.models.weights import model_of
-from regnet_deploy.serving.golden import Golden, golden_to_bytes
+from regnet_deploy.runtimes.golden import Golden, golden_to_bytes
 
 
 def golden_of(path, *images):

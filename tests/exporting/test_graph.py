@@ -14,7 +14,7 @@ from regnet_deploy.exporting.graph import build_onnx, convolution_types, fold, t
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, normalise
 from regnet_deploy.models.anynet import AnyNet
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
 

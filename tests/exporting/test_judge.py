@@ -7,8 +7,8 @@ import pytest
 
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.serving.gates import GATES, Gate
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.runtime import open_onnx
 
 
 def quiet(done, total):

@@ -9,7 +9,7 @@ from regnet_deploy.exporting import onnx_variants
 from regnet_deploy.exporting.calibration_images import CalibrationSet
 from regnet_deploy.exporting.onnx_variants import Calibration, make_onnx_variants, open_for_proof
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.serving.gates import with_overrides
+from regnet_deploy.runtimes.gates import with_overrides
 
 
 def none():

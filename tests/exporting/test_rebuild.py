@@ -11,7 +11,7 @@ from regnet_deploy.engines.stored import fitting_engine
 from regnet_deploy.errors import MissingPart, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting import rebuild as module
 from regnet_deploy.exporting.rebuild import rebuild_engines
-from regnet_deploy.serving.variants import choose_variant
+from regnet_deploy.runtimes.variants import choose_variant
 
 
 def rebuild(path):

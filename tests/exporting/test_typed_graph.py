@@ -13,7 +13,7 @@ from regnet_deploy.exporting.emulation import emulated_bf16
 from regnet_deploy.exporting.graph import build_onnx, convolution_types
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocess import default_preprocessing, normalise
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
 SMALL = {TensorProto.INT8: "int8", TensorProto.UINT8: "uint8", TensorProto.FLOAT8E4M3FN: "fp8"}

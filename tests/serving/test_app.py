@@ -21,10 +21,10 @@ from PIL import Image
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.preprocess import load_pixels
+from regnet_deploy.runtimes.predictions import top_k
+from regnet_deploy.runtimes.runtime import classify_pixels
 from regnet_deploy.serving.admission import Admission, State
 from regnet_deploy.serving.app import create_app
-from regnet_deploy.serving.predictions import top_k
-from regnet_deploy.serving.runtime import classify_pixels
 from regnet_deploy.serving.served import Limits, Served, load_served
 
 LIMITS = Limits(max_batch=4, max_body_bytes=200_000, max_pixels=250_000, max_in_flight=2, read_timeout_s=5)

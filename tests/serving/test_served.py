@@ -7,7 +7,7 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError, UsageError
-from regnet_deploy.serving.golden import load_golden
+from regnet_deploy.runtimes.golden import load_golden
 from regnet_deploy.serving.served import load_served
 
 

@@ -23,8 +23,8 @@ from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.serving.golden import load_golden
-from regnet_deploy.serving.runtime import open_variant
+from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.runtimes.runtime import open_variant
 
 
 class Server:

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from regnet_deploy.errors import BundleError
-from regnet_deploy.serving.onnx_file import refuse_external_data
-from regnet_deploy.serving.runtime import open_onnx
+from regnet_deploy.runtimes.onnx_file import refuse_external_data
+from regnet_deploy.runtimes.runtime import open_onnx
 
 VALUES = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -142,7 +142,7 @@ def test_a_file_with_all_its_tensors_inside_passes():
 
 def test_every_message_type_that_holds_a_tensor_is_walked():
     """Found in onnx's own schema, so that a field that a new version adds is noticed."""
-    from regnet_deploy.serving.onnx_file import _FIELDS
+    from regnet_deploy.runtimes.onnx_file import _FIELDS
 
     kinds = {
         "ModelProto": "model",

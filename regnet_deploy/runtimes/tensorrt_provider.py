@@ -25,9 +25,9 @@ from typing import Any
 
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import UsageError
-from regnet_deploy.serving.cuda_session import provider_file, refuse_fallback, refuse_missing, strict
-from regnet_deploy.serving.onnx_head import BFLOAT16, FLOAT16, INT8, Head, head_of
-from regnet_deploy.serving.onnx_session import (
+from regnet_deploy.runtimes.cuda_session import provider_file, refuse_fallback, refuse_missing, strict
+from regnet_deploy.runtimes.onnx_head import BFLOAT16, FLOAT16, INT8, Head, head_of
+from regnet_deploy.runtimes.onnx_session import (
     OnnxSession,
     cannot_open,
     create,
@@ -36,7 +36,7 @@ from regnet_deploy.serving.onnx_session import (
     import_onnxruntime,
     session_options,
 )
-from regnet_deploy.serving.shared_libraries import load_library, needed_libraries
+from regnet_deploy.runtimes.shared_libraries import load_library, needed_libraries
 
 TENSORRT = "TensorrtExecutionProvider"
 

@@ -6,8 +6,8 @@ import pytest
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import MissingPart, UsageError
-from regnet_deploy.serving.gates import GATES, Gate
-from regnet_deploy.serving.variants import choose_variant, must_be_built, proof_of, why_not_served
+from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.variants import choose_variant, must_be_built, proof_of, why_not_served
 
 
 def measured(bundle: Path, *rows: tuple[str | None, int, float]) -> Bundle:

@@ -15,10 +15,10 @@ from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.stored import is_engine, open_engine, why_none_fits
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
 from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.serving.cuda_session import open_on_cuda
-from regnet_deploy.serving.onnx_file import refuse_external_data
-from regnet_deploy.serving.onnx_session import open_on_cpu
-from regnet_deploy.serving.tensorrt_provider import open_on_tensorrt
+from regnet_deploy.runtimes.cuda_session import open_on_cuda
+from regnet_deploy.runtimes.onnx_file import refuse_external_data
+from regnet_deploy.runtimes.onnx_session import open_on_cpu
+from regnet_deploy.runtimes.tensorrt_provider import open_on_tensorrt
 
 #: ``tensorrt`` is ONNX Runtime's provider of that name, which makes an engine of its own from an ONNX variant.
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]

@@ -3,7 +3,7 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import MissingExtra
-from regnet_deploy.serving.verification import verify
+from regnet_deploy.runtimes.verification import verify
 
 
 def checks(path):

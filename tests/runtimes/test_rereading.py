@@ -7,9 +7,9 @@ import pytest
 from regnet_deploy.bundle import Bundle, update_bundle
 from regnet_deploy.cli.main import run
 from regnet_deploy.errors import BundleError
-from regnet_deploy.serving import rereading
-from regnet_deploy.serving.golden import Golden, golden_to_bytes, load_golden
-from regnet_deploy.serving.rereading import read_bundle
+from regnet_deploy.runtimes import rereading
+from regnet_deploy.runtimes.golden import Golden, golden_to_bytes, load_golden
+from regnet_deploy.runtimes.rereading import read_bundle
 
 FILE = "golden.safetensors"
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels
-from regnet_deploy.serving.predictions import Prediction, top_k
-from regnet_deploy.serving.runtime import Session, classify_pixels
+from regnet_deploy.runtimes.predictions import Prediction, top_k
+from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 #: Images in an inference.
 BATCH = 16

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.serving.shared_libraries import load_library, missing_libraries, needed_libraries
+from regnet_deploy.runtimes.shared_libraries import load_library, missing_libraries, needed_libraries
 
 SUFFIXES = ("so", "so.*")
 

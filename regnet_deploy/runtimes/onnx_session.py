@@ -77,7 +77,7 @@ class OnnxSession:
 
 
 def open_on_cpu(data: bytes, version: str, *, threads: int, exact: bool) -> OnnxSession:
-    """Open the bytes of an ONNX file on the CPU; see :func:`regnet_deploy.serving.runtime.open_onnx`.
+    """Open the bytes of an ONNX file on the CPU; see :func:`regnet_deploy.runtimes.runtime.open_onnx`.
 
     Raises:
         BundleError: ONNX Runtime cannot open it, or it does not map images to logits.

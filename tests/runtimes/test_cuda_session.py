@@ -12,8 +12,8 @@ import onnxruntime
 import pytest
 
 from regnet_deploy.errors import BundleError, ProofError, UsageError
-from regnet_deploy.serving import cuda_session
-from regnet_deploy.serving.cuda_session import (
+from regnet_deploy.runtimes import cuda_session
+from regnet_deploy.runtimes.cuda_session import (
     CUDA,
     CudaSession,
     how_to_get,
@@ -21,7 +21,7 @@ from regnet_deploy.serving.cuda_session import (
     provider_file,
     refuse_missing,
 )
-from regnet_deploy.serving.onnx_session import create, ends_of, session_options
+from regnet_deploy.runtimes.onnx_session import create, ends_of, session_options
 from tests.conftest import RESOLUTION, tiny_onnx
 
 #: As ONNX Runtime 1.31.1 says it, shortened by some C++.

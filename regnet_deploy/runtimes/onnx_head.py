@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from regnet_deploy.errors import BundleError
-from regnet_deploy.serving.onnx_file import fields_of
+from regnet_deploy.runtimes.onnx_file import fields_of
 
 _GRAPH = 7  # of a model
 _INITIALIZER, _INPUT = 5, 11  # of a graph

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, MissingPart, ProofError
 from regnet_deploy.images.preprocess import default_preprocessing
-from regnet_deploy.serving.gates import GATES, Gate
-from regnet_deploy.serving.golden import Golden, compare, golden_to_bytes, load_golden, replay
+from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.golden import Golden, compare, golden_to_bytes, load_golden, replay
 
 REFERENCE = np.array([[1.0, 2.0, -3.0], [0.5, 0.25, 0.0]], np.float32)
 GATE = Gate(atol=1e-3, rtol=1e-2, top1=1.0)

@@ -14,9 +14,9 @@ import pytest
 
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import UsageError
-from regnet_deploy.serving import tensorrt_provider
-from regnet_deploy.serving.onnx_session import create, session_options
-from regnet_deploy.serving.tensorrt_provider import TENSORRT, engine_key, load_tensorrt, open_on_tensorrt
+from regnet_deploy.runtimes import tensorrt_provider
+from regnet_deploy.runtimes.onnx_session import create, session_options
+from regnet_deploy.runtimes.tensorrt_provider import TENSORRT, engine_key, load_tensorrt, open_on_tensorrt
 from tests.conftest import RESOLUTION, tiny_onnx
 
 GPU = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")

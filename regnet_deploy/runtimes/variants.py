@@ -11,8 +11,8 @@ from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.stored import fitting_engine, is_engine, library_here
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.instructions import saturates
-from regnet_deploy.serving.gates import GATES, is_standard
-from regnet_deploy.serving.runtime import Device, find_variant, why_not_runnable
+from regnet_deploy.runtimes.gates import GATES, is_standard
+from regnet_deploy.runtimes.runtime import Device, find_variant, why_not_runnable
 
 
 def choose_variant(bundle: Bundle, wanted: str | None = None, device: Device = "auto") -> str:

@@ -14,9 +14,9 @@ from regnet_deploy.cores import available_cores
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving import runtime, tensorrt_provider
-from regnet_deploy.serving.golden import load_golden
-from regnet_deploy.serving.runtime import (
+from regnet_deploy.runtimes import runtime, tensorrt_provider
+from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.runtimes.runtime import (
     classify_pixels,
     installed_onnxruntime,
     open_onnx,
@@ -224,7 +224,8 @@ def test_serving_never_imports_torch(exported_bundle: Path, without_torch: dict[
     code = """
 import json, sys
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.serving import answers, app, server, verification
+from regnet_deploy.runtimes import answers, verification
+from regnet_deploy.serving import app, server
 from regnet_deploy.serving.served import load_served
 load_served(open_bundle(sys.argv[1])).prove()
 print(json.dumps([name for name in ("torch", "onnx", "pickle5", "matplotlib") if name in sys.modules]))

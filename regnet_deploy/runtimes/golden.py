@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, ProofError, require
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import Gate, scaled, spread
-from regnet_deploy.serving.runtime import Session, classify_pixels
+from regnet_deploy.runtimes.gates import Gate, scaled, spread
+from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 FILE = "golden.safetensors"
 
@@ -39,12 +39,12 @@ class Agreement:
         images: images compared.
         max_abs_error: largest difference of a logit; infinite where a logit is not finite.
         mean_abs_error: mean difference of a logit.
-        relative_error: that as a share of the reference's spread (:func:`regnet_deploy.serving.gates.spread`).
+        relative_error: that as a share of the reference's spread (:func:`regnet_deploy.runtimes.gates.spread`).
         cosine: lowest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
         top1_decided: share of images whose first class is the same or is one that the reference has no more than a
             hundredth of its spread behind its first: there the reference itself does not decide.
-        gate: that they were held to, see :func:`regnet_deploy.serving.gates.scaled`.
+        gate: that they were held to, see :func:`regnet_deploy.runtimes.gates.scaled`.
         failures: a phrase for each figure that is beyond its limit: the figure, its value, what is allowed.
     """
 
@@ -150,7 +150,7 @@ def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: G
 def replay(session: Session, golden: Golden, preprocessing: Preprocessing, gate: Gate, batch: int = 8) -> Agreement:
     """Run every golden image through a session, once in batches and once alone, and compare both with the reference.
 
-    A golden set of one image is run twice in a batch. The gate is :func:`regnet_deploy.serving.gates.scaled`.
+    A golden set of one image is run twice in a batch. The gate is :func:`regnet_deploy.runtimes.gates.scaled`.
 
     Args:
         session: an opened network.

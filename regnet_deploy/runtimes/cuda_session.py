@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.serving.onnx_session import (
+from regnet_deploy.runtimes.onnx_session import (
     Ends,
     cannot_open,
     cannot_run,
@@ -33,7 +33,7 @@ from regnet_deploy.serving.onnx_session import (
     import_onnxruntime,
     session_options,
 )
-from regnet_deploy.serving.shared_libraries import missing_libraries, needed_libraries
+from regnet_deploy.runtimes.shared_libraries import missing_libraries, needed_libraries
 
 CUDA = "CUDAExecutionProvider"
 

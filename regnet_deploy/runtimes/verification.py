@@ -11,10 +11,10 @@ from regnet_deploy.bundle import MANIFEST, Bundle, damage
 from regnet_deploy.engines.stored import is_engine
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.gates import gate_of
-from regnet_deploy.serving.golden import FILE, Agreement, Golden, load_golden, replay
-from regnet_deploy.serving.predictions import WEIGHTS, labels_of
-from regnet_deploy.serving.runtime import Session, open_variant
+from regnet_deploy.runtimes.gates import gate_of
+from regnet_deploy.runtimes.golden import FILE, Agreement, Golden, load_golden, replay
+from regnet_deploy.runtimes.predictions import WEIGHTS, labels_of
+from regnet_deploy.runtimes.runtime import Session, open_variant
 
 #: ``damaged`` and ``disagrees`` are failures, ``not run`` is not.
 Outcome = Literal["ok", "damaged", "disagrees", "not run"]

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.serving.gates import (
+from regnet_deploy.runtimes.gates import (
     FIGURES,
     GATES,
     Gate,
@@ -23,7 +23,7 @@ from regnet_deploy.serving.gates import (
     spread,
     with_overrides,
 )
-from regnet_deploy.serving.golden import compare
+from regnet_deploy.runtimes.golden import compare
 
 GATE = Gate(atol=1e-3, rtol=1e-2)
 logits = arrays.arrays(

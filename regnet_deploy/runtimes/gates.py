@@ -15,7 +15,7 @@ from regnet_deploy.errors import BundleError, UsageError, did_you_mean
 
 @dataclass(frozen=True)
 class Gate:
-    """Limits of five figures, see :class:`regnet_deploy.serving.golden.Agreement`; by default none of them holds.
+    """Limits of five figures, see :class:`regnet_deploy.runtimes.golden.Agreement`; by default none of them holds.
 
     Attributes:
         atol: a logit may lie atol + rtol * |reference| from its reference, in units of the logits.
