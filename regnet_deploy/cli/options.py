@@ -36,6 +36,13 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
+class Positive(FiniteFloat):
+    """A number above 0 and below 10^9: neither ``nan`` nor ``inf``."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1e9, min_open=True)
+
+
 class IntList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
     """Whole numbers above 0, separated by commas."""
 

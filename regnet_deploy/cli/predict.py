@@ -15,7 +15,7 @@ from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageErro
 
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.answers import Answer
-    from regnet_deploy.runtimes.runtime import Device, Session
+    from regnet_deploy.runtimes.runtime import Device, Runtime, Session
 
 
 @click.command()
@@ -30,15 +30,28 @@ if TYPE_CHECKING:
     show_default=True,
     help="auto is cuda where onnxruntime-gpu and a GPU are there; tensorrt is ONNX Runtime's provider of TensorRT.",
 )
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="Who runs it: tensorrt takes engines, the others ONNX variants; auto never takes openvino.",
+)
 @json_option
 def command(
-    paths: tuple[Path, ...], k: int, variant: str | None, threads: int | None, device: Any, as_json: bool
+    paths: tuple[Path, ...],
+    k: int,
+    variant: str | None,
+    threads: int | None,
+    device: Any,
+    runtime: Any,
+    as_json: bool,
 ) -> None:
     """Classify images: files, or every file in a folder.
 
-    Runs an exported variant by ONNX Runtime; before anything has been exported, the weights by PyTorch. The first
-    argument is the bundle, unless it is a file or a folder of images. An image that cannot be read is named, the others
-    are answered, and the exit code is 2.
+    Runs an exported variant; before anything has been exported, the weights by PyTorch. The first argument is the
+    bundle, unless it is a file or a folder of images. An image that cannot be read is named, the others are answered,
+    and the exit code is 2.
 
     \b
     Example:
@@ -66,7 +79,7 @@ def command(
 
     def load(bundle: Bundle) -> tuple[Bundle, Preprocessing, tuple[str, ...], str | None, Session]:
         preprocessing, labels = Preprocessing.from_json(bundle.part("preprocessing")), labels_of(bundle)
-        return (bundle, preprocessing, labels, *_open(bundle, variant, threads, device))
+        return (bundle, preprocessing, labels, *_open(bundle, variant, threads, device, runtime))
 
     bundle, preprocessing, labels, name, session = read_bundle(bundle_path, load)
     answers: list[Answer] = []
@@ -90,14 +103,22 @@ def command(
         raise DataError(f"{len(failed)} of {len(answers)} images could not be classified")
 
 
-def _open(bundle: Bundle, variant: str | None, threads: int | None, device: Device) -> tuple[str | None, Session]:
+def _open(
+    bundle: Bundle, variant: str | None, threads: int | None, device: Device, runtime: Runtime
+) -> tuple[str | None, Session]:
     """Open the variant to run, or the weights where nothing has been exported."""
-    from regnet_deploy.runtimes.runtime import open_variant
+    from regnet_deploy.runtimes.runtime import check_runtime, open_variant
     from regnet_deploy.runtimes.variants import choose_variant
 
     if variant is not None or bundle.parts.get("variants"):
-        name = choose_variant(bundle, variant, device)
-        return name, open_variant(bundle, name, threads=threads, device=device)
+        name = choose_variant(bundle, variant, device, runtime)
+        return name, open_variant(bundle, name, threads=threads, device=device, runtime=runtime)
+    check_runtime(runtime, device)
+    if runtime != "auto":
+        raise MissingPart(
+            f"--runtime {runtime} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export "
+            f"--onnx {bundle.path}` first"
+        )
     if device not in ("auto", "cpu"):
         raise MissingPart(
             f"--device {device} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export --onnx "

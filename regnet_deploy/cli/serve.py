@@ -1,39 +1,25 @@
-"""``regnet-deploy serve``: answer requests over HTTP."""
+"""``regnet-deploy serve``: answer requests over HTTP and gRPC."""
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
-import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.options import FiniteFloat, Positive, bundle_argument, json_option
 from regnet_deploy.cli.output import say
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.runtimes.golden import Agreement
     from regnet_deploy.runtimes.runtime import Session
-    from regnet_deploy.serving.served import Served
-
-#: Names that stand in a URL as they are.
-_MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
-
-
-class Positive(click.FloatRange):
-    """A number above 0 and below 10^9: neither ``nan`` nor ``inf``."""
-
-    def __init__(self) -> None:
-        super().__init__(0, 1e9, min_open=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse a number."""
-        number = super().convert(value, param, ctx)
-        if number != number:
-            self.fail(f"{value!r} is not a number above 0", param, ctx)
-        return number
+    from regnet_deploy.serving.assembly import Assembly
+    from regnet_deploy.serving.server import Ready
 
 
 @click.command()
@@ -48,9 +34,25 @@ class Positive(click.FloatRange):
     show_envvar=True,
     help="0 takes a free one.",
 )
-@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
-@click.option("--name", default="regnet", show_default=True, help="Name of the model in the protocol.")
-@click.option("--threads", type=click.IntRange(1), help="Threads of an inference on the CPU.  [default: the cores]")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer gRPC on this port as well.  [default: not]")
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    envvar="REGNET_DEPLOY_METRICS_PORT",
+    show_envvar=True,
+    help="Answer /metrics here alone.  [default: on --port, if that is loopback or asks for a token]",
+)
+@click.option("--name", default="regnet", show_default=True, help="Name of the model, where BUNDLE is a bundle.")
+@click.option(
+    "--variant", metavar="NAME", help="Exported variant to run.  [default: as tuned here, else the fastest proved]"
+)
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="Who runs it: engines by tensorrt, ONNX files by the others.",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
@@ -63,22 +65,43 @@ class Positive(click.FloatRange):
     is_flag=True,
     help="Build the engine of --variant from its ONNX file where the bundle has none for this GPU; takes minutes.",
 )
+@click.option("--executors", type=click.IntRange(1, 256), help="Inferences at a time.  [default: as tuned, else 1]")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of an inference.  [default: as tuned, else cores/executors]"
+)
+@click.option("--batch", type=click.IntRange(1), help="Images in an inference.  [default: as tuned, else 8]")
+@click.option(
+    "--max-delay",
+    "max_delay_ms",
+    type=FiniteFloat(0, 10_000),
+    help="ms for which a batch waits for company.  [default: as tuned, else 0]",
+)
+@click.option("--decoders", type=click.IntRange(1, 256), help="Processes that decode images.  [default: the cores]")
 @click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images in one request.")
+@click.option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Images that wait for an inference; more get 503 and Retry-After.",
+)
+@click.option(
+    "--deadline",
+    "deadline_ms",
+    type=Positive(),
+    default=30_000,
+    show_default=True,
+    help="ms after its arrival in which a request's inference begins, or it gets 504; a request may ask for less.",
+)
 @click.option("--max-body-mb", type=Positive(), default=32, show_default=True, help="Size of one request.")
 @click.option(
     "--max-bodies-mb", type=Positive(), default=256, show_default=True, help="Size of all requests in flight together."
 )
-@click.option(
-    "--max-megapixels",
-    type=Positive(),
-    default=25,
-    show_default=True,
-    help="Size of one image, and of those decoded at a time.",
-)
+@click.option("--max-megapixels", type=Positive(), default=25, show_default=True, help="Size of one image.")
 @click.option(
     "--max-in-flight",
     type=click.IntRange(1),
-    default=64,
+    default=256,
     show_default=True,
     help="Requests at a time; more get 503 and Retry-After.",
 )
@@ -98,6 +121,14 @@ class Positive(click.FloatRange):
     help="Seconds in which the head of a request must have arrived, and then its body.",
 )
 @click.option(
+    "--hung-after",
+    "hung_s",
+    type=Positive(),
+    default=60,
+    show_default=True,
+    help="Seconds in an inference after which /v2/health/live says that the server hangs.",
+)
+@click.option(
     "--drain",
     "drain_s",
     type=Positive(),
@@ -105,89 +136,197 @@ class Positive(click.FloatRange):
     show_default=True,
     help="Seconds that requests have to finish after SIGTERM.",
 )
+@click.option(
+    "--poll",
+    "poll_s",
+    type=FiniteFloat(0, 1e6),
+    default=5,
+    show_default=True,
+    help="Seconds between two looks for new versions; 0 does not look.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(),
+    help="File with the bearer token that clients must show.  [default: REGNET_DEPLOY_TOKEN, if set]",
+)
+@click.option("--tls-cert", type=click.Path(), help="Certificate chain (PEM) for TLS; with --tls-key.")
+@click.option("--tls-key", type=click.Path(), help="Private key (PEM) of --tls-cert.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Of the log, on stderr.",
+)
+@click.option("--log-requests", is_flag=True, help="Log every request, not only those that the server failed.")
+@click.option(
+    "--trace", "trace_url", metavar="URL", help="Send OpenTelemetry spans here, such as http://localhost:4318."
+)
 @json_option
-def command(
-    bundle_path: str,
-    host: str,
-    port: int,
-    variant: str | None,
-    name: str,
-    threads: int | None,
-    device: Any,
-    build_engine: bool,
-    max_batch: int,
-    max_body_mb: float,
-    max_bodies_mb: float,
-    max_megapixels: float,
-    max_in_flight: int,
-    max_connections: int,
-    read_timeout_s: float,
-    drain_s: float,
-    as_json: bool,
-) -> None:
-    """Answer requests over HTTP: images to labels, tensors by the Open Inference Protocol v2.
+def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **options: Any) -> None:
+    """Answer requests: images to labels, tensors by the Open Inference Protocol v2, over HTTP and gRPC.
 
-    The golden set is replayed first: a variant that does not agree with the trained model on this machine is not served
-    (exit code 3). When requests are answered, one line beginning with "ready:" is printed.
+    BUNDLE is a bundle or a folder of models: MODEL/VERSION/bundle.json. Golden sets are replayed first: what does not
+    agree with the trained model on this machine is not served (exit code 3). When requests are answered, one line
+    beginning with "ready:" is printed. A bundle that changes, or a new version beside it, is proved and takes the
+    place of the old one without losing a request; one that fails is refused while the old one serves.
 
     \b
     Example:
       regnet-deploy serve
       curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
+      regnet-deploy serve models --grpc-port 8001 --metrics-port 8002 --token-file token
       regnet-deploy serve --variant trt-fp16 --build-engine
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
-    from regnet_deploy.runtimes.rereading import read_bundle
-    from regnet_deploy.serving.served import Limits, load_served
-    from regnet_deploy.serving.server import bind, serve, url_of
+    from regnet_deploy.serving.assembly import Assembly
+    from regnet_deploy.serving.guard import read_token
+    from regnet_deploy.serving.limits import Limits
+    from regnet_deploy.serving.repository import MODEL_NAME, is_repository
+    from regnet_deploy.serving.request_log import RequestLog
+    from regnet_deploy.serving.served import Wish
+    from regnet_deploy.serving.server import Doors, bind, serve
+    from regnet_deploy.serving.tracing import open_tracing
 
-    if not _MODEL_NAME.match(name):
+    if not MODEL_NAME.match(name):
         raise UsageError(
             f"--name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"
         )
-    if max_bodies_mb < max_body_mb:
-        raise UsageError(f"--max-bodies-mb {max_bodies_mb:g} leaves no room for one of --max-body-mb {max_body_mb:g}")
-    if build_engine and variant is None:
+    if options["max_bodies_mb"] < options["max_body_mb"]:
+        raise UsageError(
+            f"--max-bodies-mb {options['max_bodies_mb']:g} leaves no room for one of --max-body-mb "
+            f"{options['max_body_mb']:g}"
+        )
+    if build_engine and options["variant"] is None:
         raise UsageError("--build-engine builds the engine of one variant: name it, such as --variant trt-fp16")
     limits = Limits(
-        max_batch=max_batch,
-        max_body_bytes=int(max_body_mb * 1e6),
-        max_bodies_bytes=int(max_bodies_mb * 1e6),
-        max_pixels=int(max_megapixels * 1e6),
-        max_in_flight=max_in_flight,
-        max_connections=max_connections,
-        read_timeout_s=read_timeout_s,
+        max_batch=options["max_batch"],
+        max_body_bytes=int(options["max_body_mb"] * 1e6),
+        max_bodies_bytes=int(options["max_bodies_mb"] * 1e6),
+        max_pixels=int(options["max_megapixels"] * 1e6),
+        max_in_flight=options["max_in_flight"],
+        max_queue=options["max_queue"],
+        max_connections=options["max_connections"],
+        read_timeout_s=options["read_timeout_s"],
+        deadline_s=options["deadline_ms"] / 1000,
+        hung_s=options["hung_s"],
     )
-
-    def load(bundle: Bundle) -> tuple[Bundle, Served]:
-        return bundle, load_served(
-            bundle,
-            variant=variant,
-            model=name,
-            threads=threads,
-            device=device,
+    delay_ms = options["max_delay_ms"]
+    wish = Wish(
+        variant=options["variant"],
+        runtime=options["runtime"],
+        device=options["device"],
+        threads=options["threads"],
+        executors=options["executors"],
+        batch=options["batch"],
+        max_delay_s=None if delay_ms is None else delay_ms / 1000,
+        build=_build if build_engine else None,
+    )
+    token, tls = read_token(options["token_file"]), _tls(options["tls_cert"], options["tls_key"])
+    if not is_repository(bundle_path):
+        open_bundle(bundle_path)  # a wrong path is said before a port in use
+    with contextlib.ExitStack() as stack:
+        bound = stack.enter_context(bind(options["host"], options["port"]))
+        apart = None
+        if options["metrics_port"] is not None:
+            apart = stack.enter_context(bind(options["host"], options["metrics_port"]))
+        grpc_port = options["grpc_port"]
+        doors = Doors(
+            http=bound,
+            grpc=None if grpc_port is None else (options["host"], grpc_port),
+            metrics=apart,
+            metrics_at_http=apart is None and (token is not None or _is_loopback(bound.getsockname()[0])),
+            token=token,
+            tls=tls,
+        )
+        log = RequestLog(options["log_format"], options["log_requests"], sys.stderr)
+        stack.callback(log.close)
+        observers = [log.observe]
+        if options["trace_url"] is not None:
+            tracing = open_tracing(options["trace_url"])
+            stack.callback(tracing.close)
+            observers.append(tracing.observe)
+        assembly = Assembly(
+            bundle_path,
+            name=name,
+            wish=wish,
             limits=limits,
-            build=_build if build_engine else None,
+            decoders=options["decoders"],
+            poll_s=options["poll_s"],
+            tell=log.event,
+            observers=tuple(observers),
         )
 
-    open_bundle(bundle_path)  # a wrong path is said before a port in use
-    with bind(host, port) as bound:
-        bundle, served = read_bundle(bundle_path, load)
-        session, url = served.session, url_of(bound)
+        def announce(ready: Ready) -> None:
+            _announce(assembly, doors, ready, bundle_path, as_json)
 
-        def announce(agreement: Agreement) -> None:
-            if not bundle.is_trained:
-                say(f"{bundle_path} is not trained: its answers mean nothing yet")
-            say(
-                f"ready: {url} model {name}, variant {served.variant} by {session.runtime} on {session.device}; "
-                f"golden set of {agreement.images} images agrees, max |error| {agreement.max_abs_error:.2g}"
-            )
-            if as_json:
-                facts = {"url": url, "model": name, "variant": served.variant, "runtime": session.runtime}
-                click.echo(json.dumps({**facts, "device": session.device, "golden": agreement.to_json()}))
+        serve(assembly, doors, options["drain_s"], announce)
 
-        serve(served, bound, drain_s, announce)
+
+def _announce(assembly: Assembly, doors: Any, ready: Ready, bundle_path: str, as_json: bool) -> None:
+    from regnet_deploy.serving.server import url_of
+
+    url = url_of(doors.http, "https" if doors.tls else "http")
+    metrics = (
+        f"{url_of(doors.metrics)}/metrics" if doors.metrics else f"{url}/metrics" if doors.metrics_at_http else None
+    )
+    models = []
+    for served, agreement in zip(assembly.opened, ready.agreements, strict=True):
+        session, batching = served.session, served.batching
+        if not served.card["trained"]:
+            say(f"{bundle_path} is not trained: its answers mean nothing yet")
+        if served.note:
+            say(f"{served.name}: {served.note}")
+        say(
+            f"ready: {url} model {served.name} version {served.version}, variant {served.variant} by {session.runtime} "
+            f"on {session.device}; {batching.executors} x batch {batching.batch}; "
+            f"golden set of {agreement.images} images agrees, max |error| {agreement.max_abs_error:.2g}"
+        )
+        models.append(
+            {
+                "model": served.name,
+                "version": served.version,
+                "variant": served.variant,
+                "runtime": session.runtime,
+                "device": session.device,
+                "executors": batching.executors,
+                "threads": served.threads,
+                "batch": batching.batch,
+                "max_delay_ms": batching.max_delay_s * 1000,
+                "golden": agreement.to_json(),
+            }
+        )
+    if ready.grpc_port is not None:
+        say(f"gRPC on port {ready.grpc_port}")
+    if as_json:
+        facts = {"url": url, "grpc_port": ready.grpc_port, "metrics": metrics, **models[0], "models": models}
+        click.echo(json.dumps(facts))
+
+
+def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
+    """Return the files for TLS, tried out.
+
+    Raises:
+        UsageError: one without the other, or files that are no certificate and its key.
+    """
+    import ssl
+
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise UsageError("--tls-cert and --tls-key go together")
+    try:
+        # With an empty password, or the library would ask the terminal for one.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # SSLError is one
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else (error.reason or "not PEM")
+        raise UsageError(f"--tls-cert {certificate} and --tls-key {key} cannot be used: {reason}") from None
+    return Path(certificate), Path(key)
+
+
+def _is_loopback(address: str) -> bool:
+    return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 
 def _build(bundle: Bundle, variant: str) -> Session:

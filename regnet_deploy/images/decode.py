@@ -7,7 +7,8 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from regnet_deploy.errors import DataError, require
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Formats that are decoded. Others (EPS runs Ghostscript, for one) are not opened, whatever the file is called.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+#: Formats that are decoded for whoever can reach a server: those of the web, whose decoders are the most tried.
+WEB_FORMATS = ("JPEG", "PNG", "WEBP")
 #: What files of these formats are called.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 #: Pixels beyond which an image is refused before it is decoded.
@@ -34,10 +37,35 @@ _UPRIGHT = {
     8: "ROTATE_90",
 }
 _ORIENTATION = 0x0112
+#: Orientations that swap width and height; that put the stored image's right or bottom side left; that put it on top.
+_SWAPS, _SPARE_LEFT, _SPARE_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+#: What Pillow calls files whose images libjpeg decodes: several of them in one file are an MPO.
+_LIBJPEG = ("JPEG", "MPO")
+
+#: From the width and height of an upright image to the width and height that are enough of it, pixels.
+Enough = Callable[[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """An upright RGB image that may have been decoded smaller than it is.
+
+    Attributes:
+        image: its pixels.
+        size: width and height at full size, pixels.
+        scale: what the sides were divided by: 1, 2, 4 or 8.
+        origin: where in ``image`` its left upper corner lies, pixels of ``image``. Not (0, 0) where a side that is no
+            multiple of the scale was turned: the pixel that is only partly the image's own then comes first.
+    """
+
+    image: Image
+    size: tuple[int, int]
+    scale: int = 1
+    origin: tuple[float, float] = (0.0, 0.0)
 
 
 def decode(
-    data: bytes | bytearray,
+    data: bytes | bytearray | memoryview,
     name: str = "image",
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
@@ -45,8 +73,7 @@ def decode(
     """Return an upright RGB image.
 
     The EXIF orientation is applied; grey, palette and CMYK images are converted; transparency is laid on white; 16-bit
-    grey is scaled to 8; of an animation the first frame is taken. A JPEG is decoded at its full size: libjpeg's
-    scaling while decoding is faster, but gives other pixels than the resampling that the network was evaluated with.
+    grey is scaled to 8; of an animation the first frame is taken. A JPEG is decoded at its full size.
 
     Args:
         data: the encoded file.
@@ -63,8 +90,50 @@ def decode(
         return _upright_rgb(image, name)
 
 
+def decode_scaled(
+    data: bytes | bytearray | memoryview,
+    enough: Enough,
+    name: str = "image",
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> Scaled:
+    """Return an upright RGB image as :func:`decode` does, a large JPEG at a half, a quarter or an eighth of its size.
+
+    libjpeg leaves out what a smaller image does not need while it decodes, which is several times faster than to decode
+    everything and shrink it then. It takes the smallest of its scales at which neither side falls below ``enough``.
+
+    Args:
+        data: the encoded file.
+        enough: says for the full size, upright, which size is needed.
+        name: what an error calls it.
+        max_pixels: width times height, at full size, that is refused before decoding.
+        formats: Pillow's names of what may be decoded.
+
+    Raises:
+        DataError: as of :func:`decode`.
+    """
+    with _one_line(name, max_pixels, formats):
+        image = _open(data, name, max_pixels, formats)
+        width, height = image.size
+        scale, orientation = 1, 1
+        if image.format in _LIBJPEG:
+            orientation = image.getexif().get(_ORIENTATION, 1)
+            scale = _shrink(image, enough, orientation in _SWAPS)
+        image.load()
+        upright = _upright_rgb(image, name)
+        if scale == 1:
+            return Scaled(upright, upright.size)
+        # The last pixel of a side stands for fewer than ``scale`` of the file where the side is no multiple of it.
+        spare = (image.width - width / scale, image.height - height / scale)
+        if orientation in _SWAPS:
+            (width, height), spare = (height, width), (spare[1], spare[0])
+        x = spare[0] if orientation in _SPARE_LEFT else 0.0
+        y = spare[1] if orientation in _SPARE_TOP else 0.0
+        return Scaled(upright, (width, height), scale, (x, y))
+
+
 def pixels_of(
-    data: bytes | bytearray,
+    data: bytes | bytearray | memoryview,
     name: str = "image",
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
@@ -79,7 +148,21 @@ def pixels_of(
         return image.width * image.height
 
 
-def _open(data: bytes | bytearray, name: str, max_pixels: int, formats: tuple[str, ...]) -> Image:
+def _shrink(image: Image, enough: Enough, swapped: bool) -> int:
+    """Have libjpeg decode an image smaller, and return by what it divides its sides."""
+    width, height = image.size
+    if swapped:
+        high, wide = enough(height, width)
+    else:
+        wide, high = enough(width, height)
+    if min(width // wide, height // high) < 2:
+        return 1
+    if image.draft(None, (wide, high)) is None:  # an odd file, of which Pillow decodes all or nothing
+        return 1
+    return next(scale for scale in (8, 4, 2, 1) if min(width // wide, height // high) >= scale)
+
+
+def _open(data: bytes | bytearray | memoryview, name: str, max_pixels: int, formats: tuple[str, ...]) -> Image:
     if not data:
         raise DataError(f"{name}: empty file")
     _ignore_pillow_warnings()

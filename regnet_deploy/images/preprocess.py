@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import BundleError, require
-from regnet_deploy.images.decode import decode
+from regnet_deploy.images.decode import FORMATS, MAX_PIXELS, Scaled, decode, decode_scaled
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +31,9 @@ class Preprocessing:
         mean: subtracted from RGB in 0..1.
         std: divided by after that.
         colours: order of the channels; always ``RGB``.
+        scaled_decoding: whether a large JPEG is decoded at a half, a quarter or an eighth of its size before it is
+            resized. That gives slightly other pixels, so a bundle whose weights were evaluated without it, which says
+            nothing of it, goes on without.
     """
 
     resize: int
@@ -38,24 +42,30 @@ class Preprocessing:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     colours: str = "RGB"
+    scaled_decoding: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data that :meth:`from_json` reads."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return JSON data that :meth:`from_json` reads.
+
+        ``scaled_decoding`` is left out where it is False: what older bundles, checkpoints and digests say stays true.
+        """
+        data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return data if self.scaled_decoding else {k: v for k, v in data.items() if k != "scaled_decoding"}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Preprocessing:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            BundleError: fields are missing or unknown.
+            BundleError: fields are missing or unknown, or have values that are.
         """
         try:
             fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
             made = cls(**fields)
         except TypeError:
             raise BundleError(f"the bundle's preprocessing is not understood: {data}") from None
-        if made.colours != "RGB" or made.interpolation not in ("bilinear", "bicubic"):
+        known = made.colours == "RGB" and made.interpolation in ("bilinear", "bicubic")
+        if not known or not isinstance(made.scaled_decoding, bool):
             raise BundleError(f"the bundle's preprocessing is not understood: {data}")
         return made
 
@@ -68,30 +78,68 @@ def default_preprocessing(resolution: int) -> Preprocessing:
     from regnet_deploy.space.network import SMALL_RESOLUTION
 
     resize = resolution if resolution < SMALL_RESOLUTION else round(resolution * 256 / 224)
-    return Preprocessing(resize=resize, crop=resolution)
+    return Preprocessing(resize=resize, crop=resolution, scaled_decoding=True)
+
+
+def load_pixels(
+    data: bytes | bytearray | memoryview,
+    preprocessing: Preprocessing,
+    name: str = "image",
+    max_pixels: int = MAX_PIXELS,
+    formats: tuple[str, ...] = FORMATS,
+) -> NDArray[np.uint8]:
+    """Decode a file and return what the network sees of it, ``(crop, crop, 3)`` RGB.
+
+    The one way from a file to pixels that are evaluated: of validation, golden sets, calibration, predictions and the
+    server alike. Only the views that are drawn at random in training have another.
+
+    Args:
+        data: the encoded file.
+        preprocessing: of the bundle.
+        name: what an error calls the file.
+        max_pixels: width times height that is refused before decoding.
+        formats: Pillow's names of what may be decoded.
+
+    Raises:
+        DataError: the file is not a usable image.
+    """
+    if preprocessing.scaled_decoding:
+        return _view(decode_scaled(data, partial(_resized, preprocessing), name, max_pixels, formats), preprocessing)
+    return resize_and_crop(decode(data, name, max_pixels, formats), preprocessing)
 
 
 def resize_and_crop(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the pixels that the network sees, ``(crop, crop, 3)`` RGB.
+    """Return the pixels that the network sees of an image of full size, ``(crop, crop, 3)`` RGB.
 
     Only the region of the source that ends up in the crop is resampled.
     """
-    module = require("PIL.Image", "serve")
-    width, height = image.size
+    return _view(Scaled(image, image.size), preprocessing)
+
+
+def _resized(preprocessing: Preprocessing, width: int, height: int) -> tuple[int, int]:
+    """Return the size to which a whole image would be resized, in whole pixels."""
     short = min(width, height)
-    # The size to which the whole image would be resized, and the crop's place in it, both in whole pixels.
-    full_width = max(preprocessing.resize, round(width * preprocessing.resize / short))
-    full_height = max(preprocessing.resize, round(height * preprocessing.resize / short))
+    return (
+        max(preprocessing.resize, round(width * preprocessing.resize / short)),
+        max(preprocessing.resize, round(height * preprocessing.resize / short)),
+    )
+
+
+def _view(source: Scaled, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    module = require("PIL.Image", "serve")
+    (width, height), scale, (x, y) = source.size, source.scale, source.origin
+    full_width, full_height = _resized(preprocessing, width, height)
+    # The crop's place in what the whole image would be resized to, in whole pixels, then in the source's own pixels.
     left = (full_width - preprocessing.crop) // 2
     top = (full_height - preprocessing.crop) // 2
     box = (
-        left * width / full_width,
-        top * height / full_height,
-        (left + preprocessing.crop) * width / full_width,
-        (top + preprocessing.crop) * height / full_height,
+        left * width / full_width / scale + x,
+        top * height / full_height / scale + y,
+        (left + preprocessing.crop) * width / full_width / scale + x,
+        (top + preprocessing.crop) * height / full_height / scale + y,
     )
     method = getattr(module.Resampling, preprocessing.interpolation.upper())
-    view = image.resize((preprocessing.crop, preprocessing.crop), method, box=box)
+    view = source.image.resize((preprocessing.crop, preprocessing.crop), method, box=box)
     return np.asarray(view, dtype=np.uint8)
 
 
@@ -108,12 +156,3 @@ def scale_and_shift(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], 
     """Return a and c, ``(3,)`` each, such that a * pixel + c is the normalised value of a pixel in 0..255."""
     mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
     return (1.0 / (255.0 * std)).astype(np.float32), (-mean / std).astype(np.float32)
-
-
-def load_pixels(data: bytes, preprocessing: Preprocessing, name: str = "image") -> NDArray[np.uint8]:
-    """Decode a file and return what the network sees of it, ``(crop, crop, 3)`` RGB.
-
-    Raises:
-        DataError: the file is not a usable image.
-    """
-    return resize_and_crop(decode(data, name), preprocessing)

@@ -18,11 +18,17 @@ from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.runtimes.cuda_session import open_on_cuda
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 from regnet_deploy.runtimes.onnx_session import open_on_cpu
+from regnet_deploy.runtimes.openvino_session import installed_openvino, open_by_openvino
 from regnet_deploy.runtimes.tensorrt_provider import open_on_tensorrt
 
 #: ``tensorrt`` is ONNX Runtime's provider of that name, which makes an engine of its own from an ONNX variant.
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 DEVICES: tuple[str, ...] = get_args(Device)
+
+#: Who runs a variant: ``onnxruntime`` and ``openvino`` take ONNX variants, ``tensorrt`` those of engines, TensorRT's or
+#: TensorRT-RTX's. ``auto`` is whom a variant was made for, never OpenVINO.
+Runtime = Literal["auto", "onnxruntime", "tensorrt", "openvino"]
+RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
 #: Precisions that only a CPU is fast in: a GPU would take the file apart into FP32 again.
 _FOR_CPUS = ("int8-cpu",)
@@ -60,6 +66,8 @@ def open_onnx(
     device: Device = "auto",
     exact: bool = False,
     tf32: bool = False,
+    runtime: Runtime = "auto",
+    callers: int = 1,
 ) -> Session:
     """Open the bytes of an ONNX file.
 
@@ -69,15 +77,24 @@ def open_onnx(
         device: ``auto`` is CUDA where onnxruntime-gpu and a GPU are there, else the CPU.
         exact: compute every operator as the file has it, none removed or joined with another: for proofs.
         tf32: on a GPU, let factors of FP32 be rounded to the 10 bits of TF32.
+        runtime: ``auto`` is ONNX Runtime.
+        callers: threads that will call the session at once. OpenVINO gives each of them ``threads`` of its own; by ONNX
+            Runtime they share those of the session, beside which each computes itself.
 
     Raises:
-        MissingExtra: ONNX Runtime is not installed.
-        UsageError: it is installed twice, there is no such device, or a GPU was asked for and is not to be had.
+        MissingExtra: the runtime is not installed.
+        UsageError: it is installed twice, there is no such device or runtime, they do not go together, or a GPU was
+            asked for and is not to be had.
         BundleError: the file is not such a network, or keeps tensors elsewhere.
     """
-    if device not in DEVICES:
-        raise UsageError(f"no device {device!r}{did_you_mean(device, DEVICES)}; there are {', '.join(DEVICES)}")
+    check_runtime(runtime, device)
     refuse_external_data(data)
+    if runtime == "tensorrt":
+        raise UsageError("--runtime tensorrt runs engines, and this is an ONNX file: choose --runtime onnxruntime")
+    if runtime == "openvino":
+        if exact:
+            raise UsageError("OpenVINO joins operators always: open the file exactly by ONNX Runtime")
+        return open_by_openvino(data, threads=threads or available_cores(), callers=callers)
     name, version = installed_onnxruntime()
     threads = threads or available_cores()
     if device in ("cuda", "tensorrt") and name != _GPU_WHEEL:
@@ -95,7 +112,14 @@ def open_onnx(
 
 
 def open_variant(
-    bundle: Bundle, name: str, *, threads: int | None = None, device: Device = "auto", exact: bool | None = None
+    bundle: Bundle,
+    name: str,
+    *,
+    threads: int | None = None,
+    device: Device = "auto",
+    exact: bool | None = None,
+    runtime: Runtime = "auto",
+    callers: int = 1,
 ) -> Session:
     """Open a variant of a bundle, its bytes checked against the manifest: an ONNX file, or the engine that fits here.
 
@@ -105,6 +129,8 @@ def open_variant(
         threads: of the CPU.
         device: where to run it.
         exact: see :func:`open_onnx`; by default for what was proved so, because TensorRT is what it is for.
+        runtime: who runs it.
+        callers: see :func:`open_onnx`.
 
     Raises:
         MissingPart: the bundle has no variants.
@@ -113,7 +139,7 @@ def open_variant(
         RegnetDeployError: an engine does not load.
     """
     variant = find_variant(bundle, name)
-    reason = why_not_runnable(bundle, name, device)
+    reason = why_not_runnable(bundle, name, device, runtime)
     if reason:
         raise UsageError(f"variant {name} cannot be run here: {reason}")
     if is_engine(variant):
@@ -121,7 +147,8 @@ def open_variant(
     exact = bool(variant.get("exact")) if exact is None else exact
     if device == "auto" and (exact or variant["precision"] in _FOR_CPUS):
         device = "cpu"
-    session = open_onnx(bundle.read(variant["file"]), threads=threads, device=device, exact=exact)
+    data = bundle.read(variant["file"])
+    session = open_onnx(data, threads=threads, device=device, exact=exact, runtime=runtime, callers=callers)
     if session.input != variant["input"]:
         raise BundleError(f"variant {name} takes {session.input} images, bundle.json says {variant['input']}")
     return session
@@ -141,28 +168,59 @@ def find_variant(bundle: Bundle, name: str) -> dict[str, Any]:
     return variants[name]
 
 
-def why_not_runnable(bundle: Bundle, name: str, device: Device = "auto") -> str | None:
+def check_runtime(runtime: str, device: str) -> None:
+    """Check that there are such a runtime and device and that they go together.
+
+    Raises:
+        UsageError: they are not known, or each asks for what the other rules out.
+    """
+    for what, word, known in (("device", device, DEVICES), ("runtime", runtime, RUNTIMES)):
+        if word not in known:
+            raise UsageError(f"no {what} {word!r}{did_you_mean(word, known)}; there are {', '.join(known)}")
+    if runtime == "openvino" and device in ("cuda", "tensorrt"):
+        raise UsageError(
+            f"--runtime openvino runs on the CPU, and --device {device} is asked for: choose --device cpu, or "
+            "--runtime onnxruntime"
+        )
+    if runtime == "tensorrt" and device == "cpu":
+        raise UsageError(
+            "--runtime tensorrt runs on a GPU, and --device cpu is asked for: choose --device auto, or --runtime "
+            "onnxruntime"
+        )
+
+
+def why_not_runnable(bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto") -> str | None:
     """Return why this program cannot run a variant on this machine, or None where it can.
 
     Raises:
         MissingPart: the bundle has no variants.
-        UsageError: no variant of this name.
+        UsageError: no variant of this name, or no such device or runtime, or they do not go together.
         BundleError: what the manifest says of an engine cannot be read.
     """
+    check_runtime(runtime, device)
     variant = find_variant(bundle, name)
-    runtime = variant["runtime"]
+    made_for, precision = variant["runtime"], variant["precision"]
     if is_engine(variant):
+        if runtime not in ("auto", "tensorrt"):
+            return f"it is a {made_for} engine, and {runtime} is asked for"
         if device == "cpu":
-            return f"it is a {runtime} engine, which runs on a GPU, and the CPU is asked for"
+            return f"it is a {made_for} engine, which runs on a GPU, and the CPU is asked for"
         return why_none_fits(bundle, name)
-    if variant["precision"] in _FOR_CPUS and device in ("cuda", "tensorrt"):
-        return f"{variant['precision']} is for ONNX Runtime on a CPU, and {device} is asked for"
-    if variant["precision"] == "bf16":
+    if runtime == "tensorrt":
+        return "it is an ONNX file, and TensorRT engines are asked for"
+    if made_for != "onnxruntime":
+        return f"runtime {made_for!r} is not known to this version"
+    if precision in _FOR_CPUS and device in ("cuda", "tensorrt"):
+        return f"{precision} is for ONNX Runtime on a CPU, and {device} is asked for"
+    if variant.get("exact") and runtime == "openvino":
+        return f"{precision} is for TensorRT engines, and OpenVINO does not compute it as the file has it"
+    if precision == "bf16":
         return "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"
-    if runtime != "onnxruntime":
-        return f"runtime {runtime!r} is not known to this version"
     try:
-        installed_onnxruntime()
+        if runtime == "openvino":
+            installed_openvino()
+        else:
+            installed_onnxruntime()
     except (MissingExtra, UsageError) as error:
         return str(error)
     return None

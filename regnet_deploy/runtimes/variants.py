@@ -12,19 +12,23 @@ from regnet_deploy.engines.stored import fitting_engine, is_engine, library_here
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.instructions import saturates
 from regnet_deploy.runtimes.gates import GATES, is_standard
-from regnet_deploy.runtimes.runtime import Device, find_variant, why_not_runnable
+from regnet_deploy.runtimes.runtime import Device, Runtime, check_runtime, find_variant, why_not_runnable
 
 
-def choose_variant(bundle: Bundle, wanted: str | None = None, device: Device = "auto") -> str:
+def choose_variant(
+    bundle: Bundle, wanted: str | None = None, device: Device = "auto", runtime: Runtime = "auto"
+) -> str:
     """Return ``wanted`` where it can be run, or the fastest that can: proved and, where it was measured, quickest.
 
     Raises:
         MissingPart: nothing has been exported.
         UsageError: the one wanted, or every one, is unproved or cannot be run here; one that was proved with a looser
-            gate than its precision's counts as unproved unless it is the one wanted.
+            gate than its precision's counts as unproved unless it is the one wanted. Or no such device or runtime, or
+            they do not go together.
     """
+    check_runtime(runtime, device)
     if wanted is not None:
-        reason = why_not_served(bundle, wanted, device)
+        reason = why_not_served(bundle, wanted, device, runtime)
         if reason:
             raise UsageError(f"variant {wanted} of {bundle.path} cannot be served: {reason}")
         return wanted
@@ -33,12 +37,19 @@ def choose_variant(bundle: Bundle, wanted: str | None = None, device: Device = "
         raise MissingPart(
             f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
         )
-    reasons = {name: why_not_served(bundle, name, device) or _why_not_unasked(bundle, name) for name in names}
+    if runtime == "tensorrt":
+        names = [name for name in names if is_engine(find_variant(bundle, name))]
+        if not names:
+            raise UsageError(
+                f"--runtime tensorrt runs engines, and {bundle.path} has none: run `regnet-deploy export --trt "
+                f"{bundle.path}`, or choose --runtime onnxruntime"
+            )
+    reasons = {name: why_not_served(bundle, name, device, runtime) or _why_not_unasked(bundle, name) for name in names}
     runnable = [name for name in names if reasons[name] is None]
     if not runnable:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UsageError(f"no variant of {bundle.path} can be served - {listed}")
-    speeds = _ms_an_image(bundle, runnable)
+    speeds = _ms_an_image(bundle, runnable, by_openvino=runtime == "openvino")
     # Where nothing was measured, the most precise one: it is what everything else was held against.
     order = list(GATES)
     return min(
@@ -47,9 +58,15 @@ def choose_variant(bundle: Bundle, wanted: str | None = None, device: Device = "
     )
 
 
-def why_not_served(bundle: Bundle, name: str, device: Device = "auto") -> str | None:
-    """Return why a variant is not fit to answer requests on this machine, or None where it is."""
-    reason = why_not_runnable(bundle, name, device)
+def why_not_served(bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto") -> str | None:
+    """Return why a variant is not fit to answer requests on this machine, or None where it is.
+
+    Its proof is of the runtime that it was made for: by another one it has to be proved again before it answers.
+
+    Raises:
+        UsageError: no variant of this name, or no such device or runtime, or they do not go together.
+    """
+    reason = why_not_runnable(bundle, name, device, runtime)
     if reason is None and not (proof_of(bundle, name) or {}).get("passed"):
         return "it is not proved to agree with the trained model, run `regnet-deploy export` again"
     return reason
@@ -70,11 +87,11 @@ def proof_of(bundle: Bundle, name: str) -> dict[str, Any] | None:
     return engine.entry["proof"] if engine else None
 
 
-def must_be_built(bundle: Bundle, name: str, device: Device = "auto") -> bool:
+def must_be_built(bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto") -> bool:
     """Tell whether a variant is one of engines and has none for this machine that is proved, though it has a GPU."""
-    if not is_engine(find_variant(bundle, name)) or device == "cpu" or find_gpu() is None:
+    if not is_engine(find_variant(bundle, name)) or device == "cpu" or runtime not in ("auto", "tensorrt"):
         return False
-    return why_not_served(bundle, name, device) is not None
+    return find_gpu() is not None and why_not_served(bundle, name, device, runtime) is not None
 
 
 def _why_not_unasked(bundle: Bundle, name: str) -> str | None:
@@ -91,8 +108,10 @@ def _why_not_unasked(bundle: Bundle, name: str) -> str | None:
     return f"it was proved with a looser gate than {variant['precision']} has, name it with --variant {name}"
 
 
-def _ms_an_image(bundle: Bundle, names: Collection[str]) -> dict[str, float]:
+def _ms_an_image(bundle: Bundle, names: Collection[str], *, by_openvino: bool) -> dict[str, float]:
     """Return measured ms an image of these variants: the geometric mean over the batch sizes that all of them have.
+
+    What OpenVINO took counts for it alone, and nothing else does.
 
     Of the two measurements that a bundle may have the one that knows more of them: rows of one cannot be compared with
     rows of the other. Of equals that of ``profile``, which the user asked for.
@@ -104,7 +123,7 @@ def _ms_an_image(bundle: Bundle, names: Collection[str]) -> dict[str, float]:
     for rows in (chosen, profiled):
         by_batch: dict[str, dict[int, float]] = {}
         for row in rows:
-            if row["variant"] in names:
+            if row["variant"] in names and str(row.get("runtime")).startswith("openvino ") == by_openvino:
                 by_batch.setdefault(row["variant"], {})[row["batch"]] = row["p50_ms"] / row["batch"]
         shared = set.intersection(*map(set, by_batch.values())) if by_batch else set()
         if shared and len(by_batch) >= len(found):

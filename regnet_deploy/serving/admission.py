@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from enum import Enum
 
-from regnet_deploy.serving.protocol import RequestError
+from regnet_deploy.serving.refusals import RequestError
 
 
 class State(Enum):

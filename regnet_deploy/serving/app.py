@@ -2,168 +2,188 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from regnet_deploy import __version__
-from regnet_deploy.errors import DataError
-from regnet_deploy.serving.admission import Admission, Place, State
-from regnet_deploy.serving.body import Unread, read_body, unpack
-from regnet_deploy.serving.closing import ClosingResponse
-from regnet_deploy.serving.protocol import EXTENSIONS, HEADER_LENGTH, RequestError, dumps
-from regnet_deploy.serving.served import Limits, Served
-
-T = TypeVar("T")
+from regnet_deploy.serving.admission import State
+from regnet_deploy.serving.guard import Guard
+from regnet_deploy.serving.page import render_page
+from regnet_deploy.serving.posted import Classify, Infer, refused
+from regnet_deploy.serving.protocol import EXTENSIONS, dumps
+from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.served import Served
+from regnet_deploy.serving.service import Service, refusal_of
 
 SERVER = "regnet-deploy"
-PLATFORM = "onnxruntime_onnx"
 
-#: Threads that unpack, decode and convert while another one's inference runs.
-WORKERS = 4
+#: Renders metrics: the ``Accept`` header to bytes and their Content-Type.
+RenderMetrics = Callable[[str], Awaitable[tuple[bytes, str]]]
 
 
-def create_app(served: Served, admission: Admission | None = None) -> ASGIApp:
-    """Return an application that answers for one network; it can be mounted in another.
+def create_app(service: Service, *, token: str | None = None, metrics: RenderMetrics | None = None) -> ASGIApp:
+    """Return an application that answers for a service.
 
     Args:
-        served: the network.
-        admission: state of the server; by default ready at once, with the limit of ``served``.
+        service: what it answers for; whoever makes it starts and ends it.
+        token: that clients must show; None where everybody may ask.
+        metrics: renders ``GET /metrics``; None where they are elsewhere.
     """
-    endpoints = _Endpoints(served, admission or admission_for(served.limits))
-    model = "/v2/models/{model}"
+    endpoints = _Endpoints(service, metrics)
+    model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
+    infer = Infer(service)
     routes = [
+        Route(model + "/infer", infer, methods=["POST"]),
+        Route(version + "/infer", infer, methods=["POST"]),
+        Route("/classify", Classify(service), methods=["POST"]),
         Route("/", endpoints.welcome),
-        Route("/classify", endpoints.classify, methods=["POST"]),
+        Route("/card", endpoints.card),
         Route("/v2", endpoints.server),
         Route("/v2/", endpoints.server),
         Route("/v2/health/live", endpoints.live),
         Route("/v2/health/ready", endpoints.ready),
+        Route("/v2/models/stats", endpoints.all_stats),
+        Route("/v2/repository/index", endpoints.index, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", endpoints.no_control, methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", endpoints.no_control, methods=["POST"]),
     ]
-    for path in (model, model + "/versions/{version}"):
+    for path in (model, version):
         routes += [
             Route(path, endpoints.model),
             Route(path + "/ready", endpoints.model_ready),
-            Route(path + "/infer", endpoints.infer, methods=["POST"]),
+            Route(path + "/config", endpoints.config),
+            Route(path + "/stats", endpoints.stats),
         ]
+    if metrics is not None:
+        routes.append(Route("/metrics", endpoints.metrics))
     handlers: dict[Any, Callable[[Request, Any], Any]] = {
         RequestError: _refused,
-        Unread: _refused_unread,
-        DataError: _not_an_image,
         HTTPException: _no_such_route,
-        ClientDisconnect: _gone,
         Exception: _failed,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return app
-
-
-def admission_for(limits: Limits, state: State = State.READY) -> Admission:
-    """Return the state of a server with these limits and nobody inside."""
-    return Admission(limits.max_in_flight, state, limits.max_bodies_bytes)
+    return Guard(app, token) if token is not None else app
 
 
 class _Endpoints:
-    """The endpoints of one network."""
+    """The endpoints that carry no images."""
 
-    def __init__(self, served: Served, admission: Admission) -> None:
-        self._served = served
-        self._admission = admission
-        self._workers = ThreadPoolExecutor(WORKERS, thread_name_prefix="serve")
+    def __init__(self, service: Service, metrics: RenderMetrics | None) -> None:
+        self._service, self._models, self._metrics = service, service.models, metrics
+        self._page = render_page()
 
     async def welcome(self, request: Request) -> Response:
-        host, port = request.scope.get("server") or ("127.0.0.1", 8000)
-        interface = self._served.interface
-        path = f"/v2/models/{interface.model}"
+        if "text/html" in request.headers.get("accept", ""):
+            return Response(*_page(self._page))
+        url = f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
+        name = next(iter(self._models.names()), "MODEL")
+        path = f"/v2/models/{name}"
         return _json(
             {
                 "server": f"{SERVER} {__version__}",
-                "model": interface.model,
-                "variant": self._served.variant,
-                "classes": len(interface.labels),
+                "models": [_summary(served) for served in self._models.all()],
                 "endpoints": {
-                    "POST /classify?k=5": "bytes of an image file; answers with labels and probabilities",
+                    "POST /classify?k=5": "bytes of an image file, or a form of several; answers with labels",
                     f"POST {path}/infer": "tensors, Open Inference Protocol v2 (JSON or binary)",
-                    f"GET {path}": "names, types and shapes of the tensors",
+                    f"GET {path}": "names, types and shapes of the tensors; /config and /stats say more",
                     "GET /v2/health/ready": "200 when requests are answered",
+                    "GET /": "for a browser: a page to drop images on",
                 },
-                "example": f"curl --data-binary @image.jpg http://{host}:{port}/classify",
-            }
+                "example": f"curl --data-binary @image.jpg {url}/classify",
+            },
+            headers={"vary": "accept"},
         )
+
+    async def card(self, request: Request) -> Response:
+        newest = {name: self._models.served(name) for name in self._models.names() if self._models.versions(name)}
+        cards = [
+            {
+                **served.card,
+                "name": served.name,
+                "version": served.version,
+                "default": newest[served.name] is served,
+                "runtime": served.session.runtime,
+                "device": served.session.device,
+            }
+            for served in self._models.all()
+        ]
+        return _json({"server": f"{SERVER} {__version__}", "models": cards})
 
     async def server(self, request: Request) -> Response:
         return _json({"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)})
 
     async def live(self, request: Request) -> Response:
-        return _json({"live": True})
+        hung = self._models.hung()
+        return _json({"live": False, "error": "; ".join(hung)}, 503) if hung else _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
         return self._readiness({})
 
     async def model(self, request: Request) -> Response:
-        self._find(request, 404)
-        return _json(self._served.interface.metadata(PLATFORM))
+        served = self._find(request)
+        return _json(served.metadata(self._models.versions(served.name)))
 
     async def model_ready(self, request: Request) -> Response:
-        self._find(request, 400)  # as Triton answers here
-        return self._readiness({"name": self._served.interface.model})
+        served = self._find(request, 400)  # as Triton answers here
+        return self._readiness({"name": served.name})
 
-    async def infer(self, request: Request) -> Response:
-        self._find(request, 404)
-        with self._admission.enter() as place:
-            body = await self._body(request, place)
-            header = request.headers.get(HEADER_LENGTH)
-            content, headers = await self._work(self._infer, body, request.headers.get("content-encoding"), header)
-        return Response(content, headers=headers)
+    async def config(self, request: Request) -> Response:
+        return _json(self._find(request).config())
 
-    async def classify(self, request: Request) -> Response:
-        k = request.query_params.get("k", "5")
-        if not (k.isascii() and k.isdigit() and len(k) <= 9 and int(k) >= 1):
-            raise RequestError(f"k must be a whole number above 0, not {k[:40]!r}")
-        if request.headers.get("content-type", "").lower().startswith("multipart/"):
-            raise RequestError("send the bytes of the image as the body (curl --data-binary @FILE), not a form", 415)
-        with self._admission.enter() as place:
-            body = await self._body(request, place)
-            answer = await self._work(self._classify, body, request.headers.get("content-encoding"), int(k))
-        return _json(answer)
+    async def stats(self, request: Request) -> Response:
+        served = self._find(request)
+        if "version" in request.path_params:
+            return _json({"model_stats": [served.stats()]})
+        return _json({"model_stats": [one.stats() for one in self._models.all() if one.name == served.name]})
 
-    def _infer(self, body: bytes, encoding: str | None, header_length: str | None) -> tuple[bytes, dict[str, str]]:
-        return self._served.infer(unpack(body, encoding, self._served.limits.max_body_bytes), header_length)
+    async def all_stats(self, request: Request) -> Response:
+        return _json({"model_stats": [served.stats() for served in self._models.all()]})
 
-    def _classify(self, body: bytes, encoding: str | None, k: int) -> dict[str, Any]:
-        return self._served.classify(unpack(body, encoding, self._served.limits.max_body_bytes), k)
+    async def index(self, request: Request) -> Response:
+        return _json(self._models.index())
 
-    async def _body(self, request: Request, place: Place) -> bytes:
-        limits = self._served.limits
-        return await read_body(request, place, limits.max_body_bytes, limits.read_timeout_s)
+    async def no_control(self, request: Request) -> Response:
+        raise RequestError("models are loaded and unloaded by what lies in their folder, not by requests", 503)
 
-    async def _work(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what takes time off the event loop, which goes on answering probes."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, partial(function, *arguments))
+    async def metrics(self, request: Request) -> Response:
+        assert self._metrics is not None
+        content, kind = await self._metrics(request.headers.get("accept", ""))
+        return Response(content, headers={"content-type": kind})
 
-    def _find(self, request: Request, status: int) -> None:
-        interface = self._served.interface
-        model, version = request.path_params["model"], request.path_params.get("version", interface.version)
-        if model != interface.model:
-            raise RequestError(f"unknown model {model[:80]!r}; this server has {interface.model}", status)
-        if version != interface.version:
-            raise RequestError(f"unknown version {version[:80]!r}; {model} has version {interface.version}", status)
+    def _find(self, request: Request, status: int = 404) -> Served:
+        return self._models.served(request.path_params["model"], request.path_params.get("version"), status)
 
     def _readiness(self, body: dict[str, Any]) -> Response:
-        state = self._admission.state
-        if state is State.READY:
-            return _json({**body, "ready": True})
-        return _json({**body, "ready": False, "error": state.value}, 503)
+        state = self._service.admission.state
+        if state is not State.READY:
+            return _json({**body, "ready": False, "error": state.value}, 503)
+        if not self._models.ready():
+            return _json({**body, "ready": False, "error": "no model is ready"}, 503)
+        return _json({**body, "ready": True})
+
+
+def _page(rendered: tuple[bytes, dict[str, str]]) -> tuple[bytes, int, dict[str, str]]:
+    content, headers = rendered
+    return content, 200, headers
+
+
+def _summary(served: Served) -> dict[str, Any]:
+    return {
+        "name": served.name,
+        "version": served.version,
+        "variant": served.variant,
+        "runtime": served.session.runtime,
+        "device": served.session.device,
+        "classes": len(served.interface.labels),
+    }
 
 
 def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -171,22 +191,7 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 
 async def _refused(request: Request, error: RequestError) -> Response:
-    return _json({"error": str(error)}, error.status, _retry(error))
-
-
-async def _refused_unread(request: Request, error: Unread) -> Response:
-    content, headers = dumps({"error": str(error)}), _retry(error)
-    if error.status in (413, 503):  # the client is still sending
-        return ClosingResponse(content, error.status, headers, media_type="application/json")
-    return Response(content, error.status, {"connection": "close"}, media_type="application/json")
-
-
-def _retry(error: RequestError) -> dict[str, str]:
-    return {"retry-after": "1"} if error.status == 503 else {}
-
-
-async def _not_an_image(request: Request, error: DataError) -> Response:
-    return _json({"error": str(error)}, 400)
+    return refused(error)
 
 
 async def _no_such_route(request: Request, error: HTTPException) -> Response:
@@ -195,9 +200,5 @@ async def _no_such_route(request: Request, error: HTTPException) -> Response:
     return _json({"error": message}, error.status_code, dict(error.headers or {}))
 
 
-async def _gone(request: Request, error: ClientDisconnect) -> Response:
-    return Response(status_code=400)  # nobody is there to read it
-
-
 async def _failed(request: Request, error: Exception) -> Response:
-    return _json({"error": "internal error; the server's log has the details"}, 500)
+    return refused(refusal_of(error))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import zlib
 
 import anyio
-from starlette.requests import Request
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
 from regnet_deploy.serving.admission import Place
-from regnet_deploy.serving.protocol import RequestError
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.refusals import RequestError
 
 #: Content-Encoding -> zlib's wbits. HTTP's deflate is the zlib format.
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -18,32 +21,43 @@ class Unread(RequestError):
     """A request that is refused while its body is still arriving."""
 
 
-async def read_body(request: Request, place: Place, max_bytes: int, timeout_s: float) -> bytes:
+async def read_body(headers: Headers, receive: Receive, place: Place, limits: Limits) -> bytes:
     """Return the body as it was sent, counted while it arrives.
 
     Raises:
-        Unread: more than ``max_bytes`` (413), more than there is room for beside the bodies of other requests (503), or
-            not complete within ``timeout_s`` (408).
+        Unread: more than ``limits.max_body_bytes`` (413), more than there is room for beside the bodies of other
+            requests (503), or not complete within ``limits.read_timeout_s`` (408).
+        ClientDisconnect: the client went away.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise Unread(_too_large(max_bytes), 413)
-    chunks = []
+    declared = headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limits.max_body_bytes:
+        raise Unread(_too_large(limits.max_body_bytes), 413)
+    chunks: list[bytes] = []
     try:
-        with anyio.fail_after(timeout_s):
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                if place.bytes + len(chunk) > max_bytes:
-                    raise Unread(_too_large(max_bytes), 413)
-                if not place.take(len(chunk)):
-                    raise Unread("the bodies of the requests in flight take all the room there is, try again", 503)
+        with anyio.fail_after(limits.read_timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                if chunk := message.get("body", b""):
+                    chunks.append(chunk)
+                    _count(chunk, place, limits)
+                if not message.get("more_body", False):
+                    break
     except Unread:
         chunks.clear()  # which the error's traceback would keep for as long as the client is answered
         raise
     except TimeoutError:
         chunks.clear()
-        raise Unread(f"the request's body did not arrive within {timeout_s:g} s", 408) from None
-    return b"".join(chunks)
+        raise Unread(f"the request's body did not arrive within {limits.read_timeout_s:g} s", 408) from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _count(chunk: bytes, place: Place, limits: Limits) -> None:
+    if place.bytes + len(chunk) > limits.max_body_bytes:
+        raise Unread(_too_large(limits.max_body_bytes), 413)
+    if not place.take(len(chunk)):
+        raise Unread("the bodies of the requests in flight take all the room there is, try again", 503)
 
 
 def unpack(body: bytes, encoding: str | None, max_bytes: int) -> bytes:

@@ -1,7 +1,7 @@
 """The Open Inference Protocol v2 in bytes: an infer request to images, logits to an infer response. No I/O.
 
-Version 2 of the protocol with the extensions ``binary_tensor_data`` and ``classification`` as Triton has them:
-github.com/kserve/open-inference-protocol and github.com/triton-inference-server/server/tree/main/docs/protocol.
+Version 2 of the protocol with extensions as Triton has them: github.com/kserve/open-inference-protocol and
+github.com/triton-inference-server/server/tree/main/docs/protocol.
 """
 
 from __future__ import annotations
@@ -17,10 +17,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.errors import RegnetDeployError
+from regnet_deploy.serving.batching import PRIORITIES
+from regnet_deploy.serving.interface import Interface
+from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.tensors import TensorError, from_bytes, from_json
 
-EXTENSIONS = ("binary_tensor_data", "classification")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "schedule_policy",
+    "statistics",
+)
 
 #: Header that carries the length of the JSON part of a body with binary tensors behind it.
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -29,56 +38,12 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 _JSON_BYTES, _JSON_COMMAS = 64 * 2**10, 4096
 #: Bytes of a number in JSON, with all its digits, its comma and white space.
 _NUMBER_BYTES = 32
+#: Lists and objects within each other; a tensor has five.
+_JSON_DEPTH = 100
 
-_DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
-
-
-class RequestError(RegnetDeployError):
-    """A request that cannot be answered; ``status`` is the HTTP status that says why."""
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-@dataclass(frozen=True)
-class Interface:
-    """What the served network takes and gives.
-
-    Attributes:
-        model: name under which it is served.
-        version: the only version there is.
-        input: name of the input tensor.
-        dtype: ``float32`` or ``uint8``.
-        image: shape of one image: ``(3, h, w)`` or ``(h, w, 3)``.
-        output: name of the output tensor.
-        labels: class names in the order of the logits.
-        max_batch: most images in a request.
-    """
-
-    model: str
-    version: str
-    input: str
-    dtype: str
-    image: tuple[int, int, int]
-    output: str
-    labels: tuple[str, ...]
-    max_batch: int
-
-    @property
-    def datatype(self) -> str:
-        """The input's type in the words of the protocol."""
-        return _DATATYPES[self.dtype]
-
-    def metadata(self, platform: str) -> dict[str, Any]:
-        """Return the body of a model metadata response."""
-        return {
-            "name": self.model,
-            "versions": [self.version],
-            "platform": platform,
-            "inputs": [{"name": self.input, "datatype": self.datatype, "shape": [-1, *self.image]}],
-            "outputs": [{"name": self.output, "datatype": "FP32", "shape": [-1, len(self.labels)]}],
-        }
+#: Microseconds that a client may ask for are beyond this no different from none: 2^63 of them are a third of a million
+#: years.
+_LONGEST_US = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +55,16 @@ class InferRequest:
         id: to be given back, or None.
         binary: the output is wanted as bytes behind the JSON.
         top: classes wanted per image as ``value:index:label`` strings; 0 asks for the logits.
+        priority: 1, 2 or 3, 1 before the others; 0 is the server's default.
+        timeout_s: seconds in which the client wants its inference to have begun; None where it did not say.
     """
 
     images: NDArray[Any]
     id: str | None
     binary: bool
     top: int
+    priority: int = 0
+    timeout_s: float | None = None
 
 
 def parse_infer(body: bytes, header_length: str | None, interface: Interface) -> InferRequest:
@@ -114,14 +83,48 @@ def parse_infer(body: bytes, header_length: str | None, interface: Interface) ->
     try:
         if header_length is not None and split == 0:  # nothing but the tensor of one image
             return InferRequest(from_bytes(view, (1, *interface.image), interface.dtype), None, True, 0)
-        document = _document(view[:split], interface)
-        identity = document.get("id")
-        if identity is not None and not isinstance(identity, str):
-            raise RequestError("id must be a string")
-        binary, top = _wanted(document, interface)
-        return InferRequest(_images(document, view[split:], interface), identity, binary, top)
     except TensorError as error:
         raise RequestError(f"input {interface.input}: {error}") from None
+    return read_document(_document(view[:split], interface), view[split:], interface)
+
+
+def read_document(document: Mapping[str, Any], rest: memoryview, interface: Interface) -> InferRequest:
+    """Read an infer request whose JSON is read.
+
+    Args:
+        document: the JSON object.
+        rest: bytes of the tensors behind it, of which each input's ``binary_data_size`` tells its share.
+        interface: what the network takes.
+
+    Raises:
+        RequestError: anything that the client did wrong, status 400.
+    """
+    identity = document.get("id")
+    if identity is not None and not isinstance(identity, str):
+        raise RequestError("id must be a string")
+    parameters = _parameters(document, "the request")
+    priority, timeout_s = _schedule(parameters)
+    binary, top = _wanted(document, parameters, interface)
+    try:
+        images = _images(document, rest, interface)
+    except TensorError as error:
+        raise RequestError(f"input {interface.input}: {error}") from None
+    return InferRequest(images, identity, binary, top, priority, timeout_s)
+
+
+@dataclass(frozen=True)
+class InferResponse:
+    """An infer response: its JSON but for the numbers or texts of the output, and those.
+
+    Attributes:
+        document: with one output.
+        raw: the output's bytes, little-endian, as behind the JSON.
+        data: the output as JSON's numbers or texts.
+    """
+
+    document: dict[str, Any]
+    raw: bytes
+    data: list[Any] | None
 
 
 def infer_response(
@@ -130,36 +133,50 @@ def infer_response(
     """Return the body of an infer response and its headers.
 
     Raises:
-        RequestError: the logits are not finite, which finite but absurd inputs lead to.
+        RequestError: JSON is asked for and the logits are not finite, which absurd inputs lead to.
     """
-    if not np.isfinite(logits).all():
-        raise RequestError("the network's answer is not finite: the values of the input are too large")
-    output: dict[str, Any] = {"name": interface.output}
+    response = respond(request, logits, interface)
+    output = response.document["outputs"][0]
+    if request.binary:
+        output["parameters"] = {"binary_data_size": len(response.raw)}
+        head = dumps(response.document)
+        return head + response.raw, {
+            "content-type": "application/octet-stream",
+            HEADER_LENGTH.lower(): str(len(head)),
+        }
+    output["data"] = response.data
+    return dumps(response.document), {"content-type": "application/json"}
+
+
+def respond(request: InferRequest, logits: NDArray[np.float32], interface: Interface) -> InferResponse:
+    """Return an infer response in parts; ``raw`` where ``request.binary``, else ``data``.
+
+    Raises:
+        RequestError: JSON is asked for and the logits are not finite, which absurd inputs lead to.
+    """
+    if not request.binary and not np.isfinite(logits).all():
+        raise RequestError("the network's answer is not finite, as its input is or makes it, and JSON cannot say that")
     raw = b""
+    data: list[Any] | None = None
     if request.top:
         rows = _classified(logits, request.top, interface.labels)
-        output |= {"datatype": "BYTES", "shape": [len(rows), request.top]}
+        output: dict[str, Any] = {"name": interface.output, "datatype": "BYTES", "shape": [len(rows), request.top]}
         texts = [text for row in rows for text in row]
         if request.binary:
             encoded = [text.encode("utf-8", "replace") for text in texts]
             raw = b"".join(struct.pack("<I", len(text)) + text for text in encoded)
         else:
-            output["data"] = texts
+            data = texts
     else:
-        output |= {"datatype": "FP32", "shape": list(logits.shape)}
+        output = {"name": interface.output, "datatype": "FP32", "shape": list(logits.shape)}
         if request.binary:
             raw = np.ascontiguousarray(logits, dtype="<f4").tobytes()
         else:
-            output["data"] = logits.ravel().tolist()
-    if request.binary:
-        output["parameters"] = {"binary_data_size": len(raw)}
+            data = logits.ravel().tolist()
     document: dict[str, Any] = {"model_name": interface.model, "model_version": interface.version}
     if request.id is not None:
         document["id"] = request.id
-    head = dumps({**document, "outputs": [output]})
-    if not request.binary:
-        return head, {"content-type": "application/json"}
-    return head + raw, {"content-type": "application/octet-stream", HEADER_LENGTH.lower(): str(len(head))}
+    return InferResponse({**document, "outputs": [output]}, raw, data)
 
 
 def dumps(data: Any) -> bytes:
@@ -180,7 +197,9 @@ def _document(data: memoryview, interface: Interface) -> dict[str, Any]:
         numbers = interface.max_batch * math.prod(interface.image)
         if len(data) > _JSON_BYTES + _NUMBER_BYTES * numbers or text.count(",") > _JSON_COMMAS + numbers:
             raise RequestError(f"the JSON is larger than {interface.max_batch} images take", 413)
-        document = json.loads(text, parse_constant=_refuse_constant)
+        if _deeper(text, _JSON_DEPTH):
+            raise RequestError(f"the JSON has more than {_JSON_DEPTH} lists and objects within each other")
+        document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise RequestError(f"the request is not JSON: {error}") from None
     except (ValueError, RecursionError):
@@ -190,13 +209,44 @@ def _document(data: memoryview, interface: Interface) -> dict[str, Any]:
     return document
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object; of two values of one name a proxy in front may have looked at the other one."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise RequestError("the JSON has an object with the same name twice")
+    return made
+
+
+def _deeper(text: str, most: int) -> bool:
+    """Tell whether JSON is nested more deeply than ``most``; brackets in strings count as well."""
+    if text.count("[") + text.count("{") <= most:
+        return False
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest > most
+
+
 def _refuse_constant(name: str) -> float:
     raise RequestError(f"{name} is not JSON")
 
 
-def _wanted(document: Mapping[str, Any], interface: Interface) -> tuple[bool, int]:
+def _schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
+    """Return priority and timeout in seconds, as the extension ``schedule_policy`` has them."""
+    priority, timeout_us = parameters.get("priority", 0), parameters.get("timeout", 0)
+    if type(priority) is not int or priority < 0:
+        raise RequestError(f"priority must be a whole number, 0 or more, not {_short(priority)}")
+    if priority > PRIORITIES:  # Triton takes what is beyond its levels as its default
+        priority = 0
+    if type(timeout_us) is not int or not 0 <= timeout_us <= _LONGEST_US:
+        raise RequestError(f"timeout must be a whole number of microseconds, 0 or more, not {_short(timeout_us)}")
+    return priority, timeout_us / 1e6 if timeout_us else None
+
+
+def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interface: Interface) -> tuple[bool, int]:
     """Return whether the output is wanted as bytes, and how many classes (0: logits)."""
-    binary = _flag(_parameters(document, "the request"), "binary_data_output", False)
+    binary = _flag(parameters, "binary_data_output", False)
     outputs = document.get("outputs") or []
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise RequestError("outputs must be a list of objects")

@@ -1,178 +1,235 @@
-"""A bundle made ready to answer: bytes of a request in, bytes of an answer out. Knows nothing of HTTP."""
+"""One version of a model made ready to answer: its sessions, its queue, its golden set. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import ProofError
-from regnet_deploy.images.decode import decode, pixels_of
-from regnet_deploy.images.preprocess import Preprocessing, resize_and_crop
+from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.runtimes.gates import Gate, gate_to_serve
 from regnet_deploy.runtimes.golden import Agreement, Golden, load_golden, replay
-from regnet_deploy.runtimes.predictions import labels_of, top_k
-from regnet_deploy.runtimes.runtime import Device, Session, classify_pixels, find_variant, open_variant
+from regnet_deploy.runtimes.predictions import labels_of
+from regnet_deploy.runtimes.runtime import Device, Runtime, Session, classify_pixels, find_variant, open_variant
+from regnet_deploy.runtimes.tuned import tuned_here
 from regnet_deploy.runtimes.variants import choose_variant, must_be_built, proof_of
-from regnet_deploy.serving.admission import Budget
-from regnet_deploy.serving.protocol import Interface, infer_response, parse_infer
-
-VERSION = "1"
+from regnet_deploy.serving.batching import Batcher, Batching
+from regnet_deploy.serving.interface import Interface
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.page import card_of
+from regnet_deploy.serving.statistics import Statistics
 
 #: Opens the engine of a variant, built for this machine.
 BuildEngine = Callable[[Bundle, str], Session]
 
-#: Formats that are decoded for whoever can reach the server: those of the web, whose decoders are the most tried.
-FORMATS = ("JPEG", "PNG", "WEBP")
-
 
 @dataclass(frozen=True)
-class Limits:
-    """What a client may ask for.
+class Wish:
+    """How a bundle is to be served; None where that is left to what is known of the machine.
 
     Attributes:
-        max_batch: images in an infer request.
-        max_body_bytes: of a request's body, as sent and unpacked.
-        max_bodies_bytes: of the bodies of all requests in flight, as sent.
-        max_pixels: width times height of an image to classify, and of all those that are being decoded at a time.
-        max_in_flight: requests being read or answered; more are told to come back.
-        max_connections: open connections; more are told to come back and closed.
-        read_timeout_s: seconds in which the head of a request must have arrived, and then its body.
+        variant: its name; by default the one of ``tune``, else the fastest.
+        runtime: of the variants looked at.
+        device: where to run it.
+        threads: of an inference on the CPU.
+        executors: inferences at a time.
+        batch: images in an inference.
+        max_delay_s: seconds for which a batch waits for company.
+        build: makes the engine of a variant that has none for this machine; None where that is not allowed.
     """
 
-    max_batch: int = 32
-    max_body_bytes: int = 32 * 2**20
-    max_bodies_bytes: int = 256 * 2**20
-    max_pixels: int = 25_000_000
-    max_in_flight: int = 64
-    max_connections: int = 512
-    read_timeout_s: float = 30.0
+    variant: str | None = None
+    runtime: Runtime = "auto"
+    device: Device = "auto"
+    threads: int | None = None
+    executors: int | None = None
+    batch: int | None = None
+    max_delay_s: float | None = None
+    build: BuildEngine | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Served:
-    """An opened variant with all it takes to answer; its methods may be called from several threads."""
+    """An opened variant with all it takes to answer.
+
+    Attributes:
+        variant: name of it in the bundle.
+        sessions: one for each executor, or one for all.
+        interface: names, types and shapes.
+        preprocessing: of the bundle.
+        golden: images and reference logits.
+        gate: that it is held to.
+        batching: how requests are put together.
+        threads: of the CPU, of an inference.
+        limits: what clients may ask for.
+        card: what is shown of it to people, JSON data.
+        digest: of the bundle's manifest.
+        note: what to tell who started the server, None for nothing.
+        statistics: what it has done.
+    """
 
     variant: str
-    session: Session
+    sessions: tuple[Session, ...]
     interface: Interface
     preprocessing: Preprocessing
     golden: Golden
     gate: Gate
+    batching: Batching
+    threads: int
     limits: Limits
-    # One inference at a time has all the cores; several at once only get into each other's caches.
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-    # One JSON at a time becomes Python's objects: it holds the interpreter anyhow, and several would take their memory.
-    _parsing: threading.Lock = field(default_factory=threading.Lock)
-    # Pixels that are being decoded.
-    _decoding: Budget = field(init=False)
+    card: dict[str, Any]
+    digest: str
+    note: str | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+    _started: list[Batcher] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_decoding", Budget(self.limits.max_pixels))
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.interface.model
+
+    @property
+    def version(self) -> str:
+        """The version, a whole number above 0."""
+        return self.interface.version
+
+    @property
+    def session(self) -> Session:
+        """The first session; the others are like it."""
+        return self.sessions[0]
+
+    @property
+    def platform(self) -> str:
+        """The runtime in the words of the protocol."""
+        runtime = self.session.runtime.split()[0]
+        return {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}.get(runtime, "tensorrt_plan")
+
+    @property
+    def batcher(self) -> Batcher:
+        """The queue and its executors.
+
+        Raises:
+            RuntimeError: :meth:`start` was not called.
+        """
+        if not self._started:
+            raise RuntimeError(f"model {self.name} version {self.version} is not started")
+        return self._started[0]
 
     def prove(self) -> Agreement:
-        """Replay the golden set.
+        """Replay the golden set on every session; also the largest batch, so that the first client meets a warm one.
 
         Raises:
             ProofError: the variant does not agree with the trained model on this machine.
         """
-        batch = min(8, self.limits.max_batch)
-        agreement = replay(self.session, self.golden, self.preprocessing, self.gate, batch)
-        if not agreement.passed:
-            raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
-        return agreement
+        agreements = [
+            replay(session, self.golden, self.preprocessing, self.gate, min(8, self.limits.max_batch))
+            for session in self.sessions
+        ]
+        for agreement in agreements:
+            if not agreement.passed:
+                raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
+        warm = np.repeat(self.golden.images[:1], self.batching.batch, axis=0)
+        for session in self.sessions:
+            classify_pixels(session, warm, self.preprocessing)
+        return max(agreements, key=lambda agreement: agreement.max_abs_error)
 
-    def infer(self, body: bytes, header_length: str | None) -> tuple[bytes, dict[str, str]]:
-        """Answer an infer request with a body and its headers; see :mod:`regnet_deploy.serving.protocol`.
+    def start(self) -> None:
+        """Start the executors, on the event loop that will use them."""
+        sessions = [self.sessions[i % len(self.sessions)] for i in range(self.batching.executors)]
+        runs = [partial(_run, session, self.preprocessing) for session in sessions]
+        self._started.append(Batcher(runs, self.batching, self.name))
 
-        Raises:
-            RequestError: the client's mistake.
-            ProofError: the runtime failed.
-        """
-        with self._parsing:
-            request = parse_infer(body, header_length, self.interface)
-        with self._turn:
-            logits = self.session.run(request.images)
-        return infer_response(request, logits, self.interface)
+    def close(self) -> None:
+        """End the executors once their queue is empty."""
+        for batcher in self._started:
+            batcher.close()
 
-    def classify(self, image: bytes, k: int) -> dict[str, Any]:
-        """Return the ``k`` likeliest classes of an encoded image and how long each step took, as JSON data.
-
-        Raises:
-            DataError: not a usable image.
-            ProofError: the runtime failed.
-        """
-        start = time.perf_counter()
-        pixels = self._pixels(image)
-        decoded = time.perf_counter()
-        with self._turn:
-            entered = time.perf_counter()
-            logits = classify_pixels(self.session, pixels[None], self.preprocessing)
-        end = time.perf_counter()
-        if not np.isfinite(logits).all():
-            raise ProofError("the network's answer to this image is not finite")
-        return {
-            "model": self.interface.model,
-            "predictions": [prediction.to_json() for prediction in top_k(logits, self.interface.labels, k)[0]],
-            "timing_ms": {
-                "decode": _ms(decoded - start),
-                "wait": _ms(entered - decoded),
-                "inference": _ms(end - entered),
-                "total": _ms(end - start),
-            },
+    def metadata(self, versions: list[str] | None = None) -> dict[str, Any]:
+        """Return the body of a model metadata response."""
+        return self.interface.metadata(self.platform, versions) | {
+            "properties": {
+                "variant": self.variant,
+                "runtime": self.session.runtime,
+                "device": self.session.device,
+            }
         }
 
-    def _pixels(self, image: bytes) -> NDArray[np.uint8]:
-        most = self.limits.max_pixels
-        with self._decoding.hold(pixels_of(image, max_pixels=most, formats=FORMATS)):
-            return resize_and_crop(decode(image, max_pixels=most, formats=FORMATS), self.preprocessing)
+    def config(self) -> dict[str, Any]:
+        """Return the body of a model configuration response."""
+        return self.interface.config(self.platform, self.session.device, self.batching, self.limits.deadline_s)
+
+    def stats(self) -> dict[str, Any]:
+        """Return this version's element of a statistics response."""
+        return self.statistics.to_json(self.name, self.version)
+
+    def run_alone(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the logits of images as the interface takes them, without the queue; for tests and proofs."""
+        return _run(self.session, self.preprocessing, [images])
 
 
 def load_served(
     bundle: Bundle,
+    wish: Wish | None = None,
     *,
-    variant: str | None = None,
     model: str = "regnet",
-    threads: int | None = None,
-    device: Device = "auto",
+    version: str = "1",
     limits: Limits | None = None,
-    build: BuildEngine | None = None,
 ) -> Served:
     """Open a variant of a bundle for serving.
 
     Args:
         bundle: that has it.
-        variant: its name; by default the fastest.
+        wish: how to serve it.
         model: what clients call it.
-        threads: of the CPU.
-        device: where to run it.
+        version: of the model.
         limits: what clients may ask for.
-        build: makes the engine of a variant that has none for this machine; None where that is not allowed. The golden
-            set is replayed on it as on every other before anybody is answered.
 
     Raises:
         MissingPart: nothing has been exported; the message names the command.
         UsageError: the variant is unknown, unproved, or cannot be run here.
         BundleError: a file is damaged.
     """
+    limits = limits or Limits()
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     golden = load_golden(bundle)
-    if build is not None and variant is not None and must_be_built(bundle, variant, device):
-        chosen, session = variant, build(bundle, variant)
+    wish, note = _with_what_is_known(bundle, wish or Wish())
+    executors = wish.executors or 1
+    threads = wish.threads or max(1, available_cores() // executors)
+    if (
+        wish.build is not None
+        and wish.variant is not None
+        and must_be_built(bundle, wish.variant, wish.device, wish.runtime)
+    ):
+        chosen, sessions = wish.variant, [wish.build(bundle, wish.variant)]
     else:
-        chosen = choose_variant(bundle, variant, device)
-        session = open_variant(bundle, chosen, threads=threads, device=device)
-    limits = limits or Limits()
+        chosen = choose_variant(bundle, wish.variant, wish.device, wish.runtime)
+        opener = partial(
+            open_variant,
+            bundle,
+            chosen,
+            threads=threads,
+            device=wish.device,
+            runtime=wish.runtime,
+            callers=executors if threads == 1 else 1,
+        )
+        sessions = [opener()]
+        if (
+            threads > 1 and sessions[0].device == "cpu"
+        ):  # threads of one session that are shared get in each other's way
+            sessions += [opener() for _ in range(executors - 1)]
     side = preprocessing.crop
+    session = sessions[0]
     interface = Interface(
         model=model,
-        version=VERSION,
+        version=version,
         input=session.input_name,
         dtype=session.input,
         image=(side, side, 3) if session.input == "uint8" else (3, side, side),
@@ -181,8 +238,63 @@ def load_served(
         max_batch=limits.max_batch,
     )
     gate = gate_to_serve(find_variant(bundle, chosen) | {"proof": proof_of(bundle, chosen)})
-    return Served(chosen, session, interface, preprocessing, golden, gate, limits)
+    batching = Batching(
+        executors=executors,
+        batch=wish.batch or Batching().batch,
+        max_delay_s=wish.max_delay_s or 0.0,
+        max_queue=limits.max_queue,
+    )
+    return Served(
+        variant=chosen,
+        sessions=tuple(sessions),
+        interface=interface,
+        preprocessing=preprocessing,
+        golden=golden,
+        gate=gate,
+        batching=batching,
+        threads=threads,
+        limits=limits,
+        card=card_of(bundle, chosen),
+        digest=bundle.digest,
+        note=note,
+    )
 
 
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def _with_what_is_known(bundle: Bundle, wish: Wish) -> tuple[Wish, str | None]:
+    """Fill a wish with what ``tune`` found on this machine, and say why that was left alone where it was."""
+    found = tuned_here(bundle, variant=wish.variant, device=wish.device, runtime=wish.runtime)
+    if found is None or isinstance(found, str):
+        return wish, found
+    asked = (wish.threads, wish.executors, wish.batch, wish.max_delay_s)
+    if asked != (None, None, None, None):  # settings that were found together mean nothing apart
+        return replace(wish, variant=found.variant, runtime=found.runtime), None
+    filled = replace(
+        wish,
+        variant=found.variant,
+        runtime=found.runtime,
+        threads=found.threads,
+        executors=found.executors,
+        batch=found.batch,
+        max_delay_s=found.max_delay_ms / 1000,
+    )
+    return filled, f"as tuned here for p99 {found.p99_ms:g} ms: {found.rate:.1f} images/s"
+
+
+def _run(session: Session, preprocessing: Preprocessing, parts: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """Run a network on tensors of its input and on pixels, which are normalised first where it does not do that."""
+    wanted = [
+        normalise(part, preprocessing) if part.dtype == np.uint8 and session.input == "float32" else part
+        for part in parts
+    ]
+    return session.run(wanted[0] if len(wanted) == 1 else np.concatenate(wanted))
+
+
+async def proved(served: Served) -> Agreement:
+    """Replay the golden set off the event loop, then start the executors.
+
+    Raises:
+        ProofError: see :meth:`Served.prove`.
+    """
+    agreement = await asyncio.get_running_loop().run_in_executor(None, served.prove)
+    served.start()
+    return agreement

@@ -1,26 +1,64 @@
-"""The server process: socket, start, proof, signals, end."""
+"""The server process: sockets, start, proof, signals, end."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from regnet_deploy.errors import RegnetDeployError, ServerError
 from regnet_deploy.runtimes.golden import Agreement
-from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.app import admission_for, create_app
+from regnet_deploy.serving.admission import State
+from regnet_deploy.serving.app import create_app
+from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.heads import guarded
-from regnet_deploy.serving.served import Served
 
 #: Seconds for which an idle connection is kept; longer than the proxies in front keep theirs.
 KEEP_ALIVE_S = 75
+
+
+@dataclass(frozen=True)
+class Doors:
+    """Where a server listens, and for whom.
+
+    Attributes:
+        http: bound socket.
+        grpc: host and port for gRPC, None for none.
+        metrics: bound socket for metrics alone; None where they are on ``http``, as ``metrics_at_http`` says.
+        metrics_at_http: answer ``GET /metrics`` on ``http``.
+        token: that clients must show; None where everybody may ask.
+        tls: files of the certificate and its key; None listens in the clear.
+    """
+
+    http: socket.socket
+    grpc: tuple[str, int] | None = None
+    metrics: socket.socket | None = None
+    metrics_at_http: bool = False
+    token: str | None = None
+    tls: tuple[Path, Path] | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A server that answers from now on.
+
+    Attributes:
+        agreements: of each version with its golden set, in the order in which they were opened.
+        grpc_port: where gRPC listens; None where it does not.
+    """
+
+    agreements: list[Agreement] = field(default_factory=list)
+    grpc_port: int | None = None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -51,38 +89,46 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def url_of(bound: socket.socket) -> str:
+def url_of(bound: socket.socket, scheme: str = "http") -> str:
     """Return the base URL of a bound socket."""
     host, port = bound.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def serve(served: Served, bound: socket.socket, drain_s: float, announce: Callable[[Agreement], None]) -> None:
+def serve(assembly: Assembly, doors: Doors, drain_s: float, announce: Callable[[Ready], None]) -> None:
     """Answer requests until a signal comes.
 
-    The golden set is replayed while the server already answers probes; ``announce`` is called when it has passed and
-    requests are let in. SIGTERM or SIGINT: not ready any more, requests inside are finished, for at most ``drain_s``
-    seconds; a second signal ends at once.
+    The golden sets are replayed while the server already answers probes; ``announce`` is called when they have passed
+    and requests are let in. SIGTERM or SIGINT: not ready any more, requests inside are finished, for at most
+    ``drain_s`` seconds; a second signal ends at once.
 
     Raises:
-        ProofError: the golden set disagrees; no request was answered.
-        ServerError: requests had to be cut off, or the golden set could not be replayed.
+        ProofError: a golden set disagrees; no request was answered.
+        ServerError: requests had to be cut off, or a golden set could not be replayed.
     """
-    admission = admission_for(served.limits, State.STARTING)
+    limits = assembly.service.limits
+    certificate, key = doors.tls or (None, None)
     config = uvicorn.Config(
-        create_app(served, admission),
-        http=guarded(served.limits.read_timeout_s, served.limits.max_connections),
+        create_app(
+            assembly.service,
+            token=doors.token,
+            metrics=assembly.metrics.scrape if doors.metrics_at_http else None,
+        ),
+        http=guarded(limits.read_timeout_s, limits.max_connections),
         lifespan="off",
         ws="none",
+        log_config=None,  # the log of the server has its handlers by now
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,  # when it comes to that, the requests are answered or have had their time
     )
-    server = _Server(config, served, admission, drain_s, announce)
-    server.run(sockets=[bound])
+    server = _Server(config, assembly, doors, drain_s, announce)
+    server.run(sockets=[doors.http])
     if server.failure is not None:
         raise server.failure
 
@@ -93,40 +139,56 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        served: Served,
-        admission: Admission,
+        assembly: Assembly,
+        doors: Doors,
         drain_s: float,
-        announce: Callable[[Agreement], None],
+        announce: Callable[[Ready], None],
     ) -> None:
         super().__init__(config)
         self.failure: RegnetDeployError | None = None
-        self._served = served
-        self._admission = admission
+        self._assembly, self._doors = assembly, doors
+        self._admission = assembly.service.admission
         self._drain_s = drain_s
         self._announce = announce
-        self._proof: asyncio.Future[Agreement] | None = None
+        self._start: asyncio.Task[Ready] | None = None
         self._drain_until: float | None = None
+        self._others: list[Any] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and begin to replay the golden set."""
+        """Listen, and begin to replay the golden sets."""
         await super().startup(sockets)
-        self._proof = asyncio.get_running_loop().run_in_executor(None, self._served.prove)
+        self._start = asyncio.ensure_future(self._begin())
+
+    async def _begin(self) -> Ready:
+        """Open the other doors, which answer probes as the first one does, and prove what is served."""
+        from regnet_deploy.serving.grpc_server import start_grpc
+        from regnet_deploy.serving.metrics_server import start_metrics
+
+        port = None
+        if self._doors.metrics is not None:
+            self._others.append(await start_metrics(self._assembly.metrics, self._doors.metrics))
+        if self._doors.grpc is not None:
+            host, wanted = self._doors.grpc
+            grpc = await start_grpc(self._assembly.service, host, wanted, token=self._doors.token, tls=self._doors.tls)
+            self._others.append(grpc)
+            port = grpc.port
+        return Ready(await self._assembly.start(), port)
 
     async def on_tick(self, counter: int) -> bool:
         """Move from one state to the next; called ten times a second, True ends the server."""
-        if self._proof is not None and self._proof.done():
+        if self._start is not None and self._start.done():
             try:
-                agreement = self._proof.result()
+                ready = self._start.result()
             except RegnetDeployError as error:
                 self.failure = error
                 return True
             except Exception as error:  # out of memory, say: whatever it is, a server that is not proved ends
                 self.failure = ServerError(f"the golden set could not be replayed: {type(error).__name__} {error}")
                 return True
-            self._proof = None
+            self._start = None
             if self._admission.state is State.STARTING:
                 self._admission.state = State.READY
-                self._announce(agreement)
+                self._announce(ready)
         if self._drain_until is not None:
             if not self._admission.in_flight:
                 return True
@@ -134,11 +196,23 @@ class _Server(uvicorn.Server):
                 return self._cut_off(f"after {self._drain_s:g} s of draining")
         return await super().on_tick(counter)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close every door, then what stood behind them."""
+        if self._start is not None:
+            self._start.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # it was said, or does not matter any more
+                await self._start
+        await super().shutdown(sockets)
+        for other in self._others:
+            await other.stop()
+        await self._assembly.stop()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal: the first one drains, the second one ends."""
         self._admission.state = State.DRAINING
         if self._drain_until is None:
             self._drain_until = time.monotonic() + self._drain_s
+            self._assembly.tell("draining", requests=self._admission.in_flight)
         else:
             self._cut_off(f"by a second {signal.Signals(sig).name}")
             self.should_exit = self.force_exit = True

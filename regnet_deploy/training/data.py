@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.decode import decode
 from regnet_deploy.images.folder import LabelledFile
-from regnet_deploy.images.preprocess import Preprocessing, resize_and_crop
+from regnet_deploy.images.preprocess import Preprocessing, load_pixels
 from regnet_deploy.training.augment import epoch_order, random_view
 from regnet_deploy.training.recipe import Recipe
 
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Decoded images by number: from files, or from memory.
+    """Images by number: from files, or from memory.
 
     Attributes:
         root: the image folder.
@@ -84,9 +84,19 @@ class Source:
         """Return an upright RGB image, or say why there is none."""
         if self.kept is not None:
             return self.kept[number]
+        return self._from_file(number, lambda data: decode(data, ""))
+
+    def view(self, number: int, preprocessing: Preprocessing) -> NDArray[np.uint8] | Unreadable:
+        """Return the evaluation view ``(h, w, 3)``, or say why there is none.
+
+        It is always made of the file, as it is everywhere: images in memory are decoded in full, and shrunk.
+        """
+        return self._from_file(number, lambda data: load_pixels(data, preprocessing, ""))
+
+    def _from_file(self, number: int, make: Callable[[bytes], Made]) -> Made | Unreadable:
         path = self.files[number].path
         try:
-            return decode((self.root / path).read_bytes(), "")
+            return make((self.root / path).read_bytes())
         except OSError as error:
             return Unreadable(path, f"cannot be read: {error.strerror}")
         except DataError as error:
@@ -143,10 +153,9 @@ class EvaluationViews(Dataset[Sample | Unreadable]):
         """Return the view of an image."""
         if self.kept is not None:
             return self.kept[number]
-        image = self.source.image(number)
-        if isinstance(image, Unreadable):
-            return image
-        pixels = resize_and_crop(image, self.preprocessing)
+        pixels = self.source.view(number, self.preprocessing)
+        if isinstance(pixels, Unreadable):
+            return pixels
         return Sample(pixels, np.zeros(3, np.float32), self.source.files[number].label)
 
 

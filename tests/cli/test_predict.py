@@ -215,6 +215,40 @@ def test_a_gpu_is_never_quietly_the_cpu(capsys, exported_bundle: Path, images: l
     assert len(errors.strip().splitlines()) == 1
 
 
+def test_openvino_gives_the_answers_of_onnxruntime(capsys, exported_bundle: Path, images: list[Path]):
+    pytest.importorskip("openvino")
+    answers = {}
+    for runtime in ("onnxruntime", "openvino"):
+        code, out, _ = predict(capsys, exported_bundle, images[0], "--runtime", runtime, "--json")
+        assert code == 0
+        answers[runtime] = json.loads(out)
+        assert answers[runtime]["runtime"].startswith(f"{runtime} ")
+    first, second = (found["results"][0]["predictions"] for found in answers.values())
+    assert [one["label"] for one in first] == [one["label"] for one in second]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--runtime", "openvino", "--device", "cuda"], "--runtime openvino runs on the CPU"),
+        (["--runtime", "tensorrt"], "--runtime tensorrt runs engines"),
+    ],
+)
+def test_a_runtime_that_cannot_be_is_one_line(
+    capsys, exported_bundle: Path, images: list[Path], options: list[str], says: str
+):
+    code, out, errors = predict(capsys, exported_bundle, images[0], *options)
+    assert (code, out) == (2, "")
+    assert says in errors
+
+
+def test_a_runtime_is_never_quietly_pytorch(capsys, exported_bundle: Path, images: list[Path]):
+    update_bundle(exported_bundle, {}, drop=("variants",))
+    code, out, errors = predict(capsys, exported_bundle, images[0], "--runtime", "openvino")
+    assert (code, out) == (2, "")
+    assert "--runtime openvino runs an exported variant" in errors
+
+
 def test_names_are_shown_as_they_are(capsys, exported_bundle: Path, images: list[Path]):
     odd = images[0].rename(images[0].with_name("[red] :cat: x.png"))
     code, out, _ = predict(capsys, exported_bundle, odd, "-k", "1")

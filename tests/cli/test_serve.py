@@ -13,6 +13,7 @@ import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
 from regnet_deploy.runtimes.golden import Golden, golden_to_bytes, load_golden
+from regnet_deploy.serving.server import Ready
 
 
 def fails(*arguments: str, code: int) -> str:
@@ -129,9 +130,9 @@ class TestEngines:
         """What would be served: proved and announced, and then the server ends."""
         seen: list[Any] = []
 
-        def serve(served: Any, bound: Any, drain_s: float, announce: Any) -> None:
-            announce(served.prove())
-            seen.append(served)
+        def serve(assembly: Any, doors: Any, drain_s: float, announce: Any) -> None:
+            announce(Ready([served.prove() for served in assembly.opened]))
+            seen.append(assembly)
 
         monkeypatch.setattr("regnet_deploy.serving.server.serve", serve)
         return seen

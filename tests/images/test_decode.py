@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.decode import decode, pixels_of
+from regnet_deploy.images.decode import decode, decode_scaled, pixels_of
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -138,6 +138,8 @@ def test_a_truncated_file_is_refused(kind: str) -> None:
     data = encode(noise, kind)
     with pytest.raises(DataError, match=r"^it: (broken|not an) image"):
         decode(data[: len(data) // 2], "it")
+    with pytest.raises(DataError, match=r"^it: (broken|not an) image"):
+        decode_scaled(data[: len(data) // 2], lambda width, height: (8, 8), "it")
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"\0" * 5000])
@@ -184,6 +186,7 @@ def test_warnings_of_pillow_stay_silent_in_many_threads() -> None:
 #: Big-endian, one field: the orientation, 6.
 EXIF = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 ENCODED = [encode(photo(), kind, exif=EXIF) for kind in ("JPEG", "PNG", "WEBP")]
+ENCODED += [encode(Image.new("CMYK", (40, 30)), "JPEG", progressive=True), encode(photo(), "MPO")]
 ENCODED += [encode(photo(), kind) for kind in ("GIF", "BMP", "TIFF", "PPM")]
 
 
@@ -195,6 +198,7 @@ def test_changed_bytes_are_an_image_or_a_data_error(data: bytes, changes: list[t
         broken[place % len(broken)] = value
     message = ""
     try:
+        assert decode_scaled(bytes(broken), lambda width, height: (9, 9), "it", max_pixels=10**7).image.mode == "RGB"
         assert decode(bytes(broken), "it", max_pixels=10**7).mode == "RGB"
     except DataError as error:
         message = str(error)
@@ -231,3 +235,71 @@ def test_transparency_is_laid_on_white_without_another_image_of_four_channels(mo
     data = encode(Image.new("RGBA", (4, 4), (10, 20, 30, 0)))
     monkeypatch.setattr(Image.Image, "convert", lambda *arguments: pytest.fail("a copy was made"))
     assert decode(data).getpixel((0, 0)) == WHITE
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "scale"),
+    [
+        ((100, 80), (100, 80), 1),
+        ((100, 80), (51, 40), 1),
+        ((100, 80), (50, 41), 1),
+        ((100, 80), (50, 40), 2),
+        ((101, 83), (25, 20), 4),
+        ((101, 83), (12, 10), 8),
+        ((101, 83), (1, 1), 8),
+        ((9, 2000), (20, 4000), 1),
+    ],
+)
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(
+    size: tuple[int, int], enough: tuple[int, int], scale: int
+) -> None:
+    found = decode_scaled(encode(photo(*size), "JPEG"), lambda width, height: enough)
+    assert (found.scale, found.size, found.origin) == (scale, size, (0.0, 0.0))
+    assert found.image.size == (-(-size[0] // scale), -(-size[1] // scale))
+    assert scale == 1 or (found.image.width >= enough[0] and found.image.height >= enough[1])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_enough_is_said_of_the_upright_image(orientation: int) -> None:
+    asked, exif = [], Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(120, 33), "JPEG", exif=exif)
+    upright = (33, 120) if orientation >= 5 else (120, 33)
+
+    def enough(width: int, height: int) -> tuple[int, int]:
+        asked.append((width, height))
+        return (width // 4, height // 4)
+
+    found = decode_scaled(data, enough)
+    assert asked == [upright]
+    assert (found.scale, found.size) == (4, upright)
+    assert found.image.size == ((9, 30) if orientation >= 5 else (30, 9))
+    # The ninth pixel is a quarter the image's own; where that side was turned, it comes first.
+    turned = {3: (0, 0.75), 4: (0, 0.75), 6: (0.75, 0), 7: (0.75, 0)}
+    assert found.origin == turned.get(orientation, (0, 0))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options"),
+    [
+        ("L", "JPEG", {}),
+        ("CMYK", "JPEG", {}),
+        ("RGB", "JPEG", {"progressive": True}),
+        ("RGB", "JPEG", {"subsampling": 0}),
+        ("RGB", "MPO", {"save_all": True, "append_images": [photo()]}),
+    ],
+)
+def test_every_jpeg_can_be_scaled(mode: str, kind: str, options: dict[str, object]) -> None:
+    image = Image.new("L", (64, 48), 77).convert(mode)
+    found = decode_scaled(encode(image, kind, **options), lambda width, height: (20, 15))
+    assert (found.scale, found.image.size, found.image.mode) == (2, (32, 24), "RGB")
+    assert np.abs(np.asarray(found.image).astype(int) - 77).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM"])
+def test_what_is_no_jpeg_is_decoded_in_full(kind: str) -> None:
+    exif = {"exif": EXIF} if kind in ("PNG", "WEBP") else {}
+    data = encode(photo(), kind, **exif)
+    found = decode_scaled(data, lambda width, height: (4, 3))
+    assert (found.scale, found.size) == (1, (30, 40) if exif else (40, 30))
+    assert (np.asarray(found.image) == pixels(data)).all()

@@ -1,5 +1,8 @@
 """Preprocessing: what the network sees of an image, and the same numbers everywhere."""
 
+import dataclasses
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from regnet_deploy.images.preprocess import (
     IMAGENET_STD,
     Preprocessing,
     default_preprocessing,
+    load_pixels,
     normalise,
     resize_and_crop,
     scale_and_shift,
@@ -87,15 +91,70 @@ def test_normalising_is_exactly_scale_and_shift() -> None:
 
 @pytest.mark.parametrize(("resolution", "resize"), [(224, 256), (96, 110), (95, 95), (32, 32)])
 def test_the_default_view_is_the_papers_and_whole_for_small_images(resolution: int, resize: int) -> None:
-    assert default_preprocessing(resolution) == Preprocessing(resize=resize, crop=resolution)
+    assert default_preprocessing(resolution) == Preprocessing(resize=resize, crop=resolution, scaled_decoding=True)
 
 
 def test_json_brings_it_back() -> None:
     preprocessing = Preprocessing(40, 32, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert Preprocessing.from_json(preprocessing.to_json()) == preprocessing
+    for each in (preprocessing, dataclasses.replace(preprocessing, scaled_decoding=True)):
+        assert Preprocessing.from_json(each.to_json()) == each
 
 
-@pytest.mark.parametrize("change", [{"colours": "BGR"}, {"interpolation": "nearest"}, {"gamma": 2}])
+def test_a_bundle_that_says_nothing_of_scaled_decoding_goes_on_without_and_says_the_same() -> None:
+    older = {name: value for name, value in default_preprocessing(32).to_json().items() if name != "scaled_decoding"}
+    preprocessing = Preprocessing.from_json(older)
+    assert preprocessing.scaled_decoding is False
+    assert preprocessing.to_json() == older
+    assert Preprocessing.from_json({**older, "scaled_decoding": False}) == preprocessing
+
+
+@pytest.mark.parametrize(
+    "change", [{"colours": "BGR"}, {"interpolation": "nearest"}, {"gamma": 2}, {"scaled_decoding": "no"}]
+)
 def test_what_is_not_understood_is_refused(change: dict[str, object]) -> None:
     with pytest.raises(BundleError, match="preprocessing is not understood"):
         Preprocessing.from_json({**default_preprocessing(32).to_json(), **change})
+
+
+def jpeg(image: Image.Image, orientation: int = 1, **options: object) -> bytes:
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(stream, "JPEG", quality=95, exif=exif, **options)
+    return stream.getvalue()
+
+
+def both(data: bytes, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
+    """With scaled decoding and without."""
+    scaled = load_pixels(data, dataclasses.replace(preprocessing, scaled_decoding=True))
+    return scaled, load_pixels(data, dataclasses.replace(preprocessing, scaled_decoding=False))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    width=st.integers(20, 600),
+    height=st.integers(20, 600),
+    orientation=st.integers(1, 8),
+    progressive=st.booleans(),
+    interpolation=st.sampled_from(["bilinear", "bicubic"]),
+)
+def test_scaled_decoding_shows_nearly_the_same(
+    width: int, height: int, orientation: int, progressive: bool, interpolation: str
+) -> None:
+    coarse = Image.fromarray(np.random.default_rng(width).integers(0, 256, (3, 4, 3), dtype=np.uint8))
+    data = jpeg(coarse.resize((width, height), Image.Resampling.BICUBIC), orientation, progressive=progressive)
+    scaled, full = both(data, Preprocessing(36, 32, interpolation))
+    difference = np.abs(scaled.astype(int) - full)
+    assert difference.mean() < 2
+    if min(width, height) < 72:  # no scale of libjpeg leaves 36 pixels of it
+        assert (difference == 0).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("side", [257, 263])
+def test_a_turned_image_is_not_shifted_by_scaled_decoding(orientation: int, side: int) -> None:
+    ramp = np.linspace(0, 255, side)
+    image = np.stack([ramp[:, None] + 0 * ramp, ramp + 0 * ramp[:, None], np.full((side, side), 128.0)], axis=2)
+    scaled, full = both(
+        jpeg(Image.fromarray(image.astype(np.uint8)), orientation, subsampling=0), Preprocessing(32, 32)
+    )
+    assert np.abs((scaled.astype(int) - full).mean((0, 1))).max() < 0.7  # a pixel of the view is 8 levels

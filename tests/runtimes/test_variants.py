@@ -1,4 +1,5 @@
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,70 @@ def test_a_choice_without_measurements_is_no_measurement(exported_bundle: Path):
     assert choose_variant(bundle) == "onnx-fp32"
 
 
+@pytest.mark.parametrize(
+    ("runtime", "device", "says"),
+    [
+        (
+            "openvin",
+            "auto",
+            r"no runtime 'openvin' \(did you mean openvino\?\); there are auto, onnxruntime, tensorrt, ",
+        ),
+        ("auto", "cudda", r"no device 'cudda' \(did you mean cuda\?\); there are auto, cpu, cuda, tensorrt"),
+        ("openvino", "cuda", "--runtime openvino runs on the CPU, and --device cuda is asked for: choose --device cpu"),
+        ("openvino", "tensorrt", "runs on the CPU, and --device tensorrt is asked for"),
+        ("tensorrt", "cpu", "--runtime tensorrt runs on a GPU, and --device cpu is asked for: choose --device auto"),
+        ("tensorrt", "auto", r"has none: run `regnet-deploy export --trt .*`, or choose --runtime onnxruntime"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [None, "onnx-fp32"])
+def test_a_runtime_that_cannot_be_is_one_line(
+    exported_bundle: Path, wanted: str | None, runtime: Any, device: Any, says: str
+):
+    if wanted and (runtime, device) == ("tensorrt", "auto"):
+        says = "variant onnx-fp32 of .* cannot be served: it is an ONNX file, and TensorRT engines are asked for"
+    with pytest.raises(UsageError, match=says):
+        choose_variant(open_bundle(exported_bundle), wanted, device, runtime)
+
+
+def test_openvino_and_onnxruntime_take_what_the_other_takes_and_no_engines(without_engine: Path):
+    bundle = open_bundle(without_engine)
+    for runtime in ("onnxruntime", "openvino"):
+        assert choose_variant(bundle, None, "auto", runtime) == "onnx-fp32"
+        assert choose_variant(bundle, "onnx-fp32-uint8", "cpu", runtime) == "onnx-fp32-uint8"
+        says = f"it is a tensorrt engine, and {runtime} is asked for"
+        assert why_not_served(bundle, "trt-fp32", "auto", runtime) == says
+
+
+def test_openvino_is_not_given_what_is_written_for_engines(exported_bundle: Path):
+    bundle = changed(exported_bundle, "onnx-fp32", exact=True)
+    says = "fp32 is for TensorRT engines, and OpenVINO does not compute it as the file has it"
+    assert why_not_served(bundle, "onnx-fp32", runtime="openvino") == says
+    assert choose_variant(bundle, runtime="openvino") == "onnx-fp32-uint8"
+    with pytest.raises(UsageError, match=says):
+        choose_variant(bundle, "onnx-fp32", runtime="openvino")
+
+
+def test_what_one_runtime_took_says_nothing_of_the_other(exported_bundle: Path):
+    rows = [
+        {"variant": "onnx-fp32", "batch": 1, "p50_ms": 3.0, "runtime": "onnxruntime 1.32.0"},
+        {"variant": "onnx-fp32-uint8", "batch": 1, "p50_ms": 4.0, "runtime": "onnxruntime 1.32.0"},
+        {"variant": "onnx-fp32", "batch": 1, "p50_ms": 2.0, "runtime": "openvino 2026.4.1"},
+        {"variant": "onnx-fp32-uint8", "batch": 1, "p50_ms": 1.0, "runtime": "openvino 2026.4.1"},
+    ]
+    bundle = update_bundle(exported_bundle, {"profile": {"latency": rows}})
+    assert choose_variant(bundle, runtime="openvino") == "onnx-fp32-uint8"
+    assert choose_variant(bundle, runtime="onnxruntime") == choose_variant(bundle) == "onnx-fp32"
+
+
+def test_openvino_that_is_not_installed_is_a_reason(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    bundle = open_bundle(exported_bundle)
+    monkeypatch.setattr(metadata, "version", version)
+    assert "pip install 'regnet-deploy[openvino]'" in str(why_not_served(bundle, "onnx-fp32", "cpu", "openvino"))
+
+
 class TestEngines:
     """Of engines it is the one that fits which counts."""
 
@@ -192,3 +257,16 @@ class TestEngines:
         computer.driver.gpu = getattr(fake_machine, gpu) if gpu else None
         assert must_be_built(bundle, "trt-fp32", device) is must
         assert must_be_built(bundle, "onnx-fp32", device) is False
+        assert must_be_built(bundle, "trt-fp32", device, "onnxruntime") is False
+        if device == "auto":
+            assert must_be_built(bundle, "trt-fp32", device, "tensorrt") is must
+
+    def test_tensorrt_is_its_engines_and_nothing_else(self, with_h100_engine: Path, computer: Any, fake_machine: Any):
+        bundle = measured(with_h100_engine, ("trt-fp32", 1, 9.0), ("onnx-fp32", 1, 2.0))
+        assert choose_variant(bundle) == choose_variant(bundle, runtime="onnxruntime") == "onnx-fp32"
+        assert choose_variant(bundle, runtime="tensorrt") == "trt-fp32"
+        with pytest.raises(UsageError, match="it is a tensorrt engine, and openvino is asked for"):
+            choose_variant(bundle, "trt-fp32", runtime="openvino")
+        computer.driver.gpu = fake_machine.A100
+        with pytest.raises(UsageError, match=r"can be served - trt-fp32: it was built for NVIDIA H100[^;]*$"):
+            choose_variant(bundle, runtime="tensorrt")

@@ -1,64 +1,32 @@
+import asyncio
 import gzip
 import io
 import json
-import threading
-import time
 import zlib
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import anyio
-import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.preprocess import load_pixels
 from regnet_deploy.runtimes.predictions import top_k
 from regnet_deploy.runtimes.runtime import classify_pixels
-from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.app import create_app
-from regnet_deploy.serving.served import Limits, Served, load_served
+from regnet_deploy.serving.admission import State
+from regnet_deploy.serving.served import Served
+from tests.serving.conftest import LIMITS, Inside, Open
 
-LIMITS = Limits(max_batch=4, max_body_bytes=200_000, max_pixels=250_000, max_in_flight=2, read_timeout_s=5)
 INFER = "/v2/models/regnet/infer"
 
 
 @pytest.fixture
-def served(exported_bundle: Path) -> Served:
-    return load_served(open_bundle(exported_bundle), variant="onnx-fp32", limits=LIMITS)
-
-
-class Client:
-    """Speaks to an application in this process; an exception in it is raised here."""
-
-    def __init__(self, app: Any, raises: bool = True) -> None:
-        self._transport = httpx.ASGITransport(app, raise_app_exceptions=raises)
-
-    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
-        async def request() -> httpx.Response:
-            async with httpx.AsyncClient(transport=self._transport, base_url="http://test") as client:
-                return await client.request(method, path, **options)
-
-        return anyio.run(request)
-
-    def get(self, path: str) -> httpx.Response:
-        return self.request("GET", path)
-
-    def post(self, path: str, **options: Any) -> httpx.Response:
-        return self.request("POST", path, **options)
-
-
-@pytest.fixture
-def client(served: Served) -> Client:
-    return Client(create_app(served))
+def served(client: Inside) -> Served:
+    return client.assembly.opened[0]
 
 
 def infer_body(images: np.ndarray, **fields: Any) -> bytes:
@@ -88,20 +56,27 @@ def refusal(response: Any, status: int) -> str:
     return str(document["error"])
 
 
-def test_the_first_page_says_what_there_is(client: Client):
+def test_the_first_page_says_what_there_is(client: Inside):
     page = client.get("/").json()
-    assert page["model"] == "regnet"
+    assert [model["name"] for model in page["models"]] == ["regnet"]
     assert "curl --data-binary @image.jpg" in page["example"]
     assert "POST /v2/models/regnet/infer" in page["endpoints"]
 
 
 @pytest.mark.parametrize("path", ["/v2", "/v2/"])
-def test_server_metadata(client: Client, path: str):
-    assert client.get(path).json()["extensions"] == ["binary_tensor_data", "classification"]
+def test_server_metadata(client: Inside, path: str):
+    assert client.get(path).json()["extensions"] == [
+        "binary_tensor_data",
+        "classification",
+        "model_configuration",
+        "model_repository",
+        "schedule_policy",
+        "statistics",
+    ]
 
 
 @pytest.mark.parametrize("path", ["/v2/models/regnet", "/v2/models/regnet/versions/1"])
-def test_model_metadata_and_readiness(client: Client, path: str):
+def test_model_metadata_and_readiness(client: Inside, path: str):
     document = client.get(path).json()
     assert document["inputs"] == [{"name": "images", "datatype": "FP32", "shape": [-1, 3, 24, 24]}]
     assert document["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 6]}]
@@ -109,7 +84,7 @@ def test_model_metadata_and_readiness(client: Client, path: str):
     assert client.get(path + "/ready").json() == {"name": "regnet", "ready": True}
 
 
-def test_logits_are_those_of_the_session(client: Client, served: Served):
+def test_logits_are_those_of_the_session(client: Inside, served: Served):
     images = np.random.default_rng(0).normal(size=(3, 3, 24, 24)).astype(np.float32)
     answer = client.post(INFER, content=infer_body(images, id="7")).json()
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "regnet", "1")
@@ -132,19 +107,19 @@ def test_logits_are_those_of_the_session(client: Client, served: Served):
         ("GET", "/v2/models/%2e%2e%2fregnet", 404),
         ("GET", "/v2/models/regnet%00", 404),
         ("GET", "/v2/models/" + "x" * 5000, 404),
-        ("POST", "/v2/repository/models/regnet/unload", 404),
+        ("POST", "/v2/repository/models/regnet/unload", 503),
         ("GET", INFER, 405),
         ("POST", "/v2/health/live", 405),
         ("DELETE", "/classify", 405),
         ("PUT", "/", 405),
     ],
 )
-def test_what_there_is_not_is_an_error_in_json(client: Client, method: str, path: str, status: int):
+def test_what_there_is_not_is_an_error_in_json(client: Inside, method: str, path: str, status: int):
     text = refusal(client.request(method, path), status)
     assert len(text) < 300
 
 
-def test_a_wrong_method_names_the_right_one(client: Client):
+def test_a_wrong_method_names_the_right_one(client: Inside):
     assert client.get("/classify").headers["allow"] == "POST"
 
 
@@ -152,7 +127,7 @@ def test_a_wrong_method_names_the_right_one(client: Client):
     ("encoding", "pack"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("GZIP", gzip.compress), ("identity", bytes)],
 )
-def test_compressed_requests_are_unpacked(client: Client, encoding: str, pack: Any):
+def test_compressed_requests_are_unpacked(client: Inside, encoding: str, pack: Any):
     answer = client.post(INFER, content=pack(infer_body(zeros())), headers={"content-encoding": encoding})
     assert answer.status_code == 200, answer.text
 
@@ -170,12 +145,12 @@ def test_compressed_requests_are_unpacked(client: Client, encoding: str, pack: A
         ("deflate", zlib.compress(bytes(LIMITS.max_body_bytes + 1)), 413),
     ],
 )
-def test_bad_compression_is_the_clients_mistake(client: Client, encoding: str, data: bytes, status: int):
+def test_bad_compression_is_the_clients_mistake(client: Inside, encoding: str, data: bytes, status: int):
     refusal(client.post(INFER, content=data, headers={"content-encoding": encoding}), status)
 
 
 @pytest.mark.parametrize("path", [INFER, "/classify"])
-def test_a_body_over_the_limit_is_refused_by_its_length_and_by_counting(client: Client, path: str):
+def test_a_body_over_the_limit_is_refused_by_its_length_and_by_counting(client: Inside, path: str):
     assert "200,000 bytes" in refusal(client.post(path, content=bytes(LIMITS.max_body_bytes + 1)), 413)
 
     async def chunks() -> AsyncIterator[bytes]:
@@ -202,7 +177,7 @@ def test_a_body_over_the_limit_is_refused_by_its_length_and_by_counting(client: 
         ("progressive", lambda image: encoded(image, "JPEG", progressive=True)),
     ],
 )
-def test_an_image_is_classified_as_the_library_would(client: Client, served: Served, name: str, make: Any):
+def test_an_image_is_classified_as_the_library_would(client: Inside, served: Served, name: str, make: Any):
     data = make(gradient(90, 60))
     answer = client.post("/classify?k=3", content=data)
     assert answer.status_code == 200, answer.text
@@ -212,10 +187,10 @@ def test_an_image_is_classified_as_the_library_would(client: Client, served: Ser
     assert [p["label"] for p in got["predictions"]] == [p.label for p in wanted]
     assert [p["index"] for p in got["predictions"]] == [p.index for p in wanted]
     assert [p["probability"] for p in got["predictions"]] == pytest.approx([p.probability for p in wanted])
-    assert set(got["timing_ms"]) == {"decode", "wait", "inference", "total"}
+    assert set(got["timing_ms"]) == {"read", "decode", "queue", "inference", "total"}
 
 
-def test_an_image_is_turned_as_its_exif_says(client: Client):
+def test_an_image_is_turned_as_its_exif_says(client: Inside):
     image = gradient(80, 40)
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn clockwise to be upright
@@ -240,43 +215,57 @@ def test_an_image_is_turned_as_its_exif_says(client: Client):
         (encoded(gradient(90, 60), "PPM"), "not an image"),
     ],
 )
-def test_what_is_not_a_usable_image_is_the_clients_mistake(client: Client, data: bytes, says: str):
+def test_what_is_not_a_usable_image_is_the_clients_mistake(client: Inside, data: bytes, says: str):
     assert says in refusal(client.post("/classify", content=data), 400)
 
 
 @pytest.mark.parametrize("k", ["0", "-1", "1.5", "x", "", "9" * 30, "٣", "1e3"])
-def test_k_must_be_a_whole_number(client: Client, k: str):
+def test_k_must_be_a_whole_number(client: Inside, k: str):
     assert "k must be" in refusal(client.post("/classify", params={"k": k}, content=b"x"), 400)
 
 
-def test_k_beyond_the_classes_is_all_of_them(client: Client):
+def test_k_beyond_the_classes_is_all_of_them(client: Inside):
     answer = client.post("/classify?k=1000", content=encoded(gradient(30, 30), "PNG")).json()
     assert sorted(p["index"] for p in answer["predictions"]) == list(range(6))
     assert sum(p["probability"] for p in answer["predictions"]) == pytest.approx(1)
 
 
-def test_a_form_is_told_how_to_send_an_image(client: Client):
-    answer = client.post("/classify", files={"file": b"x"})
-    assert "--data-binary" in refusal(answer, 415)
+def test_a_form_with_several_images_is_answered_for_each(client: Inside):
+    files = [
+        ("a", ("one.png", encoded(gradient(30, 30), "PNG"))),
+        ("b", ("two.txt", b"hello")),
+        ("c", ("three.jpg", encoded(gradient(90, 60), "JPEG"))),
+    ]
+    answer = client.post("/classify?k=2", files=files).json()
+    one, two, three = answer["results"]
+    assert [one["image"], two["image"], three["image"]] == ["one.png", "two.txt", "three.jpg"]
+    assert len(one["predictions"]) == len(three["predictions"]) == 2
+    assert "not an image" in two["error"]
+    alone = client.post("/classify?k=2", content=files[2][1][1]).json()
+    assert [p["index"] for p in alone["predictions"]] == [p["index"] for p in three["predictions"]]
 
 
 @pytest.mark.parametrize("state", [State.STARTING, State.DRAINING])
-def test_only_a_ready_server_answers(served: Served, state: State):
-    client = Client(create_app(served, Admission(2, state)))
-    assert client.get("/v2/health/live").status_code == 200
-    for path in ("/v2/health/ready", "/v2/models/regnet/ready"):
-        answer = client.get(path)
-        assert answer.status_code == 503
-        assert answer.json()["ready"] is False
-    for path in (INFER, "/classify"):
-        answer = client.post(path, content=infer_body(zeros()))
-        assert refusal(answer, 503) == state.value
-        assert answer.headers["retry-after"] == "1"
+def test_only_a_ready_server_answers(client: Inside, state: State):
+    admission = client.assembly.service.admission
+    admission.state = state
+    try:
+        assert client.get("/v2/health/live").status_code == 200
+        for path in ("/v2/health/ready", "/v2/models/regnet/ready"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert answer.json()["ready"] is False
+        for path in (INFER, "/classify"):
+            answer = client.post(path, content=infer_body(zeros()))
+            assert refusal(answer, 503) == state.value
+            assert answer.headers["retry-after"] == "1"
+    finally:
+        admission.state = State.READY
 
 
-def test_more_requests_than_there_is_room_for_are_told_to_come_back(served: Served):
-    admission = Admission(2)
-    client = Client(create_app(served, admission))
+def test_more_requests_than_there_is_room_for_are_told_to_come_back(inside: Open):
+    client = inside(limits=replace(LIMITS, max_in_flight=2))
+    admission = client.assembly.service.admission
     with admission.enter(), admission.enter():
         answer = client.post(INFER, content=infer_body(zeros()))
         assert "2 requests are in flight" in refusal(answer, 503)
@@ -286,70 +275,71 @@ def test_more_requests_than_there_is_room_for_are_told_to_come_back(served: Serv
     assert client.post(INFER, content=infer_body(zeros())).status_code == 200
 
 
-def test_a_place_is_given_back_whatever_happens(served: Served):
-    admission = Admission(1)
-    client = Client(create_app(served, admission))
+def test_a_place_is_given_back_whatever_happens(client: Inside):
     for content in (b"", b"{}", bytes(LIMITS.max_body_bytes + 1), infer_body(zeros(9)), infer_body(zeros())):
         client.post(INFER, content=content)
         client.post("/classify", content=content)
-    assert admission.in_flight == 0
+    admission = client.assembly.service.admission
+    assert (admission.in_flight, admission.bytes_in_flight) == (0, 0)
+    assert client.assembly.opened[0].batcher.depth == 0
 
 
-def test_a_runtime_that_fails_is_an_error_of_the_server_without_details(served: Served):
-    class Broken:
-        runtime, device, input, input_name, output_name = "r", "cpu", "float32", "images", "logits"
+def test_a_runtime_that_fails_is_an_error_of_the_server_without_details(inside: Open, monkeypatch: Any):
+    client = inside()
 
-        def run(self, images: np.ndarray) -> np.ndarray:
-            raise ProofError("out of memory at /secret/path")
+    def fail(images: np.ndarray) -> np.ndarray:
+        raise ProofError("out of memory at /secret/path")
 
-    client = Client(create_app(replace(served, session=Broken())), raises=False)
+    monkeypatch.setattr(client.assembly.opened[0].session, "run", fail)
     assert "secret" not in refusal(client.post(INFER, content=infer_body(zeros())), 500)
     assert client.get("/v2/health/live").status_code == 200
+    monkeypatch.undo()
+    assert client.post(INFER, content=infer_body(zeros())).status_code == 200
 
 
-def test_a_body_that_does_not_arrive_in_time_is_given_up(served: Served):
-    app = create_app(replace(served, limits=replace(LIMITS, read_timeout_s=0.05)))
+def speak(client: Inside, path: str, messages: list[Any]) -> list[Any]:
+    """Send an application these messages, then nothing until it has answered, then the end of the connection."""
     sent: list[Any] = []
-    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}])
+    left = iter(messages)
 
     async def receive() -> Any:
-        message = next(messages, {"type": "http.disconnect"})
-        if message["type"] == "http.disconnect" and not sent:
-            await anyio.sleep_forever()
+        message = next(left, None)
+        if message is None:
+            while not sent:
+                await asyncio.sleep(0.01)
+            return {"type": "http.disconnect"}
         return message
 
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b"", "root_path": ""}
-    anyio.run(app, scope, receive, send)
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    client.run(client.app(scope, receive, send))
+    return sent
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up(inside: Open):
+    client = inside(limits=replace(LIMITS, read_timeout_s=0.05))
+    sent = speak(client, INFER, [{"type": "http.request", "body": b"{", "more_body": True}])
     assert sent[0]["status"] == 408
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
-def test_a_client_that_goes_away_leaves_nothing_behind(served: Served):
-    admission = Admission(1)
-    sent: list[Any] = []
-    messages = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
-
-    async def receive() -> Any:
-        return next(messages)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": [], "query_string": b"", "root_path": ""}
-    anyio.run(create_app(served, admission), scope, receive, send)
-    assert admission.in_flight == 0
+def test_a_client_that_goes_away_leaves_nothing_behind(client: Inside):
+    gone = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
+    assert speak(client, "/classify", gone) == []
+    assert client.assembly.service.admission.in_flight == 0
 
 
-def test_the_app_can_be_mounted_in_another(served: Served):
+def test_the_app_can_be_mounted_in_another(inside: Open):
     from starlette.applications import Starlette
     from starlette.routing import Mount
 
-    client = Client(Starlette(routes=[Mount("/vision", create_app(served))]))
+    client = inside()
+    client.app = Starlette(routes=[Mount("/vision", client.app)])
     assert client.get("/vision/v2/health/ready").status_code == 200
     assert client.post("/vision" + INFER, content=infer_body(zeros())).status_code == 200
+    assert "curl --data-binary @image.jpg http://test/vision/classify" in client.get("/vision/").json()["example"]
 
 
 json_values = st.recursive(
@@ -390,7 +380,7 @@ def mutated(draw: st.DrawFn) -> bytes:
     pack=st.booleans(),
     path=st.sampled_from([INFER, INFER, INFER, "/classify", "/classify?k=%00", "/v2/models/regnet/versions/1/infer"]),
 )
-def test_no_request_is_answered_with_an_error_of_the_server(client: Client, data, raw, length, encoding, pack, path):
+def test_no_request_is_answered_with_an_error_of_the_server(client: Inside, data, raw, length, encoding, pack, path):
     headers = {}
     if length is not None:
         headers["Inference-Header-Content-Length"] = str(len(data)) if length == "exact" else str(length)
@@ -405,33 +395,9 @@ def test_no_request_is_answered_with_an_error_of_the_server(client: Client, data
         assert set(answer.json()) == {"error"}
 
 
-def test_images_are_decoded_within_one_budget_of_pixels(served: Served, monkeypatch: pytest.MonkeyPatch):
-    from regnet_deploy.serving import served as module
-
-    held, most, lock = 0, 0, threading.Lock()
-    real = module.decode
-
-    def decode(data: bytes, **options: Any) -> Image.Image:
-        nonlocal held, most
-        image = real(data, **options)
-        with lock:
-            held += image.width * image.height
-            most = max(most, held)
-        time.sleep(0.02)
-        with lock:
-            held -= image.width * image.height
-        return image
-
-    monkeypatch.setattr(module, "decode", decode)
-    image = encoded(gradient(400, 300), "JPEG")  # two of them fit
-    with ThreadPoolExecutor(6) as pool:
-        assert len(list(pool.map(lambda _: served.classify(image, 1), range(12)))) == 12
-    assert most <= LIMITS.max_pixels
-
-
-def test_bodies_have_a_limit_together(served: Served):
-    admission = Admission(4, max_bytes=150_000)
-    client = Client(create_app(served, admission))
+def test_bodies_have_a_limit_together(inside: Open):
+    client = inside(limits=replace(LIMITS, max_bodies_bytes=150_000))
+    admission = client.assembly.service.admission
     with admission.enter() as other:
         assert other.take(130_000)
         answer = client.post(INFER, content=infer_body(np.full((1, 3, 24, 24), 0.25, np.float32)))

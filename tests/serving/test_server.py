@@ -13,7 +13,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +193,9 @@ def test_it_says_where_it_is_and_listens_on_loopback_only(start: Start):
     server.process.terminate()
     code, errors = server.end()
     assert code == 0
-    warning, ready = errors.splitlines()
+    warning, ready, draining = errors.splitlines()
     assert "not trained" in warning
+    assert "draining" in draining
     assert ready.startswith(f"ready: {server.url} ")
 
 
@@ -453,20 +453,18 @@ def test_bodies_that_are_too_much_together_are_told_to_come_back(start: Start):
     wait_until(lambda: post(server, bytes(900_000)) == 400)
 
 
-def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path):
+def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     from regnet_deploy.errors import ServerError
-    from regnet_deploy.serving.served import load_served
-    from regnet_deploy.serving.server import bind, serve
+    from regnet_deploy.serving.assembly import Assembly
+    from regnet_deploy.serving.server import Doors, bind, serve
 
-    class Exhausted:
-        runtime, device, input, input_name, output_name = "r", "cpu", "float32", "images", "logits"
+    def exhausted(images: np.ndarray) -> np.ndarray:
+        raise MemoryError("4 GB")
 
-        def run(self, images: np.ndarray) -> np.ndarray:
-            raise MemoryError("4 GB")
-
-    served = replace(load_served(open_bundle(exported_bundle)), session=Exhausted())
+    assembly = Assembly(exported_bundle, decoders=1)
+    monkeypatch.setattr(assembly.opened[0].session, "run", exhausted)
     with bind("127.0.0.1", 0) as bound, pytest.raises(ServerError, match="could not be replayed: MemoryError 4 GB"):
-        serve(served, bound, 1, lambda agreement: pytest.fail("it was announced"))
+        serve(assembly, Doors(bound), 1, lambda ready: pytest.fail("it was announced"))
 
 
 def test_the_health_check_of_the_image_follows_the_port(start: Start, monkeypatch: pytest.MonkeyPatch):

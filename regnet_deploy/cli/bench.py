@@ -1,0 +1,232 @@
+"""``regnet-deploy bench``: how a running server bears load."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, print_table, progress, say
+from regnet_deploy.errors import ServerError, UsageError, require
+
+if TYPE_CHECKING:
+    from regnet_deploy.loading.percentiles import Latencies
+    from regnet_deploy.loading.report import RateReport
+    from regnet_deploy.loading.site import Site
+
+_AUTO = "auto"
+
+
+class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
+    """``auto``, or rates above 0 separated by commas."""
+
+    name = "n,n,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse ``20,50,100``."""
+        if value == _AUTO or isinstance(value, tuple):
+            return value
+        try:
+            rates = tuple(float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is neither auto nor a list of rates such as 20,50,100", param, ctx)
+        if not all(math.isfinite(rate) and 0 < rate <= 1e6 for rate in rates):
+            self.fail(f"{value!r} holds a rate that is not above 0 and at most 1000000", param, ctx)
+        return rates
+
+
+@click.command()
+@bundle_argument
+@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the server.")
+@click.option(
+    "--rate",
+    "--rates",
+    "rates",
+    type=Rates(),
+    default=_AUTO,
+    show_default=True,
+    help="Images/s to offer, one after another; auto finds the capacity and goes from 10 to 150 % of it.",
+)
+@click.option(
+    "--closed",
+    type=click.IntRange(1, 4096),
+    metavar="N",
+    help="Instead: keep N requests in flight and tell the capacity. Hides pauses of the server.",
+)
+@click.option(
+    "--duration",
+    type=FiniteFloat(0.1, 86400),
+    default=10.0,
+    show_default=True,
+    help="Seconds measured at each rate.",
+)
+@click.option(
+    "--warmup", type=FiniteFloat(0, 3600), default=1.0, show_default=True, help="Seconds before, not measured."
+)
+@click.option(
+    "--arrivals",
+    type=click.Choice(["poisson", "constant"]),
+    default="poisson",
+    show_default=True,
+    help="Independent clients, or one request every 1 / rate seconds.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the arrivals.")
+@click.option(
+    "--kind",
+    type=click.Choice(["image", "tensor"]),
+    help="Files for the server to decode, or binary tensors.  [default: tensor, with --images image]",
+)
+@click.option("--images", metavar="DIR", help="Send images of this folder.  [default: the bundle's golden set]")
+@click.option("--model", default="regnet", show_default=True, help="Name of the model at the server.")
+@click.option(
+    "--connections", type=click.IntRange(1, 65536), default=256, show_default=True, help="Most requests in flight."
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=FiniteFloat(0.01, 3600),
+    default=10.0,
+    show_default=True,
+    help="Seconds after which a request has failed.",
+)
+@click.option("--token-file", metavar="FILE", help="File with the bearer token that the server wants.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Draw rate against latency: .png, .svg or .pdf.")
+@json_option
+def command(
+    bundle_path: str,
+    url: str,
+    rates: Any,
+    closed: int | None,
+    duration: float,
+    warmup: float,
+    arrivals: Any,
+    seed: int,
+    kind: Any,
+    images: str | None,
+    model: str,
+    connections: int,
+    timeout_s: float,
+    token_file: str | None,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Put load on a running server that serves BUNDLE, and tell latency by rate.
+
+    Requests are sent when they are due, whether or not those before are answered, and latency counts from when a
+    request was due: a pause of the server is seen by all whom it kept waiting. Answers are checked against the golden
+    set. Every request carries one image.
+
+    \b
+    Example:
+      regnet-deploy bench --url http://127.0.0.1:8000
+      regnet-deploy bench --rate 20,50,100 --duration 30 --kind image --plot rates.svg
+      regnet-deploy bench --closed 16
+    """
+    bundle = open_bundle(bundle_path)
+    require("httptools", "serve")
+    from regnet_deploy.loading.bench import Plan, capacity_of, closed_load, open_load, rates_for
+    from regnet_deploy.loading.generator import Rules
+    from regnet_deploy.loading.picture import draw_rates
+    from regnet_deploy.loading.site import open_site
+    from regnet_deploy.loading.target import parse_target, read_token
+    from regnet_deploy.pictures import check_picture_path
+
+    if closed is not None and rates != _AUTO:
+        raise UsageError("--closed sends when an answer comes, --rate when a request is due: give one of them")
+    if closed is not None and plot:
+        raise UsageError("--plot draws latency by rate, of which --closed has none: leave one out")
+    if plot:
+        check_picture_path(plot)
+    target = parse_target(url, read_token(token_file) if token_file else None)
+    kind = kind or ("image" if images else "tensor")
+    site = open_site(target, bundle, kind=kind, images=images, model=model)
+    plan = Plan(duration, warmup, arrivals, seed, Rules(connections, timeout_s))
+    reports: list[RateReport] = []
+    with progress() as display:
+        task = display.add_task("bench", total=None, note="capacity")
+
+        def tick(seconds: float) -> None:
+            done = len(reports) + min(1.0, seconds / (warmup + duration))
+            display.update(task, completed=round(done, 2) if display.tasks[0].total else 0)
+
+        if closed is not None:
+            display.update(task, total=1, note=f"{closed} in flight")
+            reports.append(closed_load(site, closed, plan, tick))
+        else:
+            if rates == _AUTO:
+                capacity = capacity_of(site, plan)
+                say(f"capacity: {capacity:.1f} images/s in a closed loop")
+                rates = rates_for(capacity)
+            for rate in rates:
+                display.update(task, total=len(rates), note=f"{rate:g} images/s")
+                reports.append(open_load(site, rate, plan, tick))
+                if reports[-1].interrupted or _is_gone(reports[-1]):
+                    break
+    if as_json:
+        rows = [report.to_json() for report in reports]
+        facts = {"url": target.url, "model": model, "kind": kind, "images": site.source, "arrivals": arrivals}
+        print_json({"bundle": bundle_path, **facts, "seed": seed, "warmup": warmup, "rates": rows})
+    else:
+        _print(site, reports)
+    _speak(reports)
+    if plot and any(report.latency for report in reports):
+        draw_rates(reports, f"{model} at {target.url}, {site.kind}s, {arrivals} arrivals", plot)
+        say(f"wrote {plot}")
+    if reports[-1].interrupted:
+        raise KeyboardInterrupt
+    if _is_gone(reports[-1]):
+        raise ServerError(f"the server at {target.url} no longer answers: the load ended here")
+
+
+def _is_gone(report: RateReport) -> bool:
+    """Tell whether no request found a server."""
+    return report.requests > 0 and report.failed.get("connection") == report.requests
+
+
+def _print(site: Site, reports: list[RateReport]) -> None:
+    counts = ("offered", "achieved", "ok", "refused", "failed", "dropped", "wrong")
+    columns = (*counts, "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "refusal p99", "lag p99")
+    title = f"{site.model} at {site.target.url}: {site.source} as {site.kind}s, images/s and ms"
+    print_table(title, columns, [_row(report) for report in reports], left=0)
+
+
+def _row(report: RateReport) -> tuple[str, ...]:
+    offered = f"{report.offered:g}" if report.offered is not None else f"{report.concurrency} in flight"
+    failed = ", ".join(f"{count} {name}" for name, count in report.failed.items()) or "0"
+    refusals = f"{report.refusals.p99_ms:.2f}" if report.refusals else ""
+    return (
+        offered,
+        f"{report.achieved:.1f}",
+        str(report.ok),
+        str(report.refused),
+        failed,
+        str(report.dropped),
+        str(report.wrong),
+        *_figures(report.latency),
+        refusals,
+        f"{report.lag_p99_ms:.2f}",
+    )
+
+
+def _figures(latency: Latencies | None) -> list[str]:
+    names = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")
+    return [f"{getattr(latency, name):.2f}" if latency else "" for name in names]
+
+
+def _speak(reports: list[RateReport]) -> None:
+    """Say what the figures alone do not."""
+    for report in reports:
+        where = f"at {report.offered:g} images/s" if report.offered is not None else f"{report.concurrency} in flight"
+        if report.interrupted:
+            say(f"{where}: interrupted after {report.seconds:.1f} s that count")
+        if report.wrong:
+            say(f"{where}: {report.wrong} answers were wrong: those of another image or of another network")
+        if report.is_limited:
+            say(
+                f"{where}: the load generator was itself the bottleneck, its requests left up to "
+                f"{report.lag_p99_ms:.1f} ms late (p99), which counts as latency; it had {report.generator_cores:.2f} "
+                "cores' time: give it a core that nothing else keeps busy"
+            )

@@ -1,0 +1,105 @@
+"""``regnet-deploy package``: the bundle for Triton, KServe, Ray Serve or docker compose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, say
+
+
+@click.command()
+@bundle_argument
+@click.option("--triton", is_flag=True, help="A model repository: the network, and an ensemble that takes image files.")
+@click.option("--kserve", is_flag=True, help="InferenceService manifests: this server, and Triton's repository.")
+@click.option("--ray", is_flag=True, help="A Ray Serve application that runs this server in its replicas.")
+@click.option("--compose", is_flag=True, help="docker compose: this server, Prometheus with alerts, Grafana.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(),
+    help="Folder to write; of several targets, the one for theirs.  [default: regnet-<target>]",
+)
+@click.option("--force", is_flag=True, help="Replace a folder that this command has written before.")
+@click.option("--name", default="regnet", show_default=True, help="Name of the model in the protocol.")
+@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
+@click.option("--gpu", is_flag=True, help="Run it on an NVIDIA GPU.")
+@click.option(
+    "--image", default="regnet-deploy", show_default=True, help="Container image of the server, for KServe and compose."
+)
+@click.option(
+    "--storage",
+    metavar="URI",
+    help="Where KServe finds the bundle, such as pvc://claim/path.  [default: /bundle of the image]",
+)
+@click.option("--replicas", type=click.IntRange(1, 1000), default=1, show_default=True, help="Of KServe and Ray Serve.")
+@click.option("--executors", type=click.IntRange(1, 256), help="Inferences at a time.  [default: as tuned, else 1]")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="CPU threads of an inference.  [default: as tuned, else the cores]"
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 4096),
+    help="Images in an inference.  [default: as tuned, else the server's; Triton: 32]",
+)
+@click.option(
+    "--max-delay", "max_delay_ms", type=FiniteFloat(0, 10_000), help="ms for which a batch waits for company."
+)
+@click.option(
+    "--max-queue", type=click.IntRange(1, 10**6), help="Images, on Triton requests, that wait; more are refused."
+)
+@click.option(
+    "--deadline", "deadline_ms", type=FiniteFloat(1, 1e7), help="ms that a request waits at most.  [default: 30000]"
+)
+@json_option
+def command(
+    bundle_path: str,
+    triton: bool,
+    kserve: bool,
+    ray: bool,
+    compose: bool,
+    output: str | None,
+    force: bool,
+    as_json: bool,
+    batch: int | None,
+    **options: Any,
+) -> None:
+    """Write what runs the bundle elsewhere: a folder with all its files and a README that says how to start it.
+
+    \b
+    Example:
+      regnet-deploy package --triton
+      regnet-deploy package my-bundle --compose --kserve -o deploy --image registry.example/regnet:1.0
+      regnet-deploy package --triton --gpu --variant trt-fp16
+    """
+    from regnet_deploy.bundle import open_bundle
+    from regnet_deploy.targets.package import package
+    from regnet_deploy.targets.settings import Settings
+
+    chosen = [
+        target
+        for target, wanted in (("triton", triton), ("kserve", kserve), ("ray", ray), ("compose", compose))
+        if wanted
+    ]
+    settings = Settings(max_batch=batch, **options)
+    bundle = open_bundle(bundle_path)
+    variant, packages = package(bundle, chosen, settings, Path(output) if output else None, force=force)
+    if not bundle.is_trained:
+        say(f"{bundle_path} is not trained: its answers mean nothing yet")
+    if as_json:
+        print_json(
+            {
+                "bundle": bundle_path,
+                "variant": variant,
+                "packages": [
+                    {"target": one.target, "folder": str(one.folder), "files": list(one.files)} for one in packages
+                ],
+            }
+        )
+        return
+    for one in packages:
+        click.echo(f"{one.target}: {one.folder} runs {variant} as {settings.name}; {one.folder}/README.md says how")

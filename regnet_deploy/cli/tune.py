@@ -1,0 +1,191 @@
+"""``regnet-deploy tune``: the settings of the server that bear most load under a limit of latency."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from regnet_deploy.bundle import ensure_writable, open_bundle, update_bundle
+from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.output import TerminalReporter, bundle_word, print_json, print_table, progress, say
+from regnet_deploy.errors import require
+
+if TYPE_CHECKING:
+    from regnet_deploy.loading.tuning import Row
+
+
+@click.command()
+@bundle_argument
+@click.option(
+    "--p99-ms",
+    "limit_ms",
+    type=FiniteFloat(0.01, 1e6),
+    default=20.0,
+    show_default=True,
+    help="Limit of the 99th percentile of latency.",
+)
+@click.option("--variant", metavar="NAME", help="Tune this exported variant.  [default: each that is proved]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="Tune with this runtime; auto tries each that is installed.",
+)
+@click.option("--max-executors", type=click.IntRange(1), help="Inferences at a time.  [default: the cores]")
+@click.option(
+    "--kind",
+    type=click.Choice(["image", "tensor"]),
+    help="What clients will send: files or tensors.  [default: tensor, with --images image]",
+)
+@click.option("--images", metavar="DIR", help="Send images of this folder.  [default: the bundle's golden set]")
+@click.option(
+    "--duration",
+    type=FiniteFloat(0.5, 3600),
+    default=4.0,
+    show_default=True,
+    help="Seconds of each trial; longer ones are surer.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the arrivals.")
+@click.option("--dry-run", is_flag=True, help="Measure, but write nothing into the bundle.")
+@json_option
+def command(
+    bundle_path: str,
+    limit_ms: float,
+    variant: str | None,
+    runtime: Any,
+    max_executors: int | None,
+    kind: Any,
+    images: str | None,
+    duration: float,
+    seed: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Find the settings of `serve` that give the highest rate with a 99th percentile of latency under a limit.
+
+    Starts real servers on this machine, one setting after another, and puts an open loop of load on each. What is
+    found is written into the bundle, and `serve` uses it on this machine. The load takes its share of the cores, as
+    clients on the same machine would. Takes minutes.
+
+    \b
+    Example:
+      regnet-deploy tune --p99-ms 20
+      regnet-deploy tune my-bundle --p99-ms 50 --images photos --max-executors 2
+    """
+    bundle = open_bundle(bundle_path)
+    if not dry_run:
+        ensure_writable(bundle)
+    for module in ("starlette", "uvicorn", "httptools", "safetensors"):
+        require(module, "serve")
+    from regnet_deploy.cores import available_cores
+    from regnet_deploy.loading.bench import Plan
+    from regnet_deploy.loading.settings import layouts, runnable_pairs
+    from regnet_deploy.loading.trials import starter
+    from regnet_deploy.loading.tuning import Choices, tune
+    from regnet_deploy.profiling.machine import environment
+    from regnet_deploy.runtimes.machine_here import machine_here
+    from regnet_deploy.runtimes.tuned import PART
+
+    pairs, refused = runnable_pairs(bundle, variant, runtime)
+    choices = Choices(pairs, layouts(available_cores(), max_executors))
+    kind = kind or ("image" if images else "tensor")
+    plan = Plan(duration, warmup=min(1.0, duration / 4), seed=seed)
+    late: list[None] = []
+    start = starter(bundle, plan, kind=kind, images=images, late=lambda: late.append(None))
+    rows: list[Row] = []
+    with _ended_by_sigterm(), progress() as display:
+        reporter = TerminalReporter(display)
+        for what, reason in refused.items():
+            reporter.say(f"not tried: {what}: {reason}")
+
+        def tell(what: str, row: Row | None) -> None:
+            if row is not None:
+                rows.append(row)
+                reporter.say(f"{row.setting}: {_outcome(row)}")
+            # How many there are is known when the last is done: what was better decides what is tried next.
+            least = len(pairs) + len(choices.layouts) + 3
+            reporter.advance("settings tried", len(rows), max(least, len(rows) + 1), what)
+
+        try:
+            best, rows = tune(start, choices, limit_ms, tell)
+        except KeyboardInterrupt:
+            reporter.say(f"{len(rows)} settings were measured and nothing was written: {bundle_path} is as it was")
+            raise
+    part = {
+        "machine": machine_here(),
+        "p99_ms": limit_ms,
+        "rate": best.rate,
+        "kind": kind,
+        "settings": best.setting.to_json(),
+        "rows": [row.to_json() for row in rows],
+    }
+    if not dry_run:
+        update_bundle(bundle_path, {PART: part, "environment": environment("tune")}, expect=bundle)
+    if as_json:
+        print_json({"bundle": bundle_path, "written": not dry_run, **part})
+    else:
+        _print(rows, best, limit_ms)
+    say(
+        f"{best.setting}: {best.rate:.1f} images/s with a p99 of {best.p99_ms:.1f} ms"
+        + (
+            " (dry run: nothing was written)"
+            if dry_run
+            else f"; `regnet-deploy serve{bundle_word(bundle_path)}` uses it on this machine"
+        )
+    )
+    if late:
+        say(
+            f"in {len(late)} loads the load generator was itself the bottleneck: on a quiet machine, or with clients "
+            "elsewhere, the server bears more"
+        )
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Take SIGTERM for Ctrl-C, so that servers end with this process."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _outcome(row: Row) -> str:
+    if not row.rate:
+        return row.note + (f" (p99 {row.p99_ms:.1f} ms)" if row.p99_ms is not None else "")
+    return f"{row.rate:.1f} images/s, p99 {row.p99_ms:.1f} ms"
+
+
+def _print(rows: list[Row], best: Row, limit_ms: float) -> None:
+    columns = ("variant", "runtime", "note", "executors x threads", "batch", "delay ms", "images/s", "p99 ms", "trials")
+    listed = sorted(rows, key=lambda row: (row.setting != best.setting, -row.rate))
+    print_table(f"Highest rate with p99 <= {limit_ms:g} ms", columns, [_row(row) for row in listed], left=3)
+
+
+def _row(row: Row) -> tuple[str, ...]:
+    setting = row.setting
+    return (
+        setting.variant,
+        setting.runtime,
+        row.note,
+        f"{setting.executors} x {setting.threads}",
+        str(setting.batch),
+        f"{setting.max_delay_ms:g}",
+        f"{row.rate:.1f}" if row.rate else "",
+        f"{row.p99_ms:.2f}" if row.p99_ms is not None else "",
+        str(row.trials),
+    )

@@ -1,0 +1,100 @@
+"""A server put together: models, queue, decoders, observers; started and stopped as one, whatever stands in front."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+from regnet_deploy.cores import available_cores
+from regnet_deploy.runtimes.golden import Agreement
+from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.decoding import DecodePool
+from regnet_deploy.serving.finished import Observer, all_of
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.metrics import Metrics
+from regnet_deploy.serving.models import Models
+from regnet_deploy.serving.served import Served, Wish, proved
+from regnet_deploy.serving.service import Service
+from regnet_deploy.serving.watching import Tell, Watch
+
+
+class Assembly:
+    """All that answers, without a door to it.
+
+    Attributes:
+        service: what requests are given to.
+        metrics: of it.
+        opened: versions that are there at the start.
+        tell: is told of what happens.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        name: str = "regnet",
+        wish: Wish | None = None,
+        limits: Limits | None = None,
+        decoders: int | None = None,
+        poll_s: float = 5.0,
+        tell: Tell = lambda event, **facts: None,
+        observers: tuple[Observer, ...] = (),
+    ) -> None:
+        """Open what is at a path; nothing of it is proved or answers yet.
+
+        Args:
+            path: a bundle, or a folder of models and versions.
+            name: of the model where it is a bundle.
+            wish: how to serve.
+            limits: what clients may ask for.
+            decoders: processes that decode images; by default one a core.
+            poll_s: seconds between two looks at what is there; 0 looks once.
+            tell: is told of what happens.
+            observers: are told of requests, beside the metrics.
+
+        Raises:
+            RegnetDeployError: nothing is there that can be served.
+        """
+        limits = limits or Limits()
+        models = Models(self._retired)
+        self.tell = tell
+        self._watch = Watch(path, name, wish or Wish(), limits, models, tell)
+        self.opened: list[Served] = self._watch.load()
+        self._poll_s = poll_s
+        pool = DecodePool(decoders or available_cores(), limits.max_pixels, limits.deadline_s)
+        admission = Admission(limits.max_in_flight, State.STARTING, limits.max_bodies_bytes)
+        self.metrics = Metrics(models, admission, pool)
+        self.service = Service(models, admission, limits, pool, all_of((self.metrics.observe, *observers)))
+        self._following: asyncio.Task[None] | None = None
+
+    async def start(self) -> list[Agreement]:
+        """Start processes and executors and replay every golden set; then requests can be let in.
+
+        Raises:
+            ProofError: a golden set disagrees.
+            RegnetDeployError: the decoders do not start.
+        """
+        await self.service.decoders.start()
+        agreements = []
+        for served in self.opened:
+            self.service.models.loading(served.name, served.version)
+        for served in self.opened:
+            agreements.append(await proved(served))
+            self.service.models.put(served)
+        if self._poll_s > 0:
+            self._following = asyncio.ensure_future(self._watch.follow(self._poll_s))
+        return agreements
+
+    async def stop(self) -> None:
+        """End executors and processes."""
+        if self._following is not None:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+        self.service.close()
+        await self.service.decoders.close()
+
+    def _retired(self, served: Served) -> None:
+        """Drop the metrics of a version that has ended."""
+        self.metrics.forget(served.name, served.version)

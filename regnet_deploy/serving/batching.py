@@ -1,0 +1,231 @@
+"""Requests of one network, run together by its executors: a batch leaves when an executor is free."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.serving.refusals import RequestError
+
+#: Images ``(n, ...)`` of each request to the logits ``(n, classes)`` of all of them, one behind the other.
+Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
+
+#: Levels of priority, 1 before 2 before 3; 0 in a request is the one in the middle.
+PRIORITIES, DEFAULT_PRIORITY = 3, 2
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How requests are put together.
+
+    Attributes:
+        executors: inferences at a time.
+        batch: images in an inference; a request with more of them runs alone.
+        max_delay_s: seconds for which a batch that is not full waits for company. 0: a batch leaves when an executor is
+            free, with what has come by then.
+        max_queue: images that may wait.
+    """
+
+    executors: int = 1
+    batch: int = 8
+    max_delay_s: float = 0.0
+    max_queue: int = 128
+
+
+class Ran(NamedTuple):
+    """Logits of a request, ``(n, classes)``, seconds of waiting and inference, and images in the inference."""
+
+    logits: NDArray[np.float32]
+    queue_s: float
+    inference_s: float
+    batch: int
+
+
+class Waiting:
+    """A request in the queue."""
+
+    __slots__ = ("abandoned", "done", "images", "queued_at", "timer")
+
+    def __init__(self, images: NDArray[Any], done: asyncio.Future[Ran]) -> None:
+        self.images = images
+        self.done = done
+        self.queued_at = time.perf_counter()
+        self.abandoned = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+#: What came of an executor's turn: the batch, its logits or what went wrong, when it began, how long it took.
+_Outcome = tuple[list[Waiting], "NDArray[np.float32] | Exception", float, float]
+
+
+class Batcher:
+    """A bounded queue and the threads that empty it. Its methods are for one event loop.
+
+    A batch is taken whole by the executor that runs it, so that neighbours share nothing but the inference. Where one
+    fails, its requests are run alone: those that fail then fail alone.
+    """
+
+    def __init__(self, runs: Sequence[Run], settings: Batching, name: str = "model") -> None:
+        """Start one thread for each of ``runs``; call on the event loop."""
+        self.settings = settings
+        self.running = 0
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()
+        self._queue: list[tuple[int, int, Waiting]] = []
+        self._order = itertools.count()
+        self._depth = 0
+        self._closed = False
+        self._busy_since: list[float | None] = [None] * len(runs)
+        self._threads = [
+            threading.Thread(target=self._work, args=(i, run), name=f"{name}-{i}", daemon=True)
+            for i, run in enumerate(runs)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Images that wait."""
+        return self._depth
+
+    def hung(self, limit_s: float) -> bool:
+        """Tell whether an executor has not come back from an inference for ``limit_s`` seconds."""
+        now = time.perf_counter()
+        return any(since is not None and now - since > limit_s for since in list(self._busy_since))
+
+    def run(self, images: NDArray[Any], priority: int = 0, deadline: float | None = None) -> asyncio.Future[Ran]:
+        """Return the future of the logits of images ``(n, ...)``; cancelling it takes them out of the queue.
+
+        Args:
+            images: as the runs take them.
+            priority: 1, 2 or 3; 0 is 2.
+            deadline: by :func:`time.perf_counter`; until then it must have begun.
+
+        Raises:
+            RequestError: the queue is full (503). By the future: the deadline passed in the queue (504), or whatever
+                the inference raised.
+        """
+        count = len(images)
+        if self._depth + count > max(self.settings.max_queue, count):
+            raise RequestError(f"{self._depth} images are waiting already, try again", 503)
+        done: asyncio.Future[Ran] = self._loop.create_future()
+        waiting = Waiting(images, done)
+        if deadline is not None:
+            left = deadline - waiting.queued_at
+            waiting.timer = self._loop.call_later(max(0.0, left), self._expire, waiting)
+        done.add_done_callback(lambda _: self._leave(waiting))
+        with self._changed:
+            if self._closed:
+                raise RequestError("this version of the model is being replaced, try again", 503)
+            heapq.heappush(self._queue, (priority or DEFAULT_PRIORITY, next(self._order), waiting))
+            self._depth += count
+            self._changed.notify()
+        return done
+
+    def close(self) -> None:
+        """End the executors when the queue is empty. Returns at once."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _expire(self, waiting: Waiting) -> None:
+        if not waiting.done.done():
+            waiting.done.set_exception(RequestError("the request's deadline passed while it was waiting", 504))
+
+    def _leave(self, waiting: Waiting) -> None:
+        """Drop a request that is answered, expired or cancelled: an executor passes over what is left of it."""
+        if waiting.timer is not None:
+            waiting.timer.cancel()
+        with self._changed:
+            if not waiting.abandoned:
+                waiting.abandoned = True
+                self._depth -= len(waiting.images)
+
+    def _work(self, number: int, run: Run) -> None:
+        while batch := self._take():
+            start = time.perf_counter()
+            self._busy_since[number] = start
+            outcomes = list(_outcomes(batch, run, start))
+            self._busy_since[number] = None
+            try:
+                self._loop.call_soon_threadsafe(self._finish, outcomes, sum(len(one.images) for one in batch))
+            except RuntimeError:  # the loop has ended, and with it everybody who waited
+                return
+
+    def _take(self) -> list[Waiting]:
+        """Wait for requests and take a batch of them; empty when the batcher is closed and nothing is left."""
+        with self._changed:
+            while True:
+                while not self._queue and not self._closed:
+                    self._changed.wait()
+                if not self._queue:
+                    return []
+                left = self._delay_left()
+                if left > 0:
+                    self._changed.wait(left)
+                    continue
+                batch = self._pop()
+                if batch:
+                    return batch
+
+    def _delay_left(self) -> float:
+        delay = self.settings.max_delay_s
+        if delay <= 0 or self._closed or self._depth >= self.settings.batch:
+            return 0.0
+        oldest = min((one.queued_at for _, _, one in self._queue if not one.abandoned), default=0.0)
+        return oldest + delay - time.perf_counter()
+
+    def _pop(self) -> list[Waiting]:
+        batch: list[Waiting] = []
+        count = 0
+        while self._queue:
+            waiting = self._queue[0][2]
+            if not waiting.abandoned and batch and count + len(waiting.images) > self.settings.batch:
+                break
+            heapq.heappop(self._queue)
+            if waiting.abandoned:
+                continue
+            waiting.abandoned = True  # out of the queue: nobody counts it twice
+            self._depth -= len(waiting.images)
+            batch.append(waiting)
+            count += len(waiting.images)
+        self.running += count
+        return batch
+
+    def _finish(self, outcomes: list[_Outcome], count: int) -> None:
+        """Hand results to those who wait; on the event loop."""
+        with self._changed:
+            self.running -= count
+        for batch, outcome, start, took in outcomes:
+            first, size = 0, sum(len(waiting.images) for waiting in batch)
+            for waiting in batch:
+                end = first + len(waiting.images)
+                if not waiting.done.done():
+                    if isinstance(outcome, Exception):
+                        waiting.done.set_exception(outcome)
+                    else:
+                        waiting.done.set_result(Ran(outcome[first:end], start - waiting.queued_at, took, size))
+                first = end
+
+
+def _outcomes(batch: list[Waiting], run: Run, start: float) -> list[_Outcome]:
+    """Run a batch; where that fails, each of its requests alone."""
+    try:
+        parts = [waiting.images for waiting in batch]
+        logits, count = run(parts), sum(map(len, parts))
+        if len(logits) != count:
+            raise RuntimeError(f"{len(logits)} answers to {count} images")
+    except Exception as error:  # whatever it is: it is what those who wait are told
+        if len(batch) == 1:
+            return [(batch, error, start, time.perf_counter() - start)]
+        return [outcome for waiting in batch for outcome in _outcomes([waiting], run, time.perf_counter())]
+    return [(batch, logits, start, time.perf_counter() - start)]

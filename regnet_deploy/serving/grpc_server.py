@@ -1,0 +1,340 @@
+"""The Open Inference Protocol and the health check over gRPC, on the event loop of the HTTP server.
+
+Every call is taken as a stream of one message, which no client can tell from a call of one message: so whether a client
+is let in is decided before its message is read, and the message's bytes are looked at before they become objects.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from regnet_deploy import __version__
+from regnet_deploy.errors import ServerError, UsageError, require
+from regnet_deploy.protobuf import messages
+from regnet_deploy.serving.admission import Place, State
+from regnet_deploy.serving.app import SERVER
+from regnet_deploy.serving.grpc_messages import parse, read_message, read_request, write_response
+from regnet_deploy.serving.guard import is_bearer
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.protocol import EXTENSIONS, read_document, respond
+from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.request_log import request_id_of
+from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, refusal_of
+
+EXTRA = "grpc"
+
+PROTOCOL = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+
+#: HTTP's status -> gRPC's; what is not here is INVALID_ARGUMENT below 500, INTERNAL above.
+_CODES = {
+    401: "UNAUTHENTICATED",
+    404: "NOT_FOUND",
+    408: "DEADLINE_EXCEEDED",
+    413: "RESOURCE_EXHAUSTED",
+    499: "CANCELLED",
+    503: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}
+
+#: Calls at a time beside those that :class:`Limits` counts: questions about the server and its models.
+_QUESTIONS = 64
+#: Bytes of a question, and seconds in which it must have arrived.
+_QUESTION_BYTES, _QUESTION_S = 64 * 2**10, 5.0
+
+
+@dataclass(frozen=True)
+class GrpcServer:
+    """A server that listens.
+
+    Attributes:
+        port: on which it does.
+        url: host and port, as clients of gRPC take them.
+    """
+
+    port: int
+    url: str
+    _server: Any
+
+    async def stop(self, drain_s: float = 1.0) -> None:
+        """Take no more calls, and give those that run ``drain_s`` seconds to end.
+
+        Returns when they have ended. A call that has been answered may still be on its way to the client.
+        """
+        await self._server.stop(drain_s)
+
+
+async def start_grpc(
+    service: Service, host: str, port: int, *, token: str | None = None, tls: tuple[Path, Path] | None = None
+) -> GrpcServer:
+    """Listen for gRPC on the running event loop.
+
+    Args:
+        service: what answers.
+        host: name or address to listen on.
+        port: 0 takes a free one.
+        token: that calls must carry as ``authorization: Bearer TOKEN``, but for those about the server's health.
+        tls: files of the certificate chain and its private key (PEM); None listens in the clear.
+
+    Raises:
+        MissingExtra: grpcio is not installed.
+        ServerError: the port is taken, or the host is not this machine's.
+        UsageError: the certificate or its key cannot be used.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each stranger that speaks no TLS is a line of the log
+    aio = require("grpc.aio", EXTRA)
+    limits = service.limits
+    server = aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.max_in_flight + _QUESTIONS)
+    calls = _Calls(service, token)
+    server.add_generic_rpc_handlers((_handlers(PROTOCOL, calls.protocol()), _handlers(HEALTH, calls.health())))
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    credentials = None if tls is None else _credentials(*tls)
+    try:
+        if credentials is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, credentials)
+    except RuntimeError:
+        why = "the port is taken, or the host is not this machine's"
+        if tls is not None:
+            why += f", or {tls[0]} and {tls[1]} are no certificate and its key"
+        raise ServerError(f"cannot listen for gRPC on {address}: {why}") from None
+    await server.start()
+    return GrpcServer(bound, f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}", server)
+
+
+def _options(limits: Limits) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.max_body_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", 16 * 2**10),
+        ("grpc.absolute_max_metadata_size", 32 * 2**10),
+        ("grpc.max_concurrent_streams", limits.max_in_flight + _QUESTIONS),
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        # A client that is gone without a word is found out, and what it waits for leaves the queue.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+
+
+def _credentials(certificate: Path, key: Path) -> Any:
+    parts = []
+    for path in (key, certificate):
+        try:
+            parts.append(path.read_bytes())
+        except OSError as error:
+            raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    return require("grpc", EXTRA).ssl_server_credentials([tuple(parts)])
+
+
+def _handlers(name: str, calls: dict[str, Callable[[Any], Awaitable[bytes]]]) -> Any:
+    grpc = require("grpc", EXTRA)
+
+    def handler(call: Callable[[Any], Awaitable[bytes]]) -> Any:
+        async def answer(_: Any, context: Any) -> bytes:
+            try:
+                return await call(context)
+            except Exception as error:
+                refused = refusal_of(error)
+            code = _CODES.get(refused.status, "INVALID_ARGUMENT" if refused.status < 500 else "INTERNAL")
+            after: tuple[tuple[str, str], ...] = ()
+            if refused.retry_after_s:  # clients with a policy of retries wait for this long
+                after = (("grpc-retry-pushback-ms", str(refused.retry_after_s * 1000)),)
+            await context.abort(getattr(grpc.StatusCode, code), str(refused), after)
+            raise AssertionError("abort raises")
+
+        return grpc.stream_unary_rpc_method_handler(answer)
+
+    return grpc.method_handlers_generic_handler(name, {method: handler(call) for method, call in calls.items()})
+
+
+class _Calls:
+    """The calls, each from its context to the bytes of its answer."""
+
+    def __init__(self, service: Service, token: str | None) -> None:
+        self._service = service
+        self._token = token
+        limits = service.limits
+        # While a message arrives its size is not known: so many of the largest have room at a time.
+        self._arriving = asyncio.Semaphore(max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes)))
+        self._asking = asyncio.Semaphore(8)
+
+    def protocol(self) -> dict[str, Callable[[Any], Awaitable[bytes]]]:
+        """Return the calls of the Open Inference Protocol by their names."""
+        return {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._question("ModelReady", self._model_ready),
+            "ServerMetadata": self._question("ServerMetadata", self._server_metadata),
+            "ModelMetadata": self._question("ModelMetadata", self._model_metadata),
+            "ModelConfig": self._question("ModelConfig", self._model_config),
+            "ModelStatistics": self._question("ModelStatistics", self._model_statistics),
+            "RepositoryIndex": self._question("RepositoryIndex", self._repository_index),
+            "RepositoryModelLoad": self._question("RepositoryModelLoad", self._not_by_clients),
+            "RepositoryModelUnload": self._question("RepositoryModelUnload", self._not_by_clients),
+            "ModelInfer": self._infer,
+        }
+
+    def health(self) -> dict[str, Callable[[Any], Awaitable[bytes]]]:
+        """Return the call of the health check."""
+        return {"Check": self._check}
+
+    async def _infer(self, context: Any) -> bytes:
+        left = context.time_remaining()
+        metadata = _metadata(context)
+        call = Call("grpc", "infer", request_id_of(metadata.get("x-request-id")), metadata.get("traceparent"))
+        status, error = CLIENT_GONE, None
+        try:
+            answer = await self._answer(context, call, left)
+            status = 200
+            return answer
+        except asyncio.CancelledError:
+            if left is not None and context.time_remaining() <= 0:
+                status, error = 504, "the call's deadline passed"
+            raise
+        except Exception as refused:
+            told = refusal_of(refused)
+            status, error = told.status, str(told)
+            raise told from None
+        finally:
+            self._service.ended(call, status, error)
+
+    async def _answer(self, context: Any, call: Call, left: float | None) -> bytes:
+        self._authorise(context)
+        service = self._service
+        with service.admission.enter() as place:
+            data = await self._read(context, place)
+            call.has_read()
+            message, raw = read_message(data)
+            with service.models.lease(message.model_name, message.model_version or None) as served:
+                call.served = served
+                if raw:
+                    document, rest = read_request(message, raw, served.interface)
+                else:  # numbers, each of which is an object for a moment
+                    document, rest = await service.apart(read_request, message, raw, served.interface)
+                request = read_document(document, rest, served.interface)
+                if left is not None:
+                    request = replace(request, timeout_s=min(left, request.timeout_s or left))
+                logits = await service.infer(call, served, request)
+            response = respond(request, logits, served.interface)
+            return write_response(response.document, [response.raw])
+
+    async def _read(self, context: Any, place: Place) -> bytes:
+        timeout_s = self._service.limits.read_timeout_s
+        data = await _message(context, self._arriving, timeout_s)
+        if data is None:
+            raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)
+        if not place.take(len(data)):
+            raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
+        return data
+
+    def _question(self, name: str, ask: Callable[[Any], dict[str, Any]]) -> Callable[[Any], Awaitable[bytes]]:
+        """Return the call ``name``: reads its message, and writes what ``ask`` makes of it."""
+
+        async def call(context: Any) -> bytes:
+            self._authorise(context)
+            return _written(f"inference.{name}Response", ask(await self._asked(context, f"inference.{name}Request")))
+
+        return call
+
+    async def _asked(self, context: Any, name: str) -> Any:
+        data = await _message(context, self._asking, _QUESTION_S)
+        if data is None:
+            raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)
+        if len(data) > _QUESTION_BYTES:
+            raise RequestError(f"a {name} has {_QUESTION_BYTES} bytes at most, not {len(data)}", 413)
+        return parse(data, name)
+
+    async def _server_live(self, context: Any) -> bytes:
+        return _written("inference.ServerLiveResponse", {"live": not self._service.models.hung()})
+
+    async def _server_ready(self, context: Any) -> bytes:
+        return _written("inference.ServerReadyResponse", {"ready": self._ready()})
+
+    async def _check(self, context: Any) -> bytes:
+        asked = (await self._asked(context, "grpc.health.v1.HealthCheckRequest")).service
+        if asked in ("", PROTOCOL, HEALTH):
+            ready = self._ready()
+        else:
+            self._authorise(context)
+            if asked not in self._service.models.names():
+                raise RequestError(f"unknown service {asked[:80]!r}; there are {PROTOCOL} and the models' names", 404)
+            ready = self._model_is_ready(asked, None)
+        return _written("grpc.health.v1.HealthCheckResponse", {"status": "SERVING" if ready else "NOT_SERVING"})
+
+    def _model_ready(self, request: Any) -> dict[str, Any]:
+        return {"ready": self._model_is_ready(request.name, request.version or None)}
+
+    def _server_metadata(self, request: Any) -> dict[str, Any]:
+        return {"name": SERVER, "version": __version__, "extensions": list(EXTENSIONS)}
+
+    def _model_metadata(self, request: Any) -> dict[str, Any]:
+        models = self._service.models
+        return models.served(request.name, request.version or None).metadata(models.versions(request.name))
+
+    def _model_config(self, request: Any) -> dict[str, Any]:
+        return {"config": self._service.models.served(request.name, request.version or None).config()}
+
+    def _model_statistics(self, request: Any) -> dict[str, Any]:
+        models = self._service.models
+        if request.version:
+            return {"model_stats": [models.served(request.name, request.version).stats()]}
+        if request.name:
+            models.served(request.name)  # refuses a name that is unknown
+        chosen = [served for served in models.all() if request.name in ("", served.name)]
+        return {"model_stats": [served.stats() for served in chosen]}
+
+    def _repository_index(self, request: Any) -> dict[str, Any]:
+        index = self._service.models.index()
+        return {"models": [entry for entry in index if entry["state"] == "READY" or not request.ready]}
+
+    def _not_by_clients(self, request: Any) -> dict[str, Any]:
+        raise RequestError(
+            "explicit model load / unload is not allowed: the server looks at its bundles itself", 503, 0
+        )
+
+    def _ready(self) -> bool:
+        return self._service.admission.state is State.READY and self._service.models.ready()
+
+    def _model_is_ready(self, name: str, version: str | None) -> bool:
+        try:
+            self._service.models.served(name, version)
+        except RequestError:
+            return False
+        return self._service.admission.state is State.READY
+
+    def _authorise(self, context: Any) -> None:
+        if self._token is None:
+            return
+        if not is_bearer(_metadata(context).get("authorization", "").encode(), self._token):
+            raise RequestError("a bearer token is needed: metadata authorization: Bearer ...", 401)
+
+
+async def _message(context: Any, places: asyncio.Semaphore, timeout_s: float) -> bytes | None:
+    """Return the message of a call, None where there is none."""
+    try:
+        with anyio.fail_after(timeout_s):
+            async with places:
+                data = await context.read()
+    except TimeoutError:
+        raise RequestError(f"the call's message did not arrive within {timeout_s:g} s", 408) from None
+    return data if isinstance(data, bytes) else None
+
+
+def _metadata(context: Any) -> dict[str, str]:
+    """Return what a client sent beside its message; of what it sent twice the last, binary values left out."""
+    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+
+
+def _written(name: str, values: dict[str, Any]) -> bytes:
+    written: bytes = messages.message(name, values, ignore_unknown=True).SerializeToString()
+    return written

@@ -1,0 +1,75 @@
+"""The bearer token: who may ask for more than whether the server lives."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from pathlib import Path
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.serving.protocol import dumps
+
+TOKEN_VARIABLE = "REGNET_DEPLOY_TOKEN"
+_SHORTEST = 16
+
+#: The health of the server, and the page, which is the same for everybody and asks for the token itself.
+_OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+
+
+def read_token(path: str | None) -> str | None:
+    """Return the token of a file, else of the environment's ``REGNET_DEPLOY_TOKEN``, else None.
+
+    Raises:
+        UsageError: the file cannot be read, or the token is shorter than 16 characters or not printable ASCII.
+    """
+    if path is not None:
+        try:
+            token = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise UsageError(f"the token's file {path} cannot be read: {reason}") from None
+        where = f"in {path}"
+    else:
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        where = f"in {TOKEN_VARIABLE}"
+        if TOKEN_VARIABLE not in os.environ:
+            return None
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(
+            f"the token {where} must be {_SHORTEST} or more printable ASCII characters without spaces, "
+            f"not {len(token)}: make one with `openssl rand -hex 32`"
+        )
+    return token
+
+
+def is_bearer(header: bytes | None, token: str) -> bool:
+    """Tell whether an ``Authorization`` header carries the token; takes as long whatever of it is right."""
+    scheme, _, given = (header or b"").partition(b" ")
+    return hmac.compare_digest(given.strip(), token.encode("ascii")) and scheme.lower() == b"bearer"
+
+
+class Guard:
+    """An application that answers 401 to whoever does not show the token; health and the page are for everybody."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        self._app, self._token = app, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or have the application answer."""
+        if scope["type"] == "http" and not (scope["path"] in _OPEN and scope["method"] in ("GET", "HEAD")):
+            header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+            if not is_bearer(header, self._token):
+                await _UNAUTHORIZED(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+_UNAUTHORIZED = Response(
+    dumps({"error": "a bearer token is needed: Authorization: Bearer ..."}),
+    401,
+    {"www-authenticate": "Bearer", "connection": "close"},
+    media_type="application/json",
+)

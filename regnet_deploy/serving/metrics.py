@@ -1,0 +1,299 @@
+"""What Prometheus is told: requests, latency by stage, queues, batches, the process and its GPUs.
+
+Nothing here is global, and no label comes from a client. Counting a request is a few additions to plain numbers; they
+become Prometheus's families when it asks for them.
+"""
+
+from __future__ import annotations
+
+import resource
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
+
+from regnet_deploy import __version__
+from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.finished import Finished
+from regnet_deploy.serving.gpu_metrics import GpuReader, GpuState
+
+if TYPE_CHECKING:
+    from regnet_deploy.serving.models import Models
+
+PREFIX = "regnet_deploy_"
+
+#: Upper ends of the buckets of durations, seconds.
+DURATIONS = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+#: Upper ends of the buckets of batches, images.
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
+
+#: Stages of a request, in the order in which they are observed.
+STAGES = ("read", "decode", "queue", "inference", "total")
+
+_MODEL = ("model", "version")
+
+
+class Decoders(Protocol):
+    """What metrics ask of the pool that decodes images."""
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Of its processes."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Processes."""
+        ...
+
+    @property
+    def busy(self) -> int:
+        """Processes that are decoding."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for one."""
+        ...
+
+    @property
+    def restarts(self) -> int:
+        """Processes that had to be replaced so far."""
+        ...
+
+
+class Metrics:
+    """Counts requests and renders what Prometheus reads; used from the event loop only.
+
+    Args:
+        models: the models that are served.
+        admission: the server's state and its requests in flight.
+        decoders: the pool that decodes images; None where there is none.
+        gpus: reads the GPUs; by default those that NVIDIA's management library shows.
+    """
+
+    def __init__(
+        self, models: Models, admission: Admission, decoders: Decoders | None = None, gpus: GpuReader | None = None
+    ) -> None:
+        self._models = models
+        self._admission = admission
+        self._decoders = decoders
+        self._gpus = gpus or GpuReader()
+        self._gpu_states: tuple[GpuState, ...] = ()
+        self._versions: dict[tuple[str, str], _Version] = {}
+        self._forgotten: set[tuple[str, str]] = set()
+        self._registry = CollectorRegistry()
+        self._registry.register(_Families(self._collect))
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+
+    def observe(self, finished: Finished) -> None:
+        """Count a request that has ended."""
+        version = self._versions.get((finished.model, finished.version))
+        if version is None:
+            version = self._version(finished.model, finished.version)
+        version.observe(finished)
+
+    def forget(self, model: str, version: str) -> None:
+        """Drop the figures of a version that is not served any more.
+
+        They go with the next scrape, so that a request that ends in between brings none back; and stay where another
+        is served under the same number by then.
+        """
+        self._forgotten.add((model, version))
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics and their content type.
+
+        Args:
+            accept: header ``Accept``. OpenMetrics says the same as Prometheus's text format and takes longer to write,
+                while requests wait: it is for who takes nothing else.
+        """
+        if "application/openmetrics-text" in accept and "text/plain" not in accept and "*/*" not in accept:
+            content: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
+            return content, openmetrics.CONTENT_TYPE_LATEST
+        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+
+    async def scrape(self, accept: str = "") -> tuple[bytes, str]:
+        """Read the GPUs, without keeping the event loop, and render."""
+        self._gpu_states = await self._gpus.read()
+        return self.render(accept)
+
+    def _version(self, model: str, version: str) -> _Version:
+        return self._versions.setdefault((model, version), _Version())
+
+    def _collect(self) -> Iterator[Metric]:
+        served = {(served.name, served.version) for served in self._models.all()}
+        for names in self._forgotten - served:
+            self._versions.pop(names, None)
+        self._forgotten -= served
+        for names in served:
+            self._version(*names)  # so that its counters start at zero, not at the first request
+        yield from self._requests()
+        yield from self._loaded()
+        yield from self._server()
+        yield from _gpu_families(self._gpu_states)
+
+    def _requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            PREFIX + "requests", "Requests that have ended.", labels=(*_MODEL, "protocol", "operation", "status")
+        )
+        durations = HistogramMetricFamily(
+            PREFIX + "request_duration_seconds",
+            "Time in each stage of requests that were answered; the stages that they had.",
+            labels=(*_MODEL, "operation", "stage"),
+        )
+        images = CounterMetricFamily(PREFIX + "images", "Images that were run.", labels=_MODEL)
+        batches = HistogramMetricFamily(PREFIX + "batch_images", "Images in the batches that were run.", labels=_MODEL)
+        for names, version in sorted(self._versions.items()):
+            for (protocol, operation, status), count in version.requests.items():
+                requests.add_metric((*names, protocol, operation, str(status)), count)
+            for operation, stages in version.stages.items():
+                for stage, histogram in zip(STAGES, stages, strict=True):
+                    if histogram.total:
+                        durations.add_metric((*names, operation, stage), histogram.buckets(), histogram.total)
+            if names[0]:
+                images.add_metric(names, version.images)
+                # Every request adds its share of its batch: all of them make one, but for what floats round.
+                batches.add_metric(names, [(le, round(n)) for le, n in version.batches.buckets()], version.images)
+        yield from (requests, durations, images, batches)
+
+    def _loaded(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily(PREFIX + "model_ready", "1 where the version answers requests.", labels=_MODEL)
+        for entry in self._models.index():
+            ready.add_metric((entry["name"], entry["version"]), entry["state"] == "READY")
+        info = InfoMetricFamily(PREFIX + "model", "What a version runs.", labels=_MODEL)
+        queue = GaugeMetricFamily(PREFIX + "queue_images", "Images that wait for a batch.", labels=_MODEL)
+        running = GaugeMetricFamily(PREFIX + "running_images", "Images that are being run.", labels=_MODEL)
+        for served in self._models.all():
+            names, session = (served.name, served.version), served.session
+            info.add_metric(names, {"variant": served.variant, "runtime": session.runtime, "device": session.device})
+            queue.add_metric(names, served.batcher.depth)
+            running.add_metric(names, served.batcher.running)
+        yield from (ready, info, queue, running)
+
+    def _server(self) -> Iterator[Metric]:
+        inside = self._admission
+        yield InfoMetricFamily(PREFIX + "server", "The server itself.", value={"version": __version__})
+        ready = inside.state is State.READY and self._models.ready()
+        yield GaugeMetricFamily(PREFIX + "ready", "1 where requests are let in.", ready)
+        yield GaugeMetricFamily(PREFIX + "in_flight_requests", "Requests inside.", inside.in_flight)
+        yield GaugeMetricFamily(PREFIX + "body_bytes_in_flight", "Bytes of their bodies.", inside.bytes_in_flight)
+        if self._decoders is not None:
+            pool = self._decoders
+            yield GaugeMetricFamily(PREFIX + "decode_workers", "Processes that decode images.", pool.workers)
+            yield GaugeMetricFamily(PREFIX + "decode_busy", "Those that are decoding.", pool.busy)
+            yield GaugeMetricFamily(PREFIX + "decode_waiting", "Images that wait to be decoded.", pool.waiting)
+            memory = sum(map(_resident_bytes, pool.pids))
+            yield GaugeMetricFamily(PREFIX + "decode_memory_bytes", "Resident memory of these processes.", memory)
+            yield CounterMetricFamily(PREFIX + "decode_restarts", "Decoding processes replaced.", pool.restarts)
+
+
+class _Families(Collector):
+    """What a registry wants to have registered."""
+
+    def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        self._collect = collect
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families."""
+        return self._collect()
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing: the names are ours, and nobody else registers here."""
+        return ()
+
+
+class _Histogram:
+    """Counts in buckets; the last one is of all that is above the bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0.0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float, weight: float = 1) -> None:
+        self.counts[bisect_left(self.bounds, value)] += weight
+        self.total += value * weight
+
+    def buckets(self) -> list[tuple[str, float]]:
+        return list(zip((*map(str, map(float, self.bounds)), "+Inf"), accumulate(self.counts), strict=True))
+
+
+class _Version:
+    """The figures of one version of a model."""
+
+    __slots__ = ("batches", "images", "requests", "stages")
+
+    def __init__(self) -> None:
+        self.requests: dict[tuple[str, str, int], int] = {}
+        self.stages: dict[str, tuple[_Histogram, ...]] = {}
+        self.batches = _Histogram(BATCHES)
+        self.images = 0
+
+    def observe(self, finished: Finished) -> None:
+        kind = (finished.protocol, finished.operation, finished.status)
+        self.requests[kind] = self.requests.get(kind, 0) + 1
+        if finished.batch:
+            self.images += finished.images
+            self.batches.add(finished.batch, finished.images / finished.batch)
+        if finished.status >= 400:  # a refusal takes no time and would hide how long the others waited
+            return
+        stages = self.stages.get(finished.operation)
+        if stages is None:
+            stages = self.stages[finished.operation] = tuple(_Histogram(DURATIONS) for _ in STAGES)
+        read, decode, queue, inference, total = stages
+        total.add(finished.total_s)
+        if finished.read_s:
+            read.add(finished.read_s)
+        if finished.decode_s:
+            decode.add(finished.decode_s)
+        if finished.queue_s:
+            queue.add(finished.queue_s)
+        if finished.inference_s:
+            inference.add(finished.inference_s)
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    except (OSError, IndexError):  # it has just ended
+        return 0
+    return int(pages) * resource.getpagesize()
+
+
+def _gpu_families(states: Sequence[GpuState]) -> Iterator[Metric]:
+    for name, text, attribute in (
+        ("utilisation_ratio", "Share of the last moments in which the GPU computed.", "utilisation"),
+        ("memory_used_bytes", "Memory that all processes together have taken.", "memory_used"),
+        ("memory_total_bytes", "Memory of the GPU.", "memory_total"),
+        ("temperature_celsius", "Of the chip.", "temperature"),
+        ("power_watts", "That the GPU takes.", "power"),
+    ):
+        family = GaugeMetricFamily(f"{PREFIX}gpu_{name}", text, labels=("gpu", "name", "uuid"))
+        for state in states:
+            value = getattr(state, attribute)
+            if value is not None:
+                family.add_metric((str(state.index), state.name, state.uuid), value)
+        if family.samples:
+            yield family

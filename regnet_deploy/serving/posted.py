@@ -1,0 +1,238 @@
+"""The two requests that carry images over HTTP, as plain ASGI: they are what the server is there for."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from regnet_deploy.errors import DataError
+from regnet_deploy.serving.body import Unread, read_body, unpack
+from regnet_deploy.serving.closing import ClosingResponse
+from regnet_deploy.serving.forms import Part, read_form
+from regnet_deploy.serving.protocol import HEADER_LENGTH, InferRequest, dumps, infer_response, parse_infer
+from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.request_log import request_id_of
+from regnet_deploy.serving.served import Served
+from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, refusal_of
+
+T = TypeVar("T")
+
+#: Header of an infer request up to which its JSON is read on the event loop.
+_SMALL_JSON = 16 * 2**10
+#: Answers up to this size are not worth compressing.
+_SMALL_ANSWER = 1024
+#: Seconds after which it is looked whether the client is still there: most answers are made by then.
+_WATCH_AFTER_S = 0.05
+
+#: Fields of a URL; there are three.
+_MAX_FIELDS = 20
+
+_HEADER_LENGTH = HEADER_LENGTH.lower()
+
+
+class Infer:
+    """``POST /v2/models/{model}[/versions/{version}]/infer``."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await _answer(self._service, "infer", self._infer, scope, receive, send)
+
+    async def _infer(self, call: Call, headers: Headers, scope: Scope, receive: Receive) -> Response:
+        service, path = self._service, scope["path_params"]
+        with service.models.lease(path["model"], path.get("version")) as served:
+            call.served = served
+            with service.admission.enter() as place:
+                body = await read_body(headers, receive, place, service.limits)
+                call.has_read()
+                length, encoding = headers.get(_HEADER_LENGTH), headers.get("content-encoding")
+                if encoding is None and length is not None and len(length) < 6 and length.isdigit():
+                    inline = int(length) <= _SMALL_JSON
+                else:
+                    inline = False
+                if inline:
+                    request = parse_infer(body, length, served.interface)
+                else:
+                    request = await service.apart(_unpack_and_parse, body, encoding, length, served, service)
+                del body
+                logits = await _while_there(service.infer(call, served, request), receive)
+                content, made = infer_response(request, logits, served.interface)
+        return _compressed(content, made, headers)
+
+
+class Classify:
+    """``POST /classify?k=5``: the bytes of one image, or a form with several."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await _answer(self._service, "classify", self._classify, scope, receive, send)
+
+    async def _classify(self, call: Call, headers: Headers, scope: Scope, receive: Receive) -> Response:
+        service = self._service
+        query = _query(scope)
+        k = _whole(query.get("k", ["5"])[-1])
+        names = service.models.names()
+        model = query.get("model", names[:1])
+        version = query["version"][-1] if "version" in query else None
+        with service.models.lease(model[-1] if model else "", version) as served:
+            call.served = served
+            with service.admission.enter() as place:
+                body = await read_body(headers, receive, place, service.limits)
+                call.has_read()
+                encoding, kind = headers.get("content-encoding"), headers.get("content-type", "")
+                if encoding is not None:
+                    body = await service.apart(unpack, body, encoding, service.limits.max_body_bytes)
+                if kind.lower().startswith("multipart/"):
+                    parts = await service.apart(read_form, body, kind, served.interface.max_batch)
+                    work = _several(service, call, served, parts, k)
+                else:
+                    work = _one(service, call, served, body, k)
+                answer = await _while_there(work, receive)
+        answer = {"model": served.name, "version": served.version, **answer, "timing_ms": call.timing_ms()}
+        return _compressed(dumps(answer), {"content-type": "application/json"}, headers)
+
+
+async def _one(service: Service, call: Call, served: Served, image: bytes, k: int) -> dict[str, Any]:
+    predictions = await service.classify(call, served, image, k)
+    return {"predictions": [prediction.to_json() for prediction in predictions]}
+
+
+async def _several(service: Service, call: Call, served: Served, parts: list[Part], k: int) -> dict[str, Any]:
+    """Classify the images of a form at the same time; a bad one has its error in its place."""
+
+    async def one(part: Part) -> dict[str, Any]:
+        try:
+            predictions = await service.classify(call, served, part.data, k)
+        except DataError as error:
+            return {"image": part.name, "error": str(error)}
+        return {"image": part.name, "predictions": [prediction.to_json() for prediction in predictions]}
+
+    tasks = [asyncio.ensure_future(one(part)) for part in parts]
+    try:
+        return {"results": list(await asyncio.gather(*tasks))}
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+_Work = Callable[[Call, Headers, Scope, Receive], Awaitable[Response]]
+
+
+async def _answer(service: Service, operation: str, work: _Work, scope: Scope, receive: Receive, send: Send) -> None:
+    """Do the work of one request, send what came of it, and tell it once."""
+    headers = Headers(scope=scope)
+    line: str | None = None
+    call = Call("http", operation, request_id_of(headers.get("x-request-id")), headers.get("traceparent"))
+    try:
+        response = await work(call, headers, scope, receive)
+    except (ClientDisconnect, asyncio.CancelledError) as error:
+        service.ended(call, CLIENT_GONE, "the client is gone")
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        return
+    except Exception as error:
+        refusal = refusal_of(error)
+        status, line = refusal.status, str(refusal)
+        response = refused(refusal)
+    else:
+        status = response.status_code
+    response.raw_headers.append((b"x-request-id", call.request_id.encode("ascii")))
+    try:
+        await response(scope, receive, send)
+    finally:
+        service.ended(call, status, line)
+
+
+def refused(error: RequestError) -> Response:
+    """Return the answer to a request that is refused; to one still being sent, one that closes the connection."""
+    content = dumps({"error": str(error)})
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    if isinstance(error, Unread):
+        if error.status == 408:
+            return Response(content, 408, {"connection": "close"}, media_type="application/json")
+        return ClosingResponse(content, error.status, headers, media_type="application/json")
+    return Response(content, error.status, headers, media_type="application/json")
+
+
+async def _while_there(work: Awaitable[T], receive: Receive) -> T:
+    """Wait for work, and cancel it when the client has gone.
+
+    Raises:
+        ClientDisconnect: it has.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.ensure_future(work)
+    watch: list[asyncio.Task[None]] = []
+
+    async def look() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        task.cancel()
+
+    timer = loop.call_later(_WATCH_AFTER_S, lambda: watch.append(loop.create_task(look())))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if watch and watch[0].done() and not watch[0].cancelled():
+            raise ClientDisconnect from None
+        task.cancel()
+        raise
+    finally:
+        timer.cancel()
+        for one in watch:
+            one.cancel()
+
+
+def _unpack_and_parse(
+    body: bytes, encoding: str | None, length: str | None, served: Served, service: Service
+) -> InferRequest:
+    plain = unpack(body, encoding, service.limits.max_body_bytes)
+    return parse_infer(plain, length, served.interface)
+
+
+def _compressed(content: bytes, headers: dict[str, str], asked: Headers) -> Response:
+    """Make the answer, compressed where the client takes that and it is worth it."""
+    accepted = asked.get("accept-encoding")
+    if accepted is not None and len(content) > _SMALL_ANSWER:
+        for name, wbits in (("gzip", 31), ("deflate", 15)):
+            if _accepts(accepted, name):
+                packer = zlib.compressobj(1, zlib.DEFLATED, wbits)
+                content = packer.compress(content) + packer.flush()
+                headers = {**headers, "content-encoding": name}
+                break
+        headers = {**headers, "vary": "accept-encoding"}
+    return Response(content, 200, headers)
+
+
+def _accepts(header: str, encoding: str) -> bool:
+    for item in header.lower().split(","):
+        name, _, parameters = item.partition(";")
+        if name.strip() == encoding:
+            return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+def _query(scope: Scope) -> dict[str, list[str]]:
+    try:
+        return parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+    except ValueError:
+        raise RequestError(f"the URL has more than {_MAX_FIELDS} fields") from None
+
+
+def _whole(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
+        raise RequestError(f"k must be a whole number above 0, not {text[:40]!r}")
+    return int(text)

@@ -1,0 +1,180 @@
+"""The server's log: a line for what happens to it, for requests that it could not answer, and for all if asked."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import time
+import traceback
+from collections.abc import Callable, Hashable
+from typing import Any, Literal, TextIO, get_args
+
+from regnet_deploy.errors import UsageError, did_you_mean
+from regnet_deploy.serving.finished import Finished
+from regnet_deploy.serving.log_lines import MAX_TRACEBACK, Lines, RateLimit, clean, to_json, to_text
+from regnet_deploy.serving.tracing import parse_trace_parent
+
+Format = Literal["text", "json"]
+FORMATS: tuple[str, ...] = get_args(Format)
+
+#: Loggers whose warnings are lines of this log too: those of the libraries that the server runs on.
+LIBRARIES = ("uvicorn", "asyncio", "grpc")
+
+#: Lines of a kind in a second.
+LINES_A_SECOND = 10
+
+#: Statuses below 500 that say more of the server or of somebody who should not be there than of a client's mistake.
+_REFUSALS = frozenset((401, 408, 413, 429))
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def request_id_of(given: str | bytes | None) -> str:
+    """Return the id of a request: the one it came with, if that can be used as it is, or a new one.
+
+    Args:
+        given: header ``x-request-id``; of up to 128 ``[A-Za-z0-9._:/+=-]`` it is kept.
+    """
+    if given is not None:
+        text = given.decode("latin-1") if isinstance(given, bytes) else given
+        if _REQUEST_ID.fullmatch(text):
+            return text
+    return os.urandom(12).hex()
+
+
+class RequestLog:
+    """Writes the log. Only the loggers of the server and of :data:`LIBRARIES` get a handler, and lose it at the end.
+
+    Requests that ended with 5xx, 401, 408, 413 or 429 are logged as warnings, at most :data:`LINES_A_SECOND` of each
+    status; with ``every_request`` all are, and all of them.
+
+    Args:
+        format: ``json``, an object in each line, or ``text``.
+        every_request: log all requests.
+        stream: takes the lines; it may stall or end without stalling the server.
+        clock: seconds of which each has its lines.
+
+    Raises:
+        UsageError: there is no such format.
+    """
+
+    def __init__(
+        self, format: str, every_request: bool, stream: TextIO, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        if format not in FORMATS:
+            raise UsageError(f"no log format {format!r}{did_you_mean(format, FORMATS)}; there are {', '.join(FORMATS)}")
+        self._every_request = every_request
+        self._handler = _Handler(format == "json", stream, clock)
+        self._logger = logging.getLogger(__package__)
+        self._before = (self._logger.level, self._logger.propagate)
+        self._logger.setLevel(logging.INFO)
+        self._logger.propagate = False
+        for name in (self._logger.name, *LIBRARIES):
+            logging.getLogger(name).addHandler(self._handler)
+
+    def observe(self, finished: Finished) -> None:
+        """Log a request that has ended, where that is to be logged."""
+        bad = finished.status >= 500 or finished.status in _REFUSALS
+        if self._every_request or (bad and self._handler.allow(("request", finished.status))):
+            self._log(logging.WARNING if bad else logging.INFO, "request", _facts(finished))
+
+    def event(self, name: str, level: int = logging.INFO, **facts: Any) -> None:
+        """Log what happens to the server; see :mod:`logging` for levels."""
+        self._log(level, name, clean(facts))
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Write what is left, for at most ``timeout_s`` seconds, and leave the loggers as they were."""
+        for name in (self._logger.name, *LIBRARIES):
+            logging.getLogger(name).removeHandler(self._handler)
+        level, self._logger.propagate = self._before
+        self._logger.setLevel(level)
+        self._handler.lines.close(timeout_s)
+
+    def _log(self, level: int, name: str, facts: dict[str, Any]) -> None:
+        self._logger.log(level, "%s", name, extra={"event": clean(name), "facts": facts})
+
+
+class _Handler(logging.Handler):
+    """Makes a line of a record, whoever it comes from."""
+
+    def __init__(self, as_json: bool, stream: TextIO, clock: Callable[[], float]) -> None:
+        super().__init__()
+        self._as_json = as_json
+        self._clock = clock
+        self._limit = RateLimit(LINES_A_SECOND)
+        self.lines = Lines(stream, self._notes, self._limit.waiting)
+
+    def allow(self, kind: Hashable) -> bool:
+        """Tell whether another line of ``kind`` may be written; if not, it is counted, and that is said later."""
+        if self._limit.allow(kind, self._clock()):
+            return True
+        self.lines.wake()
+        return False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Have the record written; of others than this log itself, unless it is one too many of its kind."""
+        try:
+            facts = getattr(record, "facts", None)
+            if facts is None:
+                ours = record.name.startswith(__package__)
+                if not (ours or record.levelno >= logging.WARNING):
+                    return
+                if not self.allow((record.name, os.path.basename(record.pathname), record.lineno)):
+                    return
+                facts = clean({"logger": record.name, "message": record.getMessage()})
+            name = getattr(record, "event", "message")
+            error = "".join(traceback.format_exception(*record.exc_info)) if record.exc_info else ""
+            self.lines.put(self._line(record.created, record.levelname, name, facts, error[-MAX_TRACEBACK:]))
+        except Exception:
+            self.handleError(record)
+
+    def _line(self, when: float, level: str, name: str, facts: dict[str, Any], error: str = "") -> str:
+        """Return a line of what is clean, and of an error that need not be."""
+        stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when % 1 * 1000):03d}Z"
+        if self._as_json:
+            line = {"time": stamp, "level": level.lower(), "event": name, **facts}
+            return to_json(line | {"exception": error.encode("utf-8", "replace").decode()} if error else line)
+        text = f"{stamp} {level:<7} {to_json(name)[1:-1]} {to_text(facts)}".rstrip()
+        return "\n    ".join((text, *(to_json(part)[1:-1] for part in error.splitlines())))
+
+    def _notes(self, dropped: int) -> list[str]:
+        now = math.inf if self.lines.closed else self._clock()
+        lines = []
+        for kind, count in self._limit.kept_back(now).items():
+            lines.append(self._line(time.time(), "WARNING", "suppressed", {"lines": count, "of": kind}))
+        if dropped:
+            lines.append(self._line(time.time(), "WARNING", "dropped", {"lines": dropped, "why": "nobody read them"}))
+        return lines
+
+
+def _facts(finished: Finished) -> dict[str, Any]:
+    """Return what is said of a request; what may come from a client is cleaned."""
+    facts: dict[str, Any] = {"request_id": clean(finished.request_id)}
+    parent = parse_trace_parent(finished.trace_parent)
+    if parent is not None:
+        facts["trace_id"] = f"{parent.trace_id:032x}"
+    facts |= {
+        "model": clean(finished.model),
+        "version": clean(finished.version),
+        "protocol": finished.protocol,
+        "operation": finished.operation,
+        "status": finished.status,
+        "images": finished.images,
+        "batch": finished.batch,
+        "ms": {
+            "read": _ms(finished.read_s),
+            "decode": _ms(finished.decode_s),
+            "queue": _ms(finished.queue_s),
+            "inference": _ms(finished.inference_s),
+            "total": _ms(finished.total_s),
+        },
+    }
+    if finished.error is not None:
+        facts["error"] = clean(finished.error)
+    return facts
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

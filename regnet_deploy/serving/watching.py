@@ -1,0 +1,159 @@
+"""New versions, found, proved and put in the place of old ones while requests go on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import BundleError, RegnetDeployError
+from regnet_deploy.runtimes.golden import Agreement
+from regnet_deploy.runtimes.rereading import read_bundle
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.models import Models
+from regnet_deploy.serving.repository import Found, find_bundles, fingerprint, is_repository
+from regnet_deploy.serving.served import Served, Wish, load_served, proved
+
+#: Told of what happens: name of the event, facts.
+Tell = Callable[..., None]
+
+
+@dataclass
+class Followed:
+    """A bundle that is looked at again and again.
+
+    Attributes:
+        version: under which it is served now.
+        seen: fingerprint of what was loaded or refused.
+        digest: of the manifest that is served.
+        last: fingerprint when it was looked at last.
+    """
+
+    version: str
+    seen: Any
+    digest: str = ""
+    last: Any = field(default=())
+
+
+class Watch:
+    """What is at a path, and what the models are of it."""
+
+    def __init__(self, path: str | Path, name: str, wish: Wish, limits: Limits, models: Models, tell: Tell) -> None:
+        self.path = path
+        self._name, self._wish, self._limits, self._models, self._tell = name, wish, limits, models, tell
+        self._followed: dict[Found, Followed] = {}
+        # Decided once: a bundle that is gone for a moment is not an empty repository.
+        self._repository = is_repository(path)
+
+    def load(self) -> list[Served]:
+        """Open what is there now, without proving it; before there are clients.
+
+        Raises:
+            RegnetDeployError: nothing is there, or a model has no version that opens.
+        """
+        opened: list[Served] = []
+        failed: list[tuple[Found, str, RegnetDeployError]] = []
+        for found in self._bundles():
+            seen, version = fingerprint(found.path), found.version or "1"
+            self._followed[found] = Followed(version, seen, last=seen)
+            try:
+                served = self._open(found, version)
+            except RegnetDeployError as error:
+                failed.append((found, version, error))
+                continue
+            self._followed[found].digest = served.digest
+            opened.append(served)
+        if not self._followed:
+            raise BundleError(
+                f"{self.path} is neither a bundle nor a folder of models with a bundle for each version, "
+                "MODEL/1/bundle.json: run `regnet-deploy select` to make a bundle"
+            )
+        for found, version, reason in failed:
+            if all(served.name != found.model for served in opened):
+                raise reason
+            self._refuse(found, version, reason)
+        return opened
+
+    async def follow(self, every_s: float) -> None:
+        """Look again and again, for ever; a bundle is loaded when it has not changed between two looks."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                there = await loop.run_in_executor(None, self._look)
+            except RegnetDeployError as error:
+                self._tell("unreadable", error=str(error))
+                continue
+            for found in [known for known in self._followed if known not in there]:
+                gone = self._followed.pop(found)
+                self._tell("removed", model=found.model, version=gone.version)
+                self._models.remove(found.model, gone.version)
+            for found, now in there.items():
+                followed = self._followed.setdefault(found, Followed(found.version or "1", None))
+                settled, followed.last = now == followed.last, now
+                if now and settled and now != followed.seen:
+                    followed.seen = now
+                    await self._replace(found, followed)
+
+    def _look(self) -> dict[Found, Any]:
+        return {found: fingerprint(found.path) for found in self._bundles()}
+
+    def _bundles(self) -> list[Found]:
+        return find_bundles(self.path) if self._repository else [Found(self._name, None, Path(self.path))]
+
+    async def _replace(self, found: Found, followed: Followed) -> None:
+        """Load and prove what a bundle has become; where that fails, what is there goes on."""
+        loop = asyncio.get_running_loop()
+        version = followed.version
+        if found.version is None and followed.digest:
+            version = str(int(version) + 1)
+        self._models.loading(found.model, version)
+        try:
+            served = await loop.run_in_executor(None, partial(self._open, found, version))
+            if served.digest == followed.digest:  # touched, not changed
+                self._forget(found.model, version, followed.version)
+                self._models.confirm(found.model, followed.version)
+                return
+            agreement: Agreement = await proved(served)
+        except RegnetDeployError as error:
+            self._refuse(found, version, error)
+        except Exception as error:  # out of memory, say: whatever it is, the one before goes on
+            self._refuse(found, version, RegnetDeployError(f"{type(error).__name__}: {error}"))
+        else:
+            before, followed.version, followed.digest = followed.version, version, served.digest
+            self._models.put(served)
+            self._forget(found.model, before, version)
+            self._tell(
+                "swapped",
+                model=found.model,
+                version=version,
+                variant=served.variant,
+                runtime=served.session.runtime,
+                golden_images=agreement.images,
+                max_abs_error=agreement.max_abs_error,
+            )
+
+    def _refuse(self, found: Found, version: str, error: RegnetDeployError) -> None:
+        self._models.refuse(found.model, version, _for_clients(error))
+        self._tell("refused", level=logging.WARNING, model=found.model, version=version, error=str(error))
+
+    def _forget(self, model: str, version: str, other: str) -> None:
+        """Drop a version unless it is the other one."""
+        if version != other:
+            self._models.remove(model, version)
+
+    def _open(self, found: Found, version: str) -> Served:
+        def load(bundle: Bundle) -> Served:
+            return load_served(bundle, self._wish, model=found.model, version=version, limits=self._limits)
+
+        return read_bundle(found.path, load)
+
+
+def _for_clients(error: RegnetDeployError) -> str:
+    """Say what is wrong with a version without the paths that the error names."""
+    return f"{type(error).__name__}; the server's log has the details"

@@ -1,0 +1,152 @@
+"""The command `tune`: what it writes and when it does not; for real in a slow test."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.loading.settings import Setting
+from regnet_deploy.loading.tuning import Trial
+from regnet_deploy.runtimes.machine_here import machine_here
+from regnet_deploy.runtimes.tuned import Tuned, tuned_here
+
+
+class Running:
+    """A server that bears 100 images/s at 20 ms, and half as many again with pixels as input."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.bears = 150.0 if setting.variant == "onnx-fp32-uint8" else 100.0
+
+    def capacity(self) -> float:
+        return 2 * self.bears
+
+    def measure(self, rate: float) -> Trial:
+        return Trial(rate, rate, 20 * rate / self.bears, 0)
+
+
+@pytest.fixture
+def fake_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Running]], None]:
+    """Measurements without a server."""
+
+    def use(running: type[Running] = Running) -> None:
+        @contextlib.contextmanager
+        def start(setting: Setting) -> Iterator[Running]:
+            yield running(setting)
+
+        monkeypatch.setattr("regnet_deploy.loading.trials.starter", lambda *arguments, **options: start)
+
+    return use
+
+
+@pytest.mark.usefixtures("fake_servers")
+def test_what_was_found_is_written_and_holds_on_this_machine(here: Any, exported_bundle: Path, fake_servers: Any):
+    fake_servers()
+    done = here("tune", exported_bundle, "--runtime", "onnxruntime")
+    assert done.returncode == 0, done.stderr
+    bundle = open_bundle(exported_bundle)
+    part = bundle.part("serving")
+    assert part["machine"] == machine_here()
+    assert part["settings"]["variant"] == "onnx-fp32-uint8"
+    assert 140 < part["rate"] <= 150
+    assert len(part["rows"]) >= 4
+    found = tuned_here(bundle)
+    assert isinstance(found, Tuned)
+    assert found.variant == "onnx-fp32-uint8"
+    assert "tune" in bundle.part("environment")
+    assert "the winner" in done.stdout
+    assert "uses it on this machine" in done.stderr
+
+
+def test_json_is_what_was_written(here: Any, exported_bundle: Path, fake_servers: Any):
+    fake_servers()
+    done = here("tune", exported_bundle, "--variant", "onnx-fp32", "--runtime", "onnxruntime", "--json")
+    printed = json.loads(done.stdout)
+    assert printed["written"]
+    assert {name: printed[name] for name in open_bundle(exported_bundle).part("serving")} == open_bundle(
+        exported_bundle
+    ).part("serving")
+    assert {row["setting"]["variant"] for row in printed["rows"]} == {"onnx-fp32"}
+
+
+def test_a_dry_run_writes_nothing(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
+    fake_servers()
+    before = snapshot(exported_bundle)
+    done = here("tune", exported_bundle, "--runtime", "onnxruntime", "--dry-run")
+    assert done.returncode == 0
+    assert "nothing was written" in done.stderr
+    assert snapshot(exported_bundle) == before
+
+
+def test_a_limit_that_nothing_keeps_writes_nothing(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
+    class Slow(Running):
+        def measure(self, rate: float) -> Trial:
+            return Trial(rate, rate, 50.0, 0)
+
+    fake_servers(Slow)
+    before = snapshot(exported_bundle)
+    done = here("tune", exported_bundle, "--runtime", "onnxruntime")
+    assert (done.returncode, done.stdout) == (2, "")
+    last = done.stderr.splitlines()[-1]
+    assert "regnet-deploy: no setting keeps to a p99 of 20 ms here: the lowest p99 was 50.0 ms" in last
+    assert snapshot(exported_bundle) == before
+
+
+def test_an_interrupt_leaves_the_bundle_as_it_was(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
+    class Interrupted(Running):
+        def measure(self, rate: float) -> Trial:
+            raise KeyboardInterrupt
+
+    fake_servers(Interrupted)
+    before = snapshot(exported_bundle)
+    done = here("tune", exported_bundle, "--runtime", "onnxruntime")
+    assert done.returncode == 130
+    assert "nothing was written" in done.stderr
+    assert snapshot(exported_bundle) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--variant", "onnx-fp3"], "did you mean onnx-fp32?"),
+        (["--p99-ms", "0"], "--p99-ms"),
+        (["--runtime", "tensorrt"], "tensorrt"),
+        (["--max-executors", "0"], "--max-executors"),
+    ],
+)
+def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, words: list[str], says: str):
+    assert says in refused("tune", exported_bundle, *words)
+
+
+@pytest.mark.slow
+def test_real_servers_are_tuned_and_the_settings_are_served(program: Any, exported_bundle: Path):
+    words = ["--p99-ms", "500", "--duration", "0.5", "--runtime", "onnxruntime", "--json"]
+    done = program("tune", exported_bundle, *words)
+    assert done.returncode == 0, done.stderr
+    part = open_bundle(exported_bundle).part("serving")
+    assert part["rate"] > 10
+    assert isinstance(tuned_here(open_bundle(exported_bundle)), Tuned)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_servers(exported_bundle: Path, snapshot: Any):
+    before = snapshot(exported_bundle)
+    command = [sys.executable, "-m", "regnet_deploy", "tune", str(exported_bundle), "--runtime", "onnxruntime"]
+    for number, wait in ((signal.SIGINT, 2.0), (signal.SIGINT, 8.0), (signal.SIGTERM, 8.0)):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        time.sleep(wait)
+        process.send_signal(number)
+        printed, said = process.communicate(timeout=60)
+        assert (process.returncode, printed) == (130, ""), said
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+        assert f"serve {exported_bundle}" not in listed
+    assert snapshot(exported_bundle) == before

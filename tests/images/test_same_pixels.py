@@ -1,0 +1,111 @@
+"""One way from a file to pixels: validation, golden sets, accuracy, predictions and the server see the same bits."""
+
+import asyncio
+import dataclasses
+import io
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from regnet_deploy.exporting.golden_set import golden_set
+from regnet_deploy.exporting.views import views
+from regnet_deploy.images.folder import LabelledFile
+from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, load_pixels
+from regnet_deploy.runtimes.answers import answer_files
+from regnet_deploy.serving.decoding import DecodePool
+from regnet_deploy.training.data import EvaluationViews, Source, open_evaluation
+
+SIZES = [(24, 24), (50, 31), (97, 203), (640, 480)]
+
+
+def picture(width: int, height: int) -> Image.Image:
+    draw = np.random.default_rng(width)
+    coarse = Image.fromarray(draw.integers(0, 256, (5, 7, 3), dtype=np.uint8)).resize((width, height), 3)
+    noise = draw.integers(-12, 13, (height, width, 3))
+    return Image.fromarray(np.clip(np.asarray(coarse).astype(int) + noise, 0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, orientation: int = 1, **options: object) -> bytes:
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    image.save(stream, kind, exif=exif, **options)
+    return stream.getvalue()
+
+
+def write_all(root: Path) -> list[Path]:
+    """Every kind of file that people send, in sizes at which libjpeg's scales apply and in which they do not."""
+    files = {}
+    for width, height in SIZES:
+        image = picture(width, height)
+        for orientation in (1, 3, 6, 7):
+            files[f"{width}-exif{orientation}.jpg"] = encoded(image, "JPEG", orientation)
+        files[f"{width}-progressive.jpg"] = encoded(image, "JPEG", 8, progressive=True)
+        files[f"{width}-grey.jpg"] = encoded(image.convert("L"), "JPEG")
+        files[f"{width}-cmyk.jpg"] = encoded(image.convert("CMYK"), "JPEG", 6)
+        files[f"{width}.png"] = encoded(image, "PNG", 6)
+        files[f"{width}-palette.png"] = encoded(image.convert("P"), "PNG", transparency=3)
+        files[f"{width}.webp"] = encoded(image, "WEBP", 5)
+    for name, data in files.items():
+        (root / name).write_bytes(data)
+    return [root / name for name in sorted(files)]
+
+
+class Seeing:
+    """A session that keeps what it is shown."""
+
+    runtime, input = "fake", "uint8"
+
+    def __init__(self) -> None:
+        self.seen: list[np.ndarray] = []
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        self.seen.append(images.copy())
+        return np.zeros((len(images), 2), np.float32)
+
+
+async def served(files: list[Path], preprocessing: Preprocessing) -> np.ndarray:
+    pool = DecodePool(1, 10**6)
+    await pool.start()
+    try:
+        return np.stack([await pool.pixels(file.read_bytes(), preprocessing) for file in files])
+    finally:
+        await pool.close()
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -> None:
+    preprocessing = dataclasses.replace(default_preprocessing(24), scaled_decoding=scaled)
+    files = write_all(tmp_path)
+    wanted = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
+
+    labelled = [LabelledFile(file.name, 0, 1, 1) for file in files]
+    training = EvaluationViews(Source(tmp_path, labelled), preprocessing)
+    kept = open_evaluation(tmp_path, labelled, preprocessing, lambda done, total: None)
+    session = Seeing()
+    answers = list(answer_files(session, preprocessing, ("a", "b"), files, 1))
+    model = torch.nn.Flatten()
+    golden = golden_set(SimpleNamespace(files={}, parts={}), model, preprocessing, files[:16])
+    found = {
+        "validation": np.stack([training[number].pixels for number in range(len(files))]),
+        "validation in memory": np.stack([kept[number].pixels for number in range(len(files))]),
+        "accuracy and calibration": np.stack(list(views(tmp_path, [file.name for file in files], preprocessing))),
+        "predictions": np.concatenate(session.seen),
+        "golden set": golden.golden.images,
+        "server": asyncio.run(served(files, preprocessing)),
+    }
+    assert kept.kept is not None
+    assert not any(answer.error for answer in answers)
+    for name, pixels in found.items():
+        np.testing.assert_array_equal(pixels, wanted[: len(pixels)], err_msg=name)
+
+
+def test_evaluation_does_not_look_at_images_that_are_kept_shrunk(tmp_path: Path) -> None:
+    (file,) = [file for file in write_all(tmp_path) if file.name == "640-exif6.jpg"]
+    preprocessing = default_preprocessing(24)
+    kept = Source(tmp_path, [LabelledFile(file.name, 0, 480, 640)], [Image.new("RGB", (48, 64))])
+    pixels = EvaluationViews(kept, preprocessing)[0].pixels
+    assert (pixels == load_pixels(file.read_bytes(), preprocessing)).all()
