@@ -5,7 +5,8 @@
 #   docker run -p 8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
 #
 # It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end, but
-# for the port: that is set with -e REGNET_DEPLOY_PORT=9000, which the health check follows.
+# for the port: that is set with -e REGNET_DEPLOY_PORT=9000, which the health check follows. Metrics are on port 8002, for
+# a network that clients do not reach; gRPC is an option, --grpc-port 8001; a token, -e REGNET_DEPLOY_TOKEN.
 
 FROM python:3.11-slim-bookworm AS build
 ARG RUNTIME=cpu
@@ -13,10 +14,11 @@ RUN case "$RUNTIME" in cpu|gpu) ;; *) echo "RUNTIME is '$RUNTIME', it must be cp
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY profiles profiles
+COPY export export
 COPY regnet_deploy regnet_deploy
 # No pip in what is shipped, none of the packages' own tests, and the bytecode made now: later it could not be written.
 RUN python -m venv --without-pip /opt/serve \
- && python -m pip --python /opt/serve/bin/python install --no-cache-dir --no-compile -c constraints.txt ".[serve,$RUNTIME]" \
+ && python -m pip --python /opt/serve/bin/python install --no-cache-dir --no-compile -c constraints.txt ".[serve,grpc,$RUNTIME]" \
  && find /opt/serve/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
  && /opt/serve/bin/python -m compileall -q /opt/serve/lib
 
@@ -27,6 +29,7 @@ ENV PATH=/opt/serve/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     ORT_DISABLE_TELEMETRY=1 \
     REGNET_DEPLOY_PORT=8000 \
+    REGNET_DEPLOY_METRICS_PORT=8002 \
     NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001:10001

@@ -43,6 +43,7 @@ MADE_BY = {
     "golden": "export --onnx",
     "variants": "export --onnx",
     "choice": "export --data DIR",
+    "serving": "tune --p99-ms 20",
 }
 
 #: Part -> the entry of the environment that tells what wrote it, where the part may be dropped.

@@ -189,6 +189,9 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     from regnet_deploy.serving.server import Doors, bind, serve
     from regnet_deploy.serving.tracing import open_tracing
 
+    if options["grpc_port"] is not None:
+        require("grpc", "grpc")
+        require("google.protobuf", "grpc")
     if not MODEL_NAME.match(name):
         raise UsageError(
             f"--name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"

@@ -19,6 +19,9 @@ from regnet_deploy.errors import require
 if TYPE_CHECKING:
     from regnet_deploy.loading.tuning import Row
 
+#: A trial takes at least as many times the limit of latency.
+_LIMITS = 10
+
 
 @click.command()
 @bundle_argument
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
     type=FiniteFloat(0.5, 3600),
     default=4.0,
     show_default=True,
-    help="Seconds of each trial; longer ones are surer.",
+    help="Seconds of each trial, ten times the limit at least; low rates take up to three times as many.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the arrivals.")
 @click.option("--dry-run", is_flag=True, help="Measure, but write nothing into the bundle.")
@@ -96,7 +99,9 @@ def command(
     pairs, refused = runnable_pairs(bundle, variant, runtime)
     choices = Choices(pairs, layouts(available_cores(), max_executors))
     kind = kind or ("image" if images else "tensor")
-    plan = Plan(duration, warmup=min(1.0, duration / 4), seed=seed)
+    # In less time than this a queue that grows without end would still keep to the limit.
+    seconds = max(duration, _LIMITS * limit_ms / 1000)
+    plan = Plan(seconds, warmup=min(1.0, seconds / 4), seed=seed)
     late: list[None] = []
     start = starter(bundle, plan, kind=kind, images=images, late=lambda: late.append(None))
     rows: list[Row] = []

@@ -22,6 +22,7 @@ LIBRARIES = (
     "fvcore",
     "onnx",
     "onnxruntime",
+    "openvino",
     "onnxruntime-gpu",
     "tensorrt",
     "tensorrt-cu12",

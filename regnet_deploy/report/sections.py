@@ -172,6 +172,7 @@ def _input(card: dict[str, Any]) -> Section:
             "resize",
             f"short side to {p['resize']} pixels, {p['interpolation']}, then the centre {p['crop']} x {p['crop']}",
         ),
+        ("decode", "large JPEGs at 1/2, 1/4 or 1/8 of their size" if p.get("scaled_decoding") else "at full size"),
         ("normalise", f"{p['colours']} in 0..1, mean {p['mean']}, deviation {p['std']}"),
     ]
     if labels:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from enum import Enum
 
 from regnet_deploy.serving.refusals import RequestError
@@ -21,9 +18,21 @@ class State(Enum):
 class Place:
     """The place of one request, with the bytes of its body that count for as long as it is held."""
 
+    __slots__ = ("_admission", "bytes")
+
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self.bytes = 0
+
+    def __enter__(self) -> Place:
+        """Take it."""
+        self._admission.in_flight += 1
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Give it back, with all its bytes."""
+        self._admission.in_flight -= 1
+        self._admission.bytes_in_flight -= self.bytes
 
     def take(self, count: int) -> bool:
         """Count ``count`` more bytes; False where the bodies of all requests together would be too many."""
@@ -51,9 +60,8 @@ class Admission:
         self.max_bytes = max_bytes
         self._max_in_flight = max_in_flight
 
-    @contextlib.contextmanager
-    def enter(self) -> Iterator[Place]:
-        """Hold a place for one request, from before its body is read until its answer is made.
+    def enter(self) -> Place:
+        """Return a place for one request, a context to be held from before its body is read until its answer is made.
 
         Raises:
             RequestError: status 503, the server is not ready or full.
@@ -62,33 +70,4 @@ class Admission:
             raise RequestError(self.state.value, 503)
         if self.in_flight >= self._max_in_flight:
             raise RequestError(f"{self.in_flight} requests are in flight already, try again", 503)
-        self.in_flight += 1
-        place = Place(self)
-        try:
-            yield place
-        finally:
-            self.in_flight -= 1
-            self.bytes_in_flight -= place.bytes
-
-
-class Budget:
-    """An amount that several threads share: who wants more than is left waits."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._left = total
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
-        """Take ``amount`` for as long as the context lasts; of more than there is in all, all is taken."""
-        amount = min(amount, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: self._left >= amount)
-            self._left -= amount
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += amount
-                self._changed.notify_all()
+        return Place(self)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from regnet_deploy import __version__
-from regnet_deploy.serving.admission import State
+from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.body import read_body, unpack
 from regnet_deploy.serving.guard import Guard
 from regnet_deploy.serving.page import render_page
 from regnet_deploy.serving.posted import Classify, Infer, refused
 from regnet_deploy.serving.protocol import EXTENSIONS, dumps
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.service import Service, refusal_of
+from regnet_deploy.serving.service import CLIENT_GONE, Service, refusal_of
 
 SERVER = "regnet-deploy"
+
+#: Bytes of a request for the repository's index, which holds one flag.
+_INDEX_BYTES = 64 * 2**10
 
 #: Renders metrics: the ``Accept`` header to bytes and their Content-Type.
 RenderMetrics = Callable[[str], Awaitable[tuple[bytes, str]]]
@@ -66,11 +73,33 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     handlers: dict[Any, Callable[[Request, Any], Any]] = {
         RequestError: _refused,
         HTTPException: _no_such_route,
+        ClientDisconnect: _gone,
         Exception: _failed,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    return Guard(app, token) if token is not None else app
+    front = _Front(infer, app)
+    return Guard(front, token) if token is not None else front
+
+
+_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+
+
+class _Front:
+    """Finds what nearly every request is for before a router looks at all there is."""
+
+    def __init__(self, infer: ASGIApp, rest: ASGIApp) -> None:
+        self._infer, self._rest = infer, rest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have one of the two answer."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            found = _INFER.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
+            if found is not None:
+                scope["path_params"] = {"model": found[1], "version": found[2]}
+                await self._infer(scope, receive, send)
+                return
+        await self._rest(scope, receive, send)
 
 
 class _Endpoints:
@@ -78,6 +107,7 @@ class _Endpoints:
 
     def __init__(self, service: Service, metrics: RenderMetrics | None) -> None:
         self._service, self._models, self._metrics = service, service.models, metrics
+        self._index_limits = replace(service.limits, max_body_bytes=_INDEX_BYTES)
         self._page = render_page()
 
     async def welcome(self, request: Request) -> Response:
@@ -148,7 +178,10 @@ class _Endpoints:
         return _json({"model_stats": [served.stats() for served in self._models.all()]})
 
     async def index(self, request: Request) -> Response:
-        return _json(self._models.index())
+        with Admission(1, max_bytes=_INDEX_BYTES).enter() as place:  # asked of a server that is full or starting, too
+            body = await read_body(request.headers.get("content-length"), request.receive, place, self._index_limits)
+        ready = _asks_for_ready(unpack(body, request.headers.get("content-encoding"), _INDEX_BYTES))
+        return _json([entry for entry in self._models.index() if not ready or entry["state"] == "READY"])
 
     async def no_control(self, request: Request) -> Response:
         raise RequestError("models are loaded and unloaded by what lies in their folder, not by requests", 503)
@@ -190,8 +223,25 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(dumps(data), status, headers, media_type="application/json")
 
 
+def _asks_for_ready(body: bytes) -> bool:
+    """Read what is asked of the index: ``{"ready": true}`` leaves out versions that do not answer."""
+    if not body.strip():
+        return False
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise RequestError("the request is not JSON") from None
+    if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):
+        raise RequestError('the request must be a JSON object, {"ready": true} or {"ready": false}')
+    return bool(document.get("ready", False))
+
+
 async def _refused(request: Request, error: RequestError) -> Response:
     return refused(error)
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=CLIENT_GONE)
 
 
 async def _no_such_route(request: Request, error: HTTPException) -> Response:

@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 
 from regnet_deploy.cores import available_cores
+from regnet_deploy.errors import ProofError
 from regnet_deploy.runtimes.golden import Agreement
 from regnet_deploy.serving.admission import Admission, State
 from regnet_deploy.serving.decoding import DecodePool
@@ -17,6 +18,9 @@ from regnet_deploy.serving.models import Models
 from regnet_deploy.serving.served import Served, Wish, proved
 from regnet_deploy.serving.service import Service
 from regnet_deploy.serving.watching import Tell, Watch
+
+#: Seconds after which an image that is still being decoded is given up, and its process with it.
+_DECODE_S = 10.0
 
 
 class Assembly:
@@ -61,8 +65,10 @@ class Assembly:
         self.tell = tell
         self._watch = Watch(path, name, wish or Wish(), limits, models, tell)
         self.opened: list[Served] = self._watch.load()
+        for served in self.opened:
+            models.loading(served.name, served.version)
         self._poll_s = poll_s
-        pool = DecodePool(decoders or available_cores(), limits.max_pixels, limits.deadline_s)
+        pool = DecodePool(decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))
         admission = Admission(limits.max_in_flight, State.STARTING, limits.max_bodies_bytes)
         self.metrics = Metrics(models, admission, pool)
         self.service = Service(models, admission, limits, pool, all_of((self.metrics.observe, *observers)))
@@ -71,20 +77,30 @@ class Assembly:
     async def start(self) -> list[Agreement]:
         """Start processes and executors and replay every golden set; then requests can be let in.
 
+        Returns the agreement of each of ``opened``, which are those that agree from then on.
+
         Raises:
-            ProofError: a golden set disagrees.
+            ProofError: of a model no version agrees with its golden set.
             RegnetDeployError: the decoders do not start.
         """
         await self.service.decoders.start()
-        agreements = []
+        agreements: dict[Served, Agreement] = {}
+        refused: list[tuple[Served, ProofError]] = []
         for served in self.opened:
-            self.service.models.loading(served.name, served.version)
-        for served in self.opened:
-            agreements.append(await proved(served))
+            try:
+                agreements[served] = await proved(served)
+            except ProofError as error:
+                refused.append((served, error))
+                continue
             self.service.models.put(served)
+        for served, why in refused:
+            if all(other.name != served.name for other in agreements):
+                raise why
+            self._watch.refuse(served, why)
+        self.opened = list(agreements)
         if self._poll_s > 0:
             self._following = asyncio.ensure_future(self._watch.follow(self._poll_s))
-        return agreements
+        return list(agreements.values())
 
     async def stop(self) -> None:
         """End executors and processes."""
@@ -96,5 +112,7 @@ class Assembly:
         await self.service.decoders.close()
 
     def _retired(self, served: Served) -> None:
-        """Drop the metrics of a version that has ended."""
+        """Drop the metrics of a version that has ended, and what it holds in memory."""
         self.metrics.forget(served.name, served.version)
+        if self.service.admission.state is not State.STARTING:  # by then they are announced
+            self.opened = [one for one in self.opened if one is not served]

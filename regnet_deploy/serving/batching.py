@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,9 @@ Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
 #: Levels of priority, 1 before 2 before 3; 0 in a request is the one in the middle.
 PRIORITIES, DEFAULT_PRIORITY = 3, 2
+
+_TOO_LATE = "the request's deadline passed while it was waiting"
+_NOTHING = np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,12 @@ class Batcher:
         self.settings = settings
         self.running = 0
         self._loop = asyncio.get_running_loop()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        # A token for each executor that is to look at the queue. One wake for all that came in a turn of the loop: they
+        # leave in one batch instead of the first alone, and it costs less than a condition variable.
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._idle = 0
+        self._waking = False
         self._queue: list[tuple[int, int, Waiting]] = []
         self._order = itertools.count()
         self._depth = 0
@@ -115,40 +124,55 @@ class Batcher:
                 the inference raised.
         """
         count = len(images)
-        if self._depth + count > max(self.settings.max_queue, count):
-            raise RequestError(f"{self._depth} images are waiting already, try again", 503)
         done: asyncio.Future[Ran] = self._loop.create_future()
         waiting = Waiting(images, done)
-        if deadline is not None:
-            left = deadline - waiting.queued_at
-            waiting.timer = self._loop.call_later(max(0.0, left), self._expire, waiting)
-        done.add_done_callback(lambda _: self._leave(waiting))
-        with self._changed:
+        if deadline is not None and deadline <= waiting.queued_at:
+            raise RequestError(_TOO_LATE, 504)
+        with self._lock:
             if self._closed:
                 raise RequestError("this version of the model is being replaced, try again", 503)
+            if self._depth + count > max(self.settings.max_queue, count):
+                raise RequestError(f"{self._depth} images are waiting already, try again", 503)
+            if len(self._queue) > 2 * self.settings.max_queue:  # most of it left while every executor was busy
+                self._queue = [entry for entry in self._queue if not entry[2].abandoned]
+                heapq.heapify(self._queue)
             heapq.heappush(self._queue, (priority or DEFAULT_PRIORITY, next(self._order), waiting))
             self._depth += count
-            self._changed.notify()
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._wake)
+        if deadline is not None:
+            waiting.timer = self._loop.call_later(deadline - waiting.queued_at, self._expire, waiting)
+        done.add_done_callback(lambda _: self._leave(waiting))
         return done
 
     def close(self) -> None:
         """End the executors when the queue is empty. Returns at once."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+        for _ in self._threads:
+            self._wakes.put(None)
+
+    def _wake(self) -> None:
+        self._waking = False
+        with self._lock:
+            wanted = min(self._idle, -(-self._depth // self.settings.batch))
+        for _ in range(wanted):
+            self._wakes.put(None)
 
     def _expire(self, waiting: Waiting) -> None:
         if not waiting.done.done():
-            waiting.done.set_exception(RequestError("the request's deadline passed while it was waiting", 504))
+            waiting.done.set_exception(RequestError(_TOO_LATE, 504))
 
     def _leave(self, waiting: Waiting) -> None:
         """Drop a request that is answered, expired or cancelled: an executor passes over what is left of it."""
         if waiting.timer is not None:
             waiting.timer.cancel()
-        with self._changed:
+        with self._lock:
             if not waiting.abandoned:
                 waiting.abandoned = True
                 self._depth -= len(waiting.images)
+                waiting.images = _NOTHING  # its place in the queue is kept until an executor comes by
 
     def _work(self, number: int, run: Run) -> None:
         while batch := self._take():
@@ -163,23 +187,25 @@ class Batcher:
 
     def _take(self) -> list[Waiting]:
         """Wait for requests and take a batch of them; empty when the batcher is closed and nothing is left."""
-        with self._changed:
-            while True:
-                while not self._queue and not self._closed:
-                    self._changed.wait()
-                if not self._queue:
-                    return []
+        while True:
+            with self._lock:
                 left = self._delay_left()
-                if left > 0:
-                    self._changed.wait(left)
-                    continue
-                batch = self._pop()
-                if batch:
-                    return batch
+                if left <= 0:
+                    batch = self._pop()
+                    if batch or self._closed:
+                        return batch
+                self._idle += 1
+            try:
+                self._wakes.get(timeout=left if left > 0 else None)
+            except Empty:  # nobody came
+                pass
+            finally:
+                with self._lock:
+                    self._idle -= 1
 
     def _delay_left(self) -> float:
         delay = self.settings.max_delay_s
-        if delay <= 0 or self._closed or self._depth >= self.settings.batch:
+        if delay <= 0 or self._closed or self._depth >= self.settings.batch or not self._depth:
             return 0.0
         oldest = min((one.queued_at for _, _, one in self._queue if not one.abandoned), default=0.0)
         return oldest + delay - time.perf_counter()
@@ -189,11 +215,12 @@ class Batcher:
         count = 0
         while self._queue:
             waiting = self._queue[0][2]
-            if not waiting.abandoned and batch and count + len(waiting.images) > self.settings.batch:
+            if waiting.done.done():  # cancelled or expired a moment ago: the event loop is about to let it leave
+                heapq.heappop(self._queue)
+                continue
+            if batch and count + len(waiting.images) > self.settings.batch:
                 break
             heapq.heappop(self._queue)
-            if waiting.abandoned:
-                continue
             waiting.abandoned = True  # out of the queue: nobody counts it twice
             self._depth -= len(waiting.images)
             batch.append(waiting)
@@ -203,7 +230,7 @@ class Batcher:
 
     def _finish(self, outcomes: list[_Outcome], count: int) -> None:
         """Hand results to those who wait; on the event loop."""
-        with self._changed:
+        with self._lock:
             self.running -= count
         for batch, outcome, start, took in outcomes:
             first, size = 0, sum(len(waiting.images) for waiting in batch)

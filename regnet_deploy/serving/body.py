@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 
-import anyio
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from regnet_deploy.serving.admission import Place
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.timer import Timer
 
 #: Content-Encoding -> zlib's wbits. HTTP's deflate is the zlib format.
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -21,20 +20,25 @@ class Unread(RequestError):
     """A request that is refused while its body is still arriving."""
 
 
-async def read_body(headers: Headers, receive: Receive, place: Place, limits: Limits) -> bytes:
+async def read_body(declared: str | None, receive: Receive, place: Place, limits: Limits) -> bytes:
     """Return the body as it was sent, counted while it arrives.
+
+    Args:
+        declared: header ``Content-Length``, None where there is none.
+        receive: of ASGI.
+        place: of the request.
+        limits: of the server.
 
     Raises:
         Unread: more than ``limits.max_body_bytes`` (413), more than there is room for beside the bodies of other
             requests (503), or not complete within ``limits.read_timeout_s`` (408).
         ClientDisconnect: the client went away.
     """
-    declared = headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limits.max_body_bytes:
+    if declared is not None and declared.isascii() and declared.isdigit() and int(declared) > limits.max_body_bytes:
         raise Unread(_too_large(limits.max_body_bytes), 413)
     chunks: list[bytes] = []
     try:
-        with anyio.fail_after(limits.read_timeout_s):
+        with Timer(limits.read_timeout_s):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":

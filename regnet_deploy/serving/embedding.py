@@ -30,9 +30,9 @@ def create_application(path: str | Path, *, token: str | None = None, **settings
 
     @contextlib.asynccontextmanager
     async def life() -> AsyncIterator[None]:
-        await assembly.start()
-        assembly.service.admission.state = State.READY
         try:
+            await assembly.start()
+            assembly.service.admission.state = State.READY
             yield
         finally:
             assembly.service.admission.state = State.DRAINING
@@ -43,12 +43,14 @@ def create_application(path: str | Path, *, token: str | None = None, **settings
             await app(scope, receive, send)
             return
         await receive()
+        phase = "startup"
         try:
             async with life():
                 await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
                 await receive()
         except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
             raise
         await send({"type": "lifespan.shutdown.complete"})
 

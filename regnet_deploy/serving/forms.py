@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 from regnet_deploy.errors import require
 from regnet_deploy.serving.refusals import RequestError
 
+#: The parser warns of each mistake of a client, to whom it is told: in no log of the server is there room for that.
+_SILENT = logging.Logger("forms", logging.CRITICAL)
 #: Of a part's headers, all together.
 _MAX_HEADER_BYTES = 4096
 
@@ -39,6 +42,7 @@ def read_form(body: bytes, content_type: str, most: int) -> list[Part]:
         raise RequestError("the form's Content-Type has no boundary, or one longer than 70 characters")
     reader = _Reader(most, multipart.parse_options_header)
     parser = multipart.MultipartParser(boundary, reader.callbacks())
+    parser.logger = _SILENT
     try:
         parser.write(body)
         parser.finalize()

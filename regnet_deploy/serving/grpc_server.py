@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +223,7 @@ class _Calls:
                     document, rest = await service.apart(read_request, message, raw, served.interface)
                 request = read_document(document, rest, served.interface)
                 if left is not None:
-                    request = replace(request, timeout_s=min(left, request.timeout_s or left))
+                    request = request._replace(timeout_s=min(left, request.timeout_s or left))
                 logits = await service.infer(call, served, request)
             response = respond(request, logits, served.interface)
             return write_response(response.document, [response.raw])

@@ -59,7 +59,8 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
-        if scope["type"] == "http" and not (scope["path"] in _OPEN and scope["method"] in ("GET", "HEAD")):
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # of an application within another
+        if scope["type"] == "http" and not (path in _OPEN and scope["method"] in ("GET", "HEAD")):
             header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
             if not is_bearer(header, self._token):
                 await _UNAUTHORIZED(scope, receive, send)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
@@ -34,6 +33,24 @@ class Entry:
     reason: str = ""
 
 
+class Lease:
+    """A version that is held by a request."""
+
+    __slots__ = ("_models", "_served")
+
+    def __init__(self, models: Models, served: Served) -> None:
+        self._models, self._served = models, served
+
+    def __enter__(self) -> Served:
+        """Hold it."""
+        self._models.hold(self._served)
+        return self._served
+
+    def __exit__(self, *error: object) -> None:
+        """Let it go."""
+        self._models.let_go(self._served)
+
+
 class Models:
     """Models by name and version; used from the event loop only.
 
@@ -44,6 +61,7 @@ class Models:
     def __init__(self, retired: Callable[[Served], None] = lambda served: None) -> None:
         """``retired`` is called with each version that has ended."""
         self._entries: dict[str, dict[int, Entry]] = {}
+        self._newest: dict[str, Served] = {}
         self._leases: dict[Served, int] = {}
         self._retiring: set[Served] = set()
         self._retired = retired
@@ -79,6 +97,8 @@ class Models:
         Raises:
             RequestError: there is no such model or version (``status``), or it does not answer now (503).
         """
+        if version is None and name in self._newest:
+            return self._newest[name]
         known = self._entries.get(name)
         if known is None:
             raise RequestError(f"unknown model {name[:80]!r}; this server has {', '.join(self._entries)}", status)
@@ -95,19 +115,25 @@ class Models:
             raise RequestError(f"version {version} of model {name} is not ready", 503)
         return entry.served
 
-    @contextlib.contextmanager
-    def lease(self, name: str, version: str | None = None) -> Iterator[Served]:
-        """Hold a version for a request; see :meth:`served`."""
-        served = self.served(name, version)
+    def lease(self, name: str, version: str | None = None) -> Lease:
+        """Hold a version for a request, for as long as the context lasts; see :meth:`served`.
+
+        Raises:
+            RequestError: as :meth:`served` does.
+        """
+        return Lease(self, self.served(name, version))
+
+    def hold(self, served: Served) -> None:
+        """Count one more request that holds a version."""
         self._leases[served] = self._leases.get(served, 0) + 1
-        try:
-            yield served
-        finally:
-            self._leases[served] -= 1
-            if not self._leases[served]:
-                del self._leases[served]
-                if served in self._retiring:
-                    self._end(served)
+
+    def let_go(self, served: Served) -> None:
+        """Count one fewer; the last of a version that was replaced ends it."""
+        self._leases[served] -= 1
+        if not self._leases[served]:
+            del self._leases[served]
+            if served in self._retiring:
+                self._end(served)
 
     def index(self) -> list[dict[str, str]]:
         """Return the repository index: name, version, state and reason of every version."""
@@ -128,6 +154,7 @@ class Models:
         known = self._entries.setdefault(served.name, {})
         before = known.get(int(served.version))
         known[int(served.version)] = Entry(Stage.READY, served)
+        self._find_newest(served.name)
         if before is not None and before.served is not None:
             self._retire(before.served)
 
@@ -151,6 +178,7 @@ class Models:
         entry = self._entries.get(name, {}).pop(int(version), None)
         if not self._entries.get(name, {0: entry}):
             del self._entries[name]
+        self._find_newest(name)
         if entry is not None and entry.served is not None:
             self._retire(entry.served)
 
@@ -158,6 +186,13 @@ class Models:
         """End every version."""
         for served in self.all():
             served.close()
+
+    def _find_newest(self, name: str) -> None:
+        """Remember the version that requests get which name none: it is what most of them do."""
+        answering = [entry.served for _, entry in sorted(self._entries.get(name, {}).items()) if entry.served]
+        self._newest.pop(name, None)
+        if answering:
+            self._newest[name] = answering[-1]
 
     def _retire(self, served: Served) -> None:
         self._retiring.add(served)

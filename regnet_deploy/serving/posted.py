@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -17,7 +17,8 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.serving.body import Unread, read_body, unpack
 from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.forms import Part, read_form
-from regnet_deploy.serving.protocol import HEADER_LENGTH, InferRequest, dumps, infer_response, parse_infer
+from regnet_deploy.serving.plain import Plain
+from regnet_deploy.serving.protocol import HEADER_LENGTH, JSON_HEADERS, InferRequest, dumps, infer_response, parse_infer
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.request_log import request_id_of
 from regnet_deploy.serving.served import Served
@@ -35,7 +36,7 @@ _WATCH_AFTER_S = 0.05
 #: Fields of a URL; there are three.
 _MAX_FIELDS = 20
 
-_HEADER_LENGTH = HEADER_LENGTH.lower()
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode("ascii")
 
 
 class Infer:
@@ -48,25 +49,23 @@ class Infer:
         """Answer one request."""
         await _answer(self._service, "infer", self._infer, scope, receive, send)
 
-    async def _infer(self, call: Call, headers: Headers, scope: Scope, receive: Receive) -> Response:
+    async def _infer(self, call: Call, headers: _Headers, scope: Scope, receive: Receive) -> Plain:
         service, path = self._service, scope["path_params"]
         with service.models.lease(path["model"], path.get("version")) as served:
             call.served = served
             with service.admission.enter() as place:
-                body = await read_body(headers, receive, place, service.limits)
+                body = await read_body(_text(headers, b"content-length"), receive, place, service.limits)
                 call.has_read()
-                length, encoding = headers.get(_HEADER_LENGTH), headers.get("content-encoding")
-                if encoding is None and length is not None and len(length) < 6 and length.isdigit():
-                    inline = int(length) <= _SMALL_JSON
-                else:
-                    inline = False
-                if inline:
-                    request = parse_infer(body, length, served.interface)
+                length, encoding = _text(headers, _HEADER_LENGTH), _text(headers, b"content-encoding")
+                # What is not a number of such a size, the parser takes or refuses.
+                if encoding is None and _is_small(length):
+                    request = parse_infer(body, length, served.interface, served.heads)
                 else:
                     request = await service.apart(_unpack_and_parse, body, encoding, length, served, service)
                 del body
-                logits = await _while_there(service.infer(call, served, request), receive)
-                content, made = infer_response(request, logits, served.interface)
+                ran = await _while_there(service.queued(call, served, request), receive)
+                call.ran(ran, len(request.images))
+                content, made = infer_response(request, ran.logits, served.interface, served.heads)
         return _compressed(content, made, headers)
 
 
@@ -80,7 +79,7 @@ class Classify:
         """Answer one request."""
         await _answer(self._service, "classify", self._classify, scope, receive, send)
 
-    async def _classify(self, call: Call, headers: Headers, scope: Scope, receive: Receive) -> Response:
+    async def _classify(self, call: Call, headers: _Headers, scope: Scope, receive: Receive) -> Plain:
         service = self._service
         query = _query(scope)
         k = _whole(query.get("k", ["5"])[-1])
@@ -90,9 +89,9 @@ class Classify:
         with service.models.lease(model[-1] if model else "", version) as served:
             call.served = served
             with service.admission.enter() as place:
-                body = await read_body(headers, receive, place, service.limits)
+                body = await read_body(_text(headers, b"content-length"), receive, place, service.limits)
                 call.has_read()
-                encoding, kind = headers.get("content-encoding"), headers.get("content-type", "")
+                encoding, kind = _text(headers, b"content-encoding"), _text(headers, b"content-type") or ""
                 if encoding is not None:
                     body = await service.apart(unpack, body, encoding, service.limits.max_body_bytes)
                 if kind.lower().startswith("multipart/"):
@@ -102,7 +101,7 @@ class Classify:
                     work = _one(service, call, served, body, k)
                 answer = await _while_there(work, receive)
         answer = {"model": served.name, "version": served.version, **answer, "timing_ms": call.timing_ms()}
-        return _compressed(dumps(answer), {"content-type": "application/json"}, headers)
+        return _compressed(dumps(answer), JSON_HEADERS, headers)
 
 
 async def _one(service: Service, call: Call, served: Served, image: bytes, k: int) -> dict[str, Any]:
@@ -128,14 +127,17 @@ async def _several(service: Service, call: Call, served: Served, parts: list[Par
             task.cancel()
 
 
-_Work = Callable[[Call, Headers, Scope, Receive], Awaitable[Response]]
+_Headers = dict[bytes, bytes]
+_Work = Callable[[Call, _Headers, Scope, Receive], Awaitable[Plain]]
+_Raw = list[tuple[bytes, bytes]]
 
 
 async def _answer(service: Service, operation: str, work: _Work, scope: Scope, receive: Receive, send: Send) -> None:
     """Do the work of one request, send what came of it, and tell it once."""
-    headers = Headers(scope=scope)
+    headers: _Headers = dict(scope["headers"])
     line: str | None = None
-    call = Call("http", operation, request_id_of(headers.get("x-request-id")), headers.get("traceparent"))
+    call = Call("http", operation, request_id_of(headers.get(b"x-request-id")), _text(headers, b"traceparent"))
+    response: Plain | Response
     try:
         response = await work(call, headers, scope, receive)
     except (ClientDisconnect, asyncio.CancelledError) as error:
@@ -203,18 +205,28 @@ def _unpack_and_parse(
     return parse_infer(plain, length, served.interface)
 
 
-def _compressed(content: bytes, headers: dict[str, str], asked: Headers) -> Response:
+def _is_small(length: str | None) -> bool:
+    """Tell whether JSON of a request is so little that it is read on the event loop."""
+    return length is not None and re.fullmatch("[0-9]{1,5}", length) is not None and int(length) <= _SMALL_JSON
+
+
+def _text(headers: _Headers, name: bytes) -> str | None:
+    value = headers.get(name)
+    return None if value is None else value.decode("latin-1")
+
+
+def _compressed(content: bytes, headers: _Raw, asked: _Headers) -> Plain:
     """Make the answer, compressed where the client takes that and it is worth it."""
-    accepted = asked.get("accept-encoding")
+    accepted = _text(asked, b"accept-encoding")
     if accepted is not None and len(content) > _SMALL_ANSWER:
         for name, wbits in (("gzip", 31), ("deflate", 15)):
             if _accepts(accepted, name):
                 packer = zlib.compressobj(1, zlib.DEFLATED, wbits)
                 content = packer.compress(content) + packer.flush()
-                headers = {**headers, "content-encoding": name}
+                headers = [*headers, (b"content-encoding", name.encode("ascii"))]
                 break
-        headers = {**headers, "vary": "accept-encoding"}
-    return Response(content, 200, headers)
+        headers = [*headers, (b"vary", b"accept-encoding")]
+    return Plain(200, headers, content)
 
 
 def _accepts(header: str, encoding: str) -> bool:

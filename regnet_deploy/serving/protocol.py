@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,14 @@ _NUMBER_BYTES = 32
 #: Lists and objects within each other; a tensor has five.
 _JSON_DEPTH = 100
 
-#: Microseconds that a client may ask for are beyond this no different from none: 2^63 of them are a third of a million
-#: years.
-_LONGEST_US = 2**63 - 1
+#: How parameters begin that ask for what only Triton has.
+_NOT_OFFERED = ("shared_memory_", "triton_")
+
+#: Microseconds that a client may ask for, as wide as Triton's field is; the server's own deadline is far shorter.
+_LONGEST_US = 2**64 - 1
 
 
-@dataclass(frozen=True, eq=False)
-class InferRequest:
+class InferRequest(NamedTuple):
     """Images to run and the form in which the answer is wanted.
 
     Attributes:
@@ -67,13 +68,37 @@ class InferRequest:
     timeout_s: float | None = None
 
 
-def parse_infer(body: bytes, header_length: str | None, interface: Interface) -> InferRequest:
+class Heads:
+    """The JSON of requests and answers with binary tensors, which is the same again and again: read and written once.
+
+    For one interface. Of no more than 64 kinds each, for what is kept is chosen by clients.
+
+    Attributes:
+        asked: JSON of a request without id -> the request without images, and the images' shape.
+        answered: shape of the logits -> JSON of the answer, and its headers.
+    """
+
+    def __init__(self) -> None:
+        self.asked: dict[bytes, tuple[InferRequest, tuple[int, ...]]] = {}
+        self.answered: dict[tuple[int, ...], tuple[bytes, list[tuple[bytes, bytes]]]] = {}
+
+
+_NO_IMAGES = np.empty(0)
+_KINDS = 64
+#: Bytes of JSON up to which it is kept.
+_KEPT_BYTES = 1024
+
+
+def parse_infer(
+    body: bytes, header_length: str | None, interface: Interface, heads: Heads | None = None
+) -> InferRequest:
     """Read an infer request.
 
     Args:
         body: after decompression.
         header_length: value of the header ``Inference-Header-Content-Length``, None where there is none.
         interface: what the network takes.
+        heads: what was read before, None where that is not kept.
 
     Raises:
         RequestError: anything that the client did wrong, status 400; more JSON than the largest batch takes, 413.
@@ -83,9 +108,18 @@ def parse_infer(body: bytes, header_length: str | None, interface: Interface) ->
     try:
         if header_length is not None and split == 0:  # nothing but the tensor of one image
             return InferRequest(from_bytes(view, (1, *interface.image), interface.dtype), None, True, 0)
+        head = bytes(view[:split]) if heads is not None and header_length is not None and split <= _KEPT_BYTES else None
+        if heads is not None and head in heads.asked:
+            known, shape = heads.asked[head]
+            return known._replace(images=from_bytes(view[split:], shape, interface.dtype))
     except TensorError as error:
         raise RequestError(f"input {interface.input}: {error}") from None
-    return read_document(_document(view[:split], interface), view[split:], interface)
+    request = read_document(_document(view[:split], interface), view[split:], interface)
+    if heads is not None and head is not None and request.id is None and split < len(view):
+        if len(heads.asked) >= _KINDS:
+            heads.asked.clear()
+        heads.asked[head] = (request._replace(images=_NO_IMAGES), request.images.shape)
+    return request
 
 
 def read_document(document: Mapping[str, Any], rest: memoryview, interface: Interface) -> InferRequest:
@@ -105,6 +139,9 @@ def read_document(document: Mapping[str, Any], rest: memoryview, interface: Inte
     parameters = _parameters(document, "the request")
     priority, timeout_s = _schedule(parameters)
     binary, top = _wanted(document, parameters, interface)
+    for name, value in parameters.items():
+        if isinstance(value, (list, dict)):
+            raise RequestError(f"parameter {_short(name)} must be a text, a number or a flag, not {_short(value)}")
     try:
         images = _images(document, rest, interface)
     except TensorError as error:
@@ -127,25 +164,35 @@ class InferResponse:
     data: list[Any] | None
 
 
+JSON_HEADERS = [(b"content-type", b"application/json")]
+
+
 def infer_response(
-    request: InferRequest, logits: NDArray[np.float32], interface: Interface
-) -> tuple[bytes, dict[str, str]]:
+    request: InferRequest, logits: NDArray[np.float32], interface: Interface, heads: Heads | None = None
+) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return the body of an infer response and its headers.
 
     Raises:
         RequestError: JSON is asked for and the logits are not finite, which absurd inputs lead to.
     """
+    plain = request.binary and not request.top and request.id is None
+    if plain and heads is not None and logits.shape in heads.answered:
+        head, headers = heads.answered[logits.shape]
+        return head + np.ascontiguousarray(logits, dtype="<f4").tobytes(), headers
     response = respond(request, logits, interface)
     output = response.document["outputs"][0]
-    if request.binary:
-        output["parameters"] = {"binary_data_size": len(response.raw)}
-        head = dumps(response.document)
-        return head + response.raw, {
-            "content-type": "application/octet-stream",
-            HEADER_LENGTH.lower(): str(len(head)),
-        }
-    output["data"] = response.data
-    return dumps(response.document), {"content-type": "application/json"}
+    if not request.binary:
+        output["data"] = response.data
+        return dumps(response.document), JSON_HEADERS
+    output["parameters"] = {"binary_data_size": len(response.raw)}
+    head = dumps(response.document)
+    headers = [
+        (b"content-type", b"application/octet-stream"),
+        (HEADER_LENGTH.lower().encode("ascii"), b"%d" % len(head)),
+    ]
+    if plain and heads is not None and len(heads.answered) < _KINDS:
+        heads.answered[logits.shape] = (head, headers)
+    return head + response.raw, headers
 
 
 def respond(request: InferRequest, logits: NDArray[np.float32], interface: Interface) -> InferResponse:
@@ -192,7 +239,7 @@ def _header_length(text: str, available: int) -> int:
 
 def _document(data: memoryview, interface: Interface) -> dict[str, Any]:
     try:
-        text = str(data, "utf-8")
+        text = str(data, "utf-8").removeprefix("\ufeff")
         # Each number becomes an object of many times its size: they are counted first.
         numbers = interface.max_batch * math.prod(interface.image)
         if len(data) > _JSON_BYTES + _NUMBER_BYTES * numbers or text.count(",") > _JSON_COMMAS + numbers:
@@ -247,7 +294,8 @@ def _schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
 def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interface: Interface) -> tuple[bool, int]:
     """Return whether the output is wanted as bytes, and how many classes (0: logits)."""
     binary = _flag(parameters, "binary_data_output", False)
-    outputs = document.get("outputs") or []
+    outputs = document.get("outputs")
+    outputs = [] if outputs is None else outputs
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
         raise RequestError("outputs must be a list of objects")
     if len(outputs) > 1:
@@ -299,9 +347,14 @@ def _shape(shape: Any, interface: Interface) -> tuple[int, ...]:
 
 
 def _parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    parameters = holder.get("parameters", {})
+    parameters = holder.get("parameters")
+    if parameters is None:  # as some write what they do not have
+        return {}
     if not isinstance(parameters, dict):
         raise RequestError(f"parameters of {what} must be an object")
+    for name in parameters:
+        if name.startswith(_NOT_OFFERED):  # passed over, it would leave the client without what it counts on
+            raise RequestError(f"parameter {_short(name)} of {what} is not offered here")
     return parameters
 
 

@@ -46,21 +46,32 @@ def find_bundles(path: str | Path) -> list[Found]:
         path: the repository.
 
     Raises:
-        UsageError: it cannot be read, or a model's folder has a name that cannot stand in a URL.
+        UsageError: it or a model's folder cannot be read, or one with a bundle has a name that cannot stand in a URL.
     """
     found: list[Found] = []
     for model in sorted(_folders(Path(path))):
-        if not MODEL_NAME.match(model.name):
+        named = MODEL_NAME.match(model.name)
+        try:
+            bundles = _bundles_of(model)
+        except OSError as error:
+            if not named:  # lost+found of a volume, say
+                continue
+            raise UsageError(f"{model} cannot be read: {error.strerror}") from None
+        if bundles and not named:
             raise UsageError(f"{model} cannot be the name of a model: letters, digits, '.', '_' or '-', 128 at most")
-        if (model / MANIFEST).exists():
-            found.append(Found(model.name, None, model))
-            continue
-        found += [
-            Found(model.name, version.name, version)
-            for version in sorted(_folders(model), key=lambda one: one.name)
-            if _VERSION.match(version.name) and (version / MANIFEST).exists()
-        ]
+        found += bundles
     return found
+
+
+def _bundles_of(model: Path) -> list[Found]:
+    if (model / MANIFEST).exists():
+        return [Found(model.name, None, model)]
+    numbered = [version for version in model.iterdir() if _VERSION.match(version.name)]
+    return [
+        Found(model.name, version.name, version)
+        for version in sorted(numbered, key=lambda one: int(one.name))
+        if (version / MANIFEST).exists()
+    ]
 
 
 def fingerprint(path: Path) -> tuple[tuple[str, int, int, int], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -28,6 +29,9 @@ LINES_A_SECOND = 10
 #: Statuses below 500 that say more of the server or of somebody who should not be there than of a client's mistake.
 _REFUSALS = frozenset((401, 408, 413, 429))
 
+#: Ids made here: digits of this process, then a number; a call of the system for each would cost more than all else.
+_PROCESS, _NUMBERS = os.urandom(6).hex(), itertools.count(int.from_bytes(os.urandom(4), "big"))
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -41,7 +45,7 @@ def request_id_of(given: str | bytes | None) -> str:
         text = given.decode("latin-1") if isinstance(given, bytes) else given
         if _REQUEST_ID.fullmatch(text):
             return text
-    return os.urandom(12).hex()
+    return f"{_PROCESS}{next(_NUMBERS):012x}"
 
 
 class RequestLog:

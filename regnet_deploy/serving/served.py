@@ -25,6 +25,7 @@ from regnet_deploy.serving.batching import Batcher, Batching
 from regnet_deploy.serving.interface import Interface
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.page import card_of
+from regnet_deploy.serving.protocol import Heads
 from regnet_deploy.serving.statistics import Statistics
 
 #: Opens the engine of a variant, built for this machine.
@@ -74,6 +75,7 @@ class Served:
         digest: of the bundle's manifest.
         note: what to tell who started the server, None for nothing.
         statistics: what it has done.
+        heads: JSON of requests and answers that need not be read and written again.
     """
 
     variant: str
@@ -89,6 +91,7 @@ class Served:
     digest: str
     note: str | None = None
     statistics: Statistics = field(default_factory=Statistics)
+    heads: Heads = field(default_factory=Heads)
     _started: list[Batcher] = field(default_factory=list)
 
     @property
@@ -286,7 +289,8 @@ def _run(session: Session, preprocessing: Preprocessing, parts: Sequence[NDArray
         normalise(part, preprocessing) if part.dtype == np.uint8 and session.input == "float32" else part
         for part in parts
     ]
-    return session.run(wanted[0] if len(wanted) == 1 else np.concatenate(wanted))
+    # Alone, a tensor may lie as it came, behind some JSON: not where its type wants it.
+    return session.run(np.require(wanted[0], requirements="A") if len(wanted) == 1 else np.concatenate(wanted))
 
 
 async def proved(served: Served) -> Agreement:

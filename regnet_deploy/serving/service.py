@@ -117,9 +117,18 @@ class Service:
             RequestError: the queue is full (503) or the deadline passed (504).
             Exception: the runtime failed.
         """
-        ran = await served.batcher.run(request.images, request.priority, self._deadline(call, request.timeout_s))
+        ran = await self.queued(call, served, request)
         call.ran(ran, len(request.images))
         return ran.logits
+
+    def queued(self, call: Call, served: Served, request: InferRequest) -> asyncio.Future[Ran]:
+        """Return the future of a request's inference; cancelling it takes it out of the queue.
+
+        Raises:
+            RequestError: the queue is full (503) or the deadline passed (504), as the future may as well.
+            Exception: by the future, the runtime failed.
+        """
+        return served.batcher.run(request.images, request.priority, self._deadline(call, request.timeout_s))
 
     async def classify(
         self, call: Call, served: Served, image: bytes | memoryview, k: int, priority: int = 0

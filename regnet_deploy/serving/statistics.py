@@ -43,10 +43,15 @@ class Statistics:
     def succeeded(
         self, images: int, batch: int, *, decode_s: float, queue_s: float, inference_s: float, total_s: float
     ) -> None:
-        """Count a request that was answered; ``batch`` is the number of images in the inference that it was part of."""
+        """Count a request that was answered; ``batch`` is the number of images in the inference that it was part of.
+
+        0 images, of a form without one that can be decoded, are an answer and no inference.
+        """
         self._success.add(total_s)
-        self._queue.add(queue_s)
         self._decode.add(decode_s)
+        if not images:
+            return
+        self._queue.add(queue_s)
         self._inference.add(inference_s)
         self._images += images
         self._executions += images / batch  # its share of an execution

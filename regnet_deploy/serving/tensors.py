@@ -23,7 +23,7 @@ class TensorError(ValueError):
 def from_bytes(data: memoryview, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """Return the tensor of ``shape`` and ``dtype`` whose row-major little-endian bytes are ``data``.
 
-    Copies only where the bytes do not lie as the type wants them. Values that are not finite are let through, as Triton
+    Copies nothing: it is not aligned where the bytes are not. Values that are not finite are let through, as Triton
     does, whose load generator sends random bits: they spoil the answer to their own image and no other.
 
     Raises:
@@ -33,7 +33,7 @@ def from_bytes(data: memoryview, shape: tuple[int, ...], dtype: str) -> NDArray[
     wanted = math.prod(shape) * wire.itemsize
     if len(data) != wanted:
         raise TensorError(f"shape {list(shape)} takes {wanted} bytes, got {len(data)}")
-    return np.require(np.frombuffer(data, dtype=wire).reshape(shape), requirements="A")
+    return np.frombuffer(data, dtype=wire).reshape(shape)
 
 
 def from_json(data: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:

@@ -32,12 +32,14 @@ class Followed:
         seen: fingerprint of what was loaded or refused.
         digest: of the manifest that is served.
         last: fingerprint when it was looked at last.
+        missed: it was not there when it was looked at last.
     """
 
     version: str
     seen: Any
     digest: str = ""
     last: Any = field(default=())
+    missed: bool = False
 
 
 class Watch:
@@ -49,6 +51,7 @@ class Watch:
         self._followed: dict[Found, Followed] = {}
         # Decided once: a bundle that is gone for a moment is not an empty repository.
         self._repository = is_repository(path)
+        self._trouble = ""  # that was told last
 
     def load(self) -> list[Served]:
         """Open what is there now, without proving it; before there are clients.
@@ -80,27 +83,45 @@ class Watch:
         return opened
 
     async def follow(self, every_s: float) -> None:
-        """Look again and again, for ever; a bundle is loaded when it has not changed between two looks."""
-        loop = asyncio.get_running_loop()
+        """Look again and again, for ever."""
         while True:
             await asyncio.sleep(every_s)
-            try:
-                there = await loop.run_in_executor(None, self._look)
-            except RegnetDeployError as error:
-                self._tell("unreadable", error=str(error))
-                continue
-            for found in [known for known in self._followed if known not in there]:
-                gone = self._followed.pop(found)
-                self._tell("removed", model=found.model, version=gone.version)
-                self._models.remove(found.model, gone.version)
-            for found, now in there.items():
-                followed = self._followed.setdefault(found, Followed(found.version or "1", None))
-                settled, followed.last = now == followed.last, now
-                if now and settled and now != followed.seen:
-                    followed.seen = now
-                    await self._replace(found, followed)
+            await self.look()
 
-    def _look(self) -> dict[Found, Any]:
+    async def look(self) -> None:
+        """Look once at what is there now.
+
+        A bundle is loaded when it has not changed between two looks, and unloaded when two looks have not found it.
+        """
+        try:
+            there = await asyncio.get_running_loop().run_in_executor(None, self._fingerprints)
+        except (RegnetDeployError, OSError) as error:
+            if str(error) != self._trouble:  # once, not at every look
+                self._trouble = str(error)
+                self._tell("unreadable", level=logging.WARNING, error=self._trouble)
+            return
+        self._trouble = ""
+        for found, known in list(self._followed.items()):
+            missed, known.missed = known.missed, found not in there
+            if missed and known.missed:
+                del self._followed[found]
+                self._tell("removed", model=found.model, version=known.version)
+                self._models.remove(found.model, known.version)
+        for found, now in there.items():
+            followed = self._followed.setdefault(found, Followed(found.version or "1", None))
+            settled, followed.last = now == followed.last, now
+            if now and settled and now != followed.seen:
+                followed.seen = now
+                await self._replace(found, followed)
+
+    def refuse(self, served: Served, error: RegnetDeployError) -> None:
+        """Say why a version that was opened is not served after all; it is looked at again when it changes."""
+        for found, followed in self._followed.items():
+            if (found.model, followed.version) == (served.name, served.version):
+                followed.digest = ""
+                self._refuse(found, followed.version, error)
+
+    def _fingerprints(self) -> dict[Found, Any]:
         return {found: fingerprint(found.path) for found in self._bundles()}
 
     def _bundles(self) -> list[Found]:

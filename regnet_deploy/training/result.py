@@ -27,7 +27,7 @@ from regnet_deploy.training.trial import Choice
 SAMPLES = "samples.safetensors"
 SAMPLE_COUNT = 32
 #: Parts that were true of the weights before.
-_OF_OLD_WEIGHTS = ("golden", "variants", "choice", "profile")
+_OF_OLD_WEIGHTS = ("golden", "variants", "choice", "profile", "serving")
 _OF_OLD_WEIGHTS_SUFFIXES = (".onnx", ".plan")
 _GOLDEN = "golden.safetensors"
 

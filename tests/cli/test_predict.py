@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -215,8 +216,8 @@ def test_a_gpu_is_never_quietly_the_cpu(capsys, exported_bundle: Path, images: l
     assert len(errors.strip().splitlines()) == 1
 
 
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
 def test_openvino_gives_the_answers_of_onnxruntime(capsys, exported_bundle: Path, images: list[Path]):
-    pytest.importorskip("openvino")
     answers = {}
     for runtime in ("onnxruntime", "openvino"):
         code, out, _ = predict(capsys, exported_bundle, images[0], "--runtime", runtime, "--json")

@@ -48,7 +48,6 @@ def fake_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Running]], N
     return use
 
 
-@pytest.mark.usefixtures("fake_servers")
 def test_what_was_found_is_written_and_holds_on_this_machine(here: Any, exported_bundle: Path, fake_servers: Any):
     fake_servers()
     done = here("tune", exported_bundle, "--runtime", "onnxruntime")
@@ -129,7 +128,7 @@ def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, words: 
 
 @pytest.mark.slow
 def test_real_servers_are_tuned_and_the_settings_are_served(program: Any, exported_bundle: Path):
-    words = ["--p99-ms", "500", "--duration", "0.5", "--runtime", "onnxruntime", "--json"]
+    words = ["--p99-ms", "150", "--duration", "1", "--runtime", "onnxruntime", "--json"]
     done = program("tune", exported_bundle, *words)
     assert done.returncode == 0, done.stderr
     part = open_bundle(exported_bundle).part("serving")

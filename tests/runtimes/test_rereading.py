@@ -80,4 +80,4 @@ def test_serve_looks_again(exported_bundle: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(SystemExit) as ended:
         run(["serve", str(exported_bundle), "--port", "0"])
     assert ended.value.code == 0
-    assert served[0].interface.labels == tuple("abcdef")
+    assert served[0].opened[0].interface.labels == tuple("abcdef")

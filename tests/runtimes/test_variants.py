@@ -1,5 +1,6 @@
 from dataclasses import replace
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.gates import GATES, Gate
 from regnet_deploy.runtimes.variants import choose_variant, must_be_built, proof_of, why_not_served
+
+WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
 
 
 def measured(bundle: Path, *rows: tuple[str | None, int, float]) -> Bundle:
@@ -169,6 +172,7 @@ def test_a_runtime_that_cannot_be_is_one_line(
         choose_variant(open_bundle(exported_bundle), wanted, device, runtime)
 
 
+@WITH_OPENVINO
 def test_openvino_and_onnxruntime_take_what_the_other_takes_and_no_engines(without_engine: Path):
     bundle = open_bundle(without_engine)
     for runtime in ("onnxruntime", "openvino"):
@@ -178,6 +182,7 @@ def test_openvino_and_onnxruntime_take_what_the_other_takes_and_no_engines(witho
         assert why_not_served(bundle, "trt-fp32", "auto", runtime) == says
 
 
+@WITH_OPENVINO
 def test_openvino_is_not_given_what_is_written_for_engines(exported_bundle: Path):
     bundle = changed(exported_bundle, "onnx-fp32", exact=True)
     says = "fp32 is for TensorRT engines, and OpenVINO does not compute it as the file has it"
@@ -187,6 +192,7 @@ def test_openvino_is_not_given_what_is_written_for_engines(exported_bundle: Path
         choose_variant(bundle, "onnx-fp32", runtime="openvino")
 
 
+@WITH_OPENVINO
 def test_what_one_runtime_took_says_nothing_of_the_other(exported_bundle: Path):
     rows = [
         {"variant": "onnx-fp32", "batch": 1, "p50_ms": 3.0, "runtime": "onnxruntime 1.32.0"},

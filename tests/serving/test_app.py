@@ -407,3 +407,94 @@ def test_bodies_have_a_limit_together(inside: Open):
         assert answer.headers["retry-after"] == "1"
     assert admission.bytes_in_flight == 0
     assert "not an image" in refusal(client.post("/classify", content=bytes(20_000)), 400)
+
+
+@pytest.mark.parametrize(
+    ("content", "states"),
+    [
+        (b"", ["READY", "UNAVAILABLE"]),
+        (b"{}", ["READY", "UNAVAILABLE"]),
+        (b'{"ready": false}', ["READY", "UNAVAILABLE"]),
+        (b'{"ready": true, "other": 1}', ["READY"]),
+    ],
+)
+def test_the_index_has_what_is_asked_for(inside: Open, content: bytes, states: list[str]):
+    client = inside()
+    client.call(client.assembly.service.models.refuse, "regnet", "2", "it is damaged")
+    answer = client.post("/v2/repository/index", content=content)
+    assert [entry["state"] for entry in answer.json()] == states
+    packed = client.post("/v2/repository/index", content=gzip.compress(content), headers={"content-encoding": "gzip"})
+    assert packed.json() == answer.json()
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"[]", 400),
+        (b"null", 400),
+        (b'{"ready": 1}', 400),
+        (b'{"ready": null}', 400),
+        (b"\xff", 400),
+        (b"[" * 60_000, 400),
+        (b'{"ready": true}' + b" " * 70_000, 413),
+    ],
+)
+def test_an_index_that_is_asked_for_wrongly_is_the_clients_mistake(client: Inside, content: bytes, status: int):
+    refusal(client.post("/v2/repository/index", content=content), status)
+    admission = client.assembly.service.admission
+    assert (admission.in_flight, admission.bytes_in_flight) == (0, 0)
+
+
+def test_who_leaves_before_the_index_is_asked_for_leaves_nothing_behind(client: Inside):
+    sent = speak(client, "/v2/repository/index", [{"type": "http.disconnect"}])
+    assert sent[0]["status"] == 499
+
+
+def test_configuration_and_statistics_are_those_of_the_protocol(client: Inside):
+    for path in ("/v2/models/regnet", "/v2/models/regnet/versions/1"):
+        assert client.get(path + "/config").json()["max_batch_size"] == LIMITS.max_batch
+        (row,) = client.get(path + "/stats").json()["model_stats"]
+        assert (row["name"], row["version"]) == ("regnet", "1")
+    assert client.get("/v2/models/stats").json()["model_stats"][0]["name"] == "regnet"
+
+
+def test_the_card_is_for_the_page(client: Inside):
+    (card,) = client.get("/card").json()["models"]
+    assert (card["name"], card["version"], card["default"], card["device"]) == ("regnet", "1", True, "cpu")
+
+
+def test_browsers_get_the_page_and_others_json(client: Inside):
+    page = client.get("/", headers={"accept": "text/html,application/xhtml+xml"})
+    assert page.headers["content-type"].startswith("text/html")
+    assert "content-security-policy" in page.headers
+    assert client.get("/").headers["content-type"] == "application/json"
+
+
+def test_metrics_are_there_where_they_are_asked_for(inside: Open, client: Inside):
+    refusal(client.get("/metrics"), 404)
+    with_metrics = inside()
+    from regnet_deploy.serving.app import create_app
+
+    with_metrics.app = create_app(with_metrics.assembly.service, metrics=with_metrics.assembly.metrics.scrape)
+    answer = with_metrics.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert b"regnet_deploy_requests" in answer.content
+
+
+def test_a_token_is_asked_of_everybody(inside: Open):
+    client = inside(app={"token": "0123456789abcdef"})
+    assert client.get("/v2/health/ready").status_code == 200
+    assert "bearer token" in refusal(client.get("/v2/models/regnet"), 401)
+    assert client.get("/v2/models/regnet", headers={"authorization": "Bearer 0123456789abcdef"}).status_code == 200
+    unread = client.post("/classify", content=bytes(1000))
+    assert (unread.status_code, unread.headers["connection"]) == (401, "close")
+
+
+def test_an_executor_that_hangs_fails_liveness_and_nothing_else(inside: Open, monkeypatch: Any):
+    client = inside(limits=replace(LIMITS, hung_s=0.0))
+    batcher = client.assembly.opened[0].batcher
+    monkeypatch.setattr(batcher, "_busy_since", [0.0])
+    answer = client.get("/v2/health/live")
+    assert (answer.status_code, answer.json()["live"]) == (503, False)
+    assert client.get("/v2/health/ready").status_code == 200

@@ -1,7 +1,6 @@
 import asyncio
 import os
 import re
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -81,7 +80,7 @@ def key(name: str, /, **labels: str) -> tuple[Any, ...]:
 
 def test_requests_are_counted_by_what_they_were_and_how_they_ended(metrics: Metrics):
     for changes in ({}, {}, {"status": 503}, {"protocol": "grpc"}, {"model": "", "version": "", "status": 404}):
-        metrics.observe(replace(FINISHED, **changes))
+        metrics.observe(FINISHED._replace(**changes))
     found = samples(metrics)
     http = {"protocol": "http", "operation": "infer"}
     assert found[key("requests_total", **NAMES, **http, status="200")] == 2
@@ -92,7 +91,7 @@ def test_requests_are_counted_by_what_they_were_and_how_they_ended(metrics: Metr
 
 def test_durations_have_the_stages_that_a_request_had(metrics: Metrics):
     metrics.observe(FINISHED)
-    metrics.observe(replace(FINISHED, total_s=99.0))
+    metrics.observe(FINISHED._replace(total_s=99.0))
     found = samples(metrics)
     of = {**NAMES, "operation": "infer"}
     bucket = "request_duration_seconds_bucket"
@@ -107,15 +106,15 @@ def test_durations_have_the_stages_that_a_request_had(metrics: Metrics):
 
 
 def test_a_refusal_hides_no_latency(metrics: Metrics):
-    metrics.observe(replace(FINISHED, status=503, total_s=0.0001))
+    metrics.observe(FINISHED._replace(status=503, total_s=0.0001))
     assert not [name for name in samples(metrics) if name[0].startswith("request_duration")]
 
 
 def test_a_batch_of_several_requests_counts_once(metrics: Metrics):
     for images in (3, 3, 2, 0):
-        metrics.observe(replace(FINISHED, images=images, batch=8))
-    metrics.observe(replace(FINISHED, images=200, batch=200))
-    metrics.observe(replace(FINISHED, images=7, batch=0, status=503))
+        metrics.observe(FINISHED._replace(images=images, batch=8))
+    metrics.observe(FINISHED._replace(images=200, batch=200))
+    metrics.observe(FINISHED._replace(images=7, batch=0, status=503))
     found = samples(metrics)
     assert found[key("images_total", **NAMES)] == 208
     assert found[key("batch_images_bucket", **NAMES, le="6.0")] == 0
@@ -165,7 +164,7 @@ def test_gpus_are_read_when_they_are_asked_for(metrics: Metrics):
 def test_nothing_is_left_of_a_version_that_has_gone(metrics: Metrics, models: Models):
     metrics.observe(FINISHED)
     models.versions = (("regnet", "2"),)
-    metrics.observe(replace(FINISHED, version="2"))
+    metrics.observe(FINISHED._replace(version="2"))
     metrics.forget("regnet", "1")
     metrics.observe(FINISHED)  # ended a little later
     for _ in range(2):

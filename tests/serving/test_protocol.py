@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.serving.protocol import (
+    Heads,
     InferRequest,
     Interface,
     RequestError,
@@ -42,6 +43,7 @@ def binary(document: dict[str, Any], raw: bytes) -> tuple[bytes, str]:
     return head + raw, str(len(head))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4), st.sampled_from([FLOATS, BYTES]), st.sampled_from(["flat", "nested", "binary"]), st.data())
 def test_what_a_client_sends_is_what_arrives(count: int, interface: Interface, form: str, data: st.DataObject):
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -59,7 +61,6 @@ def test_what_a_client_sends_is_what_arrives(count: int, interface: Interface, f
         described["data"] = images.tolist() if form == "nested" else images.ravel().tolist()
         request = parse_infer(body(described), None, interface)
     assert request.images.dtype == images.dtype
-    assert request.images.flags.aligned
     np.testing.assert_array_equal(request.images, images)
     assert (request.id, request.binary, request.top) == (None, False, 0)
 
@@ -70,6 +71,15 @@ def test_a_body_of_nothing_but_the_tensor_is_one_image_answered_in_binary():
     np.testing.assert_array_equal(request.images, images)
     assert request.binary
     assert "48 bytes" in refused(images.tobytes() * 2, "0")
+
+
+def test_what_is_null_is_not_there():
+    request = parse_infer(body(tensor(parameters=None), id=None, parameters=None, outputs=None), None, FLOATS)
+    assert (request.id, request.binary, request.top) == (None, False, 0)
+
+
+def test_a_byte_order_mark_is_passed_over():
+    assert parse_infer(b"\xef\xbb\xbf" + body(tensor()), None, FLOATS).images.shape == (1, 3, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +156,11 @@ def test_the_output_comes_as_it_is_asked_for(request_parameters, output_paramete
         (body(tensor(), outputs=[{"name": "logits", "parameters": {"classification": True}}]), "classification"),
         (body(tensor(), outputs=[{"name": "logits", "parameters": {"binary_data": 1}}]), "binary_data"),
         (body(tensor(), parameters={"binary_data_output": "yes"}), "binary_data_output"),
-        (body(tensor(), parameters=None), "parameters"),
+        (body(tensor(), parameters="x"), "parameters"),
+        (body(tensor(), parameters={"triton_enable_empty_final_response": True}), "is not offered"),
+        (body(tensor(parameters={"shared_memory_region": "here"})), "is not offered"),
+        (body(tensor(), outputs=[{"name": "logits", "parameters": {"shared_memory_region": "here"}}]), "not offered"),
+        (body(tensor(), outputs={}), "outputs"),
     ],
 )
 def test_a_malformed_document_is_the_clients_mistake(data: bytes, says: str):
@@ -172,10 +186,46 @@ def test_binary_data_of_another_size_is_refused(size: Any, sent: int):
     refused(*binary({"inputs": [described]}, bytes(sent)))
 
 
-def test_binary_values_that_are_not_finite_are_refused():
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_taken_as_bytes_and_refused_as_json(value: float):
     described = {k: v for k, v in tensor(parameters={"binary_data_size": 48}).items() if k != "data"}
-    raw = np.array([*[0.0] * 11, np.nan], "<f4").tobytes()
-    assert "not finite" in refused(*binary({"inputs": [described]}, raw))
+    raw = np.array([*[0.0] * 11, value], "<f4").tobytes()
+    request = parse_infer(*binary({"inputs": [described]}, raw), FLOATS)
+    np.testing.assert_array_equal(request.images.ravel()[-1], np.float32(value))
+    assert "is not JSON" in refused(body(tensor(data=[*[0.0] * 11, value])))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "wanted"),
+    [
+        ({}, (0, None)),
+        ({"priority": 3, "timeout": 1_500_000}, (3, 1.5)),
+        ({"priority": 4, "timeout": 0}, (0, None)),  # beyond Triton's levels: its default
+        ({"priority": 2**64}, (0, None)),
+        ({"timeout": 2**63 - 1}, (0, (2**63 - 1) / 1e6)),
+    ],
+)
+def test_priority_and_timeout_are_those_of_the_request(parameters: dict[str, Any], wanted: tuple[int, float | None]):
+    request = parse_infer(body(tensor(), parameters=parameters), None, FLOATS)
+    assert (request.priority, request.timeout_s) == wanted
+
+
+@pytest.mark.parametrize("name", ["priority", "timeout"])
+@pytest.mark.parametrize("value", [-1, 1.5, "1", True, None, [1]])
+def test_a_priority_or_timeout_that_is_no_number_is_refused(name: str, value: Any):
+    assert f"{name} must be a whole number" in refused(body(tensor(), parameters={name: value}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"inputs": [], "inputs": []}',
+        b'{"inputs": [{"name": "images", "name": "other"}]}',
+        b'{"parameters": {"priority": 1, "priority": 2}}',
+    ],
+)
+def test_a_name_that_is_there_twice_is_refused(data: bytes):
+    assert "the same name twice" in refused(data)
 
 
 def test_bytes_behind_json_data_are_refused():
@@ -189,6 +239,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["id", "inputs", "outputs", "parameters"]) | st.sampled_from(["name", "shape", "datatype", "data"]),
     json_values,
@@ -208,6 +259,7 @@ def test_any_value_in_any_place_is_taken_or_refused(place: str, value: Any):
     assert request.images.shape[1:] == FLOATS.image
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80), st.none() | st.integers(-3, 90).map(str) | st.text(max_size=4))
 def test_any_bytes_are_taken_or_refused(data: bytes, header: str | None):
     try:
@@ -222,9 +274,42 @@ def request_of(**fields: Any) -> InferRequest:
     return InferRequest(**{"images": LOGITS, "id": None, "binary": False, "top": 0, **fields})
 
 
+def header_length(headers: list[tuple[bytes, bytes]]) -> int:
+    return int(dict(headers)[b"inference-header-content-length"])
+
+
+def test_what_is_the_same_again_is_read_and_written_once_and_answers_the_same():
+    heads = Heads()
+    images = [
+        np.random.default_rng(seed).normal(size=(count, 3, 2, 2)).astype("<f4")
+        for seed, count in ((0, 1), (1, 2), (2, 1))
+    ]
+    for turn in range(3):
+        for pixels in images:
+            asked = tensor(shape=list(pixels.shape), parameters={"binary_data_size": pixels.nbytes})
+            del asked["data"]
+            fields: dict[str, Any] = {"inputs": [asked], "parameters": {"binary_data_output": True, "timeout": 5}}
+            if turn == 2:
+                fields["id"] = "mine"
+            head = json.dumps(fields).encode()
+            kept = parse_infer(head + pixels.tobytes(), str(len(head)), FLOATS, heads)
+            fresh = parse_infer(head + pixels.tobytes(), str(len(head)), FLOATS)
+            np.testing.assert_array_equal(kept.images, pixels)
+            assert kept[1:] == fresh[1:] == ("mine" if turn == 2 else None, True, 0, 0, 5e-6)
+            logits = LOGITS[: len(pixels)] + turn
+            assert infer_response(kept, logits, FLOATS, heads) == infer_response(fresh, logits, FLOATS)
+            with pytest.raises(RequestError, match="takes|follow"):
+                parse_infer(head + pixels.tobytes()[4:], str(len(head)), FLOATS, heads)
+    assert len(heads.asked) == 2  # of one shape each; none with an id
+    for number in range(500):  # what a client makes up does not pile up
+        made_up = head.replace(b'"id": "mine"', b'"x": "%d"' % number)
+        parse_infer(made_up + pixels.tobytes(), str(len(made_up)), FLOATS, heads)
+    assert len(heads.asked) <= 64
+
+
 def test_logits_as_json():
     content, headers = infer_response(request_of(id="\ud800 odd"), LOGITS, FLOATS)
-    assert headers == {"content-type": "application/json"}
+    assert headers == [(b"content-type", b"application/json")]
     assert json.loads(content) == {
         "model_name": "m",
         "model_version": "1",
@@ -235,8 +320,8 @@ def test_logits_as_json():
 
 def test_logits_as_bytes():
     content, headers = infer_response(request_of(binary=True), LOGITS, FLOATS)
-    assert headers["content-type"] == "application/octet-stream"
-    split = int(headers["inference-header-content-length"])
+    assert headers[0] == (b"content-type", b"application/octet-stream")
+    split = header_length(headers)
     document = json.loads(content[:split])
     assert "id" not in document
     assert document["outputs"] == [
@@ -254,7 +339,7 @@ def test_classes_as_strings():
 
 def test_classes_as_bytes():
     content, headers = infer_response(request_of(top=3, binary=True), LOGITS[1:], FLOATS)
-    raw = content[int(headers["inference-header-content-length"]) :]
+    raw = content[header_length(headers) :]
     texts = []
     while raw:
         (length,) = struct.unpack_from("<I", raw)

@@ -3,7 +3,6 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ FINISHED = Finished(
     *("regnet", "1", "http", "infer", 200, 1, 8, 1_700_000_000.0),
     *(0.001, 0.0, 0.002, 0.003, 0.007, "id-1", f"00-{'ab' * 16}-{'cd' * 8}-01", None),
 )
-REFUSED = replace(FINISHED, status=503, batch=0, error="128 images are waiting already, try again")
+REFUSED = FINISHED._replace(status=503, batch=0, error="128 images are waiting already, try again")
 HOSTILE = 'a\r\n{"level":"info"}\x1b[31m\0\x7f\x9b\u2028\ud800' + "x" * 10_240
 
 Open = Callable[..., RequestLog]
@@ -51,7 +50,7 @@ def log() -> Iterator[Log]:
 
 def test_an_answered_request_is_a_line_only_if_all_are(log: Log):
     log.log.observe(FINISHED)
-    log.log.observe(replace(FINISHED, status=400, error="no"))
+    log.log.observe(FINISHED._replace(status=400, error="no"))
     assert log.objects() == []
 
 
@@ -88,7 +87,7 @@ def test_text_is_for_people():
 
 @pytest.mark.parametrize("status", [500, 503, 504, 401, 408, 413, 429])
 def test_what_the_server_refuses_or_fails_at_is_a_warning(log: Log, status: int):
-    log.log.observe(replace(REFUSED, status=status))
+    log.log.observe(REFUSED._replace(status=status))
     (line,) = log.objects()
     assert (line["level"], line["status"], line["error"]) == ("warning", status, REFUSED.error)
 
@@ -96,7 +95,7 @@ def test_what_the_server_refuses_or_fails_at_is_a_warning(log: Log, status: int)
 def test_a_storm_of_refusals_is_a_few_lines_and_a_count(log: Log):
     for _ in range(500):
         log.log.observe(REFUSED)
-    log.log.observe(replace(REFUSED, status=413))
+    log.log.observe(REFUSED._replace(status=413))
     log.log.event("draining")
     *refused, other, draining, suppressed = log.objects()
     assert [line["status"] for line in refused] == [503] * 10
@@ -125,7 +124,7 @@ def test_all_requests_are_all_of_them():
 @pytest.mark.parametrize("format", ["text", "json"])
 def test_checklist_30_nothing_that_a_client_sends_makes_a_line_of_its_own(format: str):
     log = Log(format, every_request=True)
-    log.log.observe(replace(REFUSED, error=HOSTILE, request_id=HOSTILE, trace_parent=HOSTILE, model=HOSTILE))
+    log.log.observe(REFUSED._replace(error=HOSTILE, request_id=HOSTILE, trace_parent=HOSTILE, model=HOSTILE))
     log.log.event(HOSTILE, why=HOSTILE, list=[HOSTILE])
     logging.getLogger("uvicorn.error").warning("bad request %s", HOSTILE)
     lines = log.lines()

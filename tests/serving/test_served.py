@@ -8,7 +8,7 @@ import pytest
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.runtimes.golden import load_golden
-from regnet_deploy.serving.served import load_served
+from regnet_deploy.serving.served import Wish, load_served
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_an_onnx_variant_is_served_as_it_was_proved(exported_bundle):
 
 def test_an_engine_that_fits_is_opened_and_answers(with_h100_engine, deserialised):
     bundle = open_bundle(with_h100_engine)
-    served = load_served(bundle, variant="trt-fp32")
+    served = load_served(bundle, Wish(variant="trt-fp32"))
     assert served.session.device == "cuda:0 (NVIDIA H100 80GB HBM3)"
     assert served.interface.dtype == "float32"
     assert served.prove().passed
@@ -48,7 +48,7 @@ def test_an_engine_that_was_measured_fastest_is_taken_unasked(with_h100_engine, 
     rows = [{"variant": name, "batch": 1, "p50_ms": ms} for name, ms in (("onnx-fp32", 2.0), ("trt-fp32", 1.0))]
     bundle = update_bundle(with_h100_engine, {"profile": {"latency": rows}})
     assert load_served(bundle).variant == "trt-fp32"
-    assert load_served(bundle, device="cpu").variant == "onnx-fp32"
+    assert load_served(bundle, Wish(device="cpu")).variant == "onnx-fp32"
     computer.driver.gpu = None
     assert load_served(bundle).variant == "onnx-fp32"
 
@@ -74,7 +74,7 @@ def test_one_that_does_not_fit_is_refused_with_the_reason(
 ):
     change(computer, fake_machine.A100)
     with pytest.raises(UsageError, match=rf"variant trt-fp32 of .* cannot be served: .*{says}") as caught:
-        load_served(open_bundle(with_h100_engine), variant="trt-fp32")
+        load_served(open_bundle(with_h100_engine), Wish(variant="trt-fp32"))
     assert "\n" not in str(caught.value)
     assert deserialised == []
 
@@ -84,7 +84,7 @@ def test_an_engine_without_proof_is_not_served(with_h100_engine):
     variants["trt-fp32"]["engines"][0]["proof"] = None
     bundle = update_bundle(with_h100_engine, {"variants": variants})
     with pytest.raises(UsageError, match="it is not proved to agree with the trained model"):
-        load_served(bundle, variant="trt-fp32")
+        load_served(bundle, Wish(variant="trt-fp32"))
 
 
 @pytest.mark.parametrize("at", [0, 50, -1])
@@ -95,7 +95,7 @@ def test_a_tampered_plan_is_refused_by_its_sha256_and_never_loaded(with_h100_eng
     data[at] ^= 1
     path.write_bytes(data)
     with pytest.raises(BundleError, match="is damaged: its sha256 is not"):
-        load_served(bundle, variant="trt-fp32")
+        load_served(bundle, Wish(variant="trt-fp32"))
     assert deserialised == []
 
 
@@ -104,14 +104,14 @@ def test_a_plan_that_was_cut_short_is_refused_and_never_loaded(with_h100_engine,
     path = bundle.stored_path(bundle.part("variants")["trt-fp32"]["engines"][0]["file"])
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BundleError, match="is damaged"):
-        load_served(bundle, variant="trt-fp32")
+        load_served(bundle, Wish(variant="trt-fp32"))
     assert deserialised == []
 
 
 def test_an_engine_that_answers_wrongly_here_is_not_ready(with_h100_engine, computer, fake_machine, monkeypatch):
     fake_machine.shifted(computer, monkeypatch, lambda logits: logits + np.float32(0.5))
     with pytest.raises(ProofError, match="variant trt-fp32 does not agree with its golden set"):
-        load_served(open_bundle(with_h100_engine), variant="trt-fp32").prove()
+        load_served(open_bundle(with_h100_engine), Wish(variant="trt-fp32")).prove()
 
 
 class TestBuild:
@@ -123,7 +123,7 @@ class TestBuild:
         computer.driver.gpu = fake_machine.A100
         before = snapshot(with_h100_engine)
         bundle = open_bundle(with_h100_engine)
-        served = load_served(bundle, variant="trt-fp32", build=build)
+        served = load_served(bundle, Wish(variant="trt-fp32", build=build))
         assert served.session.device == "cuda:0 (NVIDIA A100-SXM4-80GB)"
         assert served.prove().passed
         images = load_golden(bundle).images
@@ -131,16 +131,18 @@ class TestBuild:
         assert snapshot(with_h100_engine) == before
 
     def test_a_variant_without_any_engine_is_built(self, without_engine, computer, build):
-        assert load_served(open_bundle(without_engine), variant="trt-fp32", build=build).prove().passed
+        assert load_served(open_bundle(without_engine), Wish(variant="trt-fp32", build=build)).prove().passed
 
     def test_what_is_there_is_not_built_again(self, with_h100_engine, computer):
         built = len(computer.trt.built)
-        load_served(open_bundle(with_h100_engine), variant="trt-fp32", build=lambda *given: pytest.fail("was built"))
+        load_served(
+            open_bundle(with_h100_engine), Wish(variant="trt-fp32", build=lambda *given: pytest.fail("was built"))
+        )
         assert len(computer.trt.built) == built
 
     def test_an_onnx_variant_needs_none(self, exported_bundle, computer):
         served = load_served(
-            open_bundle(exported_bundle), variant="onnx-fp32", build=lambda *given: pytest.fail("was built")
+            open_bundle(exported_bundle), Wish(variant="onnx-fp32", build=lambda *given: pytest.fail("was built"))
         )
         assert served.variant == "onnx-fp32"
 
@@ -149,30 +151,30 @@ class TestBuild:
         if device == "auto":
             computer.driver.gpu = None
         with pytest.raises(UsageError, match=says):
-            load_served(open_bundle(without_engine), variant="trt-fp32", device=device, build=build)
+            load_served(open_bundle(without_engine), Wish(variant="trt-fp32", device=device, build=build))
         assert computer.trt.built == []
 
     def test_one_that_answers_wrongly_is_not_ready(self, without_engine, computer, build, fake_machine, monkeypatch):
         fake_machine.shifted(computer, monkeypatch, lambda logits: logits + np.float32(0.5))
-        served = load_served(open_bundle(without_engine), variant="trt-fp32", build=build)
+        served = load_served(open_bundle(without_engine), Wish(variant="trt-fp32", build=build))
         with pytest.raises(ProofError, match="variant trt-fp32 does not agree with its golden set"):
             served.prove()
 
     def test_one_in_another_type_is_refused(self, without_engine, computer, build):
         computer.trt.convolutions = lambda name, kind: "Half"
         with pytest.raises(ProofError, match="fp32 asked, fp16 built"):
-            load_served(open_bundle(without_engine), variant="trt-fp32", build=build)
+            load_served(open_bundle(without_engine), Wish(variant="trt-fp32", build=build))
 
     def test_too_little_memory_of_the_gpu_is_one_line(self, without_engine, computer, build):
         computer.driver.gpu = replace(computer.gpu, memory_bytes=2**30)
         with pytest.raises(UsageError, match=r"has 0 MiB of its 1024 MiB free") as caught:
-            load_served(open_bundle(without_engine), variant="trt-fp32", build=build)
+            load_served(open_bundle(without_engine), Wish(variant="trt-fp32", build=build))
         assert "\n" not in str(caught.value)
 
     def test_a_build_that_fails_is_one_line_with_the_reason(self, without_engine, computer, build):
         computer.trt.error = "Could not find any implementation"
         with pytest.raises(RegnetDeployError, match=r"does not build the network: .*Could not find any") as caught:
-            load_served(open_bundle(without_engine), variant="trt-fp32", build=build)
+            load_served(open_bundle(without_engine), Wish(variant="trt-fp32", build=build))
         assert "\n" not in str(caught.value)
 
     def test_a_damaged_source_is_refused_before_anything_is_built(self, without_engine, computer, build):
@@ -180,5 +182,5 @@ class TestBuild:
         path = bundle.stored_path("onnx-fp32.onnx")
         path.write_bytes(path.read_bytes()[:-1])
         with pytest.raises(BundleError, match="is damaged"):
-            load_served(bundle, variant="trt-fp32", build=build)
+            load_served(bundle, Wish(variant="trt-fp32", build=build))
         assert computer.trt.built == []

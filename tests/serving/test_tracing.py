@@ -2,7 +2,6 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -118,8 +117,8 @@ def test_a_request_is_a_span_with_a_span_for_each_stage_that_it_reached(collecto
 def test_a_request_without_a_parent_begins_a_trace(collector: Collector):
     first, second = sent(
         collector,
-        replace(FINISHED, trace_parent=None, read_s=0.0, queue_s=0.0, inference_s=0.0),
-        replace(FINISHED, trace_parent="nonsense", read_s=0.0, queue_s=0.0, inference_s=0.0),
+        FINISHED._replace(trace_parent=None, read_s=0.0, queue_s=0.0, inference_s=0.0),
+        FINISHED._replace(trace_parent="nonsense", read_s=0.0, queue_s=0.0, inference_s=0.0),
     )
     assert first.parent_span_id == second.parent_span_id == b""
     assert first.trace_id != second.trace_id
@@ -129,9 +128,9 @@ def test_what_failed_is_an_error_and_a_refusal_is_none(collector: Collector):
     nothing = {"read_s": 0.0, "queue_s": 0.0, "inference_s": 0.0, "batch": 0}
     failed, refused, remote = sent(
         collector,
-        replace(FINISHED, **nothing, status=503, error="try again"),
-        replace(FINISHED, **nothing, status=404, error="no", model="", version="", operation="classify"),
-        replace(FINISHED, **nothing, protocol="grpc"),
+        FINISHED._replace(**nothing, status=503, error="try again"),
+        FINISHED._replace(**nothing, status=404, error="no", model="", version="", operation="classify"),
+        FINISHED._replace(**nothing, protocol="grpc"),
     )
     assert (failed.status.code, failed.status.message) == (failed.status.STATUS_CODE_ERROR, "try again")
     assert attributes(failed)["error.type"] == "503"
@@ -143,7 +142,7 @@ def test_what_failed_is_an_error_and_a_refusal_is_none(collector: Collector):
 
 
 def test_what_is_sampled_is_for_the_caller_and_the_environment(collector: Collector, monkeypatch: pytest.MonkeyPatch):
-    assert sent(collector, replace(FINISHED, trace_parent=PARENT[:-2] + "00")) == []
+    assert sent(collector, FINISHED._replace(trace_parent=PARENT[:-2] + "00")) == []
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
     assert sent(collector, FINISHED) == []
     assert collector.requests == []
@@ -154,7 +153,7 @@ def test_what_is_sampled_is_for_the_caller_and_the_environment(collector: Collec
 
 
 def test_many_requests_come_in_batches(collector: Collector):
-    spans = sent(collector, *[replace(FINISHED, request_id=str(number)) for number in range(200)])
+    spans = sent(collector, *[FINISHED._replace(request_id=str(number)) for number in range(200)])
     found = [attributes(span)["regnet_deploy.request_id"] for span in spans if span.attributes]
     assert found == [str(number) for number in range(200)]
     assert len(collector.requests) <= 5
@@ -198,7 +197,7 @@ def test_a_collector_that_does_not_answer_blocks_nobody(collector: Collector, mo
 
 
 def test_spans_that_cannot_be_made_cost_a_line(collector: Collector, caplog: pytest.LogCaptureFixture):
-    assert sent(collector, replace(FINISHED, started="soon")) == []
+    assert sent(collector, FINISHED._replace(started="soon")) == []
     assert "the spans of 1 requests did not reach" in caplog.text
     assert "ValueError" in caplog.text or "TypeError" in caplog.text
 

@@ -1,0 +1,95 @@
+"""The parts of serving without a server, in one process, for `serving.py`: reads wishes and answers them, as JSON.
+
+Each wish is a line: ``{"do": "infer" | "decode", "file": ..., "dtype": ..., "threads": ..., "callers": ...,
+"batch": ..., "seconds": ...}``. The answer has images a second, the median ms of a call and the ms of CPU for each
+image.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.runtimes.runtime import Session, open_onnx
+
+
+@cache
+def session_of(file: str, threads: int, number: int) -> Session:
+    """Return a session, opened once for each number."""
+    return open_onnx(Path(file).read_bytes(), threads=threads, device="cpu")
+
+
+def repeated(calls: list[Callable[[int], int]], seconds: float) -> dict[str, float]:
+    """Call each function again and again in a thread of its own; they return how many images they did."""
+    done: list[list[tuple[float, int]]] = [[] for _ in calls]
+    start = threading.Barrier(len(calls) + 1)
+
+    def work(number: int, call: Callable[[int], int]) -> None:
+        call(0)
+        start.wait()
+        end, turn = time.perf_counter() + seconds, 0
+        while (began := time.perf_counter()) < end:
+            images = call(turn)
+            done[number].append((time.perf_counter() - began, images))
+            turn += 1
+
+    threads = [threading.Thread(target=work, args=pair) for pair in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    began, used = time.perf_counter(), time.process_time()
+    for thread in threads:
+        thread.join()
+    took, used = time.perf_counter() - began, time.process_time() - used
+    images = sum(n for one in done for _, n in one)
+    calls_ms = np.sort([1000 * seconds for one in done for seconds, _ in one])
+    return {"rate": images / took, "p50_ms": float(calls_ms[len(calls_ms) // 2]), "cpu_ms": 1000 * used / images}
+
+
+def infer(wish: dict[str, Any]) -> dict[str, float]:
+    """Run the network on noise."""
+    random = np.random.default_rng(0)
+    batch, threads = wish["batch"], wish["threads"]
+    pixels = random.integers(0, 256, (batch, wish["side"], wish["side"], 3), dtype=np.uint8)
+    images = pixels if wish["dtype"] == "uint8" else random.standard_normal((batch, 3, *pixels.shape[1:3]), np.float32)
+
+    def caller(number: int) -> Callable[[int], int]:
+        # With several threads each, sessions that are shared get in each other's way.
+        session = session_of(wish["file"], threads, number if threads > 1 else 0)
+        return lambda turn: len(session.run(images))
+
+    return repeated([caller(number) for number in range(wish["callers"])], wish["seconds"])
+
+
+def decode(wish: dict[str, Any]) -> dict[str, float]:
+    """Decode, resize and crop photographs, and normalise them where the network does not."""
+    preprocessing = Preprocessing.from_json(wish["preprocessing"])
+    photos = [Path(photo).read_bytes() for photo in wish["photos"]]
+
+    def call(turn: int) -> int:
+        pixels = load_pixels(photos[turn % len(photos)], preprocessing)
+        if wish["dtype"] == "float32":
+            normalise(pixels[None], preprocessing)
+        return 1
+
+    return repeated([call] * wish["callers"], wish["seconds"])
+
+
+def main() -> None:
+    print(json.dumps({"url": ""}), flush=True)
+    for line in sys.stdin:
+        wish = json.loads(line)
+        print(json.dumps({"infer": infer, "decode": decode}[wish["do"]](wish)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

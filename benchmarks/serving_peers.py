@@ -1,0 +1,280 @@
+"""The server beside LitServe, MLServer and KServe: the same network, images, session options and client.
+
+    python benchmarks/serving_peers.py       # 8 minutes on 2 cores; writes results/serving_peers.json
+    python benchmarks/serving_page.py        # writes docs/serving-speed.md
+
+Each of the others is installed into an environment of its own and has the fastest handler that could be written for it,
+see `serving_peer_*.py`. Every server is tried in several settings and takes part with the best one for each kind of
+request and number in flight; then all run in turns, several rounds, those that are not measured stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import PIL
+from serving_inputs import NETWORK, SIDE, Given, prepare
+from serving_processes import HERE, Request, Running, load, signal_all, started
+
+from regnet_deploy.cores import available_cores
+from regnet_deploy.profiling.machine import busy_cores, describe_machine
+
+RESULT = HERE / "results" / "serving_peers.json"
+PEERS = {"litserve": "0.2.19", "mlserver": "1.7.1", "kserve": "0.21.0"}
+CONCURRENCY = (1, 16)
+KINDS = ("tensor", "photo")
+VARIANTS = {"tensor": "onnx-fp32", "photo": "onnx-fp32-uint8"}
+
+
+def environment(root: Path, name: str, say: Callable[[str], None]) -> Path:
+    """Return the interpreter of a peer's environment, made where it is not there yet."""
+    folder = root / f"{name}-{PEERS[name]}"
+    python = folder / "bin" / "python"
+    done = folder / "complete"
+    if not done.exists():
+        say(f"installing {name} {PEERS[name]} into {folder}")
+        venv.create(folder, with_pip=True, clear=True)
+        wanted = [
+            f"{name}=={PEERS[name]}",
+            f"onnxruntime=={onnxruntime.__version__}",
+            f"pillow=={PIL.__version__}",
+            "numpy",
+        ]
+        subprocess.run([str(python), "-m", "pip", "install", "-q", *wanted], check=True, stdout=sys.stderr)
+        done.touch()
+    return python
+
+
+def default_environments() -> Path:
+    """Return where peers are installed by default: below the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "regnet-deploy" / "serving-peers"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to ask a server.
+
+    Attributes:
+        name: in tables: ``ours, HTTP``.
+        server: whose process it is.
+        requests: kind -> request; kinds that it does not take are not there.
+        port: where it has several, what the facts of the process call this one.
+    """
+
+    name: str
+    server: str
+    requests: dict[str, Request]
+    port: str = ""
+
+    def url(self, running: Running) -> str:
+        """Return where it is asked."""
+        return f"grpc://127.0.0.1:{running.facts[self.port]}" if self.port else running.url
+
+
+def ways(given: Given) -> list[Way]:
+    """Return how each server is asked: by the fastest protocol that it offers."""
+    tensors, photos, skip = given.tensors["float32"], given.photos, given.heads["float32"]
+    logits = reference(given)
+    raw = {"content-type": "application/octet-stream"}
+    infer = {**raw, "inference-header-content-length": str(skip)}
+    shape = {"shape": [1, 3, SIDE, SIDE], "input": given.names[0]}
+
+    def tensor(path: str, headers: dict[str, str], skip: int, kind: str = "") -> Request:
+        return Request(path, headers, tensors, 4000, skip, logits, {**shape, "kind": kind} if kind else None)
+
+    def photo(path: str, kind: str = "") -> Request:
+        return Request(path, raw, photos, 100, grpc={**shape, "kind": kind} if kind else None)
+
+    return [
+        Way(
+            "ours, HTTP",
+            "ours",
+            {"tensor": tensor("/v2/models/regnet/infer", infer, 0), "photo": photo("/classify?k=5")},
+        ),
+        Way("ours, gRPC", "ours", {"tensor": tensor("", {}, skip, "raw")}, "grpc_port"),
+        Way("LitServe, HTTP", "litserve", {"tensor": tensor("/predict", raw, skip), "photo": photo("/predict")}),
+        Way("MLServer, gRPC", "mlserver", {"tensor": tensor("", {}, skip, "bytes"), "photo": photo("", "bytes")}),
+        Way("MLServer, gRPC FP32", "mlserver", {"tensor": tensor("", {}, skip, "raw")}),
+        Way("KServe, gRPC", "kserve", {"tensor": tensor("", {}, skip, "raw"), "photo": photo("", "raw-bytes")}),
+    ]
+
+
+def reference(given: Given) -> list[list[float]]:
+    """Return the logits of the tensors by a session of our own."""
+    session = onnxruntime.InferenceSession(given.onnx["onnx-fp32"].read_bytes(), providers=["CPUExecutionProvider"])
+    bodies = [body.read_bytes()[given.heads["float32"] :] for body in given.tensors["float32"]]
+    images = np.stack([np.frombuffer(body, np.float32).reshape(3, SIDE, SIDE) for body in bodies])
+    logits: list[list[float]] = session.run(None, {given.names[0]: images})[0].tolist()
+    return logits
+
+
+def settings_of(server: str, cores: int) -> list[dict[str, Any]]:
+    """Return the settings in which a server is tried: threads of an inference, inferences at a time, batch."""
+    split, whole = {"threads": 1, "callers": cores}, {"threads": cores, "callers": 1}
+    if server == "ours":
+        return [{**split, "batch": 1}, {**split, "batch": 4}, {**whole, "batch": 1}]
+    if server == "litserve":
+        quick = [{**split, "batch": 1}, {**split, "batch": 4}, {**whole, "batch": 1}, {**whole, "batch": 8}]
+        return [{**setting, "fast_queue": True} for setting in quick] + [{**split, "batch": 1, "fast_queue": False}]
+    return [{**split, "batch": 1}, {**whole, "batch": 1}]
+
+
+def command_of(server: str, kind: str, setting: dict[str, Any], given: Given, pythons: dict[str, Path]) -> list[str]:
+    """Return what starts a server; ours runs one variant, so it is another one for each kind."""
+    if server == "ours":
+        numbers = {"threads": setting["threads"], "executors": setting["callers"], "batch": setting["batch"]}
+        options = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
+        ports = ["--port", "0", "--grpc-port", "0", "--poll", "0", "--json"]
+        return [
+            *(sys.executable, "-m", "regnet_deploy", "serve", str(given.bundle)),
+            *("--variant", VARIANTS[kind], *ports, *options),
+        ]
+    facts = {
+        "float32": str(given.onnx["onnx-fp32"]),
+        "uint8": str(given.onnx["onnx-fp32-uint8"]),
+        "input": given.names[0],
+        "side": SIDE,
+        "resize": given.preprocessing.resize,
+        **setting,
+    }
+    return [str(pythons[server]), str(HERE / "serving_peer.py"), server, json.dumps(facts)]
+
+
+Case = tuple[str, int]  # kind and requests in flight
+
+
+def search(
+    given: Given, pythons: dict[str, Path], every: list[Way], seconds: float, say: Callable[[str], None]
+) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """Return the best setting for each way, kind and number in flight: the highest rate."""
+    tried: dict[tuple[str, str, int], list[tuple[float, dict[str, Any]]]] = {}
+    for server in ("ours", *pythons):
+        for setting in settings_of(server, available_cores()):
+            for kinds in [[kind] for kind in KINDS] if server == "ours" else [list(KINDS)]:
+                with started(command_of(server, kinds[0], setting, given, pythons)) as running:
+                    for way in every:
+                        if way.server != server:
+                            continue
+                        for kind in kinds:
+                            for n in CONCURRENCY if kind in way.requests else ():
+                                rate = load(running, way.requests[kind], n, seconds, way.url(running))["rate"]
+                                tried.setdefault((way.name, kind, n), []).append((rate, setting))
+                                say(f"  {way.name}, {kind}, {n} in flight, {setting}: {rate:.1f} a second")
+    return {case: max(rows, key=lambda row: row[0])[1] for case, rows in tried.items()}
+
+
+def compare(
+    given: Given,
+    pythons: dict[str, Path],
+    every: list[Way],
+    best: dict[tuple[str, str, int], dict[str, Any]],
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    """Run all of them in turns and return a row for each way, kind and number in flight."""
+    by_name = {way.name: way for way in every}
+    measured: dict[tuple[str, str, int], list[dict[str, Any]]] = {case: [] for case in best}
+    with contextlib.ExitStack() as stack:
+        running: dict[str, Running] = {}
+        place = {}
+        for (name, kind, n), setting in best.items():
+            command = command_of(by_name[name].server, kind, setting, given, pythons)
+            key = json.dumps(command)
+            if key not in running:
+                running[key] = stack.enter_context(started(command))
+                load(running[key], by_name[name].requests[kind], 1, 0.2, by_name[name].url(running[key]))
+                signal_all(running[key], signal.SIGSTOP)
+            place[name, kind, n] = running[key]
+        for number in range(rounds):
+            for case in list(best) if number % 2 == 0 else reversed(list(best)):
+                name, kind, n = case
+                signal_all(place[case], signal.SIGCONT)
+                row = load(place[case], by_name[name].requests[kind], n, seconds, by_name[name].url(place[case]))
+                signal_all(place[case], signal.SIGSTOP)
+                measured[case].append(row)
+                say(
+                    f"  round {number + 1}, {name}, {kind}, {n}: {row['rate']:.1f} a second, p99 {row['p99_ms']:.1f} ms"
+                )
+    return [
+        {
+            "way": name,
+            "kind": kind,
+            "in_flight": n,
+            "setting": best[name, kind, n],
+            **{figure: statistics.median(row[figure] for row in rows) for figure in rows[0]},
+            "rates": [row["rate"] for row in rows],
+            "p99s_ms": [row["p99_ms"] for row in rows],
+        }
+        for (name, kind, n), rows in measured.items()
+    ]
+
+
+def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return how many times our rate is that of each other way, and its p99 ours; of our ways the faster one."""
+    found = []
+    for row in rows:
+        case = (row["kind"], row["in_flight"])
+        if not row["way"].startswith("ours"):
+            beside = [one for one in rows if one["way"].startswith("ours") and (one["kind"], one["in_flight"]) == case]
+            ours = max(beside, key=lambda one: one["rate"])
+            compared = {"way": row["way"], "ours": ours["way"], "kind": row["kind"], "in_flight": row["in_flight"]}
+            found.append({**compared, "rate": ours["rate"] / row["rate"], "p99": row["p99_ms"] / ours["p99_ms"]})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--environments", type=Path, default=default_environments(), metavar="DIR")
+    parser.add_argument("--peer", action="append", choices=list(PEERS), help="with whom (default: all)")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each side in each round")
+    parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
+    options = parser.parse_args()
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    pythons = {name: environment(options.environments, name, say) for name in options.peer or PEERS}
+    with tempfile.TemporaryDirectory() as folder:
+        given = prepare(Path(folder))
+        every = [way for way in ways(given) if way.server == "ours" or way.server in pythons]
+        busy = busy_cores(1.0)
+        best = search(given, pythons, every, min(1.0, options.seconds), say)
+        rows = compare(given, pythons, every, best, options.rounds, options.seconds, say)
+        mean_bytes = statistics.mean(photo.stat().st_size for photo in given.photos)
+    result = {
+        "machine": describe_machine().to_json(),
+        "busy_cores_before": busy,
+        "network": NETWORK,
+        "photo_bytes": mean_bytes,
+        "peers": {name: PEERS[name] for name in pythons},
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "rows": rows,
+        "ratios": ratios(rows),
+    }
+    options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for row in result["ratios"]:
+        against = f"{row['ours']} / {row['way']}, {row['kind']}, {row['in_flight']} in flight"
+        print(f"{against:<60} rate {row['rate']:.2f}x, p99 {row['p99']:.2f}x")
+
+
+if __name__ == "__main__":
+    main()

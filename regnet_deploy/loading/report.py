@@ -1,0 +1,126 @@
+"""A load in figures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from regnet_deploy.loading.client import BROKEN, TIMED_OUT
+from regnet_deploy.loading.percentiles import Latencies, percentile
+from regnet_deploy.loading.samples import DROPPED, PENDING, Samples
+
+#: What stands in place of a status, in words.
+_WORDS = {BROKEN: "connection", TIMED_OUT: "timeout"}
+
+#: The generator is in its own way where the 99th percentile of its lateness is above this, and above this share of the
+#: 99th percentile of the latencies, which count from when a request was due.
+_LATE_MS, _LATE_SHARE = 2.0, 0.2
+
+
+@dataclass(frozen=True)
+class RateReport:
+    """One load, its warm-up left out. Every request carries one image.
+
+    Attributes:
+        offered: requests a second that were asked for; None in a closed loop.
+        concurrency: of a closed loop; None in an open one.
+        seconds: measured.
+        requests: that were due and whose end is known.
+        achieved: images a second answered rightly, until the last of them.
+        ok: answered rightly.
+        refused: answered with 503.
+        failed: status, ``connection`` or ``timeout`` -> how many.
+        dropped: not sent, for want of room in flight.
+        wrong: answered with 200 and another network's, or another image's, logits.
+        latency: of those that are ok.
+        refusals: latencies of those that were refused.
+        lag_p99_ms: how late requests left, 99th percentile; what is late counts as latency.
+        generator_cores: cores that the load generator itself kept busy.
+        interrupted: whether it ended before its time.
+    """
+
+    offered: float | None
+    concurrency: int | None
+    seconds: float
+    requests: int
+    achieved: float
+    ok: int
+    refused: int
+    failed: dict[str, int]
+    dropped: int
+    wrong: int
+    latency: Latencies | None
+    refusals: Latencies | None
+    lag_p99_ms: float
+    generator_cores: float
+    interrupted: bool = False
+
+    @property
+    def bad(self) -> int:
+        """Requests that were not answered rightly."""
+        return self.requests - self.ok
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the generator was itself the bottleneck: its own lateness shows in the latencies."""
+        measured = self.latency or self.refusals
+        return self.lag_p99_ms > max(_LATE_MS, _LATE_SHARE * (measured.p99_ms if measured else 0.0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        return {**asdict(self), "generator_limited": self.is_limited}
+
+
+def summarise(
+    samples: Samples,
+    *,
+    warmup: float,
+    seconds: float,
+    cores: float,
+    offered: float | None = None,
+    concurrency: int | None = None,
+    interrupted: bool = False,
+) -> RateReport:
+    """Put a load into figures.
+
+    Args:
+        samples: of the whole load.
+        warmup: seconds from the start whose requests do not count.
+        seconds: that were measured after it.
+        cores: that the generator kept busy.
+        offered: requests a second of an open loop.
+        concurrency: of a closed loop.
+        interrupted: whether it ended before its time.
+    """
+    end = warmup + seconds
+    counted = (samples.intended >= warmup) & (samples.status != PENDING)
+    if offered is None:  # a closed loop goes on sending until its end, and leaves some without an answer
+        counted &= samples.done <= end
+    rows = samples.where(counted)
+    right = (rows.status == 200) & ~rows.wrong
+    refused = rows.status == 503
+    others = rows.status[~right & ~rows.wrong & ~refused & (rows.status != DROPPED)]
+    names = Counter(_WORDS.get(status, str(status)) for status in others.tolist())
+    took = rows.done - rows.intended
+    until = max(end, float(rows.done[right].max())) if right.any() and offered is not None else end
+    lags = np.sort(np.maximum(rows.sent - rows.intended, 0.0)) * 1000
+    return RateReport(
+        offered=offered,
+        concurrency=concurrency,
+        seconds=seconds,
+        requests=len(rows),
+        achieved=int(right.sum()) / (until - warmup) if until > warmup else 0.0,
+        ok=int(right.sum()),
+        refused=int(refused.sum()),
+        failed=dict(sorted(names.items())),
+        dropped=int((rows.status == DROPPED).sum()),
+        wrong=int(rows.wrong.sum()),
+        latency=Latencies.of(took[right]),
+        refusals=Latencies.of(took[refused]),
+        lag_p99_ms=percentile(lags, "99") if len(lags) else 0.0,
+        generator_cores=cores,
+        interrupted=interrupted,
+    )

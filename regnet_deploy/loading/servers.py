@@ -1,0 +1,90 @@
+"""`serve` in a process of its own, for as long as it is measured."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from regnet_deploy.errors import ServerError
+
+_START_S, _END_S = 300.0, 15.0
+
+
+@contextlib.contextmanager
+def running_server(bundle: str | Path, options: Sequence[str], start_s: float = _START_S) -> Iterator[str]:
+    """Run a server on a free port of this machine, and end it; the value is its URL, where it answers requests.
+
+    Variables ``REGNET_DEPLOY_...`` are not handed on, and Ctrl-C at the terminal does not reach it: this process ends
+    it.
+
+    Args:
+        bundle: to serve.
+        options: of `serve`, beside the port.
+        start_s: seconds in which it must be ready.
+
+    Raises:
+        ServerError: it does not start; the message is its own.
+    """
+    command = [sys.executable, "-m", "regnet_deploy", "serve", str(bundle), "--port", "0", "--json", *options]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("REGNET_DEPLOY_")}
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            yield _url(process, said, start_s)
+        finally:
+            _end(process)
+
+
+def _url(process: subprocess.Popen[bytes], said: IO[str], start_s: float) -> str:
+    assert process.stdout is not None
+    line, until = b"", time.monotonic() + start_s
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            if not selector.select(max(0.0, until - time.monotonic())):
+                raise ServerError(f"the server was not ready after {start_s:g} s")
+            part = os.read(process.stdout.fileno(), 65536)
+            if not part:
+                process.wait(_END_S)
+                raise ServerError(f"the server did not start: {_last_line(said) or f'exit code {process.returncode}'}")
+            line += part
+    url: str = json.loads(line)["url"]
+    return url
+
+
+def _last_line(said: IO[str]) -> str:
+    said.seek(0)
+    lines = said.read().strip().splitlines()
+    return lines[-1].removeprefix("regnet-deploy: ") if lines else ""
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        except BaseException:  # Ctrl-C once more: nothing is left running
+            process.kill()
+            process.wait()
+            raise
+    if process.stdout is not None:
+        process.stdout.close()

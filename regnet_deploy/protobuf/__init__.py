@@ -1,0 +1,1 @@
+"""Messages of gRPC and of Triton's configuration files, in Protocol Buffers. Below serving and targets."""

@@ -1,0 +1,1 @@
+"""Deployment targets: a bundle as a Triton repository, KServe manifests, a Ray Serve application, a compose project."""

@@ -1,0 +1,63 @@
+"""A docker compose project: the server, Prometheus with alerts, Grafana with a dashboard."""
+
+from __future__ import annotations
+
+from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, Settings
+from regnet_deploy.targets.subject import Subject
+from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
+
+#: Files that are copied as they are.
+_COPIED = (
+    "prometheus/prometheus.yml",
+    "grafana/provisioning/datasources/prometheus.yml",
+    "grafana/provisioning/dashboards/regnet.yml",
+    "grafana/dashboards/regnet.json",
+)
+#: Limit of the slowest hundredth where nobody has tuned for another one, ms.
+_P99_MS = 100.0
+#: Share of the queue at which somebody should be told.
+_NEARLY_FULL = 0.8
+
+
+def compose_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
+    """Return the project's files by their paths.
+
+    Raises:
+        MissingExtra: PyYAML is not installed.
+    """
+    (project,) = load_yaml("compose/docker-compose.yaml")
+    server = project["services"]["server"]
+    server["image"] = _plain(settings.image)
+    server["command"] = [_plain(word) for word in settings.serve_options()]
+    server["volumes"][0]["source"] = _plain(str(subject.bundle.path.resolve()))
+    if settings.gpu:
+        device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+        server["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
+    head = "Made by `regnet-deploy package --compose`; README.md says how to run it."
+    values = {
+        "name": settings.name,
+        "variant": subject.variant,
+        "image": settings.image,
+        "build_argument": " --build-arg RUNTIME=gpu" if settings.gpu else "",
+    }
+    return {
+        "docker-compose.yaml": dump_yaml(project, head=head).encode(),
+        "prometheus/alerts.yml": _alerts(subject, settings).encode(),
+        **{name: read(f"compose/{name}").encode() for name in _COPIED},
+        "README.md": fill("compose/README.md", values).encode(),
+    }
+
+
+def _alerts(subject: Subject, settings: Settings) -> str:
+    """Return the alerts with the limits that the server has: the latency that it was tuned for, and its queue."""
+    p99_ms = subject.tuned.p99_ms if subject.tuned else _P99_MS
+    queue = _NEARLY_FULL * (settings.max_queue or DEFAULT_MAX_QUEUE)
+    text = read("compose/prometheus/alerts.yml")
+    for place, value in (("P99_SECONDS", p99_ms / 1000), ("P99_MS", p99_ms), ("QUEUE_IMAGES", queue)):
+        text = text.replace(place, f"{value:g}")
+    return text
+
+
+def _plain(value: str) -> str:
+    """Return a value so that compose does not take a part of it for the name of a variable."""
+    return value.replace("$", "$$")

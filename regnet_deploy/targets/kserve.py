@@ -1,0 +1,108 @@
+"""KServe manifests: the server as a custom predictor over HTTP or gRPC, and a Triton repository on KServe's runtime."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.subject import Subject
+from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml
+from regnet_deploy.targets.triton import REPOSITORY, TRITON_RELEASE
+
+#: Where KServe mounts what STORAGE_URI names.
+MOUNT = "/mnt/models"
+GRPC_PORT = 8001
+#: Where a repository is looked for when no storage is named.
+DEFAULT_CLAIM = "pvc://models"
+
+Manifest = dict[str, Any]
+
+
+def kserve_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
+    """Return the manifests and their README by name.
+
+    Raises:
+        MissingExtra: PyYAML is not installed.
+    """
+    http, grpc = _server(subject, settings), _over_grpc(_server(subject, settings))
+    triton = _triton(settings)
+    made = {"inferenceservice.yaml": http, "inferenceservice-grpc.yaml": grpc, "inferenceservice-triton.yaml": triton}
+    head = "Made by `regnet-deploy package --kserve`; README.md says how to apply it."
+    files = {name: dump_yaml(manifest, head=head).encode() for name, manifest in made.items()}
+    storage = settings.storage or "the image, at `/bundle`"
+    values = {
+        "name": http["metadata"]["name"],
+        "model": settings.name,
+        "variant": subject.variant,
+        "image": settings.image,
+        "storage": f"`{storage}`" if settings.storage else storage,
+        "triton_storage": triton["spec"]["predictor"]["model"]["storageUri"],
+        "repository": REPOSITORY,
+        "triton_flag": " --gpu" if settings.gpu else "",
+    }
+    files["README.md"] = fill("kserve/README.md", values).encode()
+    return files
+
+
+def service_name(name: str, suffix: str = "") -> str:
+    """Return a name as Kubernetes takes it for a service: letters, digits and '-', 40 at most, a letter first."""
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    if not plain[:1].isalpha():
+        plain = f"regnet-{plain}".rstrip("-")
+    return plain[: 40 - len(suffix)].rstrip("-") + suffix
+
+
+def _server(subject: Subject, settings: Settings) -> Manifest:
+    (manifest,) = load_yaml("kserve/inferenceservice.yaml")
+    manifest["metadata"]["name"] = service_name(settings.name)
+    predictor = manifest["spec"]["predictor"]
+    predictor["minReplicas"] = predictor["maxReplicas"] = settings.replicas
+    (container,) = predictor["containers"]
+    container["image"] = settings.image
+    container["args"] = settings.serve_options()
+    if settings.storage is not None:
+        # The image's entrypoint names /bundle; what KServe fetches lies elsewhere.
+        container["command"] = ["regnet-deploy", "serve", MOUNT, "--host", "0.0.0.0"]
+        container["env"].append({"name": "STORAGE_URI", "value": settings.storage})
+    _give(container["resources"], subject, settings)
+    return dict(manifest)
+
+
+def _over_grpc(http: Manifest) -> Manifest:
+    """Return the manifest with gRPC as the service's first port, which is the one that KServe routes to."""
+    manifest = copy.deepcopy(http)
+    name = manifest["metadata"]["name"]
+    manifest["metadata"]["name"] = service_name(name, "-grpc")
+    (container,) = manifest["spec"]["predictor"]["containers"]
+    container["args"] += ["--grpc-port", str(GRPC_PORT)]
+    for port in container["ports"]:
+        if port["name"] == "http1":
+            port["name"] = "probes"
+    container["ports"].insert(0, {"name": "h2c", "containerPort": GRPC_PORT, "protocol": "TCP"})
+    return manifest
+
+
+def _triton(settings: Settings) -> Manifest:
+    (manifest,) = load_yaml("kserve/inferenceservice-triton.yaml")
+    manifest["metadata"]["name"] = service_name(settings.name, "-triton")
+    predictor = manifest["spec"]["predictor"]
+    predictor["minReplicas"] = predictor["maxReplicas"] = settings.replicas
+    model = predictor["model"]
+    model["runtimeVersion"] = f"{TRITON_RELEASE}-py3"
+    model["storageUri"] = f"{(settings.storage or DEFAULT_CLAIM).rstrip('/')}/{REPOSITORY}"
+    if settings.gpu:
+        model["resources"]["limits"]["nvidia.com/gpu"] = "1"
+    return dict(manifest)
+
+
+def _give(resources: Manifest, subject: Subject, settings: Settings) -> None:
+    """Write how much of a node the server may take: as many cores as it computes with."""
+    tuned = subject.tuned
+    threads = settings.threads or (tuned.threads if tuned else None)
+    if threads:
+        cores = threads * (settings.executors or (tuned.executors if tuned else 1))
+        resources["requests"]["cpu"] = resources["limits"]["cpu"] = str(cores)
+    if settings.gpu:
+        resources["limits"]["nvidia.com/gpu"] = "1"

@@ -1,0 +1,103 @@
+"""A bundle becomes folders, one for each deployment target: all that can go wrong goes wrong before one is written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regnet_deploy import __version__
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import UsageError
+from regnet_deploy.targets.compose import compose_files
+from regnet_deploy.targets.folder import MARK, ensure_free, write_folder
+from regnet_deploy.targets.kserve import kserve_files
+from regnet_deploy.targets.ray_serve import ray_files
+from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.subject import Subject, choose_subject
+from regnet_deploy.targets.triton import triton_files
+
+Files = Callable[[Subject, Settings], dict[str, bytes]]
+
+#: Name of a target -> its files.
+TARGETS: dict[str, Files] = {
+    "triton": triton_files,
+    "kserve": kserve_files,
+    "ray": ray_files,
+    "compose": compose_files,
+}
+
+
+#: Setting -> its option and the targets that have a use for it.
+_ONLY_FOR = {
+    "image": ("--image", ("kserve", "compose")),
+    "storage": ("--storage", ("kserve",)),
+    "replicas": ("--replicas", ("kserve", "ray")),
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """What was written for a target: its name, its folder and the paths of the files in it."""
+
+    target: str
+    folder: Path
+    files: tuple[str, ...]
+
+
+def package(
+    bundle: Bundle, targets: Sequence[str], settings: Settings, output: Path | None = None, *, force: bool = False
+) -> tuple[str, list[Package]]:
+    """Write a folder for each target and return the variant that was packaged, and the packages.
+
+    Args:
+        bundle: that has a proved variant.
+        targets: names of :data:`TARGETS`, in any order, one or several.
+        settings: how the model is to be run.
+        output: the folder; of several targets the one in which each gets a folder of its name. By default
+            ``regnet-<target>`` here.
+        force: replace what an earlier call has written.
+
+    Raises:
+        MissingPart: nothing has been exported.
+        MissingExtra: PyYAML or protobuf is not installed.
+        UsageError: no target, a setting that none of them has a use for, a variant that is not proved, or a folder that
+            is not free.
+        BundleError: a file of the bundle is damaged.
+    """
+    if not targets:
+        raise UsageError(f"name a target, one or several: {', '.join(f'--{name}' for name in TARGETS)}")
+    _refuse_unused(targets, settings)
+    folders = {target: _folder(target, output, alone=len(targets) == 1) for target in targets}
+    for folder in folders.values():
+        _refuse_inside(bundle, folder)
+        ensure_free(folder, force=force)
+    subject = choose_subject(bundle, settings.variant, gpu=settings.gpu)
+    made = {target: TARGETS[target](subject, settings) for target in targets}
+    packages = []
+    for target, files in made.items():
+        mark = {"target": target, "variant": subject.variant, "bundle_sha256": bundle.digest, "version": __version__}
+        write_folder(folders[target], {**files, MARK: (json.dumps(mark, indent=2) + "\n").encode()}, force=force)
+        packages.append(Package(target, folders[target], tuple(files)))
+    return subject.variant, packages
+
+
+def _folder(target: str, output: Path | None, *, alone: bool) -> Path:
+    if output is None:
+        return Path(f"regnet-{target}")
+    return output if alone else output / target
+
+
+def _refuse_unused(targets: Sequence[str], settings: Settings) -> None:
+    for name, (option, users) in _ONLY_FOR.items():
+        if getattr(settings, name) != getattr(Settings(), name) and not set(users) & set(targets):
+            listed = " or ".join(f"--{user}" for user in users)
+            end = "and neither is asked for" if len(users) > 1 else "which is not asked for"
+            raise UsageError(f"{option} is for {listed}, {end}")
+
+
+def _refuse_inside(bundle: Bundle, folder: Path) -> None:
+    inside = bundle.path.resolve()
+    if inside in (folder.resolve(), *folder.resolve().parents):
+        raise UsageError(f"{folder} lies in the bundle {bundle.path}: choose another folder with --output")

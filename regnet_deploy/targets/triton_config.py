@@ -1,0 +1,214 @@
+"""Configurations of Triton models as JSON data of the message ``inference.ModelConfig``, and as ``config.pbtxt``.
+
+Nothing is put together as text: a field that the message does not have is found here and not by the server.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.protobuf.messages import message, to_text
+
+#: Files of a model's folder.
+LABELS = "labels.txt"
+#: Files below a model's folder ``warmup``.
+WARM_UP = "golden"
+#: Tensor of encoded images of the ensemble and of its first step.
+IMAGE = "image"
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scheduling:
+    """How requests wait and run.
+
+    Attributes:
+        max_batch: images in a batch.
+        instances: of the model, each of which runs a batch at a time.
+        max_queue: requests that wait; more are refused.
+        deadline_ms: milliseconds that a request waits at most; a client can ask for less.
+        max_delay_ms: milliseconds that a batch may wait to become fuller.
+    """
+
+    max_batch: int
+    instances: int
+    max_queue: int
+    deadline_ms: float
+    max_delay_ms: float
+
+
+def config_text(config: Config) -> str:
+    """Return a configuration as ``config.pbtxt`` has it.
+
+    Raises:
+        MissingExtra: protobuf is not installed.
+    """
+    return to_text(message("inference.ModelConfig", config))
+
+
+def classifier_config(
+    name: str,
+    scheduling: Scheduling,
+    *,
+    images: tuple[str, str, tuple[int, int, int]],
+    logits: tuple[str, int],
+    gpu: bool,
+) -> Config:
+    """Return what every classifier has in common; its backend comes with :func:`on_onnxruntime` or :func:`on_tensorrt`.
+
+    Args:
+        name: of the model.
+        scheduling: how requests wait and run.
+        images: name, type (``float32`` or ``uint8``) and shape of one image.
+        logits: name, and how many classes.
+        gpu: run it on a GPU.
+    """
+    tensor, dtype, shape = images
+    pixels = dtype == "uint8"
+    kind = {"data_type": "TYPE_UINT8" if pixels else "TYPE_FP32", "dims": list(shape)}
+    return {
+        "name": name,
+        "max_batch_size": scheduling.max_batch,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [{"name": tensor, "format": "FORMAT_NHWC" if pixels else "FORMAT_NCHW", **kind}],
+        "output": [_logits(*logits)],
+        "instance_group": [{"kind": "KIND_GPU" if gpu else "KIND_CPU", "count": scheduling.instances}],
+        "dynamic_batching": _batching(scheduling),
+        "model_warmup": _warm_up(tensor, kind, scheduling.max_batch),
+    }
+
+
+def on_onnxruntime(config: Config, *, gpu: bool, threads: int) -> Config:
+    """Return the configuration of a classifier in ONNX.
+
+    Its threads are stated, for each of the instances would take a thread of every core it sees. On a GPU factors are
+    not rounded to TF32: the file was proved without that.
+    """
+    made = {
+        **config,
+        "backend": "onnxruntime",
+        "default_model_filename": "model.onnx",
+        "parameters": _parameters({"intra_op_thread_count": threads, "inter_op_thread_count": 1, "execution_mode": 0}),
+    }
+    if gpu:
+        cuda = {"name": "cuda", "parameters": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
+        made["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
+    return made
+
+
+def on_tensorrt(config: Config, plans: dict[str, str], default: str) -> Config:
+    """Return the configuration of a classifier in TensorRT's engines.
+
+    Args:
+        config: of :func:`classifier_config`.
+        plans: compute capability, such as ``9.0`` -> file.
+        default: file for every other compute capability.
+    """
+    return {
+        **config,
+        "backend": "tensorrt",
+        "default_model_filename": default,
+        **({"cc_model_filenames": plans} if plans else {}),
+    }
+
+
+def preprocess_config(
+    name: str,
+    scheduling: Scheduling,
+    preprocessing: Preprocessing,
+    *,
+    images: tuple[str, str, tuple[int, int, int]],
+    formats: tuple[str, ...],
+    max_pixels: int,
+) -> Config:
+    """Return the configuration of the step from encoded images to what the classifier takes; ``images`` as above."""
+    tensor, dtype, shape = images
+    encoded = {"data_type": "TYPE_STRING", "dims": [1]}
+    return {
+        "name": name,
+        "backend": "python",
+        "max_batch_size": scheduling.max_batch,
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [{"name": IMAGE, **encoded}],
+        "output": [
+            {"name": tensor, "data_type": "TYPE_UINT8" if dtype == "uint8" else "TYPE_FP32", "dims": list(shape)}
+        ],
+        "instance_group": [{"kind": "KIND_CPU", "count": scheduling.instances}],
+        "dynamic_batching": _batching(scheduling),
+        "model_warmup": _warm_up(IMAGE, encoded, scheduling.max_batch),
+        "parameters": _parameters(
+            {
+                "preprocessing": json.dumps(preprocessing.to_json()),
+                "formats": " ".join(formats),
+                "max_pixels": max_pixels,
+            }
+        ),
+    }
+
+
+def ensemble_config(name: str, preprocess: Config, classifier: Config) -> Config:
+    """Return the configuration that sends an encoded image through both; as a whole it has no queue of its own."""
+    (image,), (pixels,) = preprocess["input"], preprocess["output"]
+    (images,), (logits,) = classifier["input"], classifier["output"]
+    return {
+        "name": name,
+        "platform": "ensemble",
+        "max_batch_size": classifier["max_batch_size"],
+        "version_policy": {"latest": {"num_versions": 1}},
+        "input": [image],
+        "output": [logits],
+        "ensemble_scheduling": {
+            "step": [
+                {
+                    "model_name": preprocess["name"],
+                    "model_version": -1,
+                    "input_map": {image["name"]: image["name"]},
+                    "output_map": {pixels["name"]: "preprocessed"},
+                },
+                {
+                    "model_name": classifier["name"],
+                    "model_version": -1,
+                    "input_map": {images["name"]: "preprocessed"},
+                    "output_map": {logits["name"]: logits["name"]},
+                },
+            ]
+        },
+    }
+
+
+def _logits(name: str, classes: int) -> Config:
+    return {"name": name, "data_type": "TYPE_FP32", "dims": [classes], "label_filename": LABELS}
+
+
+def _batching(scheduling: Scheduling) -> Config:
+    """Return a batcher with a bound to its queue: without a batcher Triton has no queue that could be bounded."""
+    return {
+        "max_queue_delay_microseconds": round(scheduling.max_delay_ms * 1000),
+        "default_queue_policy": {
+            "timeout_action": "REJECT",
+            "default_timeout_microseconds": round(scheduling.deadline_ms * 1000),
+            "allow_timeout_override": True,
+            "max_queue_size": scheduling.max_queue,
+        },
+    }
+
+
+def _warm_up(tensor: str, kind: Config, max_batch: int) -> list[Config]:
+    """Return the batches that are run before the model is ready: the smallest and the largest, of a golden image."""
+    return [
+        {
+            "name": f"batch-{batch}",
+            "batch_size": batch,
+            "count": 1,
+            "inputs": {tensor: {**kind, "input_data_file": WARM_UP}},
+        }
+        for batch in sorted({1, max_batch})
+    ]
+
+
+def _parameters(values: dict[str, object]) -> Config:
+    return {name: {"string_value": str(value)} for name, value in values.items()}

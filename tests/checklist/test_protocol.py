@@ -1,0 +1,479 @@
+"""Checklist 17-23: what is wrong with a request is said to its client, and is nobody else's concern."""
+
+import contextlib
+import http.client
+import json
+import re
+import struct
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+INFER = "/v2/models/regnet/infer"
+GRPC_INFER = "/inference.GRPCInferenceService/ModelInfer"
+#: Statuses of refusals; 503 is for verbs that the protocol has and this server has not.
+REFUSALS = {400, 401, 404, 405, 408, 411, 413, 415, 431}
+
+FUZZ = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+
+texts = st.text(max_size=20) | st.sampled_from(["images", "logits", "FP32", "UINT8", "BYTES", "", "\x00", "\ud800"])
+numbers = st.sampled_from([0, 1, -1, 3, 24, 2**31, 2**63 - 1, 2**63, 2**64, 10**400, 1.5, -0.0, 1e300])
+values = st.recursive(
+    st.none() | st.booleans() | numbers | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=8,
+)
+names = st.sampled_from(["name", "shape", "datatype", "data", "parameters"])
+parameters = st.dictionaries(
+    st.sampled_from(["binary_data_size", "classification", "priority", "timeout", "binary_data_output", "triton_x"]),
+    values,
+    max_size=3,
+)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Any:
+    """Draw a request of which nearly everything is right, or nothing."""
+    one = {"name": "images", "shape": [1, 3, 24, 24], "datatype": "FP32", "data": [0] * 1728}
+    whole: dict[str, Any] = {"inputs": [one]}
+    for _ in range(draw(st.integers(1, 3))):
+        match draw(st.integers(0, 5)):
+            case 0:
+                one[draw(names)] = draw(values)
+            case 1:
+                one.pop(draw(names), None)
+            case 2:
+                whole[draw(st.sampled_from(["inputs", "outputs", "id", "parameters"]))] = draw(values)
+            case 3:
+                one["parameters"] = draw(parameters)
+            case 4:
+                whole["parameters"] = draw(parameters)
+            case 5:
+                whole["outputs"] = [{"name": "logits", "parameters": draw(parameters)}]
+    return whole
+
+
+def encoded(document: Any) -> bytes:
+    return json.dumps(document).encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> bytes:
+    """Draw the bytes of a request over HTTP."""
+    path = draw(
+        st.sampled_from(
+            [INFER, "/classify", "/v2/models/regnet", "/", "/v2/models/regnet/versions/1/infer", "/classify?k="]
+        )
+        | st.binary(max_size=30).map(lambda raw: "/" + raw.decode("latin-1"))
+    )
+    method = draw(st.sampled_from(["POST"] * 6 + ["GET", "PUT", "HEAD", "OPTIONS", "TRACE", "G T", ""]))
+    body = draw(documents().map(encoded) | st.binary(max_size=200) | values.map(encoded))
+    fields = draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    "Content-Type: multipart/form-data; boundary=x",
+                    "Content-Type: multipart/form-data",
+                    "Content-Type: \xff",
+                    "Content-Encoding: gzip",
+                    "Content-Encoding: deflate",
+                    "Content-Encoding: nothing",
+                    "Accept-Encoding: gzip;q=x,,;",
+                    "Expect: 100-continue",
+                    "Connection: upgrade",
+                    "Upgrade: websocket",
+                    "Transfer-Encoding: chunked",
+                    "Inference-Header-Content-Length: -1",
+                    "Inference-Header-Content-Length: \xb2",
+                    "Inference-Header-Content-Length: 10",
+                    "Inference-Header-Content-Length: 0",
+                    "Inference-Header-Content-Length: 99999999999999999999",
+                    "X-Request-Id: a b\tc",
+                    "traceparent: 00-zz-\xff",
+                    "Host: [",
+                    "no colon",
+                    ": no name",
+                    "A: \x00",
+                ]
+            ),
+            max_size=3,
+        )
+    )
+    length = draw(st.sampled_from([len(body)] * 8 + ["", -1, "1e3", "0x10", len(body) // 2]))
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", "Connection: close", f"Content-Length: {length}", *fields, "", ""])
+    return head.encode("latin-1") + body
+
+
+@settings(FUZZ, max_examples=400)
+@given(data=requests())
+def test_17a_every_malformed_request_is_a_4xx_with_an_error(server: Any, data: bytes):
+    with server.connect() as connection:
+        connection.settimeout(30)
+        with contextlib.suppress(ConnectionError):  # refused before all of it was sent
+            connection.sendall(data)
+        connection.shutdown(1)
+        answer = http.client.HTTPResponse(connection, method=data.split(b" ", 1)[0].decode("latin-1"))
+        try:
+            answer.begin()
+        except (http.client.RemoteDisconnected, ConnectionError):  # cut off in the midst of a body
+            return
+        with answer:
+            body = answer.read()
+    assert answer.status in {200} | REFUSALS, body
+    if answer.status != 200 and not data.startswith(b"HEAD"):
+        assert list(json.loads(body)) == ["error"]
+
+
+def test_17b_and_the_next_request_is_fine(server: Any):
+    server.answers()
+    assert "a request failed" not in server.log
+
+
+@settings(FUZZ, max_examples=150)
+@given(document=documents(), raw=st.none() | st.binary(max_size=20))
+def test_17c_documents_with_one_thing_wrong(server: Any, document: Any, raw: bytes | None):
+    body, headers = encoded(document), {}
+    if raw is not None:
+        headers["Inference_Header_Content_Length"] = str(len(body))
+        body += raw
+    reply = server.infer(body, **headers)
+    assert reply.status in {200} | REFUSALS, reply
+    assert reply.status == 200 or reply.error
+
+
+@pytest.fixture(scope="module")
+def channel(server: Any) -> Any:
+    with grpc.insecure_channel(server.grpc) as opened:
+        yield opened
+
+
+#: What a client can do wrong, in gRPC's words.
+CLIENTS_FAULT = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+}
+
+
+def call(channel: Any, method: str, data: bytes) -> Any:
+    """Return the answer, None where it is that of a client's mistake."""
+    ended = channel.unary_unary(method).future(data, timeout=30)
+    if ended.exception() is None:
+        return ended.result()
+    assert ended.code() in CLIENTS_FAULT, ended
+    assert ended.details()
+    return None
+
+
+@settings(FUZZ, max_examples=200)
+@given(
+    data=st.binary(max_size=200),
+    method=st.sampled_from(["ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "None"]),
+)
+def test_17d_bytes_that_are_no_message_of_grpc(server: Any, channel: Any, data: bytes, method: str):
+    call(channel, f"/inference.GRPCInferenceService/{method}", data)
+
+
+@settings(FUZZ, max_examples=200)
+@given(changes=st.data())
+def test_17e_messages_of_grpc_with_one_thing_wrong(server: Any, channel: Any, changes: st.DataObject):
+    from tritonclient.grpc import service_pb2 as pb
+
+    draw = changes.draw
+    words = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="images", datatype="FP32", shape=[1, 3, 24, 24])
+    request = pb.ModelInferRequest(model_name="regnet")
+    match draw(st.integers(0, 6)):
+        case 0:
+            del tensor.shape[:]
+            tensor.shape.extend(draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=6)))
+        case 1:
+            tensor.datatype = draw(words)
+        case 2:
+            tensor.name = draw(words)
+        case 3:
+            request.model_name, request.model_version = draw(words), draw(words)
+        case 4:
+            key = draw(st.sampled_from(["priority", "timeout", "classification", "binary_data_size"]))
+            request.parameters[key].string_param = draw(words)
+        case 5:
+            tensor.contents.fp32_contents.extend(draw(st.lists(st.floats(width=32), max_size=5)))
+        case 6:
+            tensor.contents.bytes_contents.append(draw(st.binary(max_size=9)))
+    request.inputs.extend([tensor] * draw(st.sampled_from([1, 1, 1, 0, 2])))
+    for _ in range(draw(st.sampled_from([1, 1, 1, 0, 2]))):
+        request.raw_input_contents.append(bytes(draw(st.sampled_from([6912, 6912, 6911, 0, 6913]))))
+    call(channel, GRPC_INFER, request.SerializeToString())
+    call(channel, GRPC_INFER, request.SerializeToString()[: draw(st.integers(0, 200))])
+
+
+def test_17f_and_the_next_one_is_fine(server: Any, channel: Any):
+    assert channel.unary_unary("/inference.GRPCInferenceService/ServerReady")(b"", timeout=30)
+    server.answers()
+    assert "a request failed" not in server.log
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs":[],"inputs":[]}',
+        b'{"inputs":[{"name":"images","name":"other"}]}',
+        b'{"id":"a","id":"b","inputs":[]}',
+        b'{"parameters":{"a":NaN},"inputs":[]}',
+        b'{"parameters":{"a":Infinity},"inputs":[]}',
+        b'{"parameters":{"a":-Infinity}}',
+        b'{"id":"\\ud800","inputs":[]}',
+        b'{"id":"\xed\xa0\x80","inputs":[]}',
+        b'{"id":"\xff"}',
+        b"\xef\xbb\xbf{}",
+        b"{}\x00",
+        b"{} {}",
+        b"",
+        b"null",
+        b"[]",
+        b'"inputs"',
+        "{}".encode("utf-16"),
+        b"{'inputs':[]}",
+        b'{"inputs":[],}',
+        b'{"__proto__":{},"__class__":{}}',
+    ],
+)
+def test_18a_json_that_is_none_or_not_of_one_meaning(server: Any, body: bytes):
+    reply = server.infer(body)
+    assert reply.status == 400
+    assert reply.error.isprintable()
+
+
+@pytest.mark.parametrize(
+    "number", ["NaN", "1e400", "-1e400", "1e39", "Infinity", '"1"', "null", "true", "[1]", "9" * 400]
+)
+def test_18b_numbers_that_are_none(server: Any, tools: Any, number: str):
+    body = tools.infer_body().decode()
+    first = re.search(r'"data": \[([^,]+),', body)
+    assert first is not None
+    reply = server.infer(body.replace(first[1], number, 1).encode())
+    assert reply.status == 400
+    assert reply.error
+
+
+def test_18c_half_a_surrogate_pair_comes_back_as_it_was_sent(server: Any, tools: Any):
+    body = json.dumps({**tools.infer_document(), "id": "\ud83d"}).encode()
+    reply = server.infer(body)
+    assert (reply.status, reply.json["id"]) == (200, "\ud83d")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        [1, 2**63 - 1],
+        [2**63, 3, 24, 24],
+        [2**32, 2**32, 24, 24],
+        [1, 3, 2**31, 2**33],
+        [-1, 3, 24, 24],
+        [-1, -3, 24, 24],
+        [1.0, 3, 24, 24],
+        [True, 3, 24, 24],
+        ["1", 3, 24, 24],
+        [10**300, 3, 24, 24],
+        [2**64 + 1, 3, 24, 24],
+        [[1, 3, 24, 24]],
+        {"0": 1},
+        None,
+    ],
+    ids=str,
+)
+def test_19_shapes_whose_product_is_no_number_of_elements(server: Any, channel: Any, tools: Any, shape: Any):
+    assert server.infer(tools.infer_body(shape=shape)).status == 400
+    body, headers = tools.binary(tools.tensor(), shape=shape)
+    assert server.ask("POST", INFER, body, headers).status == (200 if shape is None else 400)
+    if isinstance(shape, list) and all(type(side) is int and abs(side) < 2**63 for side in shape):
+        from tritonclient.grpc import service_pb2 as pb
+
+        tensor = pb.ModelInferRequest.InferInputTensor(name="images", datatype="FP32", shape=shape)
+        request = pb.ModelInferRequest(model_name="regnet", inputs=[tensor], raw_input_contents=[bytes(6912)])
+        assert call(channel, GRPC_INFER, request.SerializeToString()) is None
+
+
+@pytest.mark.parametrize(
+    "size", [6911, 6913, 0, 1, -1, -6912, 2**63, 2**64 + 6912, 6912.0, "6912", True, [6912], 10**400], ids=str
+)
+def test_20a_sizes_of_binary_tensors_that_are_not_theirs(server: Any, tools: Any, size: Any):
+    body, headers = tools.binary(tools.tensor(), size=size)
+    reply = server.ask("POST", INFER, body, headers)
+    assert reply.status == 400
+    assert len(reply.error) < 200
+
+
+@pytest.mark.parametrize(
+    "length", ["-1", "", " ", "1e2", "0x10", "999999", "9" * 30, "12 ", "1_0", "+10", "\xb2", "\xb9\xb2", "1,1", "NaN"]
+)
+def test_20b_lengths_of_the_json_that_are_not_its_own(server: Any, tools: Any, length: str):
+    body, _ = tools.binary(tools.tensor())
+    reply = server.ask("POST", INFER, body, {"Inference-Header-Content-Length": length})
+    assert reply.status == 400
+    assert len(reply.error) < 200
+
+
+def test_20c_bytes_that_are_short_or_long(server: Any, tools: Any):
+    images = tools.tensor()
+    body, headers = tools.binary(images)
+    assert server.ask("POST", INFER, body, headers).status == 200
+    for wrong in (body[:-1], body + b"\0", body[:-6912], body + body):
+        assert server.ask("POST", INFER, wrong, headers).status == 400
+    not_finite = struct.pack("<f", np.nan) + bytes(6908)
+    assert server.ask("POST", INFER, body[:-6912] + not_finite, headers).status == 400
+    for raw in (b"", bytes(6911), bytes(6913)):  # without any JSON
+        assert server.ask("POST", INFER, raw, {"Inference-Header-Content-Length": "0"}).status == 400
+
+
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Content-Length: 5 5\r\n",
+        b"Content-Length : 5\r\n",
+        b"Content-Length:\r\n 5\r\n",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n",
+        b"Transfer-Encoding: \x00chunked\r\n",
+        b"X: y\rTransfer-Encoding: chunked\r\n",
+        b"X: y\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Transfer\xffEncoding: chunked\r\nContent-Length : 5\r\n",
+        b" Transfer-Encoding: chunked\r\n",
+    ],
+)
+def test_21a_two_ways_to_tell_where_a_request_ends_are_refused(server: Any, fields: bytes):
+    """Whatever a proxy in front may have made of it: the bytes behind are not taken for a request."""
+    answers = everything(server, b"POST /classify HTTP/1.1\r\nHost: x\r\n" + fields + b"\r\n0\r\n\r\n" + HIDDEN)
+    assert b"hidden" not in answers
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        b"5\nhello\r\n0\r\n\r\n",
+        b"-1\r\nhello\r\n0\r\n\r\n",
+        b"0x5\r\nhello\r\n0\r\n\r\n",
+        b"5 \r\nhello\r\n0\r\n\r\n",
+        b"5\r\nhelloXX0\r\n\r\n",
+        b"5\r\nhello0\r\n\r\n",
+        b"fffffffffffffffff\r\nhello\r\n0\r\n\r\n",
+        b"\r\nhello\r\n0\r\n\r\n",
+        b"5;\x00\r\nhello\r\n0\r\n\r\n",
+    ],
+)
+def test_21b_chunks_that_are_none_are_refused(server: Any, chunks: bytes):
+    head = b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answers = everything(server, head + chunks + HIDDEN)
+    assert b"hidden" not in answers
+    assert answers.startswith(b"HTTP/1.1 400 ")
+
+
+def test_21c_requests_behind_each_other_are_answered_in_their_order(server: Any, tools: Any):
+    body = tools.infer_body()
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    last = b"GET /v2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    answers = everything(server, head + body + HIDDEN + head + body + last)
+    assert re.findall(rb"HTTP/1\.1 (\d+)", answers) == [b"200", b"404", b"200", b"200"]
+
+
+def everything(server: Any, data: bytes) -> bytes:
+    """Send bytes and return all that comes until the server closes the connection."""
+    received = b""
+    with server.connect() as connection:
+        connection.settimeout(2)
+        with contextlib.suppress(OSError):
+            connection.sendall(data)
+            while more := connection.recv(65536):
+                received += more
+    return received
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "regnet%00",
+        "%00",
+        "..%2F..%2Fetc%2Fpasswd",
+        "%2e%2e",
+        "..%5c..",
+        "regnet%2F..",
+        "%252e%252e%252f",
+        "a" * 5000,
+        "%C0%AE%C0%AE",
+        "%ff%fe",
+        "%",
+        "%zz",
+        "REGNET",
+        "regnet%20",
+        "regnet%0d%0aX:%20y",
+        "%F0%9F%90%88",
+    ],
+)
+def test_22a_names_that_no_model_has_are_404(server: Any, name: str):
+    for reply in (
+        server.get(f"/v2/models/{name}"),
+        server.post(f"/v2/models/{name}/infer", b"{}"),
+        server.post(f"/classify?model={name}", b"{}"),
+    ):
+        assert reply.status == 404
+        assert len(reply.error) < 300
+        assert reply.error.isprintable() or "\x00" in reply.error or "%0d" in name or "%C0" in name
+    assert server.get(f"/v2/models/{name}/ready").status in (400, 404)
+
+
+@pytest.mark.parametrize(
+    "version", ["0", "2", "-1", "01", "1.0", "%31%20", "%D9%A1", "9" * 30, "latest", "%00", "1%2F.."]
+)
+def test_22b_and_versions(server: Any, version: str):
+    for reply in (
+        server.get(f"/v2/models/regnet/versions/{version}"),
+        server.post(f"/v2/models/regnet/versions/{version}/infer", b"{}"),
+        server.post(f"/classify?version={version}", b"{}"),
+    ):
+        assert reply.status == 404
+        assert len(reply.error) < 300
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", INFER),
+        ("PUT", INFER),
+        ("DELETE", "/v2/models/regnet"),
+        ("GET", "/classify"),
+        ("POST", "/v2/models/regnet"),
+        ("POST", "/v2/health/ready"),
+        ("PATCH", "/"),
+        ("GET", "/v2/repository/index"),
+        ("TRACE", "/v2"),
+        ("POST", "/metrics"),
+    ],
+)
+def test_23_wrong_methods_are_405(server: Any, method: str, path: str):
+    reply = server.ask(method, path)
+    assert reply.status == 405
+    assert "Method Not Allowed" in reply.error
+    assert method not in reply.headers["allow"]

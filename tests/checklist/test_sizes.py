@@ -1,0 +1,462 @@
+"""Checklist 7-16: how much a client may send, how slowly, and how much all of them together."""
+
+import contextlib
+import json
+import socket
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+MB = 10**6
+
+
+@pytest.fixture(scope="module")
+def hasty(launch_shared: Any) -> Any:
+    """A server that waits for no one, and not for many."""
+    return launch_shared("--read-timeout", "0.6", "--max-connections", "8", "--grpc-port", "0")
+
+
+def head(*fields: str, path: str = "/classify") -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
+
+
+def send_until_closed(connection: socket.socket, data: bytes, times: int) -> int:
+    """Send again and again, as long as the other side takes it; return the bytes that it took."""
+    sent = 0
+    with contextlib.suppress(OSError):
+        for _ in range(times):
+            connection.sendall(data)
+            sent += len(data)
+    return sent
+
+
+def closed(connection: socket.socket) -> bool:
+    """Wait for the end of a connection."""
+    with contextlib.suppress(ConnectionError):
+        while connection.recv(65536):
+            pass
+    return True
+
+
+@pytest.mark.parametrize("declared", [2_000_001, 10**12, 2**63 - 1])
+def test_07a_a_length_that_is_too_large_is_refused_before_the_body(server: Any, tools: Any, declared: int):
+    with server.connect() as connection:
+        connection.sendall(head(f"Content-Length: {declared}"))
+        reply = tools.read_reply(connection)
+        assert (reply.status, reply.headers["connection"]) == (413, "close")
+        assert reply.error == "the body is larger than 2,000,000 bytes"
+        connection.shutdown(socket.SHUT_WR)
+        assert closed(connection)
+
+
+@pytest.mark.parametrize(
+    ("size", "again"),
+    [(b"", b"186a0\r\n" + bytes(100_000) + b"\r\n"), (b"10000000\r\n", bytes(100_000))],
+    ids=["many", "one"],
+)
+def test_07b_a_body_without_a_length_is_counted_while_it_arrives(server: Any, tools: Any, size: bytes, again: bytes):
+    with server.connect() as connection:
+        connection.sendall(head("Transfer-Encoding: chunked") + size)
+        for _ in range(25):  # more than allowed, and no end
+            connection.sendall(again)
+        reply = tools.read_reply(connection)
+        assert reply.status == 413
+        assert reply.error == "the body is larger than 2,000,000 bytes"
+        if not size:  # with its end sent it need not be waited for
+            connection.sendall(b"0\r\n\r\n")
+            assert closed(connection)
+    server.answers()
+
+
+def test_07c_chunks_of_one_byte_come_to_an_end(server: Any, tools: Any):
+    with server.connect() as connection:
+        connection.sendall(head("Transfer-Encoding: chunked"))
+        send_until_closed(connection, b"1\r\nx\r\n" * 10_000, 40)
+        with contextlib.suppress(ConnectionError):
+            assert tools.read_reply(connection).status in (413, 431)
+            assert closed(connection)
+    server.answers()
+    # As many as an honest client may send are taken.
+    body = b"".join(b"1\r\n%c\r\n" % byte for byte in tools.image()[:600])
+    assert server.raw(head("Transfer-Encoding: chunked") + body + b"0\r\n\r\n").status == 400  # half an image
+
+
+def test_07d_a_body_that_is_shorter_or_longer_than_it_says_hurts_nobody(server: Any, tools: Any):
+    with server.connect() as connection:
+        connection.sendall(head("Content-Length: 1000000") + b"half")
+    body = tools.infer_body()
+    with server.connect() as connection:  # what is behind the body is a request of its own, and not a good one
+        connection.sendall(head(f"Content-Length: {len(body)}", path="/v2/models/regnet/infer") + body)
+        assert tools.read_reply(connection).status == 200
+        connection.sendall(b"and more")
+        assert tools.read_reply(connection).status == 400
+        assert closed(connection)
+    server.answers()
+
+
+def test_07e_messages_of_grpc_are_limited_too(server: Any):
+    with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+        channel.unary_unary(INFER)(bytes(3 * MB), timeout=30)
+    assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    server.answers()
+
+
+def test_07f_requests_that_are_sent_ahead_do_not_pile_up(server: Any):
+    """The client never reads an answer: the server stops reading, or ends it, and its memory stays."""
+    before = server.memory()
+    with server.connect() as connection:
+        connection.settimeout(1)
+        for _ in range(300):
+            try:
+                connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+            except OSError:  # full, or closed
+                break
+    assert server.memory() - before < 40 * MB
+    server.answers()
+
+
+@pytest.mark.parametrize("path", ["/classify", "/v2/models/regnet/infer"])
+@pytest.mark.parametrize("form", ["gzip", "deflate"])
+def test_08a_a_body_that_unpacks_to_a_gigabyte_does_not(server: Any, bomb: bytes, path: str, form: str):
+    packed = bomb
+    if form == "deflate":  # the same without gzip's head, within zlib's
+        packed = b"\x78\x9c" + bomb[10:]
+    reply = server.post(path, packed, Content_Encoding=form)
+    assert reply.status == 413
+    assert reply.error == "the body is larger than 2,000,000 bytes"
+    assert server.memory("VmHWM") < 500 * MB
+
+
+def test_08b_nor_does_one_within_another_or_behind_another(server: Any, tools: Any):
+    body = tools.infer_body()
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    once = packer.compress(body) + packer.flush()
+    assert server.infer(once, Content_Encoding="gzip").status == 200
+    assert server.infer(once + once, Content_Encoding="gzip").status == 400
+    assert server.infer(once[:-9], Content_Encoding="gzip").status == 400
+    for name in ("gzip, gzip", "br", "zstd", "gzip;q=1", "x" * 1000):
+        reply = server.infer(once, Content_Encoding=name)
+        assert reply.status == 415
+        assert len(reply.error) < 200
+
+
+def test_08c_nor_does_a_message_of_grpc(server: Any):
+    before = server.memory("VmHWM")
+    with grpc.insecure_channel(server.grpc) as channel:  # 100 kB on the wire
+        call = channel.unary_unary(INFER).future(bytes(100 * MB), timeout=60, compression=grpc.Compression.Gzip)
+        assert call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert server.memory("VmHWM") - before < 60 * MB
+    server.answers()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 70_000,
+        b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 70_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 12_000,
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A:\r\n" * 20_000 + b"\r\n",
+        b"GET /" + b"a" * 70_000,
+        b"GET /?" + b"a&" * 35_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"G" * 70_000,
+        b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 70_000,
+        b"POST /classify HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: " + b"x" * 70_000,
+    ],
+    ids=["half", "whole", "fields", "whole-fields", "path", "query", "method", "chunk", "trailer"],
+)
+def test_09a_a_head_of_70_kb_is_refused_though_it_comes_in_one_piece(server: Any, beginning: bytes):
+    reply = server.raw(beginning)
+    assert reply.status in ((400, 431) if beginning.startswith((b"GG", b"GET /?")) else (431,))
+    assert reply.error
+    assert reply.headers["connection"] == "close"
+
+
+def test_09b_the_head_behind_an_answer_is_counted_as_well(server: Any, tools: Any):
+    with server.connect() as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert tools.read_reply(connection).status == 200
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 70_000)
+        assert tools.read_reply(connection).status == 431
+
+
+def test_09c_a_head_of_ordinary_size_is_not_refused(server: Any):
+    assert server.raw(b"GET /v2 HTTP/1.1\r\nHost: x\r\nA: " + b"b" * 30_000 + b"\r\n\r\n").status == 200
+
+
+def test_09d_metadata_of_grpc_is_limited(server: Any):
+    with grpc.insecure_channel(server.grpc) as channel:
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")
+        call = ask.future(b"", metadata=[("x-long", "y" * 100_000)], timeout=30)
+        assert call.code() in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL)
+    server.answers()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 900_000,
+        b'{"inputs":' * 90_000,
+        b'{"inputs":[{"name":"images","data":' + b"[" * 200 + b"]" * 200 + b"}]}",
+        b'{"parameters":' + b'{"a":' * 101 + b"1" + b"}" * 101 + b"}",
+    ],
+    ids=["lists", "objects", "data", "parameters"],
+)
+def test_10a_json_is_not_read_as_deep_as_it_goes(server: Any, body: bytes):
+    reply = server.infer(body)
+    assert reply.status in (400, 413)
+    assert len(reply.error) < 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"id":"' + b"x" * 1_900_000 + b'"}',
+        b'{"inputs":[' + b"1," * 900_000 + b"1]}",
+        b'{"inputs":[{"name":"images","data":[' + b"0," * 300_000 + b"0]}]}",
+        b"1" * 1_900_000,
+        b'{"a":' + b"9" * 50_000 + b"}",
+        b" " * 1_900_000,
+        b'{"inputs":[' + b"{}," * 300_000 + b"{}]}",
+        b"{" + b",".join(b'"%d":0' % i for i in range(100_000)) + b"}",
+    ],
+    ids=["text", "numbers", "data", "number", "digits", "blanks", "objects", "names"],
+)
+def test_10b_nor_as_long_as_it_goes_on(server: Any, body: bytes):
+    reply = server.infer(body)
+    assert reply.status in (400, 413)
+    assert len(reply.error) < 200
+
+
+def test_11_who_sends_slowly_is_not_waited_for(hasty: Any, tools: Any):
+    """One byte at a time, for ever: the head, a body with a length, one in chunks; and who does not read."""
+    beginnings = [
+        b"GET / HTTP/1.1\r\nX: ",
+        head("Content-Length: 100000"),
+        head("Content-Length: 100000", path="/v2/models/regnet/infer"),
+        head("Transfer-Encoding: chunked"),
+        head("Content-Type: multipart/form-data; boundary=x", "Content-Length: 100000"),
+    ]
+
+    def trickle(beginning: bytes) -> bytes:
+        byte = b"1\r\nx\r\n" if b"chunked" in beginning else b"x"
+        with hasty.connect() as connection:
+            connection.sendall(beginning)
+            connection.settimeout(0.02)
+            give_up = time.monotonic() + 60
+            while time.monotonic() < give_up:
+                with contextlib.suppress(OSError):
+                    connection.sendall(byte)
+                try:
+                    return connection.recv(1000)
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    return b""
+        pytest.fail("it was waited for")
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = list(pool.map(trickle, beginnings))
+    assert answers[0] == b""
+    for answer in answers[1:]:
+        assert answer.startswith(b"HTTP/1.1 408 ")
+    hasty.answers()
+
+
+def test_11b_nor_who_says_nothing_over_grpc(hasty: Any):
+    over = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        over.wait(60)
+        yield from ()
+
+    with grpc.insecure_channel(hasty.grpc) as channel:
+        call = channel.stream_unary(INFER).future(nothing(), timeout=60)
+        assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert call.details() == "the call's message did not arrive within 0.6 s"
+        over.set()
+
+
+def test_11c_nor_who_does_not_read_its_answers(hasty: Any):
+    with hasty.connect() as connection:
+        ask = b"GET / HTTP/1.1\r\nHost: x\r\nAccept: text/html\r\n\r\n"
+        give_up = time.monotonic() + 60
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(ask * 90)  # megabytes of pages
+            while time.monotonic() < give_up:
+                time.sleep(0.01)
+                connection.sendall(ask)
+        assert time.monotonic() < give_up
+    assert "Traceback" not in hasty.log
+    hasty.answers()
+
+
+def test_12_there_are_so_many_connections_and_no_more(hasty: Any, tools: Any):
+    tools.wait_until(lambda: open_connections(hasty) == 0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            connection = stack.enter_context(hasty.connect())
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert tools.read_reply(connection).status == 200
+        for _ in range(3):
+            reply = hasty.raw(b"")
+            assert (reply.status, reply.headers["retry-after"], reply.headers["connection"]) == (503, "1", "close")
+            assert reply.error == "8 connections are open already, try again"
+    tools.wait_until(lambda: hasty.get("/v2/health/live").status == 200)
+    hasty.answers()
+
+
+def open_connections(server: Any) -> int:
+    rows = Path(f"/proc/{server.pid}/net/tcp").read_text().splitlines()[1:]
+    return sum(row.split()[1].endswith(f":{server.port:04X}") and row.split()[3] == "01" for row in rows)
+
+
+def test_13_a_full_queue_says_so_at_once_and_health_is_well(gated: Any, tools: Any):
+    """Ten times as many as there is room for: one runs, four wait, the others are told before any of these is done."""
+    gated.gate("")
+    body = tools.infer_body()
+    with ThreadPoolExecutor(50) as pool:
+        held = [pool.submit(gated.infer, body)]
+        tools.wait_until(lambda: metric(gated, "running") == 1)
+        held += [pool.submit(gated.infer, body) for _ in range(4)]
+        tools.wait_until(lambda: metric(gated, "queue") == 4)
+        begin = time.monotonic()
+        refused = [future.result() for future in [pool.submit(gated.infer, body) for _ in range(45)]]
+        print(f"45 refusals in {time.monotonic() - begin:.3f} s")
+        assert not any(future.done() for future in held)
+        for reply in refused:
+            assert reply.status == 503
+            assert int(reply.headers["retry-after"]) >= 1
+            assert "waiting already" in reply.error
+        assert gated.post("/classify", tools.image()).status == 503
+        with grpc.insecure_channel(gated.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary(INFER)(grpc_infer(tools.tensor()), timeout=30)
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/regnet/ready"):
+            assert gated.get(path).status == 200
+        gated.gate(None)
+        assert [future.result().status for future in held] == [200] * 5
+
+
+def metric(server: Any, what: str) -> float:
+    names = {"running": "regnet_deploy_running_images", "queue": "regnet_deploy_queue_images"}
+    lines = server.get("/metrics").body.decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(names[what]))
+
+
+def grpc_infer(images: np.ndarray) -> bytes:
+    from tritonclient.grpc import service_pb2
+
+    tensor = service_pb2.ModelInferRequest.InferInputTensor(name="images", datatype="FP32", shape=images.shape)
+    request = service_pb2.ModelInferRequest(model_name="regnet", inputs=[tensor])
+    request.raw_input_contents.append(images.tobytes())
+    return bytes(request.SerializeToString())
+
+
+def test_14_what_waits_past_its_deadline_is_told_and_not_run(gated: Any, tools: Any):
+    before = gated.stats()["inference_count"]
+    gated.gate("")
+    with ThreadPoolExecutor(4) as pool:
+        running = pool.submit(gated.infer)
+        tools.wait_until(lambda: metric(gated, "running") == 1)
+        body = json.dumps({**tools.infer_document(), "parameters": {"timeout": 100_000}}).encode()
+        reply = gated.infer(body)
+        assert reply.status == 504
+        assert reply.error == "the request's deadline passed while it was waiting"
+        with grpc.insecure_channel(gated.grpc) as channel, pytest.raises(grpc.RpcError) as error:
+            channel.unary_unary(INFER)(grpc_infer(tools.tensor()), timeout=0.1)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        tools.wait_until(lambda: metric(gated, "queue") == 0)
+        gated.gate(None)
+        assert running.result().status == 200
+    assert gated.infer().status == 200
+    assert gated.stats()["inference_count"] == before + 2
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """Return a PNG of 8-bit grey whose head says so many pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    beginning = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", beginning) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_15a_images_of_too_many_pixels_are_refused_by_their_head(server: Any, tools: Any):
+    workers = server.workers()
+    jpeg = bytearray(tools.image("JPEG", (600, 600)))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    for image in (
+        tools.image("JPEG", (600, 600)),
+        tools.image("PNG", (501, 500)),
+        tools.image("WEBP", (600, 600)),
+        bytes(jpeg),
+        png(60_000, 60_000, zlib.compress(bytes(1000))),
+        png(2**31 - 1, 2**31 - 1, b""),
+        png(500_000, 1, b""),
+        png(0, 10, b""),
+    ):
+        reply = server.post("/classify", image)
+        assert reply.status == 400
+        assert reply.error.startswith("image")
+    assert server.post("/classify", tools.image("PNG", (500, 500))).status == 200
+    assert server.workers() == workers
+
+
+def test_15b_data_of_more_pixels_than_the_head_says_are_not_unpacked(server: Any, bomb: bytes):
+    workers = server.workers()
+    for image in (png(100, 100, b"\x78\x9c" + bomb[10:]), png(100, 100, zlib.compress(bytes(10)))):
+        assert server.post("/classify", image).status in (200, 400)
+    assert server.workers() == workers
+    for worker in workers:
+        lines = Path(f"/proc/{worker}/status").read_text().splitlines()
+        assert int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) < 200_000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": [{"name": "images"}] * 1000},
+        {"inputs": []},
+        {"outputs": [{"name": "logits"}] * 1000},
+        {"outputs": [{"name": "logits"}] * 2},
+        {"outputs": [{"name": "l" * 100_000}]},
+    ],
+    ids=["inputs", "none", "outputs", "twice", "output-name"],
+)
+def test_16a_so_many_tensors_as_the_model_has(server: Any, tools: Any, changes: dict[str, Any]):
+    reply = server.infer(json.dumps({**tools.infer_document(), **changes}).encode())
+    assert reply.status in (400, 413)
+    assert len(reply.error) < 300
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [1] * 3000},
+        {"shape": []},
+        {"shape": [1, 3, 24, 24, 1]},
+        {"shape": [9, 3, 24, 24]},
+        {"shape": [0, 3, 24, 24]},
+        {"name": "i" * 60_000},
+        {"name": ""},
+        {"datatype": "F" * 60_000},
+        {"shape": "1," * 3000},
+    ],
+    ids=["dims", "no-dims", "one-more", "batch", "empty", "name", "no-name", "type", "text"],
+)
+def test_16b_of_its_shape_and_with_its_names(server: Any, tools: Any, changes: dict[str, Any]):
+    reply = server.infer(tools.infer_body(**changes))
+    assert reply.status in (400, 413)
+    assert len(reply.error) < 300

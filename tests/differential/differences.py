@@ -1,0 +1,429 @@
+"""Where our server answers otherwise than a real Triton 2.51 on purpose; docs/compatibility.md is made of this table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+#: What two answers are told apart by: their statuses, or what ``answers.same_tensors`` says.
+Applies = Callable[[Any, Any, Any], bool]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference that is meant.
+
+    Attributes:
+        name: of it, for the tests.
+        request: what is asked, in words.
+        ours: what our server answers.
+        triton: what Triton answers.
+        why: ours is right.
+        applies: of the request and both answers; tells that this is the difference.
+        example: makes a request that shows it, of the modules ``cases``; the test asks for it each time.
+    """
+
+    name: str
+    request: str
+    ours: str
+    triton: str
+    why: str
+    applies: Applies
+    example: Callable[[Any], Any]
+
+
+def _tagged(tags: str, ours: set[int], triton: set[int]) -> Applies:
+    """Requests with one of these tags (of a family, where it ends with ``*``) and these statuses."""
+
+    def applies(case: Any, one: Any, other: Any) -> bool:
+        found = any(
+            tag.startswith(wanted[:-1]) if wanted.endswith("*") else tag == wanted
+            for tag in case.tags
+            for wanted in tags.split()
+        )
+        return found and one.status in ours and other.status in triton
+
+    return applies
+
+
+def _client_error_as_server_error(case: Any, ours: Any, triton: Any) -> bool:
+    return ours.status in (400, 404, 413, 415) and triton.status == 500 and triton.error() is not None
+
+
+def _null(case: Any, ours: Any, triton: Any) -> bool:
+    return ours.status == 200 and triton.status == 500 and b"null" in case.body and "non-" in (triton.error() or "")
+
+
+def _head(case: Any, ours: Any, triton: Any) -> bool:
+    return case.method == "HEAD" and triton.status in (404, 405) and ours.status != triton.status
+
+
+def _all_binary(case: Any, ours: Any, triton: Any) -> bool:
+    if ours.status != 200 or triton.status != 200 or b'"binary_data_output": true' not in case.body:
+        return False
+    return b'"outputs"' in case.body and "inference-header-content-length" not in triton.headers
+
+
+def _path(case: Any, *parts: str) -> bool:
+    return any(part in case.path for part in parts)
+
+
+def _same_json_but(key: str, ours: Any, triton: Any) -> bool:
+    def without(answer: Any) -> Any:
+        return [{name: value for name, value in one.items() if name != key} for one in json.loads(answer.body)]
+
+    return bool(without(ours) == without(triton))
+
+
+def _infer(cases: Any, tag: str, **changes: Any) -> Any:
+    """A plain request with fields of its draft changed."""
+    draft = cases.plain(binary=changes.pop("binary", False), **changes.pop("top", {}))
+    for name, value in changes.items():
+        setattr(draft, name, value)
+    draft.tags.add(tag)
+    return draft.done()
+
+
+def _data(cases: Any, tag: str, change: Callable[[list[float]], Any]) -> Any:
+    draft = cases.plain(binary=False)
+    draft.tensor["data"] = change(draft.tensor["data"])
+    draft.tags.add(tag)
+    return draft.done()
+
+
+def _tensor(cases: Any, tag: str, **fields: Any) -> Any:
+    draft = cases.plain(binary=False)
+    draft.tensor.update(fields)
+    draft.tags.add(tag)
+    return draft.done()
+
+
+def _packed(cases: Any, kind: str) -> Any:
+    encoding, pack = cases.PACKED[kind]
+    return _infer(cases, f"packed-{kind}", headers={"Content-Encoding": encoding}, pack=pack)
+
+
+def _ask(cases: Any, method: str, path: str, body: bytes = b"", *tags: str) -> Any:
+    return cases.Case(method, path, (), body, frozenset({"question", *tags}))
+
+
+def _with_text(cases: Any, tag: str, start: bytes) -> Any:
+    draft = cases.plain(binary=False)
+    draft.text = start + draft.json()[1:]
+    draft.tags.add(tag)
+    return draft.done()
+
+
+_BROKEN = "packed-checksum packed-cut packed-trailing packed-wrong packed-members packed-raw-deflate"
+
+JUSTIFIED = (
+    Difference(
+        "client errors",
+        "JSON that is none, fields that are missing or of another kind, data of another count than the shape's",
+        "400",
+        "500",
+        "The client's mistake: a 5xx would be repeated by its library and counted against the server.",
+        _client_error_as_server_error,
+        lambda cases: _infer(cases, "json-cut", text=b'{"inputs": ['),
+    ),
+    Difference(
+        "null",
+        "`id`, `outputs` or `parameters` that are `null`",
+        "200, as if it were not there",
+        "500",
+        "Many JSON writers send `null` for what they do not have.",
+        _null,
+        lambda cases: _infer(cases, "id-kind", top={"id": None}),
+    ),
+    Difference(
+        "not finite",
+        "`NaN`, `Infinity`, or a number beyond the range of FP32 in JSON",
+        "400",
+        "200, with NaN in the answer",
+        "Not JSON (RFC 8259); other parsers cannot read the answer. As binary tensors they are taken.",
+        _tagged("data-NaN data-Infinity data-1e39 data-1e400 data-large-int", {400}, {200}),
+        lambda cases: _data(cases, "data-NaN", lambda values: [float("nan"), *values[1:]]),
+    ),
+    Difference(
+        "nesting",
+        "data nested otherwise than the shape, with the right count",
+        "400",
+        "200, flattened",
+        "Rows that do not add up are a mistake in the client; flattened they are the wrong image.",
+        _tagged("data-ragged data-flat-rows", {400}, {200}),
+        lambda cases: _data(cases, "data-ragged", lambda values: [values[:5], values[5:]]),
+    ),
+    Difference(
+        "duplicate keys",
+        "an object with the same name twice",
+        "400",
+        "200, the first counts",
+        "A proxy in front may have checked the other one.",
+        lambda case, ours, triton: (
+            ours.status == 400 and triton.status == 200 and "same name twice" in (ours.error() or "")
+        ),
+        lambda cases: _with_text(cases, "json-duplicate", b'{"id":"a","id":"b",'),
+    ),
+    Difference(
+        "depth",
+        "JSON nested more than 100 deep in a field that is not known",
+        "400",
+        "200",
+        "A tensor has five levels; what is deeper only takes stack.",
+        _tagged("json-deep", {400}, {200}),
+        lambda cases: _with_text(cases, "json-deep", b'{"x":' + b"[" * 150 + b"]" * 150 + b","),
+    ),
+    Difference(
+        "utf-8",
+        "JSON that is not UTF-8, or has half a surrogate pair",
+        "400",
+        "200, the bytes come back in `id`",
+        "RFC 8259: the answer would not be JSON either.",
+        _tagged("json-utf-8", {400}, {200}),
+        lambda cases: _with_text(cases, "json-utf-8", b'{"id":"\xff\xfe",'),
+    ),
+    Difference(
+        "length",
+        "`Inference-Header-Content-Length` that only begins with a number: `163.0`, `163x`, `+163`",
+        "400",
+        "200, the beginning counts",
+        "Where the JSON ends must not be read in two ways.",
+        _tagged("header-length", {400}, {200}),
+        lambda cases: _infer(cases, "header-length", length="+" + str(len(cases.plain(binary=False).json()))),
+    ),
+    Difference(
+        "behind the JSON",
+        "a NUL byte behind the JSON, or in a text of it",
+        "400; the text comes back whole",
+        "200, the text ends there",
+        "What is behind the JSON is not JSON, and a text is as long as it is.",
+        lambda case, ours, triton: triton.status == 200 and (
+            ("json-garbage" in case.tags and ours.status == 400 and b"\0" in case.body)
+            or ("\\u0000" in case.body.decode("latin-1") and ours.status == 200)
+        ),
+        lambda cases: _with_text(cases, "json-nul", b'{"id":"a\\u0000b",'),
+    ),
+    Difference(
+        "surrogates",
+        "`id` with the escape of half a surrogate pair",
+        "200, it comes back as it was sent",
+        "500",
+        "The grammar of RFC 8259 has it, and nothing looks into an `id`.",
+        lambda case, ours, triton: ours.status == 200 and triton.status == 500 and b"\\ud800" in case.body,
+        lambda cases: _with_text(cases, "json-surrogate", b'{"id":"\\ud800",'),
+    ),
+    Difference(
+        "outputs twice",
+        "the one output named twice",
+        "400",
+        "200, once in the answer",
+        "The two may contradict each other in `parameters`.",
+        _tagged("outputs-twice", {400}, {200}),
+        lambda cases: _infer(cases, "outputs-twice", top={"outputs": [{"name": "logits"}, {"name": "logits"}]}),
+    ),
+    Difference(
+        "binary_data_output",
+        "`binary_data_output` with a list of `outputs` that do not say `binary_data`",
+        "200, binary",
+        "200, JSON",
+        "The extension's text: it is the default of all outputs. Clients read the answer's header.",
+        _all_binary,
+        lambda cases: _infer(
+            cases, "outputs-right", top={"outputs": [{"name": "logits"}], "parameters": {"binary_data_output": True}}
+        ),
+    ),
+    Difference(
+        "input parameters",
+        "`parameters` of an input or output that are no object",
+        "400",
+        "200, passed over",
+        "Nothing that a client wanted is passed over in silence.",
+        _tagged("junk-parameters outputs-parameters parameters-kind", {400}, {200}),
+        lambda cases: _tensor(cases, "junk-parameters", parameters=[1]),
+    ),
+    Difference(
+        "custom parameters",
+        "custom `parameters` of a request that are numbers with a fraction, beyond 64 bits, or `null`",
+        "200, passed over as any of them",
+        "400",
+        "The protocol's text has strings, numbers and flags.",
+        _tagged("parameters-custom parameters-headers parameters-sequence_id", {200}, {400}),
+        lambda cases: _infer(cases, "parameters-custom", top={"parameters": {"custom": 1.5}}),
+    ),
+    Difference(
+        "shared memory",
+        "tensors in shared memory",
+        "400",
+        "400 or 404, unless the region is registered",
+        "Not offered: `/v2` does not list the extension.",
+        _tagged("outputs-shared-memory input-parameters-shared_memory_region", {400}, {200, 404}),
+        lambda cases: _infer(
+            cases,
+            "outputs-shared-memory",
+            top={"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "here"}}]},
+        ),
+    ),
+    Difference(
+        "broken compression",
+        "gzip or deflate data cut off, with a wrong checksum, with something behind it, or one named as the other",
+        "400",
+        "200, what could be unpacked is taken",
+        "A damaged tensor is answered with a wrong answer.",
+        _tagged(_BROKEN, {400}, {200, 500}),
+        lambda cases: _packed(cases, "checksum"),
+    ),
+    Difference(
+        "x-gzip",
+        "`Content-Encoding: x-gzip`, or empty",
+        "200",
+        "501",
+        "RFC 9110: x-gzip is gzip; nothing is nothing.",
+        _tagged("packed-x-gzip packed-none packed-identity packed-upper", {200, 400}, {501}),
+        lambda cases: _packed(cases, "x-gzip"),
+    ),
+    Difference(
+        "unknown compression",
+        "another Content-Encoding",
+        "415",
+        "501",
+        "RFC 9110 has 415 for it; 501 is about methods.",
+        _tagged("packed-*", {415}, {501}),
+        lambda cases: _packed(cases, "unknown"),
+    ),
+    Difference(
+        "version spelt otherwise",
+        "version `01`",
+        "404",
+        "200",
+        "A version has one name, in URLs as in metrics and logs.",
+        lambda case, ours, triton: (
+            _path(case, "/versions/01") and ours.status in (400, 404) and triton.status in (200, 405, 500)
+        ),
+        lambda cases: _ask(cases, "GET", "/v2/models/regnet/versions/01"),
+    ),
+    Difference(
+        "unknown version",
+        "a model or version that there is not, or a version that is no number",
+        "404; 400 of `/ready`; 405 with the wrong method",
+        "400 or 404, by endpoint",
+        "One status for one mistake; of `/ready`, Triton's.",
+        lambda case, ours, triton: (
+            _path(case, "/versions/", "/other/")
+            and ours.status in (400, 404, 405)
+            and triton.status in (400, 404)
+            and ours.error() is not None
+        ),
+        lambda cases: _ask(cases, "GET", "/v2/models/regnet/versions/2/stats"),
+    ),
+    Difference(
+        "escaped paths",
+        "a path with escapes, such as `/v2/models/regn%65t`",
+        "as the path it stands for",
+        "404",
+        "RFC 3986: both are the same path.",
+        lambda case, ours, triton: "%" in case.path and triton.status in (400, 404, 405) and ours.status < 500,
+        lambda cases: _infer(cases, "path", path="/v2/models/regn%65t/infer"),
+    ),
+    Difference(
+        "HEAD",
+        "HEAD where there is GET",
+        "as GET, without a body",
+        "405",
+        "RFC 9110 asks for it; probes send it.",
+        _head,
+        lambda cases: _ask(cases, "HEAD", "/v2/models/regnet", b"", "method"),
+    ),
+    Difference(
+        "/v2/",
+        "`/v2/`",
+        "as `/v2`",
+        "404",
+        "The protocol's OpenAPI file has the slash, its text has not.",
+        lambda case, ours, triton: case.path == "/v2/" and ours.status in (200, 405) and triton.status == 404,
+        lambda cases: _ask(cases, "GET", "/v2/"),
+    ),
+    Difference(
+        "unknown method",
+        "a method that is not one of HTTP",
+        "400",
+        "405, or the connection is closed",
+        "The parser of requests knows methods by name; no client of the protocol sends one.",
+        lambda case, ours, triton: (
+            case.method in ("NOPE", "get") and ours.status == 400 and triton.status in (0, 404, 405)
+        ),
+        lambda cases: _infer(cases, "method", method="NOPE"),
+    ),
+    Difference(
+        "generate",
+        "`/v2/models/.../generate`",
+        "404",
+        "as the extension for language models has it",
+        "Not offered: `/v2` does not list the extension.",
+        lambda case, ours, triton: case.path.endswith("/generate") and ours.status == 404,
+        lambda cases: _infer(cases, "path", path="/v2/models/regnet/generate"),
+    ),
+    Difference(
+        "who it is",
+        "`/v2`",
+        "its own name, version and extensions",
+        "those of Triton",
+        "It is no Triton; what it lists it has.",
+        lambda case, ours, triton: case.path == "/v2" and ours.status == triton.status == 200,
+        lambda cases: _ask(cases, "GET", "/v2"),
+    ),
+    Difference(
+        "health",
+        "`/v2/health/...` and `/v2/models/.../ready`",
+        "200 and JSON",
+        "200 and an empty body",
+        "The protocol has a body; clients look at the status.",
+        lambda case, ours, triton: (
+            (_path(case, "/v2/health/") or case.path.endswith("/ready"))
+            and ours.status == triton.status == 200
+            and triton.body == b""
+        ),
+        lambda cases: _ask(cases, "GET", "/v2/health/ready"),
+    ),
+    Difference(
+        "reasons",
+        "`POST /v2/repository/index`",
+        "each entry with `reason`",
+        "without, where it is empty",
+        "One shape of entries; clients read both.",
+        lambda case, ours, triton: (
+            case.path == "/v2/repository/index"
+            and ours.status == triton.status == 200
+            and _same_json_but("reason", ours, triton)
+        ),
+        lambda cases: _ask(cases, "POST", "/v2/repository/index"),
+    ),
+    Difference(
+        "index of what",
+        "`POST /v2/repository/index` with a body that is no object",
+        "400",
+        "200, passed over",
+        "Nothing that a client wanted is passed over in silence.",
+        lambda case, ours, triton: (
+            case.path == "/v2/repository/index" and ours.status == 400 and triton.status == 200
+        ),
+        lambda cases: _ask(cases, "POST", "/v2/repository/index", b"[]", "body"),
+    ),
+    Difference(
+        "control",
+        "load and unload, with a body that is no JSON",
+        "503, as with any body",
+        "500",
+        "What is not allowed is not read.",
+        lambda case, ours, triton: (
+            _path(case, "/load", "/unload") and ours.status == 503 and triton.status in (400, 500)
+        ),
+        lambda cases: _ask(cases, "POST", "/v2/repository/models/regnet/load", b"x", "body"),
+    ),
+)
+
+
+def explained(case: Any, ours: Any, triton: Any) -> Difference | None:
+    """Return the entry that accounts for a difference, None where there is none."""
+    return next((entry for entry in JUSTIFIED if entry.applies(case, ours, triton)), None)

@@ -1,0 +1,49 @@
+"""docs/compatibility.md is made of the table of differences; COMPATIBILITY_WRITE=1 writes it again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
+
+_TEXT = """# Compatibility with Triton
+
+Clients of Triton work unchanged: `tritonclient` over HTTP and gRPC, `perf_analyzer`, and whatever speaks the Open
+Inference Protocol v2 with the extensions that `GET /v2` lists. `pytest -m triton tests/differential` sends the same
+requests, right ones and such that are wrong in every way that a generator of them thinks of, to this server and to a real
+Triton 2.51 (24.10) with the same network, and compares statuses, names, shapes, types and numbers. This table is
+all in which they differ; the test fails of anything else, and of an entry that is not so any more. Texts of errors are
+not compared. Of gRPC: the codes are Triton's, but for what the table has for HTTP.
+
+| request | this server | Triton 2.51 | why |
+| --- | --- | --- | --- |
+"""
+
+_END = """
+What is right in a request but too much of it is not compared, for Triton has no such limits: 413 of a body, an image
+or JSON that is too large, 408 of one that does not arrive, 431 of a head, 503 with `Retry-After` of requests, connections
+or images beyond those that have room, 504 of a deadline, 401 without the token.
+"""
+
+
+def page(differences: Any) -> str:
+    """Return the page."""
+    rows = [
+        f"| {entry.request} | {entry.ours} | {entry.triton} | {entry.why} |\n" for entry in differences.JUSTIFIED
+    ]
+    return _TEXT + "".join(rows) + _END
+
+
+def test_the_page_is_the_table(differences: Any):
+    made = page(differences)
+    if os.environ.get("COMPATIBILITY_WRITE"):
+        PAGE.write_text(made, encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == made, "COMPATIBILITY_WRITE=1 pytest tests/differential writes it again"
+
+
+def test_entries_have_names_of_their_own(differences: Any):
+    names = [entry.name for entry in differences.JUSTIFIED]
+    assert len(set(names)) == len(names)
+    assert all("|" not in cell for entry in differences.JUSTIFIED for cell in (entry.request, entry.ours, entry.why))

@@ -1,0 +1,73 @@
+"""Servers in processes of their own: started, told what to do, ended."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from regnet_deploy.errors import ServerError
+from regnet_deploy.loading import servers
+from regnet_deploy.loading.servers import running_server
+
+#: In place of Python with the package: what the "server" does, by its bundle's name.
+SCRIPT = """
+import os, signal, sys, time
+bundle = sys.argv[4]
+if bundle.endswith("refuses"):
+    print("regnet-deploy: cannot do that", file=sys.stderr)
+    sys.exit(2)
+if bundle.endswith("sleeps"):
+    time.sleep(60)
+if bundle.endswith("stubborn"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+secret = os.environ.get("REGNET_DEPLOY_TOKEN", "none")
+print('{"url": "http://127.0.0.1:%d/%s"}' % (os.getpid(), secret), flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(SCRIPT)
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
+    wrapper.chmod(0o755)
+    monkeypatch.setattr(servers.sys, "executable", str(wrapper))
+    monkeypatch.setenv("REGNET_DEPLOY_TOKEN", "secret")
+
+
+def is_running(url: str) -> bool:
+    return Path(f"/proc/{url.split(':')[2].split('/')[0]}").exists()
+
+
+def test_it_runs_for_as_long_as_the_context_and_gets_no_variables_of_ours():
+    with running_server("good", []) as url:
+        assert is_running(url)
+        assert url.endswith("/none")
+    assert not is_running(url)
+
+
+def test_it_ends_when_the_context_fails():
+    with pytest.raises(KeyboardInterrupt), running_server("good", []) as url:
+        raise KeyboardInterrupt
+    assert not is_running(url)
+
+
+def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(servers, "_END_S", 0.2)
+    with running_server("stubborn", []) as url:
+        pass
+    assert not is_running(url)
+
+
+def test_what_keeps_it_from_starting_is_said():
+    with pytest.raises(ServerError, match="the server did not start: cannot do that"), running_server("refuses", []):
+        pass
+    with (
+        pytest.raises(ServerError, match=r"was not ready after 0\.2 s"),
+        running_server("sleeps", [], start_s=0.2),
+    ):
+        pass

@@ -1,0 +1,64 @@
+"""A setting measured: what a load on a server says of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.loading import trials
+from regnet_deploy.loading.bench import Plan
+from regnet_deploy.loading.generator import Load
+from regnet_deploy.loading.settings import Setting
+from regnet_deploy.loading.site import Site
+from regnet_deploy.loading.target import parse_target, post
+from regnet_deploy.loading.trials import starter
+
+SETTING = Setting("onnxruntime", "onnx-fp32", 1, 1)
+
+
+@pytest.fixture
+def start(exported_bundle: Any, fake: Any, answer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that starts a setting on a server without a network, which refuses every so many requests."""
+
+    def make(refuse_each: int) -> Any:
+        seen: list[bytes] = []
+
+        def respond(head: bytes, body: bytes) -> bytes:
+            seen.append(body)
+            return bytes(answer(503 if refuse_each and len(seen) % refuse_each == 0 else 200))
+
+        @contextlib.contextmanager
+        def server(bundle: Any, options: list[str]) -> Iterator[str]:
+            assert options == SETTING.options()
+            with fake(respond) as (target, _):
+                yield target.url
+
+        def site(target: Any, bundle: Any, **options: Any) -> Site:
+            load = Load([post(parse_target(target.url), "/", b"x", {})], lambda number, reply: True)
+            return Site(target, load, "tensor", "regnet", "nothing")
+
+        monkeypatch.setattr(trials, "running_server", server)
+        monkeypatch.setattr(trials, "open_site", site)
+        return starter(open_bundle(exported_bundle), Plan(0.2, warmup=0.0), kind="tensor")(SETTING)
+
+    return make
+
+
+def test_a_server_that_answers_has_a_rate_and_a_p99(start):
+    with start(0) as running:
+        trial = running.measure(50.0)
+        assert running.capacity() > 0
+    assert trial.bad <= 1  # where this machine was busy, it may have fallen behind
+    assert 0 < trial.p99_ms < 60_000
+    assert 0 < trial.achieved <= 50
+
+
+def test_one_refusal_is_a_failure(start):
+    with start(7) as running:
+        trial = running.measure(50.0)
+    assert trial.bad == 4  # of 30 requests: three times the 10 of the plan
+    assert not trial.keeps(5000.0)

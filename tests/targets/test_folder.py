@@ -1,0 +1,86 @@
+"""A folder is written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.targets import folder as module
+from regnet_deploy.targets.folder import MARK, ensure_free, write_folder
+
+FILES = {"a/b/c.txt": b"1", "d": b"2", MARK: b"{}"}
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_file_is_there_and_readable_by_others(tmp_path):
+    write_folder(tmp_path / "new" / "out", FILES)
+    assert files_of(tmp_path / "new" / "out") == FILES
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "new" / "out").stat().st_mode & 0o777 == 0o777 & ~mask
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out"]
+
+
+def test_an_empty_folder_is_used(tmp_path):
+    (tmp_path / "out").mkdir()
+    write_folder(tmp_path / "out", FILES)
+    assert files_of(tmp_path / "out") == FILES
+
+
+def test_what_was_made_before_is_replaced_only_when_asked(tmp_path):
+    write_folder(tmp_path / "out", {**FILES, "old": b""})
+    with pytest.raises(UsageError, match="--force"):
+        write_folder(tmp_path / "out", FILES)
+    assert "old" in files_of(tmp_path / "out")
+    write_folder(tmp_path / "out", FILES, force=True)
+    assert files_of(tmp_path / "out") == FILES
+
+
+def test_a_folder_of_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "precious").write_text("1")
+    with pytest.raises(UsageError, match="not made by"):
+        write_folder(tmp_path, FILES, force=True)
+    assert (tmp_path / "precious").read_text() == "1"
+
+
+def test_a_file_and_a_link_are_not_replaced(tmp_path):
+    (tmp_path / "file").write_text("1")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("file", "link"):
+        with pytest.raises(UsageError, match="not a folder"):
+            ensure_free(tmp_path / name, force=True)
+
+
+def test_a_full_disk_leaves_what_was_there_before(tmp_path, monkeypatch):
+    write_folder(tmp_path / "out", FILES)
+
+    def full(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UsageError, match="No space left on device; nothing was changed"):
+        write_folder(tmp_path / "out", {"other": b"", MARK: b""}, force=True)
+    assert files_of(tmp_path / "out") == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    write_folder(tmp_path / "out", FILES)
+    rename = os.rename
+
+    def once(source: Path, target: Path) -> None:
+        if Path(target).name == "out" and Path(source).name != "old":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(module.os, "rename", once)
+    with pytest.raises(UsageError, match="Input/output error"):
+        write_folder(tmp_path / "out", {"other": b"", MARK: b""}, force=True)
+    assert files_of(tmp_path / "out") == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,0 +1,147 @@
+"""KServe manifests: their structure, the rights of the container, and the typed models of the kserve package."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.kserve import kserve_files, service_name
+from regnet_deploy.targets.settings import Settings
+
+yaml = pytest.importorskip("yaml")
+
+#: Conflicts with this project's own environment, so it has one of its own.
+KSERVE = "kserve==0.21.0"
+
+
+def manifests(subject, **settings):
+    files = kserve_files(subject(), Settings(**settings))
+    return {name: yaml.safe_load(data) for name, data in files.items() if name.endswith(".yaml")}
+
+
+def container_of(manifest):
+    (container,) = manifest["spec"]["predictor"]["containers"]
+    return container
+
+
+def test_the_server_is_an_inference_service_with_probes_and_ports(subject):
+    made = manifests(subject, name="My.Dogs", image="registry.example/r:1", replicas=3, threads=2)
+    manifest = made["inferenceservice.yaml"]
+    assert (manifest["apiVersion"], manifest["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert manifest["metadata"]["name"] == "my-dogs"
+    assert manifest["spec"]["predictor"]["minReplicas"] == 3
+    container = container_of(manifest)
+    assert (container["name"], container["image"]) == ("kserve-container", "registry.example/r:1")
+    assert container["args"] == ["--name", "My.Dogs", "--threads", "2"]
+    assert "command" not in container  # the image's own: the bundle is in it
+    assert container["ports"][0] == {"name": "http1", "containerPort": 8000, "protocol": "TCP"}
+    assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
+    assert container["livenessProbe"]["httpGet"] == {"path": "/v2/health/live", "port": 8000}
+    assert container["resources"]["limits"]["cpu"] == "2"
+    environment = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert environment == {"REGNET_DEPLOY_PORT": "8000", "REGNET_DEPLOY_METRICS_PORT": "8002"}
+
+
+def test_over_grpc_the_first_port_is_h2c_and_probes_stay_http(subject):
+    made = manifests(subject)
+    container = container_of(made["inferenceservice-grpc.yaml"])
+    assert container["ports"][0] == {"name": "h2c", "containerPort": 8001, "protocol": "TCP"}
+    assert container["args"][-2:] == ["--grpc-port", "8001"]
+    assert container["readinessProbe"]["httpGet"]["port"] == 8000
+    assert "http1" not in [port["name"] for port in container["ports"]]
+    assert len({made[name]["metadata"]["name"] for name in made}) == 3
+
+
+def test_the_container_is_not_root_writes_nowhere_and_has_no_capabilities(subject):
+    for name in ("inferenceservice.yaml", "inferenceservice-grpc.yaml"):
+        predictor = manifests(subject)[name]["spec"]["predictor"]
+        assert predictor["securityContext"]["runAsNonRoot"] is True
+        assert predictor["securityContext"]["runAsUser"] > 0
+        assert predictor["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert predictor["automountServiceAccountToken"] is False
+        (container,) = predictor["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert all(volume["emptyDir"]["medium"] == "Memory" for volume in predictor["volumes"])
+
+
+def test_a_bundle_in_storage_is_served_from_where_kserve_mounts_it(subject):
+    made = manifests(subject, storage="pvc://models/dogs")
+    container = container_of(made["inferenceservice.yaml"])
+    assert container["command"] == ["regnet-deploy", "serve", "/mnt/models", "--host", "0.0.0.0"]
+    assert {"name": "STORAGE_URI", "value": "pvc://models/dogs"} in container["env"]
+    model = made["inferenceservice-triton.yaml"]["spec"]["predictor"]["model"]
+    assert model["storageUri"] == "pvc://models/dogs/model_repository"
+
+
+def test_triton_runs_its_repository_on_kserves_runtime(subject):
+    model = manifests(subject)["inferenceservice-triton.yaml"]["spec"]["predictor"]["model"]
+    assert model["modelFormat"] == {"name": "triton"}
+    assert (model["runtime"], model["protocolVersion"]) == ("kserve-tritonserver", "v2")
+    assert model["storageUri"].startswith("pvc://")
+
+
+def test_a_gpu_is_asked_for(subject):
+    made = manifests(subject, gpu=True, variant="onnx-fp32")
+    assert container_of(made["inferenceservice.yaml"])["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    model = made["inferenceservice-triton.yaml"]["spec"]["predictor"]["model"]
+    assert model["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("regnet", "regnet"),
+        ("My.Dogs_2", "my-dogs-2"),
+        ("9dogs", "regnet-9dogs"),
+        ("_", "regnet"),
+        ("a" * 90, "a" * 40),
+    ],
+)
+def test_names_become_those_of_kubernetes(name, expected):
+    assert service_name(name) == expected
+    suffixed = service_name(name, "-triton")
+    assert len(suffixed) <= 40
+    assert suffixed.endswith("-triton")
+
+
+@pytest.fixture(scope="module")
+def kserve_python() -> str:
+    """A Python that has kserve: that of KSERVE_PYTHON, or of an environment made once in the cache folder."""
+    named = os.environ.get("KSERVE_PYTHON")
+    if named:
+        return named
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regnet-deploy" / KSERVE
+    python = cache / "bin" / "python"
+    if not (cache / "ready").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(cache)], check=True)
+        done = subprocess.run([str(python), "-m", "pip", "install", "-q", KSERVE], capture_output=True, text=True)
+        if done.returncode != 0:
+            pytest.skip(f"{KSERVE} cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+        (cache / "ready").touch()
+    return str(python)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("settings", [{}, {"storage": "pvc://models/dogs", "gpu": True, "variant": "onnx-fp32"}])
+def test_the_typed_models_of_kserve_take_the_manifests(subject, tmp_path, kserve_python, settings):
+    write_folder(tmp_path / "out", kserve_files(subject(**settings), Settings(**settings)))
+    program = Path(__file__).parent / "kserve_models" / "check.py"
+    paths = sorted(map(str, (tmp_path / "out").glob("*.yaml")))
+    assert len(paths) == 3
+    done = subprocess.run([kserve_python, str(program), *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("V1beta1InferenceService") >= 3
+    broken = tmp_path / "broken.yaml"
+    broken.write_text(Path(paths[0]).read_text().replace("containerPort", "containerPrt").replace("storageUri", "uri"))
+    assert subprocess.run([kserve_python, str(program), str(broken)], capture_output=True).returncode != 0

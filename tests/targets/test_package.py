@@ -1,0 +1,78 @@
+"""A folder for each target, all of them or none."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.errors import UsageError
+from regnet_deploy.targets import package as module
+from regnet_deploy.targets.package import TARGETS, package
+from regnet_deploy.targets.settings import Settings
+
+pytest.importorskip("yaml")
+pytest.importorskip("google.protobuf")
+
+
+def test_every_target_gets_a_folder_with_instructions(exported_bundle, tmp_path):
+    variant, packages = package(open_bundle(exported_bundle), list(TARGETS), Settings(name="dogs"), tmp_path / "out")
+    assert variant in ("onnx-fp32", "onnx-fp32-uint8")
+    assert [one.target for one in packages] == list(TARGETS)
+    for one in packages:
+        assert one.folder == tmp_path / "out" / one.target
+        there = {str(path.relative_to(one.folder)) for path in one.folder.rglob("*") if path.is_file()}
+        assert there == {*one.files, ".regnet-package.json"}
+        instructions = (one.folder / "README.md").read_text()
+        assert "{{" not in instructions
+        assert "## Run it" in instructions
+        assert "Not checked:" in instructions
+        assert variant in instructions
+        mark = json.loads((one.folder / ".regnet-package.json").read_text())
+        assert (mark["target"], mark["variant"]) == (one.target, variant)
+
+
+def test_nothing_is_written_where_one_target_cannot_be(exported_bundle, tmp_path, monkeypatch):
+    def fails(subject, settings):
+        raise UsageError("no")
+
+    monkeypatch.setitem(module.TARGETS, "compose", fails)
+    with pytest.raises(UsageError, match="no"):
+        package(open_bundle(exported_bundle), ["kserve", "compose"], Settings(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_the_way_is_found_before_anything_is_written(exported_bundle, tmp_path):
+    (tmp_path / "compose").mkdir()
+    (tmp_path / "compose" / "mine").write_text("1")
+    with pytest.raises(UsageError, match="not empty"):
+        package(open_bundle(exported_bundle), ["kserve", "compose"], Settings(), tmp_path, force=True)
+    assert not (tmp_path / "kserve").exists()
+
+
+@pytest.mark.parametrize("inside", ["", "deploy"])
+def test_the_bundle_itself_is_never_written_into(exported_bundle, inside, snapshot):
+    before = snapshot(exported_bundle)
+    with pytest.raises(UsageError, match="lies in the bundle"):
+        package(open_bundle(exported_bundle), ["ray"], Settings(), exported_bundle / inside, force=True)
+    assert snapshot(exported_bundle) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "says"),
+    [
+        ("triton", {"storage": "pvc://a"}, "--storage is for --kserve, which"),
+        ("triton", {"image": "a:1"}, "--image is for --kserve or --compose, and neither"),
+        ("compose", {"replicas": 2}, "--replicas is for --kserve or --ray, and neither"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(exported_bundle, tmp_path, target, settings, says):
+    with pytest.raises(UsageError, match=says):
+        package(open_bundle(exported_bundle), [target], Settings(**settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_target_says_which_there_are(exported_bundle):
+    with pytest.raises(UsageError, match="--triton, --kserve, --ray, --compose"):
+        package(open_bundle(exported_bundle), [], Settings())
