@@ -73,6 +73,7 @@ class Model:
         image.draft("RGB", full)
         image = image.convert("RGB")
         left, top = (full[0] - self._side) // 2, (full[1] - self._side) // 2
-        across, down = image.width / full[0], image.height / full[1]
+        scale = round(width / image.width)
+        across, down = width / full[0] / scale, height / full[1] / scale
         box = (left * across, top * down, (left + self._side) * across, (top + self._side) * down)
         return np.asarray(image.resize((self._side, self._side), Image.Resampling.BILINEAR, box=box))

@@ -50,6 +50,13 @@ def family(pid: int) -> list[int]:
     return found
 
 
+def began(pid: int) -> str | None:
+    """Return when a process began, in the words of the system; None of one that is gone."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    return None
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the seconds of CPU that a process has taken; 0 of one that is gone."""
     with contextlib.suppress(OSError, IndexError):
@@ -85,8 +92,8 @@ def started(command: Sequence[str], environment: dict[str, str] | None = None) -
     except queue.Empty:
         raise RuntimeError(f"{' '.join(command)} said nothing in {START_S:g} s") from None
     finally:
-        ended = family(process.pid)
-        for pid in ended:  # those that are stopped do not hear
+        below = {pid: began(pid) for pid in family(process.pid)[1:]}
+        for pid in (process.pid, *below):  # those that are stopped do not hear
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGCONT)
         process.terminate()
@@ -95,9 +102,10 @@ def started(command: Sequence[str], environment: dict[str, str] | None = None) -
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        for pid in ended[1:]:  # what the process left behind
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        for pid, when in below.items():  # what the process left behind, if it is still that
+            if when is not None and began(pid) == when:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
         thread.join(1)
         for stream in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
@@ -172,12 +180,12 @@ def load(running: Running, request: Request, concurrency: int, seconds: float, u
         **(request.grpc or {}),
     }
     program = "serving_load.py" if request.grpc is None else "serving_grpc_load.py"
-    before, began = running.cpu_s(), time.monotonic()
+    before, start = running.cpu_s(), time.monotonic()
     command = [sys.executable, str(HERE / program)]
     client = subprocess.run(command, input=json.dumps(wish), capture_output=True, text=True)
     if client.returncode:
         raise RuntimeError(f"{running.url}: {client.stderr[-2000:]}")
-    took, used = time.monotonic() - began, running.cpu_s() - before
+    took, used = time.monotonic() - start, running.cpu_s() - before
     answer: dict[str, Any] = json.loads(client.stdout)
     if answer["bad"] or not answer["rate"]:
         raise RuntimeError(f"{running.url}{request.path}: {answer['bad']} requests were not answered rightly")

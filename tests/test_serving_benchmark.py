@@ -4,6 +4,7 @@ import importlib
 import io
 import json
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +65,8 @@ def test_a_peer_sees_the_pixels_that_our_server_sees(load):
         preprocessing = default_preprocessing(side)
         peer = object.__new__(model)
         peer._input, peer._side, peer._resize = "images", preprocessing.crop, preprocessing.resize
-        if preprocessing.scaled_decoding:
-            for data in (photo, large.getvalue()):
-                seen = np.abs(peer.read(data).astype(int) - load_pixels(data, preprocessing))
-                assert seen.max() <= 2
+        for data in (photo, large.getvalue()):
+            assert np.array_equal(peer.read(data), load_pixels(data, preprocessing))
 
 
 def test_photographs_are_as_large_as_such_files_are(load):
@@ -90,9 +89,17 @@ def test_a_measured_process_is_ended_with_all_that_it_started(load, tmp_path):
         pids = processes.family(running.process.pid)
         assert running.url == "http://nowhere"
         assert len(pids) == 2
-    assert all(
-        not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids
-    )
+    give_up = time.monotonic() + 20
+    while any(there(pid) for pid in pids) and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert not [pid for pid in pids if there(pid)]
+
+
+def there(pid):
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes() != b""  # of a zombie nothing is left but its number
+    except OSError:
+        return False
 
 
 def test_a_process_that_ends_at_once_is_an_error(load):

@@ -49,7 +49,8 @@ def hook(event, arguments):
         if not state["on"]:
             state["on"] = os.path.exists(switch)
         if state["on"]:
-            os.write(descriptor, (by_import() + event + " " + repr(arguments)[:300].replace("\\n", " ") + "\\n").encode())
+            line = by_import() + event + " " + repr(arguments)[:300].replace("\\n", " ")
+            os.write(descriptor, (line + "\\n").encode())
     finally:
         state["inside"] = False
 del sys.argv[1:3]
@@ -279,6 +280,8 @@ class Launcher:
         assert process.stdout is not None
         with process.stdout as said:
             line = said.readline()
+        if not line:
+            process.wait(60)
         assert line, log.read_text()
         server = Server(process, json.loads(line), log, folder)
         self._started.append(server)

@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from regnet_deploy.bundle import MANIFEST, StoredFile, _serialise, create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import MANIFEST, StoredFile, _serialise, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.serving.repository import find_bundles
 from regnet_deploy.serving.served import load_served
@@ -107,12 +107,11 @@ def test_24c_a_link_is_as_good_as_its_bytes(exported_bundle: Path, tmp_path: Pat
         load_served(bundle)
 
 
-@pytest.mark.parametrize("name", ["a b", "a\nb", "a" * 129, "é", "a%2fb", "-"])
+@pytest.mark.parametrize("name", ["a b", "a\nb", "a" * 129, "é", "a%2fb"])
 def test_24d_models_have_names_that_can_stand_in_a_url(tmp_path: Path, name: str):
     (tmp_path / name / "1").mkdir(parents=True)
-    if name == "-":
-        assert find_bundles(tmp_path) == []
-        return
+    assert find_bundles(tmp_path) == []  # lost+found of a volume, say
+    (tmp_path / name / "1" / MANIFEST).touch()
     with pytest.raises(UsageError, match="cannot be the name of a model"):
         find_bundles(tmp_path)
 
@@ -123,9 +122,7 @@ def index(server: Any) -> dict[tuple[str, str], dict[str, str]]:
 
 def spoil(folder: Path) -> Path:
     """Change one byte of the network of a bundle."""
-    (path,) = (
-        folder.glob("onnx-fp32-daa*") if list(folder.glob("onnx-fp32-daa*")) else folder.glob("onnx-fp32-[0-9a-f]*")
-    )
+    path = open_bundle(folder).stored_path("onnx-fp32.onnx")
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -133,12 +130,12 @@ def spoil(folder: Path) -> Path:
 
 
 def test_25_a_spoiled_version_is_refused_while_the_one_before_serves(
-    launch: Any, tools: Any, _exported: Path, tmp_path: Path
+    launch: Any, tools: Any, exported_bundle: Path, tmp_path: Path
 ):
     """In a folder of models: a new version beside the old one, a bundle that is changed where it is."""
     models, beside = tmp_path / "models", tmp_path / "beside"
-    shutil.copytree(_exported, models / "alpha" / "1")
-    shutil.copytree(_exported, models / "beta")
+    shutil.copytree(exported_bundle, models / "alpha" / "1")
+    shutil.copytree(exported_bundle, models / "beta")
     server = launch("--poll", "0.05", "--grpc-port", "0", path=models)
     body = tools.infer_body()
     stop, wrong = threading.Event(), []
@@ -154,12 +151,12 @@ def test_25_a_spoiled_version_is_refused_while_the_one_before_serves(
     asking.start()
     try:
         before = server.post("/v2/models/beta/infer", body).json["outputs"]
-        shutil.copytree(_exported, beside)
+        shutil.copytree(exported_bundle, beside)
         spoil(beside)
         beside.rename(models / "alpha" / "2")
         path = spoil(models / "beta")
         tools.wait_until(lambda: index(server).get(("alpha", "2"), {}).get("state") == "UNAVAILABLE")
-        tools.wait_until(lambda: "serves what was there before" in index(server)["beta", "1"]["reason"])
+        tools.wait_until(lambda: index(server).get(("beta", "2"), {}).get("state") == "UNAVAILABLE")
         found = index(server)
         assert found["alpha", "1"]["state"] == found["beta", "1"]["state"] == "READY"
         assert str(tmp_path) not in json.dumps(list(found.values()))
@@ -173,7 +170,7 @@ def test_25_a_spoiled_version_is_refused_while_the_one_before_serves(
         tools.wait_until(lambda: index(server)["alpha", "2"]["state"] == "READY")
         assert server.post("/v2/models/alpha/infer", body).json["model_version"] == "2"
         spoil(path.parent)
-        tools.wait_until(lambda: not index(server)["beta", "1"]["reason"])
+        tools.wait_until(lambda: ("beta", "2") not in index(server))
     finally:
         stop.set()
         asking.join()
@@ -217,4 +214,3 @@ def test_26b_parts_that_are_not_known_run_nothing(exported_bundle: Path):
     variants["onnx-fp32"] |= code
     bundle = update_bundle(exported_bundle, {"unknown": code, "variants": variants})
     assert load_served(bundle).variant == "onnx-fp32"
-    assert create_bundle is not None

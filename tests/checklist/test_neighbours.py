@@ -46,11 +46,9 @@ def test_38b_what_stands_beside_an_image_does_not_change_a_bit_of_its_answer(ser
     assert len(answers) == 1
 
 
-@pytest.mark.parametrize("wrong", [np.float32(3e38), np.float32(-3e38)])
-def test_38c_nor_does_a_neighbour_that_overflows(gated: Any, tools: Any, wrong: np.float32):
-    """Requests that wait for each other run together; the absurd one alone is told so."""
-    absurd = np.full((1, 3, 24, 24), wrong)
-    absurd[:, :, ::2] *= -1
+def test_38c_nor_does_a_neighbour_that_overflows(gated: Any, tools: Any):
+    """Requests that wait for each other run together; nothing of the absurd one comes to the others."""
+    absurd = np.copysign(np.float32(3e38), tools.tensor(1, 9))
     before = gated.stats()["execution_count"]
     gated.gate("")
     with ThreadPoolExecutor(4) as pool:
@@ -60,8 +58,8 @@ def test_38c_nor_does_a_neighbour_that_overflows(gated: Any, tools: Any, wrong: 
         tools.wait_until(lambda: images_that(gated, "queue") == 3)
         gated.gate(None)
         replies = [future.result() for future in futures]
-    assert [reply.status for reply in replies] == [200, 200, 400, 200]
-    assert "not finite" in replies[2].error
+    assert [reply.status for reply in replies] == [200, 200, 200, 200]
+    assert not np.isfinite(logits(replies[2])).any()  # which JSON could not say
     assert gated.stats()["execution_count"] - before < 4  # they did run together
     for reply, seed in ((replies[1], 1), (replies[3], 2)):
         alone = logits(ask(gated, tools, tools.tensor(1, seed)))

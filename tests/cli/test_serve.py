@@ -33,8 +33,8 @@ def test_a_port_in_use_is_one_line(exported_bundle: Path):
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host.invalid"])
-def test_an_address_of_another_machine_is_one_line(exported_bundle: Path, host: str):
-    assert host in fails(str(exported_bundle), "--host", host, "--port", "0", code=2)
+def test_an_address_of_another_machine_is_one_line(refused: Any, exported_bundle: Path, host: str):
+    assert host in refused("serve", exported_bundle, "--host", host, "--port", "0")
 
 
 def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported_bundle: Path):
@@ -48,7 +48,7 @@ def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.is_set():
+        while not ended.wait(0.02):  # the server is to have the processor
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
                     seen.add(answer.status)
@@ -60,20 +60,22 @@ def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    line = fails(str(exported_bundle), "--port", str(port), code=3)
-    ended.set()
-    watcher.join()
+    try:
+        line = fails(str(exported_bundle), "--port", str(port), code=3)
+    finally:
+        ended.set()
+        watcher.join()
     assert "does not agree with its golden set: |error| 0.5 of a logit of " in line
     assert seen <= {503, "closed"}
 
 
 @pytest.mark.parametrize("logical", ["onnx-fp32.onnx", "golden.safetensors"])
-def test_a_changed_byte_is_found_at_the_start(exported_bundle: Path, logical: str):
+def test_a_changed_byte_is_found_at_the_start(refused: Any, exported_bundle: Path, logical: str):
     path = open_bundle(exported_bundle).stored_path(logical)
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
-    assert f"{path} is damaged" in fails(str(exported_bundle), "--port", "0", code=2)
+    assert f"{path} is damaged" in refused("serve", exported_bundle, "--port", "0")
 
 
 @pytest.mark.parametrize(
@@ -94,31 +96,31 @@ def test_a_changed_byte_is_found_at_the_start(exported_bundle: Path, logical: st
         (["--max-bodies-mb", "10"], "leaves no room for one of --max-body-mb 32"),
     ],
 )
-def test_what_cannot_be_is_one_line(exported_bundle: Path, arguments: list[str], says: str):
-    assert says in fails(str(exported_bundle), "--port", "0", *arguments, code=2)
+def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, arguments: list[str], says: str):
+    assert says in refused("serve", exported_bundle, "--port", "0", *arguments)
 
 
-def test_bundles_that_cannot_be_served_name_the_command(exported_bundle: Path, tmp_path: Path):
-    assert "select --gflops" in fails(str(tmp_path / "nowhere"), "--port", "0", code=2)
+def test_bundles_that_cannot_be_served_name_the_command(refused: Any, exported_bundle: Path, tmp_path: Path):
+    assert "select --gflops" in refused("serve", tmp_path / "nowhere", "--port", "0")
     update_bundle(exported_bundle, {}, drop=("golden", "golden.safetensors"))
-    assert "export --onnx" in fails(str(exported_bundle), "--port", "0", code=2)
+    assert "export --onnx" in refused("serve", exported_bundle, "--port", "0")
     update_bundle(exported_bundle, {}, drop=("variants", "onnx-fp32.onnx", "onnx-fp32-uint8.onnx"))
-    assert "export --onnx" in fails(str(exported_bundle), "--port", "0", code=2)
+    assert "export --onnx" in refused("serve", exported_bundle, "--port", "0")
     (exported_bundle / MANIFEST).write_text("{}")
-    assert "damaged" in fails(str(exported_bundle), "--port", "0", code=2)
+    assert "damaged" in refused("serve", exported_bundle, "--port", "0")
 
 
-def test_the_port_can_come_from_the_environment(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_port_can_come_from_the_environment(refused: Any, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         monkeypatch.setenv("REGNET_DEPLOY_PORT", port)
-        assert f"127.0.0.1:{port}" in fails(str(exported_bundle), code=2)
+        assert f"127.0.0.1:{port}" in refused("serve", exported_bundle)
     monkeypatch.setenv("REGNET_DEPLOY_PORT", "http")
-    assert "REGNET_DEPLOY_PORT" in fails(str(exported_bundle), code=2)
+    assert "REGNET_DEPLOY_PORT" in refused("serve", exported_bundle)
 
 
-def test_an_engine_can_only_be_built_of_a_variant_that_is_named(exported_bundle: Path):
-    line = fails(str(exported_bundle), "--port", "0", "--build-engine", code=2)
+def test_an_engine_can_only_be_built_of_a_variant_that_is_named(refused: Any, exported_bundle: Path):
+    line = refused("serve", exported_bundle, "--port", "0", "--build-engine")
     assert "--build-engine builds the engine of one variant: name it, such as --variant trt-fp16" in line
 
 
@@ -183,3 +185,23 @@ class TestEngines:
         done = here("serve", without_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
         assert (done.returncode, served) == (3, [])
         assert "variant trt-fp32 does not agree with its golden set" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-key", "cert.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "nowhere.pem", "--tls-key", "cert.pem"], "cannot be used: No such file"),
+        (["--tls-cert", "empty.pem", "--tls-key", "empty.pem"], "cannot be used: "),
+        (["--token-file", "nowhere"], "the token's file nowhere cannot be read"),
+        (["--token-file", "empty.pem"], "must be 16 or more printable ASCII characters"),
+    ],
+)
+def test_files_that_are_no_certificate_or_token_are_one_line(
+    refused: Any, exported_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], says: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.pem").write_text("")
+    (tmp_path / "cert.pem").write_text("not PEM")
+    assert says in refused("serve", exported_bundle, "--port", "0", *files)

@@ -48,7 +48,7 @@ def infer_calls(draw: Any) -> Call:
     else:
         request.raw_input_contents.append(values.tobytes())
     spoilt = draw(st.lists(st.sampled_from(sorted(_SPOIL)), max_size=2, unique=True))
-    for name in spoilt:
+    for name in sorted(spoilt):
         _SPOIL[name](draw, request)
     return Call(request, frozenset(spoilt) | ({"batch"} if count == 33 else set()) | ({"typed"} if typed else set()))
 

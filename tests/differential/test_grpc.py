@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.triton, pytest.mark.timeout(1800)]
 #: What of a call is answered otherwise on purpose: its tag, both codes, why.
 JUSTIFIED: tuple[tuple[str, str, str, str], ...] = (
     ("model", "NOT_FOUND", "INVALID_ARGUMENT", "a version that is no number is not there, as over HTTP"),
+    ("raw", "INVALID_ARGUMENT", "OK", "more raw tensors than inputs: which of them is the input's is not said"),
     ("outputs", "INVALID_ARGUMENT", "OK", "the output named twice, as over HTTP"),
     ("classes", "OK", "INVALID_ARGUMENT", "0 classes are none asked for, as over HTTP in both"),
 )

@@ -7,10 +7,13 @@ import base64
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -517,3 +520,25 @@ def test_a_server_that_is_gone_is_one_line(open_page, canned, photo):
     seen.status("moon.jpg could not be classified: no answer: the server is not reachable")
     seen.page.unroute("**/classify*")
     seen.complaints[:] = [line for line in seen.complaints if "net::ERR_FAILED" not in line]
+
+
+@pytest.fixture
+def real_server(canned: Canned, exported_bundle: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In place of canned answers the server, as a process of its own."""
+    command = [sys.executable, "-m", "regnet_deploy", "serve", str(exported_bundle), "--port", "0", "--json"]
+    process = subprocess.Popen([*command, "--decoders", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    monkeypatch.setattr(canned, "url", json.loads(line)["url"] + "/")
+    yield
+    process.terminate()
+    process.communicate(timeout=60)
+
+
+def test_with_the_real_server_an_image_is_classified_and_a_bad_one_refused(real_server, open_page, photo):
+    seen = open_page()
+    drop(seen, "drop", ("moon.jpg", photo), ("b.pdf", b"%PDF"))
+    seen.status("1 image classified, 1 could not be")
+    seen.page.get_by_text("answered by regnet, version 1").wait_for()
+    assert "not an image" in seen.text("body")

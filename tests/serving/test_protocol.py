@@ -298,7 +298,7 @@ def test_what_is_the_same_again_is_read_and_written_once_and_answers_the_same():
             assert kept[1:] == fresh[1:] == ("mine" if turn == 2 else None, True, 0, 0, 5e-6)
             logits = LOGITS[: len(pixels)] + turn
             assert infer_response(kept, logits, FLOATS, heads) == infer_response(fresh, logits, FLOATS)
-            with pytest.raises(RequestError, match="takes|follow"):
+            with pytest.raises(RequestError, match=r"takes|follow"):
                 parse_infer(head + pixels.tobytes()[4:], str(len(head)), FLOATS, heads)
     assert len(heads.asked) == 2  # of one shape each; none with an id
     for number in range(500):  # what a client makes up does not pile up

@@ -4,10 +4,13 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.runtimes.golden import load_golden
 from regnet_deploy.runtimes.runtime import open_variant
@@ -54,16 +57,13 @@ class Server:
 Start = Callable[..., Server]
 
 
-@pytest.fixture
-def start(exported_bundle: Path, without_torch: dict[str, str]) -> Iterator[Start]:
-    """Starts servers on free ports, where torch cannot be imported; ends them after the test."""
+@contextlib.contextmanager
+def starting(environment: dict[str, str], default: Path) -> Iterator[Start]:
     processes = []
 
-    def start(*options: str, bundle: Path = exported_bundle) -> Server:
+    def start(*options: str, bundle: Path = default) -> Server:
         command = [sys.executable, "-m", "regnet_deploy", "serve", str(bundle), "--port", "0", "--json", *options]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=without_torch
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         processes.append(process)
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -75,6 +75,27 @@ def start(exported_bundle: Path, without_torch: dict[str, str]) -> Iterator[Star
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def start(exported_bundle: Path, without_torch: dict[str, str]) -> Iterator[Start]:
+    """Starts servers on free ports, where torch cannot be imported; ends them after the test."""
+    with starting({**without_torch}, exported_bundle) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def shared(_exported: Path) -> Iterator[Server]:
+    """A server for all tests that leave it as it was."""
+    with starting({**os.environ}, _exported) as start:
+        yield start("--decoders", "1", "--variant", "onnx-fp32")
+
+
+@pytest.fixture(scope="module")
+def hasty(_exported: Path) -> Iterator[Server]:
+    """Another one, which waits half a second for what is to be read."""
+    with starting({**os.environ}, _exported) as start:
+        yield start("--decoders", "1", "--read-timeout", "0.5")
 
 
 def floats(count: int, seed: int = 0) -> np.ndarray:
@@ -153,11 +174,10 @@ def test_pixels_can_be_sent_as_they_are(start: Start, exported_bundle: Path):
     np.testing.assert_allclose(answer.as_numpy("logits"), golden.logits, rtol=1e-4, atol=1e-4)
 
 
-def test_an_image_is_posted_as_curl_does(start: Start):
-    server = start()
+def test_an_image_is_posted_as_curl_does(shared: Server):
     stream = io.BytesIO()
     Image.new("RGB", (64, 48), (200, 30, 30)).save(stream, "JPEG")
-    request = urllib.request.Request(server.url + "/classify?k=2", stream.getvalue())
+    request = urllib.request.Request(shared.url + "/classify?k=2", stream.getvalue())
     request.add_header("Content-Type", "application/x-www-form-urlencoded")
     with urllib.request.urlopen(request, timeout=20) as answer:
         document = json.load(answer)
@@ -165,13 +185,12 @@ def test_an_image_is_posted_as_curl_does(start: Start):
     assert document["predictions"][0]["probability"] >= document["predictions"][1]["probability"]
 
 
-def test_each_of_many_clients_gets_its_own_answer(start: Start, exported_bundle: Path):
-    server = start()
+def test_each_of_many_clients_gets_its_own_answer(shared: Server, exported_bundle: Path):
     session = open_variant(open_bundle(exported_bundle), "onnx-fp32")
 
     def ask(seed: int) -> None:
         images = floats(1 + seed % 3, seed)
-        with contextlib.closing(triton(server)) as client:
+        with contextlib.closing(triton(shared)) as client:
             for turn in range(5):
                 answer = client.infer("regnet", [triton_input(images)], request_id=f"{seed}.{turn}")
                 assert answer.get_response()["id"] == f"{seed}.{turn}"
@@ -301,18 +320,17 @@ def test_a_body_that_does_not_come_is_not_waited_for(start: Start):
     assert post(server, infer_body()) == 200
 
 
-def test_what_is_not_http_is_refused_and_the_server_goes_on(start: Start):
-    server = start()
+def test_what_is_not_http_is_refused_and_the_server_goes_on(shared: Server):
     for data in (
         b"\x16\x03\x01 tls?\r\n\r\n",
         b"GET\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
         b"\x00" * 100,
     ):
-        with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        with socket.create_connection((shared.host, shared.port), timeout=30) as connection:
             connection.sendall(data)
             assert receive_all(connection).startswith(b"HTTP/1.1 400 ")
-    assert server.status("/v2/health/ready") == 200
+    assert shared.status("/v2/health/ready") == 200
 
 
 def test_a_read_only_bundle_is_served(start: Start, exported_bundle: Path):
@@ -337,8 +355,7 @@ def test_answers_agree_with_the_network_of_the_bundle(start: Start, exported_bun
     np.testing.assert_allclose(answer.as_numpy("logits"), golden.logits, rtol=1e-3, atol=1e-4)
 
 
-def test_heads_that_do_not_come_are_not_waited_for(start: Start):
-    server = start("--read-timeout", "0.5")
+def test_heads_that_do_not_come_are_not_waited_for(hasty: Server):
     beginnings = [
         b"",
         b"G",
@@ -347,7 +364,7 @@ def test_heads_that_do_not_come_are_not_waited_for(start: Start):
     ]
     with contextlib.ExitStack() as stack:
         connections = [
-            stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+            stack.enter_context(socket.create_connection((hasty.host, hasty.port), timeout=30))
             for _ in range(25)
             for _ in beginnings
         ]
@@ -355,7 +372,7 @@ def test_heads_that_do_not_come_are_not_waited_for(start: Start):
             connection.sendall(beginnings[i % len(beginnings)])
         for connection in connections:
             assert connection.recv(100) == b""  # closed by the server
-    assert post(server, infer_body()) == 200
+    assert post(hasty, infer_body()) == 200
 
 
 def ask_if_live(connection: socket.socket) -> None:
@@ -368,9 +385,8 @@ def ask_if_live(connection: socket.socket) -> None:
         answer += received
 
 
-def test_a_head_that_trickles_is_not_waited_for(start: Start):
-    server = start("--read-timeout", "0.5")
-    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+def test_a_head_that_trickles_is_not_waited_for(hasty: Server):
+    with socket.create_connection((hasty.host, hasty.port), timeout=30) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
         for _ in range(300):
             try:
@@ -391,23 +407,21 @@ def test_a_head_that_trickles_is_not_waited_for(start: Start):
     ],
     ids=["fields", "field", "path", "trailers"],
 )
-def test_a_head_or_trailers_without_end_are_cut_off(start: Start, beginning: bytes, flood: bytes):
-    server = start()
+def test_a_head_or_trailers_without_end_are_cut_off(shared: Server, beginning: bytes, flood: bytes):
     sent = 0
-    connection = socket.create_connection((server.host, server.port), timeout=30)
+    connection = socket.create_connection((shared.host, shared.port), timeout=30)
     with connection, contextlib.suppress(OSError):  # reset or broken pipe: it was cut off
         connection.sendall(beginning)
         for _ in range(1000):
             connection.sendall(flood)
             sent += len(flood)
     assert sent < 30_000_000  # what the sockets' buffers hold, and no more
-    assert server_answers(server)
+    assert server_answers(shared)
 
 
 @pytest.mark.parametrize("beginning", [b"GET / HT", b"\r\n"])
-def test_a_second_head_that_does_not_come_is_not_waited_for_either(start: Start, beginning: bytes):
-    server = start("--read-timeout", "0.5")
-    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+def test_a_second_head_that_does_not_come_is_not_waited_for_either(hasty: Server, beginning: bytes):
+    with socket.create_connection((hasty.host, hasty.port), timeout=30) as connection:
         for _ in range(2):  # kept alive between requests for longer than a head may take
             ask_if_live(connection)
             time.sleep(0.8)
@@ -467,19 +481,107 @@ def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path,
         serve(assembly, Doors(bound), 1, lambda ready: pytest.fail("it was announced"))
 
 
-def test_the_health_check_of_the_image_follows_the_port(start: Start, monkeypatch: pytest.MonkeyPatch):
+def test_the_health_check_of_the_image_follows_the_port(shared: Server, monkeypatch: pytest.MonkeyPatch):
     recipe = (Path(__file__).parents[2] / "Dockerfile").read_text()
     check = recipe[recipe.index("HEALTHCHECK") :]
     arguments = json.loads(check[check.index("[") : check.index("\nENTRYPOINT")])
     assert arguments[0] == "python"
-    server = start()
 
     def healthy(port: int) -> bool:
         environment = {**os.environ, "REGNET_DEPLOY_PORT": str(port)}
         done = subprocess.run([sys.executable, *arguments[1:]], env=environment, capture_output=True, check=False)
         return done.returncode == 0
 
-    assert healthy(server.port)
+    assert healthy(shared.port)
     with socket.create_server(("127.0.0.1", 0)) as free:
         unused = free.getsockname()[1]
     assert not healthy(unused)
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that its own key has signed."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = f"{program} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=127.0.0.1"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return certificate, key
+
+
+def test_https_a_token_and_metrics_on_a_port_of_their_own(start: Start, certificate: tuple[Path, Path], tmp_path: Path):
+    token = tmp_path / "token"
+    token.write_text("0123456789abcdef0123\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    server = start(
+        *("--tls-cert", str(certificate[0]), "--tls-key", str(certificate[1])),
+        *("--token-file", str(token), "--metrics-port", str(port)),
+    )
+    assert server.url.startswith("https://")
+    assert server.facts["metrics"] == f"http://127.0.0.1:{port}/metrics"
+    context = ssl.create_default_context(cafile=certificate[0])
+
+    def ask(path: str, *headers: tuple[str, str]) -> int:
+        request = urllib.request.Request(server.url + path, headers=dict(headers))
+        try:
+            with urllib.request.urlopen(request, timeout=20, context=context) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
+
+    right = ("authorization", "Bearer 0123456789abcdef0123")
+    assert ask("/v2/health/ready") == 200
+    assert ask("/v2/models/regnet") == 401
+    assert ask("/v2/models/regnet", right) == 200
+    assert ask("/metrics", right) == 404  # on their own port alone
+    with urllib.request.urlopen(server.facts["metrics"], timeout=20) as answer:
+        assert b"regnet_deploy_requests" in answer.read()
+    with socket.create_connection((server.url.split("/")[2].split(":")[0], int(server.url.rsplit(":", 1)[1]))) as plain:
+        plain.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert not plain.recv(1000).startswith(b"HTTP/1.1 200")  # nothing in the clear
+
+
+def test_versions_are_swapped_under_load_without_a_failed_request(start: Start, exported_bundle: Path, tmp_path: Path):
+    """A bundle that changes in its place, and a new version beside another."""
+    models = tmp_path / "models"
+    shutil.copytree(exported_bundle, models / "cats" / "1")
+    shutil.copytree(exported_bundle, models / "dogs")
+    server = start("--poll", "0.1", "--variant", "onnx-fp32", "--log-format", "json", bundle=models)
+    ended = threading.Event()
+    images = floats(2)
+
+    seen: dict[str, set[str]] = {"cats": set(), "dogs": set()}
+
+    def ask(model: str) -> list[str]:
+        versions = []
+        with contextlib.closing(triton(server)) as client:
+            while not ended.is_set():
+                answer = client.infer(model, [triton_input(images)])
+                assert answer.as_numpy("logits").shape == (2, 6)
+                versions.append(answer.get_response()["model_version"])
+                seen[model].add(versions[-1])
+        return versions
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask, model) for model in ("cats", "dogs")]
+        try:
+            wait_until(lambda: all("1" in versions for versions in seen.values()))
+            update_bundle(models / "dogs", {"note": {"text": "new"}})
+            shutil.copytree(models / "cats" / "1", models / "cats" / "2")
+            wait_until(
+                lambda: all("2" in versions or one.done() for versions, one in zip(seen.values(), asking, strict=True))
+            )
+        finally:
+            ended.set()
+        for answers in (one.result(30) for one in asking):  # which raise what the clients did
+            assert answers == sorted(answers)
+            assert set(answers) == {"1", "2"}
+    server.process.terminate()
+    code, errors = server.end()
+    assert code == 0
+    assert errors.count('"event":"swapped"') == 2
