@@ -8,6 +8,7 @@
 # ruff: noqa: E501  # lines of the page
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 from measurements import ROOT, read, table
@@ -28,13 +29,23 @@ def wanted_rows(figures: dict[str, float]) -> list[list[str]]:
     rows = []
     for name, limit, more, words in TARGETS:
         rows.append(_wanted(words, figures[name], limit, more, ms=name.endswith("_ms")))
+        if name.endswith("_share"):  # by what programs beside this one change least
+            rows += [
+                [f"- by CPU time an image, {apart}", "-", f"{figures[name.replace('_share', what)]:.0%}", ""]
+                for what, apart in _BY_CPU.items()
+            ]
     for name, figure in figures.items():
         if name.startswith("nothing_"):
             _, size, other = name.split("_")
-            rows.append(_wanted(f"no network, {int(size):,} bytes, rate beside {_BARE[other]}", figure, 0.60, True))
+            words = f"no network, {int(size):,} bytes, rate beside {_BARE[other]}"
+            rows.append(_wanted(words, figure, 0.60, True) if other == "echo" else [words, "-", f"{figure:.0%}", ""])
     return rows
 
 
+_BY_CPU = {
+    "_cpu_share": "client and server together",
+    "_cpu_share_without_client": "the server alone",
+}
 _BARE = {
     "echo": "an echo by Starlette alone",
     "sink": "Starlette alone that answers with as many bytes as ours",
@@ -126,6 +137,12 @@ def verdict(result: dict[str, Any]) -> str:
     )
 
 
+def wrapped(text: str) -> str:
+    """Fill the lines of paragraphs; headings and tables stay as they are."""
+    parts = text.split("\n\n")
+    return "\n\n".join(part if part[:1] in ("#", "|") else textwrap.fill(part, 118) for part in parts) + "\n"
+
+
 def page() -> str:
     result, peers = read("serving"), read("serving_peers")
     machine, settings, photos = result["machine"], result["models"]["settings"], result["photos"]
@@ -136,7 +153,7 @@ def page() -> str:
         *("in flight", "server", "callers x threads, batch", "requests/s", "p50 (ms)", "p99 (ms)", "CPU ms"),
         *("client's", "ours: rate", "ours: p99"),
     ]
-    return f"""# How fast the server is
+    return wrapped(f"""# How fast the server is
 
 `python benchmarks/serving_page.py` writes this page from what `benchmarks/serving.py` and `benchmarks/serving_peers.py`
 measured. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, onnxruntime
@@ -191,8 +208,7 @@ Tensors of FP32, 602 kB:
 
 Photographs, {peers["photo_bytes"] / 1000:.0f} kB:
 
-{table(peer_columns, peer_rows(peers, "photo"))}
-"""
+{table(peer_columns, peer_rows(peers, "photo"))}""")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,9 @@ from fastapi import Depends, Request
 from serving_peer_model import Model
 from starlette.responses import Response
 
+#: Seconds for which a batch waits. With none its workers look for requests without a pause, on cores that others need.
+WINDOW_S = 0.002
+
 
 async def raw(request: Request) -> bytes:
     return await request.body()
@@ -63,7 +66,7 @@ class Several(One):
 
 def serve(facts: dict[str, Any]) -> None:
     """Serve until the process ends."""
-    api = Several(facts, max_batch_size=facts["batch"]) if facts["batch"] > 1 else One(facts)
+    api = Several(facts, max_batch_size=facts["batch"], batch_timeout=WINDOW_S) if facts["batch"] > 1 else One(facts)
     server = ls.LitServer(
         api, accelerator="cpu", workers_per_device=facts["callers"], fast_queue=facts["fast_queue"], timeout=60
     )

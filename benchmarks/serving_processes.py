@@ -23,6 +23,10 @@ START_S = 90.0
 WARMUP_S = 0.5
 
 
+class TooSlow(Exception):
+    """No request was answered in the time of a load."""
+
+
 @dataclass(frozen=True)
 class Running:
     """A process that answers lines, or requests at ``url``."""
@@ -164,6 +168,7 @@ def load(running: Running, request: Request, concurrency: int, seconds: float, u
         What `serving_load.py` says, and of server and client the ms of CPU for each request.
 
     Raises:
+        TooSlow: nothing was answered.
         RuntimeError: requests were not answered rightly.
     """
     wish = {
@@ -187,7 +192,9 @@ def load(running: Running, request: Request, concurrency: int, seconds: float, u
         raise RuntimeError(f"{running.url}: {client.stderr[-2000:]}")
     took, used = time.monotonic() - start, running.cpu_s() - before
     answer: dict[str, Any] = json.loads(client.stdout)
-    if answer["bad"] or not answer["rate"]:
+    if not answer["bad"] and not answer["rate"]:
+        raise TooSlow(f"{running.url}{request.path} answered nothing in {seconds:g} s")
+    if answer["bad"]:
         raise RuntimeError(f"{running.url}{request.path}: {answer['bad']} requests were not answered rightly")
     loaded_s = min(took, WARMUP_S + seconds)
     answer["server_cpu_ms"] = 1000 * used / (answer["rate"] * loaded_s)

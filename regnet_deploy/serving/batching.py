@@ -192,6 +192,8 @@ class Batcher:
                 left = self._delay_left()
                 if left <= 0:
                     batch = self._pop()
+                    if self._queue and self._idle:  # sizes that do not fill their batches make more than were woken for
+                        self._wakes.put(None)
                     if batch or self._closed:
                         return batch
                 self._idle += 1

@@ -119,7 +119,7 @@ def requests(draw: st.DrawFn) -> bytes:
     return head.encode("latin-1") + body
 
 
-@settings(FUZZ, max_examples=400)
+@settings(FUZZ, max_examples=250)
 @given(data=requests())
 def test_17a_every_malformed_request_is_a_4xx_with_an_error(server: Any, data: bytes):
     with server.connect() as connection:
@@ -144,7 +144,7 @@ def test_17b_and_the_next_request_is_fine(server: Any):
     assert "a request failed" not in server.log
 
 
-@settings(FUZZ, max_examples=150)
+@settings(FUZZ, max_examples=80)
 @given(document=documents(), raw=st.none() | st.binary(max_size=20))
 def test_17c_documents_with_one_thing_wrong(server: Any, document: Any, raw: bytes | None):
     body, headers = encoded(document), {}
@@ -182,7 +182,7 @@ def call(channel: Any, method: str, data: bytes) -> Any:
     return None
 
 
-@settings(FUZZ, max_examples=200)
+@settings(FUZZ, max_examples=100)
 @given(
     data=st.binary(max_size=200),
     method=st.sampled_from(["ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "None"]),
@@ -191,7 +191,7 @@ def test_17d_bytes_that_are_no_message_of_grpc(server: Any, channel: Any, data: 
     call(channel, f"/inference.GRPCInferenceService/{method}", data)
 
 
-@settings(FUZZ, max_examples=200)
+@settings(FUZZ, max_examples=100)
 @given(changes=st.data())
 def test_17e_messages_of_grpc_with_one_thing_wrong(server: Any, channel: Any, changes: st.DataObject):
     from tritonclient.grpc import service_pb2 as pb

@@ -67,7 +67,7 @@ def round_of(server: Any, tools: Any, good: int, bad: int, gone: int) -> None:
 
 def flat(server: Any, tools: Any, good: int, bad: int, gone: int, growth: int) -> None:
     """Make a round, then another one, behind which there must be no more than behind the first."""
-    round_of(server, tools, min(good, 1000), min(bad, 1000), min(gone, 200))
+    round_of(server, tools, min(good, 600), min(bad, 600), min(gone, 200))
     tools.wait_until(lambda: idle(server))
     descriptors, threads, memory = server.descriptors(), server.threads(), server.memory()
     workers = server.workers()
@@ -88,7 +88,7 @@ def idle(server: Any) -> bool:
 
 
 def test_36_and_37_memory_descriptors_and_threads_stay(server: Any, tools: Any):
-    flat(server, tools, 1000, 1000, 200, 10 * MB)
+    flat(server, tools, 600, 600, 200, 10 * MB)
 
 
 @pytest.mark.slow

@@ -16,9 +16,6 @@ import pytest
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 
-MB = 10**6
-
-
 @pytest.fixture(scope="module")
 def hasty(launch_shared: Any) -> Any:
     """A server that waits for no one, and not for many."""

@@ -2,100 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from differential_drafts import IMAGE, INFER, NUMBERS, PACKED, Case, Draft, images, plain
 from hypothesis import strategies as st
 
-IMAGE = (3, 24, 24)
-NUMBERS = 3 * 24 * 24
-CLASSES = 6
-INFER = "/v2/models/regnet/infer"
-LENGTH = "Inference-Header-Content-Length"
-
 Draw = Callable[[Any], Any]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A request as it is sent.
-
-    Attributes:
-        tags: what of it is not as in the plainest request.
-    """
-
-    method: str
-    path: str
-    headers: tuple[tuple[str, str], ...]
-    body: bytes
-    tags: frozenset[str] = frozenset()
-    chunked: bool = False
-
-    def __repr__(self) -> str:
-        shown = self.body if len(self.body) < 700 else self.body[:350] + b" ... " + self.body[-100:]
-        return f"{self.method} {self.path} {dict(self.headers)} {sorted(self.tags)} {len(self.body)} bytes: {shown!r}"
-
-
-@dataclass
-class Draft:
-    """A request while it is being made: its JSON as an object for as long as nobody has spoilt the text."""
-
-    document: dict[str, Any]
-    raw: bytes = b""
-    text: bytes | None = None
-    method: str = "POST"
-    path: str = INFER
-    headers: dict[str, str] = field(default_factory=dict)
-    length: str | None = None
-    pack: Callable[[bytes], bytes] = bytes
-    chunked: bool = False
-    tags: set[str] = field(default_factory=set)
-
-    @property
-    def tensor(self) -> dict[str, Any]:
-        """The first input, or an object that is not sent where there is none."""
-        inputs = self.document.get("inputs")
-        return inputs[0] if isinstance(inputs, list) and inputs and isinstance(inputs[0], dict) else {}
-
-    @property
-    def binary(self) -> bool:
-        """The tensor is bytes behind the JSON."""
-        return bool(self.raw)
-
-    def json(self) -> bytes:
-        """The JSON as it stands."""
-        return self.text if self.text is not None else json.dumps(self.document, allow_nan=True).encode()
-
-    def done(self) -> Case:
-        """Make the request of it."""
-        text = self.json()
-        headers = dict(self.headers)
-        length = str(len(text)) if self.length is None and self.raw else self.length
-        if length not in (None, "none"):
-            headers[LENGTH] = length
-        body = self.pack(text + self.raw)
-        return Case(self.method, self.path, tuple(headers.items()), body, frozenset(self.tags), self.chunked)
-
-
-def images(count: int, seed: int = 0) -> np.ndarray:
-    """Images ``(count, 3, 24, 24)`` whose numbers are short in JSON."""
-    return (np.random.default_rng(seed).integers(-300, 300, (count, *IMAGE)) / 100).astype(np.float32)
-
-
-def plain(count: int = 1, seed: int = 0, binary: bool = True, **top: Any) -> Draft:
-    """A request that both servers answer."""
-    values = images(count, seed)
-    tensor: dict[str, Any] = {"name": "images", "shape": list(values.shape), "datatype": "FP32"}
-    if binary:
-        tensor["parameters"] = {"binary_data_size": values.nbytes}
-        return Draft({"inputs": [tensor], **top}, values.tobytes())
-    tensor["data"] = [float(f"{one:.2f}") for one in values.ravel()]
-    return Draft({"inputs": [tensor], **top})
 
 
 # What may be wrong with a request: functions that take hypothesis's draw and the draft that they change.
@@ -137,7 +51,9 @@ def inputs(draw: Draw, draft: Draft) -> None:
 
 def datatype(draw: Draw, draft: Draft) -> None:
     draft.tensor["datatype"] = draw(
-        st.sampled_from(["fp32", "FP16", "FP64", "BF16", "INT8", "UINT8", "INT64", "BOOL", "BYTES", "XX", "", "TYPE_FP32"])
+        st.sampled_from(
+            ["fp32", "FP16", "FP64", "BF16", "INT8", "UINT8", "INT64", "BOOL", "BYTES", "XX", "", "TYPE_FP32"]
+        )
     )
     draft.tags.add("datatype")
 
@@ -235,8 +151,19 @@ def parameters(draw: Draw, draft: Draft) -> None:
     if not isinstance(draft.document.get("parameters", {}), dict):
         return
     key = draw(
-        st.sampled_from(["priority", "timeout", "binary_data_output", "custom", "sequence_id", "sequence_start", "none",
-                         "headers", "triton_enable_empty_final_response"])  # fmt: skip
+        st.sampled_from(
+            [
+                "priority",
+                "timeout",
+                "binary_data_output",
+                "custom",
+                "sequence_id",
+                "sequence_start",
+                "none",
+                "headers",
+                "triton_enable_empty_final_response",
+            ]
+        )
     )
     if key == "none":
         draft.document["parameters"] = draw(st.sampled_from(_JUNK))
@@ -361,34 +288,6 @@ def headers(draw: Draw, draft: Draft) -> None:
     draft.tags.add(f"header-{kind}")
 
 
-def _zlib(data: bytes) -> bytes:
-    return zlib.compress(data)
-
-
-def _raw_deflate(data: bytes) -> bytes:
-    packer = zlib.compressobj(wbits=-15)
-    return packer.compress(data) + packer.flush()
-
-
-PACKED: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
-    "gzip": ("gzip", gzip.compress),
-    "deflate": ("deflate", _zlib),
-    "raw-deflate": ("deflate", _raw_deflate),
-    "upper": ("GZIP", gzip.compress),
-    "x-gzip": ("x-gzip", gzip.compress),
-    "identity": ("identity", bytes),
-    "unknown": ("br", bytes),
-    "none": ("", bytes),
-    "two": ("gzip, gzip", lambda data: gzip.compress(gzip.compress(data))),
-    "not-packed": ("gzip", bytes),
-    "wrong": ("deflate", gzip.compress),
-    "cut": ("gzip", lambda data: gzip.compress(data)[:-9]),
-    "trailing": ("gzip", lambda data: gzip.compress(data) + b"more"),
-    "members": ("gzip", lambda data: gzip.compress(data[:99]) + gzip.compress(data[99:])),
-    "checksum": ("gzip", lambda data: gzip.compress(data)[:-8] + b"12345678"),
-}
-
-
 def compression(draw: Draw, draft: Draft) -> None:
     kind = draw(st.sampled_from(sorted(PACKED)))
     draft.headers["Content-Encoding"], draft.pack = PACKED[kind]
@@ -403,7 +302,8 @@ def route(draw: Draw, draft: Draft) -> None:
     paths += [
         "/v2/models/other/infer", "/v2/models/REGNET/infer", "/v2/models/regn%65t/infer", "/v2/models//infer",
         INFER + "/", INFER + "?x=1", "//v2/models/regnet/infer", "/v2/models/regnet/Infer", "/v1/models/regnet:predict",
-        "/v2/models/regnet/generate", "/v2/models/a%2Fb/infer", "/v2/models/%ff/infer", "/v2/models/regnet/versions/infer",
+        "/v2/models/regnet/generate", "/v2/models/a%2Fb/infer", "/v2/models/%ff/infer",
+        "/v2/models/regnet/versions/infer",
     ]  # fmt: skip
     draft.path = draw(st.sampled_from(paths)).replace(" ", "%20")
     draft.tags.add("path")
@@ -452,8 +352,8 @@ _ENDS = ["", "/ready", "/config", "/stats", "/", "/nothing"]
 def questions(draw: Draw) -> Case:
     """Requests to the endpoints that carry no images."""
     paths = ["/v2", "/v2/", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
-             "/v2/repository/models/regnet/load", "/v2/repository/models/regnet/unload", "/v2/nothing", "/v1", "/v2/health",
-             "/v2/models", "/v2/models/", "/v2/repository/models/other/load"]  # fmt: skip
+             "/v2/repository/models/regnet/load", "/v2/repository/models/regnet/unload", "/v2/nothing", "/v1",
+             "/v2/health", "/v2/models", "/v2/models/", "/v2/repository/models/other/load"]  # fmt: skip
     model = st.builds(str.__add__, st.sampled_from([*_MODEL, *_MODEL, *_UNKNOWN]), st.sampled_from(_ENDS))
     path = draw(st.one_of(st.sampled_from(paths), model))
     wanted = "POST" if "/repository/" in path else "GET"

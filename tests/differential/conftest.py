@@ -28,7 +28,7 @@ class Both(NamedTuple):
 
 
 def load(path: Path, name: str) -> ModuleType:
-    """Load a module beside the tests, which are no package."""
+    """Load a module beside the tests, which are no package; others import it by its name from then on."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
@@ -39,7 +39,12 @@ def load(path: Path, name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def cases() -> ModuleType:
+def drafts() -> ModuleType:
+    return load(HERE / "drafts.py", "differential_drafts")
+
+
+@pytest.fixture(scope="session")
+def cases(drafts: ModuleType) -> ModuleType:
     return load(HERE / "cases.py", "differential_cases")
 
 
@@ -54,7 +59,8 @@ def answers() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def differences() -> ModuleType:
+def differences(drafts: ModuleType) -> ModuleType:
+    load(HERE / "examples.py", "differential_examples")
     return load(HERE / "differences.py", "differential_differences")
 
 

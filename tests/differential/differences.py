@@ -1,4 +1,4 @@
-"""Where our server answers otherwise than a real Triton 2.51 on purpose; docs/compatibility.md is made of this table."""
+"""Where our server answers otherwise than a real Triton 2.51 on purpose; docs/compatibility.md is made of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+import differential_examples as examples
 
 #: What two answers are told apart by: their statuses, or what ``answers.same_tensors`` says.
 Applies = Callable[[Any, Any, Any], bool]
@@ -22,7 +24,7 @@ class Difference:
         triton: what Triton answers.
         why: ours is right.
         applies: of the request and both answers; tells that this is the difference.
-        example: makes a request that shows it, of the modules ``cases``; the test asks for it each time.
+        example: makes a request that shows it, which the test asks for it each time.
     """
 
     name: str
@@ -31,7 +33,7 @@ class Difference:
     triton: str
     why: str
     applies: Applies
-    example: Callable[[Any], Any]
+    example: Callable[[], Any]
 
 
 def _tagged(tags: str, ours: set[int], triton: set[int]) -> Applies:
@@ -77,45 +79,6 @@ def _same_json_but(key: str, ours: Any, triton: Any) -> bool:
     return bool(without(ours) == without(triton))
 
 
-def _infer(cases: Any, tag: str, **changes: Any) -> Any:
-    """A plain request with fields of its draft changed."""
-    draft = cases.plain(binary=changes.pop("binary", False), **changes.pop("top", {}))
-    for name, value in changes.items():
-        setattr(draft, name, value)
-    draft.tags.add(tag)
-    return draft.done()
-
-
-def _data(cases: Any, tag: str, change: Callable[[list[float]], Any]) -> Any:
-    draft = cases.plain(binary=False)
-    draft.tensor["data"] = change(draft.tensor["data"])
-    draft.tags.add(tag)
-    return draft.done()
-
-
-def _tensor(cases: Any, tag: str, **fields: Any) -> Any:
-    draft = cases.plain(binary=False)
-    draft.tensor.update(fields)
-    draft.tags.add(tag)
-    return draft.done()
-
-
-def _packed(cases: Any, kind: str) -> Any:
-    encoding, pack = cases.PACKED[kind]
-    return _infer(cases, f"packed-{kind}", headers={"Content-Encoding": encoding}, pack=pack)
-
-
-def _ask(cases: Any, method: str, path: str, body: bytes = b"", *tags: str) -> Any:
-    return cases.Case(method, path, (), body, frozenset({"question", *tags}))
-
-
-def _with_text(cases: Any, tag: str, start: bytes) -> Any:
-    draft = cases.plain(binary=False)
-    draft.text = start + draft.json()[1:]
-    draft.tags.add(tag)
-    return draft.done()
-
-
 _BROKEN = "packed-checksum packed-cut packed-trailing packed-wrong packed-members packed-raw-deflate"
 
 JUSTIFIED = (
@@ -126,7 +89,7 @@ JUSTIFIED = (
         "500",
         "The client's mistake: a 5xx would be repeated by its library and counted against the server.",
         _client_error_as_server_error,
-        lambda cases: _infer(cases, "json-cut", text=b'{"inputs": ['),
+        lambda: examples.infer("json-cut", text=b'{"inputs": ['),
     ),
     Difference(
         "null",
@@ -135,7 +98,7 @@ JUSTIFIED = (
         "500",
         "Many JSON writers send `null` for what they do not have.",
         _null,
-        lambda cases: _infer(cases, "id-kind", top={"id": None}),
+        lambda: examples.infer("id-kind", top={"id": None}),
     ),
     Difference(
         "not finite",
@@ -144,7 +107,7 @@ JUSTIFIED = (
         "200, with NaN in the answer",
         "Not JSON (RFC 8259); other parsers cannot read the answer. As binary tensors they are taken.",
         _tagged("data-NaN data-Infinity data-1e39 data-1e400 data-large-int", {400}, {200}),
-        lambda cases: _data(cases, "data-NaN", lambda values: [float("nan"), *values[1:]]),
+        lambda: examples.data("data-NaN", lambda values: [float("nan"), *values[1:]]),
     ),
     Difference(
         "nesting",
@@ -153,7 +116,7 @@ JUSTIFIED = (
         "200, flattened",
         "Rows that do not add up are a mistake in the client; flattened they are the wrong image.",
         _tagged("data-ragged data-flat-rows", {400}, {200}),
-        lambda cases: _data(cases, "data-ragged", lambda values: [values[:5], values[5:]]),
+        lambda: examples.data("data-ragged", lambda values: [values[:5], values[5:]]),
     ),
     Difference(
         "duplicate keys",
@@ -164,7 +127,7 @@ JUSTIFIED = (
         lambda case, ours, triton: (
             ours.status == 400 and triton.status == 200 and "same name twice" in (ours.error() or "")
         ),
-        lambda cases: _with_text(cases, "json-duplicate", b'{"id":"a","id":"b",'),
+        lambda: examples.with_text("json-duplicate", b'{"id":"a","id":"b",'),
     ),
     Difference(
         "depth",
@@ -173,7 +136,7 @@ JUSTIFIED = (
         "200",
         "A tensor has five levels; what is deeper only takes stack.",
         _tagged("json-deep", {400}, {200}),
-        lambda cases: _with_text(cases, "json-deep", b'{"x":' + b"[" * 150 + b"]" * 150 + b","),
+        lambda: examples.with_text("json-deep", b'{"x":' + b"[" * 150 + b"]" * 150 + b","),
     ),
     Difference(
         "utf-8",
@@ -182,7 +145,7 @@ JUSTIFIED = (
         "200, the bytes come back in `id`",
         "RFC 8259: the answer would not be JSON either.",
         _tagged("json-utf-8", {400}, {200}),
-        lambda cases: _with_text(cases, "json-utf-8", b'{"id":"\xff\xfe",'),
+        lambda: examples.with_text("json-utf-8", b'{"id":"\xff\xfe",'),
     ),
     Difference(
         "length",
@@ -191,7 +154,7 @@ JUSTIFIED = (
         "200, the beginning counts",
         "Where the JSON ends must not be read in two ways.",
         _tagged("header-length", {400}, {200}),
-        lambda cases: _infer(cases, "header-length", length="+" + str(len(cases.plain(binary=False).json()))),
+        lambda: examples.infer("header-length", length="+" + str(len(examples.plain(binary=False).json()))),
     ),
     Difference(
         "behind the JSON",
@@ -199,11 +162,14 @@ JUSTIFIED = (
         "400; the text comes back whole",
         "200, the text ends there",
         "What is behind the JSON is not JSON, and a text is as long as it is.",
-        lambda case, ours, triton: triton.status == 200 and (
-            ("json-garbage" in case.tags and ours.status == 400 and b"\0" in case.body)
-            or ("\\u0000" in case.body.decode("latin-1") and ours.status == 200)
+        lambda case, ours, triton: (
+            triton.status == 200
+            and (
+                ("json-garbage" in case.tags and ours.status == 400 and b"\0" in case.body)
+                or ("\\u0000" in case.body.decode("latin-1") and ours.status == 200)
+            )
         ),
-        lambda cases: _with_text(cases, "json-nul", b'{"id":"a\\u0000b",'),
+        lambda: examples.with_text("json-nul", b'{"id":"a\\u0000b",'),
     ),
     Difference(
         "surrogates",
@@ -212,7 +178,7 @@ JUSTIFIED = (
         "500",
         "The grammar of RFC 8259 has it, and nothing looks into an `id`.",
         lambda case, ours, triton: ours.status == 200 and triton.status == 500 and b"\\ud800" in case.body,
-        lambda cases: _with_text(cases, "json-surrogate", b'{"id":"\\ud800",'),
+        lambda: examples.with_text("json-surrogate", b'{"id":"\\ud800",'),
     ),
     Difference(
         "outputs twice",
@@ -221,7 +187,7 @@ JUSTIFIED = (
         "200, once in the answer",
         "The two may contradict each other in `parameters`.",
         _tagged("outputs-twice", {400}, {200}),
-        lambda cases: _infer(cases, "outputs-twice", top={"outputs": [{"name": "logits"}, {"name": "logits"}]}),
+        lambda: examples.infer("outputs-twice", top={"outputs": [{"name": "logits"}, {"name": "logits"}]}),
     ),
     Difference(
         "binary_data_output",
@@ -230,8 +196,8 @@ JUSTIFIED = (
         "200, JSON",
         "The extension's text: it is the default of all outputs. Clients read the answer's header.",
         _all_binary,
-        lambda cases: _infer(
-            cases, "outputs-right", top={"outputs": [{"name": "logits"}], "parameters": {"binary_data_output": True}}
+        lambda: examples.infer(
+            "outputs-right", top={"outputs": [{"name": "logits"}], "parameters": {"binary_data_output": True}}
         ),
     ),
     Difference(
@@ -241,7 +207,7 @@ JUSTIFIED = (
         "200, passed over",
         "Nothing that a client wanted is passed over in silence.",
         _tagged("junk-parameters outputs-parameters parameters-kind", {400}, {200}),
-        lambda cases: _tensor(cases, "junk-parameters", parameters=[1]),
+        lambda: examples.tensor("junk-parameters", parameters=[1]),
     ),
     Difference(
         "custom parameters",
@@ -250,7 +216,7 @@ JUSTIFIED = (
         "400",
         "As with `null` elsewhere.",
         _tagged("parameters-custom parameters-headers parameters-sequence_id", {200}, {400}),
-        lambda cases: _infer(cases, "parameters-custom", top={"parameters": {"custom": None}}),
+        lambda: examples.infer("parameters-custom", top={"parameters": {"custom": None}}),
     ),
     Difference(
         "shared memory",
@@ -259,8 +225,7 @@ JUSTIFIED = (
         "400 or 404, unless the region is registered",
         "Not offered: `/v2` does not list the extension.",
         _tagged("outputs-shared-memory input-parameters-shared_memory_region", {400}, {200, 404}),
-        lambda cases: _infer(
-            cases,
+        lambda: examples.infer(
             "outputs-shared-memory",
             top={"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "here"}}]},
         ),
@@ -272,7 +237,7 @@ JUSTIFIED = (
         "200, what could be unpacked is taken",
         "A damaged tensor is answered with a wrong answer.",
         _tagged(_BROKEN, {400}, {200, 500}),
-        lambda cases: _packed(cases, "checksum"),
+        lambda: examples.packed("checksum"),
     ),
     Difference(
         "x-gzip",
@@ -281,7 +246,7 @@ JUSTIFIED = (
         "501",
         "RFC 9110: x-gzip is gzip; nothing is nothing.",
         _tagged("packed-x-gzip packed-none packed-identity packed-upper", {200, 400}, {501}),
-        lambda cases: _packed(cases, "x-gzip"),
+        lambda: examples.packed("x-gzip"),
     ),
     Difference(
         "unknown compression",
@@ -290,7 +255,7 @@ JUSTIFIED = (
         "501",
         "RFC 9110 has 415 for it; 501 is about methods.",
         _tagged("packed-*", {415}, {501}),
-        lambda cases: _packed(cases, "unknown"),
+        lambda: examples.packed("unknown"),
     ),
     Difference(
         "version spelt otherwise",
@@ -301,7 +266,7 @@ JUSTIFIED = (
         lambda case, ours, triton: (
             _path(case, "/versions/01") and ours.status in (400, 404) and triton.status in (200, 405, 500)
         ),
-        lambda cases: _ask(cases, "GET", "/v2/models/regnet/versions/01"),
+        lambda: examples.ask("GET", "/v2/models/regnet/versions/01"),
     ),
     Difference(
         "unknown version",
@@ -315,7 +280,7 @@ JUSTIFIED = (
             and triton.status in (400, 404)
             and ours.error() is not None
         ),
-        lambda cases: _ask(cases, "GET", "/v2/models/regnet/versions/2/stats"),
+        lambda: examples.ask("GET", "/v2/models/regnet/versions/2/stats"),
     ),
     Difference(
         "escaped paths",
@@ -324,7 +289,7 @@ JUSTIFIED = (
         "404",
         "RFC 3986: both are the same path.",
         lambda case, ours, triton: "%" in case.path and triton.status in (400, 404, 405) and ours.status < 500,
-        lambda cases: _infer(cases, "path", path="/v2/models/regn%65t/infer"),
+        lambda: examples.infer("path", path="/v2/models/regn%65t/infer"),
     ),
     Difference(
         "HEAD",
@@ -333,7 +298,7 @@ JUSTIFIED = (
         "405",
         "RFC 9110 asks for it; probes send it.",
         _head,
-        lambda cases: _ask(cases, "HEAD", "/v2/models/regnet", b"", "method"),
+        lambda: examples.ask("HEAD", "/v2/models/regnet", b"", "method"),
     ),
     Difference(
         "/v2/",
@@ -342,7 +307,7 @@ JUSTIFIED = (
         "404",
         "The protocol's OpenAPI file has the slash, its text has not.",
         lambda case, ours, triton: case.path == "/v2/" and ours.status in (200, 405) and triton.status == 404,
-        lambda cases: _ask(cases, "GET", "/v2/"),
+        lambda: examples.ask("GET", "/v2/"),
     ),
     Difference(
         "unknown method",
@@ -353,7 +318,7 @@ JUSTIFIED = (
         lambda case, ours, triton: (
             case.method in ("NOPE", "get") and ours.status == 400 and triton.status in (0, 404, 405)
         ),
-        lambda cases: _infer(cases, "method", method="NOPE"),
+        lambda: examples.infer("method", method="NOPE"),
     ),
     Difference(
         "generate",
@@ -362,7 +327,7 @@ JUSTIFIED = (
         "as the extension for language models has it",
         "Not offered: `/v2` does not list the extension.",
         lambda case, ours, triton: case.path.endswith("/generate") and ours.status == 404,
-        lambda cases: _infer(cases, "path", path="/v2/models/regnet/generate"),
+        lambda: examples.infer("path", path="/v2/models/regnet/generate"),
     ),
     Difference(
         "who it is",
@@ -371,7 +336,7 @@ JUSTIFIED = (
         "those of Triton",
         "It is no Triton; what it lists it has.",
         lambda case, ours, triton: case.path == "/v2" and ours.status == triton.status == 200,
-        lambda cases: _ask(cases, "GET", "/v2"),
+        lambda: examples.ask("GET", "/v2"),
     ),
     Difference(
         "health",
@@ -384,7 +349,7 @@ JUSTIFIED = (
             and ours.status == triton.status == 200
             and triton.body == b""
         ),
-        lambda cases: _ask(cases, "GET", "/v2/health/ready"),
+        lambda: examples.ask("GET", "/v2/health/ready"),
     ),
     Difference(
         "reasons",
@@ -397,7 +362,7 @@ JUSTIFIED = (
             and ours.status == triton.status == 200
             and _same_json_but("reason", ours, triton)
         ),
-        lambda cases: _ask(cases, "POST", "/v2/repository/index"),
+        lambda: examples.ask("POST", "/v2/repository/index"),
     ),
     Difference(
         "index of what",
@@ -405,10 +370,8 @@ JUSTIFIED = (
         "400",
         "200, passed over",
         "Nothing that a client wanted is passed over in silence.",
-        lambda case, ours, triton: (
-            case.path == "/v2/repository/index" and ours.status == 400 and triton.status == 200
-        ),
-        lambda cases: _ask(cases, "POST", "/v2/repository/index", b"[]", "body"),
+        lambda case, ours, triton: case.path == "/v2/repository/index" and ours.status == 400 and triton.status == 200,
+        lambda: examples.ask("POST", "/v2/repository/index", b"[]", "body"),
     ),
     Difference(
         "control",
@@ -419,7 +382,7 @@ JUSTIFIED = (
         lambda case, ours, triton: (
             _path(case, "/load", "/unload") and ours.status == 503 and triton.status in (400, 500)
         ),
-        lambda cases: _ask(cases, "POST", "/v2/repository/models/regnet/load", b"x", "body"),
+        lambda: examples.ask("POST", "/v2/repository/models/regnet/load", b"x", "body"),
     ),
 )
 

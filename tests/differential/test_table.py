@@ -12,27 +12,25 @@ _TEXT = """# Compatibility with Triton
 
 Clients of Triton work unchanged: `tritonclient` over HTTP and gRPC, `perf_analyzer`, and whatever speaks the Open
 Inference Protocol v2 with the extensions that `GET /v2` lists. `pytest -m triton tests/differential` sends the same
-requests, right ones and such that are wrong in every way that a generator of them thinks of, to this server and to a real
-Triton 2.51 (24.10) with the same network, and compares statuses, names, shapes, types and numbers. This table is
-all in which they differ; the test fails of anything else, and of an entry that is not so any more. Texts of errors are
-not compared. Of gRPC: the codes are Triton's, but for what the table has for HTTP.
+requests, right ones and such that are wrong in every way that their generator knows, to this server and to a real
+Triton 2.51 (24.10) with the same network, and compares statuses, names, shapes, types and numbers. This table is all
+in which they differ; the test fails of anything else, and of an entry that is not so any more. Texts of errors are not
+compared. Over gRPC the codes are Triton's, but for what the table says of HTTP.
 
 | request | this server | Triton 2.51 | why |
 | --- | --- | --- | --- |
 """
 
 _END = """
-What is right in a request but too much of it is not compared, for Triton has no such limits: 413 of a body, an image
-or JSON that is too large, 408 of one that does not arrive, 431 of a head, 503 with `Retry-After` of requests, connections
-or images beyond those that have room, 504 of a deadline, 401 without the token.
+Triton has no limits like these, so they are not compared: 413 of a body, an image or JSON that is too large, 408 of one
+that does not arrive, 431 of a head, 503 with `Retry-After` of requests, connections or images beyond those that have
+room, 504 of a deadline, 401 without the token.
 """
 
 
 def page(differences: Any) -> str:
     """Return the page."""
-    rows = [
-        f"| {entry.request} | {entry.ours} | {entry.triton} | {entry.why} |\n" for entry in differences.JUSTIFIED
-    ]
+    rows = [f"| {entry.request} | {entry.ours} | {entry.triton} | {entry.why} |\n" for entry in differences.JUSTIFIED]
     return _TEXT + "".join(rows) + _END
 
 

@@ -349,6 +349,16 @@ async def test_what_a_delayed_batch_leaves_is_run_by_an_executor_that_is_free():
         assert sorted([*one.batches, *other.batches]) == [[[1]], [[2, 3, 4, 5]]]
 
 
+async def test_requests_that_do_not_fit_together_wake_an_executor_each():
+    executors = [Executor(open_=False) for _ in range(3)]
+    async with batching(*executors, batch=8) as batcher:
+        await until(lambda: batcher._idle == 3)
+        for first in (0, 5, 10):
+            batcher.run(images(*range(first, first + 5)))
+        await until(lambda: all(executor.batches for executor in executors))  # and none has come back
+        assert batcher.depth == 0
+
+
 async def test_closing_runs_what_is_queued_and_takes_nothing_more():
     executor = Executor(open_=False)
     async with batching(executor, max_delay_s=60) as batcher:

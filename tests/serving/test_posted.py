@@ -7,6 +7,7 @@ import json
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ class Watched(Inside):
 @pytest.fixture(scope="module")
 def _watched(_exported: Any) -> Iterator[Watched]:
     finished: list[Finished] = []
-    limits = LIMITS._replace(max_queue=3)
+    limits = replace(LIMITS, max_queue=3)
     assembly = Assembly(
         _exported,
         wish=Wish(variant="onnx-fp32", batch=2, threads=1),

@@ -18,7 +18,9 @@ from typing import Any
 SEEN_S = 30.0
 
 
-def kill_decoders(field: Any, books: Any, process: int, children_of: Callable[[int], list[int]], every_s: float) -> None:
+def kill_decoders(
+    field: Any, books: Any, process: int, children_of: Callable[[int], list[int]], every_s: float
+) -> None:
     """Kill one decode process after the other with SIGKILL."""
     draw = random.Random(1)
     while not field.stop.wait(every_s):

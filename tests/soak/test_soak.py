@@ -26,9 +26,10 @@ HERE = Path(__file__).parent
 MINUTES = float(os.environ.get("SOAK_MINUTES", "30"))
 READ_TIMEOUT_S, DRAIN_S = 5.0, 20.0
 
-#: What may grow in the second half. 8 MB are less than a hundred bytes for each request of 15 minutes and a tenth of what
-#: the version of a network takes that is put in that time and never let go; allocators give back memory by such steps.
-#: A thread more is one that a version left behind; the few files more are connections that a burst had just opened.
+#: What may grow in the second half. 8 MB are less than a hundred bytes for each request of 15 minutes, and less than a
+#: tenth of what the versions that are put in that time would take if they were kept; allocators take such steps. Of the
+#: children only those that live count, and one is killed every 5 s: the tree moves by more. A thread more would be one
+#: that a version left behind; the few files more are connections that a burst had just opened.
 GROWTH = {"rss": 8e6, "tree": 24e6, "threads": 1.5, "files": 6.0}
 #: Minutes below which growth is reported and not judged: a server warms up, allocator and thread pools fill.
 JUDGED_FROM = 10.0

@@ -1,4 +1,4 @@
-"""Clients of every kind, each a thread with its own connection: well-behaved, mistaken, slow, gone, and too many at once."""
+"""Clients of every kind, each a thread with its own connection: right, mistaken, slow, gone, too many at once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ MOVING, IN_PLACE = "moving", "inplace"
 
 #: Why a right request may be refused: the queue, the places and the connections are bounded, deadlines are kept.
 _REFUSALS = {
-    503: re.compile(r"images are waiting already|requests are in flight already|connections are open already|all the room"),
+    503: re.compile(
+        r"images are waiting already|requests are in flight already|connections are open already|all the room"
+    ),
     504: re.compile(r"deadline passed"),
 }
 
@@ -55,7 +57,9 @@ class Connection:
     def __init__(self, field: Field) -> None:
         self._http = http.client.HTTPConnection("127.0.0.1", field.port, timeout=40)
 
-    def ask(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, Any, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, Any, bytes]:
         fresh = self._http.sock is None
         try:
             self._http.request(method, path, body or None, headers or {})
@@ -70,9 +74,6 @@ class Connection:
 
     def close(self) -> None:
         self._http.close()
-
-
-Ask = Callable[[Connection, random.Random], tuple[str, Callable[[], tuple[int, Any, bytes]], Callable[[Any, bytes], str]]]
 
 
 def _outcome(field: Field, kind: str, status: int, content: bytes, wrong: Callable[[], str]) -> str:
@@ -164,10 +165,15 @@ def images(field: Field, seed: int) -> None:
             )  # fmt: skip
         else:
             chosen = [draw.choice(field.world.pictures) for _ in range(3)]
-            body = b"".join(_part(f"{i}", one.data) for i, one in enumerate(chosen)) + _part("bad", b"no image") + b"--xyz--\r\n"
+            body = (
+                b"".join(_part(f"{i}", one.data) for i, one in enumerate(chosen))
+                + _part("bad", b"no image")
+                + b"--xyz--\r\n"
+            )
             _ask(
                 field, connection, "form", "POST", f"/classify?k=1&model={model}", body,
-                {"Content-Type": "multipart/form-data; boundary=xyz"}, lambda h, c, p=chosen: _form_wrong(p, json.loads(c)),
+                {"Content-Type": "multipart/form-data; boundary=xyz"},
+                lambda h, c, p=chosen: _form_wrong(p, json.loads(c)),
             )  # fmt: skip
         field.pause(0.08, draw)
     connection.close()
@@ -277,14 +283,13 @@ def slow(field: Field, seed: int) -> None:
     while not field.stop.is_set():
         kind = draw.choice(["slow head", "slow body"])
         start, answer = time.monotonic(), b""
-        with socket.create_connection(("127.0.0.1", field.port), timeout=1) as stream:
-            with contextlib.suppress(OSError):
-                stream.sendall(head if kind == "slow head" else head + b"\r\n")
-                while time.monotonic() - start < field.read_timeout_s + 15 and not field.stop.is_set():
-                    stream.sendall(b"x" if kind == "slow body" else b"a")
-                    with contextlib.suppress(TimeoutError):
-                        answer = stream.recv(1000)
-                        break  # an answer, or the end
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", field.port), timeout=1) as stream:
+            stream.sendall(head if kind == "slow head" else head + b"\r\n")
+            while time.monotonic() - start < field.read_timeout_s + 15 and not field.stop.is_set():
+                stream.sendall(b"x" if kind == "slow body" else b"a")
+                with contextlib.suppress(TimeoutError):
+                    answer = stream.recv(1000)
+                    break  # an answer, or the end
         took = time.monotonic() - start
         if field.stop.is_set():
             return
@@ -294,7 +299,7 @@ def slow(field: Field, seed: int) -> None:
 
 
 def vanishing(field: Field, seed: int) -> None:
-    """Clients that go in the middle of a request, of an image that is being decoded, of an answer; some with a reset."""
+    """Clients that go in the middle of a request, of a decoding, of an answer; some with a reset."""
     draw = random.Random(seed)
     body, length = field.world.tensors[-1].binary
     image = field.world.pictures[-1].data
@@ -318,7 +323,8 @@ def bursts(field: Field, seed: int) -> None:
     tensor = field.world.tensors[-1]
     body, length = tensor.binary
     while not field.stop.is_set():
-        head = f"POST /v2/models/{MOVING}/infer HTTP/1.1\r\nHost: x\r\n{LENGTH}: {length}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v2/models/{MOVING}/infer HTTP/1.1\r\nHost: x\r\n{LENGTH}: {length}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         with contextlib.ExitStack() as stack:
             streams = [
                 stack.enter_context(socket.create_connection(("127.0.0.1", field.port), timeout=40)) for _ in range(24)

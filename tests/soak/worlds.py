@@ -98,9 +98,7 @@ def _bundle(folder: Path, tiny: Any, seed: int, golden_seed: int) -> Path:
     }
     create_bundle(folder, parts)
     images = tiny.tiny_pixels(16)
-    reference = onnxruntime.InferenceSession(
-        tiny.tiny_onnx("float32", golden_seed), providers=["CPUExecutionProvider"]
-    )
+    reference = onnxruntime.InferenceSession(tiny.tiny_onnx("float32", golden_seed), providers=["CPUExecutionProvider"])
     logits = reference.run(["logits"], {"images": normalise(images, preprocessing)})[0]
     variant = {
         "file": "onnx-fp32.onnx",
