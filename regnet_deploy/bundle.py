@@ -13,11 +13,13 @@ byte anywhere in a bundle is found.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -51,6 +53,8 @@ _ENTRY_OF = {"profile": "profile", "variants": "export"}
 
 _STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(\.[A-Za-z0-9]+)?\Z")
 _TEMPORARY = ".incomplete-"
+#: Of a manifest; those of large sweeps of precisions have a hundredth of it.
+_MAX_MANIFEST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,30 @@ class Bundle:
             MissingPart: the bundle has no such file.
             BundleError: the file is gone or its bytes changed.
         """
-        path = self.stored_path(logical)
+        path, wanted = self.stored_path(logical), self.files[logical]
         try:
-            data = path.read_bytes()
+            data = _read_file(path, wanted.bytes)
         except OSError as error:
             raise BundleError(
                 f"cannot read {path}: {error.strerror}; make the bundle again or restore the file"
             ) from None
-        wanted = self.files[logical]
         if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
             raise BundleError(
                 f"{path} is damaged: its sha256 is not the {wanted.sha256[:12]}... of {MANIFEST}; "
                 "restore it or make it again with the command that wrote it"
             )
         return data
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    """Return the first ``most`` bytes of a file and one more, if there is one; of nothing but a file.
+
+    What stands in the place of a file may be a pipe, which would be waited for, or a device without an end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(most + 1)
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -133,7 +147,7 @@ def open_bundle(path: str | Path) -> Bundle:
     folder = Path(path)
     manifest = folder / MANIFEST
     try:
-        raw = manifest.read_bytes()
+        raw = _read_file(manifest, _MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         what = "does not exist"
         if os.path.exists(folder):

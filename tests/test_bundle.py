@@ -270,3 +270,19 @@ def test_the_manifest_reads_well_and_holds_no_machine_path(bundle):
     text = (bundle.path / MANIFEST).read_text(encoding="utf-8")
     assert json.loads(text)["schema"] == 1
     assert str(bundle.path.parent) not in text
+
+
+@pytest.mark.parametrize("what", ["a pipe", "a device"])
+def test_what_stands_in_the_place_of_a_file_is_neither_waited_for_nor_read_without_end(tmp_path: Path, what: str):
+    bundle = create_bundle(tmp_path / "b", {"architecture": {}}, replace=True)
+    bundle = update_bundle(bundle.path, {}, {"x.onnx": b"abc"})
+    for path in (bundle.stored_path("x.onnx"), bundle.path / "bundle.json"):
+        path.unlink()
+        if what == "a pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+    with pytest.raises(BundleError, match="not a regular file"):
+        bundle.read("x.onnx")
+    with pytest.raises(BundleError, match="not a regular file"):
+        open_bundle(bundle.path)

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -23,8 +24,9 @@ from regnet_deploy.serving.page import render_page
 from regnet_deploy.serving.posted import Classify, Infer, refused
 from regnet_deploy.serving.protocol import EXTENSIONS, dumps
 from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.request_log import request_id_of
 from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.service import CLIENT_GONE, Service, refusal_of
+from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, refusal_of
 
 SERVER = "regnet-deploy"
 
@@ -79,7 +81,15 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     front = _Front(infer, app)
-    return Guard(front, token) if token is not None else front
+    return Guard(front, token, partial(_tell_refused, service)) if token is not None else front
+
+
+def _tell_refused(service: Service, scope: Scope) -> None:
+    """Tell the observers of a request for images without the token."""
+    if scope["method"] == "POST":
+        given = dict(scope["headers"]).get(b"x-request-id")
+        call = Call("http", "classify" if scope["path"].endswith("/classify") else "infer", request_id_of(given))
+        service.ended(call, 401, "a bearer token is needed")
 
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -93,6 +103,12 @@ class _Front:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have one of the two answer."""
+        if scope["type"] == "http" and b"%2f" in scope.get("raw_path", b"").lower():
+            # A slash that a proxy in front did not see as one: its rules for paths would be walked round.
+            await refused(RequestError("the path has an encoded slash: no model has one in its name", 404))(
+                scope, receive, send
+            )
+            return
         if scope["type"] == "http" and scope["method"] == "POST":
             found = _INFER.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
             if found is not None:

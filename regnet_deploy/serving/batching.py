@@ -253,7 +253,9 @@ def _outcomes(batch: list[Waiting], run: Run, start: float) -> list[_Outcome]:
         logits, count = run(parts), sum(map(len, parts))
         if len(logits) != count:
             raise RuntimeError(f"{len(logits)} answers to {count} images")
-    except Exception as error:  # whatever it is: it is what those who wait are told
+    except Exception as raised:  # whatever it is: it is what those who wait are told
+        # A future does not take this one.
+        error = RuntimeError("StopIteration") if isinstance(raised, StopIteration) else raised
         if len(batch) == 1:
             return [(batch, error, start, time.perf_counter() - start)]
         return [outcome for waiting in batch for outcome in _outcomes([waiting], run, time.perf_counter())]

@@ -149,6 +149,8 @@ def _handlers(name: str, calls: dict[str, Callable[[Any], Awaitable[bytes]]]) ->
             after: tuple[tuple[str, str], ...] = ()
             if refused.retry_after_s:  # clients with a policy of retries wait for this long
                 after = (("grpc-retry-pushback-ms", str(refused.retry_after_s * 1000)),)
+            if context.done():  # a message that was too large, for one: the library has answered it
+                raise asyncio.CancelledError
             await context.abort(getattr(grpc.StatusCode, code), str(refused), after)
             raise AssertionError("abort raises")
 

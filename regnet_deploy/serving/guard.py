@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from starlette.responses import Response
@@ -54,8 +55,9 @@ def is_bearer(header: bytes | None, token: str) -> bool:
 class Guard:
     """An application that answers 401 to whoever does not show the token; health and the page are for everybody."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app, self._token = app, token
+    def __init__(self, app: ASGIApp, token: str, refused: Callable[[Scope], None] = lambda scope: None) -> None:
+        """``refused`` is told of each request that is answered with 401."""
+        self._app, self._token, self._refused = app, token, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
@@ -63,6 +65,7 @@ class Guard:
         if scope["type"] == "http" and not (path in _OPEN and scope["method"] in ("GET", "HEAD")):
             header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
             if not is_bearer(header, self._token):
+                self._refused(scope)
                 await _UNAUTHORIZED(scope, receive, send)
                 return
         await self._app(scope, receive, send)

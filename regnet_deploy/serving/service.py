@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-import anyio
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,6 +24,7 @@ from regnet_deploy.serving.models import Models
 from regnet_deploy.serving.protocol import InferRequest
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.served import Served
+from regnet_deploy.serving.timer import Timer
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ class Service:
         start = time.perf_counter()
         deadline = self._deadline(call, None)
         try:
-            with anyio.fail_after(max(0.0, deadline - start)):
+            with Timer(max(0.0, deadline - start)):
                 pixels = await self.decoders.pixels(image, served.preprocessing)
         except TimeoutError:
             raise RequestError("the request's deadline passed while its image was waiting to be decoded", 504) from None
