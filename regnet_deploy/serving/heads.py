@@ -20,6 +20,49 @@ MAX_HEAD_BYTES = 64 * 2**10
 #: whenever it has answered one, however many wait.
 MAX_PIPELINED = 100
 
+#: Of an answer up to which it is copied behind its head.
+_COPIED_BYTES = 64 * 2**10
+
+
+class Joined:
+    """A transport on which the first write, an answer's head, waits for the second: one call of the system for both.
+
+    Of a small answer that is a fifth of its cost.
+    """
+
+    __slots__ = ("_begun", "_head", "_transport")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport, self._head, self._begun = transport, b"", False
+
+    def write(self, data: bytes) -> None:
+        """Keep the head, or write what is kept and this."""
+        if not self._begun:
+            self._head, self._begun = data, True
+        elif self._head:
+            head, self._head = self._head, b""
+            if len(data) < _COPIED_BYTES:
+                self._transport.write(head + data)
+            else:
+                self._transport.writelines((head, data))
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Write what is kept, and close."""
+        self.flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the transport has."""
+        return getattr(self._transport, name)
+
 
 def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
     """Return uvicorn's HTTP protocol with limits that it lacks, :data:`MAX_HEAD_BYTES` and :data:`MAX_PIPELINED` too.
@@ -43,6 +86,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         _other_bytes = 0
         _received_bytes = 0  # of what is being parsed, without bodies
         _running: Any = None
+        _answer: Joined | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
@@ -97,7 +141,13 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             self._running = cycle
+            cycle.transport = self._answer = Joined(self.transport)
             super()._start_asgi_task(cycle, app)
+
+        def on_response_complete(self) -> None:
+            if self._answer is not None:
+                self._answer.flush()  # of a head without a body
+            super().on_response_complete()
 
         def _refuse(self, answer: bytes) -> None:
             """Answer and close; where another answer is under way, only close."""
