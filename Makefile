@@ -4,16 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow lint types check wheel bench clean
+.PHONY: demo test slow soak lint types check wheel bench clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not image and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not image and not gpu and not triton and not soak"
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or image or gpu"
+	$(BIN)/python -m pytest -m "(slow or image or gpu or triton) and not soak"
+
+# Half an hour of mixed traffic against one server; SOAK_MINUTES says otherwise.
+soak: $(STAMP)
+	$(BIN)/python -m pytest -m soak -s tests/soak
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,6 +38,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/precision_page.py
 	$(BIN)/python benchmarks/design_spaces.py
+	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/serving_peers.py
+	$(BIN)/python benchmarks/serving_page.py
 	$(BIN)/python benchmarks/measurements.py
 
 $(STAMP): pyproject.toml constraints.txt

@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     type=Positive(),
     default=30,
     show_default=True,
-    help="Seconds in which the head of a request must have arrived, and then its body.",
+    help="Seconds in which the head of a request must have arrived, then its body, and its answer begun to be taken.",
 )
 @click.option(
     "--hung-after",
@@ -127,6 +127,14 @@ if TYPE_CHECKING:
     default=60,
     show_default=True,
     help="Seconds in an inference after which /v2/health/live says that the server hangs.",
+)
+@click.option(
+    "--linger",
+    "linger_s",
+    type=FiniteFloat(0, 3600),
+    default=0,
+    show_default=True,
+    help="Seconds after SIGTERM in which /v2/health/ready says 503 but requests are still answered, for balancers.",
 )
 @click.option(
     "--drain",
@@ -264,7 +272,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         def announce(ready: Ready) -> None:
             _announce(assembly, doors, ready, bundle_path, as_json)
 
-        serve(assembly, doors, options["drain_s"], announce)
+        serve(assembly, doors, options["drain_s"], announce, options["linger_s"])
 
 
 def _announce(assembly: Assembly, doors: Any, ready: Ready, bundle_path: str, as_json: bool) -> None:

@@ -12,6 +12,7 @@ class State(Enum):
 
     STARTING = "the golden set is being replayed"
     READY = "ready"
+    LEAVING = "the server is about to stop"
     DRAINING = "the server is stopping"
 
 
@@ -47,7 +48,8 @@ class Admission:
     """State of the server and its requests in flight; used from the event loop only.
 
     Attributes:
-        state: only :attr:`State.READY` lets requests in.
+        state: :attr:`State.READY` lets requests in, and so does :attr:`State.LEAVING`, which tells those who send
+            them to send them elsewhere.
         in_flight: requests inside.
         bytes_in_flight: of their bodies, as they were sent.
         max_bytes: that these may have together.
@@ -66,7 +68,7 @@ class Admission:
         Raises:
             RequestError: status 503, the server is not ready or full.
         """
-        if self.state is not State.READY:
+        if self.state not in (State.READY, State.LEAVING):
             raise RequestError(self.state.value, 503)
         if self.in_flight >= self._max_in_flight:
             raise RequestError(f"{self.in_flight} requests are in flight already, try again", 503)

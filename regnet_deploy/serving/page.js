@@ -262,14 +262,17 @@ async function work() {
   if (isWorking) return;
   isWorking = true;
   let last = "";
-  await loading; // which models there are, and a token where one is needed
-  while (queue.length) {
-    const entry = queue.shift();
-    if (entry.isGone) continue;
-    say(tally.of > 1 ? `Classifying ${tally.done + tally.failed + 1} of ${tally.of} images` : "Classifying");
-    last = await classify(entry);
+  try {
+    await loading; // which models there are, and a token where one is needed
+    while (queue.length) {
+      const entry = queue.shift();
+      if (entry.isGone) continue;
+      say(tally.of > 1 ? `Classifying ${tally.done + tally.failed + 1} of ${tally.of} images` : "Classifying");
+      last = await classify(entry);
+    }
+  } finally {
+    isWorking = false; // whatever went wrong, the next image is not to wait for it
   }
-  isWorking = false;
   const failed = tally.failed ? `, ${tally.failed} could not be` : "";
   const line = tally.done + tally.failed > 1 ? `${count(tally.done, "image")} classified${failed}` : last;
   say(tally.note ? `${line}. ${tally.note}` : line);
@@ -286,7 +289,7 @@ async function classify(entry, isSecond = false) {
     const [first] = body.predictions;
     return `${entry.name}: ${first.label}, ${percent(first.probability)}`;
   } catch (error) {
-    if (!(error instanceof Refusal)) throw error;
+    if (!(error instanceof Refusal)) error = new Refusal(NOT_OURS); // an answer that makes no sense, such as a proxy's
     if (error.status === 404 && !isSecond) {
       const before = selected(); // which may have made way for another version
       await loadCard();

@@ -43,6 +43,8 @@ _JSON_DEPTH = 100
 
 #: How parameters begin that ask for what only Triton has.
 _NOT_OFFERED = ("shared_memory_", "triton_")
+#: But this one of them, which Triton's load generator sends to every model, means nothing where nothing is streamed.
+_HARMLESS = "triton_enable_empty_final_response"
 
 #: Microseconds that a client may ask for, as wide as Triton's field is; the server's own deadline is far shorter.
 _LONGEST_US = 2**64 - 1
@@ -353,7 +355,7 @@ def _parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
     if not isinstance(parameters, dict):
         raise RequestError(f"parameters of {what} must be an object")
     for name in parameters:
-        if name.startswith(_NOT_OFFERED):  # passed over, it would leave the client without what it counts on
+        if name.startswith(_NOT_OFFERED) and name != _HARMLESS:  # passed over, it would leave the client without what it counts on
             raise RequestError(f"parameter {_short(name)} of {what} is not offered here")
     return parameters
 

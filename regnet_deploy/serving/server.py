@@ -95,12 +95,15 @@ def url_of(bound: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def serve(assembly: Assembly, doors: Doors, drain_s: float, announce: Callable[[Ready], None]) -> None:
+def serve(
+    assembly: Assembly, doors: Doors, drain_s: float, announce: Callable[[Ready], None], linger_s: float = 0.0
+) -> None:
     """Answer requests until a signal comes.
 
     The golden sets are replayed while the server already answers probes; ``announce`` is called when they have passed
-    and requests are let in. SIGTERM or SIGINT: not ready any more, requests inside are finished, for at most
-    ``drain_s`` seconds; a second signal ends at once.
+    and requests are let in. SIGTERM or SIGINT: not ready any more; for ``linger_s`` seconds requests are answered all the
+    same, for balancers take a moment to see it; then no more are let in and those inside are finished, for at most
+    ``drain_s`` seconds. A second signal ends at once.
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
@@ -127,7 +130,7 @@ def serve(assembly: Assembly, doors: Doors, drain_s: float, announce: Callable[[
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,  # when it comes to that, the requests are answered or have had their time
     )
-    server = _Server(config, assembly, doors, drain_s, announce)
+    server = _Server(config, assembly, doors, linger_s, drain_s, announce)
     server.run(sockets=[doors.http])
     if server.failure is not None:
         raise server.failure
@@ -141,6 +144,7 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         assembly: Assembly,
         doors: Doors,
+        linger_s: float,
         drain_s: float,
         announce: Callable[[Ready], None],
     ) -> None:
@@ -148,7 +152,8 @@ class _Server(uvicorn.Server):
         self.failure: RegnetDeployError | None = None
         self._assembly, self._doors = assembly, doors
         self._admission = assembly.service.admission
-        self._drain_s = drain_s
+        self._linger_s, self._drain_s = linger_s, drain_s
+        self._linger_until: float | None = None
         self._announce = announce
         self._start: asyncio.Task[Ready] | None = None
         self._drain_until: float | None = None
@@ -189,6 +194,9 @@ class _Server(uvicorn.Server):
             if self._admission.state is State.STARTING:
                 self._admission.state = State.READY
                 self._announce(ready)
+        if self._linger_until is not None and time.monotonic() > self._linger_until:
+            self._linger_until = None
+            self._drain()
         if self._drain_until is not None:
             if not self._admission.in_flight:
                 return True
@@ -209,13 +217,20 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Take a signal: the first one drains, the second one ends."""
-        self._admission.state = State.DRAINING
-        if self._drain_until is None:
-            self._drain_until = time.monotonic() + self._drain_s
-            self._assembly.tell("draining", requests=self._admission.in_flight)
-        else:
+        if self._drain_until is not None or self._linger_until is not None:
             self._cut_off(f"by a second {signal.Signals(sig).name}")
             self.should_exit = self.force_exit = True
+        elif self._linger_s > 0 and self._admission.state is State.READY:
+            self._admission.state = State.LEAVING
+            self._linger_until = time.monotonic() + self._linger_s
+            self._assembly.tell("leaving", seconds=self._linger_s)
+        else:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._admission.state = State.DRAINING
+        self._drain_until = time.monotonic() + self._drain_s
+        self._assembly.tell("draining", requests=self._admission.in_flight)
 
     def _cut_off(self, why: str) -> bool:
         if self._admission.in_flight:

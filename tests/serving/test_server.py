@@ -166,6 +166,34 @@ def test_tritons_client_works_unchanged(start: Start, exported_bundle: Path):
     assert server.end()[0] == 0
 
 
+def test_tritons_client_of_asyncio_works_unchanged(start: Start):
+    import asyncio
+
+    import tritonclient.http.aio
+
+    server, images = start(), floats(2)
+
+    async def ask() -> tuple[bool, np.ndarray]:
+        async with tritonclient.http.aio.InferenceServerClient(server.address) as client:
+            answer = await client.infer("regnet", [triton_input(images)])
+            return await client.is_model_ready("regnet"), answer.as_numpy("logits")
+
+    ready, logits = asyncio.run(ask())
+    assert ready
+    assert logits.shape == (2, 6)
+
+
+def test_while_it_lingers_it_answers_and_says_that_it_is_not_ready(start: Start):
+    server = start("--linger", "1.5")
+    server.process.terminate()
+    wait_until(lambda: server.status("/v2/health/ready") == 503)
+    assert post(server, infer_body()) == 200  # though nobody was inside
+    assert server.status("/v2/health/live") == 200
+    code, errors = server.end()
+    assert code == 0
+    assert errors.index("leaving") < errors.index("draining")
+
+
 def test_pixels_can_be_sent_as_they_are(start: Start, exported_bundle: Path):
     server = start("--variant", "onnx-fp32-uint8")
     golden = load_golden(open_bundle(exported_bundle))

@@ -71,6 +71,13 @@ class Server:
         self.metrics = facts["metrics"]
 
 
+@pytest.fixture(autouse=True)
+def _asked_for(request: pytest.FixtureRequest) -> None:
+    """Half an hour is not spent by `pytest` alone."""
+    if "SOAK_MINUTES" not in os.environ and "soak" not in request.config.option.markexpr:
+        pytest.skip("takes half an hour: `pytest -m soak` or SOAK_MINUTES asks for it")
+
+
 @pytest.fixture
 def modules() -> dict[str, ModuleType]:
     names = ("books", "disturbances", "traffic", "worlds")
