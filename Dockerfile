@@ -2,11 +2,12 @@
 #
 #   docker build -t regnet-deploy .                             for the CPU
 #   docker build -t regnet-deploy:gpu --build-arg RUNTIME=gpu . for NVIDIA GPUs; run it with --gpus all
-#   docker run -p 8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
+#   docker run -p 127.0.0.1:8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
 #
 # It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end, but
-# for the port: that is set with -e REGNET_DEPLOY_PORT=9000, which the health check follows. Metrics are on port 8002, for
-# a network that clients do not reach; gRPC is an option, --grpc-port 8001; a token, -e REGNET_DEPLOY_TOKEN.
+# for the port: that is set with -e REGNET_DEPLOY_PORT=9000, which the health check follows, over HTTP or HTTPS. Metrics
+# are on port 8002, for a network that clients do not reach; gRPC is an option, --grpc-port 8001; a token,
+# -e REGNET_DEPLOY_TOKEN.
 
 FROM python:3.11-slim-bookworm AS build
 ARG RUNTIME=cpu
@@ -37,5 +38,5 @@ WORKDIR /
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['REGNET_DEPLOY_PORT'] + '/v2/health/ready', timeout=4)"]
+    CMD ["python", "-m", "regnet_deploy.serving.probe"]
 ENTRYPOINT ["regnet-deploy", "serve", "/bundle", "--host", "0.0.0.0"]

@@ -1,6 +1,6 @@
 """A load on a gRPC server from a process of its own, for `serving_peers.py`; as `serving_load.py` for HTTP.
 
-Messages are made before the load and answers are left as bytes but for one, so that the client takes little.
+Messages are made before the load and answers are left as bytes, so that the client takes little.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc.aio
 import numpy as np
-from serving_load import ends_with
+from serving_answers import checker
 
 from regnet_deploy.loading.loops import run
 from regnet_deploy.loading.percentiles import Latencies
@@ -45,11 +45,7 @@ def message(data: bytes, kind: str, shape: list[int], name: str) -> bytes:
 async def closed(wish: dict[str, Any], requests: list[bytes]) -> list[tuple[float, float, bool]]:
     """Keep requests in flight; returns of each when it began and ended and whether its answer was right."""
     rows: list[tuple[float, float, bool]] = []
-    unchecked = dict(enumerate(wish["logits"]))
-
-    def right(number: int, answer: bytes) -> bool:
-        wanted = unchecked.pop(number, None)
-        return len(answer) >= wish["least"] and (wanted is None or ends_with(answer, wanted))
+    right = checker(wish["logits"], wish["answers"], wish["least"])
 
     async with grpc.aio.insecure_channel(wish["url"].rpartition("/")[2], options=_OPTIONS) as channel:
         call = channel.unary_unary(METHOD)
@@ -60,7 +56,8 @@ async def closed(wish: dict[str, Any], requests: list[bytes]) -> list[tuple[floa
             turn = number
             while (began := time.monotonic()) < end:
                 answer = await call(requests[turn % len(requests)], timeout=60)
-                rows.append((began, time.monotonic(), right(turn % len(requests), answer)))
+                ended = time.monotonic()
+                rows.append((began, ended, right(turn % len(requests), answer)))
                 turn += 1
 
         await asyncio.gather(*(client(number) for number in range(wish["concurrency"])))
@@ -79,6 +76,7 @@ def loaded(wish: dict[str, Any]) -> dict[str, Any]:
         "rate": len(rows) / wish["seconds"],
         "p50_ms": took.p50_ms if took else None,
         "p99_ms": took.p99_ms if took else None,
+        "latencies_ms": [round(1000 * (end - begin), 3) for begin, end, _ in rows],
         "bad": sum(not right for _, _, right in rows),
         "client_cores": cores,
     }

@@ -36,6 +36,7 @@ class Given:
         tensors: dtype -> bodies of infer requests, JSON and bytes.
         heads: dtype -> bytes of the JSON in those.
         names: of input and output tensor.
+        logits: dtype -> those of the images by a bare session; the photographs' are those of ``uint8``.
     """
 
     bundle: Path
@@ -45,6 +46,7 @@ class Given:
     tensors: dict[str, list[Path]]
     heads: dict[str, int]
     names: tuple[str, str]
+    logits: dict[str, list[list[float]]]
 
 
 def photograph(seed: int) -> bytes:
@@ -91,15 +93,17 @@ def prepare(folder: Path, network: str = NETWORK) -> Given:
     pixels = np.stack([load_pixels(photo.read_bytes(), preprocessing) for photo in photos])
     session = open_onnx(onnx["onnx-fp32"].read_bytes(), threads=1)
     names = (session.input_name, session.output_name)
-    tensors, heads = {}, {}
+    tensors, heads, logits = {}, {}, {}
     for dtype, images in (("float32", normalise(pixels, preprocessing)), ("uint8", pixels)):
         tensors[dtype] = []
+        variant = {"float32": "onnx-fp32", "uint8": "onnx-fp32-uint8"}[dtype]
+        logits[dtype] = open_onnx(onnx[variant].read_bytes(), threads=1, device="cpu").run(images).tolist()
         for i, image in enumerate(images):
             head, body = infer_body(names, image[None])
             heads[dtype] = len(head)
             tensors[dtype].append(folder / f"{i}.{dtype}")
             tensors[dtype][-1].write_bytes(head + body)
-    return Given(bundle, preprocessing, onnx, photos, tensors, heads, names)
+    return Given(bundle, preprocessing, onnx, photos, tensors, heads, names, logits)
 
 
 def infer_body(names: tuple[str, str], images: np.ndarray) -> tuple[bytes, bytes]:

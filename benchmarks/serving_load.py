@@ -13,53 +13,97 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from serving_answers import checker
 
+from regnet_deploy.loading.arrivals import schedule
 from regnet_deploy.loading.client import Reply
-from regnet_deploy.loading.generator import Load, closed_loop
+from regnet_deploy.loading.generator import Load, closed_loop, open_loop
 from regnet_deploy.loading.loops import run
+from regnet_deploy.loading.percentiles import Latencies
 from regnet_deploy.loading.report import summarise
-from regnet_deploy.loading.samples import Recorder
+from regnet_deploy.loading.samples import Recorder, Samples
 from regnet_deploy.loading.target import parse_target, post
 
 
-def ends_with(answer: bytes, logits: list[float]) -> bool:
-    """Tell whether the last bytes of an answer are these logits in FP32, or nearly."""
-    given = np.frombuffer(answer[-4 * len(logits) :], np.float32)
-    return len(given) == len(logits) and bool(np.allclose(given, logits, atol=1e-4, rtol=1e-3))
+def load_of(wish: dict[str, Any]) -> Load:
+    """Return the requests and how their answers are judged."""
+    target = parse_target(wish["url"])
+    bodies = [Path(file).read_bytes()[wish["skip"] :] for file in wish["bodies"]]
+    requests = [post(target, wish["path"], body, wish["headers"]) for body in bodies]
+    right = checker(wish["logits"], wish["answers"], wish["least"])
+
+    def check(number: int, reply: Reply) -> bool:
+        return right(number, reply.body)
+
+    return Load(requests, check)
 
 
 def loaded(wish: dict[str, Any]) -> dict[str, Any]:
     """Keep ``concurrency`` requests in flight and return rate, latencies and the cores that the client kept busy.
 
     Args:
-        wish: ``url``, ``path``, ``headers``, ``bodies`` (files), ``skip`` (bytes of each that are not sent), ``least``
-            (bytes of an answer), ``logits`` (of the bodies, which the first answer to each must end with, or none),
-            ``concurrency``, ``warmup`` and ``seconds``.
+        wish: ``url``, ``path``, ``headers``, ``bodies`` (files), ``skip`` (bytes of each that are not sent), ``least``,
+            ``logits`` and ``answers`` of :func:`serving_answers.checker`, ``concurrency``, ``warmup`` and ``seconds``.
     """
-    target, concurrency = parse_target(wish["url"]), int(wish["concurrency"])
-    bodies = [Path(file).read_bytes()[wish["skip"] :] for file in wish["bodies"]]
-    requests = [post(target, wish["path"], body, wish["headers"]) for body in bodies]
-    least, warmup, seconds = wish["least"], wish["warmup"], wish["seconds"]
-    unchecked = dict(enumerate(wish["logits"]))
-
-    def right(number: int, reply: Reply) -> bool:
-        wanted = unchecked.pop(number, None)
-        return len(reply.body) >= least and (wanted is None or ends_with(reply.body, wanted))
-
-    recorder = Recorder()
+    concurrency, warmup, seconds = int(wish["concurrency"]), wish["warmup"], wish["seconds"]
+    load, recorder = load_of(wish), Recorder()
     began, used = time.monotonic(), time.process_time()
-    run(lambda: closed_loop(target, Load(requests, right), concurrency, warmup + seconds, recorder))
+    run(lambda: closed_loop(parse_target(wish["url"]), load, concurrency, warmup + seconds, recorder))
     cores = (time.process_time() - used) / (time.monotonic() - began)
-    report = summarise(recorder.samples(), warmup=warmup, seconds=seconds, cores=cores, concurrency=concurrency)
+    samples = recorder.samples()
+    report = summarise(samples, warmup=warmup, seconds=seconds, cores=cores, concurrency=concurrency)
     latency = report.latency
+    right = (samples.intended >= warmup) & (samples.done <= warmup + seconds) & (samples.status == 200)
     return {
         "rate": report.achieved,
         "p50_ms": latency.p50_ms if latency else None,
         "p99_ms": latency.p99_ms if latency else None,
+        "latencies_ms": took_ms(samples.where(right & ~samples.wrong)),
         "bad": report.bad,
         "client_cores": cores,
     }
 
 
+def took_ms(samples: Samples) -> list[float]:
+    """Return the latencies of samples."""
+    latencies: list[float] = np.round(1000 * (samples.done - samples.intended), 3).tolist()
+    return latencies
+
+
+def flooded(wish: dict[str, Any]) -> dict[str, Any]:
+    """Send ``rate`` requests a second, answered or not; wish as in :func:`loaded`, ``rate`` in place of a concurrency.
+
+    Returns:
+        What became of them. Latencies of refusals count from when a request left, those ``from_due`` from when it was
+        due: with client and server on the same cores it leaves late, by ``lag_p99_ms``.
+    """
+    warmup, seconds, rate = wish["warmup"], wish["seconds"], wish["rate"]
+    load, recorder = load_of(wish), Recorder()
+    due = schedule(rate, warmup + seconds)
+    began, used = time.monotonic(), time.process_time()
+    run(lambda: open_loop(parse_target(wish["url"]), load, due, recorder))
+    cores = (time.process_time() - used) / (time.monotonic() - began)
+    samples = recorder.samples()
+    report = summarise(samples, warmup=warmup, seconds=seconds, cores=cores, offered=rate)
+    refused = samples.where((samples.intended >= warmup) & (samples.status == 503))
+    from_sent, from_due = Latencies.of(refused.done - refused.sent), report.refusals
+    return {
+        "offered": rate,
+        "rate": report.achieved,
+        "ok": report.ok,
+        "refused": report.refused,
+        "dropped": report.dropped,
+        "failed": sum(report.failed.values()),
+        "wrong": report.wrong,
+        "refused_p50_ms": from_sent.p50_ms if from_sent else None,
+        "refused_p99_ms": from_sent.p99_ms if from_sent else None,
+        "refused_ms": np.round(1000 * (refused.done - refused.sent), 3).tolist(),
+        "refused_from_due_p99_ms": from_due.p99_ms if from_due else None,
+        "lag_p99_ms": report.lag_p99_ms,
+        "client_cores": cores,
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps(loaded(json.load(sys.stdin))))
+    given = json.load(sys.stdin)
+    print(json.dumps(flooded(given) if "rate" in given else loaded(given)))

@@ -2,7 +2,7 @@
 
 gRPC with tensors as BYTES, because of one of FP32, which it takes too, it makes a Python object for each number. It
 batches only with a fixed window, and merges such requests as Python's lists: requests run one by one, in as many
-threads as are asked for.
+threads as are asked for. Its worker processes (``parallel_workers``) do not start with the uvloop that it installs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def serve(facts: dict[str, Any]) -> None:
         gzip_enabled=False,
     )
     logging.disable(logging.WARNING)
-    model = ModelSettings(name="regnet", implementation=Network, parameters={"extra": facts})
+    # By its name: under the class itself workers would look for it in this program's main module.
+    model = ModelSettings(name="regnet", implementation="serving_peer_mlserver.Network", parameters={"extra": facts})
 
     async def run() -> None:
         await MLServer(settings).start([model])

@@ -5,7 +5,8 @@
 
 Each of the others is installed into an environment of its own and has the fastest handler that could be written for it,
 see `serving_peer_*.py`. Every server is tried in several settings and takes part with the best one for each kind of
-request and number in flight; then all run in turns, several rounds, those that are not measured stopped.
+request and number in flight; then all run in turns, several rounds, those that are not measured stopped. Every answer
+is compared with the bare session's.
 """
 
 from __future__ import annotations
@@ -23,19 +24,20 @@ import tempfile
 import venv
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 import PIL
+from serving_figures import RESULTS, Of, cores_busy, in_turns, ranged
 from serving_inputs import NETWORK, SIDE, Given, prepare
 from serving_processes import HERE, Request, Running, TooSlow, load, signal_all, started
 
 from regnet_deploy.cores import available_cores
-from regnet_deploy.profiling.machine import busy_cores, describe_machine
+from regnet_deploy.profiling.machine import describe_machine
 
-RESULT = HERE / "results" / "serving_peers.json"
+RESULT = RESULTS / "serving_peers.json"
 PEERS = {"litserve": "0.2.19", "mlserver": "1.7.1", "kserve": "0.21.0"}
 CONCURRENCY = (1, 16)
 KINDS = ("tensor", "photo")
@@ -91,16 +93,17 @@ class Way:
 def ways(given: Given) -> list[Way]:
     """Return how each server is asked: by the fastest protocol that it offers."""
     tensors, photos, skip = given.tensors["float32"], given.photos, given.heads["float32"]
-    logits = reference(given)
+    logits, seen = given.logits["float32"], given.logits["uint8"]
     raw = {"content-type": "application/octet-stream"}
     infer = {**raw, "inference-header-content-length": str(skip)}
     shape = {"shape": [1, 3, SIDE, SIDE], "input": given.names[0]}
 
     def tensor(path: str, headers: dict[str, str], skip: int, kind: str = "") -> Request:
-        return Request(path, headers, tensors, 4000, skip, logits, {**shape, "kind": kind} if kind else None)
+        return Request(path, headers, tensors, 4000, skip, logits, grpc={**shape, "kind": kind} if kind else None)
 
     def photo(path: str, kind: str = "") -> Request:
-        return Request(path, raw, photos, 100, grpc={**shape, "kind": kind} if kind else None)
+        grpc = {**shape, "kind": kind} if kind else None
+        return Request(path, raw, photos, 100, logits=seen, answers="classes", grpc=grpc)
 
     return [
         Way(
@@ -116,30 +119,25 @@ def ways(given: Given) -> list[Way]:
     ]
 
 
-def reference(given: Given) -> list[list[float]]:
-    """Return the logits of the tensors by a session of our own."""
-    session = onnxruntime.InferenceSession(given.onnx["onnx-fp32"].read_bytes(), providers=["CPUExecutionProvider"])
-    bodies = [body.read_bytes()[given.heads["float32"] :] for body in given.tensors["float32"]]
-    images = np.stack([np.frombuffer(body, np.float32).reshape(3, SIDE, SIDE) for body in bodies])
-    logits: list[list[float]] = session.run(None, {given.names[0]: images})[0].tolist()
-    return logits
-
-
-def settings_of(server: str, cores: int) -> list[dict[str, Any]]:
+def settings_of(server: str, kind: str, cores: int) -> list[dict[str, Any]]:
     """Return the settings in which a server is tried: threads of an inference, inferences at a time, batch."""
     split, whole = {"threads": 1, "callers": cores}, {"threads": cores, "callers": 1}
+    one, several = {**split, "batch": 1}, {**whole, "batch": 1}
+    if server == "ours" and kind == "tensor":
+        return [{**whole, "batch": 8}, one, {**split, "batch": 4}]
     if server == "ours":
-        return [{**split, "batch": 1}, {**split, "batch": 4}, {**whole, "batch": 1}]
+        return [{**setting, "decoders": n} for setting in ({**whole, "batch": 8}, one) for n in sorted({1, cores})]
     if server == "litserve":
-        quick = [{**split, "batch": 1}, {**split, "batch": 4}, {**whole, "batch": 1}, {**whole, "batch": 8}]
-        return [{**setting, "fast_queue": True} for setting in quick] + [{**split, "batch": 1, "fast_queue": False}]
-    return [{**split, "batch": 1}, {**whole, "batch": 1}]
+        quick = [one, {**split, "batch": 4}, several, {**whole, "batch": 8}]
+        return [{**setting, "fast_queue": True} for setting in quick] + [{**one, "fast_queue": False}]
+    return [one, several]
 
 
 def command_of(server: str, kind: str, setting: dict[str, Any], given: Given, pythons: dict[str, Path]) -> list[str]:
     """Return what starts a server; ours runs one variant, so it is another one for each kind."""
     if server == "ours":
-        numbers = {"threads": setting["threads"], "executors": setting["callers"], "batch": setting["batch"]}
+        names = {"threads": "threads", "callers": "executors", "batch": "batch", "decoders": "decoders"}
+        numbers = {names[name]: number for name, number in setting.items()}
         options = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
         ports = ["--port", "0", "--grpc-port", "0", "--poll", "0", "--json"]
         return [
@@ -167,11 +165,14 @@ def search(
     tried: dict[tuple[str, str, int], list[tuple[float, dict[str, Any]]]] = {}
     for server in ("ours", *pythons):
         together = [(kind,) for kind in KINDS] if server == "ours" else [KINDS]
-        for setting, kinds in itertools.product(settings_of(server, available_cores()), together):
+        settings = [
+            (setting, kinds) for kinds in together for setting in settings_of(server, kinds[0], available_cores())
+        ]
+        for setting, kinds in settings:
             with started(command_of(server, kinds[0], setting, given, pythons)) as running:
                 of_server = [way for way in every if way.server == server]
                 for way, kind, n in itertools.product(of_server, kinds, CONCURRENCY):
-                    if kind in way.requests:
+                    if kind in way.requests and (n > 1 or setting["batch"] == 1 or server == "ours"):
                         rate = rate_of(running, way, kind, n, seconds)
                         tried.setdefault((way.name, kind, n), []).append((rate, setting))
                         say(f"  {way.name}, {kind}, {n} in flight, {setting}: {rate:.1f} a second")
@@ -198,10 +199,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Run all of them in turns and return a row for each way, kind and number in flight."""
     by_name = {way.name: way for way in every}
-    measured: dict[tuple[str, str, int], list[dict[str, Any]]] = {case: [] for case in best}
     with contextlib.ExitStack() as stack:
         running: dict[str, Running] = {}
-        place = {}
+        sides: dict[tuple[str, str, int], Callable[[], dict[str, Any]]] = {}
         for (name, kind, n), setting in best.items():
             command = command_of(by_name[name].server, kind, setting, given, pythons)
             key = json.dumps(command)
@@ -209,33 +209,28 @@ def compare(
                 running[key] = stack.enter_context(started(command))
                 load(running[key], by_name[name].requests[kind], 1, 0.2, by_name[name].url(running[key]))
                 signal_all(running[key], signal.SIGSTOP)
-            place[name, kind, n] = running[key]
-        for number in range(rounds):
-            for case in list(best) if number % 2 == 0 else reversed(list(best)):
-                name, kind, n = case
-                signal_all(place[case], signal.SIGCONT)
-                row = load(place[case], by_name[name].requests[kind], n, seconds, by_name[name].url(place[case]))
-                signal_all(place[case], signal.SIGSTOP)
-                measured[case].append(row)
-                say(
-                    f"  round {number + 1}, {name}, {kind}, {n}: {row['rate']:.1f} a second, p99 {row['p99_ms']:.1f} ms"
-                )
+            sides[name, kind, n] = partial(awake, running[key], by_name[name], kind, n, seconds)
+        measured = in_turns(sides, rounds, say)
     return [
-        {
-            "way": name,
-            "kind": kind,
-            "in_flight": n,
-            "setting": best[name, kind, n],
-            **{figure: statistics.median(row[figure] for row in rows) for figure in rows[0]},
-            "rates": [row["rate"] for row in rows],
-            "p99s_ms": [row["p99_ms"] for row in rows],
-        }
-        for (name, kind, n), rows in measured.items()
+        {"way": name, "kind": kind, "in_flight": n, "setting": best[name, kind, n], **row}
+        for (name, kind, n), row in measured.items()
     ]
 
 
-def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return how many times our rate is that of each other way, and its p99 ours; of our ways the faster one."""
+def awake(running: Running, way: Way, kind: str, n: int, seconds: float) -> dict[str, Any]:
+    """Load a server that is stopped before and after."""
+    signal_all(running, signal.SIGCONT)
+    try:
+        return load(running, way.requests[kind], n, seconds, way.url(running))
+    finally:
+        signal_all(running, signal.SIGSTOP)
+
+
+def ratios(rows: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
+    """Return how many times our rate is that of each other way, and its p99 ours; of our ways the faster one.
+
+    Each of both with ``value``, ``low`` and ``high``, see :func:`serving_figures.ranged`.
+    """
     found = []
     for row in rows:
         case = (row["kind"], row["in_flight"])
@@ -243,28 +238,34 @@ def ratios(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             beside = [one for one in rows if one["way"].startswith("ours") and (one["kind"], one["in_flight"]) == case]
             ours = max(beside, key=lambda one: one["rate"])
             compared = {"way": row["way"], "ours": ours["way"], "kind": row["kind"], "in_flight": row["in_flight"]}
-            found.append({**compared, "rate": ours["rate"] / row["rate"], "p99": row["p99_ms"] / ours["p99_ms"]})
+            found.append({**compared, **ranged(partial(times, ours, row), rounds)})
     return found
+
+
+def times(ours: dict[str, Any], theirs: dict[str, Any], of: Of) -> dict[str, float]:
+    """Return by what factor ours is better."""
+    return {"rate": of(ours, "rate") / of(theirs, "rate"), "p99": of(theirs, "p99_ms") / of(ours, "p99_ms")}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, default=default_environments(), metavar="DIR")
     parser.add_argument("--peer", action="append", choices=list(PEERS), help="with whom (default: all)")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each side in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each side in each round")
     parser.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
+    parser.add_argument("--anyway", action="store_true", help="keep the result though other programs are busy")
     options = parser.parse_args()
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
+    busy = cores_busy(options.json, options.anyway)
     pythons = {name: environment(options.environments, name, say) for name in options.peer or PEERS}
     with tempfile.TemporaryDirectory() as folder:
         given = prepare(Path(folder))
         every = [way for way in ways(given) if way.server == "ours" or way.server in pythons]
-        busy = busy_cores(1.0)
-        best = search(given, pythons, every, min(1.0, options.seconds), say)
+        best = search(given, pythons, every, min(0.6, options.seconds), say)
         rows = compare(given, pythons, every, best, options.rounds, options.seconds, say)
         mean_bytes = statistics.mean(photo.stat().st_size for photo in given.photos)
     result = {
@@ -276,12 +277,12 @@ def main() -> None:
         "rounds": options.rounds,
         "seconds": options.seconds,
         "rows": rows,
-        "ratios": ratios(rows),
+        "ratios": ratios(rows, options.rounds),
     }
     options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     for row in result["ratios"]:
         against = f"{row['ours']} / {row['way']}, {row['kind']}, {row['in_flight']} in flight"
-        print(f"{against:<60} rate {row['rate']:.2f}x, p99 {row['p99']:.2f}x")
+        print(f"{against:<60} rate {row['rate']['value']:.2f}x, p99 {row['p99']['value']:.2f}x")
 
 
 if __name__ == "__main__":

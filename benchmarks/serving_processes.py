@@ -129,13 +129,22 @@ def ask(running: Running, wish: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RuntimeError: it has ended.
     """
-    running.process.stdin.write(json.dumps(wish) + "\n")
-    running.process.stdin.flush()
-    line = running.process.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{running.process.args} ended")
-    answer: dict[str, Any] = json.loads(line)
-    return answer
+    return ask_all([running], wish)[0]
+
+
+def ask_all(several: Sequence[Running], wish: dict[str, Any]) -> list[dict[str, Any]]:
+    """Send the same line to processes, which work on it at the same time, and return their answers.
+
+    Raises:
+        RuntimeError: one has ended.
+    """
+    for running in several:
+        running.process.stdin.write(json.dumps(wish) + "\n")
+        running.process.stdin.flush()
+    lines = [running.process.stdout.readline() for running in several]
+    if not all(lines):
+        raise RuntimeError(f"{several[lines.index('')].process.args} ended")
+    return [json.loads(line) for line in lines]
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,8 @@ class Request:
         bodies: files, sent in turns.
         least: bytes that an answer has at least.
         skip: bytes at the start of each file that are not sent.
-        logits: of the bodies, which answers end with in FP32; empty where they are not looked at.
+        logits: of the bodies, which every answer is held against; empty where answers are not looked at.
+        answers: how logits are answered: see :func:`serving_answers.checker`.
         grpc: in place of path and headers: ``kind``, ``shape`` and ``input`` of `serving_grpc_load.py`.
     """
 
@@ -158,7 +168,23 @@ class Request:
     least: int = 1
     skip: int = 0
     logits: Sequence[Sequence[float]] = ()
+    answers: str = "logits"
     grpc: dict[str, Any] | None = None
+
+    def wish(self, url: str) -> dict[str, Any]:
+        """Return what a load is told."""
+        return {
+            "url": url,
+            "path": self.path,
+            "headers": self.headers,
+            "bodies": [str(body) for body in self.bodies],
+            "least": self.least,
+            "skip": self.skip,
+            "logits": self.logits,
+            "answers": self.answers,
+            "warmup": WARMUP_S,
+            **(self.grpc or {}),
+        }
 
 
 def load(running: Running, request: Request, concurrency: int, seconds: float, url: str = "") -> dict[str, Any]:
@@ -171,27 +197,10 @@ def load(running: Running, request: Request, concurrency: int, seconds: float, u
         TooSlow: nothing was answered.
         RuntimeError: requests were not answered rightly.
     """
-    wish = {
-        "url": url or running.url,
-        "path": request.path,
-        "headers": request.headers,
-        "bodies": [str(body) for body in request.bodies],
-        "least": request.least,
-        "skip": request.skip,
-        "logits": request.logits,
-        "concurrency": concurrency,
-        "warmup": WARMUP_S,
-        "seconds": seconds,
-        **(request.grpc or {}),
-    }
     program = "serving_load.py" if request.grpc is None else "serving_grpc_load.py"
     before, start = running.cpu_s(), time.monotonic()
-    command = [sys.executable, str(HERE / program)]
-    client = subprocess.run(command, input=json.dumps(wish), capture_output=True, text=True)
-    if client.returncode:
-        raise RuntimeError(f"{running.url}: {client.stderr[-2000:]}")
+    answer = _loaded(program, {**request.wish(url or running.url), "concurrency": concurrency, "seconds": seconds})
     took, used = time.monotonic() - start, running.cpu_s() - before
-    answer: dict[str, Any] = json.loads(client.stdout)
     if not answer["bad"] and not answer["rate"]:
         raise TooSlow(f"{running.url}{request.path} answered nothing in {seconds:g} s")
     if answer["bad"]:
@@ -199,4 +208,19 @@ def load(running: Running, request: Request, concurrency: int, seconds: float, u
     loaded_s = min(took, WARMUP_S + seconds)
     answer["server_cpu_ms"] = 1000 * used / (answer["rate"] * loaded_s)
     answer["client_cpu_ms"] = 1000 * answer["client_cores"] / answer["rate"]
+    return answer
+
+
+def flood(running: Running, request: Request, rate: float, seconds: float) -> dict[str, Any]:
+    """Send so many requests a second, answered or not; returns what :func:`serving_load.flooded` says."""
+    return _loaded("serving_load.py", {**request.wish(running.url), "rate": rate, "seconds": seconds})
+
+
+def _loaded(program: str, wish: dict[str, Any]) -> dict[str, Any]:
+    client = subprocess.run(
+        [sys.executable, str(HERE / program)], input=json.dumps(wish), capture_output=True, text=True
+    )
+    if client.returncode:
+        raise RuntimeError(f"{wish['url']}: {client.stderr[-2000:]}")
+    answer: dict[str, Any] = json.loads(client.stdout)
     return answer

@@ -38,21 +38,61 @@ def test_the_summary_is_what_the_rows_say(load):
 
 def test_the_ratios_are_what_the_rows_say(load):
     result = json.loads((ROOT / "benchmarks" / "results" / "serving_peers.json").read_text(encoding="utf-8"))
-    assert load("serving_peers").ratios(result["rows"]) == result["ratios"]
+    assert load("serving_peers").ratios(result["rows"], result["rounds"]) == result["ratios"]
     assert set(result["peers"]) == set(load("serving_peers").PEERS)
 
 
 def test_a_ratio_is_with_our_faster_way_and_above_one_where_ours_is_better(load):
     case = {"kind": "tensor", "in_flight": 16}
+
+    def row(way, rate, p99, rates=(), p99s=(), **case):
+        return {"way": way, "rate": rate, "p99_ms": p99, "rounds": {"rate": rates, "p99_ms": p99s}, **case}
+
     rows = [
-        {"way": "ours, HTTP", "rate": 200.0, "p99_ms": 10.0, **case},
-        {"way": "ours, gRPC", "rate": 150.0, "p99_ms": 5.0, **case},
-        {"way": "ours, HTTP", "rate": 900.0, "p99_ms": 1.0, "kind": "photo", "in_flight": 16},
-        {"way": "theirs, gRPC", "rate": 100.0, "p99_ms": 15.0, **case},
+        row("ours, HTTP", 200.0, 10.0, (150.0, 250.0), (8.0, 12.0), **case),
+        row("ours, gRPC", 150.0, 5.0, (150.0, 150.0), (5.0, 5.0), **case),
+        row("ours, HTTP", 900.0, 1.0, kind="photo", in_flight=16),
+        row("theirs, gRPC", 100.0, 15.0, (100.0, 100.0), (16.0, 12.0), **case),
     ]
-    assert load("serving_peers").ratios(rows) == [
-        {"way": "theirs, gRPC", "ours": "ours, HTTP", **case, "rate": 2.0, "p99": 1.5}
-    ]
+    (ratio,) = load("serving_peers").ratios(rows, 2)
+    assert ratio == {
+        "way": "theirs, gRPC",
+        "ours": "ours, HTTP",
+        **case,
+        "rate": {"value": 2.0, "low": 1.5, "high": 2.5},
+        "p99": {"value": 1.5, "low": 1.0, "high": 2.0},
+    }
+
+
+def test_a_target_within_the_range_of_the_rounds_is_undecided(load):
+    met = load("serving_figures").met
+    assert met({"value": 0.95, "low": 0.91, "high": 1.0}, 0.9) == "yes"
+    assert met({"value": 0.95, "low": 0.85, "high": 1.0}, 0.9) == "undecided"
+    assert met({"value": 0.80, "low": 0.70, "high": 0.89}, 0.9) == "no"
+    assert met({"value": 1.2, "low": 1.1, "high": 1.3}, 1.5, more=False) == "yes"
+    assert met({"value": 1.2, "low": 1.1, "high": 1.6}, 1.5, more=False) == "undecided"
+
+
+def test_the_99th_percentile_is_of_all_rounds_together(load):
+    one, other = [{"rate": 1.0, "p99_ms": 9.0, "latencies_ms": [ms] * 100} for ms in (1.0, 9.0)]
+    other["latencies_ms"] = [1.0] * 99 + [9.0]
+    row = load("serving_figures").rounds_of([one, other])
+    assert (row["p99_ms"], row["requests"]) == (1.0, 200)
+    assert "latencies_ms" not in row
+
+
+def test_the_bare_session_counts_with_its_fastest_row(load):
+    rows = {"bare uint8 1": {"rate": 9.0}, "bare uint8 2": {"rate": 11.0}, "bare uint8 alone": {"rate": 10.0}}
+    assert load("serving").best_row({**rows, "http uint8": {"rate": 99.0}}, "uint8") == {"rate": 11.0}
+
+
+def test_a_result_of_the_repository_is_not_measured_on_a_busy_machine(load, monkeypatch, tmp_path):
+    figures = load("serving_figures")
+    monkeypatch.setattr(figures, "busy_cores", lambda seconds: 0.3)
+    kept = figures.RESULTS / "serving.json"
+    with pytest.raises(SystemExit, match=r"keep 0\.3 cores busy.*--anyway"):
+        figures.cores_busy(kept, anyway=False)
+    assert figures.cores_busy(kept, anyway=True) == figures.cores_busy(tmp_path / "a.json", anyway=False) == 0.3
 
 
 def test_a_peer_sees_the_pixels_that_our_server_sees(load):
@@ -108,12 +148,26 @@ def test_a_process_that_ends_at_once_is_an_error(load):
         pass
 
 
-def test_an_answer_is_right_where_it_ends_with_the_logits(load):
-    ends_with = load("serving_load").ends_with
-    answer = b"head" + np.array([1.0, 2.0], np.float32).tobytes()
-    assert ends_with(answer, [1.0, 2.00001])
-    assert not ends_with(answer, [1.0, 2.1])
-    assert not ends_with(b"", [1.0])
+def test_every_answer_is_held_against_the_logits_of_its_own_image(load):
+    logits = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    right = load("serving_answers").checker(logits.tolist(), "logits", 1)
+    for _ in range(2):
+        assert right(1, b"head" + logits[1].tobytes())
+        assert not right(0, b"head" + logits[1].tobytes())
+    assert not right(0, b"")
+    assert not load("serving_answers").checker([], "logits", 3)(0, b"ab")
+
+
+def test_classes_are_held_against_the_logits_in_json_and_within_a_message(load):
+    logits = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    right = load("serving_answers").checker(logits.tolist(), "classes", 1)
+    likely = np.exp(logits[1]) / np.exp(logits[1]).sum()
+    best = [{"index": int(i), "probability": float(likely[i])} for i in np.argsort(-likely)[:5]]
+    answer = json.dumps({"predictions": best}).encode()
+    assert right(1, answer)
+    assert right(1, b"\x0a\x06regnet" + answer)
+    assert not right(0, answer)
+    assert not right(1, b"\x0a\x06regnet")
 
 
 @pytest.mark.slow

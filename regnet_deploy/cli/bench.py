@@ -6,18 +6,20 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_table, progress, say
-from regnet_deploy.errors import ServerError, UsageError, require
+from regnet_deploy.errors import ProofError, ServerError, UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.loading.percentiles import Latencies
     from regnet_deploy.loading.report import RateReport
     from regnet_deploy.loading.site import Site
 
 _AUTO = "auto"
+#: Share of a core from which on the load generator, which has one thread, is short of time itself.
+_BUSY = 0.8
 
 
 class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
@@ -80,7 +82,9 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     help="Files for the server to decode, or binary tensors.  [default: tensor, with --images image]",
 )
 @click.option("--images", metavar="DIR", help="Send images of this folder.  [default: the bundle's golden set]")
-@click.option("--model", default="regnet", show_default=True, help="Name of the model at the server.")
+@click.option(
+    "--name", "model", default="regnet", show_default=True, help="Name of the model at the server, as `serve` has it."
+)
 @click.option(
     "--connections", type=click.IntRange(1, 65536), default=256, show_default=True, help="Most requests in flight."
 )
@@ -90,7 +94,7 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     type=FiniteFloat(0.01, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds after which a request has failed.",
+    help="Seconds after it was due in which a request must be answered.",
 )
 @click.option("--token-file", metavar="FILE", help="File with the bearer token that the server wants.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Draw rate against latency: .png, .svg or .pdf.")
@@ -117,7 +121,7 @@ def command(
 
     Requests are sent when they are due, whether or not those before are answered, and latency counts from when a
     request was due: a pause of the server is seen by all whom it kept waiting. Answers are checked against the golden
-    set. Every request carries one image.
+    set: where one is wrong, that is the exit code 3. Every request carries one image.
 
     \b
     Example:
@@ -127,24 +131,32 @@ def command(
     """
     bundle = open_bundle(bundle_path)
     require("httptools", "serve")
-    from regnet_deploy.loading.bench import Plan, capacity_of, closed_load, open_load, rates_for
+    from regnet_deploy.loading.bench import Plan, capacity_of, check_size, closed_load, open_load, rates_for
+    from regnet_deploy.loading.files import allow_connections
     from regnet_deploy.loading.generator import Rules
     from regnet_deploy.loading.picture import draw_rates
     from regnet_deploy.loading.site import open_site
     from regnet_deploy.loading.target import parse_target, read_token
     from regnet_deploy.pictures import check_picture_path
+    from regnet_deploy.profiling.machine import describe_machine
 
     if closed is not None and rates != _AUTO:
         raise UsageError("--closed sends when an answer comes, --rate when a request is due: give one of them")
     if closed is not None and plot:
         raise UsageError("--plot draws latency by rate, of which --closed has none: leave one out")
+    if closed is not None:
+        _refuse_beside_closed()
     if plot:
         check_picture_path(plot)
+    allow_connections(closed or connections, "--closed" if closed else "--connections")
     target = parse_target(url, read_token(token_file) if token_file else None)
     kind = kind or ("image" if images else "tensor")
-    site = open_site(target, bundle, kind=kind, images=images, model=model)
     plan = Plan(duration, warmup, arrivals, seed, Rules(connections, timeout_s))
+    for rate in () if rates == _AUTO else rates:
+        check_size(rate, plan)
+    site = open_site(target, bundle, kind=kind, images=images, model=model)
     reports: list[RateReport] = []
+    capacity: RateReport | None = None
     with progress() as display:
         task = display.add_task("bench", total=None, note="capacity")
 
@@ -158,27 +170,52 @@ def command(
         else:
             if rates == _AUTO:
                 capacity = capacity_of(site, plan)
-                say(f"capacity: {capacity:.1f} images/s in a closed loop")
-                rates = rates_for(capacity)
+                say(f"capacity: {capacity.achieved:.1f} images/s, {capacity.concurrency} in flight in a closed loop")
+                rates = rates_for(capacity.achieved)
+                for rate in rates:
+                    check_size(rate, plan)
             for rate in rates:
                 display.update(task, total=len(rates), note=f"{rate:g} images/s")
                 reports.append(open_load(site, rate, plan, tick))
                 if reports[-1].interrupted or _is_gone(reports[-1]):
                     break
     if as_json:
-        rows = [report.to_json() for report in reports]
-        facts = {"url": target.url, "model": model, "kind": kind, "images": site.source, "arrivals": arrivals}
-        print_json({"bundle": bundle_path, **facts, "seed": seed, "warmup": warmup, "rates": rows})
+        facts: dict[str, Any] = {"url": target.url, "model": model, "served": site.served, "kind": kind}
+        facts |= {"images": site.source, "duration_s": duration, "warmup_s": warmup, "timeout_s": timeout_s}
+        if closed is None:
+            facts |= {"arrivals": arrivals, "seed": seed, "connections": connections}
+            facts["capacity"] = capacity.to_json() if capacity else None
+        facts["machine"] = describe_machine().to_json()  # of the load generator; has the versions
+        print_json({"bundle": bundle_path, **facts, "rates": [report.to_json() for report in reports]})
     else:
         _print(site, reports)
     _speak(reports)
     if plot and any(report.latency for report in reports):
         draw_rates(reports, f"{model} at {target.url}, {site.kind}s, {arrivals} arrivals", plot)
         say(f"wrote {plot}")
+    elif plot:
+        say(f"{plot} was not drawn: no request was answered rightly")
     if reports[-1].interrupted:
-        raise KeyboardInterrupt
+        raise click.Abort  # click itself puts an empty line before the word
+    judged = [*reports, *([capacity] if capacity else [])]
+    if wrong := sum(report.wrong for report in judged):
+        answers = wrong + sum(report.ok for report in judged)
+        raise ProofError(
+            f"{wrong} of {answers} answers of {target.url} were wrong: those of another image or of another network"
+        )
     if _is_gone(reports[-1]):
         raise ServerError(f"the server at {target.url} no longer answers: the load ended here")
+
+
+def _refuse_beside_closed() -> None:
+    """Refuse options that a closed loop has no use for."""
+    context = click.get_current_context()
+    for name in ("arrivals", "seed", "connections"):
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise UsageError(
+                f"--{name} is of loads in which requests have times at which they are due, of which --closed has none: "
+                "leave one out"
+            )
 
 
 def _is_gone(report: RateReport) -> bool:
@@ -205,15 +242,16 @@ def _row(report: RateReport) -> tuple[str, ...]:
         failed,
         str(report.dropped),
         str(report.wrong),
-        *_figures(report.latency),
+        *_figures(report),
         refusals,
         f"{report.lag_p99_ms:.2f}",
     )
 
 
-def _figures(latency: Latencies | None) -> list[str]:
-    names = ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")
-    return [f"{getattr(latency, name):.2f}" if latency else "" for name in names]
+def _figures(report: RateReport) -> list[str]:
+    latency, names = report.latency, ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")
+    mark = "*" if report.bad else ""
+    return [f"{getattr(latency, name):.2f}{mark}" if latency else "" for name in names]
 
 
 def _speak(reports: list[RateReport]) -> None:
@@ -221,12 +259,24 @@ def _speak(reports: list[RateReport]) -> None:
     for report in reports:
         where = f"at {report.offered:g} images/s" if report.offered is not None else f"{report.concurrency} in flight"
         if report.interrupted:
-            say(f"{where}: interrupted after {report.seconds:.1f} s that count")
+            say(f"{where}: interrupted after {report.measured_s:.1f} s that count")
         if report.wrong:
             say(f"{where}: {report.wrong} answers were wrong: those of another image or of another network")
-        if report.is_limited:
+        if report.problem:
+            say(f"{where}: {report.failed['connection']} connections failed, the last one with: {report.problem}")
+        if report.bad and report.latency:
             say(
-                f"{where}: the load generator was itself the bottleneck, its requests left up to "
-                f"{report.lag_p99_ms:.1f} ms late (p99), which counts as latency; it had {report.generator_cores:.2f} "
-                "cores' time: give it a core that nothing else keeps busy"
+                f"{where}: percentiles (*) are of the {report.ok} requests that were answered rightly; the other "
+                f"{report.bad} of {report.requests} are left out"
             )
+        if report.lag_shows:
+            say(f"{where}: {_lag(report)}")
+
+
+def _lag(report: RateReport) -> str:
+    """Say what is known of why requests left late: the generator cannot see who else has the cores."""
+    cores = f"the load generator had {report.generator_cores:.2f} cores' time"
+    reason = f"{cores}: it was itself the bottleneck, put load from several machines"
+    if report.generator_cores < _BUSY:
+        reason = f"{cores}, so other work kept it from a core: give it one that nothing else keeps busy"
+    return f"requests left up to {report.lag_p99_ms:.2f} ms late (p99), which counts as latency; {reason}"

@@ -32,6 +32,12 @@ from regnet_deploy.cli.output import print_json, say
     "--image", default="regnet-deploy", show_default=True, help="Container image of the server, for KServe and compose."
 )
 @click.option(
+    "--triton-image",
+    default="regnet-triton",
+    show_default=True,
+    help="Container image of Triton with Pillow, for KServe; the Dockerfile of --triton builds it.",
+)
+@click.option(
     "--storage",
     metavar="URI",
     help="Where KServe finds the bundle, such as pvc://claim/path.  [default: /bundle of the image]",
@@ -40,6 +46,11 @@ from regnet_deploy.cli.output import print_json, say
 @click.option("--executors", type=click.IntRange(1, 256), help="Inferences at a time.  [default: as tuned, else 1]")
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="CPU threads of an inference.  [default: as tuned, else the cores]"
+)
+@click.option(
+    "--decoders",
+    type=click.IntRange(1, 256),
+    help="Processes that decode images.  [default: the server's, the cores; Triton: 2]",
 )
 @click.option(
     "--batch",

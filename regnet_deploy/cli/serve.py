@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from regnet_deploy.errors import UsageError, require
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.runtime import Session
     from regnet_deploy.serving.assembly import Assembly
-    from regnet_deploy.serving.server import Ready
+    from regnet_deploy.serving.server import Doors, Ready
 
 
 @click.command()
@@ -91,7 +92,7 @@ if TYPE_CHECKING:
     type=Positive(),
     default=30_000,
     show_default=True,
-    help="ms after its arrival in which a request's inference begins, or it gets 504; a request may ask for less.",
+    help="ms after its arrival in which a request's inference is done, or it gets 504; a request may ask for less.",
 )
 @click.option("--max-body-mb", type=Positive(), default=32, show_default=True, help="Size of one request.")
 @click.option(
@@ -175,9 +176,10 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     """Answer requests: images to labels, tensors by the Open Inference Protocol v2, over HTTP and gRPC.
 
     BUNDLE is a bundle or a folder of models: MODEL/VERSION/bundle.json. Golden sets are replayed first: what does not
-    agree with the trained model on this machine is not served (exit code 3). When requests are answered, one line
-    beginning with "ready:" is printed. A bundle that changes, or a new version beside it, is proved and takes the
-    place of the old one without losing a request; one that fails is refused while the old one serves.
+    agree with the trained model on this machine is not served (exit code 3). When requests are answered, a line that
+    begins with "ready:" is written to stderr (an event with --log-format json; with --json, an object to stdout too).
+    A bundle that changes, or a new version beside it, is proved and takes the place of the old one without losing a
+    request; one that fails is refused while the old one serves.
 
     \b
     Example:
@@ -235,13 +237,18 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         build=_build if build_engine else None,
     )
     token, tls = read_token(options["token_file"]), _tls(options["tls_cert"], options["tls_key"])
-    if not is_repository(bundle_path):
+    if is_repository(bundle_path):
+        if click.get_current_context().get_parameter_source("name") is not click.core.ParameterSource.DEFAULT:
+            raise UsageError(
+                f"--name is for a bundle; {bundle_path} holds models, which are called as their folders are"
+            )
+    else:
         open_bundle(bundle_path)  # a wrong path is said before a port in use
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(options["host"], options["port"]))
         apart = None
         if options["metrics_port"] is not None:
-            apart = stack.enter_context(bind(options["host"], options["metrics_port"]))
+            apart = stack.enter_context(bind(options["host"], options["metrics_port"], "--metrics-port"))
         grpc_port = options["grpc_port"]
         doors = Doors(
             http=bound,
@@ -270,49 +277,62 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         )
 
         def announce(ready: Ready) -> None:
-            _announce(assembly, doors, ready, bundle_path, as_json)
+            told = _ready_facts(assembly, doors, ready)
+            if options["log_format"] == "json":  # then every line is
+                log.event("ready", **told)
+            else:
+                _say_ready(assembly, ready, told, bundle_path)
+            if token is None and not _is_loopback(bound.getsockname()[0]):
+                log.event("open", logging.WARNING, host=options["host"], token=None, tls=tls is not None)
+            if as_json:
+                click.echo(json.dumps(told))
 
         serve(assembly, doors, options["drain_s"], announce, options["linger_s"])
 
 
-def _announce(assembly: Assembly, doors: Any, ready: Ready, bundle_path: str, as_json: bool) -> None:
+def _ready_facts(assembly: Assembly, doors: Doors, ready: Ready) -> dict[str, Any]:
+    """Return where the server answers and what it serves, JSON data; of several models the first once more on top."""
     from regnet_deploy.serving.server import url_of
 
     url = url_of(doors.http, "https" if doors.tls else "http")
-    metrics = (
-        f"{url_of(doors.metrics)}/metrics" if doors.metrics else f"{url}/metrics" if doors.metrics_at_http else None
-    )
-    models = []
+    metrics = f"{url}/metrics" if doors.metrics_at_http else None
+    if doors.metrics is not None:
+        metrics = f"{url_of(doors.metrics)}/metrics"
+    models = [
+        {
+            "model": served.name,
+            "version": served.version,
+            "variant": served.variant,
+            "runtime": served.session.runtime,
+            "device": served.session.device,
+            "executors": served.batching.executors,
+            "threads": served.threads,
+            "batch": served.batching.batch,
+            "max_delay_ms": served.batching.max_delay_s * 1000,
+            "note": served.note,
+            "golden": agreement.to_json(),
+        }
+        for served, agreement in zip(assembly.opened, ready.agreements, strict=True)
+    ]
+    return {"url": url, "grpc_port": ready.grpc_port, "metrics": metrics, **models[0], "models": models}
+
+
+def _say_ready(assembly: Assembly, ready: Ready, told: dict[str, Any], bundle_path: str) -> None:
     for served, agreement in zip(assembly.opened, ready.agreements, strict=True):
-        session, batching = served.session, served.batching
         if not served.card["trained"]:
             say(f"{bundle_path} is not trained: its answers mean nothing yet")
         if served.note:
             say(f"{served.name}: {served.note}")
         say(
-            f"ready: {url} model {served.name} version {served.version}, variant {served.variant} by {session.runtime} "
-            f"on {session.device}; {batching.executors} x batch {batching.batch}; "
-            f"golden set of {agreement.images} images agrees, max |error| {agreement.max_abs_error:.2g}"
-        )
-        models.append(
-            {
-                "model": served.name,
-                "version": served.version,
-                "variant": served.variant,
-                "runtime": session.runtime,
-                "device": session.device,
-                "executors": batching.executors,
-                "threads": served.threads,
-                "batch": batching.batch,
-                "max_delay_ms": batching.max_delay_s * 1000,
-                "golden": agreement.to_json(),
-            }
+            f"ready: {told['url']} model {served.name} version {served.version}, variant {served.variant} by "
+            f"{served.session.runtime} on {served.session.device}; {served.batching.executors} x batch "
+            f"{served.batching.batch}; golden set of {agreement.images} images agrees, max |error| "
+            f"{agreement.max_abs_error:.2g}"
         )
     if ready.grpc_port is not None:
         say(f"gRPC on port {ready.grpc_port}")
-    if as_json:
-        facts = {"url": url, "grpc_port": ready.grpc_port, "metrics": metrics, **models[0], "models": models}
-        click.echo(json.dumps(facts))
+    if told["metrics"] is not None:
+        say(f"metrics: {told['metrics']}")
 
 
 def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:

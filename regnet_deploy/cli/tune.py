@@ -28,7 +28,7 @@ _LIMITS = 10
 @click.option(
     "--p99-ms",
     "limit_ms",
-    type=FiniteFloat(0.01, 1e6),
+    type=FiniteFloat(0.01, 5000),  # each trial takes ten times as long, and a request has failed after 10 s
     default=20.0,
     show_default=True,
     help="Limit of the 99th percentile of latency.",
@@ -40,6 +40,13 @@ _LIMITS = 10
     default="auto",
     show_default=True,
     help="Tune with this runtime; auto tries each that is installed.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
+    default="auto",
+    show_default=True,
+    help="Where to run, as for `serve`.",
 )
 @click.option("--max-executors", type=click.IntRange(1), help="Inferences at a time.  [default: the cores]")
 @click.option(
@@ -63,6 +70,7 @@ def command(
     limit_ms: float,
     variant: str | None,
     runtime: Any,
+    device: Any,
     max_executors: int | None,
     kind: Any,
     images: str | None,
@@ -89,23 +97,29 @@ def command(
         require(module, "serve")
     from regnet_deploy.cores import available_cores
     from regnet_deploy.loading.bench import Plan
-    from regnet_deploy.loading.settings import layouts, runnable_pairs
+    from regnet_deploy.loading.files import allow_connections
+    from regnet_deploy.loading.settings import Setting, layouts, runnable_pairs
     from regnet_deploy.loading.trials import starter
     from regnet_deploy.loading.tuning import Choices, tune
     from regnet_deploy.profiling.machine import environment
     from regnet_deploy.runtimes.machine_here import machine_here
     from regnet_deploy.runtimes.tuned import PART
 
-    pairs, refused = runnable_pairs(bundle, variant, runtime)
+    pairs, refused = runnable_pairs(bundle, variant, runtime, device)
     choices = Choices(pairs, layouts(available_cores(), max_executors))
     kind = kind or ("image" if images else "tensor")
     # In less time than this a queue that grows without end would still keep to the limit.
     seconds = max(duration, _LIMITS * limit_ms / 1000)
     plan = Plan(seconds, warmup=min(1.0, seconds / 4), seed=seed)
+    allow_connections(plan.rules.connections)
     late: list[None] = []
-    start = starter(bundle, plan, kind=kind, images=images, late=lambda: late.append(None))
+
+    def options(setting: Setting) -> list[str]:
+        return [*setting.options(), "--device", device]
+
+    start = starter(bundle, plan, kind=kind, images=images, options=options, late=lambda: late.append(None))
     rows: list[Row] = []
-    with _ended_by_sigterm(), progress() as display:
+    with _ended_by_signals(), progress() as display:
         reporter = TerminalReporter(display)
         for what, reason in refused.items():
             reporter.say(f"not tried: {what}: {reason}")
@@ -122,12 +136,13 @@ def command(
             best, rows = tune(start, choices, limit_ms, tell)
         except KeyboardInterrupt:
             reporter.say(f"{len(rows)} settings were measured and nothing was written: {bundle_path} is as it was")
-            raise
+            raise click.Abort from None  # click itself puts an empty line before the word
     part = {
         "machine": machine_here(),
         "p99_ms": limit_ms,
         "rate": best.rate,
         "kind": kind,
+        "device": device,
         "settings": best.setting.to_json(),
         "rows": [row.to_json() for row in rows],
     }
@@ -147,14 +162,14 @@ def command(
     )
     if late:
         say(
-            f"in {len(late)} loads the load generator was itself the bottleneck: on a quiet machine, or with clients "
-            "elsewhere, the server bears more"
+            f"in {len(late)} loads requests left late, which counts as latency: on a quiet machine, or with clients "
+            "elsewhere, the server may bear more"
         )
 
 
 @contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Take SIGTERM for Ctrl-C, so that servers end with this process."""
+def _ended_by_signals() -> Iterator[None]:
+    """Take SIGTERM, and SIGHUP of a terminal that is closed, for Ctrl-C, so that servers end with this process."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -162,11 +177,16 @@ def _ended_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup
+            before[number] = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _outcome(row: Row) -> str:

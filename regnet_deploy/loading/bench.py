@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from regnet_deploy.errors import ServerError
+from regnet_deploy.errors import ServerError, UsageError
 from regnet_deploy.loading.arrivals import Arrivals, schedule
 from regnet_deploy.loading.generator import Rules, Tick, closed_loop, open_loop
 from regnet_deploy.loading.loops import run
@@ -19,8 +19,11 @@ from regnet_deploy.loading.site import Site
 
 #: Shares of the capacity at which latency is looked at: the knee lies between, and what comes of too much beyond.
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5)
-#: Requests in flight that find the capacity, and seconds for it.
-CAPACITY_CONCURRENCY, CAPACITY_S = 16, 3.0
+#: Requests in flight that find the capacity: at first, and doubled while that gives so many times as much; and seconds
+#: for each.
+CAPACITY_CONCURRENCY, _GROWS, CAPACITY_S = 16, 1.05, 3.0
+#: Requests of one load, each of which takes some 200 bytes until its end.
+MOST_REQUESTS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -62,24 +65,52 @@ def closed_load(site: Site, concurrency: int, plan: Plan, tick: Tick = lambda se
     return work(None, concurrency)
 
 
-def capacity_of(site: Site, plan: Plan, tick: Tick = lambda seconds: None) -> float:
-    """Return the images a second that the server answers in a short closed loop.
+def capacity_of(site: Site, plan: Plan, tick: Tick = lambda seconds: None) -> RateReport:
+    """Return the short closed loop with the most images a second; requests in flight are doubled while that gives more.
 
     Raises:
-        ServerError: none.
+        ServerError: nothing was answered rightly.
         KeyboardInterrupt: on SIGINT.
     """
-    report = closed_load(site, CAPACITY_CONCURRENCY, replace(plan, duration=min(plan.duration, CAPACITY_S)), tick)
-    if report.interrupted:
-        raise KeyboardInterrupt
-    if not report.ok:
-        raise ServerError(f"the server at {site.target.url} answered none of {report.requests} requests rightly")
-    return report.achieved
+    short = replace(plan, duration=min(plan.duration, CAPACITY_S))
+    concurrency = min(CAPACITY_CONCURRENCY, plan.rules.connections)
+    best: RateReport | None = None
+    while True:
+        report = closed_load(site, concurrency, short, tick)
+        if report.interrupted:
+            raise KeyboardInterrupt
+        grows = best is None or report.achieved > _GROWS * best.achieved
+        best = report if best is None or report.achieved > best.achieved else best
+        if not grows or 2 * concurrency > plan.rules.connections or not report.ok:
+            break
+        concurrency *= 2
+    if not best.ok:
+        reason = f" ({best.problem})" if best.problem else ""
+        raise ServerError(f"the server at {site.target.url} answered none of {best.requests} requests rightly{reason}")
+    return best
 
 
 def rates_for(capacity: float) -> tuple[float, ...]:
     """Return the rates to look at, rounded to three digits."""
     return tuple(float(f"{share * capacity:.3g}") for share in SHARES)
+
+
+def check_size(rate: float, plan: Plan) -> None:
+    """Refuse an open load of no request, or of more than memory is for.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if rate * plan.duration < 1:
+        raise UsageError(
+            f"{rate:g} images/s for {plan.duration:g} s is less than one request: give a --duration of "
+            f"{1 / rate:.3g} s or more"
+        )
+    if rate * (plan.duration + plan.warmup) > MOST_REQUESTS:
+        raise UsageError(
+            f"{rate:g} images/s for {plan.duration + plan.warmup:g} s are more than the {MOST_REQUESTS} requests that "
+            f"a load may have: give a --duration of at most {max(0.0, MOST_REQUESTS / rate - plan.warmup):.3g} s"
+        )
 
 
 def _load(
@@ -102,6 +133,7 @@ def _load(
             cores=cores,
             offered=offered,
             concurrency=concurrency,
+            problem=recorder.problem,
             interrupted=interrupted,
         )
 

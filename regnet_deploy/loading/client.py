@@ -66,15 +66,22 @@ class Client:
         self._opening: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    def send(self, ticket: int, request: bytes) -> bool:
-        """Send a request and return True; False where as many as allowed are in flight, or the client is closed."""
+    def send(self, ticket: int, request: bytes, due: float | None = None) -> bool:
+        """Send a request and return True; False where as many as allowed are in flight, or the client is closed.
+
+        Args:
+            ticket: of the request.
+            request: all of it.
+            due: when it was to be sent (``time.monotonic()``), from when its time counts; by default now.
+        """
         if self.in_flight >= self._most or self._closed:
             return False
         self.in_flight += 1
+        due = time.monotonic() if due is None else due
         if self._idle:
-            self._idle.pop().send(ticket, request)
+            self._idle.pop().send(ticket, request, due)
         else:
-            task = self._loop.create_task(self._connect(ticket, request))
+            task = self._loop.create_task(self._connect(ticket, request, due))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
         return True
@@ -83,7 +90,7 @@ class Client:
         """Give up what has waited too long; to be called now and then."""
         before = time.monotonic() - self._timeout_s
         for connection in list(self._open):
-            if connection.ticket is not None and connection.since < before:
+            if connection.ticket is not None and connection.due < before:
                 connection.end(TIMED_OUT)
 
     def close(self) -> None:
@@ -95,25 +102,28 @@ class Client:
             connection.ticket = None
             connection.end(BROKEN)
 
-    async def _connect(self, ticket: int, request: bytes) -> None:
+    async def _connect(self, ticket: int, request: bytes, due: float) -> None:
         opening = self._loop.create_connection(self._make, self._target.host, self._target.port, ssl=self._context)
         try:
-            _, connection = await asyncio.wait_for(opening, self._timeout_s)
+            _, connection = await asyncio.wait_for(opening, max(0.001, due + self._timeout_s - time.monotonic()))
         except asyncio.TimeoutError:
-            self.finish(ticket, TIMED_OUT, None)
+            self.finish(ticket, TIMED_OUT, None, due)
         except OSError as error:  # an error of TLS is one too
             self.problem = error.strerror or str(error)
-            self.finish(ticket, BROKEN, None)
+            self.finish(ticket, BROKEN, None, due)
         else:
-            connection.send(ticket, request)
+            connection.send(ticket, request, due)
 
     def _make(self) -> _Connection:
         return _Connection(self, self._parser, self._parser_error)
 
-    def finish(self, ticket: int, status: int, reply: Reply | None) -> None:
-        """Count a request as ended and tell of it."""
+    def finish(self, ticket: int, status: int, reply: Reply | None, due: float) -> None:
+        """Count a request as ended and tell of it; an answer that came too late is none."""
         self.in_flight -= 1
-        self._done(ticket, status, reply, time.monotonic())
+        now = time.monotonic()
+        if now - due > self._timeout_s and status != BROKEN:
+            status, reply = TIMED_OUT, None
+        self._done(ticket, status, reply, now)
 
     def opened(self, connection: _Connection) -> None:
         """Know a connection."""
@@ -135,7 +145,7 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, client: Client, parser: Any, broken: type[Exception]) -> None:
         self.ticket: int | None = None
-        self.since = 0.0
+        self.due = 0.0
         self._client = client
         self._parser = parser(self)
         self._broken = broken
@@ -144,8 +154,8 @@ class _Connection(asyncio.Protocol):
         self._json_bytes: int | None = None
         self._complete = self._keep = False
 
-    def send(self, ticket: int, request: bytes) -> None:
-        self.ticket, self.since = ticket, time.monotonic()
+    def send(self, ticket: int, request: bytes, due: float) -> None:
+        self.ticket, self.due = ticket, due
         self._transport.write(request)
         if self._transport.is_closing():  # the other side closed it between two requests
             self.end(BROKEN)
@@ -157,7 +167,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         if ticket is not None:
-            self._client.finish(ticket, status, None)
+            self._client.finish(ticket, status, None, self.due)
 
     # asyncio's callbacks
 
@@ -195,7 +205,7 @@ class _Connection(asyncio.Protocol):
             self._complete, self._keep = True, self._parser.should_keep_alive()
 
     def _finish(self) -> None:
-        ticket = self.ticket
+        ticket, due = self.ticket, self.due
         status = self._parser.get_status_code()
         reply = Reply(status, b"".join(self._chunks), self._json_bytes)
         self._chunks, self._json_bytes, self._complete = [], None, False
@@ -205,4 +215,4 @@ class _Connection(asyncio.Protocol):
         else:
             self._client.rest(self)
         if ticket is not None:
-            self._client.finish(ticket, status, reply)
+            self._client.finish(ticket, status, reply, due)

@@ -45,7 +45,7 @@ class Rules:
 
     Attributes:
         connections: most requests in flight.
-        timeout_s: seconds after which a request has failed.
+        timeout_s: seconds after it was due in which a request must be answered.
     """
 
     connections: int = 256
@@ -89,7 +89,7 @@ async def open_loop(
                 break
             ticket = recorder.begin(recorder.start + times[sent], now)
             sent += 1
-            if not client.send(ticket, requests[ticket % many]):
+            if not client.send(ticket, requests[ticket % many], recorder.start + times[ticket]):
                 recorder.end(ticket, DROPPED, now)
         if sent < len(times):
             alarm.set(recorder.start + times[sent])
@@ -108,6 +108,7 @@ async def open_loop(
     finally:
         alarm.close()
         client.close()
+        recorder.problem = client.problem
 
 
 async def closed_loop(
@@ -127,7 +128,7 @@ async def closed_loop(
     def send() -> None:
         now = time.monotonic()
         ticket = recorder.begin(now, now)
-        client.send(ticket, load.requests[ticket % many])
+        client.send(ticket, load.requests[ticket % many], now)
 
     def done(ticket: int, status: int, reply: Reply | None, now: float) -> None:
         wrong = status == 200 and reply is not None and not load.check(ticket % many, reply)
@@ -148,6 +149,7 @@ async def closed_loop(
             tick(time.monotonic() - recorder.start)
     finally:
         client.close()
+        recorder.problem = client.problem
 
 
 async def ask_each(target: Target, requests: Sequence[bytes], timeout_s: float = 30.0) -> list[Reply | str]:

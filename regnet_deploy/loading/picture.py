@@ -34,6 +34,11 @@ def draw_rates(reports: Sequence[RateReport], title: str, path: str | Path) -> N
     for i, (name, label) in enumerate(_CURVES):
         points = [(rate, getattr(figures, name)) for rate, figures in answered]
         latency.plot(*_columns(points), color=COLOURS[i], marker=MARKS[i], label=label)
+    # The percentiles are of what was answered rightly: what timed out is not in them, and would be at their upper end.
+    partial = [(rate, figures.p99_ms) for rate, figures in answered if rate in {row.offered for row in rows if row.bad}]
+    if partial:
+        ring = {"marker": "o", "linestyle": "", "markersize": 14, "markerfacecolor": "none"}
+        latency.plot(*_columns(partial), color=GREY, label="others not answered rightly, not in it", **ring)
     refused = [(report.offered, report.refusals.p99_ms) for report in rows if report.refusals is not None]
     if refused:
         latency.plot(*_columns(refused), color=GREY, marker="x", linestyle=":", label="p99 of refusals")

@@ -15,9 +15,11 @@ from regnet_deploy.loading.samples import DROPPED, PENDING, Samples
 #: What stands in place of a status, in words.
 _WORDS = {BROKEN: "connection", TIMED_OUT: "timeout"}
 
-#: The generator is in its own way where the 99th percentile of its lateness is above this, and above this share of the
-#: 99th percentile of the latencies, which count from when a request was due.
+#: Requests leave late, so that it shows, where the 99th percentile of their lateness is above this, and above this
+#: share of the 99th percentile of the latencies, which count from when a request was due.
 _LATE_MS, _LATE_SHARE = 2.0, 0.2
+#: The same beside the median, however short it is.
+_COMPARABLE = 0.5
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RateReport:
     Attributes:
         offered: requests a second that were asked for; None in a closed loop.
         concurrency: of a closed loop; None in an open one.
-        seconds: measured.
+        measured_s: seconds that count.
         requests: that were due and whose end is known.
         achieved: images a second answered rightly, until the last of them.
         ok: answered rightly.
@@ -39,12 +41,13 @@ class RateReport:
         refusals: latencies of those that were refused.
         lag_p99_ms: how late requests left, 99th percentile; what is late counts as latency.
         generator_cores: cores that the load generator itself kept busy.
+        problem: what the last connection that failed said; empty where none did.
         interrupted: whether it ended before its time.
     """
 
     offered: float | None
     concurrency: int | None
-    seconds: float
+    measured_s: float
     requests: int
     achieved: float
     ok: int
@@ -56,6 +59,7 @@ class RateReport:
     refusals: Latencies | None
     lag_p99_ms: float
     generator_cores: float
+    problem: str = ""
     interrupted: bool = False
 
     @property
@@ -64,14 +68,20 @@ class RateReport:
         return self.requests - self.ok
 
     @property
-    def is_limited(self) -> bool:
-        """Whether the generator was itself the bottleneck: its own lateness shows in the latencies."""
+    def is_late(self) -> bool:
+        """Whether the generator's own lateness makes up much of the highest latencies; not where none was measured."""
         measured = self.latency or self.refusals
-        return self.lag_p99_ms > max(_LATE_MS, _LATE_SHARE * (measured.p99_ms if measured else 0.0))
+        return measured is not None and self.lag_p99_ms > max(_LATE_MS, _LATE_SHARE * measured.p99_ms)
+
+    @property
+    def lag_shows(self) -> bool:
+        """Whether its lateness is comparable with what latencies are usually, or makes up much of the highest."""
+        measured = self.latency or self.refusals
+        return self.is_late or (measured is not None and self.lag_p99_ms > _COMPARABLE * measured.p50_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data."""
-        return {**asdict(self), "generator_limited": self.is_limited}
+        return {**asdict(self), "lag_shows": self.lag_shows}
 
 
 def summarise(
@@ -82,6 +92,7 @@ def summarise(
     cores: float,
     offered: float | None = None,
     concurrency: int | None = None,
+    problem: str = "",
     interrupted: bool = False,
 ) -> RateReport:
     """Put a load into figures.
@@ -93,6 +104,7 @@ def summarise(
         cores: that the generator kept busy.
         offered: requests a second of an open loop.
         concurrency: of a closed loop.
+        problem: of the last connection that failed.
         interrupted: whether it ended before its time.
     """
     end = warmup + seconds
@@ -110,7 +122,7 @@ def summarise(
     return RateReport(
         offered=offered,
         concurrency=concurrency,
-        seconds=seconds,
+        measured_s=seconds,
         requests=len(rows),
         achieved=int(right.sum()) / (until - warmup) if until > warmup else 0.0,
         ok=int(right.sum()),
@@ -122,5 +134,6 @@ def summarise(
         refusals=Latencies.of(took[refused]),
         lag_p99_ms=percentile(lags, "99") if len(lags) else 0.0,
         generator_cores=cores,
+        problem=problem if BROKEN in others else "",
         interrupted=interrupted,
     )

@@ -45,9 +45,11 @@ class Recorder:
 
     Attributes:
         start: when the load began, ``time.monotonic()``.
+        problem: what the last connection that failed said, for people.
     """
 
     start: float = 0.0
+    problem: str = ""
     _intended: list[float] = field(default_factory=list)
     _sent: list[float] = field(default_factory=list)
     _done: list[float] = field(default_factory=list)

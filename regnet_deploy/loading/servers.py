@@ -18,13 +18,26 @@ from regnet_deploy.errors import ServerError
 
 _START_S, _END_S = 300.0, 15.0
 
+#: Runs the program, which is told to end (SIGTERM) by the kernel when this process is gone, however that came: a killed
+#: one ends nothing itself. Linux alone knows that; it holds for the thread that started it.
+_LAUNCHER = """
+import ctypes, os, sys
+parent = int(sys.argv.pop(1))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGTERM
+    if os.getppid() != parent:
+        sys.exit("the process that started this server is gone")
+from regnet_deploy.cli.main import run
+run(sys.argv[1:])
+"""
+
 
 @contextlib.contextmanager
 def running_server(bundle: str | Path, options: Sequence[str], start_s: float = _START_S) -> Iterator[str]:
     """Run a server on a free port of this machine, and end it; the value is its URL, where it answers requests.
 
     Variables ``REGNET_DEPLOY_...`` are not handed on, and Ctrl-C at the terminal does not reach it: this process ends
-    it.
+    it, and on Linux the kernel does where this process was killed.
 
     Args:
         bundle: to serve.
@@ -34,7 +47,8 @@ def running_server(bundle: str | Path, options: Sequence[str], start_s: float = 
     Raises:
         ServerError: it does not start; the message is its own.
     """
-    command = [sys.executable, "-m", "regnet_deploy", "serve", str(bundle), "--port", "0", "--json", *options]
+    command = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
+    command += ["serve", str(bundle), "--port", "0", "--json", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGNET_DEPLOY_")}
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
         process = subprocess.Popen(
@@ -61,11 +75,16 @@ def _url(process: subprocess.Popen[bytes], said: IO[str], start_s: float) -> str
                 raise ServerError(f"the server was not ready after {start_s:g} s")
             part = os.read(process.stdout.fileno(), 65536)
             if not part:
-                process.wait(_END_S)
-                raise ServerError(f"the server did not start: {_last_line(said) or f'exit code {process.returncode}'}")
+                with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its stdout and lives: it is ended then
+                    process.wait(_END_S)
+                raise ServerError(f"the server did not start: {_last_line(said) or _state(process)}")
             line += part
     url: str = json.loads(line)["url"]
     return url
+
+
+def _state(process: subprocess.Popen[bytes]) -> str:
+    return "it says no address" if process.returncode is None else f"exit code {process.returncode}"
 
 
 def _last_line(said: IO[str]) -> str:

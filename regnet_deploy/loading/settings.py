@@ -9,7 +9,7 @@ from typing import Any
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.engines.stored import is_engine
 from regnet_deploy.errors import MissingPart, UsageError
-from regnet_deploy.runtimes.runtime import RUNTIMES, Runtime, find_variant
+from regnet_deploy.runtimes.runtime import RUNTIMES, Device, Runtime, find_variant
 from regnet_deploy.runtimes.variants import choose_variant
 
 #: Batch and delay with which runtimes, variants and executors are compared: some room for a queue, no waiting.
@@ -55,7 +55,7 @@ class Setting:
 
 
 def runnable_pairs(
-    bundle: Bundle, variant: str | None = None, runtime: Runtime = "auto"
+    bundle: Bundle, variant: str | None = None, runtime: Runtime = "auto", device: Device = "auto"
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Return who can run which proved variant here, and why others cannot.
 
@@ -63,6 +63,7 @@ def runnable_pairs(
         bundle: that has been exported.
         variant: the only one to look at.
         runtime: the only one to look at; ``auto`` is each.
+        device: where it is to run.
 
     Returns:
         Pairs of runtime and variant, and ``variant by runtime`` -> why it is not one of them.
@@ -88,7 +89,7 @@ def runnable_pairs(
                 continue
             try:
                 # One that is asked for may be proved with a looser gate than is its precision's.
-                choose_variant(bundle if variant else alone, variant, runtime=who)  # type: ignore[arg-type]
+                choose_variant(bundle if variant else alone, variant, device=device, runtime=who)  # type: ignore[arg-type]
             except UsageError as error:
                 refused[f"{name} by {who}"] = str(error)
             else:

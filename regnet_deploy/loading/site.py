@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Site:
         kind: ``tensor`` or ``image``.
         model: name of the model.
         source: where the images come from, in words.
+        served: what the server says that it runs, such as its ``variant``; empty where it says nothing.
     """
 
     target: Target
@@ -61,6 +62,7 @@ class Site:
     kind: Kind
     model: str
     source: str
+    served: dict[str, str] = field(default_factory=dict)
 
 
 def open_site(
@@ -84,7 +86,7 @@ def open_site(
     golden = load_golden(bundle)
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     files = read_images(images) if images is not None else []
-    interface = _ask(target, model)
+    interface, served = _ask(target, model)
     if interface.classes != golden.logits.shape[1]:
         raise UsageError(
             f"model {model} at {target.url} has {interface.classes} classes, {bundle.path} has "
@@ -111,10 +113,10 @@ def open_site(
             requests = file_requests(target, files)
         first = _answers(target, requests, read)
     check = make_check(first[:MOST], read, CLOSE * varies)
-    return Site(target, Load(requests[:MOST], check), kind, model, source)
+    return Site(target, Load(requests[:MOST], check), kind, model, source, served)
 
 
-def _ask(target: Target, model: str) -> Interface:
+def _ask(target: Target, model: str) -> tuple[Interface, dict[str, str]]:
     status, document = get(target, "/v2/health/ready")
     said = f": {error_of(document)}" if error_of(document) else ""
     if status in (401, 403):
@@ -126,10 +128,12 @@ def _ask(target: Target, model: str) -> Interface:
     status, document = get(target, f"/v2/models/{model}")
     said = f": {error_of(document)}" if error_of(document) else ""
     if status == 404:
-        raise UsageError(f"no model {model!r} at {target.url}{said}; give its name with --model")
+        raise UsageError(f"no model {model!r} at {target.url}{said}; give its name with --name")
     if status != 200:
         raise ServerError(f"{target.url} does not say what model {model} takes (status {status}{said})")
-    return interface_of(model, document)
+    properties = document.get("properties") if isinstance(document, dict) else None
+    told = properties if isinstance(properties, dict) else {}
+    return interface_of(model, document), {str(name): str(value) for name, value in told.items()}
 
 
 def _answers(target: Target, requests: Sequence[bytes], read: Read) -> list[Scores]:

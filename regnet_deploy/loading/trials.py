@@ -35,7 +35,7 @@ class _Measured:
 
     def capacity(self) -> float:
         """Return the images/s of a short closed loop."""
-        return capacity_of(self.site, replace(self.plan, duration=min(self.plan.duration, 2.0)))
+        return capacity_of(self.site, replace(self.plan, duration=min(self.plan.duration, 2.0))).achieved
 
     def measure(self, rate: float) -> Trial:
         """Offer a rate in an open loop."""
@@ -45,10 +45,10 @@ class _Measured:
         report = open_load(self.site, rate, replace(self.plan, duration=duration, seed=next(self.seeds)))
         if report.interrupted:
             raise KeyboardInterrupt
-        if report.is_limited:
+        if report.is_late:
             self.late()
         # Few requests at a low rate: how many there were is chance, so what was sent is compared, not the rate.
-        behind = report.achieved < _BEHIND * report.requests / report.seconds
+        behind = report.achieved < _BEHIND * report.requests / report.measured_s
         p99_ms = report.latency.p99_ms if report.latency else math.inf
         return Trial(rate, report.achieved, p99_ms, report.bad + (1 if behind and not report.bad else 0))
 
@@ -70,7 +70,7 @@ def starter(
         kind: what is sent.
         images: see :func:`regnet_deploy.loading.site.open_site`.
         options: of `serve` for a setting.
-        late: is called for each load in which the generator was itself the bottleneck.
+        late: is called for each load whose requests left so late that it shows.
     """
     seeds = itertools.count(plan.seed)
 

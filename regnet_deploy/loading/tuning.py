@@ -1,8 +1,10 @@
 """Which setting of the server bears the highest rate under a limit of latency, found by trying.
 
 One thing after another, each beside the best of what went before: runtime and variant, executors and threads, batch,
-delay. A setting that does not bear nine tenths of the best rate known is left after two looks. The best two are
-measured again in turns, for a machine is never quiet: what is taken passes in two of three trials.
+delay. A setting that does not bear nine tenths of the best rate known is left after two looks. What was found so far is
+partly luck, for a machine is never quiet: the best two and the simplest of those near them are measured again in turns,
+until each has a rate that passes in four of five trials. Of these the simplest is taken, the one that was tried first,
+unless it loses clearly.
 """
 
 from __future__ import annotations
@@ -20,14 +22,18 @@ from regnet_deploy.loading.settings import Setting
 
 #: A setting is measured closely where it bears this share of the best rate known.
 _WORTH = 0.9
-#: A setting is better where it bears this much more.
-_BETTER = 1.02
+#: A setting is better where it bears this much more: more than the search is exact to. It loses clearly where it bears
+#: less than the first share of the best, and the simplest one is measured again where it bears the second.
+_BETTER, _CLEAR, _NEAR = 1.06, 1 / 1.1, 1 / 1.25
 #: First rate tried, of a capacity, and the lowest, of the first.
 _FIRST, _LEAST = 0.6, 0.03
 #: How often the best setting is measured again before one that bears less is left.
 _DOUBTS = 2
-#: Trials that confirm a rate; what it is lowered by where they do not, each time by one power more; and how often.
-_ROUNDS, _LOWER, _ATTEMPTS = 3, 0.93, 8
+#: Settings that are measured again, beside the simplest one.
+_FINALISTS = 2
+#: Trials that confirm a rate, and how many must pass; what it is lowered by where they do not, each time by one power
+#: more; and how often.
+_ROUNDS, _ENOUGH, _LOWER, _ATTEMPTS = 5, 4, 0.93, 8
 _MOST_BATCH = 32
 
 
@@ -239,30 +245,24 @@ class _Search:
         return highest.rate, highest.p99_ms
 
     def confirmed(self) -> Row:
-        """Measure the best two again in turns, and whoever is then among them; return the winner.
+        """Measure the finalists again in turns; return the simplest of those that no other one beats clearly.
 
-        Its rate is one that passes in two of three trials.
+        Its rate is one that passes in four of five trials.
         """
-        rates = {row.setting: row.rate for row in self.ranking() if row.rate}
+        rates = {row.setting: row.rate for row in self.rows.values() if row.rate}  # the simplest first
         if not rates:
             raise self._nothing()
-        running: dict[Setting, Candidate] = {}
+        running: dict[Setting, tuple[contextlib.ExitStack, Candidate]] = {}
+        finalists: set[Setting] = set()
         done: dict[Setting, tuple[float, float]] = {}  # rate and p99
         lowest = math.inf
         with contextlib.ExitStack() as stack:
             for attempt in range(1, _ATTEMPTS + 1):
-                hopeful = [one for one in rates if one not in done and rates[one] > _best(done)]
-                pair = sorted(hopeful, key=lambda one: -rates[one])[:2]
-                if not pair:
+                turns = self._gather(stack, running, finalists, rates, done)
+                if not turns:
                     break
-                for one in [one for one in pair if one not in running]:
-                    try:
-                        running[one] = stack.enter_context(self._start(one))
-                    except RegnetDeployError as error:  # it did before: what is known of the others is not lost for it
-                        self.rows[one] = replace(self.rows[one], rate=0.0, note=" ".join(str(error).split()))
-                        rates[one] = 0.0
-                for one, trials in self._rounds(running, [one for one in pair if rates[one]], rates).items():
-                    if sum(trial.keeps(self._limit_ms) for trial in trials) * 2 > _ROUNDS:
+                for one, trials in self._rounds(running, turns, rates).items():
+                    if sum(trial.keeps(self._limit_ms) for trial in trials) >= _ENOUGH:
                         done[one] = (rates[one], statistics.median(trial.p99_ms for trial in trials))
                     else:
                         rates[one] *= _LOWER**attempt
@@ -273,26 +273,56 @@ class _Search:
                 "the lowest: other work disturbs this machine; nothing was written, run this again when it is quiet, "
                 "or give a higher --p99-ms"
             )
-        winner = max(done, key=lambda one: done[one][0])
-        for one in running:
+        winner = next(one for one in rates if one in done and done[one][0] >= _CLEAR * _best(done))
+        for one in finalists:
             rate, p99_ms = done.get(one, (rates[one], self.rows[one].p99_ms))
-            note = "the winner: most images/s, in trials in turns with the next best"
+            note = "the winner: the simplest that none beats clearly, in trials in turns with the next best"
             if one != winner:
                 note = "measured again in turns with the winner" if one in done else "less when it was measured again"
             self.rows[one] = replace(self.rows[one], rate=rate, p99_ms=p99_ms, note=note)
         return self.rows[winner]
 
+    def _gather(
+        self,
+        stack: contextlib.ExitStack,
+        running: dict[Setting, tuple[contextlib.ExitStack, Candidate]],
+        finalists: set[Setting],
+        rates: dict[Setting, float],
+        done: dict[Setting, tuple[float, float]],
+    ) -> list[Setting]:
+        """Return the finalists that can still win, running, and stop the others, which would take their time."""
+        while True:
+            if not finalists:
+                finalists.update(_finalists(rates))
+            turns = [one for one in rates if one in finalists and one not in done and _can_win(one, rates, done)]
+            for one in [one for one in running if one not in turns]:
+                running.pop(one)[0].close()
+            try:
+                for one in [one for one in turns if one not in running]:
+                    own = stack.enter_context(contextlib.ExitStack())
+                    running[one] = own, own.enter_context(self._start(one))
+            except RegnetDeployError as error:  # it did before: what is known of the others is not lost for it
+                self.rows[one] = replace(self.rows[one], rate=0.0, note=" ".join(str(error).split()))
+                del rates[one]
+                finalists.remove(one)
+                finalists.update(_finalists(rates) if len(finalists) < _FINALISTS else [])
+                continue
+            return turns
+
     def _rounds(
-        self, running: dict[Setting, Candidate], settings: Sequence[Setting], rates: dict[Setting, float]
+        self,
+        running: dict[Setting, tuple[contextlib.ExitStack, Candidate]],
+        settings: Sequence[Setting],
+        rates: dict[Setting, float],
     ) -> dict[Setting, list[Trial]]:
-        """Measure settings in turns until each has a majority of trials that kept to the limit, or that did not."""
+        """Measure settings in turns until as many trials kept to the limit as must, or that can no longer be."""
         trials: dict[Setting, list[Trial]] = {one: [] for one in settings}
         for _ in range(_ROUNDS):
             for one in settings:
                 kept = sum(trial.keeps(self._limit_ms) for trial in trials[one])
-                if max(kept, len(trials[one]) - kept) * 2 <= _ROUNDS:
+                if kept < _ENOUGH and len(trials[one]) - kept <= _ROUNDS - _ENOUGH:
                     self._tell(f"again, in turns: {rates[one]:.1f} images/s of {one}", None)
-                    trials[one].append(running[one].measure(rates[one]))
+                    trials[one].append(running[one][1].measure(rates[one]))
         return trials
 
     def _nothing(self) -> RegnetDeployError:
@@ -306,6 +336,22 @@ class _Search:
             f"no setting keeps to a p99 of {self._limit_ms:g} ms here: {found}; nothing was written, give a higher "
             "--p99-ms"
         )
+
+
+def _finalists(rates: dict[Setting, float]) -> list[Setting]:
+    """Return the settings with the highest rates, and the simplest one that is near them."""
+    best = sorted(rates, key=lambda one: -rates[one])[:_FINALISTS]
+    near = [one for one in rates if rates[one] >= _NEAR * rates[best[0]]]
+    return list(dict.fromkeys([*best, *near[:1]]))
+
+
+def _can_win(one: Setting, rates: dict[Setting, float], done: dict[Setting, tuple[float, float]]) -> bool:
+    """Tell whether a setting, if its rate is confirmed, is taken before those whose rates are."""
+    order = list(rates)
+    return all(
+        _CLEAR * rates[one] > rate if order.index(other) < order.index(one) else rates[one] >= _CLEAR * rate
+        for other, (rate, _) in done.items()
+    )
 
 
 def _best(done: dict[Setting, tuple[float, float]]) -> float:

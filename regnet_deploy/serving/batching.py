@@ -23,7 +23,7 @@ Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 #: Levels of priority, 1 before 2 before 3; 0 in a request is the one in the middle.
 PRIORITIES, DEFAULT_PRIORITY = 3, 2
 
-_TOO_LATE = "the request's deadline passed while it was waiting"
+_TOO_LATE = "the request's deadline passed before its inference was done"
 _NOTHING = np.empty(0)
 
 
@@ -57,13 +57,14 @@ class Ran(NamedTuple):
 class Waiting:
     """A request in the queue."""
 
-    __slots__ = ("abandoned", "done", "images", "queued_at", "timer")
+    __slots__ = ("abandoned", "deadline", "done", "images", "queued_at", "timer")
 
     def __init__(self, images: NDArray[Any], done: asyncio.Future[Ran]) -> None:
         self.images = images
         self.done = done
         self.queued_at = time.perf_counter()
         self.abandoned = False
+        self.deadline: float | None = None
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -74,6 +75,11 @@ _Outcome = tuple[list[Waiting], "NDArray[np.float32] | Exception", float, float]
 class Batcher:
     """A bounded queue and the threads that empty it. Its methods are for one event loop.
 
+    Attributes:
+        settings: how requests are put together.
+        running: images that are being run.
+        executions: images in an inference -> how many there were, and seconds in all; those that failed count as well.
+
     A batch is taken whole by the executor that runs it, so that neighbours share nothing but the inference. Where one
     fails, its requests are run alone: those that fail then fail alone.
     """
@@ -82,6 +88,7 @@ class Batcher:
         """Start one thread for each of ``runs``; call on the event loop."""
         self.settings = settings
         self.running = 0
+        self.executions: dict[int, tuple[int, float]] = {}
         self._loop = asyncio.get_running_loop()
         self._lock = threading.RLock()
         # A token for each executor that is to look at the queue. One wake for all that came in a turn of the loop: they
@@ -117,15 +124,16 @@ class Batcher:
         Args:
             images: as the runs take them.
             priority: 1, 2 or 3; 0 is 2.
-            deadline: by :func:`time.perf_counter`; until then it must have begun.
+            deadline: by :func:`time.perf_counter`; until then it must be done, or nobody waits for it any more.
 
         Raises:
-            RequestError: the queue is full (503). By the future: the deadline passed in the queue (504), or whatever
+            RequestError: the queue is full (503). By the future: the deadline passed (504), or whatever
                 the inference raised.
         """
         count = len(images)
         done: asyncio.Future[Ran] = self._loop.create_future()
         waiting = Waiting(images, done)
+        waiting.deadline = deadline
         if deadline is not None and deadline <= waiting.queued_at:
             raise RequestError(_TOO_LATE, 504)
         with self._lock:
@@ -209,8 +217,9 @@ class Batcher:
         delay = self.settings.max_delay_s
         if delay <= 0 or self._closed or self._depth >= self.settings.batch or not self._depth:
             return 0.0
-        oldest = min((one.queued_at for _, _, one in self._queue if not one.abandoned), default=0.0)
-        return oldest + delay - time.perf_counter()
+        # One that has less time than the delay is not kept waiting for company until it is too late.
+        leaves = min((_leaves_at(one, delay) for _, _, one in self._queue if not one.abandoned), default=0.0)
+        return leaves - time.perf_counter()
 
     def _pop(self) -> list[Waiting]:
         batch: list[Waiting] = []
@@ -236,6 +245,8 @@ class Batcher:
             self.running -= count
         for batch, outcome, start, took in outcomes:
             first, size = 0, sum(len(waiting.images) for waiting in batch)
+            ran, seconds = self.executions.get(size, (0, 0.0))
+            self.executions[size] = (ran + 1, seconds + took)
             for waiting in batch:
                 end = first + len(waiting.images)
                 if not waiting.done.done():
@@ -244,6 +255,11 @@ class Batcher:
                     else:
                         waiting.done.set_result(Ran(outcome[first:end], start - waiting.queued_at, took, size))
                 first = end
+
+
+def _leaves_at(waiting: Waiting, delay_s: float) -> float:
+    left = delay_s if waiting.deadline is None else (waiting.deadline - waiting.queued_at) / 4
+    return waiting.queued_at + min(delay_s, left)
 
 
 def _outcomes(batch: list[Waiting], run: Run, start: float) -> list[_Outcome]:
@@ -258,5 +274,6 @@ def _outcomes(batch: list[Waiting], run: Run, start: float) -> list[_Outcome]:
         error = RuntimeError("StopIteration") if isinstance(raised, StopIteration) else raised
         if len(batch) == 1:
             return [(batch, error, start, time.perf_counter() - start)]
-        return [outcome for waiting in batch for outcome in _outcomes([waiting], run, time.perf_counter())]
+        still_wanted = [waiting for waiting in batch if not waiting.done.done()]
+        return [outcome for waiting in still_wanted for outcome in _outcomes([waiting], run, time.perf_counter())]
     return [(batch, logits, start, time.perf_counter() - start)]

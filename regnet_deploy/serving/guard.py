@@ -7,17 +7,16 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from regnet_deploy.errors import UsageError
+from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.protocol import dumps
 
 TOKEN_VARIABLE = "REGNET_DEPLOY_TOKEN"
 _SHORTEST = 16
 
-#: The health of the server, and the page, which is the same for everybody and asks for the token itself.
-_OPEN = ("/", "/v2/health/live", "/v2/health/ready")
+_HEALTH = ("/v2/health/live", "/v2/health/ready")
 
 
 def read_token(path: str | None) -> str | None:
@@ -61,19 +60,32 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or have the application answer."""
-        path = scope["path"].removeprefix(scope.get("root_path", ""))  # of an application within another
-        if scope["type"] == "http" and not (path in _OPEN and scope["method"] in ("GET", "HEAD")):
-            header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-            if not is_bearer(header, self._token):
-                self._refused(scope)
-                await _UNAUTHORIZED(scope, receive, send)
-                return
+        is_closed = scope["type"] == "http" and not _is_open(scope)
+        if is_closed and not is_bearer(_first(scope, b"authorization"), self._token):
+            self._refused(scope)
+            await _UNAUTHORIZED(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
-_UNAUTHORIZED = Response(
+def _is_open(scope: Scope) -> bool:
+    """Tell whether health is asked for, or the page, which is the same for everybody and asks for the token itself.
+
+    What ``/`` answers to whoever does not take HTML says what is served.
+    """
+    path = scope["path"].removeprefix(scope.get("root_path", ""))  # of an application within another
+    if scope["method"] not in ("GET", "HEAD"):
+        return False
+    return path in _HEALTH or (path == "/" and b"text/html" in (_first(scope, b"accept") or b""))
+
+
+def _first(scope: Scope, header: bytes) -> bytes | None:
+    return next((value for name, value in scope["headers"] if name == header), None)
+
+
+_UNAUTHORIZED = ClosingResponse(
     dumps({"error": "a bearer token is needed: Authorization: Bearer ..."}),
     401,
-    {"www-authenticate": "Bearer", "connection": "close"},
+    {"www-authenticate": "Bearer"},
     media_type="application/json",
 )

@@ -3,65 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from regnet_deploy.serving.closing import ClosingResponse
+from regnet_deploy.serving.joined import Joined
+from regnet_deploy.serving.parsing import Parser
 from regnet_deploy.serving.protocol import dumps
 
-_Base: Any = AutoHTTPProtocol  # either of uvicorn's two: they share the names used here
+_Base: Any = HttpToolsProtocol
 
 #: Bytes of a request that are not its body - head, sizes of chunks, trailers - beyond which it is refused; as many
 #: again as the body has are allowed for its chunks. uvicorn's parser keeps them all in memory and has no limit of its
-#: own (the slower of the two, h11, has one, and does not tell what is body).
+#: own.
 MAX_HEAD_BYTES = 64 * 2**10
 
 #: Requests on one connection that wait behind the one that is being answered; more end the connection. uvicorn reads on
 #: whenever it has answered one, however many wait.
 MAX_PIPELINED = 100
 
-#: Of an answer up to which it is copied behind its head.
-_COPIED_BYTES = 64 * 2**10
+#: Connections beyond the limit on which health is answered: who watches over the server is not told that it is ill when
+#: it is busy.
+HEALTH_CONNECTIONS = 8
 
-
-class Joined:
-    """A transport on which the first write, an answer's head, waits for the second: one call of the system for both.
-
-    Of a small answer that is a fifth of its cost.
-    """
-
-    __slots__ = ("_begun", "_head", "_transport")
-
-    def __init__(self, transport: Any) -> None:
-        self._transport, self._head, self._begun = transport, b"", False
-
-    def write(self, data: bytes) -> None:
-        """Keep the head, or write what is kept and this."""
-        if not self._begun:
-            self._head, self._begun = data, True
-        elif self._head:
-            head, self._head = self._head, b""
-            if len(data) < _COPIED_BYTES:
-                self._transport.write(head + data)
-            else:
-                self._transport.writelines((head, data))
-        else:
-            self._transport.write(data)
-
-    def flush(self) -> None:
-        """Write what is kept."""
-        if self._head:
-            head, self._head = self._head, b""
-            self._transport.write(head)
-
-    def close(self) -> None:
-        """Write what is kept, and close."""
-        self.flush()
-        self._transport.close()
-
-    def __getattr__(self, name: str) -> Any:
-        """Return what else the transport has."""
-        return getattr(self._transport, name)
+_HEALTH = "/v2/health/"
 
 
 def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
@@ -71,15 +38,23 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         timeout_s: seconds in which the head of a request must have arrived, from the start of the connection or, on one
             that is kept alive, from the first byte after an answer; also for which an answer waits for its client to
             take some of it.
-        max_connections: open at a time; one more is told to come back and closed.
+        max_connections: open at a time. For one more, that which has been idle for the longest is closed; where none
+            is, :data:`HEALTH_CONNECTIONS` more are open for questions about health, and what else comes is told to
+            come back and closed.
     """
-    full = _closing(b"503 Service Unavailable", f"{max_connections} connections are open already, try again")
+    no_room = f"{max_connections} connections are open already, try again"
+    full = _closing(b"503 Service Unavailable", no_room, b"retry-after: 1\r\n")
     too_large = _closing(
         b"431 Request Header Fields Too Large", f"more than {MAX_HEAD_BYTES} bytes of head, chunk sizes or trailers"
     )
     invalid = _closing(b"400 Bad Request", "this is not a request of HTTP/1.1")
 
+    async def refuse_all(scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = ClosingResponse(dumps({"error": no_room}), 503, {"retry-after": "1"}, media_type="application/json")
+        await refusal(scope, receive, send)
+
     class Guarded(_Base):  # type: ignore[misc]
+        _idle: ClassVar[dict[Any, None]] = {}  # connections, in the order in which they became so
         _deadline: asyncio.TimerHandle | None = None
         _untaken: asyncio.TimerHandle | None = None
         _body_bytes = 0
@@ -87,16 +62,41 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         _received_bytes = 0  # of what is being parsed, without bodies
         _running: Any = None
         _answer: Joined | None = None
+        _parsed: Any = None  # the request that is being parsed or was last; None up to the end of its head
+        _within = False  # a request that has not come to its end
+        _for_health = False
+        _refused = False
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.parser = Parser(self, self._head_again)
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            if len(self.connections) > max_connections:
-                transport.write(full)
-                transport.close()
-                return
+            over = len(self.connections) - max_connections
+            if over > 0 and not self.close_idle():
+                if over > HEALTH_CONNECTIONS:
+                    transport.write(full)
+                    self._refused = True
+                    transport.close()
+                    return
+                self._for_health = True
             self._await_head()
 
+        @classmethod
+        def close_idle(cls) -> bool:
+            """Close the connection that has been idle for the longest; tell whether there was one."""
+            for one in cls._idle:
+                if not one.transport.get_write_buffer_size():
+                    del cls._idle[one]
+                    one.transport.abort()  # at once: nothing is under way, and its place is taken
+                    return True
+            return False
+
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return
+            self._idle.pop(self, None)
             before = self.cycle
             if before is None or before.response_complete:
                 self._await_head()
@@ -105,15 +105,35 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             super().data_received(data)
             if self.cycle is not before:  # a head was complete
                 self._disarm()
-            if hasattr(_Base, "on_body") and self._other_bytes > MAX_HEAD_BYTES + self._body_bytes:
+            if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes:
                 self._refuse(too_large)
 
         def on_message_begin(self) -> None:
+            self._parsed, self._within = None, True
             if len(self.pipeline) > MAX_PIPELINED:
                 raise OverflowError("too many requests at once")  # the parser makes it an error of its own
             self._body_bytes = 0
             self._other_bytes = self._received_bytes  # too much by the heads before it in the same bytes
             super().on_message_begin()
+
+        def on_headers_complete(self) -> None:
+            if self.parser.is_offered:
+                if self.parser.get_method() == b"CONNECT":
+                    raise ValueError("no tunnels")  # the parser makes it an error of its own
+                return
+            super().on_headers_complete()
+            self._parsed = self.cycle
+
+        def on_message_complete(self) -> None:
+            if not self.parser.is_offered:
+                self._within = False
+                super().on_message_complete()
+
+        def _head_again(self) -> bytes:
+            version = self.parser.get_http_version().encode("ascii")
+            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+            return b"\r\n".join([*lines, b"", b""])
 
         def on_body(self, body: bytes) -> None:
             self._body_bytes += len(body)
@@ -134,6 +154,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             super().resume_writing()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            self._idle.pop(self, None)
             self._disarm()
             self._taken()
             self._silence()
@@ -142,20 +163,30 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
             self._running = cycle
             cycle.transport = self._answer = Joined(self.transport)
+            if self._for_health and not _asks_for_health(cycle.scope):
+                app = refuse_all
             super()._start_asgi_task(cycle, app)
 
         def on_response_complete(self) -> None:
             if self._answer is not None:
                 self._answer.flush()  # of a head without a body
             super().on_response_complete()
+            if self.timeout_keep_alive_task is not None and not self._within:
+                self._idle[self] = None
 
         def _refuse(self, answer: bytes) -> None:
-            """Answer and close; where another answer is under way, only close."""
-            if self.transport.is_closing():
+            """Answer a request that cannot be read on, and close, once those before it are answered."""
+            if self._refused or self.transport.is_closing():
                 return
-            cycle = self.cycle
-            begun = cycle is not None and cycle.response_started and not cycle.response_complete
-            if not begun and not getattr(self, "pipeline", ()):
+            self._refused = True
+            if self._parsed is not None and self.pipeline and self.pipeline[0][0] is self._parsed:
+                self.pipeline.popleft()  # the newest
+                self._parsed = None
+            last = self.pipeline[0][0] if self.pipeline else self._running
+            if last is not None and last is not self._parsed and not last.response_complete:
+                last.keep_alive = False
+                return
+            if last is None or last is not self._parsed or not last.response_started:
                 self.transport.write(answer)
             self._silence()
             self.transport.close()
@@ -169,6 +200,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             for cycle in (self.cycle, self._running):
                 if cycle is not None:
                     cycle.disconnected = True
+                    cycle.message_event.set()
 
         def _taken(self) -> None:
             if self._untaken is not None:
@@ -187,9 +219,15 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
     return Guarded
 
 
-def _closing(status: bytes, error: str) -> bytes:
+def _asks_for_health(scope: Scope) -> bool:
+    return scope["method"] in ("GET", "HEAD") and str(scope["path"]).startswith(_HEALTH)
+
+
+def _closing(status: bytes, error: str, headers: bytes = b"") -> bytes:
     body = dumps({"error": error})
-    return (
-        b"HTTP/1.1 %b\r\nretry-after: 1\r\nconnection: close\r\n"
-        b"content-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body)
+    return b"HTTP/1.1 %b\r\n%bconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+        status,
+        headers,
+        len(body),
+        body,
     )

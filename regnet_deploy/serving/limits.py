@@ -21,8 +21,8 @@ class Limits:
         max_queue: images that wait for an executor, for each version of a model; more are told to come back.
         max_connections: open connections; more are told to come back and closed.
         read_timeout_s: seconds in which the head of a request must have arrived, and then its body.
-        deadline_s: seconds after its arrival in which a request is answered or told that it is not; a client can ask
-            for less, not for more.
+        deadline_s: seconds after its arrival in which a request's inference is done or the client is told that it is
+            not; a client can ask for less, not for more.
         hung_s: seconds after which an executor that has not come back from an inference counts as hung.
     """
 

@@ -14,11 +14,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from regnet_deploy.errors import DataError
+from regnet_deploy.serving.admission import Place
 from regnet_deploy.serving.body import Unread, read_body, unpack
 from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.forms import Part, read_form
 from regnet_deploy.serving.plain import Plain
-from regnet_deploy.serving.protocol import HEADER_LENGTH, JSON_HEADERS, InferRequest, dumps, infer_response, parse_infer
+from regnet_deploy.serving.protocol import HEADER_LENGTH, JSON_HEADERS, dumps, infer_response, parse_infer
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.request_log import request_id_of
 from regnet_deploy.serving.served import Served
@@ -53,6 +54,7 @@ class Infer:
         service, path = self._service, scope["path_params"]
         with service.models.lease(path["model"], path.get("version")) as served:
             call.served = served
+            service.refuse_if_full(served)
             with service.admission.enter() as place:
                 body = await read_body(_text(headers, b"content-length"), receive, place, service.limits)
                 call.has_read()
@@ -61,7 +63,9 @@ class Infer:
                 if encoding is None and _is_small(length):
                     request = parse_infer(body, length, served.interface, served.heads)
                 else:
-                    request = await service.apart(_unpack_and_parse, body, encoding, length, served, service)
+                    body = await _unpacked(service, call, place, body, encoding, receive)
+                    work = service.apart(parse_infer, body, length, served.interface)
+                    request = await _while_there(service.in_time(call, work), receive)
                 del body
                 ran = await _while_there(service.queued(call, served, request), receive)
                 call.ran(ran, len(request.images))
@@ -82,26 +86,26 @@ class Classify:
     async def _classify(self, call: Call, headers: _Headers, scope: Scope, receive: Receive) -> Plain:
         service = self._service
         query = _query(scope)
-        k = _whole(query.get("k", ["5"])[-1])
-        names = service.models.names()
-        model = query.get("model", names[:1])
-        version = query["version"][-1] if "version" in query else None
-        with service.models.lease(model[-1] if model else "", version) as served:
+        asked = _once(query, "k")
+        k = 5 if asked is None else _whole(asked)
+        with service.models.lease(_model(query, service), _once(query, "version")) as served:
             call.served = served
+            service.refuse_if_full(served)
             with service.admission.enter() as place:
                 body = await read_body(_text(headers, b"content-length"), receive, place, service.limits)
                 call.has_read()
                 encoding, kind = _text(headers, b"content-encoding"), _text(headers, b"content-type") or ""
-                if encoding is not None:
-                    body = await service.apart(unpack, body, encoding, service.limits.max_body_bytes)
+                body = await _unpacked(service, call, place, body, encoding, receive)
                 if kind.lower().startswith("multipart/"):
-                    parts = await service.apart(read_form, body, kind, served.interface.max_batch)
+                    reading = service.apart(read_form, body, kind, served.interface.max_batch)
+                    parts = await _while_there(service.in_time(call, reading), receive)
                     work = _several(service, call, served, parts, k)
                 else:
                     work = _one(service, call, served, body, k)
                 answer = await _while_there(work, receive)
+        status = 400 if "error" in answer else 200
         answer = {"model": served.name, "version": served.version, **answer, "timing_ms": call.timing_ms()}
-        return _compressed(dumps(answer), JSON_HEADERS, headers)
+        return _compressed(dumps(answer), JSON_HEADERS, headers, status)
 
 
 async def _one(service: Service, call: Call, served: Served, image: bytes, k: int) -> dict[str, Any]:
@@ -119,12 +123,22 @@ async def _several(service: Service, call: Call, served: Served, parts: list[Par
             return {"image": part.name, "error": str(error)}
         return {"image": part.name, "predictions": [prediction.to_json() for prediction in predictions]}
 
-    tasks = [asyncio.ensure_future(one(part)) for part in parts]
+    # No more at a time than may wait: a form by itself is not refused for what it brings.
+    room = asyncio.Semaphore(served.batching.max_queue)
+
+    async def in_turn(part: Part) -> dict[str, Any]:
+        async with room:
+            return await one(part)
+
+    tasks = [asyncio.ensure_future(in_turn(part)) for part in parts]
     try:
-        return {"results": list(await asyncio.gather(*tasks))}
+        results = list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()
+    if all("error" in result for result in results):
+        return {"error": f"none of the {len(results)} files is an image that can be used", "results": results}
+    return {"results": results}
 
 
 _Headers = dict[bytes, bytes]
@@ -198,11 +212,23 @@ async def _while_there(work: Awaitable[T], receive: Receive) -> T:
             one.cancel()
 
 
-def _unpack_and_parse(
-    body: bytes, encoding: str | None, length: str | None, served: Served, service: Service
-) -> InferRequest:
-    plain = unpack(body, encoding, service.limits.max_body_bytes)
-    return parse_infer(plain, length, served.interface)
+async def _unpacked(
+    service: Service, call: Call, place: Place, body: bytes, encoding: str | None, receive: Receive
+) -> bytes:
+    """Undo the Content-Encoding of a body; what it unpacks to counts as if it had been sent.
+
+    Raises:
+        RequestError: broken data (400), too large (413), an unknown encoding (415), no room beside other bodies (503),
+            or the deadline passed (504).
+        ClientDisconnect: the client went away.
+    """
+    if encoding is None:
+        return body
+    work = service.apart(unpack, body, encoding, service.limits.max_body_bytes)
+    plain = await _while_there(service.in_time(call, work), receive)
+    if not place.take(max(0, len(plain) - len(body))):
+        raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
+    return plain
 
 
 def _is_small(length: str | None) -> bool:
@@ -215,7 +241,7 @@ def _text(headers: _Headers, name: bytes) -> str | None:
     return None if value is None else value.decode("latin-1")
 
 
-def _compressed(content: bytes, headers: _Raw, asked: _Headers) -> Plain:
+def _compressed(content: bytes, headers: _Raw, asked: _Headers, status: int = 200) -> Plain:
     """Make the answer, compressed where the client takes that and it is worth it."""
     accepted = _text(asked, b"accept-encoding")
     if accepted is not None and len(content) > _SMALL_ANSWER:
@@ -226,7 +252,7 @@ def _compressed(content: bytes, headers: _Raw, asked: _Headers) -> Plain:
                 headers = [*headers, (b"content-encoding", name.encode("ascii"))]
                 break
         headers = [*headers, (b"vary", b"accept-encoding")]
-    return Plain(200, headers, content)
+    return Plain(status, headers, content)
 
 
 def _accepts(header: str, encoding: str) -> bool:
@@ -235,6 +261,21 @@ def _accepts(header: str, encoding: str) -> bool:
         if name.strip() == encoding:
             return parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
     return False
+
+
+def _once(query: dict[str, list[str]], name: str) -> str | None:
+    values = query.get(name, [])
+    if len(values) > 1:
+        raise RequestError(f"the URL has {name} {len(values)} times")
+    return values[0] if values else None
+
+
+def _model(query: dict[str, list[str]], service: Service) -> str:
+    """Return the model that is asked for; where there is one alone it need not be named."""
+    given, names = _once(query, "model"), service.models.names()
+    if given is None and len(names) > 1:
+        raise RequestError(f"this server has {', '.join(names)}: name one, such as ?model={names[0]}")
+    return given if given is not None else "".join(names)
 
 
 def _query(scope: Scope) -> dict[str, list[str]]:

@@ -61,8 +61,8 @@ class Ready:
     grpc_port: int | None = None
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket bound to ``host`` and ``port``; port 0 takes a free one.
+def bind(host: str, port: int, option: str = "--port") -> socket.socket:
+    """Return a socket bound to ``host`` and ``port``; port 0 takes a free one. ``option`` is what an error names.
 
     Raises:
         ServerError: the address is in use, not of this machine, or not allowed.
@@ -83,8 +83,8 @@ def bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise ServerError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and --port, "
-            "--port 0 takes a free one"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and {option}, "
+            f"{option} 0 takes a free one"
         ) from None
     return bound
 
@@ -101,8 +101,8 @@ def serve(
     """Answer requests until a signal comes.
 
     The golden sets are replayed while the server already answers probes; ``announce`` is called when they have passed
-    and requests are let in. SIGTERM or SIGINT: not ready any more; for ``linger_s`` seconds requests are answered all the
-    same, for balancers take a moment to see it; then no more are let in and those inside are finished, for at most
+    and requests are let in. SIGTERM or SIGINT: not ready any more; for ``linger_s`` seconds requests are answered all
+    the same, for balancers take a moment to see it; then no more are let in and those inside are finished, for at most
     ``drain_s`` seconds. A second signal ends at once.
 
     Raises:

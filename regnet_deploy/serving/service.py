@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -154,9 +154,31 @@ class Service:
             raise RuntimeError("the network's answer to this image is not finite")
         return top_k(ran.logits, served.interface.labels, k)[0]
 
+    def refuse_if_full(self, served: Served) -> None:
+        """Refuse a request before its body is read and its image decoded, where it would be refused after that.
+
+        Raises:
+            RequestError: as many images wait for decoders and executors as may (503).
+        """
+        waiting = served.batcher.depth + self.decoders.waiting
+        if waiting >= served.batching.max_queue:
+            raise RequestError(f"{waiting} images are waiting already, try again", 503)
+
     async def apart(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what takes time off the event loop, one at a time."""
+        """Run what takes time off the event loop, one at a time; what is cancelled before its turn is not run."""
         return await asyncio.get_running_loop().run_in_executor(self._parser, partial(function, *arguments))
+
+    async def in_time(self, call: Call, work: Awaitable[T]) -> T:
+        """Wait for work on a request until its deadline.
+
+        Raises:
+            RequestError: it passed (504).
+        """
+        try:
+            with Timer(max(0.0, self._deadline(call, None) - time.perf_counter())):
+                return await work
+        except TimeoutError:
+            raise RequestError("the request's deadline passed before it was read and unpacked", 504) from None
 
     def ended(self, call: Call, status: int, error: str | None = None) -> None:
         """Tell the observers what became of a request; once for each."""
@@ -166,7 +188,6 @@ class Service:
             if status < 400:
                 served.statistics.succeeded(
                     call.images,
-                    call.batch,
                     decode_s=call.decode_s,
                     queue_s=call.queue_s,
                     inference_s=call.inference_s,

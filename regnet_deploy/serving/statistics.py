@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 #: Seconds to the protocol's nanoseconds.
@@ -36,42 +37,40 @@ class Statistics:
         self._success, self._fail = _Duration(), _Duration()
         self._queue, self._decode, self._inference = _Duration(), _Duration(), _Duration()
         self._images = 0
-        self._executions = 0.0
         self._last = 0
-        self._batches: dict[int, _Duration] = {}
 
-    def succeeded(
-        self, images: int, batch: int, *, decode_s: float, queue_s: float, inference_s: float, total_s: float
-    ) -> None:
-        """Count a request that was answered; ``batch`` is the number of images in the inference that it was part of.
+    def succeeded(self, images: int, *, decode_s: float, queue_s: float, inference_s: float, total_s: float) -> None:
+        """Count a request that was answered.
 
         0 images, of a form without one that can be decoded, are an answer and no inference.
         """
         self._success.add(total_s)
         self._decode.add(decode_s)
-        if not images:
-            return
-        self._queue.add(queue_s)
-        self._inference.add(inference_s)
-        self._images += images
-        self._executions += images / batch  # its share of an execution
-        self._last = int(time.time() * 1000)
-        self._batches.setdefault(batch, _Duration()).add(inference_s * images / batch, 0)
-        self._batches[batch].count += images
+        if images:
+            self._queue.add(queue_s)
+            self._inference.add(inference_s)
+            self._images += images
+            self._last = int(time.time() * 1000)
 
     def failed(self, total_s: float) -> None:
         """Count a request that was not answered."""
         self._fail.add(total_s)
 
-    def to_json(self, name: str, version: str) -> dict[str, Any]:
-        """Return one element of ``model_stats``; all numbers are whole."""
+    def to_json(self, name: str, version: str, executions: Mapping[int, tuple[int, float]]) -> dict[str, Any]:
+        """Return one element of ``model_stats``; all numbers are whole.
+
+        Args:
+            name: of the model.
+            version: of it.
+            executions: as a batcher counts them.
+        """
         nothing = {"count": 0, "ns": 0}
         return {
             "name": name,
             "version": version,
             "last_inference": self._last,
             "inference_count": self._images,
-            "execution_count": round(self._executions),
+            "execution_count": sum(count for count, _ in executions.values()),
             "inference_stats": {
                 "success": self._success.to_json(),
                 "fail": self._fail.to_json(),
@@ -85,11 +84,11 @@ class Statistics:
             "batch_stats": [
                 {
                     "batch_size": size,
-                    "compute_input": {"count": round(spent.count / size), "ns": 0},
-                    "compute_infer": {"count": round(spent.count / size), "ns": int(spent.seconds * _NS)},
-                    "compute_output": {"count": round(spent.count / size), "ns": 0},
+                    "compute_input": {"count": count, "ns": 0},
+                    "compute_infer": {"count": count, "ns": int(seconds * _NS)},
+                    "compute_output": {"count": count, "ns": 0},
                 }
-                for size, spent in sorted(self._batches.items())
+                for size, (count, seconds) in sorted(executions.items())
             ],
             "memory_usage": [],
         }

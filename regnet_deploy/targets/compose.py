@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from regnet_deploy.bundle import MANIFEST
 from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, Settings
 from regnet_deploy.targets.subject import Subject
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
@@ -15,6 +16,10 @@ _COPIED = (
 )
 #: Limit of the slowest hundredth where nobody has tuned for another one, ms.
 _P99_MS = 100.0
+#: Where the project keeps its copy of the bundle.
+_BUNDLE = "bundle"
+#: Processes and threads that the server may have where nobody says how many it computes with.
+_PIDS = 4096
 #: Share of the queue at which somebody should be told.
 _NEARLY_FULL = 0.8
 
@@ -24,13 +29,15 @@ def compose_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
 
     Raises:
         MissingExtra: PyYAML is not installed.
+        BundleError: a file of the bundle is damaged.
     """
     (project,) = load_yaml("compose/docker-compose.yaml")
     server = project["services"]["server"]
     server["image"] = _plain(settings.image)
-    server["command"] = [_plain(word) for word in settings.serve_options()]
-    server["volumes"][0]["source"] = _plain(str(subject.bundle.path.resolve()))
+    server["command"] = [_plain(word) for word in settings.serve_options(linger=True)]
+    server["pids_limit"] = _PIDS + (settings.threads or 1) * (settings.executors or 1)
     if settings.gpu:
+        server["mem_limit"] = "${SERVER_MEMORY:-8g}"  # CUDA and its libraries take more of the machine's own
         device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         server["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     head = "Made by `regnet-deploy package --compose`; README.md says how to run it."
@@ -38,14 +45,23 @@ def compose_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
         "name": settings.name,
         "variant": subject.variant,
         "image": settings.image,
+        "memory": "8 GB" if settings.gpu else "4 GB",
         "build_argument": " --build-arg RUNTIME=gpu" if settings.gpu else "",
     }
     return {
         "docker-compose.yaml": dump_yaml(project, head=head).encode(),
         "prometheus/alerts.yml": _alerts(subject, settings).encode(),
         **{name: read(f"compose/{name}").encode() for name in _COPIED},
+        **_copy_of(subject),
         "README.md": fill("compose/README.md", values).encode(),
     }
+
+
+def _copy_of(subject: Subject) -> dict[str, bytes]:
+    """Return the files of the bundle, so that the folder runs wherever it is carried."""
+    bundle = subject.bundle
+    files = {f"{_BUNDLE}/{stored.name}": bundle.read(logical) for logical, stored in bundle.files.items()}
+    return {f"{_BUNDLE}/{MANIFEST}": (bundle.path / MANIFEST).read_bytes(), **files}
 
 
 def _alerts(subject: Subject, settings: Settings) -> str:

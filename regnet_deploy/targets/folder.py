@@ -41,43 +41,75 @@ def ensure_free(folder: Path, *, force: bool) -> None:
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes], *, force: bool = False) -> None:
-    """Write files by their paths below ``folder``; whatever happens, it holds all of them or what it held before.
+    """Write one folder as :func:`write_folders` writes several."""
+    write_folders({folder: files}, force=force)
 
-    Only with :data:`MARK` among them can they be replaced later.
+
+def write_folders(folders: Mapping[Path, Mapping[str, bytes]], *, force: bool = False) -> None:
+    """Write files by their paths below each folder; whatever happens, each holds all of them or what it held before.
+
+    All are written beside their places first, and then renamed. Only with :data:`MARK` among its files can a folder be
+    replaced later.
 
     Raises:
-        UsageError: see :func:`ensure_free`; or it cannot be written.
+        UsageError: see :func:`ensure_free`; or one cannot be written, and then none is.
     """
-    ensure_free(folder, force=force)
-    with _writable(folder):
-        parent = folder.absolute().parent
-        parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(parent) as made:
-            for name, data in files.items():
-                path = made / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(data)
-            made.chmod(0o777 & ~_umask())  # mkdtemp's is for its maker alone
-            if os.path.lexists(folder):
-                # A folder with something in it cannot be renamed over: it goes aside first, and back where that fails.
-                with _temporary(parent) as aside:
-                    os.rename(folder, aside / "old")
-                    try:
-                        os.rename(made, folder)
-                    except BaseException:
-                        os.rename(aside / "old", folder)
-                        raise
-            else:
-                os.rename(made, folder)
-
-
-@contextlib.contextmanager
-def _temporary(parent: Path) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
+    for folder in folders:
+        ensure_free(folder, force=force)
+    made: dict[Path, Path] = {}
     try:
-        yield path
+        for folder, files in folders.items():
+            with _writable(folder):
+                parent = folder.absolute().parent
+                parent.mkdir(parents=True, exist_ok=True)
+                made[folder] = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
+                _fill(made[folder], files)
+        try:
+            for folder, new in made.items():
+                with _writable(folder):
+                    # A folder with something in it cannot be renamed over: it goes aside first.
+                    if os.path.lexists(folder):
+                        os.rename(folder, _aside(new))
+                    os.rename(new, folder)
+        except BaseException:
+            _put_back(made)
+            raise
+        for new in made.values():
+            shutil.rmtree(_aside(new), ignore_errors=True)
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        for new in made.values():
+            shutil.rmtree(new, ignore_errors=True)
+
+
+def _fill(made: Path, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        path = made / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    made.chmod(0o777 & ~_umask())  # mkdtemp's is for its maker alone
+
+
+def _aside(new: Path) -> Path:
+    """Return where the folder is kept that ``new`` replaces, until that is in its place."""
+    return new.with_name(f"{new.name}-old")
+
+
+def _put_back(made: Mapping[Path, Path]) -> None:
+    """Undo the renames that were done, as far as they were: the file system knows, whatever line was interrupted.
+
+    Raises:
+        UsageError: a folder cannot be put back; the line says where it is.
+    """
+    for folder, new in made.items():
+        try:
+            if not new.exists():
+                os.rename(folder, new)
+            if _aside(new).exists():
+                os.rename(_aside(new), folder)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {folder}: {error.strerror}; what was there before is in {_aside(new)} now"
+            ) from None
 
 
 @contextlib.contextmanager

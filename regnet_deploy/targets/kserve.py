@@ -6,16 +6,18 @@ import copy
 import re
 from typing import Any
 
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, Settings
 from regnet_deploy.targets.subject import Subject
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml
-from regnet_deploy.targets.triton import REPOSITORY, TRITON_RELEASE
+from regnet_deploy.targets.triton import DEFAULT_DECODERS, REPOSITORY, shared_memory_mib
 
 #: Where KServe mounts what STORAGE_URI names.
 MOUNT = "/mnt/models"
 GRPC_PORT = 8001
 #: Where a repository is looked for when no storage is named.
 DEFAULT_CLAIM = "pvc://models"
+#: MiB of a node for Triton, what is in its shared memory aside.
+_TRITON_MIB = 4096
 
 Manifest = dict[str, Any]
 
@@ -27,7 +29,7 @@ def kserve_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
         MissingExtra: PyYAML is not installed.
     """
     http, grpc = _server(subject, settings), _over_grpc(_server(subject, settings))
-    triton = _triton(settings)
+    triton = _triton(subject, settings)
     made = {"inferenceservice.yaml": http, "inferenceservice-grpc.yaml": grpc, "inferenceservice-triton.yaml": triton}
     head = "Made by `regnet-deploy package --kserve`; README.md says how to apply it."
     files = {name: dump_yaml(manifest, head=head).encode() for name, manifest in made.items()}
@@ -37,6 +39,7 @@ def kserve_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
         "model": settings.name,
         "variant": subject.variant,
         "image": settings.image,
+        "triton_image": settings.triton_image,
         "storage": f"`{storage}`" if settings.storage else storage,
         "triton_storage": triton["spec"]["predictor"]["model"]["storageUri"],
         "repository": REPOSITORY,
@@ -61,7 +64,7 @@ def _server(subject: Subject, settings: Settings) -> Manifest:
     predictor["minReplicas"] = predictor["maxReplicas"] = settings.replicas
     (container,) = predictor["containers"]
     container["image"] = settings.image
-    container["args"] = settings.serve_options()
+    container["args"] = settings.serve_options(linger=True)
     if settings.storage is not None:
         # The image's entrypoint names /bundle; what KServe fetches lies elsewhere.
         container["command"] = ["regnet-deploy", "serve", MOUNT, "--host", "0.0.0.0"]
@@ -84,14 +87,20 @@ def _over_grpc(http: Manifest) -> Manifest:
     return manifest
 
 
-def _triton(settings: Settings) -> Manifest:
+def _triton(subject: Subject, settings: Settings) -> Manifest:
     (manifest,) = load_yaml("kserve/inferenceservice-triton.yaml")
     manifest["metadata"]["name"] = service_name(settings.name, "-triton")
     predictor = manifest["spec"]["predictor"]
     predictor["minReplicas"] = predictor["maxReplicas"] = settings.replicas
     model = predictor["model"]
-    model["runtimeVersion"] = f"{TRITON_RELEASE}-py3"
+    model["image"] = settings.triton_image
     model["storageUri"] = f"{(settings.storage or DEFAULT_CLAIM).rstrip('/')}/{REPOSITORY}"
+    batch = settings.max_batch or (subject.tuned.batch if subject.tuned else DEFAULT_MAX_BATCH)
+    shared_mib = shared_memory_mib(subject, settings.decoders or DEFAULT_DECODERS, batch)
+    for volume in predictor["volumes"]:
+        if volume["name"] == "shared-memory":
+            volume["emptyDir"]["sizeLimit"] = f"{shared_mib}Mi"
+    model["resources"]["limits"]["memory"] = f"{_TRITON_MIB + shared_mib}Mi"  # the volume counts towards it
     if settings.gpu:
         model["resources"]["limits"]["nvidia.com/gpu"] = "1"
     return dict(manifest)

@@ -11,7 +11,7 @@ from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets.compose import compose_files
-from regnet_deploy.targets.folder import MARK, ensure_free, write_folder
+from regnet_deploy.targets.folder import MARK, ensure_free, write_folders
 from regnet_deploy.targets.kserve import kserve_files
 from regnet_deploy.targets.ray_serve import ray_files
 from regnet_deploy.targets.settings import Settings
@@ -33,6 +33,7 @@ TARGETS: dict[str, Files] = {
 _ONLY_FOR = {
     "image": ("--image", ("kserve", "compose")),
     "storage": ("--storage", ("kserve",)),
+    "triton_image": ("--triton-image", ("kserve",)),
     "replicas": ("--replicas", ("kserve", "ray")),
 }
 
@@ -61,7 +62,7 @@ def package(
 
     Raises:
         MissingPart: nothing has been exported.
-        MissingExtra: PyYAML or protobuf is not installed.
+        MissingExtra: PyYAML, protobuf, Pillow or safetensors is not installed.
         UsageError: no target, a setting that none of them has a use for, a variant that is not proved, or a folder that
             is not free.
         BundleError: a file of the bundle is damaged.
@@ -75,12 +76,12 @@ def package(
         ensure_free(folder, force=force)
     subject = choose_subject(bundle, settings.variant, gpu=settings.gpu)
     made = {target: TARGETS[target](subject, settings) for target in targets}
-    packages = []
+    written = {}
     for target, files in made.items():
         mark = {"target": target, "variant": subject.variant, "bundle_sha256": bundle.digest, "version": __version__}
-        write_folder(folders[target], {**files, MARK: (json.dumps(mark, indent=2) + "\n").encode()}, force=force)
-        packages.append(Package(target, folders[target], tuple(files)))
-    return subject.variant, packages
+        written[folders[target]] = {**files, MARK: (json.dumps(mark, indent=2) + "\n").encode()}
+    write_folders(written, force=force)
+    return subject.variant, [Package(target, folders[target], tuple(files)) for target, files in made.items()]
 
 
 def _folder(target: str, output: Path | None, *, alone: bool) -> Path:

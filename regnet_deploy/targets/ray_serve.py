@@ -64,5 +64,5 @@ def _arguments(subject: Subject, settings: Settings) -> dict[str, Any]:
         "name": settings.name,
         "wish": wish,
         "limits": limits,
-        "decoders": threads * executors,
+        "decoders": settings.decoders or threads * executors,
     }

@@ -17,10 +17,14 @@ _URI = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[^\s\"'`$\\]{1,1024}\Z")
 
 DEFAULT_NAME = "regnet"
 DEFAULT_IMAGE = "regnet-deploy"
+#: What the instructions of the Triton package build: Triton's own image lacks Pillow, which its preprocessing needs.
+DEFAULT_TRITON_IMAGE = "regnet-triton"
 #: Of a target that has a queue of its own; what ``serve`` has by default.
 DEFAULT_MAX_BATCH = 32
 DEFAULT_MAX_QUEUE = 128
 DEFAULT_DEADLINE_MS = 30_000.0
+#: Seconds in which a server that is to end still answers: until nothing in front sends it requests any more.
+LINGER_S = 5
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Settings:
         variant: of the bundle; None is the fastest that is proved.
         gpu: run it on an NVIDIA GPU.
         image: container image of ``regnet-deploy serve``.
+        triton_image: container image of Triton with Pillow, on KServe.
         storage: where KServe finds the bundle: ``pvc://claim/path`` or another URI; None: it is in the image at
             ``/bundle``.
         replicas: copies of the server.
         threads: of the CPU for one inference.
         executors: inferences at a time.
+        decoders: processes that decode images.
         max_batch: images in one batch.
         max_queue: images, in Triton requests, that wait; more are refused.
         deadline_ms: milliseconds that a request waits at most.
@@ -47,10 +53,12 @@ class Settings:
     variant: str | None = None
     gpu: bool = False
     image: str = DEFAULT_IMAGE
+    triton_image: str = DEFAULT_TRITON_IMAGE
     storage: str | None = None
     replicas: int = 1
     threads: int | None = None
     executors: int | None = None
+    decoders: int | None = None
     max_batch: int | None = None
     max_queue: int | None = None
     deadline_ms: float | None = None
@@ -66,21 +74,26 @@ class Settings:
             raise UsageError(
                 f"--name {self.name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"
             )
-        if not _IMAGE.match(self.image):
-            raise UsageError(f"--image {self.image!r} is not a container image such as registry.example/regnet:1.0")
+        for option, image in (("--image", self.image), ("--triton-image", self.triton_image)):
+            if not _IMAGE.match(image):
+                raise UsageError(f"{option} {image!r} is not a container image such as registry.example/regnet:1.0")
         if self.storage is not None:
             _check_storage(self.storage)
 
-    def serve_options(self) -> list[str]:
+    def serve_options(self, *, linger: bool = False) -> list[str]:
         """Return the words behind ``regnet-deploy serve BUNDLE``: only what the user said.
 
         What is not said here is taken by the server from the bundle, where ``tune`` has left its findings.
+
+        Args:
+            linger: have it answer for :data:`LINGER_S` after SIGTERM.
         """
         words = ["--name", self.name]
         given: dict[str, Any] = {
             "--variant": self.variant,
             "--threads": self.threads,
             "--executors": self.executors,
+            "--decoders": self.decoders,
             "--batch": self.max_batch,
             "--max-queue": self.max_queue,
             "--deadline": self.deadline_ms,
@@ -89,7 +102,7 @@ class Settings:
         for option, value in given.items():
             if value is not None:
                 words += [option, f"{value:.15g}" if isinstance(value, float) else str(value)]
-        return words
+        return [*words, "--linger", str(LINGER_S)] if linger else words
 
 
 def _check_storage(storage: str) -> None:

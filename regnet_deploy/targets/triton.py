@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from regnet_deploy.runtimes.golden import load_golden
 from regnet_deploy.targets.plans import DEFAULT_FILE, Plans, arrange
 from regnet_deploy.targets.settings import DEFAULT_DEADLINE_MS, DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, Settings
 from regnet_deploy.targets.subject import Subject
-from regnet_deploy.targets.templates import fill, read
+from regnet_deploy.targets.templates import EXTRA, fill, read
 from regnet_deploy.targets.triton_config import (
     LABELS,
     WARM_UP,
@@ -40,6 +41,13 @@ TRITON_RELEASE = "26.09"
 
 #: Width times height that is decoded for whoever can reach the server; the same as ``regnet-deploy serve`` has.
 MAX_PIXELS = 25_000_000
+
+#: Instances of the preprocessing where nobody says how many: of the machine that will run it nothing is known here.
+DEFAULT_DECODERS = 2
+#: MiB of shared memory for an image as it is sent; larger files take the room of smaller ones.
+_ENCODED_MIB = 1
+#: Shared memory is asked for in steps of so many MiB: Docker's own default.
+_STEP_MIB = 64
 
 #: Modules that stand between a file and the network, copied as they are: so the pixels cannot be others than in
 #: training and in ``serve``. They need NumPy and Pillow.
@@ -71,6 +79,8 @@ def triton_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
         BundleError: a file of the bundle is damaged.
         UsageError: Triton does not run the variant, or the largest batch is larger than its engines take.
     """
+    for module in ("google.protobuf.message", "safetensors.numpy", "PIL.Image"):
+        require(module, EXTRA)  # what is called from here would name the extra of the server
     plans = arrange(subject.variant, subject.engines) if subject.engines else None
     scheduling, threads = _scheduling(subject, settings, plans)
     names = Names(settings.name)
@@ -86,9 +96,8 @@ def triton_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
         default = DEFAULT_FILE if DEFAULT_FILE in plans.files else next(iter(plans.files))
         classifier = on_tensorrt(classifier, plans.by_capability, default)
         networks = {name: subject.bundle.read(engine.file) for name, engine in plans.files.items()}
-    decoding = Scheduling(
-        scheduling.max_batch, max(1, available_cores()), scheduling.max_queue, scheduling.deadline_ms, 0.0
-    )
+    decoders = settings.decoders or DEFAULT_DECODERS
+    decoding = replace(scheduling, instances=decoders, max_delay_ms=0.0)
     preprocess = preprocess_config(
         names.preprocess, decoding, subject.preprocessing, images=images, formats=WEB_FORMATS, max_pixels=MAX_PIXELS
     )
@@ -103,8 +112,25 @@ def triton_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
     }
     made = {f"{REPOSITORY}/{name}": data for name, data in files.items()}
     made["Dockerfile"] = fill("triton/Dockerfile", {"release": TRITON_RELEASE}).encode()
-    made["README.md"] = _readme(subject, names, scheduling, plans, gpu).encode()
+    shared_mib = shared_memory_mib(subject, decoders, scheduling.max_batch)
+    made["README.md"] = _readme(subject, names, scheduling, plans, gpu, decoders, shared_mib).encode()
     return made
+
+
+def shared_memory_mib(subject: Subject, decoders: int, max_batch: int) -> int:
+    """Return the MiB of /dev/shm in which the instances of the preprocessing hand batches over.
+
+    Each has room for a batch of images as they are sent and for two of tensors: one that is being written and one that
+    has not been fetched. What it once took it does not give back.
+
+    Args:
+        subject: whose images they are.
+        decoders: instances.
+        max_batch: images in a batch.
+    """
+    tensor_mib = math.prod(subject.image) * np.dtype(subject.dtype).itemsize / 2**20
+    needed = decoders * max_batch * (2 * tensor_mib + _ENCODED_MIB)
+    return _STEP_MIB * math.ceil(needed / _STEP_MIB)
 
 
 def _scheduling(subject: Subject, settings: Settings, plans: Plans | None) -> tuple[Scheduling, int]:
@@ -148,7 +174,7 @@ def _preprocess_model() -> dict[str, bytes]:
 
 def _png(image: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
-    require("PIL.Image", "serve").fromarray(image).save(stream, "PNG")
+    require("PIL.Image", EXTRA).fromarray(image).save(stream, "PNG")
     return stream.getvalue()
 
 
@@ -157,7 +183,15 @@ def _element(data: bytes) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-def _readme(subject: Subject, names: Names, scheduling: Scheduling, plans: Plans | None, gpu: bool) -> str:
+def _readme(
+    subject: Subject,
+    names: Names,
+    scheduling: Scheduling,
+    plans: Plans | None,
+    gpu: bool,
+    decoders: int,
+    shared_mib: int,
+) -> str:
     backend, flags, note = "onnxruntime", "", ""
     if plans is not None:
         backend = "tensorrt"
@@ -184,6 +218,8 @@ def _readme(subject: Subject, names: Names, scheduling: Scheduling, plans: Plans
             "dtype": "UINT8" if subject.dtype == "uint8" else "FP32",
             "shape": ", ".join(map(str, subject.image)),
             "max_batch": str(scheduling.max_batch),
+            "decoders": str(decoders),
+            "shared_mib": str(shared_mib),
             "release": TRITON_RELEASE,
         },
     )

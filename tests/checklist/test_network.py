@@ -19,6 +19,7 @@ from regnet_deploy.serving import guard
 ROOT = Path(__file__).parents[2]
 TOKEN = "correct-horse-battery"
 QUESTIONS = [
+    "/",
     "/v2",
     "/v2/models/regnet",
     "/v2/models/regnet/config",
@@ -92,6 +93,12 @@ def test_02b_without_the_token_nothing_is_read_or_run(locked: Any, tools: Any):
     assert locked.post("/v2/models/regnet/infer", tools.infer_body(), Authorization=f"Bearer {TOKEN}").status == 200
     after = locked.ask("GET", "/v2/models/regnet/stats", headers={"Authorization": f"Bearer {TOKEN}"}).json
     assert after["model_stats"][0]["inference_count"] == count["model_stats"][0]["inference_count"] + 1
+
+
+@pytest.mark.parametrize("size", [1000, 5_000_000])
+def test_02b_who_sends_much_without_the_token_is_told_so(locked: Any, size: int):
+    for path in ("/v2/models/regnet/infer", "/classify"):
+        assert locked.post(path, bytes(size)).status == 401
 
 
 @pytest.mark.parametrize(

@@ -95,14 +95,48 @@ def test_07d_a_body_that_is_shorter_or_longer_than_it_says_hurts_nobody(server: 
     server.answers()
 
 
-def test_07e_messages_of_grpc_are_limited_too(server: Any):
+@pytest.mark.parametrize("form", ["length", "chunked"])
+def test_07e_a_body_is_never_a_request_whatever_protocol_is_offered(server: Any, tools: Any, form: str):
+    body, inner = tools.infer_body(), b"GET /v2/models/regnet/config HTTP/1.1\r\nHost: x\r\n\r\n"
+    for content, status in ((body, 200), (inner, 400)):
+        offer = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA"]
+        sized = "Transfer-Encoding: chunked" if form == "chunked" else f"Content-Length: {len(content)}"
+        framed = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content) if form == "chunked" else content
+        with server.connect() as connection:
+            connection.sendall(head(*offer, sized, path="/v2/models/regnet/infer"))
+            connection.sendall(framed)
+            assert tools.read_reply(connection).status == status
+            connection.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert tools.read_reply(connection).json == {"live": True}  # and no second answer before it
+    assert "WebSocket" not in server.log
+    assert "Unsupported upgrade" not in server.log
+
+
+def test_07f_a_body_is_asked_for_where_the_client_waits_for_that_and_it_is_wanted(server: Any, tools: Any):
+    body = tools.infer_body()
+    with server.connect() as connection:
+        fields = (f"Content-Length: {len(body)}", "Expect: 100-continue")
+        connection.sendall(head(*fields, path="/v2/models/regnet/infer"))
+        asked = b""
+        while not asked.endswith(b"\r\n\r\n"):
+            received = connection.recv(1)
+            assert received
+            asked += received
+        assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert tools.read_reply(connection).status == 200
+    too_large = head("Content-Length: 2000001", "Expect: 100-continue")
+    assert server.raw(too_large).status == 413
+
+
+def test_07g_messages_of_grpc_are_limited_too(server: Any):
     with grpc.insecure_channel(server.grpc) as channel, pytest.raises(grpc.RpcError) as error:
         channel.unary_unary(INFER)(bytes(3 * MB), timeout=30)
     assert error.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     server.answers()
 
 
-def test_07f_requests_that_are_sent_ahead_do_not_pile_up(server: Any):
+def test_07h_requests_that_are_sent_ahead_do_not_pile_up(server: Any):
     """The client never reads an answer: the server stops reading, or ends it, and its memory stays."""
     before = server.memory()
     with server.connect() as connection:

@@ -37,6 +37,8 @@ def test_several_targets_at_once_as_json(here, exported_bundle, tmp_path):
         (["--ray", "--variant", "onnx-fp31"], "did you mean onnx-fp32"),
         (["--ray", "--name", "a b"], "--name 'a b'"),
         (["--kserve", "--image", "a b"], "--image 'a b'"),
+        (["--kserve", "--triton-image", "a b"], "--triton-image 'a b'"),
+        (["--triton", "--decoders", "0"], "--decoders"),
         (["--kserve", "--storage", "models"], "--storage 'models'"),
         (["--triton", "--threads", "0"], "--threads"),
         (["--trton"], "did you mean"),

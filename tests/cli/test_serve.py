@@ -132,7 +132,7 @@ class TestEngines:
         """What would be served: proved and announced, and then the server ends."""
         seen: list[Any] = []
 
-        def serve(assembly: Any, doors: Any, drain_s: float, announce: Any) -> None:
+        def serve(assembly: Any, doors: Any, drain_s: float, announce: Any, linger_s: float) -> None:
             announce(Ready([served.prove() for served in assembly.opened]))
             seen.append(assembly)
 

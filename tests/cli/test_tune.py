@@ -110,6 +110,7 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(here: Any, exported_bundle: Pa
     done = here("tune", exported_bundle, "--runtime", "onnxruntime")
     assert done.returncode == 130
     assert "nothing was written" in done.stderr
+    assert done.stderr.endswith("as it was\nregnet-deploy: interrupted\n")
     assert snapshot(exported_bundle) == before
 
 
@@ -118,6 +119,8 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(here: Any, exported_bundle: Pa
     [
         (["--variant", "onnx-fp3"], "did you mean onnx-fp32?"),
         (["--p99-ms", "0"], "--p99-ms"),
+        (["--p99-ms", "1e6"], "--p99-ms"),  # a trial takes ten times as long
+        (["--runtime", "tensorrt", "--device", "cpu"], "--device cpu is asked for"),
         (["--runtime", "tensorrt"], "tensorrt"),
         (["--max-executors", "0"], "--max-executors"),
     ],
@@ -138,15 +141,48 @@ def test_real_servers_are_tuned_and_the_settings_are_served(program: Any, export
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_servers(exported_bundle: Path, snapshot: Any):
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="looks into /proc, and no other kernel ends the children of SIGKILL"
+)
+@pytest.mark.parametrize(
+    ("number", "measures"),
+    [
+        (signal.SIGINT, False),
+        (signal.SIGINT, True),
+        (signal.SIGTERM, True),
+        (signal.SIGHUP, True),
+        (signal.SIGKILL, False),
+        (signal.SIGKILL, True),
+    ],
+)
+def test_however_it_is_ended_no_server_is_left(exported_bundle: Path, snapshot: Any, number: Any, measures: bool):
     before = snapshot(exported_bundle)
     command = [sys.executable, "-m", "regnet_deploy", "tune", str(exported_bundle), "--runtime", "onnxruntime"]
-    for number, wait in ((signal.SIGINT, 2.0), (signal.SIGINT, 8.0), (signal.SIGTERM, 8.0)):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        time.sleep(wait)
+    command += ["--duration", "0.5", "--p99-ms", "50"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: servers_of(exported_bundle))
+        if measures:  # the first setting is done, and the next one's server runs
+            assert process.stderr is not None
+            while "images/s" not in (line := process.stderr.readline()):
+                assert line
+            wait_until(lambda: servers_of(exported_bundle))
         process.send_signal(number)
         printed, said = process.communicate(timeout=60)
-        assert (process.returncode, printed) == (130, ""), said
-        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-        assert f"serve {exported_bundle}" not in listed
+    assert (process.returncode, printed) == (-9 if number == signal.SIGKILL else 130, ""), said
+    if number == signal.SIGKILL:
+        wait_until(lambda: not servers_of(exported_bundle))
+    assert not servers_of(exported_bundle)
     assert snapshot(exported_bundle) == before
+
+
+def servers_of(bundle: Path) -> list[str]:
+    """Return the processes that serve a bundle."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if f"serve {bundle}" in line]
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)

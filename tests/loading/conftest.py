@@ -47,7 +47,7 @@ class Fake:
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
         finally:
-            writer.close()
+            writer.transport.abort()
 
 
 @contextmanager
@@ -64,6 +64,8 @@ def _serve(answer: Answer, delay_s: Callable[[int], float], context: Any) -> Ite
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
             await asyncio.wait([task])
+        await server.wait_closed()
+        await asyncio.sleep(0)  # transports let go of their sockets
 
     stop = asyncio.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(main()))

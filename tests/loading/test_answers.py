@@ -47,7 +47,7 @@ def test_rounding_is_right_and_another_image_is_wrong(seed, image):
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 1000), image=st.integers(0, 19))
 def test_what_a_quantised_network_loses_is_right_beside_the_golden_set(seed, image):
-    noise = np.random.default_rng(seed).normal(size=50) * 0.15 * VARIES
+    noise = np.random.default_rng(seed).uniform(-0.24, 0.24, size=50) * VARIES  # two classes come no nearer than LOOSE
     wanted = LOGITS[image].astype(np.float64)
     assert agrees(wanted, wanted + noise, LOOSE * VARIES)
     assert not agrees(wanted, LOGITS[image - 1].astype(np.float64), LOOSE * VARIES)

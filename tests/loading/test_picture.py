@@ -1,6 +1,7 @@
 """The picture of rates."""
 
 from pathlib import Path
+from typing import Any
 
 from regnet_deploy.loading.percentiles import Latencies
 from regnet_deploy.loading.picture import draw_rates
@@ -9,7 +10,7 @@ from regnet_deploy.loading.report import RateReport
 
 def test_rates_are_drawn_though_one_had_no_answer(tmp_path: Path):
     figures = Latencies(10, 1.0, 2.0, 3.0, 4.0, 5.0)
-    rest = {"concurrency": None, "seconds": 1.0, "requests": 10, "ok": 10, "failed": {}, "dropped": 0, "wrong": 0}
+    rest = {"concurrency": None, "measured_s": 1.0, "requests": 10, "ok": 10, "failed": {}, "dropped": 0, "wrong": 0}
     rest |= {"lag_p99_ms": 0.1, "generator_cores": 0.1, "refused": 0}
     reports = [
         RateReport(offered=20.0, achieved=20.0, latency=figures, refusals=None, **rest),
@@ -19,3 +20,13 @@ def test_rates_are_drawn_though_one_had_no_answer(tmp_path: Path):
     path = tmp_path / "rates.svg"
     draw_rates(reports, "a title", path)
     assert "<svg" in path.read_text()
+
+
+def test_percentiles_that_leave_failures_out_are_marked(tmp_path: Path):
+    figures = Latencies(8, 1.0, 2.0, 3.0, 4.0, 5.0)
+    rest: dict[str, Any] = {"concurrency": None, "measured_s": 1.0, "requests": 10, "dropped": 0, "wrong": 0}
+    rest |= {"lag_p99_ms": 0.1, "generator_cores": 0.1, "refused": 0, "latency": figures, "refusals": None}
+    for ok, marked in ((8, True), (10, False)):
+        path = tmp_path / f"{ok}.svg"
+        draw_rates([RateReport(offered=20.0, achieved=ok, ok=ok, failed={"timeout": 10 - ok}, **rest)], "", path)
+        assert ("others not answered rightly" in path.read_text()) == marked

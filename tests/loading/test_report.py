@@ -49,13 +49,28 @@ def test_latency_counts_from_when_a_request_was_due_and_what_came_after_the_end_
     assert report.latency.p50_ms == pytest.approx(4000)
     assert report.achieved == pytest.approx(1 / 4)
     assert report.lag_p99_ms == pytest.approx(1000)
-    assert report.is_limited
-    assert report.to_json()["generator_limited"]
+    assert report.is_late
+    assert report.to_json()["lag_shows"]
+    assert report.to_json()["measured_s"] == 2
 
 
-def test_a_generator_that_is_on_time_is_not_the_bottleneck():
-    report = summarise(samples((0.0, 0.001, 0.002, 200, False)), warmup=0.0, seconds=2.0, cores=0.0, offered=1.0)
-    assert not report.is_limited
+def test_lateness_shows_beside_a_short_median_and_not_where_nothing_was_answered():
+    report = summarise(samples((0.0, 0.001, 0.0015, 200, False)), warmup=0.0, seconds=2.0, cores=0.0, offered=1.0)
+    assert (report.is_late, report.lag_shows) == (False, True)
+    report = summarise(samples((0.0, 0.5, 0.6, BROKEN, False)), warmup=0.0, seconds=2.0, cores=0.0, offered=1.0)
+    assert (report.is_late, report.lag_shows) == (False, False)
+
+
+def test_the_last_problem_stands_where_a_connection_failed_after_the_warm_up():
+    rows = samples((0.1, 0.1, 0.2, BROKEN, False), (1.5, 1.5, 1.6, 200, False))
+    for warmup, problem in ((0.0, "Too many open files"), (1.0, "")):
+        report = summarise(rows, warmup=warmup, seconds=1.0, cores=0.0, offered=1.0, problem="Too many open files")
+        assert report.problem == problem
+
+
+def test_a_generator_that_is_on_time_is_not_late():
+    report = summarise(samples((0.0, 0.001, 0.02, 200, False)), warmup=0.0, seconds=2.0, cores=0.0, offered=1.0)
+    assert not report.lag_shows
 
 
 def test_of_a_closed_loop_counts_what_was_answered_in_its_time():

@@ -68,7 +68,8 @@ def formula(setting: Setting) -> float:
 def test_it_finds_the_best_of_each_stage_and_its_rate():
     machine = Machine(formula)
     best, rows = tune(machine.start, CHOICES, 20.0)
-    assert best.setting == Setting("onnxruntime", "onnx-int8-cpu", 2, 1, 16, 0.0)
+    # 16 bears a little more than 8, and 8 was tried first
+    assert best.setting in [Setting("onnxruntime", "onnx-int8-cpu", 2, 1, batch, 0.0) for batch in (8, 16)]
     assert 0.9 * formula(best.setting) <= best.rate <= formula(best.setting)
     assert best.p99_ms is not None
     assert best.p99_ms <= 20
@@ -97,15 +98,57 @@ def test_the_winner_keeps_to_the_limit_and_no_setting_that_was_measured_bears_mu
     assert machine.loads < 150
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_noise_does_not_make_it_promise_what_does_not_hold(seed):
-    machine = Machine(formula, noise=0.15, seed=seed)
-    best, _ = tune(machine.start, CHOICES, 20.0)
-    assert best.rate <= 1.12 * formula(best.setting)
-    assert formula(best.setting) >= 0.75 * max(
+@pytest.mark.parametrize("noise", [0.15, 0.3])
+def test_of_equal_settings_the_simplest_is_mostly_kept_however_noisy_the_machine(noise):
+    kept, p99s = [], []
+    for seed in range(150):
+        best, rows = tune(Machine(lambda setting: 100.0, noise=noise, seed=seed).start, CHOICES, 20.0)
+        kept.append(best.setting == rows[0].setting)
+        p99s.append(20 * (best.rate / 100) ** 3)
+    assert np.mean(kept) >= 0.65
+    assert np.percentile(p99s, 95) <= 1.1 * 20
+    assert np.percentile(p99s, 5) >= 0.4 * 20  # a rate of nothing would keep to any limit
+
+
+@pytest.mark.parametrize("noise", [0.15, 0.3])
+def test_the_rate_that_is_written_holds_and_what_is_much_better_is_found_however_noisy_the_machine(noise):
+    most = max(
         formula(Setting("onnxruntime", "onnx-int8-cpu", executors, threads, batch))
         for (executors, threads), batch in itertools.product(CHOICES.layouts, (1, 2, 4, 8, 16, 32))
     )
+    p99s = []
+    for seed in range(150):
+        best, _ = tune(Machine(formula, noise=noise, seed=seed).start, CHOICES, 20.0)
+        p99s.append(20 * (best.rate / formula(best.setting)) ** 3)
+        assert formula(best.setting) >= 0.7 * most
+    assert np.percentile(p99s, 95) <= 1.1 * 20
+
+
+def test_a_finalist_that_is_done_is_stopped_while_the_other_is_measured():
+    """A server that only waits takes memory, and time from the one that is measured."""
+    machine = Machine(lambda setting: {"onnx-fp32": 100.0, "onnx-int8-cpu": 135.0}[setting.variant])
+    looks: list[Setting] = []
+    beside: list[int] = []
+
+    class Fades(_Running):
+        """The one that was better bears less when it is measured again."""
+
+        def measure(self, rate: float) -> Trial:
+            again = len(set(looks)) < len(looks) and self.setting.variant == "onnx-int8-cpu"
+            if again:
+                beside.append(machine.running)
+            return Trial(rate, rate, super().measure(rate * (1.2 if again else 1)).p99_ms, 0)
+
+    @contextlib.contextmanager
+    def start(setting: Setting) -> Iterator[_Running]:
+        looks.append(setting)
+        with machine.start(setting) as running:
+            yield Fades(machine, running.setting)
+
+    tune(start, Choices(PAIRS[:2], ((1, 2),), most_batch=1, delays_ms=()), 20.0)
+    assert beside[0] == 2
+    assert beside[-1] == 1
+    assert machine.running == 0
 
 
 def test_a_limit_that_nothing_keeps_names_the_best_p99():
@@ -218,5 +261,5 @@ def test_a_finalist_that_does_not_start_again_leaves_the_other():
             yield running
 
     best, rows = tune(start, Choices(PAIRS, ((1, 2),)), 20.0)
-    assert best.setting.batch == 8
+    assert best.setting.batch in (4, 8)  # 8 bears a tenth more, as far as the search is exact to
     assert "no memory" in next(row.note for row in rows if row.setting.batch == 16)

@@ -246,7 +246,7 @@ async def test_a_deadline_that_passes_in_the_queue_is_told_while_the_executor_is
         await executor.begins()
         late, stays = batcher.run(images(1), deadline=time.perf_counter() + 0.01), batcher.run(images(2))
         error = await refusal(late)
-        assert (error.status, str(error)) == (504, "the request's deadline passed while it was waiting")
+        assert (error.status, str(error)) == (504, "the request's deadline passed before its inference was done")
         assert not executor.gate.is_set()
         await until(lambda: batcher.depth == 1)
         more = batcher.run(images(3))

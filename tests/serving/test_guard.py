@@ -99,11 +99,44 @@ def status(path: str, method: str = "GET", headers: Any = (), **scope: Any) -> i
     return int(sent[0]["status"])
 
 
+PAGE = [(b"accept", b"text/html,application/xhtml+xml,*/*;q=0.8")]
+
+
 @pytest.mark.parametrize("path", ["/", "/v2/health/live", "/v2/health/ready"])
 def test_health_and_the_page_are_for_everybody_to_read(path: str):
-    assert status(path) == status(path, "HEAD") == 200
-    assert status(path, "POST") == 401
-    assert status("/vision" + path, root_path="/vision") == 200  # of an application within another
+    headers = PAGE if path == "/" else []
+    assert status(path, headers=headers) == status(path, "HEAD", headers) == 200
+    assert status(path, "POST", headers) == 401
+    assert status("/vision" + path, headers=headers, root_path="/vision") == 200  # of an application within another
+
+
+@pytest.mark.parametrize(
+    "headers", [[], [(b"accept", b"*/*")], [(b"accept", b"application/json")], [(b"accept", b"*/*"), *PAGE]]
+)
+def test_what_else_is_at_the_root_says_what_is_served_and_is_for_who_shows_the_token(headers: Any):
+    assert status("/", headers=headers) == 401
+    assert status("/", headers=[*headers, (b"authorization", b"Bearer " + TOKEN.encode())]) == 200
+
+
+def test_a_refusal_takes_in_what_the_client_still_sends():
+    left = [{"type": "http.request", "body": b"x", "more_body": more} for more in (False, True, True)]
+    sent: list[Any] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        pytest.fail("it was let in")
+
+    async def receive() -> Any:
+        assert sent[1]["body"]  # with the answer on its way
+        return left.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/classify", "method": "POST", "headers": []}
+    asyncio.run(Guard(app, TOKEN)(scope, receive, send))
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert not left
+    assert not sent[-1].get("more_body", False)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ import asyncio
 import gzip
 import io
 import json
+import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,12 @@ from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.batching import Batching
 from regnet_deploy.serving.finished import Finished
 from regnet_deploy.serving.served import Wish
-from tests.serving.conftest import LIMITS, Inside
+from tests.serving.conftest import LIMITS, Inside, Open
 
 INFER = "/v2/models/regnet/infer"
+_STREAM = io.BytesIO()
+Image.new("RGB", (30, 30), (200, 30, 30)).save(_STREAM, "PNG")
+PNG = _STREAM.getvalue()
 
 
 class Watched(Inside):
@@ -241,10 +246,10 @@ def test_a_server_that_is_not_ready_tells_it_as_well(client: Watched, state: Sta
 def test_a_form_of_nothing_that_can_be_decoded_is_answered_and_told_without_an_inference(client: Watched):
     files = [("a", ("one.txt", b"hello")), ("b", ("two.png", b""))]
     answer = client.post("/classify", files=files)
-    assert answer.status_code == 200
+    assert answer.status_code == 400
     assert [set(result) for result in answer.json()["results"]] == [{"image", "error"}] * 2
     one = client.one()
-    assert (one.status, one.images, one.batch) == (200, 0, 0)
+    assert (one.status, one.images, one.batch) == (400, 0, 0)
 
 
 def test_a_form_of_several_is_told_once_with_its_images(client: Watched):
@@ -346,7 +351,8 @@ def test_a_timeout_of_the_request_is_a_504_while_the_executor_is_busy(client: Wa
     data = {"name": "images", "shape": [1, 3, 24, 24], "datatype": "FP32", "data": images.ravel().tolist()}
     content = json.dumps({"inputs": [data], "parameters": {"timeout": 20_000}}).encode()
     answer = client.post(INFER, content=content)
-    assert (answer.status_code, answer.json()["error"]) == (504, "the request's deadline passed while it was waiting")
+    assert answer.status_code == 504
+    assert answer.json()["error"] == "the request's deadline passed before its inference was done"
     assert client.one().status == 504
     assert client.batcher.depth == 0
     content = json.dumps({"inputs": [data], "parameters": {"timeout": 1}}).encode()  # over when it has been read
@@ -428,8 +434,7 @@ def test_small_answers_are_sent_as_they_are(client: Watched):
 def test_model_version_and_k_are_those_of_the_query(client: Watched):
     answer = client.post("/classify", params={"model": "regnet", "version": "1", "k": "2"}, content=png()).json()
     assert (answer["model"], answer["version"], len(answer["predictions"])) == ("regnet", "1", 2)
-    many = client.post("/classify?k=1&k=3", content=png()).json()  # the last one counts
-    assert len(many["predictions"]) == 3
+    assert "k 2 times" in client.post("/classify?k=1&k=3", content=png()).json()["error"]
     percent = client.post("/classify?model=%72egnet", content=png())
     assert percent.status_code == 200
     client.finished.clear()
@@ -437,3 +442,75 @@ def test_model_version_and_k_are_those_of_the_query(client: Watched):
 
 def test_the_settings_of_the_queue_are_those_that_were_asked_for(client: Watched):
     assert client.batcher.settings == Batching(executors=1, batch=2, max_delay_s=0.0, max_queue=3)
+
+
+def test_what_a_body_unpacks_to_counts_as_if_it_had_been_sent(inside: Open):
+    client = inside(limits=replace(LIMITS, max_bodies_bytes=150_000))
+    admission = client.assembly.service.admission
+    packed = gzip.compress(bytes(190_000))
+    answer = client.post("/classify", content=packed, headers={"content-encoding": "gzip"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "take all the room" in answer.json()["error"]
+    assert admission.bytes_in_flight == 0
+    small = gzip.compress(bytes(90_000))
+    assert client.post("/classify", content=small, headers={"content-encoding": "gzip"}).status_code == 400
+
+
+def test_a_deadline_that_passes_before_the_body_is_unpacked_is_told_at_once_and_the_work_is_dropped(inside: Open):
+    client = inside(limits=replace(LIMITS, deadline_s=0.2))
+    service, started, go_on = client.assembly.service, threading.Event(), threading.Event()
+
+    async def occupy() -> Any:
+        return asyncio.ensure_future(service.apart(lambda: (started.set(), go_on.wait(30))))
+
+    held = client.run(occupy())
+    assert started.wait(10)
+    try:
+        answer = client.post(INFER, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"})
+        assert answer.status_code == 504
+        assert "before it was read and unpacked" in answer.json()["error"]
+    finally:
+        go_on.set()
+        client.run(held)
+
+
+def test_a_form_of_more_images_than_may_wait_is_answered_where_nobody_else_is(inside: Open):
+    client = inside(limits=replace(LIMITS, max_queue=1))
+    files = [(f"f{i}", (f"{i}.png", PNG)) for i in range(4)]
+    answer = client.post("/classify?k=1", files=files)
+    assert answer.status_code == 200, answer.text
+    assert [len(result["predictions"]) for result in answer.json()["results"]] == [1, 1, 1, 1]
+
+
+def test_where_there_are_several_models_the_one_that_is_meant_is_named(inside: Open, exported_bundle: Path, tmp_path: Path):
+    for name in ("cats", "dogs"):
+        shutil.copytree(exported_bundle, tmp_path / "models" / name / "1")
+    client = inside(tmp_path / "models")
+    answer = client.post("/classify", content=PNG)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "this server has cats, dogs: name one, such as ?model=cats"
+    assert client.post("/classify?model=dogs", content=PNG).json()["model"] == "dogs"
+    assert client.post("/classify?model=dogs&model=cats", content=PNG).status_code == 400
+
+
+def test_a_form_without_one_image_is_the_clients_mistake_and_says_what_is_wrong_with_each(inside: Open):
+    answer = inside().post("/classify", files=[("a", ("a.txt", b"x")), ("b", ("b.txt", b""))])
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "none of the 2 files is an image that can be used"
+    assert ["error" in result for result in answer.json()["results"]] == [True, True]
+
+
+def test_a_full_queue_refuses_before_the_body_is_read_or_decoded(client: Watched):
+    client.shut()
+    image = np.zeros((1, 3, 24, 24), np.float32)
+    running = client.call(client.batcher.run, image)
+    assert client.entered.wait(10)
+    queued = [client.call(client.batcher.run, image) for _ in range(client.assembly.opened[0].batching.max_queue)]
+    try:
+        answer = client.post("/classify", content=b"not looked at")
+        assert answer.status_code == 503
+        assert "waiting already" in answer.json()["error"]
+    finally:
+        client.gate.set()
+    for future in (running, *queued):
+        client.run(future)

@@ -157,7 +157,7 @@ def test_the_output_comes_as_it_is_asked_for(request_parameters, output_paramete
         (body(tensor(), outputs=[{"name": "logits", "parameters": {"binary_data": 1}}]), "binary_data"),
         (body(tensor(), parameters={"binary_data_output": "yes"}), "binary_data_output"),
         (body(tensor(), parameters="x"), "parameters"),
-        (body(tensor(), parameters={"triton_enable_empty_final_response": True}), "is not offered"),
+        (body(tensor(), parameters={"triton_final_response": True}), "is not offered"),
         (body(tensor(parameters={"shared_memory_region": "here"})), "is not offered"),
         (body(tensor(), outputs=[{"name": "logits", "parameters": {"shared_memory_region": "here"}}]), "not offered"),
         (body(tensor(), outputs={}), "outputs"),
@@ -272,6 +272,10 @@ def test_any_bytes_are_taken_or_refused(data: bytes, header: str | None):
 
 def request_of(**fields: Any) -> InferRequest:
     return InferRequest(**{"images": LOGITS, "id": None, "binary": False, "top": 0, **fields})
+
+
+def test_what_tritons_load_generator_sends_to_everybody_is_passed_over():
+    assert parse_infer(body(tensor(), parameters={"triton_enable_empty_final_response": False}), None, FLOATS).top == 0
 
 
 def header_length(headers: list[tuple[bytes, bytes]]) -> int:

@@ -240,8 +240,9 @@ def test_it_says_where_it_is_and_listens_on_loopback_only(start: Start):
     server.process.terminate()
     code, errors = server.end()
     assert code == 0
-    warning, ready, draining = errors.splitlines()
+    warning, ready, metrics, draining = errors.splitlines()
     assert "not trained" in warning
+    assert metrics == f"metrics: {server.url}/metrics"
     assert "draining" in draining
     assert ready.startswith(f"ready: {server.url} ")
 
@@ -509,17 +510,18 @@ def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path,
         serve(assembly, Doors(bound), 1, lambda ready: pytest.fail("it was announced"))
 
 
-def test_the_health_check_of_the_image_follows_the_port(shared: Server, monkeypatch: pytest.MonkeyPatch):
+def healthy(port: int) -> bool:
+    """Run the health check of the image."""
     recipe = (Path(__file__).parents[2] / "Dockerfile").read_text()
     check = recipe[recipe.index("HEALTHCHECK") :]
     arguments = json.loads(check[check.index("[") : check.index("\nENTRYPOINT")])
     assert arguments[0] == "python"
+    environment = {**os.environ, "REGNET_DEPLOY_PORT": str(port)}
+    done = subprocess.run([sys.executable, *arguments[1:]], env=environment, capture_output=True, check=False)
+    return done.returncode == 0
 
-    def healthy(port: int) -> bool:
-        environment = {**os.environ, "REGNET_DEPLOY_PORT": str(port)}
-        done = subprocess.run([sys.executable, *arguments[1:]], env=environment, capture_output=True, check=False)
-        return done.returncode == 0
 
+def test_the_health_check_of_the_image_follows_the_port(shared: Server):
     assert healthy(shared.port)
     with socket.create_server(("127.0.0.1", 0)) as free:
         unused = free.getsockname()[1]
@@ -550,6 +552,7 @@ def test_https_a_token_and_metrics_on_a_port_of_their_own(start: Start, certific
         *("--token-file", str(token), "--metrics-port", str(port)),
     )
     assert server.url.startswith("https://")
+    assert healthy(server.port)  # with the token and TLS, of which the health check is told nothing
     assert server.facts["metrics"] == f"http://127.0.0.1:{port}/metrics"
     context = ssl.create_default_context(cafile=certificate[0])
 

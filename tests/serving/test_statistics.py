@@ -1,72 +1,64 @@
-import pytest
+"""Counters in the words of the protocol."""
+
+from typing import Any
 
 from regnet_deploy.serving.statistics import Statistics
 
 NOTHING = {"count": 0, "ns": 0}
 
 
-def succeeded(statistics: Statistics, images: int, batch: int, **stages: float) -> None:
+def succeeded(statistics: Statistics, images: int, **stages: float) -> None:
     times = {"decode_s": 0.0, "queue_s": 0.0, "inference_s": 0.0, "total_s": 0.0, **stages}
-    statistics.succeeded(images, batch, **times)
+    statistics.succeeded(images, **times)
+
+
+def told(statistics: Statistics, executions: dict[int, tuple[int, float]] | None = None) -> dict[str, Any]:
+    return statistics.to_json("cats", "3", executions or {})
 
 
 def test_nothing_has_happened_at_first():
-    document = Statistics().to_json("m", "3")
-    assert (document["name"], document["version"], document["last_inference"]) == ("m", "3", 0)
-    assert (document["inference_count"], document["execution_count"], document["batch_stats"]) == (0, 0, [])
-    assert set(map(str, document["inference_stats"].values())) == {str(NOTHING)}
+    stats = told(Statistics())
+    assert (stats["name"], stats["version"]) == ("cats", "3")
+    assert (stats["inference_count"], stats["execution_count"], stats["last_inference"]) == (0, 0, 0)
+    assert stats["batch_stats"] == stats["memory_usage"] == []
+    assert all(value == NOTHING for value in stats["inference_stats"].values())
 
 
-def test_requests_that_ran_together_are_one_execution():
+def test_requests_and_the_executions_that_they_shared():
     statistics = Statistics()
     for images in (1, 2, 5):
-        succeeded(statistics, images, 8, queue_s=0.5, inference_s=0.25, decode_s=0.125, total_s=1.0)
-    document = statistics.to_json("m", "1")
-    assert (document["inference_count"], document["execution_count"]) == (8, 1)
-    assert document["last_inference"] > 1_600_000_000_000  # milliseconds
-    stages = document["inference_stats"]
-    assert stages["success"] == {"count": 3, "ns": 3_000_000_000}
-    assert stages["queue"] == {"count": 3, "ns": 1_500_000_000}
-    assert stages["compute_infer"] == {"count": 3, "ns": 750_000_000}
-    assert stages["compute_input"] == {"count": 3, "ns": 375_000_000}
-    assert stages["fail"] == NOTHING
-    (row,) = document["batch_stats"]
-    assert row["batch_size"] == 8
-    assert row["compute_infer"] == {"count": 1, "ns": 250_000_000}  # of the inference, not of each request
+        succeeded(statistics, images, queue_s=0.5, inference_s=0.25, decode_s=0.125, total_s=1.0)
+    stats = told(statistics, {8: (1, 0.25)})
+    assert (stats["inference_count"], stats["execution_count"]) == (8, 1)
+    assert stats["inference_stats"]["success"] == {"count": 3, "ns": 3_000_000_000}
+    assert stats["inference_stats"]["queue"] == {"count": 3, "ns": 1_500_000_000}
+    assert stats["inference_stats"]["compute_input"] == {"count": 3, "ns": 375_000_000}
+    assert stats["inference_stats"]["compute_infer"] == {"count": 3, "ns": 750_000_000}
+    assert stats["last_inference"] > 1_700_000_000_000  # milliseconds since 1970
 
 
 def test_batches_are_listed_by_their_size():
-    statistics = Statistics()
-    for images in (4, 1, 4):
-        succeeded(statistics, images, images, inference_s=0.5)
-    document = statistics.to_json("m", "1")
-    assert [(row["batch_size"], row["compute_infer"]["count"]) for row in document["batch_stats"]] == [(1, 1), (4, 2)]
-    assert document["execution_count"] == 3
+    stats = told(Statistics(), {4: (3, 1.5), 1: (2, 0.5)})
+    assert [batch["batch_size"] for batch in stats["batch_stats"]] == [1, 4]
+    assert [batch["compute_infer"] for batch in stats["batch_stats"]] == [
+        {"count": 2, "ns": 500_000_000},
+        {"count": 3, "ns": 1_500_000_000},
+    ]
+    assert stats["execution_count"] == 5
 
 
 def test_failures_are_counted_apart():
     statistics = Statistics()
     statistics.failed(0.5)
-    document = statistics.to_json("m", "1")
-    assert document["inference_stats"]["fail"] == {"count": 1, "ns": 500_000_000}
-    assert document["inference_stats"]["success"] == NOTHING
-    assert (document["inference_count"], document["last_inference"]) == (0, 0)
+    stats = told(statistics)
+    assert stats["inference_stats"]["fail"] == {"count": 1, "ns": 500_000_000}
+    assert stats["inference_stats"]["success"] == NOTHING
 
 
-def test_an_answer_without_an_inference_is_a_success_and_no_execution():
-    """A form in which no image could be decoded."""
+def test_an_answer_without_an_inference_is_a_success_alone():
     statistics = Statistics()
-    succeeded(statistics, 0, 0, decode_s=0.5, total_s=1.0)
-    document = statistics.to_json("m", "1")
-    assert document["inference_stats"]["success"] == {"count": 1, "ns": 1_000_000_000}
-    assert document["inference_stats"]["compute_infer"] == NOTHING
-    assert (document["inference_count"], document["execution_count"], document["batch_stats"]) == (0, 0, [])
-
-
-@pytest.mark.parametrize("batch", [3, 7, 11])
-def test_shares_of_an_execution_add_up(batch: int):
-    statistics = Statistics()
-    for _ in range(10 * batch):
-        succeeded(statistics, 1, batch, inference_s=0.1)
-    document = statistics.to_json("m", "1")
-    assert document["execution_count"] == document["batch_stats"][0]["compute_infer"]["count"] == 10
+    succeeded(statistics, 0, decode_s=0.5, total_s=1.0)
+    stats = told(statistics)
+    assert stats["inference_stats"]["success"]["count"] == 1
+    assert stats["inference_stats"]["queue"] == NOTHING
+    assert stats["inference_count"] == 0

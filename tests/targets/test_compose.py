@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import re
-import shutil
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import damage, open_bundle
+from regnet_deploy.serving import probe
 from regnet_deploy.targets.compose import compose_files
+from regnet_deploy.targets.folder import write_folder
 from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import choose_subject
 
 yaml = pytest.importorskip("yaml")
 
@@ -22,7 +22,7 @@ yaml = pytest.importorskip("yaml")
 SERVICE = {
     *("image", "command", "environment", "user", "read_only", "cap_drop", "security_opt", "tmpfs", "shm_size"),
     *("pids_limit", "init", "stop_grace_period", "restart", "ports", "expose", "networks", "volumes", "healthcheck"),
-    *("depends_on", "deploy"),
+    *("depends_on", "deploy", "mem_limit"),
 }
 
 
@@ -44,7 +44,7 @@ def test_the_project_has_the_documented_structure(project):
         assert set(service.get("depends_on", ())) <= set(project["services"])
         for volume in service["volumes"]:
             source = volume["source"] if isinstance(volume, dict) else volume.split(":")[0]
-            assert source.startswith(("/", "./")) or source in project["volumes"]
+            assert source.startswith(("${BUNDLE:-./", "./")) or source in project["volumes"]
 
 
 def test_every_file_that_is_mounted_is_there(project, files):
@@ -67,7 +67,6 @@ def test_no_service_has_rights_that_it_does_not_need(project):
     server = project["services"]["server"]
     assert server["user"] == "10001:10001"
     assert server["volumes"][0]["read_only"] is True
-    assert "health/ready" in " ".join(server["healthcheck"]["test"])
 
 
 def test_the_metrics_are_reached_on_the_internal_network_alone(project, files):
@@ -82,24 +81,44 @@ def test_the_metrics_are_reached_on_the_internal_network_alone(project, files):
     assert scrape["static_configs"][0]["targets"] == [f"server:{port}"]
 
 
-def test_the_server_gets_its_settings_and_the_bundle(subject, exported_bundle):
+def test_the_server_gets_its_settings(subject):
     made = compose_files(subject(), Settings(name="dogs", image="registry.example/r:1", threads=2, gpu=True))
     server = yaml.safe_load(made["docker-compose.yaml"])["services"]["server"]
     assert server["image"] == "registry.example/r:1"
-    assert server["command"] == ["--name", "dogs", "--threads", "2"]
-    assert server["volumes"][0]["source"] == str(exported_bundle.resolve())
+    assert server["command"] == ["--name", "dogs", "--threads", "2", "--linger", "5"]
+    assert server["mem_limit"] == "${SERVER_MEMORY:-8g}"
+    assert "within 8 GB" in made["README.md"].decode()
     (device,) = server["deploy"]["resources"]["reservations"]["devices"]
     assert device["capabilities"] == ["gpu"]
 
 
-def test_a_path_is_taken_as_it_is(exported_bundle, tmp_path):
-    odd = tmp_path / "it's $HOME: ${X} #1 é"
-    shutil.copytree(exported_bundle, odd)
-    chosen = choose_subject(open_bundle(odd), None, gpu=False)
-    text = compose_files(chosen, Settings())["docker-compose.yaml"]
-    source = yaml.safe_load(text)["services"]["server"]["volumes"][0]["source"]
-    assert "$" not in source.replace("$$", "")  # compose would put a variable in its place
-    assert source.replace("$$", "$") == str(odd.resolve())
+def test_the_folder_holds_the_bundle_and_no_path_of_this_machine(project, files, exported_bundle, tmp_path):
+    source = project["services"]["server"]["volumes"][0]["source"]
+    assert source == "${BUNDLE:-./bundle}"
+    write_folder(tmp_path / "out", files)
+    ours, theirs = open_bundle(exported_bundle), open_bundle(tmp_path / "out" / "bundle")
+    assert theirs.digest == ours.digest
+    assert not damage(theirs)
+    assert str(exported_bundle).encode() not in files["docker-compose.yaml"] + files["README.md"]
+
+
+def test_every_service_is_bounded_and_the_server_has_room_for_its_threads(project, subject):
+    for service in project["services"].values():
+        assert service["pids_limit"] > 0
+        assert service["mem_limit"]
+    assert project["services"]["server"]["pids_limit"] > 4000
+    made = compose_files(subject(), Settings(threads=1024, executors=16))
+    assert yaml.safe_load(made["docker-compose.yaml"])["services"]["server"]["pids_limit"] > 1024 * 16 + 4000
+
+
+def test_a_server_that_hangs_is_told_to_end_and_started_again(project):
+    server = project["services"]["server"]
+    command, *words = server["healthcheck"]["test"]
+    assert (command, words[:2]) == ("CMD", ["python", "-m"])
+    assert importlib.util.find_spec(words[2]) is not None
+    assert words[3:] == [probe.STOP_HUNG]
+    assert server["restart"] == "unless-stopped"
+    assert server["init"] is False  # the server is process 1, which the probe tells to end
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +149,7 @@ def metrics() -> set[str]:
     made = Metrics(models, Admission(4), decoders, SimpleNamespace(read=read))
     done = Finished("regnet", "1", "http", "infer", 200, 1, 1, 0.0, 1.0, 1.0, 1.0, 1.0, 4.0, "id", None, None)
     made.observe(done)
-    made.observe(replace(done, status=503, batch=0))
+    made.observe(done._replace(status=503, batch=0))
     text = asyncio.run(made.scrape())[0].decode()
     return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
 

@@ -9,7 +9,7 @@ import pytest
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets import folder as module
-from regnet_deploy.targets.folder import MARK, ensure_free, write_folder
+from regnet_deploy.targets.folder import MARK, ensure_free, write_folder, write_folders
 
 FILES = {"a/b/c.txt": b"1", "d": b"2", MARK: b"{}"}
 
@@ -75,7 +75,7 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
     rename = os.rename
 
     def once(source: Path, target: Path) -> None:
-        if Path(target).name == "out" and Path(source).name != "old":
+        if Path(target).name == "out" and not Path(source).name.endswith("-old"):
             raise OSError(5, "Input/output error")
         rename(source, target)
 
@@ -84,3 +84,47 @@ def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
         write_folder(tmp_path / "out", {"other": b"", MARK: b""}, force=True)
     assert files_of(tmp_path / "out") == FILES
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("moment", [1, 2, 3, 4])
+def test_an_interruption_between_two_renames_leaves_every_folder_as_it_was(tmp_path, monkeypatch, moment):
+    """Ctrl-C right behind a rename: the old folder is aside, and nothing has replaced it yet."""
+    folders = (tmp_path / "a", tmp_path / "b")
+    for folder in folders:
+        write_folder(folder, FILES)
+    rename, done = os.rename, []
+
+    def interrupted(source: Path, target: Path) -> None:
+        rename(source, target)
+        done.append(target)
+        if len(done) == moment:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folders({folder: {"other": b"", MARK: b""} for folder in folders}, force=True)
+    assert [files_of(folder) for folder in folders] == [FILES, FILES]
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b"}
+
+
+def test_of_several_folders_none_is_written_where_the_last_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("1")
+    with pytest.raises(UsageError, match="nothing was changed"):
+        write_folders({tmp_path / "a": FILES, tmp_path / "file" / "b": FILES})
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_cannot_be_put_back_is_kept_and_named(tmp_path, monkeypatch):
+    write_folder(tmp_path / "out", FILES)
+    rename = os.rename
+
+    def once(source: Path, target: Path) -> None:
+        if Path(target).name == "out":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(module.os, "rename", once)
+    with pytest.raises(UsageError, match=r"what was there before is in .*-old now"):
+        write_folder(tmp_path / "out", {"other": b"", MARK: b""}, force=True)
+    (kept,) = tmp_path.iterdir()
+    assert files_of(kept) == FILES

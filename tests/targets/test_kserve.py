@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from regnet_deploy.targets.folder import write_folder
 from regnet_deploy.targets.kserve import kserve_files, service_name
 from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.triton import triton_files
 
 yaml = pytest.importorskip("yaml")
 
@@ -37,7 +39,7 @@ def test_the_server_is_an_inference_service_with_probes_and_ports(subject):
     assert manifest["spec"]["predictor"]["minReplicas"] == 3
     container = container_of(manifest)
     assert (container["name"], container["image"]) == ("kserve-container", "registry.example/r:1")
-    assert container["args"] == ["--name", "My.Dogs", "--threads", "2"]
+    assert container["args"] == ["--name", "My.Dogs", "--threads", "2", "--linger", "5"]
     assert "command" not in container  # the image's own: the bundle is in it
     assert container["ports"][0] == {"name": "http1", "containerPort": 8000, "protocol": "TCP"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
@@ -58,13 +60,13 @@ def test_over_grpc_the_first_port_is_h2c_and_probes_stay_http(subject):
 
 
 def test_the_container_is_not_root_writes_nowhere_and_has_no_capabilities(subject):
-    for name in ("inferenceservice.yaml", "inferenceservice-grpc.yaml"):
-        predictor = manifests(subject)[name]["spec"]["predictor"]
+    for manifest in manifests(subject).values():
+        predictor = manifest["spec"]["predictor"]
         assert predictor["securityContext"]["runAsNonRoot"] is True
         assert predictor["securityContext"]["runAsUser"] > 0
         assert predictor["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert predictor["automountServiceAccountToken"] is False
-        (container,) = predictor["containers"]
+        container = predictor["model"] if "model" in predictor else predictor["containers"][0]
         assert container["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -72,6 +74,26 @@ def test_the_container_is_not_root_writes_nowhere_and_has_no_capabilities(subjec
             "capabilities": {"drop": ["ALL"]},
         }
         assert all(volume["emptyDir"]["medium"] == "Memory" for volume in predictor["volumes"])
+        assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/tmp", "/dev/shm"}
+        assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in predictor["volumes"]}
+
+
+def test_a_pod_that_is_to_end_answers_until_nothing_sends_it_requests(subject):
+    for manifest in manifests(subject).values():
+        predictor = manifest["spec"]["predictor"]
+        assert predictor["terminationGracePeriodSeconds"] >= 5 + 30 + 5  # lingers, drains, ends
+        if "model" in predictor:
+            assert predictor["model"]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
+        else:
+            arguments = container_of(manifest)["args"]
+            assert arguments[arguments.index("--linger") + 1] == "5"
+
+
+def test_every_pod_is_scraped_where_its_metrics_are(subject):
+    for manifest in manifests(subject).values():
+        annotations = manifest["metadata"]["annotations"]
+        assert annotations["prometheus.io/scrape"] == "true"
+        assert annotations["prometheus.io/port"] == "8002"  # Triton's too
 
 
 def test_a_bundle_in_storage_is_served_from_where_kserve_mounts_it(subject):
@@ -88,6 +110,28 @@ def test_triton_runs_its_repository_on_kserves_runtime(subject):
     assert model["modelFormat"] == {"name": "triton"}
     assert (model["runtime"], model["protocolVersion"]) == ("kserve-tritonserver", "v2")
     assert model["storageUri"].startswith("pvc://")
+
+
+def test_triton_runs_in_an_image_that_has_what_the_preprocessing_needs(subject):
+    files = triton_files(subject(), Settings())
+    assert b'pip install --no-cache-dir "pillow' in files["Dockerfile"]
+    built = re.findall(r"docker build -t (\S+)", files["README.md"].decode())
+    model = manifests(subject)["inferenceservice-triton.yaml"]["spec"]["predictor"]["model"]
+    assert [model["image"]] == built
+    assert "runtimeVersion" not in model  # KServe would put it in the place of the image's tag
+    made = kserve_files(subject(), Settings(triton_image="registry.example/triton:1"))
+    model = yaml.safe_load(made["inferenceservice-triton.yaml"])["spec"]["predictor"]["model"]
+    assert model["image"] == "registry.example/triton:1"
+    assert "docker build -t registry.example/triton:1 ." in made["README.md"].decode()
+
+
+def test_triton_has_the_shared_memory_that_its_package_asks_docker_for(subject):
+    settings = Settings(decoders=7, max_batch=500)
+    asked = re.search(r"--shm-size (\d+)m", triton_files(subject(), settings)["README.md"].decode())
+    predictor = yaml.safe_load(kserve_files(subject(), settings)["inferenceservice-triton.yaml"])["spec"]["predictor"]
+    sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in predictor["volumes"]}
+    assert sizes["shared-memory"] == f"{asked[1]}Mi"
+    assert predictor["model"]["resources"]["limits"]["memory"] == f"{4096 + int(asked[1])}Mi"
 
 
 def test_a_gpu_is_asked_for(subject):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,20 @@ def test_nothing_is_written_where_one_target_cannot_be(exported_bundle, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_nothing_is_written_where_the_second_folder_cannot_be(exported_bundle, tmp_path, monkeypatch):
+    write, out = Path.write_bytes, tmp_path / "out"
+
+    def full(path: Path, data: bytes) -> int:
+        if path.name == "docker-compose.yaml":
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(UsageError, match="No space left on device; nothing was changed"):
+        package(open_bundle(exported_bundle), ["ray", "compose"], Settings(), out)
+    assert not list(out.iterdir())
+
+
 def test_a_folder_in_the_way_is_found_before_anything_is_written(exported_bundle, tmp_path):
     (tmp_path / "compose").mkdir()
     (tmp_path / "compose" / "mine").write_text("1")
@@ -63,6 +78,7 @@ def test_the_bundle_itself_is_never_written_into(exported_bundle, inside, snapsh
     ("target", "settings", "says"),
     [
         ("triton", {"storage": "pvc://a"}, "--storage is for --kserve, which"),
+        ("triton", {"triton_image": "a:1"}, "--triton-image is for --kserve, which"),
         ("triton", {"image": "a:1"}, "--image is for --kserve or --compose, and neither"),
         ("compose", {"replicas": 2}, "--replicas is for --kserve or --ray, and neither"),
     ],

@@ -21,8 +21,15 @@ def test_the_server_has_every_option_that_it_is_told():
     from regnet_deploy.cli.serve import command
 
     every = Settings(
-        variant="v", threads=1, executors=1, max_batch=1, max_queue=1, deadline_ms=1.0, max_delay_ms=1.0
-    ).serve_options()
+        variant="v",
+        threads=1,
+        executors=1,
+        decoders=1,
+        max_batch=1,
+        max_queue=1,
+        deadline_ms=1.0,
+        max_delay_ms=1.0,
+    ).serve_options(linger=True)
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in every if word.startswith("--")} <= known
 
@@ -35,8 +42,10 @@ def test_a_name_that_a_folder_or_url_would_read_otherwise_is_refused(name):
 
 @pytest.mark.parametrize("image", ["", "a b", "-flag", "x;rm", "x\n", "$HOME", "`id`"])
 def test_what_is_no_container_image_is_refused(image):
-    with pytest.raises(UsageError, match="--image"):
+    with pytest.raises(UsageError, match=r"^--image"):
         Settings(image=image)
+    with pytest.raises(UsageError, match=r"^--triton-image"):
+        Settings(triton_image=image)
 
 
 @pytest.mark.parametrize("storage", ["models", "pvc://", "pvc://Claim/x", "pvc://a_b", "s3://a b", "s3://`id`"])

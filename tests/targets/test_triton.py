@@ -7,19 +7,20 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import MissingExtra, UsageError
 from regnet_deploy.images.preprocess import load_pixels, normalise
 from regnet_deploy.runtimes.golden import load_golden
 from regnet_deploy.targets.folder import write_folder
 from regnet_deploy.targets.settings import Settings
 from regnet_deploy.targets.subject import choose_subject
-from regnet_deploy.targets.triton import triton_files
+from regnet_deploy.targets.triton import shared_memory_mib, triton_files
 
 pytest.importorskip("google.protobuf")
 
@@ -82,6 +83,41 @@ def test_the_ensemble_joins_both_steps(subject):
     assert preprocess.output[0].data_type == classifier.input[0].data_type
     assert preprocess.dynamic_batching.default_queue_policy.max_queue_size == 128
     assert "model_repository/dogs_image/1/.keep" in files  # Triton wants the version's folder
+
+
+@pytest.mark.parametrize(
+    ("dtype", "decoders", "batch", "needed_mib", "asked_mib"),
+    [
+        # A tensor of 224 px in float32 is 3 * 224 * 224 * 4 = 602,112 bytes, in uint8 a quarter.
+        ("float32", 2, 32, 2 * 32 * (2 * 602_112 / 2**20 + 1), 192),
+        ("float32", 4, 32, 4 * 32 * (2 * 602_112 / 2**20 + 1), 320),
+        ("uint8", 2, 32, 2 * 32 * (2 * 150_528 / 2**20 + 1), 128),
+        ("uint8", 1, 1, 1 * (2 * 150_528 / 2**20 + 1), 64),
+    ],
+)
+def test_shared_memory_holds_a_batch_of_each_instance(dtype, decoders, batch, needed_mib, asked_mib):
+    shape = (224, 224, 3) if dtype == "uint8" else (3, 224, 224)
+    made = shared_memory_mib(SimpleNamespace(image=shape, dtype=dtype), decoders, batch)
+    assert made == asked_mib
+    assert needed_mib <= made < needed_mib + 64
+
+
+def test_instances_of_the_preprocessing_do_not_depend_on_the_machine_that_packages(subject, monkeypatch):
+    monkeypatch.setattr("regnet_deploy.targets.triton.available_cores", lambda: 64)
+    files = triton_files(subject(), Settings())
+    assert parsed(files, "regnet_preprocess").instance_group[0].count == 2
+    assert "are for 2 instances" in files["README.md"].decode()
+    files = triton_files(subject(), Settings(decoders=5))
+    assert parsed(files, "regnet_preprocess").instance_group[0].count == 5
+    assert "are for 5 instances" in files["README.md"].decode()
+
+
+@pytest.mark.parametrize("missing", ["google.protobuf.message", "safetensors.numpy", "PIL.Image"])
+def test_what_is_missing_is_of_the_extra_of_packages(subject, monkeypatch, missing):
+    chosen = subject()
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MissingExtra, match=r"regnet-deploy\[package\]"):
+        triton_files(chosen, Settings())
 
 
 def test_warm_up_is_a_golden_image(subject):
