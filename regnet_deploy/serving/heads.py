@@ -55,6 +55,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
 
     class Guarded(_Base):  # type: ignore[misc]
         _idle: ClassVar[dict[Any, None]] = {}  # connections, in the order in which they became so
+        _ending: ClassVar[set[Any]] = set()  # connections that were closed for others and still count as open
         _deadline: asyncio.TimerHandle | None = None
         _untaken: asyncio.TimerHandle | None = None
         _body_bytes = 0
@@ -73,25 +74,26 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
-            over = len(self.connections) - max_connections
-            if over > 0 and not self.close_idle():
-                if over > HEALTH_CONNECTIONS:
-                    transport.write(full)
-                    self._refused = True
-                    transport.close()
-                    return
-                self._for_health = True
+            over = self.make_room(len(self.connections))
+            if over > HEALTH_CONNECTIONS:
+                self._refused = True
+                transport.write(full)
+                transport.close()
+                return
+            self._for_health = over > 0
             self._await_head()
 
         @classmethod
-        def close_idle(cls) -> bool:
-            """Close the connection that has been idle for the longest; tell whether there was one."""
-            for one in cls._idle:
-                if not one.transport.get_write_buffer_size():
+        def make_room(cls, connections: int) -> int:
+            """Close connections that are idle, the longest first, and return by how many there are still too many."""
+            over = connections - len(cls._ending) - max_connections
+            if over > 0:
+                for one in [one for one in cls._idle if not one.transport.get_write_buffer_size()][:over]:
                     del cls._idle[one]
+                    cls._ending.add(one)
                     one.transport.abort()  # at once: nothing is under way, and its place is taken
-                    return True
-            return False
+                    over -= 1
+            return over
 
         def data_received(self, data: bytes) -> None:
             if self._refused:
@@ -155,6 +157,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._idle.pop(self, None)
+            self._ending.discard(self)
             self._disarm()
             self._taken()
             self._silence()

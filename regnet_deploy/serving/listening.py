@@ -16,7 +16,7 @@ HANDSHAKE_S = 10.0
 
 
 async def listen(
-    server: uvicorn.Server, sockets: list[socket.socket], max_connections: int, timeout_s: float
+    server: uvicorn.Server, sockets: list[socket.socket], timeout_s: float
 ) -> list[asyncio.Server]:
     """Have a server that has started up without sockets answer on some.
 
@@ -26,7 +26,6 @@ async def listen(
     Args:
         server: with the protocol of :func:`regnet_deploy.serving.heads.guarded`.
         sockets: bound.
-        max_connections: as the protocol has it.
         timeout_s: seconds for a handshake, at most :data:`HANDSHAKE_S`.
     """
     config = server.config
@@ -37,7 +36,7 @@ async def listen(
 
     loop, factory = asyncio.get_running_loop(), make
     if config.ssl is not None:
-        door = _Door(make, config.ssl, server.server_state.connections, max_connections, min(timeout_s, HANDSHAKE_S))
+        door = _Door(make, config.ssl, server.server_state.connections, min(timeout_s, HANDSHAKE_S))
 
         def factory() -> Any:
             return _Handshake(door)
@@ -48,16 +47,16 @@ async def listen(
 class _Door:
     """What the handshakes of a server share."""
 
-    def __init__(self, make: Any, context: ssl.SSLContext, connections: Any, most: int, timeout_s: float) -> None:
+    def __init__(self, make: Any, context: ssl.SSLContext, connections: Any, timeout_s: float) -> None:
         self.make, self.context, self.timeout_s = make, context, timeout_s
-        self._connections, self._most = connections, most
+        self._connections = connections
         self._under_way: dict[Any, asyncio.Task[None]] = {}  # by transport, the oldest first
 
     def enter(self, transport: Any, task: asyncio.Task[None], protocol: Any) -> None:
         """Count a handshake, and end another one where that is one too many."""
         self._under_way[transport] = task
-        over = len(self._connections) + len(self._under_way) - self._most
-        if over > 0 and not protocol.close_idle() and over > HEALTH_CONNECTIONS and len(self._under_way) > 1:
+        over = protocol.make_room(len(self._connections) + len(self._under_way))
+        if over > HEALTH_CONNECTIONS and len(self._under_way) > 1:
             oldest = next(iter(self._under_way))
             del self._under_way[oldest]
             oldest.abort()

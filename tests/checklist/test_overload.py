@@ -22,6 +22,12 @@ def hasty(launch_shared: Any) -> Any:
     return launch_shared("--read-timeout", "0.6", "--max-connections", "8", "--grpc-port", "0")
 
 
+@pytest.fixture(scope="module")
+def narrow(launch_shared: Any) -> Any:
+    """A server that does not wait for many, but long."""
+    return launch_shared("--max-connections", "8")
+
+
 def head(*fields: str, path: str = "/classify") -> bytes:
     return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *fields, "", ""]).encode()
 
@@ -89,30 +95,30 @@ def test_11c_nor_who_does_not_read_its_answers(hasty: Any):
     hasty.answers()
 
 
-def test_12a_there_are_so_many_connections_and_no_more(hasty: Any, tools: Any):
+def test_12a_there_are_so_many_connections_and_no_more(narrow: Any, tools: Any):
     """All of them busy: a few more are let in for questions about health, and then none."""
-    tools.wait_until(lambda: open_connections(hasty) == 0)
+    tools.wait_until(lambda: open_connections(narrow) == 0)
     refusal = "8 connections are open already, try again"
     with contextlib.ExitStack() as stack:
         for _ in range(8):
-            busy = stack.enter_context(hasty.connect())
+            busy = stack.enter_context(narrow.connect())
             busy.sendall(head("Content-Length: 1000"))
-        health = stack.enter_context(hasty.connect())
+        health = stack.enter_context(narrow.connect())
         health.sendall(LIVE)
         assert tools.read_reply(health).status == 200
-        for reply in (hasty.get("/v2"), hasty.post("/classify", bytes(1_000_000))):
+        for reply in (narrow.get("/v2"), narrow.post("/classify", bytes(1_000_000))):
             assert (reply.status, reply.headers["retry-after"], reply.headers["connection"]) == (503, "1", "close")
             assert reply.error == refusal
         replies = []
         for _ in range(10):
-            silent = stack.enter_context(hasty.connect())
+            silent = stack.enter_context(narrow.connect())
             silent.settimeout(0.05)
             with contextlib.suppress(TimeoutError):
                 replies.append(tools.read_reply(silent))
         assert [reply.error for reply in replies if reply.status == 503] == [refusal] * len(replies)
         assert replies
-    tools.wait_until(lambda: hasty.get("/v2/health/live").status == 200)
-    hasty.answers()
+    tools.wait_until(lambda: narrow.get("/v2/health/live").status == 200)
+    narrow.answers()
 
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: x\r\n\r\n"
