@@ -2,6 +2,7 @@
 #
 #   docker build -t regnet-deploy .                             for the CPU
 #   docker build -t regnet-deploy:gpu --build-arg RUNTIME=gpu . for NVIDIA GPUs; run it with --gpus all
+#   docker build --build-arg RUNTIME=openvino .                 for the CPU, with OpenVINO beside ONNX Runtime
 #   docker run -p 127.0.0.1:8000:8000 -v "$PWD/regnet-bundle:/bundle:ro" regnet-deploy
 #
 # It writes nothing: --read-only, --cap-drop ALL and any --user work. Options of `regnet-deploy serve` go at the end, but
@@ -11,7 +12,8 @@
 
 FROM python:3.11-slim-bookworm AS build
 ARG RUNTIME=cpu
-RUN case "$RUNTIME" in cpu|gpu) ;; *) echo "RUNTIME is '$RUNTIME', it must be cpu or gpu" >&2; exit 1 ;; esac
+RUN case "$RUNTIME" in cpu|gpu|openvino) ;; \
+    *) echo "RUNTIME is '$RUNTIME', it must be cpu, gpu or openvino" >&2; exit 1 ;; esac
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY profiles profiles
@@ -19,7 +21,8 @@ COPY export export
 COPY regnet_deploy regnet_deploy
 # No pip in what is shipped, none of the packages' own tests, and the bytecode made now: later it could not be written.
 RUN python -m venv --without-pip /opt/serve \
- && python -m pip --python /opt/serve/bin/python install --no-cache-dir --no-compile -c constraints.txt ".[serve,grpc,$RUNTIME]" \
+ && extras=$(echo "$RUNTIME" | sed 's/^openvino$/cpu,openvino/') \
+ && python -m pip --python /opt/serve/bin/python install --no-cache-dir --no-compile -c constraints.txt ".[serve,grpc,$extras]" \
  && find /opt/serve/lib -type d \( -name tests -o -name test \) -prune -exec rm -rf {} + \
  && /opt/serve/bin/python -m compileall -q /opt/serve/lib
 

@@ -219,4 +219,4 @@ def test_an_unknown_runtime_is_refused_by_the_build():
         command, environment = ["docker", "build", *argument.split(), str(ROOT)], dict(os.environ)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode != 0
-    assert "it must be cpu or gpu" in done.stderr + done.stdout
+    assert "it must be cpu, gpu or openvino" in done.stderr + done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 from regnet_deploy.cores import available_cores
@@ -106,13 +105,17 @@ class Assembly:
         """End executors and processes."""
         if self._following is not None:
             self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
-        self.service.close()
-        await self.service.decoders.close()
+        try:
+            if self._following is not None:  # whatever it ended in, the others end as well
+                await asyncio.gather(self._following, return_exceptions=True)
+        finally:
+            try:
+                self.service.close()
+            finally:
+                await self.service.decoders.close()
 
     def _retired(self, served: Served) -> None:
         """Drop the metrics of a version that has ended, and what it holds in memory."""
-        self.metrics.forget(served.name, served.version)
+        self.metrics.forget(served)
         if self.service.admission.state is not State.STARTING:  # by then they are announced
             self.opened = [one for one in self.opened if one is not served]

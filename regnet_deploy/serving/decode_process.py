@@ -38,7 +38,15 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THR
 
 
 class Died(Exception):
-    """The process that had the image ended."""
+    """The process that had the image ended.
+
+    Attributes:
+        expired: it was ended because the image took too long.
+    """
+
+    def __init__(self, expired: bool = False) -> None:
+        super().__init__()
+        self.expired = expired
 
 
 class Decoder(asyncio.BufferedProtocol):
@@ -116,7 +124,7 @@ class Decoder(asyncio.BufferedProtocol):
         if not self.ready.done():
             self.ready.set_exception(Died())
         self._lost(self)
-        self._settle(DataError("image: takes too long to decode") if self.expired else Died())
+        self._settle(Died(self.expired))
 
     def _expect_nothing(self) -> None:
         self._buffer, self._received = np.empty(ANSWER.size, np.uint8), 0

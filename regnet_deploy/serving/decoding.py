@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from regnet_deploy.errors import RegnetDeployError, ServerError
 from regnet_deploy.images.preprocess import Preprocessing
 from regnet_deploy.serving.decode_process import START_S, Decoder, Died, reaped, start_decoder
+from regnet_deploy.serving.refusals import RequestError
 
 _log = logging.getLogger("regnet_deploy.serving")
 
 #: Seconds between attempts to start a process in place of one that ended: the first wait, doubled up to the last.
 _FIRST_WAIT_S, _LAST_WAIT_S = 0.1, 5.0
-_CLOSED = "the server is closing: no more images are decoded"
 
 
 class DecodeFailed(RegnetDeployError):
@@ -98,7 +98,7 @@ class DecodePool:
             await worker.ended
         for waiter in self._queue:
             if not waiter.done():
-                waiter.set_exception(DecodeFailed(_CLOSED))
+                waiter.set_exception(_closed())
         self._queue.clear()
         await asyncio.gather(*(reaped(worker.process) for worker in self._ended))
 
@@ -108,22 +108,29 @@ class DecodePool:
         Calls get a process in their order. One that is cancelled leaves the queue, or its pixels to nobody.
 
         Raises:
-            DataError: not a usable image, or one that takes too long.
-            DecodeFailed: two processes ended over it, or the pool is closed.
+            DataError: not a usable image.
+            RequestError: two processes took too long over it, which may be their fault (504), or the pool is closed
+                (503).
+            DecodeFailed: two processes ended over it.
         """
+        expired = False
         for again in (False, True):
             worker = await self._take(ahead=again)
             try:
                 return await worker.ask(image, preprocessing, self._give)
-            except Died:
-                continue
-        raise DecodeFailed(_CLOSED if self._closed else "image: what decodes it ended over it, twice")
+            except Died as died:
+                expired = died.expired
+        if self._closed:
+            raise _closed()
+        if expired:
+            raise RequestError(f"image: not decoded within {self._timeout_s:g} s, twice", 504)
+        raise DecodeFailed("image: what decodes it ended over it, twice")
 
     async def _take(self, ahead: bool) -> Decoder:
         """Wait for a process; ``ahead`` of those who have not had one yet."""
         while True:
             if self._closed:
-                raise DecodeFailed(_CLOSED)
+                raise _closed()
             if self._free:
                 return self._free.popleft()
             waiter: asyncio.Future[Decoder] = asyncio.get_running_loop().create_future()
@@ -192,6 +199,10 @@ class DecodePool:
             else:
                 self._restarts += 1
                 return
+
+
+def _closed() -> RequestError:
+    return RequestError("the server is closing: no more images are decoded", 503)
 
 
 def _how(status: int | None) -> str:

@@ -40,6 +40,9 @@ def read_form(body: bytes, content_type: str, most: int) -> list[Part]:
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046
         raise RequestError("the form's Content-Type has no boundary, or one longer than 70 characters")
+    # What only looks like a boundary takes the parser long; of boundaries there is one more than parts.
+    if body.count(b"\r\n--" + boundary) > most + 1:
+        raise _too_many(most)
     reader = _Reader(most, multipart.parse_options_header)
     parser = multipart.MultipartParser(boundary, reader.callbacks())
     parser.logger = _SILENT
@@ -77,7 +80,7 @@ class _Reader:
 
     def _begin(self) -> None:
         if len(self.parts) >= self._most:
-            raise RequestError(f"a form may have {self._most} images", 413)
+            raise _too_many(self._most)
         self._data, self._name, self._header_bytes = [], "", 0
 
     def _end(self) -> None:
@@ -104,3 +107,7 @@ class _Reader:
 
     def _finish(self) -> None:
         self.finished = bool(self.parts)
+
+
+def _too_many(most: int) -> RequestError:
+    return RequestError(f"a form may have {most} images", 413)

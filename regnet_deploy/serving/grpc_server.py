@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
-
 from regnet_deploy import __version__
 from regnet_deploy.errors import ServerError, UsageError, require
 from regnet_deploy.protobuf import messages
 from regnet_deploy.serving.admission import Place, State
 from regnet_deploy.serving.app import SERVER
+from regnet_deploy.serving.arriving import Arriving
 from regnet_deploy.serving.grpc_messages import parse, read_message, read_request, write_response
 from regnet_deploy.serving.guard import is_bearer
 from regnet_deploy.serving.limits import Limits
@@ -48,6 +47,10 @@ _CODES = {
 _QUESTIONS = 64
 #: Bytes of a question, and seconds in which it must have arrived.
 _QUESTION_BYTES, _QUESTION_S = 64 * 2**10, 5.0
+#: Seconds that a message has to arrive while others wait for its place.
+_GRACE_S = 1.0
+#: Health checks that are read at a time, which wait for nothing: one more ends the oldest. Seconds in which each arrives.
+_CHECKS, _CHECK_S = 16, 2.0
 
 
 @dataclass(frozen=True)
@@ -167,8 +170,11 @@ class _Calls:
         self._token = token
         limits = service.limits
         # While a message arrives its size is not known: so many of the largest have room at a time.
-        self._arriving = asyncio.Semaphore(max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes)))
-        self._asking = asyncio.Semaphore(8)
+        places = max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes))
+        waiting = max(1, limits.max_in_flight // 2)
+        self._arriving = Arriving(places, _GRACE_S, of_a_peer=places - places // 4, waiting_of_a_peer=waiting)
+        self._asking = Arriving(8, _GRACE_S, of_a_peer=6, waiting_of_a_peer=_QUESTIONS)
+        self._checking = Arriving(_CHECKS, 0.0, of_a_peer=_CHECKS, waiting_of_a_peer=1)
 
     def protocol(self) -> dict[str, Callable[[Any], Awaitable[bytes]]]:
         """Return the calls of the Open Inference Protocol by their names."""
@@ -231,10 +237,7 @@ class _Calls:
             return write_response(response.document, [response.raw])
 
     async def _read(self, context: Any, place: Place) -> bytes:
-        timeout_s = self._service.limits.read_timeout_s
-        data = await _message(context, self._arriving, timeout_s)
-        if data is None:
-            raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)
+        data = await _message(context, self._arriving, self._service.limits.read_timeout_s)
         if not place.take(len(data)):
             raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
         return data
@@ -244,17 +247,10 @@ class _Calls:
 
         async def call(context: Any) -> bytes:
             self._authorise(context)
-            return _written(f"inference.{name}Response", ask(await self._asked(context, f"inference.{name}Request")))
+            data = await _message(context, self._asking, _QUESTION_S)
+            return _written(f"inference.{name}Response", ask(_asked(data, f"inference.{name}Request")))
 
         return call
-
-    async def _asked(self, context: Any, name: str) -> Any:
-        data = await _message(context, self._asking, _QUESTION_S)
-        if data is None:
-            raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)
-        if len(data) > _QUESTION_BYTES:
-            raise RequestError(f"a {name} has {_QUESTION_BYTES} bytes at most, not {len(data)}", 413)
-        return parse(data, name)
 
     async def _server_live(self, context: Any) -> bytes:
         return _written("inference.ServerLiveResponse", {"live": not self._service.models.hung()})
@@ -263,7 +259,8 @@ class _Calls:
         return _written("inference.ServerReadyResponse", {"ready": self._ready()})
 
     async def _check(self, context: Any) -> bytes:
-        asked = (await self._asked(context, "grpc.health.v1.HealthCheckRequest")).service
+        data = await _message(context, self._checking, _CHECK_S)
+        asked = _asked(data, "grpc.health.v1.HealthCheckRequest").service
         if asked in ("", PROTOCOL, HEALTH):
             ready = self._ready()
         else:
@@ -321,15 +318,17 @@ class _Calls:
             raise RequestError("a bearer token is needed: metadata authorization: Bearer ...", 401)
 
 
-async def _message(context: Any, places: asyncio.Semaphore, timeout_s: float) -> bytes | None:
-    """Return the message of a call, None where there is none."""
-    try:
-        with anyio.fail_after(timeout_s):
-            async with places:
-                data = await context.read()
-    except TimeoutError:
-        raise RequestError(f"the call's message did not arrive within {timeout_s:g} s", 408) from None
-    return data if isinstance(data, bytes) else None
+async def _message(context: Any, arriving: Arriving, timeout_s: float) -> bytes:
+    data = await arriving.read(context.peer(), context.read, timeout_s)
+    if not isinstance(data, bytes):
+        raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)
+    return data
+
+
+def _asked(data: bytes, name: str) -> Any:
+    if len(data) > _QUESTION_BYTES:
+        raise RequestError(f"a {name} has {_QUESTION_BYTES} bytes at most, not {len(data)}", 413)
+    return parse(data, name)
 
 
 def _metadata(context: Any) -> dict[str, str]:

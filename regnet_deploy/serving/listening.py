@@ -15,9 +15,7 @@ from regnet_deploy.serving.heads import HEALTH_CONNECTIONS
 HANDSHAKE_S = 10.0
 
 
-async def listen(
-    server: uvicorn.Server, sockets: list[socket.socket], timeout_s: float
-) -> list[asyncio.Server]:
+async def listen(server: uvicorn.Server, sockets: list[socket.socket], timeout_s: float) -> list[asyncio.Server]:
     """Have a server that has started up without sockets answer on some.
 
     Connections whose handshake is under way count as open ones. Where there is no room for one more and no idle one to

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +21,7 @@ from regnet_deploy.runtimes.runtime import Device, Runtime, Session, classify_pi
 from regnet_deploy.runtimes.tuned import tuned_here
 from regnet_deploy.runtimes.variants import choose_variant, must_be_built, proof_of
 from regnet_deploy.serving.batching import Batcher, Batching
+from regnet_deploy.serving.daemon import in_daemon
 from regnet_deploy.serving.interface import Interface
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.page import card_of
@@ -299,6 +299,6 @@ async def proved(served: Served) -> Agreement:
     Raises:
         ProofError: see :meth:`Served.prove`.
     """
-    agreement = await asyncio.get_running_loop().run_in_executor(None, served.prove)
+    agreement = await in_daemon(served.prove)
     served.start()
     return agreement

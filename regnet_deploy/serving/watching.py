@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, RegnetDeployError
 from regnet_deploy.runtimes.golden import Agreement
 from regnet_deploy.runtimes.rereading import read_bundle
+from regnet_deploy.serving.daemon import in_daemon
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.models import Models
 from regnet_deploy.serving.repository import Found, find_bundles, fingerprint, is_repository
@@ -83,10 +83,13 @@ class Watch:
         return opened
 
     async def follow(self, every_s: float) -> None:
-        """Look again and again, for ever."""
+        """Look again and again, for ever, whatever comes of a look."""
         while True:
             await asyncio.sleep(every_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # no more threads, say
+                self._say(f"{type(error).__name__}: {error}")
 
     async def look(self) -> None:
         """Look once at what is there now.
@@ -94,25 +97,25 @@ class Watch:
         A bundle is loaded when it has not changed between two looks, and unloaded when two looks have not found it.
         """
         try:
-            there = await asyncio.get_running_loop().run_in_executor(None, self._fingerprints)
+            there = await in_daemon(self._fingerprints)
         except (RegnetDeployError, OSError) as error:
-            if str(error) != self._trouble:  # once, not at every look
-                self._trouble = str(error)
-                self._tell("unreadable", level=logging.WARNING, error=self._trouble)
+            self._say(str(error))
             return
-        self._trouble = ""
-        for found, known in list(self._followed.items()):
-            missed, known.missed = known.missed, found not in there
-            if missed and known.missed:
-                del self._followed[found]
-                self._tell("removed", model=found.model, version=known.version)
-                self._models.remove(found.model, known.version)
+        # What is new first: a model that becomes a folder of versions, or a bundle, answers all the while.
         for found, now in there.items():
             followed = self._followed.setdefault(found, Followed(found.version or "1", None))
             settled, followed.last = now == followed.last, now
             if now and settled and now != followed.seen:
                 followed.seen = now
                 await self._replace(found, followed)
+        for found, known in list(self._followed.items()):
+            missed, known.missed = known.missed, found not in there
+            if missed and known.missed and not self._awaits(found.model):
+                del self._followed[found]
+                self._tell("removed", model=found.model, version=known.version)
+                if not self._follows(found.model, known.version):  # else that has taken its place
+                    self._models.remove(found.model, known.version)
+        self._trouble = ""
 
     def refuse(self, served: Served, error: RegnetDeployError) -> None:
         """Say why a version that was opened is not served after all; it is looked at again when it changes."""
@@ -120,6 +123,19 @@ class Watch:
             if (found.model, followed.version) == (served.name, served.version):
                 followed.digest = ""
                 self._refuse(found, followed.version, error)
+
+    def _say(self, trouble: str) -> None:
+        """Tell why nothing was seen: once, not at every look."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            self._tell("unreadable", level=logging.WARNING, error=trouble)
+
+    def _awaits(self, model: str) -> bool:
+        """Tell whether something of a model has come that is being written."""
+        return any(found.model == model and not one.missed and one.seen is None for found, one in self._followed.items())
+
+    def _follows(self, model: str, version: str) -> bool:
+        return any((found.model, one.version) == (model, version) for found, one in self._followed.items())
 
     def _fingerprints(self) -> dict[Found, Any]:
         return {found: fingerprint(found.path) for found in self._bundles()}
@@ -129,13 +145,12 @@ class Watch:
 
     async def _replace(self, found: Found, followed: Followed) -> None:
         """Load and prove what a bundle has become; where that fails, what is there goes on."""
-        loop = asyncio.get_running_loop()
         version = followed.version
         if found.version is None and followed.digest:
             version = str(int(version) + 1)
         self._models.loading(found.model, version)
         try:
-            served = await loop.run_in_executor(None, partial(self._open, found, version))
+            served = await in_daemon(self._open, found, version)
             if served.digest == followed.digest:  # touched, not changed
                 self._forget(found.model, version, followed.version)
                 self._models.confirm(found.model, followed.version)

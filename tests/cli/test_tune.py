@@ -176,9 +176,14 @@ def test_however_it_is_ended_no_server_is_left(exported_bundle: Path, snapshot: 
 
 
 def servers_of(bundle: Path) -> list[str]:
-    """Return the processes that serve a bundle."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if f"serve {bundle}" in line]
+    """Return the processes that serve a bundle; an argument of theirs is a program of several lines."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = process.joinpath("cmdline").read_text(errors="replace").split("\0")
+            if "serve" in words and str(bundle) in words:
+                found.append(process.name)
+    return found
 
 
 def wait_until(condition: Callable[[], Any]) -> None:

@@ -13,6 +13,7 @@ from regnet_deploy.serving import heads
 
 HEAD = "{} HTTP/1.1\r\nHost: x\r\n{}\r\n"
 UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
+CHUNKED = HEAD.format("POST /a", "Transfer-Encoding: chunked\r\n").encode()
 INNER = b"GET /inner HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
@@ -233,6 +234,22 @@ def test_a_connection_that_has_begun_its_next_request_is_not_idle():
     run(work, max_connections=1)
 
 
+def test_a_connection_for_health_that_is_idle_makes_room_for_others():
+    async def work(made: Site) -> None:
+        await made.connect(get("/held"))
+        await made.until(lambda: made.app.held)
+        health = await made.connect(get("/v2/health/live"))
+        assert (await health.answer())[0] == 200
+        more = [await made.connect(get("/v2/health/live")) for _ in range(20)]
+        for client in more:
+            assert (await client.answer())[0] == 200
+        assert await health.rest() == b""
+        other = await made.connect(get("/v2"))
+        assert (await other.answer())[0] == 503
+
+    run(work, max_connections=1)
+
+
 def test_where_all_are_busy_health_is_answered_and_nothing_else():
     async def work(made: Site) -> None:
         for _ in range(2):
@@ -294,13 +311,7 @@ def test_junk_leaves_the_answers_to_all_requests_before_it():
 
 
 @pytest.mark.parametrize(
-    "junk",
-    [
-        b"JUNK\x00",
-        get("/a") + b"JUNK\x00",
-        HEAD.format("POST /a", "Transfer-Encoding: chunked\r\n").encode() + b"x\r\n",
-    ],
-    ids=["alone", "behind", "body"],
+    "junk", [b"JUNK\x00", get("/a") + b"JUNK\x00", CHUNKED + b"x\r\n"], ids=["alone", "behind", "body"]
 )
 def test_junk_is_answered_where_no_other_answer_is_under_way(junk: bytes):
     async def work(made: Site) -> None:
