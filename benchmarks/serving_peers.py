@@ -69,6 +69,11 @@ def default_environments() -> Path:
     return Path(cache) / "regnet-deploy" / "serving-peers"
 
 
+#: Our server by the runtime that the others use, and by the faster one that it offers for the same file.
+BY_OPENVINO = "ours by OpenVINO"
+OURS = ("ours", BY_OPENVINO)
+
+
 @dataclass(frozen=True)
 class Way:
     """One way to ask a server.
@@ -105,13 +110,13 @@ def ways(given: Given) -> list[Way]:
         grpc = {**shape, "kind": kind} if kind else None
         return Request(path, raw, photos, 100, logits=seen, answers="classes", grpc=grpc)
 
+    http = {"tensor": tensor("/v2/models/regnet/infer", infer, 0), "photo": photo("/classify?k=5")}
+    grpc = {"tensor": tensor("", {}, skip, "raw")}
     return [
-        Way(
-            "ours, HTTP",
-            "ours",
-            {"tensor": tensor("/v2/models/regnet/infer", infer, 0), "photo": photo("/classify?k=5")},
-        ),
-        Way("ours, gRPC", "ours", {"tensor": tensor("", {}, skip, "raw")}, "grpc_port"),
+        Way("ours, HTTP", "ours", http),
+        Way("ours, gRPC", "ours", grpc, "grpc_port"),
+        Way(f"{BY_OPENVINO}, HTTP", BY_OPENVINO, http),
+        Way(f"{BY_OPENVINO}, gRPC", BY_OPENVINO, grpc, "grpc_port"),
         Way("LitServe, HTTP", "litserve", {"tensor": tensor("/predict", raw, skip), "photo": photo("/predict")}),
         Way("MLServer, gRPC", "mlserver", {"tensor": tensor("", {}, skip, "bytes"), "photo": photo("", "bytes")}),
         Way("MLServer, gRPC FP32", "mlserver", {"tensor": tensor("", {}, skip, "raw")}),
@@ -123,9 +128,9 @@ def settings_of(server: str, kind: str, cores: int) -> list[dict[str, Any]]:
     """Return the settings in which a server is tried: threads of an inference, inferences at a time, batch."""
     split, whole = {"threads": 1, "callers": cores}, {"threads": cores, "callers": 1}
     one, several = {**split, "batch": 1}, {**whole, "batch": 1}
-    if server == "ours" and kind == "tensor":
+    if server in OURS and kind == "tensor":
         return [{**whole, "batch": 8}, one, {**split, "batch": 4}]
-    if server == "ours":
+    if server in OURS:
         return [{**setting, "decoders": n} for setting in ({**whole, "batch": 8}, one) for n in sorted({1, cores})]
     if server == "litserve":
         quick = [one, {**split, "batch": 4}, several, {**whole, "batch": 8}]
@@ -135,11 +140,12 @@ def settings_of(server: str, kind: str, cores: int) -> list[dict[str, Any]]:
 
 def command_of(server: str, kind: str, setting: dict[str, Any], given: Given, pythons: dict[str, Path]) -> list[str]:
     """Return what starts a server; ours runs one variant, so it is another one for each kind."""
-    if server == "ours":
+    if server in OURS:
         names = {"threads": "threads", "callers": "executors", "batch": "batch", "decoders": "decoders"}
         numbers = {names[name]: number for name, number in setting.items()}
         options = [text for name, number in numbers.items() for text in (f"--{name}", str(number))]
         ports = ["--port", "0", "--grpc-port", "0", "--poll", "0", "--json"]
+        options += ["--runtime", "openvino" if server == BY_OPENVINO else "onnxruntime"]
         return [
             *(sys.executable, "-m", "regnet_deploy", "serve", str(given.bundle)),
             *("--variant", VARIANTS[kind], *ports, *options),
@@ -163,8 +169,8 @@ def search(
 ) -> dict[tuple[str, str, int], dict[str, Any]]:
     """Return the best setting for each way, kind and number in flight: the highest rate."""
     tried: dict[tuple[str, str, int], list[tuple[float, dict[str, Any]]]] = {}
-    for server in ("ours", *pythons):
-        together = [(kind,) for kind in KINDS] if server == "ours" else [KINDS]
+    for server in (*OURS, *pythons):
+        together = [(kind,) for kind in KINDS] if server in OURS else [KINDS]
         settings = [
             (setting, kinds) for kinds in together for setting in settings_of(server, kinds[0], available_cores())
         ]
@@ -172,7 +178,7 @@ def search(
             with started(command_of(server, kinds[0], setting, given, pythons)) as running:
                 of_server = [way for way in every if way.server == server]
                 for way, kind, n in itertools.product(of_server, kinds, CONCURRENCY):
-                    if kind in way.requests and (n > 1 or setting["batch"] == 1 or server == "ours"):
+                    if kind in way.requests and (n > 1 or setting["batch"] == 1 or server in OURS):
                         rate = rate_of(running, way, kind, n, seconds)
                         tried.setdefault((way.name, kind, n), []).append((rate, setting))
                         say(f"  {way.name}, {kind}, {n} in flight, {setting}: {rate:.1f} a second")
@@ -227,7 +233,9 @@ def awake(running: Running, way: Way, kind: str, n: int, seconds: float) -> dict
 
 
 def ratios(rows: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
-    """Return how many times our rate is that of each other way, and its p99 ours; of our ways the faster one.
+    """Return how many times our rate is that of each other way, and its p99 ours; of our protocols the faster one.
+
+    Once with the runtime that the others use, once with the one that `tune` finds the faster on such a machine.
 
     Each of both with ``value``, ``low`` and ``high``, see :func:`serving_figures.ranged`.
     """
@@ -235,10 +243,13 @@ def ratios(rows: list[dict[str, Any]], rounds: int) -> list[dict[str, Any]]:
     for row in rows:
         case = (row["kind"], row["in_flight"])
         if not row["way"].startswith("ours"):
-            beside = [one for one in rows if one["way"].startswith("ours") and (one["kind"], one["in_flight"]) == case]
-            ours = max(beside, key=lambda one: one["rate"])
-            compared = {"way": row["way"], "ours": ours["way"], "kind": row["kind"], "in_flight": row["in_flight"]}
-            found.append({**compared, **ranged(partial(times, ours, row), rounds)})
+            for server in OURS:
+                same = [one for one in rows if (one["kind"], one["in_flight"]) == case]
+                beside = [one for one in same if one["way"].startswith(f"{server},")]
+                if beside:
+                    ours = max(beside, key=lambda one: one["rate"])
+                    compared = {"way": row["way"], "ours": ours["way"], "kind": case[0], "in_flight": case[1]}
+                    found.append({**compared, **ranged(partial(times, ours, row), rounds)})
     return found
 
 

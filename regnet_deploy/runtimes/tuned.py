@@ -10,7 +10,7 @@ from typing import Any, cast
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, MissingPart, UsageError
 from regnet_deploy.runtimes.machine_here import machine_here
-from regnet_deploy.runtimes.runtime import RUNTIMES, Device, Runtime, check_runtime
+from regnet_deploy.runtimes.runtime import DEVICES, RUNTIMES, Device, Runtime, check_runtime
 from regnet_deploy.runtimes.variants import why_not_served
 
 #: The bundle's part with it.
@@ -30,6 +30,7 @@ class Tuned:
         max_delay_ms: that an image waits for others at most.
         p99_ms: the limit of latency that was asked for.
         rate: images/s that kept to it.
+        device: that was asked for.
     """
 
     runtime: Runtime
@@ -40,6 +41,7 @@ class Tuned:
     max_delay_ms: float
     p99_ms: float
     rate: float
+    device: Device = "auto"
 
 
 def tuned_here(
@@ -89,6 +91,9 @@ def _read(bundle: Bundle) -> tuple[Tuned, Mapping[str, Any]]:
         raise _malformed(bundle, f"{PART}.settings.runtime", f"one of {', '.join(RUNTIMES[1:])}", runtime)
     if not isinstance(variant, str):
         raise _malformed(bundle, f"{PART}.settings.variant", "a name", variant)
+    device = settings.get("device", part.get("device", "auto"))
+    if device not in DEVICES:
+        raise _malformed(bundle, f"{PART}.settings.device", f"one of {', '.join(DEVICES)}", device)
     executors, threads, batch = (_count(bundle, settings, name) for name in ("executors", "threads", "batch"))
     tuned = Tuned(
         runtime=cast("Runtime", runtime),
@@ -99,6 +104,7 @@ def _read(bundle: Bundle) -> tuple[Tuned, Mapping[str, Any]]:
         max_delay_ms=_number(bundle, settings, f"{PART}.settings", "max_delay_ms"),
         p99_ms=_number(bundle, part, PART, "p99_ms"),
         rate=_number(bundle, part, PART, "rate"),
+        device=cast("Device", device),
     )
     return tuned, machine
 

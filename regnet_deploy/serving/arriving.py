@@ -104,7 +104,8 @@ class Arriving:
             self._waiting.remove(first)
             first.since = loop.time()
             self._reading.append(first)
-            first.turn.set_result(None)
+            if not first.turn.done():  # else it was cancelled a moment ago, and is about to leave
+                first.turn.set_result(None)
 
     def _places_of(self, peer: str) -> int:
         return sum(one.peer == peer for one in self._reading)

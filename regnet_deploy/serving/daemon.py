@@ -14,8 +14,8 @@ T = TypeVar("T")
 async def in_daemon(function: Callable[..., T], *arguments: Any) -> T:
     """Run a function in a thread of its own, for what may take long or never come back.
 
-    Unlike the threads of an executor it is waited for neither when the loop ends nor when the interpreter does. One that
-    is cancelled runs on, and what comes of it is dropped.
+    Unlike the threads of an executor it is waited for neither when the loop ends nor when the interpreter does. One
+    that is cancelled runs on, and what comes of it is dropped.
 
     Args:
         function: to run.
@@ -37,7 +37,8 @@ async def in_daemon(function: Callable[..., T], *arguments: Any) -> T:
             future.set_exception(error)
 
     def work() -> None:
-        result, error = None, None
+        result: T | None = None
+        error: BaseException | None = None
         try:
             result = function(*arguments)
         except StopIteration as raised:  # which a future does not take

@@ -32,6 +32,7 @@ from regnet_deploy.serving.gpu_metrics import GpuReader, GpuState
 
 if TYPE_CHECKING:
     from regnet_deploy.serving.models import Models
+    from regnet_deploy.serving.served import Served
 
 PREFIX = "regnet_deploy_"
 
@@ -48,6 +49,9 @@ BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 STAGES = ("read", "decode", "queue", "inference", "total")
 
 _MODEL = ("model", "version")
+
+#: Images in an inference -> how many there were, and seconds in all; as a batcher counts them.
+_Executions = dict[int, tuple[int, float]]
 
 
 class Decoders(Protocol):
@@ -98,7 +102,6 @@ class Metrics:
         self._gpus = gpus or GpuReader()
         self._gpu_states: tuple[GpuState, ...] = ()
         self._versions: dict[tuple[str, str], _Version] = {}
-        self._forgotten: set[tuple[str, str]] = set()
         self._registry = CollectorRegistry()
         self._registry.register(_Families(self._collect))
         ProcessCollector(registry=self._registry)
@@ -112,13 +115,12 @@ class Metrics:
             version = self._version(finished.model, finished.version)
         version.observe(finished)
 
-    def forget(self, model: str, version: str) -> None:
-        """Drop the figures of a version that is not served any more.
-
-        They go with the next scrape, so that a request that ends in between brings none back; and stay where another
-        is served under the same number by then.
-        """
-        self._forgotten.add((model, version))
+    def forget(self, served: Served) -> None:
+        """Drop the figures of a version that has ended; they stay where another is served under the same number."""
+        self._drop_what_is_gone()
+        version = self._versions.get((served.name, served.version))
+        if version is not None:
+            version.ended(served.batcher.executions)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics and their content type.
@@ -140,13 +142,15 @@ class Metrics:
     def _version(self, model: str, version: str) -> _Version:
         return self._versions.setdefault((model, version), _Version())
 
+    def _drop_what_is_gone(self) -> None:
+        there = {(served.name, served.version) for served in self._models.all()}
+        for names in [names for names in self._versions if names[0] and names not in there]:
+            del self._versions[names]
+
     def _collect(self) -> Iterator[Metric]:
-        served = {(served.name, served.version) for served in self._models.all()}
-        for names in self._forgotten - served:
-            self._versions.pop(names, None)
-        self._forgotten -= served
-        for names in served:
-            self._version(*names)  # so that its counters start at zero, not at the first request
+        self._drop_what_is_gone()  # again: a request may have ended since, and brought figures back
+        for served in self._models.all():  # so that its counters start at zero, not at the first request
+            self._version(served.name, served.version).follow(served.batcher.executions)
         yield from self._requests()
         yield from self._loaded()
         yield from self._server()
@@ -172,8 +176,8 @@ class Metrics:
                         durations.add_metric((*names, operation, stage), histogram.buckets(), histogram.total)
             if names[0]:
                 images.add_metric(names, version.images)
-                # Every request adds its share of its batch: all of them make one, but for what floats round.
-                batches.add_metric(names, [(le, round(n)) for le, n in version.batches.buckets()], version.images)
+                histogram = version.batches()
+                batches.add_metric(names, histogram.buckets(), histogram.total)
         yield from (requests, durations, images, batches)
 
     def _loaded(self) -> Iterator[Metric]:
@@ -243,20 +247,38 @@ class _Histogram:
 class _Version:
     """The figures of one version of a model."""
 
-    __slots__ = ("batches", "images", "requests", "stages")
+    __slots__ = ("executions", "images", "past", "requests", "stages")
 
     def __init__(self) -> None:
         self.requests: dict[tuple[str, str, int], int] = {}
         self.stages: dict[str, tuple[_Histogram, ...]] = {}
-        self.batches = _Histogram(BATCHES)
         self.images = 0
+        self.executions: list[_Executions] = []  # of those that serve it, and of those before that have not ended
+        self.past: dict[int, int] = {}  # images in an inference -> how many there were, of those that have
+
+    def follow(self, executions: _Executions) -> None:
+        if not any(executions is known for known in self.executions):
+            self.executions.append(executions)
+
+    def ended(self, executions: _Executions) -> None:
+        self.executions = [known for known in self.executions if known is not executions]
+        for size, (count, _) in executions.items():
+            self.past[size] = self.past.get(size, 0) + count
+
+    def batches(self) -> _Histogram:
+        histogram = _Histogram(BATCHES)
+        for size, count in self.past.items():
+            histogram.add(size, count)
+        for executions in self.executions:
+            for size, (count, _) in executions.items():
+                histogram.add(size, count)
+        return histogram
 
     def observe(self, finished: Finished) -> None:
         kind = (finished.protocol, finished.operation, finished.status)
         self.requests[kind] = self.requests.get(kind, 0) + 1
         if finished.batch:
             self.images += finished.images
-            self.batches.add(finished.batch, finished.images / finished.batch)
         if finished.status >= 400:  # a refusal takes no time and would hide how long the others waited
             return
         stages = self.stages.get(finished.operation)

@@ -269,6 +269,7 @@ def _with_what_is_known(bundle: Bundle, wish: Wish) -> tuple[Wish, str | None]:
     if found is None or isinstance(found, str):
         return wish, found
     asked = (wish.threads, wish.executors, wish.batch, wish.max_delay_s)
+    wish = replace(wish, device=found.device if wish.device == "auto" else wish.device)
     if asked != (None, None, None, None):  # settings that were found together mean nothing apart
         return replace(wish, variant=found.variant, runtime=found.runtime), None
     filled = replace(

@@ -132,7 +132,9 @@ class Watch:
 
     def _awaits(self, model: str) -> bool:
         """Tell whether something of a model has come that is being written."""
-        return any(found.model == model and not one.missed and one.seen is None for found, one in self._followed.items())
+        return any(
+            found.model == model and not one.missed and one.seen is None for found, one in self._followed.items()
+        )
 
     def _follows(self, model: str, version: str) -> bool:
         return any((found.model, one.version) == (model, version) for found, one in self._followed.items())

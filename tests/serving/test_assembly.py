@@ -70,6 +70,27 @@ def test_it_starts_proves_answers_and_leaves_no_thread_and_no_process_behind(exp
     assert multiprocessing.active_children() == []
 
 
+def test_whatever_the_following_ended_in_stopping_ends_the_rest(exported_bundle: Path):
+    before = threading.active_count()
+
+    async def life() -> None:
+        assembly = Assembly(exported_bundle, wish=FP32, limits=LIMITS, decoders=1, poll_s=0.001)
+        await assembly.start()
+
+        async def fails(every_s: float) -> None:
+            raise SystemError("never")
+
+        assert assembly._following is not None
+        assembly._following.cancel()
+        assembly._following = asyncio.ensure_future(fails(0))
+        await asyncio.wait([assembly._following])
+        await assembly.stop()
+        assert assembly.service.decoders.pids == ()
+
+    asyncio.run(life())
+    until(lambda: threading.active_count() <= before)
+
+
 def test_it_can_be_stopped_before_it_was_started(exported_bundle: Path):
     asyncio.run(Assembly(exported_bundle, wish=FP32, limits=LIMITS, decoders=1).stop())
 

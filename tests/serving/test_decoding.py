@@ -22,6 +22,7 @@ from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, load_pixels
 from regnet_deploy.serving import decode_process, decoding
 from regnet_deploy.serving.decoding import DecodeFailed, DecodePool
+from regnet_deploy.serving.refusals import RequestError
 
 VIEW = default_preprocessing(24)
 TINY = Preprocessing(4, 4)
@@ -213,16 +214,29 @@ def test_an_image_that_two_workers_fail_at_is_given_up_and_others_are_not(image:
 
 
 @pytest.mark.usefixtures("faulty")
-def test_an_image_that_takes_too_long_is_refused_and_its_worker_replaced(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_image_that_takes_two_workers_too_long_is_late_and_they_are_replaced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def work() -> None:
         async with started(timeout_s=0.5) as pool:
-            with pytest.raises(DataError, match=r"^image: takes too long to decode$"):
+            with pytest.raises(RequestError, match=r"^image: not decoded within 0.5 s, twice$") as refused:
                 await pool.pixels(b"hang", VIEW)
+            assert refused.value.status == 504
+            assert await answered(pool)
+            assert pool.restarts == 2
+
+    asyncio.run(work())
+    assert "a decode process ended (more than 0.5 s with an image)" in caplog.text
+
+
+def test_an_image_whose_worker_hangs_is_decoded_by_another() -> None:
+    async def work() -> None:
+        async with started(timeout_s=1.0) as pool:
+            os.kill(pool.pids[0], signal.SIGSTOP)
             assert await answered(pool)
             assert pool.restarts == 1
 
     asyncio.run(work())
-    assert "a decode process ended (more than 0.5 s with an image)" in caplog.text
 
 
 def test_the_answer_to_a_call_that_was_cancelled_is_not_the_next_ones() -> None:
@@ -307,9 +321,9 @@ def test_closing_ends_what_is_decoded_and_what_waits() -> None:
             await until(lambda: pool.waiting == 2)
             await pool.close()
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
-            assert [type(outcome) for outcome in outcomes] == [DecodeFailed] * 3
+            assert [isinstance(outcome, RequestError) and outcome.status for outcome in outcomes] == [503] * 3
             assert not alive(pids[0])
-            with pytest.raises(DecodeFailed, match="closing"):
+            with pytest.raises(RequestError, match="closing"):
                 await pool.pixels(picture(), VIEW)
 
     asyncio.run(work())

@@ -55,6 +55,11 @@ def test_more_parts_than_a_request_may_have_are_not_read():
     assert (error.status, str(error)) == (413, "a form may have 4 images")
 
 
+def test_what_only_looks_like_boundaries_is_not_parsed():
+    body = form(("form-data", b"\r\n--X-" * 1_000_000))
+    assert refused(body).status == 413
+
+
 @pytest.mark.parametrize("headers", [b"A: " + b"b" * 50_000 + b"\r\n", b"A: b\r\n" * 3000])
 def test_headers_of_a_part_have_a_limit(headers: bytes):
     assert refused(b"--X\r\n" + headers + b"\r\n1\r\n--X--\r\n").status == 400

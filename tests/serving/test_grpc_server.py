@@ -544,6 +544,40 @@ def test_checklist_11_a_message_that_does_not_arrive_is_not_waited_for(bundle):
         assert server.wait_for(1)[0].status == 408
 
 
+@contextlib.contextmanager
+def silent(server, method, count):
+    """So many calls on one connection that send no message."""
+    ended = threading.Event()
+
+    def nothing():
+        ended.wait(60)
+        yield from ()
+
+    with grpc.insecure_channel(server.url, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        calls = [channel.stream_unary(method).future(nothing()) for _ in range(count)]
+        try:
+            yield calls
+        finally:
+            ended.set()
+
+
+def test_checklist_11_calls_that_send_nothing_keep_nobody_waiting(bundle):
+    method = "/inference.GRPCInferenceService/ModelInfer"
+    with running(load(bundle), limits=Limits(read_timeout_s=3600.0)) as server, silent(server, method, 8) as calls:
+        wait_until(lambda: server.service.admission.in_flight == 8)
+        with grpc.insecure_channel(server.url) as channel:
+            for _ in range(3):
+                assert call(channel, request())
+        assert not any(one.done() for one in calls)  # nor had any to go for it
+
+
+def test_health_checks_that_send_nothing_keep_no_other_waiting(bundle):
+    with running(load(bundle)) as server, silent(server, "/grpc.health.v1.Health/Check", 40) as calls:
+        wait_until(lambda: sum(one.done() for one in calls) >= 24)
+        with grpc.insecure_channel(server.url) as channel:
+            assert check(channel) == "SERVING"
+
+
 # Too much, too late, gone
 
 

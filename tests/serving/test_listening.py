@@ -1,4 +1,4 @@
-"""Sockets with TLS: what silent clients may take, and that others are answered meanwhile."""
+"""Sockets in the clear and with TLS, whose handshakes are not waited for."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import uvicorn
 
-from regnet_deploy.serving.heads import HEALTH_CONNECTIONS, guarded
+from regnet_deploy.serving.heads import guarded
 from regnet_deploy.serving.listening import listen
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -127,55 +127,6 @@ def test_it_answers_over_tls(run: Any, certificate: Any):
     run(work, certificate)
 
 
-def test_what_comes_with_the_end_of_the_handshake_is_not_lost(run: Any, certificate: Any):
-    """The client's last bytes of the handshake and its request, in one piece."""
-
-    def talk(port: int, context: ssl.SSLContext) -> bytes:
-        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
-        session = context.wrap_bio(received, sent, server_hostname="localhost")
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-            while True:
-                try:
-                    session.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    connection.sendall(sent.read())
-                    received.write(connection.recv(65536))
-            session.write(ASK)
-            connection.sendall(sent.read())
-            answer = b""
-            while not answer.endswith(b"https 0"):
-                try:
-                    answer += session.read(65536)
-                except ssl.SSLWantReadError:
-                    data = connection.recv(65536)
-                    assert data, answer
-                    received.write(data)
-            return answer
-
-    async def work(made: Site) -> None:
-        for _ in range(5):
-            assert (await asyncio.to_thread(talk, made.port, made.tls)).startswith(b"HTTP/1.1 200 ")
-
-    run(work, certificate)
-
-
-def test_silent_clients_take_no_more_room_than_there_is_and_others_are_answered(run: Any, certificate: Any):
-    async def work(made: Site) -> None:
-        silent = [await made.silent() for _ in range(60)]
-        assert await made.ask() == b"https 0"
-        ended = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
-        while sum(one.done() for one in ended) < 60 - 5 - HEALTH_CONNECTIONS:
-            await asyncio.sleep(0.005)
-        assert await made.ask() == b"https 0"
-        assert not ended[-1].done()  # the oldest were closed
-        for one in ended:
-            one.cancel()
-        await asyncio.gather(*ended, return_exceptions=True)
-
-    run(work, certificate, most=5)
-
-
 def test_a_handshake_that_does_not_come_is_not_waited_for(run: Any, certificate: Any):
     async def work(made: Site) -> None:
         reader, _ = await made.silent()
@@ -183,25 +134,3 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(run: Any, certificate:
             assert await reader.read() == b""
 
     run(work, certificate, timeout_s=0.1)
-
-
-def test_what_is_no_handshake_is_closed(run: Any, certificate: Any, caplog: pytest.LogCaptureFixture):
-    async def work(made: Site) -> None:
-        for data in (ASK, b"\x16\x03\x01\x00\x05aaaaa", b""):
-            reader, writer = await made.silent()
-            writer.write(data)
-            writer.write_eof()
-            with contextlib.suppress(ConnectionError):
-                await reader.read()
-        assert await made.ask() == b"https 0"
-
-    run(work, certificate)
-    assert not caplog.records
-
-
-def test_a_server_that_ends_does_not_wait_for_handshakes(run: Any, certificate: Any):
-    async def work(made: Site) -> None:
-        await made.silent()
-        await asyncio.sleep(0.05)
-
-    run(work, certificate)

@@ -27,14 +27,16 @@ class Models:
     def __init__(self, *versions: tuple[str, str]) -> None:
         self.versions = versions
         self.broken: list[tuple[str, str]] = []
+        self.executions: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
 
     def all(self) -> list[Any]:
+        return [self.served(*names) for names in self.versions]
+
+    def served(self, name: str, version: str) -> Any:
         session = SimpleNamespace(runtime="onnxruntime 1.32.0", device="cpu")
-        batcher = SimpleNamespace(depth=5, running=8)
-        return [
-            SimpleNamespace(name=name, version=version, variant="onnx-fp32", session=session, batcher=batcher)
-            for name, version in self.versions
-        ]
+        executions = self.executions.setdefault((name, version), {})
+        batcher = SimpleNamespace(depth=5, running=8, executions=executions)
+        return SimpleNamespace(name=name, version=version, variant="onnx-fp32", session=session, batcher=batcher)
 
     def index(self) -> list[dict[str, str]]:
         states = [(*names, "READY") for names in self.versions] + [(*names, "UNAVAILABLE") for names in self.broken]
@@ -110,17 +112,33 @@ def test_a_refusal_hides_no_latency(metrics: Metrics):
     assert not [name for name in samples(metrics) if name[0].startswith("request_duration")]
 
 
-def test_a_batch_of_several_requests_counts_once(metrics: Metrics):
-    for images in (3, 3, 2, 0):
-        metrics.observe(FINISHED._replace(images=images, batch=8))
-    metrics.observe(FINISHED._replace(images=200, batch=200))
+def test_batches_are_those_that_were_run_whoever_waited_for_them(metrics: Metrics, models: Models):
+    metrics.observe(FINISHED._replace(images=3, batch=8))
     metrics.observe(FINISHED._replace(images=7, batch=0, status=503))
+    models.executions["regnet", "1"] = {8: (1, 0.1), 200: (1, 0.9)}
     found = samples(metrics)
-    assert found[key("images_total", **NAMES)] == 208
+    assert found[key("images_total", **NAMES)] == 3
     assert found[key("batch_images_bucket", **NAMES, le="6.0")] == 0
     assert found[key("batch_images_bucket", **NAMES, le="8.0")] == 1
     assert found[key("batch_images_count", **NAMES)] == 2
     assert found[key("batch_images_sum", **NAMES)] == 208
+
+
+@pytest.mark.parametrize("scraped", [True, False])
+def test_batches_of_a_version_that_was_replaced_under_its_number_count_on(
+    metrics: Metrics, models: Models, scraped: bool
+):
+    old = models.served("regnet", "1")
+    old.batcher.executions[2] = (3, 0.1)
+    if scraped:
+        samples(metrics)
+    models.executions["regnet", "1"] = {4: (1, 0.1)}
+    old.batcher.executions[2] = (4, 0.2)  # the last requests of the old one
+    expected = 5 if scraped else 1
+    assert samples(metrics)[key("batch_images_count", **NAMES)] == expected
+    metrics.forget(old)
+    for _ in range(2):
+        assert samples(metrics)[key("batch_images_count", **NAMES)] == 5
 
 
 def test_counters_of_a_version_begin_at_zero(metrics: Metrics):
@@ -165,16 +183,24 @@ def test_nothing_is_left_of_a_version_that_has_gone(metrics: Metrics, models: Mo
     metrics.observe(FINISHED)
     models.versions = (("regnet", "2"),)
     metrics.observe(FINISHED._replace(version="2"))
-    metrics.forget("regnet", "1")
+    metrics.forget(models.served("regnet", "1"))
     metrics.observe(FINISHED)  # ended a little later
     for _ in range(2):
         assert {dict(name[1:])["version"] for name in samples(metrics) if name[0] == "requests_total"} == {"2"}
         metrics.observe(FINISHED)
 
 
-def test_a_version_that_takes_the_place_of_another_goes_on_counting(metrics: Metrics):
+def test_nothing_is_kept_of_swaps_that_nobody_asked_about(metrics: Metrics, models: Models):
+    for version in range(1, 20):
+        models.versions = (("regnet", str(version)),)
+        metrics.observe(FINISHED._replace(version=str(version)))
+        metrics.forget(models.served("regnet", str(version - 1)))
+    assert len(metrics._versions) == 1
+
+
+def test_a_version_that_takes_the_place_of_another_goes_on_counting(metrics: Metrics, models: Models):
     metrics.observe(FINISHED)
-    metrics.forget("regnet", "1")
+    metrics.forget(models.served("regnet", "1"))
     samples(metrics)
     metrics.observe(FINISHED)
     status = {"protocol": "http", "operation": "infer", "status": "200"}

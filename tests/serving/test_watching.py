@@ -451,6 +451,49 @@ def test_a_folder_that_cannot_be_read_does_not_end_the_looking(
     until(lambda: ask(client, DOGS)[1] == "2")
 
 
+def test_a_bundle_that_becomes_a_folder_of_versions_and_back_answers_all_the_while(
+    inside: Open, models: Path, told: Told
+):
+    client = inside(models, tell=told)
+    source = shutil.copytree(models / "dogs", models.parent / "source")
+    retrain(source, 7)
+    shutil.rmtree(models / "dogs")
+    (models / "dogs" / "1").mkdir(parents=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name != MANIFEST):  # a copy that takes its time
+        shutil.copy2(path, models / "dogs" / "1")
+        looks(client, 1)
+        assert ask(client, DOGS)[0] == 200
+    for _ in range(3):
+        looks(client, 1)
+        assert ask(client, DOGS)[0] == 200
+    answers(client, "1", 7, DOGS)
+    retrain(source, 8)
+    shutil.rmtree(models / "dogs")
+    shutil.copytree(source, models / "dogs")
+    for _ in range(3):
+        looks(client, 1)
+        assert ask(client, DOGS)[0] == 200
+    answers(client, "1", 8, DOGS)
+    assert states(client) == [("cats", "1", "READY"), ("dogs", "1", "READY")]
+    assert told.take()[-2:] == ["swapped", "removed"]
+
+
+def test_whatever_a_look_ends_in_the_next_one_comes(
+    inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    client = inside(models, tell=told, poll_s=0.01)
+
+    def fails(*arguments: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(watching, "in_daemon", fails)
+    until(lambda: bool(told.events))
+    assert told.events == [("unreadable", {"error": "RuntimeError: can't start new thread"})]  # once
+    monkeypatch.undo()
+    retrain(models / "dogs", 6)
+    until(lambda: ask(client, DOGS)[1] == "2")
+
+
 # The start
 
 

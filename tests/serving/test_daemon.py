@@ -1,0 +1,54 @@
+"""Threads that nobody waits for."""
+
+import asyncio
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from regnet_deploy.serving.daemon import in_daemon
+
+
+def test_what_the_function_returns_or_raises_comes_back():
+    async def work() -> None:
+        assert await in_daemon(divmod, 7, 2) == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            await in_daemon(divmod, 7, 0)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await in_daemon(next, iter(()))
+
+    asyncio.run(work())
+
+
+def test_one_that_is_cancelled_leaves_its_thread_to_itself():
+    gate, ended = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        gate.wait(30)
+        ended.set()
+
+    async def work() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(in_daemon(slow), 0.01)
+        gate.set()
+        while not ended.is_set():
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0.01)  # what came of it finds nobody, and is no error
+
+    asyncio.run(work())
+
+
+def test_neither_the_loop_nor_the_interpreter_waits_for_what_hangs():
+    program = """
+import asyncio, threading
+from regnet_deploy.serving.daemon import in_daemon
+async def work():
+    try:
+        await asyncio.wait_for(in_daemon(threading.Event().wait), 0.01)
+    except asyncio.TimeoutError:
+        print("left")
+asyncio.run(work())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
