@@ -111,7 +111,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     default=512,
     show_default=True,
-    help="Open connections; more get 503 and are closed.",
+    help="Open connections; for more, idle ones are closed, and where none is, they get 503.",
 )
 @click.option(
     "--read-timeout",

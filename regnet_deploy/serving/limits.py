@@ -19,7 +19,8 @@ class Limits:
         max_pixels: width times height of an image to classify.
         max_in_flight: requests being read or answered; more are told to come back.
         max_queue: images that wait for an executor, for each version of a model; more are told to come back.
-        max_connections: open connections; more are told to come back and closed.
+        max_connections: open connections. For one more the one that has been idle longest is closed; where none is,
+            it is told to come back, and a few more are let in to ask about health.
         read_timeout_s: seconds in which the head of a request must have arrived, and then its body.
         deadline_s: seconds after its arrival in which a request's inference is done or the client is told that it is
             not; a client can ask for less, not for more.

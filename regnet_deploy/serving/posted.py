@@ -177,8 +177,6 @@ def refused(error: RequestError) -> Response:
     content = dumps({"error": str(error)})
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     if isinstance(error, Unread):
-        if error.status == 408:
-            return Response(content, 408, {"connection": "close"}, media_type="application/json")
         return ClosingResponse(content, error.status, headers, media_type="application/json")
     return Response(content, error.status, headers, media_type="application/json")
 

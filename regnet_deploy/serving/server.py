@@ -22,6 +22,7 @@ from regnet_deploy.serving.admission import State
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.heads import guarded
+from regnet_deploy.serving.listening import listen
 
 #: Seconds for which an idle connection is kept; longer than the proxies in front keep theirs.
 KEEP_ALIVE_S = 75
@@ -161,7 +162,8 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to replay the golden sets."""
-        await super().startup(sockets)
+        await super().startup([])
+        self.servers += await listen(self, sockets or [], self._assembly.service.limits.read_timeout_s)
         self._start = asyncio.ensure_future(self._begin())
 
     async def _begin(self) -> Ready:

@@ -96,7 +96,7 @@ def test_02b_without_the_token_nothing_is_read_or_run(locked: Any, tools: Any):
 
 
 @pytest.mark.parametrize("size", [1000, 5_000_000])
-def test_02b_who_sends_much_without_the_token_is_told_so(locked: Any, size: int):
+def test_02i_who_sends_much_without_the_token_is_told_so(locked: Any, size: int):
     for path in ("/v2/models/regnet/infer", "/classify"):
         assert locked.post(path, bytes(size)).status == 401
 
