@@ -101,8 +101,7 @@ def served_settings(cores: int) -> list[Setting]:
 
 def photo_settings(cores: int) -> list[Setting]:
     """Return what it is tried with for photographs: who decodes takes cores from who infers."""
-    whole, split = {"executors": 1, "threads": cores, "batch": 8}, {"executors": cores, "threads": 1, "batch": 1}
-    return [{**one, "decoders": n} for one in (whole, split) for n in sorted({1, cores})]
+    return [{**one, "decoders": n} for one in served_settings(cores) for n in sorted({1, cores})]
 
 
 def best_bare(

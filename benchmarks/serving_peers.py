@@ -131,7 +131,8 @@ def settings_of(server: str, kind: str, cores: int) -> list[dict[str, Any]]:
     if server in OURS and kind == "tensor":
         return [{**whole, "batch": 8}, one, {**split, "batch": 4}]
     if server in OURS:
-        return [{**setting, "decoders": n} for setting in ({**whole, "batch": 8}, one) for n in sorted({1, cores})]
+        several_at_once = ({**whole, "batch": 8}, one, {**split, "batch": 4})
+        return [{**setting, "decoders": n} for setting in several_at_once for n in sorted({1, cores})]
     if server == "litserve":
         quick = [one, {**split, "batch": 4}, several, {**whole, "batch": 8}]
         return [{**setting, "fast_queue": True} for setting in quick] + [{**one, "fast_queue": False}]

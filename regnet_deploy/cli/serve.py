@@ -190,6 +190,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
+    from regnet_deploy.serving.allocator import keep_freed_memory
     from regnet_deploy.serving.assembly import Assembly
     from regnet_deploy.serving.guard import read_token
     from regnet_deploy.serving.limits import Limits
@@ -244,6 +245,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
             )
     else:
         open_bundle(bundle_path)  # a wrong path is said before a port in use
+    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         bound = stack.enter_context(bind(options["host"], options["port"]))
         apart = None

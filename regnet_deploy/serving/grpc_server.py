@@ -49,7 +49,7 @@ _QUESTIONS = 64
 _QUESTION_BYTES, _QUESTION_S = 64 * 2**10, 5.0
 #: Seconds that a message has to arrive while others wait for its place.
 _GRACE_S = 1.0
-#: Health checks that are read at a time; they wait for nothing: one more ends the oldest. Seconds in which each arrives.
+#: Health checks that are read at a time; they wait for nothing: one more ends the oldest. Seconds for each to arrive.
 _CHECKS, _CHECK_S = 16, 2.0
 
 
