@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import sys
 
-#: Of glibc's malloc.h: which option, and bytes. By default bodies and batches of this size come from the system with each
-#: request and go back to it, a page fault for every 4 KiB.
+#: Of glibc's malloc.h: which option, and bytes. By default bodies and batches of this size come from the system with
+#: each request and go back to it, a page fault for every 4 KiB.
 _OPTIONS = {"M_MMAP_THRESHOLD": (-3, 64 * 2**20), "M_TRIM_THRESHOLD": (-1, 256 * 2**20)}
 
 
@@ -17,4 +17,5 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return all([bool(mallopt(option, size)) for option, size in _OPTIONS.values()])
+    results = [mallopt(option, size) for option, size in _OPTIONS.values()]
+    return all(results)

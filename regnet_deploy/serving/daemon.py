@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+_NAME = "daemon-work"
 
 
 async def in_daemon(function: Callable[..., T], *arguments: Any) -> T:
@@ -48,5 +53,17 @@ async def in_daemon(function: Callable[..., T], *arguments: Any) -> T:
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, result, error)
 
-    threading.Thread(target=work, name=getattr(function, "__name__", "work"), daemon=True).start()
+    threading.Thread(target=work, name=_NAME, daemon=True).start()
     return await future
+
+
+def leave_if_still_at_work(code: int) -> None:
+    """End the process now, where work of :func:`in_daemon` is still done; what is written is flushed.
+
+    An interpreter that is taken down under a thread that comes back from native code may abort.
+    """
+    if any(thread.name == _NAME for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)

@@ -52,3 +52,22 @@ asyncio.run(work())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
+
+
+def test_a_process_that_ends_beside_work_in_native_code_ends_with_its_exit_code():
+    code = """
+import asyncio, sys, zlib
+from regnet_deploy.serving.daemon import in_daemon, leave_if_still_at_work
+def work():
+    while True:
+        zlib.compress(b"x" * 100_000)  # comes back for the interpreter again and again
+async def main():
+    task = asyncio.ensure_future(in_daemon(work))
+    await asyncio.sleep(0.05)
+    task.cancel()
+asyncio.run(main())
+print("said")
+leave_if_still_at_work(5)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (5, "said\n", "")

@@ -482,7 +482,9 @@ def test_a_form_of_more_images_than_may_wait_is_answered_where_nobody_else_is(in
     assert [len(result["predictions"]) for result in answer.json()["results"]] == [1, 1, 1, 1]
 
 
-def test_where_there_are_several_models_the_one_that_is_meant_is_named(inside: Open, exported_bundle: Path, tmp_path: Path):
+def test_where_there_are_several_models_the_one_that_is_meant_is_named(
+    inside: Open, exported_bundle: Path, tmp_path: Path
+):
     for name in ("cats", "dogs"):
         shutil.copytree(exported_bundle, tmp_path / "models" / name / "1")
     client = inside(tmp_path / "models")
