@@ -187,3 +187,16 @@ def test_both_sides_are_measured_over_a_real_server(load, tmp_path):
             wrong = processes.Request("/v2/models/none/infer", {}, [body], least=10**9)
             with pytest.raises(RuntimeError, match="were not answered rightly"):
                 processes.load(running, wrong, 1, 0.5)
+
+
+def test_the_readme_quotes_what_was_measured():
+    root = Path(__file__).parents[1]
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    alone = json.loads((root / "benchmarks/results/serving.json").read_text(encoding="utf-8"))["summary"]
+    peers = json.loads((root / "benchmarks/results/serving_peers.json").read_text(encoding="utf-8"))["ratios"]
+    rates = [row["rate"]["value"] for row in peers if row["ours"].startswith("ours,")]
+    assert f"it answers {min(rates):.1f} to {max(rates):.1f} times as many requests a second" in text
+    tensors, pixels = (alone[name]["value"] for name in ("tensor_share", "pixel_share"))
+    assert f"{tensors:.0%}".replace("%", " %") + " (FP32 tensors) and " in text
+    assert f"{pixels:.0%}".replace("%", " %") + " (pixels) of what the bare ONNX Runtime session" in text
+    assert f"a lone tensor takes {alone['alone_over_ms']['value']:.1f} ms more" in text

@@ -311,6 +311,7 @@ def _ready_facts(assembly: Assembly, doors: Doors, ready: Ready) -> dict[str, An
             "threads": served.threads,
             "batch": served.batching.batch,
             "max_delay_ms": served.batching.max_delay_s * 1000,
+            "trained": served.card["trained"],
             "note": served.note,
             "golden": agreement.to_json(),
         }
