@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -23,6 +23,30 @@ def json_option(function: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print JSON to stdout, for machines; everything else goes to stderr."
     )(function)
+
+
+class Sectioned(click.Command):
+    """A command whose options stand under headings in its help.
+
+    Args:
+        sections: heading -> names of parameters; those that are under none come last.
+        arguments: of click's command.
+    """
+
+    def __init__(self, *arguments: Any, sections: Mapping[str, Sequence[str]], **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self.sections = sections
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, heading by heading."""
+        named = {name for names in self.sections.values() for name in names}
+        rest = [parameter.name or "" for parameter in self.get_params(ctx) if parameter.name not in named]
+        for heading, names in {**self.sections, "Other": rest}.items():
+            shown = [parameter for parameter in self.get_params(ctx) if parameter.name in names]
+            records = [record for parameter in shown if (record := parameter.get_help_record(ctx)) is not None]
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 class FiniteFloat(click.FloatRange):

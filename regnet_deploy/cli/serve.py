@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.cli.options import FiniteFloat, Positive, bundle_argument, json_option
+from regnet_deploy.cli.options import FiniteFloat, Positive, Sectioned, bundle_argument, json_option
 from regnet_deploy.cli.output import say
 from regnet_deploy.errors import UsageError, require
 
@@ -23,7 +23,18 @@ if TYPE_CHECKING:
     from regnet_deploy.serving.server import Doors, Ready
 
 
-@click.command()
+#: Headings of the help, and what stands under them.
+_SECTIONS = {
+    "Where": ("host", "port", "grpc_port", "metrics_port", "token_file", "tls_cert", "tls_key"),
+    "What, and by whom": ("name", "variant", "runtime", "device", "build_engine", "poll_s"),
+    "How fast (see `regnet-deploy tune`)": ("executors", "threads", "batch", "max_delay_ms", "decoders"),
+    "Limits of a request": ("max_batch", "max_body_mb", "max_megapixels", "deadline_ms", "read_timeout_s"),
+    "Limits of all together": ("max_queue", "max_in_flight", "max_bodies_mb", "max_connections"),
+    "Operation": ("linger_s", "drain_s", "hung_s", "log_format", "log_requests", "trace_url"),
+}
+
+
+@click.command(cls=Sectioned, sections=_SECTIONS)
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option(

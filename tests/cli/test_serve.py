@@ -205,3 +205,12 @@ def test_files_that_are_no_certificate_or_token_are_one_line(
     (tmp_path / "empty.pem").write_text("")
     (tmp_path / "cert.pem").write_text("not PEM")
     assert says in refused("serve", exported_bundle, "--port", "0", *files)
+
+
+def test_every_option_stands_under_a_heading_of_the_help():
+    from regnet_deploy.cli.serve import _SECTIONS, command
+
+    named = [name for names in _SECTIONS.values() for name in names]
+    options = {parameter.name for parameter in command.params} - {"bundle_path", "as_json"}
+    assert len(named) == len(set(named))
+    assert set(named) == options
