@@ -132,7 +132,7 @@ class DecodePool:
             if self._closed:
                 raise _closed()
             if self._free:
-                return self._free.pop()  # the one whose caches are warm
+                return self._free.popleft()
             waiter: asyncio.Future[Decoder] = asyncio.get_running_loop().create_future()
             (self._queue.appendleft if ahead else self._queue.append)(waiter)
             try:

@@ -137,7 +137,7 @@ def metrics() -> set[str]:
         version="1",
         variant="onnx-fp32",
         session=SimpleNamespace(runtime="onnxruntime", device="cpu"),
-        batcher=SimpleNamespace(depth=0, running=0),
+        batcher=SimpleNamespace(depth=0, running=0, executions={8: (1, 0.01)}),
     )
     entry = {"name": "regnet", "version": "1", "state": "READY", "reason": ""}
     models = SimpleNamespace(all=lambda: [served], index=lambda: [entry], ready=lambda: True)
