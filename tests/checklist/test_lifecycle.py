@@ -62,13 +62,13 @@ def test_32_a_decode_process_that_is_killed_is_replaced_and_loses_one_image_at_m
     assert gated.post("/classify", image).status == 200
     (first,) = gated.workers()
     os.kill(first, signal.SIGSTOP)  # so that it has the image when it dies
-    with ThreadPoolExecutor(8) as pool:
-        replies = [pool.submit(gated.post, "/classify", image) for _ in range(8)]
-        tools.wait_until(lambda: metric(gated, "in_flight_requests") == 8)
+    with ThreadPoolExecutor(3) as pool:
+        replies = [pool.submit(gated.post, "/classify", image) for _ in range(3)]
+        tools.wait_until(lambda: metric(gated, "in_flight_requests") == 3)
         os.kill(first, signal.SIGKILL)
         statuses = sorted(reply.result().status for reply in replies)
-    assert statuses[:7] == [200] * 7
-    assert statuses[7] in (200, 500)
+    assert statuses[:2] == [200] * 2
+    assert statuses[2] in (200, 500)
     assert gated.workers() != [first]
     assert len(gated.workers()) == 1
     gated.answers()
