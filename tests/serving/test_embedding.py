@@ -26,7 +26,7 @@ TOKEN = "0123456789abcdef"
 @contextlib.contextmanager
 def hosted(app: Any) -> Iterator[tuple[uvicorn.Server, str]]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(app, lifespan="on", log_level="critical", ws="none")
+        config = uvicorn.Config(app, lifespan="on", log_config=None, ws="none")
         server = uvicorn.Server(config)
 
         def run() -> None:

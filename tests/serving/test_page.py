@@ -238,7 +238,7 @@ def canned() -> Iterator[Canned]:
     made = Canned()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         made.url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        config = uvicorn.Config(canned_app(made), log_level="error", lifespan="off", ws="none")
+        config = uvicorn.Config(canned_app(made), log_config=None, lifespan="off", ws="none")
         server = uvicorn.Server(config)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])))
         thread.start()
