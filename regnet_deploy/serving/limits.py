@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Formats that are decoded for whoever can reach the server: those of the web, whose decoders are the most tried.
-FORMATS = ("JPEG", "PNG", "WEBP")
-
 
 @dataclass(frozen=True)
 class Limits:

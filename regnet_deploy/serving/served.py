@@ -173,10 +173,6 @@ class Served:
         """Return this version's element of a statistics response."""
         return self.statistics.to_json(self.name, self.version, self.batcher.executions)
 
-    def run_alone(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the logits of images as the interface takes them, without the queue; for tests and proofs."""
-        return _run(self.session, self.preprocessing, [images])
-
 
 def load_served(
     bundle: Bundle,

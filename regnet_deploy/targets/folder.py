@@ -16,7 +16,7 @@ MARK = ".regnet-package.json"
 
 
 def ensure_free(folder: Path, *, force: bool) -> None:
-    """Find out whether :func:`write_folder` may write here.
+    """Find out whether :func:`write_folders` may write here.
 
     Raises:
         UsageError: it is a file, or a folder with something in it; one that was written here may be replaced with
@@ -38,11 +38,6 @@ def ensure_free(folder: Path, *, force: bool) -> None:
             raise UsageError(
                 f"{folder} is not empty: choose another folder with --output, or give --force to replace it"
             )
-
-
-def write_folder(folder: Path, files: Mapping[str, bytes], *, force: bool = False) -> None:
-    """Write one folder as :func:`write_folders` writes several."""
-    write_folders({folder: files}, force=force)
 
 
 def write_folders(folders: Mapping[Path, Mapping[str, bytes]], *, force: bool = False) -> None:

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -237,10 +238,31 @@ def image_bytes(kind: str = "JPEG", size: tuple[int, int] = (40, 32), colour: An
     return stream.getvalue()
 
 
+#: What a client can do wrong, in gRPC's words.
+CLIENTS_FAULT = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+}
+
+
+def grpc_call(channel: Any, method: str, data: bytes) -> Any:
+    """Return the answer, None where it is that of a client's mistake."""
+    ended = channel.unary_unary(method).future(data, timeout=30)
+    if ended.exception() is None:
+        return ended.result()
+    assert ended.code() in CLIENTS_FAULT, ended
+    assert ended.details()
+    return None
+
+
 class Tools(NamedTuple):
     """The functions of this module, for tests; with pytest's import mode they cannot be imported."""
 
     wait_until: Callable[..., Any] = wait_until
+    grpc_call: Callable[..., Any] = grpc_call
     tensor: Callable[..., np.ndarray] = tensor
     infer_document: Callable[..., dict[str, Any]] = infer_document
     infer_body: Callable[..., bytes] = infer_body
@@ -353,3 +375,9 @@ def bomb() -> bytes:
     assert 0.9e6 < len(made) < 1.2e6
     assert len(gzip.GzipFile(fileobj=io.BytesIO(head + block * 2)).read(2**21)) == 2**21
     return made
+
+
+@pytest.fixture(scope="module")
+def channel(server: Any) -> Any:
+    with grpc.insecure_channel(server.grpc) as opened:
+        yield opened

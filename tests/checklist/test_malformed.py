@@ -5,8 +5,6 @@ import http.client
 import json
 from typing import Any
 
-import grpc
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -156,44 +154,18 @@ def test_17c_documents_with_one_thing_wrong(server: Any, document: Any, raw: byt
     assert reply.status == 200 or reply.error
 
 
-@pytest.fixture(scope="module")
-def channel(server: Any) -> Any:
-    with grpc.insecure_channel(server.grpc) as opened:
-        yield opened
-
-
-#: What a client can do wrong, in gRPC's words.
-CLIENTS_FAULT = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.OUT_OF_RANGE,
-}
-
-
-def call(channel: Any, method: str, data: bytes) -> Any:
-    """Return the answer, None where it is that of a client's mistake."""
-    ended = channel.unary_unary(method).future(data, timeout=30)
-    if ended.exception() is None:
-        return ended.result()
-    assert ended.code() in CLIENTS_FAULT, ended
-    assert ended.details()
-    return None
-
-
 @settings(FUZZ, max_examples=100)
 @given(
     data=st.binary(max_size=200),
     method=st.sampled_from(["ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics", "None"]),
 )
-def test_17d_bytes_that_are_no_message_of_grpc(server: Any, channel: Any, data: bytes, method: str):
-    call(channel, f"/inference.GRPCInferenceService/{method}", data)
+def test_17d_bytes_that_are_no_message_of_grpc(server: Any, channel: Any, tools: Any, data: bytes, method: str):
+    tools.grpc_call(channel, f"/inference.GRPCInferenceService/{method}", data)
 
 
 @settings(FUZZ, max_examples=100)
 @given(changes=st.data())
-def test_17e_messages_of_grpc_with_one_thing_wrong(server: Any, channel: Any, changes: st.DataObject):
+def test_17e_messages_of_grpc_with_one_thing_wrong(server: Any, channel: Any, tools: Any, changes: st.DataObject):
     from tritonclient.grpc import service_pb2 as pb
 
     draw = changes.draw
@@ -220,8 +192,8 @@ def test_17e_messages_of_grpc_with_one_thing_wrong(server: Any, channel: Any, ch
     request.inputs.extend([tensor] * draw(st.sampled_from([1, 1, 1, 0, 2])))
     for _ in range(draw(st.sampled_from([1, 1, 1, 0, 2]))):
         request.raw_input_contents.append(bytes(draw(st.sampled_from([6912, 6912, 6911, 0, 6913]))))
-    call(channel, GRPC_INFER, request.SerializeToString())
-    call(channel, GRPC_INFER, request.SerializeToString()[: draw(st.integers(0, 200))])
+    tools.grpc_call(channel, GRPC_INFER, request.SerializeToString())
+    tools.grpc_call(channel, GRPC_INFER, request.SerializeToString()[: draw(st.integers(0, 200))])
 
 
 def test_17f_and_the_next_one_is_fine(server: Any, channel: Any):

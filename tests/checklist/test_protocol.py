@@ -6,7 +6,6 @@ import re
 import struct
 from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
@@ -18,32 +17,6 @@ GRPC_INFER = "/inference.GRPCInferenceService/ModelInfer"
 
 def encoded(document: Any) -> bytes:
     return json.dumps(document).encode("utf-8", "surrogatepass")
-
-
-@pytest.fixture(scope="module")
-def channel(server: Any) -> Any:
-    with grpc.insecure_channel(server.grpc) as opened:
-        yield opened
-
-
-#: What a client can do wrong, in gRPC's words.
-CLIENTS_FAULT = {
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.OUT_OF_RANGE,
-}
-
-
-def call(channel: Any, method: str, data: bytes) -> Any:
-    """Return the answer, None where it is that of a client's mistake."""
-    ended = channel.unary_unary(method).future(data, timeout=30)
-    if ended.exception() is None:
-        return ended.result()
-    assert ended.code() in CLIENTS_FAULT, ended
-    assert ended.details()
-    return None
 
 
 @pytest.mark.parametrize(
@@ -124,7 +97,7 @@ def test_19_shapes_whose_product_is_no_number_of_elements(server: Any, channel: 
 
         tensor = pb.ModelInferRequest.InferInputTensor(name="images", datatype="FP32", shape=shape)
         request = pb.ModelInferRequest(model_name="regnet", inputs=[tensor], raw_input_contents=[bytes(6912)])
-        assert call(channel, GRPC_INFER, request.SerializeToString()) is None
+        assert tools.grpc_call(channel, GRPC_INFER, request.SerializeToString()) is None
 
 
 @pytest.mark.parametrize(

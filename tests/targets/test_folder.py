@@ -9,9 +9,13 @@ import pytest
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets import folder as module
-from regnet_deploy.targets.folder import MARK, ensure_free, write_folder, write_folders
+from regnet_deploy.targets.folder import MARK, ensure_free, write_folders
 
 FILES = {"a/b/c.txt": b"1", "d": b"2", MARK: b"{}"}
+
+
+def write_folder(folder: Path, files: dict[str, bytes], *, force: bool = False) -> None:
+    write_folders({folder: files}, force=force)
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
