@@ -1,4 +1,4 @@
-"""The server's application for a host of your own: another ASGI server, or Ray Serve."""
+"""The server's application for a host of your own: another ASGI server, another application, or Ray Serve."""
 
 from __future__ import annotations
 
@@ -7,15 +7,63 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from regnet_deploy.serving.admission import State
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.assembly import Assembly
 
 
-def create_application(path: str | Path, *, token: str | None = None, **settings: Any) -> ASGIApp:
-    """Return an ASGI application with a lifespan, in which the golden set is replayed and processes start and end.
+class Application:
+    """An ASGI application with a lifespan, in which golden sets are replayed and processes start and end.
+
+    A host that is a server runs the lifespan. One that is an application runs none but its own: give it
+    :attr:`lifespan`, as in ``Starlette(lifespan=vision.lifespan, routes=[Mount("/vision", vision)])``.
+    """
+
+    def __init__(self, assembly: Assembly, token: str | None) -> None:
+        self._assembly = assembly
+        self._app = create_app(assembly.service, token=token, metrics=assembly.metrics.scrape if token else None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
+        """Prove what is served, answer for as long as the context lasts, and end.
+
+        Args:
+            host: the application that this is the lifespan of; it is not looked at.
+
+        Raises:
+            ProofError: a golden set disagrees.
+            RegnetDeployError: the decoders do not start.
+        """
+        try:
+            await self._assembly.start()
+            self._assembly.service.admission.state = State.READY
+            yield
+        finally:
+            self._assembly.service.admission.state = State.DRAINING
+            await self._assembly.stop()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or live through the lifespan."""
+        if scope["type"] != "lifespan":
+            await self._app(scope, receive, send)
+            return
+        await receive()
+        phase = "startup"
+        try:
+            async with self.lifespan():
+                await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
+                await receive()
+        except Exception as error:
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def create_application(path: str | Path, *, token: str | None = None, **settings: Any) -> Application:
+    """Open what is at a path, for a host of your own; nothing of it is proved or answers yet.
 
     Args:
         path: a bundle, or a folder of models and versions.
@@ -25,33 +73,4 @@ def create_application(path: str | Path, *, token: str | None = None, **settings
     Raises:
         RegnetDeployError: nothing is there that can be served.
     """
-    assembly = Assembly(path, **settings)
-    app = create_app(assembly.service, token=token, metrics=assembly.metrics.scrape if token else None)
-
-    @contextlib.asynccontextmanager
-    async def life() -> AsyncIterator[None]:
-        try:
-            await assembly.start()
-            assembly.service.admission.state = State.READY
-            yield
-        finally:
-            assembly.service.admission.state = State.DRAINING
-            await assembly.stop()
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
-            await app(scope, receive, send)
-            return
-        await receive()
-        phase = "startup"
-        try:
-            async with life():
-                await send({"type": "lifespan.startup.complete"})
-                phase = "shutdown"
-                await receive()
-        except Exception as error:
-            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
-            raise
-        await send({"type": "lifespan.shutdown.complete"})
-
-    return application
+    return Application(Assembly(path, **settings), token)

@@ -14,8 +14,7 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 class Joined:
     """A transport on which an answer's head waits for what is written next: one call of the system for both.
 
-    Of a small answer that is a fifth of its cost. ``100 Continue`` waits for nothing, and is not sent once there is an
-    answer: by then nobody wants the body.
+    ``100 Continue`` waits for nothing, and is not sent once there is an answer: by then nobody wants the body.
     """
 
     __slots__ = ("_begun", "_head", "_transport")

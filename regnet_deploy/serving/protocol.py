@@ -37,7 +37,7 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 #: What the JSON of a request may hold beside the numbers of its tensor: bytes and commas.
 _JSON_BYTES, _JSON_COMMAS = 64 * 2**10, 4096
 #: Numbers of a tensor as JSON. While they become Python's objects nothing else in the process runs, not even what tells
-#: that it lives; these take about a tenth of a second. One image may always be sent.
+#: that it lives. One image may always be sent.
 _JSON_NUMBERS = 400_000
 #: Bytes of a number in JSON, with all its digits, its comma and white space.
 _NUMBER_BYTES = 32

@@ -64,6 +64,18 @@ def test_without_a_token_it_shows_no_metrics(exported_bundle: Path):
         assert httpx.get(url + "/v2/health/ready").status_code == 200
 
 
+def test_it_is_mounted_in_another_application_as_the_documentation_says(exported_bundle: Path):
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    vision = create_application(exported_bundle, **SETTINGS)
+    host = Starlette(lifespan=vision.lifespan, routes=[Mount("/vision", vision)])
+    with hosted(host) as (server, url):
+        assert httpx.get(url + "/vision/v2/health/ready").status_code == 200
+        assert httpx.get(url + "/vision/v2/models/regnet").json()["versions"] == ["1"]
+    assert not server.lifespan.shutdown_failed
+
+
 def messages(app: Any, *events: str) -> list[Any]:
     """What an application says to the events of a lifespan."""
     sent: list[Any] = []
