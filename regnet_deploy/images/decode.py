@@ -99,8 +99,8 @@ def decode_scaled(
 ) -> Scaled:
     """Return an upright RGB image as :func:`decode` does, a large JPEG at a half, a quarter or an eighth of its size.
 
-    libjpeg leaves out what a smaller image does not need while it decodes, which is faster than to decode everything and
-    shrink it then. It takes the smallest of its scales at which neither side falls below ``enough``.
+    libjpeg leaves out what a smaller image does not need while it decodes, which is faster than to decode
+    everything and shrink it then. It takes the smallest of its scales at which neither side falls below ``enough``.
 
     Args:
         data: the encoded file.

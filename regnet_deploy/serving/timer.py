@@ -7,7 +7,7 @@ from types import TracebackType
 
 
 class Timer:
-    """Raises TimeoutError in the task that entered it, after a time: what anyio's cancel scopes do, for one task alone and with less."""
+    """Raises TimeoutError in the task that entered it, after a time: what anyio's scopes do, for one task alone."""
 
     __slots__ = ("_handle", "_late", "_seconds", "_task")
 
