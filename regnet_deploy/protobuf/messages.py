@@ -71,10 +71,32 @@ def message(name: str, values: dict[str, Any] | None = None, *, ignore_unknown: 
     return made
 
 
+def to_dict(filled: Any) -> dict[str, Any]:
+    """Return the message as protobuf's JSON, with the field names of its .proto file and without what is not set."""
+    json_format = require("google.protobuf.json_format", EXTRA)
+    converted: dict[str, Any] = json_format.MessageToDict(filled, preserving_proto_field_name=True)
+    return converted
+
+
 def to_text(filled: Any) -> str:
     """Return the message in protobuf's text format, as ``config.pbtxt`` has it."""
     text: str = require("google.protobuf.text_format", EXTRA).MessageToString(filled, as_utf8=True)
     return text
+
+
+def parse_text(name: str, text: str) -> Any:
+    """Return the message that ``text`` describes in protobuf's text format.
+
+    Raises:
+        DataError: the text has a field that the message lacks, or a value of another type; says where.
+        MissingExtra: protobuf is not installed.
+        UsageError: there is no such message.
+    """
+    text_format = require("google.protobuf.text_format", EXTRA)
+    try:
+        return text_format.Parse(text, message_class(name)())
+    except text_format.ParseError as error:
+        raise DataError(_one_line(name, error)) from None
 
 
 def _one_line(name: str, error: Exception) -> str:

@@ -123,14 +123,34 @@ def test_the_health_check_is_that_of_grpc():
     }
 
 
+def test_a_configuration_survives_text_and_dictionary():
+    config = messages.message("inference.ModelConfig", CONFIG)
+    assert messages.parse_text("inference.ModelConfig", messages.to_text(config)) == config
+    assert messages.message("inference.ModelConfig", messages.to_dict(config)) == config
+
+
 def test_triton_reads_a_configuration_as_it_was_meant():
     from tritonclient.grpc import model_config_pb2
 
     config = messages.message("inference.ModelConfig", CONFIG)
     theirs = text_format.Parse(messages.to_text(config), model_config_pb2.ModelConfig())
     assert theirs.SerializeToString(deterministic=True) == config.SerializeToString(deterministic=True)
-    ours = messages.message("inference.ModelConfig")
-    assert text_format.Parse(text_format.MessageToString(theirs), ours) == config
+    assert messages.parse_text("inference.ModelConfig", text_format.MessageToString(theirs)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_batch: 3", 'no field named "max_batch"'),
+        ("max_batch_size: 'three'", "1:17"),
+        ("input { data_type: FP32 }", "FP32"),
+        ("input {", "Expected"),
+    ],
+)
+def test_text_that_is_no_configuration_is_refused_with_its_place(text, said):
+    with pytest.raises(DataError, match=r"^inference\.ModelConfig: [^\n]*$") as refused:
+        messages.parse_text("inference.ModelConfig", text)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -275,7 +275,7 @@ def test_readiness_goes_first_when_the_server_drains(client, channel, server):
 def test_numbers_go_in_and_logits_come_out(client, server):
     values = images(3)
     answer = client.infer("regnet", tensor(values), request_id="seven")
-    np.testing.assert_allclose(answer.as_numpy("logits"), server.served[0].run_alone(values), atol=1e-5)
+    np.testing.assert_allclose(answer.as_numpy("logits"), server.served[0].session.run(values), atol=1e-5)
     response = answer.get_response()
     assert (response.model_name, response.model_version, response.id) == ("regnet", "3", "seven")
     assert answer.get_output("logits").datatype == "FP32"
@@ -284,14 +284,14 @@ def test_numbers_go_in_and_logits_come_out(client, server):
 def test_pixels_go_in_and_logits_come_out(client, server):
     pixels = np.random.default_rng(3).integers(0, 256, (2, 24, 24, 3)).astype(np.uint8)
     answer = client.infer("bytes", tensor(pixels, datatype="UINT8"))
-    np.testing.assert_allclose(answer.as_numpy("logits"), server.served[1].run_alone(pixels), atol=1e-5)
+    np.testing.assert_allclose(answer.as_numpy("logits"), server.served[1].session.run(pixels), atol=1e-5)
 
 
 def test_classes_are_strings_of_value_index_and_label(client, server):
     values = images(2)
     wanted = [triton.InferRequestedOutput("logits", class_count=2)]
     rows = client.infer("regnet", tensor(values), outputs=wanted).as_numpy("logits")
-    logits = server.served[0].run_alone(values)
+    logits = server.served[0].session.run(values)
     assert rows.shape == (2, 2)
     for row, line in zip(rows, logits, strict=True):
         assert [int(text.split(b":")[1]) for text in row] == list(np.argsort(-line)[:2])
@@ -328,7 +328,7 @@ def test_the_asynchronous_client_is_answered_too(server):
             return [answer.as_numpy("logits") for answer in answers]
 
     for i, logits in enumerate(asyncio.run(ask())):
-        np.testing.assert_allclose(logits, server.served[0].run_alone(images(1, i)), atol=1e-5)
+        np.testing.assert_allclose(logits, server.served[0].session.run(images(1, i)), atol=1e-5)
 
 
 def test_typed_contents_are_answered_in_raw_bytes(channel, server):
@@ -336,7 +336,7 @@ def test_typed_contents_are_answered_in_raw_bytes(channel, server):
     described = {"name": "images", "datatype": "FP32", "shape": [1, *SHAPE]}
     answer = infer(channel, request(inputs=[described | {"contents": {"fp32_contents": values.ravel().tolist()}}]))
     logits = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(1, CLASSES)
-    np.testing.assert_allclose(logits, server.served[0].run_alone(values), atol=1e-5)
+    np.testing.assert_allclose(logits, server.served[0].session.run(values), atol=1e-5)
     assert not answer.outputs[0].HasField("contents")
 
 
@@ -346,7 +346,7 @@ def test_typed_pixels_are_answered(channel, server):
     described["contents"] = {"uint_contents": pixels.ravel().tolist()}
     answer = infer(channel, request(model_name="bytes", inputs=[described]))
     logits = np.frombuffer(answer.raw_output_contents[0], "<f4").reshape(1, CLASSES)
-    np.testing.assert_allclose(logits, server.served[1].run_alone(pixels), atol=1e-5)
+    np.testing.assert_allclose(logits, server.served[1].session.run(pixels), atol=1e-5)
 
 
 def test_values_that_are_not_finite_spoil_their_own_image_alone(channel, server):
@@ -356,7 +356,7 @@ def test_values_that_are_not_finite_spoil_their_own_image_alone(channel, server)
     made = request(inputs=[described])
     made.raw_input_contents.append(values.tobytes())
     logits = np.frombuffer(infer(channel, made).raw_output_contents[0], "<f4").reshape(2, CLASSES)
-    np.testing.assert_allclose(logits[1:], server.served[0].run_alone(values[1:]), atol=1e-5)
+    np.testing.assert_allclose(logits[1:], server.served[0].session.run(values[1:]), atol=1e-5)
 
 
 def test_observers_are_told_once_of_each_inference(channel, server):

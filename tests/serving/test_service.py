@@ -47,7 +47,7 @@ def png() -> bytes:
 def test_an_inference_is_the_sessions_and_is_noted(client: Inside, served: Served):
     call = call_made()
     logits = client.run(client.assembly.service.infer(call, served, request(3)))
-    np.testing.assert_allclose(logits, served.run_alone(images(3)), rtol=1e-5)
+    np.testing.assert_allclose(logits, served.session.run(images(3)), rtol=1e-5)
     assert (call.images, call.batch) == (3, 3)
     assert call.inference_s > 0
 

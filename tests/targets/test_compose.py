@@ -13,7 +13,7 @@ import pytest
 from regnet_deploy.bundle import damage, open_bundle
 from regnet_deploy.serving import probe
 from regnet_deploy.targets.compose import compose_files
-from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.settings import Settings
 
 yaml = pytest.importorskip("yaml")
@@ -95,7 +95,7 @@ def test_the_server_gets_its_settings(subject):
 def test_the_folder_holds_the_bundle_and_no_path_of_this_machine(project, files, exported_bundle, tmp_path):
     source = project["services"]["server"]["volumes"][0]["source"]
     assert source == "${BUNDLE:-./bundle}"
-    write_folder(tmp_path / "out", files)
+    write_folders({tmp_path / "out": files})
     ours, theirs = open_bundle(exported_bundle), open_bundle(tmp_path / "out" / "bundle")
     assert theirs.digest == ours.digest
     assert not damage(theirs)

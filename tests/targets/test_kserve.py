@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.kserve import kserve_files, service_name
 from regnet_deploy.targets.settings import Settings
 from regnet_deploy.targets.triton import triton_files
@@ -179,7 +179,7 @@ def kserve_python() -> str:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("settings", [{}, {"storage": "pvc://models/dogs", "gpu": True, "variant": "onnx-fp32"}])
 def test_the_typed_models_of_kserve_take_the_manifests(subject, tmp_path, kserve_python, settings):
-    write_folder(tmp_path / "out", kserve_files(subject(**settings), Settings(**settings)))
+    write_folders({tmp_path / "out": kserve_files(subject(**settings), Settings(**settings))})
     program = Path(__file__).parent / "kserve_models" / "check.py"
     paths = sorted(map(str, (tmp_path / "out").glob("*.yaml")))
     assert len(paths) == 3

@@ -17,7 +17,7 @@ import pytest
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.images.preprocess import Preprocessing, normalise
 from regnet_deploy.runtimes.golden import load_golden
-from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.ray_serve import ray_files
 from regnet_deploy.targets.settings import Settings
 
@@ -113,7 +113,7 @@ def test_it_answers_on_a_local_ray(subject, exported_bundle, tmp_path, ray_pytho
     bundle = open_bundle(exported_bundle)
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
     folder = tmp_path / "out"
-    write_folder(folder, ray_files(subject(), Settings(name="dogs", threads=1)))
+    write_folders({folder: ray_files(subject(), Settings(name="dogs", threads=1))})
     images = normalise(golden.images[:2], preprocessing)
     tensor = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
     (folder / "request.json").write_text(json.dumps({"inputs": [tensor]}))

@@ -23,7 +23,7 @@ from regnet_deploy.bundle import open_bundle
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
 from regnet_deploy.runtimes.golden import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
-from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.settings import Settings
 from regnet_deploy.targets.subject import choose_subject
 from regnet_deploy.targets.triton import REPOSITORY, triton_files
@@ -138,12 +138,12 @@ def test_the_configuration_of_the_network_is_read_as_far_as_its_backend(exported
     files = triton_files(choose_subject(open_bundle(exported_bundle), None, gpu=False), Settings())
     model = f"{REPOSITORY}/regnet"
     only = {name: data for name, data in files.items() if name.startswith(f"{model}/")}
-    write_folder(tmp_path / "good", only)
+    write_folders({tmp_path / "good": only})
     said = twin.log_of(tmp_path / "good" / REPOSITORY, tmp_path / "good.log")
     assert "unable to find backend library for backend 'onnxruntime'" in said
     assert "failed to read text proto" not in said
     broken = only[f"{model}/config.pbtxt"].replace(b"max_batch_size", b"max_batch_sise")
-    write_folder(tmp_path / "bad", {**only, f"{model}/config.pbtxt": broken})
+    write_folders({tmp_path / "bad": {**only, f"{model}/config.pbtxt": broken}})
     said = twin.log_of(tmp_path / "bad" / REPOSITORY, tmp_path / "bad.log")
     assert "failed to read text proto" in said
 
@@ -154,7 +154,7 @@ def test_the_configuration_of_engines_is_read_as_far_as_its_backend(with_h100_en
     model = f"{REPOSITORY}/regnet"
     only = {name: data for name, data in files.items() if name.startswith(f"{model}/")}
     only[f"{model}/config.pbtxt"] = only[f"{model}/config.pbtxt"].replace(b"KIND_GPU", b"KIND_AUTO")
-    write_folder(tmp_path / "out", only)
+    write_folders({tmp_path / "out": only})
     said = twin.log_of(Path(tmp_path / "out" / REPOSITORY), tmp_path / "log")
     assert "unable to find backend library for backend 'tensorrt'" in said
     assert "failed to read text proto" not in said

@@ -17,7 +17,7 @@ from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import MissingExtra, UsageError
 from regnet_deploy.images.preprocess import load_pixels, normalise
 from regnet_deploy.runtimes.golden import load_golden
-from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.settings import Settings
 from regnet_deploy.targets.subject import choose_subject
 from regnet_deploy.targets.triton import shared_memory_mib, triton_files
@@ -211,7 +211,7 @@ def test_the_preprocessing_gives_our_pixels_with_numpy_and_pillow_alone(subject,
     from regnet_deploy.protobuf.messages import parse_text, to_dict
 
     chosen = subject(variant=variant)
-    write_folder(tmp_path / "out", triton_files(chosen, Settings()))
+    write_folders({tmp_path / "out": triton_files(chosen, Settings())})
     folder = tmp_path / "out" / "model_repository" / "regnet_preprocess"
     config = to_dict(parse_text("inference.ModelConfig", (folder / "config.pbtxt").read_text()))
     files = []

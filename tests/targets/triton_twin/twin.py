@@ -22,7 +22,7 @@ import numpy as np
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.protobuf.messages import parse_text, to_text
-from regnet_deploy.targets.folder import write_folder
+from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.settings import Settings
 from regnet_deploy.targets.subject import choose_subject
 from regnet_deploy.targets.triton import REPOSITORY, triton_files
@@ -83,7 +83,7 @@ def write_twin(
     np.savez(stream, **_weights(files.pop(f"{model}/1/model.onnx")))
     files[f"{model}/1/weights.npz"] = stream.getvalue()
     files[f"{model}/1/model.py"] = (Path(__file__).parent / "model.py").read_bytes()
-    write_folder(folder, files)
+    write_folders({folder: files})
     if images:
         _lend_pillow(folder / REPOSITORY / f"{name}_preprocess" / "1")
     return folder / REPOSITORY
