@@ -19,6 +19,7 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """
     loop = _new_loop()
     main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)
     try:
         task = loop.create_task(work())
         if main:
@@ -32,6 +33,9 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
             loop.remove_signal_handler(signal.SIGINT)
         loop.run_until_complete(_end_others())
         loop.close()
+        if main:
+            # uvloop puts its own back, which does nothing any more: nobody could interrupt what comes after.
+            signal.signal(signal.SIGINT, before)
 
 
 async def _end_others() -> None:
