@@ -106,4 +106,7 @@ def flooded(wish: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     given = json.load(sys.stdin)
-    print(json.dumps(flooded(given) if "rate" in given else loaded(given)))
+    answer = json.dumps(flooded(given) if "rate" in given else loaded(given))
+    # print() writes but a part of so much where PYTHONUNBUFFERED is set and a signal comes.
+    with open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False) as out:
+        out.write(answer + "\n")

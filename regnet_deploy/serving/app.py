@@ -195,7 +195,8 @@ class _Endpoints:
 
     async def index(self, request: Request) -> Response:
         with Admission(1, max_bytes=_INDEX_BYTES).enter() as place:  # asked of a server that is full or starting, too
-            body = await read_body(request.headers.get("content-length"), request.receive, place, self._index_limits)
+            declared = request.headers.get("content-length")
+            body = await read_body(request.scope, declared, request.receive, place, self._index_limits)
         ready = _asks_for_ready(unpack(body, request.headers.get("content-encoding"), _INDEX_BYTES))
         return _json([entry for entry in self._models.index() if not ready or entry["state"] == "READY"])
 
@@ -239,12 +240,13 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(dumps(data), status, headers, media_type="application/json")
 
 
-def _asks_for_ready(body: bytes) -> bool:
+def _asks_for_ready(body: bytes | bytearray | memoryview) -> bool:
     """Read what is asked of the index: ``{"ready": true}`` leaves out versions that do not answer."""
-    if not body.strip():
+    text = bytes(body)
+    if not text.strip():
         return False
     try:
-        document = json.loads(body)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         raise RequestError("the request is not JSON") from None
     if not isinstance(document, dict) or not isinstance(document.get("ready", False), bool):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.timer import Timeouts
 
 #: Images ``(n, ...)`` of each request to the logits ``(n, classes)`` of all of them, one behind the other.
 Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -57,7 +59,7 @@ class Ran(NamedTuple):
 class Waiting:
     """A request in the queue."""
 
-    __slots__ = ("abandoned", "deadline", "done", "images", "queued_at", "timer")
+    __slots__ = ("abandoned", "deadline", "done", "images", "queued_at", "timeout")
 
     def __init__(self, images: NDArray[Any], done: asyncio.Future[Ran]) -> None:
         self.images = images
@@ -65,7 +67,7 @@ class Waiting:
         self.queued_at = time.perf_counter()
         self.abandoned = False
         self.deadline: float | None = None
-        self.timer: asyncio.TimerHandle | None = None
+        self.timeout: int | None = None
 
 
 #: What came of an executor's turn: the batch, its logits or what went wrong, when it began, how long it took.
@@ -100,6 +102,7 @@ class Batcher:
         self._order = itertools.count()
         self._depth = 0
         self._closed = False
+        self._timeouts = Timeouts()
         self._busy_since: list[float | None] = [None] * len(runs)
         self._threads = [
             threading.Thread(target=self._work, args=(i, run), name=f"{name}-{i}", daemon=True)
@@ -150,8 +153,8 @@ class Batcher:
             self._waking = True
             self._loop.call_soon(self._wake)
         if deadline is not None:
-            waiting.timer = self._loop.call_later(deadline - waiting.queued_at, self._expire, waiting)
-        done.add_done_callback(lambda _: self._leave(waiting))
+            waiting.timeout = self._timeouts.add(deadline - waiting.queued_at, partial(_expire, done))
+        done.add_done_callback(partial(self._leave, waiting))
         return done
 
     def close(self) -> None:
@@ -168,14 +171,10 @@ class Batcher:
         for _ in range(wanted):
             self._wakes.put(None)
 
-    def _expire(self, waiting: Waiting) -> None:
-        if not waiting.done.done():
-            waiting.done.set_exception(RequestError(_TOO_LATE, 504))
-
-    def _leave(self, waiting: Waiting) -> None:
+    def _leave(self, waiting: Waiting, done: asyncio.Future[Ran]) -> None:
         """Drop a request that is answered, expired or cancelled: an executor passes over what is left of it."""
-        if waiting.timer is not None:
-            waiting.timer.cancel()
+        if waiting.timeout is not None:
+            self._timeouts.discard(waiting.timeout)
         with self._lock:
             if not waiting.abandoned:
                 waiting.abandoned = True
@@ -255,6 +254,11 @@ class Batcher:
                     else:
                         waiting.done.set_result(Ran(outcome[first:end], start - waiting.queued_at, took, size))
                 first = end
+
+
+def _expire(done: asyncio.Future[Ran]) -> None:
+    if not done.done():
+        done.set_exception(RequestError(_TOO_LATE, 504))
 
 
 def _leaves_at(waiting: Waiting, delay_s: float) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from functools import partial
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive
+from starlette.types import Receive, Scope
 
 from regnet_deploy.serving.admission import Place
 from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.receiving import WHOLE, Whole
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.timer import Timer
 
@@ -16,18 +18,25 @@ from regnet_deploy.serving.timer import Timer
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
+Body = bytes | bytearray | memoryview
+
+
 class Unread(RequestError):
     """A request that is refused while its body is still arriving."""
 
 
-async def read_body(declared: str | None, receive: Receive, place: Place, limits: Limits) -> bytes:
+async def read_body(
+    scope: Scope, declared: str | None, receive: Receive, place: Place, limits: Limits, lead: int = 0
+) -> Body:
     """Return the body as it was sent, counted while it arrives.
 
     Args:
+        scope: of ASGI, with :data:`~regnet_deploy.serving.receiving.WHOLE` where a connection offers that.
         declared: header ``Content-Length``, None where there is none.
         receive: of ASGI.
         place: of the request.
         limits: of the server.
+        lead: bytes behind its start that are to be aligned, if that costs nothing.
 
     Raises:
         Unread: more than ``limits.max_body_bytes`` (413), more than there is room for beside the bodies of other
@@ -36,35 +45,41 @@ async def read_body(declared: str | None, receive: Receive, place: Place, limits
     """
     if declared is not None and declared.isascii() and declared.isdigit() and int(declared) > limits.max_body_bytes:
         raise Unread(_too_large(limits.max_body_bytes), 413)
-    chunks: list[bytes] = []
+    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
+    body = None if whole is None else whole(lead, partial(_count, place, limits))
+    if isinstance(body, bytearray):
+        return body
     try:
         with Timer(limits.read_timeout_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientDisconnect
-                if chunk := message.get("body", b""):
-                    chunks.append(chunk)
-                    _count(chunk, place, limits)
-                if not message.get("more_body", False):
-                    break
-    except Unread:
-        chunks.clear()  # which the error's traceback would keep for as long as the client is answered
-        raise
+            return await (_joined(receive, place, limits) if body is None else body)
     except TimeoutError:
-        chunks.clear()
         raise Unread(f"the request's body did not arrive within {limits.read_timeout_s:g} s", 408) from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def _count(chunk: bytes, place: Place, limits: Limits) -> None:
-    if place.bytes + len(chunk) > limits.max_body_bytes:
+async def _joined(receive: Receive, place: Place, limits: Limits) -> bytes:
+    chunks: list[bytes] = []
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            if chunk := message.get("body", b""):
+                chunks.append(chunk)
+                _count(place, limits, len(chunk))
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    finally:
+        chunks.clear()  # which an error's traceback would keep for as long as the client is answered
+
+
+def _count(place: Place, limits: Limits, count: int) -> None:
+    if place.bytes + count > limits.max_body_bytes:
         raise Unread(_too_large(limits.max_body_bytes), 413)
-    if not place.take(len(chunk)):
+    if not place.take(count):
         raise Unread("the bodies of the requests in flight take all the room there is, try again", 503)
 
 
-def unpack(body: bytes, encoding: str | None, max_bytes: int) -> bytes:
+def unpack(body: Body, encoding: str | None, max_bytes: int) -> Body:
     """Undo the Content-Encoding of a body, never making more than ``max_bytes``.
 
     Raises:

@@ -74,7 +74,7 @@ class Decoder(asyncio.BufferedProtocol):
         self._expect_nothing()
 
     def ask(
-        self, image: bytes | memoryview, preprocessing: Preprocessing, free: Callable[[Decoder], None]
+        self, image: bytes | bytearray | memoryview, preprocessing: Preprocessing, free: Callable[[Decoder], None]
     ) -> asyncio.Future[NDArray[np.uint8]]:
         """Return what will be the pixels; ``free`` is called when the next image may come, wanted or not.
 

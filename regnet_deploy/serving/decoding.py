@@ -102,7 +102,7 @@ class DecodePool:
         self._queue.clear()
         await asyncio.gather(*(reaped(worker.process) for worker in self._ended))
 
-    async def pixels(self, image: bytes | memoryview, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    async def pixels(self, image: bytes | bytearray | memoryview, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Return what the network sees of an encoded image, ``(crop, crop, 3)`` RGB.
 
         Calls get a process in their order. One that is cancelled leaves the queue, or its pixels to nobody.

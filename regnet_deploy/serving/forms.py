@@ -21,7 +21,7 @@ class Part(NamedTuple):
     data: bytes
 
 
-def read_form(body: bytes, content_type: str, most: int) -> list[Part]:
+def read_form(body: bytes | bytearray | memoryview, content_type: str, most: int) -> list[Part]:
     """Return the parts of a ``multipart/form-data`` body, in their order; each is taken for a file.
 
     Args:
@@ -34,6 +34,7 @@ def read_form(body: bytes, content_type: str, most: int) -> list[Part]:
             ``most`` (413).
     """
     multipart: Any = require("python_multipart.multipart", "serve")
+    body = bytes(body)
     kind, options = multipart.parse_options_header(content_type)
     if kind != b"multipart/form-data":
         raise RequestError("send the bytes of an image, or several as multipart/form-data", 415)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, ClassVar
 
 from starlette.types import Receive, Scope, Send
@@ -12,6 +13,7 @@ from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.joined import Joined
 from regnet_deploy.serving.parsing import Parser
 from regnet_deploy.serving.protocol import dumps
+from regnet_deploy.serving.receiving import MOST_BYTES, READ_BYTES, WHOLE, Count, Receiver, Rest
 
 _Base: Any = HttpToolsProtocol
 
@@ -67,6 +69,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         _within = False  # a request that has not come to its end
         _for_health = False
         _refused = False
+        receiver: Receiver | None = None  # through which bytes come; None where they come straight from a transport
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -95,18 +98,20 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
                     over -= 1
             return over
 
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, data: bytes | memoryview) -> None:
             if self._refused:
                 return
             self._idle.pop(self, None)
             before = self.cycle
-            if before is None or before.response_complete:
-                self._await_head()
             self._received_bytes = len(data)
             self._other_bytes += len(data)
             super().data_received(data)
             if self.cycle is not before:  # a head was complete
                 self._disarm()
+                if self.cycle is self._running and self.receiver is not None:
+                    self._offer_whole(self.receiver)
+            elif before is None or before.response_complete:
+                self._await_head()
             if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes:
                 self._refuse(too_large)
 
@@ -176,6 +181,39 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             super().on_response_complete()
             if self.timeout_keep_alive_task is not None and not self._within:
                 self._idle[self] = None
+
+        def _offer_whole(self, receiver: Receiver) -> None:
+            """Offer the application the body in one piece, where it is there or long enough for the rest to wait."""
+            cycle = self.cycle
+            length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+            if self._within:
+                is_long = self._body_bytes + READ_BYTES <= length <= MOST_BYTES
+                # The parser is not told of the rest: it must have been the last thing that it knew of this connection.
+                if not is_long or not cycle.keep_alive or cycle.waiting_for_100_continue:
+                    return
+                self.flow.pause_reading()
+            # Nothing that leads back to the scope by itself: what refers to itself is for the garbage collector.
+            cycle.scope["extensions"] = {WHOLE: partial(self._whole, receiver, length)}
+
+        def _whole(
+            self, receiver: Receiver, length: int, lead: int, count: Count
+        ) -> bytearray | asyncio.Future[memoryview]:
+            cycle = self._running
+            begun, cycle.body = cycle.body, bytearray()
+            if not cycle.more_body:
+                count(len(begun))
+                return begun  # type: ignore[no-any-return]
+            rest = Rest(begun, length, lead, count)
+            if cycle.disconnected:
+                rest.lost()
+            else:
+                receiver.receive(rest, self._received_whole)
+                self.flow.resume_reading()
+            return rest.whole
+
+        def _received_whole(self) -> None:
+            self.parser = Parser(self, self._head_again)  # the one there was waits for this body
+            self.on_message_complete()
 
         def _refuse(self, answer: bytes) -> None:
             """Answer a request that cannot be read on, and close, once those before it are answered."""

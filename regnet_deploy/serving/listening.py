@@ -8,6 +8,8 @@ from typing import Any
 
 import uvicorn
 
+from regnet_deploy.serving.receiving import Receiver, scratch
+
 #: Seconds for a handshake; those of asyncio are 60.
 HANDSHAKE_S = 10.0
 
@@ -26,10 +28,12 @@ async def listen(
         timeout_s: seconds for a handshake, at most :data:`HANDSHAKE_S`.
     """
     config, loop = server.config, asyncio.get_running_loop()
+    protocol: Any = config.http_protocol_class
+    memory = scratch()
 
-    def make() -> Any:
-        protocol: Any = config.http_protocol_class
-        return protocol(config=config, server_state=server.server_state, app_state=server.lifespan.state)
+    def make() -> Receiver:
+        connection = protocol(config=config, server_state=server.server_state, app_state=server.lifespan.state)
+        return Receiver(connection, memory)
 
     handshake_s = None if config.ssl is None else min(timeout_s, HANDSHAKE_S)
     return [

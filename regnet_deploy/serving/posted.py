@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.serving.admission import Place
-from regnet_deploy.serving.body import Unread, read_body, unpack
+from regnet_deploy.serving.body import Body, Unread, read_body, unpack
 from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.forms import Part, read_form
 from regnet_deploy.serving.plain import Plain
@@ -56,18 +55,20 @@ class Infer:
             call.served = served
             service.refuse_if_full(served)
             with service.admission.enter() as place:
-                body = await read_body(_text(headers, b"content-length"), receive, place, service.limits)
-                call.has_read()
                 length, encoding = _text(headers, _HEADER_LENGTH), _text(headers, b"content-encoding")
+                small = _small(length)
+                declared = _text(headers, b"content-length")
+                body = await read_body(scope, declared, receive, place, service.limits, small or 0)
+                call.has_read()
                 # What is not a number of such a size, the parser takes or refuses.
-                if encoding is None and _is_small(length):
+                if encoding is None and small is not None:
                     request = parse_infer(body, length, served.interface, served.heads)
                 else:
                     body = await _unpacked(service, call, place, body, encoding, receive)
                     work = service.apart(parse_infer, body, length, served.interface)
-                    request = await _while_there(service.in_time(call, work), receive)
+                    request = await _while_there(service, service.in_time(call, work), receive)
                 del body
-                ran = await _while_there(service.queued(call, served, request), receive)
+                ran = await _while_there(service, service.queued(call, served, request), receive)
                 call.ran(ran, len(request.images))
                 content, made = infer_response(request, ran.logits, served.interface, served.heads)
         return _compressed(content, made, headers)
@@ -92,23 +93,23 @@ class Classify:
             call.served = served
             service.refuse_if_full(served)
             with service.admission.enter() as place:
-                body = await read_body(_text(headers, b"content-length"), receive, place, service.limits)
+                body = await read_body(scope, _text(headers, b"content-length"), receive, place, service.limits)
                 call.has_read()
                 encoding, kind = _text(headers, b"content-encoding"), _text(headers, b"content-type") or ""
                 body = await _unpacked(service, call, place, body, encoding, receive)
                 if kind.lower().startswith("multipart/"):
                     reading = service.apart(read_form, body, kind, served.interface.max_batch)
-                    parts = await _while_there(service.in_time(call, reading), receive)
+                    parts = await _while_there(service, service.in_time(call, reading), receive)
                     work = _several(service, call, served, parts, k)
                 else:
                     work = _one(service, call, served, body, k)
-                answer = await _while_there(work, receive)
+                answer = await _while_there(service, work, receive)
         status = 400 if "error" in answer else 200
         answer = {"model": served.name, "version": served.version, **answer, "timing_ms": call.timing_ms()}
         return _compressed(dumps(answer), JSON_HEADERS, headers, status)
 
 
-async def _one(service: Service, call: Call, served: Served, image: bytes, k: int) -> dict[str, Any]:
+async def _one(service: Service, call: Call, served: Served, image: Body, k: int) -> dict[str, Any]:
     predictions = await service.classify(call, served, image, k)
     return {"predictions": [prediction.to_json() for prediction in predictions]}
 
@@ -181,13 +182,12 @@ def refused(error: RequestError) -> Response:
     return Response(content, error.status, headers, media_type="application/json")
 
 
-async def _while_there(work: Awaitable[T], receive: Receive) -> T:
+async def _while_there(service: Service, work: Awaitable[T], receive: Receive) -> T:
     """Wait for work, and cancel it when the client has gone.
 
     Raises:
         ClientDisconnect: it has.
     """
-    loop = asyncio.get_running_loop()
     task = asyncio.ensure_future(work)
     watch: list[asyncio.Task[None]] = []
 
@@ -196,7 +196,7 @@ async def _while_there(work: Awaitable[T], receive: Receive) -> T:
             pass
         task.cancel()
 
-    timer = loop.call_later(_WATCH_AFTER_S, lambda: watch.append(loop.create_task(look())))
+    key = service.timeouts.add(_WATCH_AFTER_S, lambda: watch.append(asyncio.ensure_future(look())))
     try:
         return await task
     except asyncio.CancelledError:
@@ -205,14 +205,19 @@ async def _while_there(work: Awaitable[T], receive: Receive) -> T:
         task.cancel()
         raise
     finally:
-        timer.cancel()
+        service.timeouts.discard(key)
         for one in watch:
             one.cancel()
 
 
 async def _unpacked(
-    service: Service, call: Call, place: Place, body: bytes, encoding: str | None, receive: Receive
-) -> bytes:
+    service: Service,
+    call: Call,
+    place: Place,
+    body: Body,
+    encoding: str | None,
+    receive: Receive,
+) -> Body:
     """Undo the Content-Encoding of a body; what it unpacks to counts as if it had been sent.
 
     Raises:
@@ -223,15 +228,17 @@ async def _unpacked(
     if encoding is None:
         return body
     work = service.apart(unpack, body, encoding, service.limits.max_body_bytes)
-    plain = await _while_there(service.in_time(call, work), receive)
+    plain = await _while_there(service, service.in_time(call, work), receive)
     if not place.take(max(0, len(plain) - len(body))):
         raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
     return plain
 
 
-def _is_small(length: str | None) -> bool:
-    """Tell whether JSON of a request is so little that it is read on the event loop."""
-    return length is not None and re.fullmatch("[0-9]{1,5}", length) is not None and int(length) <= _SMALL_JSON
+def _small(length: str | None) -> int | None:
+    """Return the bytes of a request's JSON where that is so little that it is read on the event loop."""
+    if length is None or len(length) > 5 or not (length.isascii() and length.isdigit()):
+        return None
+    return int(length) if int(length) <= _SMALL_JSON else None
 
 
 def _text(headers: _Headers, name: bytes) -> str | None:

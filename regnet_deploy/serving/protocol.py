@@ -95,7 +95,7 @@ _KEPT_BYTES = 1024
 
 
 def parse_infer(
-    body: bytes, header_length: str | None, interface: Interface, heads: Heads | None = None
+    body: bytes | bytearray | memoryview, header_length: str | None, interface: Interface, heads: Heads | None = None
 ) -> InferRequest:
     """Read an infer request.
 
@@ -116,7 +116,8 @@ def parse_infer(
         head = bytes(view[:split]) if heads is not None and header_length is not None and split <= _KEPT_BYTES else None
         if heads is not None and head in heads.asked:
             known, shape = heads.asked[head]
-            return known._replace(images=from_bytes(view[split:], shape, interface.dtype))
+            images = from_bytes(view[split:], shape, interface.dtype)
+            return InferRequest(images, None, known.binary, known.top, known.priority, known.timeout_s)
     except TensorError as error:
         raise RequestError(f"input {interface.input}: {error}") from None
     request = read_document(_document(view[:split], interface), view[split:], interface)

@@ -17,6 +17,7 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.runtimes.predictions import Prediction, top_k
 from regnet_deploy.serving.admission import Admission
 from regnet_deploy.serving.batching import Ran
+from regnet_deploy.serving.body import Body
 from regnet_deploy.serving.decoding import DecodePool
 from regnet_deploy.serving.finished import Finished, Observer
 from regnet_deploy.serving.limits import Limits
@@ -24,7 +25,7 @@ from regnet_deploy.serving.models import Models
 from regnet_deploy.serving.protocol import InferRequest
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.timer import Timer
+from regnet_deploy.serving.timer import Timeouts, Timer
 
 T = TypeVar("T")
 
@@ -92,6 +93,7 @@ class Service:
         admission: state of the server, and who is inside.
         limits: what clients may ask for.
         decoders: processes that decode images.
+        timeouts: of requests.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Service:
         self.admission = admission
         self.limits = limits
         self.decoders = decoders
+        self.timeouts = Timeouts()
         self._observe = observe
         # One JSON at a time becomes Python's objects: it holds the interpreter anyhow, and several would take memory.
         self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
@@ -130,9 +133,7 @@ class Service:
         """
         return served.batcher.run(request.images, request.priority, self._deadline(call, request.timeout_s))
 
-    async def classify(
-        self, call: Call, served: Served, image: bytes | memoryview, k: int, priority: int = 0
-    ) -> list[Prediction]:
+    async def classify(self, call: Call, served: Served, image: Body, k: int, priority: int = 0) -> list[Prediction]:
         """Return the ``k`` likeliest classes of an encoded image.
 
         Raises:

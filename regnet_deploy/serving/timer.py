@@ -1,8 +1,11 @@
-"""A time limit for what one task of asyncio waits for."""
+"""Time limits on an event loop: of what one task waits for, and of many things at once."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+import math
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -34,3 +37,55 @@ class Timer:
     def _expire(self) -> None:
         self._late = True
         self._task.cancel()
+
+
+class Timeouts:
+    """Calls back when times have passed, unless they are taken back; nearly all are. For one event loop.
+
+    There is one timer of the loop for all: one for each would be among the dearest things that a small request takes.
+    It is left as it is when what it was for is taken back, and looks then for what is next.
+    """
+
+    __slots__ = ("_due", "_handle", "_keys", "_loop", "_waiting")
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle: asyncio.TimerHandle | None = None
+        self._due = math.inf  # when the timer looks
+        self._keys = itertools.count()
+        self._waiting: dict[int, tuple[float, Callable[[], object]]] = {}
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._waiting)
+
+    def add(self, seconds: float, callback: Callable[[], object]) -> int:
+        """Call ``callback`` in so many seconds; returns the key by which that is taken back."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        due, key = self._loop.time() + seconds, next(self._keys)
+        self._waiting[key] = (due, callback)
+        if due < self._due:
+            self._look_at(due)
+        return key
+
+    def discard(self, key: int) -> None:
+        """Take one back; one that was called or taken back is none."""
+        self._waiting.pop(key, None)
+
+    def _look_at(self, due: float) -> None:
+        assert self._loop is not None
+        if self._handle is not None:
+            self._handle.cancel()
+        self._due, self._handle = due, self._loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        self._due, self._handle = math.inf, None
+        for key, (due, callback) in list(self._waiting.items()):
+            if due <= now and self._waiting.pop(key, None) is not None:  # one may take another back
+                callback()
+        left = min((due for due, _ in self._waiting.values()), default=math.inf)
+        if left < self._due:
+            self._look_at(left)

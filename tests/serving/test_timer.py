@@ -1,10 +1,10 @@
-"""A time limit is told from somebody else's cancelling."""
+"""A time limit is told from somebody else's cancelling; many of them share one timer."""
 
 import asyncio
 
 import pytest
 
-from regnet_deploy.serving.timer import Timer
+from regnet_deploy.serving.timer import Timeouts, Timer
 
 
 def test_what_is_done_in_time_is_not_disturbed():
@@ -54,3 +54,50 @@ def test_what_is_raised_inside_comes_out():
 def test_it_is_for_a_task():
     with pytest.raises(RuntimeError), Timer(1):
         pass
+
+
+def test_timeouts_come_in_their_order_but_for_those_taken_back():
+    async def work() -> list[str]:
+        told: list[str] = []
+        timeouts = Timeouts()
+        keys = {name: timeouts.add(seconds, lambda name=name: told.append(name)) for name, seconds in TIMES.items()}
+        assert len(timeouts) == len(TIMES)
+        timeouts.discard(keys["taken back"])
+        timeouts.discard(keys["taken back"])
+        await asyncio.sleep(0.2)
+        assert len(timeouts) == 1  # the one that is far away
+        return told
+
+    assert asyncio.run(work()) == ["first", "second", "third"]
+
+
+TIMES = {"third": 0.09, "far": 1000.0, "first": 0.01, "taken back": 0.02, "second": 0.05}
+
+
+def test_a_timeout_may_add_others_and_take_them_back():
+    async def work() -> list[str]:
+        told: list[str] = []
+        timeouts = Timeouts()
+
+        def first() -> None:
+            told.append("first")
+            timeouts.discard(second)
+            timeouts.add(0.01, lambda: told.append("third"))
+
+        timeouts.add(0.01, first)
+        second = timeouts.add(0.01, lambda: told.append("second"))
+        await asyncio.sleep(0.1)
+        return told
+
+    assert asyncio.run(work()) == ["first", "third"]
+
+
+def test_however_many_there_are_the_loop_has_one_timer():
+    async def work() -> int:
+        loop, timeouts = asyncio.get_running_loop(), Timeouts()
+        for i in range(100):
+            timeouts.discard(timeouts.add(30 + i, lambda: None))
+            timeouts.add(30 + i, lambda: None)
+        return sum(not handle.cancelled() for handle in loop._scheduled)  # type: ignore[attr-defined]
+
+    assert asyncio.run(work()) == 1
