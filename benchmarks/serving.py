@@ -1,12 +1,13 @@
 """The server beside its bare parts, on this machine: what answering over HTTP costs.
 
-    python benchmarks/serving.py            # 6 minutes on 2 cores; writes results/serving.json
+    python benchmarks/serving.py            # 8 minutes on 2 cores; writes results/serving.json
     python benchmarks/serving_page.py       # writes docs/serving-speed.md
 
 RegNetX-200MF at 224 pixels in FP32. Client and server share the cores, and what the client takes is measured as well.
 Settings of both sides are tried first; then the server's best and the best three of the bare session, one of which may
 have been lucky, run in turns, several rounds. What is compared are medians of the rounds, with the bare session's best.
-Every answer is compared with the bare session's.
+Every answer is compared with the bare session's. Where OpenVINO is installed the server is measured with it as well,
+for that is what `regnet-deploy tune` may choose: beside the same bare session, and beside a bare one of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import importlib.util
 import json
 import statistics
 import sys
@@ -21,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from serving_figures import RESULTS, Of, Row, cores_busy, in_turns, ranged
@@ -43,7 +46,10 @@ PHOTO_DTYPE = "uint8"
 #: The bare session's settings that take part in the rounds.
 BARE = 3
 
-Setting = dict[str, int]
+#: Of rows by OpenVINO.
+OPENVINO = "openvino: "
+
+Setting = dict[str, Any]
 
 
 def bare(parts: Running, given: Given, dtype: str, setting: Setting, seconds: float) -> Row:
@@ -134,6 +140,26 @@ def best_served(
     return setting, concurrency
 
 
+def by_openvino(
+    given: Given, photos: Request, seconds: float, say: Callable[[str], None]
+) -> dict[str, tuple[str, Setting, Request, int]]:
+    """Return name, input, setting and requests in flight of what is measured of the server by OpenVINO."""
+    cores, runtime = available_cores(), {"runtime": "openvino"}
+    settings = [setting | runtime for setting in served_settings(cores)]
+    with_decoders = [setting | runtime for setting in photo_settings(cores)]
+    alone = {"executors": 1, "threads": cores, "batch": 1, **runtime}
+    found = {}
+    for dtype in VARIANTS:
+        request = tensor_request(given, dtype)
+        setting, concurrency = best_served(given, dtype, request, settings, seconds, say)
+        found[f"http {dtype}"] = (dtype, setting, request, concurrency)
+    found["http float32 alone"] = ("float32", alone, tensor_request(given, "float32"), 1)
+    setting, concurrency = best_served(given, PHOTO_DTYPE, photos, with_decoders, seconds, say)
+    found["photos"] = (PHOTO_DTYPE, setting, photos, concurrency)
+    found["photos alone"] = (PHOTO_DTYPE, alone, photos, 1)
+    return found
+
+
 def models(given: Given, several: list[Running], rounds: int, seconds: float, say: Callable[[str], None]) -> Row:
     """Compare the served network with its parts: tensors, pixels and JPEG files, at saturation and alone."""
     cores, parts, short = available_cores(), several[0], min(seconds, 0.8)
@@ -143,6 +169,7 @@ def models(given: Given, several: list[Running], rounds: int, seconds: float, sa
     best = {dtype: best_served(given, dtype, tensor_request(given, dtype), settings, short, say) for dtype in VARIANTS}
     photo_best = best_served(given, PHOTO_DTYPE, photos, photo_settings(cores), short, say)
     one = {"executors": 1, "threads": cores, "batch": 1}
+    other = by_openvino(given, photos, short, say) if importlib.util.find_spec("openvino") else {}
     with contextlib.ExitStack() as stack:
         many = {dtype: stack.enter_context(served(given, dtype, best[dtype][0])) for dtype in VARIANTS}
         alone = {dtype: stack.enter_context(served(given, dtype, one)) for dtype in VARIANTS}
@@ -161,6 +188,14 @@ def models(given: Given, several: list[Running], rounds: int, seconds: float, sa
         sides["decode alone"] = partial(decoded, several[:1], given, seconds / 2)
         sides["photos"] = partial(load, decoding, photos, photo_best[1], seconds)
         sides["photos alone"] = partial(load, alone[PHOTO_DTYPE], photos, 1, seconds / 2)
+        for name, (dtype, setting, request, concurrency) in other.items():
+            running = stack.enter_context(served(given, dtype, setting))
+            share = 1 if concurrency > 1 else 2
+            sides[OPENVINO + name] = partial(load, running, request, concurrency, seconds / share)
+            if name.startswith("http") and concurrency > 1:
+                apart = {"threads": setting["threads"], "callers": setting["executors"], "batch": setting["batch"]}
+                apart |= {"spinning": 0, "runtime": "openvino"}
+                sides[f"{OPENVINO}bare {dtype}"] = partial(bare, parts, given, dtype, apart, seconds)
         rows = in_turns(sides, rounds, say)
         capacity = rows[f"http {PHOTO_DTYPE}"]["rate"]
         overloaded = in_overload(many[PHOTO_DTYPE], tensor_request(given, PHOTO_DTYPE), capacity, rounds, seconds)
@@ -170,6 +205,7 @@ def models(given: Given, several: list[Running], rounds: int, seconds: float, sa
             "http": {dtype: {**setting, "in_flight": n} for dtype, (setting, n) in best.items()},
             "photos": {**photo_best[0], "in_flight": photo_best[1], "dtype": PHOTO_DTYPE},
             "alone": one,
+            "openvino": {name: {**setting, "in_flight": n} for name, (_, setting, _, n) in other.items()},
         },
         "rows": rows,
         "overload": overloaded,
@@ -226,17 +262,20 @@ def figures(result: Row, of: Of) -> dict[str, float]:
     fast, lone = best_row(rows, PHOTO_DTYPE), lone_row(rows, PHOTO_DTYPE)
     together = 1 / (1 / of(rows["decode"], "rate") + 1 / of(fast, "rate"))
     in_turn = of(rows["decode alone"], "p50_ms") + of(lone, "p50_ms")
-    found = {
-        "photo_parts_rate": together,
-        "photo_time_ratio": together / of(rows["photos"], "rate"),
-        "photo_parts_p50_ms": in_turn,
-        "photo_alone_ratio": of(rows["photos alone"], "p50_ms") / in_turn,
-        "alone_over_ms": of(rows["http float32 alone"], "p50_ms") - of(lone_row(rows, "float32"), "p50_ms"),
-    }
+    found = {"photo_parts_rate": together, "photo_parts_p50_ms": in_turn}
+    for prefix, end in (("", ""), (OPENVINO, "_openvino")):
+        if f"{prefix}photos" not in rows:
+            continue
+        photos, photos_alone = rows[f"{prefix}photos"], rows[f"{prefix}photos alone"]
+        found[f"photo_time_ratio{end}"] = together / of(photos, "rate")
+        found[f"photo_alone_ratio{end}"] = of(photos_alone, "p50_ms") / in_turn
+        alone = rows[f"{prefix}http float32 alone"]
+        found[f"alone_over_ms{end}"] = of(alone, "p50_ms") - of(lone_row(rows, "float32"), "p50_ms")
+        for name, dtype in (("tensor", "float32"), ("pixel", "uint8")):
+            found[f"{name}_share{end}"] = of(rows[f"{prefix}http {dtype}"], "rate") / of(best_row(rows, dtype), "rate")
     for name, dtype in (("tensor", "float32"), ("pixel", "uint8")):
-        session, ours = best_row(rows, dtype), rows[f"http {dtype}"]
-        found[f"{name}_share"] = of(ours, "rate") / of(session, "rate")
-        apart = of(session, "cpu_ms"), of(ours, "server_cpu_ms")
+        ours = rows[f"http {dtype}"]
+        apart = of(best_row(rows, dtype), "cpu_ms"), of(ours, "server_cpu_ms")
         found[f"{name}_cpu_share"] = apart[0] / (apart[1] + of(ours, "client_cpu_ms"))
         found[f"{name}_cpu_share_without_client"] = apart[0] / apart[1]
     for size, sides in result["nothing"].items():

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
-from regnet_deploy.runtimes.runtime import Session, open_onnx
+from regnet_deploy.runtimes.runtime import Runtime, Session, open_onnx
 
 
 class Spinning:
@@ -40,11 +40,13 @@ class Spinning:
 
 
 @cache
-def session_of(file: str, threads: int, number: int, spinning: bool) -> Session | Spinning:
+def session_of(
+    file: str, threads: int, number: int, spinning: bool, runtime: Runtime, callers: int
+) -> Session | Spinning:
     """Return a session, opened once for each number."""
     if spinning:
         return Spinning(file, threads)
-    return open_onnx(Path(file).read_bytes(), threads=threads, device="cpu")
+    return open_onnx(Path(file).read_bytes(), threads=threads, device="cpu", runtime=runtime, callers=callers)
 
 
 def repeated(calls: list[Callable[[int], int]], seconds: float) -> dict[str, float]:
@@ -83,7 +85,15 @@ def infer(wish: dict[str, Any]) -> dict[str, float]:
 
     def caller(number: int) -> Callable[[int], int]:
         # With several threads each, sessions that are shared get in each other's way.
-        session = session_of(wish["file"], threads, number if threads > 1 else 0, wish["spinning"])
+        own = threads > 1
+        session = session_of(
+            wish["file"],
+            threads,
+            number if own else 0,
+            wish["spinning"],
+            wish.get("runtime", "auto"),
+            1 if own else wish["callers"],
+        )
         return lambda turn: len(session.run(images))
 
     return repeated([caller(number) for number in range(wish["callers"])], wish["seconds"])

@@ -40,11 +40,14 @@ _BARE = {
 def wanted_rows(figures: dict[str, dict[str, float]]) -> list[list[str]]:
     rows = []
     for name, limit, more, words in TARGETS:
-        rows.append(_wanted(words, figures[name], limit, more, ms=name.endswith("_ms")))
+        ms = name.endswith("_ms")
+        rows.append(_wanted(words, figures[name], limit, more, ms))
         if name.endswith("_share"):  # by what programs beside this one change least
             for what, apart in _BY_CPU.items():
                 figure = figures[name.replace("_share", what)]
                 rows.append([f"- by CPU time an image, {apart}", "-", *_shown(figure, ms=False), ""])
+        if f"{name}_openvino" in figures:
+            rows.append(_wanted("- served by OpenVINO, beside the same", figures[f"{name}_openvino"], limit, more, ms))
     for name, figure in figures.items():
         if name.startswith("nothing_"):
             _, size, other = name.split("_")
@@ -175,6 +178,18 @@ def overload_text(row: dict[str, Any]) -> str:
     )
 
 
+def openvino_text(result: dict[str, Any]) -> str:
+    settings = result["models"]["settings"]["openvino"]
+    if not settings:
+        return "OpenVINO was not installed."
+    many = "; ".join(f"{name} {setting_of(one)}" for name, one in settings.items() if one["in_flight"] > 1)
+    return (
+        f"By OpenVINO {result['machine']['versions']['openvino']}, which computes the same FP32 files, is proved in the same way "
+        f"and is what `tune` may choose, the server likewise: {many}. It is held beside the bare session of ONNX Runtime, which is "
+        "what was asked for; how it stands beside a bare session of its own the table says."
+    )
+
+
 def wrapped(text: str) -> str:
     """Fill the lines of paragraphs; headings and tables stay as they are."""
     parts = text.split("\n\n")
@@ -219,7 +234,7 @@ one caller and one for each core, batches of 1, 2, 4 and 8, and threads that wai
 {bare}. The server, the fastest of three settings: tensors {setting_of(settings["http"]["float32"])}; pixels
 {setting_of(settings["http"]["uint8"])}; photographs {setting_of(settings["photos"])}, the fastest of both ways to share
 out the cores with one process that decodes or one for each. Alone means one request after the other,
-{setting_of(settings["alone"])} on both sides. Photographs are made ones of {photos["width"]}x{photos["height"]} pixels,
+{setting_of(settings["alone"])} on both sides. {openvino_text(result)} Photographs are made ones of {photos["width"]}x{photos["height"]} pixels,
 quality {photos["quality"]}, {sum(photos["bytes"]) / len(photos["bytes"]) / 1000:.0f} kB; they run on the variant that takes
 pixels. Their parts measured apart, decoding in a process for each core and the bare session, give
 {result["summary"]["photo_parts_rate"]["value"]:.1f} images/s one part after the other on all cores, and
