@@ -67,6 +67,13 @@ def decoded(several: list[Running], given: Given, seconds: float) -> Row:
     return {**middle, "rate": sum(row["rate"] for row in rows)}
 
 
+def in_turn(parts: Running, given: Given, setting: Setting, seconds: float) -> Row:
+    """Measure decoding and the bare session, one after the other for each photograph."""
+    wish = {"do": "both", "photos": [str(photo) for photo in given.photos], "dtype": PHOTO_DTYPE, "seconds": seconds}
+    file = str(given.onnx[VARIANTS[PHOTO_DTYPE]])
+    return ask(parts, {**wish, "file": file, "preprocessing": given.preprocessing.to_json(), "spinning": 0, **setting})
+
+
 @contextlib.contextmanager
 def served(given: Given, dtype: str, setting: Setting):
     """Serve a variant with so many threads, executors and images in a batch, and decoders where that says how many."""
@@ -186,6 +193,9 @@ def models(given: Given, several: list[Running], rounds: int, seconds: float, sa
             sides[f"http {dtype} alone"] = partial(load, alone[dtype], request, 1, seconds / 2)
         sides["decode"] = partial(decoded, several, given, seconds / 2)
         sides["decode alone"] = partial(decoded, several[:1], given, seconds / 2)
+        split, whole = {"threads": 1, "callers": cores}, {"threads": cores, "callers": 1}
+        sides["decode and infer"] = partial(in_turn, parts, given, split, seconds)
+        sides["decode and infer alone"] = partial(in_turn, parts, given, whole, seconds / 2)
         sides["photos"] = partial(load, decoding, photos, photo_best[1], seconds)
         sides["photos alone"] = partial(load, alone[PHOTO_DTYPE], photos, 1, seconds / 2)
         for name, (dtype, setting, request, concurrency) in other.items():
@@ -261,14 +271,17 @@ def figures(result: Row, of: Of) -> dict[str, float]:
     rows = result["models"]["rows"]
     fast, lone = best_row(rows, PHOTO_DTYPE), lone_row(rows, PHOTO_DTYPE)
     together = 1 / (1 / of(rows["decode"], "rate") + 1 / of(fast, "rate"))
-    in_turn = of(rows["decode alone"], "p50_ms") + of(lone, "p50_ms")
-    found = {"photo_parts_rate": together, "photo_parts_p50_ms": in_turn}
+    one_by_one = of(rows["decode alone"], "p50_ms") + of(lone, "p50_ms")
+    found = {"photo_parts_rate": together, "photo_parts_p50_ms": one_by_one}
     for prefix, end in (("", ""), (OPENVINO, "_openvino")):
         if f"{prefix}photos" not in rows:
             continue
         photos, photos_alone = rows[f"{prefix}photos"], rows[f"{prefix}photos alone"]
         found[f"photo_time_ratio{end}"] = together / of(photos, "rate")
-        found[f"photo_alone_ratio{end}"] = of(photos_alone, "p50_ms") / in_turn
+        found[f"photo_alone_ratio{end}"] = of(photos_alone, "p50_ms") / one_by_one
+        both, both_alone = rows["decode and infer"], rows["decode and infer alone"]
+        found[f"photo_time_in_turn{end}"] = of(both, "rate") / of(photos, "rate")
+        found[f"photo_alone_in_turn{end}"] = of(photos_alone, "p50_ms") / of(both_alone, "p50_ms")
         alone = rows[f"{prefix}http float32 alone"]
         found[f"alone_over_ms{end}"] = of(alone, "p50_ms") - of(lone_row(rows, "float32"), "p50_ms")
         for name, dtype in (("tensor", "float32"), ("pixel", "uint8")):

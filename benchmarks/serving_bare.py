@@ -1,6 +1,6 @@
 """The parts of serving without a server, in one process, for `serving.py`: reads wishes and answers them, as JSON.
 
-Each wish is a line: ``{"do": "infer" | "decode", "file": ..., "dtype": ..., "threads": ..., "callers": ...,
+Each wish is a line: ``{"do": "infer" | "decode" | "both", "file": ..., "dtype": ..., "threads": ..., "callers": ...,
 "batch": ..., "spinning": ..., "seconds": ...}``. The answer has images a second, the median ms of a call and the ms of
 CPU for each image. Decoding is one thread's: for more, more of these processes are asked at once, as servers do it.
 """
@@ -49,6 +49,13 @@ def session_of(
     return open_onnx(Path(file).read_bytes(), threads=threads, device="cpu", runtime=runtime, callers=callers)
 
 
+def session_for(wish: dict[str, Any], number: int) -> Session | Spinning:
+    """Return the session of a caller: with several threads each, sessions that are shared get in each other's way."""
+    own = wish["threads"] > 1
+    callers, runtime = 1 if own else wish["callers"], wish.get("runtime", "auto")
+    return session_of(wish["file"], wish["threads"], number if own else 0, wish["spinning"], runtime, callers)
+
+
 def repeated(calls: list[Callable[[int], int]], seconds: float) -> dict[str, float]:
     """Call each function again and again in a thread of its own; they return how many images they did."""
     done: list[list[tuple[float, int]]] = [[] for _ in calls]
@@ -79,21 +86,12 @@ def repeated(calls: list[Callable[[int], int]], seconds: float) -> dict[str, flo
 def infer(wish: dict[str, Any]) -> dict[str, float]:
     """Run the network on noise."""
     random = np.random.default_rng(0)
-    batch, threads = wish["batch"], wish["threads"]
+    batch = wish["batch"]
     pixels = random.integers(0, 256, (batch, wish["side"], wish["side"], 3), dtype=np.uint8)
     images = pixels if wish["dtype"] == "uint8" else random.standard_normal((batch, 3, *pixels.shape[1:3]), np.float32)
 
     def caller(number: int) -> Callable[[int], int]:
-        # With several threads each, sessions that are shared get in each other's way.
-        own = threads > 1
-        session = session_of(
-            wish["file"],
-            threads,
-            number if own else 0,
-            wish["spinning"],
-            wish.get("runtime", "auto"),
-            1 if own else wish["callers"],
-        )
+        session = session_for(wish, number)
         return lambda turn: len(session.run(images))
 
     return repeated([caller(number) for number in range(wish["callers"])], wish["seconds"])
@@ -113,11 +111,28 @@ def decode(wish: dict[str, Any]) -> dict[str, float]:
     return repeated([call], wish["seconds"])
 
 
+def both(wish: dict[str, Any]) -> dict[str, float]:
+    """Decode a photograph and run the network on it, one after the other: what lies in caches is neither's alone."""
+    preprocessing = Preprocessing.from_json(wish["preprocessing"])
+    photos = [Path(photo).read_bytes() for photo in wish["photos"]]
+
+    def caller(number: int) -> Callable[[int], int]:
+        session = session_for(wish, number)
+
+        def call(turn: int) -> int:
+            pixels = load_pixels(photos[(turn + number) % len(photos)], preprocessing)[None]
+            return len(session.run(pixels if wish["dtype"] == "uint8" else normalise(pixels, preprocessing)))
+
+        return call
+
+    return repeated([caller(number) for number in range(wish["callers"])], wish["seconds"])
+
+
 def main() -> None:
     print(json.dumps({"url": ""}), flush=True)
     for line in sys.stdin:
         wish = json.loads(line)
-        print(json.dumps({"infer": infer, "decode": decode}[wish["do"]](wish)), flush=True)
+        print(json.dumps({"infer": infer, "decode": decode, "both": both}[wish["do"]](wish)), flush=True)
 
 
 if __name__ == "__main__":

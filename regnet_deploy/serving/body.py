@@ -18,6 +18,9 @@ from regnet_deploy.serving.timer import Timer
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
 
+#: Of a Content-Length that are looked at: more than any limit has.
+_DIGITS = 20
+
 Body = bytes | bytearray | memoryview
 
 
@@ -43,7 +46,9 @@ async def read_body(
             requests (503), or not complete within ``limits.read_timeout_s`` (408).
         ClientDisconnect: the client went away.
     """
-    if declared is not None and declared.isascii() and declared.isdigit() and int(declared) > limits.max_body_bytes:
+    # A number has few digits but may have many zeros, more than int() takes.
+    is_number = declared is not None and declared.isascii() and declared.isdigit()
+    if declared is not None and is_number and int(declared.lstrip("0")[:_DIGITS] or 0) > limits.max_body_bytes:
         raise Unread(_too_large(limits.max_body_bytes), 413)
     whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
     body = None if whole is None else whole(lead, partial(_count, place, limits))
@@ -54,6 +59,8 @@ async def read_body(
             return await (_joined(receive, place, limits) if body is None else body)
     except TimeoutError:
         raise Unread(f"the request's body did not arrive within {limits.read_timeout_s:g} s", 408) from None
+    finally:
+        body = None  # of the error that it raises, and leads to
 
 
 async def _joined(receive: Receive, place: Place, limits: Limits) -> bytes:

@@ -166,6 +166,9 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             self._disarm()
             self._taken()
             self._silence()
+            for cycle in (self.cycle, self._running):
+                if cycle is not None:
+                    cycle.scope.pop("extensions", None)  # which leads back here
             super().connection_lost(exc)
 
         def _start_asgi_task(self, cycle: Any, app: Any) -> None:
@@ -184,21 +187,23 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
 
         def _offer_whole(self, receiver: Receiver) -> None:
             """Offer the application the body in one piece, where it is there or long enough for the rest to wait."""
-            cycle = self.cycle
-            length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+            cycle, length = self.cycle, 0
             if self._within:
+                declared = next((value for name, value in self.headers if name == b"content-length"), b"")
+                length = int(declared.strip().lstrip(b"0") or 0)  # a number has few digits but may have many zeros
                 is_long = self._body_bytes + READ_BYTES <= length <= MOST_BYTES
                 # The parser is not told of the rest: it must have been the last thing that it knew of this connection.
                 if not is_long or not cycle.keep_alive or cycle.waiting_for_100_continue:
                     return
                 self.flow.pause_reading()
-            # Nothing that leads back to the scope by itself: what refers to itself is for the garbage collector.
             cycle.scope["extensions"] = {WHOLE: partial(self._whole, receiver, length)}
 
         def _whole(
             self, receiver: Receiver, length: int, lead: int, count: Count
         ) -> bytearray | asyncio.Future[memoryview]:
             cycle = self._running
+            if cycle.more_body and (receiver.is_receiving or len(cycle.body) != self._body_bytes):
+                raise RuntimeError("this body was asked for already")
             begun, cycle.body = cycle.body, bytearray()
             if not cycle.more_body:
                 count(len(begun))

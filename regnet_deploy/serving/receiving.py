@@ -48,6 +48,11 @@ class Receiver(asyncio.BufferedProtocol):
         self._finished: Callable[[], None] | None = None
         connection.receiver = self
 
+    @property
+    def is_receiving(self) -> bool:
+        """Whether what comes next is taken by a :class:`Rest`."""
+        return self._rest is not None
+
     def receive(self, rest: Rest, finished: Callable[[], None]) -> None:
         """Have the next bytes taken by ``rest`` until it has all; ``finished`` is called then."""
         self._rest, self._finished = rest, finished
@@ -75,9 +80,11 @@ class Receiver(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell who waits for a body, and hand on."""
-        if self._rest is not None:
-            self._rest.lost()
+        rest, self._rest, self._finished = self._rest, None, None
+        if rest is not None:
+            rest.lost()
         self._connection.connection_lost(exc)
+        self._connection.receiver = None  # what refers to itself would keep its memory until it is looked for
 
     def pause_writing(self) -> None:
         """Hand on."""
@@ -126,6 +133,7 @@ class Rest:
 
     def lost(self) -> None:
         """Note that nothing more will come."""
+        self._body = None
         if not self.whole.done():
             self.whole.set_exception(ClientDisconnect())
 
@@ -134,7 +142,8 @@ class Rest:
             try:
                 self._count(count)
             except Exception as error:
-                self.whole.set_exception(error)
+                self._body = None
+                self.whole.set_exception(error.with_traceback(None))  # which leads here, and from here to the error
 
 
 def _aligned(length: int, lead: int) -> memoryview:

@@ -8,6 +8,9 @@ import math
 from collections.abc import Callable
 from types import TracebackType
 
+#: Seconds that a loop tells apart.
+_LEAST_S = 0.001
+
 
 class Timer:
     """Raises TimeoutError in the task that entered it, after a time: what anyio's scopes do, for one task alone."""
@@ -77,15 +80,19 @@ class Timeouts:
         assert self._loop is not None
         if self._handle is not None:
             self._handle.cancel()
-        self._due, self._handle = due, self._loop.call_at(due, self._look)
+        # Loops count milliseconds, of which uvloop rounds: one that is early would look again and again.
+        delay = max(_LEAST_S, due - self._loop.time() + _LEAST_S / 2)
+        self._due, self._handle = due, self._loop.call_later(delay, self._look)
 
     def _look(self) -> None:
         assert self._loop is not None
         now = self._loop.time()
         self._due, self._handle = math.inf, None
-        for key, (due, callback) in list(self._waiting.items()):
-            if due <= now and self._waiting.pop(key, None) is not None:  # one may take another back
-                callback()
-        left = min((due for due, _ in self._waiting.values()), default=math.inf)
-        if left < self._due:
-            self._look_at(left)
+        try:
+            for key, (due, callback) in list(self._waiting.items()):
+                if due <= now and self._waiting.pop(key, None) is not None:  # one may take another back
+                    callback()
+        finally:  # one that fails does not keep the others
+            left = min((due for due, _ in self._waiting.values()), default=math.inf)
+            if left < self._due:
+                self._look_at(left)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import json
 import socket
@@ -37,6 +38,7 @@ class Books:
     def __init__(self) -> None:
         self.offers: list[bool] = []
         self.counts: list[int] = []
+        self.whole: Any = None
         self.gone = asyncio.Event()
         self.begun = asyncio.Event()
 
@@ -51,8 +53,7 @@ class Books:
                 message = await receive()
                 body, more = body + message["body"], message["more_body"]
         else:
-            self.counts = []
-            given = None
+            self.counts, self.whole = [], whole
             try:
                 given = whole(LEAD, self.limited if path == "/limited" else self.counts.append)
                 self.begun.set()
@@ -69,6 +70,8 @@ class Books:
             except ClientDisconnect:
                 self.gone.set()
                 return
+            finally:
+                given = whole = None  # of what was raised, which the future leads to
         content = json.dumps([path, said, len(body), int(np.frombuffer(body, np.uint8).sum())]).encode()
         headers = [(b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -239,6 +242,56 @@ def test_a_client_that_goes_in_the_midst_is_noticed_at_once(run: Any):
         await made.app.begun.wait()
         made.writer.close()
         await made.app.gone.wait()
+
+    run(work)
+
+
+def test_many_zeros_before_a_length_are_none_of_its_digits(run: Any):
+    body = noise(200_000)
+
+    async def work(made: Site) -> None:
+        length = f"{'0' * 5000}{len(body)}"
+        await made.send(f"POST /a HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode(), body)
+        assert await made.answer() == read("/a", body)
+
+    run(work)
+
+
+def test_a_body_is_asked_for_once(run: Any):
+    async def work(made: Site) -> None:
+        await made.send(post("/a", bytes(100_000), size=300_000))
+        await made.app.begun.wait()
+        with pytest.raises(RuntimeError, match="asked for already"):
+            made.app.whole(0, lambda count: None)
+        await made.send(bytes(200_000))
+        assert await made.answer() == read("/a", bytes(300_000))
+
+    run(work)
+
+
+def test_connections_leave_nothing_for_the_garbage_collector(run: Any):
+    async def work(made: Site) -> None:
+        host, port = made.writer.get_extra_info("peername")
+        await asyncio.sleep(0.01)
+        gc.collect()
+        gc.disable()
+        try:
+            for body, size in ((bytes(200_000), 200_000), (bytes(100), 100), (bytes(100_000), 1_000_000)):
+                reader, writer = await asyncio.open_connection(host, port)
+                writer.write(post("/a", body, size=size))
+                if len(body) == size:
+                    await Site(made.app, reader, writer).answer()
+                else:
+                    await made.app.begun.wait()
+                writer.close()
+                await asyncio.sleep(0.05)
+            await made.app.gone.wait()
+            await asyncio.sleep(0.05)
+            made.app.whole = None
+            alive = [one for one in gc.get_objects() if isinstance(one, Receiver | Rest)]
+            assert len(alive) <= 1  # of the connection of the site itself
+        finally:
+            gc.enable()
 
     run(work)
 

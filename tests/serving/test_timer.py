@@ -101,3 +101,42 @@ def test_however_many_there_are_the_loop_has_one_timer():
         return sum(not handle.cancelled() for handle in loop._scheduled)  # type: ignore[attr-defined]
 
     assert asyncio.run(work()) == 1
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_it_does_not_look_again_and_again_for_what_is_about_to_come(loop: str):
+    factory = pytest.importorskip("uvloop").new_event_loop if loop == "uvloop" else None
+
+    async def work() -> int:
+        told, looks = asyncio.Event(), 0
+
+        class Counted(Timeouts):
+            def _look(self) -> None:
+                nonlocal looks
+                looks += 1
+                super()._look()
+
+        counted = Counted()
+        for i in range(20):
+            counted.add(0.0502 + i * 0.00031, told.set if i == 19 else lambda: None)
+        await told.wait()
+        return looks
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        assert runner.run(work()) <= 20
+
+
+def test_one_that_fails_does_not_keep_the_others():
+    async def work() -> list[str]:
+        told: list[str] = []
+        errors: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context))
+        timeouts = Timeouts()
+        timeouts.add(0.01, lambda: 1 / 0)
+        timeouts.add(0.01, lambda: told.append("second"))
+        timeouts.add(0.03, lambda: told.append("third"))
+        await asyncio.sleep(0.1)
+        assert len(errors) == 1
+        return told
+
+    assert asyncio.run(work()) == ["second", "third"]
