@@ -25,6 +25,7 @@ from starlette.routing import Route
 from regnet_deploy.images.preprocess import default_preprocessing
 from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.allocator import keep_freed_memory
 from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.batching import Batching
 from regnet_deploy.serving.decoding import DecodePool
@@ -112,6 +113,7 @@ def main() -> None:
     options = parser.parse_args()
     door = bind("127.0.0.1", 0)
     if options.what == "ours":
+        keep_freed_memory()  # as `regnet-deploy serve` does
         assembly = cast(Assembly, NoAssembly(options.side))
         serve(assembly, Doors(door), 1.0, lambda ready: print(url_of(door), flush=True))
         return

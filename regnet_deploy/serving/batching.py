@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.timer import Timeouts
+from regnet_deploy.serving.turns import come_at_once
 
 #: Images ``(n, ...)`` of each request to the logits ``(n, classes)`` of all of them, one behind the other.
 Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -182,6 +183,7 @@ class Batcher:
                 waiting.images = _NOTHING  # its place in the queue is kept until an executor comes by
 
     def _work(self, number: int, run: Run) -> None:
+        come_at_once()
         while batch := self._take():
             start = time.perf_counter()
             self._busy_since[number] = start

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from regnet_deploy.serving.turns import come_at_once
+
 T = TypeVar("T")
 
 _NAME = "daemon-work"
@@ -44,6 +46,7 @@ async def in_daemon(function: Callable[..., T], *arguments: Any) -> T:
     def work() -> None:
         result: T | None = None
         error: BaseException | None = None
+        come_at_once()  # as do the threads that what is opened here starts
         try:
             result = function(*arguments)
         except StopIteration as raised:  # which a future does not take

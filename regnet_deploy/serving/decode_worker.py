@@ -24,6 +24,7 @@ from typing import NamedTuple
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocess import Preprocessing, load_pixels
+from regnet_deploy.serving.turns import come_at_once
 
 #: Kind of an answer and the bytes behind it.
 ANSWER = struct.Struct("<BI")
@@ -69,6 +70,7 @@ def main(descriptor: int, max_pixels: int, patience_s: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which answers first what it has begun
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    come_at_once()
     warm_up()
     confine(max_pixels)
     with socket.socket(fileno=descriptor) as server, contextlib.suppress(ConnectionError):
