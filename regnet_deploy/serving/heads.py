@@ -13,7 +13,7 @@ from regnet_deploy.serving.closing import ClosingResponse
 from regnet_deploy.serving.joined import Joined
 from regnet_deploy.serving.parsing import Parser
 from regnet_deploy.serving.protocol import dumps
-from regnet_deploy.serving.receiving import MOST_BYTES, READ_BYTES, WHOLE, Count, Receiver, Rest
+from regnet_deploy.serving.receiving import LEAST_BYTES, MOST_BYTES, WHOLE, Count, Receiver, Rest, Unwanted
 
 _Base: Any = HttpToolsProtocol
 
@@ -69,6 +69,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         _within = False  # a request that has not come to its end
         _for_health = False
         _refused = False
+        _left = 0  # of a body that was offered in one piece, until somebody asks for it
         receiver: Receiver | None = None  # through which bytes come; None where they come straight from a transport
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -181,6 +182,9 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         def on_response_complete(self) -> None:
             if self._answer is not None:
                 self._answer.flush()  # of a head without a body
+            left, self._left = self._left, 0
+            if left and self.receiver is not None and len(self.cycle.body) == self._body_bytes:  # nobody has read of it
+                self.receiver.receive(Unwanted(left), self._received_whole)
             super().on_response_complete()
             if self.timeout_keep_alive_task is not None and not self._within:
                 self._idle[self] = None
@@ -191,11 +195,13 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             if self._within:
                 declared = next((value for name, value in self.headers if name == b"content-length"), b"")
                 length = int(declared.strip().lstrip(b"0") or 0)  # a number has few digits but may have many zeros
-                is_long = self._body_bytes + READ_BYTES <= length <= MOST_BYTES
+                receiver.expect(length)
+                is_long = self._body_bytes + LEAST_BYTES <= length <= MOST_BYTES
                 # The parser is not told of the rest: it must have been the last thing that it knew of this connection.
                 if not is_long or not cycle.keep_alive or cycle.waiting_for_100_continue:
                     return
                 self.flow.pause_reading()
+                self._left = length - self._body_bytes
             cycle.scope["extensions"] = {WHOLE: partial(self._whole, receiver, length)}
 
         def _whole(
@@ -208,6 +214,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             if not cycle.more_body:
                 count(len(begun))
                 return begun  # type: ignore[no-any-return]
+            self._left = 0
             rest = Rest(begun, length, lead, count)
             if cycle.disconnected:
                 rest.lost()

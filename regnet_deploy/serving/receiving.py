@@ -18,8 +18,12 @@ WHOLE = "regnet_deploy.whole_body"
 Count = Callable[[int], None]
 Whole = Callable[[int, Count], "bytearray | asyncio.Future[memoryview]"]
 
-#: Bytes that are read at once where no body is waited for.
-READ_BYTES = 64 * 2**10
+#: Bytes that are read at once where no body is waited for: on a connection whose bodies fit in they come with their
+#: heads. On others less is read, and of a body less copied.
+READ_BYTES = 256 * 2**10
+
+#: What is still to come of a body from which on it is received so.
+LEAST_BYTES = 64 * 2**10
 
 #: Bytes of a body up to which it is received so: memory for all of it is asked for when it begins. It takes none of the
 #: system's before it arrives.
@@ -44,8 +48,9 @@ class Receiver(asyncio.BufferedProtocol):
     def __init__(self, connection: Any, memory: memoryview) -> None:
         """``connection`` is an :class:`asyncio.Protocol`; what it is given is ``memory``, and valid for that call."""
         self._connection, self._memory = connection, memory
-        self._rest: Rest | None = None
+        self._rest: Rest | Unwanted | None = None
         self._finished: Callable[[], None] | None = None
+        self._most = READ_BYTES
         connection.receiver = self
 
     @property
@@ -53,9 +58,13 @@ class Receiver(asyncio.BufferedProtocol):
         """Whether what comes next is taken by a :class:`Rest`."""
         return self._rest is not None
 
-    def receive(self, rest: Rest, finished: Callable[[], None]) -> None:
+    def receive(self, rest: Rest | Unwanted, finished: Callable[[], None]) -> None:
         """Have the next bytes taken by ``rest`` until it has all; ``finished`` is called then."""
         self._rest, self._finished = rest, finished
+
+    def expect(self, length: int) -> None:
+        """Note how long a body of this connection is: the next one is likely to be as long."""
+        self._most = LEAST_BYTES if length > READ_BYTES else READ_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hand on."""
@@ -63,7 +72,7 @@ class Receiver(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return memory for the next bytes."""
-        return self._memory if self._rest is None else self._rest.room(self._memory)
+        return self._memory[: self._most] if self._rest is None else self._rest.room(self._memory)
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take them."""
@@ -93,6 +102,25 @@ class Receiver(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Hand on."""
         self._connection.resume_writing()
+
+
+class Unwanted:
+    """What is still to come of a body that nobody wants: a request that is answered before it is there."""
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+
+    def room(self, memory: memoryview) -> memoryview:
+        """Return where the next bytes go, which is of ``memory``."""
+        return memory[: self._left]
+
+    def took(self, count: int) -> bool:
+        """Note that bytes came, and tell whether those were the last."""
+        self._left -= count
+        return not self._left
+
+    def lost(self) -> None:
+        """Note that nothing more will come."""
 
 
 class Rest:

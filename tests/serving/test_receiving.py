@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from regnet_deploy.serving.heads import guarded
 from regnet_deploy.serving.listening import listen
-from regnet_deploy.serving.receiving import MOST_BYTES, READ_BYTES, WHOLE, Receiver, Rest, scratch
+from regnet_deploy.serving.receiving import LEAST_BYTES, MOST_BYTES, READ_BYTES, WHOLE, Receiver, Rest, scratch
 
 LEAD = 37
 
@@ -142,7 +142,9 @@ def read(path: str, body: bytes, said: str = "read") -> list[Any]:
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
-    sizes=st.lists(st.sampled_from([0, 1, 1000, READ_BYTES - 1, READ_BYTES, 150_616, 602_200]), min_size=1, max_size=4),
+    sizes=st.lists(
+        st.sampled_from([0, 1, 1000, LEAST_BYTES, READ_BYTES - 1, READ_BYTES, 150_616, 602_200]), min_size=1, max_size=4
+    ),
     cuts=st.lists(st.integers(1, 400_000), max_size=6),
 )
 def test_bodies_come_as_they_were_sent_however_they_are_cut(run: Any, sizes: list[int], cuts: list[int]):
@@ -182,7 +184,7 @@ def test_a_long_body_is_offered_whole_and_counted_as_it_arrives(run: Any):
     [
         ("Expect: 100-continue\r\n", 200_000),
         ("Connection: close\r\n", 200_000),
-        ("", READ_BYTES - 1),
+        ("", LEAST_BYTES - 1),
         ("", MOST_BYTES + 1),
     ],
     ids=["expect", "close", "short", "long"],
