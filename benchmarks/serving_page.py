@@ -13,6 +13,7 @@ from typing import Any
 
 from measurements import ROOT, read, table
 from serving_figures import met
+from serving_peers import BY_OPENVINO
 
 PAGE = ROOT / "docs" / "serving-speed.md"
 
@@ -105,11 +106,11 @@ def nothing_rows(results: dict[str, dict[str, dict[str, Any]]]) -> list[list[str
 
 
 def peer_rows(result: dict[str, Any], kind: str) -> list[list[str]]:
-    ratios = {(one["way"], one["kind"], one["in_flight"]): one for one in result["ratios"]}
+    ratios = {(one["ours"].split(",")[0], one["way"], one["kind"], one["in_flight"]): one for one in result["ratios"]}
     rows = []
     for row in sorted(result["rows"], key=lambda row: row["in_flight"]):
         if row["kind"] == kind:
-            ratio = ratios.get((row["way"], kind, row["in_flight"]))
+            beside = [ratios.get((server, row["way"], kind, row["in_flight"])) for server in ("ours", BY_OPENVINO)]
             slowest = row["rounds"]["p99_ms"]
             rows.append(
                 [
@@ -123,7 +124,7 @@ def peer_rows(result: dict[str, Any], kind: str) -> list[list[str]]:
                     f"{min(slowest):.1f} to {max(slowest):.1f}",
                     f"{row['server_cpu_ms']:.1f}",
                     f"{row['client_cpu_ms']:.2f}",
-                    *(_ratio(ratio[name]) if ratio else "" for name in ("rate", "p99")),
+                    *(_ratio(ratio[name]) if ratio else "" for ratio in beside for name in ("rate", "p99")),
                 ]
             )
     return rows
@@ -150,8 +151,8 @@ def setting_of(setting: dict[str, int]) -> str:
     return words + (f", {setting['in_flight']} requests in flight" if "in_flight" in setting else "")
 
 
-def verdict(result: dict[str, Any]) -> str:
-    ratios = result["ratios"]
+def verdict(result: dict[str, Any], server: str) -> str:
+    ratios = [one for one in result["ratios"] if one["ours"].startswith(f"{server},")]
     many = [one for one in ratios if one["in_flight"] > 1]
     twice = [met(one["rate"], 2.0) for one in many]
     ahead = [[met(one[name], 1.0) for name in ("rate", "p99")] for one in ratios]
@@ -162,7 +163,7 @@ def verdict(result: dict[str, Any]) -> str:
         if (rate, p99) != ("yes", "yes")
     )
     return (
-        f"Ahead in rate and in p99, in every round, in {both} of {len(ratios)} comparisons; twice the rate in "
+        f"ahead in rate and in p99, in every round, in {both} of {len(ratios)} comparisons; twice the rate in "
         f"{twice.count('yes')} of the {len(many)} with {max(one['in_flight'] for one in ratios)} in flight, undecided in "
         f"{twice.count('undecided')}" + (f". Not ahead in every round: {others}." if others else ".")
     )
@@ -210,6 +211,7 @@ def page() -> str:
     peer_columns = [
         *("in flight", "server", "callers x threads, batch", "requests/s", "rounds", "p50 (ms)", "p99 (ms)", "rounds"),
         *("CPU ms", "client's", "ours: rate", "ours: p99"),
+        *("by OpenVINO: rate", "by OpenVINO: p99"),
     ]
     return wrapped(f"""# How fast the server is
 
@@ -267,10 +269,11 @@ without batches, by both of its queues; MLServer takes tensors and files as BYTE
 protocol means, in the rows that say so) and runs them in threads; KServe takes raw tensors over gRPC
 and runs them in threads. Each server has the settings that were fastest, in a short look, for the number in flight. Not
 measured: several API servers and other windows of LitServe, adaptive batching of MLServer, its HTTP and its parallel workers (which end at their start under the uvloop that it installs), HTTP, batcher and Ray
-of KServe. The last two columns are how many times ours is as fast, in rate and in p99, by our faster protocol, with the range
-of the rounds.
+of KServe. The last four columns are how many times ours is as fast, in rate and in p99, by our faster protocol, with the range
+of the rounds: by the runtime that the others use, and by OpenVINO, which computes the same FP32 files and is what `tune`
+may choose.
 
-{verdict(peers)} The network takes most of the time of a request on {peers["machine"]["cores"]} cores, whoever serves it: what can be
+By ONNX Runtime: {verdict(peers, "ours")} By OpenVINO: {verdict(peers, BY_OPENVINO)} The network takes most of the time of a request on {peers["machine"]["cores"]} cores, whoever serves it: what can be
 gained over a server that adds little to it is little.
 
 Tensors of FP32, 602 kB:

@@ -276,7 +276,7 @@ def main() -> None:
     pythons = {name: environment(options.environments, name, say) for name in options.peer or PEERS}
     with tempfile.TemporaryDirectory() as folder:
         given = prepare(Path(folder))
-        every = [way for way in ways(given) if way.server == "ours" or way.server in pythons]
+        every = [way for way in ways(given) if way.server in OURS or way.server in pythons]
         best = search(given, pythons, every, min(0.6, options.seconds), say)
         rows = compare(given, pythons, every, best, options.rounds, options.seconds, say)
         mean_bytes = statistics.mean(photo.stat().st_size for photo in given.photos)
