@@ -46,8 +46,8 @@ async def in_daemon(function: Callable[..., T], *arguments: Any) -> T:
     def work() -> None:
         result: T | None = None
         error: BaseException | None = None
-        come_at_once()  # as do the threads that what is opened here starts
         try:
+            come_at_once()  # as do the threads that what is opened here starts
             result = function(*arguments)
         except StopIteration as raised:  # which a future does not take
             error = RuntimeError(f"StopIteration {raised}")

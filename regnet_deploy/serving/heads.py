@@ -69,7 +69,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         _within = False  # a request that has not come to its end
         _for_health = False
         _refused = False
-        _left = 0  # of a body that was offered in one piece, until somebody asks for it
+        _offered = 0  # bytes of a body that was offered in one piece, until somebody asks for it
         receiver: Receiver | None = None  # through which bytes come; None where they come straight from a transport
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -182,9 +182,10 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         def on_response_complete(self) -> None:
             if self._answer is not None:
                 self._answer.flush()  # of a head without a body
-            left, self._left = self._left, 0
-            if left and self.receiver is not None and len(self.cycle.body) == self._body_bytes:  # nobody has read of it
-                self.receiver.receive(Unwanted(left), self._received_whole)
+            offered, self._offered = self._offered, 0
+            if offered and self.cycle.more_body and self.receiver is not None:
+                self.receiver.receive(Unwanted(offered - self._body_bytes), self._received_whole)
+                self._await_head()  # the next one cannot come before the rest of this body
             super().on_response_complete()
             if self.timeout_keep_alive_task is not None and not self._within:
                 self._idle[self] = None
@@ -201,7 +202,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
                 if not is_long or not cycle.keep_alive or cycle.waiting_for_100_continue:
                     return
                 self.flow.pause_reading()
-                self._left = length - self._body_bytes
+                self._offered = length
             cycle.scope["extensions"] = {WHOLE: partial(self._whole, receiver, length)}
 
         def _whole(
@@ -214,7 +215,7 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
             if not cycle.more_body:
                 count(len(begun))
                 return begun  # type: ignore[no-any-return]
-            self._left = 0
+            self._offered = 0
             rest = Rest(begun, length, lead, count)
             if cycle.disconnected:
                 rest.lost()
@@ -226,6 +227,13 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
         def _received_whole(self) -> None:
             self.parser = Parser(self, self._head_again)  # the one there was waits for this body
             self.on_message_complete()
+            if self.cycle.response_complete and not self.transport.is_closing():
+                self._disarm()
+                self._unset_keepalive_if_required()  # which counts from the answer
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+                self._idle[self] = None
 
         def _refuse(self, answer: bytes) -> None:
             """Answer a request that cannot be read on, and close, once those before it are answered."""

@@ -26,6 +26,7 @@ from regnet_deploy.serving.protocol import InferRequest
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.served import Served
 from regnet_deploy.serving.timer import Timeouts, Timer
+from regnet_deploy.serving.turns import come_at_once
 
 T = TypeVar("T")
 
@@ -111,7 +112,7 @@ class Service:
         self.timeouts = Timeouts()
         self._observe = observe
         # One JSON at a time becomes Python's objects: it holds the interpreter anyhow, and several would take memory.
-        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse")
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse", initializer=come_at_once)
 
     async def infer(self, call: Call, served: Served, request: InferRequest) -> NDArray[np.float32]:
         """Return the logits of a request, ``(n, classes)``.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 
+#: Marks the policy as the server's own and not an operator's: of this policy it means nothing else, and what a thread
+#: starts inherits the policy alone.
+_OURS = getattr(os, "SCHED_RESET_ON_FORK", 0)
+
 
 def take_turns() -> bool:
     """Have the calling thread wait for its turn while the cores are busy; False where the system does not know that.
@@ -11,21 +15,33 @@ def take_turns() -> bool:
     By default a thread that wakes up takes the core of one that computes, at once. An event loop wakes up several times
     for each request, and each time an inference finds less of its data in the caches than it left there. Where a core
     is free nothing changes; where none is, the loop waits for at most a slice of the scheduler, a few ms, in which more
-    has come. What is started from the thread does as it does, unless it calls :func:`come_at_once`.
+    has come. What is started from the thread does as it does, unless it calls :func:`come_at_once`. A policy that
+    somebody gave the process is left alone.
     """
-    return _schedule("SCHED_BATCH")
+    if not hasattr(os, "sched_setscheduler"):
+        return False
+    try:
+        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+            return False
+        os.sched_setscheduler(0, os.SCHED_BATCH | _OURS, os.sched_param(0))
+    except OSError:  # a sandbox does not allow it
+        return False
+    return True
 
 
 def come_at_once() -> bool:
-    """Have the calling thread be scheduled as threads are by default; False where the system does not know that."""
-    return _schedule("SCHED_OTHER")
+    """Have the calling thread be scheduled as by default where it inherited from :func:`take_turns` that it is not.
 
-
-def _schedule(policy: str) -> bool:
-    if not hasattr(os, policy):
+    Returns:
+        Whether it did; a thread of a process whose main thread does not take turns, nor its parent's, is left alone.
+    """
+    if not hasattr(os, "sched_setscheduler"):
         return False
     try:
-        os.sched_setscheduler(0, getattr(os, policy), os.sched_param(0))
-    except OSError:  # a sandbox does not allow it, or who started the server gave it a policy that it may not leave
+        starters = [os.sched_getscheduler(pid) for pid in (os.getpid(), os.getppid())]
+        if os.sched_getscheduler(0) != os.SCHED_BATCH or os.SCHED_BATCH | _OURS not in starters:
+            return False
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except OSError:
         return False
     return True

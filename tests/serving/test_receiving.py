@@ -47,8 +47,14 @@ class Books:
         self.offers.append(whole is not None)
         path, said = scope["path"], "read"
         body = b""
-        if whole is None or path == "/ignored":
+        if path == "/unread":
+            whole, more = None, False
+            if scope["query_string"]:  # looks whether the client is there, as frameworks do
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(receive(), 0.05)
+        else:
             more = True
+        if whole is None or path == "/ignored":
             while more:
                 message = await receive()
                 body, more = body + message["body"], message["more_body"]
@@ -86,8 +92,10 @@ class Books:
 class Site:
     """A server of :class:`Books`, and one connection to it."""
 
-    def __init__(self, app: Books, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.app, self.reader, self.writer = app, reader, writer
+    def __init__(
+        self, app: Books, server: uvicorn.Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.app, self.server, self.reader, self.writer = app, server, reader, writer
 
     async def send(self, *parts: bytes) -> None:
         for part in parts:
@@ -102,9 +110,9 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site() -> AsyncIterator[Site]:
+async def site(timeout_s: float) -> AsyncIterator[Site]:
     app = Books()
-    config = uvicorn.Config(app, http=guarded(30.0, 20), lifespan="off", ws="none", log_config=None)
+    config = uvicorn.Config(app, http=guarded(timeout_s, 20), lifespan="off", ws="none", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -113,7 +121,7 @@ async def site() -> AsyncIterator[Site]:
     server.servers += await listen(server, [bound], 30.0)
     reader, writer = await asyncio.open_connection("127.0.0.1", bound.getsockname()[1])
     try:
-        yield Site(app, reader, writer)
+        yield Site(app, server, reader, writer)
     finally:
         writer.close()
         server.force_exit = True
@@ -125,9 +133,9 @@ def run(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Runs work at a site."""
     factory = pytest.importorskip("uvloop").new_event_loop if request.param == "uvloop" else None
 
-    def go(work: Callable[[Site], Awaitable[None]]) -> None:
+    def go(work: Callable[[Site], Awaitable[None]], timeout_s: float = 30.0) -> None:
         async def inner() -> None:
-            async with asyncio.timeout(30), site() as made:
+            async with asyncio.timeout(30), site(timeout_s) as made:
                 await work(made)
 
         with asyncio.Runner(loop_factory=factory) as runner:
@@ -203,6 +211,35 @@ def test_what_is_not_offered_whole_comes_all_the_same(run: Any, fields: str, siz
         assert made.app.offers == [False]
 
     run(work)
+
+
+@pytest.mark.parametrize("query", ["", "?look"])
+@pytest.mark.parametrize("begun", [0, 1000, 300_000, 602_200])
+def test_what_is_answered_unread_is_thrown_away_and_the_connection_is_idle(run: Any, begun: int, query: str):
+    body = noise(602_200)
+
+    async def work(made: Site) -> None:
+        for _ in range(2):
+            await made.send(post(f"/unread{query}", body[:begun], size=len(body)))
+            assert await made.answer() == read("/unread", b"")
+            await made.send(body[begun:])
+        await asyncio.sleep(0.05)
+        (connection,) = made.server.server_state.connections
+        assert list(connection._idle) == [connection]
+        assert connection._deadline is None
+        await made.send(post("/next", body))
+        assert await made.answer() == read("/next", body)
+
+    run(work)
+
+
+def test_the_rest_of_what_is_answered_unread_is_not_waited_for_without_end(run: Any):
+    async def work(made: Site) -> None:
+        await made.send(post("/unread", bytes(1000), size=300_000))
+        assert await made.answer() == read("/unread", b"")
+        assert await made.reader.read() == b""
+
+    run(work, timeout_s=0.3)
 
 
 def test_an_application_may_pass_over_the_offer(run: Any):
@@ -282,7 +319,7 @@ def test_connections_leave_nothing_for_the_garbage_collector(run: Any):
                 reader, writer = await asyncio.open_connection(host, port)
                 writer.write(post("/a", body, size=size))
                 if len(body) == size:
-                    await Site(made.app, reader, writer).answer()
+                    await Site(made.app, made.server, reader, writer).answer()
                 else:
                     await made.app.begun.wait()
                 writer.close()
@@ -290,7 +327,9 @@ def test_connections_leave_nothing_for_the_garbage_collector(run: Any):
             await made.app.gone.wait()
             await asyncio.sleep(0.05)
             made.app.whole = None
-            alive = [one for one in gc.get_objects() if isinstance(one, Receiver | Rest)]
+            alive = [
+                one for one in gc.get_objects() if type(one) in (Receiver, Rest)
+            ]  # others may not like to be asked
             assert len(alive) <= 1  # of the connection of the site itself
         finally:
             gc.enable()
