@@ -1,6 +1,6 @@
 """The server beside its bare parts, on this machine: what answering over HTTP costs.
 
-    python benchmarks/serving.py            # 8 minutes on 2 cores; writes results/serving.json
+    python benchmarks/serving.py            # 6 minutes on 2 cores; writes results/serving.json
     python benchmarks/serving_page.py       # writes docs/serving-speed.md
 
 RegNetX-200MF at 224 pixels in FP32. Client and server share the cores, and what the client takes is measured as well.
@@ -200,8 +200,8 @@ def models(given: Given, several: list[Running], rounds: int, seconds: float, sa
         sides["photos alone"] = partial(load, alone[PHOTO_DTYPE], photos, 1, seconds / 2)
         for name, (dtype, setting, request, concurrency) in other.items():
             running = stack.enter_context(served(given, dtype, setting))
-            share = 1 if concurrency > 1 else 2
-            sides[OPENVINO + name] = partial(load, running, request, concurrency, seconds / share)
+            long = seconds if concurrency > 1 else seconds / 2
+            sides[OPENVINO + name] = partial(load, running, request, concurrency, long)
             if name.startswith("http") and concurrency > 1:
                 apart = {"threads": setting["threads"], "callers": setting["executors"], "batch": setting["batch"]}
                 apart |= {"spinning": 0, "runtime": "openvino"}

@@ -1,8 +1,9 @@
 """The parts of serving without a server, in one process, for `serving.py`: reads wishes and answers them, as JSON.
 
 Each wish is a line: ``{"do": "infer" | "decode" | "both", "file": ..., "dtype": ..., "threads": ..., "callers": ...,
-"batch": ..., "spinning": ..., "seconds": ...}``. The answer has images a second, the median ms of a call and the ms of
-CPU for each image. Decoding is one thread's: for more, more of these processes are asked at once, as servers do it.
+"batch": ..., "spinning": ..., "seconds": ...}``, with ``"runtime"`` where that is not ONNX Runtime. The answer has
+images a second, the median ms of a call and the ms of CPU for each image. Decoding is one thread's: for more, more of
+these processes are asked at once, as servers do it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from regnet_deploy import __version__
 from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.body import read_body, unpack
+from regnet_deploy.serving.body import Body, read_body, unpack
 from regnet_deploy.serving.guard import Guard
 from regnet_deploy.serving.page import render_page
 from regnet_deploy.serving.posted import Classify, Infer, refused
@@ -240,7 +240,7 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(dumps(data), status, headers, media_type="application/json")
 
 
-def _asks_for_ready(body: bytes | bytearray | memoryview) -> bool:
+def _asks_for_ready(body: Body) -> bool:
     """Read what is asked of the index: ``{"ready": true}`` leaves out versions that do not answer."""
     text = bytes(body)
     if not text.strip():

@@ -17,10 +17,10 @@ from regnet_deploy.serving.timer import Timer
 #: Content-Encoding -> zlib's wbits. HTTP's deflate is the zlib format.
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
-
 #: Of a Content-Length that are looked at: more than any limit has.
 _DIGITS = 20
 
+#: Bytes of a body, or of a part of one, wherever they lie.
 Body = bytes | bytearray | memoryview
 
 

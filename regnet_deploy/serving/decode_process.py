@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.serving.body import Body
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, Wanted
 
 #: Seconds in which a process must be ready.
@@ -74,7 +75,7 @@ class Decoder(asyncio.BufferedProtocol):
         self._expect_nothing()
 
     def ask(
-        self, image: bytes | bytearray | memoryview, preprocessing: Preprocessing, free: Callable[[Decoder], None]
+        self, image: Body, preprocessing: Preprocessing, free: Callable[[Decoder], None]
     ) -> asyncio.Future[NDArray[np.uint8]]:
         """Return what will be the pixels; ``free`` is called when the next image may come, wanted or not.
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import RegnetDeployError, ServerError
 from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.serving.body import Body
 from regnet_deploy.serving.decode_process import START_S, Decoder, Died, reaped, start_decoder
 from regnet_deploy.serving.refusals import RequestError
 
@@ -102,7 +103,7 @@ class DecodePool:
         self._queue.clear()
         await asyncio.gather(*(reaped(worker.process) for worker in self._ended))
 
-    async def pixels(self, image: bytes | bytearray | memoryview, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    async def pixels(self, image: Body, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         """Return what the network sees of an encoded image, ``(crop, crop, 3)`` RGB.
 
         Calls get a process in their order. One that is cancelled leaves the queue, or its pixels to nobody.

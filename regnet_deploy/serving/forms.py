@@ -6,6 +6,7 @@ import logging
 from typing import Any, NamedTuple
 
 from regnet_deploy.errors import require
+from regnet_deploy.serving.body import Body
 from regnet_deploy.serving.refusals import RequestError
 
 #: The parser warns of each mistake of a client, to whom it is told: in no log of the server is there room for that.
@@ -21,7 +22,7 @@ class Part(NamedTuple):
     data: bytes
 
 
-def read_form(body: bytes | bytearray | memoryview, content_type: str, most: int) -> list[Part]:
+def read_form(body: Body, content_type: str, most: int) -> list[Part]:
     """Return the parts of a ``multipart/form-data`` body, in their order; each is taken for a file.
 
     Args:

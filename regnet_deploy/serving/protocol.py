@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.serving.batching import PRIORITIES
+from regnet_deploy.serving.body import Body
 from regnet_deploy.serving.interface import Interface
 from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.tensors import TensorError, from_bytes, from_json
@@ -95,7 +96,7 @@ _KEPT_BYTES = 1024
 
 
 def parse_infer(
-    body: bytes | bytearray | memoryview, header_length: str | None, interface: Interface, heads: Heads | None = None
+    body: Body, header_length: str | None, interface: Interface, heads: Heads | None = None
 ) -> InferRequest:
     """Read an infer request.
 

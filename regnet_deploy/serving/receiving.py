@@ -42,7 +42,7 @@ class Receiver(asyncio.BufferedProtocol):
     """Between a transport and the protocol of its connection: hands that what arrives, but for :class:`Rest`.
 
     By itself a transport makes an object of every piece that it reads, a parser another one, and the application joins
-    them: a tensor is copied five times before it is one.
+    them: a tensor is copied again and again before it is one.
     """
 
     def __init__(self, connection: Any, memory: memoryview) -> None:

@@ -23,7 +23,7 @@ from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.heads import guarded
 from regnet_deploy.serving.listening import listen
-from regnet_deploy.serving.turns import take_turns
+from regnet_deploy.serving.turns import taking_turns
 
 #: Seconds for which an idle connection is kept; longer than the proxies in front keep theirs.
 KEEP_ALIVE_S = 75
@@ -132,9 +132,9 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,  # when it comes to that, the requests are answered or have had their time
     )
-    take_turns()
     server = _Server(config, assembly, doors, linger_s, drain_s, announce)
-    server.run(sockets=[doors.http])
+    with taking_turns():
+        server.run(sockets=[doors.http])
     if server.failure is not None:
         raise server.failure
 

@@ -58,10 +58,6 @@ class Timeouts:
         self._keys = itertools.count()
         self._waiting: dict[int, tuple[float, Callable[[], object]]] = {}
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-        return len(self._waiting)
-
     def add(self, seconds: float, callback: Callable[[], object]) -> int:
         """Call ``callback`` in so many seconds; returns the key by which that is taken back."""
         if self._loop is None:

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 #: Marks the policy as the server's own and not an operator's: of this policy it means nothing else, and what a thread
 #: starts inherits the policy alone.
 _OURS = getattr(os, "SCHED_RESET_ON_FORK", 0)
 
 
-def take_turns() -> bool:
-    """Have the calling thread wait for its turn while the cores are busy; False where the system does not know that.
+@contextmanager
+def taking_turns() -> Iterator[bool]:
+    """Have the calling thread wait for its turn while the cores are busy; yields False where that cannot be.
 
     By default a thread that wakes up takes the core of one that computes, at once. An event loop wakes up several times
     for each request, and each time an inference finds less of its data in the caches than it left there. Where a core
     is free nothing changes; where none is, the loop waits for at most a slice of the scheduler, a few ms, in which more
-    has come. What is started from the thread does as it does, unless it calls :func:`come_at_once`. A policy that
-    somebody gave the process is left alone.
+    has come. What is started from the thread meanwhile does as it does, unless it calls :func:`come_at_once`. A policy
+    that somebody gave the process is left alone.
     """
+    took = _take_turns()
+    try:
+        yield took
+    finally:
+        if took:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
+def _take_turns() -> bool:
     if not hasattr(os, "sched_setscheduler"):
         return False
     try:
@@ -30,7 +42,7 @@ def take_turns() -> bool:
 
 
 def come_at_once() -> bool:
-    """Have the calling thread be scheduled as by default where it inherited from :func:`take_turns` that it is not.
+    """Have the calling thread be scheduled as by default where it inherited from :func:`taking_turns` that it is not.
 
     Returns:
         Whether it did; a thread of a process whose main thread does not take turns, nor its parent's, is left alone.

@@ -61,11 +61,9 @@ def test_timeouts_come_in_their_order_but_for_those_taken_back():
         told: list[str] = []
         timeouts = Timeouts()
         keys = {name: timeouts.add(seconds, lambda name=name: told.append(name)) for name, seconds in TIMES.items()}
-        assert len(timeouts) == len(TIMES)
         timeouts.discard(keys["taken back"])
         timeouts.discard(keys["taken back"])
         await asyncio.sleep(0.2)
-        assert len(timeouts) == 1  # the one that is far away
         return told
 
     assert asyncio.run(work()) == ["first", "second", "third"]
