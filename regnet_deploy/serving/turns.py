@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 #: Marks the policy as the server's own and not an operator's: of this policy it means nothing else, and what a thread
 #: starts inherits the policy alone.
@@ -26,14 +26,16 @@ def taking_turns() -> Iterator[bool]:
         yield took
     finally:
         if took:
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            with suppress(OSError):  # rights that were given up meanwhile; nothing waits for it any more
+                # The mark stays: to take it away is a privilege.
+                os.sched_setscheduler(0, os.SCHED_OTHER | _OURS, os.sched_param(0))
 
 
 def _take_turns() -> bool:
     if not hasattr(os, "sched_setscheduler"):
         return False
     try:
-        if os.sched_getscheduler(0) != os.SCHED_OTHER:
+        if os.sched_getscheduler(0) & ~_OURS != os.SCHED_OTHER:
             return False
         os.sched_setscheduler(0, os.SCHED_BATCH | _OURS, os.sched_param(0))
     except OSError:  # a sandbox does not allow it

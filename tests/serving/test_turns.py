@@ -53,6 +53,16 @@ def test_a_thread_takes_turns_and_what_it_starts_comes_at_once_where_it_asks_for
 
 
 @ON_LINUX
+def test_it_takes_no_rights_and_can_be_done_again():
+    drop = "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)"
+    took, *policies = said(f"{drop}\n{TURNS}told.clear(){TURNS}")
+    if took == "False":
+        pytest.skip("the system does not allow it")
+    once = [str(p) for p in (os.SCHED_BATCH, os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER)]
+    assert policies == [*once, "True", *once]
+
+
+@ON_LINUX
 def test_the_policy_that_an_operator_chose_stays():
     chosen = "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))"
     assert said(chosen + TURNS) == ["False", *[str(os.SCHED_BATCH)] * 4]

@@ -136,7 +136,7 @@ def test_the_nearest_to_an_absurd_budget_is_the_end_of_the_space(gmacs):
 
 
 def test_an_empty_space_has_no_nearest():
-    assert not len(regnets_nearest(4e9, family="x", bounds=Bounds(activations=0.01)))
+    assert not len(regnets_nearest(4e9, family="x", bounds=Bounds(activations=0.01, g=(8, 8))))
 
 
 def test_group_widths_that_cannot_be_are_refused():
