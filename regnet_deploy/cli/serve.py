@@ -263,6 +263,8 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         if options["metrics_port"] is not None:
             apart = stack.enter_context(bind(options["host"], options["metrics_port"], "--metrics-port"))
         grpc_port = options["grpc_port"]
+        if grpc_port is not None:  # said as for the other doors, and before the models are opened
+            bind(options["host"], grpc_port, "--grpc-port").close()
         doors = Doors(
             http=bound,
             grpc=None if grpc_port is None else (options["host"], grpc_port),

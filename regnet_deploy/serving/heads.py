@@ -179,6 +179,14 @@ def guarded(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
                 app = refuse_all
             super()._start_asgi_task(cycle, app)
 
+        def shutdown(self) -> None:
+            running = self._running
+            if running is not None and running.response_started and not running.keep_alive:
+                # A refusal that takes in what its client still sends: not while the server waits for it to end.
+                running.more_body = False
+                running.message_event.set()
+            super().shutdown()
+
         def on_response_complete(self) -> None:
             if self._answer is not None:
                 self._answer.flush()  # of a head without a body

@@ -36,6 +36,9 @@ _WATCH_AFTER_S = 0.05
 #: Fields of a URL; there are three.
 _MAX_FIELDS = 20
 
+#: What a request is told that a server does not finish, because it ends and has waited for as long as it may.
+_CUT_OFF = RequestError("the server is stopping, and this request was cut off", 503)
+
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode("ascii")
 
 
@@ -153,13 +156,17 @@ async def _answer(service: Service, operation: str, work: _Work, scope: Scope, r
     line: str | None = None
     call = Call("http", operation, request_id_of(headers.get(b"x-request-id")), _text(headers, b"traceparent"))
     response: Plain | Response
+    cut_off: asyncio.CancelledError | None = None
     try:
         response = await work(call, headers, scope, receive)
-    except (ClientDisconnect, asyncio.CancelledError) as error:
+    except ClientDisconnect:
         service.ended(call, CLIENT_GONE, "the client is gone")
-        if isinstance(error, asyncio.CancelledError):
-            raise
         return
+    except asyncio.CancelledError as error:
+        cut_off = error
+        status, line = _CUT_OFF.status, str(_CUT_OFF)
+        response = refused(_CUT_OFF)
+        response.raw_headers.append((b"connection", b"close"))
     except Exception as error:
         refusal = refusal_of(error)
         status, line = refusal.status, str(refusal)
@@ -171,6 +178,8 @@ async def _answer(service: Service, operation: str, work: _Work, scope: Scope, r
         await response(scope, receive, send)
     finally:
         service.ended(call, status, line)
+    if cut_off is not None:
+        raise cut_off
 
 
 def refused(error: RequestError) -> Response:
@@ -292,5 +301,5 @@ def _query(scope: Scope) -> dict[str, list[str]]:
 
 def _whole(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
-        raise RequestError(f"k must be a whole number above 0, not {text[:40]!r}")
+        raise RequestError(f"k must be a whole number from 1 to 999999999, not {text[:40]!r}")
     return int(text)

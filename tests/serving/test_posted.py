@@ -338,7 +338,8 @@ def test_a_request_that_is_cancelled_by_the_server_is_told_and_leaves_the_queue(
     client.run(until(lambda: client.batcher.depth == 1))
     cut.work.cancel()
     client.run(until(lambda: client.batcher.depth == 0))
-    assert client.one().status == 499
+    assert (client.one().status, cut.sent[0]["status"]) == (503, 503)
+    assert b"cut off" in cut.sent[1]["body"]
     client.gate.set()
     first.work.result(30)
 

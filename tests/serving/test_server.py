@@ -294,10 +294,13 @@ def test_a_signal_lets_requests_inside_finish(start: Start, number: signal.Signa
 
 def test_requests_that_do_not_finish_are_cut_off_and_said(start: Start):
     server = start("--drain", "0.3", "--max-in-flight", "1")
-    with send_slowly(server, infer_body()):
+    with send_slowly(server, infer_body()) as connection:
         wait_until(lambda: post(server, b"{}") == 503)
         server.process.terminate()
+        answer = receive_all(connection)
         code, errors = server.end()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer.endswith(b'{"error":"the server is stopping, and this request was cut off"}')
     assert code == 2
     assert "1 requests were cut off after 0.3 s of draining" in errors
     assert "Traceback" not in errors
@@ -340,6 +343,18 @@ def test_a_body_that_is_too_large_gets_its_answer_and_the_server_goes_on(start: 
         assert answer.startswith(b"HTTP/1.1 413 ")
         assert b'{"error":"the body is larger than 100,000 bytes"}' in answer
     assert server.status("/v2/health/ready") == 200
+
+
+def test_a_refusal_whose_client_stays_does_not_keep_the_server(start: Start):
+    server = start()
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+        server.process.terminate()
+        code, errors = server.end()
+    assert code == 0
+    assert "Traceback" not in errors
+    assert "Cancel" not in errors
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(start: Start):
