@@ -17,14 +17,14 @@ from pathlib import Path
 import numpy as np
 from measurements import ROOT, read, table
 
-from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis, analyse
+from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis, analyze
 from regnet_deploy.analysis.bootstrap import best_range
-from regnet_deploy.analysis.columns import label, written
+from regnet_deploy.analysis.columns import format_value, label
 from regnet_deploy.analysis.figures import all_figures
-from regnet_deploy.pictures import save_picture
-from regnet_deploy.populations.read import read_trials
+from regnet_deploy.plotting import save_figure
+from regnet_deploy.populations.reader import read_trials
 from regnet_deploy.populations.trials import Trials
-from regnet_deploy.selection.regression import rank_correlation
+from regnet_deploy.selection.ridge_regression import rank_correlation
 
 PAGE = ROOT / "docs" / "design-spaces.md"
 FIGURES = ROOT / "docs" / "figures" / "design-spaces"
@@ -99,7 +99,7 @@ def ranges(populations: list[Trials], columns: list[str]) -> str:
                 continue
             made = best_range(column, trials.columns[column], trials.error)
             cells.append(
-                f"{written(column, made.median)} ({written(column, made.low)} to {written(column, made.high)})"
+                f"{format_value(column, made.median)} ({format_value(column, made.low)} to {format_value(column, made.high)})"
             )
         rows.append([label(column), *cells])
     return table(["best value: median (95 %)", *(trials.space for trials in populations)], rows)
@@ -214,7 +214,7 @@ by about half of what a guess of the mean is ({here["left_out"]["regression"]["r
 
 def page() -> str:
     plain = [population(space) for space in SPACES]
-    analysis = analyse(plain)
+    analysis = analyze(plain)
     populations = [with_fitted_line(t, made) for t, made in zip(plain, analysis.populations, strict=True)]
     first = setting(SPACES[0])
     elsewhere = [replace(read_trials(ZHANG), space="zhang2020")]
@@ -312,7 +312,7 @@ Widths of the best and of the worst networks, block by block, with the line near
 32 RegNetX of 0.4 GMACs that others trained on ImageNet for 25 epochs, without crops or flips
 (`profiles/README.md` has the source). Half of them do not have four stages.
 
-{summary(analyse(elsewhere), elsewhere)}
+{summary(analyze(elsewhere), elsewhere)}
 
 {ranges(elsewhere, ["d", "w_0", "w_a", "w_m", "g", "parameters", "activations"])}
 
@@ -335,12 +335,12 @@ def main() -> None:
     PAGE.write_text(page(), encoding="utf-8")
     FIGURES.mkdir(parents=True, exist_ok=True)
     populations = [population(space) for space in SPACES]
-    for named in all_figures(analyse(populations), populations):
-        save_picture(named.figure, FIGURES / f"{named.name}.svg")
+    for named in all_figures(analyze(populations), populations):
+        save_figure(named.figure, FIGURES / f"{named.name}.svg")
     zhang = [replace(read_trials(ZHANG), space="zhang2020")]
-    for named in all_figures(analyse(zhang), zhang):
+    for named in all_figures(analyze(zhang), zhang):
         if named.name.startswith("zhang"):
-            save_picture(named.figure, FIGURES / f"{named.name}.svg")
+            save_figure(named.figure, FIGURES / f"{named.name}.svg")
     print(f"wrote {Path(PAGE)} and {FIGURES}")
 
 

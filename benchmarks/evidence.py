@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from regnet_deploy.analysis.ranking import ranking
+from regnet_deploy.analysis.rank_correlation import rank_correlations
 from regnet_deploy.errors import RegnetDeployError
-from regnet_deploy.populations.read import read_trials
-from regnet_deploy.selection.evidence import learn, prior_scores
-from regnet_deploy.selection.swept import Swept
+from regnet_deploy.populations.reader import read_trials
+from regnet_deploy.selection.evidence import fit_evidence, prior_scores
+from regnet_deploy.selection.trial_set import TrialSet
 from regnet_deploy.space.published import data_folder
 
 
@@ -38,17 +38,18 @@ def family_of(path: Path) -> str:
     return families.most_common(1)[0][0] if families else "x"
 
 
-def measured(swept: Swept, family: str, shuffles: int) -> dict[str, Any]:
-    evidence = learn([swept], family)
+def measured(swept: TrialSet, family: str, shuffles: int) -> dict[str, Any]:
+    evidence = fit_evidence([swept], family)
     scores = prior_scores([swept], family)
     generator = np.random.default_rng(0)
     decided = [
-        learn([replace(swept, errors=generator.permutation(swept.errors))], family).decides for _ in range(shuffles)
+        fit_evidence([replace(swept, errors=generator.permutation(swept.errors))], family).decides
+        for _ in range(shuffles)
     ]
     return {
         "family": family,
         **swept.to_json(),
-        "score": None if scores is None else ranking("score", scores, swept.errors).spearman.to_json(),
+        "score": None if scores is None else rank_correlations("score", scores, swept.errors).spearman.to_json(),
         "left_out": evidence.to_json()["left_out"],
         "decides": evidence.decides,
         "points_per_deviation": evidence.to_json()["points_per_deviation"],
@@ -84,7 +85,7 @@ def main() -> None:
     for path in files:
         try:
             family = family_of(path)
-            results[path.stem] = measured(Swept.read(path, family), family, options.shuffles)
+            results[path.stem] = measured(TrialSet.read(path, family), family, options.shuffles)
         except RegnetDeployError as error:
             print(f"{path.stem:34}no evidence: {error}")
             continue

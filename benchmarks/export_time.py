@@ -24,8 +24,8 @@ import onnx
 import torch
 
 from regnet_deploy.bundle import create_bundle, update_bundle
-from regnet_deploy.exporting.graph import build_onnx
-from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.exporting.onnx_graph import build_onnx
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.space.published import find_published

@@ -32,7 +32,7 @@ from gpu_ways import PRECISIONS, WAYS, Opened, Prepared, Setting, Way, forget_co
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import did_you_mean
-from regnet_deploy.profiling.latency import Contender, Latency, measure
+from regnet_deploy.profiling.latency import Latency, Runner, measure_latency
 
 ROOT = Path(__file__).resolve().parents[1]
 #: The exit code that asks benchmarks/gpu.sh for another process.
@@ -162,7 +162,9 @@ def measure_unit(
         return
     results.begin([_row(about, way) for way, _ in ready])
     try:
-        measured = measure([_contender(setting, way, precision, one.timed) for way, one in ready], [batch], seconds)
+        measured = measure_latency(
+            [_contender(setting, way, precision, one.timed) for way, one in ready], [batch], seconds
+        )
         failed = None
     except Exception as error:
         failed = _line(error)
@@ -197,10 +199,8 @@ def _give_back(setting: Setting) -> None:
         torch.cuda.empty_cache()
 
 
-def _contender(setting: Setting, way: Way, precision: str, timed: Any) -> Contender:
-    return Contender(
-        way.name, way.side, setting.device, precision, "channels_first", setting.threads, lambda batch: timed
-    )
+def _contender(setting: Setting, way: Way, precision: str, timed: Any) -> Runner:
+    return Runner(way.name, way.side, setting.device, precision, "channels_first", setting.threads, lambda batch: timed)
 
 
 def _usable(setting: Setting) -> bool:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from regnet_deploy.selection.budget import Budget
-from regnet_deploy.selection.choice import select
-from regnet_deploy.space.candidates import Bounds
+from regnet_deploy.selection.selection import select
 from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.enumeration import Bounds
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import baselines
 

@@ -18,7 +18,7 @@ from gpu_networks import Subject
 
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import RegnetDeployError
-from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 
 #: In the order in which they are measured. ``tf32`` is the FP32 network with factors rounded to 10 bits.
@@ -95,7 +95,7 @@ class Opened:
         """Return the ONNX file of a precision."""
         name = file_precision(precision)
         if name not in self._files:
-            from regnet_deploy.exporting.graph import build_onnx
+            from regnet_deploy.exporting.onnx_graph import build_onnx
             from regnet_deploy.exporting.precision import find_precision
 
             typed, preprocessing = find_precision(name), default_preprocessing(self.subject.resolution)
@@ -106,18 +106,18 @@ class Opened:
     @cached_property
     def ranges(self) -> dict[str, Any]:
         """Ranges of the activations on seeded noise; stand-ins where there is no ONNX Runtime to measure them with."""
-        from regnet_deploy.exporting.graph import tensors_between
-        from regnet_deploy.exporting.quantise import Range
+        from regnet_deploy.exporting.onnx_graph import tensors_between
+        from regnet_deploy.exporting.quantization import TensorRange
 
         tensors = tensors_between(self.subject.network, self.weights)
         if importlib.util.find_spec("onnxruntime") is None:
-            return {tensor: Range(-4.0, 4.0) for tensor in tensors}
-        from regnet_deploy.exporting.calibration import observe, ranges
+            return {tensor: TensorRange(-4.0, 4.0) for tensor in tensors}
+        from regnet_deploy.exporting.calibration import activation_ranges, observe_activations
 
         side = self.subject.resolution
         pixels = np.random.default_rng(_SEED).integers(0, 256, (_RANGED, side, side, 3), dtype=np.uint8)
-        observed = observe(self.onnx("fp32"), tensors, pixels, default_preprocessing(side))
-        return dict(ranges(observed, "minmax"))
+        observed = observe_activations(self.onnx("fp32"), tensors, pixels, default_preprocessing(side))
+        return dict(activation_ranges(observed, "minmax"))
 
     def images(self, batch: int) -> np.ndarray:
         """Return images, ``(batch, 3, h, w)`` float32."""
@@ -244,10 +244,10 @@ def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: in
 
 def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     """Run an engine of exactly this batch, as it is served but for the copies; its types are read back."""
+    from regnet_deploy.engines.engine_builder import build_engine
     from regnet_deploy.engines.library import find_library
-    from regnet_deploy.engines.making import make_engine
     from regnet_deploy.engines.options import EngineOptions
-    from regnet_deploy.exporting.graph import convolution_types
+    from regnet_deploy.exporting.onnx_graph import convolution_precisions
     from regnet_deploy.exporting.precision import find_precision
 
     library, subject, name = find_library(setting.gpu), opened.subject, file_precision(precision)
@@ -259,8 +259,8 @@ def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> P
         tf32=precision == "tf32",
         compute_capabilities=capabilities,
     )
-    asked = convolution_types(subject.network, opened.weights, find_precision(name))
-    made = make_engine(
+    asked = convolution_precisions(subject.network, opened.weights, find_precision(name))
+    made = build_engine(
         library,
         setting.gpu,
         library.variant(name),

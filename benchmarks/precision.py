@@ -27,20 +27,20 @@ from torch import nn
 
 from regnet_deploy.bundle import create_bundle, update_bundle
 from regnet_deploy.cores import available_cores
-from regnet_deploy.engines.build import build
+from regnet_deploy.cpu_features import describe_int8_support
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import find_library
 from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
+from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.errors import MissingExtra, ProofError, RegnetDeployError, UsageError, did_you_mean
-from regnet_deploy.exporting.calibration import observe, ranges
-from regnet_deploy.exporting.candidates import measured_candidates
+from regnet_deploy.exporting.calibration import activation_ranges, observe_activations
+from regnet_deploy.exporting.candidate_precisions import measured_candidates
 from regnet_deploy.exporting.export import export
+from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.onnx_variants import Reporter
+from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.exporting.source import Source
-from regnet_deploy.exporting.wish import Wish
-from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, normalise
-from regnet_deploy.instructions import describe
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalise
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.profiling.machine import describe_machine
@@ -116,7 +116,7 @@ def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, say
         {"labels": [str(digit) for digit in range(10)]},
         {"weights.safetensors": weights_to_bytes(model.state_dict())},
     )
-    wish = Wish(
+    wish = ExportOptions(
         precisions=tuple(PRECISIONS.values()),
         data=data,
         images=tuple(sorted((data / "val").glob("*/*.png"))[::7]),
@@ -138,11 +138,11 @@ def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, say
     return rows
 
 
-def deployed_rows(source: Source, seconds: float, say) -> dict[str, dict]:
+def deployed_rows(source: ModelSource, seconds: float, say) -> dict[str, dict]:
     """Return build time, size, RTX engine and latency of every precision at 224 pixels."""
     images = np.random.default_rng(0).integers(0, 256, (8, DEPLOYED, DEPLOYED, 3), dtype=np.uint8)
     plain = source.onnx(PRECISIONS["fp32"])
-    seen = ranges(observe(plain, source.tensors(), images, source.preprocessing), "minmax")
+    seen = activation_ranges(observe_activations(plain, source.tensors(), images, source.preprocessing), "minmax")
     rows, runnable = {}, {}
     for precision in PRECISIONS.values():
         start = time.perf_counter()
@@ -160,7 +160,7 @@ def deployed_rows(source: Source, seconds: float, say) -> dict[str, dict]:
     return rows
 
 
-def rtx_engine(source: Source, precision, data: bytes) -> dict:
+def rtx_engine(source: ModelSource, precision, data: bytes) -> dict:
     """Build an engine and say what it took and in which types it computes."""
     try:
         library = find_library(None, "tensorrt-rtx")
@@ -169,7 +169,7 @@ def rtx_engine(source: Source, precision, data: bytes) -> dict:
     options = EngineOptions(compute_capabilities=rtx_capabilities(precision.name))
     start = time.perf_counter()
     try:
-        built = build(library, None, data, DEPLOYED, options, lambda steps, phase: None)
+        built = build_plan(library, None, data, DEPLOYED, options, lambda steps, phase: None)
     except RegnetDeployError as error:
         return {"result": str(error)}
     made = {"library": str(library), "build_s": time.perf_counter() - start, "bytes": len(built.plan)}
@@ -225,7 +225,7 @@ def main() -> None:
         parser.error(str(error))
     result |= {
         "machine": machine,
-        "cpu_instructions": describe(),
+        "cpu_instructions": describe_int8_support(),
         "images": {"fitted": FITTED, "calibrated": CALIBRATED, "validated": VALIDATED},
         "branch": BRANCH,
     }
@@ -248,7 +248,7 @@ def main() -> None:
                         measured[one.name] = error_rows(one.network, model, data, Path(folder), say)
                 else:
                     weights = {name: value.numpy() for name, value in model.state_dict().items()}
-                    source = Source(model, one.network, weights, default_preprocessing(DEPLOYED), {})
+                    source = ModelSource(model, one.network, weights, default_preprocessing(DEPLOYED), {})
                     measured[one.name] = deployed_rows(source, options.seconds, say)
                 options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{options.json}: {', '.join(f'{part} of {len(result[part])} networks' for part in parts)}")

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from regnet_deploy.selection.trends import Trends, fit_trends, score_population
-from regnet_deploy.space.candidates import Bounds, regnets_between
+from regnet_deploy.space.enumeration import Bounds, regnets_between
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 

@@ -25,9 +25,9 @@ from pathlib import Path
 import numpy as np
 
 from regnet_deploy.profiling.machine import describe_machine
-from regnet_deploy.space.draw import CHUNK, Band, draw_networks, within
 from regnet_deploy.space.known_spaces import known_spaces
-from regnet_deploy.space.propose import propose
+from regnet_deploy.space.proposals import propose
+from regnet_deploy.space.sampling import CHUNK, Band, draw_networks, within
 
 SPACE = known_spaces()["RegNetX"]
 BAND = Band(0, 1e15)  # of all complexities

@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from regnet_deploy.loading.answers import CLOSE, log_softmax, make_check, probabilities_reader
-from regnet_deploy.loading.client import Reply
-from regnet_deploy.runtimes.gates import spread
+from regnet_deploy.load_testing.answer_check import CLOSE, log_softmax, make_answer_check, probabilities_reader
+from regnet_deploy.load_testing.http_client import HttpReply
+from regnet_deploy.runtimes.gates import logit_spread
 
 #: How JSON begins, in an answer of HTTP or within a message of gRPC.
 _JSON = b'{"'
@@ -29,21 +29,21 @@ def checker(logits: Sequence[Sequence[float]], kind: str, least: int) -> Callabl
     if not logits:
         return lambda number, answer: len(answer) >= least
     wanted = np.array(logits, np.float32)
-    classes, allowed = wanted.shape[1], CLOSE * spread(wanted)
+    classes, allowed = wanted.shape[1], CLOSE * logit_spread(wanted)
     if kind == "classes":
-        check = make_check(list(log_softmax(wanted)), probabilities_reader(classes), allowed)
+        check = make_answer_check(list(log_softmax(wanted)), probabilities_reader(classes), allowed)
     else:
-        check = make_check(list(wanted.astype(np.float64)), _last, allowed)
+        check = make_answer_check(list(wanted.astype(np.float64)), _last, allowed)
 
     def right(number: int, answer: bytes) -> bool:
         if len(answer) < max(least, 4 * classes if kind == "logits" else 0):
             return False
         if kind == "logits":
-            return check(number, Reply(200, answer[-4 * classes :], 0))
-        return check(number, Reply(200, answer[answer.find(_JSON) : answer.rfind(b"}") + 1], None))
+            return check(number, HttpReply(200, answer[-4 * classes :], 0))
+        return check(number, HttpReply(200, answer[answer.find(_JSON) : answer.rfind(b"}") + 1], None))
 
     return right
 
 
-def _last(reply: Reply) -> np.ndarray:
+def _last(reply: HttpReply) -> np.ndarray:
     return np.frombuffer(reply.body, "<f4").astype(np.float64)

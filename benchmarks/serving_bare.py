@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
 from regnet_deploy.runtimes.runtime import Runtime, Session, open_onnx
 
 

@@ -16,8 +16,8 @@ import grpc.aio
 import numpy as np
 from serving_answers import checker
 
-from regnet_deploy.loading.loops import run
-from regnet_deploy.loading.percentiles import Latencies
+from regnet_deploy.load_testing.event_loop import run_on_event_loop
+from regnet_deploy.load_testing.percentiles import Latencies
 from regnet_deploy.protobuf.messages import message_class
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -69,7 +69,7 @@ def loaded(wish: dict[str, Any]) -> dict[str, Any]:
     bodies = [Path(file).read_bytes()[wish["skip"] :] for file in wish["bodies"]]
     requests = [message(body, wish["kind"], wish["shape"], wish["input"]) for body in bodies]
     began, used = time.monotonic(), time.process_time()
-    rows = run(lambda: closed(wish, requests))
+    rows = run_on_event_loop(lambda: closed(wish, requests))
     cores = (time.process_time() - used) / (time.monotonic() - began)
     took = Latencies.of(np.array([end - begin for begin, end, _ in rows]))
     return {

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
 from regnet_deploy.runtimes.runtime import open_onnx
 
 NETWORK, SIDE = "RegNetX-200MF", 224

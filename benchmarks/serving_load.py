@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from serving_answers import checker
 
-from regnet_deploy.loading.arrivals import schedule
-from regnet_deploy.loading.client import Reply
-from regnet_deploy.loading.generator import Load, closed_loop, open_loop
-from regnet_deploy.loading.loops import run
-from regnet_deploy.loading.percentiles import Latencies
-from regnet_deploy.loading.report import summarise
-from regnet_deploy.loading.samples import Recorder, Samples
-from regnet_deploy.loading.target import parse_target, post
+from regnet_deploy.load_testing.arrival_schedule import arrival_schedule
+from regnet_deploy.load_testing.event_loop import run_on_event_loop
+from regnet_deploy.load_testing.generator import Load, closed_loop, open_loop
+from regnet_deploy.load_testing.http_client import HttpReply
+from regnet_deploy.load_testing.percentiles import Latencies
+from regnet_deploy.load_testing.report import summarise
+from regnet_deploy.load_testing.samples import Recorder, Samples
+from regnet_deploy.load_testing.target import parse_target, post
 
 
 def load_of(wish: dict[str, Any]) -> Load:
@@ -32,7 +32,7 @@ def load_of(wish: dict[str, Any]) -> Load:
     requests = [post(target, wish["path"], body, wish["headers"]) for body in bodies]
     right = checker(wish["logits"], wish["answers"], wish["least"])
 
-    def check(number: int, reply: Reply) -> bool:
+    def check(number: int, reply: HttpReply) -> bool:
         return right(number, reply.body)
 
     return Load(requests, check)
@@ -48,7 +48,7 @@ def loaded(wish: dict[str, Any]) -> dict[str, Any]:
     concurrency, warmup, seconds = int(wish["concurrency"]), wish["warmup"], wish["seconds"]
     load, recorder = load_of(wish), Recorder()
     began, used = time.monotonic(), time.process_time()
-    run(lambda: closed_loop(parse_target(wish["url"]), load, concurrency, warmup + seconds, recorder))
+    run_on_event_loop(lambda: closed_loop(parse_target(wish["url"]), load, concurrency, warmup + seconds, recorder))
     cores = (time.process_time() - used) / (time.monotonic() - began)
     samples = recorder.samples()
     report = summarise(samples, warmup=warmup, seconds=seconds, cores=cores, concurrency=concurrency)
@@ -79,9 +79,9 @@ def flooded(wish: dict[str, Any]) -> dict[str, Any]:
     """
     warmup, seconds, rate = wish["warmup"], wish["seconds"], wish["rate"]
     load, recorder = load_of(wish), Recorder()
-    due = schedule(rate, warmup + seconds)
+    due = arrival_schedule(rate, warmup + seconds)
     began, used = time.monotonic(), time.process_time()
-    run(lambda: open_loop(parse_target(wish["url"]), load, due, recorder))
+    run_on_event_loop(lambda: open_loop(parse_target(wish["url"]), load, due, recorder))
     cores = (time.process_time() - used) / (time.monotonic() - began)
     samples = recorder.samples()
     report = summarise(samples, warmup=warmup, seconds=seconds, cores=cores, offered=rate)

@@ -22,20 +22,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.runtimes.gates import Gate
-from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.allocator import keep_freed_memory
-from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.batching import Batching
-from regnet_deploy.serving.decoding import DecodePool
-from regnet_deploy.serving.finished import all_of
-from regnet_deploy.serving.interface import Interface
+from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.metrics import Metrics
-from regnet_deploy.serving.models import Models
-from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.server import KEEP_ALIVE_S, Doors, bind, serve, url_of
+from regnet_deploy.serving.model_interface import ModelInterface
+from regnet_deploy.serving.model_registry import ModelRegistry
+from regnet_deploy.serving.model_version import ModelVersion
+from regnet_deploy.serving.request_record import notify_all
+from regnet_deploy.serving.server import KEEP_ALIVE_S, Listeners, bind, serve, url_of
+from regnet_deploy.serving.server_core import ServerCore
 from regnet_deploy.serving.service import Service
 
 CLASSES = 1000
@@ -60,8 +60,10 @@ class NoAssembly:
     def __init__(self, side: int) -> None:
         limits = Limits()
         labels = tuple(f"class {i}" for i in range(CLASSES))
-        interface = Interface("regnet", "1", "images", "float32", (3, side, side), "logits", labels, limits.max_batch)
-        self._served = Served(
+        interface = ModelInterface(
+            "regnet", "1", "images", "float32", (3, side, side), "logits", labels, limits.max_batch
+        )
+        self._served = ModelVersion(
             variant="none",
             sessions=(NoOp(),),
             interface=interface,
@@ -74,11 +76,11 @@ class NoAssembly:
             card={},
             digest="",
         )
-        self._models = Models()
+        self._models = ModelRegistry()
         pool = DecodePool(1, limits.max_pixels, limits.deadline_s)
-        admission = Admission(limits.max_in_flight, State.STARTING, limits.max_bodies_bytes)
+        admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
         self.metrics = Metrics(self._models, admission, pool)
-        self.service = Service(self._models, admission, limits, pool, all_of((self.metrics.observe,)))
+        self.service = Service(self._models, admission, limits, pool, notify_all((self.metrics.observe,)))
 
     async def start(self) -> list[Any]:
         """Start the executor; there is nothing to prove."""
@@ -114,8 +116,8 @@ def main() -> None:
     door = bind("127.0.0.1", 0)
     if options.what == "ours":
         keep_freed_memory()  # as `regnet-deploy serve` does
-        assembly = cast(Assembly, NoAssembly(options.side))
-        serve(assembly, Doors(door), 1.0, lambda ready: print(url_of(door), flush=True))
+        assembly = cast(ServerCore, NoAssembly(options.side))
+        serve(assembly, Listeners(door), 1.0, lambda ready: print(url_of(door), flush=True))
         return
     config = uvicorn.Config(
         bare(options.answer if options.what == "sink" else None),

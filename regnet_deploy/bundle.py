@@ -183,7 +183,7 @@ def create_bundle(path: str | Path, parts: Mapping[str, Any], *, replace: bool =
             raise
 
 
-def ensure_room(path: str | Path, *, replace: bool = False) -> None:
+def ensure_creatable(path: str | Path, *, replace: bool = False) -> None:
     """Find out before long work whether :func:`create_bundle` could start a bundle at ``path``; nothing is left there.
 
     Raises:
@@ -262,7 +262,7 @@ def ensure_writable(bundle: Bundle) -> None:
         file.write(b"room?")
 
 
-def damage(bundle: Bundle) -> list[str]:
+def find_damage(bundle: Bundle) -> list[str]:
     """Return one line for each file of the bundle that is gone, changed or not in the manifest (empty: all is well)."""
     problems = []
     for logical in sorted(bundle.files):

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.images.preprocess import default_preprocessing, normalise, scale_and_shift
+from regnet_deploy.images.preprocessing import default_preprocessing, normalise, scale_and_shift
 from regnet_deploy.runtimes.gates import gate_of
-from regnet_deploy.runtimes.golden import Golden, compare, golden_to_bytes
+from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
 from regnet_deploy.space.network import Network
 
 # Tests that import ONNX Runtime themselves report nothing either; see runtimes/runtime.py.
@@ -112,7 +112,7 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         {
             **{f"{name}.onnx": data for name, (_, data) in networks.items()},
-            "golden.safetensors": golden_to_bytes(Golden(images, logits)),
+            "golden.safetensors": golden_to_bytes(GoldenSet(images, logits)),
         },
     )
     return folder
@@ -170,14 +170,14 @@ def without_engine(exported_bundle: Path) -> Path:
 @pytest.fixture
 def with_h100_engine(without_engine: Path, computer: Any) -> Path:
     """The same with an engine for the machine of ``computer``, proved."""
-    from regnet_deploy.engines.making import remake_engine
-    from regnet_deploy.engines.stored import add_engine
+    from regnet_deploy.engines.bundle_engines import add_engine
+    from regnet_deploy.engines.engine_builder import rebuild_engine
     from regnet_deploy.exporting.proof import prove
-    from regnet_deploy.images.preprocess import Preprocessing
-    from regnet_deploy.runtimes.golden import load_golden
+    from regnet_deploy.images.preprocessing import Preprocessing
+    from regnet_deploy.runtimes.golden_set import load_golden
 
     bundle = open_bundle(without_engine)
-    made = remake_engine(bundle, "trt-fp32", computer.gpu, lambda steps, phase: None)
+    made = rebuild_engine(bundle, "trt-fp32", computer.gpu, lambda steps, phase: None)
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     proof = prove("trt-fp32", made.session, load_golden(bundle), preprocessing, gate_of("fp32"))
     variants = bundle.part("variants")

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regnet_deploy.bundle import MANIFEST, create_bundle, damage, open_bundle, update_bundle
+from regnet_deploy.bundle import MANIFEST, create_bundle, find_damage, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, MissingPart
 
 PARTS = {"architecture": {"classes": 10, "name": "RegNetY-16MF"}, "selection": {"reason": "größte"}}
@@ -35,7 +35,7 @@ def test_what_was_written_is_read(bundle):
     assert again.part("architecture") == PARTS["architecture"]
     assert again.part("selection")["reason"] == "größte"
     assert again.read("weights.safetensors") == b"w" * 1000
-    assert damage(again) == []
+    assert find_damage(again) == []
 
 
 def test_an_update_replaces_its_part_and_keeps_the_others(bundle):
@@ -43,7 +43,7 @@ def test_an_update_replaces_its_part_and_keeps_the_others(bundle):
     assert now.part("labels") == ["c"]
     assert now.read("weights.safetensors") == b"v"
     assert "selection" not in now
-    assert damage(now) == []
+    assert find_damage(now) == []
     assert len(list(bundle.path.iterdir())) == 2  # the old weights are gone
 
 
@@ -84,7 +84,7 @@ def test_a_flipped_bit_anywhere_is_found(data, tmp_path_factory):
     content[position] ^= 1 << data.draw(st.integers(0, 7))
     target.write_bytes(content)
     try:
-        problems = damage(open_bundle(folder))
+        problems = find_damage(open_bundle(folder))
     except BundleError as error:
         problems = [str(error)]
     assert problems
@@ -94,9 +94,9 @@ def test_missing_truncated_and_stray_files_are_found(bundle):
     weights = bundle.stored_path("weights.safetensors")
     weights.write_bytes(b"w" * 999)
     (bundle.path / "notes.txt").write_text("hello")
-    assert len(damage(bundle)) == 2
+    assert len(find_damage(bundle)) == 2
     weights.unlink()
-    assert "cannot read" in damage(bundle)[0]
+    assert "cannot read" in find_damage(bundle)[0]
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_the_bundle_before(bundle):
     assert "cannot write" in done.stdout
     assert "nothing was changed" in done.stdout
     assert open_bundle(bundle.path) == bundle
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 @contextlib.contextmanager
@@ -247,11 +247,11 @@ def test_killed_at_any_moment_the_bundle_is_the_one_before_or_after(tmp_path):
         process.wait()
         process.stdout.close()
         now = open_bundle(folder)
-        assert [p for p in damage(now) if "not part of" not in p] == []
+        assert [p for p in find_damage(now) if "not part of" not in p] == []
         if "labels" in now:
             assert now.read("weights.safetensors") == b"%d" % now.part("labels")[0] * 20000
     update_bundle(folder, {})
-    assert damage(open_bundle(folder)) == []  # what the kills left behind is swept
+    assert find_damage(open_bundle(folder)) == []  # what the kills left behind is swept
 
 
 def test_two_writers_do_not_lose_each_others_parts(tmp_path):

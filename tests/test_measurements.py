@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.populations.read import read_trials
-from regnet_deploy.space.draw import Band, draw_networks, networks_of
+from regnet_deploy.populations.reader import read_trials
 from regnet_deploy.space.known_spaces import known_spaces
+from regnet_deploy.space.sampling import Band, draw_networks, networks_of
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,7 +16,7 @@ pytest.importorskip("uvicorn")
 
 from PIL import Image
 
-from regnet_deploy.images.preprocess import default_preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 
 ROOT = Path(__file__).parents[1]
 

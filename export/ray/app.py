@@ -13,15 +13,15 @@ def build(args):
 
     def application():
         # Called in the replica: what is opened there cannot be sent to it.
-        from regnet_deploy.serving.embedding import create_application
+        from regnet_deploy.serving.asgi_application import create_application
         from regnet_deploy.serving.limits import Limits
-        from regnet_deploy.serving.served import Wish
+        from regnet_deploy.serving.model_version import ServeOptions
 
         return create_application(
             args["bundle"],
             token=os.environ.get("REGNET_DEPLOY_TOKEN"),
             name=args["name"],
-            wish=Wish(**args["wish"]),
+            wish=ServeOptions(**args["wish"]),
             limits=Limits(**args["limits"]),
             decoders=args["decoders"],
         )

@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
 
 
 class TritonPythonModel:

@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from regnet_deploy.analysis.bootstrap import REPEATS, SHARE, BestRange, best_range, check_bootstrap
 from regnet_deploy.analysis.columns import COMPLEXITIES, check_columns, columns_of, default_columns
-from regnet_deploy.analysis.distance import Distance, pairwise_distances
-from regnet_deploy.analysis.edf import Distribution, Normalised, distribution, normalised_distributions
-from regnet_deploy.analysis.fit import LineFit, fit_lines
-from regnet_deploy.analysis.ranking import Ranking, can_rank, ranking
-from regnet_deploy.analysis.search import SearchCurve, search_curve
+from regnet_deploy.analysis.edf import (
+    ErrorDistribution,
+    NormalizedDistribution,
+    error_distribution,
+    normalized_distributions,
+)
+from regnet_deploy.analysis.ks_distance import KsDistance, pairwise_distances
+from regnet_deploy.analysis.line_fit import LineFit, fit_lines
+from regnet_deploy.analysis.random_search import SearchCurve, search_curve
+from regnet_deploy.analysis.rank_correlation import RankCorrelations, has_rank_columns, rank_correlations
 from regnet_deploy.errors import UsageError
-from regnet_deploy.populations.regime import regime_differences
+from regnet_deploy.populations.training_conditions import condition_differences
 from regnet_deploy.populations.trials import Trials
 
 Float = NDArray[np.float64]
@@ -38,9 +43,9 @@ class PopulationAnalysis:
     """
 
     name: str
-    distribution: Distribution
+    distribution: ErrorDistribution
     ranges: tuple[BestRange, ...]
-    rankings: tuple[Ranking, ...]
+    rankings: tuple[RankCorrelations, ...]
     search: SearchCurve
     fits: tuple[LineFit, ...]
     lost: int
@@ -75,8 +80,8 @@ class Analysis:
     """
 
     populations: tuple[PopulationAnalysis, ...]
-    distances: tuple[Distance, ...]
-    normalised: dict[str, Normalised]
+    distances: tuple[KsDistance, ...]
+    normalised: dict[str, NormalizedDistribution]
     share: float
     repeats: int
     seed: int
@@ -107,7 +112,7 @@ class Analysis:
         }
 
 
-def analyse(
+def analyze(
     populations: Sequence[Trials],
     *,
     repeats: int = REPEATS,
@@ -147,14 +152,14 @@ def analyse(
             for column, values in looked_at.items()
         ]
         rankings = [
-            ranking(column, values, trials.error, seed=seed)
+            rank_correlations(column, values, trials.error, seed=seed)
             for column, values in looked_at.items()
-            if can_rank(values, trials.error)
+            if has_rank_columns(values, trials.error)
         ]
         made.append(
             PopulationAnalysis(
                 name,
-                distribution(trials.error),
+                error_distribution(trials.error),
                 tuple(ranges),
                 tuple(rankings),
                 search_curve(trials.error),
@@ -165,7 +170,7 @@ def analyse(
     normalised = {}
     for column in COMPLEXITIES:
         if all(column in own for own in known):
-            weighed = normalised_distributions(errors, [own[column] for own in known])
+            weighed = normalized_distributions(errors, [own[column] for own in known])
             if weighed is not None:
                 normalised[column] = weighed
     distances = pairwise_distances(names, errors)
@@ -183,7 +188,7 @@ def _remarks(names: Sequence[str], populations: Sequence[Trials]) -> tuple[str, 
     made += [
         remark for name, trials in zip(names, populations, strict=True) for remark in _untaught(name, trials) if remark
     ]
-    differ = regime_differences([trials.regime for trials in populations])
+    differ = condition_differences([trials.regime for trials in populations])
     if differ:
         made.append(f"the populations were not trained alike: they differ in {'; '.join(differ)}")
     return tuple(made)

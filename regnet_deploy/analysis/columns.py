@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.analysis.fit import LineFit
+from regnet_deploy.analysis.line_fit import LineFit
 from regnet_deploy.errors import UsageError, did_you_mean
 from regnet_deploy.populations.trials import Trials
 
@@ -16,7 +16,7 @@ Float = NDArray[np.float64]
 
 #: What a network costs, in the order of all tables.
 COMPLEXITIES = ("macs", "parameters", "activations")
-#: Name of the column that :mod:`regnet_deploy.analysis.fit` adds where the networks are known.
+#: Name of the column that :mod:`regnet_deploy.analysis.line_fit` adds where the networks are known.
 E_FIT = "e_fit"
 _DIVISORS = dict.fromkeys(COMPLEXITIES, 1e6)
 _LABELS = {
@@ -49,7 +49,7 @@ def divisor(column: str) -> float:
     return _DIVISORS.get(column, 1.0)
 
 
-def written(column: str, value: float) -> str:
+def format_value(column: str, value: float) -> str:
     """Return a value in the unit of :func:`label`, four digits of it."""
     return f"{value / divisor(column):.4g}"
 

@@ -16,7 +16,7 @@ BINS = 10
 
 
 @dataclass(frozen=True)
-class Distribution:
+class ErrorDistribution:
     """The errors of a population and how much each counts.
 
     Attributes:
@@ -75,7 +75,7 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Normalised:
+class NormalizedDistribution:
     """Distributions of several populations as if all had the same spread of complexity.
 
     Attributes:
@@ -86,17 +86,17 @@ class Normalised:
 
     edges: Float
     shared: NDArray[np.bool_]
-    distributions: tuple[Distribution, ...]
+    distributions: tuple[ErrorDistribution, ...]
 
 
-def distribution(errors: Float) -> Distribution:
+def error_distribution(errors: Float) -> ErrorDistribution:
     """Return the plain distribution: every network counts ``1 / n``."""
-    return Distribution(np.sort(errors), np.full(len(errors), 1 / len(errors)))
+    return ErrorDistribution(np.sort(errors), np.full(len(errors), 1 / len(errors)))
 
 
-def normalised_distributions(
+def normalized_distributions(
     errors: Sequence[Float], complexities: Sequence[Float], *, bins: int = BINS
-) -> Normalised | None:
+) -> NormalizedDistribution | None:
     """Weigh the networks so that complexity is spread alike in all populations.
 
     The paper cuts the range of complexity into k bins of equal width and gives each of the m_j networks of bin j the
@@ -130,8 +130,8 @@ def normalised_distributions(
         kept = (place >= 0) & shared[place]
         order = np.argsort(error[kept], kind="stable")
         weights = 1 / (shared.sum() * count[place[kept]])
-        made.append(Distribution(error[kept][order], weights[order]))
-    return Normalised(edges, shared, tuple(made))
+        made.append(ErrorDistribution(error[kept][order], weights[order]))
+    return NormalizedDistribution(edges, shared, tuple(made))
 
 
 def _bins_of(values: Float, edges: Float) -> NDArray[np.int64]:

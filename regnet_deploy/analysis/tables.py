@@ -8,10 +8,10 @@ import numpy as np
 
 from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis
 from regnet_deploy.analysis.bootstrap import drawn_each_time
-from regnet_deploy.analysis.columns import COMPLEXITIES, label, short_label, written
-from regnet_deploy.analysis.edf import Distribution
-from regnet_deploy.analysis.ranking import Correlation
-from regnet_deploy.pages import Section, Table
+from regnet_deploy.analysis.columns import COMPLEXITIES, format_value, label, short_label
+from regnet_deploy.analysis.edf import ErrorDistribution
+from regnet_deploy.analysis.rank_correlation import Correlation
+from regnet_deploy.html import Section, Table
 from regnet_deploy.populations.trials import Trials
 
 #: Networks listed as the best of a population.
@@ -75,7 +75,7 @@ def _errors(analysis: Analysis) -> Section:
     return Section("Top-1 errors", facts, [Table(("population", *_OF_ERRORS, "diverged or failed"), rows)])
 
 
-def _summary(errors: Distribution) -> tuple[str, ...]:
+def _summary(errors: ErrorDistribution) -> tuple[str, ...]:
     return (f"{errors.n:,}", f"{errors.minimum:.2f}", f"{errors.mean:.2f}", f"{errors.median:.2f}")
 
 
@@ -112,7 +112,7 @@ def _matrix(analysis: Analysis) -> Table:
 def _normalised(analysis: Analysis) -> Section:
     facts, rows = [], []
     for column, made in analysis.normalised.items():
-        low, high = written(column, made.edges[0]), written(column, made.edges[-1])
+        low, high = format_value(column, made.edges[0]), format_value(column, made.edges[-1])
         bins = f"{made.shared.sum()} of {len(made.shared)} bins from {low} to {high} are occupied by every population"
         facts.append((label(column), bins))
         for population, weighed in zip(analysis.populations, made.distributions, strict=True):
@@ -144,7 +144,7 @@ def _ranges(population: PopulationAnalysis) -> Table:
         [
             (
                 label(r.column),
-                *(written(r.column, value) for value in (r.low, r.median, r.high, r.least, r.most)),
+                *(format_value(r.column, value) for value in (r.low, r.median, r.high, r.least, r.most)),
                 f"{r.n:,}",
             )
             for r in population.ranges
@@ -172,7 +172,7 @@ def _best(population: PopulationAnalysis, trials: Trials) -> Table:
             (
                 str(rank),
                 f"{trials.error[row]:.2f}",
-                *("-" if np.isnan(trials.columns[c][row]) else written(c, trials.columns[c][row]) for c in costs),
+                *("-" if np.isnan(trials.columns[c][row]) else format_value(c, trials.columns[c][row]) for c in costs),
                 _whole(" ".join(map(str, network.depths))),
                 _whole(" ".join(map(str, network.widths))),
                 _whole(" ".join(map(str, network.group_widths))),

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_deploy.cli.output import say
+from regnet_deploy.cli.output import print_message
 from regnet_deploy.errors import UsageError
-from regnet_deploy.pictures import save_picture, write_whole
+from regnet_deploy.plotting import save_figure, write_atomically
 
 if TYPE_CHECKING:
     from regnet_deploy.analysis.analysis import Analysis
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def write_page(path: Path, analysis: Analysis, populations: Sequence[Trials]) -> None:
     """Write the page with every table and figure."""
-    from regnet_deploy.analysis.page import analysis_page
+    from regnet_deploy.analysis.html_page import analysis_html
 
-    write_whole(path, analysis_page(analysis, populations).encode())
-    say(f"{path}: the whole analysis as one page")
+    write_atomically(path, analysis_html(analysis, populations).encode())
+    print_message(f"{path}: the whole analysis as one page")
 
 
 def write_figures(folder: Path, suffix: str, analysis: Analysis, populations: Sequence[Trials]) -> None:
@@ -34,26 +34,26 @@ def write_figures(folder: Path, suffix: str, analysis: Analysis, populations: Se
         raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from None
     made = all_figures(analysis, populations)
     for named in made:
-        save_picture(named.figure, folder / f"{named.name}.{suffix}")
-    say(f"{folder}: {len(made)} figures, {', '.join(named.name for named in made)}")
+        save_figure(named.figure, folder / f"{named.name}.{suffix}")
+    print_message(f"{folder}: {len(made)} figures, {', '.join(named.name for named in made)}")
 
 
 def write_csv_file(path: Path, source: Path) -> None:
     """Write the population of a store as CSV, those that diverged or failed included."""
+    from regnet_deploy.populations.csv_table import write_csv
     from regnet_deploy.populations.store import read_store
-    from regnet_deploy.populations.table import write_csv
 
     with read_store(source) as store:
-        write_whole(path, write_csv(store).encode())
-        say(f"{path}: {len(store.outcomes())} trials")
+        write_atomically(path, write_csv(store).encode())
+        print_message(f"{path}: {len(store.outcomes())} trials")
 
 
 def write_refined(path: Path, source: Path, given: Space, made: Space) -> None:
     """Write a narrowed space as a file, and say how to sweep it as the population of ``source`` was."""
     from regnet_deploy.space.space_file import write_space
 
-    write_whole(path, write_space(made).encode())
-    say(
+    write_atomically(path, write_space(made).encode())
+    print_message(
         f"{path}: {given.name} narrowed from 10^{given.log10_size:.1f} to 10^{made.log10_size:.1f} networks "
         f"({given.freedom} to {made.freedom} degrees of freedom) - next: regnet-deploy sweep --space {path} --data DIR"
         f"{_as_before(source)}"

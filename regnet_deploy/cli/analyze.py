@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from regnet_deploy.cli.options import json_option
-from regnet_deploy.cli.output import print_json, print_table, say, stdout_console
+from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
 from regnet_deploy.errors import UsageError, did_you_mean, require
 
 _FORMATS = ("svg", "png", "pdf")
@@ -67,15 +67,15 @@ def command(
     require("scipy", "analysis")
     if html or figures:
         require("matplotlib", "analysis")
-    from regnet_deploy.analysis.analysis import analyse
-    from regnet_deploy.analysis.refine import refined_space
+    from regnet_deploy.analysis.analysis import analyze
+    from regnet_deploy.analysis.refinement import refined_space
     from regnet_deploy.analysis.tables import sections
     from regnet_deploy.cli.analysis_files import space_of, write_csv_file, write_figures, write_page, write_refined
-    from regnet_deploy.populations.read import read_trials
+    from regnet_deploy.populations.reader import read_trials
 
     populations = [read_trials(path) for path in files]
     asked = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
-    analysis = analyse(populations, repeats=repeats, share=share, seed=seed, columns=asked)
+    analysis = analyze(populations, repeats=repeats, share=share, seed=seed, columns=asked)
     if refine:  # before anything is written: what cannot be refined is said alone
         given = space_of(files[0], space)
         relations = [(part.strip(), relation.strip()) for part, _, relation in (pair.partition("=") for pair in across)]
@@ -91,7 +91,7 @@ def command(
             for table in section.tables:
                 print_table("", table.columns, table.rows)
     for remark in analysis.remarks:
-        say(remark)
+        print_message(remark)
     if html:
         write_page(html, analysis, populations)
     if figures:

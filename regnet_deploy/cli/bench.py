@@ -10,12 +10,12 @@ from click.core import ParameterSource
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table, progress, say
+from regnet_deploy.cli.output import print_json, print_message, print_table, progress
 from regnet_deploy.errors import ProofError, ServerError, UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.loading.report import RateReport
-    from regnet_deploy.loading.site import Site
+    from regnet_deploy.load_testing.report import RateReport
+    from regnet_deploy.load_testing.served_model import ServedModel
 
 _AUTO = "auto"
 #: Share of a core from which on the load generator, which has one thread, is short of time itself.
@@ -131,13 +131,20 @@ def command(
     """
     bundle = open_bundle(bundle_path)
     require("httptools", "serve")
-    from regnet_deploy.loading.bench import Plan, capacity_of, check_size, closed_load, open_load, rates_for
-    from regnet_deploy.loading.files import allow_connections
-    from regnet_deploy.loading.generator import Rules
-    from regnet_deploy.loading.picture import draw_rates
-    from regnet_deploy.loading.site import open_site
-    from regnet_deploy.loading.target import parse_target, read_token
-    from regnet_deploy.pictures import check_picture_path
+    from regnet_deploy.load_testing.generator import LoadRules
+    from regnet_deploy.load_testing.load_runs import (
+        LoadPlan,
+        check_size,
+        choose_rates,
+        measure_capacity,
+        run_closed_loop,
+        run_open_loop,
+    )
+    from regnet_deploy.load_testing.open_files_limit import allow_connections
+    from regnet_deploy.load_testing.plot import plot_rates
+    from regnet_deploy.load_testing.served_model import open_served_model
+    from regnet_deploy.load_testing.target import client_token, parse_target
+    from regnet_deploy.plotting import check_plot_path
     from regnet_deploy.profiling.machine import describe_machine
 
     if closed is not None and rates != _AUTO:
@@ -147,14 +154,14 @@ def command(
     if closed is not None:
         _refuse_beside_closed()
     if plot:
-        check_picture_path(plot)
+        check_plot_path(plot)
     allow_connections(closed or connections, "--closed" if closed else "--connections")
-    target = parse_target(url, read_token(token_file) if token_file else None)
+    target = parse_target(url, client_token(token_file) if token_file else None)
     kind = kind or ("image" if images else "tensor")
-    plan = Plan(duration, warmup, arrivals, seed, Rules(connections, timeout_s))
+    plan = LoadPlan(duration, warmup, arrivals, seed, LoadRules(connections, timeout_s))
     for rate in () if rates == _AUTO else rates:
         check_size(rate, plan)
-    site = open_site(target, bundle, kind=kind, images=images, model=model)
+    site = open_served_model(target, bundle, kind=kind, images=images, model=model)
     reports: list[RateReport] = []
     capacity: RateReport | None = None
     with progress() as display:
@@ -166,17 +173,19 @@ def command(
 
         if closed is not None:
             display.update(task, total=1, note=f"{closed} in flight")
-            reports.append(closed_load(site, closed, plan, tick))
+            reports.append(run_closed_loop(site, closed, plan, tick))
         else:
             if rates == _AUTO:
-                capacity = capacity_of(site, plan)
-                say(f"capacity: {capacity.achieved:.1f} images/s, {capacity.concurrency} in flight in a closed loop")
-                rates = rates_for(capacity.achieved)
+                capacity = measure_capacity(site, plan)
+                print_message(
+                    f"capacity: {capacity.achieved:.1f} images/s, {capacity.concurrency} in flight in a closed loop"
+                )
+                rates = choose_rates(capacity.achieved)
                 for rate in rates:
                     check_size(rate, plan)
             for rate in rates:
                 display.update(task, total=len(rates), note=f"{rate:g} images/s")
-                reports.append(open_load(site, rate, plan, tick))
+                reports.append(run_open_loop(site, rate, plan, tick))
                 if reports[-1].interrupted or _is_gone(reports[-1]):
                     break
     if as_json:
@@ -191,10 +200,10 @@ def command(
         _print(site, reports)
     _speak(reports)
     if plot and any(report.latency for report in reports):
-        draw_rates(reports, f"{model} at {target.url}, {site.kind}s, {arrivals} arrivals", plot)
-        say(f"wrote {plot}")
+        plot_rates(reports, f"{model} at {target.url}, {site.kind}s, {arrivals} arrivals", plot)
+        print_message(f"wrote {plot}")
     elif plot:
-        say(f"{plot} was not drawn: no request was answered rightly")
+        print_message(f"{plot} was not drawn: no request was answered rightly")
     if reports[-1].interrupted:
         raise click.Abort  # click itself puts an empty line before the word
     judged = [*reports, *([capacity] if capacity else [])]
@@ -223,7 +232,7 @@ def _is_gone(report: RateReport) -> bool:
     return report.requests > 0 and report.failed.get("connection") == report.requests
 
 
-def _print(site: Site, reports: list[RateReport]) -> None:
+def _print(site: ServedModel, reports: list[RateReport]) -> None:
     counts = ("offered", "achieved", "ok", "refused", "failed", "dropped", "wrong")
     columns = (*counts, "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "refusal p99", "lag p99")
     title = f"{site.model} at {site.target.url}: {site.source} as {site.kind}s, images/s and ms"
@@ -259,18 +268,20 @@ def _speak(reports: list[RateReport]) -> None:
     for report in reports:
         where = f"at {report.offered:g} images/s" if report.offered is not None else f"{report.concurrency} in flight"
         if report.interrupted:
-            say(f"{where}: interrupted after {report.measured_s:.1f} s that count")
+            print_message(f"{where}: interrupted after {report.measured_s:.1f} s that count")
         if report.wrong:
-            say(f"{where}: {report.wrong} answers were wrong: those of another image or of another network")
+            print_message(f"{where}: {report.wrong} answers were wrong: those of another image or of another network")
         if report.problem:
-            say(f"{where}: {report.failed['connection']} connections failed, the last one with: {report.problem}")
+            print_message(
+                f"{where}: {report.failed['connection']} connections failed, the last one with: {report.problem}"
+            )
         if report.bad and report.latency:
-            say(
+            print_message(
                 f"{where}: percentiles (*) are of the {report.ok} requests that were answered rightly; the other "
                 f"{report.bad} of {report.requests} are left out"
             )
         if report.lag_shows:
-            say(f"{where}: {_lag(report)}")
+            print_message(f"{where}: {_lag(report)}")
 
 
 def _lag(report: RateReport) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table, progress, refusal, say
+from regnet_deploy.cli.output import combined_error, print_json, print_message, print_table, progress
 
 if TYPE_CHECKING:
-    from regnet_deploy.engines.stored import StoredEngine
+    from regnet_deploy.engines.bundle_engines import StoredEngine
 
 
 @click.command()
@@ -32,13 +32,13 @@ def command(bundle_path: str, build: bool, as_json: bool) -> None:
     if build:
         _build(bundle_path)
     from regnet_deploy.bundle import open_bundle
+    from regnet_deploy.engines.bundle_engines import engine_variants, fits, library_here, missing_engine_error
     from regnet_deploy.engines.gpu import find_gpu
-    from regnet_deploy.engines.stored import engine_variants, fits, library_here, missing_plan
 
     bundle, gpu = open_bundle(bundle_path), find_gpu()
     libraries = {variant["runtime"]: library_here(variant["runtime"]) for variant in engine_variants(bundle).values()}
     engines = [
-        (name, replace(engine, why_not=missing_plan(bundle, engine.file) or engine.why_not))
+        (name, replace(engine, why_not=missing_engine_error(bundle, engine.file) or engine.why_not))
         for name, variant in engine_variants(bundle).items()
         for engine in fits(bundle, name, libraries[variant["runtime"]], gpu)
     ]
@@ -70,7 +70,7 @@ def _build(bundle_path: str) -> None:
     from regnet_deploy.bundle import ensure_writable, open_bundle
     from regnet_deploy.engines.gpu import find_gpu
     from regnet_deploy.errors import UsageError
-    from regnet_deploy.exporting.rebuild import rebuild_engines
+    from regnet_deploy.exporting.engine_rebuild import rebuild_engines
 
     ensure_writable(open_bundle(bundle_path))
     if find_gpu() is None:
@@ -81,12 +81,12 @@ def _build(bundle_path: str) -> None:
             bundle_path,
             lambda what: display.update(task, description=what, note=""),
             lambda steps, phase: display.update(task, note=f"{phase} ({steps})"),
-            say,
+            print_message,
         )
     for name in rebuilt.made:
-        say(f"{name}: built for this machine")
+        print_message(f"{name}: built for this machine")
     if rebuilt.refused:
-        raise refusal(rebuilt.refused)
+        raise combined_error(rebuilt.refused)
 
 
 def _row(name: str, engine: StoredEngine) -> tuple[str, ...]:

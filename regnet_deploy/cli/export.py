@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
-from regnet_deploy.cli.exported import exported_json, print_exported, say_golden
+from regnet_deploy.cli.export_output import export_json, print_export, print_golden_set
 from regnet_deploy.cli.options import FiniteFloat, IntList, bundle_argument, json_option
-from regnet_deploy.cli.output import bundle_word, print_json, progress, refusal, say
+from regnet_deploy.cli.output import bundle_argument_text, combined_error, print_json, print_message, progress
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.exporting.wish import Wish
+    from regnet_deploy.exporting.options import ExportOptions
 
 _PATH = click.Path(path_type=Path)
 
@@ -137,20 +137,22 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
         reporter = Reporter(
             step=lambda what: display.update(task, description=what, total=None, completed=0, note=""),
             advance=lambda done, total: display.update(task, completed=done, total=total),
-            note=say,
+            note=print_message,
             phase=lambda steps, phase: display.update(task, note=f"{phase} ({steps})"),
         )
         exported = export(bundle_path, wish, reporter)
-    say_golden(exported, measured=wish.data is not None)
+    print_golden_set(exported, measured=wish.data is not None)
     if as_json:
-        print_json(exported_json(exported))
+        print_json(export_json(exported))
     else:
-        print_exported(exported)
+        print_export(exported)
     loose = [name for name, one in exported.made.items() if one.get("proof") and not one["proof"]["standard"]]
     named = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
-    say(f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_word(exported.bundle.path)}{named}")
+    print_message(
+        f"wrote {exported.bundle.path} - next: regnet-deploy serve{bundle_argument_text(exported.bundle.path)}{named}"
+    )
     if exported.refused:
-        raise refusal(exported.refused, " (the other variants are written)")
+        raise combined_error(exported.refused, " (the other variants are written)")
 
 
 def _wish(
@@ -169,11 +171,11 @@ def _wish(
     hardware_compatible: Any,
     compute_capabilities: tuple[str, ...],
     **others: Any,
-) -> Wish:
+) -> ExportOptions:
     from regnet_deploy.engines.options import EngineOptions
+    from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.exporting.precision import find_precision
-    from regnet_deploy.exporting.wish import Wish
-    from regnet_deploy.runtimes.gates import parse_gate, with_overrides
+    from regnet_deploy.runtimes.gates import gates_with_overrides, parse_gate_limit
 
     words = [word.strip().lower() for given in precisions for word in given.split(",")]
     named = [name for name in words if name != "auto"]
@@ -189,21 +191,21 @@ def _wish(
         compute_capabilities=compute_capabilities,
     )
     short = [("fp32", figure, value) for figure, value in (("atol", atol), ("rtol", rtol)) if value is not None]
-    asked = [parse_gate(limit) for limit in limits]
+    asked = [parse_gate_limit(limit) for limit in limits]
     for precision, _, _ in asked:
         if not auto and precision not in ("fp32", *named):
             raise UsageError(f"--gate {precision}:...: {precision} is not exported here: add --precision {precision}")
-    return Wish(
+    return ExportOptions(
         precisions=tuple(find_precision(name) for name in dict.fromkeys(named)),
         auto=auto,
         data=data,
-        gates=with_overrides([*short, *asked]),
+        gates=gates_with_overrides([*short, *asked]),
         options=engine,
         **others,
     )
 
 
-def _refuse_what_does_nothing(wish: Wish, context: click.Context) -> None:
+def _refuse_what_does_nothing(wish: ExportOptions, context: click.Context) -> None:
     """Refuse options that were given and would have no effect on what was asked for."""
     engines = "max_batch tuned_batch workspace optimization_level tf32 version_compatible hardware_compatible"
     needs = (

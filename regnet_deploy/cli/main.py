@@ -99,7 +99,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (click.Abort, KeyboardInterrupt):
         code = _fail("interrupted", 130)
-    daemon = sys.modules.get("regnet_deploy.serving.daemon")  # only a command that served has it
+    daemon = sys.modules.get("regnet_deploy.serving.daemon_thread")  # only a command that served has it
     if daemon is not None:
         daemon.leave_if_still_at_work(code)
     sys.exit(code)

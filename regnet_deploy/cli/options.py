@@ -25,7 +25,7 @@ def json_option(function: F) -> F:
     )(function)
 
 
-class Sectioned(click.Command):
+class SectionedCommand(click.Command):
     """A command whose options stand under headings in its help.
 
     Args:
@@ -60,7 +60,7 @@ class FiniteFloat(click.FloatRange):
         return number
 
 
-class Positive(FiniteFloat):
+class PositiveFloat(FiniteFloat):
     """A number above 0 and below 10^9: neither ``nan`` nor ``inf``."""
 
     def __init__(self) -> None:
@@ -85,7 +85,7 @@ class IntList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
         return numbers
 
 
-class Range(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+class RangeParam(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A pair ``low:high``, or one number for both."""
 
     name = "low:high"

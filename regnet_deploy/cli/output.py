@@ -22,12 +22,12 @@ def print_json(data: Any) -> None:
     click.echo(json.dumps(data, indent=2, allow_nan=False))
 
 
-def bundle_word(path: object) -> str:
+def bundle_argument_text(path: object) -> str:
     """Return how a bundle is named on a command line: nothing for the default one, else a space and its path."""
     return "" if str(path) == DEFAULT_PATH else f" {path}"
 
 
-def say(text: str) -> None:
+def print_message(text: str) -> None:
     """Print a line for the person, to stderr."""
     click.echo(text, err=True)
 
@@ -76,7 +76,7 @@ def progress() -> Progress:
     )
 
 
-class TerminalReporter:
+class TerminalProgress:
     """Tells the person at the terminal how a long piece of work goes."""
 
     def __init__(self, display: Progress) -> None:
@@ -87,7 +87,7 @@ class TerminalReporter:
     def say(self, line: str) -> None:
         """Print a line to stderr, above the progress display where there is one."""
         if self._display.disable:
-            say(line)
+            print_message(line)
         else:
             self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -100,7 +100,7 @@ class TerminalReporter:
         self._display.update(self._task, description=what, completed=done, note=note)
 
 
-def wait_briefly() -> None:
+def limit_thread_spinning() -> None:
     """Have PyTorch's threads sleep soon where they wait for each other; before it is imported, or it has no effect.
 
     By default they spin for milliseconds, which beside one other busy process makes every step many times as long.
@@ -109,7 +109,7 @@ def wait_briefly() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
-def refusal(refused: Mapping[str, RegnetDeployError], end: str = "") -> RegnetDeployError:
+def combined_error(refused: Mapping[str, RegnetDeployError], end: str = "") -> RegnetDeployError:
     """Return one error for all that was refused: of a proof, where one of them is.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, say
+from regnet_deploy.cli.output import print_json, print_message
 
 
 @click.command()
@@ -89,18 +89,18 @@ def command(
     """
     from regnet_deploy.bundle import open_bundle
     from regnet_deploy.targets.package import package
-    from regnet_deploy.targets.settings import Settings
+    from regnet_deploy.targets.settings import DeploymentSettings
 
     chosen = [
         target
         for target, wanted in (("triton", triton), ("kserve", kserve), ("ray", ray), ("compose", compose))
         if wanted
     ]
-    settings = Settings(max_batch=batch, **options)
+    settings = DeploymentSettings(max_batch=batch, **options)
     bundle = open_bundle(bundle_path)
     variant, packages = package(bundle, chosen, settings, Path(output) if output else None, force=force)
     if not bundle.is_trained:
-        say(f"{bundle_path} is not trained: its answers mean nothing yet")
+        print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
     if as_json:
         print_json(
             {

@@ -10,11 +10,11 @@ import click
 
 from regnet_deploy.bundle import DEFAULT_PATH, MANIFEST, Bundle, open_bundle
 from regnet_deploy.cli.options import json_option
-from regnet_deploy.cli.output import print_json, print_table, progress, say
+from regnet_deploy.cli.output import print_json, print_message, print_table, progress
 from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageError, require
 
 if TYPE_CHECKING:
-    from regnet_deploy.runtimes.answers import Answer
+    from regnet_deploy.runtimes.predict_files import FilePrediction
     from regnet_deploy.runtimes.runtime import Device, Runtime, Session
 
 
@@ -59,10 +59,10 @@ def command(
       regnet-deploy predict cat.jpg -k 1 --json
     """
     from regnet_deploy.images.decode import SUFFIXES
-    from regnet_deploy.images.preprocess import Preprocessing
-    from regnet_deploy.runtimes.answers import answer_files, image_files
+    from regnet_deploy.images.preprocessing import Preprocessing
+    from regnet_deploy.runtimes.bundle_reader import read_bundle
+    from regnet_deploy.runtimes.predict_files import image_files, predict_files
     from regnet_deploy.runtimes.predictions import labels_of
-    from regnet_deploy.runtimes.rereading import read_bundle
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
     folder_of_images = os.path.isdir(paths[0]) and not os.path.exists(paths[0] / MANIFEST)
@@ -82,10 +82,10 @@ def command(
         return (bundle, preprocessing, labels, *_open(bundle, variant, threads, device, runtime))
 
     bundle, preprocessing, labels, name, session = read_bundle(bundle_path, load)
-    answers: list[Answer] = []
+    answers: list[FilePrediction] = []
     with progress() as bar:
         task = bar.add_task("images", total=len(files), note="")
-        for answer in answer_files(session, preprocessing, labels, files, k):
+        for answer in predict_files(session, preprocessing, labels, files, k):
             answers.append(answer)
             bar.advance(task)
     if as_json:
@@ -93,12 +93,12 @@ def command(
         print_json({**facts, "results": [answer.to_json() for answer in answers]})
     else:
         _show(answers)
-        say(f"by {name or 'the weights'} of {bundle_path}, {session.runtime} on {session.device}")
+        print_message(f"by {name or 'the weights'} of {bundle_path}, {session.runtime} on {session.device}")
     if not bundle.is_trained:
-        say(f"{bundle_path} is not trained: its answers mean nothing yet")
+        print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
     failed = [answer for answer in answers if answer.error is not None]
     for answer in failed:
-        say(str(answer.error))
+        print_message(str(answer.error))
     if failed:
         raise DataError(f"{len(failed)} of {len(answers)} images could not be classified")
 
@@ -107,11 +107,11 @@ def _open(
     bundle: Bundle, variant: str | None, threads: int | None, device: Device, runtime: Runtime
 ) -> tuple[str | None, Session]:
     """Open the variant to run, or the weights where nothing has been exported."""
+    from regnet_deploy.runtimes.default_variant import default_variant
     from regnet_deploy.runtimes.runtime import check_runtime, open_variant
-    from regnet_deploy.runtimes.variants import choose_variant
 
     if variant is not None or bundle.parts.get("variants"):
-        name = choose_variant(bundle, variant, device, runtime)
+        name = default_variant(bundle, variant, device, runtime)
         return name, open_variant(bundle, name, threads=threads, device=device, runtime=runtime)
     check_runtime(runtime, device)
     if runtime != "auto":
@@ -128,12 +128,12 @@ def _open(
         require("torch", "train")
     except MissingExtra as error:
         raise MissingPart(f"{bundle.path} has nothing exported, and its weights need PyTorch - {error}") from None
-    from regnet_deploy.models.session import TorchSession
+    from regnet_deploy.models.torch_session import TorchSession
 
     return None, TorchSession(bundle)
 
 
-def _show(answers: list[Answer]) -> None:
+def _show(answers: list[FilePrediction]) -> None:
     rows = []
     for answer in answers:
         for rank, prediction in enumerate(answer.predictions):

@@ -8,7 +8,7 @@ import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.options import IntList, bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table, progress, say, stdout_console
+from regnet_deploy.cli.output import print_json, print_message, print_table, progress, stdout_console
 from regnet_deploy.errors import require
 
 
@@ -49,12 +49,12 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
     ensure_writable(open_bundle(bundle_path))  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
-    from regnet_deploy.pictures import check_picture_path
-    from regnet_deploy.profiling.picture import draw_profile
-    from regnet_deploy.profiling.profile import Plan, profile
+    from regnet_deploy.plotting import check_plot_path
+    from regnet_deploy.profiling.plot import plot_profile
+    from regnet_deploy.profiling.profile import ProfileOptions, profile
 
     if plot:
-        check_picture_path(plot)
+        check_plot_path(plot)
     with progress() as display:
         task = display.add_task("profile", total=None, note="")
 
@@ -62,15 +62,15 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
             done = display.tasks[0].completed if display.tasks[0].total else -1
             display.update(task, total=steps, completed=done + 1, note=what)
 
-        part = profile(bundle_path, Plan(**options), say, advance)
+        part = profile(bundle_path, ProfileOptions(**options), print_message, advance)
     name = open_bundle(bundle_path).part("architecture")["name"]
     if as_json:
         print_json(part)
     else:
         _print(name, part)
     if plot:
-        draw_profile(part, name, plot)
-        say(f"wrote {plot}")
+        plot_profile(part, name, plot)
+        print_message(f"wrote {plot}")
 
 
 def _print(name: str, part: dict[str, Any]) -> None:

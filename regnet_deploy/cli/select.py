@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH, create_bundle, ensure_room
-from regnet_deploy.cli.candidates import print_candidates, print_selection
-from regnet_deploy.cli.options import Range, json_option
-from regnet_deploy.cli.output import bundle_word, print_json, say, stdout_console
-from regnet_deploy.cli.trying import check_trying, try_candidates, try_options
+from regnet_deploy.bundle import DEFAULT_PATH, create_bundle, ensure_creatable
+from regnet_deploy.cli.options import RangeParam, json_option
+from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, stdout_console
+from regnet_deploy.cli.selection_output import print_candidates, print_selection
+from regnet_deploy.cli.try_candidates import check_trying, try_candidates, try_options
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 @click.option("--stem-stride", type=click.IntRange(1, 2), help="1 keeps the resolution; default 1 below 96 pixels.")
 @click.option("--max-params", type=float, metavar="M", help="Most parameters, in millions.")
 @click.option("--max-acts", type=float, metavar="M", help="Most activations at this resolution, in millions.")
-@click.option("--depth", type=Range(int), help="Blocks, n or low:high.  [default: 12:28]")
-@click.option("--group-width", type=Range(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
+@click.option("--depth", type=RangeParam(int), help="Blocks, n or low:high.  [default: 12:28]")
+@click.option("--group-width", type=RangeParam(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
 @click.option("--group-multiple", type=int, default=1, help="Group widths must be multiples of N (8: tensor cores).")
-@click.option("--w0", "w_0", type=Range(int), help="w_0, n or low:high.  [default: 8:256; 8:384 above 8 GMACs]")
-@click.option("--wa", "w_a", type=Range(float), help="w_a, low:high.  [default: 8:256]")
-@click.option("--wm", "w_m", type=Range(float), help="w_m, n or low:high.  [default: 2:3]")
-@click.option("--params-bound", type=Range(float), help="a:c for parameters < a + c F million.  [default: 3:5.5]")
+@click.option("--w0", "w_0", type=RangeParam(int), help="w_0, n or low:high.  [default: 8:256; 8:384 above 8 GMACs]")
+@click.option("--wa", "w_a", type=RangeParam(float), help="w_a, low:high.  [default: 8:256]")
+@click.option("--wm", "w_m", type=RangeParam(float), help="w_m, n or low:high.  [default: 2:3]")
+@click.option("--params-bound", type=RangeParam(float), help="a:c for parameters < a + c F million.  [default: 3:5.5]")
 @click.option("--acts-bound", type=float, help="c for activations < c sqrt(F) million.  [default: 6.5]")
 @click.option("--no-bounds", is_flag=True, help="Lift the bounds on parameters and activations.")
 @click.option("--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Candidates to list.")
@@ -83,26 +83,26 @@ def command(**options: Any) -> None:
 
 
 def _search(options: dict[str, Any]) -> None:
-    from regnet_deploy.selection.choice import SEARCHED, select
-    from regnet_deploy.selection.record import evidence_part, measured_part, selection_parts
+    from regnet_deploy.selection.bundle_parts import evidence_part, measured_part, selection_parts
+    from regnet_deploy.selection.selection import SEARCHED, select
 
     if options["plot"]:
-        from regnet_deploy.pictures import check_picture_path
-        from regnet_deploy.selection.picture import draw_selection
+        from regnet_deploy.plotting import check_plot_path
+        from regnet_deploy.selection.plot import plot_selection
 
-        check_picture_path(options["plot"])
+        check_plot_path(options["plot"])
     check_trying(options)
     budget = _budget(options, options["gmacs"] * 1e9)
     selection = select(budget, options["evidence"])
     if options["tries"] is not None:
-        ensure_room(options["output"], replace=options["force"])
+        ensure_creatable(options["output"], replace=options["force"])
         selection = try_candidates(selection, options)
     shown = [selection.candidate(rank) for rank in range(min(options["show"], selection.considered))]
     if options["plot"]:
-        draw_selection(selection, options["plot"], seed=options["seed"])
+        plot_selection(selection, options["plot"], seed=options["seed"])
     bundle = create_bundle(options["output"], selection_parts(selection), replace=options["force"])
     if options["plot"]:
-        say(f"wrote {options['plot']}")
+        print_message(f"wrote {options['plot']}")
     if options["as_json"]:
         print_json(
             {
@@ -125,12 +125,12 @@ def _search(options: dict[str, Any]) -> None:
             f"at {budget.resolution} pixels, {budget.classes:,} classes"
         )
         print_selection(title, selection, shown)
-    say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
 def _take_published(options: dict[str, Any]) -> None:
-    from regnet_deploy.selection.choice import published_candidate
-    from regnet_deploy.selection.record import published_parts
+    from regnet_deploy.selection.bundle_parts import published_parts
+    from regnet_deploy.selection.selection import published_candidate
     from regnet_deploy.space.published import find_published
 
     _refuse_options_of_a_search({"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"})
@@ -155,12 +155,12 @@ def _take_published(options: dict[str, Any]) -> None:
             f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
         )
         stdout_console().print(f"Source: {published.source}; rounding of widths: {published.rounding}.", soft_wrap=True)
-    say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
 def _take_trial(options: dict[str, Any]) -> None:
-    from regnet_deploy.populations.read import find_trial
-    from regnet_deploy.selection.record import trial_parts
+    from regnet_deploy.populations.reader import find_trial
+    from regnet_deploy.selection.bundle_parts import trial_parts
 
     _refuse_options_of_a_search({"trial", "output", "force", "as_json"})
     word, _, number = options["trial"].rpartition(":")
@@ -178,7 +178,7 @@ def _take_trial(options: dict[str, Any]) -> None:
             soft_wrap=True,
             markup=False,
         )
-    say(f"wrote {bundle.path} - next: regnet-deploy train{bundle_word(bundle.path)} --data DIR")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
 def _refuse_options_of_a_search(kept: set[str]) -> None:
@@ -195,7 +195,7 @@ def _refuse_options_of_a_search(kept: set[str]) -> None:
 def _budget(options: dict[str, Any], macs: float) -> Budget:
     from regnet_deploy.errors import did_you_mean
     from regnet_deploy.selection.budget import FAMILIES, Budget
-    from regnet_deploy.space.candidates import Bounds
+    from regnet_deploy.space.enumeration import Bounds
 
     family = options["family"].lower().removeprefix("regnet").strip("-_ ")
     if family not in FAMILIES:

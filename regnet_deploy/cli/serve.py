@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.cli.options import FiniteFloat, Positive, Sectioned, bundle_argument, json_option
-from regnet_deploy.cli.output import say
+from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, SectionedCommand, bundle_argument, json_option
+from regnet_deploy.cli.output import print_message
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.runtime import Session
-    from regnet_deploy.serving.assembly import Assembly
-    from regnet_deploy.serving.server import Doors, Ready
+    from regnet_deploy.serving.server import Listeners, ServerReady
+    from regnet_deploy.serving.server_core import ServerCore
 
 
 #: Headings of the help, and what stands under them.
@@ -34,7 +34,7 @@ _SECTIONS = {
 }
 
 
-@click.command(cls=Sectioned, sections=_SECTIONS)
+@click.command(cls=SectionedCommand, sections=_SECTIONS)
 @bundle_argument
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option(
@@ -100,16 +100,20 @@ _SECTIONS = {
 @click.option(
     "--deadline",
     "deadline_ms",
-    type=Positive(),
+    type=PositiveFloat(),
     default=30_000,
     show_default=True,
     help="ms after its arrival in which a request's inference is done, or it gets 504; a request may ask for less.",
 )
-@click.option("--max-body-mb", type=Positive(), default=32, show_default=True, help="Size of one request.")
+@click.option("--max-body-mb", type=PositiveFloat(), default=32, show_default=True, help="Size of one request.")
 @click.option(
-    "--max-bodies-mb", type=Positive(), default=256, show_default=True, help="Size of all requests in flight together."
+    "--max-bodies-mb",
+    type=PositiveFloat(),
+    default=256,
+    show_default=True,
+    help="Size of all requests in flight together.",
 )
-@click.option("--max-megapixels", type=Positive(), default=25, show_default=True, help="Size of one image.")
+@click.option("--max-megapixels", type=PositiveFloat(), default=25, show_default=True, help="Size of one image.")
 @click.option(
     "--max-in-flight",
     type=click.IntRange(1),
@@ -127,7 +131,7 @@ _SECTIONS = {
 @click.option(
     "--read-timeout",
     "read_timeout_s",
-    type=Positive(),
+    type=PositiveFloat(),
     default=30,
     show_default=True,
     help="Seconds in which the head of a request must have arrived, then its body, and its answer begun to be taken.",
@@ -135,7 +139,7 @@ _SECTIONS = {
 @click.option(
     "--hung-after",
     "hung_s",
-    type=Positive(),
+    type=PositiveFloat(),
     default=60,
     show_default=True,
     help="Seconds in an inference after which /v2/health/live says that the server hangs.",
@@ -151,7 +155,7 @@ _SECTIONS = {
 @click.option(
     "--drain",
     "drain_s",
-    type=Positive(),
+    type=PositiveFloat(),
     default=30,
     show_default=True,
     help="Seconds that requests have to finish after SIGTERM.",
@@ -202,13 +206,13 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     require("starlette", "serve")
     require("uvicorn", "serve")
     from regnet_deploy.serving.allocator import keep_freed_memory
-    from regnet_deploy.serving.assembly import Assembly
-    from regnet_deploy.serving.guard import read_token
+    from regnet_deploy.serving.bearer_auth import read_token
     from regnet_deploy.serving.limits import Limits
-    from regnet_deploy.serving.repository import MODEL_NAME, is_repository
+    from regnet_deploy.serving.model_repository import MODEL_NAME, is_repository
+    from regnet_deploy.serving.model_version import ServeOptions
     from regnet_deploy.serving.request_log import RequestLog
-    from regnet_deploy.serving.served import Wish
-    from regnet_deploy.serving.server import Doors, bind, serve
+    from regnet_deploy.serving.server import Listeners, bind, serve
+    from regnet_deploy.serving.server_core import ServerCore
     from regnet_deploy.serving.tracing import open_tracing
 
     if options["grpc_port"] is not None:
@@ -238,7 +242,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         hung_s=options["hung_s"],
     )
     delay_ms = options["max_delay_ms"]
-    wish = Wish(
+    wish = ServeOptions(
         variant=options["variant"],
         runtime=options["runtime"],
         device=options["device"],
@@ -265,7 +269,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         grpc_port = options["grpc_port"]
         if grpc_port is not None:  # said as for the other doors, and before the models are opened
             bind(options["host"], grpc_port, "--grpc-port").close()
-        doors = Doors(
+        doors = Listeners(
             http=bound,
             grpc=None if grpc_port is None else (options["host"], grpc_port),
             metrics=apart,
@@ -280,7 +284,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
             tracing = open_tracing(options["trace_url"])
             stack.callback(tracing.close)
             observers.append(tracing.observe)
-        assembly = Assembly(
+        assembly = ServerCore(
             bundle_path,
             name=name,
             wish=wish,
@@ -291,7 +295,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
             observers=tuple(observers),
         )
 
-        def announce(ready: Ready) -> None:
+        def announce(ready: ServerReady) -> None:
             told = _ready_facts(assembly, doors, ready)
             if options["log_format"] == "json":  # then every line is
                 log.event("ready", **told)
@@ -305,7 +309,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         serve(assembly, doors, options["drain_s"], announce, options["linger_s"])
 
 
-def _ready_facts(assembly: Assembly, doors: Doors, ready: Ready) -> dict[str, Any]:
+def _ready_facts(assembly: ServerCore, doors: Listeners, ready: ServerReady) -> dict[str, Any]:
     """Return where the server answers and what it serves, JSON data; of several models the first once more on top."""
     from regnet_deploy.serving.server import url_of
 
@@ -333,22 +337,22 @@ def _ready_facts(assembly: Assembly, doors: Doors, ready: Ready) -> dict[str, An
     return {"url": url, "grpc_port": ready.grpc_port, "metrics": metrics, **models[0], "models": models}
 
 
-def _say_ready(assembly: Assembly, ready: Ready, told: dict[str, Any], bundle_path: str) -> None:
+def _say_ready(assembly: ServerCore, ready: ServerReady, told: dict[str, Any], bundle_path: str) -> None:
     for served, agreement in zip(assembly.opened, ready.agreements, strict=True):
         if not served.card["trained"]:
-            say(f"{bundle_path} is not trained: its answers mean nothing yet")
+            print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
         if served.note:
-            say(f"{served.name}: {served.note}")
-        say(
+            print_message(f"{served.name}: {served.note}")
+        print_message(
             f"ready: {told['url']} model {served.name} version {served.version}, variant {served.variant} by "
             f"{served.session.runtime} on {served.session.device}; {served.batching.executors} x batch "
             f"{served.batching.batch}; golden set of {agreement.images} images agrees, max |error| "
             f"{agreement.max_abs_error:.2g}"
         )
     if ready.grpc_port is not None:
-        say(f"gRPC on port {ready.grpc_port}")
+        print_message(f"gRPC on port {ready.grpc_port}")
     if told["metrics"] is not None:
-        say(f"metrics: {told['metrics']}")
+        print_message(f"metrics: {told['metrics']}")
 
 
 def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
@@ -378,11 +382,11 @@ def _is_loopback(address: str) -> bool:
 
 def _build(bundle: Bundle, variant: str) -> Session:
     """Build the engine of a variant for this machine, for this run alone: the bundle may be read-only."""
+    from regnet_deploy.engines.engine_builder import rebuild_engine
     from regnet_deploy.engines.gpu import find_gpu
-    from regnet_deploy.engines.making import remake_engine
 
-    say(f"{variant}: building an engine for this machine")
-    made = remake_engine(bundle, variant, find_gpu(), lambda steps, phase: None, say)
+    print_message(f"{variant}: building an engine for this machine")
+    made = rebuild_engine(bundle, variant, find_gpu(), lambda steps, phase: None, print_message)
     if made.session is None:
         raise UsageError(f"{variant} cannot be served: {made.entry['note']}")
     return made.session

@@ -8,8 +8,8 @@ import click
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table, say, stdout_console
-from regnet_deploy.pictures import write_whole
+from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
+from regnet_deploy.plotting import write_atomically
 
 
 @click.command()
@@ -25,7 +25,7 @@ def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
       regnet-deploy show my-bundle --html card.html
     """
     from regnet_deploy.report.card import model_card
-    from regnet_deploy.report.sections import headline, sections
+    from regnet_deploy.report.sections import card_sections, headline
 
     card = model_card(open_bundle(bundle_path))
     if html_path:
@@ -37,7 +37,7 @@ def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
         return
     console = stdout_console()
     console.print(f"[bold]{headline(card)}[/bold]", soft_wrap=True)
-    for section in sections(card):
+    for section in card_sections(card):
         console.print(f"\n[bold]{section.title}[/bold]")
         for name, value in section.facts:
             console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
@@ -46,8 +46,8 @@ def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
 
 
 def _write_page(card: dict[str, object], target: Path) -> None:
-    from regnet_deploy.report.page import card_page
+    from regnet_deploy.report.html_page import card_html
 
-    page = card_page(card)
-    write_whole(target, page.encode("utf-8", "replace"))
-    say(f"wrote {target}")
+    page = card_html(card)
+    write_atomically(target, page.encode("utf-8", "replace"))
+    print_message(f"wrote {target}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from regnet_deploy.cli.options import json_option
-from regnet_deploy.cli.output import print_json, print_table, say
+from regnet_deploy.cli.output import print_json, print_message, print_table
 
 if TYPE_CHECKING:
     from regnet_deploy.space.spaces import Space
@@ -43,7 +43,7 @@ def command(name: str | None, as_json: bool) -> None:
         return
     rows = [(s.name, s.block, _drawn(s), str(s.freedom), f"10^{s.log10_size:.1f}") for s in spaces]
     print_table("", ("space", "block", "what is drawn", "freedom", "size"), rows, left=3)
-    say(
+    print_message(
         "d depth, w width, b bottleneck ratio, g group width; _i: by stage. freedom: degrees of it; size: networks. "
         "`regnet-deploy spaces NAME > my.yaml` writes one to change"
     )
@@ -51,14 +51,14 @@ def command(name: str | None, as_json: bool) -> None:
 
 def _drawn(space: Space) -> str:
     """Return what a space draws in one line, by the paper's symbols."""
-    from regnet_deploy.space.narrow import SYMBOLS
-    from regnet_deploy.space.space_file import meaningless
+    from regnet_deploy.space.narrowing import SYMBOLS
+    from regnet_deploy.space.space_file import check_not_empty
     from regnet_deploy.space.spaces import AnyNetSpace
 
     if isinstance(space, AnyNetSpace):
         parts = []
         for part, stages in space.parts().items():
-            if part in meaningless(space.block):
+            if part in check_not_empty(space.block):
                 continue
             symbol, choices = SYMBOLS[part], ", ".join(map(str, stages.choices))
             index = "" if stages.across == "same" else "_i"
@@ -66,7 +66,7 @@ def _drawn(space: Space) -> str:
             parts.append(f"{symbol}{index}{relation} {choices}")
     else:
         named = {"group_width": "g", "bottleneck": "b"}
-        absent = {named[part] for part in meaningless(space.block)}
+        absent = {named[part] for part in check_not_empty(space.block)}
         parts = [f"{name} {choice}" for name, choice in space.parts().items() if name not in absent]
         if isinstance(space.w_a, str):
             parts.append(f"w_a = {space.w_a}")

@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from regnet_deploy.cli.executors import executor_of
-from regnet_deploy.cli.options import Range, json_option
-from regnet_deploy.cli.output import TerminalReporter, print_json, progress, say, wait_briefly
+from regnet_deploy.cli.options import RangeParam, json_option
+from regnet_deploy.cli.output import TerminalProgress, limit_thread_spinning, print_json, print_message, progress
 from regnet_deploy.errors import UsageError, require
 
 #: The band in which the paper designs spaces, million MACs, and the pixels a side that it is about.
@@ -28,7 +28,7 @@ PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
 @click.option("--n", "n", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Networks.")
 @click.option(
     "--mmacs",
-    type=Range(float),
+    type=RangeParam(float),
     help="Band of complexity, million MACs at --resolution, with the classes of the data.  [default: 360:400 at 224]",
 )
 @click.option("--resolution", type=click.IntRange(8), default=224, show_default=True, help="Pixels a side.")
@@ -101,15 +101,15 @@ def command(
       regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html
     """
     from regnet_deploy.populations.trials import file_name
-    from regnet_deploy.space.draw import Band
+    from regnet_deploy.space.sampling import Band
     from regnet_deploy.space.space_file import find_space
 
-    wait_briefly()
+    limit_thread_spinning()
     found = find_space(space)
     for module in ("torch", "safetensors", "PIL"):
         require(module, "sweep")
-    from regnet_deploy.sweeping.sweep import Options, sweep
-    from regnet_deploy.training.execution import Execution, Wanted
+    from regnet_deploy.sweeping.sweep import SweepOptions, sweep
+    from regnet_deploy.training.execution import Execution, ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
 
     if mmacs is None:
@@ -124,9 +124,9 @@ def command(
     if ray not in (None, "local") and device != "auto":
         execution = Execution(device, precision, channels_last=True)
     else:
-        (execution,) = Wanted(device, precision, channels_last="on").candidates()
+        (execution,) = ExecutionRequest(device, precision, channels_last="on").candidates()
     executor = executor_of(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
-    options = Options(n, seed, val_split, execution, executor, threads, retry)
+    options = SweepOptions(n, seed, val_split, execution, executor, threads, retry)
     path = store or Path(f"{file_name(found.name)}.sweep")
     try:
         with progress() as display:
@@ -137,10 +137,10 @@ def command(
                 Recipe(precise_bn_images=precise_bn, seed=seed if training_seed is None else training_seed, **recipe),
                 options,
                 path,
-                TerminalReporter(display),
+                TerminalProgress(display),
             )
     except KeyboardInterrupt:
-        say(f"what was done is in {path}; the same command goes on with the rest")
+        print_message(f"what was done is in {path}; the same command goes on with the rest")
         raise
     if as_json:
         print_json(
@@ -156,4 +156,4 @@ def command(
                 "seconds": result.seconds,
             }
         )
-    say(f"{path}: {result} - next: regnet-deploy analyze {path}")
+    print_message(f"{path}: {result} - next: regnet-deploy analyze {path}")

@@ -9,7 +9,14 @@ import click
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import TerminalReporter, bundle_word, print_json, progress, say, wait_briefly
+from regnet_deploy.cli.output import (
+    TerminalProgress,
+    bundle_argument_text,
+    limit_thread_spinning,
+    print_json,
+    print_message,
+    progress,
+)
 from regnet_deploy.errors import require
 
 _SWITCH = click.Choice(["auto", "on", "off"])
@@ -99,23 +106,23 @@ def command(
       regnet-deploy train --data my-images --epochs 50
       tensorboard --logdir regnet-bundle.training
     """
-    wait_briefly()
+    limit_thread_spinning()
     open_bundle(bundle_path)  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
-    from regnet_deploy.training.execution import Wanted
+    from regnet_deploy.training.commit import summary
+    from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
-    from regnet_deploy.training.result import summary
-    from regnet_deploy.training.train import Options, train
+    from regnet_deploy.training.train import TrainOptions, train
 
-    wanted = Wanted(device, precision, channels_last, compiled)
-    options = Options(wanted, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
+    wanted = ExecutionRequest(device, precision, channels_last, compiled)
+    options = TrainOptions(wanted, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
     fitted = Recipe(precise_bn_images=precise_bn, **recipe)
     try:
         with progress() as display:
-            bundle = train(bundle_path, data, fitted, options, TerminalReporter(display))
+            bundle = train(bundle_path, data, fitted, options, TerminalProgress(display))
     except KeyboardInterrupt:
-        say(
+        print_message(
             "the bundle is as it was; the same command goes on from the last checkpoint, with --finish it ends there "
             "and keeps the best weights so far"
         )
@@ -125,8 +132,8 @@ def command(
         print_json({"bundle": str(bundle.path), **result})
         return
     best, counts = result["best"], result["data"]
-    say(
+    print_message(
         f"{bundle.path}: weights of epoch {best['epoch']}, {best['val_top1']:.2%} of {best['val_images']:,} validation "
         f"images right; {counts['train_images']:,} images, {result['seconds']:.0f} s - "
-        f"next: regnet-deploy export{bundle_word(bundle.path)}"
+        f"next: regnet-deploy export{bundle_argument_text(bundle.path)}"
     )

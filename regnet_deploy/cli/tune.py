@@ -13,11 +13,18 @@ import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle, update_bundle
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
-from regnet_deploy.cli.output import TerminalReporter, bundle_word, print_json, print_table, progress, say
+from regnet_deploy.cli.output import (
+    TerminalProgress,
+    bundle_argument_text,
+    print_json,
+    print_message,
+    print_table,
+    progress,
+)
 from regnet_deploy.errors import require
 
 if TYPE_CHECKING:
-    from regnet_deploy.loading.tuning import Row
+    from regnet_deploy.load_testing.tuning import TuningRow
 
 #: A trial takes at least as many times the limit of latency.
 _LIMITS = 10
@@ -96,35 +103,35 @@ def command(
     for module in ("starlette", "uvicorn", "httptools", "safetensors"):
         require(module, "serve")
     from regnet_deploy.cores import available_cores
-    from regnet_deploy.loading.bench import Plan
-    from regnet_deploy.loading.files import allow_connections
-    from regnet_deploy.loading.settings import Setting, layouts, runnable_pairs
-    from regnet_deploy.loading.trials import starter
-    from regnet_deploy.loading.tuning import Choices, tune
+    from regnet_deploy.load_testing.load_runs import LoadPlan
+    from regnet_deploy.load_testing.open_files_limit import allow_connections
+    from regnet_deploy.load_testing.setting_trial import setting_trial
+    from regnet_deploy.load_testing.settings import ServerSetting, executor_layouts, runnable_pairs
+    from regnet_deploy.load_testing.tuning import TuningOptions, tune
     from regnet_deploy.profiling.machine import environment
-    from regnet_deploy.runtimes.machine_here import machine_here
-    from regnet_deploy.runtimes.tuned import PART
+    from regnet_deploy.runtimes.machine_summary import machine_summary
+    from regnet_deploy.runtimes.tuned_settings import PART
 
     pairs, refused = runnable_pairs(bundle, variant, runtime, device)
-    choices = Choices(pairs, layouts(available_cores(), max_executors))
+    choices = TuningOptions(pairs, executor_layouts(available_cores(), max_executors))
     kind = kind or ("image" if images else "tensor")
     # In less time than this a queue that grows without end would still keep to the limit.
     seconds = max(duration, _LIMITS * limit_ms / 1000)
-    plan = Plan(seconds, warmup=min(1.0, seconds / 4), seed=seed)
+    plan = LoadPlan(seconds, warmup=min(1.0, seconds / 4), seed=seed)
     allow_connections(plan.rules.connections)
     late: list[None] = []
 
-    def options(setting: Setting) -> list[str]:
+    def options(setting: ServerSetting) -> list[str]:
         return [*setting.options(), "--device", device]
 
-    start = starter(bundle, plan, kind=kind, images=images, options=options, late=lambda: late.append(None))
-    rows: list[Row] = []
+    start = setting_trial(bundle, plan, kind=kind, images=images, options=options, late=lambda: late.append(None))
+    rows: list[TuningRow] = []
     with _ended_by_signals(), progress() as display:
-        reporter = TerminalReporter(display)
+        reporter = TerminalProgress(display)
         for what, reason in refused.items():
             reporter.say(f"not tried: {what}: {reason}")
 
-        def tell(what: str, row: Row | None) -> None:
+        def tell(what: str, row: TuningRow | None) -> None:
             if row is not None:
                 rows.append(row)
                 reporter.say(f"{row.setting}: {_outcome(row)}")
@@ -138,7 +145,7 @@ def command(
             reporter.say(f"{len(rows)} settings were measured and nothing was written: {bundle_path} is as it was")
             raise click.Abort from None  # click itself puts an empty line before the word
     part = {
-        "machine": machine_here(),
+        "machine": machine_summary(),
         "p99_ms": limit_ms,
         "rate": best.rate,
         "kind": kind,
@@ -152,16 +159,16 @@ def command(
         print_json({"bundle": bundle_path, "written": not dry_run, **part})
     else:
         _print(rows, best, limit_ms)
-    say(
+    print_message(
         f"{best.setting}: {best.rate:.1f} images/s with a p99 of {best.p99_ms:.1f} ms"
         + (
             " (dry run: nothing was written)"
             if dry_run
-            else f"; `regnet-deploy serve{bundle_word(bundle_path)}` uses it on this machine"
+            else f"; `regnet-deploy serve{bundle_argument_text(bundle_path)}` uses it on this machine"
         )
     )
     if late:
-        say(
+        print_message(
             f"in {len(late)} loads requests left late, which counts as latency: on a quiet machine, or with clients "
             "elsewhere, the server may bear more"
         )
@@ -189,19 +196,19 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _outcome(row: Row) -> str:
+def _outcome(row: TuningRow) -> str:
     if not row.rate:
         return row.note + (f" (p99 {row.p99_ms:.1f} ms)" if row.p99_ms is not None else "")
     return f"{row.rate:.1f} images/s, p99 {row.p99_ms:.1f} ms"
 
 
-def _print(rows: list[Row], best: Row, limit_ms: float) -> None:
+def _print(rows: list[TuningRow], best: TuningRow, limit_ms: float) -> None:
     columns = ("variant", "runtime", "note", "executors x threads", "batch", "delay ms", "images/s", "p99 ms", "trials")
     listed = sorted(rows, key=lambda row: (row.setting != best.setting, -row.rate))
     print_table(f"Highest rate with p99 <= {limit_ms:g} ms", columns, [_row(row) for row in listed], left=3)
 
 
-def _row(row: Row) -> tuple[str, ...]:
+def _row(row: TuningRow) -> tuple[str, ...]:
     setting = row.setting
     return (
         setting.variant,

@@ -13,7 +13,7 @@ from regnet_deploy.errors import BundleError, ProofError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.runtime import Session
-    from regnet_deploy.runtimes.verification import Check
+    from regnet_deploy.runtimes.verification import VerificationCheck
 
 
 @click.command()
@@ -29,7 +29,7 @@ def command(bundle_path: str, as_json: bool) -> None:
       regnet-deploy verify
       regnet-deploy verify my-bundle --json
     """
-    from regnet_deploy.runtimes.rereading import read_bundle
+    from regnet_deploy.runtimes.bundle_reader import read_bundle
     from regnet_deploy.runtimes.verification import verify
 
     checks = read_bundle(
@@ -56,14 +56,14 @@ def command(bundle_path: str, as_json: bool) -> None:
 
 def _open_weights(bundle: Bundle) -> Session:
     require("torch", "train")
-    from regnet_deploy.models.session import TorchSession
+    from regnet_deploy.models.torch_session import TorchSession
 
     return TorchSession(bundle)
 
 
 def _open_emulated(bundle: Bundle, name: str) -> Session:
     """Open a variant for TensorRT as it was proved."""
-    from regnet_deploy.exporting.kernels import runs_as_typed
+    from regnet_deploy.exporting.cpu_kernels import runs_as_typed
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.runtimes.runtime import find_variant, open_onnx, open_variant
 
@@ -72,12 +72,12 @@ def _open_emulated(bundle: Bundle, name: str) -> Session:
     if runs_as_typed(precision):
         return open_variant(bundle, name)
     require("onnx", "export")
-    from regnet_deploy.exporting.emulation import emulated
+    from regnet_deploy.exporting.emulation import emulate
 
-    return open_onnx(emulated(bundle.read(variant["file"]), precision), device="cpu", exact=True)
+    return open_onnx(emulate(bundle.read(variant["file"]), precision), device="cpu", exact=True)
 
 
-def _row(check: Check) -> tuple[str, ...]:
+def _row(check: VerificationCheck) -> tuple[str, ...]:
     figures = check.agreement
     if figures is None:
         return (check.subject, check.outcome, check.detail, "", "", "", "", "")
@@ -93,6 +93,6 @@ def _row(check: Check) -> tuple[str, ...]:
     )
 
 
-def _summary(checks: list[Check]) -> str:
+def _summary(checks: list[VerificationCheck]) -> str:
     outcomes = [check.outcome for check in checks]
     return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))

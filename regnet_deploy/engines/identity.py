@@ -18,7 +18,7 @@ from regnet_deploy.errors import BundleError, UsageError
 
 
 @dataclass(frozen=True)
-class Identity:
+class EngineIdentity:
     """What an engine is made from and for.
 
     The driver and CUDA are part of the key, for a builder may choose otherwise with others; they are no part of the
@@ -79,7 +79,7 @@ class Identity:
     def _capabilities(self) -> tuple[str, ...]:
         return self.options.compute_capabilities or RTX_DEFAULT
 
-    def differences(self, other: Identity) -> dict[str, tuple[Any, Any]]:
+    def differences(self, other: EngineIdentity) -> dict[str, tuple[Any, Any]]:
         """Return what differs, by name: this one's value and the other's; options as ``options.max_batch``."""
         mine, others = _flat(self), _flat(other)
         return {name: (mine[name], others[name]) for name in mine if mine[name] != others[name]}
@@ -89,7 +89,7 @@ class Identity:
         return {**asdict(self), "options": self.options.to_json()}
 
     @classmethod
-    def from_json(cls, data: Any) -> Identity:
+    def from_json(cls, data: Any) -> EngineIdentity:
         """Return the identity that :meth:`to_json` wrote.
 
         Raises:
@@ -111,8 +111,8 @@ def identify(
     library: Library,
     gpu: Gpu | None,
     options: EngineOptions,
-) -> Identity:
-    """Return the identity of the engine that :func:`regnet_deploy.engines.build.build` would build here.
+) -> EngineIdentity:
+    """Return the identity of the engine that :func:`regnet_deploy.engines.plan_builder.build_plan` would build here.
 
     Raises:
         UsageError: an option is not one of the runtime's, or it is TensorRT and there is no GPU.
@@ -123,7 +123,7 @@ def identify(
         if gpu is None:
             raise UsageError("tensorrt builds on the GPU that will run the engine, and the NVIDIA driver shows none")
         here = gpu
-    return Identity(
+    return EngineIdentity(
         onnx_sha256=onnx_sha256,
         precision=precision,
         calibration=calibration,
@@ -145,7 +145,7 @@ def this_system() -> str:
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
-def why_not_here(identity: Identity, library: Library, gpu: Gpu | None) -> str | None:
+def engine_unsupported_reason(identity: EngineIdentity, library: Library, gpu: Gpu | None) -> str | None:
     """Return the first thing that keeps an engine from running on this machine, with both values; None: it fits.
 
     Args:
@@ -162,7 +162,7 @@ def why_not_here(identity: Identity, library: Library, gpu: Gpu | None) -> str |
     return _other_version(identity, library) or _other_gpu(identity, gpu)
 
 
-def _other_version(identity: Identity, library: Library) -> str | None:
+def _other_version(identity: EngineIdentity, library: Library) -> str | None:
     if identity.version == library.version:
         return None
     reason = f"it was built by {identity.builder} and this machine has {library}"
@@ -175,7 +175,7 @@ def _other_version(identity: Identity, library: Library) -> str | None:
     return None
 
 
-def _other_gpu(identity: Identity, gpu: Gpu) -> str | None:
+def _other_gpu(identity: EngineIdentity, gpu: Gpu) -> str | None:
     here = gpu.compute_capability
     if identity.runtime == "tensorrt-rtx":
         fits = here in identity._capabilities
@@ -197,7 +197,7 @@ def _other_gpu(identity: Identity, gpu: Gpu) -> str | None:
     )
 
 
-def _flat(identity: Identity) -> dict[str, Any]:
+def _flat(identity: EngineIdentity) -> dict[str, Any]:
     data = identity.to_json()
     options = cast("dict[str, Any]", data.pop("options"))
     return {**data, **{f"options.{name}": value for name, value in options.items()}}

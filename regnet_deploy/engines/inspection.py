@@ -16,9 +16,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from regnet_deploy.engines.builder_log import failure
+from regnet_deploy.engines.deserialize import deserialize_engine
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.loading import load_engine
-from regnet_deploy.engines.messages import failure
 from regnet_deploy.errors import ProofError
 
 #: A type as reports call it, in the order in which to look: bfloat16 has float16 in its name.
@@ -91,7 +91,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Checked:
+class TypeReport:
     """What a check of the types found.
 
     Attributes:
@@ -112,7 +112,7 @@ def inspect_engine(library: Library, plan: bytes) -> tuple[Layer, ...]:
         RegnetDeployError: the plan does not load.
         ProofError: the report cannot be read.
     """
-    loaded = load_engine(library, plan)
+    loaded = deserialize_engine(library, plan)
     engine, trt = loaded.engine, library.module
     context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     if context is None:
@@ -196,7 +196,7 @@ def is_gate(name: str) -> bool:
 
 def check_types(
     asked: Mapping[str, str], layers: Iterable[Layer], *, tf32: bool = False, accept_unaccounted: bool = False
-) -> Checked:
+) -> TypeReport:
     """Hold what an engine computes in against what was asked.
 
     A gate (:func:`is_gate`) may compute in a wider float than asked, or go unaccounted for.
@@ -234,7 +234,7 @@ def check_types(
             f"in which type {len(silent)} of {len(asked)} convolutions compute is not known, for the engine's report "
             f"does not name them: {', '.join(silent[:3])}{more}; export with --accept-unaccounted to take it so"
         )
-    return Checked(dict(Counter(found.values())), unaccounted, wider)
+    return TypeReport(dict(Counter(found.values())), unaccounted, wider)
 
 
 def _is_wider_float(kind: str, asked: str) -> bool:

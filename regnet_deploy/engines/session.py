@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.engines.builder_log import failure
 from regnet_deploy.engines.cuda import Cuda
+from regnet_deploy.engines.deserialize import deserialize_engine
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.inspection import Layer, layers_of_report, report_of
 from regnet_deploy.engines.library import Library, lean_wheel
-from regnet_deploy.engines.loading import load_engine
-from regnet_deploy.engines.messages import failure
 from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
 
@@ -71,7 +71,7 @@ class EngineSession:
         self._library, self._gpu, self._lock = library, gpu, Lock()
         self._cuda = Cuda()
         try:
-            self._loaded = load_engine(library, plan, gpu, lean)
+            self._loaded = deserialize_engine(library, plan, gpu, lean)
         except RegnetDeployError as error:
             if lean is not None or not options.version_compatible:
                 raise

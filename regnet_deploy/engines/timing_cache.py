@@ -20,7 +20,7 @@ from typing import Any
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
 from regnet_deploy.errors import DataError
-from regnet_deploy.holding import held
+from regnet_deploy.file_lock import file_lock
 
 _FIRST_LINE = b"regnet-deploy timing cache 1\n"
 _BUSY = "another process holds it"
@@ -107,7 +107,7 @@ def _locked(path: Path, note: Note, patience_s: float) -> Iterator[bool]:
             path.parent.mkdir(parents=True, exist_ok=True)
             while not locked:
                 try:
-                    stack.enter_context(held(path.with_suffix(".lock"), busy=_BUSY, unwritable="{}"))
+                    stack.enter_context(file_lock(path.with_suffix(".lock"), busy=_BUSY, unwritable="{}"))
                     locked = True
                 except DataError as error:
                     if str(error) != _BUSY or time.monotonic() >= until:

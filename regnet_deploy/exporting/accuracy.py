@@ -16,15 +16,15 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, ProofError
-from regnet_deploy.exporting.paired import difference
+from regnet_deploy.exporting.image_batches import image_batches, pixels_fingerprint
+from regnet_deploy.exporting.paired_difference import paired_difference
 from regnet_deploy.exporting.progress import Advance, quiet
-from regnet_deploy.exporting.trained_folder import trained_folder
-from regnet_deploy.exporting.views import fingerprint, views
-from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.images.spread import spread
-from regnet_deploy.models.weights import inference
-from regnet_deploy.runtimes.golden import cosines
+from regnet_deploy.exporting.training_folder import training_folder
+from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.stratified_order import stratified_order
+from regnet_deploy.models.weights import inference_model
+from regnet_deploy.runtimes.golden_set import cosines
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 #: Views are kept in memory where all of them take no more than this, bytes; else they are decoded in every pass.
@@ -34,7 +34,7 @@ BATCH = 16
 _UNREADABLE = 0.1
 
 
-class Views(NamedTuple):
+class ImageBatches(NamedTuple):
     """Some validation images: their numbers ``(n,)``, pixels ``(n, h, w, 3)`` uint8, labels ``(n,)`` int64."""
 
     numbers: NDArray[np.int64]
@@ -43,7 +43,7 @@ class Views(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Validation:
+class ValidationSet:
     """Labelled images as the network sees them, streamed.
 
     Attributes:
@@ -69,31 +69,31 @@ class Validation:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def batches(self, size: int = BATCH) -> Iterator[Views]:
+    def batches(self, size: int = BATCH) -> Iterator[ImageBatches]:
         """Yield all images that can be read, in order, so many at a time."""
         if self.kept is not None:
             for i in range(0, len(self), size):
-                yield Views(self.numbers[i : i + size], self.kept[i : i + size], self.labels[i : i + size])
+                yield ImageBatches(self.numbers[i : i + size], self.kept[i : i + size], self.labels[i : i + size])
             return
         places: list[int] = []
         pixels: list[NDArray[np.uint8]] = []
-        for place, view in enumerate(views(self.root, self.paths, self.preprocessing)):
+        for place, view in enumerate(image_batches(self.root, self.paths, self.preprocessing)):
             if isinstance(view, DataError):
                 self.left_out[self.paths[place]] = _reason(view, self.root / self.paths[place])
                 continue
             places.append(place)
             pixels.append(view)
             if len(pixels) == size:
-                yield Views(self.numbers[places], np.stack(pixels), self.labels[places])
+                yield ImageBatches(self.numbers[places], np.stack(pixels), self.labels[places])
                 places, pixels = [], []
         if pixels:
-            yield Views(self.numbers[places], np.stack(pixels), self.labels[places])
+            yield ImageBatches(self.numbers[places], np.stack(pixels), self.labels[places])
 
-    def subset(self, n: int, seed: int = 0) -> Validation:
+    def subset(self, n: int, seed: int = 0) -> ValidationSet:
         """Return ``n`` of the images, or all where there are no more: one of each class, then a second, and so on."""
         if n >= len(self):
             return self
-        places = sorted(spread(self.labels.tolist(), seed)[:n])
+        places = sorted(stratified_order(self.labels.tolist(), seed)[:n])
         return replace(
             self,
             paths=tuple(self.paths[place] for place in places),
@@ -119,9 +119,9 @@ class Validation:
         return line
 
 
-def validation_of(
+def validation_set(
     data: str | Path | ImageFolder, bundle: Bundle, preprocessing: Preprocessing, advance: Advance = quiet
-) -> Validation:
+) -> ValidationSet:
     """Return the images that validate: those in ``val/`` of a folder, or those that training held out.
 
     Args:
@@ -136,24 +136,24 @@ def validation_of(
             or, where they are kept in memory, more than a tenth that cannot be read.
         MissingPart: the bundle is not trained.
     """
-    folder = data if isinstance(data, ImageFolder) else trained_folder(data, bundle, advance)
+    folder = data if isinstance(data, ImageFolder) else training_folder(data, bundle, advance)
     place = {name: i for i, name in enumerate(bundle.part("labels"))}
     labels = np.asarray([place[folder.classes[file.label]] for file in folder.val], np.int64)
     paths = tuple(file.path for file in folder.val)
     numbers = np.arange(len(paths))
     if len(paths) * preprocessing.crop**2 * 3 > MEMORY_BYTES:
-        return Validation(folder.root, paths, labels, numbers, folder.split, preprocessing, None, {})
+        return ValidationSet(folder.root, paths, labels, numbers, folder.split, preprocessing, None, {})
     usable: list[int] = []
     pixels = np.empty((len(paths), preprocessing.crop, preprocessing.crop, 3), np.uint8)
     left_out: dict[str, str] = {}
-    for number, view in enumerate(views(folder.root, paths, preprocessing)):
+    for number, view in enumerate(image_batches(folder.root, paths, preprocessing)):
         if isinstance(view, DataError):
             left_out[paths[number]] = _reason(view, folder.root / paths[number])
         else:
             pixels[len(usable)] = view
             usable.append(number)
         advance(number + 1, len(paths))
-    found = Validation(
+    found = ValidationSet(
         folder.root,
         tuple(paths[number] for number in usable),
         labels[usable],
@@ -172,7 +172,7 @@ def _reason(error: DataError, file: Path) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class Reference:
+class ReferenceLogits:
     """The model's own answers.
 
     Attributes:
@@ -192,7 +192,7 @@ class Reference:
         """Share of right answers."""
         return float((self.logits.argmax(axis=1) == self.labels).mean())
 
-    def of(self, validation: Validation) -> Reference:
+    def of(self, validation: ValidationSet) -> ReferenceLogits:
         """Return the answers to these images alone."""
         rows = self.rows(np.intersect1d(validation.numbers, self.numbers))
         return replace(self, numbers=self.numbers[rows], labels=self.labels[rows], logits=self.logits[rows])
@@ -209,9 +209,9 @@ class Reference:
         return rows
 
 
-def reference_of(
-    model: nn.Module, validation: Validation, advance: Advance = quiet, *, batch: int = BATCH
-) -> Reference:
+def reference_logits(
+    model: nn.Module, validation: ValidationSet, advance: Advance = quiet, *, batch: int = BATCH
+) -> ReferenceLogits:
     """Return the model's logits for all validation images, in FP32 on all cores of the CPU.
 
     Raises:
@@ -227,16 +227,18 @@ def reference_of(
     torch.set_num_threads(available_cores())
     try:
         for each in validation.batches(batch):
-            logits.append(inference(model, torch.from_numpy(normalise(each.pixels, validation.preprocessing))).numpy())
+            logits.append(
+                inference_model(model, torch.from_numpy(normalise(each.pixels, validation.preprocessing))).numpy()
+            )
             numbers.append(each.numbers)  # not `each`: the pixels would stay in memory
             labels.append(each.labels)
-            digests.update(fingerprint(image) for image in each.pixels)
+            digests.update(pixels_fingerprint(image) for image in each.pixels)
             done += len(each.labels)
             advance(done, len(validation))
     finally:
         torch.set_num_threads(before)
     validation.warning()  # for what it raises
-    reference = Reference(
+    reference = ReferenceLogits(
         np.concatenate(numbers), np.concatenate(labels), np.concatenate(logits), digests=frozenset(digests)
     )
     if not np.isfinite(reference.logits).all():
@@ -253,7 +255,8 @@ class Accuracy:
         top1: share of right answers of the variant.
         reference_top1: share of right answers of the model.
         drop: what the variant loses, points (percent of the images); below 0 where it gains.
-        low: lower end of the 95 % interval of the drop, points; see :func:`regnet_deploy.exporting.paired.difference`.
+        low: lower end of the 95 % interval of the drop, points; see
+            :func:`regnet_deploy.exporting.paired_difference.paired_difference`.
         high: upper end, points.
         agreement: share of images whose first class is the same.
         max_abs_error: largest difference of a logit; infinite where one is not finite.
@@ -285,7 +288,12 @@ class Accuracy:
 
 
 def measure_accuracy(
-    session: Session, validation: Validation, reference: Reference, advance: Advance = quiet, *, batch: int = BATCH
+    session: Session,
+    validation: ValidationSet,
+    reference: ReferenceLogits,
+    advance: Advance = quiet,
+    *,
+    batch: int = BATCH,
 ) -> Accuracy:
     """Run a variant on validation images and compare its answers with the model's.
 
@@ -323,7 +331,7 @@ def measure_accuracy(
         advance(images, len(validation))
     if images != np.isin(reference.numbers, validation.numbers).sum():
         raise DataError("validation images were changed while they were used: run this again")
-    drop = difference(lost, gained, images)
+    drop = paired_difference(lost, gained, images)
     return Accuracy(
         images=images,
         top1=right / images,
@@ -339,7 +347,7 @@ def measure_accuracy(
     )
 
 
-def unresolved(accuracies: Mapping[str, Mapping[str, Any]], max_drop: float) -> str | None:
+def undecided_drops(accuracies: Mapping[str, Mapping[str, Any]], max_drop: float) -> str | None:
     """Return a line where the images are too few to tell whether a loss is within its limit; None where they are not.
 
     Args:

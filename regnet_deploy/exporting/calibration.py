@@ -23,9 +23,9 @@ from onnx import TensorProto, helper
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import ProofError, UsageError, did_you_mean
 from regnet_deploy.exporting.progress import Advance, quiet
-from regnet_deploy.exporting.quantise import Range
-from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.runtimes.onnx_session import cannot_run, create, failures, session_options
+from regnet_deploy.exporting.quantization import TensorRange
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.runtimes.onnx_session import create_session, ort_failures, run_error, session_options
 from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
 #: Ways to choose a range: all that was seen; least loss of information; all but the largest magnitudes.
@@ -97,21 +97,21 @@ class Activations:
 
 
 @dataclass(frozen=True, eq=False)
-class Observed:
+class ObservedActivations:
     """What was seen of each tensor, by name, on so many images."""
 
     tensors: Mapping[str, Activations]
     images: int
 
 
-def observe(
+def observe_activations(
     onnx_fp32: bytes,
     tensors: Sequence[str],
     pixels: NDArray[np.uint8],
     preprocessing: Preprocessing,
     advance: Advance = quiet,
     threads: int | None = None,
-) -> Observed:
+) -> ObservedActivations:
     """Run a network on images and keep what its activations look like.
 
     Args:
@@ -137,16 +137,16 @@ def observe(
             images = normalise(pixels[done : done + size], preprocessing)
             try:
                 values = [*session.run(inside, {entered: images}), images][: len(seen)]
-            except failures() as error:
-                raise cannot_run(images, error) from None
+            except ort_failures() as error:
+                raise run_error(images, error) from None
             list(pool.map(Activations.add, seen.values(), values))
             done += len(images)
             advance(done, len(pixels))
             size = max(1, min(_MOST_IMAGES, _BATCH_BYTES // sum(value[:1].nbytes for value in values)))
-    return Observed({name: seen[name] for name in tensors}, len(pixels))
+    return ObservedActivations({name: seen[name] for name in tensors}, len(pixels))
 
 
-def ranges(observed: Observed, method: str) -> dict[str, Range]:
+def activation_ranges(observed: ObservedActivations, method: str) -> dict[str, TensorRange]:
     """Return the range of every tensor: what was seen, clipped to the method's threshold on both sides.
 
     Args:
@@ -167,7 +167,7 @@ def ranges(observed: Observed, method: str) -> dict[str, Range]:
     found = {}
     for name, seen in observed.tensors.items():
         most = thresholds[method](seen)
-        found[name] = Range(max(seen.low, -most), min(seen.high, most))
+        found[name] = TensorRange(max(seen.low, -most), min(seen.high, most))
     return found
 
 
@@ -235,4 +235,6 @@ def _open(data: bytes, tensors: Sequence[str], threads: int) -> tuple[Any, str]:
         helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name != entered
     )
     installed_onnxruntime()
-    return create(model.SerializeToString(), session_options(threads, exact=False), ["CPUExecutionProvider"]), entered
+    return create_session(
+        model.SerializeToString(), session_options(threads, exact=False), ["CPUExecutionProvider"]
+    ), entered

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.exporting.image_batches import image_batches, pixels_fingerprint
 from regnet_deploy.exporting.progress import Advance, quiet
-from regnet_deploy.exporting.trained_folder import trained_folder, was_trained_on
-from regnet_deploy.exporting.views import fingerprint, views
+from regnet_deploy.exporting.training_folder import is_training_folder, training_folder
 from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.images.spread import spread
+from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.images.stratified_order import stratified_order
 
 #: Fewer images miss values that a deployed network meets; more of them do not change the ranges.
 LEAST, MOST = 300, 512
@@ -79,16 +79,16 @@ def calibration_set(
     if not LEAST <= count <= MOST:
         raise UsageError(f"calibration takes {LEAST} to {MOST} images, not {count}")
     root, ordered, words = _ordered(source, bundle, seed, advance)
-    golden = {fingerprint(image) for image in golden_images}
+    golden = {pixels_fingerprint(image) for image in golden_images}
     seen: set[bytes] = set()
     chosen: list[NDArray[np.uint8]] = []
     left_out: dict[str, str] = {}
     apart = Counter[str]()
-    for path, view in zip(ordered, views(root, ordered, preprocessing), strict=False):
+    for path, view in zip(ordered, image_batches(root, ordered, preprocessing), strict=False):
         if isinstance(view, DataError):
             left_out[path] = str(view).removeprefix(f"{root / path}: ")
             continue
-        digest = fingerprint(view)
+        digest = pixels_fingerprint(view)
         why = _why_apart(digest, golden, excluded, seen)
         if why:
             apart[why] += 1
@@ -127,11 +127,11 @@ def _ordered(
     if not isinstance(source, ImageFolder):
         plain = _files_alone(Path(source))
         if plain is not None:
-            return Path(source), [plain[place] for place in spread([0] * len(plain), seed)], USER
-        source = trained_folder(source, bundle, advance)
+            return Path(source), [plain[place] for place in stratified_order([0] * len(plain), seed)], USER
+        source = training_folder(source, bundle, advance)
     train = source.train
-    ordered = [train[place].path for place in spread([file.label for file in train], seed)]
-    if was_trained_on(source, bundle):
+    ordered = [train[place].path for place in stratified_order([file.label for file in train], seed)]
+    if is_training_folder(source, bundle):
         return source.root, ordered, TRAINING
     return source.root, ordered, f"images of {train[0].path.split('/')[0]}/ in {source.root.resolve().name}"
 

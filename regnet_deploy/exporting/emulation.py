@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from regnet_deploy.exporting.kernels import runs_as_typed
+from regnet_deploy.exporting.cpu_kernels import runs_as_typed
 from regnet_deploy.exporting.precision import Precision
 
 _BF16, _FP16, _FP32 = TensorProto.BFLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT
@@ -22,18 +22,18 @@ _BF16, _FP16, _FP32 = TensorProto.BFLOAT16, TensorProto.FLOAT16, TensorProto.FLO
 _OPSET, _IR_VERSION = 18, 8
 
 
-def emulated(data: bytes, precision: Precision) -> bytes:
+def emulate(data: bytes, precision: Precision) -> bytes:
     """Return a file that the installed ONNX Runtime runs on a CPU as this one is typed: mostly the file itself."""
     if runs_as_typed(precision):
         return data
-    return emulated_bf16(data) if precision.rest == "bf16" else quantised_in_fp32(data)
+    return emulate_bf16(data) if precision.rest == "bf16" else quantised_in_fp32(data)
 
 
 def quantised_in_fp32(data: bytes) -> bytes:
     """Return a file whose FP16 tensors are cast to FP32 before they are quantised, by the same scales.
 
     Args:
-        data: an ONNX file of :func:`regnet_deploy.exporting.graph.build_onnx`.
+        data: an ONNX file of :func:`regnet_deploy.exporting.onnx_graph.build_onnx`.
     """
     model = onnx.load_from_string(data)
     graph = model.graph
@@ -56,11 +56,11 @@ def quantised_in_fp32(data: bytes) -> bytes:
     return result
 
 
-def emulated_bf16(data: bytes) -> bytes:
+def emulate_bf16(data: bytes) -> bytes:
     """Return a file of FP32 operators that gives the logits which a BF16 file stands for.
 
     Args:
-        data: an ONNX file of :func:`regnet_deploy.exporting.graph.build_onnx` in BF16.
+        data: an ONNX file of :func:`regnet_deploy.exporting.onnx_graph.build_onnx` in BF16.
     """
     model = onnx.load_from_string(data)
     graph = model.graph

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from regnet_deploy.engines.bundle_engines import add_engine
+from regnet_deploy.engines.engine_builder import build_engine
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.making import make_engine
 from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.session import EngineSession
-from regnet_deploy.engines.stored import add_engine
-from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.accuracy_gate import AccuracyGate
+from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.onnx_variants import OnnxVariant, Reporter
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.exporting.source import Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +39,10 @@ def make_engine_variant(
     library: Library,
     gpu: Gpu | None,
     onnx: OnnxVariant,
-    source: Source,
+    source: ModelSource,
     options: EngineOptions,
     before: Mapping[str, Any] | None,
-    judge: Judge,
+    judge: AccuracyGate,
     reporter: Reporter,
     *,
     whole: bool = True,
@@ -71,7 +71,7 @@ def make_engine_variant(
     precision = PRECISIONS[onnx.entry["precision"]]
     name, convolutions = library.variant(precision.name), source.convolutions(precision)
     reporter.step(f"{name}: building with {library}")
-    made = make_engine(
+    made = build_engine(
         library,
         gpu,
         name,

@@ -11,32 +11,32 @@ from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.engines.gpu import Gpu, find_gpu
-from regnet_deploy.engines.identity import Identity, why_not_here
+from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason
 from regnet_deploy.engines.library import Library, find_library
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, RegnetDeployError, UsageError
-from regnet_deploy.exporting.accuracy import reference_of, unresolved, validation_of
+from regnet_deploy.exporting.accuracy import reference_logits, undecided_drops, validation_set
+from regnet_deploy.exporting.accuracy_gate import AccuracyGate, ensure_same_images
 from regnet_deploy.exporting.calibration_images import CalibrationSet, calibration_set
-from regnet_deploy.exporting.candidates import candidate_precisions
-from regnet_deploy.exporting.earlier import earlier_variants, engines_before
-from regnet_deploy.exporting.election import elect, lost
+from regnet_deploy.exporting.candidate_precisions import candidate_precisions
 from regnet_deploy.exporting.engine_variants import make_engine_variant
-from regnet_deploy.exporting.golden_set import GoldenSet, golden_set
-from regnet_deploy.exporting.judge import Judge, ensure_same_images
-from regnet_deploy.exporting.onnx_variants import Calibration, Reporter, make_onnx_variants
+from regnet_deploy.exporting.existing_variants import existing_engines, existing_variants
+from regnet_deploy.exporting.golden_images import NewGoldenSet, make_golden_set
+from regnet_deploy.exporting.model_source import ModelSource, load_model_source
+from regnet_deploy.exporting.onnx_variants import LazyCalibration, Reporter, make_onnx_variants
+from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
-from regnet_deploy.exporting.source import Source, source_of
-from regnet_deploy.exporting.trained_folder import trained_folder
-from regnet_deploy.exporting.wish import Wish
-from regnet_deploy.exporting.work import Variants, Work
-from regnet_deploy.images.folder import ImageFolder
+from regnet_deploy.exporting.state import ExportState, Variants
+from regnet_deploy.exporting.training_folder import training_folder
+from regnet_deploy.exporting.variant_choice import choose_variants, rejected_variants
+from regnet_deploy.images.image_folder import ImageFolder
 from regnet_deploy.profiling.machine import describe_machine, environment
-from regnet_deploy.profiling.memory import refuse_beyond_memory
-from regnet_deploy.runtimes.golden import FILE as GOLDEN
+from regnet_deploy.profiling.memory_limit import check_memory
+from regnet_deploy.runtimes.golden_set import FILE as GOLDEN
 from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What came of an export.
 
     Attributes:
@@ -56,7 +56,7 @@ class Exported:
     refused: dict[str, RegnetDeployError]
 
 
-def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
+def export(path: str | Path, wish: ExportOptions, reporter: Reporter) -> ExportResult:
     """Export the bundle at ``path``.
 
     Every variant is judged before anything is written. One that is not good enough, or cannot be made, is left out: the
@@ -78,36 +78,36 @@ def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
     installed_onnxruntime()  # before the minutes that reference logits may take
     gpu = find_gpu()
     library, hindrance = _library(wish, gpu)
-    source = source_of(bundle)
+    source = load_model_source(bundle)
     if wish.auto:  # not after the hours that judging may take
         memory = describe_machine().memory_bytes
-        refuse_beyond_memory(source.network, source.preprocessing.crop, max(wish.batches), memory)
+        check_memory(source.network, source.preprocessing.crop, max(wish.batches), memory)
     reporter.step("reference logits of the golden set")
-    golden = golden_set(bundle, source.model, source.preprocessing, wish.images)
+    golden = make_golden_set(bundle, source.model, source.preprocessing, wish.images)
     folder = _folder(bundle, wish, reporter)
     judge = _judge(bundle, source, golden, folder, wish, reporter)
     images = partial(_calibration_images, bundle, source, judge, folder, wish, reporter)
-    work = Work()
-    _make_onnx(work, source, Calibration(images, source, reporter), judge, wish, library, gpu, reporter)
+    work = ExportState()
+    _make_onnx(work, source, LazyCalibration(images, source, reporter), judge, wish, library, gpu, reporter)
     if hindrance is not None:
         work.refused["engines"] = hindrance
     elif library is not None:
-        before = engines_before(bundle, golden)
+        before = existing_engines(bundle, golden)
         _make_engines(work, before, source, library, gpu, judge, wish, reporter)
-    choice = elect(work, judge, wish, reporter) if wish.auto else None
-    doubt = unresolved(work.accuracies(), wish.max_drop)
+    choice = choose_variants(work, judge, wish, reporter) if wish.auto else None
+    doubt = undecided_drops(work.accuracies(), wish.max_drop)
     if doubt:
         reporter.note(doubt)
     made = _with_accuracy(bundle, work)
     files = {GOLDEN: golden.data, **work.files()}
-    earlier = earlier_variants(
+    earlier = existing_variants(
         bundle,
         golden,
         source.preprocessing,
         judge.gates,
         made,
         files,
-        lost(choice, work.refused),
+        rejected_variants(choice, work.refused),
         lambda engine: _runs_here(engine, library, gpu),
         reporter.step,
     )
@@ -122,10 +122,10 @@ def export(path: str | Path, wish: Wish, reporter: Reporter) -> Exported:
     written = update_bundle(path, parts, files, drop=(*earlier.stale, *outdated), expect=bundle)
     # What lost an election is no error, and why is in its record; what was asked for and cannot be had is one.
     refused = {name: error for name, error in work.refused.items() if not wish.auto or _is_asked(wish, name)}
-    return Exported(written, made, golden.part, golden.left_out, choice, {**refused, **earlier.refused})
+    return ExportResult(written, made, golden.part, golden.left_out, choice, {**refused, **earlier.refused})
 
 
-def _library(wish: Wish, gpu: Gpu | None) -> tuple[Library | None, RegnetDeployError | None]:
+def _library(wish: ExportOptions, gpu: Gpu | None) -> tuple[Library | None, RegnetDeployError | None]:
     """Return what builds engines, where they are wanted, or why nothing does."""
     if not wish.engines and not (wish.auto and gpu is not None):
         return None, None
@@ -135,31 +135,41 @@ def _library(wish: Wish, gpu: Gpu | None) -> tuple[Library | None, RegnetDeployE
         return None, error if wish.engines else None
 
 
-def _folder(bundle: Bundle, wish: Wish, reporter: Reporter) -> ImageFolder | None:
+def _folder(bundle: Bundle, wish: ExportOptions, reporter: Reporter) -> ImageFolder | None:
     """Return the folder that was trained on, split as it was then; once, for all its files may have to be read."""
     if wish.data is None:
         return None
     reporter.step("validation images")
-    return trained_folder(wish.data, bundle, reporter.advance)
+    return training_folder(wish.data, bundle, reporter.advance)
 
 
 def _judge(
-    bundle: Bundle, source: Source, golden: GoldenSet, folder: ImageFolder | None, wish: Wish, reporter: Reporter
-) -> Judge:
+    bundle: Bundle,
+    source: ModelSource,
+    golden: NewGoldenSet,
+    folder: ImageFolder | None,
+    wish: ExportOptions,
+    reporter: Reporter,
+) -> AccuracyGate:
     validation = reference = None
     if folder is not None and wish.data is not None:
-        validation = validation_of(folder, bundle, source.preprocessing, reporter.advance)
+        validation = validation_set(folder, bundle, source.preprocessing, reporter.advance)
         reporter.step("the model on the validation images")
-        reference = reference_of(source.model, validation, reporter.advance)
+        reference = reference_logits(source.model, validation, reporter.advance)
         unreadable = validation.warning()
         if unreadable:
             reporter.note(unreadable)
         ensure_same_images(reference, bundle, wish.data, reporter.note)
-    return Judge(golden.golden, source.preprocessing, wish.gates, validation, reference, wish.max_drop)
+    return AccuracyGate(golden.golden, source.preprocessing, wish.gates, validation, reference, wish.max_drop)
 
 
 def _calibration_images(
-    bundle: Bundle, source: Source, judge: Judge, folder: ImageFolder | None, wish: Wish, reporter: Reporter
+    bundle: Bundle,
+    source: ModelSource,
+    judge: AccuracyGate,
+    folder: ImageFolder | None,
+    wish: ExportOptions,
+    reporter: Reporter,
 ) -> CalibrationSet:
     given = folder if wish.calibration in (None, wish.data) else wish.calibration
     assert given is not None  # Wish refuses what would be quantised without
@@ -176,11 +186,11 @@ def _calibration_images(
 
 
 def _make_onnx(
-    work: Work,
-    source: Source,
-    calibration: Calibration,
-    judge: Judge,
-    wish: Wish,
+    work: ExportState,
+    source: ModelSource,
+    calibration: LazyCalibration,
+    judge: AccuracyGate,
+    wish: ExportOptions,
     library: Library | None,
     gpu: Gpu | None,
     reporter: Reporter,
@@ -221,13 +231,13 @@ def _make_onnx(
 
 
 def _make_engines(
-    work: Work,
+    work: ExportState,
     before: Variants,
-    source: Source,
+    source: ModelSource,
     library: Library,
     gpu: Gpu | None,
-    judge: Judge,
-    wish: Wish,
+    judge: AccuracyGate,
+    wish: ExportOptions,
     reporter: Reporter,
 ) -> None:
     for onnx in list(work.onnx.values()):
@@ -252,7 +262,7 @@ def _make_engines(
             work.refused[name] = error
 
 
-def _is_asked(wish: Wish, name: str) -> bool:
+def _is_asked(wish: ExportOptions, name: str) -> bool:
     """Tell whether a variant was asked for by name, or is an engine where engines were."""
     if name.startswith("onnx-"):
         return name in {f"onnx-{precision.name}" for precision in wish.precisions}
@@ -269,7 +279,7 @@ def _outdated_choice(bundle: Bundle, files: Mapping[str, bytes]) -> tuple[str, .
     return ()
 
 
-def _with_accuracy(bundle: Bundle, work: Work) -> Variants:
+def _with_accuracy(bundle: Bundle, work: ExportState) -> Variants:
     """Return what the manifest will say; what an earlier export measured of the same bytes is still true."""
     made, before = work.entries(), bundle.parts.get("variants", {})
     for name, one in work.onnx.items():
@@ -283,7 +293,7 @@ def _with_accuracy(bundle: Bundle, work: Work) -> Variants:
 def _runs_here(engine: Mapping[str, Any], library: Library | None, gpu: Gpu | None) -> bool:
     """Tell whether an engine of the bundle is one of this machine's; what cannot be read is nobody's."""
     try:
-        identity = Identity.from_json(engine["identity"])
+        identity = EngineIdentity.from_json(engine["identity"])
     except BundleError:
         return True
-    return library is not None and why_not_here(identity, library, gpu) is None
+    return library is not None and engine_unsupported_reason(identity, library, gpu) is None

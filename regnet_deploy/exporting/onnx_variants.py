@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from regnet_deploy.cpu_features import describe_int8_support, int8_sums_saturate
 from regnet_deploy.errors import RegnetDeployError
-from regnet_deploy.exporting.calibration import Observed, observe
+from regnet_deploy.exporting.accuracy_gate import AccuracyGate
+from regnet_deploy.exporting.calibration import ObservedActivations, observe_activations
 from regnet_deploy.exporting.calibration_images import CalibrationSet
-from regnet_deploy.exporting.emulation import emulated
-from regnet_deploy.exporting.judge import Judge
-from regnet_deploy.exporting.kernels import runs_as_typed
+from regnet_deploy.exporting.calibration_methods import choose_ranges
+from regnet_deploy.exporting.cpu_kernels import runs_as_typed
+from regnet_deploy.exporting.emulation import emulate
+from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
-from regnet_deploy.exporting.quantised import choose_ranges
-from regnet_deploy.exporting.source import Source
-from regnet_deploy.instructions import describe, saturates
 from regnet_deploy.runtimes.runtime import Device, Session, open_onnx
 
 
@@ -52,7 +52,7 @@ class OnnxVariant:
         return self.entry
 
 
-class Calibration:
+class LazyCalibration:
     """The images that activations are measured on, and what was measured; not before a precision asks for it.
 
     Args:
@@ -61,7 +61,7 @@ class Calibration:
         reporter: is told.
     """
 
-    def __init__(self, images: Callable[[], CalibrationSet], source: Source, reporter: Reporter) -> None:
+    def __init__(self, images: Callable[[], CalibrationSet], source: ModelSource, reporter: Reporter) -> None:
         self._images, self._source, self._reporter = images, source, reporter
 
     @cached_property
@@ -80,19 +80,21 @@ class Calibration:
         return self._found
 
     @cached_property
-    def observed(self) -> Observed:
+    def observed(self) -> ObservedActivations:
         """What the activations were on them, in FP32."""
         images = self.images
         self._reporter.step("activations of the calibration images")
         plain = self._source.onnx(PRECISIONS["fp32"])
-        return observe(plain, self._source.tensors(), images.pixels, self._source.preprocessing, self._reporter.advance)
+        return observe_activations(
+            plain, self._source.tensors(), images.pixels, self._source.preprocessing, self._reporter.advance
+        )
 
 
 def make_onnx_variants(
-    source: Source,
+    source: ModelSource,
     precision: Precision,
-    calibration: Calibration,
-    judge: Judge,
+    calibration: LazyCalibration,
+    judge: AccuracyGate,
     device: Device,
     reporter: Reporter,
     *,
@@ -111,14 +113,14 @@ def make_onnx_variants(
     ranges, extra = None, dict[str, Any]()
     if precision.needs_ranges:
         # Only ONNX Runtime's own small kernels saturate; TensorRT sums in 32 bits.
-        reduced = precision.small == "uint8" and saturates()
+        reduced = precision.small == "uint8" and int8_sums_saturate()
         chosen = choose_ranges(
             source, precision, calibration.images, calibration.observed, judge, reduced, reporter.step
         )
         ranges, extra["calibration"] = chosen.ranges, chosen.part
         if precision.small == "uint8":
             extra["weight_bits"] = 7 if reduced else 8
-            extra["note"] = f"weights of {extra['weight_bits']} bits, for {describe()}"
+            extra["note"] = f"weights of {extra['weight_bits']} bits, for {describe_int8_support()}"
     made = []
     for with_pixels in (False, True)[: 1 + pixels]:
         name = f"onnx-{precision.name}" + ("-uint8" if with_pixels else "")
@@ -145,7 +147,7 @@ def make_onnx_variants(
 def open_for_proof(data: bytes, precision: Precision, device: Device) -> Session:
     """Open a file as it will be run, or for what ONNX Runtime has no kernels for, as it is typed."""
     if precision.for_tensorrt:
-        return open_onnx(emulated(data, precision), device="cpu", exact=True)
+        return open_onnx(emulate(data, precision), device="cpu", exact=True)
     if precision.small == "uint8" and device == "auto":  # for CPUs, and run there beside a GPU too
         device = "cpu"
     return open_onnx(data, device=device)

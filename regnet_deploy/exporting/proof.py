@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from regnet_deploy.errors import ProofError
-from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.gates import Gate, is_standard
-from regnet_deploy.runtimes.golden import Golden, replay
+from regnet_deploy.runtimes.golden_set import GoldenSet, replay
 from regnet_deploy.runtimes.runtime import Session
 
 
 def prove(
     name: str,
     session: Session,
-    golden: Golden,
+    golden: GoldenSet,
     preprocessing: Preprocessing,
     gate: Gate,
     precision: str = "fp32",

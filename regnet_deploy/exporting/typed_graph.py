@@ -20,7 +20,7 @@ from onnx import helper
 
 from regnet_deploy import __version__
 from regnet_deploy.exporting.precision import Kind, Precision
-from regnet_deploy.exporting.quantise import Range, affine_scale, small_weights, symmetric_scale
+from regnet_deploy.exporting.quantization import TensorRange, affine_scale, quantize_weights, symmetric_scale
 
 #: Opset -> the version of the file format that came with it.
 _IR_VERSIONS = {18: 8, 19: 9, 22: 10}
@@ -41,7 +41,7 @@ class TypedGraph:
     """
 
     def __init__(
-        self, weights: Mapping[str, Array], precision: Precision, ranges: Mapping[str, Range], *, reduced: bool
+        self, weights: Mapping[str, Array], precision: Precision, ranges: Mapping[str, TensorRange], *, reduced: bool
     ) -> None:
         self.weights, self.precision, self.ranges = weights, precision, ranges
         self.between: list[str] = []
@@ -155,7 +155,7 @@ class TypedGraph:
             self._small[x] = self.node("DequantizeLinear", [q, *terms], f"{x}.dq")
         return self._small[x]
 
-    def _range_of(self, x: str) -> Range:
+    def _range_of(self, x: str) -> TensorRange:
         return self.ranges["images" if x == self._entered else x]
 
     def _parameters(self, name: str, weight: Array, bias: Array, x: str, uses_small: bool) -> list[str]:
@@ -163,7 +163,7 @@ class TypedGraph:
         if not uses_small:
             return [self.rounded(f"{name}.weight", weight), self.rounded(f"{name}.bias", bias)]
         kind = "fp8" if self.precision.small == "fp8" else "int8"
-        small = small_weights(weight, kind, self._float, reduced=self._reduced)
+        small = quantize_weights(weight, kind, self._float, reduced=self._reduced)
         scale = self.constant(f"{name}.weight.scale", small.scale)
         zero = self.constant(f"{name}.weight.zero", np.zeros(len(weight), small.values.dtype))
         values = self.constant(f"{name}.weight", small.values)

@@ -132,7 +132,7 @@ def decode_scaled(
         return Scaled(upright, (width, height), scale, (x, y))
 
 
-def pixels_of(
+def rgb_pixels(
     data: bytes | bytearray | memoryview,
     name: str = "image",
     max_pixels: int = MAX_PIXELS,

@@ -29,7 +29,7 @@ def weights_from_bytes(data: bytes) -> dict[str, Tensor]:
     return state
 
 
-def model_of(bundle: Bundle) -> nn.Module:
+def load_model(bundle: Bundle) -> nn.Module:
     """Return the bundle's network in evaluation mode with its trained weights, or seeded ones before training.
 
     Raises:
@@ -47,7 +47,7 @@ def model_of(bundle: Bundle) -> nn.Module:
     return model.eval()
 
 
-def inference(model: nn.Module, images: Tensor) -> Tensor:
+def inference_model(model: nn.Module, images: Tensor) -> Tensor:
     """Return the logits of ``images``, ``(n, 3, h, w)``, without keeping what a gradient would need."""
     with torch.inference_mode():
         logits: Tensor = model(images)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.holding import held
+from regnet_deploy.file_lock import file_lock
 from regnet_deploy.space.network import Network
 
 SCHEMA = 1
@@ -108,7 +108,7 @@ class Store:
     def identity(self) -> dict[str, Any]:
         """What decides the results of the sweep: space, band, data, recipe, seed."""
         rows = self._rows("SELECT value FROM about WHERE key = 'identity'")
-        with understood(self.path):
+        with check_supported(self.path):
             identity: dict[str, Any] = json.loads(rows[0][0])
             return identity
 
@@ -166,13 +166,13 @@ class Store:
         rows = self._rows(
             "SELECT number, network, drawn, macs, parameters, activations, epochs FROM trials ORDER BY number"
         )
-        with understood(self.path):
+        with check_supported(self.path):
             return [Trial(row[0], Network.from_json(json.loads(row[1])), json.loads(row[2]), *row[3:]) for row in rows]
 
     def outcomes(self) -> dict[int, Outcome]:
         """Return what is known, by the number of the trial."""
         rows = self._rows("SELECT number, outcome FROM trials WHERE outcome IS NOT NULL ORDER BY number")
-        with understood(self.path):
+        with check_supported(self.path):
             return {number: Outcome(**json.loads(text)) for number, text in rows}
 
     def _rows(self, query: str) -> list[Any]:
@@ -202,7 +202,7 @@ def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
         _create(path, identity)
     with contextlib.closing(_connect(path)) as connection:
         store = Store(path, connection)
-        found = differences(store.identity, json.loads(json.dumps(identity)))
+        found = sweep_differences(store.identity, json.loads(json.dumps(identity)))
         if found:
             more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
             raise UsageError(
@@ -213,7 +213,7 @@ def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
 
 
 @contextlib.contextmanager
-def hold_store(path: Path) -> Iterator[None]:
+def lock_store(path: Path) -> Iterator[None]:
     """Keep other sweeps from a store, by whatever link it is named, from before there is one.
 
     Raises:
@@ -222,7 +222,7 @@ def hold_store(path: Path) -> Iterator[None]:
     where = path.resolve()
     busy = f"another sweep writes {path}: wait for it, or give another --store"
     unwritable = f"cannot write {path}: {{}}; give another --store"
-    with held(where.with_name(f".{where.name}.lock"), busy=busy, unwritable=unwritable):
+    with file_lock(where.with_name(f".{where.name}.lock"), busy=busy, unwritable=unwritable):
         yield
 
 
@@ -262,13 +262,13 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def differences(before: Any, now: Any, where: str = "") -> list[str]:
+def sweep_differences(before: Any, now: Any, where: str = "") -> list[str]:
     """Return in words what is not the same in two pieces of JSON data."""
     if isinstance(before, dict) and isinstance(now, dict):
         if where == "space" and before.get("name") != now.get("name"):
             return [f"space is {now.get('name')} and was {before.get('name')}"]
         names = [*now, *(name for name in before if name not in now)]
-        inner = [differences(before.get(n), now.get(n), f"{where} {n}".strip()) for n in names]
+        inner = [sweep_differences(before.get(n), now.get(n), f"{where} {n}".strip()) for n in names]
         return [each for found in inner for each in found]
     return [] if before == now else [f"{where} is {json.dumps(now)} and was {json.dumps(before)}"]
 
@@ -312,14 +312,14 @@ def _check(path: Path, connection: sqlite3.Connection) -> None:
         rows = connection.execute("SELECT value FROM about WHERE key = 'schema'").fetchall()
     except (sqlite3.Error, UnicodeDecodeError) as error:  # of what SQLite says of damaged text
         raise _damaged(path, error) from None
-    with understood(path):
+    with check_supported(path):
         schema = int(rows[0][0])
     if schema > SCHEMA:
         raise DataError(f"{path} was written by a newer regnet-deploy (schema {schema}, this one reads {SCHEMA})")
 
 
 @contextlib.contextmanager
-def understood(path: Path) -> Iterator[None]:
+def check_supported(path: Path) -> Iterator[None]:
     """Say in one line that what a file holds is not what a sweep writes."""
     try:
         yield

@@ -23,7 +23,7 @@ Timed = Callable[[], float]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Runner:
     """Something that runs the network.
 
     Attributes:
@@ -71,8 +71,8 @@ class Latency:
         return asdict(self)
 
 
-def measure(
-    contenders: Sequence[Contender],
+def measure_latency(
+    contenders: Sequence[Runner],
     batches: Sequence[int],
     seconds: float,
     advance: Callable[[str], None] = lambda what: None,
@@ -97,7 +97,7 @@ def measure(
             for i, contender in enumerate(contenders):
                 advance(f"{contender.runtime}, batch {batch}")
                 timed[i]()  # the first call after another runtime's turn finds cold caches
-                samples[i] += repeat(timed[i], seconds / ROUNDS, MIN_REPETITIONS // ROUNDS)
+                samples[i] += time_repeats(timed[i], seconds / ROUNDS, MIN_REPETITIONS // ROUNDS)
         measured += [
             _summary(contender, batch, taken, count)
             for contender, taken, count in zip(contenders, samples, warm, strict=True)
@@ -109,7 +109,7 @@ def warm_up(timed: Timed) -> int:
     """Repeat until the time of an inference is steady and return how many repetitions that took."""
     count, total, before = 0, 0.0, 0.0
     while True:
-        window = repeat(timed, WARMUP_WINDOW_S, 2)
+        window = time_repeats(timed, WARMUP_WINDOW_S, 2)
         count, total, median = count + len(window), total + sum(window), statistics.median(window)
         steady = abs(median - before) <= STEADY * before
         if total >= WARMUP_LIMIT_S or (steady and total >= WARMUP_S):
@@ -117,7 +117,7 @@ def warm_up(timed: Timed) -> int:
         before = median
 
 
-def repeat(timed: Timed, seconds: float, at_least: int) -> list[float]:
+def time_repeats(timed: Timed, seconds: float, at_least: int) -> list[float]:
     """Repeat until the inferences themselves have taken ``seconds`` and return the seconds of each."""
     taken: list[float] = []
     total = 0.0
@@ -127,7 +127,7 @@ def repeat(timed: Timed, seconds: float, at_least: int) -> list[float]:
     return taken
 
 
-def _summary(contender: Contender, batch: int, seconds: list[float], warmup_repetitions: int) -> Latency:
+def _summary(contender: Runner, batch: int, seconds: list[float], warmup_repetitions: int) -> Latency:
     p50, p95, p99 = (float(value) for value in np.percentile(np.asarray(seconds) * 1000, (50, 95, 99)))
     fields = {name: value for name, value in vars(contender).items() if name != "prepare"}
     return Latency(

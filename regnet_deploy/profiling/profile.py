@@ -12,13 +12,13 @@ import torch
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.models.weights import model_of
-from regnet_deploy.profiling.contenders import pick_device, torch_contender, variant_contenders
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.models.weights import load_model
 from regnet_deploy.profiling.counts import count
-from regnet_deploy.profiling.latency import ROUNDS, measure
+from regnet_deploy.profiling.latency import ROUNDS, measure_latency
 from regnet_deploy.profiling.machine import busy_cores, describe_machine, environment
-from regnet_deploy.profiling.memory import refuse_beyond_memory
+from regnet_deploy.profiling.memory_limit import check_memory
+from regnet_deploy.profiling.runners import pick_device, torch_runner, variant_runners
 from regnet_deploy.runtimes.runtime import Device
 from regnet_deploy.space.network import Network
 
@@ -27,7 +27,7 @@ _BUSY = 0.3
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProfileOptions:
     """What to measure.
 
     Attributes:
@@ -44,7 +44,7 @@ class Plan:
 
 
 def profile(
-    path: str | Path, plan: Plan, note: Callable[[str], None], progress: Callable[[int, str], None]
+    path: str | Path, plan: ProfileOptions, note: Callable[[str], None], progress: Callable[[int, str], None]
 ) -> dict[str, Any]:
     """Profile the bundle at ``path``, write the part ``profile`` and return it.
 
@@ -66,23 +66,23 @@ def profile(
     machine, device = describe_machine(), pick_device(plan.device)
     threads = plan.threads or machine.cores
     if device.type == "cpu":
-        refuse_beyond_memory(network, resolution, max(plan.batches), machine.memory_bytes)
+        check_memory(network, resolution, max(plan.batches), machine.memory_bytes)
     busy = busy_cores()
     if busy is not None and busy > _BUSY:
         note(f"other programs keep {busy:.1f} of {machine.cores} cores busy: expect slower and unsteady latencies")
-    model = model_of(bundle)
+    model = load_model(bundle)
     counts = count(model, network, resolution, classes)
     # auto: each variant where it is served, and its rows say where: PyTorch may see no GPU that an engine runs on, and
     # the CPU build of ONNX Runtime none that PyTorch sees.
     by: Device = "auto" if plan.device == "cuda" else plan.device
     contenders = [
-        torch_contender(model, device, resolution, threads),
-        *variant_contenders(bundle, by, resolution, threads, note),
+        torch_runner(model, device, resolution, threads),
+        *variant_runners(bundle, by, resolution, threads, note),
     ]
     steps = len(plan.batches) * len(contenders) * (1 + ROUNDS)
     try:
         with _torch_threads(threads):
-            rows = measure(contenders, plan.batches, plan.seconds, lambda what: progress(steps, what))
+            rows = measure_latency(contenders, plan.batches, plan.seconds, lambda what: progress(steps, what))
     except torch.OutOfMemoryError:
         raise UsageError(
             f"a batch of {max(plan.batches)} does not fit into the GPU's memory: give a smaller --batch"

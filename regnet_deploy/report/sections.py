@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from regnet_deploy.pages import Section, Table
-from regnet_deploy.report.exports import export_sections
+from regnet_deploy.html import Section, Table
+from regnet_deploy.report.export_sections import export_sections
 
 _FAMILIES = {
     "x": "RegNetX",
@@ -15,7 +15,7 @@ _FAMILIES = {
 }
 
 
-def sections(card: dict[str, Any]) -> list[Section]:
+def card_sections(card: dict[str, Any]) -> list[Section]:
     """Return the card's sections, in the order of the pipeline."""
     made = [_architecture(card)]
     if card["selection"]:

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.runtimes.onnx_session import (
-    Ends,
-    cannot_open,
-    cannot_run,
-    create,
-    ends_of,
-    failures,
+    GraphIO,
+    create_session,
     first_line,
+    graph_io,
     import_onnxruntime,
+    open_error,
+    ort_failures,
+    run_error,
     session_options,
 )
 from regnet_deploy.runtimes.shared_libraries import missing_libraries, needed_libraries
@@ -73,7 +73,7 @@ class CudaSession:
 
     device = "cuda:0"
 
-    def __init__(self, opened: Any, ends: Ends, runtime: str, *, graphs: bool, memory: str = "cuda") -> None:
+    def __init__(self, opened: Any, ends: GraphIO, runtime: str, *, graphs: bool, memory: str = "cuda") -> None:
         """Take an opened network; ``memory`` is the kind that its inputs and outputs are kept in."""
         self._session, self._ends, self._memory = opened, ends, memory
         self.runtime, self.graphs = runtime, graphs and ends.classes is not None
@@ -91,9 +91,9 @@ class CudaSession:
         """
         try:
             return self._thread.submit(self._run, images).result()
-        except failures() as error:
-            hint = f"; {how_to_get([_CUDNN])}" if missing_libraries([_CUDNN]) else ""
-            raise cannot_run(images, error, hint) from None
+        except ort_failures() as error:
+            hint = f"; {install_hint([_CUDNN])}" if missing_libraries([_CUDNN]) else ""
+            raise run_error(images, error, hint) from None
 
     def resident(self, images: NDArray[Any]) -> Callable[[], None]:
         """Return a call that computes ``images``, which stay on the GPU, and leaves the logits there: for measurements.
@@ -108,8 +108,8 @@ class CudaSession:
         try:
             self._plain(images)  # kernels are chosen before a graph is captured
             graph = self._capture(number, images)
-        except failures() as error:
-            raise cannot_run(images, error) from None
+        except ort_failures() as error:
+            raise run_error(images, error) from None
 
         def call() -> None:
             self._session.run_with_iobinding(graph.binding, options)
@@ -137,7 +137,7 @@ class CudaSession:
             return None
         try:
             graph = self._capture(self._number(), images)
-        except failures() as error:
+        except ort_failures() as error:
             self.graphs = False
             _LOG.warning("%s goes on without CUDA graphs: %s", self.runtime, first_line(error))
             return None
@@ -197,7 +197,7 @@ def open_on_cuda(
         BundleError: ONNX Runtime cannot open it, or it does not map images to logits.
     """
     ort = import_onnxruntime()
-    refuse_missing(ort, CUDA, version)
+    require_cuda_provider(ort, CUDA, version)
     settings = {
         # FP32 means FP32 unless asked. The search for the fastest algorithm of a convolution is only exhaustive where
         # asked: that stalls the first request of every new batch size.
@@ -207,20 +207,20 @@ def open_on_cuda(
         "enable_cuda_graph": str(int(graphs)),
     }
     try:
-        opened = create(data, strict(session_options(threads, exact)), [(CUDA, settings)])
-    except failures() as error:
+        opened = create_session(data, strict_options(session_options(threads, exact)), [(CUDA, settings)])
+    except ort_failures() as error:
         raise _not_on_gpu(version, error) from None
     refuse_fallback(opened, CUDA, version)
-    return CudaSession(opened, ends_of(opened), f"onnxruntime {version}", graphs=graphs)
+    return CudaSession(opened, graph_io(opened), f"onnxruntime {version}", graphs=graphs)
 
 
-def strict(options: Any) -> Any:
+def strict_options(options: Any) -> Any:
     """Return ``options`` so that not a node is quietly computed on the CPU: the session does not open instead."""
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 
-def refuse_missing(ort: ModuleType, provider: str, version: str) -> None:
+def require_cuda_provider(ort: ModuleType, provider: str, version: str) -> None:
     """Load what ``provider`` needs.
 
     ONNX Runtime itself writes some lines to the terminal and goes on without the GPU.
@@ -233,7 +233,7 @@ def refuse_missing(ort: ModuleType, provider: str, version: str) -> None:
         ort.preload_dlls()
     missing = missing_libraries(needed_libraries(file))
     if missing:
-        raise UsageError(f"ONNX Runtime {version} cannot use the GPU: {how_to_get(missing)}, or --device cpu")
+        raise UsageError(f"ONNX Runtime {version} cannot use the GPU: {install_hint(missing)}, or --device cpu")
 
 
 def refuse_fallback(opened: Any, provider: str, version: str) -> None:
@@ -266,7 +266,7 @@ def provider_file(ort: ModuleType, provider: str, version: str) -> Path:
     return file
 
 
-def how_to_get(missing: list[str]) -> str:
+def install_hint(missing: list[str]) -> str:
     """Return a phrase that names the missing libraries and what brings them."""
     listed = f"{', '.join(missing)} cannot be loaded"
     if missing == [_DRIVER]:
@@ -278,7 +278,7 @@ def how_to_get(missing: list[str]) -> str:
 def _not_on_gpu(version: str, error: Exception) -> Exception:
     text = str(error)
     if missing_libraries([_CUDNN]):
-        return UsageError(f"ONNX Runtime {version} cannot use the GPU: {how_to_get([_CUDNN])}, or --device cpu")
+        return UsageError(f"ONNX Runtime {version} cannot use the GPU: {install_hint([_CUDNN])}, or --device cpu")
     if "fallback to CPU EP" in text or "have not been partitioned to the CUDAExecutionProvider" in text:
         return UsageError(
             f"ONNX Runtime {version} would compute a part of this network on the CPU, for want of a kernel or of a "
@@ -289,7 +289,7 @@ def _not_on_gpu(version: str, error: Exception) -> Exception:
             f"ONNX Runtime {version} cannot use the GPU: {first_line(error)}: look at it with nvidia-smi, or "
             "--device cpu"
         )
-    return cannot_open(version, error)
+    return open_error(version, error)
 
 
 def _run_options(graph: int) -> Any:

@@ -15,7 +15,7 @@ from regnet_deploy.errors import BundleError, UsageError, did_you_mean
 
 @dataclass(frozen=True)
 class Gate:
-    """Limits of five figures, see :class:`regnet_deploy.runtimes.golden.Agreement`; by default none of them holds.
+    """Limits of five figures, see :class:`regnet_deploy.runtimes.golden_set.Agreement`; by default none of them holds.
 
     Attributes:
         atol: a logit may lie atol + rtol * |reference| from its reference, in units of the logits.
@@ -107,7 +107,7 @@ def gate_of(precision: str) -> Gate:
     return GATES[precision]
 
 
-def spread(reference: NDArray[Any]) -> float:
+def logit_spread(reference: NDArray[Any]) -> float:
     """Return how much logits ``(n, classes)`` vary: a class's standard deviation over the images, mean over classes.
 
     Of images that all have the same logits, a single one above all: the standard deviation over the classes.
@@ -117,7 +117,7 @@ def spread(reference: NDArray[Any]) -> float:
     return float(wanted.std(axis=1 if alike else 0).mean())
 
 
-def scaled(gate: Gate, reference: NDArray[np.float32]) -> Gate:
+def scaled_gate(gate: Gate, reference: NDArray[np.float32]) -> Gate:
     """Return the gate to which logits are held: as asked, or with a smaller atol where the reference hardly varies.
 
     Args:
@@ -126,7 +126,7 @@ def scaled(gate: Gate, reference: NDArray[np.float32]) -> Gate:
     """
     if math.isinf(gate.atol) or len(reference) < 2 or not np.isfinite(reference).all():
         return gate
-    most = max(_OF_SPREAD * spread(reference), _OF_LARGEST * float(np.abs(reference.astype(np.float64)).max()))
+    most = max(_OF_SPREAD * logit_spread(reference), _OF_LARGEST * float(np.abs(reference.astype(np.float64)).max()))
     return replace(gate, atol=min(gate.atol, most))
 
 
@@ -151,7 +151,7 @@ def gate_to_serve(variant: Mapping[str, Any]) -> Gate:
     return standard.looser(Gate.from_json(proved)) if proved else standard
 
 
-def parse_gate(text: str) -> tuple[str, str, float]:
+def parse_gate_limit(text: str) -> tuple[str, str, float]:
     """Read ``precision:figure=limit``, such as ``int8:cosine=0.98``.
 
     Raises:
@@ -178,7 +178,9 @@ def parse_gate(text: str) -> tuple[str, str, float]:
     return precision, figure, limit
 
 
-def with_overrides(overrides: Iterable[tuple[str, str, float]], gates: Mapping[str, Gate] = GATES) -> dict[str, Gate]:
+def gates_with_overrides(
+    overrides: Iterable[tuple[str, str, float]], gates: Mapping[str, Gate] = GATES
+) -> dict[str, Gate]:
     """Return gates by precision, their limits replaced by those that :func:`parse_gate` read; the last one wins.
 
     Raises:

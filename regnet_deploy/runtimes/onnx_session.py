@@ -28,7 +28,7 @@ _TOLD = re.compile(
 
 
 @dataclass(frozen=True)
-class Ends:
+class GraphIO:
     """Where images go into a network and logits come out.
 
     Attributes:
@@ -53,7 +53,7 @@ class OnnxSession:
         largest: images that go through at a time; more are split. None for any number.
     """
 
-    def __init__(self, opened: Any, ends: Ends, runtime: str, device: str, largest: int | None = None) -> None:
+    def __init__(self, opened: Any, ends: GraphIO, runtime: str, device: str, largest: int | None = None) -> None:
         self._session = opened
         self.runtime, self.device, self.largest = runtime, device, largest
         self.input, self.input_name, self.output_name = ends.input, ends.input_name, ends.output_name
@@ -71,8 +71,8 @@ class OnnxSession:
     def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         try:
             logits: NDArray[np.float32] = self._session.run([self.output_name], {self.input_name: images})[0]
-        except failures() as error:
-            raise cannot_run(images, error) from None
+        except ort_failures() as error:
+            raise run_error(images, error) from None
         return logits
 
 
@@ -83,10 +83,10 @@ def open_on_cpu(data: bytes, version: str, *, threads: int, exact: bool) -> Onnx
         BundleError: ONNX Runtime cannot open it, or it does not map images to logits.
     """
     try:
-        opened = create(data, session_options(threads, exact), ["CPUExecutionProvider"])
-    except failures() as error:
-        raise cannot_open(version, error) from None
-    return OnnxSession(opened, ends_of(opened), f"onnxruntime {version}", "cpu")
+        opened = create_session(data, session_options(threads, exact), ["CPUExecutionProvider"])
+    except ort_failures() as error:
+        raise open_error(version, error) from None
+    return OnnxSession(opened, graph_io(opened), f"onnxruntime {version}", "cpu")
 
 
 def import_onnxruntime(module: str = "onnxruntime") -> ModuleType:
@@ -113,12 +113,12 @@ def session_options(threads: int, exact: bool) -> Any:
     return options
 
 
-def create(data: bytes, options: Any, providers: list[Any]) -> Any:
+def create_session(data: bytes, options: Any, providers: list[Any]) -> Any:
     """Return ONNX Runtime's own session with these providers and no way to others but those it always adds."""
     return import_onnxruntime().InferenceSession(data, options, providers=providers, enable_fallback=0)
 
 
-def ends_of(opened: Any) -> Ends:
+def graph_io(opened: Any) -> GraphIO:
     """Return the ends of an opened network.
 
     Raises:
@@ -130,20 +130,20 @@ def ends_of(opened: Any) -> Ends:
         ends = [[(end.name, end.type, end.shape) for end in side] for side in (inputs, outputs)]
         raise BundleError(f"the network does not map one batch of images to logits: {ends[0]} to {ends[1]}")
     classes = outputs[0].shape[1]
-    return Ends(kind, inputs[0].name, outputs[0].name, classes if isinstance(classes, int) else None)
+    return GraphIO(kind, inputs[0].name, outputs[0].name, classes if isinstance(classes, int) else None)
 
 
-def cannot_open(version: str, error: Exception) -> BundleError:
+def open_error(version: str, error: Exception) -> BundleError:
     """Return the one line for a file that ONNX Runtime does not open."""
     return BundleError(f"ONNX Runtime {version} cannot open the network: {first_line(error)}")
 
 
-def cannot_run(images: NDArray[Any], error: Exception, hint: str = "") -> ProofError:
+def run_error(images: NDArray[Any], error: Exception, hint: str = "") -> ProofError:
     """Return the one line for images that ONNX Runtime does not run."""
     return ProofError(f"ONNX Runtime cannot run images {images.dtype} {images.shape}: {first_line(error)}{hint}")
 
 
-def failures() -> tuple[type[Exception], ...]:
+def ort_failures() -> tuple[type[Exception], ...]:
     """Return what ONNX Runtime raises; its errors share no base but Exception."""
     state = import_onnxruntime("onnxruntime.capi.onnxruntime_pybind11_state")
     own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
+from regnet_deploy.engines.bundle_engines import is_engine, no_engine_reason, open_engine
 from regnet_deploy.engines.gpu import find_gpu
-from regnet_deploy.engines.stored import is_engine, open_engine, why_none_fits
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
-from regnet_deploy.images.preprocess import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
 from regnet_deploy.runtimes.cuda_session import open_on_cuda
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 from regnet_deploy.runtimes.onnx_session import open_on_cpu
@@ -139,7 +139,7 @@ def open_variant(
         RegnetDeployError: an engine does not load.
     """
     variant = find_variant(bundle, name)
-    reason = why_not_runnable(bundle, name, device, runtime)
+    reason = runtime_unsupported_reason(bundle, name, device, runtime)
     if reason:
         raise UsageError(f"variant {name} cannot be run here: {reason}")
     if is_engine(variant):
@@ -189,7 +189,9 @@ def check_runtime(runtime: str, device: str) -> None:
         )
 
 
-def why_not_runnable(bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto") -> str | None:
+def runtime_unsupported_reason(
+    bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto"
+) -> str | None:
     """Return why this program cannot run a variant on this machine, or None where it can.
 
     Raises:
@@ -205,7 +207,7 @@ def why_not_runnable(bundle: Bundle, name: str, device: Device = "auto", runtime
             return f"it is a {made_for} engine, and {runtime} is asked for"
         if device == "cpu":
             return f"it is a {made_for} engine, which runs on a GPU, and the CPU is asked for"
-        return why_none_fits(bundle, name)
+        return no_engine_reason(bundle, name)
     if runtime == "tensorrt":
         return "it is an ONNX file, and TensorRT engines are asked for"
     if made_for != "onnxruntime":

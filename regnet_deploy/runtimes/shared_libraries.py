@@ -14,10 +14,10 @@ _END, _NEEDED, _STRINGS = 0, 1, 5  # tags of dynamic entries
 
 def missing_libraries(names: Iterable[str]) -> list[str]:
     """Return those of the libraries ``names`` that cannot be loaded; the others are loaded from now on."""
-    return [name for name in names if load_library(name) is None]
+    return [name for name in names if load_shared_library(name) is None]
 
 
-def load_library(name: str | Path) -> ctypes.CDLL | None:
+def load_shared_library(name: str | Path) -> ctypes.CDLL | None:
     """Load a library for everybody in this process; None where that cannot be."""
     try:
         return ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)

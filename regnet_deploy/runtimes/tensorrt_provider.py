@@ -25,18 +25,18 @@ from typing import Any
 
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import UsageError
-from regnet_deploy.runtimes.cuda_session import provider_file, refuse_fallback, refuse_missing, strict
-from regnet_deploy.runtimes.onnx_head import BFLOAT16, FLOAT16, INT8, Head, head_of
+from regnet_deploy.runtimes.cuda_session import provider_file, refuse_fallback, require_cuda_provider, strict_options
 from regnet_deploy.runtimes.onnx_session import (
     OnnxSession,
-    cannot_open,
-    create,
-    ends_of,
-    failures,
+    create_session,
+    graph_io,
     import_onnxruntime,
+    open_error,
+    ort_failures,
     session_options,
 )
-from regnet_deploy.runtimes.shared_libraries import load_library, needed_libraries
+from regnet_deploy.runtimes.onnx_signature import BFLOAT16, FLOAT16, INT8, OnnxSignature, read_onnx_signature
+from regnet_deploy.runtimes.shared_libraries import load_shared_library, needed_libraries
 
 TENSORRT = "TensorrtExecutionProvider"
 
@@ -68,24 +68,24 @@ def open_on_tensorrt(data: bytes, version: str, *, threads: int, tf32: bool = Fa
         raise UsageError("TensorRT needs an NVIDIA GPU and the driver shows none (nvidia-smi): choose --device cpu")
     ort = import_onnxruntime()
     tensorrt = load_tensorrt(provider_file(ort, TENSORRT, version), version)
-    refuse_missing(ort, TENSORRT, version)
-    head = head_of(data)
+    require_cuda_provider(ort, TENSORRT, version)
+    head = read_onnx_signature(data)
     settings = _settings(head)
     key = engine_key(data, settings, version, tensorrt, gpu)
     with _engine_folder(key) as folder:
         settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
         try:
-            opened = create(data, strict(session_options(threads, exact=False)), [(TENSORRT, settings)])
-        except failures() as error:
+            opened = create_session(data, strict_options(session_options(threads, exact=False)), [(TENSORRT, settings)])
+        except ort_failures() as error:
             if "fallback to CPU EP" in str(error):
                 raise UsageError(
                     f"TensorRT {tensorrt} does not compute the whole of this network: take another variant, or "
                     "--device cuda"
                 ) from None
-            raise cannot_open(version, error) from None
+            raise open_error(version, error) from None
         refuse_fallback(opened, TENSORRT, version)
     name = f"onnxruntime {version}, TensorRT {tensorrt}"
-    return OnnxSession(opened, ends_of(opened), name, "cuda:0", largest=LARGEST_BATCH)
+    return OnnxSession(opened, graph_io(opened), name, "cuda:0", largest=LARGEST_BATCH)
 
 
 def load_tensorrt(provider: Path, version: str) -> str:
@@ -98,7 +98,7 @@ def load_tensorrt(provider: Path, version: str) -> str:
     for name in needed_libraries(provider):
         if not name.startswith(("libnvinfer.", "libnvonnxparser.")):
             continue
-        found = load_library(name) or next(filter(None, map(load_library, _in_wheels(name))), None)
+        found = load_shared_library(name) or next(filter(None, map(load_shared_library, _in_wheels(name))), None)
         if found is None:
             major = name.rpartition(".")[2]
             there = _installed_tensorrt()
@@ -127,7 +127,7 @@ def engine_key(data: bytes, settings: dict[str, str], version: str, tensorrt: st
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _settings(head: Head) -> dict[str, str]:
+def _settings(head: OnnxSignature) -> dict[str, str]:
     """Return the provider's options: types as the file has them, one engine for 1 to LARGEST_BATCH images."""
     shapes = {"min": 1, "opt": TUNED_BATCH, "max": LARGEST_BATCH}
     image = "x".join(map(str, head.image))

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from regnet_deploy.bundle import MANIFEST, Bundle, damage
-from regnet_deploy.engines.stored import is_engine
+from regnet_deploy.bundle import MANIFEST, Bundle, find_damage
+from regnet_deploy.engines.bundle_engines import is_engine
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
-from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.gates import gate_of
-from regnet_deploy.runtimes.golden import FILE, Agreement, Golden, load_golden, replay
+from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
 from regnet_deploy.runtimes.predictions import WEIGHTS, labels_of
 from regnet_deploy.runtimes.runtime import Session, open_variant
 
@@ -21,7 +21,7 @@ Outcome = Literal["ok", "damaged", "disagrees", "not run"]
 
 
 @dataclass(frozen=True)
-class Check:
+class VerificationCheck:
     """One thing that was looked at.
 
     Attributes:
@@ -51,7 +51,7 @@ def verify(
     bundle: Bundle,
     open_weights: Callable[[Bundle], Session],
     open_emulated: Callable[[Bundle, str], Session] | None = None,
-) -> list[Check]:
+) -> list[VerificationCheck]:
     """Check every byte of a bundle and replay its golden set on everything that this machine can run.
 
     Args:
@@ -60,20 +60,20 @@ def verify(
         open_emulated: opens an ONNX variant for TensorRT, which ONNX Runtime does not run as typed in every precision
             and release, as it was proved; raises MissingExtra where it cannot here.
     """
-    checks = [Check(MANIFEST, "ok", f"sha256 {bundle.digest[:12]}..., {len(bundle.parts)} parts")]
+    checks = [VerificationCheck(MANIFEST, "ok", f"sha256 {bundle.digest[:12]}..., {len(bundle.parts)} parts")]
     checks += [_file(bundle, logical) for logical in sorted(bundle.files)]
     named = {check.detail for check in checks}
-    checks += [Check("folder", "damaged", line) for line in damage(bundle) if line not in named]
+    checks += [VerificationCheck("folder", "damaged", line) for line in find_damage(bundle) if line not in named]
     checks.append(_labels(bundle))
     variants: dict[str, dict[str, Any]] = bundle.parts.get("variants", {})
     if FILE not in bundle.files:
         reason = "there is no golden set yet: run `regnet-deploy export --onnx`"
-        return [*checks, *(Check(name, "not run", reason) for name in ["weights", *variants])]
+        return [*checks, *(VerificationCheck(name, "not run", reason) for name in ["weights", *variants])]
     try:
         golden = load_golden(bundle)
         preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     except BundleError as error:
-        return [*checks, Check("golden set", "damaged", str(error))]
+        return [*checks, VerificationCheck("golden set", "damaged", str(error))]
     checks.append(_lineage(bundle))
     checks.append(_agreement("weights", partial(open_weights, bundle), "fp32", golden, preprocessing))
     for name, variant in variants.items():
@@ -84,45 +84,47 @@ def verify(
     return checks
 
 
-def _file(bundle: Bundle, logical: str) -> Check:
+def _file(bundle: Bundle, logical: str) -> VerificationCheck:
     try:
         data = bundle.read(logical)
     except BundleError as error:
-        return Check(logical, "damaged", str(error))
-    return Check(logical, "ok", f"sha256 {bundle.files[logical].sha256[:12]}..., {len(data):,} bytes")
+        return VerificationCheck(logical, "damaged", str(error))
+    return VerificationCheck(logical, "ok", f"sha256 {bundle.files[logical].sha256[:12]}..., {len(data):,} bytes")
 
 
-def _labels(bundle: Bundle) -> Check:
+def _labels(bundle: Bundle) -> VerificationCheck:
     try:
         labels = labels_of(bundle)
     except BundleError as error:
-        return Check("labels", "damaged", str(error))
-    return Check("labels", "ok", f"{len(labels)} classes" if "labels" in bundle else "none before training")
+        return VerificationCheck("labels", "damaged", str(error))
+    return VerificationCheck("labels", "ok", f"{len(labels)} classes" if "labels" in bundle else "none before training")
 
 
-def _lineage(bundle: Bundle) -> Check:
+def _lineage(bundle: Bundle) -> VerificationCheck:
     """Check that the golden logits are those of the weights that the bundle holds."""
     made_from = bundle.parts.get("golden", {}).get("weights_sha256")
     weights = bundle.files.get(WEIGHTS)
     if made_from == (weights.sha256 if weights else None):
-        return Check("golden set", "ok", f"its logits are of {'these weights' if weights else 'the untrained network'}")
-    return Check(
+        return VerificationCheck(
+            "golden set", "ok", f"its logits are of {'these weights' if weights else 'the untrained network'}"
+        )
+    return VerificationCheck(
         "golden set", "damaged", "its logits are of other weights than the bundle's: run `regnet-deploy export --onnx`"
     )
 
 
 def _agreement(
-    subject: str, open_it: Callable[[], Session], precision: str, golden: Golden, preprocessing: Preprocessing
-) -> Check:
+    subject: str, open_it: Callable[[], Session], precision: str, golden: GoldenSet, preprocessing: Preprocessing
+) -> VerificationCheck:
     try:
         gate = gate_of(precision)
         session = open_it()
         agreement = replay(session, golden, preprocessing, gate)
     except (MissingExtra, UsageError) as error:
-        return Check(subject, "not run", str(error))
+        return VerificationCheck(subject, "not run", str(error))
     except ProofError as error:
-        return Check(subject, "disagrees", str(error))
+        return VerificationCheck(subject, "disagrees", str(error))
     except RegnetDeployError as error:  # BundleError, or an engine that does not load or run
-        return Check(subject, "damaged", str(error))
+        return VerificationCheck(subject, "damaged", str(error))
     outcome: Outcome = "ok" if agreement.passed else "disagrees"
-    return Check(subject, outcome, f"golden set by {session.runtime} on {session.device}", agreement)
+    return VerificationCheck(subject, outcome, f"golden set by {session.runtime} on {session.device}", agreement)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.space.candidates import Bounds
+from regnet_deploy.space.enumeration import Bounds
 from regnet_deploy.space.network import default_stem_stride
 
 FAMILIES = ("any", "x", "y")

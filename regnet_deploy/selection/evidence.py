@@ -1,7 +1,8 @@
 """What the user's own trained networks say: a regression of error on shape, and whether it may decide.
 
-The regression (:mod:`regnet_deploy.selection.regression`) predicts the error of a network from its shape
-(:mod:`regnet_deploy.selection.shapes`), at the MACs and under the conditions of the trials it was fitted to. Of a
+The regression (:mod:`regnet_deploy.selection.ridge_regression`) predicts the error of a network from its shape
+(:mod:`regnet_deploy.selection.shape_features`), at the MACs and under the conditions of the trials it was fitted to.
+Of a
 candidate at another budget it says what a network that stands to the published ones of its MACs in the same way would
 have done in the sweep. Of candidates beyond the shapes that were swept (in leverage) it is not known how good it is:
 the best of a line over a wide space lies in a corner that nobody has seen.
@@ -25,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.populations.read import read_trials
-from regnet_deploy.selection.regression import NONE, Ridge, fit_ridge, leave_one_out, rank_correlation
-from regnet_deploy.selection.shapes import REGRESSORS, Stages, Usual, fit_usual, regressors
-from regnet_deploy.selection.swept import Swept
+from regnet_deploy.populations.reader import read_trials
+from regnet_deploy.selection.ridge_regression import NONE, Ridge, fit_ridge, leave_one_out, rank_correlation
+from regnet_deploy.selection.shape_features import REGRESSORS, Baseline, StageArrays, fit_baseline, regressors
 from regnet_deploy.selection.trends import fit_trends
+from regnet_deploy.selection.trial_set import TrialSet
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import baselines
 
@@ -38,7 +39,7 @@ Int = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Judged:
+class CrossValidation:
     """How well a predictor did on trials that it was fitted without.
 
     Attributes:
@@ -76,12 +77,12 @@ class Evidence:
         decides: whether the regression is better than both, by more than the standard error of the difference.
     """
 
-    swept: tuple[Swept, ...]
-    usual: Usual
+    swept: tuple[TrialSet, ...]
+    usual: Baseline
     ridge: Ridge
-    regression: Judged
-    prior: Judged | None
-    mean: Judged
+    regression: CrossValidation
+    prior: CrossValidation | None
+    mean: CrossValidation
     decides: bool
 
     @property
@@ -100,7 +101,7 @@ class Evidence:
 
         The level is that of the first file's trials.
         """
-        x = regressors(self.usual.shapes(Stages.of_population(candidates)))
+        x = regressors(self.usual.shapes(StageArrays.of_population(candidates)))
         return self.ridge.predict(x, 0), ~self.ridge.knows(x)
 
     def to_json(self) -> dict[str, Any]:
@@ -128,14 +129,14 @@ def read_evidence(paths: Sequence[Path], family: str) -> Evidence:
         UsageError: too few trials of the family, trials without networks, or a file named twice.
         DataError: a file cannot be read.
     """
-    swept = [Swept.read(path, family) for path in paths]
+    swept = [TrialSet.read(path, family) for path in paths]
     for i, each in enumerate(swept):
         for earlier in swept[:i]:
             if each.repeats(earlier):
                 raise UsageError(
                     f"{earlier.file} and {each.file} hold the same trials, which could then not be left out: give one"
                 )
-    return learn(swept, family)
+    return fit_evidence(swept, family)
 
 
 def family_of(paths: Sequence[Path]) -> str | None:
@@ -149,14 +150,14 @@ def family_of(paths: Sequence[Path]) -> str | None:
     return ranked[0] if counts[ranked[0]] > counts[ranked[1]] else None
 
 
-def learn(swept: Sequence[Swept], family: str) -> Evidence:
+def fit_evidence(swept: Sequence[TrialSet], family: str) -> Evidence:
     """Fit and judge.
 
     Args:
         swept: trials by file; files share the coefficients, and each has a level of its own.
         family: of all of them, ``x`` or ``y``.
     """
-    usual = fit_usual(family)
+    usual = fit_baseline(family)
     x = regressors(np.concatenate([usual.shapes(each.stages) for each in swept]))
     errors = np.concatenate([each.errors for each in swept])
     group = np.repeat(np.arange(len(swept)), [len(each) for each in swept])
@@ -167,10 +168,10 @@ def learn(swept: Sequence[Swept], family: str) -> Evidence:
     squares = {name: (predicted - errors) ** 2 for name, predicted in left_out.items()}
     level = np.array([each.errors.mean() for each in swept])[group]
 
-    def judged(name: str, ranking: Float | None) -> Judged:
+    def judged(name: str, ranking: Float | None) -> CrossValidation:
         explained = 1 - squares[name].sum() / squares["mean"].sum() if squares["mean"].any() else 0.0
         spearman = None if ranking is None else rank_correlation(ranking, errors - level)
-        return Judged(float(np.sqrt(squares[name].mean())), float(explained), spearman)
+        return CrossValidation(float(np.sqrt(squares[name].mean())), float(explained), spearman)
 
     return Evidence(
         swept=tuple(swept),
@@ -183,7 +184,7 @@ def learn(swept: Sequence[Swept], family: str) -> Evidence:
     )
 
 
-def prior_scores(swept: Sequence[Swept], family: str) -> Float | None:
+def prior_scores(swept: Sequence[TrialSet], family: str) -> Float | None:
     """Return the trials' scores under the trends, ``(n,)``; None where not all have the parameters of a line."""
     parameters = np.concatenate([each.parameters for each in swept])
     if not (np.isfinite(parameters).all() and (parameters > 0).all()):

@@ -76,7 +76,7 @@ def leave_one_out_errors(networks: Sequence[PublishedNetwork]) -> list[float]:
     return misses
 
 
-def expect(family: str, reference_macs: float) -> Expectation:
+def expected_error(family: str, reference_macs: float) -> Expectation:
     """Return what to expect of ``family`` (``x`` or ``y``) with these MACs at 224 pixels."""
     networks = baselines(family)
     curve = fit_error(networks)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 
-from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.errors import RequestError
 
 
-class State(Enum):
+class ServerState(Enum):
     """Life of a server; the value is what a client is told."""
 
     STARTING = "the golden set is being replayed"
@@ -16,7 +16,7 @@ class State(Enum):
     DRAINING = "the server is stopping"
 
 
-class Place:
+class AdmissionSlot:
     """The place of one request, with the bytes of its body that count for as long as it is held."""
 
     __slots__ = ("_admission", "bytes")
@@ -25,7 +25,7 @@ class Place:
         self._admission = admission
         self.bytes = 0
 
-    def __enter__(self) -> Place:
+    def __enter__(self) -> AdmissionSlot:
         """Take it."""
         self._admission.in_flight += 1
         return self
@@ -55,21 +55,23 @@ class Admission:
         max_bytes: that these may have together.
     """
 
-    def __init__(self, max_in_flight: int, state: State = State.READY, max_bytes: int = 256 * 2**20) -> None:
+    def __init__(
+        self, max_in_flight: int, state: ServerState = ServerState.READY, max_bytes: int = 256 * 2**20
+    ) -> None:
         self.state = state
         self.in_flight = 0
         self.bytes_in_flight = 0
         self.max_bytes = max_bytes
         self._max_in_flight = max_in_flight
 
-    def enter(self) -> Place:
+    def enter(self) -> AdmissionSlot:
         """Return a place for one request, a context to be held from before its body is read until its answer is made.
 
         Raises:
             RequestError: status 503, the server is not ready or full.
         """
-        if self.state not in (State.READY, State.LEAVING):
+        if self.state not in (ServerState.READY, ServerState.LEAVING):
             raise RequestError(self.state.value, 503)
         if self.in_flight >= self._max_in_flight:
             raise RequestError(f"{self.in_flight} requests are in flight already, try again", 503)
-        return Place(self)
+        return AdmissionSlot(self)

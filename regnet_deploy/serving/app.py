@@ -17,16 +17,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from regnet_deploy import __version__
-from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.body import Body, read_body, unpack
-from regnet_deploy.serving.guard import Guard
-from regnet_deploy.serving.page import render_page
-from regnet_deploy.serving.posted import Classify, Infer, refused
+from regnet_deploy.serving.admission import Admission, ServerState
+from regnet_deploy.serving.bearer_auth import BearerAuth
+from regnet_deploy.serving.errors import RequestError
+from regnet_deploy.serving.inference_endpoints import ClassifyEndpoint, InferEndpoint, error_response
+from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.protocol import EXTENSIONS, dumps
-from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.request_body import Body, read_body, unpack
 from regnet_deploy.serving.request_log import request_id_of
-from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, refusal_of
+from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
+from regnet_deploy.serving.web_page import render_page
 
 SERVER = "regnet-deploy"
 
@@ -47,11 +47,11 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     """
     endpoints = _Endpoints(service, metrics)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
-    infer = Infer(service)
+    infer = InferEndpoint(service)
     routes = [
         Route(model + "/infer", infer, methods=["POST"]),
         Route(version + "/infer", infer, methods=["POST"]),
-        Route("/classify", Classify(service), methods=["POST"]),
+        Route("/classify", ClassifyEndpoint(service), methods=["POST"]),
         Route("/", endpoints.welcome),
         Route("/card", endpoints.card),
         Route("/v2", endpoints.server),
@@ -81,7 +81,7 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
     front = _Front(infer, app)
-    return Guard(front, token, partial(_tell_refused, service)) if token is not None else front
+    return BearerAuth(front, token, partial(_tell_refused, service)) if token is not None else front
 
 
 def _tell_refused(service: Service, scope: Scope) -> None:
@@ -105,7 +105,7 @@ class _Front:
         """Have one of the two answer."""
         if scope["type"] == "http" and b"%2f" in scope.get("raw_path", b"").lower():
             # A slash that a proxy in front did not see as one: its rules for paths would be walked round.
-            await refused(RequestError("the path has an encoded slash: no model has one in its name", 404))(
+            await error_response(RequestError("the path has an encoded slash: no model has one in its name", 404))(
                 scope, receive, send
             )
             return
@@ -208,12 +208,12 @@ class _Endpoints:
         content, kind = await self._metrics(request.headers.get("accept", ""))
         return Response(content, headers={"content-type": kind})
 
-    def _find(self, request: Request, status: int = 404) -> Served:
+    def _find(self, request: Request, status: int = 404) -> ModelVersion:
         return self._models.served(request.path_params["model"], request.path_params.get("version"), status)
 
     def _readiness(self, body: dict[str, Any]) -> Response:
         state = self._service.admission.state
-        if state is not State.READY:
+        if state is not ServerState.READY:
             return _json({**body, "ready": False, "error": state.value}, 503)
         if not self._models.ready():
             return _json({**body, "ready": False, "error": "no model is ready"}, 503)
@@ -225,7 +225,7 @@ def _page(rendered: tuple[bytes, dict[str, str]]) -> tuple[bytes, int, dict[str,
     return content, 200, headers
 
 
-def _summary(served: Served) -> dict[str, Any]:
+def _summary(served: ModelVersion) -> dict[str, Any]:
     return {
         "name": served.name,
         "version": served.version,
@@ -255,7 +255,7 @@ def _asks_for_ready(body: Body) -> bool:
 
 
 async def _refused(request: Request, error: RequestError) -> Response:
-    return refused(error)
+    return error_response(error)
 
 
 async def _gone(request: Request, error: ClientDisconnect) -> Response:
@@ -269,4 +269,4 @@ async def _no_such_route(request: Request, error: HTTPException) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    return refused(refusal_of(error))
+    return error_response(request_error_of(error))

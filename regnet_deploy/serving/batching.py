@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.serving.refusals import RequestError
-from regnet_deploy.serving.timer import Timeouts
-from regnet_deploy.serving.turns import come_at_once
+from regnet_deploy.serving.errors import RequestError
+from regnet_deploy.serving.scheduling import restore_default_scheduling
+from regnet_deploy.serving.timeouts import Timeouts
 
 #: Images ``(n, ...)`` of each request to the logits ``(n, classes)`` of all of them, one behind the other.
 Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
@@ -48,7 +48,7 @@ class Batching:
     max_queue: int = 128
 
 
-class Ran(NamedTuple):
+class BatchResult(NamedTuple):
     """Logits of a request, ``(n, classes)``, seconds of waiting and inference, and images in the inference."""
 
     logits: NDArray[np.float32]
@@ -57,12 +57,12 @@ class Ran(NamedTuple):
     batch: int
 
 
-class Waiting:
+class QueuedRequest:
     """A request in the queue."""
 
     __slots__ = ("abandoned", "deadline", "done", "images", "queued_at", "timeout")
 
-    def __init__(self, images: NDArray[Any], done: asyncio.Future[Ran]) -> None:
+    def __init__(self, images: NDArray[Any], done: asyncio.Future[BatchResult]) -> None:
         self.images = images
         self.done = done
         self.queued_at = time.perf_counter()
@@ -72,7 +72,7 @@ class Waiting:
 
 
 #: What came of an executor's turn: the batch, its logits or what went wrong, when it began, how long it took.
-_Outcome = tuple[list[Waiting], "NDArray[np.float32] | Exception", float, float]
+_Outcome = tuple[list[QueuedRequest], "NDArray[np.float32] | Exception", float, float]
 
 
 class Batcher:
@@ -99,7 +99,7 @@ class Batcher:
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._idle = 0
         self._waking = False
-        self._queue: list[tuple[int, int, Waiting]] = []
+        self._queue: list[tuple[int, int, QueuedRequest]] = []
         self._order = itertools.count()
         self._depth = 0
         self._closed = False
@@ -122,7 +122,9 @@ class Batcher:
         now = time.perf_counter()
         return any(since is not None and now - since > limit_s for since in list(self._busy_since))
 
-    def run(self, images: NDArray[Any], priority: int = 0, deadline: float | None = None) -> asyncio.Future[Ran]:
+    def run(
+        self, images: NDArray[Any], priority: int = 0, deadline: float | None = None
+    ) -> asyncio.Future[BatchResult]:
         """Return the future of the logits of images ``(n, ...)``; cancelling it takes them out of the queue.
 
         Args:
@@ -135,8 +137,8 @@ class Batcher:
                 the inference raised.
         """
         count = len(images)
-        done: asyncio.Future[Ran] = self._loop.create_future()
-        waiting = Waiting(images, done)
+        done: asyncio.Future[BatchResult] = self._loop.create_future()
+        waiting = QueuedRequest(images, done)
         waiting.deadline = deadline
         if deadline is not None and deadline <= waiting.queued_at:
             raise RequestError(_TOO_LATE, 504)
@@ -172,7 +174,7 @@ class Batcher:
         for _ in range(wanted):
             self._wakes.put(None)
 
-    def _leave(self, waiting: Waiting, done: asyncio.Future[Ran]) -> None:
+    def _leave(self, waiting: QueuedRequest, done: asyncio.Future[BatchResult]) -> None:
         """Drop a request that is answered, expired or cancelled: an executor passes over what is left of it."""
         if waiting.timeout is not None:
             self._timeouts.discard(waiting.timeout)
@@ -183,7 +185,7 @@ class Batcher:
                 waiting.images = _NOTHING  # its place in the queue is kept until an executor comes by
 
     def _work(self, number: int, run: Run) -> None:
-        come_at_once()
+        restore_default_scheduling()
         while batch := self._take():
             start = time.perf_counter()
             self._busy_since[number] = start
@@ -194,7 +196,7 @@ class Batcher:
             except RuntimeError:  # the loop has ended, and with it everybody who waited
                 return
 
-    def _take(self) -> list[Waiting]:
+    def _take(self) -> list[QueuedRequest]:
         """Wait for requests and take a batch of them; empty when the batcher is closed and nothing is left."""
         while True:
             with self._lock:
@@ -222,8 +224,8 @@ class Batcher:
         leaves = min((_leaves_at(one, delay) for _, _, one in self._queue if not one.abandoned), default=0.0)
         return leaves - time.perf_counter()
 
-    def _pop(self) -> list[Waiting]:
-        batch: list[Waiting] = []
+    def _pop(self) -> list[QueuedRequest]:
+        batch: list[QueuedRequest] = []
         count = 0
         while self._queue:
             waiting = self._queue[0][2]
@@ -254,21 +256,21 @@ class Batcher:
                     if isinstance(outcome, Exception):
                         waiting.done.set_exception(outcome)
                     else:
-                        waiting.done.set_result(Ran(outcome[first:end], start - waiting.queued_at, took, size))
+                        waiting.done.set_result(BatchResult(outcome[first:end], start - waiting.queued_at, took, size))
                 first = end
 
 
-def _expire(done: asyncio.Future[Ran]) -> None:
+def _expire(done: asyncio.Future[BatchResult]) -> None:
     if not done.done():
         done.set_exception(RequestError(_TOO_LATE, 504))
 
 
-def _leaves_at(waiting: Waiting, delay_s: float) -> float:
+def _leaves_at(waiting: QueuedRequest, delay_s: float) -> float:
     left = delay_s if waiting.deadline is None else (waiting.deadline - waiting.queued_at) / 4
     return waiting.queued_at + min(delay_s, left)
 
 
-def _outcomes(batch: list[Waiting], run: Run, start: float) -> list[_Outcome]:
+def _outcomes(batch: list[QueuedRequest], run: Run, start: float) -> list[_Outcome]:
     """Run a batch; where that fails, each of its requests alone."""
     try:
         parts = [waiting.images for waiting in batch]

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.serving.body import Body
-from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, Wanted
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
+from regnet_deploy.serving.request_body import Body
 
 #: Seconds in which a process must be ready.
 START_S = 60.0
@@ -38,7 +38,7 @@ _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
-class Died(Exception):
+class DecoderDied(Exception):
     """The process that had the image ended.
 
     Attributes:
@@ -86,7 +86,7 @@ class Decoder(asyncio.BufferedProtocol):
         # An answer is received into one buffer, and the pixels that are returned are the part of it that they are.
         self._buffer = np.empty(ANSWER.size + max(self._side**2 * 3, MAX_TEXT), np.uint8)
         self._timer = self._loop.call_later(self._timeout_s, self._expire)
-        self._transport.write(Wanted(preprocessing, len(image)).to_bytes())
+        self._transport.write(DecodeRequest(preprocessing, len(image)).to_bytes())
         self._transport.write(image)
         return self._answer
 
@@ -123,9 +123,9 @@ class Decoder(asyncio.BufferedProtocol):
         self.stop()
         self.ended.set_result(None)
         if not self.ready.done():
-            self.ready.set_exception(Died())
+            self.ready.set_exception(DecoderDied())
         self._lost(self)
-        self._settle(Died(self.expired))
+        self._settle(DecoderDied(self.expired))
 
     def _expect_nothing(self) -> None:
         self._buffer, self._received = np.empty(ANSWER.size, np.uint8), 0
@@ -197,7 +197,7 @@ async def start_decoder(max_pixels: int, timeout_s: float, lost: Callable[[Decod
         await asyncio.wait_for(decoder.ready, START_S)
     except BaseException:
         decoder.stop()
-        await reaped(decoder.process)
+        await reap(decoder.process)
         raise
     return decoder
 
@@ -215,7 +215,7 @@ def _start_process(stream: socket.socket, max_pixels: int, timeout_s: float) -> 
     )
 
 
-async def reaped(process: subprocess.Popen[bytes]) -> int | None:
+async def reap(process: subprocess.Popen[bytes]) -> int | None:
     """Return the status of a process that was killed or has ended; None where the system holds on to it."""
     give_up = time.monotonic() + _REAP_S
     try:

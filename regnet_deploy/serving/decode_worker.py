@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels
-from regnet_deploy.serving.turns import come_at_once
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.serving.scheduling import restore_default_scheduling
 
 #: Kind of an answer and the bytes behind it.
 ANSWER = struct.Struct("<BI")
@@ -39,7 +39,7 @@ _WANTED = struct.Struct("<IIBBI")
 _INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-class Wanted(NamedTuple):
+class DecodeRequest(NamedTuple):
     """What the server wants of an image, and the bytes of it that follow."""
 
     preprocessing: Preprocessing
@@ -52,7 +52,7 @@ class Wanted(NamedTuple):
         return _WANTED.pack(of.resize, of.crop, interpolation, of.scaled_decoding, self.size)
 
     @classmethod
-    def from_bytes(cls, head: bytes) -> Wanted:
+    def from_bytes(cls, head: bytes) -> DecodeRequest:
         """Read what :meth:`to_bytes` wrote."""
         resize, crop, interpolation, scaled, size = _WANTED.unpack(head)
         kind = _INTERPOLATIONS[interpolation]
@@ -70,13 +70,13 @@ def main(descriptor: int, max_pixels: int, patience_s: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which answers first what it has begun
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    come_at_once()
-    warm_up()
-    confine(max_pixels)
+    restore_default_scheduling()
+    warm_up_decoder()
+    set_resource_limits(max_pixels)
     with socket.socket(fileno=descriptor) as server, contextlib.suppress(ConnectionError):
         server.sendall(ANSWER.pack(HELLO, 0))
         while head := _receive(server, _WANTED.size):
-            wanted = Wanted.from_bytes(head)
+            wanted = DecodeRequest.from_bytes(head)
             image = _receive(server, wanted.size)
             if len(image) < wanted.size:
                 return  # the server has gone in the midst of it
@@ -87,7 +87,7 @@ def main(descriptor: int, max_pixels: int, patience_s: float) -> None:
             server.sendall(answer)
 
 
-def warm_up() -> None:
+def warm_up_decoder() -> None:
     """Have everything imported that decoding needs: one image of each kind is written and read."""
     from PIL import Image, MpoImagePlugin, WebPImagePlugin  # noqa: F401  # that Pillow would look for when it meets one
 
@@ -113,7 +113,7 @@ def warm_up() -> None:
                 load_pixels(stream.getvalue(), preprocessing, formats=WEB_FORMATS)
 
 
-def confine(max_pixels: int) -> None:
+def set_resource_limits(max_pixels: int) -> None:
     """Give up what decoding does not need: more memory than its images take, files, processes, dumps of the memory.
 
     A limit that the system refuses is left as it is.

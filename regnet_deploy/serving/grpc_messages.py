@@ -14,9 +14,9 @@ import numpy as np
 
 from regnet_deploy.errors import require
 from regnet_deploy.protobuf import messages
-from regnet_deploy.protobuf.wire import Shape, WireError, overhead, split
-from regnet_deploy.serving.interface import Interface
-from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.protobuf.wire_format import Shape, WireError, overhead, split
+from regnet_deploy.serving.errors import RequestError
+from regnet_deploy.serving.model_interface import ModelInterface
 
 #: Bytes of a request beside its tensors: names, shapes, parameters.
 HEAD_BYTES = 64 * 2**10
@@ -62,7 +62,9 @@ def parse(data: bytes, name: str) -> Any:
         raise RequestError(f"the request is no {name}") from None
 
 
-def read_request(request: Any, raw: Sequence[memoryview], interface: Interface) -> tuple[dict[str, Any], memoryview]:
+def read_request(
+    request: Any, raw: Sequence[memoryview], interface: ModelInterface
+) -> tuple[dict[str, Any], memoryview]:
     """Return the JSON object that says what a ModelInferRequest says, and the raw tensors that it speaks of.
 
     Args:
@@ -152,7 +154,7 @@ def _set_parameters(target: Any, values: Mapping[str, Any]) -> None:
             target[key].string_param = str(value)
 
 
-def _typed(tensor: Any, interface: Interface) -> memoryview:
+def _typed(tensor: Any, interface: ModelInterface) -> memoryview:
     """Return the typed contents of an input as raw bytes; of a type that no network takes none are read."""
     if tensor.datatype not in _TYPED:
         return memoryview(b"")

@@ -16,16 +16,16 @@ from typing import Any
 from regnet_deploy import __version__
 from regnet_deploy.errors import ServerError, UsageError, require
 from regnet_deploy.protobuf import messages
-from regnet_deploy.serving.admission import Place, State
+from regnet_deploy.serving.admission import AdmissionSlot, ServerState
 from regnet_deploy.serving.app import SERVER
-from regnet_deploy.serving.arriving import Arriving
+from regnet_deploy.serving.bearer_auth import is_bearer
+from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.grpc_messages import parse, read_message, read_request, write_response
-from regnet_deploy.serving.guard import is_bearer
 from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.message_limits import MessageLimits
 from regnet_deploy.serving.protocol import EXTENSIONS, read_document, respond
-from regnet_deploy.serving.refusals import RequestError
 from regnet_deploy.serving.request_log import request_id_of
-from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, refusal_of
+from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
 
 EXTRA = "grpc"
 
@@ -147,7 +147,7 @@ def _handlers(name: str, calls: dict[str, Callable[[Any], Awaitable[bytes]]]) ->
             try:
                 return await call(context)
             except Exception as error:
-                refused = refusal_of(error)
+                refused = request_error_of(error)
             code = _CODES.get(refused.status, "INVALID_ARGUMENT" if refused.status < 500 else "INTERNAL")
             after: tuple[tuple[str, str], ...] = ()
             if refused.retry_after_s:  # clients with a policy of retries wait for this long
@@ -172,9 +172,9 @@ class _Calls:
         # While a message arrives its size is not known: so many of the largest have room at a time.
         places = max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes))
         waiting = max(1, limits.max_in_flight // 2)
-        self._arriving = Arriving(places, _GRACE_S, of_a_peer=places - places // 4, waiting_of_a_peer=waiting)
-        self._asking = Arriving(8, _GRACE_S, of_a_peer=6, waiting_of_a_peer=_QUESTIONS)
-        self._checking = Arriving(_CHECKS, 0.0, of_a_peer=_CHECKS, waiting_of_a_peer=1)
+        self._arriving = MessageLimits(places, _GRACE_S, of_a_peer=places - places // 4, waiting_of_a_peer=waiting)
+        self._asking = MessageLimits(8, _GRACE_S, of_a_peer=6, waiting_of_a_peer=_QUESTIONS)
+        self._checking = MessageLimits(_CHECKS, 0.0, of_a_peer=_CHECKS, waiting_of_a_peer=1)
 
     def protocol(self) -> dict[str, Callable[[Any], Awaitable[bytes]]]:
         """Return the calls of the Open Inference Protocol by their names."""
@@ -210,7 +210,7 @@ class _Calls:
                 status, error = 504, "the call's deadline passed"
             raise
         except Exception as refused:
-            told = refusal_of(refused)
+            told = request_error_of(refused)
             status, error = told.status, str(told)
             raise told from None
         finally:
@@ -236,7 +236,7 @@ class _Calls:
             response = respond(request, logits, served.interface)
             return write_response(response.document, [response.raw])
 
-    async def _read(self, context: Any, place: Place) -> bytes:
+    async def _read(self, context: Any, place: AdmissionSlot) -> bytes:
         data = await _message(context, self._arriving, self._service.limits.read_timeout_s)
         if not place.take(len(data)):
             raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
@@ -302,14 +302,14 @@ class _Calls:
         )
 
     def _ready(self) -> bool:
-        return self._service.admission.state is State.READY and self._service.models.ready()
+        return self._service.admission.state is ServerState.READY and self._service.models.ready()
 
     def _model_is_ready(self, name: str, version: str | None) -> bool:
         try:
             self._service.models.served(name, version)
         except RequestError:
             return False
-        return self._service.admission.state is State.READY
+        return self._service.admission.state is ServerState.READY
 
     def _authorise(self, context: Any) -> None:
         if self._token is None:
@@ -318,7 +318,7 @@ class _Calls:
             raise RequestError("a bearer token is needed: metadata authorization: Bearer ...", 401)
 
 
-async def _message(context: Any, arriving: Arriving, timeout_s: float) -> bytes:
+async def _message(context: Any, arriving: MessageLimits, timeout_s: float) -> bytes:
     data = await arriving.read(context.peer(), context.read, timeout_s)
     if not isinstance(data, bytes):
         raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)

@@ -26,13 +26,13 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
 from regnet_deploy import __version__
-from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.finished import Finished
+from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.gpu_metrics import GpuReader, GpuState
+from regnet_deploy.serving.request_record import RequestRecord
 
 if TYPE_CHECKING:
-    from regnet_deploy.serving.models import Models
-    from regnet_deploy.serving.served import Served
+    from regnet_deploy.serving.model_registry import ModelRegistry
+    from regnet_deploy.serving.model_version import ModelVersion
 
 PREFIX = "regnet_deploy_"
 
@@ -94,7 +94,11 @@ class Metrics:
     """
 
     def __init__(
-        self, models: Models, admission: Admission, decoders: Decoders | None = None, gpus: GpuReader | None = None
+        self,
+        models: ModelRegistry,
+        admission: Admission,
+        decoders: Decoders | None = None,
+        gpus: GpuReader | None = None,
     ) -> None:
         self._models = models
         self._admission = admission
@@ -108,14 +112,14 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def observe(self, finished: Finished) -> None:
+    def observe(self, finished: RequestRecord) -> None:
         """Count a request that has ended."""
         version = self._versions.get((finished.model, finished.version))
         if version is None:
             version = self._version(finished.model, finished.version)
         version.observe(finished)
 
-    def forget(self, served: Served) -> None:
+    def forget(self, served: ModelVersion) -> None:
         """Drop the figures of a version that has ended; they stay where another is served under the same number."""
         self._drop_what_is_gone()
         version = self._versions.get((served.name, served.version))
@@ -197,7 +201,7 @@ class Metrics:
     def _server(self) -> Iterator[Metric]:
         inside = self._admission
         yield InfoMetricFamily(PREFIX + "server", "The server itself.", value={"version": __version__})
-        ready = inside.state is State.READY and self._models.ready()
+        ready = inside.state is ServerState.READY and self._models.ready()
         yield GaugeMetricFamily(PREFIX + "ready", "1 where requests are let in.", ready)
         yield GaugeMetricFamily(PREFIX + "in_flight_requests", "Requests inside.", inside.in_flight)
         yield GaugeMetricFamily(PREFIX + "body_bytes_in_flight", "Bytes of their bodies.", inside.bytes_in_flight)
@@ -274,7 +278,7 @@ class _Version:
                 histogram.add(size, count)
         return histogram
 
-    def observe(self, finished: Finished) -> None:
+    def observe(self, finished: RequestRecord) -> None:
         kind = (finished.protocol, finished.operation, finished.status)
         self.requests[kind] = self.requests.get(kind, 0) + 1
         if finished.batch:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from regnet_deploy.serving.heads import guarded
+from regnet_deploy.serving.connection_limits import limited_protocol
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.protocol import dumps
 
@@ -73,7 +73,7 @@ async def start_metrics(metrics: Metrics, bound: socket.socket) -> MetricsServer
     """
     config = uvicorn.Config(
         create_metrics_app(metrics),
-        http=guarded(HEAD_TIMEOUT_S, MAX_CONNECTIONS),
+        http=limited_protocol(HEAD_TIMEOUT_S, MAX_CONNECTIONS),
         lifespan="off",
         ws="none",
         log_config=None,  # the server that this one runs beside has set it up

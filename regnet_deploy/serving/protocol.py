@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.serving.batching import PRIORITIES
-from regnet_deploy.serving.body import Body
-from regnet_deploy.serving.interface import Interface
-from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.errors import RequestError
+from regnet_deploy.serving.model_interface import ModelInterface
+from regnet_deploy.serving.request_body import Body
 from regnet_deploy.serving.tensors import TensorError, from_bytes, from_json
 
 EXTENSIONS = (
@@ -74,7 +74,7 @@ class InferRequest(NamedTuple):
     timeout_s: float | None = None
 
 
-class Heads:
+class HeaderCache:
     """The JSON of requests and answers with binary tensors, which is the same again and again: read and written once.
 
     For one interface. Of no more than 64 kinds each, for what is kept is chosen by clients.
@@ -96,7 +96,7 @@ _KEPT_BYTES = 1024
 
 
 def parse_infer(
-    body: Body, header_length: str | None, interface: Interface, heads: Heads | None = None
+    body: Body, header_length: str | None, interface: ModelInterface, heads: HeaderCache | None = None
 ) -> InferRequest:
     """Read an infer request.
 
@@ -129,7 +129,7 @@ def parse_infer(
     return request
 
 
-def read_document(document: Mapping[str, Any], rest: memoryview, interface: Interface) -> InferRequest:
+def read_document(document: Mapping[str, Any], rest: memoryview, interface: ModelInterface) -> InferRequest:
     """Read an infer request whose JSON is read.
 
     Args:
@@ -175,7 +175,7 @@ JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
 def infer_response(
-    request: InferRequest, logits: NDArray[np.float32], interface: Interface, heads: Heads | None = None
+    request: InferRequest, logits: NDArray[np.float32], interface: ModelInterface, heads: HeaderCache | None = None
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return the body of an infer response and its headers.
 
@@ -202,7 +202,7 @@ def infer_response(
     return head + response.raw, headers
 
 
-def respond(request: InferRequest, logits: NDArray[np.float32], interface: Interface) -> InferResponse:
+def respond(request: InferRequest, logits: NDArray[np.float32], interface: ModelInterface) -> InferResponse:
     """Return an infer response in parts; ``raw`` where ``request.binary``, else ``data``.
 
     Raises:
@@ -244,7 +244,7 @@ def _header_length(text: str, available: int) -> int:
     return int(text)
 
 
-def _document(data: memoryview, interface: Interface) -> dict[str, Any]:
+def _document(data: memoryview, interface: ModelInterface) -> dict[str, Any]:
     try:
         text = str(data, "utf-8").removeprefix("\ufeff")
         # Each number becomes an object of many times its size: they are counted first.
@@ -302,7 +302,7 @@ def _schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
     return priority, timeout_us / 1e6 if timeout_us else None
 
 
-def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interface: Interface) -> tuple[bool, int]:
+def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interface: ModelInterface) -> tuple[bool, int]:
     """Return whether the output is wanted as bytes, and how many classes (0: logits)."""
     binary = _flag(parameters, "binary_data_output", False)
     outputs = document.get("outputs")
@@ -323,7 +323,7 @@ def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interfac
     return _flag(parameters, "binary_data", binary), min(top, len(interface.labels))
 
 
-def _images(document: Mapping[str, Any], rest: memoryview, interface: Interface) -> NDArray[Any]:
+def _images(document: Mapping[str, Any], rest: memoryview, interface: ModelInterface) -> NDArray[Any]:
     inputs = document.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise RequestError(f"inputs must be a list of one object, the tensor {interface.input}")
@@ -347,7 +347,7 @@ def _images(document: Mapping[str, Any], rest: memoryview, interface: Interface)
     return from_bytes(rest, shape, interface.dtype)
 
 
-def _shape(shape: Any, interface: Interface) -> tuple[int, ...]:
+def _shape(shape: Any, interface: ModelInterface) -> tuple[int, ...]:
     whole = isinstance(shape, list) and all(type(side) is int for side in shape)
     if not whole or tuple(shape[1:]) != interface.image:
         shown = _short(shape) if not whole or len(shape) > 8 else f"[{', '.join(_short(side) for side in shape)}]"

@@ -13,8 +13,8 @@ from collections.abc import Callable, Hashable
 from typing import Any, Literal, TextIO, get_args
 
 from regnet_deploy.errors import UsageError, did_you_mean
-from regnet_deploy.serving.finished import Finished
-from regnet_deploy.serving.log_lines import MAX_TRACEBACK, Lines, RateLimit, clean, to_json, to_text
+from regnet_deploy.serving.log_writer import MAX_TRACEBACK, LogWriter, RateLimit, clean, format_json, format_text
+from regnet_deploy.serving.request_record import RequestRecord
 from regnet_deploy.serving.tracing import parse_trace_parent
 
 Format = Literal["text", "json"]
@@ -78,7 +78,7 @@ class RequestLog:
         for name in (self._logger.name, *LIBRARIES):
             logging.getLogger(name).addHandler(self._handler)
 
-    def observe(self, finished: Finished) -> None:
+    def observe(self, finished: RequestRecord) -> None:
         """Log a request that has ended, where that is to be logged."""
         bad = finished.status >= 500 or finished.status in _REFUSALS
         if self._every_request or (bad and self._handler.allow(("request", finished.status))):
@@ -108,7 +108,7 @@ class _Handler(logging.Handler):
         self._as_json = as_json
         self._clock = clock
         self._limit = RateLimit(LINES_A_SECOND)
-        self.lines = Lines(stream, self._notes, self._limit.waiting)
+        self.lines = LogWriter(stream, self._notes, self._limit.waiting)
 
     def allow(self, kind: Hashable) -> bool:
         """Tell whether another line of ``kind`` may be written; if not, it is counted, and that is said later."""
@@ -139,9 +139,9 @@ class _Handler(logging.Handler):
         stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when % 1 * 1000):03d}Z"
         if self._as_json:
             line = {"time": stamp, "level": level.lower(), "event": name, **facts}
-            return to_json(line | {"exception": error.encode("utf-8", "replace").decode()} if error else line)
-        text = f"{stamp} {level:<7} {to_json(name)[1:-1]} {to_text(facts)}".rstrip()
-        return "\n    ".join((text, *(to_json(part)[1:-1] for part in error.splitlines())))
+            return format_json(line | {"exception": error.encode("utf-8", "replace").decode()} if error else line)
+        text = f"{stamp} {level:<7} {format_json(name)[1:-1]} {format_text(facts)}".rstrip()
+        return "\n    ".join((text, *(format_json(part)[1:-1] for part in error.splitlines())))
 
     def _notes(self, dropped: int) -> list[str]:
         now = math.inf if self.lines.closed else self._clock()
@@ -153,7 +153,7 @@ class _Handler(logging.Handler):
         return lines
 
 
-def _facts(finished: Finished) -> dict[str, Any]:
+def _facts(finished: RequestRecord) -> dict[str, Any]:
     """Return what is said of a request; what may come from a client is cleaned."""
     facts: dict[str, Any] = {"request_id": clean(finished.request_id)}
     parent = parse_trace_parent(finished.trace_parent)

@@ -17,20 +17,20 @@ from typing import Any
 import uvicorn
 
 from regnet_deploy.errors import RegnetDeployError, ServerError
-from regnet_deploy.runtimes.golden import Agreement
-from regnet_deploy.serving.admission import State
+from regnet_deploy.runtimes.golden_set import Agreement
+from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
-from regnet_deploy.serving.assembly import Assembly
-from regnet_deploy.serving.heads import guarded
-from regnet_deploy.serving.listening import listen
-from regnet_deploy.serving.turns import taking_turns
+from regnet_deploy.serving.connection_limits import limited_protocol
+from regnet_deploy.serving.listeners import start_listeners
+from regnet_deploy.serving.scheduling import batch_scheduling
+from regnet_deploy.serving.server_core import ServerCore
 
 #: Seconds for which an idle connection is kept; longer than the proxies in front keep theirs.
 KEEP_ALIVE_S = 75
 
 
 @dataclass(frozen=True)
-class Doors:
+class Listeners:
     """Where a server listens, and for whom.
 
     Attributes:
@@ -51,7 +51,7 @@ class Doors:
 
 
 @dataclass(frozen=True)
-class Ready:
+class ServerReady:
     """A server that answers from now on.
 
     Attributes:
@@ -98,7 +98,11 @@ def url_of(bound: socket.socket, scheme: str = "http") -> str:
 
 
 def serve(
-    assembly: Assembly, doors: Doors, drain_s: float, announce: Callable[[Ready], None], linger_s: float = 0.0
+    assembly: ServerCore,
+    doors: Listeners,
+    drain_s: float,
+    announce: Callable[[ServerReady], None],
+    linger_s: float = 0.0,
 ) -> None:
     """Answer requests until a signal comes.
 
@@ -119,7 +123,7 @@ def serve(
             token=doors.token,
             metrics=assembly.metrics.scrape if doors.metrics_at_http else None,
         ),
-        http=guarded(limits.read_timeout_s, limits.max_connections),
+        http=limited_protocol(limits.read_timeout_s, limits.max_connections),
         lifespan="off",
         ws="none",
         log_config=None,  # the log of the server has its handlers by now
@@ -133,7 +137,7 @@ def serve(
         timeout_graceful_shutdown=1,  # when it comes to that, the requests are answered or have had their time
     )
     server = _Server(config, assembly, doors, linger_s, drain_s, announce)
-    with taking_turns():
+    with batch_scheduling():
         server.run(sockets=[doors.http])
     if server.failure is not None:
         raise server.failure
@@ -145,11 +149,11 @@ class _Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        assembly: Assembly,
-        doors: Doors,
+        assembly: ServerCore,
+        doors: Listeners,
         linger_s: float,
         drain_s: float,
-        announce: Callable[[Ready], None],
+        announce: Callable[[ServerReady], None],
     ) -> None:
         super().__init__(config)
         self.failure: RegnetDeployError | None = None
@@ -158,17 +162,17 @@ class _Server(uvicorn.Server):
         self._linger_s, self._drain_s = linger_s, drain_s
         self._linger_until: float | None = None
         self._announce = announce
-        self._start: asyncio.Task[Ready] | None = None
+        self._start: asyncio.Task[ServerReady] | None = None
         self._drain_until: float | None = None
         self._others: list[Any] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to replay the golden sets."""
         await super().startup([])
-        self.servers += await listen(self, sockets or [], self._assembly.service.limits.read_timeout_s)
+        self.servers += await start_listeners(self, sockets or [], self._assembly.service.limits.read_timeout_s)
         self._start = asyncio.ensure_future(self._begin())
 
-    async def _begin(self) -> Ready:
+    async def _begin(self) -> ServerReady:
         """Open the other doors, which answer probes as the first one does, and prove what is served."""
         from regnet_deploy.serving.grpc_server import start_grpc
         from regnet_deploy.serving.metrics_server import start_metrics
@@ -181,7 +185,7 @@ class _Server(uvicorn.Server):
             grpc = await start_grpc(self._assembly.service, host, wanted, token=self._doors.token, tls=self._doors.tls)
             self._others.append(grpc)
             port = grpc.port
-        return Ready(await self._assembly.start(), port)
+        return ServerReady(await self._assembly.start(), port)
 
     async def on_tick(self, counter: int) -> bool:
         """Move from one state to the next; called ten times a second, True ends the server."""
@@ -195,8 +199,8 @@ class _Server(uvicorn.Server):
                 self.failure = ServerError(f"the golden set could not be replayed: {type(error).__name__} {error}")
                 return True
             self._start = None
-            if self._admission.state is State.STARTING:
-                self._admission.state = State.READY
+            if self._admission.state is ServerState.STARTING:
+                self._admission.state = ServerState.READY
                 self._announce(ready)
         if self._linger_until is not None and time.monotonic() > self._linger_until:
             self._linger_until = None
@@ -224,15 +228,15 @@ class _Server(uvicorn.Server):
         if self._drain_until is not None or self._linger_until is not None:
             self._cut_off(f"by a second {signal.Signals(sig).name}")
             self.should_exit = self.force_exit = True
-        elif self._linger_s > 0 and self._admission.state is State.READY:
-            self._admission.state = State.LEAVING
+        elif self._linger_s > 0 and self._admission.state is ServerState.READY:
+            self._admission.state = ServerState.LEAVING
             self._linger_until = time.monotonic() + self._linger_s
             self._assembly.tell("leaving", seconds=self._linger_s)
         else:
             self._drain()
 
     def _drain(self) -> None:
-        self._admission.state = State.DRAINING
+        self._admission.state = ServerState.DRAINING
         self._drain_until = time.monotonic() + self._drain_s
         self._assembly.tell("draining", requests=self._admission.in_flight)
 

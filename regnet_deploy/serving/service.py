@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from regnet_deploy.errors import DataError
 from regnet_deploy.runtimes.predictions import Prediction, top_k
 from regnet_deploy.serving.admission import Admission
-from regnet_deploy.serving.batching import Ran
-from regnet_deploy.serving.body import Body
-from regnet_deploy.serving.decoding import DecodePool
-from regnet_deploy.serving.finished import Finished, Observer
+from regnet_deploy.serving.batching import BatchResult
+from regnet_deploy.serving.decode_pool import DecodePool
+from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.limits import Limits
-from regnet_deploy.serving.models import Models
+from regnet_deploy.serving.model_registry import ModelRegistry
+from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.protocol import InferRequest
-from regnet_deploy.serving.refusals import RequestError
-from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.timer import Timeouts, Timer
-from regnet_deploy.serving.turns import come_at_once
+from regnet_deploy.serving.request_body import Body
+from regnet_deploy.serving.request_record import Observer, RequestRecord
+from regnet_deploy.serving.scheduling import restore_default_scheduling
+from regnet_deploy.serving.timeouts import Timeouts, Timer
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Call:
         self.protocol, self.operation = protocol, operation
         self.request_id, self.trace_parent = request_id, trace_parent
         self.started, self.clock = time.time(), time.perf_counter()
-        self.served: Served | None = None
+        self.served: ModelVersion | None = None
         self.images = self.batch = 0
         self.read_s = self.decode_s = self.queue_s = self.inference_s = 0.0
 
@@ -68,7 +68,7 @@ class Call:
         """Note that the request is there in full."""
         self.read_s = time.perf_counter() - self.clock
 
-    def ran(self, ran: Ran, images: int) -> None:
+    def ran(self, ran: BatchResult, images: int) -> None:
         """Note an inference; of several at once the longest stages count."""
         self.images += images
         self.batch = max(self.batch, ran.batch)
@@ -99,7 +99,7 @@ class Service:
 
     def __init__(
         self,
-        models: Models,
+        models: ModelRegistry,
         admission: Admission,
         limits: Limits,
         decoders: DecodePool,
@@ -112,9 +112,9 @@ class Service:
         self.timeouts = Timeouts()
         self._observe = observe
         # One JSON at a time becomes Python's objects: it holds the interpreter anyhow, and several would take memory.
-        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse", initializer=come_at_once)
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse", initializer=restore_default_scheduling)
 
-    async def infer(self, call: Call, served: Served, request: InferRequest) -> NDArray[np.float32]:
+    async def infer(self, call: Call, served: ModelVersion, request: InferRequest) -> NDArray[np.float32]:
         """Return the logits of a request, ``(n, classes)``.
 
         Raises:
@@ -125,7 +125,7 @@ class Service:
         call.ran(ran, len(request.images))
         return ran.logits
 
-    def queued(self, call: Call, served: Served, request: InferRequest) -> asyncio.Future[Ran]:
+    def queued(self, call: Call, served: ModelVersion, request: InferRequest) -> asyncio.Future[BatchResult]:
         """Return the future of a request's inference; cancelling it takes it out of the queue.
 
         Raises:
@@ -134,7 +134,9 @@ class Service:
         """
         return served.batcher.run(request.images, request.priority, self._deadline(call, request.timeout_s))
 
-    async def classify(self, call: Call, served: Served, image: Body, k: int, priority: int = 0) -> list[Prediction]:
+    async def classify(
+        self, call: Call, served: ModelVersion, image: Body, k: int, priority: int = 0
+    ) -> list[Prediction]:
         """Return the ``k`` likeliest classes of an encoded image.
 
         Raises:
@@ -156,7 +158,7 @@ class Service:
             raise RuntimeError("the network's answer to this image is not finite")
         return top_k(ran.logits, served.interface.labels, k)[0]
 
-    def refuse_if_full(self, served: Served) -> None:
+    def refuse_if_full(self, served: ModelVersion) -> None:
         """Refuse a request before its body is read and its image decoded, where it would be refused after that.
 
         Raises:
@@ -198,7 +200,7 @@ class Service:
             else:
                 served.statistics.failed(total)
         self._observe(
-            Finished(
+            RequestRecord(
                 model=served.name if served else "",
                 version=served.version if served else "",
                 protocol=call.protocol,
@@ -227,7 +229,7 @@ class Service:
         return call.clock + min(self.limits.deadline_s, timeout_s or self.limits.deadline_s)
 
 
-def refusal_of(error: Exception) -> RequestError:
+def request_error_of(error: Exception) -> RequestError:
     """Return what a client is told of an error; what is not its own mistake is logged, and named no further."""
     if isinstance(error, RequestError):
         return error

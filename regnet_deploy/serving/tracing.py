@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from regnet_deploy import __version__
 from regnet_deploy.errors import UsageError, require
-from regnet_deploy.serving.finished import Finished
+from regnet_deploy.serving.request_record import RequestRecord
 
 #: Requests that wait to be sent; more are dropped, and counted.
 MAX_WAITING = 4096
@@ -77,7 +77,7 @@ class Tracing:
         exporter = require("opentelemetry.exporter.otlp.proto.http.trace_exporter", "otel")
         self._success = require("opentelemetry.sdk.trace.export", "otel").SpanExportResult.SUCCESS
         self._exporter: Any = exporter.OTLPSpanExporter(endpoint=url, timeout=SEND_TIMEOUT_S)
-        self._waiting: deque[Finished] = deque()
+        self._waiting: deque[RequestRecord] = deque()
         self._lost = 0
         self._warned_at = -WARN_EVERY_S
         self._stop = threading.Event()
@@ -87,7 +87,7 @@ class Tracing:
         self._thread = threading.Thread(target=self._work, name="tracing", daemon=True)
         self._thread.start()
 
-    def observe(self, finished: Finished) -> None:
+    def observe(self, finished: RequestRecord) -> None:
         """Have a request's spans sent."""
         if len(self._waiting) < MAX_WAITING:
             self._waiting.append(finished)
@@ -116,7 +116,7 @@ class Tracing:
             if stopping:
                 return
 
-    def _send(self, batch: list[Finished]) -> bool:
+    def _send(self, batch: list[RequestRecord]) -> bool:
         """Send a batch; whatever goes wrong is a warning, and the batch is lost."""
         try:
             spans = [span for finished in batch for span in self._spans.of(finished)]
@@ -181,7 +181,7 @@ class _Spans:
         self._sampler, self._ids = provider.sampler, provider.id_generator
         self._scope = scope.InstrumentationScope("regnet_deploy", __version__)
 
-    def of(self, finished: Finished) -> Iterator[Any]:
+    def of(self, finished: RequestRecord) -> Iterator[Any]:
         """Yield the span of a request and those of its stages; none where it is not sampled."""
         trace = self._trace
         parent = self._parent(finished)
@@ -219,7 +219,7 @@ class _Spans:
                 instrumentation_scope=self._scope,
             )
 
-    def _parent(self, finished: Finished) -> Any:
+    def _parent(self, finished: RequestRecord) -> Any:
         parent = parse_trace_parent(finished.trace_parent)
         if parent is None:
             return None
@@ -230,14 +230,14 @@ class _Spans:
         flags = self._trace.TraceFlags(1)
         return self._trace.SpanContext(trace_id, self._ids.generate_span_id(), is_remote=False, trace_flags=flags)
 
-    def _status(self, finished: Finished) -> Any:
+    def _status(self, finished: RequestRecord) -> Any:
         codes = self._trace.StatusCode
         if finished.status < 500:  # of a server's span, what is the client's mistake is no error
             return self._trace.Status(codes.UNSET)
         return self._trace.Status(codes.ERROR, (finished.error or "")[:300])
 
 
-def _described(finished: Finished) -> tuple[str, dict[str, Any]]:
+def _described(finished: RequestRecord) -> tuple[str, dict[str, Any]]:
     """Return name and attributes, by OpenTelemetry's conventions for HTTP and RPC; our own have our name."""
     if finished.protocol == "grpc":
         name = f"inference.GRPCInferenceService/{_METHODS.get(finished.operation, finished.operation)}"
@@ -260,7 +260,7 @@ def _described(finished: Finished) -> tuple[str, dict[str, Any]]:
     return name, attributes
 
 
-def _stages(finished: Finished, start: int) -> Iterator[tuple[str, int, int]]:
+def _stages(finished: RequestRecord, start: int) -> Iterator[tuple[str, int, int]]:
     """Yield name, start and end of the stages that were reached, as if each began when the one before had ended."""
     seconds = (finished.read_s, finished.decode_s, finished.queue_s, finished.inference_s)
     for name, duration in zip(("read", "decode", "queue", "inference"), seconds, strict=True):

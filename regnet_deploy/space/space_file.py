@@ -100,7 +100,7 @@ def space_from(data: Any) -> Space:
     where = values.get("where", ())
     values["where"] = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else where
     values.setdefault("name", "")
-    for name in meaningless(values.get("block", "x")):
+    for name in check_not_empty(values.get("block", "x")):
         values.setdefault(name, 1)
     if kind == "anynet":
         values |= {name: _stages(values[name], name) for name in _STAGEWISE if name in values}
@@ -119,14 +119,14 @@ def space_data(space: Space) -> dict[str, Any]:
         data |= {name: _stages_data(part) for name, part in space.parts().items()}
     else:
         data |= {n: v if isinstance(v := getattr(space, n), str) else v.to_data() for n in _CHOICES}
-    for name in meaningless(space.block):
+    for name in check_not_empty(space.block):
         del data[name]
     if space.where:
         data["where"] = list(space.where)
     return data
 
 
-def meaningless(block: Any) -> tuple[str, ...]:
+def check_not_empty(block: Any) -> tuple[str, ...]:
     """Return what blocks of a kind do not have, and a space file of them does not say."""
     return {"r": ("group_width",), "v": ("bottleneck", "group_width"), "vr": ("bottleneck", "group_width")}.get(
         block if isinstance(block, str) else "", ()

@@ -2,7 +2,7 @@
 
 A space of AnyNets says for each of depth, width, bottleneck ratio and group width what a stage may have and how the
 stages relate: ``free``, the ``same``, ``rising`` (no stage less than the one before) or ``falling``. A space of RegNets
-says what the parameters of the quantized line may be. :mod:`regnet_deploy.space.draw` draws from both.
+says what the parameters of the quantized line may be. :mod:`regnet_deploy.space.sampling` draws from both.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.folder import ImageFolder
+from regnet_deploy.images.image_folder import ImageFolder
 from regnet_deploy.populations.store import (
     DIVERGED,
     DONE,
@@ -23,15 +23,15 @@ from regnet_deploy.populations.store import (
     Store,
     Trial,
     check_store_path,
-    hold_store,
+    lock_store,
     open_store,
 )
-from regnet_deploy.space.draw import Band, draw_networks, networks_of
+from regnet_deploy.space.sampling import Band, draw_networks, networks_of
 from regnet_deploy.space.space_file import space_data
 from regnet_deploy.space.spaces import Space
-from regnet_deploy.sweeping.data import SweepImages, check_folder, list_folder, load_images
-from regnet_deploy.sweeping.in_process import Watch, run_here
+from regnet_deploy.sweeping.local_executor import Watch, run_locally
 from regnet_deploy.sweeping.reporter import Reporter
+from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
@@ -44,7 +44,7 @@ Executor = Callable[
 
 
 @dataclass(frozen=True)
-class Options:
+class SweepOptions:
     """What a sweep needs to know besides space, band and data.
 
     Attributes:
@@ -61,13 +61,13 @@ class Options:
     seed: int = 0
     val_split: float | None = None
     execution: Execution = field(default_factory=lambda: Execution("cpu", channels_last=True))
-    executor: Executor = run_here
+    executor: Executor = run_locally
     threads: int | None = None
     retry: bool = False
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepStatus:
     """How a sweep stands.
 
     Attributes:
@@ -104,8 +104,8 @@ class Standing:
 
 
 def sweep(
-    space: Space, band: Band, data: Path, recipe: Recipe, options: Options, path: Path, reporter: Reporter
-) -> Standing:
+    space: Space, band: Band, data: Path, recipe: Recipe, options: SweepOptions, path: Path, reporter: Reporter
+) -> SweepStatus:
     """Draw networks, train those that have no outcome yet, and return how the sweep stands.
 
     The number of classes is that of the folder, whatever the band says. Interrupted or killed, the same call goes on
@@ -120,7 +120,7 @@ def sweep(
     listing = list_folder(data, options.val_split)
     band = replace(band, classes=len(listing.train), stem_stride=band.stride)
     trials = planned_trials(space, band, recipe.epochs, options.n, options.seed, reporter)
-    with hold_store(path):
+    with lock_store(path):
         folder = check_folder(listing, options.val_split, recipe.seed, path, reporter)
         identity = sweep_identity(folder, recipe, options.execution, band.resolution)
         identity |= {
@@ -137,18 +137,18 @@ def _sweep(
     folder: ImageFolder,
     identity: Mapping[str, Any],
     recipe: Recipe,
-    options: Options,
+    options: SweepOptions,
     path: Path,
     reporter: Reporter,
-) -> Standing:
+) -> SweepStatus:
     with open_store(path, identity) as store:
         if options.retry:
             forget_failures(store, reporter)
         store.plan(trials)
-        if standing(store, trials).left:
+        if sweep_status(store, trials).left:
             images = load_images(folder, recipe, identity["resolution"], reporter)
-            run_what_is_left(store, trials, images, recipe, options, reporter)
-        return standing(store, trials)
+            run_pending_trials(store, trials, images, recipe, options, reporter)
+        return sweep_status(store, trials)
 
 
 def planned_trials(space: Space, band: Band, epochs: int, n: int, seed: int, reporter: Reporter) -> list[Trial]:
@@ -183,12 +183,12 @@ def sweep_identity(folder: ImageFolder, recipe: Recipe, execution: Execution, re
     }
 
 
-def run_what_is_left(
+def run_pending_trials(
     store: Store,
     trials: Sequence[Trial],
     images: SweepImages,
     recipe: Recipe,
-    options: Options,
+    options: SweepOptions,
     reporter: Reporter,
 ) -> None:
     """Run those of the trials that have no outcome in the store, and write each outcome as soon as there is one.
@@ -231,11 +231,11 @@ def _tell_other_machine(outcome: Outcome, before: Sequence[Outcome], reporter: R
             reporter.say(f"earlier trials ran with {name} {', '.join(sorted(values))}, these with {now}")
 
 
-def standing(store: Store, trials: Sequence[Trial]) -> Standing:
+def sweep_status(store: Store, trials: Sequence[Trial]) -> SweepStatus:
     """Return how these trials of a store stand."""
     outcomes = _outcomes(store, trials)
     errors = {n: each.error for n, each in outcomes.items() if each.state == DONE and each.error is not None}
-    return Standing(
+    return SweepStatus(
         store.path,
         len(trials),
         errors,

@@ -14,12 +14,12 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
 from regnet_deploy.profiling.machine import describe_machine
-from regnet_deploy.sweeping.data import SweepImages
-from regnet_deploy.training.data import LoaderDied
+from regnet_deploy.sweeping.sweep_images import SweepImages
+from regnet_deploy.training.data_loader import LoaderDied
 from regnet_deploy.training.execution import Execution, default_workers, device_name, mean_float32
-from regnet_deploy.training.learner import make_learner
-from regnet_deploy.training.loop import Diverged, Listener, Run, fit
+from regnet_deploy.training.loop import Diverged, Run, TrainingListener, fit
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train_step import make_learner
 
 #: Called with the share of a trial that is done, 0 to 1, and images/s.
 Heard = Callable[[float, float], None]
@@ -76,7 +76,7 @@ def run_trial(
         seconds=time.perf_counter() - start,
         images_per_s=sum(each["images_per_s"] for each in history) / len(history) if history else 0.0,
         message=message,
-        machine=where_it_runs(execution),
+        machine=describe_worker(execution),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     del run
@@ -85,7 +85,7 @@ def run_trial(
     return outcome
 
 
-def where_it_runs(execution: Execution) -> dict[str, Any]:
+def describe_worker(execution: Execution) -> dict[str, Any]:
     """Return what an outcome says of the machine."""
     machine = describe_machine()
     return {
@@ -99,9 +99,9 @@ def where_it_runs(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _listener(run: Run, recipe: Recipe, heard: Heard) -> Listener:
+def _listener(run: Run, recipe: Recipe, heard: Heard) -> TrainingListener:
     steps = recipe.epochs * run.steps_per_epoch
-    return Listener(
+    return TrainingListener(
         step=lambda loss, rate: heard(run.steps_done / steps, rate),
         epoch=lambda metrics: None,
         save=lambda: None,  # trials are short: one that is interrupted begins anew

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from regnet_deploy.bundle import MANIFEST
-from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, Settings
-from regnet_deploy.targets.subject import Subject
+from regnet_deploy.targets.packaged_variant import PackagedVariant
+from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
 
 #: Files that are copied as they are.
@@ -24,7 +24,7 @@ _PIDS = 4096
 _NEARLY_FULL = 0.8
 
 
-def compose_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
+def compose_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, bytes]:
     """Return the project's files by their paths.
 
     Raises:
@@ -57,14 +57,14 @@ def compose_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
     }
 
 
-def _copy_of(subject: Subject) -> dict[str, bytes]:
+def _copy_of(subject: PackagedVariant) -> dict[str, bytes]:
     """Return the files of the bundle, so that the folder runs wherever it is carried."""
     bundle = subject.bundle
     files = {f"{_BUNDLE}/{stored.name}": bundle.read(logical) for logical, stored in bundle.files.items()}
     return {f"{_BUNDLE}/{MANIFEST}": (bundle.path / MANIFEST).read_bytes(), **files}
 
 
-def _alerts(subject: Subject, settings: Settings) -> str:
+def _alerts(subject: PackagedVariant, settings: DeploymentSettings) -> str:
     """Return the alerts with the limits that the server has: the latency that it was tuned for, and its queue."""
     p99_ms = subject.tuned.p99_ms if subject.tuned else _P99_MS
     queue = _NEARLY_FULL * (settings.max_queue or DEFAULT_MAX_QUEUE)

@@ -6,8 +6,8 @@ import copy
 import re
 from typing import Any
 
-from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, Settings
-from regnet_deploy.targets.subject import Subject
+from regnet_deploy.targets.packaged_variant import PackagedVariant
+from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml
 from regnet_deploy.targets.triton import DEFAULT_DECODERS, REPOSITORY, shared_memory_mib
 
@@ -22,7 +22,7 @@ _TRITON_MIB = 4096
 Manifest = dict[str, Any]
 
 
-def kserve_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
+def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, bytes]:
     """Return the manifests and their README by name.
 
     Raises:
@@ -57,7 +57,7 @@ def service_name(name: str, suffix: str = "") -> str:
     return plain[: 40 - len(suffix)].rstrip("-") + suffix
 
 
-def _server(subject: Subject, settings: Settings) -> Manifest:
+def _server(subject: PackagedVariant, settings: DeploymentSettings) -> Manifest:
     (manifest,) = load_yaml("kserve/inferenceservice.yaml")
     manifest["metadata"]["name"] = service_name(settings.name)
     predictor = manifest["spec"]["predictor"]
@@ -87,7 +87,7 @@ def _over_grpc(http: Manifest) -> Manifest:
     return manifest
 
 
-def _triton(subject: Subject, settings: Settings) -> Manifest:
+def _triton(subject: PackagedVariant, settings: DeploymentSettings) -> Manifest:
     (manifest,) = load_yaml("kserve/inferenceservice-triton.yaml")
     manifest["metadata"]["name"] = service_name(settings.name, "-triton")
     predictor = manifest["spec"]["predictor"]
@@ -106,7 +106,7 @@ def _triton(subject: Subject, settings: Settings) -> Manifest:
     return dict(manifest)
 
 
-def _give(resources: Manifest, subject: Subject, settings: Settings) -> None:
+def _give(resources: Manifest, subject: PackagedVariant, settings: DeploymentSettings) -> None:
     """Write how much of a node the server may take: as many cores as it computes with."""
     tuned = subject.tuned
     threads = settings.threads or (tuned.threads if tuned else None)

@@ -11,14 +11,14 @@ from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets.compose import compose_files
-from regnet_deploy.targets.folder import MARK, ensure_free, write_folders
 from regnet_deploy.targets.kserve import kserve_files
+from regnet_deploy.targets.output_folder import MARK, ensure_free, write_folders
+from regnet_deploy.targets.packaged_variant import PackagedVariant, choose_packaged_variant
 from regnet_deploy.targets.ray_serve import ray_files
-from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import Subject, choose_subject
+from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.triton import triton_files
 
-Files = Callable[[Subject, Settings], dict[str, bytes]]
+Files = Callable[[PackagedVariant, DeploymentSettings], dict[str, bytes]]
 
 #: Name of a target -> its files.
 TARGETS: dict[str, Files] = {
@@ -48,7 +48,12 @@ class Package:
 
 
 def package(
-    bundle: Bundle, targets: Sequence[str], settings: Settings, output: Path | None = None, *, force: bool = False
+    bundle: Bundle,
+    targets: Sequence[str],
+    settings: DeploymentSettings,
+    output: Path | None = None,
+    *,
+    force: bool = False,
 ) -> tuple[str, list[Package]]:
     """Write a folder for each target and return the variant that was packaged, and the packages.
 
@@ -74,7 +79,7 @@ def package(
     for folder in folders.values():
         _refuse_inside(bundle, folder)
         ensure_free(folder, force=force)
-    subject = choose_subject(bundle, settings.variant, gpu=settings.gpu)
+    subject = choose_packaged_variant(bundle, settings.variant, gpu=settings.gpu)
     made = {target: TARGETS[target](subject, settings) for target in targets}
     written = {}
     for target, files in made.items():
@@ -90,9 +95,9 @@ def _folder(target: str, output: Path | None, *, alone: bool) -> Path:
     return output if alone else output / target
 
 
-def _refuse_unused(targets: Sequence[str], settings: Settings) -> None:
+def _refuse_unused(targets: Sequence[str], settings: DeploymentSettings) -> None:
     for name, (option, users) in _ONLY_FOR.items():
-        if getattr(settings, name) != getattr(Settings(), name) and not set(users) & set(targets):
+        if getattr(settings, name) != getattr(DeploymentSettings(), name) and not set(users) & set(targets):
             listed = " or ".join(f"--{user}" for user in users)
             end = "and neither is asked for" if len(users) > 1 else "which is not asked for"
             raise UsageError(f"{option} is for {listed}, {end}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from regnet_deploy.cores import available_cores
-from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import Subject
+from regnet_deploy.targets.packaged_variant import PackagedVariant
+from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
 
 
-def ray_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
+def ray_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, bytes]:
     """Return the application, its configuration and its README by name.
 
     Raises:
@@ -40,7 +40,7 @@ def ray_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
     }
 
 
-def _arguments(subject: Subject, settings: Settings) -> dict[str, Any]:
+def _arguments(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, Any]:
     """Return what app.py takes: names of settings of the server, and only those that are not its defaults."""
     tuned = subject.tuned
     executors = settings.executors or (tuned.executors if tuned else 1)

@@ -28,7 +28,7 @@ LINGER_S = 5
 
 
 @dataclass(frozen=True)
-class Settings:
+class DeploymentSettings:
     """How the model is to be run; None leaves the choice to what runs it.
 
     Attributes:

@@ -15,11 +15,11 @@ import regnet_deploy
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError, require
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocess import normalise
-from regnet_deploy.runtimes.golden import load_golden
-from regnet_deploy.targets.plans import DEFAULT_FILE, Plans, arrange
-from regnet_deploy.targets.settings import DEFAULT_DEADLINE_MS, DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, Settings
-from regnet_deploy.targets.subject import Subject
+from regnet_deploy.images.preprocessing import normalise
+from regnet_deploy.runtimes.golden_set import load_golden
+from regnet_deploy.targets.engine_placement import DEFAULT_FILE, EnginePlacement, place_engines
+from regnet_deploy.targets.packaged_variant import PackagedVariant
+from regnet_deploy.targets.settings import DEFAULT_DEADLINE_MS, DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, DeploymentSettings
 from regnet_deploy.targets.templates import EXTRA, fill, read
 from regnet_deploy.targets.triton_config import (
     LABELS,
@@ -51,7 +51,7 @@ _STEP_MIB = 64
 
 #: Modules that stand between a file and the network, copied as they are: so the pixels cannot be others than in
 #: training and in ``serve``. They need NumPy and Pillow.
-_MODULES = ("__init__.py", "errors.py", "images/__init__.py", "images/decode.py", "images/preprocess.py")
+_MODULES = ("__init__.py", "errors.py", "images/__init__.py", "images/decode.py", "images/preprocessing.py")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Names:
         return f"{self.classifier}_image"
 
 
-def triton_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
+def triton_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, bytes]:
     """Return the files of a Triton deployment by their paths.
 
     Raises:
@@ -81,7 +81,7 @@ def triton_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
     """
     for module in ("google.protobuf.message", "safetensors.numpy", "PIL.Image"):
         require(module, EXTRA)  # what is called from here would name the extra of the server
-    plans = arrange(subject.variant, subject.engines) if subject.engines else None
+    plans = place_engines(subject.variant, subject.engines) if subject.engines else None
     scheduling, threads = _scheduling(subject, settings, plans)
     names = Names(settings.name)
     images = (subject.input_name, subject.dtype, subject.image)
@@ -117,7 +117,7 @@ def triton_files(subject: Subject, settings: Settings) -> dict[str, bytes]:
     return made
 
 
-def shared_memory_mib(subject: Subject, decoders: int, max_batch: int) -> int:
+def shared_memory_mib(subject: PackagedVariant, decoders: int, max_batch: int) -> int:
     """Return the MiB of /dev/shm in which the instances of the preprocessing hand batches over.
 
     Each has room for a batch of images as they are sent and for two of tensors: one that is being written and one that
@@ -133,7 +133,9 @@ def shared_memory_mib(subject: Subject, decoders: int, max_batch: int) -> int:
     return _STEP_MIB * math.ceil(needed / _STEP_MIB)
 
 
-def _scheduling(subject: Subject, settings: Settings, plans: Plans | None) -> tuple[Scheduling, int]:
+def _scheduling(
+    subject: PackagedVariant, settings: DeploymentSettings, plans: EnginePlacement | None
+) -> tuple[Scheduling, int]:
     """Return how requests run, and the threads of one inference: as asked for, else as ``tune`` found, else the cores'.
 
     Raises:
@@ -184,10 +186,10 @@ def _element(data: bytes) -> bytes:
 
 
 def _readme(
-    subject: Subject,
+    subject: PackagedVariant,
     names: Names,
     scheduling: Scheduling,
-    plans: Plans | None,
+    plans: EnginePlacement | None,
     gpu: bool,
     decoders: int,
     shared_mib: int,

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.errors import DataError, require
-from regnet_deploy.training.learner import Learner
-from regnet_deploy.training.trial import Choice
+from regnet_deploy.training.autotune import Autotune
+from regnet_deploy.training.train_step import Learner
 
 FILE = "checkpoint.safetensors"
 SCHEMA = 2
@@ -72,7 +72,7 @@ class Checkpoint:
     """
 
     identity: Mapping[str, Any]
-    choice: Choice
+    choice: Autotune
     progress: Progress
     model: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
@@ -81,7 +81,7 @@ class Checkpoint:
 
 
 def checkpoint_of(
-    identity: Mapping[str, Any], choice: Choice, progress: Progress, learner: Learner, best: Mapping[str, Tensor]
+    identity: Mapping[str, Any], choice: Autotune, progress: Progress, learner: Learner, best: Mapping[str, Tensor]
 ) -> Checkpoint:
     """Return the checkpoint of a learner as it is now (its tensors are the learner's own)."""
     return Checkpoint(identity, choice, progress, learner.model.state_dict(), learner.momentum(), best)
@@ -152,7 +152,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         group, _, name = key.partition(".")
         groups[group][name] = tensor
     progress = Progress(**state["progress"])
-    return Checkpoint(state["identity"], Choice.from_json(state["choice"]), progress, **groups, torch=state["torch"])
+    return Checkpoint(state["identity"], Autotune.from_json(state["choice"]), progress, **groups, torch=state["torch"])
 
 
 def drop_checkpoint(folder: Path) -> None:

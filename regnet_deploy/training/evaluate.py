@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.training.data import Batch, Unreadable
-from regnet_deploy.training.learner import Learner
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.training.data_loader import Batch, UnreadableImage
+from regnet_deploy.training.train_step import Learner
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Evaluation:
     loss: float
     top1: float
     images: int
-    unreadable: tuple[Unreadable, ...]
+    unreadable: tuple[UnreadableImage, ...]
 
 
 def set_precise_statistics(learner: Learner, batches: Iterable[Batch]) -> None:
@@ -46,7 +46,7 @@ def set_precise_statistics(learner: Learner, batches: Iterable[Batch]) -> None:
 def evaluate(learner: Learner, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
     """Evaluate in FP32, as the network will be exported, on the pixels that the server would make of the files."""
     loss_sum, right, images = 0.0, 0, 0
-    unreadable: list[Unreadable] = []
+    unreadable: list[UnreadableImage] = []
     device = learner.execution.device
     layout = torch.channels_last if learner.execution.channels_last else torch.contiguous_format
     learner.model.eval()

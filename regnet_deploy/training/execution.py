@@ -49,7 +49,7 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExecutionRequest:
     """What the user asked for; ``auto`` leaves it to a trial."""
 
     device: str = "auto"

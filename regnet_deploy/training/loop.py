@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.training.checkpoint import Progress
-from regnet_deploy.training.data import (
+from regnet_deploy.training.data_loader import (
     EvaluationViews,
     RandomViews,
-    Unreadable,
+    UnreadableImage,
     batches_from,
     epoch_batches,
     load,
@@ -25,7 +25,7 @@ from regnet_deploy.training.data import (
     steps_per_epoch,
 )
 from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
-from regnet_deploy.training.learner import Learner
+from regnet_deploy.training.train_step import Learner
 
 #: Seconds between two looks at what a GPU has come to: each makes the processor wait for it.
 _LOOK_S = 0.5
@@ -69,7 +69,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Listener:
+class TrainingListener:
     """Who wants to know of a run.
 
     Attributes:
@@ -85,7 +85,7 @@ class Listener:
     save_every_s: float
 
 
-def fit(run: Run, listener: Listener) -> None:
+def fit(run: Run, listener: TrainingListener) -> None:
     """Train from where the run stands to its last epoch.
 
     Raises:
@@ -131,7 +131,7 @@ def fit(run: Run, listener: Listener) -> None:
         listener.save()
 
 
-def _train_epoch(run: Run, batches: Iterable[Any], listener: Listener) -> None:
+def _train_epoch(run: Run, batches: Iterable[Any], listener: TrainingListener) -> None:
     """Do the steps that are left of the epoch that is under way."""
     learner, progress = run.learner, run.progress
     device = learner.execution.device
@@ -174,7 +174,7 @@ def _load(run: Run, dataset: RandomViews | EvaluationViews, batches: Iterable[An
     return load(dataset, batches, 0 if in_memory else run.workers, run.learner.execution.device == "cuda")
 
 
-def _note(run: Run, unreadable: Iterable[Unreadable]) -> None:
+def _note(run: Run, unreadable: Iterable[UnreadableImage]) -> None:
     run.progress.unreadable.update((each.path, each.reason) for each in unreadable)
 
 

@@ -14,8 +14,9 @@ import torch
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.check import check_images
-from regnet_deploy.images.folder import DEFAULT_VAL_SPLIT, assemble, list_images
+from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_folder import DEFAULT_VAL_SPLIT, build_image_folder, list_images
+from regnet_deploy.training.autotune import Autotune, autotune_execution
 from regnet_deploy.training.checkpoint import (
     Checkpoint,
     checkpoint_of,
@@ -24,23 +25,37 @@ from regnet_deploy.training.checkpoint import (
     restore,
     save_checkpoint,
 )
-from regnet_deploy.training.data import RandomViews, batches_from, load, open_evaluation, open_training, steps_per_epoch
-from regnet_deploy.training.directory import default_directory, ensure_room, memory_of_check, open_directory
+from regnet_deploy.training.commit import commit_training, training_part
+from regnet_deploy.training.data_loader import (
+    RandomViews,
+    batches_from,
+    load,
+    open_evaluation,
+    open_training,
+    steps_per_epoch,
+)
 from regnet_deploy.training.execution import (
     Execution,
-    Wanted,
+    ExecutionRequest,
     can_compile,
     default_workers,
     mean_float32,
     resolve_device,
 )
-from regnet_deploy.training.job import Job, differences, ensure_fits, ensure_same, is_committed, is_trained_so, make_job
-from regnet_deploy.training.learner import Learner, make_learner
-from regnet_deploy.training.loop import Diverged, Listener, Run, fit
-from regnet_deploy.training.metrics import Metrics, open_metrics
+from regnet_deploy.training.loop import Diverged, Run, TrainingListener, fit
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
-from regnet_deploy.training.result import commit, training_part
-from regnet_deploy.training.trial import Choice, choose
+from regnet_deploy.training.run_directory import default_directory, ensure_free_space, image_check_cache, open_directory
+from regnet_deploy.training.run_identity import (
+    RunIdentity,
+    ensure_fits,
+    ensure_same,
+    identity_differences,
+    is_committed,
+    is_trained_so,
+    make_job,
+)
+from regnet_deploy.training.tensorboard import MetricsWriter, open_tensorboard
+from regnet_deploy.training.train_step import Learner, make_learner
 
 #: Names of files that are told; all of them are in the bundle.
 _NAMED = 10
@@ -59,7 +74,7 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True)
-class Options:
+class TrainOptions:
     """What does not decide the weights, but how they are come by.
 
     Attributes:
@@ -72,7 +87,7 @@ class Options:
         checkpoint_s: seconds between checkpoints.
     """
 
-    wanted: Wanted = field(default_factory=Wanted)
+    wanted: ExecutionRequest = field(default_factory=ExecutionRequest)
     workers: int | None = None
     val_split: float | None = None
     run_dir: Path | None = None
@@ -81,7 +96,9 @@ class Options:
     checkpoint_s: float = 30.0
 
 
-def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Options, reporter: Reporter) -> Bundle:
+def train(
+    bundle_path: str | Path, data: str | Path, recipe: Recipe, options: TrainOptions, reporter: Reporter
+) -> Bundle:
     """Train the bundle's network on a folder of images and return the bundle with its new weights.
 
     A run that was interrupted goes on where its last checkpoint stands; on a CPU its weights become, to the bit, those
@@ -102,21 +119,23 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
         raise UsageError(f"{data} has validation images of its own: leave --val-split out, or give a folder without")
     directory = options.run_dir or default_directory(bundle_path)
     with open_directory(directory):
-        ensure_room(bundle, directory)
+        ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)
-        memory = memory_of_check(directory, listing.root)
+        memory = image_check_cache(directory, listing.root)
         checked = check_images(
             listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
         )
         share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
-        folder = assemble(listing, checked, val_split=share, seed=recipe.seed)
+        folder = build_image_folder(listing, checked, val_split=share, seed=recipe.seed)
         job = make_job(bundle, folder, recipe)
         if options.restart:
             drop_checkpoint(directory)  # not before it is known that there is something to train on
         _tell_data(job, recipe, reporter)
         if checkpoint and is_committed(checkpoint, job):
             drop_checkpoint(directory)
-            if not differences(checkpoint, job, options.wanted, leave_out=("start",)):  # those are the new weights now
+            if not identity_differences(
+                checkpoint, job, options.wanted, leave_out=("start",)
+            ):  # those are the new weights now
                 reporter.say("this run had ended and its weights are in the bundle: nothing is left to do")
                 return bundle
             checkpoint = None
@@ -132,7 +151,9 @@ def train(bundle_path: str | Path, data: str | Path, recipe: Recipe, options: Op
         return _run(job, options, directory, checkpoint, reporter)
 
 
-def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | None, reporter: Reporter) -> Bundle:
+def _run(
+    job: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, reporter: Reporter
+) -> Bundle:
     mean_float32()
     model = job.model()
     folder, recipe, preprocessing = job.folder, job.recipe, job.preprocessing
@@ -166,7 +187,7 @@ def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | N
     if not checkpoint:
         save()  # so that the choice holds from now on
     if not options.finish:
-        with open_metrics(directory, run.steps_done) as metrics:
+        with open_tensorboard(directory, run.steps_done) as metrics:
             try:
                 fit(run, _listener(run, save, metrics, reporter, options.checkpoint_s))
             except Diverged as error:
@@ -175,26 +196,30 @@ def _run(job: Job, options: Options, directory: Path, checkpoint: Checkpoint | N
                     raise
                 kept = f"the best epoch so far, {run.progress.best_epoch}, is kept: --finish puts it into the bundle"
                 raise Diverged(f"{error}; {kept}, --restart drops it") from None
-    bundle = commit(job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256))
+    bundle = commit_training(
+        job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256)
+    )
     drop_checkpoint(directory)
     _name("could not be read any more while training", run.progress.unreadable, reporter)
     return bundle
 
 
-def _choose(wanted: Wanted, make: Callable[[Execution], Learner], training: RandomViews, reporter: Reporter) -> Choice:
+def _choose(
+    wanted: ExecutionRequest, make: Callable[[Execution], Learner], training: RandomViews, reporter: Reporter
+) -> Autotune:
     files, recipe = training.source.files, training.recipe
     batches = load(training, batches_from(recipe, len(files), 0, 0), workers=0, pin=False)
     batch = next((batch for batch in batches if len(batch.labels) > 1), None)
     if batch is None:
         raise DataError(f"none of the images in {training.source.root} can be read any more: is it still there?")
     steps = recipe.epochs * steps_per_epoch(len(files), recipe.batch)
-    choice = choose(wanted, make, batch, steps, reporter.say)
+    choice = autotune_execution(wanted, make, batch, steps, reporter.say)
     times = ", ".join(f"{way} {time_ms:.0f} ms" for way, time_ms in choice.step_ms.items())
     reporter.say(f"running steps in {choice.execution}" + (f" (tried: {times} a step)" if times else ""))
     return choice
 
 
-def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Choice:
+def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Autotune:
     if checkpoint.torch != torch.__version__:
         reporter.say(
             f"begun with PyTorch {checkpoint.torch} and going on with {torch.__version__}: "
@@ -210,8 +235,8 @@ def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Choice:
 
 
 def _listener(
-    run: Run, save: Callable[[], None], metrics: Metrics, reporter: Reporter, checkpoint_s: float
-) -> Listener:
+    run: Run, save: Callable[[], None], metrics: MetricsWriter, reporter: Reporter, checkpoint_s: float
+) -> TrainingListener:
     recipe = run.learner.recipe
     total = recipe.epochs * run.steps_per_epoch
     last_loss_s = -math.inf
@@ -237,10 +262,10 @@ def _listener(
         scalars = {name: value for name, value in values.items() if name not in ("epoch", "val_images")}
         metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
-    return Listener(step, epoch, save, checkpoint_s)
+    return TrainingListener(step, epoch, save, checkpoint_s)
 
 
-def _tell_data(job: Job, asked: Recipe, reporter: Reporter) -> None:
+def _tell_data(job: RunIdentity, asked: Recipe, reporter: Reporter) -> None:
     folder, before = job.folder, job.bundle.part("architecture")["classes"]
     reporter.say(
         f"{len(folder.train):,} images to train on, {len(folder.val):,} to validate with ({folder.split}), "

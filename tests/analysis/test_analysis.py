@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regnet_deploy.analysis.analysis import analyse
+from regnet_deploy.analysis.analysis import analyze
 from regnet_deploy.analysis.bootstrap import best_range
-from regnet_deploy.analysis.fit import fit_line
-from regnet_deploy.analysis.refine import refined_ranges
+from regnet_deploy.analysis.line_fit import fit_line
+from regnet_deploy.analysis.refinement import refined_ranges
 from regnet_deploy.errors import UsageError
 from regnet_deploy.populations.trials import Trials
 from regnet_deploy.space.spaces import AnyNetSpace
@@ -23,7 +23,7 @@ def bare(*errors, space="bare"):
 
 def test_everything_is_there(population):
     one, other = population("A", seed=1), population("B", seed=2, base=30.0)
-    made = analyse([one, other], repeats=200, seed=3)
+    made = analyze([one, other], repeats=200, seed=3)
     assert [p.name for p in made.populations] == ["A", "B"]
     first = made.populations[0]
     assert [r.column for r in first.ranges] == ["w_1", "g", "d", "macs", "parameters", "activations", "e_fit"]
@@ -37,15 +37,15 @@ def test_everything_is_there(population):
 
 def test_the_same_seed_is_the_same_analysis_and_the_ranges_are_those_of_refine(population):
     trials = population()
-    made = analyse([trials], repeats=200)
-    assert made.to_json() == analyse([trials], repeats=200).to_json()
+    made = analyze([trials], repeats=200)
+    assert made.to_json() == analyze([trials], repeats=200).to_json()
     refined = refined_ranges(AnyNetSpace("A", stages=2), replace(trials, drawn=("w_1",)), repeats=200)
     ranges = {r.column: (r.low, r.median, r.high) for r in made.populations[0].ranges}
     assert refined == {"w_1": ranges["w_1"]}
 
 
 def test_columns_that_are_asked_for_are_looked_at(population):
-    made = analyse([population(), bare(30, 40)], repeats=50, columns=["ms", "b", "e_fit", "ms"])
+    made = analyze([population(), bare(30, 40)], repeats=50, columns=["ms", "b", "e_fit", "ms"])
     assert [r.column for r in made.populations[0].ranges] == ["ms", "b", "e_fit"]
     assert made.populations[0].ranges[0].n == 16
     assert [r.column for r in made.populations[0].rankings] == ["ms", "e_fit"]  # b does not vary
@@ -53,7 +53,7 @@ def test_columns_that_are_asked_for_are_looked_at(population):
 
 
 def test_json_is_plain_and_says_its_units(population):
-    made = analyse([population("A"), population("B", seed=1)], repeats=50)
+    made = analyze([population("A"), population("B", seed=1)], repeats=50)
     data = json.loads(json.dumps(made.to_json(), allow_nan=False))
     assert data["bootstrap"] == {"share": 0.25, "repeats": 50, "seed": 0}
     first = data["populations"][0]
@@ -66,19 +66,19 @@ def test_json_is_plain_and_says_its_units(population):
 
 
 def test_two_populations_of_one_name_are_counted():
-    made = analyse([bare(30, 40), bare(31, 41), bare(32, 42)])
+    made = analyze([bare(30, 40), bare(31, 41), bare(32, 42)])
     assert [p.name for p in made.populations] == ["bare", "bare (2)", "bare (3)"]
 
 
 def test_errors_alone_are_enough():
-    made = analyse([bare(30, 40), bare(31, 41, 51, space="other")])
+    made = analyze([bare(30, 40), bare(31, 41, 51, space="other")])
     assert [p.ranges + p.rankings + p.fits for p in made.populations] == [(), ()]
     assert made.normalised == {}
 
 
 def test_equal_errors_rank_nothing_and_warn_of_nothing(population):
     trials = population()
-    made = analyse([replace(trials, error=np.full(len(trials), 40.0))], repeats=50)
+    made = analyze([replace(trials, error=np.full(len(trials), 40.0))], repeats=50)
     assert made.populations[0].rankings == ()
     assert made.populations[0].distribution.median == 40
     assert made.populations[0].search.deviation.max() == 0
@@ -86,7 +86,7 @@ def test_equal_errors_rank_nothing_and_warn_of_nothing(population):
 
 
 def test_two_networks_are_enough(population):
-    made = analyse([population(n=2)], repeats=50)
+    made = analyze([population(n=2)], repeats=50)
     assert made.populations[0].rankings == ()
     assert made.populations[0].ranges
     json.dumps(made.to_json(), allow_nan=False)
@@ -106,17 +106,17 @@ def test_two_networks_are_enough(population):
 )
 def test_what_cannot_be_analysed_is_one_line(populations, options, message):
     with pytest.raises(UsageError, match=message) as caught:
-        analyse(populations, **options)
+        analyze(populations, **options)
     assert "\n" not in str(caught.value)
 
 
 def test_lost_networks_and_other_conditions_are_remarked(population):
     one = replace(population("A"), lost=6, regime={"epochs": "1", "lr": "0.05", "resolution": "32"})
     other = replace(population("B", seed=1), regime={"epochs": "100", "lr": "0.05", "flip": "True"})
-    made = analyse([one, other], repeats=50)
+    made = analyze([one, other], repeats=50)
     assert len(made.remarks) == 2
     assert made.remarks[0].startswith("A: 6 of 30 networks diverged or failed")
     assert made.remarks[1] == "the populations were not trained alike: they differ in epochs (1, 100)"
     assert made.to_json()["populations"][0]["lost"] == 6
     assert made.to_json()["remarks"] == list(made.remarks)
-    assert analyse([population("A"), population("B", seed=1)], repeats=50).remarks == ()
+    assert analyze([population("A"), population("B", seed=1)], repeats=50).remarks == ()

@@ -10,12 +10,12 @@ from regnet_deploy.analysis.columns import (
     columns_of,
     default_columns,
     divisor,
+    format_value,
     label,
     short_label,
     varies,
-    written,
 )
-from regnet_deploy.analysis.fit import LineFit
+from regnet_deploy.analysis.line_fit import LineFit
 from regnet_deploy.errors import UsageError
 
 
@@ -39,8 +39,8 @@ def test_labels_have_their_unit(column, labelled):
 
 
 def test_values_are_written_in_the_unit_of_the_label():
-    assert written("macs", 395.7e6) == "395.7"
-    assert written("w_4", 1024) == "1024"
+    assert format_value("macs", 395.7e6) == "395.7"
+    assert format_value("w_4", 1024) == "1024"
     assert (divisor("activations"), divisor("g")) == (1e6, 1)
 
 

@@ -7,25 +7,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regnet_deploy.analysis.edf import distribution, normalised_distributions
+from regnet_deploy.analysis.edf import error_distribution, normalized_distributions
 
 ERRORS = st.lists(st.floats(0, 100, width=32), min_size=1, max_size=40).map(lambda e: np.array(e, dtype=np.float64))
 
 
 def test_share_below_counts_only_smaller_errors():
-    edf = distribution(np.array([40.0, 30.0, 30.0, 50.0]))
+    edf = error_distribution(np.array([40.0, 30.0, 30.0, 50.0]))
     assert edf.share_below([29, 30, 30.01, 40, 50, 51]).tolist() == [0, 0, 0.5, 0.5, 0.75, 1]
     assert (edf.n, edf.minimum, edf.mean, edf.median) == (4, 30, 37.5, 35)
 
 
 @given(ERRORS, st.floats(0, 100))
 def test_share_below_is_the_definition(errors, e):
-    assert distribution(errors).share_below(e) == pytest.approx(np.mean(errors < e), abs=1e-12)
+    assert error_distribution(errors).share_below(e) == pytest.approx(np.mean(errors < e), abs=1e-12)
 
 
 @given(ERRORS)
 def test_mean_is_the_area_above_the_curve(errors):
-    edf = distribution(errors)
+    edf = error_distribution(errors)
     edges = np.concatenate([[0.0], edf.errors, [100.0]])
     middle = (edges[1:] + edges[:-1]) / 2
     area = float(np.diff(edges) @ (1 - edf.share_below(middle)))
@@ -34,16 +34,16 @@ def test_mean_is_the_area_above_the_curve(errors):
 
 @given(ERRORS)
 def test_median_of_equal_weights_is_the_usual_one(errors):
-    assert distribution(errors).median == pytest.approx(np.median(errors), abs=1e-9)
+    assert error_distribution(errors).median == pytest.approx(np.median(errors), abs=1e-9)
 
 
 def test_effective_n_of_equal_weights_is_n():
-    assert distribution(np.arange(7.0)).effective_n == pytest.approx(7)
+    assert error_distribution(np.arange(7.0)).effective_n == pytest.approx(7)
 
 
 def test_every_shared_bin_has_the_same_mass():
     # Two bins: 0..5 with three networks, 5..10 with one.
-    normalised = normalised_distributions([np.array([9.0, 6.0, 3.0, 1.0])], [np.array([0.0, 1.0, 2.0, 10.0])], bins=2)
+    normalised = normalized_distributions([np.array([9.0, 6.0, 3.0, 1.0])], [np.array([0.0, 1.0, 2.0, 10.0])], bins=2)
     (weighed,) = normalised.distributions
     assert normalised.edges.tolist() == [0, 5, 10]
     assert weighed.errors.tolist() == [1, 3, 6, 9]
@@ -56,7 +56,7 @@ def test_every_shared_bin_has_the_same_mass():
 def test_bins_are_common_and_count_only_where_all_populations_are():
     first = (np.array([10.0, 20.0, 30.0]), np.array([0.0, 5.0, 10.0]))
     second = (np.array([12.0, 32.0, 99.0]), np.array([1.0, 9.0, 40.0]))
-    normalised = normalised_distributions([first[0], second[0]], [first[1], second[1]], bins=3)
+    normalised = normalized_distributions([first[0], second[0]], [first[1], second[1]], bins=3)
     # Shared range 1 .. 10, bins [1, 4), [4, 7), [7, 10]: the first population is in the 2nd and 3rd, the other in the
     # 1st and 3rd.
     assert normalised.edges == pytest.approx([1, 4, 7, 10])
@@ -68,17 +68,17 @@ def test_bins_are_common_and_count_only_where_all_populations_are():
 
 def test_populations_without_a_shared_bin_have_none():
     errors = [np.array([1.0, 2.0])] * 2
-    assert normalised_distributions(errors, [np.array([1.0, 2.0]), np.array([3.0, 4.0])]) is None
-    assert normalised_distributions(errors, [np.array([1.0, 2.0]), np.array([np.nan, np.nan])]) is None
+    assert normalized_distributions(errors, [np.array([1.0, 2.0]), np.array([3.0, 4.0])]) is None
+    assert normalized_distributions(errors, [np.array([1.0, 2.0]), np.array([np.nan, np.nan])]) is None
 
 
 def test_networks_of_unknown_complexity_are_left_out():
-    (weighed,) = normalised_distributions([np.array([5.0, 7.0, 9.0])], [np.array([1.0, np.nan, 2.0])]).distributions
+    (weighed,) = normalized_distributions([np.array([5.0, 7.0, 9.0])], [np.array([1.0, np.nan, 2.0])]).distributions
     assert weighed.errors.tolist() == [5, 9]
 
 
 def test_equal_complexities_weigh_equally():
-    (weighed,) = normalised_distributions([np.array([5.0, 7.0])], [np.array([3.0, 3.0])]).distributions
+    (weighed,) = normalized_distributions([np.array([5.0, 7.0])], [np.array([3.0, 3.0])]).distributions
     assert weighed.weights.tolist() == [0.5, 0.5]
 
 
@@ -89,7 +89,7 @@ def test_normalised_weights_sum_to_one_and_bins_to_the_same(data):
     draw = np.random.default_rng(seed)
     errors = [draw.uniform(20, 60, n) for n in sizes]
     costs = [draw.uniform(1, 10, n) for n in sizes]
-    normalised = normalised_distributions(errors, costs, bins=4)
+    normalised = normalized_distributions(errors, costs, bins=4)
     if normalised is None:
         return
     for error, cost, weighed in zip(errors, costs, normalised.distributions, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from regnet_deploy.analysis.analysis import analyse
+from regnet_deploy.analysis.analysis import analyze
 from regnet_deploy.analysis.tables import sections
 from regnet_deploy.populations.trials import Trials
 
@@ -22,13 +22,13 @@ def table(made, title, first):
 
 
 def test_every_row_has_a_cell_a_column(three):
-    for section in sections(analyse(three, repeats=50), three):
+    for section in sections(analyze(three, repeats=50), three):
         for found in section.tables:
             assert all(len(row) == len(found.columns) for row in found.rows)
 
 
 def test_rows_are_the_figures(three):
-    analysis = analyse(three, repeats=50)
+    analysis = analyze(three, repeats=50)
     made = sections(analysis, three)
     error = three[0].error
     summary = table(made, "Top-1 errors", "population").rows[0]
@@ -45,7 +45,7 @@ def test_rows_are_the_figures(three):
 
 
 def test_the_best_networks_are_listed_in_order(three):
-    best = table(sections(analyse(three, repeats=50), three), "A", "best")
+    best = table(sections(analyze(three, repeats=50), three), "A", "best")
     assert [row[1] for row in best.rows] == [f"{e:.2f}" for e in np.sort(three[0].error)[:5]]
     network = three[0].networks[int(three[0].error.argmin())]
     assert best.rows[0][5].split() == [str(d) for d in network.depths]
@@ -53,7 +53,7 @@ def test_the_best_networks_are_listed_in_order(three):
 
 def test_one_population_is_compared_with_none(population):
     trials = population("A")
-    assert [s.title for s in sections(analyse([trials], repeats=50), [trials])] == [
+    assert [s.title for s in sections(analyze([trials], repeats=50), [trials])] == [
         "Top-1 errors",
         "Random search",
         "A",
@@ -62,4 +62,4 @@ def test_one_population_is_compared_with_none(population):
 
 def test_a_population_of_errors_alone_has_no_section_of_its_own():
     trials = Trials("bare", np.array([30.0, 40.0]), {})
-    assert [s.title for s in sections(analyse([trials]), [trials])] == ["Top-1 errors", "Random search"]
+    assert [s.title for s in sections(analyze([trials]), [trials])] == ["Top-1 errors", "Random search"]

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from regnet_deploy.bundle import MANIFEST, StoredFile, _serialise, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, UsageError
-from regnet_deploy.serving.repository import find_bundles
-from regnet_deploy.serving.served import load_served
+from regnet_deploy.serving.model_repository import find_bundles
+from regnet_deploy.serving.model_version import load_version
 
 
 def external(tensor: TensorProto, location: str) -> None:
@@ -73,7 +73,7 @@ def test_24a_no_network_reads_another_file(
     where(model, location)
     bundle = update_bundle(exported_bundle, {}, {"onnx-fp32.onnx": model.SerializeToString()})
     with pytest.raises(BundleError, match="external data"):
-        load_served(bundle)
+        load_version(bundle)
 
 
 def forge(folder: Path, change: Callable[[dict[str, StoredFile]], None]) -> None:
@@ -100,11 +100,11 @@ def test_24c_a_link_is_as_good_as_its_bytes(exported_bundle: Path, tmp_path: Pat
     path = bundle.stored_path("onnx-fp32.onnx")
     shutil.move(path, tmp_path / "moved")
     path.symlink_to(tmp_path / "moved")
-    load_served(bundle)
+    load_version(bundle)
     path.unlink()
     path.symlink_to("/etc/passwd")
     with pytest.raises(BundleError, match="damaged"):
-        load_served(bundle)
+        load_version(bundle)
 
 
 @pytest.mark.parametrize("name", ["a b", "a\nb", "a" * 129, "é", "a%2fb"])
@@ -213,4 +213,4 @@ def test_26b_parts_that_are_not_known_run_nothing(exported_bundle: Path):
     variants = open_bundle(exported_bundle).part("variants")
     variants["onnx-fp32"] |= code
     bundle = update_bundle(exported_bundle, {"unknown": code, "variants": variants})
-    assert load_served(bundle).variant == "onnx-fp32"
+    assert load_version(bundle).variant == "onnx-fp32"

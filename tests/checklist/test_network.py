@@ -14,7 +14,7 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
-from regnet_deploy.serving import guard
+from regnet_deploy.serving import bearer_auth
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "correct-horse-battery"
@@ -175,7 +175,7 @@ def test_02g_tokens_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
     for header in (b"Bearer a", b"Basic a", b"", None):
-        guard.is_bearer(header, TOKEN)
+        bearer_auth.is_bearer(header, TOKEN)
     assert len(compared) == 4
 
 
@@ -183,7 +183,7 @@ def test_02h_a_token_of_the_environment_is_one_and_no_process_of_the_server_show
     locked: Any, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("REGNET_DEPLOY_TOKEN", TOKEN)
-    assert guard.read_token(None) == TOKEN
+    assert bearer_auth.read_token(None) == TOKEN
     for pid in (locked.pid, *locked.workers()):
         assert TOKEN not in Path(f"/proc/{pid}/cmdline").read_text()
     assert TOKEN not in locked.log

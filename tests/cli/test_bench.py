@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import update_bundle
-from regnet_deploy.loading.servers import running_server
+from regnet_deploy.load_testing.server_process import running_server
 
 
 @pytest.fixture(scope="module")

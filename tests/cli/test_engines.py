@@ -39,7 +39,7 @@ def with_engines(exported_bundle, monkeypatch):
     update_bundle(exported_bundle, {"variants": {**bundle.part("variants"), **made}}, files)
     monkeypatch.setattr("regnet_deploy.engines.gpu.find_gpu", lambda: H100)
     there = {"tensorrt": TRT, "tensorrt-rtx": "tensorrt-rtx is not installed: pip install it"}
-    monkeypatch.setattr("regnet_deploy.engines.stored.library_here", there.__getitem__)
+    monkeypatch.setattr("regnet_deploy.engines.bundle_engines.library_here", there.__getitem__)
     return exported_bundle
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
 from regnet_deploy.cli.main import run
-from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
 
@@ -25,9 +25,9 @@ def bundle(tmp_path):
 @pytest.fixture
 def labelled(bundle):
     """A bundle with labels, whose seeded weights stand for trained ones."""
-    from regnet_deploy.models.weights import model_of, weights_to_bytes
+    from regnet_deploy.models.weights import load_model, weights_to_bytes
 
-    weights = weights_to_bytes(model_of(open_bundle(bundle)).state_dict())
+    weights = weights_to_bytes(load_model(open_bundle(bundle)).state_dict())
     return update_bundle(bundle, {"labels": ["cat", "dog", "owl"]}, {"weights.safetensors": weights}).path
 
 
@@ -62,10 +62,10 @@ def cli(capsys):
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    from regnet_deploy.exporting import graph
+    from regnet_deploy.exporting import onnx_graph
 
-    fold = graph.fold
-    monkeypatch.setattr(graph, "fold", lambda *names: tuple(value + 0.05 for value in fold(*names)))
+    fold = onnx_graph.fold
+    monkeypatch.setattr(onnx_graph, "fold", lambda *names: tuple(value + 0.05 for value in fold(*names)))
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("regnet_deploy.exporting.judge.prove", interrupted)
+    monkeypatch.setattr("regnet_deploy.exporting.accuracy_gate.prove", interrupted)
     code, out, err = cli("export", bundle)
     assert (code, out, err.strip()) == (130, "", "regnet-deploy: interrupted")
     assert (bundle / "bundle.json").read_bytes() == before
@@ -293,7 +293,9 @@ def test_a_missing_onnxruntime_is_one_line_before_anything_is_computed(cli, bund
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    monkeypatch.setattr("regnet_deploy.exporting.export.golden_set", lambda *names: pytest.fail("logits were computed"))
+    monkeypatch.setattr(
+        "regnet_deploy.exporting.export.make_golden_set", lambda *names: pytest.fail("logits were computed")
+    )
     code, _, err = cli("export", bundle)
     assert code == 2
     assert "pip install 'regnet-deploy[cpu]'" in err

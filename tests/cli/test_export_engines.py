@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.images.preprocess import default_preprocessing
-from regnet_deploy.models.weights import model_of, weights_to_bytes
+from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.models.weights import load_model, weights_to_bytes
 from regnet_deploy.space.network import Network
 
 
@@ -19,7 +19,7 @@ def bundle(tmp_path):
     architecture = {**network.to_json(), "classes": 3, "resolution": 32, "name": "tiny"}
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(32).to_json()}
     made = create_bundle(tmp_path / "bundle", parts)
-    weights = weights_to_bytes(model_of(made).state_dict())
+    weights = weights_to_bytes(load_model(made).state_dict())
     return update_bundle(made.path, {"labels": ["cat", "dog", "owl"]}, {"weights.safetensors": weights}).path
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.cli.main import run
-from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 
 
@@ -113,7 +113,7 @@ def test_the_bundle_may_be_left_out(capsys, exported_bundle: Path, images: list[
 
 
 def test_before_export_the_weights_answer(capsys, exported_bundle: Path, images: list[Path]):
-    from regnet_deploy.models.session import TorchSession
+    from regnet_deploy.models.torch_session import TorchSession
 
     bundle = open_bundle(exported_bundle)
     bundle = update_bundle(exported_bundle, {}, drop=("golden", "variants", "labels", *bundle.files))

@@ -106,7 +106,7 @@ def test_an_interrupt_while_measuring_leaves_the_bundle_as_it_was(cli, exported_
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("regnet_deploy.profiling.profile.measure", interrupted)
+    monkeypatch.setattr("regnet_deploy.profiling.profile.measure_latency", interrupted)
     code, out, err = cli("profile", exported_bundle)
     assert (code, out, err.strip()) == (130, "", "regnet-deploy: interrupted")
     assert (exported_bundle / "bundle.json").read_bytes() == before

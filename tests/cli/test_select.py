@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.space.candidates import regnets_between
 from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.enumeration import regnets_between
 from regnet_deploy.space.network import Network
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
-from regnet_deploy.runtimes.golden import Golden, golden_to_bytes, load_golden
-from regnet_deploy.serving.server import Ready
+from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
+from regnet_deploy.serving.server import ServerReady
 
 
 def fails(*arguments: str, code: int) -> str:
@@ -41,7 +41,7 @@ def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported
     golden = load_golden(open_bundle(exported_bundle))
     logits = golden.logits.copy()
     logits[7, 2] += 0.5
-    update_bundle(exported_bundle, {}, {"golden.safetensors": golden_to_bytes(Golden(golden.images, logits))})
+    update_bundle(exported_bundle, {}, {"golden.safetensors": golden_to_bytes(GoldenSet(golden.images, logits))})
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     seen: set[Any] = set()
@@ -133,7 +133,7 @@ class TestEngines:
         seen: list[Any] = []
 
         def serve(assembly: Any, doors: Any, drain_s: float, announce: Any, linger_s: float) -> None:
-            announce(Ready([served.prove() for served in assembly.opened]))
+            announce(ServerReady([served.prove() for served in assembly.opened]))
             seen.append(assembly)
 
         monkeypatch.setattr("regnet_deploy.serving.server.serve", serve)

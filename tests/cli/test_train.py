@@ -14,9 +14,9 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from regnet_deploy.bundle import create_bundle, damage, open_bundle
-from regnet_deploy.cli.train import TerminalReporter
-from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.bundle import create_bundle, find_damage, open_bundle
+from regnet_deploy.cli.train import TerminalProgress
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
 QUICK = ["--epochs", "2", "--batch-size", "8", "--device", "cpu", "--precision", "fp32", "--channels-last", "off"]
@@ -78,7 +78,7 @@ def test_json_is_on_stdout_and_everything_else_on_stderr(bundle: Path, data: Pat
     assert "1 file left out:" in said
     assert any(line.startswith("  dark/readme.txt: not an image") for line in said)
     assert [line.split(":")[0] for line in said if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
-    assert damage(open_bundle(bundle)) == []
+    assert find_damage(open_bundle(bundle)) == []
 
 
 def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(bundle: Path, data: Path) -> None:
@@ -177,7 +177,7 @@ def test_at_a_terminal_lines_stand_above_one_bar_at_a_time() -> None:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)
     with Progress(TextColumn("{task.description} {task.completed} {task.fields[note]}"), console=console) as display:
-        reporter = TerminalReporter(display)
+        reporter = TerminalProgress(display)
         reporter.advance("checking images", 3, 10)
         reporter.say("a [line] of text")
         reporter.advance("epoch 1/2", 1, 40, "loss 0.5")

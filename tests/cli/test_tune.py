@@ -15,23 +15,23 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.loading.settings import Setting
-from regnet_deploy.loading.tuning import Trial
-from regnet_deploy.runtimes.machine_here import machine_here
-from regnet_deploy.runtimes.tuned import Tuned, tuned_here
+from regnet_deploy.load_testing.settings import ServerSetting
+from regnet_deploy.load_testing.tuning import LoadTrial
+from regnet_deploy.runtimes.machine_summary import machine_summary
+from regnet_deploy.runtimes.tuned_settings import TunedSettings, tuned_settings
 
 
 class Running:
     """A server that bears 100 images/s at 20 ms, and half as many again with pixels as input."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: ServerSetting) -> None:
         self.bears = 150.0 if setting.variant == "onnx-fp32-uint8" else 100.0
 
     def capacity(self) -> float:
         return 2 * self.bears
 
-    def measure(self, rate: float) -> Trial:
-        return Trial(rate, rate, 20 * rate / self.bears, 0)
+    def measure(self, rate: float) -> LoadTrial:
+        return LoadTrial(rate, rate, 20 * rate / self.bears, 0)
 
 
 @pytest.fixture
@@ -40,10 +40,12 @@ def fake_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Running]], N
 
     def use(running: type[Running] = Running) -> None:
         @contextlib.contextmanager
-        def start(setting: Setting) -> Iterator[Running]:
+        def start(setting: ServerSetting) -> Iterator[Running]:
             yield running(setting)
 
-        monkeypatch.setattr("regnet_deploy.loading.trials.starter", lambda *arguments, **options: start)
+        monkeypatch.setattr(
+            "regnet_deploy.load_testing.setting_trial.setting_trial", lambda *arguments, **options: start
+        )
 
     return use
 
@@ -54,12 +56,12 @@ def test_what_was_found_is_written_and_holds_on_this_machine(here: Any, exported
     assert done.returncode == 0, done.stderr
     bundle = open_bundle(exported_bundle)
     part = bundle.part("serving")
-    assert part["machine"] == machine_here()
+    assert part["machine"] == machine_summary()
     assert part["settings"]["variant"] == "onnx-fp32-uint8"
     assert 140 < part["rate"] <= 150
     assert len(part["rows"]) >= 4
-    found = tuned_here(bundle)
-    assert isinstance(found, Tuned)
+    found = tuned_settings(bundle)
+    assert isinstance(found, TunedSettings)
     assert found.variant == "onnx-fp32-uint8"
     assert "tune" in bundle.part("environment")
     assert "the winner" in done.stdout
@@ -88,8 +90,8 @@ def test_a_dry_run_writes_nothing(here: Any, exported_bundle: Path, fake_servers
 
 def test_a_limit_that_nothing_keeps_writes_nothing(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
     class Slow(Running):
-        def measure(self, rate: float) -> Trial:
-            return Trial(rate, rate, 50.0, 0)
+        def measure(self, rate: float) -> LoadTrial:
+            return LoadTrial(rate, rate, 50.0, 0)
 
     fake_servers(Slow)
     before = snapshot(exported_bundle)
@@ -102,7 +104,7 @@ def test_a_limit_that_nothing_keeps_writes_nothing(here: Any, exported_bundle: P
 
 def test_an_interrupt_leaves_the_bundle_as_it_was(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
     class Interrupted(Running):
-        def measure(self, rate: float) -> Trial:
+        def measure(self, rate: float) -> LoadTrial:
             raise KeyboardInterrupt
 
     fake_servers(Interrupted)
@@ -137,7 +139,7 @@ def test_real_servers_are_tuned_and_the_settings_are_served(program: Any, export
     assert done.returncode == 0, done.stderr
     part = open_bundle(exported_bundle).part("serving")
     assert part["rate"] > 0
-    assert isinstance(tuned_here(open_bundle(exported_bundle)), Tuned)
+    assert isinstance(tuned_settings(open_bundle(exported_bundle)), TunedSettings)
 
 
 @pytest.mark.slow

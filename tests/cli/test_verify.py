@@ -9,8 +9,8 @@ import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
 from regnet_deploy.cli.main import run
-from regnet_deploy.images.preprocess import Preprocessing
-from regnet_deploy.runtimes.golden import Golden, golden_to_bytes, load_golden
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels
 
 
@@ -112,7 +112,7 @@ def test_a_network_that_disagrees_is_exit_code_3_with_figures(
     golden = load_golden(open_bundle(exported_bundle))
     logits = golden.logits.copy()
     logits[3, 1] += 0.25
-    update_bundle(exported_bundle, {}, {"golden.safetensors": golden_to_bytes(Golden(golden.images, logits))})
+    update_bundle(exported_bundle, {}, {"golden.safetensors": golden_to_bytes(GoldenSet(golden.images, logits))})
     code, _, errors = verify(capsys, str(exported_bundle))
     assert code == 3
     assert "onnx-fp32: golden set by onnxruntime" in errors
@@ -151,18 +151,18 @@ def test_labels_of_another_number_are_found(capsys: pytest.CaptureFixture[str], 
 def test_the_model_itself_is_held_against_its_golden_set(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
     import torch
 
-    from regnet_deploy.models.session import TorchSession
-    from regnet_deploy.models.weights import FILE, model_of, weights_to_bytes
+    from regnet_deploy.models.torch_session import TorchSession
+    from regnet_deploy.models.weights import FILE, load_model, weights_to_bytes
 
     bundle = open_bundle(exported_bundle)
-    model = model_of(bundle)
+    model = load_model(bundle)
     with torch.no_grad():
         model.head.fc.weight.mul_(100)
     weights = weights_to_bytes(model.state_dict())
     bundle = update_bundle(exported_bundle, {}, {FILE: weights}, drop=("variants", *bundle.files))
     images = np.random.default_rng(0).integers(0, 256, (9, 24, 24, 3)).astype(np.uint8)
     logits = classify_pixels(TorchSession(bundle), images, Preprocessing.from_json(bundle.part("preprocessing")))
-    golden = golden_to_bytes(Golden(images, logits))
+    golden = golden_to_bytes(GoldenSet(images, logits))
     part = {"weights_sha256": bundle.files[FILE].sha256, "images": 9}
     update_bundle(exported_bundle, {"golden": part}, {"golden.safetensors": golden})
     found = checks(capsys, exported_bundle, 0)
@@ -197,14 +197,14 @@ def test_an_engine_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str
 @pytest.fixture
 def in_every_precision(exported_bundle: Path) -> Path:
     """A bundle with an ONNX variant of its seeded weights in each precision that needs no ranges."""
-    from regnet_deploy.exporting.golden_set import golden_set
+    from regnet_deploy.exporting.golden_images import make_golden_set
+    from regnet_deploy.exporting.model_source import load_model_source
     from regnet_deploy.exporting.precision import PRECISIONS
-    from regnet_deploy.exporting.source import source_of
 
     bundle = open_bundle(exported_bundle)
     bundle = update_bundle(exported_bundle, {"variants": {}}, drop=("golden", *bundle.files))
-    source = source_of(bundle)
-    golden = golden_set(bundle, source.model, source.preprocessing, ())
+    source = load_model_source(bundle)
+    golden = make_golden_set(bundle, source.model, source.preprocessing, ())
     files, variants = {"golden.safetensors": golden.data}, {}
     for precision in (PRECISIONS[name] for name in ("fp32", "fp16", "bf16")):
         name = f"onnx-{precision.name}"
@@ -237,20 +237,20 @@ def test_int8_is_held_to_its_proof_by_releases_that_truncate_fp16_too(
     in_every_precision: Path, monkeypatch: pytest.MonkeyPatch, version: str, written_anew: bool
 ):
     from regnet_deploy.cli.verify import _open_emulated
-    from regnet_deploy.exporting import emulation, kernels
+    from regnet_deploy.exporting import cpu_kernels, emulation
+    from regnet_deploy.exporting.model_source import load_model_source
     from regnet_deploy.exporting.precision import PRECISIONS
-    from regnet_deploy.exporting.quantise import Range
-    from regnet_deploy.exporting.source import source_of
+    from regnet_deploy.exporting.quantization import TensorRange
 
     bundle = open_bundle(in_every_precision)
-    source = source_of(bundle)
-    data = source.onnx(PRECISIONS["int8"], dict.fromkeys(source.tensors(), Range(-4.0, 4.0)))
+    source = load_model_source(bundle)
+    data = source.onnx(PRECISIONS["int8"], dict.fromkeys(source.tensors(), TensorRange(-4.0, 4.0)))
     variant = {**bundle.part("variants")["onnx-bf16"], "file": "onnx-int8.onnx", "precision": "int8"}
     bundle = update_bundle(in_every_precision, {"variants": {"onnx-int8": variant}}, {"onnx-int8.onnx": data})
     made = []
     real = emulation.quantised_in_fp32
     monkeypatch.setattr(emulation, "quantised_in_fp32", lambda data: made.append(1) or real(data))
-    monkeypatch.setattr(kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    monkeypatch.setattr(cpu_kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
     assert _open_emulated(bundle, "onnx-int8").input == "float32"
     assert bool(made) is written_anew
 
@@ -259,7 +259,7 @@ def test_the_gate_that_refuses_is_named(capsys: pytest.CaptureFixture[str], in_e
     """A shift of the logits by 4 % of their spread is within what BF16 may do, and beyond what the others may."""
     golden = load_golden(open_bundle(in_every_precision))
     shifted = golden.logits + np.float32(0.04 * golden.logits.std(axis=0).mean())
-    update_bundle(in_every_precision, {}, {"golden.safetensors": golden_to_bytes(Golden(golden.images, shifted))})
+    update_bundle(in_every_precision, {}, {"golden.safetensors": golden_to_bytes(GoldenSet(golden.images, shifted))})
     found = checks(capsys, in_every_precision, 3)
     assert [found[f"onnx-{name}"]["outcome"] for name in ("fp32", "fp16", "bf16")] == ["disagrees", "disagrees", "ok"]
     assert re.match(r"\|error\| \S+ of a logit of \S+ \(at most ", found["onnx-fp32"]["failures"][0])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.settings import DeploymentSettings
 
 HERE = Path(__file__).parent
 
@@ -72,7 +72,7 @@ def both(_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     if reason:
         pytest.skip(reason)
     folder = tmp_path_factory.mktemp("differential")
-    repository = twin.write_twin(_exported, folder / "twin", Settings(variant="onnx-fp32"), images=False)
+    repository = twin.write_twin(_exported, folder / "twin", DeploymentSettings(variant="onnx-fp32"), images=False)
     options = ["--port", "0", "--grpc-port", "0", "--variant", "onnx-fp32", "--poll", "0", "--json"]
     command = [sys.executable, "-m", "regnet_deploy", "serve", str(_exported), *options]
     with (folder / "ours.log").open("wb") as log, twin.running(repository, folder / "triton.log") as triton:

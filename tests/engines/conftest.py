@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.engines.build import build
+from regnet_deploy.engines.bundle_engines import add_engine, engine_file
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import identify
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
-from regnet_deploy.engines.stored import add_engine, engine_file
 from regnet_deploy.space.network import Network
 
 CLASSES, SIDE = 5, 32
@@ -48,14 +48,14 @@ def weights():
 @pytest.fixture(scope="session")
 def onnx_of(weights):
     """Return a maker of ONNX files: precision, and ``x`` or ``y``."""
-    from regnet_deploy.exporting.graph import build_onnx, tensors_between
+    from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
     from regnet_deploy.exporting.precision import find_precision
-    from regnet_deploy.exporting.quantise import Range
-    from regnet_deploy.images.preprocess import default_preprocessing
+    from regnet_deploy.exporting.quantization import TensorRange
+    from regnet_deploy.images.preprocessing import default_preprocessing
 
     def make(precision: str = "fp32", kind: str = "y") -> bytes:
         network, arrays = NETWORKS[kind], weights[kind]
-        ranges = {name: Range(-4.0, 4.0) for name in ["images", *tensors_between(network, arrays)]}
+        ranges = {name: TensorRange(-4.0, 4.0) for name in ["images", *tensors_between(network, arrays)]}
         return build_onnx(network, arrays, default_preprocessing(SIDE), find_precision(precision), ranges)
 
     return make
@@ -64,10 +64,10 @@ def onnx_of(weights):
 @pytest.fixture(scope="session")
 def types_of(weights):
     """Return a maker of what a precision asks for: convolution -> type."""
-    from regnet_deploy.exporting.graph import convolution_types
+    from regnet_deploy.exporting.onnx_graph import convolution_precisions
     from regnet_deploy.exporting.precision import find_precision
 
-    return lambda precision, kind="y": convolution_types(NETWORKS[kind], weights[kind], find_precision(precision))
+    return lambda precision, kind="y": convolution_precisions(NETWORKS[kind], weights[kind], find_precision(precision))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ class Machine:
 
     def build(self, onnx: bytes, options: EngineOptions | None = None, progress: Any = without_progress, **more: Any):
         """Return a plan."""
-        return build(self.library, self.gpu, onnx, SIDE, options or EngineOptions.up_to(4), progress, **more).plan
+        return build_plan(self.library, self.gpu, onnx, SIDE, options or EngineOptions.up_to(4), progress, **more).plan
 
     def session(self, onnx: bytes, options: EngineOptions | None = None) -> EngineSession:
         """Build and open."""

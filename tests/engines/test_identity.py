@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from regnet_deploy.engines import identity as module
-from regnet_deploy.engines.identity import Identity, identify, this_system, why_not_here
+from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason, identify, this_system
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import BundleError, UsageError
@@ -47,7 +47,7 @@ OTHER_OPTIONS = {
 
 
 def test_the_other_values_are_of_every_ingredient():
-    assert set(OTHER) == {field.name for field in fields(Identity)} - {"options"}
+    assert set(OTHER) == {field.name for field in fields(EngineIdentity)} - {"options"}
     assert set(OTHER_OPTIONS) == {field.name for field in fields(EngineOptions)}
 
 
@@ -69,7 +69,7 @@ def test_each_option_changes_the_key_and_is_named(h100, name):
 
 def test_the_same_ingredients_have_the_same_key_and_come_back_from_json(h100):
     one = made(h100)
-    again = Identity.from_json(json.loads(json.dumps(one.to_json())))
+    again = EngineIdentity.from_json(json.loads(json.dumps(one.to_json())))
     assert again == one
     assert again.key == one.key
     assert one.differences(again) == {}
@@ -81,9 +81,9 @@ def test_the_same_ingredients_have_the_same_key_and_come_back_from_json(h100):
 )
 def test_what_another_version_wrote_is_one_line(h100, change):
     with pytest.raises(BundleError, match="export it again"):
-        Identity.from_json(made(h100).to_json() | change)
+        EngineIdentity.from_json(made(h100).to_json() | change)
     with pytest.raises(BundleError, match="export it again"):
-        Identity.from_json(None)
+        EngineIdentity.from_json(None)
 
 
 def test_an_engine_of_tensorrt_has_the_gpu_and_one_of_tensorrt_rtx_has_none(h100):
@@ -103,13 +103,13 @@ def test_tensorrt_without_a_gpu_is_one_line():
 
 
 def test_an_engine_fits_where_it_was_built(h100):
-    assert why_not_here(made(h100), TRT, h100) is None
+    assert engine_unsupported_reason(made(h100), TRT, h100) is None
 
 
 def test_an_update_of_the_driver_changes_the_key_and_not_the_fit(h100):
     later = replace(h100, driver="590.11", cuda="13.2")
     assert made(later).key != made(h100).key
-    assert why_not_here(made(h100), TRT, later) is None
+    assert engine_unsupported_reason(made(h100), TRT, later) is None
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_an_update_of_the_driver_changes_the_key_and_not_the_fit(h100):
     ],
 )
 def test_another_gpu_is_named_with_both_values(h100, change, says):
-    assert_one_line(why_not_here(made(h100), TRT, replace(h100, **change)), says)
+    assert_one_line(engine_unsupported_reason(made(h100), TRT, replace(h100, **change)), says)
 
 
 def assert_one_line(reason, says):
@@ -135,12 +135,17 @@ def assert_one_line(reason, says):
 def test_another_version_no_gpu_another_system_and_another_runtime_are_named(h100, monkeypatch):
     other = Library(SimpleNamespace(__version__="11.3.0.99"), "tensorrt")
     assert_one_line(
-        why_not_here(made(h100), other, h100), r"built by tensorrt 11\.4\.0\.106 .* has tensorrt 11\.3\.0\.99"
+        engine_unsupported_reason(made(h100), other, h100),
+        r"built by tensorrt 11\.4\.0\.106 .* has tensorrt 11\.3\.0\.99",
     )
-    assert_one_line(why_not_here(made(h100), TRT, None), "tensorrt engine and the NVIDIA driver shows no GPU")
-    assert_one_line(why_not_here(made(h100), RTX, h100), "engine of tensorrt and not of tensorrt-rtx")
+    assert_one_line(
+        engine_unsupported_reason(made(h100), TRT, None), "tensorrt engine and the NVIDIA driver shows no GPU"
+    )
+    assert_one_line(engine_unsupported_reason(made(h100), RTX, h100), "engine of tensorrt and not of tensorrt-rtx")
     elsewhere = replace(made(h100), system="linux-aarch64")
-    assert_one_line(why_not_here(elsewhere, TRT, h100), f"built on linux-aarch64 and this is {this_system()}")
+    assert_one_line(
+        engine_unsupported_reason(elsewhere, TRT, h100), f"built on linux-aarch64 and this is {this_system()}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -155,23 +160,27 @@ def test_another_version_no_gpu_another_system_and_another_runtime_are_named(h10
 )
 def test_hardware_compatible_engines_run_on_what_they_allow(h100, level, capability, fits):
     other = replace(h100, name="another", compute_capability=capability, multiprocessors=10)
-    assert (why_not_here(made(h100, hardware_compatible=level), TRT, other) is None) is fits
+    assert (engine_unsupported_reason(made(h100, hardware_compatible=level), TRT, other) is None) is fits
 
 
 @pytest.mark.parametrize(("capability", "fits"), [("8.9", True), ("12.1", True), ("9.0", False), ("7.5", False)])
 def test_engines_of_tensorrt_rtx_run_on_their_compute_capabilities(h100, capability, fits):
     here = replace(h100, compute_capability=capability)
-    assert (why_not_here(made(None, RTX), RTX, here) is None) is fits
+    assert (engine_unsupported_reason(made(None, RTX), RTX, here) is None) is fits
     assert (
-        why_not_here(made(None, RTX, compute_capabilities=("7.5",)), RTX, replace(h100, compute_capability="7.5"))
+        engine_unsupported_reason(
+            made(None, RTX, compute_capabilities=("7.5",)), RTX, replace(h100, compute_capability="7.5")
+        )
         is None
     )
 
 
 def test_a_version_compatible_engine_needs_a_later_version_and_its_own_lean_runtime(h100, monkeypatch, tmp_path):
     old = replace(made(h100, version_compatible=True), version="10.16.1.11", toolkit="cu13")
-    assert_one_line(why_not_here(old, TRT, h100), r"lean runtime.*pip install tensorrt-lean-cu13-libs==10\.16\.1\.11")
+    assert_one_line(
+        engine_unsupported_reason(old, TRT, h100), r"lean runtime.*pip install tensorrt-lean-cu13-libs==10\.16\.1\.11"
+    )
     monkeypatch.setattr(module, "lean_runtime", lambda version: tmp_path if version == "10.16.1.11" else None)
-    assert why_not_here(old, TRT, h100) is None
+    assert engine_unsupported_reason(old, TRT, h100) is None
     new = replace(old, version="11.5.0.1")
-    assert_one_line(why_not_here(new, TRT, h100), "runs on later versions, not on earlier ones")
+    assert_one_line(engine_unsupported_reason(new, TRT, h100), "runs on later versions, not on earlier ones")

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from regnet_deploy.engines.deserialize import deserialize_engine
 from regnet_deploy.engines.inspection import (
     check_types,
     convolution_types,
@@ -10,7 +11,6 @@ from regnet_deploy.engines.inspection import (
     layers_of_report,
     report_of,
 )
-from regnet_deploy.engines.loading import load_engine
 from regnet_deploy.errors import ProofError, RegnetDeployError
 
 UNTOLD = "N/A due to dynamic shapes"
@@ -173,7 +173,7 @@ def test_small_weights_alone_do_not_tell_that_small_numbers_are_multiplied():
 
 def test_types_are_read_in_a_shape_for_without_one_none_is_told(machine, onnx_of):
     plan = machine.build(onnx_of("int8"))
-    engine = load_engine(machine.library, plan).engine
+    engine = deserialize_engine(machine.library, plan).engine
     unshaped = layers_of_report(report_of(machine.library, engine, None))
     assert {layer.input for layer in unshaped} == {None}
     for layers in (inspect_engine(machine.library, plan), machine.session(onnx_of("int8")).layers()):

@@ -6,10 +6,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from regnet_deploy.engines.build import build
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
 
@@ -232,7 +232,7 @@ def test_tensorrt_rtx_makes_kernels_for_a_shape_before_they_are_captured(fakes, 
     trt = fakes.fake_tensorrt("11.4.0.106", machine.cuda, rtx=True)
     library, options = Library(trt, "tensorrt-rtx"), EngineOptions.up_to(4, compute_capabilities=("8.9",))
     ada = replace(h100, compute_capability="8.9")
-    plan = build(library, ada, onnx_of("fp32"), 32, options, lambda steps, phase: None).plan
+    plan = build_plan(library, ada, onnx_of("fp32"), 32, options, lambda steps, phase: None).plan
     (config,) = trt.built
     assert "REQUIRE_USER_ALLOCATION" in {flag.name for flag in config._flags}
     session = EngineSession(library, ada, plan, options)

@@ -11,16 +11,16 @@ from PIL import Image
 from torch import nn
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.exporting.accuracy import Validation, reference_of
-from regnet_deploy.exporting.golden_set import GoldenSet, golden_set
-from regnet_deploy.exporting.graph import build_onnx, tensors_between
-from regnet_deploy.exporting.judge import Judge
+from regnet_deploy.exporting.accuracy import ValidationSet, reference_logits
+from regnet_deploy.exporting.accuracy_gate import AccuracyGate
+from regnet_deploy.exporting.golden_images import NewGoldenSet, make_golden_set
+from regnet_deploy.exporting.model_source import ModelSource, load_model_source
+from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
 from regnet_deploy.exporting.onnx_variants import Reporter
-from regnet_deploy.exporting.quantise import Range
-from regnet_deploy.exporting.source import Source, source_of
-from regnet_deploy.images.check import check_images
-from regnet_deploy.images.folder import assemble, list_images
-from regnet_deploy.images.preprocess import default_preprocessing
+from regnet_deploy.exporting.quantization import TensorRange
+from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_folder import build_image_folder, list_images
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.runtimes.gates import GATES
@@ -129,7 +129,7 @@ def measured_ranges():
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values = {"images": images, **dict(zip(names, session.run(names, {"images": images}), strict=True))}
-        return {name: Range(float(value.min()), float(value.max())) for name, value in values.items()}
+        return {name: TensorRange(float(value.min()), float(value.max())) for name, value in values.items()}
 
     return measure
 
@@ -153,7 +153,7 @@ def trained_on():
 
     def train(bundle: Path, root: Path, share: float = 0.1, seed: int = 0):
         listing = list_images(root)
-        folder = assemble(listing, check_images(root, listing.paths), val_split=share, seed=seed)
+        folder = build_image_folder(listing, check_images(root, listing.paths), val_split=share, seed=seed)
         data = {
             "folder": root.name,
             "train_images": len(folder.train),
@@ -189,41 +189,41 @@ def silent() -> Reporter:
 
 
 @pytest.fixture
-def source(trained) -> Source:
+def source(trained) -> ModelSource:
     """The network of the trained bundle."""
-    return source_of(open_bundle(trained))
+    return load_model_source(open_bundle(trained))
 
 
 @pytest.fixture
-def golden(trained, source) -> GoldenSet:
+def golden(trained, source) -> NewGoldenSet:
     """Its golden set."""
-    return golden_set(open_bundle(trained), source.model, source.preprocessing, ())
+    return make_golden_set(open_bundle(trained), source.model, source.preprocessing, ())
 
 
 @pytest.fixture
-def judge(source, golden) -> Judge:
+def judge(source, golden) -> AccuracyGate:
     """A judge with the usual gates and no validation images."""
-    return Judge(golden.golden, source.preprocessing, GATES, None, None, 0.5)
+    return AccuracyGate(golden.golden, source.preprocessing, GATES, None, None, 0.5)
 
 
 @pytest.fixture
-def judge_with_labels(judge, source) -> Judge:
+def judge_with_labels(judge, source) -> AccuracyGate:
     """A judge with 40 validation images, whose labels are what the model answers, so that it answers all of them."""
     pixels = np.random.default_rng(5).integers(0, 256, (40, SIDE, SIDE, 3), np.uint8)
     paths = tuple(f"{number}.png" for number in range(40))
-    unlabelled = Validation(
+    unlabelled = ValidationSet(
         Path("none"), paths, np.zeros(40, np.int64), np.arange(40), "made", source.preprocessing, pixels, {}
     )
-    labels = reference_of(source.model, unlabelled).logits.argmax(axis=1)
+    labels = reference_logits(source.model, unlabelled).logits.argmax(axis=1)
     validation = replace(unlabelled, labels=labels)
-    return replace(judge, validation=validation, reference=reference_of(source.model, validation))
+    return replace(judge, validation=validation, reference=reference_logits(source.model, validation))
 
 
 @pytest.fixture
 def with_weights(source):
     """Return a function: the network with other weights, a deliberately broken one: name -> change of the array."""
 
-    def broken(**changes) -> Source:
+    def broken(**changes) -> ModelSource:
         names = {name.replace("__", "."): change for name, change in changes.items()}
         return replace(source, weights={**source.weights, **{n: f(source.weights[n]) for n, f in names.items()}})
 

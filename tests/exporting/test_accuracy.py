@@ -13,19 +13,19 @@ from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import DataError, MissingPart, ProofError
 from regnet_deploy.exporting import accuracy as module
 from regnet_deploy.exporting.accuracy import (
-    Reference,
-    Validation,
+    ReferenceLogits,
+    ValidationSet,
     measure_accuracy,
-    reference_of,
-    unresolved,
-    validation_of,
+    reference_logits,
+    undecided_drops,
+    validation_set,
 )
-from regnet_deploy.exporting.graph import build_onnx
-from regnet_deploy.exporting.paired import difference
-from regnet_deploy.exporting.trained_folder import trained_folder
-from regnet_deploy.exporting.views import fingerprint
-from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, normalise
-from regnet_deploy.models.weights import model_of
+from regnet_deploy.exporting.image_batches import pixels_fingerprint
+from regnet_deploy.exporting.onnx_graph import build_onnx
+from regnet_deploy.exporting.paired_difference import paired_difference
+from regnet_deploy.exporting.training_folder import training_folder
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalise
+from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
@@ -57,7 +57,7 @@ def bundle(trained, folder, trained_on):
 def validation(request, bundle, folder, monkeypatch):
     if request.param == "streamed":
         monkeypatch.setattr(module, "MEMORY_BYTES", 0)
-    found = validation_of(folder, bundle, PREPROCESSING)
+    found = validation_set(folder, bundle, PREPROCESSING)
     assert (found.kept is None) == (request.param == "streamed")
     return found
 
@@ -80,7 +80,7 @@ def made(labels):
     labels = np.asarray(labels)
     pixels = np.zeros((len(labels), 4, 4, 3), np.uint8)
     paths = tuple(str(number) for number in range(len(labels)))
-    return Validation(None, paths, labels, np.arange(len(labels)), "made", Preprocessing(4, 4), pixels, {})
+    return ValidationSet(None, paths, labels, np.arange(len(labels)), "made", Preprocessing(4, 4), pixels, {})
 
 
 def one_hot(classes, count=3, scale=1.0):
@@ -100,7 +100,7 @@ def test_the_images_are_those_of_val_as_the_server_sees_them(validation, folder,
 
 
 def test_files_that_cannot_be_read_are_told_and_counted(validation, folder, bundle):
-    reference = reference_of(model_of(bundle), validation)
+    reference = reference_logits(load_model(bundle), validation)
     assert validation.warning() == (
         f"1 of 22 validation images in {folder} cannot be read, for example val/ant/001.png: "
         f"{validation.left_out['val/ant/001.png']}"
@@ -118,11 +118,11 @@ def test_no_more_than_a_tenth_may_be_unreadable(bundle, folder, monkeypatch, mem
     for number in range(broken - 1):
         (folder / "val" / "eel" / f"{number:03}.png").write_bytes(b"gone bad")
     if broken / 22 <= 0.1:
-        validation = validation_of(folder, bundle, PREPROCESSING)
-        assert len(reference_of(model_of(bundle), validation).labels) == 20
+        validation = validation_set(folder, bundle, PREPROCESSING)
+        assert len(reference_logits(load_model(bundle), validation).labels) == 20
         return
     with pytest.raises(DataError, match=r"3 of 22 validation images in .* cannot be read, for example .*than 10%") as e:
-        reference_of(model_of(bundle), validation_of(folder, bundle, PREPROCESSING))
+        reference_logits(load_model(bundle), validation_set(folder, bundle, PREPROCESSING))
     assert "\n" not in str(e.value)
 
 
@@ -131,12 +131,12 @@ def test_the_reference_keeps_no_pixels(bundle, folder, monkeypatch, write_images
     for label, name in enumerate(LABELS):
         write_images(folder / "val" / name, 60, seed=30 + label)
     large = replace(PREPROCESSING, resize=64, crop=64)
-    validation = validation_of(folder, bundle, large)
-    model = model_of(bundle)
-    reference_of(model, validation.subset(40), batch=8)  # what is imported and set up once
+    validation = validation_set(folder, bundle, large)
+    model = load_model(bundle)
+    reference_logits(model, validation.subset(40), batch=8)  # what is imported and set up once
     tracemalloc.start()
     try:
-        found = reference_of(model, validation, batch=8)
+        found = reference_logits(model, validation, batch=8)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -145,42 +145,42 @@ def test_the_reference_keeps_no_pixels(bundle, folder, monkeypatch, write_images
 
 
 def test_the_reference_knows_every_view_again(validation, bundle):
-    found = reference_of(model_of(bundle), validation, batch=4)
+    found = reference_logits(load_model(bundle), validation, batch=4)
     pixels = np.concatenate([each.pixels for each in validation.batches()])
-    assert found.digests == {fingerprint(image) for image in pixels}
+    assert found.digests == {pixels_fingerprint(image) for image in pixels}
 
 
 def test_a_folder_that_was_split_already_is_not_split_again(bundle, folder):
-    split = trained_folder(folder, bundle)
-    once, again = (validation_of(given, bundle, PREPROCESSING) for given in (folder, split))
+    split = training_folder(folder, bundle)
+    once, again = (validation_set(given, bundle, PREPROCESSING) for given in (folder, split))
     assert (once.paths, once.labels.tolist(), once.split) == (again.paths, again.labels.tolist(), again.split)
 
 
 def test_a_held_out_share_is_the_same_as_training_had(trained, folder, trained_on):
     split = trained_on(trained, folder / "train", share=0.5, seed=2)
-    found = validation_of(folder / "train", open_bundle(trained), PREPROCESSING)
+    found = validation_set(folder / "train", open_bundle(trained), PREPROCESSING)
     assert found.paths == tuple(file.path for file in split.val)
     assert np.bincount(found.labels).tolist() == [2] * 5
 
 
 def test_labels_are_places_in_the_bundles_labels(bundle, folder):
-    found = validation_of(folder, bundle, PREPROCESSING)
+    found = validation_set(folder, bundle, PREPROCESSING)
     assert all(path.split("/")[1] == LABELS[label] for path, label in zip(found.paths, found.labels, strict=True))
 
 
 def test_progress_is_told(bundle, folder):
     told = []
-    validation = validation_of(folder, bundle, PREPROCESSING, lambda done, total: told.append((done, total)))
+    validation = validation_set(folder, bundle, PREPROCESSING, lambda done, total: told.append((done, total)))
     assert told == [(done, 22) for done in range(1, 23)]
     told.clear()
-    reference_of(model_of(bundle), validation, lambda done, total: told.append((done, total)), batch=16)
+    reference_logits(load_model(bundle), validation, lambda done, total: told.append((done, total)), batch=16)
     assert told == [(16, 21), (21, 21)]
 
 
 def test_the_reference_is_the_model(validation, bundle):
     threads = torch.get_num_threads()
-    model = model_of(bundle)
-    found = reference_of(model, validation, batch=4)
+    model = load_model(bundle)
+    found = reference_logits(model, validation, batch=4)
     assert torch.get_num_threads() == threads
     pixels = np.concatenate([each.pixels for each in validation.batches()])
     with torch.inference_mode():
@@ -191,10 +191,10 @@ def test_the_reference_is_the_model(validation, bundle):
 
 @pytest.mark.parametrize("pixels", [False, True])
 def test_an_exported_file_answers_as_the_model_does(validation, bundle, pixels):
-    model = model_of(bundle)
+    model = load_model(bundle)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
     data = build_onnx(Network.from_json(bundle.part("architecture")), weights, PREPROCESSING, pixels=pixels)
-    reference = reference_of(model, validation)
+    reference = reference_logits(model, validation)
     found = measure_accuracy(open_onnx(data, threads=1, device="cpu"), validation, reference, batch=4)
     assert (found.images, found.agreement, found.drop) == (21, 1.0, 0.0)
     assert found.top1 == found.reference_top1 == reference.top1
@@ -207,11 +207,11 @@ def test_figures_are_counted_image_by_image():
     labels = [0, 0, 1, 1, 2, 2, 2, 0]
     before = [0, 0, 1, 2, 2, 2, 1, 0]  # 6 right
     after = [0, 1, 1, 1, 2, 2, 0, 1]  # two of those wrong now, one other right
-    reference = Reference(np.arange(8), np.asarray(labels), one_hot(before, scale=2.0))
+    reference = ReferenceLogits(np.arange(8), np.asarray(labels), one_hot(before, scale=2.0))
     found = measure_accuracy(Fake(one_hot(after)), made(labels), reference, batch=3)
     assert (found.images, found.top1, found.reference_top1) == (8, 5 / 8, 6 / 8)
     assert found.agreement == 4 / 8
-    expected = difference(2, 1, 8)
+    expected = paired_difference(2, 1, 8)
     assert found.drop == pytest.approx(12.5)
     assert (found.low, found.high) == (100 * expected.low, 100 * expected.high)
     assert found.max_abs_error == 2.0
@@ -221,7 +221,7 @@ def test_figures_are_counted_image_by_image():
 
 
 def test_a_variant_may_gain():
-    reference = Reference(np.arange(4), np.asarray([0, 1, 2, 0]), one_hot([1, 1, 2, 0]))
+    reference = ReferenceLogits(np.arange(4), np.asarray([0, 1, 2, 0]), one_hot([1, 1, 2, 0]))
     found = measure_accuracy(Fake(one_hot([0, 1, 2, 0])), made([0, 1, 2, 0]), reference)
     assert found.drop == -25.0
     assert found.low < -25.0 < found.high
@@ -231,7 +231,7 @@ def test_a_variant_may_gain():
 def test_logits_that_are_not_finite_are_wrong_and_stay_told(value):
     logits = one_hot([0, 1, 2, 0])
     logits[1, 1] = value
-    reference = Reference(np.arange(4), np.asarray([0, 1, 2, 0]), one_hot([0, 1, 2, 0]))
+    reference = ReferenceLogits(np.arange(4), np.asarray([0, 1, 2, 0]), one_hot([0, 1, 2, 0]))
     found = measure_accuracy(Fake(logits), made([0, 1, 2, 0]), reference, batch=1)
     assert (found.top1, found.agreement) == (0.75, 0.75)
     assert not found.finite
@@ -243,13 +243,13 @@ def test_logits_that_are_not_finite_are_wrong_and_stay_told(value):
 
 
 def test_logits_of_other_classes_cannot_be_compared():
-    reference = Reference(np.arange(2), np.asarray([0, 1]), one_hot([0, 1]))
+    reference = ReferenceLogits(np.arange(2), np.asarray([0, 1]), one_hot([0, 1]))
     with pytest.raises(ProofError, match=r"logits of shape \(2, 4\) cannot be compared with a reference of \(2, 3\)"):
         measure_accuracy(Fake(one_hot([0, 1], count=4)), made([0, 1]), reference)
 
 
 def test_a_subset_is_spread_seeded_and_measured_with_the_whole_reference(validation, bundle):
-    whole = reference_of(model_of(bundle), validation)
+    whole = reference_logits(load_model(bundle), validation)
     some = validation.subset(10, seed=1)
     assert len(some) == 10
     assert np.bincount(some.labels).tolist() == [2] * 5
@@ -258,7 +258,7 @@ def test_a_subset_is_spread_seeded_and_measured_with_the_whole_reference(validat
     assert some.paths == validation.subset(10, seed=1).paths
     assert some.paths != validation.subset(10, seed=2).paths
     part = whole.of(some)
-    np.testing.assert_allclose(part.logits, reference_of(model_of(bundle), some).logits, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(part.logits, reference_logits(load_model(bundle), some).logits, rtol=1e-4, atol=1e-4)
     for reference in (whole, part):
         found = measure_accuracy(Fake(part.logits), some, reference)
         assert (found.images, found.agreement, found.max_abs_error) == (len(part.labels), 1.0, 0.0)
@@ -271,9 +271,9 @@ def test_a_subset_of_more_than_all_is_all(validation):
 
 def test_too_few_images_for_a_limit_are_told_with_the_widest_interval():
     none, some = ({"images": 400, "drop": 0.25, "low": low, "high": high} for low, high in ((-0.9, 0.9), (-0.5, 1.5)))
-    assert unresolved({}, 0.5) is None
-    assert unresolved({"onnx-fp32": none, "onnx-int8": some}, 1.0) is None
-    assert unresolved({"onnx-fp32": none, "onnx-int8": some}, 0.5) == (
+    assert undecided_drops({}, 0.5) is None
+    assert undecided_drops({"onnx-fp32": none, "onnx-int8": some}, 1.0) is None
+    assert undecided_drops({"onnx-fp32": none, "onnx-int8": some}, 0.5) == (
         "400 validation images cannot tell 0.5 points: the loss of onnx-int8 is 0.25 with a 95 % interval of "
         "-0.50 to 1.50"
     )
@@ -281,8 +281,8 @@ def test_too_few_images_for_a_limit_are_told_with_the_widest_interval():
 
 def test_an_image_that_goes_meanwhile_is_noticed(bundle, folder, monkeypatch):
     monkeypatch.setattr(module, "MEMORY_BYTES", 0)
-    validation = validation_of(folder, bundle, PREPROCESSING)
-    reference = reference_of(model_of(bundle), validation)
+    validation = validation_set(folder, bundle, PREPROCESSING)
+    reference = reference_logits(load_model(bundle), validation)
     (folder / "val" / "dog" / "000.png").unlink()
     with pytest.raises(DataError, match="validation images were changed while they were used: run this again"):
         measure_accuracy(Fake(reference.logits), validation, reference)
@@ -290,19 +290,19 @@ def test_an_image_that_goes_meanwhile_is_noticed(bundle, folder, monkeypatch):
 
 def test_an_image_that_comes_back_meanwhile_is_noticed(bundle, folder, monkeypatch, write_images):
     monkeypatch.setattr(module, "MEMORY_BYTES", 0)
-    validation = validation_of(folder, bundle, PREPROCESSING)
-    reference = reference_of(model_of(bundle), validation)
+    validation = validation_set(folder, bundle, PREPROCESSING)
+    reference = reference_logits(load_model(bundle), validation)
     write_images(folder / "val" / "ant", 2, seed=70)
     with pytest.raises(DataError, match="validation images were changed"):
         measure_accuracy(Fake(reference.logits), validation, reference)
 
 
 def test_the_models_own_logits_must_be_finite(bundle, folder):
-    model = model_of(bundle)
+    model = load_model(bundle)
     with torch.no_grad():
         model.head.fc.bias[0] = torch.nan
     with pytest.raises(ProofError, match="the model's own logits are not finite"):
-        reference_of(model, validation_of(folder, bundle, PREPROCESSING))
+        reference_logits(model, validation_set(folder, bundle, PREPROCESSING))
 
 
 @pytest.mark.parametrize("memory", [0, 2**29])
@@ -311,7 +311,7 @@ def test_images_none_of_which_can_be_read(bundle, folder, monkeypatch, memory):
     for file in (folder / "val").rglob("*.png"):
         file.write_bytes(b"gone bad")
     with pytest.raises(DataError, match=r"22 of 22 validation images in .* cannot be read") as error:
-        reference_of(model_of(bundle), validation_of(folder, bundle, PREPROCESSING))
+        reference_logits(load_model(bundle), validation_set(folder, bundle, PREPROCESSING))
     assert "\n" not in str(error.value)
 
 
@@ -319,9 +319,9 @@ def test_other_classes_are_refused(bundle, folder):
     (folder / "train" / "dog").rename(folder / "train" / "dogs")
     (folder / "val" / "dog").rename(folder / "val" / "dogs")
     with pytest.raises(DataError, match=r"has another class layout: .* dogs \(did you mean dog\?\)"):
-        validation_of(folder, bundle, PREPROCESSING)
+        validation_set(folder, bundle, PREPROCESSING)
 
 
 def test_an_untrained_bundle_is_refused(folder, untrained):
     with pytest.raises(MissingPart, match="no labels yet: run `regnet-deploy train --data DIR` first"):
-        validation_of(folder, open_bundle(untrained), PREPROCESSING)
+        validation_set(folder, open_bundle(untrained), PREPROCESSING)

@@ -12,10 +12,16 @@ from hypothesis.extra import numpy as hnp
 
 from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.exporting import calibration
-from regnet_deploy.exporting.calibration import METHODS, Activations, Observed, observe, ranges
-from regnet_deploy.exporting.graph import build_onnx, tensors_between
-from regnet_deploy.exporting.quantise import Range
-from regnet_deploy.images.preprocess import default_preprocessing, normalise
+from regnet_deploy.exporting.calibration import (
+    METHODS,
+    Activations,
+    ObservedActivations,
+    activation_ranges,
+    observe_activations,
+)
+from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
+from regnet_deploy.exporting.quantization import TensorRange
+from regnet_deploy.images.preprocessing import default_preprocessing, normalise
 from regnet_deploy.space.published import published_networks
 
 SIDE, CLASSES = 32, 5
@@ -47,18 +53,18 @@ def seen(*batches):
 
 
 def range_of(activations, method):
-    return ranges(Observed({"x": activations}, 1), method)["x"]
+    return activation_ranges(ObservedActivations({"x": activations}, 1), method)["x"]
 
 
 def test_lowest_and_highest_are_those_of_the_model(model, exported, pixels):
     data, tensors = exported
-    found = ranges(observe(data, tensors, pixels, PREPROCESSING), "minmax")
+    found = activation_ranges(observe_activations(data, tensors, pixels, PREPROCESSING), "minmax")
     assert list(found) == tensors
     bounds = {}
 
     def note(name):
         def hook(module, given, result):
-            bounds[name] = Range(float(result.min()), float(result.max()))
+            bounds[name] = TensorRange(float(result.min()), float(result.max()))
 
         return hook
 
@@ -77,9 +83,9 @@ def test_lowest_and_highest_are_those_of_the_model(model, exported, pixels):
 
 def test_batches_change_nothing(exported, pixels, monkeypatch):
     data, tensors = exported
-    whole = observe(data, tensors, pixels, PREPROCESSING)
+    whole = observe_activations(data, tensors, pixels, PREPROCESSING)
     monkeypatch.setattr(calibration, "_BATCH_BYTES", 1)
-    alone = observe(data, tensors, pixels, PREPROCESSING)
+    alone = observe_activations(data, tensors, pixels, PREPROCESSING)
     for name in tensors:
         one, other = whole.tensors[name], alone.tensors[name]
         assert (one.low, one.high) == (pytest.approx(other.low, rel=1e-5), pytest.approx(other.high, rel=1e-5))
@@ -88,15 +94,17 @@ def test_batches_change_nothing(exported, pixels, monkeypatch):
 
 def test_progress_is_told_and_nothing_is_printed(exported, pixels, capfd):
     told = []
-    observe(*exported, pixels, PREPROCESSING, advance=lambda done, total: told.append((done, total)), threads=1)
+    observe_activations(
+        *exported, pixels, PREPROCESSING, advance=lambda done, total: told.append((done, total)), threads=1
+    )
     assert told == [(1, 11), (11, 11)]
     assert capfd.readouterr() == ("", "")
 
 
 def test_some_tensors_alone(exported, pixels):
     data, tensors = exported
-    every = ranges(observe(data, tensors, pixels, PREPROCESSING), "minmax")
-    some = ranges(observe(data, [tensors[3], "images"], pixels, PREPROCESSING), "minmax")
+    every = activation_ranges(observe_activations(data, tensors, pixels, PREPROCESSING), "minmax")
+    some = activation_ranges(observe_activations(data, [tensors[3], "images"], pixels, PREPROCESSING), "minmax")
     assert list(some) == [tensors[3], "images"]
     assert some["images"] == every["images"]
     assert some[tensors[3]].high == pytest.approx(every[tensors[3]].high, rel=1e-5)
@@ -108,12 +116,12 @@ def test_values_that_are_not_finite_end_it(exported, pixels):
     bias = next(one for one in model.graph.initializer if one.name == "stem.conv.bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(np.full(bias.dims, np.inf, np.float32), bias.name))
     with pytest.raises(ProofError, match="values inside the network are not finite"):
-        observe(model.SerializeToString(), tensors, pixels, PREPROCESSING)
+        observe_activations(model.SerializeToString(), tensors, pixels, PREPROCESSING)
 
 
 def test_images_of_another_size_are_one_line(exported):
     with pytest.raises(ProofError, match=r"ONNX Runtime cannot run images float32 \(1, 3, 8, 8\)") as error:
-        observe(*exported, np.zeros((2, 8, 8, 3), np.uint8), PREPROCESSING)
+        observe_activations(*exported, np.zeros((2, 8, 8, 3), np.uint8), PREPROCESSING)
     assert "\n" not in str(error.value)
 
 
@@ -181,7 +189,7 @@ def test_of_maps_of_a_power_of_two_every_odd_step_will_do(side):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_tensor_of_zeros_has_no_room_to_find(method):
-    assert range_of(seen(np.zeros((2, 5)), np.zeros((1, 5))), method) == Range(0.0, 0.0)
+    assert range_of(seen(np.zeros((2, 5)), np.zeros((1, 5))), method) == TensorRange(0.0, 0.0)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -247,5 +255,5 @@ def test_entropy_is_the_published_algorithm(seed, kind, outlier):
 @pytest.mark.parametrize(("given_name", "hint"), [("entrpy", " (did you mean entropy?)"), ("kl", "")])
 def test_a_method_that_is_not_known(given_name, hint):
     with pytest.raises(UsageError) as error:
-        ranges(Observed({}, 0), given_name)
+        activation_ranges(ObservedActivations({}, 0), given_name)
     assert str(error.value) == (f"no calibration method '{given_name}'{hint}; there are minmax, entropy, percentile")

@@ -8,11 +8,11 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.exporting import views as views_module
+from regnet_deploy.exporting import image_batches as views_module
 from regnet_deploy.exporting.calibration_images import calibration_set, digest_of
-from regnet_deploy.exporting.trained_folder import trained_folder
-from regnet_deploy.exporting.views import fingerprint, view
-from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
+from regnet_deploy.exporting.image_batches import network_input, pixels_fingerprint
+from regnet_deploy.exporting.training_folder import training_folder
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
 
 SIDE = 16
 PREPROCESSING = default_preprocessing(SIDE)
@@ -43,7 +43,7 @@ def classes(tmp_path_factory, write_images):
 
 def files_of(root, pixels):
     """Return the names of the files whose views these pixels are."""
-    names = {view(file, PREPROCESSING).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."}
+    names = {network_input(file, PREPROCESSING).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."}
     return [names[image.tobytes()].relative_to(root).as_posix() for image in pixels]
 
 
@@ -80,7 +80,7 @@ def test_a_seed_says_which_images_and_in_which_order(plain, untrained):
 def test_golden_images_and_copies_are_left_alone(plain, untrained, tmp_path, write_images):
     write_images(tmp_path / "more", 330)
     (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "more" / "299.png").read_bytes())
-    golden = np.stack([view(tmp_path / "more" / f"{number:03}.png", PREPROCESSING) for number in range(20)])
+    golden = np.stack([network_input(tmp_path / "more" / f"{number:03}.png", PREPROCESSING) for number in range(20)])
     found = calibration_set(tmp_path / "more", open_bundle(untrained), PREPROCESSING, golden)
     names = files_of(tmp_path / "more", found.pixels)
     assert len(names) == len({image.tobytes() for image in found.pixels}) == 310
@@ -112,7 +112,7 @@ def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_pat
 
 def test_validation_images_in_a_plain_folder_are_left_alone(plain, untrained):
     names = [f"{number:03}.png" for number in range(30)]
-    validation = {fingerprint(view(plain / name, PREPROCESSING)) for name in names}
+    validation = {pixels_fingerprint(network_input(plain / name, PREPROCESSING)) for name in names}
     found = calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, excluded=validation)
     assert set(files_of(plain, found.pixels)) == {f"{number:03}.png" for number in range(30, 340)}
 
@@ -127,7 +127,7 @@ def test_files_that_are_in_train_and_in_val_are_left_alone(untrained, trained_on
             (root / "val" / name / f"{number:03}.png").unlink()
     trained_on(untrained, root)
     bundle = open_bundle(untrained)
-    validation = {fingerprint(view(file, PREPROCESSING)) for file in (root / "val").rglob("*.png")}
+    validation = {pixels_fingerprint(network_input(file, PREPROCESSING)) for file in (root / "val").rglob("*.png")}
     with pytest.raises(DataError) as error:
         calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation)
     assert str(error.value) == (
@@ -146,7 +146,7 @@ def test_what_is_not_known_to_be_trained_on_is_not_called_so(untrained, trained_
     sources = {}
     for name in ("data", "other"):
         bundle = open_bundle(untrained)
-        folder = trained_folder(tmp_path / name, bundle)
+        folder = training_folder(tmp_path / name, bundle)
         sources[name] = {
             calibration_set(one, bundle, PREPROCESSING, NONE, count=300).part["source"]
             for one in (folder, tmp_path / name)
@@ -156,7 +156,9 @@ def test_what_is_not_known_to_be_trained_on_is_not_called_so(untrained, trained_
 
 def test_only_what_is_chosen_is_decoded(plain, untrained, monkeypatch):
     opened = []
-    monkeypatch.setattr(views_module, "view", lambda file, how: opened.append(file) or view(file, how))
+    monkeypatch.setattr(
+        views_module, "network_input", lambda file, how: opened.append(file) or network_input(file, how)
+    )
     calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=300)
     assert 300 <= len(opened) <= 300 + 20 + 32
 
@@ -170,7 +172,7 @@ def test_the_number_of_images_has_bounds(plain, untrained, count):
 def test_too_few_images_say_how_many_and_why(untrained, tmp_path, write_images):
     write_images(tmp_path / "few", 299)
     (tmp_path / "few" / "x.jpg").write_bytes(b"no")
-    golden = view(tmp_path / "few" / "000.png", PREPROCESSING)[None]
+    golden = network_input(tmp_path / "few" / "000.png", PREPROCESSING)[None]
     with pytest.raises(DataError) as error:
         calibration_set(tmp_path / "few", open_bundle(untrained), PREPROCESSING, golden)
     assert str(error.value).startswith(

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional
 
-from regnet_deploy.exporting import kernels
-from regnet_deploy.exporting.emulation import emulated, emulated_bf16, quantised_in_fp32
-from regnet_deploy.exporting.graph import build_onnx, fold
+from regnet_deploy.exporting import cpu_kernels
+from regnet_deploy.exporting.emulation import emulate, emulate_bf16, quantised_in_fp32
+from regnet_deploy.exporting.onnx_graph import build_onnx, fold
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocess import default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import default_preprocessing, normalise
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
@@ -36,7 +36,7 @@ def rounded(values):
 
 
 def test_no_operator_computes_in_bf16_and_every_weight_is_one_of_its_numbers(random_model, network):
-    data = emulated_bf16(file_of(network, arrays(random_model(network, 5, 0))))
+    data = emulate_bf16(file_of(network, arrays(random_model(network, 5, 0))))
     onnx.checker.check_model(data, full_check=True)
     graph = onnx.load_from_string(data).graph
     assert {one.data_type for one in graph.initializer} == {onnx.TensorProto.FLOAT}
@@ -52,7 +52,7 @@ def test_no_operator_computes_in_bf16_and_every_weight_is_one_of_its_numbers(ran
 
 def test_nothing_but_numbers_of_bf16_goes_from_operator_to_operator(random_model, network):
     """The casts are run, none is optimised away: read from ONNX Runtime, with the options that proofs are made with."""
-    data = emulated_bf16(file_of(network, arrays(random_model(network, 5, 0))))
+    data = emulate_bf16(file_of(network, arrays(random_model(network, 5, 0))))
     model = onnx.load_from_string(data)
     names = [node.output[0] for node in model.graph.node if node.output[0] != "logits"]
     floats = [name for name in names if not name.endswith(".rounded")]
@@ -91,7 +91,7 @@ def test_it_gives_what_torch_gives_that_rounds_by_itself(random_model):
     weight, bias = (bf16(torch.from_numpy(weights[f"head.fc.{name}"])) for name in ("weight", "bias"))
     wanted = bf16(functional.linear(x, weight, bias)).numpy()
 
-    got = open_onnx(emulated_bf16(file_of(PLAIN, weights)), device="cpu", exact=True, threads=1).run(images)
+    got = open_onnx(emulate_bf16(file_of(PLAIN, weights)), device="cpu", exact=True, threads=1).run(images)
     plain = open_onnx(file_of(PLAIN, weights, "fp32"), device="cpu", threads=1).run(images)
     # Sums in another order fall on the other side of a rounding here and there; without any rounding all would be off.
     assert (got == wanted).mean() > 0.5
@@ -103,7 +103,7 @@ def test_files_that_take_pixels_are_rounded_after_they_are_normalised(random_mod
     weights = arrays(random_model(network, 5, 0))
     pixels, images = images_of(4)
     floats, whole = (
-        open_onnx(emulated_bf16(file_of(network, weights, pixels=pixels)), device="cpu", exact=True, threads=1)
+        open_onnx(emulate_bf16(file_of(network, weights, pixels=pixels)), device="cpu", exact=True, threads=1)
         for pixels in (False, True)
     )
     assert whole.input == "uint8"
@@ -113,7 +113,7 @@ def test_files_that_take_pixels_are_rounded_after_they_are_normalised(random_mod
 def test_the_same_file_is_the_same_bytes_and_is_left_as_it_is(random_model, network):
     data = file_of(network, arrays(random_model(network, 5, 0)))
     before = bytes(data)
-    assert emulated_bf16(data) == emulated_bf16(data)
+    assert emulate_bf16(data) == emulate_bf16(data)
     assert data == before
 
 
@@ -122,7 +122,7 @@ def test_a_file_without_bf16_computes_as_before(random_model, network, precision
     data = file_of(network, arrays(random_model(network, 5, 0)), precision)
     _, images = images_of(2)
     before, after = (
-        open_onnx(one, device="cpu", exact=True, threads=1).run(images) for one in (data, emulated_bf16(data))
+        open_onnx(one, device="cpu", exact=True, threads=1).run(images) for one in (data, emulate_bf16(data))
     )
     np.testing.assert_array_equal(before, after)
 
@@ -184,12 +184,12 @@ def test_it_rounds_on_every_release(quantised):
 
 @pytest.mark.parametrize(("version", "written_anew"), [("1.29.1", True), ("1.30.0", False)])
 def test_a_file_is_written_anew_where_the_release_wants_it(monkeypatch, quantised, version, written_anew):
-    monkeypatch.setattr(kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    monkeypatch.setattr(cpu_kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
     data, precision, _, _ = quantised
-    assert emulated(data, precision) == (quantised_in_fp32(data) if written_anew else data)
+    assert emulate(data, precision) == (quantised_in_fp32(data) if written_anew else data)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_only_bf16_is_always_written_anew(random_model, network, precision):
     data = file_of(network, arrays(random_model(network, 5, 0)), precision)
-    assert emulated(data, PRECISIONS[precision]) == (emulated_bf16(data) if precision == "bf16" else data)
+    assert emulate(data, PRECISIONS[precision]) == (emulate_bf16(data) if precision == "bf16" else data)

@@ -3,12 +3,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regnet_deploy.engines.identity import Identity
+from regnet_deploy.engines.identity import EngineIdentity
 from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.calibration_images import CalibrationSet
 from regnet_deploy.exporting.engine_variants import make_engine_variant
-from regnet_deploy.exporting.onnx_variants import Calibration, make_onnx_variants
+from regnet_deploy.exporting.onnx_variants import LazyCalibration, make_onnx_variants
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.runtimes.gates import GATES, Gate
 
@@ -17,7 +17,7 @@ FOUR = EngineOptions.up_to(4)
 
 @pytest.fixture
 def onnx_of(source, golden, judge, silent):
-    calibration = Calibration(lambda: CalibrationSet(golden.golden.images, {"digest": "abc"}), source, silent)
+    calibration = LazyCalibration(lambda: CalibrationSet(golden.golden.images, {"digest": "abc"}), source, silent)
 
     def make(precision):
         (made,) = make_onnx_variants(source, PRECISIONS[precision], calibration, judge, "cpu", silent, pixels=False)
@@ -49,7 +49,7 @@ def test_an_engine_is_proved_where_there_is_a_gpu_and_says_in_which_types_it_com
     assert engine["proof"]["device"] == "cuda:0 (NVIDIA H100 80GB HBM3)"
     asked = list(source.convolutions(PRECISIONS[precision]).values())
     assert engine["types"] == {kind: asked.count(kind) for kind in set(asked)}
-    identity = Identity.from_json(engine["identity"])
+    identity = EngineIdentity.from_json(engine["identity"])
     assert identity.calibration == ("abc" if PRECISIONS[precision].needs_ranges else None)
     assert "accuracy" not in made.own_entry
 

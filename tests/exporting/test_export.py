@@ -7,23 +7,30 @@ import onnx
 import pytest
 from PIL import Image
 
-from regnet_deploy.bundle import damage, open_bundle, update_bundle
+from regnet_deploy.bundle import find_damage, open_bundle, update_bundle
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
-from regnet_deploy.exporting import accuracy, calibration_images, election, graph, judge, source
+from regnet_deploy.exporting import (
+    accuracy,
+    accuracy_gate,
+    calibration_images,
+    model_source,
+    onnx_graph,
+    variant_choice,
+)
 from regnet_deploy.exporting import export as export_module
-from regnet_deploy.exporting.choice import Candidate
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.onnx_variants import Reporter
+from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.exporting.ranking import VariantCandidate
 from regnet_deploy.exporting.typed_graph import TypedGraph
-from regnet_deploy.exporting.wish import Wish
-from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.profiling.latency import Latency
-from regnet_deploy.runtimes.gates import GATES, Gate, with_overrides
-from regnet_deploy.runtimes.golden import load_golden, replay
+from regnet_deploy.runtimes.default_variant import default_variant
+from regnet_deploy.runtimes.gates import GATES, Gate, gates_with_overrides
+from regnet_deploy.runtimes.golden_set import load_golden, replay
 from regnet_deploy.runtimes.runtime import open_variant
-from regnet_deploy.runtimes.variants import choose_variant
 from regnet_deploy.space.network import Network
 
 PLAIN = Network((1, 2), (16, 24), (16, 24), (1.0, 1.0), stem_stride=1, stem_width=8, block="v")
@@ -37,24 +44,24 @@ def run(path, **changes):
         note=lambda line: None,
         phase=lambda steps, phase: None,
     )
-    return export(path, Wish(**changes), silent)
+    return export(path, ExportOptions(**changes), silent)
 
 
 def gates(**limits):
     """The gates with other limits for fp32."""
-    return with_overrides([("fp32", figure, limit) for figure, limit in limits.items()])
+    return gates_with_overrides([("fp32", figure, limit) for figure, limit in limits.items()])
 
 
 @pytest.fixture
 def spoiled(monkeypatch):
     """Export as if folding forgot the batch norms' means."""
-    fold = graph.fold
+    fold = onnx_graph.fold
 
     def forgetful(weights, convolution, norm):
         weight, bias = fold(weights, convolution, norm)
         return weight, bias + 0.05
 
-    monkeypatch.setattr(graph, "fold", forgetful)
+    monkeypatch.setattr(onnx_graph, "fold", forgetful)
 
 
 def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
@@ -73,7 +80,7 @@ def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
         session = open_variant(bundle, name)
         assert session.input == variant["input"]
         assert replay(session, load_golden(bundle), preprocessing, GATES["fp32"]).passed
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 @pytest.mark.parametrize("network", [PLAIN, replace(PLAIN, block="vr"), replace(PLAIN, block="bottleneck")], ids=KINDS)
@@ -121,7 +128,7 @@ def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
     loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).made["onnx-fp32"]["proof"]
     assert (loose["passed"], loose["standard"]) == (True, False)
     with pytest.raises(UsageError, match="looser gate"):
-        choose_variant(open_bundle(trained))
+        default_variant(open_bundle(trained))
 
 
 @pytest.mark.parametrize("limits", [{}, {"atol": 5e-5, "rtol": 1e-4}])
@@ -134,19 +141,19 @@ def test_a_missing_onnxruntime_is_said_before_anything_is_computed(trained, monk
         raise MissingExtra("no ONNX Runtime")
 
     monkeypatch.setattr(export_module, "installed_onnxruntime", missing)
-    monkeypatch.setattr(export_module, "golden_set", lambda *arguments: pytest.fail("logits were computed"))
+    monkeypatch.setattr(export_module, "make_golden_set", lambda *arguments: pytest.fail("logits were computed"))
     with pytest.raises(MissingExtra, match="no ONNX Runtime"):
         run(trained)
 
 
 def test_weights_that_change_meanwhile_leave_the_bundle_as_it_is(trained, monkeypatch):
-    build = source.build_onnx
+    build = model_source.build_onnx
 
     def build_while_somebody_trains(*arguments, **options):
         update_bundle(trained, {}, {"weights.safetensors": b"new"})
         return build(*arguments, **options)
 
-    monkeypatch.setattr(source, "build_onnx", build_while_somebody_trains)
+    monkeypatch.setattr(model_source, "build_onnx", build_while_somebody_trains)
     with pytest.raises(BundleError, match="changed by another command"):
         run(trained)
     assert "variants" not in open_bundle(trained)
@@ -182,7 +189,7 @@ def test_every_precision_is_written_and_proved_on_the_cpu(trained, data):
         assert variant["proof"]["passed"], name
         assert variant["proof"]["standard"]
         assert (variant.get("calibration") is not None) == PRECISIONS[variant["precision"]].needs_ranges
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 def test_the_calibration_is_recorded(trained, data):
@@ -214,7 +221,7 @@ def told_by(path, **changes):
     """Export and return the notes."""
     told = []
     nothing = {name: lambda *what: None for name in ("step", "advance", "phase")}
-    export(path, Wish(**changes), Reporter(**nothing, note=told.append))
+    export(path, ExportOptions(**changes), Reporter(**nothing, note=told.append))
     return told
 
 
@@ -251,10 +258,10 @@ def test_a_folder_with_a_held_out_share_is_read_once(trained, data, trained_on, 
     root = data / "train"
     trained_on(trained, root, share=0.12)
     read = []
-    real = export_module.trained_folder
-    monkeypatch.setattr(export_module, "trained_folder", lambda *given: read.append(1) or real(*given))
-    monkeypatch.setattr(calibration_images, "trained_folder", lambda *given: pytest.fail("was read again"))
-    monkeypatch.setattr(accuracy, "trained_folder", lambda *given: pytest.fail("was read again"))
+    real = export_module.training_folder
+    monkeypatch.setattr(export_module, "training_folder", lambda *given: read.append(1) or real(*given))
+    monkeypatch.setattr(calibration_images, "training_folder", lambda *given: pytest.fail("was read again"))
+    monkeypatch.setattr(accuracy, "training_folder", lambda *given: pytest.fail("was read again"))
     loose = {"gates": dict.fromkeys(PRECISIONS, Gate()), "max_drop": 100.0}
     run(trained, data=root, precisions=precisions("int8-cpu"), **loose)
     assert read == [1]
@@ -262,7 +269,7 @@ def test_a_folder_with_a_held_out_share_is_read_once(trained, data, trained_on, 
 
 
 def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_are_written(trained, data):
-    tight = with_overrides([("fp16", "mean", 0.0)])
+    tight = gates_with_overrides([("fp16", "mean", 0.0)])
     exported = run(trained, precisions=precisions("fp16", "int8-cpu"), calibration=data, gates=tight)
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-int8-cpu"}
     assert isinstance(exported.refused["onnx-fp16"], ProofError)
@@ -271,10 +278,10 @@ def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_ar
 
 def test_what_does_not_pass_its_gate_any_more_is_not_left_from_an_earlier_export(trained):
     run(trained, precisions=precisions("fp16", "bf16"))
-    exported = run(trained, precisions=precisions("fp16"), gates=with_overrides([("fp16", "mean", 0.0)]))
+    exported = run(trained, precisions=precisions("fp16"), gates=gates_with_overrides([("fp16", "mean", 0.0)]))
     assert "onnx-fp16" in exported.refused
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-bf16"}
-    assert damage(open_bundle(trained)) == []
+    assert find_damage(open_bundle(trained)) == []
 
 
 def test_a_choice_goes_when_what_it_tells_of_is_replaced(trained, data, write_images, tmp_path):
@@ -297,17 +304,19 @@ def test_auto_keeps_the_fastest_and_says_why_of_each(trained, data):
     assert set(bundle.part("variants")) == {"onnx-fp32", *kept}
     assert all(one["reason"] for one in choice["candidates"])
     assert {row["batch"] for one in choice["candidates"] for row in one["latency"]} == {1, 2}
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(trained, data, monkeypatch):
     speeds = {"onnx-fp32": 9.0, "onnx-fp16": 5.0, "onnx-int8-cpu": 1.0}
-    judged, measure = [], judge.measure_accuracy
+    judged, measure = [], accuracy_gate.measure_accuracy
 
     def measured(runnable, batches, *others):
         row = Latency("onnxruntime", "", "cpu", "", "channels_first", 1, 1, 0, 0, 0, 1, 1, 1)
         return [
-            Candidate(name, entry["precision"], None, entry.get("accuracy"), (replace(row, p50_ms=speeds[name]),))
+            VariantCandidate(
+                name, entry["precision"], None, entry.get("accuracy"), (replace(row, p50_ms=speeds[name]),)
+            )
             for name, (_, entry) in runnable.items()
         ]
 
@@ -315,8 +324,8 @@ def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(
         judged.append(given)
         return replace(measure(*given), drop=2.0 if len(judged) == int8 else 0.0)
 
-    monkeypatch.setattr(election, "measured_candidates", measured)
-    monkeypatch.setattr(judge, "measure_accuracy", accuracy)
+    monkeypatch.setattr(variant_choice, "measured_candidates", measured)
+    monkeypatch.setattr(accuracy_gate, "measure_accuracy", accuracy)
     for int8, kept in ((None, "onnx-int8-cpu"), (2, "onnx-fp16")):
         judged.clear()
         exported = run(trained, auto=True, data=data)
@@ -330,7 +339,7 @@ def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(
 def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
     run(trained, precisions=precisions("fp16"))
     exported = run(
-        trained, auto=True, data=data, max_drop=100.0, seconds=0.01, gates=with_overrides([("fp16", "mean", 0)])
+        trained, auto=True, data=data, max_drop=100.0, seconds=0.01, gates=gates_with_overrides([("fp16", "mean", 0)])
     )
     assert "onnx-fp16" not in open_bundle(trained).part("variants")
     assert exported.refused == {}
@@ -353,8 +362,8 @@ def test_what_was_asked_for_by_name_is_kept_beside_the_winner(trained, data):
 
 
 def test_fp32_falls_back_on_nothing_and_is_not_held_to_the_accuracy_budget(trained, data, monkeypatch):
-    measure = judge.measure_accuracy
-    monkeypatch.setattr(judge, "measure_accuracy", lambda *given: replace(measure(*given), drop=1.0))
+    measure = accuracy_gate.measure_accuracy
+    monkeypatch.setattr(accuracy_gate, "measure_accuracy", lambda *given: replace(measure(*given), drop=1.0))
     exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=0.0)
     assert set(exported.made) == {"onnx-fp32"}
     assert "may lose 0 (--max-drop)" in str(exported.refused["onnx-fp16"])
@@ -407,13 +416,13 @@ def test_pixels_can_be_taken_in_every_precision(trained, data):
 def test_an_earlier_variant_that_a_new_golden_set_refuses_goes_and_the_rest_is_written(trained, tmp_path):
     run(trained, precisions=precisions("fp16"))
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "mine.png")
-    strict = with_overrides([("fp16", "mean", 0)])
+    strict = gates_with_overrides([("fp16", "mean", 0)])
     exported = run(trained, images=(tmp_path / "mine.png",), gates=strict)
     assert isinstance(exported.refused["onnx-fp16"], ProofError)
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32"}
     assert "onnx-fp16.onnx" not in bundle.files
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 @pytest.fixture
@@ -467,7 +476,7 @@ def test_engines_stay_while_their_onnx_does_and_go_when_it_changes(rtx, trained,
     run(trained, engines=True)
     run(trained)
     assert "rtx-fp32" in open_bundle(trained).part("variants")
-    monkeypatch.setattr(source, "build_onnx", with_metadata(source.build_onnx))
+    monkeypatch.setattr(model_source, "build_onnx", with_metadata(model_source.build_onnx))
     run(trained)
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32"}

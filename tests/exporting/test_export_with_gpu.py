@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regnet_deploy.bundle import damage, open_bundle
+from regnet_deploy.bundle import find_damage, open_bundle
 from regnet_deploy.errors import ProofError
-from regnet_deploy.exporting import candidates
+from regnet_deploy.exporting import candidate_precisions
 from regnet_deploy.exporting import export as export_module
 from regnet_deploy.exporting.export import export
+from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.exporting.wish import Wish
 from regnet_deploy.profiling.latency import Latency
+from regnet_deploy.runtimes.default_variant import default_variant, proof_of
 from regnet_deploy.runtimes.gates import GATES, Gate
 from regnet_deploy.runtimes.runtime import open_variant
-from regnet_deploy.runtimes.variants import choose_variant, proof_of
 
 pytestmark = pytest.mark.usefixtures("computer")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("computer")
 @pytest.fixture
 def run(trained, silent):
     def run(*names, **changes):
-        return export(trained, Wish(precisions=tuple(PRECISIONS[name] for name in names), **changes), silent)
+        return export(trained, ExportOptions(precisions=tuple(PRECISIONS[name] for name in names), **changes), silent)
 
     return run
 
@@ -53,7 +53,7 @@ def speeds(monkeypatch):
             for batch in batches
         ]
 
-    monkeypatch.setattr(candidates, "measure", measure)
+    monkeypatch.setattr(candidate_precisions, "measure_latency", measure)
     return given
 
 
@@ -75,7 +75,7 @@ def test_engines_are_proved_and_have_types_and_accuracy(trained, run, data):
         assert engine["accuracy"]["images"] == 40
         assert proof_of(bundle, name) == engine["proof"]
         assert open_variant(bundle, name).device.startswith("cuda:0")
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 def test_auto_keeps_a_winner_of_each_runtime_and_the_file_of_a_winning_engine(trained, run, data, speeds):
@@ -97,9 +97,9 @@ def test_auto_keeps_a_winner_of_each_runtime_and_the_file_of_a_winning_engine(tr
     assert plans(bundle) == [bundle.part("variants")["trt-int8"]["engines"][0]["file"]]
     onnx = {name for name in bundle.files if name.endswith(".onnx")}
     assert onnx == {"onnx-fp32.onnx", "onnx-int8-cpu.onnx", "onnx-int8.onnx"}
-    assert damage(bundle) == []
-    assert choose_variant(bundle) == "trt-int8"
-    assert choose_variant(bundle, device="cpu") == "onnx-int8-cpu"
+    assert find_damage(bundle) == []
+    assert default_variant(bundle) == "trt-int8"
+    assert default_variant(bundle, device="cpu") == "onnx-int8-cpu"
 
 
 def test_auto_drops_what_an_earlier_export_left_and_lost_now(trained, run, data, speeds):
@@ -110,7 +110,7 @@ def test_auto_drops_what_an_earlier_export_left_and_lost_now(trained, run, data,
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp32-uint8", "onnx-int8", "trt-int8"}
     assert len(plans(bundle)) == 1
-    assert damage(bundle) == []
+    assert find_damage(bundle) == []
 
 
 def test_auto_leaves_the_engines_of_another_machine(trained, run, data, speeds, computer, fake_machine):
@@ -122,9 +122,9 @@ def test_auto_leaves_the_engines_of_another_machine(trained, run, data, speeds, 
     assert {one["identity"]["gpu"] for one in variants["trt-fp16"]["engines"]} == {fake_machine.H100.name}
     assert {one["identity"]["gpu"] for one in variants["trt-int8"]["engines"]} == {fake_machine.A100.name}
     assert "onnx-fp16" in variants  # which that machine's engine is of
-    assert choose_variant(open_bundle(trained)) == "trt-int8"
+    assert default_variant(open_bundle(trained)) == "trt-int8"
     computer.driver.gpu = fake_machine.H100
-    assert choose_variant(open_bundle(trained), "trt-fp16") == "trt-fp16"
+    assert default_variant(open_bundle(trained), "trt-fp16") == "trt-fp16"
 
 
 def test_auto_says_of_engines_that_are_not_good_enough_why(trained, run, data, speeds, computer):
@@ -182,8 +182,8 @@ def test_an_engine_that_loses_too_many_answers_is_refused_by_the_accuracy(
     trained, run, judge_with_labels, tmp_path, computer, fake_machine, monkeypatch
 ):
     """Classes in each other's place, and a gate on the golden set that lets it pass."""
-    monkeypatch.setattr(export_module, "trained_folder", lambda *given: object())
-    monkeypatch.setattr(export_module, "validation_of", lambda *given: judge_with_labels.validation)
+    monkeypatch.setattr(export_module, "training_folder", lambda *given: object())
+    monkeypatch.setattr(export_module, "validation_set", lambda *given: judge_with_labels.validation)
     fake_machine.shifted(computer, monkeypatch, lambda logits: np.roll(logits, 1, axis=1))
     exported = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()})
     assert isinstance(exported.refused["trt-fp16"], ProofError)
@@ -210,7 +210,9 @@ def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle(trained, run, compute
 
     left = snapshot(trained)
     with pytest.raises(KeyboardInterrupt):
-        export(trained, Wish(precisions=(PRECISIONS["fp16"],), engines=True), replace(silent, phase=interrupted))
+        export(
+            trained, ExportOptions(precisions=(PRECISIONS["fp16"],), engines=True), replace(silent, phase=interrupted)
+        )
     assert snapshot(trained) == left
     assert len(computer.trt.built) == (2 if before else 1)  # nothing was built behind it
 
@@ -225,4 +227,4 @@ def test_auto_keeps_engines_that_were_asked_for_and_that_nothing_runs_here(train
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "rtx-fp32", "rtx-fp16"}
     assert bundle.part("variants")["rtx-fp16"]["engines"][0]["proof"] is None
-    assert choose_variant(bundle) == "onnx-fp16"
+    assert default_variant(bundle) == "onnx-fp16"

@@ -7,9 +7,9 @@ import pytest
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting import onnx_variants
 from regnet_deploy.exporting.calibration_images import CalibrationSet
-from regnet_deploy.exporting.onnx_variants import Calibration, make_onnx_variants, open_for_proof
+from regnet_deploy.exporting.onnx_variants import LazyCalibration, make_onnx_variants, open_for_proof
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.runtimes.gates import with_overrides
+from regnet_deploy.runtimes.gates import gates_with_overrides
 
 
 def none():
@@ -20,7 +20,7 @@ def none():
 def make(source, golden, judge, silent):
     """Return a maker of the variants of a precision, calibrated on the golden images."""
     images = CalibrationSet(golden.golden.images, {"images": 16, "digest": "abc", "method": "none"})
-    calibration = Calibration(lambda: images, source, silent)
+    calibration = LazyCalibration(lambda: images, source, silent)
 
     def made(precision, pixels=False, by=judge, on=calibration):
         return make_onnx_variants(source, PRECISIONS[precision], on, by, "cpu", silent, pixels=pixels)
@@ -53,7 +53,7 @@ def test_what_takes_pixels_is_a_variant_of_its_own_with_a_proof_of_its_own(make)
 
 @pytest.mark.parametrize("saturates", [False, True])
 def test_where_the_cpu_saturates_weights_for_it_have_a_bit_less(make, monkeypatch, saturates):
-    monkeypatch.setattr(onnx_variants, "saturates", lambda: saturates)
+    monkeypatch.setattr(onnx_variants, "int8_sums_saturate", lambda: saturates)
     (cpu,), (gpu,) = make("int8-cpu"), make("int8")
     assert cpu.entry["weight_bits"] == (7 if saturates else 8)
     assert "weight_bits" not in gpu.entry
@@ -73,7 +73,7 @@ def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(so
         asked.append(1)
         return CalibrationSet(golden.golden.images, {"digest": "abc"})
 
-    calibration = Calibration(images, source, silent)
+    calibration = LazyCalibration(images, source, silent)
     make("fp16", on=calibration)
     assert asked == []
     make("int8", on=calibration)
@@ -83,7 +83,7 @@ def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(so
 
 def test_that_there_are_no_images_is_found_out_once(make, source, silent):
     asked = []
-    calibration = Calibration(lambda: asked.append(1) or none(), source, silent)
+    calibration = LazyCalibration(lambda: asked.append(1) or none(), source, silent)
     for precision in ("int8", "int8-cpu"):
         with pytest.raises(DataError, match="there are no images"):
             make(precision, on=calibration)
@@ -92,12 +92,12 @@ def test_that_there_are_no_images_is_found_out_once(make, source, silent):
 
 def test_without_images_nothing_is_quantised(make, source, silent):
     with pytest.raises(DataError, match="there are no images"):
-        make("int8", on=Calibration(none, source, silent))
+        make("int8", on=LazyCalibration(none, source, silent))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu", "bf16", "fp8-1x1"])
 def test_what_is_below_its_gate_is_refused(make, judge, precision):
-    strict = replace(judge, gates=with_overrides([(precision, "mean", 0.0)]))
+    strict = replace(judge, gates=gates_with_overrides([(precision, "mean", 0.0)]))
     with pytest.raises(ProofError, match=rf"^onnx-{precision} does not agree .*mean \|error\|"):
         make(precision, by=strict)
 
@@ -117,7 +117,7 @@ def test_what_is_below_its_gate_is_refused(make, judge, precision):
 def test_a_file_is_proved_as_it_is_run(monkeypatch, precision, device, opened):
     seen = []
     monkeypatch.setattr(onnx_variants, "open_onnx", lambda data, **options: seen.append((data, options)))
-    monkeypatch.setattr(onnx_variants, "emulated", lambda data, precision: data + f" as {precision.name}".encode())
+    monkeypatch.setattr(onnx_variants, "emulate", lambda data, precision: data + f" as {precision.name}".encode())
     open_for_proof(b"file", PRECISIONS[precision], device)
     assert seen == [(f"file as {precision}".encode() if opened.get("exact") else b"file", opened)]
 

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper, shape_inference
 
-from regnet_deploy.exporting.emulation import emulated_bf16
-from regnet_deploy.exporting.graph import build_onnx, convolution_types
+from regnet_deploy.exporting.emulation import emulate_bf16
+from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocess import default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import default_preprocessing, normalise
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
@@ -97,7 +97,7 @@ def test_every_file_is_valid_and_typed_as_asked(networks, build, precision, data
     (images,), (logits,) = file.model.graph.input, file.model.graph.output
     assert file.types[images.name] == (TensorProto.UINT8 if pixels else TensorProto.FLOAT)
     assert file.types[logits.name] == TensorProto.FLOAT
-    assert file.convolutions() == convolution_types(network, arrays(model), precision)
+    assert file.convolutions() == convolution_precisions(network, arrays(model), precision)
     # One pair a tensor, however many operators read it; and Q is followed by its DQ alone.
     for operator in ("QuantizeLinear", "DequantizeLinear"):
         read = Counter(node.input[0] for node in file.of(operator))
@@ -159,7 +159,7 @@ def signal_to_noise_db(build, network, seed, precision, *, pixels):
     images = normalise(views, preprocessing)
     made, model = build(network, seed, precision, pixels=pixels)
     if precision.rest == "bf16":
-        made = emulated_bf16(made)
+        made = emulate_bf16(made)
     session = open_onnx(made, threads=1, device="cpu", exact=precision.for_tensorrt)
     with torch.inference_mode():
         wanted = model(torch.from_numpy(images)).numpy().astype(float)

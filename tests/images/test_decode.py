@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.decode import decode, decode_scaled, pixels_of
+from regnet_deploy.images.decode import decode, decode_scaled, rgb_pixels
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -224,11 +224,11 @@ def test_32_bit_grey_within_16_bits_is_scaled() -> None:
 
 
 def test_the_number_of_pixels_is_read_from_the_head_alone() -> None:
-    assert pixels_of(b"P6 300 200 255\n") == 60_000  # not a byte of pixels follows
+    assert rgb_pixels(b"P6 300 200 255\n") == 60_000  # not a byte of pixels follows
     with pytest.raises(DataError, match="more than 59,999 pixels"):
-        pixels_of(b"P6 300 200 255\n", max_pixels=59_999)
+        rgb_pixels(b"P6 300 200 255\n", max_pixels=59_999)
     with pytest.raises(DataError, match="not an image"):
-        pixels_of(b"P6 300 200 255\n", formats=("PNG",))
+        rgb_pixels(b"P6 300 200 255\n", formats=("PNG",))
 
 
 def test_transparency_is_laid_on_white_without_another_image_of_four_channels(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from regnet_deploy.exporting.golden_set import golden_set
-from regnet_deploy.exporting.views import views
-from regnet_deploy.images.folder import LabelledFile
-from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, load_pixels
-from regnet_deploy.runtimes.answers import answer_files
-from regnet_deploy.serving.decoding import DecodePool
-from regnet_deploy.training.data import EvaluationViews, Source, open_evaluation
+from regnet_deploy.exporting.golden_images import make_golden_set
+from regnet_deploy.exporting.image_batches import image_batches
+from regnet_deploy.images.image_folder import LabelledFile
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels
+from regnet_deploy.runtimes.predict_files import predict_files
+from regnet_deploy.serving.decode_pool import DecodePool
+from regnet_deploy.training.data_loader import EvaluationViews, SampleSource, open_evaluation
 
 SIZES = [(24, 24), (50, 31), (97, 203), (640, 480)]
 
@@ -83,16 +83,18 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
     wanted = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
 
     labelled = [LabelledFile(file.name, 0, 1, 1) for file in files]
-    training = EvaluationViews(Source(tmp_path, labelled), preprocessing)
+    training = EvaluationViews(SampleSource(tmp_path, labelled), preprocessing)
     kept = open_evaluation(tmp_path, labelled, preprocessing, lambda done, total: None)
     session = Seeing()
-    answers = list(answer_files(session, preprocessing, ("a", "b"), files, 1))
+    answers = list(predict_files(session, preprocessing, ("a", "b"), files, 1))
     model = torch.nn.Flatten()
-    golden = golden_set(SimpleNamespace(files={}, parts={}), model, preprocessing, files[:16])
+    golden = make_golden_set(SimpleNamespace(files={}, parts={}), model, preprocessing, files[:16])
     found = {
         "validation": np.stack([training[number].pixels for number in range(len(files))]),
         "validation in memory": np.stack([kept[number].pixels for number in range(len(files))]),
-        "accuracy and calibration": np.stack(list(views(tmp_path, [file.name for file in files], preprocessing))),
+        "accuracy and calibration": np.stack(
+            list(image_batches(tmp_path, [file.name for file in files], preprocessing))
+        ),
         "predictions": np.concatenate(session.seen),
         "golden set": golden.golden.images,
         "server": asyncio.run(served(files, preprocessing)),
@@ -106,6 +108,6 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
 def test_evaluation_does_not_look_at_images_that_are_kept_shrunk(tmp_path: Path) -> None:
     (file,) = [file for file in write_all(tmp_path) if file.name == "640-exif6.jpg"]
     preprocessing = default_preprocessing(24)
-    kept = Source(tmp_path, [LabelledFile(file.name, 0, 480, 640)], [Image.new("RGB", (48, 64))])
+    kept = SampleSource(tmp_path, [LabelledFile(file.name, 0, 480, 640)], [Image.new("RGB", (48, 64))])
     pixels = EvaluationViews(kept, preprocessing)[0].pixels
     assert (pixels == load_pixels(file.read_bytes(), preprocessing)).all()

@@ -11,8 +11,8 @@ from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import (
     FILE,
     UNTRAINED_SEED,
-    inference,
-    model_of,
+    inference_model,
+    load_model,
     weights_from_bytes,
     weights_to_bytes,
 )
@@ -51,7 +51,7 @@ def test_another_weight_is_another_file() -> None:
 
 def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None:
     assert not bundle.is_trained
-    model = model_of(bundle)
+    model = load_model(bundle)
     assert not model.training
     assert same(model.state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
 
@@ -59,30 +59,30 @@ def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None
 def test_a_bundle_from_before_there_were_kinds_of_blocks_still_opens(tmp_path: Path) -> None:
     old = {name: value for name, value in NETWORK.to_json().items() if name != "block"}
     bundle = create_bundle(tmp_path / "old", {"architecture": {**old, "classes": 3}})
-    assert same(model_of(bundle).state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
+    assert same(load_model(bundle).state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
 
 
 def test_after_training_the_model_has_the_bundles_weights(bundle: Bundle) -> None:
     state = AnyNet(NETWORK, 3, seed=7).state_dict()
     trained = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(state)})
     assert trained.is_trained
-    assert same(model_of(trained).state_dict(), state)
+    assert same(load_model(trained).state_dict(), state)
 
 
 def test_weights_of_another_network_are_refused_in_one_line(bundle: Bundle) -> None:
     other = Network((2,), (16,), (8,), (1.0,), stem_width=8)
     wrong = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(AnyNet(other, 3, seed=0).state_dict())})
     with pytest.raises(BundleError, match="of another network: run `regnet-deploy train` again") as caught:
-        model_of(wrong)
+        load_model(wrong)
     assert "\n" not in str(caught.value)
 
 
 def test_a_bundle_without_architecture_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(MissingPart, match="select"):
-        model_of(create_bundle(tmp_path / "empty", {}))
+        load_model(create_bundle(tmp_path / "empty", {}))
 
 
 def test_inference_keeps_nothing_for_a_gradient(bundle: Bundle) -> None:
-    logits = inference(model_of(bundle), torch.zeros(2, 3, 16, 16))
+    logits = inference_model(load_model(bundle), torch.zeros(2, 3, 16, 16))
     assert logits.shape == (2, 3)
     assert logits.is_inference()

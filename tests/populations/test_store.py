@@ -24,11 +24,11 @@ from regnet_deploy.populations.store import (
     Outcome,
     Trial,
     check_store_path,
-    differences,
-    hold_store,
     is_store,
+    lock_store,
     open_store,
     read_store,
+    sweep_differences,
 )
 
 Make = Callable[..., Trial]
@@ -181,8 +181,8 @@ def test_of_many_differences_the_first_are_named(filled: Path, identity: dict[st
 
 
 def test_no_difference_is_none() -> None:
-    assert differences({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2]}}) == []
-    assert differences({"a": 1}, {"b": 1}) == ["b is 1 and was null", "a is null and was 1"]
+    assert sweep_differences({"a": {"b": [1, 2]}}, {"a": {"b": [1, 2]}}) == []
+    assert sweep_differences({"a": 1}, {"b": 1}) == ["b is 1 and was null", "a is null and was 1"]
 
 
 def test_a_second_writer_is_refused_while_the_first_holds_it(filled: Path, identity: dict[str, object]) -> None:
@@ -193,7 +193,7 @@ def test_a_second_writer_is_refused_while_the_first_holds_it(filled: Path, ident
         link = filled.with_name("link.sweep")
         link.symlink_to(filled)
         for name in (filled, link):
-            with pytest.raises(DataError) as error, hold_store(name):
+            with pytest.raises(DataError) as error, lock_store(name):
                 pass
             assert_one_line(error, f"another sweep writes {name}: wait for it")
         with read_store(filled) as store:

@@ -6,9 +6,9 @@ from regnet_deploy.profiling.latency import (
     ROUNDS,
     WARMUP_LIMIT_S,
     WARMUP_S,
-    Contender,
-    measure,
-    repeat,
+    Runner,
+    measure_latency,
+    time_repeats,
     warm_up,
 )
 
@@ -26,15 +26,15 @@ class Machine:
 
 
 def contender(name, prepare):
-    return Contender(name, None, "cpu", "fp32", "channels_first", 2, prepare)
+    return Runner(name, None, "cpu", "fp32", "channels_first", 2, prepare)
 
 
 def test_repeat_stops_when_the_inferences_have_taken_the_seconds_asked_for():
-    assert repeat(Machine(0.25), 1.0, 1) == [0.25] * 4
+    assert time_repeats(Machine(0.25), 1.0, 1) == [0.25] * 4
 
 
 def test_repeat_makes_its_least_number_however_slow_the_inference():
-    assert repeat(Machine(60.0), 1.0, 3) == [60.0] * 3
+    assert time_repeats(Machine(60.0), 1.0, 3) == [60.0] * 3
 
 
 def test_warm_up_waits_until_windows_agree():
@@ -68,7 +68,7 @@ def test_percentiles_and_throughput_are_those_of_the_repetitions():
         turns = [[steady, *seconds[i::ROUNDS]] for i in range(ROUNDS)]  # each turn begins with a call that is not kept
         return Machine(*[steady] * warm, *(second for turn in turns for second in turn))
 
-    (row,) = measure([contender("one", prepare)], [8], seconds=ROUNDS * 1.21)
+    (row,) = measure_latency([contender("one", prepare)], [8], seconds=ROUNDS * 1.21)
     assert row.repetitions == 100
     assert row.p50_ms == pytest.approx(50.5)
     assert row.p95_ms == pytest.approx(95.05)
@@ -78,10 +78,10 @@ def test_percentiles_and_throughput_are_those_of_the_repetitions():
 
 def test_every_contender_is_measured_at_every_batch_with_its_settings():
     contenders = [
-        Contender("torch 2", None, "cpu", "fp32", "channels_last", 4, lambda batch: Machine(0.01 * batch)),
-        Contender("ort 1", "onnx-fp32", "cpu", "fp32", "channels_first", 4, lambda batch: Machine(0.005 * batch)),
+        Runner("torch 2", None, "cpu", "fp32", "channels_last", 4, lambda batch: Machine(0.01 * batch)),
+        Runner("ort 1", "onnx-fp32", "cpu", "fp32", "channels_first", 4, lambda batch: Machine(0.005 * batch)),
     ]
-    rows = measure(contenders, [1, 8, 32], seconds=1.0)
+    rows = measure_latency(contenders, [1, 8, 32], seconds=1.0)
     assert [(row.runtime, row.batch) for row in rows] == [
         (name, batch) for batch in (1, 8, 32) for name in ("torch 2", "ort 1")
     ]
@@ -104,12 +104,12 @@ def test_contenders_take_turns():
 
         return lambda batch: timed
 
-    measure([contender("a", prepare_as("a")), contender("b", prepare_as("b"))], [1], seconds=1.0)
+    measure_latency([contender("a", prepare_as("a")), contender("b", prepare_as("b"))], [1], seconds=1.0)
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["a", "b"] * (1 + ROUNDS)  # the warm-ups, then the rounds
 
 
 def test_progress_is_told_each_step():
     told = []
-    measure([contender("one", lambda batch: Machine(0.1))], [1, 2], seconds=0.1, advance=told.append)
+    measure_latency([contender("one", lambda batch: Machine(0.1))], [1, 2], seconds=0.1, advance=told.append)
     assert len(told) == 2 * (1 + ROUNDS)

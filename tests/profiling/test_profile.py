@@ -6,9 +6,9 @@ from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.profiling import profile as profile_module
 from regnet_deploy.profiling.latency import ROUNDS
-from regnet_deploy.profiling.profile import Plan, profile
+from regnet_deploy.profiling.profile import ProfileOptions, profile
 
-QUICK = Plan(batches=(1, 2), seconds=0.01, threads=1, device="cpu")
+QUICK = ProfileOptions(batches=(1, 2), seconds=0.01, threads=1, device="cpu")
 
 
 @pytest.fixture(autouse=True)
@@ -72,23 +72,23 @@ def test_progress_is_told_of_as_many_steps_as_announced(exported_bundle):
 
 def test_a_batch_beyond_memory_is_refused_before_anything_is_allocated(exported_bundle):
     with pytest.raises(UsageError, match=r"--batch 1000000000 needs more than .* GiB.*give at most --batch \d+"):
-        run(exported_bundle, Plan((1, 10**9), 0.01, 1, "cpu"))
+        run(exported_bundle, ProfileOptions((1, 10**9), 0.01, 1, "cpu"))
 
 
 def test_cuda_where_there_is_none_is_one_line(exported_bundle, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="no CUDA device here"):
-        run(exported_bundle, Plan((1,), 0.01, 1, "cuda"))
+        run(exported_bundle, ProfileOptions((1,), 0.01, 1, "cuda"))
 
 
 def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(exported_bundle, monkeypatch):
-    measure = profile_module.measure
+    measure = profile_module.measure_latency
 
     def measure_while_somebody_trains(*arguments):
         update_bundle(exported_bundle, {}, {"weights.safetensors": b"new"})
         return measure(*arguments)
 
-    monkeypatch.setattr(profile_module, "measure", measure_while_somebody_trains)
+    monkeypatch.setattr(profile_module, "measure_latency", measure_while_somebody_trains)
     with pytest.raises(BundleError, match="changed by another command"):
         run(exported_bundle)
     assert "profile" not in open_bundle(exported_bundle)
@@ -96,7 +96,7 @@ def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(exported_bundle, 
 
 def test_an_engine_that_fits_is_measured_where_it_runs(with_h100_engine):
     """PyTorch sees no GPU here, which is nothing to an engine."""
-    part, notes, _ = run(with_h100_engine, Plan((1, 2), 0.01, 1, "auto"))
+    part, notes, _ = run(with_h100_engine, ProfileOptions((1, 2), 0.01, 1, "auto"))
     assert notes == []
     rows = [row for row in part["latency"] if row["variant"] == "trt-fp32"]
     assert [row["batch"] for row in rows] == [1, 2]
@@ -117,7 +117,7 @@ def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(
     with_h100_engine, computer, fake_machine, device, gpu, says
 ):
     computer.driver.gpu = gpu and getattr(fake_machine, gpu)
-    part, (note,), _ = run(with_h100_engine, Plan((1,), 0.01, 1, device))
+    part, (note,), _ = run(with_h100_engine, ProfileOptions((1,), 0.01, 1, device))
     assert note.startswith("trt-fp32 is not measured: ")
     assert says in note
     assert "trt-fp32" not in {row["variant"] for row in part["latency"]}

@@ -11,10 +11,10 @@ import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
 from regnet_deploy.report.card import model_card, wilson_interval
-from regnet_deploy.report.sections import headline, quantity, sections
+from regnet_deploy.report.sections import card_sections, headline, quantity
 from regnet_deploy.selection.budget import Budget
-from regnet_deploy.selection.choice import select
-from regnet_deploy.selection.record import selection_parts
+from regnet_deploy.selection.bundle_parts import selection_parts
+from regnet_deploy.selection.selection import select
 
 TRAINING = {
     "recipe": {"epochs": 2, "learning_rate": 0.1},
@@ -85,7 +85,7 @@ def complete(selected, tmp_path):
 
 def text_of(card):
     lines = [headline(card)]
-    for section in sections(card):
+    for section in card_sections(card):
         lines += [section.title, *(f"{name}: {value}" for name, value in section.facts)]
         lines += [" ".join(row) for table in section.tables for row in table.rows]
     return "\n".join(lines)
@@ -174,7 +174,7 @@ def test_the_card_has_figures_gates_and_accuracy_of_every_variant_and_engine(cho
 
 
 def test_the_card_has_winners_losers_and_reasons(chosen):
-    (section,) = [one for one in sections(model_card(chosen)) if one.title == "Choice of precision"]
+    (section,) = [one for one in card_sections(model_card(chosen)) if one.title == "Choice of precision"]
     assert ("may lose", "0.5 points of top-1") in section.facts
     assert ("measured on", "a CPU, VNNI") in section.facts
     assert section.tables[0].rows == [
@@ -185,7 +185,7 @@ def test_the_card_has_winners_losers_and_reasons(chosen):
 
 
 def test_every_table_row_has_a_cell_a_column(complete):
-    for section in sections(model_card(complete)):
+    for section in card_sections(model_card(complete)):
         for table in section.tables:
             assert all(len(row) == len(table.columns) for row in table.rows)
 
@@ -217,16 +217,16 @@ class Links(HTMLParser):
 
 def test_the_page_loads_nothing_and_escapes_what_it_shows(complete):
     pytest.importorskip("matplotlib")
-    from regnet_deploy.report.page import card_page
+    from regnet_deploy.report.html_page import card_html
 
-    page = card_page(model_card(complete))
+    page = card_html(model_card(complete))
     links = Links()
     links.feed(page)
     assert [link for link in links.found if not link.startswith("#")] == []
     assert "script" not in links.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert links.tags.count("figure") == 3
-    assert page == card_page(model_card(complete))
+    assert page == card_html(model_card(complete))
 
 
 def test_a_browser_shows_the_page(complete, tmp_path):
@@ -234,9 +234,9 @@ def test_a_browser_shows_the_page(complete, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
-    from regnet_deploy.report.page import card_page
+    from regnet_deploy.report.html_page import card_html
 
-    (tmp_path / "card.html").write_text(card_page(model_card(complete)), encoding="utf-8")
+    (tmp_path / "card.html").write_text(card_html(model_card(complete)), encoding="utf-8")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     done = subprocess.run(
         [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'card.html'}"],

@@ -16,12 +16,12 @@ from regnet_deploy.runtimes import cuda_session
 from regnet_deploy.runtimes.cuda_session import (
     CUDA,
     CudaSession,
-    how_to_get,
+    install_hint,
     open_on_cuda,
     provider_file,
-    refuse_missing,
+    require_cuda_provider,
 )
-from regnet_deploy.runtimes.onnx_session import create, ends_of, session_options
+from regnet_deploy.runtimes.onnx_session import create_session, graph_io, session_options
 from tests.conftest import RESOLUTION, tiny_onnx
 
 #: As ONNX Runtime 1.31.1 says it, shortened by some C++.
@@ -54,10 +54,10 @@ class Watched:
 
 def sessions(kind: str = "float32", **options) -> tuple[CudaSession, Watched, onnxruntime.InferenceSession]:
     data = tiny_onnx(kind)
-    real = create(data, session_options(1, exact=False), ["CPUExecutionProvider"])
+    real = create_session(data, session_options(1, exact=False), ["CPUExecutionProvider"])
     watched = Watched(real)
     return (
-        CudaSession(watched, ends_of(real), "onnxruntime 1", memory="cpu", **{"graphs": True} | options),
+        CudaSession(watched, graph_io(real), "onnxruntime 1", memory="cpu", **{"graphs": True} | options),
         watched,
         real,
     )
@@ -256,7 +256,7 @@ def opened_as(monkeypatch: pytest.MonkeyPatch, provider: str = CUDA, error: Exce
             return getattr(self._session, name)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
-    monkeypatch.setattr(cuda_session, "refuse_missing", lambda ort, name, version: None)
+    monkeypatch.setattr(cuda_session, "require_cuda_provider", lambda ort, name, version: None)
     return seen
 
 
@@ -319,7 +319,7 @@ def test_the_missing_libraries_are_named_with_the_commands_that_bring_them(monke
         cuda_session, "missing_libraries", lambda names: [name for name in names if name != "libc.so.6"]
     )
     with pytest.raises(UsageError) as caught:
-        refuse_missing(ort, CUDA, "1.31.1")
+        require_cuda_provider(ort, CUDA, "1.31.1")
     assert str(caught.value) == (
         "ONNX Runtime 1.31.1 cannot use the GPU: libno_such.so.13, libcuda.so.1 cannot be loaded: pip install "
         "'onnxruntime-gpu[cuda,cudnn]', and install the NVIDIA driver, or --device cpu"
@@ -327,8 +327,8 @@ def test_the_missing_libraries_are_named_with_the_commands_that_bring_them(monke
 
 
 def test_the_missing_driver_is_no_matter_of_pip():
-    assert "pip" not in how_to_get(["libcuda.so.1"])
-    assert "--gpus all" in how_to_get(["libcuda.so.1"])
+    assert "pip" not in install_hint(["libcuda.so.1"])
+    assert "--gpus all" in install_hint(["libcuda.so.1"])
 
 
 def test_what_it_calls_is_what_the_installed_onnxruntime_has():
@@ -349,7 +349,7 @@ def test_onnxruntime_does_not_look_at_the_type_of_what_it_copies():
 def test_a_gpu_replays_graphs_of_several_sizes_with_the_logits_of_the_cpu(kind):
     data = tiny_onnx(kind)
     session = open_on_cuda(data, onnxruntime.__version__, threads=1)
-    reference = create(data, session_options(1, exact=False), ["CPUExecutionProvider"])
+    reference = create_session(data, session_options(1, exact=False), ["CPUExecutionProvider"])
     random = np.random.default_rng(0)
     for _ in range(6):
         for count in (1, 8, 3):

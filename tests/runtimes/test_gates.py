@@ -17,13 +17,13 @@ from regnet_deploy.runtimes.gates import (
     Gate,
     gate_of,
     gate_to_serve,
+    gates_with_overrides,
     is_standard,
-    parse_gate,
-    scaled,
-    spread,
-    with_overrides,
+    logit_spread,
+    parse_gate_limit,
+    scaled_gate,
 )
-from regnet_deploy.runtimes.golden import compare
+from regnet_deploy.runtimes.golden_set import compare
 
 GATE = Gate(atol=1e-3, rtol=1e-2)
 logits = arrays.arrays(
@@ -117,7 +117,7 @@ def test_a_variant_is_served_to_its_precisions_gate_or_what_is_looser_in_its_pro
     ],
 )
 def test_gates_are_options(text: str, read: tuple[str, str, float]):
-    assert parse_gate(text) == read
+    assert parse_gate_limit(text) == read
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_gates_are_options(text: str, read: tuple[str, str, float]):
 )
 def test_gates_that_cannot_be_read_are_one_line_with_the_value(text: str, line: str):
     with pytest.raises(UsageError, match=line) as error:
-        parse_gate(text)
+        parse_gate_limit(text)
     assert repr(text) in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -149,7 +149,7 @@ def test_gates_that_cannot_be_read_are_one_line_with_the_value(text: str, line: 
 @given(st.text(max_size=30))
 def test_no_text_is_a_traceback(text: str):
     try:
-        precision, figure, limit = parse_gate(text)
+        precision, figure, limit = parse_gate_limit(text)
     except UsageError as error:
         line = str(error)
         assert line.isprintable()
@@ -158,13 +158,13 @@ def test_no_text_is_a_traceback(text: str):
 
 
 def test_overrides_take_the_place_of_single_limits():
-    changed = with_overrides([("int8", "cosine", 0.98), ("int8", "top1", 1.0), ("int8", "cosine", 0.97)])
+    changed = gates_with_overrides([("int8", "cosine", 0.98), ("int8", "top1", 1.0), ("int8", "cosine", 0.97)])
     assert changed["int8"] == replace(GATES["int8"], cosine=0.97, top1=1.0)
     assert {name: gate for name, gate in changed.items() if name != "int8"} == {
         name: gate for name, gate in GATES.items() if name != "int8"
     }
-    assert with_overrides([]) == GATES
-    assert with_overrides([], {"fp32": Gate()}) == {"fp32": Gate()}
+    assert gates_with_overrides([]) == GATES
+    assert gates_with_overrides([], {"fp32": Gate()}) == {"fp32": Gate()}
 
 
 def untrained_logits(spread: float) -> np.ndarray:
@@ -178,7 +178,7 @@ def test_a_network_that_ignores_the_image_is_found_where_the_logits_hardly_vary(
     logits = untrained_logits(3e-5)
     ignoring = np.tile(logits.mean(axis=0), (16, 1))
     assert compare(logits, ignoring, GATES["fp32"]).passed  # not found by the absolute error
-    assert not compare(logits, ignoring, scaled(GATES["fp32"], logits)).passed
+    assert not compare(logits, ignoring, scaled_gate(GATES["fp32"], logits)).passed
     for precision, gate in GATES.items():  # the others are shares of the spread
         assert precision == "fp32" or not compare(logits, ignoring, gate).passed
 
@@ -187,29 +187,29 @@ def test_a_network_that_ignores_the_image_is_found_where_the_logits_hardly_vary(
 def test_what_fp32_does_in_another_order_passes_whatever_the_spread(spread: float):
     logits = untrained_logits(spread)
     noise = np.random.default_rng(1).uniform(-1, 1, logits.shape) * 1e-6 * np.abs(logits).max()
-    assert compare(logits, (logits + noise).astype(np.float32), scaled(GATES["fp32"], logits)).passed
+    assert compare(logits, (logits + noise).astype(np.float32), scaled_gate(GATES["fp32"], logits)).passed
 
 
 @given(logits, gates)
 def test_a_scaled_gate_is_never_looser_than_asked(values: np.ndarray, gate: Gate):
-    tighter = scaled(gate, values)
+    tighter = scaled_gate(gate, values)
     assert tighter.within(gate)
     assert replace(tighter, atol=gate.atol) == gate
-    assert scaled(tighter, values) == tighter
+    assert scaled_gate(tighter, values) == tighter
 
 
 def test_one_image_and_logits_that_vary_leave_the_gate_as_it_is():
-    assert scaled(GATE, untrained_logits(1.0)[:1]) == GATE
-    assert scaled(GATES["fp32"], untrained_logits(1.0)) == GATES["fp32"]
-    assert scaled(Gate(), untrained_logits(1e-9)) == Gate()
+    assert scaled_gate(GATE, untrained_logits(1.0)[:1]) == GATE
+    assert scaled_gate(GATES["fp32"], untrained_logits(1.0)) == GATES["fp32"]
+    assert scaled_gate(Gate(), untrained_logits(1e-9)) == Gate()
 
 
 @given(logits, st.floats(0.5, 4), st.floats(-5, 5))
 def test_the_spread_scales_with_the_logits_and_does_not_move_with_them(values: np.ndarray, factor: float, shift: float):
     wanted = values.astype(np.float64)
-    assert spread(wanted * factor) == pytest.approx(spread(wanted) * factor, rel=1e-6, abs=1e-9)
+    assert logit_spread(wanted * factor) == pytest.approx(logit_spread(wanted) * factor, rel=1e-6, abs=1e-9)
     if np.ptp(wanted, axis=0).max() > 1e-3:
-        assert spread(wanted + shift) == pytest.approx(spread(wanted), rel=1e-6, abs=1e-9)
+        assert logit_spread(wanted + shift) == pytest.approx(logit_spread(wanted), rel=1e-6, abs=1e-9)
 
 
 def test_gates_have_a_limit_a_figure():
@@ -218,11 +218,11 @@ def test_gates_have_a_limit_a_figure():
 
 def test_an_rtol_without_an_atol_is_refused_for_it_would_hold_nothing():
     with pytest.raises(UsageError, match=r"gate of int8: rtol counts together with atol.*--gate int8:atol="):
-        with_overrides([("int8", "rtol", 0.01)])
-    assert with_overrides([("int8", "rtol", 0.01), ("int8", "atol", 0.5)])["int8"].rtol == 0.01
+        gates_with_overrides([("int8", "rtol", 0.01)])
+    assert gates_with_overrides([("int8", "rtol", 0.01), ("int8", "atol", 0.5)])["int8"].rtol == 0.01
 
 
 def test_an_atol_where_the_standard_has_none_is_tighter():
-    tighter = with_overrides([("int8", "atol", 0.5), ("int8", "rtol", 0.01)])["int8"]
+    tighter = gates_with_overrides([("int8", "atol", 0.5), ("int8", "rtol", 0.01)])["int8"]
     assert tighter.within(GATES["int8"])
     assert not GATES["int8"].within(tighter)

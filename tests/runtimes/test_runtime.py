@@ -13,15 +13,15 @@ from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
-from regnet_deploy.images.preprocess import Preprocessing
+from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes import runtime, tensorrt_provider
-from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import (
     classify_pixels,
     installed_onnxruntime,
     open_onnx,
     open_variant,
-    why_not_runnable,
+    runtime_unsupported_reason,
 )
 
 GPU = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
@@ -53,7 +53,7 @@ def test_two_onnxruntimes_are_one_line_with_the_fix(monkeypatch: pytest.MonkeyPa
     bundle = open_bundle(exported_bundle)
     with pytest.raises(UsageError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
         open_onnx(bundle.read("onnx-fp32.onnx"))
-    assert "overwrite each other" in str(why_not_runnable(bundle, "onnx-fp32"))
+    assert "overwrite each other" in str(runtime_unsupported_reason(bundle, "onnx-fp32"))
 
 
 def test_no_onnxruntime_names_both_extras(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
@@ -61,7 +61,7 @@ def test_no_onnxruntime_names_both_extras(monkeypatch: pytest.MonkeyPatch, expor
     install(monkeypatch)
     with pytest.raises(MissingExtra, match=r"regnet-deploy\[cpu\].*regnet-deploy\[gpu\]"):
         installed_onnxruntime()
-    assert "regnet-deploy[cpu]" in str(why_not_runnable(bundle, "onnx-fp32"))
+    assert "regnet-deploy[cpu]" in str(runtime_unsupported_reason(bundle, "onnx-fp32"))
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
@@ -192,10 +192,10 @@ def test_what_is_not_run_here_says_so(exported_bundle: Path, fields: dict[str, A
     variants = open_bundle(exported_bundle).part("variants")
     variants["onnx-fp32"] |= fields
     bundle = update_bundle(exported_bundle, {"variants": variants})
-    assert why_not_runnable(bundle, "onnx-fp32") == says
+    assert runtime_unsupported_reason(bundle, "onnx-fp32") == says
     with pytest.raises(UsageError, match="variant onnx-fp32 cannot be run here: "):
         open_variant(bundle, "onnx-fp32")
-    assert why_not_runnable(bundle, "onnx-fp32-uint8") is None
+    assert runtime_unsupported_reason(bundle, "onnx-fp32-uint8") is None
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ import json, sys
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.runtimes import answers, verification
 from regnet_deploy.serving import app, server
-from regnet_deploy.serving.served import load_served
+from regnet_deploy.serving.model_version import load_served
 load_served(open_bundle(sys.argv[1])).prove()
 print(json.dumps([name for name in ("torch", "onnx", "pickle5", "matplotlib") if name in sys.modules]))
 """
@@ -239,7 +239,7 @@ def test_onnxruntime_reports_nothing_and_leaves_nothing_at_home(exported_bundle:
     code = """
 import sys
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.serving.served import load_served
+from regnet_deploy.serving.model_version import load_served
 load_served(open_bundle(sys.argv[1])).prove()
 """
     home = tmp_path / "home"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.runtimes.shared_libraries import load_library, missing_libraries, needed_libraries
+from regnet_deploy.runtimes.shared_libraries import load_shared_library, missing_libraries, needed_libraries
 
 SUFFIXES = ("so", "so.*")
 
@@ -35,7 +35,7 @@ def test_those_that_are_not_there_are_named_in_order():
         "libno_such_b.so.1",
         "libno_such_a.so.2",
     ]
-    assert load_library("libno_such_a.so.2") is None
+    assert load_shared_library("libno_such_a.so.2") is None
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x7fELF\x01\x01" + b"\0" * 60])

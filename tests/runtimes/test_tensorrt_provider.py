@@ -15,7 +15,7 @@ import pytest
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import UsageError
 from regnet_deploy.runtimes import tensorrt_provider
-from regnet_deploy.runtimes.onnx_session import create, session_options
+from regnet_deploy.runtimes.onnx_session import create_session, session_options
 from regnet_deploy.runtimes.tensorrt_provider import TENSORRT, engine_key, load_tensorrt, open_on_tensorrt
 from tests.conftest import RESOLUTION, tiny_onnx
 
@@ -57,7 +57,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
     monkeypatch.setattr(onnxruntime, "InferenceSession", Recorded)
     monkeypatch.setattr(tensorrt_provider, "find_gpu", lambda: GPU)
     monkeypatch.setattr(tensorrt_provider, "provider_file", lambda ort, provider, version: Path("provider.so"))
-    monkeypatch.setattr(tensorrt_provider, "refuse_missing", lambda ort, provider, version: None)
+    monkeypatch.setattr(tensorrt_provider, "require_cuda_provider", lambda ort, provider, version: None)
     monkeypatch.setattr(tensorrt_provider, "load_tensorrt", lambda provider, version: "10.16.1")
     yield seen
     os.environ.pop("NVIDIA_TF32_OVERRIDE", None)
@@ -191,7 +191,7 @@ def test_the_version_is_what_the_loaded_library_says(monkeypatch: pytest.MonkeyP
         return SimpleNamespace(getInferLibVersion=Version())
 
     monkeypatch.setattr(tensorrt_provider, "needed_libraries", lambda path: NEEDED)
-    monkeypatch.setattr(tensorrt_provider, "load_library", load)
+    monkeypatch.setattr(tensorrt_provider, "load_shared_library", load)
     assert load_tensorrt(Path("provider.so"), "1.31.1") == "10.16.1"
     assert loaded == ["libnvinfer.so.10", "libnvonnxparser.so.10"]
 
@@ -212,7 +212,7 @@ def test_libraries_of_the_wheel_are_found_where_the_loader_does_not_look(monkeyp
         )
 
     monkeypatch.setattr(tensorrt_provider, "needed_libraries", lambda path: ["libnvinfer.so.10"])
-    monkeypatch.setattr(tensorrt_provider, "load_library", load)
+    monkeypatch.setattr(tensorrt_provider, "load_shared_library", load)
     assert load_tensorrt(Path("provider.so"), "1.31.1") == "10.9.0"
     assert tried == ["libnvinfer.so.10", wheel]
 
@@ -222,7 +222,7 @@ def test_another_tensorrt_than_the_provider_needs_is_named(monkeypatch: pytest.M
     there = [SimpleNamespace(metadata={"Name": name}, version=installed) for name in ("numpy", "tensorrt_cu13")]
     monkeypatch.setattr(metadata, "distributions", lambda: there if installed else [])
     monkeypatch.setattr(tensorrt_provider, "needed_libraries", lambda path: NEEDED)
-    monkeypatch.setattr(tensorrt_provider, "load_library", lambda name: None)
+    monkeypatch.setattr(tensorrt_provider, "load_shared_library", lambda name: None)
     with pytest.raises(UsageError) as caught:
         load_tensorrt(Path("provider.so"), "1.31.1")
     middle = " (TensorRT 11.4.0.106 is installed)" if installed else ""
@@ -248,5 +248,5 @@ def test_a_gpu_gives_the_logits_of_the_cpu_by_tensorrt(tmp_path: Path, monkeypat
             raise
         pytest.skip(str(error))
     images = np.random.default_rng(0).standard_normal((40, 3, RESOLUTION, RESOLUTION), dtype=np.float32)
-    reference = create(DATA, session_options(1, exact=False), ["CPUExecutionProvider"])
+    reference = create_session(DATA, session_options(1, exact=False), ["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(images), reference.run(None, {"images": images})[0], rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.populations.trials import Trials, stage_columns
-from regnet_deploy.space.candidates import regnets_between
+from regnet_deploy.space.enumeration import regnets_between
 from regnet_deploy.space.regnet import RegNet
 
 

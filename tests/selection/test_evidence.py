@@ -10,23 +10,23 @@ from scipy import stats
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.populations.trials import Trials
-from regnet_deploy.selection.evidence import learn, prior_scores, read_evidence
-from regnet_deploy.selection.regression import leave_one_out
-from regnet_deploy.selection.shapes import REGRESSORS, fit_usual, regressors
-from regnet_deploy.selection.swept import Swept
+from regnet_deploy.selection.evidence import fit_evidence, prior_scores, read_evidence
+from regnet_deploy.selection.ridge_regression import leave_one_out
+from regnet_deploy.selection.shape_features import REGRESSORS, fit_baseline, regressors
 from regnet_deploy.selection.trends import fit_trends
-from regnet_deploy.space.candidates import regnets_between
+from regnet_deploy.selection.trial_set import TrialSet
+from regnet_deploy.space.enumeration import regnets_between
 from regnet_deploy.space.published import baselines
 
 
 @pytest.fixture
 def swept(population, laws):
-    return lambda law, **options: Swept.of_trials(population(laws[law], **options), "x", f"{law}.csv")
+    return lambda law, **options: TrialSet.of_trials(population(laws[law], **options), "x", f"{law}.csv")
 
 
 @pytest.mark.parametrize("law", ["deep", "groups"])
 def test_a_planted_law_is_recovered(swept, law):
-    evidence = learn([swept(law)], "x")
+    evidence = fit_evidence([swept(law)], "x")
     assert evidence.decides
     assert evidence.regression.rmse < 0.3  # the noise alone is 0.1
     assert evidence.regression.explained > 0.9
@@ -36,23 +36,23 @@ def test_a_planted_law_is_recovered(swept, law):
 
 
 def test_the_coefficients_name_what_was_planted(swept):
-    depth = learn([swept("deep", n=200)], "x").to_json()["points_per_deviation"]
+    depth = fit_evidence([swept("deep", n=200)], "x").to_json()["points_per_deviation"]
     assert set(depth) == set(REGRESSORS)
     assert min(depth, key=depth.get) == "depth"
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_noise_does_not_decide(swept, seed):
-    evidence = learn([swept("noise", n=30, seed=seed)], "x")
+    evidence = fit_evidence([swept("noise", n=30, seed=seed)], "x")
     assert not evidence.decides
     assert evidence.regression.explained < 0.2
 
 
 def test_the_figures_are_those_of_the_left_out_predictions(swept):
     trials = swept("deep", n=25)
-    evidence = learn([trials], "x")
+    evidence = fit_evidence([trials], "x")
     group = np.zeros(25, dtype=int)
-    predicted = leave_one_out(regressors(fit_usual("x").shapes(trials.stages)), trials.errors, group)
+    predicted = leave_one_out(regressors(fit_baseline("x").shapes(trials.stages)), trials.errors, group)
     mean = (trials.errors.sum() - trials.errors) / 24
     squares, of_mean = ((each - trials.errors) ** 2 for each in (predicted, mean))
     assert evidence.regression.rmse == pytest.approx(np.sqrt(squares.mean()))
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_the_left_out_predictions(swept):
 
 def test_the_prior_is_a_line_through_the_score_left_out_and_the_rank_of_the_score(swept):
     trials = swept("deep", n=25)
-    evidence = learn([trials], "x")
+    evidence = fit_evidence([trials], "x")
     scores = prior_scores([trials], "x")
     assert scores == pytest.approx(fit_trends(baselines("x")).log_likelihood(trials.parameters, trials.reference_macs))
     misses = []
@@ -85,7 +85,7 @@ def test_where_the_prior_is_the_law_the_regression_does_not_decide(population):
         scores["of"] = fit_trends(baselines("x")).log_likelihood(parameters, columns["macs"])
         return 40 - scores["of"] + 0.1 * noise
 
-    evidence = learn([Swept.of_trials(population(law), "x", "a.csv")], "x")
+    evidence = fit_evidence([TrialSet.of_trials(population(law), "x", "a.csv")], "x")
     assert evidence.prior.rmse < 0.2
     assert evidence.prior.spearman > 0.99
     assert not evidence.decides
@@ -94,7 +94,7 @@ def test_where_the_prior_is_the_law_the_regression_does_not_decide(population):
 def test_without_the_parameters_of_a_line_there_is_no_prior_and_the_mean_is_to_beat(population, laws):
     made = population(laws["deep"])
     anynets = Trials("AnyNetX_E", made.error, {"d": made.columns["d"]}, made.networks)
-    evidence = learn([Swept.of_trials(anynets, "x", "a.csv")], "x")
+    evidence = fit_evidence([TrialSet.of_trials(anynets, "x", "a.csv")], "x")
     assert evidence.prior is None
     assert evidence.to_json()["left_out"]["prior"] is None
     assert evidence.decides
@@ -103,7 +103,7 @@ def test_without_the_parameters_of_a_line_there_is_no_prior_and_the_mean_is_to_b
 def test_two_sweeps_share_what_matters_and_each_has_its_level(swept):
     first, second = swept("deep", n=30), swept("deep", n=30, seed=1, macs=0.8e9)
     harder = replace(second, errors=second.errors + 25)
-    alone, both = learn([first], "x"), learn([first, harder], "x")
+    alone, both = fit_evidence([first], "x"), fit_evidence([first, harder], "x")
     assert both.regression.rmse < 0.3
     assert both.mean.rmse < 3  # not the 12 points that a mean of both would miss by
     assert both.regression.spearman > 0.9
@@ -113,7 +113,7 @@ def test_two_sweeps_share_what_matters_and_each_has_its_level(swept):
 
 
 def test_predictions_of_candidates_follow_the_law_within_what_was_swept(swept):
-    evidence = learn([swept("deep", n=100)], "x")
+    evidence = fit_evidence([swept("deep", n=100)], "x")
     rows = regnets_between(0.399e9, 0.401e9, family="x", w_m_step=0.02)
     predicted, beyond = evidence.predict(rows)
     assert 0 < beyond.mean() < 0.9
@@ -122,7 +122,7 @@ def test_predictions_of_candidates_follow_the_law_within_what_was_swept(swept):
 
 
 def test_depth_means_the_same_at_ten_times_the_macs(swept):
-    evidence = learn([swept("deep", n=200)], "x")
+    evidence = fit_evidence([swept("deep", n=200)], "x")
     rows = regnets_between(3.99e9, 4.01e9, family="x", w_m_step=0.02)
     predicted, beyond = evidence.predict(rows)
     assert (~beyond).any()
@@ -130,7 +130,7 @@ def test_depth_means_the_same_at_ten_times_the_macs(swept):
 
 
 def test_equal_errors_decide_nothing(population):
-    evidence = learn([Swept.of_trials(population(lambda columns, noise: 40 + 0 * noise), "x", "a.csv")], "x")
+    evidence = fit_evidence([TrialSet.of_trials(population(lambda columns, noise: 40 + 0 * noise), "x", "a.csv")], "x")
     assert not evidence.decides
     assert evidence.regression.rmse == pytest.approx(0, abs=1e-9)
     assert evidence.regression.explained == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from regnet_deploy.selection.expectation import expect, fit_error, leave_one_out_errors
+from regnet_deploy.selection.expectation import expected_error, fit_error, leave_one_out_errors
 from regnet_deploy.space.published import baselines
 
 
@@ -22,11 +22,11 @@ def test_left_out_errors_are_small_and_reported(family):
     misses = np.abs(leave_one_out_errors(baselines(family)))
     assert len(misses) == 12
     assert misses.mean() < 0.25
-    assert expect(family, 4e9).leave_one_out_error == pytest.approx(misses.mean(), abs=0.005)
+    assert expected_error(family, 4e9).leave_one_out_error == pytest.approx(misses.mean(), abs=0.005)
 
 
 def test_beyond_the_published_sizes_is_called_extrapolated():
-    assert not expect("x", 4e9).extrapolated
-    assert not expect("y", 32.2e9).extrapolated
-    assert expect("x", 100e9).extrapolated
-    assert expect("x", 0.05e9).extrapolated
+    assert not expected_error("x", 4e9).extrapolated
+    assert not expected_error("y", 32.2e9).extrapolated
+    assert expected_error("x", 100e9).extrapolated
+    assert expected_error("x", 0.05e9).extrapolated

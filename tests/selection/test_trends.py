@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.selection.trends import PARAMETERS, fit_trends, score_population
-from regnet_deploy.space.candidates import Bounds, regnets_between
+from regnet_deploy.space.enumeration import Bounds, regnets_between
 from regnet_deploy.space.published import baselines
 from regnet_deploy.space.regnet import RegNet
 

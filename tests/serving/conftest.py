@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
-from regnet_deploy.serving.admission import State
+from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
-from regnet_deploy.serving.assembly import Assembly
 from regnet_deploy.serving.limits import Limits
-from regnet_deploy.serving.served import Wish
+from regnet_deploy.serving.model_version import ServeOptions
+from regnet_deploy.serving.server_core import ServerCore
 
 LIMITS = Limits(
     max_batch=4, max_body_bytes=200_000, max_pixels=250_000, max_in_flight=64, max_queue=32, read_timeout_s=5
@@ -23,13 +23,13 @@ LIMITS = Limits(
 class Inside:
     """An assembly that is started, its loop and its application; requests are httpx's."""
 
-    def __init__(self, assembly: Assembly, **app: Any) -> None:
+    def __init__(self, assembly: ServerCore, **app: Any) -> None:
         self.assembly = assembly
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
         self.run(assembly.start())
-        assembly.service.admission.state = State.READY
+        assembly.service.admission.state = ServerState.READY
         self.app = create_app(assembly.service, **app)
 
     def run(self, work: Awaitable[Any]) -> Any:
@@ -79,8 +79,8 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
     opened: list[Inside] = []
 
     def open_one(path: Path | None = None, app: dict[str, Any] | None = None, **settings: Any) -> Inside:
-        settings = {"wish": Wish(variant="onnx-fp32"), "limits": LIMITS, "decoders": 1, "poll_s": 0, **settings}
-        one = Inside(Assembly(path or exported_bundle, **settings), **(app or {}))
+        settings = {"wish": ServeOptions(variant="onnx-fp32"), "limits": LIMITS, "decoders": 1, "poll_s": 0, **settings}
+        one = Inside(ServerCore(path or exported_bundle, **settings), **(app or {}))
         opened.append(one)
         return one
 
@@ -92,6 +92,6 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
 @pytest.fixture(scope="module")
 def client(_exported: Path) -> Iterator[Inside]:
     """One assembly of the tiny bundle for all tests of a module that change nothing of it."""
-    one = Inside(Assembly(_exported, wish=Wish(variant="onnx-fp32"), limits=LIMITS, decoders=1, poll_s=0))
+    one = Inside(ServerCore(_exported, wish=ServeOptions(variant="onnx-fp32"), limits=LIMITS, decoders=1, poll_s=0))
     yield one
     one.close()

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import ProofError
-from regnet_deploy.images.preprocess import load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.runtimes.predictions import top_k
 from regnet_deploy.runtimes.runtime import classify_pixels
-from regnet_deploy.serving.admission import State
-from regnet_deploy.serving.served import Served
+from regnet_deploy.serving.admission import ServerState
+from regnet_deploy.serving.model_version import ModelVersion
 from tests.serving.conftest import LIMITS, Inside, Open
 
 INFER = "/v2/models/regnet/infer"
 
 
 @pytest.fixture
-def served(client: Inside) -> Served:
+def served(client: Inside) -> ModelVersion:
     return client.assembly.opened[0]
 
 
@@ -84,7 +84,7 @@ def test_model_metadata_and_readiness(client: Inside, path: str):
     assert client.get(path + "/ready").json() == {"name": "regnet", "ready": True}
 
 
-def test_logits_are_those_of_the_session(client: Inside, served: Served):
+def test_logits_are_those_of_the_session(client: Inside, served: ModelVersion):
     images = np.random.default_rng(0).normal(size=(3, 3, 24, 24)).astype(np.float32)
     answer = client.post(INFER, content=infer_body(images, id="7")).json()
     assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", "regnet", "1")
@@ -177,7 +177,7 @@ def test_a_body_over_the_limit_is_refused_by_its_length_and_by_counting(client: 
         ("progressive", lambda image: encoded(image, "JPEG", progressive=True)),
     ],
 )
-def test_an_image_is_classified_as_the_library_would(client: Inside, served: Served, name: str, make: Any):
+def test_an_image_is_classified_as_the_library_would(client: Inside, served: ModelVersion, name: str, make: Any):
     data = make(gradient(90, 60))
     answer = client.post("/classify?k=3", content=data)
     assert answer.status_code == 200, answer.text
@@ -245,8 +245,8 @@ def test_a_form_with_several_images_is_answered_for_each(client: Inside):
     assert [p["index"] for p in alone["predictions"]] == [p["index"] for p in three["predictions"]]
 
 
-@pytest.mark.parametrize("state", [State.STARTING, State.DRAINING])
-def test_only_a_ready_server_answers(client: Inside, state: State):
+@pytest.mark.parametrize("state", [ServerState.STARTING, ServerState.DRAINING])
+def test_only_a_ready_server_answers(client: Inside, state: ServerState):
     admission = client.assembly.service.admission
     admission.state = state
     try:
@@ -260,7 +260,7 @@ def test_only_a_ready_server_answers(client: Inside, state: State):
             assert refusal(answer, 503) == state.value
             assert answer.headers["retry-after"] == "1"
     finally:
-        admission.state = State.READY
+        admission.state = ServerState.READY
 
 
 def test_more_requests_than_there_is_room_for_are_told_to_come_back(inside: Open):

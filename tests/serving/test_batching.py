@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regnet_deploy.serving.batching import Batcher, Batching, Ran
-from regnet_deploy.serving.refusals import RequestError
+from regnet_deploy.serving.batching import Batcher, Batching, BatchResult
+from regnet_deploy.serving.errors import RequestError
 
 pytestmark = pytest.mark.anyio
 
@@ -84,13 +84,13 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.001)
 
 
-async def refusal(future: "asyncio.Future[Ran]") -> RequestError:
+async def refusal(future: "asyncio.Future[BatchResult]") -> RequestError:
     with pytest.raises(RequestError) as error:
         await future
     return error.value
 
 
-def values_of(ran: Ran) -> list[float]:
+def values_of(ran: BatchResult) -> list[float]:
     np.testing.assert_array_equal(ran.logits[:, 1], ran.logits[:, 0] * 2)
     return ran.logits[:, 0].tolist()
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels
-from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, Wanted
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 
 VIEW = Preprocessing(10, 8, scaled_decoding=True)
 PLAIN = "from regnet_deploy.serving.decode_worker import main; import sys; main(int(sys.argv[1]), 10**6, 30.0)"
@@ -49,15 +49,15 @@ def read(stream: socket.socket) -> tuple[int, bytes]:
 
 
 def ask(stream: socket.socket, image: bytes, preprocessing: Preprocessing = VIEW) -> tuple[int, bytes]:
-    stream.sendall(Wanted(preprocessing, len(image)).to_bytes() + image)
+    stream.sendall(DecodeRequest(preprocessing, len(image)).to_bytes() + image)
     return read(stream)
 
 
 @pytest.mark.parametrize("scaled", [True, False])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_what_is_wanted_survives_the_way(scaled: bool, interpolation: str) -> None:
-    wanted = Wanted(Preprocessing(300, 280, interpolation, scaled_decoding=scaled), 2**25)
-    assert Wanted.from_bytes(wanted.to_bytes()) == wanted
+    wanted = DecodeRequest(Preprocessing(300, 280, interpolation, scaled_decoding=scaled), 2**25)
+    assert DecodeRequest.from_bytes(wanted.to_bytes()) == wanted
 
 
 def test_it_says_hello_answers_and_ends_with_its_socket() -> None:
@@ -76,7 +76,7 @@ def test_it_says_hello_answers_and_ends_with_its_socket() -> None:
 def test_a_frame_that_is_cut_short_is_the_end() -> None:
     with worker() as (process, stream):
         read(stream)
-        stream.sendall(Wanted(VIEW, 1000).to_bytes() + b"half")
+        stream.sendall(DecodeRequest(VIEW, 1000).to_bytes() + b"half")
         stream.shutdown(socket.SHUT_WR)
         assert stream.recv(1) == b""
         assert process.wait(30) == 0
@@ -183,7 +183,7 @@ module.main(int(sys.argv[1]), 10**6, 0.2)
 """
     with worker(program) as (process, stream):
         read(stream)
-        stream.sendall(Wanted(VIEW, 5).to_bytes() + b"image")
+        stream.sendall(DecodeRequest(VIEW, 5).to_bytes() + b"image")
         time.sleep(0.05)
         stream.close()
         assert process.wait(30) < 0
@@ -193,7 +193,7 @@ def test_it_imports_neither_the_server_nor_a_runtime() -> None:
     program = "import regnet_deploy.serving.decode_worker, sys; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "onnx", "onnxruntime", "starlette", "uvicorn", "asyncio", "grpc", "multiprocessing"}
-    assert "regnet_deploy.images.preprocess" in modules
+    assert "regnet_deploy.images.preprocessing" in modules
     assert not heavy & set(modules)
 
 

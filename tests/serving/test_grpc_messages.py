@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from regnet_deploy.protobuf import messages
+from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.grpc_messages import read_message, read_request, write_response
-from regnet_deploy.serving.interface import Interface
+from regnet_deploy.serving.model_interface import ModelInterface
 from regnet_deploy.serving.protocol import parse_infer, read_document, respond
-from regnet_deploy.serving.refusals import RequestError
 
-FLOATS = Interface("regnet", "1", "images", "float32", (3, 2, 2), "logits", ("ant", "bee", "cat"), 4)
-BYTES = Interface("regnet", "1", "images", "uint8", (2, 2, 3), "logits", ("ant", "bee", "cat"), 4)
+FLOATS = ModelInterface("regnet", "1", "images", "float32", (3, 2, 2), "logits", ("ant", "bee", "cat"), 4)
+BYTES = ModelInterface("regnet", "1", "images", "uint8", (2, 2, 3), "logits", ("ant", "bee", "cat"), 4)
 IMAGES = np.random.default_rng(1).normal(size=(2, 3, 2, 2)).astype(np.float32)
 PIXELS = np.random.default_rng(1).integers(0, 256, (2, 2, 2, 3)).astype(np.uint8)
 

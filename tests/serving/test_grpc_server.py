@@ -19,11 +19,11 @@ from regnet_deploy import __version__
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import ServerError, UsageError
 from regnet_deploy.protobuf import messages
-from regnet_deploy.serving.admission import Admission, State
+from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.grpc_server import start_grpc
 from regnet_deploy.serving.limits import Limits
-from regnet_deploy.serving.models import Models
-from regnet_deploy.serving.served import Wish, load_served
+from regnet_deploy.serving.model_registry import ModelRegistry
+from regnet_deploy.serving.model_version import ServeOptions, load_version
 from regnet_deploy.serving.service import Service
 
 CLASSES = 6
@@ -48,11 +48,11 @@ class Server:
         self.url = self.grpc.url
 
     async def _service(self, limits):
-        models = Models()
+        models = ModelRegistry()
         for one in self.served:
             one.start()
             models.put(one)
-        admission = Admission(limits.max_in_flight, State.READY, limits.max_bodies_bytes)
+        admission = Admission(limits.max_in_flight, ServerState.READY, limits.max_bodies_bytes)
         return Service(models, admission, limits, None, self.finished.append)
 
     def do(self, coroutine):
@@ -106,7 +106,7 @@ def bundle(_exported):
 
 
 def load(bundle, variant="onnx-fp32", limits=None, **options):
-    return load_served(bundle, Wish(variant=variant), limits=limits or Limits(), **options)
+    return load_version(bundle, ServeOptions(variant=variant), limits=limits or Limits(), **options)
 
 
 @contextlib.contextmanager
@@ -257,7 +257,7 @@ def test_the_health_check_answers_for_the_server_and_each_model(channel):
 
 
 def test_readiness_goes_first_when_the_server_drains(client, channel, server):
-    server.service.admission.state = State.DRAINING
+    server.service.admission.state = ServerState.DRAINING
     try:
         assert client.is_server_live()
         assert not client.is_server_ready()
@@ -265,7 +265,7 @@ def test_readiness_goes_first_when_the_server_drains(client, channel, server):
         assert check(channel) == check(channel, "regnet") == "NOT_SERVING"
         assert refusal(channel, request())[0] == "UNAVAILABLE"
     finally:
-        server.service.admission.state = State.READY
+        server.service.admission.state = ServerState.READY
     assert server.wait_for(1)[0].status == 503
 
 
@@ -661,7 +661,7 @@ def test_checklist_34_a_client_that_has_gone_leaves_the_queue(bundle):
 
 def test_checklist_31_stopping_lets_what_runs_end(bundle):
     with occupied(bundle, Limits()) as (server, _channel, session, first):
-        server.service.admission.state = State.DRAINING
+        server.service.admission.state = ServerState.DRAINING
         stopping = asyncio.run_coroutine_threadsafe(server.grpc.stop(20), server.loop)
         session.gate.set()
         assert first.result(30)

@@ -8,12 +8,12 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from regnet_deploy.serving.admission import Admission, State
-from regnet_deploy.serving.finished import Finished
+from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.gpu_metrics import GpuState
 from regnet_deploy.serving.metrics import DURATIONS, Metrics
+from regnet_deploy.serving.request_record import RequestRecord
 
-FINISHED = Finished(
+FINISHED = RequestRecord(
     *("regnet", "1", "http", "infer", 200, 1, 1, 1_700_000_000.0),
     *(0.001, 0.0, 0.002, 0.003, 0.007, "id", None, None),
 )
@@ -162,7 +162,7 @@ def test_what_the_server_is_doing_is_read_when_it_is_asked_for(metrics: Metrics,
     decoding = [found[key(f"decode_{name}")] for name in ("workers", "busy", "waiting", "restarts_total")]
     assert decoding == [2, 1, 3, 4]
     assert found[key("decode_memory_bytes")] > 2**20
-    admission.state = State.DRAINING
+    admission.state = ServerState.DRAINING
     found = samples(metrics)
     assert (found[key("ready")], found[key("in_flight_requests")]) == (0, 0)
     assert found[key("process_resident_memory_bytes")] > 0

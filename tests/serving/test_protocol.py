@@ -8,16 +8,16 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.serving.protocol import (
-    Heads,
+    HeaderCache,
     InferRequest,
-    Interface,
+    ModelInterface,
     RequestError,
     infer_response,
     parse_infer,
 )
 
-FLOATS = Interface("m", "1", "images", "float32", (3, 2, 2), "logits", ("a", "b:c", "é", "d"), 4)
-BYTES = Interface("m", "1", "images", "uint8", (2, 2, 3), "logits", ("a", "b:c", "é", "d"), 4)
+FLOATS = ModelInterface("m", "1", "images", "float32", (3, 2, 2), "logits", ("a", "b:c", "é", "d"), 4)
+BYTES = ModelInterface("m", "1", "images", "uint8", (2, 2, 3), "logits", ("a", "b:c", "é", "d"), 4)
 LOGITS = np.array([[0.5, 2.0, -1.25, 1.0], [4.0, 3.0, 2.0, 1.0]], np.float32)
 
 
@@ -29,7 +29,7 @@ def body(*inputs: dict[str, Any], **fields: Any) -> bytes:
     return json.dumps({"inputs": list(inputs), **fields}).encode()
 
 
-def refused(data: bytes, header: str | None = None, interface: Interface = FLOATS) -> str:
+def refused(data: bytes, header: str | None = None, interface: ModelInterface = FLOATS) -> str:
     with pytest.raises(RequestError) as error:
         parse_infer(data, header, interface)
     assert error.value.status == 400
@@ -45,7 +45,7 @@ def binary(document: dict[str, Any], raw: bytes) -> tuple[bytes, str]:
 
 @settings(deadline=None)
 @given(st.integers(1, 4), st.sampled_from([FLOATS, BYTES]), st.sampled_from(["flat", "nested", "binary"]), st.data())
-def test_what_a_client_sends_is_what_arrives(count: int, interface: Interface, form: str, data: st.DataObject):
+def test_what_a_client_sends_is_what_arrives(count: int, interface: ModelInterface, form: str, data: st.DataObject):
     seed = data.draw(st.integers(0, 2**32 - 1))
     draw = np.random.default_rng(seed)
     shape = (count, *interface.image)
@@ -283,7 +283,7 @@ def header_length(headers: list[tuple[bytes, bytes]]) -> int:
 
 
 def test_what_is_the_same_again_is_read_and_written_once_and_answers_the_same():
-    heads = Heads()
+    heads = HeaderCache()
     images = [
         np.random.default_rng(seed).normal(size=(count, 3, 2, 2)).astype("<f4")
         for seed, count in ((0, 1), (1, 2), (2, 1))
@@ -359,7 +359,7 @@ def test_an_answer_that_is_not_finite_is_not_given():
 
 @pytest.mark.parametrize("interface", [FLOATS, BYTES])
 def test_more_numbers_than_the_largest_batch_has_are_refused_before_they_become_objects(
-    interface: Interface, monkeypatch: pytest.MonkeyPatch
+    interface: ModelInterface, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(json, "loads", lambda *arguments, **options: pytest.fail("it was parsed"))
     for data in (b'{"inputs":[{"data":[' + b"0," * 5000 + b"0]}]}", b'{"inputs":"' + b"x" * 70_000 + b'"}'):
@@ -369,7 +369,7 @@ def test_more_numbers_than_the_largest_batch_has_are_refused_before_they_become_
 
 
 def test_the_largest_batch_fits_with_every_digit_and_white_space():
-    large = Interface("m", "1", "images", "float32", (3, 64, 64), "logits", ("a",), 8)
+    large = ModelInterface("m", "1", "images", "float32", (3, 64, 64), "logits", ("a",), 8)
     values = np.full((8, 3, 64, 64), -1.2345678901234567e-30)
     tensor = {"name": "images", "shape": list(values.shape), "datatype": "FP32", "data": values.tolist()}
     assert parse_infer(json.dumps({"inputs": [tensor]}).encode(), None, large).images.shape == values.shape

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.serving.finished import Finished, all_of
 from regnet_deploy.serving.request_log import LIBRARIES, RequestLog, request_id_of
+from regnet_deploy.serving.request_record import RequestRecord, notify_all
 
-FINISHED = Finished(
+FINISHED = RequestRecord(
     *("regnet", "1", "http", "infer", 200, 1, 8, 1_700_000_000.0),
     *(0.001, 0.0, 0.002, 0.003, 0.007, "id-1", f"00-{'ab' * 16}-{'cd' * 8}-01", None),
 )
@@ -136,10 +136,10 @@ def test_checklist_30_nothing_that_a_client_sends_makes_a_line_of_its_own(format
 def test_an_exception_keeps_its_traceback_and_its_line(format: str):
     log = Log(format)
 
-    def fails(finished: Finished) -> None:
+    def fails(finished: RequestRecord) -> None:
         raise ValueError(HOSTILE[:40])
 
-    all_of([fails, log.log.observe])(REFUSED)
+    notify_all([fails, log.log.observe])(REFUSED)
     first, *rest = log.lines()
     if format == "json":
         line = json.loads(first)

@@ -24,8 +24,8 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import open_variant
 
 
@@ -513,16 +513,16 @@ def test_bodies_that_are_too_much_together_are_told_to_come_back(start: Start):
 
 def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     from regnet_deploy.errors import ServerError
-    from regnet_deploy.serving.assembly import Assembly
-    from regnet_deploy.serving.server import Doors, bind, serve
+    from regnet_deploy.serving.server import Listeners, bind, serve
+    from regnet_deploy.serving.server_core import ServerCore
 
     def exhausted(images: np.ndarray) -> np.ndarray:
         raise MemoryError("4 GB")
 
-    assembly = Assembly(exported_bundle, decoders=1)
+    assembly = ServerCore(exported_bundle, decoders=1)
     monkeypatch.setattr(assembly.opened[0].session, "run", exhausted)
     with bind("127.0.0.1", 0) as bound, pytest.raises(ServerError, match="could not be replayed: MemoryError 4 GB"):
-        serve(assembly, Doors(bound), 1, lambda ready: pytest.fail("it was announced"))
+        serve(assembly, Listeners(bound), 1, lambda ready: pytest.fail("it was announced"))
 
 
 def healthy(port: int) -> bool:

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.errors import BundleError, DataError, ProofError
+from regnet_deploy.serving.errors import RequestError
+from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.protocol import InferRequest
-from regnet_deploy.serving.refusals import RequestError
-from regnet_deploy.serving.served import Served
-from regnet_deploy.serving.service import Call, refusal_of
+from regnet_deploy.serving.service import Call, request_error_of
 from tests.serving.conftest import Inside, Open
 
 
 @pytest.fixture
-def served(client: Inside) -> Served:
+def served(client: Inside) -> ModelVersion:
     return client.assembly.opened[0]
 
 
@@ -44,7 +44,7 @@ def png() -> bytes:
     return stream.getvalue()
 
 
-def test_an_inference_is_the_sessions_and_is_noted(client: Inside, served: Served):
+def test_an_inference_is_the_sessions_and_is_noted(client: Inside, served: ModelVersion):
     call = call_made()
     logits = client.run(client.assembly.service.infer(call, served, request(3)))
     np.testing.assert_allclose(logits, served.session.run(images(3)), rtol=1e-5)
@@ -53,7 +53,7 @@ def test_an_inference_is_the_sessions_and_is_noted(client: Inside, served: Serve
 
 
 @pytest.mark.parametrize("ago", [31, 1e6])
-def test_the_servers_deadline_counts_from_the_arrival(client: Inside, served: Served, ago: float):
+def test_the_servers_deadline_counts_from_the_arrival(client: Inside, served: ModelVersion, ago: float):
     for timeout_s in (None, 3600.0):  # a client can ask for less, not for more
         with pytest.raises(RequestError) as error:
             client.run(client.assembly.service.infer(call_made(ago), served, request(timeout_s=timeout_s)))
@@ -63,7 +63,7 @@ def test_the_servers_deadline_counts_from_the_arrival(client: Inside, served: Se
     assert error.value.status == 504
 
 
-def test_a_client_that_asks_for_less_gets_less(client: Inside, served: Served):
+def test_a_client_that_asks_for_less_gets_less(client: Inside, served: ModelVersion):
     service = client.assembly.service
     with pytest.raises(RequestError):
         client.run(service.infer(call_made(5), served, request(timeout_s=1.0)))
@@ -89,7 +89,7 @@ def test_a_deadline_that_passes_while_an_image_waits_for_its_decoder_is_told(ins
     assert pool.waiting == 0
 
 
-def test_of_several_images_the_longest_stages_count(client: Inside, served: Served):
+def test_of_several_images_the_longest_stages_count(client: Inside, served: ModelVersion):
     call = call_made()
 
     async def several() -> None:
@@ -104,7 +104,7 @@ def test_of_several_images_the_longest_stages_count(client: Inside, served: Serv
 
 
 def test_an_answer_that_is_not_finite_is_the_servers_error(
-    client: Inside, served: Served, monkeypatch: pytest.MonkeyPatch
+    client: Inside, served: ModelVersion, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(served.session, "run", lambda images: np.full((len(images), 6), np.nan, np.float32))
     with pytest.raises(RuntimeError, match="not finite"):
@@ -164,7 +164,7 @@ def test_clients_are_told_of_their_own_mistakes_and_the_log_of_the_servers(
     caplog: pytest.LogCaptureFixture, error: Exception, status: int, says: str
 ):
     with caplog.at_level(logging.ERROR, "regnet_deploy.serving"):
-        refusal = refusal_of(error)
+        refusal = request_error_of(error)
     assert refusal.status == status
     assert says in str(refusal)
     assert "secret" not in str(refusal)

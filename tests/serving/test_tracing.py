@@ -9,12 +9,12 @@ import pytest
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.serving import tracing
-from regnet_deploy.serving.finished import Finished
+from regnet_deploy.serving.request_record import RequestRecord
 from regnet_deploy.serving.tracing import open_tracing, parse_trace_parent
 
 PARENT = f"00-{'ab' * 16}-{'cd' * 8}-01"
 STARTED = 1_700_000_000.0
-FINISHED = Finished(
+FINISHED = RequestRecord(
     *("regnet", "1", "http", "infer", 200, 1, 8, STARTED),
     *(0.001, 0.0, 0.002, 0.003, 0.007, "id-1", PARENT, None),
 )
@@ -76,7 +76,7 @@ def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
     made.thread.join()
 
 
-def sent(collector: Collector, *requests: Finished) -> list[Any]:
+def sent(collector: Collector, *requests: RequestRecord) -> list[Any]:
     traces = open_tracing(collector.url, "regnet-deploy")
     for finished in requests:
         traces.observe(finished)

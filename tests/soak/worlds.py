@@ -15,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels, normalise
 from regnet_deploy.runtimes.gates import gate_of
-from regnet_deploy.runtimes.golden import Golden, compare, golden_to_bytes
+from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
 from regnet_deploy.runtimes.predictions import top_k
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 
@@ -110,7 +110,7 @@ def _bundle(folder: Path, tiny: Any, seed: int, golden_seed: int) -> Path:
     }
     files = {
         "onnx-fp32.onnx": tiny.tiny_onnx("float32", seed),
-        "golden.safetensors": golden_to_bytes(Golden(images, logits)),
+        "golden.safetensors": golden_to_bytes(GoldenSet(images, logits)),
     }
     golden = {"images": 16, "source": "made by a test", "weights_sha256": None}
     update_bundle(folder, {"golden": golden, "variants": {"onnx-fp32": variant}}, files)

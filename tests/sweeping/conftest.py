@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 
 from regnet_deploy.populations.store import Outcome, Trial
-from regnet_deploy.space.draw import Band
 from regnet_deploy.space.ranges import Values
+from regnet_deploy.space.sampling import Band
 from regnet_deploy.space.spaces import AnyNetSpace, Stages
-from regnet_deploy.sweeping.data import SweepImages, check_folder, list_folder, load_images
-from regnet_deploy.sweeping.sweep import Options, planned_trials
+from regnet_deploy.sweeping.sweep import SweepOptions, planned_trials
+from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
@@ -113,9 +113,9 @@ def trials(space: AnyNetSpace, band: Band) -> list[Trial]:
 
 
 @pytest.fixture
-def options(execution: Execution) -> Callable[..., Options]:
-    def make(n: int = 4, **changes: Any) -> Options:
-        return replace(Options(n, execution=execution, threads=1), **changes)
+def options(execution: Execution) -> Callable[..., SweepOptions]:
+    def make(n: int = 4, **changes: Any) -> SweepOptions:
+        return replace(SweepOptions(n, execution=execution, threads=1), **changes)
 
     return make
 

@@ -10,10 +10,10 @@ import pytest
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial, read_store
-from regnet_deploy.space.draw import Band
+from regnet_deploy.space.sampling import Band
 from regnet_deploy.space.spaces import AnyNetSpace
-from regnet_deploy.sweeping.in_process import run_here
-from regnet_deploy.sweeping.sweep import Options, Standing, sweep
+from regnet_deploy.sweeping.local_executor import run_locally
+from regnet_deploy.sweeping.sweep import SweepOptions, SweepStatus, sweep
 from regnet_deploy.training.recipe import Recipe
 
 Results = Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]
@@ -40,9 +40,9 @@ class Scripted:
 @pytest.fixture
 def call(
     space: AnyNetSpace, band: Band, data: Path, recipe: Recipe, options: Any, tmp_path: Path, notes: Any
-) -> Callable[..., Standing]:
-    def run(executor: Any, n: int = 4, recipe: Recipe = recipe, band: Band = band, **changes: Any) -> Standing:
-        made: Options = options(n, executor=executor, **changes)
+) -> Callable[..., SweepStatus]:
+    def run(executor: Any, n: int = 4, recipe: Recipe = recipe, band: Band = band, **changes: Any) -> SweepStatus:
+        made: SweepOptions = options(n, executor=executor, **changes)
         return sweep(space, band, data, recipe, made, tmp_path / "a.sweep", notes)
 
     return run
@@ -54,7 +54,7 @@ def stored(tmp_path: Path) -> dict[int, Outcome]:
 
 
 def test_every_network_is_trained_and_kept(call: Any, tmp_path: Path) -> None:
-    standing = call(run_here, n=3)
+    standing = call(run_locally, n=3)
     found = stored(tmp_path)
     assert standing.errors == {number: outcome.error for number, outcome in found.items()}
     assert sorted(standing.errors) == [0, 1, 2]
@@ -205,5 +205,5 @@ def test_a_trial_in_a_sweep_is_the_trial_alone(
 ) -> None:
     from regnet_deploy.sweeping.trial import run_trial
 
-    call(run_here, n=2)
+    call(run_locally, n=2)
     assert results({1: stored(tmp_path)[1]}) == results({1: run_trial(trials[1], images, recipe, execution)})

@@ -11,8 +11,8 @@ from types import ModuleType
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import Subject, choose_subject
+from regnet_deploy.targets.packaged_variant import PackagedVariant, choose_packaged_variant
+from regnet_deploy.targets.settings import DeploymentSettings
 
 
 @pytest.fixture(scope="session")
@@ -29,11 +29,11 @@ def twin() -> ModuleType:
 
 
 @pytest.fixture
-def subject(exported_bundle: Path) -> Callable[..., Subject]:
+def subject(exported_bundle: Path) -> Callable[..., PackagedVariant]:
     """What is packaged of the tiny bundle; settings as keywords."""
 
-    def choose(**settings: object) -> Subject:
-        wanted = Settings(**settings)  # type: ignore[arg-type]
-        return choose_subject(open_bundle(exported_bundle), wanted.variant, gpu=wanted.gpu)
+    def choose(**settings: object) -> PackagedVariant:
+        wanted = DeploymentSettings(**settings)  # type: ignore[arg-type]
+        return choose_packaged_variant(open_bundle(exported_bundle), wanted.variant, gpu=wanted.gpu)
 
     return choose

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from regnet_deploy.bundle import damage, open_bundle
+from regnet_deploy.bundle import find_damage, open_bundle
 from regnet_deploy.serving import probe
 from regnet_deploy.targets.compose import compose_files
-from regnet_deploy.targets.folder import write_folders
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.output_folder import write_folders
+from regnet_deploy.targets.settings import DeploymentSettings
 
 yaml = pytest.importorskip("yaml")
 
@@ -28,7 +28,7 @@ SERVICE = {
 
 @pytest.fixture
 def files(subject):
-    return compose_files(subject(), Settings())
+    return compose_files(subject(), DeploymentSettings())
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_the_metrics_are_reached_on_the_internal_network_alone(project, files):
 
 
 def test_the_server_gets_its_settings(subject):
-    made = compose_files(subject(), Settings(name="dogs", image="registry.example/r:1", threads=2, gpu=True))
+    made = compose_files(subject(), DeploymentSettings(name="dogs", image="registry.example/r:1", threads=2, gpu=True))
     server = yaml.safe_load(made["docker-compose.yaml"])["services"]["server"]
     assert server["image"] == "registry.example/r:1"
     assert server["command"] == ["--name", "dogs", "--threads", "2", "--linger", "5"]
@@ -98,7 +98,7 @@ def test_the_folder_holds_the_bundle_and_no_path_of_this_machine(project, files,
     write_folders({tmp_path / "out": files})
     ours, theirs = open_bundle(exported_bundle), open_bundle(tmp_path / "out" / "bundle")
     assert theirs.digest == ours.digest
-    assert not damage(theirs)
+    assert not find_damage(theirs)
     assert str(exported_bundle).encode() not in files["docker-compose.yaml"] + files["README.md"]
 
 
@@ -107,7 +107,7 @@ def test_every_service_is_bounded_and_the_server_has_room_for_its_threads(projec
         assert service["pids_limit"] > 0
         assert service["mem_limit"]
     assert project["services"]["server"]["pids_limit"] > 4000
-    made = compose_files(subject(), Settings(threads=1024, executors=16))
+    made = compose_files(subject(), DeploymentSettings(threads=1024, executors=16))
     assert yaml.safe_load(made["docker-compose.yaml"])["services"]["server"]["pids_limit"] > 1024 * 16 + 4000
 
 
@@ -128,9 +128,9 @@ def metrics() -> set[str]:
     from prometheus_client.parser import text_string_to_metric_families
 
     from regnet_deploy.serving.admission import Admission
-    from regnet_deploy.serving.finished import Finished
     from regnet_deploy.serving.gpu_metrics import GpuState
     from regnet_deploy.serving.metrics import Metrics
+    from regnet_deploy.serving.request_record import RequestRecord
 
     served = SimpleNamespace(
         name="regnet",
@@ -147,7 +147,7 @@ def metrics() -> set[str]:
 
     decoders = SimpleNamespace(workers=1, busy=0, waiting=0, restarts=0, pids=())
     made = Metrics(models, Admission(4), decoders, SimpleNamespace(read=read))
-    done = Finished("regnet", "1", "http", "infer", 200, 1, 1, 0.0, 1.0, 1.0, 1.0, 1.0, 4.0, "id", None, None)
+    done = RequestRecord("regnet", "1", "http", "infer", 200, 1, 1, 0.0, 1.0, 1.0, 1.0, 1.0, 4.0, "id", None, None)
     made.observe(done)
     made.observe(done._replace(status=503, batch=0))
     text = asyncio.run(made.scrape())[0].decode()
@@ -203,7 +203,7 @@ def test_every_metric_of_the_alerts_is_one_of_the_server(files, metrics):
 
 
 def test_alerts_have_the_limits_of_the_server(subject):
-    text = compose_files(subject(), Settings(max_queue=50))["prometheus/alerts.yml"].decode()
+    text = compose_files(subject(), DeploymentSettings(max_queue=50))["prometheus/alerts.yml"].decode()
     assert "regnet_deploy_queue_images[1m]) > 40" in text
     assert ") > 0.1" in text
     assert "than 100 ms" in text

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.targets.folder import write_folders
 from regnet_deploy.targets.kserve import kserve_files, service_name
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.output_folder import write_folders
+from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.triton import triton_files
 
 yaml = pytest.importorskip("yaml")
@@ -22,7 +22,7 @@ KSERVE = "kserve==0.21.0"
 
 
 def manifests(subject, **settings):
-    files = kserve_files(subject(), Settings(**settings))
+    files = kserve_files(subject(), DeploymentSettings(**settings))
     return {name: yaml.safe_load(data) for name, data in files.items() if name.endswith(".yaml")}
 
 
@@ -113,20 +113,20 @@ def test_triton_runs_its_repository_on_kserves_runtime(subject):
 
 
 def test_triton_runs_in_an_image_that_has_what_the_preprocessing_needs(subject):
-    files = triton_files(subject(), Settings())
+    files = triton_files(subject(), DeploymentSettings())
     assert b'pip install --no-cache-dir "pillow' in files["Dockerfile"]
     built = re.findall(r"docker build -t (\S+)", files["README.md"].decode())
     model = manifests(subject)["inferenceservice-triton.yaml"]["spec"]["predictor"]["model"]
     assert [model["image"]] == built
     assert "runtimeVersion" not in model  # KServe would put it in the place of the image's tag
-    made = kserve_files(subject(), Settings(triton_image="registry.example/triton:1"))
+    made = kserve_files(subject(), DeploymentSettings(triton_image="registry.example/triton:1"))
     model = yaml.safe_load(made["inferenceservice-triton.yaml"])["spec"]["predictor"]["model"]
     assert model["image"] == "registry.example/triton:1"
     assert "docker build -t registry.example/triton:1 ." in made["README.md"].decode()
 
 
 def test_triton_has_the_shared_memory_that_its_package_asks_docker_for(subject):
-    settings = Settings(decoders=7, max_batch=500)
+    settings = DeploymentSettings(decoders=7, max_batch=500)
     asked = re.search(r"--shm-size (\d+)m", triton_files(subject(), settings)["README.md"].decode())
     predictor = yaml.safe_load(kserve_files(subject(), settings)["inferenceservice-triton.yaml"])["spec"]["predictor"]
     sizes = {volume["name"]: volume["emptyDir"]["sizeLimit"] for volume in predictor["volumes"]}
@@ -179,7 +179,7 @@ def kserve_python() -> str:
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("settings", [{}, {"storage": "pvc://models/dogs", "gpu": True, "variant": "onnx-fp32"}])
 def test_the_typed_models_of_kserve_take_the_manifests(subject, tmp_path, kserve_python, settings):
-    write_folders({tmp_path / "out": kserve_files(subject(**settings), Settings(**settings))})
+    write_folders({tmp_path / "out": kserve_files(subject(**settings), DeploymentSettings(**settings))})
     program = Path(__file__).parent / "kserve_models" / "check.py"
     paths = sorted(map(str, (tmp_path / "out").glob("*.yaml")))
     assert len(paths) == 3

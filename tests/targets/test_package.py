@@ -11,14 +11,16 @@ from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets import package as module
 from regnet_deploy.targets.package import TARGETS, package
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.settings import DeploymentSettings
 
 pytest.importorskip("yaml")
 pytest.importorskip("google.protobuf")
 
 
 def test_every_target_gets_a_folder_with_instructions(exported_bundle, tmp_path):
-    variant, packages = package(open_bundle(exported_bundle), list(TARGETS), Settings(name="dogs"), tmp_path / "out")
+    variant, packages = package(
+        open_bundle(exported_bundle), list(TARGETS), DeploymentSettings(name="dogs"), tmp_path / "out"
+    )
     assert variant in ("onnx-fp32", "onnx-fp32-uint8")
     assert [one.target for one in packages] == list(TARGETS)
     for one in packages:
@@ -40,7 +42,7 @@ def test_nothing_is_written_where_one_target_cannot_be(exported_bundle, tmp_path
 
     monkeypatch.setitem(module.TARGETS, "compose", fails)
     with pytest.raises(UsageError, match="no"):
-        package(open_bundle(exported_bundle), ["kserve", "compose"], Settings(), tmp_path / "out")
+        package(open_bundle(exported_bundle), ["kserve", "compose"], DeploymentSettings(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -54,7 +56,7 @@ def test_nothing_is_written_where_the_second_folder_cannot_be(exported_bundle, t
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UsageError, match="No space left on device; nothing was changed"):
-        package(open_bundle(exported_bundle), ["ray", "compose"], Settings(), out)
+        package(open_bundle(exported_bundle), ["ray", "compose"], DeploymentSettings(), out)
     assert not list(out.iterdir())
 
 
@@ -62,7 +64,7 @@ def test_a_folder_in_the_way_is_found_before_anything_is_written(exported_bundle
     (tmp_path / "compose").mkdir()
     (tmp_path / "compose" / "mine").write_text("1")
     with pytest.raises(UsageError, match="not empty"):
-        package(open_bundle(exported_bundle), ["kserve", "compose"], Settings(), tmp_path, force=True)
+        package(open_bundle(exported_bundle), ["kserve", "compose"], DeploymentSettings(), tmp_path, force=True)
     assert not (tmp_path / "kserve").exists()
 
 
@@ -70,7 +72,7 @@ def test_a_folder_in_the_way_is_found_before_anything_is_written(exported_bundle
 def test_the_bundle_itself_is_never_written_into(exported_bundle, inside, snapshot):
     before = snapshot(exported_bundle)
     with pytest.raises(UsageError, match="lies in the bundle"):
-        package(open_bundle(exported_bundle), ["ray"], Settings(), exported_bundle / inside, force=True)
+        package(open_bundle(exported_bundle), ["ray"], DeploymentSettings(), exported_bundle / inside, force=True)
     assert snapshot(exported_bundle) == before
 
 
@@ -85,10 +87,10 @@ def test_the_bundle_itself_is_never_written_into(exported_bundle, inside, snapsh
 )
 def test_a_setting_that_would_do_nothing_is_refused(exported_bundle, tmp_path, target, settings, says):
     with pytest.raises(UsageError, match=says):
-        package(open_bundle(exported_bundle), [target], Settings(**settings), tmp_path / "out")
+        package(open_bundle(exported_bundle), [target], DeploymentSettings(**settings), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_no_target_says_which_there_are(exported_bundle):
     with pytest.raises(UsageError, match="--triton, --kserve, --ray, --compose"):
-        package(open_bundle(exported_bundle), [], Settings())
+        package(open_bundle(exported_bundle), [], DeploymentSettings())

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocess import Preprocessing, normalise
-from regnet_deploy.runtimes.golden import load_golden
-from regnet_deploy.targets.folder import write_folders
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.runtimes.golden_set import load_golden
+from regnet_deploy.targets.output_folder import write_folders
 from regnet_deploy.targets.ray_serve import ray_files
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.settings import DeploymentSettings
 
 yaml = pytest.importorskip("yaml")
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def config_of(subject, **settings):
-    return yaml.safe_load(ray_files(subject(**settings), Settings(**settings))["config.yaml"])
+    return yaml.safe_load(ray_files(subject(**settings), DeploymentSettings(**settings))["config.yaml"])
 
 
 def test_replicas_queue_and_cores_are_said(subject):
@@ -44,13 +44,13 @@ def test_replicas_queue_and_cores_are_said(subject):
 
 def test_the_names_of_settings_are_those_of_the_server(subject, exported_bundle):
     from regnet_deploy.serving.limits import Limits
-    from regnet_deploy.serving.served import Wish
+    from regnet_deploy.serving.model_version import ServeOptions
 
     (application,) = config_of(subject, threads=2, max_batch=8, max_queue=9, deadline_ms=500.0, max_delay_ms=2.0)[
         "applications"
     ]
     arguments = application["args"]
-    wish, limits = Wish(**arguments["wish"]), Limits(**arguments["limits"])
+    wish, limits = ServeOptions(**arguments["wish"]), Limits(**arguments["limits"])
     assert (wish.threads, wish.batch, wish.max_delay_s, wish.device) == (2, 8, 0.002, "cpu")
     assert (limits.max_queue, limits.deadline_s) == (9, 0.5)
     assert arguments["bundle"] == str(exported_bundle.resolve())
@@ -63,7 +63,7 @@ def test_a_gpu_is_asked_of_ray(subject):
 
 
 def test_the_application_opens_nothing_where_it_is_imported(subject):
-    tree = ast.parse(ray_files(subject(), Settings())["app.py"])
+    tree = ast.parse(ray_files(subject(), DeploymentSettings())["app.py"])
     imported = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert imported == ["ray"]
 
@@ -113,7 +113,7 @@ def test_it_answers_on_a_local_ray(subject, exported_bundle, tmp_path, ray_pytho
     bundle = open_bundle(exported_bundle)
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
     folder = tmp_path / "out"
-    write_folders({folder: ray_files(subject(), Settings(name="dogs", threads=1))})
+    write_folders({folder: ray_files(subject(), DeploymentSettings(name="dogs", threads=1))})
     images = normalise(golden.images[:2], preprocessing)
     tensor = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
     (folder / "request.json").write_text(json.dumps({"inputs": [tensor]}))

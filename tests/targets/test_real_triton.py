@@ -20,12 +20,12 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
-from regnet_deploy.runtimes.golden import load_golden
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
-from regnet_deploy.targets.folder import write_folders
-from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import choose_subject
+from regnet_deploy.targets.output_folder import write_folders
+from regnet_deploy.targets.packaged_variant import choose_packaged_variant
+from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.triton import REPOSITORY, triton_files
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(240)]
@@ -76,7 +76,7 @@ def test_the_repository_answers_as_our_session_does(exported_bundle, tmp_path, t
     bundle = open_bundle(exported_bundle)
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
     images = golden.images if variant.endswith("uint8") else normalise(golden.images, preprocessing)
-    repository = twin.write_twin(exported_bundle, tmp_path / "out", Settings(variant=variant))
+    repository = twin.write_twin(exported_bundle, tmp_path / "out", DeploymentSettings(variant=variant))
     files = [jpeg(pixels, 100 + 60 * i) for i, pixels in enumerate(golden.images[:4])]
     seen = np.stack([load_pixels(data, preprocessing) for data in files])
     ours = classify_pixels(open_variant(bundle, variant, device="cpu"), seen, preprocessing)
@@ -112,7 +112,7 @@ def refuse_what_is_no_image(client: Any) -> None:
 
 
 def test_the_queue_is_bounded(exported_bundle, tmp_path, twin):
-    settings = Settings(max_queue=2, max_batch=1, deadline_ms=20_000)
+    settings = DeploymentSettings(max_queue=2, max_batch=1, deadline_ms=20_000)
     repository = twin.write_twin(exported_bundle, tmp_path / "out", settings, delay_ms=500, images=False)
     shape = [1, 3, 24, 24]
     image = {"name": "images", "shape": shape, "datatype": "FP32", "data": [0.0] * int(np.prod(shape))}
@@ -135,7 +135,7 @@ def test_the_queue_is_bounded(exported_bundle, tmp_path, twin):
 
 
 def test_the_configuration_of_the_network_is_read_as_far_as_its_backend(exported_bundle, tmp_path, twin):
-    files = triton_files(choose_subject(open_bundle(exported_bundle), None, gpu=False), Settings())
+    files = triton_files(choose_packaged_variant(open_bundle(exported_bundle), None, gpu=False), DeploymentSettings())
     model = f"{REPOSITORY}/regnet"
     only = {name: data for name, data in files.items() if name.startswith(f"{model}/")}
     write_folders({tmp_path / "good": only})
@@ -149,8 +149,8 @@ def test_the_configuration_of_the_network_is_read_as_far_as_its_backend(exported
 
 
 def test_the_configuration_of_engines_is_read_as_far_as_its_backend(with_h100_engine, tmp_path, twin):
-    chosen = choose_subject(open_bundle(with_h100_engine), "trt-fp32", gpu=True)
-    files = triton_files(chosen, Settings())  # KIND_GPU needs a GPU before the backend is looked for
+    chosen = choose_packaged_variant(open_bundle(with_h100_engine), "trt-fp32", gpu=True)
+    files = triton_files(chosen, DeploymentSettings())  # KIND_GPU needs a GPU before the backend is looked for
     model = f"{REPOSITORY}/regnet"
     only = {name: data for name, data in files.items() if name.startswith(f"{model}/")}
     only[f"{model}/config.pbtxt"] = only[f"{model}/config.pbtxt"].replace(b"KIND_GPU", b"KIND_AUTO")

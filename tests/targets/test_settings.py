@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.targets.settings import Settings
+from regnet_deploy.targets.settings import DeploymentSettings
 
 
 def test_only_what_the_user_said_is_told_to_the_server():
-    assert Settings().serve_options() == ["--name", "regnet"]
-    asked = Settings(name="dogs", variant="onnx-fp32", threads=2, max_batch=16, deadline_ms=1234567.0, max_delay_ms=0.5)
+    assert DeploymentSettings().serve_options() == ["--name", "regnet"]
+    asked = DeploymentSettings(
+        name="dogs", variant="onnx-fp32", threads=2, max_batch=16, deadline_ms=1234567.0, max_delay_ms=0.5
+    )
     assert asked.serve_options() == [
         *("--name", "dogs", "--variant", "onnx-fp32", "--threads", "2", "--batch", "16"),
         *("--deadline", "1234567", "--max-delay", "0.5"),
@@ -20,7 +22,7 @@ def test_only_what_the_user_said_is_told_to_the_server():
 def test_the_server_has_every_option_that_it_is_told():
     from regnet_deploy.cli.serve import command
 
-    every = Settings(
+    every = DeploymentSettings(
         variant="v",
         threads=1,
         executors=1,
@@ -37,23 +39,23 @@ def test_the_server_has_every_option_that_it_is_told():
 @pytest.mark.parametrize("name", ["", ".hidden", "a/b", "a b", "a\n", "$(id)", "n" * 129])
 def test_a_name_that_a_folder_or_url_would_read_otherwise_is_refused(name):
     with pytest.raises(UsageError, match="--name"):
-        Settings(name=name)
+        DeploymentSettings(name=name)
 
 
 @pytest.mark.parametrize("image", ["", "a b", "-flag", "x;rm", "x\n", "$HOME", "`id`"])
 def test_what_is_no_container_image_is_refused(image):
     with pytest.raises(UsageError, match=r"^--image"):
-        Settings(image=image)
+        DeploymentSettings(image=image)
     with pytest.raises(UsageError, match=r"^--triton-image"):
-        Settings(triton_image=image)
+        DeploymentSettings(triton_image=image)
 
 
 @pytest.mark.parametrize("storage", ["models", "pvc://", "pvc://Claim/x", "pvc://a_b", "s3://a b", "s3://`id`"])
 def test_storage_that_is_no_uri_is_refused(storage):
     with pytest.raises(UsageError, match="--storage"):
-        Settings(storage=storage)
+        DeploymentSettings(storage=storage)
 
 
 @pytest.mark.parametrize("storage", ["pvc://claim", "pvc://claim/a/b", "s3://bucket/path", "oci://registry/image:1"])
 def test_storage_of_kserve_is_taken(storage):
-    assert Settings(storage=storage).storage == storage
+    assert DeploymentSettings(storage=storage).storage == storage

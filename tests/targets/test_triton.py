@@ -15,11 +15,11 @@ from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import MissingExtra, UsageError
-from regnet_deploy.images.preprocess import load_pixels, normalise
-from regnet_deploy.runtimes.golden import load_golden
-from regnet_deploy.targets.folder import write_folders
-from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import choose_subject
+from regnet_deploy.images.preprocessing import load_pixels, normalise
+from regnet_deploy.runtimes.golden_set import load_golden
+from regnet_deploy.targets.output_folder import write_folders
+from regnet_deploy.targets.packaged_variant import choose_packaged_variant
+from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.triton import shared_memory_mib, triton_files
 
 pytest.importorskip("google.protobuf")
@@ -33,7 +33,7 @@ def parsed(files, model):
 
 
 def test_the_classifier_is_bounded_batched_warmed_up_and_labelled(subject):
-    settings = Settings(
+    settings = DeploymentSettings(
         name="dogs", threads=3, executors=2, max_batch=16, max_queue=50, deadline_ms=250, max_delay_ms=2
     )
     config = parsed(triton_files(subject(), settings), "dogs")
@@ -55,14 +55,14 @@ def test_the_classifier_is_bounded_batched_warmed_up_and_labelled(subject):
 
 
 def test_pixels_go_in_as_they_are(subject):
-    config = parsed(triton_files(subject(variant="onnx-fp32-uint8"), Settings()), "regnet")
+    config = parsed(triton_files(subject(variant="onnx-fp32-uint8"), DeploymentSettings()), "regnet")
     entry = config.input[0]
     assert (list(entry.dims), entry.Format.Name(entry.format), entry.data_type) == ([24, 24, 3], "FORMAT_NHWC", 2)
 
 
 def test_a_gpu_is_used_as_the_variant_was_proved(exported_bundle):
-    chosen = choose_subject(open_bundle(exported_bundle), "onnx-fp32", gpu=True)
-    config = parsed(triton_files(chosen, Settings(gpu=True)), "regnet")
+    chosen = choose_packaged_variant(open_bundle(exported_bundle), "onnx-fp32", gpu=True)
+    config = parsed(triton_files(chosen, DeploymentSettings(gpu=True)), "regnet")
     group = config.instance_group[0]
     assert group.Kind.Name(group.kind) == "KIND_GPU"
     (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
@@ -70,7 +70,7 @@ def test_a_gpu_is_used_as_the_variant_was_proved(exported_bundle):
 
 
 def test_the_ensemble_joins_both_steps(subject):
-    files = triton_files(subject(), Settings(name="dogs"))
+    files = triton_files(subject(), DeploymentSettings(name="dogs"))
     ensemble, preprocess = parsed(files, "dogs_image"), parsed(files, "dogs_preprocess")
     classifier = parsed(files, "dogs")
     first, second = ensemble.ensemble_scheduling.step
@@ -104,10 +104,10 @@ def test_shared_memory_holds_a_batch_of_each_instance(dtype, decoders, batch, ne
 
 def test_instances_of_the_preprocessing_do_not_depend_on_the_machine_that_packages(subject, monkeypatch):
     monkeypatch.setattr("regnet_deploy.targets.triton.available_cores", lambda: 64)
-    files = triton_files(subject(), Settings())
+    files = triton_files(subject(), DeploymentSettings())
     assert parsed(files, "regnet_preprocess").instance_group[0].count == 2
     assert "are for 2 instances" in files["README.md"].decode()
-    files = triton_files(subject(), Settings(decoders=5))
+    files = triton_files(subject(), DeploymentSettings(decoders=5))
     assert parsed(files, "regnet_preprocess").instance_group[0].count == 5
     assert "are for 5 instances" in files["README.md"].decode()
 
@@ -117,12 +117,12 @@ def test_what_is_missing_is_of_the_extra_of_packages(subject, monkeypatch, missi
     chosen = subject()
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtra, match=r"regnet-deploy\[package\]"):
-        triton_files(chosen, Settings())
+        triton_files(chosen, DeploymentSettings())
 
 
 def test_warm_up_is_a_golden_image(subject):
     chosen = subject()
-    files = triton_files(chosen, Settings())
+    files = triton_files(chosen, DeploymentSettings())
     image = load_golden(chosen.bundle).images[:1]
     raw = np.frombuffer(files["model_repository/regnet/warmup/golden"], np.float32).reshape(3, 24, 24)
     np.testing.assert_array_equal(raw, normalise(image, chosen.preprocessing)[0])
@@ -133,14 +133,14 @@ def test_warm_up_is_a_golden_image(subject):
 
 def test_a_label_stays_one_line(exported_bundle):
     update_bundle(exported_bundle, {"labels": ["a\nb", "c\r", "d", "e", "f", "gé"]})
-    chosen = choose_subject(open_bundle(exported_bundle), None, gpu=False)
-    labels = triton_files(chosen, Settings())["model_repository/regnet/labels.txt"].decode()
+    chosen = choose_packaged_variant(open_bundle(exported_bundle), None, gpu=False)
+    labels = triton_files(chosen, DeploymentSettings())["model_repository/regnet/labels.txt"].decode()
     assert labels == "a b\nc\nd\ne\nf\ngé\n"
 
 
 def test_engines_become_plans(with_h100_engine):
-    chosen = choose_subject(open_bundle(with_h100_engine), "trt-fp32", gpu=True)
-    files = triton_files(chosen, Settings(gpu=True))
+    chosen = choose_packaged_variant(open_bundle(with_h100_engine), "trt-fp32", gpu=True)
+    files = triton_files(chosen, DeploymentSettings(gpu=True))
     config = parsed(files, "regnet")
     assert (config.backend, config.default_model_filename) == ("tensorrt", "model.plan")
     assert files["model_repository/regnet/1/model.plan"] == chosen.bundle.read(chosen.engines[0].file)
@@ -148,11 +148,11 @@ def test_engines_become_plans(with_h100_engine):
     assert f"built by TensorRT {version}" in files["README.md"].decode()
     assert config.max_batch_size <= chosen.engines[0].identity.options.max_batch
     with pytest.raises(UsageError, match="--batch 4096 is more than"):
-        triton_files(chosen, Settings(gpu=True, max_batch=4096))
+        triton_files(chosen, DeploymentSettings(gpu=True, max_batch=4096))
 
 
 def test_no_place_of_the_instructions_is_left_open(subject):
-    files = triton_files(subject(), Settings(name="dogs"))
+    files = triton_files(subject(), DeploymentSettings(name="dogs"))
     for name in ("README.md", "Dockerfile"):
         assert "{{" not in files[name].decode()
     assert "dogs_image" in files["README.md"].decode()
@@ -211,7 +211,7 @@ def test_the_preprocessing_gives_our_pixels_with_numpy_and_pillow_alone(subject,
     from regnet_deploy.protobuf.messages import parse_text, to_dict
 
     chosen = subject(variant=variant)
-    write_folders({tmp_path / "out": triton_files(chosen, Settings())})
+    write_folders({tmp_path / "out": triton_files(chosen, DeploymentSettings())})
     folder = tmp_path / "out" / "model_repository" / "regnet_preprocess"
     config = to_dict(parse_text("inference.ModelConfig", (folder / "config.pbtxt").read_text()))
     files = []
@@ -231,7 +231,7 @@ def test_every_module_that_the_preprocessing_imports_is_copied(subject):
     """What images.preprocess comes to need has to be added to the list in targets/triton.py."""
     import ast
 
-    files = triton_files(subject(), Settings())
+    files = triton_files(subject(), DeploymentSettings())
     prefix = "model_repository/regnet_preprocess/1/"
     sources = {name.removeprefix(prefix): data for name, data in files.items() if name.startswith(prefix)}
     for name, data in sources.items():

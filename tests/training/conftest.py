@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 
 from regnet_deploy.bundle import Bundle, create_bundle
-from regnet_deploy.images.check import check_images
-from regnet_deploy.images.folder import ImageFolder, assemble, list_images
-from regnet_deploy.images.preprocess import Preprocessing, default_preprocessing
+from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_folder import ImageFolder, build_image_folder, list_images
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
-from regnet_deploy.training.data import RandomViews, Source
+from regnet_deploy.training.data_loader import RandomViews, SampleSource
 from regnet_deploy.training.execution import Execution
-from regnet_deploy.training.learner import Learner, make_learner
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train import Options, Wanted
+from regnet_deploy.training.train import ExecutionRequest, TrainOptions
+from regnet_deploy.training.train_step import Learner, make_learner
 
 RESOLUTION = 16
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 50)}
@@ -73,12 +73,12 @@ def data(tmp_path: Path, put_images: Callable[..., None]) -> Path:
 @pytest.fixture
 def folder(data: Path) -> ImageFolder:
     listing = list_images(data)
-    return assemble(listing, check_images(data, listing.paths))
+    return build_image_folder(listing, check_images(data, listing.paths))
 
 
 @pytest.fixture
 def views(folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing) -> RandomViews:
-    return RandomViews(Source(folder.root, folder.train), recipe, preprocessing)
+    return RandomViews(SampleSource(folder.root, folder.train), recipe, preprocessing)
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def bundle(tmp_path: Path, network: Network, preprocessing: Preprocessing) -> Bu
 
 
 @pytest.fixture
-def options() -> Options:
+def options() -> TrainOptions:
     """Without a trial, so that two runs are executed alike."""
-    return Options(Wanted("cpu", "fp32", "off", "off"), workers=0)
+    return TrainOptions(ExecutionRequest("cpu", "fp32", "off", "off"), workers=0)
 
 
 @dataclass

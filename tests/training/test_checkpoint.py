@@ -8,6 +8,7 @@ import torch
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.training import checkpoint
+from regnet_deploy.training.autotune import Autotune
 from regnet_deploy.training.checkpoint import (
     FILE,
     Progress,
@@ -17,13 +18,12 @@ from regnet_deploy.training.checkpoint import (
     restore,
     save_checkpoint,
 )
-from regnet_deploy.training.data import RandomViews, batches_from, load
+from regnet_deploy.training.data_loader import RandomViews, batches_from, load
 from regnet_deploy.training.execution import Execution
-from regnet_deploy.training.learner import Learner, make_learner
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.trial import Choice
+from regnet_deploy.training.train_step import Learner, make_learner
 
-CHOICE = Choice(Execution("cpu"), {"fp32, contiguous on cpu": 1.5}, "as asked")
+CHOICE = Autotune(Execution("cpu"), {"fp32, contiguous on cpu": 1.5}, "as asked")
 PROGRESS = Progress(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, seconds=1.5, history=[{"val_top1": 1 / 3}])
 
 

@@ -6,12 +6,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regnet_deploy.images.folder import ImageFolder
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
-from regnet_deploy.training.data import EvaluationViews, RandomViews, Source, epoch_batches, load, number_batches
+from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.training.data_loader import (
+    EvaluationViews,
+    RandomViews,
+    SampleSource,
+    epoch_batches,
+    load,
+    number_batches,
+)
 from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
-from regnet_deploy.training.learner import Learner
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train_step import Learner
 
 
 def test_precise_statistics_are_the_mean_over_the_batches(learner: Learner, views: RandomViews, recipe: Recipe) -> None:
@@ -31,7 +38,7 @@ def test_precise_statistics_are_the_mean_over_the_batches(learner: Learner, view
 def test_the_figures_are_those_of_one_batch_of_all_images(
     learner: Learner, folder: ImageFolder, preprocessing: Preprocessing
 ) -> None:
-    views = EvaluationViews(Source(folder.root, folder.val), preprocessing)
+    views = EvaluationViews(SampleSource(folder.root, folder.val), preprocessing)
     result = evaluate(learner, load(views, number_batches(len(folder.val), 5), 0, pin=False), preprocessing)
     assert learner.model.training
     pixels = np.stack([load_pixels((folder.root / file.path).read_bytes(), preprocessing) for file in folder.val])
@@ -48,7 +55,7 @@ def test_an_image_that_is_gone_does_not_count(
     learner: Learner, folder: ImageFolder, preprocessing: Preprocessing
 ) -> None:
     (folder.root / folder.val[0].path).unlink()
-    views = EvaluationViews(Source(folder.root, folder.val), preprocessing)
+    views = EvaluationViews(SampleSource(folder.root, folder.val), preprocessing)
     result = evaluate(learner, load(views, number_batches(len(folder.val), 1), 0, pin=False), preprocessing)
     assert result.images == 11
     assert [each.path for each in result.unreadable] == [folder.val[0].path]

@@ -7,12 +7,19 @@ import torch
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.training import execution
-from regnet_deploy.training.execution import Execution, Wanted, can_compile, default_workers, has_bf16, resolve_device
+from regnet_deploy.training.execution import (
+    Execution,
+    ExecutionRequest,
+    can_compile,
+    default_workers,
+    has_bf16,
+    resolve_device,
+)
 
 
 def test_what_is_left_open_is_every_combination_the_plainest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "has_bf16", lambda device: True)
-    assert Wanted("cpu").candidates() == [
+    assert ExecutionRequest("cpu").candidates() == [
         Execution("cpu", "fp32", False),
         Execution("cpu", "fp32", True),
         Execution("cpu", "bf16", False),
@@ -22,20 +29,22 @@ def test_what_is_left_open_is_every_combination_the_plainest_first(monkeypatch: 
 
 def test_bf16_is_not_tried_where_the_device_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "has_bf16", lambda device: False)
-    assert {each.precision for each in Wanted("cpu").candidates()} == {"fp32"}
-    assert Wanted("cpu", precision="bf16", channels_last="on").candidates() == [Execution("cpu", "bf16", True)]
+    assert {each.precision for each in ExecutionRequest("cpu").candidates()} == {"fp32"}
+    assert ExecutionRequest("cpu", precision="bf16", channels_last="on").candidates() == [
+        Execution("cpu", "bf16", True)
+    ]
 
 
 def test_what_is_said_is_done() -> None:
-    assert Wanted("cpu", "fp32", "on", "on").candidates() == [Execution("cpu", "fp32", True, True)]
-    assert Wanted("cpu", "fp32", "off", "auto").candidates() == [Execution("cpu", "fp32", False, False)]
+    assert ExecutionRequest("cpu", "fp32", "on", "on").candidates() == [Execution("cpu", "fp32", True, True)]
+    assert ExecutionRequest("cpu", "fp32", "off", "auto").candidates() == [Execution("cpu", "fp32", False, False)]
 
 
 def test_contradictions_name_the_option_and_both_values() -> None:
     done = Execution("cpu", "bf16", True, False)
-    assert Wanted().contradictions(done) == []
-    assert Wanted("cpu", "bf16", "on", "off").contradictions(done) == []
-    assert Wanted("cuda", "fp32", "off", "on").contradictions(done) == [
+    assert ExecutionRequest().contradictions(done) == []
+    assert ExecutionRequest("cpu", "bf16", "on", "off").contradictions(done) == []
+    assert ExecutionRequest("cuda", "fp32", "off", "on").contradictions(done) == [
         "--device cuda (was cpu)",
         "--precision fp32 (was bf16)",
         "--channels-last off (was on)",

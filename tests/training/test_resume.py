@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.bundle import Bundle, create_bundle, damage, open_bundle
+from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle
 
 #: A checkpoint at every step, and nothing that is chosen by a timed trial.
 ARGUMENTS = {
@@ -64,7 +64,7 @@ def kill_at(bundle: Bundle, data: Path, moments: list[tuple[str, float]]) -> str
     for line, seconds in moments:
         said += kill_after(bundle.path, data, seconds, line)
         now = open_bundle(bundle.path)
-        assert damage(now) == []
+        assert find_damage(now) == []
         assert now == bundle or "training" in now.parts
     return said
 

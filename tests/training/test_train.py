@@ -11,19 +11,19 @@ import torch
 from PIL import Image
 from safetensors.numpy import load as load_arrays
 
-from regnet_deploy.bundle import Bundle, create_bundle, damage, open_bundle, update_bundle
+from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
-from regnet_deploy.images.folder import list_images
-from regnet_deploy.images.preprocess import Preprocessing, load_pixels, normalise
-from regnet_deploy.models.weights import FILE, model_of, weights_from_bytes
+from regnet_deploy.images.image_folder import list_images
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
 from regnet_deploy.training import loop, train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
 from regnet_deploy.training.checkpoint import load_checkpoint
-from regnet_deploy.training.data import Unreadable
-from regnet_deploy.training.execution import Execution, Wanted
-from regnet_deploy.training.learner import Learner
+from regnet_deploy.training.data_loader import UnreadableImage
+from regnet_deploy.training.execution import Execution, ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train import Options
+from regnet_deploy.training.train import TrainOptions
+from regnet_deploy.training.train_step import Learner
 
 #: Python 3.12 and newer warn of every fork beside threads; PyTorch's loading processes are forked and use none.
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -57,7 +57,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_a_run_gives_weights_that_know_the_images(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, preprocessing: Preprocessing
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, preprocessing: Preprocessing
 ) -> None:
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, notes)
     part = trained.part("training")
@@ -65,7 +65,7 @@ def test_a_run_gives_weights_that_know_the_images(
     files = [path for paths in list_images(data).val.values() for path in paths]
     pixels = np.stack([load_pixels((data / path).read_bytes(), preprocessing) for path in files])
     with torch.no_grad():
-        answers = model_of(trained)(torch.from_numpy(normalise(pixels, preprocessing))).argmax(1)
+        answers = load_model(trained)(torch.from_numpy(normalise(pixels, preprocessing))).argmax(1)
     right = sum(
         trained.part("labels")[answer] == path.split("/")[1] for answer, path in zip(answers, files, strict=True)
     )
@@ -73,7 +73,7 @@ def test_a_run_gives_weights_that_know_the_images(
 
 
 def test_the_bundle_says_how_its_weights_came_about(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     (data / "train" / "red" / "note.txt").write_text("hello")
     trained = train.train(bundle.path, data, recipe, options, notes)
@@ -94,14 +94,14 @@ def test_the_bundle_says_how_its_weights_came_about(
     assert part["lineage"]["versions"]["torch"] == torch.__version__
     assert set(trained.part("environment")["train"]) >= {"python", "torch", "regnet-deploy", "platform", "date"}
     assert str(data) not in json.dumps(trained.parts)
-    assert damage(trained) == []
+    assert find_damage(trained) == []
     assert "1 file left out:" in notes.text
     assert "train/red/note.txt: not an image" in notes.text
     assert "3 outputs in place of 1000" in notes.text
 
 
 def test_the_best_epoch_is_kept_the_later_of_equals(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores, states = iter([0.5, 0.75, 0.75, 0.25]), []
     evaluate = loop.evaluate
@@ -119,7 +119,7 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
 
 
 def test_samples_are_evaluation_views_of_training_images_of_every_class(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, preprocessing: Preprocessing
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, preprocessing: Preprocessing
 ) -> None:
     trained = train.train(bundle.path, data, recipe, options, notes)
     samples = load_arrays(trained.read("samples.safetensors"))
@@ -135,7 +135,7 @@ def test_samples_are_evaluation_views_of_training_images_of_every_class(
 
 
 def test_new_weights_drop_what_was_true_of_the_old(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     parts = {"golden": {}, "variants": {}, "profile": {}, "environment": {"select": {"a": 1}}}
     old = {"fp32.onnx": b"x", "fp16.plan": b"y", "golden.safetensors": b"z", "notes.txt": b"keep"}
@@ -147,7 +147,7 @@ def test_new_weights_drop_what_was_true_of_the_old(
 
 
 def test_a_finished_run_leaves_no_checkpoint(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     train.train(bundle.path, data, recipe, options, notes)
     names = [path.name.split("-")[0].split(".out")[0] for path in run_directory(bundle).iterdir()]
@@ -156,7 +156,7 @@ def test_a_finished_run_leaves_no_checkpoint(
 
 @FORKS
 def test_the_same_run_gives_the_same_weights_whoever_loads(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     digests = [
         train.train(bundle.path, data, recipe, dataclasses.replace(options, workers=workers), notes).files[FILE].sha256
@@ -169,7 +169,7 @@ def test_the_same_run_gives_the_same_weights_whoever_loads(
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 8])
 def test_a_stopped_run_goes_on_to_the_same_bits(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at, tmp_path: Path, step: int
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at, tmp_path: Path, step: int
 ) -> None:
     whole = create_bundle(tmp_path / "whole", dict(bundle.parts))
     wanted = train.train(whole.path, data, recipe, options, notes)
@@ -191,7 +191,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 
 def test_a_run_stopped_between_its_result_and_its_end_is_over(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(directory: Path) -> None:
         raise Stop
@@ -207,12 +207,12 @@ def test_a_run_stopped_between_its_result_and_its_end_is_over(
 
 
 def test_a_run_whose_result_could_not_be_written_is_not_trained_again(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise BundleError("cannot write: No space left on device")
 
-    monkeypatch.setattr(train, "commit", full)
+    monkeypatch.setattr(train, "commit_training", full)
     with pytest.raises(BundleError):
         train.train(bundle.path, data, recipe, options, notes)
     monkeypatch.undo()
@@ -222,7 +222,7 @@ def test_a_run_whose_result_could_not_be_written_is_not_trained_again(
 
 
 def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at
 ) -> None:
     stop_at(4)
     with pytest.raises(Stop):
@@ -233,7 +233,7 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
         UsageError, match=r"stands at epoch 2 step 1 and differs in epochs 5 \(was 3\), lr 0\.2 \(was 0\.1\)"
     ):
         train.train(bundle.path, data, faster, options, notes)
-    other = dataclasses.replace(options, wanted=Wanted("cpu", "fp32", "on", "off"))
+    other = dataclasses.replace(options, wanted=ExecutionRequest("cpu", "fp32", "on", "off"))
     with pytest.raises(UsageError, match=r"--channels-last on \(was off\): .*--restart"):
         train.train(bundle.path, data, recipe, other, notes)
     (data / "train" / "red" / "000.png").unlink()
@@ -246,7 +246,7 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
 
 
 def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = train.open_training
 
@@ -264,12 +264,12 @@ def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
 
 
 def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_with(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     image = train.RandomViews.__getitem__
 
     def gone(self: object, key: tuple[int, int]) -> object:
-        return Unreadable(f"{key[1]}.png", "cannot be read: gone") if key[0] == 1 else image(self, key)
+        return UnreadableImage(f"{key[1]}.png", "cannot be read: gone") if key[0] == 1 else image(self, key)
 
     monkeypatch.setattr(train.RandomViews, "__getitem__", gone)
     with pytest.raises(
@@ -282,7 +282,7 @@ def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_wi
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_bundle(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     wild = dataclasses.replace(recipe, lr=1e30, warmup_epochs=0)
     with pytest.raises(UsageError, match=r"the loss is not finite at epoch 1 .*give a lower --lr than 1e\+30"):
@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_bundle(
 
 
 def test_fine_tuning_starts_from_the_bundles_weights_and_names_them(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     tune = dataclasses.replace(recipe, fine_tune=True, lr=1e-7)
     with pytest.raises(UsageError, match=r"--fine-tune: .* has no weights to start from yet"):
@@ -307,7 +307,7 @@ def test_fine_tuning_starts_from_the_bundles_weights_and_names_them(
 
 
 def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train.train(bundle.path, data, recipe, options, notes)
     tune = dataclasses.replace(recipe, fine_tune=True)
@@ -325,7 +325,7 @@ def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
 
 
 def test_the_network_gets_the_outputs_of_the_folder(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "classes": 5}})
     trained = train.train(bundle.path, data, recipe, options, notes)
@@ -337,7 +337,7 @@ def test_the_network_gets_the_outputs_of_the_folder(
     ("below", "said"), [("a", r"two or more; did you mean --data .*/only\?"), ("", "two or more$")]
 )
 def test_one_class_is_none(
-    bundle: Bundle, tmp_path: Path, recipe: Recipe, options: Options, notes, below, said
+    bundle: Bundle, tmp_path: Path, recipe: Recipe, options: TrainOptions, notes, below, said
 ) -> None:
     for name in ("a", "b") if below else ("",):
         (tmp_path / "deep" / "only" / name).mkdir(parents=True, exist_ok=True)
@@ -348,7 +348,7 @@ def test_one_class_is_none(
 
 
 def test_what_is_trained_like_this_already_is_trained_anew_only_when_asked(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     first = train.train(bundle.path, data, recipe, options, notes)
     update_bundle(bundle.path, {"variants": {"onnx-fp32": {}}})
@@ -362,7 +362,7 @@ def test_what_is_trained_like_this_already_is_trained_anew_only_when_asked(
 
 
 def test_finish_and_restart_contradict_each_other_and_cost_nothing(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at: Callable[[int], None]
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at: Callable[[int], None]
 ) -> None:
     stop_at(2)
     with pytest.raises(Stop):
@@ -376,16 +376,16 @@ def test_finish_and_restart_contradict_each_other_and_cost_nothing(
 
 
 def test_another_way_to_run_the_steps_is_another_training(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     train.train(bundle.path, data, recipe, options, notes)
-    other = dataclasses.replace(options, wanted=Wanted("cpu", "fp32", "on", "off"))
+    other = dataclasses.replace(options, wanted=ExecutionRequest("cpu", "fp32", "on", "off"))
     again = train.train(bundle.path, data, recipe, other, notes)
     assert again.part("training")["execution"]["execution"]["channels_last"]
 
 
 def test_an_unfinished_run_can_be_ended_with_its_best_weights(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, stop_at: Callable[[int], None]
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at: Callable[[int], None]
 ) -> None:
     recipe = dataclasses.replace(recipe, epochs=6)
     finish = dataclasses.replace(options, finish=True)
@@ -402,7 +402,7 @@ def test_an_unfinished_run_can_be_ended_with_its_best_weights(
 
 
 def test_a_split_is_for_folders_without_validation(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     with pytest.raises(UsageError, match="has validation images of its own: leave --val-split out"):
         train.train(bundle.path, data, recipe, dataclasses.replace(options, val_split=0.2), notes)
@@ -414,7 +414,7 @@ def test_a_split_is_for_folders_without_validation(
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_handful_of_images_trains(
-    bundle: Bundle, recipe: Recipe, options: Options, notes, put_images, tmp_path: Path, count: int
+    bundle: Bundle, recipe: Recipe, options: TrainOptions, notes, put_images, tmp_path: Path, count: int
 ) -> None:
     put_images(tmp_path / "few" / "train", count)
     put_images(tmp_path / "few" / "val", 1)
@@ -424,14 +424,14 @@ def test_a_handful_of_images_trains(
 
 
 def test_a_batch_larger_than_the_data_is_the_data(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, batch_size=500), options, notes)
     assert len(trained.part("training")["history"]) == 3
 
 
 def test_without_precise_statistics_the_running_averages_are_kept(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     def batches_seen(images: int) -> tuple[int, int]:
         """Return how many batches the statistics are of, and the epoch of the weights."""
@@ -446,7 +446,7 @@ def test_without_precise_statistics_the_running_averages_are_kept(
 
 
 def test_a_bundle_changed_meanwhile_is_left_alone(
-    bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted = train.fit
 
@@ -460,7 +460,9 @@ def test_a_bundle_changed_meanwhile_is_left_alone(
     assert open_bundle(bundle.path).files == {}
 
 
-def test_what_is_missing_names_the_command(tmp_path: Path, data: Path, recipe: Recipe, options: Options, notes) -> None:
+def test_what_is_missing_names_the_command(
+    tmp_path: Path, data: Path, recipe: Recipe, options: TrainOptions, notes
+) -> None:
     with pytest.raises(BundleError, match="regnet-deploy select"):
         train.train(tmp_path / "none", data, recipe, options, notes)
     empty = create_bundle(tmp_path / "empty", {})
@@ -468,7 +470,9 @@ def test_what_is_missing_names_the_command(tmp_path: Path, data: Path, recipe: R
         train.train(empty.path, data, recipe, options, notes)
 
 
-def test_progress_runs_over_the_whole_run(bundle: Bundle, data: Path, recipe: Recipe, options: Options, notes) -> None:
+def test_progress_runs_over_the_whole_run(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+) -> None:
     train.train(bundle.path, data, recipe, options, notes)
     steps = [(what, done, total) for what, done, total, _ in notes.work if what.startswith("epoch")]
     assert [done for _, done, _ in steps] == list(range(1, 10))

@@ -22,9 +22,9 @@ import numpy as np
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.protobuf.messages import parse_text, to_text
-from regnet_deploy.targets.folder import write_folders
-from regnet_deploy.targets.settings import Settings
-from regnet_deploy.targets.subject import choose_subject
+from regnet_deploy.targets.output_folder import write_folders
+from regnet_deploy.targets.packaged_variant import choose_packaged_variant
+from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.triton import REPOSITORY, triton_files
 
 #: Path of the program that starts Triton: ``PROGRAM REPOSITORY HTTP_PORT GRPC_PORT METRICS_PORT FLAGS...``
@@ -50,7 +50,12 @@ def why_not() -> str | None:
 
 
 def write_twin(
-    bundle: Path, folder: Path, settings: Settings | None = None, *, delay_ms: float = 0.0, images: bool = True
+    bundle: Path,
+    folder: Path,
+    settings: DeploymentSettings | None = None,
+    *,
+    delay_ms: float = 0.0,
+    images: bool = True,
 ) -> Path:
     """Write the repository that ``package --triton`` makes of a tiny bundle, the network replaced by its twin.
 
@@ -67,8 +72,8 @@ def write_twin(
     Returns:
         The folder for ``tritonserver --model-repository``.
     """
-    settings = settings or Settings()
-    subject = choose_subject(open_bundle(bundle), settings.variant, gpu=False)
+    settings = settings or DeploymentSettings()
+    subject = choose_packaged_variant(open_bundle(bundle), settings.variant, gpu=False)
     files, name = triton_files(subject, settings), settings.name
     model = f"{REPOSITORY}/{name}"
     if not images:

@@ -1,0 +1,202 @@
+"""Engines in a bundle: a variant has one for each machine it was built for, and the right one is found at load.
+
+A variant of an engine says what it was built from and in what it computes; its engines, each a plan among the bundle's
+files, say what for. One that was built from another ONNX file than the bundle has now never fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.engines.gpu import Gpu, find_gpu
+from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason
+from regnet_deploy.engines.library import RUNTIMES, Library, Runtime, lean_runtime, load_library
+from regnet_deploy.engines.session import EngineSession
+from regnet_deploy.errors import RegnetDeployError, UsageError, did_you_mean
+
+Variant = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredEngine:
+    """An engine of a variant.
+
+    Attributes:
+        entry: what the manifest says of it.
+        identity: what it was built from and for.
+        why_not: what keeps it from running on this machine, in one line; None where it fits.
+    """
+
+    entry: Mapping[str, Any]
+    identity: EngineIdentity
+    why_not: str | None
+
+    @property
+    def file(self) -> str:
+        """Logical name of its plan."""
+        return str(self.entry["file"])
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether it was proved to agree with the trained model."""
+        return bool((self.entry.get("proof") or {}).get("passed"))
+
+
+def engine_file(variant: str, key: str) -> str:
+    """Return the logical name of a plan."""
+    return f"{variant}-{key[:12]}.plan"
+
+
+def is_engine(variant: Mapping[str, Any]) -> bool:
+    """Tell whether a variant is one of engines."""
+    return variant.get("runtime") in RUNTIMES
+
+
+def add_engine(variant: Mapping[str, Any], entry: Mapping[str, Any]) -> Variant:
+    """Return a variant with an engine more: in place of one of the same key, and without those of another ONNX file."""
+    source = entry["identity"]["onnx_sha256"]
+    kept = [
+        engine
+        for engine in variant.get("engines", ())
+        if engine["key"] != entry["key"] and engine["identity"]["onnx_sha256"] == source
+    ]
+    return {**variant, "engines": [*kept, dict(entry)]}
+
+
+def remaining_files(bundle: Bundle, variants: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the logical names of the bundle's plans that none of these variants has: to drop when they are written."""
+    named = {engine["file"] for variant in variants.values() for engine in variant.get("engines", ())}
+    return tuple(sorted(name for name in bundle.files if name.endswith(".plan") and name not in named))
+
+
+def engine_variants(bundle: Bundle) -> dict[str, Variant]:
+    """Return the bundle's variants of engines by name; none where nothing has been exported."""
+    return {name: one for name, one in (bundle.parts.get("variants") or {}).items() if is_engine(one)}
+
+
+def find_engine_variant(bundle: Bundle, name: str) -> Variant:
+    """Return what the manifest says of a variant of engines.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    there = engine_variants(bundle)
+    if name not in there:
+        known = f"there are {', '.join(there)}" if there else "run `regnet-deploy export --trt`"
+        raise UsageError(f"{bundle.path} has no engines {name!r}{did_you_mean(name, there)}; {known}")
+    return there[name]
+
+
+def fits(bundle: Bundle, name: str, library: Library | str, gpu: Gpu | None) -> list[StoredEngine]:
+    """Return the engines of a variant, each with what keeps it from running here.
+
+    Args:
+        bundle: that has it.
+        name: of the variant.
+        library: of the variant's runtime, or why it is not to be had: from :func:`library_here`.
+        gpu: of this machine, or None.
+
+    Raises:
+        UsageError: no variant of engines has this name.
+        BundleError: what the manifest says of an engine cannot be read.
+    """
+    variant = find_engine_variant(bundle, name)
+    found = []
+    for entry in variant.get("engines", ()):
+        identity = EngineIdentity.from_json(entry["identity"])
+        reason = _stale(bundle, variant, identity)
+        if reason is None:
+            reason = library if isinstance(library, str) else engine_unsupported_reason(identity, library, gpu)
+        found.append(StoredEngine(entry, identity, reason))
+    return found
+
+
+def fitting_engine(bundle: Bundle, name: str, library: Library | str, gpu: Gpu | None) -> StoredEngine | None:
+    """Return the engine of a variant that runs here: a proved one before others, a later one before earlier ones.
+
+    Raises:
+        UsageError: no variant of engines has this name.
+        BundleError: what the manifest says of an engine cannot be read.
+    """
+    fitting = [engine for engine in fits(bundle, name, library, gpu) if engine.why_not is None]
+    return max(reversed(fitting), key=lambda engine: engine.is_proved, default=None)
+
+
+def no_engine_reason(bundle: Bundle, name: str) -> str | None:
+    """Return in one line why no engine of a variant runs on this machine, or None where one does.
+
+    Raises:
+        UsageError: no variant of engines has this name.
+        BundleError: what the manifest says of an engine cannot be read.
+    """
+    runtime = cast("Runtime", find_engine_variant(bundle, name)["runtime"])
+    engines = fits(bundle, name, library_here(runtime), find_gpu())
+    if any(engine.why_not is None for engine in engines):
+        return None
+    reasons = list(dict.fromkeys(str(engine.why_not) for engine in engines))
+    more = f" (and {len(reasons) - 2} more reasons)" if len(reasons) > 2 else ""
+    return f"{'; '.join(reasons[:2])}{more}" if reasons else "it has no engine"
+
+
+def open_engine(bundle: Bundle, name: str) -> EngineSession:
+    """Open the engine of a variant that fits this machine, its bytes checked against the manifest before it is loaded.
+
+    Raises:
+        MissingExtra: its library is not installed.
+        UsageError: no variant of engines has this name, or none of its engines fits; the line says why.
+        BundleError: the plan is damaged, or what the manifest says of it cannot be read.
+        RegnetDeployError: the engine does not load.
+    """
+    runtime = cast("Runtime", find_engine_variant(bundle, name)["runtime"])
+    library, gpu = load_library(runtime), find_gpu()
+    engine = fitting_engine(bundle, name, library, gpu)
+    if engine is None or gpu is None:
+        raise UsageError(
+            f"no engine of {name} runs here: {no_engine_reason(bundle, name)}; `regnet-deploy export --trt` builds one "
+            "for this machine"
+        )
+    identity = engine.identity
+    lean = lean_runtime(identity.version) if identity.options.version_compatible else None
+    return EngineSession(library, gpu, bundle.read(engine.file), identity.options, lean=lean)
+
+
+def library_here(runtime: Runtime) -> Library | str:
+    """Return the library of a runtime, or in one line why it is not to be had."""
+    try:
+        return load_library(runtime)
+    except RegnetDeployError as error:
+        return str(error)
+
+
+def missing_engine_error(bundle: Bundle, file: str) -> str | None:
+    """Return that a plan is missing or of another size, or None; its bytes are checked when it is loaded."""
+    stored = bundle.files.get(file)
+    try:
+        size = None if stored is None else bundle.stored_path(file).stat().st_size
+    except OSError:
+        size = None
+    if stored is None or size is None:
+        return f"its file {file} is missing: `regnet-deploy export --trt` builds it again"
+    if size != stored.bytes:
+        return (
+            f"its file {file} is damaged, {size} bytes of {stored.bytes}: `regnet-deploy export --trt` builds it again"
+        )
+    return None
+
+
+def _stale(bundle: Bundle, variant: Variant, identity: EngineIdentity) -> str | None:
+    """Return why an engine is not of what the bundle has now, or None."""
+    source = str(variant["source"])
+    file = (bundle.parts.get("variants") or {}).get(source, {}).get("file")
+    stored = bundle.files.get(str(file))
+    if stored is None:
+        return f"{source}, which it was built from, is not in the bundle any more"
+    if stored.sha256 != identity.onnx_sha256:
+        return (
+            f"it was built from another {source} ({identity.onnx_sha256[:12]}) than the bundle has now "
+            f"({stored.sha256[:12]})"
+        )
+    return None

@@ -1,0 +1,84 @@
+"""The trained network as it goes into every exported file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from torch import nn
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions, tensors_between
+from regnet_deploy.exporting.precision import Precision
+from regnet_deploy.exporting.quantization import TensorRange
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.models.weights import load_model
+from regnet_deploy.space.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class ModelSource:
+    """What every variant is made from.
+
+    Attributes:
+        model: in PyTorch, in evaluation mode.
+        network: its stages.
+        weights: its arrays by name.
+        preprocessing: of the bundle.
+        metadata: what a file tells of itself to whoever finds it without its bundle.
+    """
+
+    model: nn.Module
+    network: Network
+    weights: Mapping[str, NDArray[Any]]
+    preprocessing: Preprocessing
+    metadata: Mapping[str, str]
+
+    def onnx(
+        self,
+        precision: Precision,
+        ranges: Mapping[str, TensorRange] | None = None,
+        *,
+        pixels: bool = False,
+        reduced: bool = False,
+    ) -> bytes:
+        """Return the ONNX file of a precision; see :func:`regnet_deploy.exporting.onnx_graph.build_onnx`."""
+        return build_onnx(
+            self.network,
+            self.weights,
+            self.preprocessing,
+            precision,
+            ranges,
+            pixels=pixels,
+            reduced=reduced,
+            metadata=self.metadata,
+        )
+
+    def tensors(self) -> list[str]:
+        """Return the names of the activations that quantised precisions want the ranges of."""
+        return tensors_between(self.network, self.weights)
+
+    def convolutions(self, precision: Precision) -> dict[str, str]:
+        """Return in which type each convolution computes, by name."""
+        return convolution_precisions(self.network, self.weights, precision)
+
+
+def load_model_source(bundle: Bundle) -> ModelSource:
+    """Read the network and the weights of a bundle.
+
+    Raises:
+        MissingPart: it has no architecture or no preprocessing.
+        BundleError: the weights are damaged or of another network.
+    """
+    model = load_model(bundle)
+    parts = {name: bundle.parts[name] for name in ("architecture", "preprocessing", "labels") if name in bundle}
+    return ModelSource(
+        model=model,
+        network=Network.from_json(bundle.part("architecture")),
+        weights={name: value.numpy() for name, value in model.state_dict().items()},
+        preprocessing=Preprocessing.from_json(bundle.part("preprocessing")),
+        metadata={name: json.dumps(value, sort_keys=True) for name, value in parts.items()},
+    )

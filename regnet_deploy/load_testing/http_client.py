@@ -1,0 +1,218 @@
+"""HTTP/1.1 connections that are kept alive, with very little work per request: the server runs on the same cores.
+
+A request is bytes that were made before the load; an answer is a status, a body and one header. There is no queue: a
+request takes an idle connection or opens one, and beyond the most that may be in flight it is not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from regnet_deploy.errors import require
+from regnet_deploy.load_testing.target import Target
+
+#: In place of an HTTP status: the connection failed or was closed, and no answer within the time allowed.
+BROKEN, TIMED_OUT = -1, -2
+
+_HEADER_LENGTH = b"inference-header-content-length"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpReply:
+    """An answer.
+
+    Attributes:
+        status: of HTTP.
+        body: decoded from chunks.
+        json_bytes: of the body that are JSON, where tensors stand behind them; None where no header says so.
+    """
+
+    status: int
+    body: bytes
+    json_bytes: int | None
+
+
+#: Told of every request that was sent, once: its ticket, the status or :data:`BROKEN` or :data:`TIMED_OUT`, the answer
+#: where there is one, and when it was complete (``time.monotonic()``).
+Done = Callable[[int, int, "HttpReply | None", float], None]
+
+
+class HttpClient:
+    """Connections to one server; lives on the running event loop.
+
+    Attributes:
+        in_flight: requests sent and not answered.
+        problem: what the last connection that failed said, for people.
+    """
+
+    def __init__(self, target: Target, most: int, done: Done, timeout_s: float) -> None:
+        self.in_flight = 0
+        self.problem = ""
+        httptools = require("httptools", "serve")
+        self._parser: Any = httptools.HttpResponseParser
+        self._parser_error: type[Exception] = httptools.HttpParserError
+        self._loop = asyncio.get_running_loop()
+        self._target = target
+        self._context = target.context()
+        self._most = most
+        self._done = done
+        self._timeout_s = timeout_s
+        self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def send(self, ticket: int, request: bytes, due: float | None = None) -> bool:
+        """Send a request and return True; False where as many as allowed are in flight, or the client is closed.
+
+        Args:
+            ticket: of the request.
+            request: all of it.
+            due: when it was to be sent (``time.monotonic()``), from when its time counts; by default now.
+        """
+        if self.in_flight >= self._most or self._closed:
+            return False
+        self.in_flight += 1
+        due = time.monotonic() if due is None else due
+        if self._idle:
+            self._idle.pop().send(ticket, request, due)
+        else:
+            task = self._loop.create_task(self._connect(ticket, request, due))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+        return True
+
+    def expire(self) -> None:
+        """Give up what has waited too long; to be called now and then."""
+        before = time.monotonic() - self._timeout_s
+        for connection in list(self._open):
+            if connection.ticket is not None and connection.due < before:
+                connection.end(TIMED_OUT)
+
+    def close(self) -> None:
+        """Close every connection; what was in flight is not told of any more."""
+        self._closed = True
+        for task in self._opening:
+            task.cancel()
+        for connection in list(self._open):
+            connection.ticket = None
+            connection.end(BROKEN)
+
+    async def _connect(self, ticket: int, request: bytes, due: float) -> None:
+        opening = self._loop.create_connection(self._make, self._target.host, self._target.port, ssl=self._context)
+        try:
+            _, connection = await asyncio.wait_for(opening, max(0.001, due + self._timeout_s - time.monotonic()))
+        except asyncio.TimeoutError:
+            self.finish(ticket, TIMED_OUT, None, due)
+        except OSError as error:  # an error of TLS is one too
+            self.problem = error.strerror or str(error)
+            self.finish(ticket, BROKEN, None, due)
+        else:
+            connection.send(ticket, request, due)
+
+    def _make(self) -> _Connection:
+        return _Connection(self, self._parser, self._parser_error)
+
+    def finish(self, ticket: int, status: int, reply: HttpReply | None, due: float) -> None:
+        """Count a request as ended and tell of it; an answer that came too late is none."""
+        self.in_flight -= 1
+        now = time.monotonic()
+        if now - due > self._timeout_s and status != BROKEN:
+            status, reply = TIMED_OUT, None
+        self._done(ticket, status, reply, now)
+
+    def opened(self, connection: _Connection) -> None:
+        """Know a connection."""
+        self._open.add(connection)
+
+    def rest(self, connection: _Connection) -> None:
+        """Take a connection for the next request."""
+        self._idle.append(connection)
+
+    def lost(self, connection: _Connection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, client: HttpClient, parser: Any, broken: type[Exception]) -> None:
+        self.ticket: int | None = None
+        self.due = 0.0
+        self._client = client
+        self._parser = parser(self)
+        self._broken = broken
+        self._transport: Any = None
+        self._chunks: list[bytes] = []
+        self._json_bytes: int | None = None
+        self._complete = self._keep = False
+
+    def send(self, ticket: int, request: bytes, due: float) -> None:
+        self.ticket, self.due = ticket, due
+        self._transport.write(request)
+        if self._transport.is_closing():  # the other side closed it between two requests
+            self.end(BROKEN)
+
+    def end(self, status: int) -> None:
+        """Close the connection; a request on it has failed."""
+        self._client.lost(self)
+        ticket, self.ticket = self.ticket, None
+        if self._transport is not None:
+            self._transport.abort()
+        if ticket is not None:
+            self._client.finish(ticket, status, None, self.due)
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._client.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except self._broken as error:
+            self._client.problem = f"not HTTP: {error}"
+            self.end(BROKEN)
+            return
+        if self._complete:
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.ticket is not None:
+            self._client.problem = "the connection was closed before the answer" + (f": {exc}" if exc else "")
+        self.end(BROKEN)
+
+    # httptools' callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == len(_HEADER_LENGTH) and name.lower() == _HEADER_LENGTH and value.isdigit():
+            self._json_bytes = int(value)
+
+    def on_body(self, body: bytes) -> None:
+        self._chunks.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status >= 200:  # 100 Continue comes before the answer
+            self._complete, self._keep = True, self._parser.should_keep_alive()
+
+    def _finish(self) -> None:
+        ticket, due = self.ticket, self.due
+        status = self._parser.get_status_code()
+        reply = HttpReply(status, b"".join(self._chunks), self._json_bytes)
+        self._chunks, self._json_bytes, self._complete = [], None, False
+        self.ticket = None
+        if ticket is None or not self._keep:  # an answer that nobody asked for, or the last one
+            self.end(BROKEN)
+        else:
+            self._client.rest(self)
+        if ticket is not None:
+            self._client.finish(ticket, status, reply, due)

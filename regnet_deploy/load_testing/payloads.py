@@ -1,0 +1,149 @@
+"""What is sent: golden images as tensors or as PNG files, or the user's own images."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import DataError, UsageError, require
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.load_testing.target import Target, post
+
+#: ``tensor``: what the network takes, as binary tensors of the Open Inference Protocol; ``image``: files, which the
+#: server decodes.
+Kind = Literal["tensor", "image"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+#: Images that a load takes turns with; the generator should not be found reading memory.
+MOST = 32
+#: Suffixes of the formats that the server decodes.
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_MOST_BYTES = 64 * 2**20
+#: Types of the protocol -> those of NumPy.
+_DTYPES = {"FP32": "float32", "UINT8": "uint8"}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a server says of its model: names, type (``float32`` or ``uint8``) and shape of one image, and classes."""
+
+    model: str
+    input: str
+    dtype: str
+    image: tuple[int, ...]
+    output: str
+    classes: int
+
+
+def interface_of(model: str, metadata: Any) -> Interface:
+    """Read a model metadata response of the Open Inference Protocol.
+
+    Raises:
+        UsageError: the model is not one that classifies images.
+    """
+    try:
+        (given,), (result,) = metadata["inputs"], metadata["outputs"]
+        dtype, shape = _DTYPES[given["datatype"]], tuple(map(int, given["shape"][1:]))
+        return Interface(model, str(given["name"]), dtype, shape, str(result["name"]), int(result["shape"][1]))
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise UsageError(
+            f"model {model} does not take images and give logits: its metadata is {json.dumps(metadata)[:200]}"
+        ) from None
+
+
+def tensor_requests(
+    target: Target, interface: Interface, pixels: NDArray[np.uint8], preprocessing: Preprocessing
+) -> list[bytes]:
+    """Return a request for each image, ``(n, h, w, 3)``, as the tensor that the model takes.
+
+    Raises:
+        UsageError: the model takes other images.
+    """
+    images: NDArray[Any] = pixels if interface.dtype == "uint8" else normalise(pixels, preprocessing)
+    if images.shape[1:] != interface.image:
+        raise UsageError(
+            f"model {interface.model} at {target.url} takes images of {interface.image}, those of the bundle are "
+            f"{images.shape[1:]}: give the bundle that is served there"
+        )
+    datatype = next(name for name, dtype in _DTYPES.items() if dtype == interface.dtype)
+    return [_infer(target, interface, datatype, image) for image in images]
+
+
+def file_requests(target: Target, files: Sequence[bytes]) -> list[bytes]:
+    """Return a request to be classified for each image file."""
+    headers = {"content-type": "application/octet-stream"}
+    return [post(target, "/classify?k=5", data, headers) for data in files]
+
+
+def as_files(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> list[bytes]:
+    """Return PNG files of which the server's resizing and cropping leaves exactly these pixels.
+
+    Each is a square of the side that images are resized to, the pixels where its centre is cut out, edges repeated.
+
+    Args:
+        pixels: ``(n, crop, crop, 3)``.
+        preprocessing: of the bundle.
+    """
+    module = require("PIL.Image", "serve")
+    before = (preprocessing.resize - preprocessing.crop) // 2
+    after = preprocessing.resize - preprocessing.crop - before
+    files = []
+    for image in pixels:
+        framed = np.pad(image, ((before, after), (before, after), (0, 0)), mode="edge")
+        file = io.BytesIO()
+        module.fromarray(framed).save(file, "PNG", compress_level=1)
+        files.append(file.getvalue())
+    return files
+
+
+def read_images(folder: str | Path) -> list[bytes]:
+    """Return image files of a folder and those below it, at most :data:`MOST`, spread evenly over their names.
+
+    Raises:
+        DataError: no such folder, none in it, or one that cannot be read.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise DataError(f"no image folder at {root}: it {'is a file' if root.exists() else 'does not exist'}")
+    found = sorted(
+        Path(where, name) for where, _, names in os.walk(root) for name in names if name.lower().endswith(_SUFFIXES)
+    )
+    if not found:
+        raise DataError(f"{root} holds no images ({', '.join(_SUFFIXES)})")
+    picked = [found[i * len(found) // min(MOST, len(found))] for i in range(min(MOST, len(found)))]
+    try:
+        files = [path.read_bytes() for path in picked]
+    except OSError as error:
+        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    if sum(map(len, files)) > _MOST_BYTES:
+        raise DataError(f"{len(files)} images of {root} are more than {_MOST_BYTES // 2**20} MiB: give smaller ones")
+    return files
+
+
+def pixels_of_files(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return what the network sees of image files, ``(n, crop, crop, 3)``.
+
+    Raises:
+        DataError: one is not a usable image.
+    """
+    return np.stack([load_pixels(data, preprocessing, f"image {i + 1}") for i, data in enumerate(files)])
+
+
+def _infer(target: Target, interface: Interface, datatype: str, image: NDArray[Any]) -> bytes:
+    raw = np.ascontiguousarray(image).tobytes()
+    tensor = {"name": interface.input, "datatype": datatype, "shape": [1, *image.shape]}
+    document = {
+        "inputs": [{**tensor, "parameters": {"binary_data_size": len(raw)}}],
+        "outputs": [{"name": interface.output, "parameters": {"binary_data": True}}],
+    }
+    head = json.dumps(document, separators=(",", ":")).encode("ascii")
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+    return post(target, f"/v2/models/{interface.model}/infer", head + raw, headers)

@@ -1,0 +1,73 @@
+"""What every picture shares: colours, formats, and being written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regnet_deploy.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES = (".png", ".svg", ".pdf")
+#: Okabe and Ito's colours, told apart by colour-blind readers too, with marks that tell them apart in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKS = "osD^vP"
+GREY = "#999999"
+
+
+def check_plot_path(path: str | Path) -> Path:
+    """Return the path of a picture that can be drawn there, before the work that it is to show.
+
+    Raises:
+        UsageError: its suffix is none that can be drawn, or its folder is not there.
+        MissingExtra: matplotlib is not installed.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"a picture is written as {', '.join(SUFFIXES)}, got {target.name}")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent} for the picture {target.name}")
+    require("matplotlib", "plot")
+    return target
+
+
+def save_figure(figure: Figure, target: Path) -> None:
+    """Write a figure in the format of its suffix.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=target.suffix[1:].lower(), dpi=150)
+    write_atomically(target, drawn.getvalue())
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Write a file beside its place and put it there in one step: what was there before stays until then.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    beside = target.with_name(f".{target.name}.incomplete")
+    try:
+        beside.write_bytes(data)
+        beside.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise UsageError(f"cannot write {target}: {error.strerror}; choose another file") from None
+
+
+def figure_to_svg(figure: Figure) -> str:
+    """Return a figure as an ``<svg>`` element to stand inside a page; equal figures are equal text."""
+    import matplotlib
+
+    drawn = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "regnet-deploy"}):
+        figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
+    text = drawn.getvalue()
+    return text[text.index("<svg") :]

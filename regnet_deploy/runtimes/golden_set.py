@@ -1,0 +1,206 @@
+"""The golden set: real images with the logits that the trained model gave, and how well a runtime agrees with them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import BundleError, ProofError, require
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.runtimes.gates import Gate, logit_spread, scaled_gate
+from regnet_deploy.runtimes.runtime import Session, classify_pixels
+
+FILE = "golden.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class GoldenSet:
+    """Pixels as the network sees them, ``(n, h, w, 3)`` uint8 RGB, and its logits, ``(n, classes)`` float32."""
+
+    images: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+
+
+#: A first class that changed counts where the reference's lead of the old one over the new one is more than this share
+#: of the logits' spread: below it the reference does not decide between them.
+_DECIDED = 1e-2
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well logits agree with their reference.
+
+    Attributes:
+        images: images compared.
+        max_abs_error: largest difference of a logit; infinite where a logit is not finite.
+        mean_abs_error: mean difference of a logit.
+        relative_error: that as a share of the reference's spread (:func:`regnet_deploy.runtimes.gates.logit_spread`).
+        cosine: lowest cosine similarity of an image's logits with their reference.
+        top1_agreement: share of images whose first class is the same.
+        top1_decided: share of images whose first class is the same or is one that the reference has no more than a
+            hundredth of its spread behind its first: there the reference itself does not decide.
+        gate: that they were held to, see :func:`regnet_deploy.runtimes.gates.scaled_gate`.
+        failures: a phrase for each figure that is beyond its limit: the figure, its value, what is allowed.
+    """
+
+    images: int
+    max_abs_error: float
+    mean_abs_error: float
+    relative_error: float
+    cosine: float
+    top1_agreement: float
+    top1_decided: float
+    gate: Gate
+    failures: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every logit is finite and every figure within its limit."""
+        return not self.failures
+
+    def to_json(self) -> dict[str, Any]:
+        """Return figures, gate and whether it was passed as JSON data; figures that are not finite become None."""
+        figures = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in vars(self).items()
+            if name not in ("gate", "failures")
+        }
+        return {**figures, "gate": self.gate.to_json(), "passed": self.passed}
+
+    def __str__(self) -> str:
+        failed = f"{'; '.join(self.failures)} - " if self.failures else ""
+        return (
+            f"{failed}max |error| {self.max_abs_error:.3g}, mean |error| {self.mean_abs_error:.3g} "
+            f"({self.relative_error:.2%} of the spread), cosine {self.cosine:.6f}, "
+            f"top-1 {self.top1_agreement:.1%} the same on {self.images} images (allowed: {self.gate})"
+        )
+
+
+def golden_to_bytes(golden: GoldenSet) -> bytes:
+    """Serialise a golden set as safetensors; equal sets give equal bytes."""
+    save = require("safetensors.numpy", "serve").save
+    data: bytes = save(
+        {
+            "images": np.ascontiguousarray(golden.images, dtype=np.uint8),
+            "logits": np.ascontiguousarray(golden.logits, dtype=np.float32),
+        }
+    )
+    return data
+
+
+def load_golden(bundle: Bundle) -> GoldenSet:
+    """Return the golden set of a bundle.
+
+    Raises:
+        MissingPart: it has none; the message names the command that makes it.
+        BundleError: the file is damaged or is not a golden set.
+    """
+    data = bundle.read(FILE)
+    safetensors = require("safetensors", "serve")
+    load = require("safetensors.numpy", "serve").load
+    wrong = BundleError(f"{bundle.stored_path(FILE)} is not a golden set: run `regnet-deploy export --onnx` again")
+    try:
+        tensors = load(data)
+        images, logits = tensors["images"], tensors["logits"]
+    except (safetensors.SafetensorError, KeyError):
+        raise wrong from None
+    shaped = images.ndim == 4 and images.shape[3] == 3 and logits.ndim == 2 and len(images) == len(logits) > 0
+    if not shaped or images.dtype != np.uint8 or logits.dtype != np.float32:
+        raise wrong
+    return GoldenSet(images, logits)
+
+
+def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: Gate) -> Agreement:
+    """Hold logits, ``(n, classes)``, against their reference of the same shape.
+
+    Raises:
+        ProofError: the shapes differ.
+    """
+    if reference.shape != logits.shape or reference.ndim != 2 or not len(reference):
+        raise ProofError(f"logits of shape {logits.shape} cannot be compared with a reference of {reference.shape}")
+    wanted, got = reference.astype(np.float64), logits.astype(np.float64)
+    first, now = wanted.argmax(axis=1), got.argmax(axis=1)
+    top1 = float((first == now).mean())
+    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+        infinite = (math.inf, math.inf, math.inf, math.nan)
+        return Agreement(len(wanted), *infinite, top1, top1, gate, ("a logit is not finite",))
+    error, varies = np.abs(got - wanted), logit_spread(wanted)
+    mean = float(error.mean())
+    images = np.arange(len(wanted))
+    lead = wanted[images, first] - wanted[images, now]
+    agreement = Agreement(
+        images=len(wanted),
+        max_abs_error=float(error.max()),
+        mean_abs_error=mean,
+        relative_error=mean / varies if varies > 0 else math.inf if mean > 0 else 0.0,
+        cosine=float(cosines(wanted, got).min()),
+        top1_agreement=top1,
+        top1_decided=float((lead <= _DECIDED * varies).mean()),
+        gate=gate,
+        failures=(),
+    )
+    return replace(agreement, failures=(*_far_logit(wanted, error, gate), *_beyond(agreement)))
+
+
+def replay(session: Session, golden: GoldenSet, preprocessing: Preprocessing, gate: Gate, batch: int = 8) -> Agreement:
+    """Run every golden image through a session, once in batches and once alone, and compare both with the reference.
+
+    A golden set of one image is run twice in a batch. The gate is :func:`regnet_deploy.runtimes.gates.scaled_gate`.
+
+    Args:
+        session: an opened network.
+        golden: images and reference logits.
+        preprocessing: of the bundle.
+        gate: as asked for.
+        batch: images in a batch; 1 leaves batches out.
+
+    Raises:
+        ProofError: the session cannot run the images, or gives logits of another shape.
+    """
+    count = len(golden.images)
+    alone = [classify_pixels(session, golden.images[i : i + 1], preprocessing) for i in range(count)]
+    runs, reference = alone, [golden.logits]
+    if batch > 1:
+        repeats = 2 if count == 1 else 1
+        images = np.repeat(golden.images, repeats, axis=0)
+        size = min(batch, len(images))
+        runs += [classify_pixels(session, images[i : i + size], preprocessing) for i in range(0, len(images), size)]
+        reference.append(np.repeat(golden.logits, repeats, axis=0))
+    agreement = compare(np.concatenate(reference), np.concatenate(runs), scaled_gate(gate, golden.logits))
+    return replace(agreement, images=count)
+
+
+def _far_logit(wanted: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
+    """Return a phrase on the logit that is furthest beyond its limit, or none."""
+    allowed = gate.atol + gate.rtol * np.abs(wanted)
+    beyond = error - allowed
+    worst = np.unravel_index(int(beyond.argmax()), error.shape)
+    if not beyond[worst] > 0:
+        return []
+    return [f"|error| {error[worst]:.3g} of a logit of {wanted[worst]:.3g} (at most {allowed[worst]:.3g})"]
+
+
+def _beyond(agreement: Agreement) -> list[str]:
+    """Return a phrase for each of the other figures that is beyond its limit."""
+    gate, failed = agreement.gate, []
+    if agreement.relative_error > gate.mean:
+        failed.append(f"mean |error| {agreement.relative_error:.2%} of the spread (at most {gate.mean:.2%})")
+    if agreement.cosine < gate.cosine:
+        failed.append(f"cosine {agreement.cosine:.6f} (at least {gate.cosine:g})")
+    if agreement.top1_decided < gate.top1:
+        failed.append(f"first class kept on {agreement.top1_decided:.1%} of images (at least {gate.top1:.1%})")
+    return failed
+
+
+def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the cosine similarity of each row; rows of zeros are alike to each other and to nothing else."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    alike: NDArray[np.float64] = np.where(
+        lengths > 0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1), (a == b).all(axis=1)
+    )
+    return alike

@@ -1,0 +1,68 @@
+"""The population of a budget as a picture: every candidate, the pick, and the published networks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from regnet_deploy.plotting import COLOURS, GREY, check_plot_path, save_figure
+from regnet_deploy.selection.selection import Selection, published_candidate
+from regnet_deploy.space.published import baselines
+
+BLUE, ORANGE = COLOURS[:2]
+
+
+def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, most: int = 5000) -> None:
+    """Draw MACs and activations against score, side by side.
+
+    Args:
+        selection: what to draw.
+        path: ``.png``, ``.svg`` or ``.pdf``.
+        seed: picks which candidates are drawn where there are more than ``most``.
+        most: candidates drawn at most.
+    """
+    target = check_plot_path(path)
+    from matplotlib.figure import Figure
+
+    rows = np.arange(selection.considered)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    population, scores = selection.population, selection.scores
+    pick = selection.pick
+    near = []
+    for entry in baselines(selection.family):
+        candidate = published_candidate(entry, selection.budget)
+        if candidate.score is not None and pick.macs / 1.6 <= candidate.macs <= pick.macs * 1.6:
+            near.append((entry.name, candidate, candidate.score))
+    figure = Figure(figsize=(10, 4.6), layout="constrained")
+    family = f"RegNet{selection.family.upper()}"
+    figure.suptitle(
+        f"{selection.considered:,} {family}s with {selection.budget.macs / 1e9:g} GMACs "
+        f"± {selection.budget.tolerance * 100:g} % at {selection.budget.resolution} pixels"
+    )
+    panels = (("macs", 1e9, "MACs (G)"), ("activations", 1e6, "activations (M)"))
+    for axis, (name, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        values = getattr(population, name)[rows] / unit
+        axis.scatter(
+            values, scores[rows], s=6, color=GREY, alpha=0.5, linewidths=0, label="candidates", rasterized=True
+        )
+        for i, (text, candidate, score) in enumerate(near):
+            x = getattr(candidate, name) / unit
+            legend = None if i else "published"
+            axis.scatter(x, score, s=45, marker="D", color=BLUE, label=legend, zorder=3)
+            axis.annotate(
+                text.removeprefix("RegNet"), (x, score), xytext=(6, -10), textcoords="offset points", fontsize=8
+            )
+        x = getattr(pick, name) / unit
+        axis.scatter(x, scores[0], s=130, marker="*", color=ORANGE, label="pick", zorder=4)
+        axis.margins(x=0.15)
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.25)
+        shown = [*scores[rows], *(score for *_, score in near)]
+        top, bottom = max(shown), max(min(shown), np.quantile(scores, 0.02))
+        axis.set_ylim(bottom - 0.05 * (top - bottom), top + 0.08 * (top - bottom))
+    axes = figure.axes
+    axes[0].set_ylabel("score (log-likelihood under the trends)")
+    axes[0].legend(loc="lower left", fontsize=8, framealpha=0.9)
+    save_figure(figure, target)

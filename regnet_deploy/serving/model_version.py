@@ -1,0 +1,301 @@
+"""One version of a model made ready to answer: its sessions, its queue, its golden set. Knows nothing of HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.cores import available_cores
+from regnet_deploy.errors import ProofError
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
+from regnet_deploy.runtimes.gates import Gate, gate_to_serve
+from regnet_deploy.runtimes.golden_set import Agreement, GoldenSet, load_golden, replay
+from regnet_deploy.runtimes.predictions import labels_of
+from regnet_deploy.runtimes.runtime import Device, Runtime, Session, classify_pixels, find_variant, open_variant
+from regnet_deploy.runtimes.tuned_settings import tuned_settings
+from regnet_deploy.serving.batching import Batcher, Batching
+from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.model_interface import ModelInterface
+from regnet_deploy.serving.protocol import HeaderCache
+from regnet_deploy.serving.statistics import Statistics
+from regnet_deploy.serving.web_page import card_of
+
+#: Opens the engine of a variant, built for this machine.
+BuildEngine = Callable[[Bundle, str], Session]
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a bundle is to be served; None where that is left to what is known of the machine.
+
+    Attributes:
+        variant: its name; by default the one of ``tune``, else the fastest.
+        runtime: of the variants looked at.
+        device: where to run it.
+        threads: of an inference on the CPU.
+        executors: inferences at a time.
+        batch: images in an inference.
+        max_delay_s: seconds for which a batch waits for company.
+        build: makes the engine of a variant that has none for this machine; None where that is not allowed.
+    """
+
+    variant: str | None = None
+    runtime: Runtime = "auto"
+    device: Device = "auto"
+    threads: int | None = None
+    executors: int | None = None
+    batch: int | None = None
+    max_delay_s: float | None = None
+    build: BuildEngine | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ModelVersion:
+    """An opened variant with all it takes to answer.
+
+    Attributes:
+        variant: name of it in the bundle.
+        sessions: one for each executor, or one for all.
+        interface: names, types and shapes.
+        preprocessing: of the bundle.
+        golden: images and reference logits.
+        gate: that it is held to.
+        batching: how requests are put together.
+        threads: of the CPU, of an inference.
+        limits: what clients may ask for.
+        card: what is shown of it to people, JSON data.
+        digest: of the bundle's manifest.
+        note: what to tell who started the server, None for nothing.
+        statistics: what it has done.
+        heads: JSON of requests and answers that need not be read and written again.
+    """
+
+    variant: str
+    sessions: tuple[Session, ...]
+    interface: ModelInterface
+    preprocessing: Preprocessing
+    golden: GoldenSet
+    gate: Gate
+    batching: Batching
+    threads: int
+    limits: Limits
+    card: dict[str, Any]
+    digest: str
+    note: str | None = None
+    statistics: Statistics = field(default_factory=Statistics)
+    heads: HeaderCache = field(default_factory=HeaderCache)
+    _started: list[Batcher] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What clients call the model."""
+        return self.interface.model
+
+    @property
+    def version(self) -> str:
+        """The version, a whole number above 0."""
+        return self.interface.version
+
+    @property
+    def session(self) -> Session:
+        """The first session; the others are like it."""
+        return self.sessions[0]
+
+    @property
+    def platform(self) -> str:
+        """The runtime in the words of the protocol."""
+        runtime = self.session.runtime.split()[0]
+        return {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}.get(runtime, "tensorrt_plan")
+
+    @property
+    def batcher(self) -> Batcher:
+        """The queue and its executors.
+
+        Raises:
+            RuntimeError: :meth:`start` was not called.
+        """
+        if not self._started:
+            raise RuntimeError(f"model {self.name} version {self.version} is not started")
+        return self._started[0]
+
+    def prove(self) -> Agreement:
+        """Replay the golden set on every session; also the largest batch, so that the first client meets a warm one.
+
+        Raises:
+            ProofError: the variant does not agree with the trained model on this machine.
+        """
+        agreements = [
+            replay(session, self.golden, self.preprocessing, self.gate, min(8, self.limits.max_batch))
+            for session in self.sessions
+        ]
+        for agreement in agreements:
+            if not agreement.passed:
+                raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
+        warm = np.repeat(self.golden.images[:1], self.batching.batch, axis=0)
+        for session in self.sessions:
+            classify_pixels(session, warm, self.preprocessing)
+        return max(agreements, key=lambda agreement: agreement.max_abs_error)
+
+    def start(self) -> None:
+        """Start the executors, on the event loop that will use them."""
+        sessions = [self.sessions[i % len(self.sessions)] for i in range(self.batching.executors)]
+        runs = [partial(_run, session, self.preprocessing) for session in sessions]
+        self._started.append(Batcher(runs, self.batching, self.name))
+
+    def close(self) -> None:
+        """End the executors once their queue is empty."""
+        for batcher in self._started:
+            batcher.close()
+
+    def metadata(self, versions: list[str] | None = None) -> dict[str, Any]:
+        """Return the body of a model metadata response."""
+        return self.interface.metadata(self.platform, versions) | {
+            "properties": {
+                "variant": self.variant,
+                "runtime": self.session.runtime,
+                "device": self.session.device,
+            }
+        }
+
+    def config(self) -> dict[str, Any]:
+        """Return the body of a model configuration response."""
+        return self.interface.config(self.platform, self.session.device, self.batching, self.limits.deadline_s)
+
+    def stats(self) -> dict[str, Any]:
+        """Return this version's element of a statistics response."""
+        return self.statistics.to_json(self.name, self.version, self.batcher.executions)
+
+
+def load_version(
+    bundle: Bundle,
+    wish: ServeOptions | None = None,
+    *,
+    model: str = "regnet",
+    version: str = "1",
+    limits: Limits | None = None,
+) -> ModelVersion:
+    """Open a variant of a bundle for serving.
+
+    Args:
+        bundle: that has it.
+        wish: how to serve it.
+        model: what clients call it.
+        version: of the model.
+        limits: what clients may ask for.
+
+    Raises:
+        MissingPart: nothing has been exported; the message names the command.
+        UsageError: the variant is unknown, unproved, or cannot be run here.
+        BundleError: a file is damaged.
+    """
+    limits = limits or Limits()
+    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    golden = load_golden(bundle)
+    wish, note = _with_what_is_known(bundle, wish or ServeOptions())
+    executors = wish.executors or 1
+    threads = wish.threads or max(1, available_cores() // executors)
+    if (
+        wish.build is not None
+        and wish.variant is not None
+        and needs_engine_build(bundle, wish.variant, wish.device, wish.runtime)
+    ):
+        chosen, sessions = wish.variant, [wish.build(bundle, wish.variant)]
+    else:
+        chosen = default_variant(bundle, wish.variant, wish.device, wish.runtime)
+        opener = partial(
+            open_variant,
+            bundle,
+            chosen,
+            threads=threads,
+            device=wish.device,
+            runtime=wish.runtime,
+            callers=executors if threads == 1 else 1,
+        )
+        sessions = [opener()]
+        if (
+            threads > 1 and sessions[0].device == "cpu"
+        ):  # threads of one session that are shared get in each other's way
+            sessions += [opener() for _ in range(executors - 1)]
+    side = preprocessing.crop
+    session = sessions[0]
+    interface = ModelInterface(
+        model=model,
+        version=version,
+        input=session.input_name,
+        dtype=session.input,
+        image=(side, side, 3) if session.input == "uint8" else (3, side, side),
+        output=session.output_name,
+        labels=labels_of(bundle),
+        max_batch=limits.max_batch,
+    )
+    gate = gate_to_serve(find_variant(bundle, chosen) | {"proof": proof_of(bundle, chosen)})
+    batching = Batching(
+        executors=executors,
+        batch=wish.batch or Batching().batch,
+        max_delay_s=wish.max_delay_s or 0.0,
+        max_queue=limits.max_queue,
+    )
+    return ModelVersion(
+        variant=chosen,
+        sessions=tuple(sessions),
+        interface=interface,
+        preprocessing=preprocessing,
+        golden=golden,
+        gate=gate,
+        batching=batching,
+        threads=threads,
+        limits=limits,
+        card=card_of(bundle, chosen),
+        digest=bundle.digest,
+        note=note,
+    )
+
+
+def _with_what_is_known(bundle: Bundle, wish: ServeOptions) -> tuple[ServeOptions, str | None]:
+    """Fill a wish with what ``tune`` found on this machine, and say why that was left alone where it was."""
+    found = tuned_settings(bundle, variant=wish.variant, device=wish.device, runtime=wish.runtime)
+    if found is None or isinstance(found, str):
+        return wish, found
+    asked = (wish.threads, wish.executors, wish.batch, wish.max_delay_s)
+    wish = replace(wish, device=found.device if wish.device == "auto" else wish.device)
+    if asked != (None, None, None, None):  # settings that were found together mean nothing apart
+        return replace(wish, variant=found.variant, runtime=found.runtime), None
+    filled = replace(
+        wish,
+        variant=found.variant,
+        runtime=found.runtime,
+        threads=found.threads,
+        executors=found.executors,
+        batch=found.batch,
+        max_delay_s=found.max_delay_ms / 1000,
+    )
+    return filled, f"as tuned here for p99 {found.p99_ms:g} ms: {found.rate:.1f} images/s"
+
+
+def _run(session: Session, preprocessing: Preprocessing, parts: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """Run a network on tensors of its input and on pixels, which are normalised first where it does not do that."""
+    wanted = [
+        normalise(part, preprocessing) if part.dtype == np.uint8 and session.input == "float32" else part
+        for part in parts
+    ]
+    # Alone, a tensor may lie as it came, behind some JSON: not where its type wants it.
+    return session.run(np.require(wanted[0], requirements="A") if len(wanted) == 1 else np.concatenate(wanted))
+
+
+async def load_proved_version(served: ModelVersion) -> Agreement:
+    """Replay the golden set off the event loop, then start the executors.
+
+    Raises:
+        ProofError: see :meth:`Served.prove`.
+    """
+    agreement = await run_in_daemon_thread(served.prove)
+    served.start()
+    return agreement

@@ -1,0 +1,114 @@
+"""The server's page for browsers: one self-contained file, sent with a policy that allows nothing but what is in it.
+
+Template, style and script lie beside this module as ``page.html``, ``page.css`` and ``page.js``. The page is static:
+what it shows it asks the server for (``GET card``, ``POST classify``), as any other client would.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.engines.bundle_engines import fitting_engine, is_engine, library_here
+from regnet_deploy.engines.gpu import find_gpu
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.runtimes.runtime import find_variant
+from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.network import Network
+
+_PROOF = ("passed", "images", "max_abs_error", "mean_abs_error", "relative_error", "cosine", "top1_agreement")
+_LOSS = ("top1", "images", "drop", "low", "high")
+
+
+def render_page() -> tuple[bytes, dict[str, str]]:
+    """Return the page and the headers that it is sent with; always the same."""
+    style, script = _beside("page.css"), _beside("page.js")
+    html = _beside("page.html").replace("/*style*/", style, 1).replace("/*script*/", script, 1)
+    return html.encode(), {
+        "content-type": "text/html; charset=utf-8",
+        "content-security-policy": _policy(style, script),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "permissions-policy": "camera=(), geolocation=(), microphone=()",
+        "cache-control": "no-cache",  # another release's page may ask for what this server does not have
+        "vary": "accept",
+    }
+
+
+def card_of(bundle: Bundle, variant: str) -> dict[str, Any]:
+    """Return what a bundle says of one of its variants, as JSON data: what no request changes.
+
+    Returns:
+        ``variant``, ``runtime`` and ``precision``; ``input``, ``[h, w]`` in pixels; ``classes``; ``macs`` and
+        ``parameters`` of one image; ``trained``, whether there are trained weights; ``accuracy``, None or what is known
+        of ``trained`` (``top1`` as a share, of validation ``images``) and of ``variant`` (the same, and the points that
+        it loses, ``drop`` with its 95 % interval ``low`` to ``high``); ``proof``, None or its figures.
+
+    Raises:
+        MissingPart: the bundle has no architecture or preprocessing.
+        UsageError: it has no such variant.
+        BundleError: what its manifest says cannot be read.
+    """
+    found = find_variant(bundle, variant)
+    architecture = bundle.part("architecture")
+    side: int = Preprocessing.from_json(bundle.part("preprocessing")).crop
+    total = network_complexity(Network.from_json(architecture), side, architecture["classes"]).total
+    training = bundle.parts.get("training")
+    best = training["best"] if training else None
+    made = _made(bundle, variant, found)
+    loss, proof = made.get("accuracy"), made.get("proof")
+    known = {
+        "trained": {"top1": best["val_top1"], "images": best["val_images"]} if best else None,
+        "variant": {name: loss[name] for name in _LOSS} if loss else None,
+    }
+    return {
+        "variant": variant,
+        "runtime": found["runtime"],
+        "precision": found["precision"],
+        "input": [side, side],
+        "classes": architecture["classes"],
+        "macs": int(total.macs),
+        "parameters": int(total.parameters),
+        "trained": bundle.is_trained,
+        "accuracy": known if best or loss else None,
+        "proof": {name: proof[name] for name in _PROOF if name in proof} if proof else None,
+    }
+
+
+def _made(bundle: Bundle, name: str, variant: dict[str, Any]) -> dict[str, Any]:
+    """Return where proof and accuracy of a variant stand: of engines the one that fits this machine."""
+    if not is_engine(variant):
+        return variant
+    engine = fitting_engine(bundle, name, library_here(variant["runtime"]), find_gpu())
+    return dict(engine.entry) if engine else {}
+
+
+def _policy(style: str, script: str) -> str:
+    """Return the page's policy: its own style and script by what they are, and markup never from a string."""
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src {_source(script)}",
+            f"style-src {_source(style)}",
+            "img-src blob:",
+            "connect-src 'self'",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        ]
+    )
+
+
+def _source(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _beside(name: str) -> str:
+    return (files("regnet_deploy.serving") / name).read_text(encoding="utf-8")

@@ -1,0 +1,85 @@
+"""Random views of training images, each a function of the seed, the epoch and the image's number and of nothing else.
+
+So a run is the same whatever the number of loading processes, and wherever it was interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ASPECT = (3 / 4, 4 / 3)
+TRIES = 10
+#: Principal components of the colours of ImageNet's training images, RGB in 0..1 (as in fb.resnet.torch and pycls).
+_EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+_EIGENVECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]  # rows: R, G, B
+)
+#: What the random numbers are for; keeps the streams of one seed apart.
+_ORDER, _VIEW = 1, 2
+
+Box = tuple[float, float, float, float]
+
+
+def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
+    """Return the order in which an epoch takes the images: a permutation, ``(images,)``."""
+    order: NDArray[np.int64] = np.random.default_rng((seed, _ORDER, epoch)).permutation(images)
+    return order
+
+
+def random_view(
+    image: Image, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return a training view of an RGB image.
+
+    Args:
+        image: decoded, upright.
+        key: epoch and number of the image.
+        recipe: which augmentation, and the seed.
+        preprocessing: how large the view is, and its normalisation.
+
+    Returns:
+        Pixels, ``(crop, crop, 3)``, and the colour shift to add after normalisation, ``(3,)``.
+    """
+    rng = np.random.default_rng((recipe.seed, _VIEW, *key))
+    box = random_box(image.width, image.height, recipe.crop_area, rng)
+    side = preprocessing.crop
+    view = np.asarray(image.resize((side, side), _bilinear(), box=box))
+    if recipe.flip and rng.random() < 0.5:
+        view = view[:, ::-1]
+    shift = _EIGENVECTORS @ (rng.normal(0.0, 1.0, 3) * recipe.lighting * _EIGENVALUES) / np.asarray(preprocessing.std)
+    return np.ascontiguousarray(view), shift.astype(np.float32)
+
+
+def random_box(width: int, height: int, smallest: float, rng: np.random.Generator) -> Box:
+    """Return left, top, right, bottom of a crop of random area and aspect ratio, in pixels (not whole ones).
+
+    After ten tries that do not fit it is the largest square in the centre.
+    """
+    for _ in range(TRIES):
+        area = rng.uniform(smallest, 1.0) * width * height
+        aspect = rng.uniform(*ASPECT)
+        w, h = math.sqrt(area * aspect), math.sqrt(area / aspect)
+        if rng.random() < 0.5:
+            w, h = h, w
+        if w <= width and h <= height:
+            left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
+            return left, top, min(left + w, width), min(top + h, height)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _bilinear() -> int:
+    from PIL.Image import Resampling
+
+    return Resampling.BILINEAR

@@ -1,0 +1,100 @@
+"""A network that learns: its weights, its optimizer and one step of training."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.images.preprocessing import Preprocessing, scale_and_shift
+from regnet_deploy.training.data_loader import Batch
+from regnet_deploy.training.execution import Execution
+from regnet_deploy.training.recipe import MOMENTUM, Recipe
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network, its optimizer, and how its steps are run.
+
+    Attributes:
+        model: the network on its device.
+        optimizer: SGD; it has a momentum for every parameter from the start, so that its state has one shape always.
+        execution: how a step is run.
+        recipe: fitted to the data.
+        forward: ``model``, compiled or not.
+        scale: factor of pixels, ``(1, 3, 1, 1)``.
+        shift: added after that, ``(1, 3, 1, 1)``.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    execution: Execution
+    recipe: Recipe
+    forward: Callable[[Tensor], Tensor]
+    scale: Tensor
+    shift: Tensor
+
+    def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+        """Take one step with this learning rate; return the mean loss and the number of correct answers.
+
+        Raises:
+            UsageError: the batch does not fit into the GPU's memory.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        labels = batch.labels.to(self.execution.device, non_blocking=True)
+        try:
+            images = self.images(batch)
+            with torch.autocast(self.execution.device, torch.bfloat16, enabled=self.execution.precision == "bf16"):
+                logits = self.forward(images).float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            self.optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+        except torch.OutOfMemoryError:
+            raise UsageError(
+                f"a batch of {len(labels)} does not fit into the GPU's memory: give a smaller --batch-size"
+            ) from None
+        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def images(self, batch: Batch) -> Tensor:
+        """Return the batch as the network's input, ``(n, 3, h, w)``, on the device."""
+        pixels = batch.pixels.to(self.execution.device, non_blocking=True).permute(0, 3, 1, 2)
+        layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
+        images = pixels.to(torch.float32, memory_format=layout).mul_(self.scale).add_(self.shift)
+        return images.add_(batch.shifts.to(self.execution.device, non_blocking=True)[:, :, None, None])
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Return the momentum of each parameter, by its name."""
+        return {name: self.optimizer.state[p]["momentum_buffer"] for name, p in self.model.named_parameters()}
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self.execution.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def make_learner(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Learner:
+    """Return a learner with a copy of ``model`` and momentum 0."""
+    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+    model = copy.deepcopy(model).to(execution.device).to(memory_format=layout).train()  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        lr=recipe.lr,
+        momentum=MOMENTUM,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
+        fused=True,
+    )
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    scale, shift = (
+        torch.from_numpy(value).view(1, 3, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
+    )
+    forward = torch.compile(model) if execution.compiled else model
+    return Learner(model, optimizer, execution, recipe, forward, scale, shift)

@@ -1,0 +1,210 @@
+import hashlib
+from dataclasses import replace
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.engines.engine_builder import build_engine, rebuild_engine
+from regnet_deploy.engines.identity import EngineIdentity
+from regnet_deploy.engines.inspection import is_gate
+from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.engines.plan_builder import build_plan
+from regnet_deploy.engines.session import EngineSession
+from regnet_deploy.errors import ProofError, UsageError
+
+FOUR = EngineOptions.up_to(4)
+
+
+def silent(steps, phase):
+    pass
+
+
+def make(machine, onnx, convolutions, options=FOUR, **more):
+    return build_engine(
+        machine.library, machine.gpu, "trt-fp16", onnx, "fp16", None, convolutions, 32, options, silent, **more
+    )
+
+
+def test_the_entry_says_what_the_engine_is_and_its_session_runs(machine, onnx_of, types_of, images):
+    onnx, asked = onnx_of("fp16"), types_of("fp16")
+    made = make(machine, onnx, asked)
+    identity = EngineIdentity.from_json(made.entry["identity"])
+    assert made.entry["key"] == identity.key
+    assert made.entry["file"] == f"trt-fp16-{identity.key[:12]}.plan"
+    assert identity.onnx_sha256 == hashlib.sha256(onnx).hexdigest()
+    assert (identity.gpu, identity.options) == (machine.gpu.name, FOUR)
+    assert made.entry["bytes"] == len(made.plan)
+    assert made.entry["types"] == {"fp16": len(asked)}
+    assert (made.entry["proof"], made.entry["note"]) == (None, None)
+    assert not made.entry["unaccounted"]
+    assert made.session.run(images).shape == (11, 5)
+
+
+def test_a_convolution_in_another_type_than_asked_is_refused(machine, onnx_of, types_of):
+    asked = types_of("fp16")
+    name = sorted(asked)[0]
+    machine.trt.convolutions = lambda convolution, kind: "Float" if convolution == name else kind
+    with pytest.raises(ProofError, match=rf"^1 of {len(asked)} convolutions .*{name} \(fp16 asked, fp32 built\)"):
+        make(machine, onnx_of("fp16"), asked)
+
+
+def test_a_file_that_is_typed_otherwise_than_its_name_says_is_refused(machine, onnx_of, types_of):
+    """The graph itself is broken: it is the FP32 one."""
+    asked = types_of("fp16")
+    wrong = sum(not is_gate(name) for name in asked)  # a gate in a wider float is none of them
+    with pytest.raises(ProofError, match=rf"{wrong} of {len(asked)} convolutions do not compute in the type asked"):
+        make(machine, onnx_of("fp32"), asked)
+
+
+def test_a_convolution_that_the_report_does_not_name_is_refused_unless_that_is_accepted(machine, onnx_of, types_of):
+    asked = {**types_of("fp16"), "s9.b1.f.a": "fp16"}
+    with pytest.raises(ProofError, match=r"which type 1 of \d+ convolutions .*: s9\.b1\.f\.a; .*--accept-unaccounted"):
+        make(machine, onnx_of("fp16"), asked)
+    made = make(machine, onnx_of("fp16"), asked, accept_unaccounted=True)
+    assert made.entry["unaccounted"] == ["s9.b1.f.a"]
+
+
+def test_what_the_builder_lists_goes_before_what_the_inspector_tells(machine, onnx_of, types_of, monkeypatch):
+    from regnet_deploy.engines import engine_builder
+
+    layers = machine.session(onnx_of("fp16")).layers()
+    monkeypatch.setattr(
+        engine_builder, "build", lambda *arguments, **more: replace(build_plan(*arguments, **more), layers=layers)
+    )
+    monkeypatch.setattr(EngineSession, "layers", lambda self: pytest.fail("the inspector is asked"))
+    assert make(machine, onnx_of("fp16"), types_of("fp16")).entry["types"] == {"fp16": len(types_of("fp16"))}
+
+
+def test_a_version_compatible_engine_is_proved_by_the_lean_runtime_where_that_is_installed(
+    machine, onnx_of, types_of, monkeypatch, tmp_path
+):
+    from regnet_deploy.engines import engine_builder
+
+    lean, loaded, load = tmp_path / "libnvinfer_lean.so", [], machine.trt.Runtime.load_runtime
+    lean.write_text(machine.trt.__version__)
+    monkeypatch.setattr(
+        engine_builder, "lean_runtime", lambda version: lean if version == machine.trt.__version__ else None
+    )
+    monkeypatch.setattr(machine.trt.Runtime, "load_runtime", lambda self, path: loaded.append(path) or load(self, path))
+    options = replace(FOUR, version_compatible=True)
+    make(machine, onnx_of("fp16"), types_of("fp16"), options=options)
+    make(machine, onnx_of("fp16"), types_of("fp16"))
+    assert loaded == [str(lean)]
+
+
+def test_kernels_are_timed_once(machine, onnx_of, types_of, tmp_path):
+    make(machine, onnx_of("fp16"), types_of("fp16"))
+    (cache,) = (tmp_path / "cache" / "regnet-deploy" / "timing").glob("*.timing")
+    assert "H100" in cache.name
+
+
+def test_without_a_gpu_tensorrt_rtx_builds_and_says_that_nothing_is_proved(rtx, onnx_of, types_of):
+    asked = types_of("fp16")
+    made = build_engine(rtx, None, "rtx-fp16", onnx_of("fp16"), "fp16", None, asked, 32, FOUR, silent)
+    assert made.session is None
+    assert "built without a GPU and not proved" in made.entry["note"]
+    assert set(made.entry["types"]) == {"fp16"}
+    assert made.entry["identity"]["options"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0", "12.1"]
+
+
+def test_tensorrt_rtx_beside_a_gpu_that_it_is_not_for_proves_nothing_and_says_why(rtx, h100, onnx_of, types_of):
+    made = build_engine(rtx, h100, "rtx-fp16", onnx_of("fp16"), "fp16", None, types_of("fp16"), 32, FOUR, silent)
+    assert made.session is None
+    assert made.entry["note"].startswith("not proved: it was built for ")
+    assert "H100" in made.entry["note"]
+
+
+class TestRemake:
+    """An engine for this machine, as those of other machines were built."""
+
+    def test_the_options_are_those_of_the_others(self, machine, with_engine, prepared):
+        path = with_engine(machine, EngineOptions.up_to(2, tf32=True), gpu=replace(machine.gpu, name="NVIDIA L4"))
+        made = rebuild_engine(prepared(path), "trt-fp16", machine.gpu, silent)
+        identity = EngineIdentity.from_json(made.entry["identity"])
+        assert identity.options == EngineOptions.up_to(2, tf32=True)
+        assert identity.gpu == machine.gpu.name
+        assert made.session is not None
+
+    def test_a_variant_without_engines_is_built_with_the_usual_options(self, machine, with_engine, prepared):
+        bundle = prepared(with_engine(machine), engines=[])
+        made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        assert EngineIdentity.from_json(made.entry["identity"]).options == EngineOptions()
+
+    def test_the_calibration_is_part_of_the_identity(self, machine, with_engine, prepared):
+        bundle = prepared(with_engine(machine), calibration={"digest": "abc"})
+        made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        assert made.entry["identity"]["calibration"] == "abc"
+
+    def test_the_types_are_held_against_what_the_variant_says(self, machine, with_engine, prepared):
+        machine.trt.convolutions = lambda convolution, kind: "Float"
+        with pytest.raises(ProofError, match=r"fp16 asked, fp32 built"):
+            rebuild_engine(prepared(with_engine(machine)), "trt-fp16", machine.gpu, silent)
+
+    def test_what_the_report_leaves_out_is_accepted_where_it_was_of_the_others(self, machine, with_engine, prepared):
+        bundle = prepared(with_engine(machine))
+        variants = bundle.part("variants")
+        variants["trt-fp16"]["convolutions"]["s9.b1.f.a"] = "fp16"
+        bundle = update_bundle(bundle.path, {"variants": variants})
+        with pytest.raises(ProofError, match=r"is not known.*s9\.b1\.f\.a"):
+            rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        variants["trt-fp16"]["engines"][-1]["unaccounted"] = ["s9.b1.f.a"]
+        bundle = update_bundle(bundle.path, {"variants": variants})
+        made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        assert made.entry["unaccounted"] == ["s9.b1.f.a"]
+
+    def test_no_gpu_no_source_and_no_such_variant_are_one_line(self, machine, with_engine, prepared):
+        bundle = prepared(with_engine(machine))
+        with pytest.raises(UsageError, match="trt-fp16 is built for the GPU that runs it, and the NVIDIA driver shows"):
+            rebuild_engine(bundle, "trt-fp16", None, silent)
+        with pytest.raises(UsageError, match=r"no engines 'trt-fp61' \(did you mean trt-fp16\?\)"):
+            rebuild_engine(bundle, "trt-fp61", machine.gpu, silent)
+        variants = bundle.part("variants")
+        del variants["onnx-fp16"]
+        bundle = update_bundle(bundle.path, {"variants": variants})
+        with pytest.raises(UsageError, match=r"onnx-fp16, which it is built from, is not in .*export --trt"):
+            rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+
+    @pytest.fixture
+    def prepared(self, types_of):
+        """Return a function that gives a bundle what export says of its variants."""
+
+        def prepare(path, engines=None, calibration=None):
+            bundle = open_bundle(path)
+            variants = bundle.part("variants")
+            variants["trt-fp16"]["convolutions"] = types_of("fp16")
+            if engines is not None:
+                variants["trt-fp16"]["engines"] = engines
+            if calibration:
+                variants["onnx-fp16"]["calibration"] = calibration
+            return update_bundle(path, {"variants": variants, "preprocessing": {"crop": 32}})
+
+        return prepare
+
+
+@pytest.mark.parametrize(("capability", "built_for"), [("8.9", ("8.0", "8.9")), ("12.0", ("12.0",))])
+def test_tensorrt_rtx_builds_for_this_gpu_where_the_others_are_not_for_it(
+    rtx, h100, monkeypatch, tmp_path, onnx_of, types_of, capability, built_for
+):
+    from regnet_deploy.bundle import create_bundle
+    from regnet_deploy.engines import engine_builder
+    from regnet_deploy.engines.identity import identify
+
+    options = EngineOptions.up_to(4, compute_capabilities=("8.0", "8.9"))
+    onnx, path = onnx_of("fp16"), tmp_path / "bundle"
+    other = identify(hashlib.sha256(onnx).hexdigest(), "fp16", None, rtx, None, options)
+    variants = {
+        "onnx-fp16": {"file": "onnx-fp16.onnx", "runtime": "onnxruntime", "precision": "fp16"},
+        "rtx-fp16": {
+            "runtime": "tensorrt-rtx",
+            "precision": "fp16",
+            "source": "onnx-fp16",
+            "convolutions": types_of("fp16"),
+            "engines": [{"identity": other.to_json()}],
+        },
+    }
+    create_bundle(path, {"preprocessing": {"crop": 32}})
+    bundle = update_bundle(path, {"variants": variants}, {"onnx-fp16.onnx": onnx})
+    seen = []
+    monkeypatch.setattr(engine_builder, "build_engine", lambda *arguments, **more: seen.append(arguments[8]))
+    rebuild_engine(bundle, "rtx-fp16", replace(h100, compute_capability=capability), silent)
+    assert seen[0].compute_capabilities == built_for

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.errors import BundleError, ProofError
+from regnet_deploy.exporting.existing_variants import existing_engines, existing_variants, files_of
+from regnet_deploy.exporting.golden_images import NewGoldenSet
+from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
+from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
+
+
+def onnx_entry(name, precision):
+    return {
+        "file": f"{name}.onnx",
+        "runtime": "onnxruntime",
+        "precision": precision,
+        "input": "float32",
+        "proof": "old",
+    }
+
+
+@pytest.fixture
+def bundle(trained, source, golden):
+    """A bundle with fp32, fp16, and engines of fp16: of this machine, of another one, and of a file that is gone."""
+    files = {f"onnx-{name}.onnx": source.onnx(PRECISIONS[name]) for name in ("fp32", "fp16")}
+    bundle = update_bundle(trained, {}, {**files, "golden.safetensors": golden.data})
+    of_fp16 = {"onnx_sha256": bundle.files["onnx-fp16.onnx"].sha256}
+    engines = [
+        {"key": where, "file": f"{where}.plan", "identity": identity, "proof": {"passed": True}, "note": None}
+        for where, identity in (("here", of_fp16), ("there", of_fp16), ("stale", {"onnx_sha256": "other"}))
+    ]
+    variants = {
+        "onnx-fp32": onnx_entry("onnx-fp32", "fp32"),
+        "onnx-fp16": onnx_entry("onnx-fp16", "fp16"),
+        "trt-fp16": {"runtime": "tensorrt", "precision": "fp16", "source": "onnx-fp16", "engines": engines},
+    }
+    plans = {f"{where}.plan": where.encode() for where in ("here", "there", "stale")}
+    return update_bundle(trained, {"variants": variants}, plans)
+
+
+@pytest.fixture
+def left(bundle, source, golden):
+    """Return what is left of the bundle beside these variants."""
+
+    def find(made=(), lost=(), files=None, on=golden, gates=GATES):
+        variants = {name: bundle.part("variants")[name] for name in made}
+        here = lambda engine: engine["key"] == "here"  # noqa: E731
+        return existing_variants(
+            bundle, on, source.preprocessing, gates, variants, files or {}, set(lost), here, lambda what: None
+        )
+
+    return find
+
+
+def engines(earlier):
+    return [one["key"] for one in earlier.variants.get("trt-fp16", {}).get("engines", ())]
+
+
+@pytest.fixture
+def other_golden(golden):
+    """The golden set with its images in another order: every good graph agrees with it."""
+    turned = GoldenSet(golden.golden.images[::-1], golden.golden.logits[::-1])
+    return NewGoldenSet(turned, golden.part, golden_to_bytes(turned))
+
+
+def test_all_that_was_not_made_anew_stays_but_engines_of_another_file(left):
+    earlier = left(made=["onnx-fp32"])
+    assert list(earlier.variants) == ["onnx-fp16", "trt-fp16"]
+    assert engines(earlier) == ["here", "there"]
+    assert (earlier.stale, earlier.refused) == (("stale.plan",), {})
+    assert earlier.variants["onnx-fp16"]["proof"] == "old"
+
+
+def test_engines_go_with_the_onnx_file_that_they_were_built_from(left):
+    earlier = left(made=["onnx-fp32", "onnx-fp16"], files={"onnx-fp16.onnx": b"another file"})
+    assert earlier.variants == {}
+    assert set(earlier.stale) == {"here.plan", "there.plan", "stale.plan"}
+
+
+def test_what_was_made_anew_is_not_looked_at(left):
+    earlier = left(made=["onnx-fp32", "onnx-fp16", "trt-fp16"])
+    assert earlier.variants == {}
+    assert earlier.stale == ()  # its engines are those of what was made
+
+
+def test_what_lost_here_goes_and_its_file_too(left):
+    earlier = left(made=["onnx-fp32", "onnx-fp16"], lost=["trt-fp16"])
+    assert engines(earlier) == ["there"]  # of another machine, where nobody was elected
+    assert set(earlier.stale) == {"here.plan", "stale.plan"}
+
+
+def test_the_file_that_an_engine_of_another_machine_is_built_from_stays(left):
+    earlier = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
+    assert engines(earlier) == ["there"]
+    assert "onnx-fp16" in earlier.variants
+
+
+def test_a_lost_file_that_nobody_needs_goes(bundle, left):
+    variants = bundle.part("variants")
+    variants["trt-fp16"]["engines"] = [one for one in variants["trt-fp16"]["engines"] if one["key"] == "here"]
+    earlier = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
+    assert earlier.variants == {}
+    assert set(earlier.stale) == {"onnx-fp16.onnx", "here.plan"}
+
+
+def test_on_a_new_golden_set_files_are_proved_again_and_engines_are_not_proved(left, other_golden):
+    earlier = left(made=["onnx-fp32"], on=other_golden)
+    assert earlier.variants["onnx-fp16"]["proof"]["passed"]
+    for engine in earlier.variants["trt-fp16"]["engines"]:
+        assert engine["proof"] is None
+        assert engine["note"].startswith("not proved on the present golden set")
+
+
+def test_engines_that_others_are_added_to_lose_their_proofs_too(bundle, golden, other_golden):
+    before = bundle.part("variants")["trt-fp16"]
+    assert existing_engines(bundle, golden) == {"trt-fp16": before}
+    found = existing_engines(bundle, other_golden)
+    assert [one["proof"] for one in found["trt-fp16"]["engines"]] == [None] * 3
+    assert before["engines"][0]["proof"] == {"passed": True}  # what was read is not changed
+
+
+def test_a_file_that_does_not_agree_with_the_new_golden_set_goes_with_its_engines_and_the_rest_stays(
+    left, golden, other_golden
+):
+    off = GoldenSet(other_golden.golden.images, other_golden.golden.logits + np.float32(0.5))
+    new = NewGoldenSet(off, golden.part, golden_to_bytes(off))
+    earlier = left(made=["onnx-fp32"], on=new)
+    assert earlier.variants == {}
+    assert isinstance(earlier.refused["onnx-fp16"], ProofError)
+    assert "onnx-fp16 does not agree with the model" in str(earlier.refused["onnx-fp16"])
+    assert set(earlier.stale) == {"onnx-fp16.onnx", "here.plan", "there.plan", "stale.plan"}
+    loose = gates_with_overrides([("fp16", "mean", 100), ("fp16", "cosine", -1), ("fp16", "top1", 0)])
+    assert "onnx-fp16" in left(made=["onnx-fp32"], on=new, gates=loose).variants
+
+
+def test_a_precision_of_a_later_version_is_one_line(left, bundle, other_golden):
+    bundle.part("variants")["onnx-fp16"]["precision"] = "fp4"
+    assert "onnx-fp16" in left(made=["onnx-fp32"]).variants  # nothing is proved again
+    with pytest.raises(BundleError, match=r"^precision 'fp4' is not known to this version: pip install --upgrade"):
+        left(made=["onnx-fp32"], on=other_golden)
+
+
+def test_before_the_first_export_there_is_nothing(trained, source, golden):
+    earlier = existing_variants(
+        open_bundle(trained), golden, source.preprocessing, GATES, {}, {}, set(), lambda engine: True, lambda what: None
+    )
+    assert (earlier.variants, earlier.stale, earlier.refused) == ({}, (), {})
+
+
+def test_files_of_a_variant_are_its_own_or_its_engines():
+    assert files_of({"file": "a.onnx"}) == ["a.onnx"]
+    assert files_of({"engines": [{"file": "a.plan"}, {"file": "b.plan"}]}) == ["a.plan", "b.plan"]

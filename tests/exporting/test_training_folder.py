@@ -1,0 +1,174 @@
+"""A folder is split again as training split it, and refused where that cannot be told."""
+
+import hashlib
+import shutil
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.errors import DataError, MissingPart
+from regnet_deploy.exporting.training_folder import is_training_folder, training_folder
+from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.images.image_folder import build_image_folder, list_images
+from regnet_deploy.training.execution import ExecutionRequest
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train import TrainOptions, train
+
+
+class Silent:
+    def say(self, line):
+        pass
+
+    def advance(self, what, done, total, note=""):
+        pass
+
+
+def paths(files):
+    return [(file.path, file.label) for file in files]
+
+
+@pytest.fixture
+def folder(tmp_path, write_images):
+    root = tmp_path / "birds"
+    for label, name in enumerate(["finch", "gull", "owl"]):
+        write_images(root / name, 10 + label, seed=label)
+    (root / "gull" / "broken.png").write_bytes(b"not an image")
+    (root / "note.txt").write_text("beside the classes")
+    return root
+
+
+@pytest.mark.parametrize(("share", "seed"), [(0.1, 0), (0.25, 7), (0.125, 1), (0.9, 2)])
+def test_what_was_held_out_is_found_again(untrained, folder, trained_on, share, seed):
+    before = trained_on(untrained, folder, share, seed)
+    found = training_folder(folder, open_bundle(untrained))
+    assert paths(found.train) == paths(before.train)
+    assert paths(found.val) == paths(before.val)
+    assert found.classes == ("finch", "gull", "owl")
+    assert "gull/broken.png" not in dict(paths(found.train + found.val))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=5).filter(lambda sizes: max(sizes) > 1),
+    st.floats(0.01, 0.99),
+    st.integers(0, 3),
+)
+def test_the_number_held_out_says_which(tmp_path, sizes, share, seed):
+    root = tmp_path / "images"
+    shutil.rmtree(root, ignore_errors=True)
+    for label, size in enumerate(sizes):
+        (root / f"c{label}").mkdir(parents=True)
+        for number in range(size):
+            (root / f"c{label}" / str(number)).touch()
+    listing = list_images(root)
+    empty = ImageCheck("", 0, 0, hashlib.sha256(b"").hexdigest(), 0, 0, "")
+    before = build_image_folder(listing, dict.fromkeys(listing.paths, empty), val_split=share, seed=seed)
+    data = {"folder": "images", "split": before.split, "rejected": {}, "digest": before.digest}
+    data |= {"train_images": len(before.train), "val_images": len(before.val)}
+    parts = {"labels": list(before.classes), "training": {"data": data, "seed": seed}}
+    found = training_folder(root, Bundle(tmp_path, parts, {}, ""))
+    assert paths(found.val) == paths(before.val)
+
+
+def test_what_train_itself_wrote_is_understood(untrained, folder):
+    recipe = Recipe(epochs=1, batch_size=8, warmup_epochs=0, seed=3)
+    wanted = ExecutionRequest(device="cpu", precision="fp32", channels_last="off", compiled="off")  # nothing to try out
+    bundle = train(untrained, folder, recipe, TrainOptions(wanted, workers=0, val_split=0.3), Silent())
+    found = training_folder(folder, bundle)
+    data = bundle.part("training")["data"]
+    assert (len(found.train), len(found.val)) == (data["train_images"], data["val_images"]) == (23, 10)
+    assert found.split == data["split"]
+
+
+def test_reading_a_folder_for_its_digest_is_told(untrained, folder, trained_on):
+    trained_on(untrained, folder)
+    told = []
+    training_folder(folder, open_bundle(untrained), lambda done, total: told.append((done, total)))
+    assert told == [(done, 35) for done in range(1, 36)]
+
+
+def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untrained, folder, trained_on):
+    trained_on(untrained, folder)
+    bundle = open_bundle(untrained)
+    found = training_folder(folder, bundle)
+    assert is_training_folder(found, bundle)
+    assert not is_training_folder(replace(found, val=found.val[1:]), bundle)
+    assert not is_training_folder(replace(found, train=found.train[1:]), bundle)
+    assert not is_training_folder(found, replace(bundle, parts={}))
+
+
+def remove(root):
+    (root / "owl" / "000.png").unlink()
+
+
+def exchange(root):
+    (root / "owl" / "000.png").rename(root / "gull" / "x.png")
+    (root / "gull" / "000.png").rename(root / "owl" / "000.png")
+
+
+def rename(root):
+    (root / "owl" / "000.png").rename(root / "owl" / "new.png")
+
+
+def change(root):
+    (root / "owl" / "000.png").write_bytes((root / "owl" / "001.png").read_bytes())
+
+
+@pytest.mark.parametrize("how", [remove, exchange, rename, change])
+def test_where_the_images_are_others_what_was_held_out_is_unknown(untrained, folder, trained_on, how):
+    trained_on(untrained, folder)
+    how(folder)
+    with pytest.raises(DataError, match="does not hold the 33 images of the training") as error:
+        training_folder(folder, open_bundle(untrained))
+    assert "the 3 that were held out cannot be told: give the folder as it was" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_with_validation_images_need_not_be_the_one(untrained, folder, trained_on, tmp_path, write_images):
+    trained_on(untrained, folder)
+    other = tmp_path / "other"
+    for subset, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(["finch", "gull", "owl"]):
+            write_images(other / subset / name, count, seed=40 + label)
+    found = training_folder(other, open_bundle(untrained))
+    assert (len(found.train), len(found.val), found.split) == (12, 6, "val/ of the folder")
+    assert all(file.path.startswith("val/") for file in found.val)
+
+
+@pytest.mark.parametrize("within", ["train", "val"])
+def test_a_folder_within_is_not_taken_for_the_whole(untrained, trained_on, tmp_path, write_images, within):
+    root = tmp_path / "birds"
+    for subset, count in (("train", 4), ("val", 4)):
+        for label, name in enumerate(["finch", "owl"]):
+            write_images(root / subset / name, count, seed=label)
+    trained_on(untrained, root)
+    with pytest.raises(DataError, match=r"has no folder for validation, and the network was trained with one .*birds"):
+        training_folder(root / within, open_bundle(untrained))
+
+
+def test_another_class_layout_names_both_and_suggests(untrained, folder, trained_on):
+    trained_on(untrained, folder)
+    (folder / "gull").rename(folder / "gulls")
+    (folder / "finch" / "000.png").rename(folder / "stray.png")
+    with pytest.raises(DataError) as error:
+        training_folder(folder, open_bundle(untrained))
+    assert str(error.value) == (
+        f"{folder} has another class layout: 1 of its class folders are none of the bundle's labels: gulls (did you "
+        "mean gull?); 1 of the bundle's 3 labels have no class folder: gull; give the folder that was trained on"
+    )
+
+
+def test_a_bundle_that_is_not_trained_says_so(untrained, folder):
+    with pytest.raises(MissingPart, match=r"no labels yet: run `regnet-deploy train --data DIR`"):
+        training_folder(folder, open_bundle(untrained))
+    update_bundle(untrained, {"labels": ["finch", "gull", "owl"]})
+    with pytest.raises(MissingPart, match="no training yet"):
+        training_folder(folder, open_bundle(untrained))
+
+
+def test_no_folder(untrained, tmp_path):
+    with pytest.raises(DataError, match=r"no image folder at .*nowhere: it does not exist"):
+        training_folder(tmp_path / "nowhere", open_bundle(untrained))

@@ -1,0 +1,115 @@
+"""The check: every file is decoded once, and never again while it stays as it is."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regnet_deploy.errors import DataError
+from regnet_deploy.images import image_check
+from regnet_deploy.images.image_check import check_images
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(70):
+        Image.fromarray(np.full((3, 2), i, np.uint8)).save(folder / f"{i:02d}.png")
+    (folder / "note.txt").write_text("hello")
+    return folder
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were opened, in no order."""
+    names: list[str] = []
+    one = image_check.check_image
+
+    def spy(root: Path, path: str) -> image_check.ImageCheck:
+        names.append(path)
+        return one(root, path)
+
+    monkeypatch.setattr(image_check, "check_image", spy)
+    return names
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_every_file_is_known_after_the_check(root: Path) -> None:
+    found = check_images(root, names(root))
+    assert sorted(found) == names(root)
+    assert (found["00.png"].width, found["00.png"].height, found["00.png"].reason) == (2, 3, "")
+    assert found["note.txt"].reason.startswith("not an image")
+
+
+def test_progress_ends_at_the_whole(root: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    check_images(root, names(root), advance=lambda done, total: seen.append((done, total)))
+    assert seen[0] == (0, 71)
+    assert seen[-1] == (71, 71)
+    assert seen == sorted(seen)
+
+
+def test_a_second_check_opens_nothing(root: Path, tmp_path: Path, opened: list[str]) -> None:
+    memory = tmp_path / "memory.jsonl"
+    first = check_images(root, names(root), memory)
+    assert len(opened) == 71
+    assert check_images(root, names(root), memory) == first
+    assert len(opened) == 71
+
+
+def test_a_changed_file_is_opened_again(root: Path, tmp_path: Path, opened: list[str]) -> None:
+    memory = tmp_path / "memory.jsonl"
+    check_images(root, names(root), memory)
+    opened.clear()
+    (root / "05.png").write_bytes(b"no image any more")
+    os.utime(root / "06.png", (1, 1))
+    found = check_images(root, names(root), memory)
+    assert sorted(opened) == ["05.png", "06.png"]
+    assert found["05.png"].reason.startswith("not an image")
+    assert found["06.png"].reason == ""
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(root: Path, tmp_path: Path, opened: list[str]) -> None:
+    memory = tmp_path / "memory.jsonl"
+    assert check_images(root, ["missing.png"], memory)["missing.png"].reason == "cannot be read"
+    (root / "00.png").rename(root / "missing.png")
+    assert check_images(root, ["missing.png"], memory)["missing.png"].reason == ""
+
+
+def test_a_line_cut_short_costs_that_file_only(root: Path, tmp_path: Path, opened: list[str]) -> None:
+    memory = tmp_path / "memory.jsonl"
+    first = check_images(root, names(root), memory)
+    whole = memory.read_bytes()
+    memory.write_bytes(whole[:-30])
+    lost = json.loads(whole.splitlines()[-1])["path"]
+    opened.clear()
+    assert check_images(root, names(root), memory) == first
+    assert opened == [lost]
+    opened.clear()
+    assert check_images(root, names(root), memory) == first
+    assert opened == []
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[1]\n", b'{"path": 3}\n', b"{}\n"])
+def test_a_memory_that_is_none_is_not_believed(root: Path, tmp_path: Path, content: bytes) -> None:
+    memory = tmp_path / "memory.jsonl"
+    memory.write_bytes(content)
+    assert len(check_images(root, names(root), memory)) == 71
+
+
+def test_a_memory_that_cannot_be_written_is_one_line(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot write"):
+        check_images(root, names(root), tmp_path / "no" / "memory.jsonl")
+
+
+def test_a_file_that_is_far_too_large_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (root / "large.png").open("wb") as file:
+        file.truncate(image_check.MAX_BYTES + 1)
+    assert check_images(root, ["large.png"])["large.png"].reason == "larger than 512 MiB"

@@ -1,0 +1,202 @@
+"""Image folders: both layouts, what is left out and why, splits that are the same every time."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from regnet_deploy.errors import DataError
+from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_folder import ImageFolder, build_image_folder, list_images
+
+
+def put(root: Path, path: str, value: int = 0) -> Path:
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 5), value, np.uint8)).save(file)
+    return file
+
+
+def put_class(root: Path, name: str, count: int) -> None:
+    for i in range(count):
+        put(root, f"{name}/{i:03d}.png", i)
+
+
+def read(root: Path, **options: object) -> ImageFolder:
+    listing = list_images(root)
+    return build_image_folder(listing, check_images(root, listing.paths), **options)
+
+
+def test_train_and_val_with_sorted_classes(tmp_path: Path) -> None:
+    for name, count in (("train/zebra", 3), ("train/ant", 2), ("val/zebra", 1), ("val/ant", 1)):
+        put_class(tmp_path, name, count)
+    folder = read(tmp_path)
+    assert folder.classes == ("ant", "zebra")
+    assert [(file.path, file.label) for file in folder.train][:3] == [
+        ("train/ant/000.png", 0),
+        ("train/ant/001.png", 0),
+        ("train/zebra/000.png", 1),
+    ]
+    assert [file.path for file in folder.val] == ["val/ant/000.png", "val/zebra/000.png"]
+    assert (folder.train[0].width, folder.train[0].height) == (5, 4)
+    assert folder.split == "val/ of the folder"
+    assert folder.rejected == {}
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+def test_other_words_for_validation(tmp_path: Path, name: str) -> None:
+    put_class(tmp_path, "train/a", 2)
+    put_class(tmp_path, f"{name}/a", 1)
+    assert [file.path for file in read(tmp_path).val] == [f"{name}/a/000.png"]
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_a_test_folder_is_left_alone_and_said_to_be(tmp_path: Path, val: bool) -> None:
+    for name in ("train/a", "test/a", *(["val/a"] if val else [])):
+        put_class(tmp_path, name, 10)
+    folder = read(tmp_path)
+    assert not any("test/" in file.path for file in (*folder.train, *folder.val))
+    assert folder.rejected == {"test/": "neither for training nor for validation"}
+
+
+def test_validation_folders_without_files_are_one_line(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/a", 2)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    with pytest.raises(DataError, match="has class folders and no files in them"):
+        list_images(tmp_path)
+
+
+def test_a_class_name_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 2)
+    os.mkdir(os.fsencode(tmp_path) + b"/\xff")
+    with pytest.raises(DataError, match="has a name that is not UTF-8"):
+        list_images(tmp_path)
+
+
+def test_class_folders_alone_are_split_by_class(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 40)
+    put_class(tmp_path, "b", 10)
+    folder = read(tmp_path, val_split=0.2)
+    assert Counter(file.label for file in folder.train) == {0: 32, 1: 8}
+    assert Counter(file.label for file in folder.val) == {0: 8, 1: 2}
+    assert not {file.path for file in folder.train} & {file.path for file in folder.val}
+    assert folder.split == "20% of each class held out (seed 0)"
+
+
+def test_train_without_val_is_split_too(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/a", 10)
+    put_class(tmp_path, "train/b", 10)
+    assert len(read(tmp_path).val) == 2
+
+
+def test_the_split_is_the_same_for_the_same_seed_only(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 30)
+    put_class(tmp_path, "b", 30)
+    first, again, other = (read(tmp_path, val_split=0.5, seed=seed) for seed in (3, 3, 4))
+    assert first == again
+    assert first.val != other.val
+    assert first.digest != other.digest
+
+
+def test_one_image_of_a_class_is_for_training_and_two_are_one_each(tmp_path: Path) -> None:
+    put_class(tmp_path, "one", 1)
+    put_class(tmp_path, "two", 2)
+    folder = read(tmp_path)
+    assert Counter(file.label for file in folder.train) == {0: 1, 1: 1}
+    assert folder.classes_without_val == ["one"]
+
+
+def test_a_class_called_train_is_a_class_among_others(tmp_path: Path) -> None:
+    put_class(tmp_path, "train", 4)
+    put_class(tmp_path, "ship", 4)
+    assert read(tmp_path).classes == ("ship", "train")
+
+
+def test_nested_files_are_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    put(tmp_path, "a/2020/may/x.png")
+    put(tmp_path, "a/y.png")
+    put(tmp_path, "a/.thumbnails/x.png")
+    put(tmp_path, "a/.hidden.png")
+    put(tmp_path, ".cache/z.png")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    listing = list_images(tmp_path)
+    assert listing.train == {"a": ("a/2020/may/x.png", "a/y.png")}
+    assert listing.stray == ()
+
+
+def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 4)
+    (tmp_path / "a" / "notes.txt").write_text("hello")
+    (tmp_path / "a" / "empty.jpg").write_bytes(b"")
+    whole = put(tmp_path, "a/cut.png", 7).read_bytes()
+    (tmp_path / "a" / "cut.png").write_bytes(whole[:-20])
+    (tmp_path / "a" / "huge.ppm").write_bytes(b"P6 20000 20000 255\n")
+    (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "a" / "pipe.png")
+    (tmp_path / "readme.md").write_text("beside the class folders")
+    folder = read(tmp_path)
+    reasons = {path: reason.split(" (")[0] for path, reason in folder.rejected.items()}
+    assert reasons == {
+        "a/notes.txt": "not an image in a format that is read",
+        "a/empty.jpg": "empty file",
+        "a/cut.png": "broken image",
+        "a/huge.ppm": "more than 100,000,000 pixels",
+        "a/gone.png": "cannot be read",
+        "a/pipe.png": "not a file",
+        "readme.md": "not in a class folder",
+    }
+    assert len(folder.train) + len(folder.val) == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_left_out(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 3)
+    (tmp_path / "a" / "000.png").chmod(0)
+    assert read(tmp_path).rejected == {"a/000.png": "cannot be read: Permission denied"}
+
+
+def test_the_digest_is_of_names_and_content_not_of_time_and_place(tmp_path: Path) -> None:
+    for root in (tmp_path / "one", tmp_path / "two"):
+        put_class(root, "a", 5)
+    os.utime(tmp_path / "two" / "a" / "000.png", (1, 1))
+    one = read(tmp_path / "one").digest
+    assert read(tmp_path / "two").digest == one
+    put(tmp_path / "two", "a/000.png", 99)
+    assert read(tmp_path / "two").digest != one
+    put(tmp_path / "two", "a/000.png", 0)
+    assert read(tmp_path / "two").digest == one
+    (tmp_path / "two" / "a" / "000.png").rename(tmp_path / "two" / "a" / "zzz.png")
+    assert read(tmp_path / "two").digest != one
+
+
+def test_a_name_that_is_not_unicode_is_a_file_like_others(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 2)
+    (tmp_path / "a" / "000.png").rename(os.fsdecode(os.fsencode(tmp_path / "a") + b"/\xff.png"))
+    folder = read(tmp_path)
+    assert len(folder.train) + len(folder.val) == 2
+    assert len(folder.digest) == 64
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "does not exist"),
+        (lambda root: root.write_bytes(b""), "is a file"),
+        (lambda root: root.mkdir(), "has no class folders"),
+        (lambda root: put(root, "x.png"), "has no class folders"),
+        (lambda root: put(root, "train/x.png"), "has no class folders"),
+        (lambda root: (put(root, "train/a/x.png"), put(root, "val/x.png")), "val has no class folders"),
+        (lambda root: (put(root, "train/a/x.png"), put(root, "val/b/x.png")), r"has 1 class\(es\) .*: b;"),
+        (lambda root: ((root / "a").mkdir(parents=True), put_class(root, "b", 3)), "class a has no usable .*empty"),
+        (lambda root: (put_class(root, "b", 3), (root / "a").mkdir(), (root / "a" / "x").touch()), "a/x: empty file"),
+        (lambda root: put_class(root, "a", 1), "no usable image for validation"),
+    ],
+)
+def test_what_is_no_data_set_is_said_in_one_line(tmp_path: Path, make, message: str) -> None:
+    make(tmp_path / "data")
+    with pytest.raises(DataError, match=message) as caught:
+        read(tmp_path / "data")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,41 @@
+"""The limit of open files."""
+
+from __future__ import annotations
+
+import pytest
+
+from regnet_deploy.errors import UsageError
+from regnet_deploy.load_testing.open_files_limit import allow_connections
+
+resource = pytest.importorskip("resource")
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The limits of this process, soft and hard, the last of them in force."""
+    held = [(64, 200)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: held[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: held.append(limits))
+    return held
+
+
+def test_what_is_allowed_stays_as_it_is_and_the_soft_limit_is_raised_as_far_as_needed(limits):
+    allow_connections(32)
+    assert limits == [(64, 200)]
+    allow_connections(100)
+    assert limits[1:] == [(132, 200)]
+
+
+def test_more_than_the_hard_limit_is_one_line_with_what_is_possible(limits):
+    with pytest.raises(UsageError, match=r"--connections 4000 takes 4032 open files .* may have 200: .* 168 at most"):
+        allow_connections(4000, "--connections")
+    assert limits == [(64, 200)]
+
+
+def test_a_system_that_does_not_raise_it_is_one_line(limits, monkeypatch):
+    def refuse(which: int, limits: tuple[int, int]) -> None:
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with pytest.raises(UsageError, match="may have 64"):
+        allow_connections(100)

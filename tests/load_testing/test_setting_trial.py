@@ -1,0 +1,64 @@
+"""A setting measured: what a load on a server says of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.load_testing import setting_trial as module
+from regnet_deploy.load_testing.generator import Load
+from regnet_deploy.load_testing.load_runs import LoadPlan
+from regnet_deploy.load_testing.served_model import ServedModel
+from regnet_deploy.load_testing.setting_trial import setting_trial
+from regnet_deploy.load_testing.settings import ServerSetting
+from regnet_deploy.load_testing.target import parse_target, post
+
+SETTING = ServerSetting("onnxruntime", "onnx-fp32", 1, 1)
+
+
+@pytest.fixture
+def start(exported_bundle: Any, fake: Any, answer: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that starts a setting on a server without a network, which refuses every so many requests."""
+
+    def make(refuse_each: int) -> Any:
+        seen: list[bytes] = []
+
+        def respond(head: bytes, body: bytes) -> bytes:
+            seen.append(body)
+            return bytes(answer(503 if refuse_each and len(seen) % refuse_each == 0 else 200))
+
+        @contextlib.contextmanager
+        def server(bundle: Any, options: list[str]) -> Iterator[str]:
+            assert options == SETTING.options()
+            with fake(respond) as (target, _):
+                yield target.url
+
+        def site(target: Any, bundle: Any, **options: Any) -> ServedModel:
+            load = Load([post(parse_target(target.url), "/", b"x", {})], lambda number, reply: True)
+            return ServedModel(target, load, "tensor", "regnet", "nothing")
+
+        monkeypatch.setattr(module, "running_server", server)
+        monkeypatch.setattr(module, "open_served_model", site)
+        return setting_trial(open_bundle(exported_bundle), LoadPlan(0.2, warmup=0.0), kind="tensor")(SETTING)
+
+    return make
+
+
+def test_a_server_that_answers_has_a_rate_and_a_p99(start):
+    with start(0) as running:
+        trial = running.measure(50.0)
+        assert running.capacity() > 0
+    assert trial.bad <= 1  # where this machine was busy, it may have fallen behind
+    assert 0 < trial.p99_ms < 60_000
+    assert 0 < trial.achieved <= 50
+
+
+def test_one_refusal_is_a_failure(start):
+    with start(7) as running:
+        trial = running.measure(50.0)
+    assert trial.bad == 4  # of 30 requests: three times the 10 of the plan
+    assert not trial.keeps(5000.0)

@@ -1,0 +1,285 @@
+from dataclasses import replace
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.errors import MissingPart, UsageError
+from regnet_deploy.runtimes.default_variant import (
+    default_variant,
+    needs_engine_build,
+    proof_of,
+    variant_unsupported_reason,
+)
+from regnet_deploy.runtimes.gates import GATES, Gate
+
+WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+
+
+def measured(bundle: Path, *rows: tuple[str | None, int, float]) -> Bundle:
+    latency = [{"variant": name, "batch": batch, "p50_ms": p50_ms} for name, batch, p50_ms in rows]
+    return update_bundle(bundle, {"profile": {"latency": latency}})
+
+
+def changed(bundle: Path, name: str, **fields: Any) -> Bundle:
+    variants = open_bundle(bundle).part("variants")
+    variants[name].update(fields)
+    return update_bundle(bundle, {"variants": variants})
+
+
+def test_without_measurements_it_is_the_first(exported_bundle: Path):
+    assert default_variant(open_bundle(exported_bundle)) == "onnx-fp32"
+
+
+def test_with_measurements_it_is_the_fastest_by_the_mean_over_batch_sizes(exported_bundle: Path):
+    bundle = measured(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0), (None, 1, 1.0))
+    assert default_variant(bundle) == "onnx-fp32-uint8"
+    assert default_variant(bundle, "onnx-fp32") == "onnx-fp32"
+    bundle = measured(
+        exported_bundle,
+        *(("onnx-fp32", 1, 3.0), ("onnx-fp32", 8, 8.0)),  # 3 and 1 ms an image
+        *(("onnx-fp32-uint8", 1, 2.0), ("onnx-fp32-uint8", 8, 16.0)),  # 2 and 2
+    )
+    assert default_variant(bundle) == "onnx-fp32"
+
+
+def test_one_that_was_not_measured_comes_last(exported_bundle: Path):
+    assert default_variant(measured(exported_bundle, ("onnx-fp32-uint8", 4, 9.0))) == "onnx-fp32-uint8"
+
+
+@pytest.mark.parametrize("proof", [None, {"passed": False}])
+def test_an_unproved_one_is_never_chosen(exported_bundle: Path, proof: dict[str, bool] | None):
+    measured(exported_bundle, ("onnx-fp32", 1, 1.0), ("onnx-fp32-uint8", 1, 2.0))
+    bundle = changed(exported_bundle, "onnx-fp32", proof=proof)
+    assert default_variant(bundle) == "onnx-fp32-uint8"
+    with pytest.raises(UsageError, match="not proved"):
+        default_variant(bundle, "onnx-fp32")
+
+
+def test_where_none_will_do_each_reason_is_given(exported_bundle: Path):
+    changed(exported_bundle, "onnx-fp32", proof=None)
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", runtime="openvino")
+    with pytest.raises(UsageError, match=r"onnx-fp32: it is not proved.*onnx-fp32-uint8: runtime 'openvino' is not"):
+        default_variant(bundle)
+
+
+@pytest.mark.parametrize("variants", [None, {}])
+def test_before_export_the_command_is_named(exported_bundle: Path, variants: dict[str, Any] | None):
+    bundle = update_bundle(exported_bundle, {} if variants is None else {"variants": {}}, drop=("variants",))
+    with pytest.raises(MissingPart, match="export --onnx"):
+        default_variant(bundle)
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"gate": replace(GATES["fp32"], atol=0.5).to_json()},
+        {"gate": replace(GATES["fp32"], rtol=0.1).to_json()},
+        {"gate": replace(GATES["fp32"], cosine=0.5).to_json()},
+        {"gate": replace(GATES["fp32"], top1=0.9).to_json()},
+        {"gate": Gate().to_json()},
+        {"atol": 1e-4, "rtol": 1e-3},  # of a version before gates
+    ],
+)
+def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(exported_bundle: Path, figures: dict[str, Any]):
+    proof = {"passed": True, **figures}
+    bundle = changed(exported_bundle, "onnx-fp32", proof=proof)
+    assert default_variant(bundle) == "onnx-fp32-uint8"
+    assert default_variant(bundle, "onnx-fp32") == "onnx-fp32"
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", proof=proof)
+    with pytest.raises(UsageError, match=r"looser gate than fp32 has, name it with --variant onnx-fp32;"):
+        default_variant(bundle)
+
+
+def test_what_engines_are_built_from_is_only_taken_when_it_is_named(exported_bundle: Path):
+    bundle = changed(exported_bundle, "onnx-fp32", exact=True)
+    assert default_variant(bundle) == "onnx-fp32-uint8"
+    assert default_variant(bundle, "onnx-fp32") == "onnx-fp32"
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", exact=True)
+    with pytest.raises(UsageError, match="TensorRT engines are built from it"):
+        default_variant(bundle)
+
+
+def test_an_engine_is_not_blamed_for_the_proofs_that_its_engines_have(exported_bundle: Path):
+    variants = open_bundle(exported_bundle).part("variants")
+    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
+    bundle = update_bundle(exported_bundle, {"variants": {"trt-fp32": engine, **variants}})
+    assert default_variant(bundle) == "onnx-fp32"
+    with pytest.raises(UsageError, match="cannot be served: it has no engine"):
+        default_variant(bundle, "trt-fp32")
+    with pytest.raises(UsageError, match="it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"):
+        default_variant(bundle, "trt-fp32", "cpu")
+
+
+def chosen(bundle: Path, *rows: tuple[str, int, float]) -> Bundle:
+    """A bundle with what ``export --precision auto`` measured."""
+    candidates = [
+        {"variant": name, "latency": [{"variant": name, "batch": batch, "p50_ms": ms}]} for name, batch, ms in rows
+    ]
+    return update_bundle(bundle, {"choice": {"candidates": candidates}})
+
+
+def test_where_nothing_was_measured_it_is_the_most_precise(exported_bundle: Path):
+    variants = open_bundle(exported_bundle).part("variants")
+    proof = {"passed": True, "gate": GATES["fp16"].to_json()}
+    variants = {"onnx-a": {**variants["onnx-fp32"], "precision": "fp16", "proof": proof}, **variants}
+    bundle = update_bundle(exported_bundle, {"variants": variants})
+    assert default_variant(bundle) == "onnx-fp32"
+    assert default_variant(measured(exported_bundle, ("onnx-a", 1, 5.0))) == "onnx-a"
+
+
+def test_what_export_measured_decides_where_profile_did_not(exported_bundle: Path):
+    bundle = chosen(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0), ("onnx-gone", 1, 1.0))
+    assert default_variant(bundle) == "onnx-fp32-uint8"
+
+
+def test_profile_is_believed_before_export(exported_bundle: Path):
+    chosen(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0))
+    bundle = measured(exported_bundle, ("onnx-fp32", 8, 16.0), ("onnx-fp32-uint8", 8, 24.0))
+    assert default_variant(bundle) == "onnx-fp32"
+
+
+def test_rows_of_the_two_are_not_compared_and_the_one_that_knows_more_is_taken(exported_bundle: Path):
+    chosen(exported_bundle, ("onnx-fp32", 1, 3.0), ("onnx-fp32-uint8", 1, 2.0))
+    assert default_variant(measured(exported_bundle, ("onnx-fp32", 1, 1.0))) == "onnx-fp32-uint8"
+
+
+def test_a_choice_without_measurements_is_no_measurement(exported_bundle: Path):
+    bundle = update_bundle(exported_bundle, {"choice": {"candidates": [{"variant": "onnx-fp32", "latency": []}]}})
+    assert default_variant(bundle) == "onnx-fp32"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "says"),
+    [
+        (
+            "openvin",
+            "auto",
+            r"no runtime 'openvin' \(did you mean openvino\?\); there are auto, onnxruntime, tensorrt, ",
+        ),
+        ("auto", "cudda", r"no device 'cudda' \(did you mean cuda\?\); there are auto, cpu, cuda, tensorrt"),
+        ("openvino", "cuda", "--runtime openvino runs on the CPU, and --device cuda is asked for: choose --device cpu"),
+        ("openvino", "tensorrt", "runs on the CPU, and --device tensorrt is asked for"),
+        ("tensorrt", "cpu", "--runtime tensorrt runs on a GPU, and --device cpu is asked for: choose --device auto"),
+        ("tensorrt", "auto", r"has none: run `regnet-deploy export --trt .*`, or choose --runtime onnxruntime"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [None, "onnx-fp32"])
+def test_a_runtime_that_cannot_be_is_one_line(
+    exported_bundle: Path, wanted: str | None, runtime: Any, device: Any, says: str
+):
+    if wanted and (runtime, device) == ("tensorrt", "auto"):
+        says = "variant onnx-fp32 of .* cannot be served: it is an ONNX file, and TensorRT engines are asked for"
+    with pytest.raises(UsageError, match=says):
+        default_variant(open_bundle(exported_bundle), wanted, device, runtime)
+
+
+@WITH_OPENVINO
+def test_openvino_and_onnxruntime_take_what_the_other_takes_and_no_engines(without_engine: Path):
+    bundle = open_bundle(without_engine)
+    for runtime in ("onnxruntime", "openvino"):
+        assert default_variant(bundle, None, "auto", runtime) == "onnx-fp32"
+        assert default_variant(bundle, "onnx-fp32-uint8", "cpu", runtime) == "onnx-fp32-uint8"
+        says = f"it is a tensorrt engine, and {runtime} is asked for"
+        assert variant_unsupported_reason(bundle, "trt-fp32", "auto", runtime) == says
+
+
+@WITH_OPENVINO
+def test_openvino_is_not_given_what_is_written_for_engines(exported_bundle: Path):
+    bundle = changed(exported_bundle, "onnx-fp32", exact=True)
+    says = "fp32 is for TensorRT engines, and OpenVINO does not compute it as the file has it"
+    assert variant_unsupported_reason(bundle, "onnx-fp32", runtime="openvino") == says
+    assert default_variant(bundle, runtime="openvino") == "onnx-fp32-uint8"
+    with pytest.raises(UsageError, match=says):
+        default_variant(bundle, "onnx-fp32", runtime="openvino")
+
+
+@WITH_OPENVINO
+def test_what_one_runtime_took_says_nothing_of_the_other(exported_bundle: Path):
+    rows = [
+        {"variant": "onnx-fp32", "batch": 1, "p50_ms": 3.0, "runtime": "onnxruntime 1.32.0"},
+        {"variant": "onnx-fp32-uint8", "batch": 1, "p50_ms": 4.0, "runtime": "onnxruntime 1.32.0"},
+        {"variant": "onnx-fp32", "batch": 1, "p50_ms": 2.0, "runtime": "openvino 2026.4.1"},
+        {"variant": "onnx-fp32-uint8", "batch": 1, "p50_ms": 1.0, "runtime": "openvino 2026.4.1"},
+    ]
+    bundle = update_bundle(exported_bundle, {"profile": {"latency": rows}})
+    assert default_variant(bundle, runtime="openvino") == "onnx-fp32-uint8"
+    assert default_variant(bundle, runtime="onnxruntime") == default_variant(bundle) == "onnx-fp32"
+
+
+def test_openvino_that_is_not_installed_is_a_reason(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    def version(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    bundle = open_bundle(exported_bundle)
+    monkeypatch.setattr(metadata, "version", version)
+    assert "pip install 'regnet-deploy[openvino]'" in str(
+        variant_unsupported_reason(bundle, "onnx-fp32", "cpu", "openvino")
+    )
+
+
+class TestEngines:
+    """Of engines it is the one that fits which counts."""
+
+    def test_the_proof_is_that_of_the_engine_that_fits(self, with_h100_engine: Path, computer: Any, fake_machine: Any):
+        bundle = open_bundle(with_h100_engine)
+        proof = proof_of(bundle, "trt-fp32")
+        assert proof == bundle.part("variants")["trt-fp32"]["engines"][0]["proof"]
+        assert variant_unsupported_reason(bundle, "trt-fp32") is None
+        assert default_variant(bundle, "trt-fp32") == "trt-fp32"
+        computer.driver.gpu = fake_machine.A100
+        assert proof_of(bundle, "trt-fp32") is None
+        assert "it was built for NVIDIA H100" in str(variant_unsupported_reason(bundle, "trt-fp32"))
+
+    def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(self, with_h100_engine: Path):
+        variants = open_bundle(with_h100_engine).part("variants")
+        variants["trt-fp32"]["engines"][0]["proof"]["gate"] = Gate().to_json()
+        update_bundle(with_h100_engine, {"variants": variants})
+        bundle = measured(with_h100_engine, ("trt-fp32", 1, 1.0), ("onnx-fp32", 1, 2.0))
+        assert default_variant(bundle) == "onnx-fp32"
+        assert default_variant(bundle, "trt-fp32") == "trt-fp32"
+
+    @pytest.mark.parametrize(
+        ("proof", "gpu", "device", "must"),
+        [
+            ("kept", "H100", "auto", False),
+            ("kept", "A100", "auto", True),
+            ("kept", "A100", "cpu", False),
+            ("kept", None, "auto", False),
+            (None, "H100", "auto", True),
+        ],
+    )
+    def test_it_must_be_built_where_there_is_a_gpu_and_none_that_is_proved(
+        self,
+        with_h100_engine: Path,
+        computer: Any,
+        fake_machine: Any,
+        proof: str | None,
+        gpu: str | None,
+        device: Any,
+        must: bool,
+    ):
+        bundle = open_bundle(with_h100_engine)
+        variants = bundle.part("variants")
+        if proof is None:
+            variants["trt-fp32"]["engines"][0]["proof"] = None
+            bundle = update_bundle(with_h100_engine, {"variants": variants})
+        computer.driver.gpu = getattr(fake_machine, gpu) if gpu else None
+        assert needs_engine_build(bundle, "trt-fp32", device) is must
+        assert needs_engine_build(bundle, "onnx-fp32", device) is False
+        assert needs_engine_build(bundle, "trt-fp32", device, "onnxruntime") is False
+        if device == "auto":
+            assert needs_engine_build(bundle, "trt-fp32", device, "tensorrt") is must
+
+    def test_tensorrt_is_its_engines_and_nothing_else(self, with_h100_engine: Path, computer: Any, fake_machine: Any):
+        bundle = measured(with_h100_engine, ("trt-fp32", 1, 9.0), ("onnx-fp32", 1, 2.0))
+        assert default_variant(bundle) == default_variant(bundle, runtime="onnxruntime") == "onnx-fp32"
+        assert default_variant(bundle, runtime="tensorrt") == "trt-fp32"
+        with pytest.raises(UsageError, match="it is a tensorrt engine, and openvino is asked for"):
+            default_variant(bundle, "trt-fp32", runtime="openvino")
+        computer.driver.gpu = fake_machine.A100
+        with pytest.raises(UsageError, match=r"can be served - trt-fp32: it was built for NVIDIA H100[^;]*$"):
+            default_variant(bundle, runtime="tensorrt")

@@ -1,0 +1,118 @@
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.errors import BundleError, UsageError
+from regnet_deploy.runtimes import tuned_settings as module
+from regnet_deploy.runtimes.machine_summary import machine_summary
+from regnet_deploy.runtimes.tuned_settings import TunedSettings, tuned_settings
+
+SETTINGS = {
+    "runtime": "onnxruntime",
+    "variant": "onnx-fp32",
+    "executors": 2,
+    "threads": 1,
+    "batch": 8,
+    "max_delay_ms": 0.5,
+}
+
+
+def tuned_bundle(path: Path, settings: dict[str, Any] | None = None, **part: Any) -> Bundle:
+    whole = {"machine": machine_summary(), "p99_ms": 20.0, "rate": 250, "settings": settings or SETTINGS, "rows": []}
+    return update_bundle(path, {"serving": {**whole, **part}})
+
+
+def test_what_was_tuned_here_is_returned(exported_bundle: Path):
+    wanted = TunedSettings("onnxruntime", "onnx-fp32", 2, 1, 8, 0.5, 20.0, 250.0)
+    bundle = tuned_bundle(exported_bundle)
+    assert tuned_settings(bundle) == wanted
+    assert tuned_settings(bundle, variant="onnx-fp32", runtime="onnxruntime", device="cpu") == wanted
+
+
+def test_a_bundle_that_was_never_tuned_has_none(exported_bundle: Path):
+    assert tuned_settings(open_bundle(exported_bundle)) is None
+
+
+@pytest.mark.parametrize(
+    ("fact", "there", "says"),
+    [
+        ("cores", 64, r"were tuned on another machine \(cores 64, here \d+\)$"),
+        ("cpu", "Z80", r"\(cpu Z80, here "),
+        ("gpu", "NVIDIA H100", r"\(gpu NVIDIA H100, here None\)$"),
+        ("instructions", ["avx2", "sme"], r"\(instructions avx2 sme, here "),
+    ],
+)
+def test_what_was_tuned_elsewhere_is_a_reason_with_what_differs(
+    exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, fact: str, there: Any, says: str
+):
+    monkeypatch.setattr(module, "machine_summary", lambda: {**machine_summary(), "gpu": None})
+    found = tuned_settings(tuned_bundle(exported_bundle, machine={**machine_summary(), "gpu": None, fact: there}))
+    assert re.search(says, str(found)), found
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"variant": "onnx-fp32-uint8"}, "tuned for onnx-fp32 by onnxruntime, and --variant onnx-fp32-uint8 is asked"),
+        ({"runtime": "openvino"}, "tuned for onnx-fp32 by onnxruntime, and --runtime openvino is asked for"),
+    ],
+)
+def test_what_was_tuned_for_something_else_is_a_reason(exported_bundle: Path, asked: dict[str, Any], says: str):
+    assert says in str(tuned_settings(tuned_bundle(exported_bundle), **asked))
+
+
+def test_settings_of_openvino_do_not_go_with_a_gpu(exported_bundle: Path):
+    bundle = tuned_bundle(exported_bundle, {**SETTINGS, "runtime": "openvino"})
+    assert "which cannot be served: --runtime openvino runs on the CPU" in str(tuned_settings(bundle, device="cuda"))
+
+
+def test_a_variant_that_is_gone_or_unproved_is_a_reason(exported_bundle: Path):
+    found = tuned_settings(tuned_bundle(exported_bundle, {**SETTINGS, "variant": "onnx-fp16"}))
+    assert "which cannot be served: " in str(found)
+    assert "has no variant 'onnx-fp16'" in str(found)
+    bundle = tuned_bundle(exported_bundle)
+    variants = bundle.part("variants")
+    variants["onnx-fp32"]["proof"] = None
+    assert "not proved" in str(tuned_settings(update_bundle(exported_bundle, {"variants": variants})))
+    assert "export" in str(tuned_settings(update_bundle(exported_bundle, {}, drop=("variants",))))
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in SETTINGS.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ({"settings": ["threads", 1]}, "serving.settings in bundle.json must be an object, got "),
+        ({"machine": None}, "serving.machine in bundle.json must be an object, got None"),
+        ({"rate": "fast"}, "serving.rate in bundle.json must be a number, 0 or more, got 'fast'"),
+        ({"p99_ms": -1}, "serving.p99_ms in bundle.json must be a number, 0 or more, got -1"),
+        ({"settings": {**SETTINGS, "threads": 0}}, "serving.settings.threads in bundle.json must be a whole number, 1"),
+        ({"settings": {**SETTINGS, "batch": 1.5}}, "serving.settings.batch in bundle.json must be a whole number, 1"),
+        ({"settings": {**SETTINGS, "executors": True}}, "serving.settings.executors in bundle.json must be a whole"),
+        ({"settings": without("max_delay_ms")}, "serving.settings.max_delay_ms in bundle.json must be a number, 0"),
+        ({"settings": {**SETTINGS, "runtime": "auto"}}, "must be one of onnxruntime, tensorrt, openvino, got 'auto'"),
+        ({"settings": {**SETTINGS, "runtime": ["x"]}}, "must be one of onnxruntime, tensorrt, openvino, got "),
+        ({"settings": without("variant")}, "serving.settings.variant in bundle.json must be a name, got None"),
+    ],
+)
+def test_what_tune_does_not_write_is_one_line_that_names_it(exported_bundle: Path, part: dict[str, Any], says: str):
+    bundle = tuned_bundle(exported_bundle, **part)
+    with pytest.raises(BundleError) as error:
+        tuned_settings(bundle)
+    assert says in str(error.value)
+    assert "run `regnet-deploy tune" in str(error.value)
+
+
+def test_a_part_that_is_no_object_is_one_line(exported_bundle: Path):
+    with pytest.raises(BundleError, match=r"serving in bundle\.json must be an object"):
+        tuned_settings(update_bundle(exported_bundle, {"serving": [1]}))
+
+
+def test_an_unknown_runtime_is_refused_whatever_was_tuned(exported_bundle: Path):
+    with pytest.raises(UsageError, match=r"no runtime 'openvin' \(did you mean openvino\?\)"):
+        tuned_settings(tuned_bundle(exported_bundle), runtime="openvin")

@@ -1,0 +1,142 @@
+"""Sockets in the clear and with TLS, whose handshakes are not waited for."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import uvicorn
+
+from regnet_deploy.serving.connection_limits import limited_protocol
+from regnet_deploy.serving.listeners import start_listeners
+
+ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Files of a certificate and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, file = folder / "key.pem", folder / "cert.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost"
+    extension = "subjectAltName=DNS:localhost,IP:127.0.0.1"
+    files = ["-addext", extension, "-keyout", str(key), "-out", str(file)]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    return file, key
+
+
+async def app(scope: Any, receive: Any, send: Any) -> None:
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+    said = f"{scope['scheme']} {size}".encode()
+    headers = [(b"content-length", str(len(said)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": said})
+
+
+class Site(NamedTuple):
+    """A server, and how clients come to it."""
+
+    server: uvicorn.Server
+    port: int
+    tls: ssl.SSLContext | None
+    stack: contextlib.ExitStack
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=self.tls)
+        self.stack.callback(writer.close)
+        return reader, writer
+
+    async def silent(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.stack.callback(writer.close)
+        return reader, writer
+
+    async def ask(self, request: bytes = ASK) -> bytes:
+        reader, writer = await self.connect()
+        writer.write(request)
+        await reader.readuntil(b"\r\n\r\n")
+        return await reader.read(100)
+
+
+@contextlib.asynccontextmanager
+async def site(files: tuple[Path, Path] | None, most: int, timeout_s: float) -> AsyncIterator[Site]:
+    file, key = files or (None, None)
+    config = uvicorn.Config(
+        app,
+        http=limited_protocol(30.0, most),
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        ssl_certfile=file,
+        ssl_keyfile=key,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    bound = socket.create_server(("127.0.0.1", 0))
+    await server.startup([])
+    server.servers += await start_listeners(server, [bound], timeout_s)
+    tls = ssl.create_default_context(cafile=str(file)) if files else None
+    with contextlib.ExitStack() as stack:
+        yield Site(server, bound.getsockname()[1], tls, stack)
+    server.force_exit = True
+    await server.shutdown([bound])
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def run(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Runs work at a site."""
+    factory = pytest.importorskip("uvloop").new_event_loop if request.param == "uvloop" else None
+
+    def go(
+        work: Callable[[Site], Awaitable[None]],
+        files: tuple[Path, Path] | None,
+        most: int = 20,
+        timeout_s: float = 30.0,
+    ) -> None:
+        async def inner() -> None:
+            async with asyncio.timeout(30), site(files, most, timeout_s) as made:
+                await work(made)
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(inner())
+
+    return go
+
+
+def test_it_answers_in_the_clear(run: Any):
+    async def work(made: Site) -> None:
+        assert await made.ask() == b"http 0"
+
+    run(work, None)
+
+
+def test_it_answers_over_tls(run: Any, certificate: Any):
+    async def work(made: Site) -> None:
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        answers = await asyncio.gather(*(made.ask(head + bytes(1_000_000)) for _ in range(10)))
+        assert answers == [b"https 1000000"] * 10
+        reader, writer = await made.connect()
+        for _ in range(20):
+            writer.write(ASK)
+            await reader.readuntil(b"https 0")
+
+    run(work, certificate)
+
+
+def test_a_handshake_that_does_not_come_is_not_waited_for(run: Any, certificate: Any):
+    async def work(made: Site) -> None:
+        reader, _ = await made.silent()
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""
+
+    run(work, certificate, timeout_s=0.1)

@@ -1,0 +1,553 @@
+"""Versions that come, change, break and go while requests are answered; most looks are the test's own."""
+
+import asyncio
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
+from regnet_deploy.errors import BundleError, ProofError
+from regnet_deploy.images.preprocessing import default_preprocessing, normalise
+from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
+from regnet_deploy.serving import model_watcher
+from regnet_deploy.serving.model_version import ServeOptions
+from regnet_deploy.serving.server_core import ServerCore
+from tests.conftest import tiny_onnx
+from tests.serving.conftest import LIMITS, Inside, Open
+
+IMAGES = np.random.default_rng(7).normal(size=(2, 3, 24, 24)).astype(np.float32)
+
+
+def logits_of(seed: int, images: np.ndarray = IMAGES) -> np.ndarray:
+    """What the network of a seed answers; the bundle of the tests begins with that of seed 1."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(tiny_onnx("float32", seed), providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(["logits"], {"images": images})[0])
+
+
+def retrain(bundle: Path, seed: int, error: float = 0.0) -> None:
+    """Give a bundle another network; with ``error`` one that disagrees with its golden set."""
+    golden = load_golden(open_bundle(bundle))
+    logits = logits_of(seed, normalise(golden.images, default_preprocessing(24))) + np.float32(error)
+    files = {
+        f"onnx-{name}.onnx": tiny_onnx(kind, seed) for name, kind in (("fp32", "float32"), ("fp32-uint8", "uint8"))
+    }
+    update_bundle(bundle, {}, {**files, "golden.safetensors": golden_to_bytes(GoldenSet(golden.images, logits))})
+
+
+def break_(bundle: Path) -> None:
+    path = open_bundle(bundle).stored_path("onnx-fp32.onnx")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+class Told:
+    """What happened, as the log is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, name: str, **facts: Any) -> None:
+        facts.pop("level", None)
+        self.events.append((name, facts))
+
+    def take(self) -> list[str]:
+        """Names of what happened since the last time."""
+        names = [name for name, _ in self.events]
+        self.events.clear()
+        return names
+
+
+def looks(client: Inside, times: int = 2) -> None:
+    """Look; a change is believed when it is seen twice."""
+    for _ in range(times):
+        client.run(client.assembly._watch.look())
+
+
+def body() -> dict[str, Any]:
+    head = (
+        b'{"inputs":[{"name":"images","shape":[2,3,24,24],"datatype":"FP32","parameters":{"binary_data_size":%d}}]}'
+        % IMAGES.nbytes
+    )
+    return {"content": head + IMAGES.tobytes(), "headers": {"inference-header-content-length": str(len(head))}}
+
+
+def ask(client: Inside, path: str = "/v2/models/regnet") -> tuple[int, str, list[list[float]]]:
+    """Status, version and logits."""
+    answer = client.post(path + "/infer", **body())
+    document = answer.json()
+    if answer.status_code != 200:
+        return answer.status_code, document["error"], []
+    return 200, document["model_version"], np.reshape(document["outputs"][0]["data"], (2, 6)).tolist()
+
+
+def states(client: Inside) -> list[tuple[str, str, str]]:
+    index = client.post("/v2/repository/index").json()
+    return [(entry["name"], entry["version"], entry["state"]) for entry in index]
+
+
+def answers(client: Inside, version: str, seed: int, path: str = "/v2/models/regnet") -> None:
+    """Hold that a model answers as a version, with the network of a seed."""
+    status, answered, logits = ask(client, path)
+    assert (status, answered) == (200, version)
+    np.testing.assert_allclose(logits, logits_of(seed), rtol=1e-4, atol=1e-4)
+
+
+def executors(name: str = "regnet") -> int:
+    return sum(thread.name.startswith(f"{name}-") for thread in threading.enumerate())
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+class Load:
+    """Clients that ask again and again, on the loop of an assembly."""
+
+    def __init__(self, client: Inside, clients: int = 3) -> None:
+        self._client, self._clients = client, clients
+        self._ended = False
+        self.answers: list[tuple[int, str, list[float]]] = []
+
+    def __enter__(self) -> "Load":
+        self._work: Future[Any] = asyncio.run_coroutine_threadsafe(self._all(), self._client.loop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended = True
+        self._work.result(30)
+
+    async def _all(self) -> None:
+        await asyncio.gather(*(self._one() for _ in range(self._clients)))
+
+    async def _one(self) -> None:
+        import httpx
+
+        transport = httpx.ASGITransport(self._client.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            while not self._ended:
+                answer = await client.post("/v2/models/regnet/infer", **body())
+                document = answer.json()
+                data = document["outputs"][0]["data"] if answer.status_code == 200 else []
+                self.answers.append((answer.status_code, document.get("model_version", document.get("error")), data))
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def test_a_bundle_that_changes_takes_its_own_place_without_losing_a_request(
+    inside: Open, exported_bundle: Path, told: Told
+):
+    client = inside(tell=told, poll_s=0.01)
+    before = executors()
+    with Load(client) as load:
+        for seed in (2, 3):
+            known = len(load.answers)
+            until(lambda known=known: len(load.answers) > known + 5)
+            retrain(exported_bundle, seed)
+            until(lambda seed=seed: load.answers[-1][1] == str(seed))
+    answers(client, "3", 3)
+    wanted = {str(seed): logits_of(seed).ravel() for seed in (1, 2, 3)}
+    assert {status for status, _, _ in load.answers} == {200}
+    assert {version for _, version, _ in load.answers} == set(wanted)
+    for _, version, logits in load.answers:
+        np.testing.assert_allclose(logits, wanted[version], rtol=1e-4, atol=1e-4)
+    numbers = [int(version) for _, version, _ in load.answers]
+    assert max(np.maximum.accumulate(numbers) - numbers) <= 1  # nobody goes back, but who had begun
+    assert states(client) == [("regnet", "3", "READY")]
+    assert client.get("/v2/models/regnet").json()["versions"] == ["3"]
+    until(lambda: executors() == before)
+    assert told.take() == ["swapped", "swapped"]
+    assert ask(client, "/v2/models/regnet/versions/1")[0] == 404
+
+
+def test_a_version_that_disagrees_is_refused_while_the_one_before_goes_on(
+    inside: Open, exported_bundle: Path, told: Told
+):
+    client = inside(tell=told)
+    threads = executors()
+    retrain(exported_bundle, 2, error=0.5)
+    looks(client)
+    answers(client, "1", 1)
+    assert states(client) == [("regnet", "1", "READY"), ("regnet", "2", "UNAVAILABLE")]
+    assert client.get("/v2/models/regnet").json()["versions"] == ["1"]
+    reason = client.post("/v2/repository/index").json()[1]["reason"]
+    assert reason == "ProofError; the server's log has the details"  # and no path of this machine
+    assert "does not agree with its golden set" in told.events[0][1]["error"]
+    status, error, _ = ask(client, "/v2/models/regnet/versions/2")
+    assert (status, error) == (503, "version 2 of model regnet is not ready")
+    assert client.get("/v2/health/ready").status_code == 200
+    looks(client, 3)  # nothing has changed: it is not tried again
+    assert told.take() == ["refused"]
+    retrain(exported_bundle, 3)
+    looks(client)
+    answers(client, "2", 3)
+    assert states(client) == [("regnet", "2", "READY")]
+    assert executors() <= threads + 1
+    until(lambda: executors() == threads)
+
+
+def test_what_was_served_and_comes_back_is_not_loaded_again(
+    inside: Open, exported_bundle: Path, tmp_path: Path, told: Told
+):
+    client = inside(tell=told)
+    served = client.assembly.service.models.served("regnet")
+    kept = shutil.copytree(exported_bundle, tmp_path / "kept")
+    break_(exported_bundle)
+    looks(client)
+    assert states(client) == [("regnet", "1", "READY"), ("regnet", "2", "UNAVAILABLE")]
+    shutil.rmtree(exported_bundle)
+    shutil.copytree(kept, exported_bundle)
+    looks(client)
+    assert states(client) == [("regnet", "1", "READY")]
+    assert client.assembly.service.models.served("regnet") is served
+    assert told.take() == ["refused"]
+
+
+def test_a_bundle_that_is_gone_goes_on_answering(inside: Open, exported_bundle: Path, told: Told):
+    client = inside(tell=told)
+    away = exported_bundle.rename(exported_bundle.with_name("away"))
+    looks(client, 4)
+    answers(client, "1", 1)
+    away.rename(exported_bundle)
+    looks(client)
+    answers(client, "1", 1)
+    assert told.take() == []
+
+
+def test_a_look_while_a_bundle_is_being_written_waits_for_the_next(inside: Open, exported_bundle: Path, told: Told):
+    client = inside(tell=told)
+    for seed in (2, 3, 4):
+        retrain(exported_bundle, seed)
+        looks(client, 1)
+        answers(client, "1", 1)
+    looks(client, 1)
+    answers(client, "2", 4)
+    assert told.take() == ["swapped"]
+
+
+@pytest.mark.parametrize("error", [MemoryError("8 GB"), RuntimeError("onnx")])
+def test_whatever_a_new_version_ends_in_the_one_before_goes_on(
+    inside: Open, exported_bundle: Path, told: Told, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    client = inside(tell=told)
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    retrain(exported_bundle, 2)
+    monkeypatch.setattr(model_watcher, "load_version", fails)
+    looks(client)
+    answers(client, "1", 1)
+    assert told.events[0][1]["error"] == f"{type(error).__name__}: {error}"
+    monkeypatch.undo()
+    retrain(exported_bundle, 3)
+    looks(client)
+    answers(client, "2", 3)
+
+
+def test_a_request_in_flight_ends_with_the_version_that_it_began_with(
+    inside: Open, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    client = inside()
+    threads = executors()
+    old = client.assembly.opened[0]
+    entered, gate, run = threading.Event(), threading.Event(), old.session.run
+
+    def slow(images: np.ndarray) -> np.ndarray:
+        entered.set()
+        assert gate.wait(30)
+        return run(images)
+
+    monkeypatch.setattr(old.session, "run", slow)
+    slow_answer: list[Any] = []
+    asking = threading.Thread(target=lambda: slow_answer.append(ask(client)))
+    asking.start()
+    assert entered.wait(30)
+    retrain(exported_bundle, 2)
+    looks(client)
+    answers(client, "2", 2)
+    assert executors() == threads + 1  # the old one is there for the request that has it
+    assert client.assembly.opened == [old]
+    gate.set()
+    asking.join(30)
+    status, version, logits = slow_answer[0]
+    assert (status, version) == (200, "1")
+    np.testing.assert_allclose(logits, logits_of(1), rtol=1e-4, atol=1e-4)
+    until(lambda: executors() == threads)
+    assert client.assembly.opened == []  # and nothing holds its memory any more
+
+
+def test_an_executor_of_an_old_version_that_hangs_is_said_to(
+    inside: Open, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from dataclasses import replace
+
+    client = inside(limits=replace(LIMITS, hung_s=0.0))
+    old = client.assembly.opened[0]
+    entered, gate, run = threading.Event(), threading.Event(), old.session.run
+    monkeypatch.setattr(old.session, "run", lambda images: (entered.set(), gate.wait(30), run(images))[2])
+    asking = threading.Thread(target=lambda: ask(client))
+    asking.start()
+    assert entered.wait(30)
+    retrain(exported_bundle, 2)
+    looks(client)
+    answer = client.get("/v2/health/live")
+    gate.set()
+    asking.join(30)
+    assert answer.status_code == 503
+    assert "executor of model regnet version 1 does not come back" in answer.json()["error"]
+    until(lambda: client.get("/v2/health/live").status_code == 200)
+
+
+# A folder of models
+
+
+@pytest.fixture
+def models(_exported: Path, tmp_path: Path) -> Path:
+    """A repository: ``cats`` in version 1, and ``dogs``, which is a bundle."""
+    shutil.copytree(_exported, tmp_path / "models" / "cats" / "1")
+    retrain(Path(shutil.copytree(_exported, tmp_path / "models" / "dogs")), 5)
+    return tmp_path / "models"
+
+
+CATS, DOGS = "/v2/models/cats", "/v2/models/dogs"
+
+
+def test_several_models_are_served_at_once_and_change_on_their_own(inside: Open, models: Path, told: Told):
+    client = inside(models, tell=told)
+    assert states(client) == [("cats", "1", "READY"), ("dogs", "1", "READY")]
+    answers(client, "1", 1, CATS)
+    answers(client, "1", 5, DOGS)
+    assert [model["name"] for model in client.get("/").json()["models"]] == ["cats", "dogs"]
+    retrain(models / "dogs", 6)
+    shutil.copytree(models / "cats" / "1", models / "cats" / "12")
+    retrain(models / "cats" / "12", 7)
+    looks(client)
+    answers(client, "2", 6, DOGS)
+    answers(client, "12", 7, CATS)
+    answers(client, "1", 1, CATS + "/versions/1")
+    assert client.get(CATS).json()["versions"] == ["1", "12"]
+    assert client.get(CATS + "/versions/1").json()["versions"] == ["1", "12"]
+    stats = client.get(CATS + "/stats").json()["model_stats"]
+    assert [(row["version"], row["inference_stats"]["success"]["count"]) for row in stats] == [("1", 2), ("12", 1)]
+    assert len(client.get("/v2/models/stats").json()["model_stats"]) == 3
+    assert sorted(told.take()) == ["swapped", "swapped"]
+
+
+def test_a_version_that_is_half_there_is_taken_when_it_is_complete(inside: Open, models: Path, told: Told):
+    client = inside(models, tell=told)
+    new, source = models / "cats" / "2", models / "cats" / "1"
+    new.mkdir()
+    files = sorted(source.iterdir(), key=lambda path: path.name != MANIFEST)  # its manifest first
+    for path in files[:2]:
+        shutil.copy2(path, new)
+    looks(client, 1)
+    assert states(client)[:1] == [("cats", "1", "READY")]
+    looks(client, 1)  # a copy that pauses
+    assert states(client)[:2] == [("cats", "1", "READY"), ("cats", "2", "UNAVAILABLE")]
+    assert ask(client, CATS)[:2] == (200, "1")
+    for path in files[2:]:
+        data = path.read_bytes()
+        (new / path.name).write_bytes(data[:20])
+        looks(client, 1)
+        (new / path.name).write_bytes(data)
+    looks(client)
+    assert states(client)[:2] == [("cats", "1", "READY"), ("cats", "2", "READY")]
+    answers(client, "2", 1, CATS)
+    assert told.take() == ["refused", "swapped"]
+
+
+def test_a_version_that_is_removed_answers_no_more_and_neither_does_a_model_without_any(
+    inside: Open, models: Path, told: Told
+):
+    shutil.copytree(models / "cats" / "1", models / "cats" / "2")
+    client = inside(models, tell=told)
+    threads = executors("cats")
+    assert ask(client, CATS)[1] == "2"
+    shutil.rmtree(models / "cats" / "2")
+    looks(client)
+    assert ask(client, CATS)[1] == "1"
+    status, error, _ = ask(client, CATS + "/versions/2")
+    assert (status, error) == (404, "unknown version '2'; of model cats there are 1")
+    until(lambda: executors("cats") == threads - 1)
+    shutil.rmtree(models / "cats")
+    looks(client)
+    status, error, _ = ask(client, CATS)
+    assert (status, error) == (404, "unknown model 'cats'; this server has dogs")
+    assert told.take() == ["removed", "removed"]
+    shutil.rmtree(models / "dogs")
+    looks(client)
+    assert client.get("/v2/health/ready").status_code == 503
+    assert client.get("/v2/health/live").status_code == 200
+    assert client.post("/classify", content=b"x").status_code == 404
+
+
+def test_a_folder_that_is_away_for_a_moment_is_not_unloaded(inside: Open, models: Path, told: Told):
+    client = inside(models, tell=told)
+    for name in ("cats", "dogs", "cats/1"):
+        away = (models / name).rename(models.parent / "away")
+        looks(client, 1)
+        assert ask(client, CATS)[0] == ask(client, DOGS)[0] == 200
+        away.rename(models / name)
+        looks(client, 3)
+    away = models.rename(models.parent / "away")
+    looks(client, 3)  # all of it: a volume that is not mounted, say
+    assert told.take() == ["unreadable"]
+    assert ask(client, CATS)[0] == ask(client, DOGS)[0] == 200
+    away.rename(models)
+    looks(client)
+    assert states(client) == [("cats", "1", "READY"), ("dogs", "1", "READY")]
+    assert told.take() == []
+
+
+def test_a_version_that_is_replaced_by_a_bad_one_under_its_number_goes_on(inside: Open, models: Path, told: Told):
+    client = inside(models, tell=told)
+    retrain(models / "cats" / "1", 2, error=0.5)
+    looks(client)
+    answers(client, "1", 1, CATS)
+    entry = client.post("/v2/repository/index").json()[0]
+    assert (entry["version"], entry["state"]) == ("1", "READY")
+    assert entry["reason"].startswith("serves what was there before: ProofError")
+    retrain(models / "cats" / "1", 3)
+    looks(client)
+    answers(client, "1", 3, CATS)
+    assert client.post("/v2/repository/index").json()[0]["reason"] == ""
+    assert told.take() == ["refused", "swapped"]
+
+
+def test_a_name_that_cannot_be_is_said_once_and_nothing_is_lost(inside: Open, models: Path, told: Told):
+    client = inside(models, tell=told)
+    bad = Path(shutil.copytree(models / "cats" / "1", models / "c@ts" / "1"))
+    looks(client, 3)
+    assert told.take() == ["unreadable"]
+    answers(client, "1", 1, CATS)
+    shutil.rmtree(bad)
+    looks(client)
+    assert told.take() == []
+
+
+def test_a_folder_that_cannot_be_read_does_not_end_the_looking(
+    inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    client = inside(models, tell=told, poll_s=0.01)
+    monkeypatch.setattr(
+        model_watcher, "find_bundles", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
+    until(lambda: bool(told.events))
+    assert told.take() == ["unreadable"]
+    monkeypatch.undo()
+    retrain(models / "dogs", 6)
+    until(lambda: ask(client, DOGS)[1] == "2")
+
+
+def test_a_bundle_that_becomes_a_folder_of_versions_and_back_answers_all_the_while(
+    inside: Open, models: Path, told: Told
+):
+    client = inside(models, tell=told)
+    source = shutil.copytree(models / "dogs", models.parent / "source")
+    retrain(source, 7)
+    shutil.rmtree(models / "dogs")
+    (models / "dogs" / "1").mkdir(parents=True)
+    for path in sorted(source.iterdir(), key=lambda path: path.name != MANIFEST):  # a copy that takes its time
+        shutil.copy2(path, models / "dogs" / "1")
+        looks(client, 1)
+        assert ask(client, DOGS)[0] == 200
+    for _ in range(3):
+        looks(client, 1)
+        assert ask(client, DOGS)[0] == 200
+    answers(client, "1", 7, DOGS)
+    retrain(source, 8)
+    shutil.rmtree(models / "dogs")
+    shutil.copytree(source, models / "dogs")
+    for _ in range(3):
+        looks(client, 1)
+        assert ask(client, DOGS)[0] == 200
+    answers(client, "1", 8, DOGS)
+    assert states(client) == [("cats", "1", "READY"), ("dogs", "1", "READY")]
+    assert told.take()[-2:] == ["swapped", "removed"]
+
+
+def test_whatever_a_look_ends_in_the_next_one_comes(
+    inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    client = inside(models, tell=told, poll_s=0.01)
+
+    def fails(*arguments: Any) -> Any:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(model_watcher, "run_in_daemon_thread", fails)
+    until(lambda: bool(told.events))
+    assert told.events == [("unreadable", {"error": "RuntimeError: can't start new thread"})]  # once
+    monkeypatch.undo()
+    retrain(models / "dogs", 6)
+    until(lambda: ask(client, DOGS)[1] == "2")
+
+
+# The start
+
+
+def test_a_version_that_does_not_open_or_agree_at_the_start_leaves_the_others_of_its_model(
+    inside: Open, models: Path, told: Told
+):
+    for version in ("2", "3", "4"):
+        shutil.copytree(models / "cats" / "1", models / "cats" / version)
+    break_(models / "cats" / "2")
+    retrain(models / "cats" / "3", 3, error=0.5)
+    retrain(models / "cats" / "4", 4)
+    client = inside(models, tell=told)
+    assert [(one.name, one.version) for one in client.assembly.opened] == [("cats", "1"), ("cats", "4"), ("dogs", "1")]
+    assert states(client) == [
+        ("cats", "1", "READY"),
+        ("cats", "2", "UNAVAILABLE"),
+        ("cats", "3", "UNAVAILABLE"),
+        ("cats", "4", "READY"),
+        ("dogs", "1", "READY"),
+    ]
+    answers(client, "4", 4, CATS)
+    assert told.take() == ["refused", "refused"]
+    looks(client)
+    assert told.take() == []
+    retrain(models / "cats" / "3", 6)
+    looks(client)
+    answers(client, "3", 6, CATS + "/versions/3")
+
+
+def test_a_model_without_a_version_that_opens_ends_the_start(models: Path):
+    break_(models / "cats" / "1")
+    with pytest.raises(BundleError, match=r"cats/1/onnx-fp32.* is damaged"):
+        ServerCore(models, limits=LIMITS)
+
+
+def test_a_model_without_a_version_that_agrees_ends_the_start(models: Path):
+    retrain(models / "cats" / "1", 2, error=0.5)
+
+    async def start() -> None:
+        assembly = ServerCore(models, limits=LIMITS, decoders=1, wish=ServeOptions(variant="onnx-fp32"))
+        try:
+            await assembly.start()
+        finally:
+            await assembly.stop()
+
+    before = threading.active_count()
+    with pytest.raises(ProofError, match="does not agree"):
+        asyncio.run(start())
+    until(lambda: threading.active_count() <= before)
+
+
+def test_a_folder_without_a_bundle_names_what_makes_one(tmp_path: Path):
+    (tmp_path / "cats" / "v1").mkdir(parents=True)
+    with pytest.raises(BundleError, match=r"neither a bundle nor a folder of models .* `regnet-deploy select`"):
+        ServerCore(tmp_path)

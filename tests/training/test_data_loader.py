@@ -1,0 +1,155 @@
+"""Batches: one order for every run, whoever loads them, and nothing lost or shown twice."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regnet_deploy.images.image_folder import ImageFolder, LabelledFile
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.training import data_loader
+from regnet_deploy.training.data_loader import (
+    Batch,
+    EvaluationViews,
+    RandomViews,
+    SampleSource,
+    UnreadableImage,
+    batches_from,
+    epoch_batches,
+    load,
+    number_batches,
+    open_evaluation,
+    open_training,
+)
+from regnet_deploy.training.recipe import Recipe
+
+#: Python 3.12 and newer warn of every fork beside threads; PyTorch's loading processes are forked and use none.
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+
+
+def ignore(done: int, total: int) -> None:
+    pass
+
+
+def loaded(views: RandomViews, recipe: Recipe, workers: int = 0) -> list[Batch]:
+    return list(load(views, batches_from(recipe, len(views.source.files), 0, 0), workers, pin=False))
+
+
+def equal(one: list[Batch], other: list[Batch]) -> bool:
+    return len(one) == len(other) and all(
+        torch.equal(a.pixels, b.pixels) and torch.equal(a.shifts, b.shifts) and torch.equal(a.labels, b.labels)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@given(st.integers(2, 60), st.integers(2, 20), st.integers(1, 4), st.data())
+def test_what_is_left_of_a_run_is_its_end_wherever_it_stands(images: int, size: int, epochs: int, draw) -> None:
+    recipe = Recipe(epochs=epochs, batch_size=size, seed=5)
+    whole = list(batches_from(recipe, images, 0, 0))
+    steps = len(whole) // epochs
+    epoch, step = draw.draw(st.integers(0, epochs - 1)), draw.draw(st.integers(0, steps))
+    assert list(batches_from(recipe, images, epoch, step)) == whole[epoch * steps + step :]
+
+
+@given(st.integers(2, 200), st.integers(2, 50))
+def test_an_epoch_shows_an_image_once_and_leaves_out_less_than_a_batch(images: int, size: int) -> None:
+    batches = epoch_batches(Recipe(batch_size=size), 3, images)
+    numbers = [number for batch in batches for epoch, number in batch]
+    assert {epoch for batch in batches for epoch, _ in batch} == {3}
+    assert len(numbers) == len(set(numbers))
+    if images >= size:
+        assert {len(batch) for batch in batches} == {size}
+        assert images - len(numbers) < size
+    else:  # the partial batch is the only one
+        assert len(numbers) == images
+
+
+def test_evaluation_takes_every_image_in_order() -> None:
+    assert number_batches(7, 3) == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loading_processes_change_nothing(views: RandomViews, recipe: Recipe, workers: int) -> None:
+    assert equal(loaded(views, recipe, workers), loaded(views, recipe))
+
+
+def test_images_kept_in_memory_change_nothing_where_they_are_not_shrunk(
+    folder: ImageFolder, views: RandomViews, recipe: Recipe, preprocessing: Preprocessing
+) -> None:
+    kept = open_training(folder.root, folder.train, recipe, preprocessing, ignore)
+    assert kept.source.kept is not None
+    assert equal(loaded(kept, recipe), loaded(views, recipe))
+
+
+def test_large_images_are_shrunk_in_memory_to_twice_the_view(
+    folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing
+) -> None:
+    small = dataclasses.replace(preprocessing, resize=8, crop=8)
+    kept = open_training(folder.root, folder.train, recipe, small, ignore).source.kept
+    assert kept is not None
+    sizes = [image.size for image in kept if not isinstance(image, UnreadableImage)]
+    originals = [(file.width, file.height) for file in folder.train]
+    assert {min(size) for size, original in zip(sizes, originals, strict=True) if min(original) > 16} == {16}
+
+
+def test_many_large_images_stay_in_their_files(
+    folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_loader, "MEMORY_BYTES", 1000)
+    assert open_training(folder.root, folder.train, recipe, preprocessing, ignore).source.kept is None
+    assert open_evaluation(folder.root, folder.val, preprocessing, ignore).kept is None
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_evaluation_sees_to_the_bit_what_the_server_sees(
+    folder: ImageFolder, preprocessing: Preprocessing, in_memory: bool
+) -> None:
+    views = EvaluationViews(SampleSource(folder.root, folder.val), preprocessing)
+    if in_memory:
+        views = open_evaluation(folder.root, folder.val, preprocessing, ignore)
+        assert views.kept is not None
+    (batch,) = load(views, number_batches(len(folder.val), 100), 0, pin=False)
+    for pixels, label, file in zip(batch.pixels, batch.labels, folder.val, strict=True):
+        served = load_pixels((folder.root / file.path).read_bytes(), preprocessing)
+        assert (pixels.numpy() == served).all()
+        assert label == file.label
+    assert batch.pixels.dtype == torch.uint8
+    assert (batch.shifts == 0).all()
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_files_that_are_gone_or_broken_are_named_and_the_rest_is_loaded(
+    folder: ImageFolder, views: RandomViews, recipe: Recipe, workers: int
+) -> None:
+    gone, broken = folder.train[3].path, folder.train[4].path
+    (folder.root / gone).unlink()
+    (folder.root / broken).write_bytes(b"no image any more")
+    recipe = dataclasses.replace(recipe, epochs=1, warmup_epochs=0, batch_size=30)
+    (batch,) = loaded(views, recipe, workers)
+    assert len(batch.labels) == len(batch.pixels) == 28
+    reasons = {each.path: each.reason.split(" (")[0] for each in batch.unreadable}
+    assert reasons == {
+        gone: "cannot be read: No such file or directory",
+        broken: "not an image in a format that is read",
+    }
+
+
+def test_a_batch_of_nothing_is_an_empty_batch(tmp_path: Path, recipe: Recipe, preprocessing: Preprocessing) -> None:
+    files = [LabelledFile(f"{i}.png", 0, 9, 9) for i in range(2)]
+    views = RandomViews(SampleSource(tmp_path, files), recipe, preprocessing)
+    (batch,) = load(views, [[(0, 0), (0, 1)]], 0, pin=False)
+    assert len(batch.labels) == 0
+    assert [each.path for each in batch.unreadable] == ["0.png", "1.png"]
+
+
+def test_labels_go_with_their_images(folder: ImageFolder, views: RandomViews, recipe: Recipe) -> None:
+    for batch in loaded(views, recipe):
+        mean = batch.pixels.numpy().astype(np.float32).mean((1, 2))
+        strongest = mean.argmax(1)  # red 0, green 1, blue 2; the classes are blue, green, red
+        assert (2 - strongest == batch.labels.numpy()).all()

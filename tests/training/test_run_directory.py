@@ -1,0 +1,93 @@
+"""The run directory: one run at a time, and no day of training for a disk that is full."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import BundleError, DataError
+from regnet_deploy.training import run_directory
+from regnet_deploy.training.run_directory import default_directory, ensure_free_space, image_check_cache, open_directory
+
+HOLD = """
+import sys, time, os
+from pathlib import Path
+from regnet_deploy.training.run_directory import open_directory
+with open_directory(Path(sys.argv[1])):
+    child = os.fork()  # a loading process that outlives its parent
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_default_is_the_bundles_sibling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_directory("regnet-bundle") == tmp_path / "regnet-bundle.training"
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert default_directory(".") == tmp_path / "here.training"
+
+
+def test_a_second_run_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        try:
+            with pytest.raises(DataError, match="another training is running in"), open_directory(tmp_path):
+                pass
+            process.kill()
+            process.wait()
+            with open_directory(tmp_path) as path:
+                assert path == tmp_path
+        finally:
+            process.kill()
+            os.kill(child, signal.SIGKILL)
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="give another --run-dir"), open_directory(tmp_path / "file" / "run"):
+        pass
+
+
+def test_each_image_folder_has_a_memory_of_its_own(tmp_path: Path) -> None:
+    one, other = image_check_cache(tmp_path, Path("a")), image_check_cache(tmp_path, Path("b"))
+    assert one != other
+    assert one == image_check_cache(tmp_path, Path("a").resolve())
+
+
+def test_there_is_room(bundle: Bundle, tmp_path: Path) -> None:
+    before = sorted(bundle.path.iterdir())
+    ensure_free_space(bundle, tmp_path)
+    assert sorted(bundle.path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("full", "kind"), [("bundle", BundleError), ("run", DataError)])
+def test_no_room_is_said_before_training(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str, kind: type[Exception]
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    run = tmp_path / "run"
+    monkeypatch.setattr(
+        run_directory.shutil, "disk_usage", lambda folder: usage(10**9, 0, 5 if folder.name == full else 10**9)
+    )
+    with pytest.raises(kind, match=f"{full} has 0 MB free and training needs .*: make room first, nothing was trained"):
+        ensure_free_space(bundle, run)
+
+
+def test_a_bundle_that_cannot_be_written_is_said_before_training(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(BundleError, match="Read-only file system; nothing was changed"):
+        ensure_free_space(bundle, tmp_path)

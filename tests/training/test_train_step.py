@@ -1,0 +1,99 @@
+"""A step: SGD with Nesterov momentum by the formula, in either memory layout, on normalised pixels."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.space.network import Network
+from regnet_deploy.training.data_loader import Batch
+from regnet_deploy.training.execution import Execution
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train_step import Learner, make_learner
+
+
+def batch_of(count: int = 8, seed: int = 0) -> Batch:
+    draw = np.random.default_rng(seed)
+    return Batch(
+        torch.from_numpy(draw.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)),
+        torch.from_numpy(draw.normal(0, 0.1, (count, 3)).astype(np.float32)),
+        torch.from_numpy(draw.integers(0, 3, count)),
+        [],
+    )
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_two_steps_are_the_formula(
+    network: Network, recipe: Recipe, preprocessing: Preprocessing, channels_last: bool
+) -> None:
+    start = AnyNet(network, 3, seed=0)
+    learner = make_learner(start, Execution("cpu", channels_last=channels_last), recipe, preprocessing)
+    model, momentum = copy.deepcopy(start).train(), [torch.zeros_like(p) for p in start.parameters()]
+    for rate, seed in ((0.1, 1), (0.05, 2)):
+        batch = batch_of(seed=seed)
+        loss, right = learner.step(batch, rate)
+        inputs = torch.from_numpy(normalise(batch.pixels.numpy(), preprocessing)) + batch.shifts[:, :, None, None]
+        logits = model(inputs)
+        wanted = F.cross_entropy(logits, batch.labels)
+        gradients = torch.autograd.grad(wanted, list(model.parameters()))
+        with torch.no_grad():
+            for p, m, g in zip(model.parameters(), momentum, gradients, strict=True):
+                g = g + recipe.weight_decay * p
+                m.mul_(0.9).add_(g)
+                p.sub_(rate * (g + 0.9 * m))
+        assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert right.item() == (logits.argmax(1) == batch.labels).sum().item()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(learner.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    for m, (name, value) in zip(momentum, learner.momentum().items(), strict=True):
+        torch.testing.assert_close(value, m, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_learner_has_weights_of_its_own(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
+    start = AnyNet(network, 3, seed=0)
+    before = copy.deepcopy(start.state_dict())
+    make_learner(start, Execution("cpu"), recipe, preprocessing).step(batch_of(), 0.1)
+    assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
+
+
+def test_inputs_are_the_servers_plus_the_colour_shift(learner: Learner, preprocessing: Preprocessing) -> None:
+    batch = batch_of()
+    wanted = normalise(batch.pixels.numpy(), preprocessing) + batch.shifts.numpy()[:, :, None, None]
+    assert (learner.images(batch).numpy() == wanted).all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_inputs_lie_in_memory_as_the_weights_do(
+    network: Network, recipe: Recipe, preprocessing: Preprocessing, channels_last: bool
+) -> None:
+    execution = Execution("cpu", channels_last=channels_last)
+    learner = make_learner(AnyNet(network, 3, seed=0), execution, recipe, preprocessing)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert learner.images(batch_of()).is_contiguous(memory_format=layout)
+    assert learner.model.s1.b1.f.b.weight.is_contiguous(memory_format=layout)
+
+
+def test_bf16_trains_weights_that_stay_fp32(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
+    learners = [
+        make_learner(AnyNet(network, 3, seed=0), Execution("cpu", precision), recipe, preprocessing)
+        for precision in ("fp32", "bf16")
+    ]
+    losses = [[learner.step(batch_of(), 0.05)[0].item() for _ in range(8)] for learner in learners]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[0], losses[1], atol=0.1)
+    assert losses[1][-1] < losses[1][0]
+    assert {p.dtype for p in learners[1].model.parameters()} == {torch.float32}
+
+
+def test_label_smoothing_is_in_the_loss(network: Network, preprocessing: Preprocessing) -> None:
+    losses = [
+        make_learner(
+            AnyNet(network, 3, seed=0), Execution("cpu"), Recipe(batch_size=8, label_smoothing=smoothing), preprocessing
+        ).step(batch_of(), 0.1)[0]
+        for smoothing in (0.0, 0.5)
+    ]
+    assert losses[0] != losses[1]
