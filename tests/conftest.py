@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -189,3 +190,40 @@ def with_h100_engine(without_engine: Path, computer: Any) -> Path:
 def snapshot() -> Any:
     """Return a function: the bytes of every file of a folder, by name."""
     return lambda folder: {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@dataclass
+class RecordedProgress:
+    """Progress that keeps what it receives.
+
+    Attributes:
+        steps: description and total of each step.
+        updates: description of the step, completed, total and note of each update.
+        messages: the lines.
+    """
+
+    steps: list[tuple[str, float | None]] = field(default_factory=list)
+    updates: list[tuple[str, float, float | None, str]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    _total: float | None = None
+
+    def step(self, description: str, total: float | None = None) -> None:
+        self.steps.append((description, total))
+        self._total = total
+
+    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+        self._total = self._total if total is None else total
+        self.updates.append((self.steps[-1][0], completed, self._total, note))
+
+    def message(self, line: str) -> None:
+        self.messages.append(line)
+
+    @property
+    def text(self) -> str:
+        """All messages, one a line."""
+        return "\n".join(self.messages)
+
+
+@pytest.fixture
+def recorded_progress() -> RecordedProgress:
+    return RecordedProgress()

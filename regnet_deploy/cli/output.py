@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +16,7 @@ from regnet_deploy.errors import ProofError, RegnetDeployError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as RichProgress
 
 
 def print_json(data: Any) -> None:
@@ -58,46 +60,71 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     stdout_console().print(table)
 
 
-def progress() -> Progress:
-    """Return a progress display on stderr: silent where stderr is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
-
-
 class TerminalProgress:
-    """Tells the person at the terminal how a long piece of work goes."""
+    """A :class:`regnet_deploy.progress.Progress` on stderr: one progress bar at a time, messages above it.
 
-    def __init__(self, display: Progress) -> None:
+    Where stderr is not a terminal there is no bar, and messages are plain lines.
+    """
+
+    def __init__(self, display: RichProgress) -> None:
         self._display = display
-        self._task: TaskID | None = None
-        self._total: int | None = None
+        self._lock = threading.Lock()
+        self._task = display.add_task("", visible=False, note="")
 
-    def say(self, line: str) -> None:
-        """Print a line to stderr, above the progress display where there is one."""
+    def step(self, description: str, total: float | None = None) -> None:
+        """Replace the bar with an empty one for the next step."""
+        with self._lock:
+            self._display.remove_task(self._task)
+            self._task = self._display.add_task(description, total=total, note="")
+
+    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+        """Move the bar, and show the note beside it."""
+        with self._lock:
+            self._display.update(self._task, completed=completed, total=total, note=note)
+
+    def message(self, line: str) -> None:
+        """Print one line to stderr, above the bar."""
         if self._display.disable:
             print_message(line)
         else:
             self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def say(self, line: str) -> None:
+        """Print a message, for callers that do not use the protocol yet."""
+        self.message(line)
+
     def advance(self, what: str, done: float, total: int, note: str = "") -> None:
-        """Show what is done; work of another size is another bar in place of the last."""
-        if self._task is None or self._total != total:
-            if self._task is not None:
-                self._display.remove_task(self._task)
-            self._task, self._total = self._display.add_task(what, total=total, note=note), total
-        self._display.update(self._task, description=what, completed=done, note=note)
+        """Move the bar, for callers that do not use the protocol yet."""
+        shown = self._display.tasks[0]
+        if (shown.description, shown.total) != (what, total):
+            self.step(what, total)
+        self.update(done, total, note)
+
+
+@contextlib.contextmanager
+def terminal_progress() -> Iterator[TerminalProgress]:
+    """Show progress on stderr while the context is open."""
+    with progress() as display:
+        yield TerminalProgress(display)
+
+
+def progress() -> RichProgress:
+    """Return rich's display on stderr, for commands that do not use :func:`terminal_progress` yet."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    console = Console(stderr=True)
+    return RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
 
 
 def limit_thread_spinning() -> None:

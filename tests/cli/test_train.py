@@ -1,6 +1,5 @@
 """`regnet-deploy train` as it is typed: what it prints, where, and how it ends when something is wrong."""
 
-import io
 import json
 import os
 import signal
@@ -11,11 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 
 from regnet_deploy.bundle import create_bundle, find_damage, open_bundle
-from regnet_deploy.cli.train import TerminalProgress
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
@@ -171,17 +167,3 @@ def test_a_bundle_that_cannot_be_written_is_said_before_training(bundle: Path, d
     done = call(bundle, "--data", data, *QUICK)
     bundle.chmod(0o700)
     assert_one_line(done, "Permission denied; nothing was changed")
-
-
-def test_at_a_terminal_lines_stand_above_one_bar_at_a_time() -> None:
-    stream = io.StringIO()
-    console = Console(file=stream, force_terminal=True, width=120)
-    with Progress(TextColumn("{task.description} {task.completed} {task.fields[note]}"), console=console) as display:
-        reporter = TerminalProgress(display)
-        reporter.advance("checking images", 3, 10)
-        reporter.say("a [line] of text")
-        reporter.advance("epoch 1/2", 1, 40, "loss 0.5")
-        reporter.advance("epoch 2/2", 21, 40, "loss 0.25")
-        assert [(task.description, task.completed, task.total) for task in display.tasks] == [("epoch 2/2", 21, 40)]
-        assert display.tasks[0].fields["note"] == "loss 0.25"
-    assert "a [line] of text" in stream.getvalue()
