@@ -69,7 +69,7 @@ def test_what_the_builder_lists_goes_before_what_the_inspector_tells(machine, on
 
     layers = machine.session(onnx_of("fp16")).layers()
     monkeypatch.setattr(
-        engine_builder, "build", lambda *arguments, **more: replace(build_plan(*arguments, **more), layers=layers)
+        engine_builder, "build_plan", lambda *arguments, **more: replace(build_plan(*arguments, **more), layers=layers)
     )
     monkeypatch.setattr(EngineSession, "layers", lambda self: pytest.fail("the inspector is asked"))
     assert make(machine, onnx_of("fp16"), types_of("fp16")).entry["types"] == {"fp16": len(types_of("fp16"))}
