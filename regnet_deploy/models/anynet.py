@@ -171,6 +171,25 @@ class AnyNet(nn.Sequential):
         super().__init__(parts)
         initialise(self, seed)
 
+    def stage_features(self, images: Tensor) -> list[Tensor]:
+        """Return the output of every stage, for a detector or a segmentation head.
+
+        Args:
+            images: ``(n, 3, h, w)``, normalised RGB.
+
+        Returns:
+            One tensor a stage, ``(n, width, h_i, w_i)``; every stage halves height and width, rounded up.
+        """
+        features = []
+        x = images
+        for name, module in self.named_children():
+            if name == "head":
+                break
+            x = module(x)
+            if name != "stem":
+                features.append(x)
+        return features
+
 
 def initialise(model: nn.Module, seed: int | None = None) -> None:
     """Initialise as the paper and pycls do.

@@ -29,7 +29,7 @@ def weights_from_bytes(data: bytes) -> dict[str, Tensor]:
     return state
 
 
-def load_model(bundle: Bundle) -> nn.Module:
+def load_model(bundle: Bundle) -> AnyNet:
     """Return the bundle's network in evaluation mode with its trained weights, or seeded ones before training.
 
     Raises:
@@ -44,7 +44,8 @@ def load_model(bundle: Bundle) -> nn.Module:
             raise BundleError(
                 f"the weights in {bundle.path} are of another network: run `regnet-deploy train` again"
             ) from None
-    return model.eval()
+    model.eval()
+    return model
 
 
 def inference_model(model: nn.Module, images: Tensor) -> Tensor:

@@ -254,3 +254,17 @@ for _ in range(4):
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@given(networks(), st.integers(16, 50))
+@settings(max_examples=20, deadline=None)
+def test_stage_features_are_the_outputs_of_the_stages(network: Network, resolution: int) -> None:
+    model = AnyNet(network, 10, seed=0).eval()
+    images = torch.randn(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = model.stage_features(images)
+        logits = model.head(features[-1])
+        assert torch.equal(logits, model(images))
+    assert [feature.shape[1] for feature in features] == list(network.widths)
+    sides = stage_resolutions(resolution, network.stem_stride, len(network.widths))
+    assert [feature.shape[2] for feature in features] == sides[1:]
