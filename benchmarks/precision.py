@@ -40,7 +40,7 @@ from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.profiling.machine import describe_machine
@@ -74,7 +74,7 @@ def fitted(network: Network, pixels: np.ndarray, labels: np.ndarray, preprocessi
             module.reset_running_stats()
             if name.endswith("c_bn"):
                 nn.init.constant_(module.weight, BRANCH)
-    images = torch.from_numpy(normalise(pixels[:FITTED], preprocessing))
+    images = torch.from_numpy(normalize(pixels[:FITTED], preprocessing))
     with torch.no_grad():
         model.train()
         for part in images[:256].split(64):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.runtimes.runtime import Runtime, Session, open_onnx
 
 
@@ -106,7 +106,7 @@ def decode(wish: dict[str, Any]) -> dict[str, float]:
     def call(turn: int) -> int:
         pixels = load_pixels(photos[turn % len(photos)], preprocessing)
         if wish["dtype"] == "float32":
-            normalise(pixels[None], preprocessing)
+            normalize(pixels[None], preprocessing)
         return 1
 
     return repeated([call], wish["seconds"])
@@ -122,7 +122,7 @@ def both(wish: dict[str, Any]) -> dict[str, float]:
 
         def call(turn: int) -> int:
             pixels = load_pixels(photos[(turn + number) % len(photos)], preprocessing)[None]
-            return len(session.run(pixels if wish["dtype"] == "uint8" else normalise(pixels, preprocessing)))
+            return len(session.run(pixels if wish["dtype"] == "uint8" else normalize(pixels, preprocessing)))
 
         return call
 

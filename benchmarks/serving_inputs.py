@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.runtimes.runtime import open_onnx
 
 NETWORK, SIDE = "RegNetX-200MF", 224
@@ -94,7 +94,7 @@ def prepare(folder: Path, network: str = NETWORK) -> Given:
     session = open_onnx(onnx["onnx-fp32"].read_bytes(), threads=1)
     names = (session.input_name, session.output_name)
     tensors, heads, logits = {}, {}, {}
-    for dtype, images in (("float32", normalise(pixels, preprocessing)), ("uint8", pixels)):
+    for dtype, images in (("float32", normalize(pixels, preprocessing)), ("uint8", pixels)):
         tensors[dtype] = []
         variant = {"float32": "onnx-fp32", "uint8": "onnx-fp32-uint8"}[dtype]
         logits[dtype] = open_onnx(onnx[variant].read_bytes(), threads=1, device="cpu").run(images).tolist()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import default_preprocessing, normalise, scale_and_shift
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize, scale_and_shift
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
 from regnet_deploy.space.network import Network
@@ -93,7 +93,7 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     networks = {"onnx-fp32": ("float32", tiny_onnx("float32")), "onnx-fp32-uint8": ("uint8", tiny_onnx("uint8"))}
     images = tiny_pixels(16)
     session = onnxruntime.InferenceSession(networks["onnx-fp32"][1], providers=["CPUExecutionProvider"])
-    logits = session.run(["logits"], {"images": normalise(images, preprocessing)})[0]
+    logits = session.run(["logits"], {"images": normalize(images, preprocessing)})[0]
     proof = compare(logits, logits, gate_of("fp32")).to_json()
     update_bundle(
         folder,

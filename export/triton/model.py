@@ -13,7 +13,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 
 
 class TritonPythonModel:
@@ -41,7 +41,7 @@ class TritonPythonModel:
         except DataError as error:
             mistake = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
             return pb_utils.InferenceResponse(output_tensors=[], error=mistake)
-        tensor = normalise(pixels, self._preprocessing) if self._normalise else pixels
+        tensor = normalize(pixels, self._preprocessing) if self._normalise else pixels
         return pb_utils.InferenceResponse([pb_utils.Tensor(self._output, tensor)])
 
     def _pixels(self, data, name):

@@ -110,7 +110,7 @@ def command(
     open_bundle(bundle_path)  # says what is missing before torch takes its seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
-    from regnet_deploy.training.commit import summary
+    from regnet_deploy.training.commit import training_summary
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions, train
@@ -127,7 +127,7 @@ def command(
             "and keeps the best weights so far"
         )
         raise
-    result = summary(bundle.part("training"))
+    result = training_summary(bundle.part("training"))
     if as_json:
         print_json({"bundle": str(bundle.path), **result})
         return

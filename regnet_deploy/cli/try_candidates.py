@@ -87,7 +87,7 @@ def check_trying(options: dict[str, Any]) -> None:
         return
     if options["data"] is None:
         raise UsageError("--try trains candidates: name a folder of images with --data DIR")
-    from regnet_deploy.images.image_folder import list_images
+    from regnet_deploy.images.dataset import list_images
 
     classes = len(list_images(options["data"]).train)
     if given("classes") and options["classes"] != classes:

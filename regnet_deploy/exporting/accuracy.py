@@ -20,8 +20,8 @@ from regnet_deploy.exporting.image_batches import image_batches, pixels_fingerpr
 from regnet_deploy.exporting.paired_difference import paired_difference
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.training_folder import training_folder
-from regnet_deploy.images.image_folder import ImageFolder
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.dataset import ImageDataset
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.images.stratified_order import stratified_order
 from regnet_deploy.models.weights import inference_model
 from regnet_deploy.runtimes.golden_set import cosines
@@ -120,7 +120,7 @@ class ValidationSet:
 
 
 def validation_set(
-    data: str | Path | ImageFolder, bundle: Bundle, preprocessing: Preprocessing, advance: Advance = quiet
+    data: str | Path | ImageDataset, bundle: Bundle, preprocessing: Preprocessing, advance: Advance = quiet
 ) -> ValidationSet:
     """Return the images that validate: those in ``val/`` of a folder, or those that training held out.
 
@@ -136,7 +136,7 @@ def validation_set(
             or, where they are kept in memory, more than a tenth that cannot be read.
         MissingPart: the bundle is not trained.
     """
-    folder = data if isinstance(data, ImageFolder) else training_folder(data, bundle, advance)
+    folder = data if isinstance(data, ImageDataset) else training_folder(data, bundle, advance)
     place = {name: i for i, name in enumerate(bundle.part("labels"))}
     labels = np.asarray([place[folder.classes[file.label]] for file in folder.val], np.int64)
     paths = tuple(file.path for file in folder.val)
@@ -228,7 +228,7 @@ def reference_logits(
     try:
         for each in validation.batches(batch):
             logits.append(
-                inference_model(model, torch.from_numpy(normalise(each.pixels, validation.preprocessing))).numpy()
+                inference_model(model, torch.from_numpy(normalize(each.pixels, validation.preprocessing))).numpy()
             )
             numbers.append(each.numbers)  # not `each`: the pixels would stay in memory
             labels.append(each.labels)

@@ -24,7 +24,7 @@ from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import ProofError, UsageError, did_you_mean
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.quantization import TensorRange
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.runtimes.onnx_session import create_session, ort_failures, run_error, session_options
 from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
@@ -134,7 +134,7 @@ def observe_activations(
     done, size = 0, 1  # the first image alone: it tells how many fit
     with ThreadPoolExecutor(threads) as pool:
         while done < len(pixels):
-            images = normalise(pixels[done : done + size], preprocessing)
+            images = normalize(pixels[done : done + size], preprocessing)
             try:
                 values = [*session.run(inside, {entered: images}), images][: len(seen)]
             except ort_failures() as error:

@@ -19,8 +19,8 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.exporting.image_batches import image_batches, pixels_fingerprint
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.training_folder import is_training_folder, training_folder
+from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.image_folder import ImageFolder
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.images.stratified_order import stratified_order
 
@@ -46,7 +46,7 @@ class CalibrationSet:
 
 
 def calibration_set(
-    source: str | Path | ImageFolder,
+    source: str | Path | ImageDataset,
     bundle: Bundle,
     preprocessing: Preprocessing,
     golden_images: NDArray[np.uint8],
@@ -121,10 +121,10 @@ def digest_of(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> str:
 
 
 def _ordered(
-    source: str | Path | ImageFolder, bundle: Bundle, seed: int, advance: Advance
+    source: str | Path | ImageDataset, bundle: Bundle, seed: int, advance: Advance
 ) -> tuple[Path, list[str], str]:
     """Return the folder, its files in the order in which they are tried, and what they are in words."""
-    if not isinstance(source, ImageFolder):
+    if not isinstance(source, ImageDataset):
         plain = _files_alone(Path(source))
         if plain is not None:
             return Path(source), [plain[place] for place in stratified_order([0] * len(plain), seed)], USER

@@ -28,7 +28,7 @@ from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.state import ExportState, Variants
 from regnet_deploy.exporting.training_folder import training_folder
 from regnet_deploy.exporting.variant_choice import choose_variants, rejected_variants
-from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.profiling.machine import describe_machine, environment
 from regnet_deploy.profiling.memory_limit import check_memory
 from regnet_deploy.runtimes.golden_set import FILE as GOLDEN
@@ -135,7 +135,7 @@ def _library(wish: ExportOptions, gpu: Gpu | None) -> tuple[Library | None, Regn
         return None, error if wish.engines else None
 
 
-def _folder(bundle: Bundle, wish: ExportOptions, reporter: Reporter) -> ImageFolder | None:
+def _folder(bundle: Bundle, wish: ExportOptions, reporter: Reporter) -> ImageDataset | None:
     """Return the folder that was trained on, split as it was then; once, for all its files may have to be read."""
     if wish.data is None:
         return None
@@ -147,7 +147,7 @@ def _judge(
     bundle: Bundle,
     source: ModelSource,
     golden: NewGoldenSet,
-    folder: ImageFolder | None,
+    folder: ImageDataset | None,
     wish: ExportOptions,
     reporter: Reporter,
 ) -> AccuracyGate:
@@ -167,7 +167,7 @@ def _calibration_images(
     bundle: Bundle,
     source: ModelSource,
     judge: AccuracyGate,
-    folder: ImageFolder | None,
+    folder: ImageDataset | None,
     wish: ExportOptions,
     reporter: Reporter,
 ) -> CalibrationSet:

@@ -17,7 +17,7 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import inference_model
 from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, golden_to_bytes, load_golden
@@ -95,7 +95,7 @@ def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Pr
     model = model.to("cpu", torch.float32).eval()
     with _one_thread():
         rows = [
-            inference_model(model, torch.from_numpy(normalise(pixels[i : i + 1], preprocessing)))
+            inference_model(model, torch.from_numpy(normalize(pixels[i : i + 1], preprocessing)))
             for i in range(len(pixels))
         ]
     logits: NDArray[np.float32] = torch.cat(rows).numpy()

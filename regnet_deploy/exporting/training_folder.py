@@ -19,14 +19,14 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.exporting.progress import Advance, quiet
+from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images
 from regnet_deploy.images.image_check import ImageCheck
-from regnet_deploy.images.image_folder import ImageFolder, Listing, build_image_folder, list_images
 
 #: Names that are told of classes that do not fit.
 _NAMED = 5
 
 
-def training_folder(source: str | Path, bundle: Bundle, advance: Advance = quiet) -> ImageFolder:
+def training_folder(source: str | Path, bundle: Bundle, advance: Advance = quiet) -> ImageDataset:
     """Return the images of ``source``, split as training did; the side lengths of the files are not known.
 
     A folder with images for validation of its own need not be the one that was trained on, if its classes are the
@@ -50,11 +50,11 @@ def training_folder(source: str | Path, bundle: Bundle, advance: Advance = quiet
     checked = dict.fromkeys(listing.paths, unread)
     checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
     if listing.val is not None:
-        return build_image_folder(listing, checked)
+        return build_dataset(listing, checked)
     return _held_out(listing, checked, training["data"], training["seed"], advance)
 
 
-def is_training_folder(folder: ImageFolder, bundle: Bundle) -> bool:
+def is_training_folder(folder: ImageDataset, bundle: Bundle) -> bool:
     """Tell whether a folder can be the one that was trained on: it has as many images as that had.
 
     Of one without a validation folder more is known, or :func:`trained_folder` would have refused it.
@@ -64,8 +64,8 @@ def is_training_folder(folder: ImageFolder, bundle: Bundle) -> bool:
 
 
 def _held_out(
-    listing: Listing, checked: dict[str, ImageCheck], data: Mapping[str, Any], seed: int, advance: Advance
-) -> ImageFolder:
+    listing: ImageListing, checked: dict[str, ImageCheck], data: Mapping[str, Any], seed: int, advance: Advance
+) -> ImageDataset:
     """Return the folder with the images held out that training held out."""
     if "held out" not in data["split"]:
         raise DataError(
@@ -76,7 +76,7 @@ def _held_out(
     share = _least(lambda share: _count(sizes, share) >= data["val_images"])
     there = sum(size * classes for size, classes in sizes.items())
     if there == data["train_images"] + data["val_images"] and _count(sizes, share) == data["val_images"]:
-        folder = build_image_folder(listing, _read(listing.root, checked, advance), val_split=share, seed=seed)
+        folder = build_dataset(listing, _read(listing.root, checked, advance), val_split=share, seed=seed)
         if folder.digest == data["digest"]:
             return replace(folder, split=data["split"])
     raise DataError(
@@ -122,7 +122,7 @@ def _least(enough: Callable[[float], bool]) -> float:
     return high
 
 
-def _ensure_classes(listing: Listing, labels: Sequence[str]) -> None:
+def _ensure_classes(listing: ImageListing, labels: Sequence[str]) -> None:
     there = sorted(listing.train)
     if there == sorted(labels):
         return

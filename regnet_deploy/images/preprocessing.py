@@ -143,7 +143,7 @@ def _view(source: Scaled, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     return np.asarray(view, dtype=np.uint8)
 
 
-def normalise(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+def normalize(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Map pixels ``(n, h, w, 3)`` uint8 to the network's input ``(n, 3, h, w)`` float32."""
     scale, shift = scale_and_shift(preprocessing)
     planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)

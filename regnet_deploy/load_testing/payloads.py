@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import DataError, UsageError, require
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.load_testing.target import Target, post
 
 #: ``tensor``: what the network takes, as binary tensors of the Open Inference Protocol; ``image``: files, which the
@@ -67,7 +67,7 @@ def tensor_requests(
     Raises:
         UsageError: the model takes other images.
     """
-    images: NDArray[Any] = pixels if interface.dtype == "uint8" else normalise(pixels, preprocessing)
+    images: NDArray[Any] = pixels if interface.dtype == "uint8" else normalize(pixels, preprocessing)
     if images.shape[1:] != interface.image:
         raise UsageError(
             f"model {interface.model} at {target.url} takes images of {interface.image}, those of the bundle are "

@@ -169,7 +169,7 @@ class AnyNet(nn.Sequential):
             parts[f"s{i + 1}"] = nn.Sequential(blocks)
         parts["head"] = Head(width_in, classes)
         super().__init__(parts)
-        initialise(self, seed)
+        initialize(self, seed)
 
     def stage_features(self, images: Tensor) -> list[Tensor]:
         """Return the output of every stage, for a detector or a segmentation head.
@@ -191,7 +191,7 @@ class AnyNet(nn.Sequential):
         return features
 
 
-def initialise(model: nn.Module, seed: int | None = None) -> None:
+def initialize(model: nn.Module, seed: int | None = None) -> None:
     """Initialise as the paper and pycls do.
 
     Convolutions N(0, sqrt(2 / fan_out)) with fan_out = k k C_out, not divided by groups; batch norm 1 and 0; the linear

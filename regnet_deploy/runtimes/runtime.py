@@ -14,7 +14,7 @@ from regnet_deploy.cores import available_cores
 from regnet_deploy.engines.bundle_engines import is_engine, no_engine_reason, open_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.runtimes.cuda_session import open_on_cuda
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 from regnet_deploy.runtimes.onnx_session import open_on_cpu
@@ -230,7 +230,7 @@ def runtime_unsupported_reason(
 
 def classify_pixels(session: Session, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
     """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)``, normalised here where the network does not."""
-    return session.run(pixels if session.input == "uint8" else normalise(pixels, preprocessing))
+    return session.run(pixels if session.input == "uint8" else normalize(pixels, preprocessing))
 
 
 def installed_onnxruntime() -> tuple[str, str]:

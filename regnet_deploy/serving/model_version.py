@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import ProofError
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
 from regnet_deploy.runtimes.gates import Gate, gate_to_serve
 from regnet_deploy.runtimes.golden_set import Agreement, GoldenSet, load_golden, replay
@@ -283,7 +283,7 @@ def _with_what_is_known(bundle: Bundle, wish: ServeOptions) -> tuple[ServeOption
 def _run(session: Session, preprocessing: Preprocessing, parts: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
     """Run a network on tensors of its input and on pixels, which are normalised first where it does not do that."""
     wanted = [
-        normalise(part, preprocessing) if part.dtype == np.uint8 and session.input == "float32" else part
+        normalize(part, preprocessing) if part.dtype == np.uint8 and session.input == "float32" else part
         for part in parts
     ]
     # Alone, a tensor may lie as it came, behind some JSON: not where its type wants it.

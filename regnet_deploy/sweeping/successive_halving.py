@@ -16,7 +16,7 @@ import torch
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.populations.store import Trial, check_store_path, lock_store, open_store
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
@@ -92,7 +92,7 @@ def successive_halving(
 
 def _halve(
     networks: Sequence[Network],
-    folder: ImageFolder,
+    folder: ImageDataset,
     identity: Mapping[str, Any],
     recipe: Recipe,
     options: SweepOptions,
@@ -145,7 +145,7 @@ def _ranked(tried: dict[int, HalvingResult]) -> list[HalvingResult]:
     return ranked
 
 
-def _trial(number: int, network: Network, folder: ImageFolder, resolution: int, epochs: int, candidate: int) -> Trial:
+def _trial(number: int, network: Network, folder: ImageDataset, resolution: int, epochs: int, candidate: int) -> Trial:
     cost = network_complexity(network, resolution, len(folder.classes)).total
     macs, parameters, activations = (int(value) for value in cost)
     return Trial(number, network, {"candidate": float(candidate)}, macs, parameters, activations, epochs)

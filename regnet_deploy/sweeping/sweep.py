@@ -14,7 +14,7 @@ import torch
 
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.populations.store import (
     DIVERGED,
     DONE,
@@ -134,7 +134,7 @@ def sweep(
 
 def _sweep(
     trials: Sequence[Trial],
-    folder: ImageFolder,
+    folder: ImageDataset,
     identity: Mapping[str, Any],
     recipe: Recipe,
     options: SweepOptions,
@@ -166,7 +166,7 @@ def planned_trials(space: Space, band: Band, epochs: int, n: int, seed: int, rep
     ]
 
 
-def sweep_identity(folder: ImageFolder, recipe: Recipe, execution: Execution, resolution: int) -> dict[str, Any]:
+def sweep_identity(folder: ImageDataset, recipe: Recipe, execution: Execution, resolution: int) -> dict[str, Any]:
     """Return what decides the outcome of a trial besides its network and its epochs."""
     fitted = recipe.fitted(len(folder.train)).to_json()
     return {

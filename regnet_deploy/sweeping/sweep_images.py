@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, ImageListing, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.image_folder import DEFAULT_VAL_SPLIT, ImageFolder, Listing, build_image_folder, list_images
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
 from regnet_deploy.sweeping.reporter import Reporter
-from regnet_deploy.training.data_loader import EvaluationViews, RandomViews, open_evaluation, open_training
+from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, evaluation_dataset, training_dataset
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run_directory import image_check_cache
 
@@ -26,13 +26,13 @@ class SweepImages:
         classes: number of classes.
     """
 
-    training: RandomViews
-    validation: EvaluationViews
+    training: TrainingDataset
+    validation: EvaluationDataset
     preprocessing: Preprocessing
     classes: int
 
 
-def list_folder(data: Path, val_split: float | None) -> Listing:
+def list_folder(data: Path, val_split: float | None) -> ImageListing:
     """List a folder of images; nothing is opened yet.
 
     Raises:
@@ -47,7 +47,9 @@ def list_folder(data: Path, val_split: float | None) -> Listing:
     return replace(listing, root=listing.root.resolve())  # the workers of a cluster may start in another folder
 
 
-def check_folder(listing: Listing, val_split: float | None, seed: int, beside: Path, reporter: Reporter) -> ImageFolder:
+def check_folder(
+    listing: ImageListing, val_split: float | None, seed: int, beside: Path, reporter: Reporter
+) -> ImageDataset:
     """Check and split a folder of images; what the check said is remembered in the folder of ``beside``.
 
     Raises:
@@ -59,16 +61,16 @@ def check_folder(listing: Listing, val_split: float | None, seed: int, beside: P
         listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
     )
     share = DEFAULT_VAL_SPLIT if val_split is None else val_split
-    return build_image_folder(listing, checked, val_split=share, seed=seed)
+    return build_dataset(listing, checked, val_split=share, seed=seed)
 
 
-def load_images(folder: ImageFolder, recipe: Recipe, resolution: int, reporter: Reporter) -> SweepImages:
+def load_images(folder: ImageDataset, recipe: Recipe, resolution: int, reporter: Reporter) -> SweepImages:
     """Open a checked folder at a resolution; images are kept in memory where they fit."""
 
     def advance(done: int, total: int) -> None:
         reporter.advance("loading images", done, total)
 
     preprocessing = default_preprocessing(resolution)
-    training = open_training(folder.root, folder.train, recipe, preprocessing, advance)
-    validation = open_evaluation(folder.root, folder.val, preprocessing, advance)
+    training = training_dataset(folder.root, folder.train, recipe, preprocessing, advance)
+    validation = evaluation_dataset(folder.root, folder.val, preprocessing, advance)
     return SweepImages(training, validation, preprocessing, len(folder.classes))

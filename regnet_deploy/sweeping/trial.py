@@ -16,10 +16,10 @@ from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Tri
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.training.data_loader import LoaderDied
-from regnet_deploy.training.execution import Execution, default_workers, device_name, mean_float32
-from regnet_deploy.training.loop import Diverged, Run, TrainingListener, fit
+from regnet_deploy.training.execution import Execution, default_workers, device_name, disable_tf32
+from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train_step import make_learner
+from regnet_deploy.training.trainer import make_trainer
 
 #: Called with the share of a trial that is done, 0 to 1, and images/s.
 Heard = Callable[[float, float], None]
@@ -50,19 +50,19 @@ def run_trial(
     Raises:
         DataError: the images cannot be read any more.
     """
-    mean_float32()
+    disable_tf32()
     fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training.source.files))
     start = time.perf_counter()
     run: Run | None = None
     state, message = DONE, ""
     try:
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
-        learner = make_learner(model, execution, fitted, images.preprocessing)
+        learner = make_trainer(model, execution, fitted, images.preprocessing)
         workers = default_workers(execution.device, images.training.source.kept is not None)
         workers = workers if most_workers is None else min(workers, most_workers)
         run = Run(learner, images.training, images.validation, images.preprocessing, workers)
         fit(run, _listener(run, fitted, heard))
-    except Diverged as error:
+    except DivergenceError as error:
         state, message = DIVERGED, str(error).partition(":")[0]
     except (UsageError, LoaderDied, RuntimeError) as error:
         state, message = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:500]
@@ -99,9 +99,9 @@ def describe_worker(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _listener(run: Run, recipe: Recipe, heard: Heard) -> TrainingListener:
+def _listener(run: Run, recipe: Recipe, heard: Heard) -> TrainingCallbacks:
     steps = recipe.epochs * run.steps_per_epoch
-    return TrainingListener(
+    return TrainingCallbacks(
         step=lambda loss, rate: heard(run.steps_done / steps, rate),
         epoch=lambda metrics: None,
         save=lambda: None,  # trials are short: one that is interrupted begins anew

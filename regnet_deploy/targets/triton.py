@@ -15,7 +15,7 @@ import regnet_deploy
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import UsageError, require
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocessing import normalise
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.targets.engine_placement import DEFAULT_FILE, EnginePlacement, place_engines
 from regnet_deploy.targets.packaged_variant import PackagedVariant
@@ -104,7 +104,7 @@ def triton_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     ensemble = ensemble_config(names.ensemble, preprocess, classifier)
     labels = "".join(f"{' '.join(label.split())}\n" for label in subject.labels).encode()
     image = load_golden(subject.bundle).images[0]
-    tensor = image if subject.dtype == "uint8" else normalise(image[None], subject.preprocessing)[0]
+    tensor = image if subject.dtype == "uint8" else normalize(image[None], subject.preprocessing)[0]
     files = {
         **_model(classifier, {LABELS: labels, f"warmup/{WARM_UP}": np.ascontiguousarray(tensor).tobytes()}, networks),
         **_model(preprocess, {f"warmup/{WARM_UP}": _element(_png(image))}, _preprocess_model()),

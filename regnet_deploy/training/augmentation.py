@@ -36,7 +36,7 @@ def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
     return order
 
 
-def random_view(
+def augment(
     image: Image, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return a training view of an RGB image.

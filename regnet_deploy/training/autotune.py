@@ -11,7 +11,7 @@ from typing import Any
 from regnet_deploy.errors import UsageError
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.execution import Execution, ExecutionRequest, can_compile
-from regnet_deploy.training.train_step import Learner
+from regnet_deploy.training.trainer import Trainer
 
 #: Timed steps of each way, and the time after which there are no more rounds.
 ROUNDS, ENOUGH_S = 5, 10.0
@@ -54,7 +54,7 @@ class Autotune:
 
 def autotune_execution(
     wanted: ExecutionRequest,
-    make: Callable[[Execution], Learner],
+    make: Callable[[Execution], Trainer],
     batch: Batch,
     steps: int,
     say: Callable[[str], None] = lambda line: None,
@@ -104,7 +104,7 @@ def autotune_execution(
     )
 
 
-def _time_s(ways: Sequence[Execution], make: Callable[[Execution], Learner], batch: Batch) -> dict[Execution, float]:
+def _time_s(ways: Sequence[Execution], make: Callable[[Execution], Trainer], batch: Batch) -> dict[Execution, float]:
     """Return the median seconds of a step, each way in turn so that a busy moment meets them all."""
     learners = {way: make(way) for way in ways}
     times: dict[Execution, list[float]] = {way: [] for way in ways}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regnet_deploy.errors import DataError, require
 from regnet_deploy.training.autotune import Autotune
-from regnet_deploy.training.train_step import Learner
+from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
 SCHEMA = 2
@@ -29,7 +29,7 @@ _TEMPORARY = ".incomplete-checkpoint"
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where a run stands.
 
     Attributes:
@@ -73,21 +73,21 @@ class Checkpoint:
 
     identity: Mapping[str, Any]
     choice: Autotune
-    progress: Progress
+    progress: RunState
     model: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     torch: str = torch.__version__
 
 
-def checkpoint_of(
-    identity: Mapping[str, Any], choice: Autotune, progress: Progress, learner: Learner, best: Mapping[str, Tensor]
+def make_checkpoint(
+    identity: Mapping[str, Any], choice: Autotune, progress: RunState, learner: Trainer, best: Mapping[str, Tensor]
 ) -> Checkpoint:
     """Return the checkpoint of a learner as it is now (its tensors are the learner's own)."""
     return Checkpoint(identity, choice, progress, learner.model.state_dict(), learner.momentum(), best)
 
 
-def restore(checkpoint: Checkpoint, learner: Learner) -> None:
+def restore(checkpoint: Checkpoint, learner: Trainer) -> None:
     """Put the weights and momenta into a learner of the same network."""
     learner.model.load_state_dict(dict(checkpoint.model))
     with torch.no_grad():
@@ -151,7 +151,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
         groups[group][name] = tensor
-    progress = Progress(**state["progress"])
+    progress = RunState(**state["progress"])
     return Checkpoint(state["identity"], Autotune.from_json(state["choice"]), progress, **groups, torch=state["torch"])
 
 

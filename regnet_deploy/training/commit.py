@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import require
-from regnet_deploy.images.image_folder import ImageFolder
+from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.images.stratified_order import stratified_order
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.training.autotune import Autotune
-from regnet_deploy.training.data_loader import EvaluationViews, Sample, SampleSource
+from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample
 from regnet_deploy.training.execution import device_name
 from regnet_deploy.training.loop import Run
 
@@ -33,7 +33,7 @@ _GOLDEN = "golden.safetensors"
 
 
 def commit_training(
-    bundle: Bundle, architecture: Mapping[str, Any], folder: ImageFolder, run: Run, part: dict[str, Any]
+    bundle: Bundle, architecture: Mapping[str, Any], folder: ImageDataset, run: Run, part: dict[str, Any]
 ) -> Bundle:
     """Write the best weights, labels, samples and metrics into the bundle, in one step, and drop what they make untrue.
 
@@ -52,7 +52,7 @@ def commit_training(
     return update_bundle(bundle.path, parts, files, drop=(*_OF_OLD_WEIGHTS, *stale), expect=bundle)
 
 
-def training_part(folder: ImageFolder, run: Run, choice: Autotune, start_sha256: str | None) -> dict[str, Any]:
+def training_part(folder: ImageDataset, run: Run, choice: Autotune, start_sha256: str | None) -> dict[str, Any]:
     """Return the manifest's part ``training``."""
     progress = run.progress
     best = progress.history[progress.best_epoch - 1]
@@ -90,12 +90,12 @@ def training_part(folder: ImageFolder, run: Run, choice: Autotune, start_sha256:
     }
 
 
-def samples(folder: ImageFolder, preprocessing: Preprocessing, seed: int) -> bytes:
+def samples(folder: ImageDataset, preprocessing: Preprocessing, seed: int) -> bytes:
     """Return ``samples.safetensors``: evaluation views of training images, spread over the classes.
 
     ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``; n is 32, or all there are.
     """
-    views = EvaluationViews(SampleSource(folder.root, folder.train), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.root, folder.train), preprocessing)
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     for number in stratified_order([file.label for file in folder.train], seed):
@@ -133,7 +133,7 @@ def training_environment(run: Run) -> dict[str, Any]:
     }
 
 
-def summary(part: Mapping[str, Any]) -> dict[str, Any]:
+def training_summary(part: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part ``training`` without its long tables, for machines."""
     data = {**part["data"], "rejected": len(part["data"]["rejected"]), "unreadable": len(part["data"]["unreadable"])}
     return {**{name: value for name, value in part.items() if name != "history"}, "data": data}

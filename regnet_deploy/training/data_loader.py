@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regnet_deploy.errors import DataError
+from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.decode import decode
-from regnet_deploy.images.image_folder import LabelledFile
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
-from regnet_deploy.training.augmentation import epoch_order, random_view
+from regnet_deploy.training.augmentation import augment, epoch_order
 from regnet_deploy.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SampleSource:
+class ImageSubset:
     """Images by number: from files, or from memory.
 
     Attributes:
@@ -77,7 +77,7 @@ class SampleSource:
     """
 
     root: Path
-    files: Sequence[LabelledFile]
+    files: Sequence[LabelledImage]
     kept: Sequence[Image | UnreadableImage] | None = None
 
     def image(self, number: int) -> Image | UnreadableImage:
@@ -103,34 +103,34 @@ class SampleSource:
             return UnreadableImage(path, str(error).removeprefix(": "))
 
 
-def open_training(
-    root: Path, files: Sequence[LabelledFile], recipe: Recipe, preprocessing: Preprocessing, advance: Advance
-) -> RandomViews:
+def training_dataset(
+    root: Path, files: Sequence[LabelledImage], recipe: Recipe, preprocessing: Preprocessing, advance: Advance
+) -> TrainingDataset:
     """Return the random views, of images kept in memory where they are few or small enough.
 
     In memory an image is shrunk until its short side is twice the view's.
     """
-    source, short_side = SampleSource(root, files), 2 * preprocessing.crop
+    source, short_side = ImageSubset(root, files), 2 * preprocessing.crop
     if sum(_kept_bytes(file, short_side) for file in files) <= MEMORY_BYTES:
         kept = _in_threads(lambda number: _shrunk(source.image(number), short_side), len(files), advance)
-        source = SampleSource(root, files, kept)
-    return RandomViews(source, recipe, preprocessing)
+        source = ImageSubset(root, files, kept)
+    return TrainingDataset(source, recipe, preprocessing)
 
 
-def open_evaluation(
-    root: Path, files: Sequence[LabelledFile], preprocessing: Preprocessing, advance: Advance
-) -> EvaluationViews:
+def evaluation_dataset(
+    root: Path, files: Sequence[LabelledImage], preprocessing: Preprocessing, advance: Advance
+) -> EvaluationDataset:
     """Return the evaluation views, kept in memory where they are few or small enough."""
-    views = EvaluationViews(SampleSource(root, files), preprocessing)
+    views = EvaluationDataset(ImageSubset(root, files), preprocessing)
     if len(files) * preprocessing.crop**2 * 3 <= MEMORY_BYTES:
         views.kept = _in_threads(views.__getitem__, len(files), advance)
     return views
 
 
-class RandomViews(Dataset[Sample | UnreadableImage]):
+class TrainingDataset(Dataset[Sample | UnreadableImage]):
     """Training views by :data:`Key`."""
 
-    def __init__(self, source: SampleSource, recipe: Recipe, preprocessing: Preprocessing) -> None:
+    def __init__(self, source: ImageSubset, recipe: Recipe, preprocessing: Preprocessing) -> None:
         self.source, self.recipe, self.preprocessing = source, recipe, preprocessing
 
     def __getitem__(self, key: Key) -> Sample | UnreadableImage:
@@ -138,14 +138,14 @@ class RandomViews(Dataset[Sample | UnreadableImage]):
         image = self.source.image(key[1])
         if isinstance(image, UnreadableImage):
             return image
-        pixels, shift = random_view(image, key, self.recipe, self.preprocessing)
+        pixels, shift = augment(image, key, self.recipe, self.preprocessing)
         return Sample(pixels, shift, self.source.files[key[1]].label)
 
 
-class EvaluationViews(Dataset[Sample | UnreadableImage]):
+class EvaluationDataset(Dataset[Sample | UnreadableImage]):
     """The views that the server, too, would show the network, by number of the image."""
 
-    def __init__(self, source: SampleSource, preprocessing: Preprocessing) -> None:
+    def __init__(self, source: ImageSubset, preprocessing: Preprocessing) -> None:
         self.source, self.preprocessing = source, preprocessing
         self.kept: Sequence[Sample | UnreadableImage] | None = None
 
@@ -244,7 +244,7 @@ def _in_threads(make: Callable[[int], Made], count: int, advance: Advance) -> li
     return made
 
 
-def _kept_bytes(file: LabelledFile, short_side: int) -> int:
+def _kept_bytes(file: LabelledImage, short_side: int) -> int:
     width, height = _shrunk_size(file.width, file.height, short_side)
     return width * height * _PIXEL_BYTES
 

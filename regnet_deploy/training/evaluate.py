@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.training.data_loader import Batch, UnreadableImage
-from regnet_deploy.training.train_step import Learner
+from regnet_deploy.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Evaluation:
     unreadable: tuple[UnreadableImage, ...]
 
 
-def set_precise_statistics(learner: Learner, batches: Iterable[Batch]) -> None:
+def set_precise_statistics(learner: Trainer, batches: Iterable[Batch]) -> None:
     """Set every batch norm's mean and variance to the mean over these training batches, as pycls does.
 
     The running averages of training lag behind the weights; these are of the weights as they are. Batches of fewer than
@@ -43,7 +43,7 @@ def set_precise_statistics(learner: Learner, batches: Iterable[Batch]) -> None:
         norm.momentum = momentum
 
 
-def evaluate(learner: Learner, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
+def evaluate(learner: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
     """Evaluate in FP32, as the network will be exported, on the pixels that the server would make of the files."""
     loss_sum, right, images = 0.0, 0, 0
     unreadable: list[UnreadableImage] = []
@@ -55,7 +55,7 @@ def evaluate(learner: Learner, batches: Iterable[Batch], preprocessing: Preproce
             unreadable += batch.unreadable
             if not len(batch.labels):
                 continue
-            inputs = torch.from_numpy(normalise(batch.pixels.numpy(), preprocessing)).to(device, memory_format=layout)
+            inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)).to(device, memory_format=layout)
             labels = batch.labels.to(device)
             logits = learner.model(inputs)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()

@@ -97,7 +97,7 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
-def mean_float32() -> None:
+def disable_tf32() -> None:
     """Have convolutions on a GPU computed in FP32 where that is what is asked for, not rounded to TF32's 10 bits."""
     torch.backends.cudnn.allow_tf32 = False
 

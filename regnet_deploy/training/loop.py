@@ -13,10 +13,10 @@ from torch import Tensor
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.preprocessing import Preprocessing
-from regnet_deploy.training.checkpoint import Progress
+from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.data_loader import (
-    EvaluationViews,
-    RandomViews,
+    EvaluationDataset,
+    TrainingDataset,
     UnreadableImage,
     batches_from,
     epoch_batches,
@@ -25,13 +25,13 @@ from regnet_deploy.training.data_loader import (
     steps_per_epoch,
 )
 from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
-from regnet_deploy.training.train_step import Learner
+from regnet_deploy.training.trainer import Trainer
 
 #: Seconds between two looks at what a GPU has come to: each makes the processor wait for it.
 _LOOK_S = 0.5
 
 
-class Diverged(UsageError):
+class DivergenceError(UsageError):
     """The loss is not finite any more."""
 
 
@@ -49,12 +49,12 @@ class Run:
         best: weights and statistics of the best epoch so far, on the CPU.
     """
 
-    learner: Learner
-    training: RandomViews
-    validation: EvaluationViews
+    learner: Trainer
+    training: TrainingDataset
+    validation: EvaluationDataset
     preprocessing: Preprocessing
     workers: int
-    progress: Progress = field(default_factory=Progress)
+    progress: RunState = field(default_factory=RunState)
     best: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -69,7 +69,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class TrainingListener:
+class TrainingCallbacks:
     """Who wants to know of a run.
 
     Attributes:
@@ -85,7 +85,7 @@ class TrainingListener:
     save_every_s: float
 
 
-def fit(run: Run, listener: TrainingListener) -> None:
+def fit(run: Run, listener: TrainingCallbacks) -> None:
     """Train from where the run stands to its last epoch.
 
     Raises:
@@ -119,7 +119,7 @@ def fit(run: Run, listener: TrainingListener) -> None:
             "seconds": seconds_before + time.perf_counter() - start,
         }
         if not math.isfinite(result.loss):
-            raise Diverged(_diverged(run))
+            raise DivergenceError(_diverged(run))
         progress.history.append(metrics)
         if result.top1 >= _best_top1(progress):
             progress.best_epoch = progress.epoch + 1
@@ -131,7 +131,7 @@ def fit(run: Run, listener: TrainingListener) -> None:
         listener.save()
 
 
-def _train_epoch(run: Run, batches: Iterable[Any], listener: TrainingListener) -> None:
+def _train_epoch(run: Run, batches: Iterable[Any], listener: TrainingCallbacks) -> None:
     """Do the steps that are left of the epoch that is under way."""
     learner, progress = run.learner, run.progress
     device = learner.execution.device
@@ -157,7 +157,7 @@ def _train_epoch(run: Run, batches: Iterable[Any], listener: TrainingListener) -
         if due or device == "cpu" or now - looked >= _LOOK_S or progress.step == run.steps_per_epoch:
             progress.loss_sum, progress.right = loss_sum.item(), int(right)
             if not math.isfinite(progress.loss_sum):
-                raise Diverged(_diverged(run))
+                raise DivergenceError(_diverged(run))
             looked = time.perf_counter()
             progress.seconds = seconds + looked - begin
             progress.step_seconds = step_seconds + looked - begin
@@ -169,8 +169,8 @@ def _train_epoch(run: Run, batches: Iterable[Any], listener: TrainingListener) -
         raise DataError(_nothing_left("training", run))
 
 
-def _load(run: Run, dataset: RandomViews | EvaluationViews, batches: Iterable[Any]) -> Iterable[Any]:
-    in_memory = isinstance(dataset, EvaluationViews) and dataset.kept is not None
+def _load(run: Run, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]) -> Iterable[Any]:
+    in_memory = isinstance(dataset, EvaluationDataset) and dataset.kept is not None
     return load(dataset, batches, 0 if in_memory else run.workers, run.learner.execution.device == "cuda")
 
 
@@ -178,7 +178,7 @@ def _note(run: Run, unreadable: Iterable[UnreadableImage]) -> None:
     run.progress.unreadable.update((each.path, each.reason) for each in unreadable)
 
 
-def _best_top1(progress: Progress) -> float:
+def _best_top1(progress: RunState) -> float:
     return progress.history[progress.best_epoch - 1]["val_top1"] if progress.best_epoch else 0.0
 
 

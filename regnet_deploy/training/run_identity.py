@@ -12,7 +12,7 @@ from torch import nn
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.image_folder import ImageFolder, Listing
+from regnet_deploy.images.dataset import ImageDataset, ImageListing
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
@@ -38,7 +38,7 @@ class RunIdentity:
     bundle: Bundle
     architecture: Mapping[str, Any]
     preprocessing: Preprocessing
-    folder: ImageFolder
+    folder: ImageDataset
     recipe: Recipe
 
     @property
@@ -71,7 +71,7 @@ class RunIdentity:
         return model
 
 
-def ensure_fits(bundle: Bundle, listing: Listing, recipe: Recipe) -> None:
+def ensure_fits(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> None:
     """Find out before the images are decoded whether they can be what the bundle's network is trained on.
 
     Raises:
@@ -90,13 +90,13 @@ def ensure_fits(bundle: Bundle, listing: Listing, recipe: Recipe) -> None:
         raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
 
 
-def _deeper(listing: Listing, only: str) -> str:
+def _deeper(listing: ImageListing, only: str) -> str:
     """Point to the folder below, where the class folders lie one level deeper than they should."""
     below = {Path(path).parent for path in listing.train[only]} - {Path(only)}
     return f"; did you mean --data {listing.root / only}?" if len(below) > 1 and listing.val is None else ""
 
 
-def make_job(bundle: Bundle, folder: ImageFolder, recipe: Recipe) -> RunIdentity:
+def make_run_identity(bundle: Bundle, folder: ImageDataset, recipe: Recipe) -> RunIdentity:
     """Fit bundle, data and recipe, which :func:`ensure_fits` has seen, to each other."""
     architecture = {**bundle.part("architecture"), "classes": len(folder.classes)}
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
@@ -128,7 +128,7 @@ def identity_differences(
     return found + wanted.contradictions(checkpoint.choice.execution)
 
 
-def is_trained_so(job: RunIdentity, wanted: ExecutionRequest) -> bool:
+def is_already_trained(job: RunIdentity, wanted: ExecutionRequest) -> bool:
     """Tell whether the bundle's weights are what this very job would make, executed as asked."""
     training = job.bundle.parts.get("training")
     if training is None or not job.bundle.is_trained or job.recipe.fine_tune:

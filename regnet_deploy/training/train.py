@@ -14,35 +14,35 @@ import torch
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.cores import available_cores
 from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.image_folder import DEFAULT_VAL_SPLIT, build_image_folder, list_images
 from regnet_deploy.training.autotune import Autotune, autotune_execution
 from regnet_deploy.training.checkpoint import (
     Checkpoint,
-    checkpoint_of,
     drop_checkpoint,
     load_checkpoint,
+    make_checkpoint,
     restore,
     save_checkpoint,
 )
 from regnet_deploy.training.commit import commit_training, training_part
 from regnet_deploy.training.data_loader import (
-    RandomViews,
+    TrainingDataset,
     batches_from,
+    evaluation_dataset,
     load,
-    open_evaluation,
-    open_training,
     steps_per_epoch,
+    training_dataset,
 )
 from regnet_deploy.training.execution import (
     Execution,
     ExecutionRequest,
     can_compile,
     default_workers,
-    mean_float32,
+    disable_tf32,
     resolve_device,
 )
-from regnet_deploy.training.loop import Diverged, Run, TrainingListener, fit
+from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.run_directory import default_directory, ensure_free_space, image_check_cache, open_directory
 from regnet_deploy.training.run_identity import (
@@ -50,12 +50,12 @@ from regnet_deploy.training.run_identity import (
     ensure_fits,
     ensure_same,
     identity_differences,
+    is_already_trained,
     is_committed,
-    is_trained_so,
-    make_job,
+    make_run_identity,
 )
 from regnet_deploy.training.tensorboard import MetricsWriter, open_tensorboard
-from regnet_deploy.training.train_step import Learner, make_learner
+from regnet_deploy.training.trainer import Trainer, make_trainer
 
 #: Names of files that are told; all of them are in the bundle.
 _NAMED = 10
@@ -126,8 +126,8 @@ def train(
             listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
         )
         share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
-        folder = build_image_folder(listing, checked, val_split=share, seed=recipe.seed)
-        job = make_job(bundle, folder, recipe)
+        folder = build_dataset(listing, checked, val_split=share, seed=recipe.seed)
+        job = make_run_identity(bundle, folder, recipe)
         if options.restart:
             drop_checkpoint(directory)  # not before it is known that there is something to train on
         _tell_data(job, recipe, reporter)
@@ -141,7 +141,7 @@ def train(
             checkpoint = None
         if checkpoint:
             ensure_same(checkpoint, job, options.wanted, directory)
-        elif is_trained_so(job, options.wanted) and not options.restart:
+        elif is_already_trained(job, options.wanted) and not options.restart:
             top1 = bundle.part("training")["best"]["val_top1"]
             reporter.say(f"{bundle.path} is trained like this already ({top1:.2%}): --restart trains it anew")
             return bundle
@@ -154,18 +154,18 @@ def train(
 def _run(
     job: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, reporter: Reporter
 ) -> Bundle:
-    mean_float32()
+    disable_tf32()
     model = job.model()
     folder, recipe, preprocessing = job.folder, job.recipe, job.preprocessing
 
     def loading(done: int, total: int) -> None:
         reporter.advance("loading images", done, total)
 
-    training = open_training(folder.root, folder.train, recipe, preprocessing, loading)
-    validation = open_evaluation(folder.root, folder.val, preprocessing, loading)
+    training = training_dataset(folder.root, folder.train, recipe, preprocessing, loading)
+    validation = evaluation_dataset(folder.root, folder.val, preprocessing, loading)
 
-    def make(execution: Execution) -> Learner:
-        return make_learner(model, execution, recipe, preprocessing)
+    def make(execution: Execution) -> Trainer:
+        return make_trainer(model, execution, recipe, preprocessing)
 
     if checkpoint:
         choice = _resumed_choice(checkpoint, reporter)
@@ -182,7 +182,7 @@ def _run(
         reporter.say(f"resuming at epoch {run.progress.epoch + 1} step {run.progress.step}")
 
     def save() -> None:
-        save_checkpoint(directory, checkpoint_of(job.identity(), choice, run.progress, run.learner, run.best))
+        save_checkpoint(directory, make_checkpoint(job.identity(), choice, run.progress, run.learner, run.best))
 
     if not checkpoint:
         save()  # so that the choice holds from now on
@@ -190,12 +190,12 @@ def _run(
         with open_tensorboard(directory, run.steps_done) as metrics:
             try:
                 fit(run, _listener(run, save, metrics, reporter, options.checkpoint_s))
-            except Diverged as error:
+            except DivergenceError as error:
                 if not run.best:
                     drop_checkpoint(directory)  # to go on from it would diverge again
                     raise
                 kept = f"the best epoch so far, {run.progress.best_epoch}, is kept: --finish puts it into the bundle"
-                raise Diverged(f"{error}; {kept}, --restart drops it") from None
+                raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
     bundle = commit_training(
         job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256)
     )
@@ -205,7 +205,7 @@ def _run(
 
 
 def _choose(
-    wanted: ExecutionRequest, make: Callable[[Execution], Learner], training: RandomViews, reporter: Reporter
+    wanted: ExecutionRequest, make: Callable[[Execution], Trainer], training: TrainingDataset, reporter: Reporter
 ) -> Autotune:
     files, recipe = training.source.files, training.recipe
     batches = load(training, batches_from(recipe, len(files), 0, 0), workers=0, pin=False)
@@ -236,7 +236,7 @@ def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Autotune:
 
 def _listener(
     run: Run, save: Callable[[], None], metrics: MetricsWriter, reporter: Reporter, checkpoint_s: float
-) -> TrainingListener:
+) -> TrainingCallbacks:
     recipe = run.learner.recipe
     total = recipe.epochs * run.steps_per_epoch
     last_loss_s = -math.inf
@@ -262,7 +262,7 @@ def _listener(
         scalars = {name: value for name, value in values.items() if name not in ("epoch", "val_images")}
         metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
-    return TrainingListener(step, epoch, save, checkpoint_s)
+    return TrainingCallbacks(step, epoch, save, checkpoint_s)
 
 
 def _tell_data(job: RunIdentity, asked: Recipe, reporter: Reporter) -> None:

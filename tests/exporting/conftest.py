@@ -18,8 +18,8 @@ from regnet_deploy.exporting.model_source import ModelSource, load_model_source
 from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
 from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.quantization import TensorRange
+from regnet_deploy.images.dataset import build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.image_folder import build_image_folder, list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
@@ -153,7 +153,7 @@ def trained_on():
 
     def train(bundle: Path, root: Path, share: float = 0.1, seed: int = 0):
         listing = list_images(root)
-        folder = build_image_folder(listing, check_images(root, listing.paths), val_split=share, seed=seed)
+        folder = build_dataset(listing, check_images(root, listing.paths), val_split=share, seed=seed)
         data = {
             "folder": root.name,
             "train_images": len(folder.train),

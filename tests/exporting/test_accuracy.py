@@ -24,7 +24,7 @@ from regnet_deploy.exporting.image_batches import pixels_fingerprint
 from regnet_deploy.exporting.onnx_graph import build_onnx
 from regnet_deploy.exporting.paired_difference import paired_difference
 from regnet_deploy.exporting.training_folder import training_folder
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
@@ -184,7 +184,7 @@ def test_the_reference_is_the_model(validation, bundle):
     assert torch.get_num_threads() == threads
     pixels = np.concatenate([each.pixels for each in validation.batches()])
     with torch.inference_mode():
-        wanted = model(torch.from_numpy(normalise(pixels, PREPROCESSING))).numpy()
+        wanted = model(torch.from_numpy(normalize(pixels, PREPROCESSING))).numpy()
     np.testing.assert_allclose(found.logits, wanted, rtol=1e-4, atol=1e-4)
     assert found.top1 == (wanted.argmax(1) == found.labels).mean()
 

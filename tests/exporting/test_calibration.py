@@ -21,7 +21,7 @@ from regnet_deploy.exporting.calibration import (
 )
 from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
 from regnet_deploy.exporting.quantization import TensorRange
-from regnet_deploy.images.preprocessing import default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.space.published import published_networks
 
 SIDE, CLASSES = 32, 5
@@ -70,7 +70,7 @@ def test_lowest_and_highest_are_those_of_the_model(model, exported, pixels):
 
     for name, module in model.named_modules():
         module.register_forward_hook(note(name))
-    images = normalise(pixels, PREPROCESSING)
+    images = normalize(pixels, PREPROCESSING)
     with torch.inference_mode():
         model(torch.from_numpy(images))
     assert (found["images"].low, found["images"].high) == (float(images.min()), float(images.max()))

@@ -10,7 +10,7 @@ from regnet_deploy.exporting import cpu_kernels
 from regnet_deploy.exporting.emulation import emulate, emulate_bf16, quantised_in_fp32
 from regnet_deploy.exporting.onnx_graph import build_onnx, fold
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocessing import default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
@@ -24,7 +24,7 @@ def arrays(model):
 
 def images_of(count):
     pixels = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
-    return pixels, normalise(pixels, default_preprocessing(SIDE))
+    return pixels, normalize(pixels, default_preprocessing(SIDE))
 
 
 def file_of(network, weights, precision="bf16", **options):

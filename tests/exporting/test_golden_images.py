@@ -7,7 +7,7 @@ from safetensors.numpy import load, save
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, DataError, ProofError
 from regnet_deploy.exporting.golden_images import MOST_IMAGES, golden_logits, make_golden_set, noise_images
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
 
@@ -163,7 +163,7 @@ def test_logits_of_an_image_do_not_depend_on_its_company_or_on_threads(trained):
     assert torch.get_num_threads() == 2
     np.testing.assert_array_equal(together, alone)
     with torch.inference_mode():
-        batch = model(torch.from_numpy(normalise(images, preprocessing))).numpy()
+        batch = model(torch.from_numpy(normalize(images, preprocessing))).numpy()
     np.testing.assert_allclose(together, batch, rtol=1e-4, atol=1e-5)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions, fold, tensors_between
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
@@ -28,7 +28,7 @@ def pixels_of(count, side, seed=0):
 
 def logits_of(model, pixels, preprocessing):
     with torch.inference_mode():
-        return model(torch.from_numpy(normalise(pixels, preprocessing))).numpy()
+        return model(torch.from_numpy(normalize(pixels, preprocessing))).numpy()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,7 +43,7 @@ def test_onnx_runtime_gives_the_logits_of_torch(random_model, networks, data, si
         pixels = pixels_of(count, side, seed)
         wanted = logits_of(model, pixels, preprocessing)
         scale = max(1.0, np.abs(wanted).max())
-        np.testing.assert_allclose(floats.run(normalise(pixels, preprocessing)), wanted, atol=1e-5 * scale)
+        np.testing.assert_allclose(floats.run(normalize(pixels, preprocessing)), wanted, atol=1e-5 * scale)
         np.testing.assert_allclose(whole.run(pixels), wanted, atol=1e-5 * scale)
 
 
@@ -55,7 +55,7 @@ def test_the_uint8_variant_normalises_as_the_host_does_for_any_mean_and_std(rand
     )
     pixels = pixels_of(4, 32)
     assert (floats.input, whole.input) == ("float32", "uint8")
-    np.testing.assert_allclose(whole.run(pixels), floats.run(normalise(pixels, preprocessing)), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(whole.run(pixels), floats.run(normalize(pixels, preprocessing)), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("pixels", [False, True])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import DataError, MissingPart
 from regnet_deploy.exporting.training_folder import is_training_folder, training_folder
+from regnet_deploy.images.dataset import build_dataset, list_images
 from regnet_deploy.images.image_check import ImageCheck
-from regnet_deploy.images.image_folder import build_image_folder, list_images
 from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions, train
@@ -65,7 +65,7 @@ def test_the_number_held_out_says_which(tmp_path, sizes, share, seed):
             (root / f"c{label}" / str(number)).touch()
     listing = list_images(root)
     empty = ImageCheck("", 0, 0, hashlib.sha256(b"").hexdigest(), 0, 0, "")
-    before = build_image_folder(listing, dict.fromkeys(listing.paths, empty), val_split=share, seed=seed)
+    before = build_dataset(listing, dict.fromkeys(listing.paths, empty), val_split=share, seed=seed)
     data = {"folder": "images", "split": before.split, "rejected": {}, "digest": before.digest}
     data |= {"train_images": len(before.train), "val_images": len(before.val)}
     parts = {"labels": list(before.classes), "training": {"data": data, "seed": seed}}

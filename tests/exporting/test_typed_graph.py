@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from regnet_deploy.exporting.emulation import emulate_bf16
 from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocessing import default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 
@@ -79,7 +79,7 @@ def build(random_model, measured_ranges):
         weights = arrays(model)
         ranges = None
         if precision.needs_ranges:
-            ranges = measured_ranges(network, weights, preprocessing, normalise(pixels_of(16, seed), preprocessing))
+            ranges = measured_ranges(network, weights, preprocessing, normalize(pixels_of(16, seed), preprocessing))
         return build_onnx(network, weights, preprocessing, precision, ranges, **options), model
 
     return make
@@ -156,7 +156,7 @@ def test_constants_are_little_endian_of_their_type(build, precision):
 def signal_to_noise_db(build, network, seed, precision, *, pixels):
     """Return it for ONNX Runtime's logits against torch's, in dB, on images that the ranges were not measured on."""
     preprocessing, views = default_preprocessing(SIDE), pixels_of(12, seed + 1)
-    images = normalise(views, preprocessing)
+    images = normalize(views, preprocessing)
     made, model = build(network, seed, precision, pixels=pixels)
     if precision.rest == "bf16":
         made = emulate_bf16(made)

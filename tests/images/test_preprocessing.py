@@ -16,7 +16,7 @@ from regnet_deploy.images.preprocessing import (
     Preprocessing,
     default_preprocessing,
     load_pixels,
-    normalise,
+    normalize,
     resize_and_crop,
     scale_and_shift,
 )
@@ -74,7 +74,7 @@ def test_normalising_is_the_formula() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), dtype=np.uint8)
     preprocessing = default_preprocessing(32)
     wanted = (pixels / 255.0 - np.array(IMAGENET_MEAN)) / np.array(IMAGENET_STD)
-    result = normalise(pixels, preprocessing)
+    result = normalize(pixels, preprocessing)
     assert result.dtype == np.float32
     assert result.flags.c_contiguous
     np.testing.assert_allclose(result, wanted.transpose(0, 3, 1, 2), rtol=0, atol=1e-6)
@@ -86,7 +86,7 @@ def test_normalising_is_exactly_scale_and_shift() -> None:
     scale, shift = scale_and_shift(preprocessing)
     for channel in range(3):
         wanted = pixels[..., channel].astype(np.float32) * scale[channel] + shift[channel]
-        assert (normalise(pixels, preprocessing)[:, channel] == wanted).all()
+        assert (normalize(pixels, preprocessing)[:, channel] == wanted).all()
 
 
 @pytest.mark.parametrize(("resolution", "resize"), [(224, 256), (96, 110), (95, 95), (32, 32)])

@@ -13,11 +13,11 @@ from PIL import Image
 
 from regnet_deploy.exporting.golden_images import make_golden_set
 from regnet_deploy.exporting.image_batches import image_batches
-from regnet_deploy.images.image_folder import LabelledFile
+from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels
 from regnet_deploy.runtimes.predict_files import predict_files
 from regnet_deploy.serving.decode_pool import DecodePool
-from regnet_deploy.training.data_loader import EvaluationViews, SampleSource, open_evaluation
+from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, evaluation_dataset
 
 SIZES = [(24, 24), (50, 31), (97, 203), (640, 480)]
 
@@ -82,9 +82,9 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
     files = write_all(tmp_path)
     wanted = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
 
-    labelled = [LabelledFile(file.name, 0, 1, 1) for file in files]
-    training = EvaluationViews(SampleSource(tmp_path, labelled), preprocessing)
-    kept = open_evaluation(tmp_path, labelled, preprocessing, lambda done, total: None)
+    labelled = [LabelledImage(file.name, 0, 1, 1) for file in files]
+    training = EvaluationDataset(ImageSubset(tmp_path, labelled), preprocessing)
+    kept = evaluation_dataset(tmp_path, labelled, preprocessing, lambda done, total: None)
     session = Seeing()
     answers = list(predict_files(session, preprocessing, ("a", "b"), files, 1))
     model = torch.nn.Flatten()
@@ -108,6 +108,6 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
 def test_evaluation_does_not_look_at_images_that_are_kept_shrunk(tmp_path: Path) -> None:
     (file,) = [file for file in write_all(tmp_path) if file.name == "640-exif6.jpg"]
     preprocessing = default_preprocessing(24)
-    kept = SampleSource(tmp_path, [LabelledFile(file.name, 0, 480, 640)], [Image.new("RGB", (48, 64))])
-    pixels = EvaluationViews(kept, preprocessing)[0].pixels
+    kept = ImageSubset(tmp_path, [LabelledImage(file.name, 0, 480, 640)], [Image.new("RGB", (48, 64))])
+    pixels = EvaluationDataset(kept, preprocessing)[0].pixels
     assert (pixels == load_pixels(file.read_bytes(), preprocessing)).all()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.load_testing.payloads import (
     MOST,
     Interface,
@@ -51,7 +51,7 @@ def test_tensors_are_what_the_model_takes(dtype):
     preprocessing = Preprocessing(resize=8, crop=8)
     pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     shape = (8, 8, 3) if dtype == "uint8" else (3, 8, 8)
-    wanted = pixels if dtype == "uint8" else normalise(pixels, preprocessing)
+    wanted = pixels if dtype == "uint8" else normalize(pixels, preprocessing)
     requests = tensor_requests(TARGET, Interface("m", "in", dtype, shape, "out", 6), pixels, preprocessing)
     for request, image in zip(requests, wanted, strict=True):
         head, _, body = request.partition(b"\r\n\r\n")

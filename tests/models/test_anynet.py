@@ -18,7 +18,7 @@ from regnet_deploy.models.anynet import (
     PlainResidualBlock,
     Projection,
     SqueezeExcitation,
-    initialise,
+    initialize,
 )
 from regnet_deploy.space.complexity import network_complexity, stage_resolutions
 from regnet_deploy.space.network import Network
@@ -182,7 +182,7 @@ def test_a_seed_gives_the_same_weights_and_leaves_torchs_own_state_alone() -> No
     assert not torch.equal(first["stem.conv.weight"], other["stem.conv.weight"])
     model = AnyNet(TINY, 5, seed=3)
     torch.set_rng_state(before)
-    initialise(model, 4)
+    initialize(model, 4)
     assert torch.equal(model.state_dict()["stem.conv.weight"], other["stem.conv.weight"])
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -14,7 +14,7 @@ import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, ProofError
-from regnet_deploy.images.preprocessing import default_preprocessing, normalise
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.serving import model_watcher
 from regnet_deploy.serving.model_version import ServeOptions
@@ -36,7 +36,7 @@ def logits_of(seed: int, images: np.ndarray = IMAGES) -> np.ndarray:
 def retrain(bundle: Path, seed: int, error: float = 0.0) -> None:
     """Give a bundle another network; with ``error`` one that disagrees with its golden set."""
     golden = load_golden(open_bundle(bundle))
-    logits = logits_of(seed, normalise(golden.images, default_preprocessing(24))) + np.float32(error)
+    logits = logits_of(seed, normalize(golden.images, default_preprocessing(24))) + np.float32(error)
     files = {
         f"onnx-{name}.onnx": tiny_onnx(kind, seed) for name, kind in (("fp32", "float32"), ("fp32-uint8", "uint8"))
     }

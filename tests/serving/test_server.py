@@ -24,7 +24,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import open_variant
 
@@ -395,7 +395,7 @@ def test_answers_agree_with_the_network_of_the_bundle(start: Start, exported_bun
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
     server = start("--threads", "1", "--variant", "onnx-fp32")
     with contextlib.closing(triton(server)) as client:
-        answer = client.infer("regnet", [triton_input(normalise(golden.images, preprocessing))])
+        answer = client.infer("regnet", [triton_input(normalize(golden.images, preprocessing))])
     np.testing.assert_allclose(answer.as_numpy("logits"), golden.logits, rtol=1e-3, atol=1e-4)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels, normalize
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
 from regnet_deploy.runtimes.predictions import top_k
@@ -99,7 +99,7 @@ def _bundle(folder: Path, tiny: Any, seed: int, golden_seed: int) -> Path:
     create_bundle(folder, parts)
     images = tiny.tiny_pixels(16)
     reference = onnxruntime.InferenceSession(tiny.tiny_onnx("float32", golden_seed), providers=["CPUExecutionProvider"])
-    logits = reference.run(["logits"], {"images": normalise(images, preprocessing)})[0]
+    logits = reference.run(["logits"], {"images": normalize(images, preprocessing)})[0]
     variant = {
         "file": "onnx-fp32.onnx",
         "runtime": "onnxruntime",

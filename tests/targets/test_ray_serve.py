@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.targets.output_folder import write_folders
 from regnet_deploy.targets.ray_serve import ray_files
@@ -114,7 +114,7 @@ def test_it_answers_on_a_local_ray(subject, exported_bundle, tmp_path, ray_pytho
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
     folder = tmp_path / "out"
     write_folders({folder: ray_files(subject(), DeploymentSettings(name="dogs", threads=1))})
-    images = normalise(golden.images[:2], preprocessing)
+    images = normalize(golden.images[:2], preprocessing)
     tensor = {"name": "images", "shape": list(images.shape), "datatype": "FP32", "data": images.ravel().tolist()}
     (folder / "request.json").write_text(json.dumps({"inputs": [tensor]}))
     Image.fromarray(golden.images[0]).save(folder / "a.png")

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 from regnet_deploy.targets.output_folder import write_folders
@@ -75,7 +75,7 @@ def jpeg(pixels: np.ndarray, side: int) -> bytes:
 def test_the_repository_answers_as_our_session_does(exported_bundle, tmp_path, twin, variant):
     bundle = open_bundle(exported_bundle)
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
-    images = golden.images if variant.endswith("uint8") else normalise(golden.images, preprocessing)
+    images = golden.images if variant.endswith("uint8") else normalize(golden.images, preprocessing)
     repository = twin.write_twin(exported_bundle, tmp_path / "out", DeploymentSettings(variant=variant))
     files = [jpeg(pixels, 100 + 60 * i) for i, pixels in enumerate(golden.images[:4])]
     seen = np.stack([load_pixels(data, preprocessing) for data in files])

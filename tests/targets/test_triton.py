@@ -15,7 +15,7 @@ from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import MissingExtra, UsageError
-from regnet_deploy.images.preprocessing import load_pixels, normalise
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.targets.output_folder import write_folders
 from regnet_deploy.targets.packaged_variant import choose_packaged_variant
@@ -125,7 +125,7 @@ def test_warm_up_is_a_golden_image(subject):
     files = triton_files(chosen, DeploymentSettings())
     image = load_golden(chosen.bundle).images[:1]
     raw = np.frombuffer(files["model_repository/regnet/warmup/golden"], np.float32).reshape(3, 24, 24)
-    np.testing.assert_array_equal(raw, normalise(image, chosen.preprocessing)[0])
+    np.testing.assert_array_equal(raw, normalize(image, chosen.preprocessing)[0])
     element = files["model_repository/regnet_preprocess/warmup/golden"]
     assert struct.unpack("<I", element[:4]) == (len(element) - 4,)
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(element[4:]))), image[0])
@@ -223,7 +223,7 @@ def test_the_preprocessing_gives_our_pixels_with_numpy_and_pillow_alone(subject,
     assert done.returncode == 0, done.stderr
     expected = np.stack([load_pixels(path.read_bytes(), chosen.preprocessing) for path in files])
     if variant == "onnx-fp32":
-        expected = normalise(expected, chosen.preprocessing)
+        expected = normalize(expected, chosen.preprocessing)
     np.testing.assert_array_equal(np.load(tmp_path / "out.npy"), expected)
 
 

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 
 from regnet_deploy.bundle import Bundle, create_bundle
+from regnet_deploy.images.dataset import ImageDataset, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.image_folder import ImageFolder, build_image_folder, list_images
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
-from regnet_deploy.training.data_loader import RandomViews, SampleSource
+from regnet_deploy.training.data_loader import ImageSubset, TrainingDataset
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import ExecutionRequest, TrainOptions
-from regnet_deploy.training.train_step import Learner, make_learner
+from regnet_deploy.training.trainer import Trainer, make_trainer
 
 RESOLUTION = 16
 COLOURS = {"blue": (40, 60, 200), "green": (30, 180, 60), "red": (210, 40, 50)}
@@ -71,19 +71,19 @@ def data(tmp_path: Path, put_images: Callable[..., None]) -> Path:
 
 
 @pytest.fixture
-def folder(data: Path) -> ImageFolder:
+def folder(data: Path) -> ImageDataset:
     listing = list_images(data)
-    return build_image_folder(listing, check_images(data, listing.paths))
+    return build_dataset(listing, check_images(data, listing.paths))
 
 
 @pytest.fixture
-def views(folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing) -> RandomViews:
-    return RandomViews(SampleSource(folder.root, folder.train), recipe, preprocessing)
+def views(folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing) -> TrainingDataset:
+    return TrainingDataset(ImageSubset(folder.root, folder.train), recipe, preprocessing)
 
 
 @pytest.fixture
-def learner(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Learner:
-    return make_learner(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, preprocessing)
+def learner(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
+    return make_trainer(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, preprocessing)
 
 
 @pytest.fixture

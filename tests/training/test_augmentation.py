@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.images.preprocessing import Preprocessing
-from regnet_deploy.training.augmentation import epoch_order, random_box, random_view
+from regnet_deploy.training.augmentation import augment, epoch_order, random_box
 from regnet_deploy.training.recipe import Recipe
 
 GRADIENT = Image.fromarray(np.stack(np.broadcast_arrays(*np.ogrid[0:240:4, 0:240:4], 90), 2).astype(np.uint8))
@@ -17,11 +17,11 @@ GRADIENT = Image.fromarray(np.stack(np.broadcast_arrays(*np.ogrid[0:240:4, 0:240
 
 def test_a_view_is_a_function_of_seed_epoch_and_image(preprocessing: Preprocessing) -> None:
     recipe = Recipe(seed=3)
-    one = random_view(GRADIENT, (2, 7), recipe, preprocessing)
-    again = random_view(GRADIENT, (2, 7), recipe, preprocessing)
+    one = augment(GRADIENT, (2, 7), recipe, preprocessing)
+    again = augment(GRADIENT, (2, 7), recipe, preprocessing)
     assert all((a == b).all() for a, b in zip(one, again, strict=True))
     for key, seed in (((3, 7), 3), ((2, 8), 3), ((2, 7), 4)):
-        other = random_view(GRADIENT, key, dataclasses.replace(recipe, seed=seed), preprocessing)
+        other = augment(GRADIENT, key, dataclasses.replace(recipe, seed=seed), preprocessing)
         assert (one[0] != other[0]).any()
         assert (one[1] != other[1]).any()
 
@@ -59,7 +59,7 @@ def test_what_never_fits_is_the_square_in_the_centre() -> None:
 
 def test_half_of_the_views_are_mirrored_and_none_without_flip(preprocessing: Preprocessing) -> None:
     def mirrored(recipe: Recipe) -> list[bool]:
-        views = (random_view(GRADIENT, (0, i), recipe, preprocessing)[0].astype(int) for i in range(400))
+        views = (augment(GRADIENT, (0, i), recipe, preprocessing)[0].astype(int) for i in range(400))
         return [view[0, 0, 1] > view[0, -1, 1] for view in views]  # green grows to the right
 
     assert np.mean(mirrored(Recipe())) == pytest.approx(0.5, abs=0.08)
@@ -69,7 +69,7 @@ def test_half_of_the_views_are_mirrored_and_none_without_flip(preprocessing: Pre
 def test_the_colour_shift_has_the_deviation_of_the_recipe(preprocessing: Preprocessing) -> None:
     def shifts(lighting: float) -> np.ndarray:
         recipe = Recipe(lighting=lighting)
-        return np.array([random_view(GRADIENT, (0, i), recipe, preprocessing)[1] for i in range(2000)])
+        return np.array([augment(GRADIENT, (0, i), recipe, preprocessing)[1] for i in range(2000)])
 
     values = np.array([0.2175, 0.0188, 0.0045])
     vectors = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])
@@ -80,7 +80,7 @@ def test_the_colour_shift_has_the_deviation_of_the_recipe(preprocessing: Preproc
 
 def test_without_augmentation_a_square_image_is_shown_whole(preprocessing: Preprocessing) -> None:
     recipe = Recipe(crop_area=1.0, flip=False, lighting=0.0)
-    view, shift = random_view(GRADIENT, (0, 0), recipe, preprocessing)
+    view, shift = augment(GRADIENT, (0, 0), recipe, preprocessing)
     side = preprocessing.crop
     assert (view == np.asarray(GRADIENT.resize((side, side), Image.Resampling.BILINEAR))).all()
     assert (shift == 0).all()

@@ -17,7 +17,7 @@ from regnet_deploy.training.autotune import Autotune, autotune_execution
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.execution import Execution, ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train_step import Learner, make_learner
+from regnet_deploy.training.trainer import Trainer, make_trainer
 
 PLAIN = Execution("cpu", "fp32", False)
 LAST = Execution("cpu", "fp32", True)
@@ -25,11 +25,11 @@ BATCH = Batch(torch.zeros(4, 16, 16, 3, dtype=torch.uint8), torch.zeros(4, 3), t
 
 
 @pytest.fixture
-def make(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Callable[[Execution], Learner]:
-    return lambda way: make_learner(AnyNet(network, 3, seed=0), way, recipe, preprocessing)
+def make(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Callable[[Execution], Trainer]:
+    return lambda way: make_trainer(AnyNet(network, 3, seed=0), way, recipe, preprocessing)
 
 
-def paced(monkeypatch: pytest.MonkeyPatch, seconds: dict[Execution, float]) -> Callable[[Execution], Learner]:
+def paced(monkeypatch: pytest.MonkeyPatch, seconds: dict[Execution, float]) -> Callable[[Execution], Trainer]:
     """Learners whose steps take just so long, on a clock of their own."""
     now = [0.0]
 
@@ -57,12 +57,12 @@ def test_another_way_is_taken_where_it_saves_five_percent(
     assert choice.step_ms == {str(PLAIN): 100.0, str(LAST): last_ms}
 
 
-def test_what_was_asked_for_is_not_tried(make: Callable[[Execution], Learner]) -> None:
+def test_what_was_asked_for_is_not_tried(make: Callable[[Execution], Trainer]) -> None:
     choice = autotune_execution(ExecutionRequest("cpu", "fp32", "on", "off"), make, BATCH, 100)
     assert choice == Autotune(LAST, {}, "as asked")
 
 
-def test_a_real_trial_measures_every_way_and_spends_no_step_of_the_run(make: Callable[[Execution], Learner]) -> None:
+def test_a_real_trial_measures_every_way_and_spends_no_step_of_the_run(make: Callable[[Execution], Trainer]) -> None:
     start = time.perf_counter()
     choice = autotune_execution(ExecutionRequest("cpu"), make, BATCH, 100)
     ways = ExecutionRequest("cpu").candidates()
@@ -73,7 +73,7 @@ def test_a_real_trial_measures_every_way_and_spends_no_step_of_the_run(make: Cal
 
 
 def test_compilation_without_a_compiler_is_refused_where_asked_for_and_left_out_where_not(
-    monkeypatch: pytest.MonkeyPatch, make: Callable[[Execution], Learner]
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[Execution], Trainer]
 ) -> None:
     monkeypatch.setattr(execution.shutil, "which", lambda name: None)
     with pytest.raises(UsageError, match=r"--compile on: torch.compile finds no C compiler here"):
@@ -82,9 +82,9 @@ def test_compilation_without_a_compiler_is_refused_where_asked_for_and_left_out_
 
 
 def test_a_compiler_that_fails_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, make: Callable[[Execution], Learner]
+    monkeypatch: pytest.MonkeyPatch, make: Callable[[Execution], Trainer]
 ) -> None:
-    def failing(way: Execution) -> Learner:
+    def failing(way: Execution) -> Trainer:
         def forward(images: torch.Tensor) -> torch.Tensor:
             raise CppCompileError(["c++", "x.cpp"], "no such header\nand a long log")
 
@@ -99,7 +99,7 @@ def test_a_compiler_that_fails_is_one_line(
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what torch.compile warns of is PyTorch's
 @pytest.mark.skipif(not execution.can_compile("cpu"), reason="no C++ compiler here")
-def test_a_compiled_step_is_the_same_step(make: Callable[[Execution], Learner]) -> None:
+def test_a_compiled_step_is_the_same_step(make: Callable[[Execution], Trainer]) -> None:
     plain, compiled = make(PLAIN), make(dataclasses.replace(PLAIN, compiled=True))
     for _ in range(3):
         losses = [learner.step(BATCH, 0.05)[0].item() for learner in (plain, compiled)]

@@ -11,38 +11,38 @@ from regnet_deploy.training import checkpoint
 from regnet_deploy.training.autotune import Autotune
 from regnet_deploy.training.checkpoint import (
     FILE,
-    Progress,
-    checkpoint_of,
+    RunState,
     drop_checkpoint,
     load_checkpoint,
+    make_checkpoint,
     restore,
     save_checkpoint,
 )
-from regnet_deploy.training.data_loader import RandomViews, batches_from, load
+from regnet_deploy.training.data_loader import TrainingDataset, batches_from, load
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train_step import Learner, make_learner
+from regnet_deploy.training.trainer import Trainer, make_trainer
 
 CHOICE = Autotune(Execution("cpu"), {"fp32, contiguous on cpu": 1.5}, "as asked")
-PROGRESS = Progress(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, seconds=1.5, history=[{"val_top1": 1 / 3}])
+PROGRESS = RunState(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, seconds=1.5, history=[{"val_top1": 1 / 3}])
 
 
-def save(folder: Path, learner: Learner, progress: Progress = PROGRESS) -> None:
+def save(folder: Path, learner: Trainer, progress: RunState = PROGRESS) -> None:
     best = {name: value.clone() for name, value in learner.model.state_dict().items()}
-    save_checkpoint(folder, checkpoint_of({"recipe": {"epochs": 3}}, CHOICE, progress, learner, best))
+    save_checkpoint(folder, make_checkpoint({"recipe": {"epochs": 3}}, CHOICE, progress, learner, best))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_restored_learner_goes_on_to_the_bit(
-    tmp_path: Path, learner: Learner, views: RandomViews, recipe: Recipe, channels_last: bool
+    tmp_path: Path, learner: Trainer, views: TrainingDataset, recipe: Recipe, channels_last: bool
 ) -> None:
     execution = Execution("cpu", channels_last=channels_last)
     batches = list(load(views, batches_from(recipe, len(views.source.files), 0, 0), 0, pin=False))
-    learner = make_learner(learner.model, execution, recipe, views.preprocessing)
+    learner = make_trainer(learner.model, execution, recipe, views.preprocessing)
     for batch in batches[:4]:
         learner.step(batch, 0.1)
     save(tmp_path, learner)
-    other = make_learner(learner.model, execution, recipe, views.preprocessing)
+    other = make_trainer(learner.model, execution, recipe, views.preprocessing)
     read = load_checkpoint(tmp_path)
     assert read is not None
     restore(read, other)
@@ -55,7 +55,7 @@ def test_a_restored_learner_goes_on_to_the_bit(
         assert torch.equal(value, other.momentum()[name]), name
 
 
-def test_the_rest_comes_back_as_it_was(tmp_path: Path, learner: Learner) -> None:
+def test_the_rest_comes_back_as_it_was(tmp_path: Path, learner: Trainer) -> None:
     save(tmp_path, learner)
     read = load_checkpoint(tmp_path)
     assert read is not None
@@ -71,14 +71,14 @@ def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     drop_checkpoint(tmp_path)
 
 
-def test_dropping_leaves_nothing(tmp_path: Path, learner: Learner) -> None:
+def test_dropping_leaves_nothing(tmp_path: Path, learner: Trainer) -> None:
     save(tmp_path, learner)
     drop_checkpoint(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(
-    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learner: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, learner)
 
@@ -87,7 +87,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(DataError, match="No space left on device; the checkpoint before it is whole"):
-        save(tmp_path, learner, Progress(epoch=2))
+        save(tmp_path, learner, RunState(epoch=2))
     monkeypatch.undo()
     read = load_checkpoint(tmp_path)
     assert read is not None
@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
 
 
 @pytest.mark.parametrize("keep", [0, 7, 500, -1])
-def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Learner, keep: int) -> None:
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Trainer, keep: int) -> None:
     save(tmp_path, learner)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole[:keep])
@@ -105,7 +105,7 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Learner, keep
     assert "\n" not in str(caught.value)
 
 
-def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, learner: Learner) -> None:
+def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, learner: Trainer) -> None:
     save(tmp_path, learner)
     whole = bytearray((tmp_path / FILE).read_bytes())
     whole[-3] ^= 4
@@ -115,7 +115,7 @@ def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, learner: Learner) ->
 
 
 def test_a_checkpoint_of_another_version_is_one_line(
-    tmp_path: Path, learner: Learner, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, learner: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SCHEMA", 99)
     save(tmp_path, learner)
@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_version_is_one_line(
         load_checkpoint(tmp_path)
 
 
-def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, learner: Learner) -> None:
+def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, learner: Trainer) -> None:
     save(tmp_path, learner)
     raw = (tmp_path / FILE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])

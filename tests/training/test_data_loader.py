@@ -9,21 +9,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regnet_deploy.images.image_folder import ImageFolder, LabelledFile
+from regnet_deploy.images.dataset import ImageDataset, LabelledImage
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
 from regnet_deploy.training import data_loader
 from regnet_deploy.training.data_loader import (
     Batch,
-    EvaluationViews,
-    RandomViews,
-    SampleSource,
+    EvaluationDataset,
+    ImageSubset,
+    TrainingDataset,
     UnreadableImage,
     batches_from,
     epoch_batches,
+    evaluation_dataset,
     load,
     number_batches,
-    open_evaluation,
-    open_training,
+    training_dataset,
 )
 from regnet_deploy.training.recipe import Recipe
 
@@ -35,7 +35,7 @@ def ignore(done: int, total: int) -> None:
     pass
 
 
-def loaded(views: RandomViews, recipe: Recipe, workers: int = 0) -> list[Batch]:
+def loaded(views: TrainingDataset, recipe: Recipe, workers: int = 0) -> list[Batch]:
     return list(load(views, batches_from(recipe, len(views.source.files), 0, 0), workers, pin=False))
 
 
@@ -74,23 +74,23 @@ def test_evaluation_takes_every_image_in_order() -> None:
 
 @FORKS
 @pytest.mark.parametrize("workers", [1, 2])
-def test_loading_processes_change_nothing(views: RandomViews, recipe: Recipe, workers: int) -> None:
+def test_loading_processes_change_nothing(views: TrainingDataset, recipe: Recipe, workers: int) -> None:
     assert equal(loaded(views, recipe, workers), loaded(views, recipe))
 
 
 def test_images_kept_in_memory_change_nothing_where_they_are_not_shrunk(
-    folder: ImageFolder, views: RandomViews, recipe: Recipe, preprocessing: Preprocessing
+    folder: ImageDataset, views: TrainingDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
-    kept = open_training(folder.root, folder.train, recipe, preprocessing, ignore)
+    kept = training_dataset(folder.root, folder.train, recipe, preprocessing, ignore)
     assert kept.source.kept is not None
     assert equal(loaded(kept, recipe), loaded(views, recipe))
 
 
 def test_large_images_are_shrunk_in_memory_to_twice_the_view(
-    folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing
+    folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
     small = dataclasses.replace(preprocessing, resize=8, crop=8)
-    kept = open_training(folder.root, folder.train, recipe, small, ignore).source.kept
+    kept = training_dataset(folder.root, folder.train, recipe, small, ignore).source.kept
     assert kept is not None
     sizes = [image.size for image in kept if not isinstance(image, UnreadableImage)]
     originals = [(file.width, file.height) for file in folder.train]
@@ -98,20 +98,20 @@ def test_large_images_are_shrunk_in_memory_to_twice_the_view(
 
 
 def test_many_large_images_stay_in_their_files(
-    folder: ImageFolder, recipe: Recipe, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
+    folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_loader, "MEMORY_BYTES", 1000)
-    assert open_training(folder.root, folder.train, recipe, preprocessing, ignore).source.kept is None
-    assert open_evaluation(folder.root, folder.val, preprocessing, ignore).kept is None
+    assert training_dataset(folder.root, folder.train, recipe, preprocessing, ignore).source.kept is None
+    assert evaluation_dataset(folder.root, folder.val, preprocessing, ignore).kept is None
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_evaluation_sees_to_the_bit_what_the_server_sees(
-    folder: ImageFolder, preprocessing: Preprocessing, in_memory: bool
+    folder: ImageDataset, preprocessing: Preprocessing, in_memory: bool
 ) -> None:
-    views = EvaluationViews(SampleSource(folder.root, folder.val), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.root, folder.val), preprocessing)
     if in_memory:
-        views = open_evaluation(folder.root, folder.val, preprocessing, ignore)
+        views = evaluation_dataset(folder.root, folder.val, preprocessing, ignore)
         assert views.kept is not None
     (batch,) = load(views, number_batches(len(folder.val), 100), 0, pin=False)
     for pixels, label, file in zip(batch.pixels, batch.labels, folder.val, strict=True):
@@ -125,7 +125,7 @@ def test_evaluation_sees_to_the_bit_what_the_server_sees(
 @FORKS
 @pytest.mark.parametrize("workers", [0, 1])
 def test_files_that_are_gone_or_broken_are_named_and_the_rest_is_loaded(
-    folder: ImageFolder, views: RandomViews, recipe: Recipe, workers: int
+    folder: ImageDataset, views: TrainingDataset, recipe: Recipe, workers: int
 ) -> None:
     gone, broken = folder.train[3].path, folder.train[4].path
     (folder.root / gone).unlink()
@@ -141,14 +141,14 @@ def test_files_that_are_gone_or_broken_are_named_and_the_rest_is_loaded(
 
 
 def test_a_batch_of_nothing_is_an_empty_batch(tmp_path: Path, recipe: Recipe, preprocessing: Preprocessing) -> None:
-    files = [LabelledFile(f"{i}.png", 0, 9, 9) for i in range(2)]
-    views = RandomViews(SampleSource(tmp_path, files), recipe, preprocessing)
+    files = [LabelledImage(f"{i}.png", 0, 9, 9) for i in range(2)]
+    views = TrainingDataset(ImageSubset(tmp_path, files), recipe, preprocessing)
     (batch,) = load(views, [[(0, 0), (0, 1)]], 0, pin=False)
     assert len(batch.labels) == 0
     assert [each.path for each in batch.unreadable] == ["0.png", "1.png"]
 
 
-def test_labels_go_with_their_images(folder: ImageFolder, views: RandomViews, recipe: Recipe) -> None:
+def test_labels_go_with_their_images(folder: ImageDataset, views: TrainingDataset, recipe: Recipe) -> None:
     for batch in loaded(views, recipe):
         mean = batch.pixels.numpy().astype(np.float32).mean((1, 2))
         strongest = mean.argmax(1)  # red 0, green 1, blue 2; the classes are blue, green, red

@@ -6,22 +6,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regnet_deploy.images.image_folder import ImageFolder
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.dataset import ImageDataset
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.training.data_loader import (
-    EvaluationViews,
-    RandomViews,
-    SampleSource,
+    EvaluationDataset,
+    ImageSubset,
+    TrainingDataset,
     epoch_batches,
     load,
     number_batches,
 )
 from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train_step import Learner
+from regnet_deploy.training.trainer import Trainer
 
 
-def test_precise_statistics_are_the_mean_over_the_batches(learner: Learner, views: RandomViews, recipe: Recipe) -> None:
+def test_precise_statistics_are_the_mean_over_the_batches(
+    learner: Trainer, views: TrainingDataset, recipe: Recipe
+) -> None:
     batches = list(load(views, epoch_batches(recipe, 0, len(views.source.files)), 0, pin=False))
     stem = [learner.model.stem.conv(learner.images(batch)).detach() for batch in batches]
     before = {name: value.clone() for name, value in learner.model.named_parameters()}
@@ -36,26 +38,26 @@ def test_precise_statistics_are_the_mean_over_the_batches(learner: Learner, view
 
 
 def test_the_figures_are_those_of_one_batch_of_all_images(
-    learner: Learner, folder: ImageFolder, preprocessing: Preprocessing
+    learner: Trainer, folder: ImageDataset, preprocessing: Preprocessing
 ) -> None:
-    views = EvaluationViews(SampleSource(folder.root, folder.val), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.root, folder.val), preprocessing)
     result = evaluate(learner, load(views, number_batches(len(folder.val), 5), 0, pin=False), preprocessing)
     assert learner.model.training
     pixels = np.stack([load_pixels((folder.root / file.path).read_bytes(), preprocessing) for file in folder.val])
     labels = torch.tensor([file.label for file in folder.val])
     learner.model.eval()
     with torch.no_grad():
-        logits = learner.model(torch.from_numpy(normalise(pixels, preprocessing)))
+        logits = learner.model(torch.from_numpy(normalize(pixels, preprocessing)))
     assert result.images == 12
     assert result.top1 == (logits.argmax(1) == labels).sum().item() / 12
     assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
 def test_an_image_that_is_gone_does_not_count(
-    learner: Learner, folder: ImageFolder, preprocessing: Preprocessing
+    learner: Trainer, folder: ImageDataset, preprocessing: Preprocessing
 ) -> None:
     (folder.root / folder.val[0].path).unlink()
-    views = EvaluationViews(SampleSource(folder.root, folder.val), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.root, folder.val), preprocessing)
     result = evaluate(learner, load(views, number_batches(len(folder.val), 1), 0, pin=False), preprocessing)
     assert result.images == 11
     assert [each.path for each in result.unreadable] == [folder.val[0].path]

@@ -13,8 +13,8 @@ from safetensors.numpy import load as load_arrays
 
 from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
-from regnet_deploy.images.image_folder import list_images
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalise
+from regnet_deploy.images.dataset import list_images
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
 from regnet_deploy.training import loop, train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
@@ -23,7 +23,7 @@ from regnet_deploy.training.data_loader import UnreadableImage
 from regnet_deploy.training.execution import Execution, ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
-from regnet_deploy.training.train_step import Learner
+from regnet_deploy.training.trainer import Trainer
 
 #: Python 3.12 and newer warn of every fork beside threads; PyTorch's loading processes are forked and use none.
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
@@ -42,16 +42,16 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make the n-th step of a learner from now on end the run."""
 
     def arm(count: int) -> None:
-        step, done = Learner.step, [0]
+        step, done = Trainer.step, [0]
 
-        def stopping(self: Learner, batch: object, rate: float) -> object:
+        def stopping(self: Trainer, batch: object, rate: float) -> object:
             done[0] += 1
             if done[0] > count:
-                monkeypatch.setattr(Learner, "step", step)
+                monkeypatch.setattr(Trainer, "step", step)
                 raise Stop
             return step(self, batch, rate)
 
-        monkeypatch.setattr(Learner, "step", stopping)
+        monkeypatch.setattr(Trainer, "step", stopping)
 
     return arm
 
@@ -65,7 +65,7 @@ def test_a_run_gives_weights_that_know_the_images(
     files = [path for paths in list_images(data).val.values() for path in paths]
     pixels = np.stack([load_pixels((data / path).read_bytes(), preprocessing) for path in files])
     with torch.no_grad():
-        answers = load_model(trained)(torch.from_numpy(normalise(pixels, preprocessing))).argmax(1)
+        answers = load_model(trained)(torch.from_numpy(normalize(pixels, preprocessing))).argmax(1)
     right = sum(
         trained.part("labels")[answer] == path.split("/")[1] for answer, path in zip(answers, files, strict=True)
     )
@@ -106,7 +106,7 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
     scores, states = iter([0.5, 0.75, 0.75, 0.25]), []
     evaluate = loop.evaluate
 
-    def scripted(learner: Learner, *rest: object) -> object:
+    def scripted(learner: Trainer, *rest: object) -> object:
         states.append({name: value.clone() for name, value in learner.model.state_dict().items()})
         return dataclasses.replace(evaluate(learner, *rest), top1=next(scores))
 
@@ -248,14 +248,14 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
 def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened = train.open_training
+    opened = train.training_dataset
 
     def then_vanish(*arguments: object) -> object:
         for path in ("train/red/003.png", "val/blue/001.png"):
             (data / path).unlink()
         return opened(*arguments)
 
-    monkeypatch.setattr(train, "open_training", then_vanish)
+    monkeypatch.setattr(train, "training_dataset", then_vanish)
     trained = train.train(bundle.path, data, recipe, options, notes)
     assert set(trained.part("training")["data"]["unreadable"]) == {"train/red/003.png", "val/blue/001.png"}
     assert trained.part("training")["best"]["val_images"] == 11
@@ -266,12 +266,12 @@ def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
 def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_with(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = train.RandomViews.__getitem__
+    image = train.TrainingDataset.__getitem__
 
     def gone(self: object, key: tuple[int, int]) -> object:
         return UnreadableImage(f"{key[1]}.png", "cannot be read: gone") if key[0] == 1 else image(self, key)
 
-    monkeypatch.setattr(train.RandomViews, "__getitem__", gone)
+    monkeypatch.setattr(train.TrainingDataset, "__getitem__", gone)
     with pytest.raises(
         DataError, match=r"none of the training images can be read any more .*Give the same command again"
     ):

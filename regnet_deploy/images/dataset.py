@@ -26,7 +26,7 @@ DEFAULT_VAL_SPLIT = 0.1
 
 
 @dataclass(frozen=True)
-class Listing:
+class ImageListing:
     """Files by class as they lie in a folder, nothing opened yet.
 
     Attributes:
@@ -50,7 +50,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledFile:
+class LabelledImage:
     """A usable image: its path relative to the folder, its class as an index, its side lengths in pixels."""
 
     path: str
@@ -60,7 +60,7 @@ class LabelledFile:
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageDataset:
     """Data for training, checked and split.
 
     Attributes:
@@ -75,8 +75,8 @@ class ImageFolder:
 
     root: Path
     classes: tuple[str, ...]
-    train: tuple[LabelledFile, ...]
-    val: tuple[LabelledFile, ...]
+    train: tuple[LabelledImage, ...]
+    val: tuple[LabelledImage, ...]
     rejected: Mapping[str, str]
     split: str
     digest: str
@@ -88,7 +88,7 @@ class ImageFolder:
         return [name for label, name in enumerate(self.classes) if not counts[label]]
 
 
-def list_images(root: str | Path) -> Listing:
+def list_images(root: str | Path) -> ImageListing:
     """Find the class folders below ``root`` and the files in them, however deep.
 
     Raises:
@@ -101,12 +101,12 @@ def list_images(root: str | Path) -> Listing:
     folders = {name.lower(): name for name in _folders(folder)}
     if TRAIN not in folders or _is_class(folder, folders):
         train, stray = _classes(folder, "")
-        return Listing(folder, _some(train, folder), None, stray)
+        return ImageListing(folder, _some(train, folder), None, stray)
     train, stray = _classes(folder, folders[TRAIN])
     _some(train, folder / folders[TRAIN])
     found = next((folders[name] for name in VAL if name in folders), None)
     if found is None:
-        return Listing(folder, train, None, stray, _beside(folders, folders[TRAIN]))
+        return ImageListing(folder, train, None, stray, _beside(folders, folders[TRAIN]))
     val, stray_val = _classes(folder, found)
     _some(val, folder / found)
     if not any(val.values()):
@@ -117,12 +117,12 @@ def list_images(root: str | Path) -> Listing:
             f"{folder / found} has {len(unknown)} class(es) that {folder / folders[TRAIN]} has not: "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; both need the same class folders"
         )
-    return Listing(folder, train, val, stray + stray_val, _beside(folders, folders[TRAIN], found))
+    return ImageListing(folder, train, val, stray + stray_val, _beside(folders, folders[TRAIN], found))
 
 
-def build_image_folder(
-    listing: Listing, checked: Mapping[str, ImageCheck], *, val_split: float = DEFAULT_VAL_SPLIT, seed: int = 0
-) -> ImageFolder:
+def build_dataset(
+    listing: ImageListing, checked: Mapping[str, ImageCheck], *, val_split: float = DEFAULT_VAL_SPLIT, seed: int = 0
+) -> ImageDataset:
     """Put together what was listed and what the check said, and hold images out where there is no validation folder.
 
     Args:
@@ -152,7 +152,7 @@ def build_image_folder(
     rejected.update(dict.fromkeys(listing.stray, "not in a class folder"))
     rejected.update({f"{name}/": "neither for training nor for validation" for name in listing.ignored})
     digest = _digest({"train": train, "val": val}, classes, checked)
-    return ImageFolder(listing.root, classes, tuple(train), tuple(val), dict(sorted(rejected.items())), split, digest)
+    return ImageDataset(listing.root, classes, tuple(train), tuple(val), dict(sorted(rejected.items())), split, digest)
 
 
 def _is_class(folder: Path, folders: Mapping[str, str]) -> bool:
@@ -212,9 +212,9 @@ def _some(classes: dict[str, tuple[str, ...]], where: Path) -> dict[str, tuple[s
 
 def _usable(
     files: Mapping[str, tuple[str, ...]], classes: tuple[str, ...], checked: Mapping[str, ImageCheck]
-) -> list[LabelledFile]:
+) -> list[LabelledImage]:
     usable = [
-        LabelledFile(path, label, checked[path].width, checked[path].height)
+        LabelledImage(path, label, checked[path].width, checked[path].height)
         for label, name in enumerate(classes)
         for path in files.get(name, ())
         if not checked[path].reason
@@ -222,9 +222,9 @@ def _usable(
     return sorted(usable, key=lambda file: file.path)
 
 
-def _hold_out(files: list[LabelledFile], share: float, seed: int) -> tuple[list[LabelledFile], list[LabelledFile]]:
+def _hold_out(files: list[LabelledImage], share: float, seed: int) -> tuple[list[LabelledImage], list[LabelledImage]]:
     """Hold out this share of every class: at least one image of two or more, and never all."""
-    by_label: dict[int, list[LabelledFile]] = {}
+    by_label: dict[int, list[LabelledImage]] = {}
     for file in files:
         by_label.setdefault(file.label, []).append(file)
     held: set[str] = set()
@@ -241,7 +241,7 @@ def _example(paths: tuple[str, ...], checked: Mapping[str, ImageCheck]) -> str:
 
 
 def _digest(
-    subsets: Mapping[str, list[LabelledFile]], classes: tuple[str, ...], checked: Mapping[str, ImageCheck]
+    subsets: Mapping[str, list[LabelledImage]], classes: tuple[str, ...], checked: Mapping[str, ImageCheck]
 ) -> str:
     digest = hashlib.sha256()
     for subset, files in subsets.items():

@@ -18,7 +18,7 @@ from regnet_deploy.training.recipe import MOMENTUM, Recipe
 
 
 @dataclass(frozen=True)
-class Learner:
+class Trainer:
     """A network, its optimizer, and how its steps are run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Learner:
             torch.cuda.synchronize()
 
 
-def make_learner(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Learner:
+def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
     """Return a learner with a copy of ``model`` and momentum 0."""
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     model = copy.deepcopy(model).to(execution.device).to(memory_format=layout).train()  # type: ignore[call-overload]
@@ -97,4 +97,4 @@ def make_learner(model: nn.Module, execution: Execution, recipe: Recipe, preproc
         torch.from_numpy(value).view(1, 3, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
     )
     forward = torch.compile(model) if execution.compiled else model
-    return Learner(model, optimizer, execution, recipe, forward, scale, shift)
+    return Trainer(model, optimizer, execution, recipe, forward, scale, shift)

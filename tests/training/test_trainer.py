@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regnet_deploy.images.preprocessing import Preprocessing, normalise
+from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.train_step import Learner, make_learner
+from regnet_deploy.training.trainer import Trainer, make_trainer
 
 
 def batch_of(count: int = 8, seed: int = 0) -> Batch:
@@ -31,12 +31,12 @@ def test_two_steps_are_the_formula(
     network: Network, recipe: Recipe, preprocessing: Preprocessing, channels_last: bool
 ) -> None:
     start = AnyNet(network, 3, seed=0)
-    learner = make_learner(start, Execution("cpu", channels_last=channels_last), recipe, preprocessing)
+    learner = make_trainer(start, Execution("cpu", channels_last=channels_last), recipe, preprocessing)
     model, momentum = copy.deepcopy(start).train(), [torch.zeros_like(p) for p in start.parameters()]
     for rate, seed in ((0.1, 1), (0.05, 2)):
         batch = batch_of(seed=seed)
         loss, right = learner.step(batch, rate)
-        inputs = torch.from_numpy(normalise(batch.pixels.numpy(), preprocessing)) + batch.shifts[:, :, None, None]
+        inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)) + batch.shifts[:, :, None, None]
         logits = model(inputs)
         wanted = F.cross_entropy(logits, batch.labels)
         gradients = torch.autograd.grad(wanted, list(model.parameters()))
@@ -56,13 +56,13 @@ def test_two_steps_are_the_formula(
 def test_a_learner_has_weights_of_its_own(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
     start = AnyNet(network, 3, seed=0)
     before = copy.deepcopy(start.state_dict())
-    make_learner(start, Execution("cpu"), recipe, preprocessing).step(batch_of(), 0.1)
+    make_trainer(start, Execution("cpu"), recipe, preprocessing).step(batch_of(), 0.1)
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
 
 
-def test_inputs_are_the_servers_plus_the_colour_shift(learner: Learner, preprocessing: Preprocessing) -> None:
+def test_inputs_are_the_servers_plus_the_colour_shift(learner: Trainer, preprocessing: Preprocessing) -> None:
     batch = batch_of()
-    wanted = normalise(batch.pixels.numpy(), preprocessing) + batch.shifts.numpy()[:, :, None, None]
+    wanted = normalize(batch.pixels.numpy(), preprocessing) + batch.shifts.numpy()[:, :, None, None]
     assert (learner.images(batch).numpy() == wanted).all()
 
 
@@ -71,7 +71,7 @@ def test_inputs_lie_in_memory_as_the_weights_do(
     network: Network, recipe: Recipe, preprocessing: Preprocessing, channels_last: bool
 ) -> None:
     execution = Execution("cpu", channels_last=channels_last)
-    learner = make_learner(AnyNet(network, 3, seed=0), execution, recipe, preprocessing)
+    learner = make_trainer(AnyNet(network, 3, seed=0), execution, recipe, preprocessing)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert learner.images(batch_of()).is_contiguous(memory_format=layout)
     assert learner.model.s1.b1.f.b.weight.is_contiguous(memory_format=layout)
@@ -79,7 +79,7 @@ def test_inputs_lie_in_memory_as_the_weights_do(
 
 def test_bf16_trains_weights_that_stay_fp32(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
     learners = [
-        make_learner(AnyNet(network, 3, seed=0), Execution("cpu", precision), recipe, preprocessing)
+        make_trainer(AnyNet(network, 3, seed=0), Execution("cpu", precision), recipe, preprocessing)
         for precision in ("fp32", "bf16")
     ]
     losses = [[learner.step(batch_of(), 0.05)[0].item() for _ in range(8)] for learner in learners]
@@ -91,7 +91,7 @@ def test_bf16_trains_weights_that_stay_fp32(network: Network, recipe: Recipe, pr
 
 def test_label_smoothing_is_in_the_loss(network: Network, preprocessing: Preprocessing) -> None:
     losses = [
-        make_learner(
+        make_trainer(
             AnyNet(network, 3, seed=0), Execution("cpu"), Recipe(batch_size=8, label_smoothing=smoothing), preprocessing
         ).step(batch_of(), 0.1)[0]
         for smoothing in (0.0, 0.5)

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.errors import DataError
+from regnet_deploy.images.dataset import ImageDataset, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.image_folder import ImageFolder, build_image_folder, list_images
 
 
 def put(root: Path, path: str, value: int = 0) -> Path:
@@ -25,9 +25,9 @@ def put_class(root: Path, name: str, count: int) -> None:
         put(root, f"{name}/{i:03d}.png", i)
 
 
-def read(root: Path, **options: object) -> ImageFolder:
+def read(root: Path, **options: object) -> ImageDataset:
     listing = list_images(root)
-    return build_image_folder(listing, check_images(root, listing.paths), **options)
+    return build_dataset(listing, check_images(root, listing.paths), **options)
 
 
 def test_train_and_val_with_sorted_classes(tmp_path: Path) -> None:
