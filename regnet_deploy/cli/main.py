@@ -101,7 +101,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         code = _fail("interrupted", 130)
     daemon = sys.modules.get("regnet_deploy.serving.daemon_thread")  # only a command that served has it
     if daemon is not None:
-        daemon.leave_if_still_at_work(code)
+        daemon.exit_if_threads_remain(code)
     sys.exit(code)
 
 

@@ -64,7 +64,7 @@ run()
 GATED = """
 import os, sys, time
 gate = sys.argv.pop(1)
-from regnet_deploy.serving import served
+from regnet_deploy.serving import model_version as served
 before = served._run
 def run(session, preprocessing, parts):
     while os.path.exists(gate):

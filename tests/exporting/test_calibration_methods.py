@@ -35,13 +35,13 @@ def spoil(monkeypatch):
     """Have these methods give ranges that clip nearly everything."""
 
     def spoil(*methods):
-        whole = calibration_methods.ranges
+        whole = calibration_methods.activation_ranges
 
         def spoiled(observed, method):
             found = whole(observed, method)
             return {name: TensorRange(-1e-3, 1e-3) for name in found} if method in methods else found
 
-        monkeypatch.setattr(calibration_methods, "ranges", spoiled)
+        monkeypatch.setattr(calibration_methods, "activation_ranges", spoiled)
 
     return spoil
 
@@ -53,7 +53,7 @@ def test_every_method_is_tried_and_told_and_the_set_is_recorded(source, images, 
     assert steps == [f"{precision}: ranges by {method}" for method in METHODS]
     assert set(found.part["tried"]) == set(METHODS)
     assert (found.part["images"], found.part["digest"]) == (16, "abc")
-    assert found.ranges == calibration_methods.ranges(observed, found.part["method"])
+    assert found.ranges == calibration_methods.activation_ranges(observed, found.part["method"])
 
 
 @pytest.mark.parametrize("good", METHODS)

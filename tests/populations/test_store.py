@@ -66,9 +66,9 @@ def read_all(path: Path) -> None:
 OPENING = """
 import json, os, sys
 from pathlib import Path
-from regnet_deploy.populations.store import Outcome, hold_store, open_store
+from regnet_deploy.populations.store import Outcome, lock_store, open_store
 path = Path(sys.argv[1])
-with hold_store(path), open_store(path, json.loads(sys.argv[2])) as store:
+with lock_store(path), open_store(path, json.loads(sys.argv[2])) as store:
     {body}
     print("ready", flush=True)
     sys.stdin.readline()

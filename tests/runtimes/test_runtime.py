@@ -224,10 +224,10 @@ def test_serving_never_imports_torch(exported_bundle: Path, without_torch: dict[
     code = """
 import json, sys
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.runtimes import answers, verification
+from regnet_deploy.runtimes import predict_files, verification
 from regnet_deploy.serving import app, server
-from regnet_deploy.serving.model_version import load_served
-load_served(open_bundle(sys.argv[1])).prove()
+from regnet_deploy.serving.model_version import load_version
+load_version(open_bundle(sys.argv[1])).prove()
 print(json.dumps([name for name in ("torch", "onnx", "pickle5", "matplotlib") if name in sys.modules]))
 """
     command = [sys.executable, "-c", code, str(exported_bundle)]
@@ -239,8 +239,8 @@ def test_onnxruntime_reports_nothing_and_leaves_nothing_at_home(exported_bundle:
     code = """
 import sys
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.serving.model_version import load_served
-load_served(open_bundle(sys.argv[1])).prove()
+from regnet_deploy.serving.model_version import load_version
+load_version(open_bundle(sys.argv[1])).prove()
 """
     home = tmp_path / "home"
     home.mkdir()

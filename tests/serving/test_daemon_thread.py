@@ -42,10 +42,10 @@ def test_one_that_is_cancelled_leaves_its_thread_to_itself():
 def test_neither_the_loop_nor_the_interpreter_waits_for_what_hangs():
     program = """
 import asyncio, threading
-from regnet_deploy.serving.daemon_thread import in_daemon
+from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
 async def work():
     try:
-        await asyncio.wait_for(in_daemon(threading.Event().wait), 0.01)
+        await asyncio.wait_for(run_in_daemon_thread(threading.Event().wait), 0.01)
     except asyncio.TimeoutError:
         print("left")
 asyncio.run(work())
@@ -57,17 +57,17 @@ asyncio.run(work())
 def test_a_process_that_ends_beside_work_in_native_code_ends_with_its_exit_code():
     code = """
 import asyncio, sys, zlib
-from regnet_deploy.serving.daemon_thread import in_daemon, leave_if_still_at_work
+from regnet_deploy.serving.daemon_thread import run_in_daemon_thread, exit_if_threads_remain
 def work():
     while True:
         zlib.compress(b"x" * 100_000)  # comes back for the interpreter again and again
 async def main():
-    task = asyncio.ensure_future(in_daemon(work))
+    task = asyncio.ensure_future(run_in_daemon_thread(work))
     await asyncio.sleep(0.05)
     task.cancel()
 asyncio.run(main())
 print("said")
-leave_if_still_at_work(5)
+exit_if_threads_remain(5)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (5, "said\n", "")

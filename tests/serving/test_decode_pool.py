@@ -413,10 +413,10 @@ def test_a_worker_inherits_no_secrets_no_files_and_no_terminal(monkeypatch: pyte
 SERVER = """
 import asyncio, sys
 from regnet_deploy.images.preprocessing import default_preprocessing
-from regnet_deploy.serving import decode_process, decoding
+from regnet_deploy.serving import decode_pool, decode_process
 decode_process._PROGRAM = sys.argv[1]
 async def main():
-    pool = decoding.DecodePool(2, 10**6, 0.5)
+    pool = decode_pool.DecodePool(2, 10**6, 0.5)
     await pool.start()
     call = asyncio.create_task(pool.pixels(b"hang", default_preprocessing(24)))
     await asyncio.sleep(0.1)

@@ -11,12 +11,12 @@ from regnet_deploy.serving.scheduling import batch_scheduling, restore_default_s
 ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it is about Linux")
 LOOK = """
 import os, subprocess, sys, threading
-from regnet_deploy.serving.scheduling import come_at_once, taking_turns
+from regnet_deploy.serving.scheduling import restore_default_scheduling, batch_scheduling
 def policy():
     return os.sched_getscheduler(0) & 15
 def look():
     told.append(policy())
-    come_at_once()
+    restore_default_scheduling()
     told.append(policy())
 def look_in_thread():
     thread = threading.Thread(target=look)
@@ -25,14 +25,14 @@ def look_in_thread():
 told = []
 """
 TURNS = """
-with taking_turns() as took:
+with batch_scheduling() as took:
     look_in_thread()
     told.append(policy())
 print(took, *told, policy())
 """
 CHILD = """
-child = "from regnet_deploy.serving.scheduling import *; import os; come_at_once(); print(os.sched_getscheduler(0))"
-with taking_turns() as took:
+child = "from regnet_deploy.serving.scheduling import *; import os; restore_default_scheduling(); print(os.sched_getscheduler(0))"
+with batch_scheduling() as took:
     print(took, flush=True)
     subprocess.run([sys.executable, "-c", child])
 """
