@@ -31,7 +31,8 @@ with batch_scheduling() as took:
 print(took, *told, policy())
 """
 CHILD = """
-child = "from regnet_deploy.serving.scheduling import *; import os; restore_default_scheduling(); print(os.sched_getscheduler(0))"
+child = "from regnet_deploy.serving.scheduling import *; import os; restore_default_scheduling();"
+child += "print(os.sched_getscheduler(0))"
 with batch_scheduling() as took:
     print(took, flush=True)
     subprocess.run([sys.executable, "-c", child])
