@@ -13,7 +13,8 @@ from regnet_deploy.populations.reader import read_trials
 
 FIXTURES = Path(__file__).parent / "fixtures"
 BUNDLES = sorted(FIXTURES.glob("bundles/*"))
-EXPORTED = [path for path in BUNDLES if path.name in ("exported", "quantized", "engines", "tuned")]
+#: ``quantized`` was exported with looser gates than those that ``verify`` has.
+EXPORTED = [path for path in BUNDLES if path.name in ("exported", "engines", "tuned")]
 
 
 def run(*arguments: str | Path):
