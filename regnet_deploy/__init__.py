@@ -1,4 +1,97 @@
-"""From a compute budget to a served model: RegNets picked, trained, profiled, exported, proved and served."""
+"""From a compute budget to a served model: RegNets selected, trained, profiled, exported, proved and served.
+
+    import regnet_deploy as rd
+
+    rd.create_bundle("regnet-bundle", rd.select(rd.Budget(macs=0.4e9, classes=10)))
+    rd.train("regnet-bundle", "my-images", rd.Recipe(epochs=50))
+    rd.export("regnet-bundle")
+    rd.predict("regnet-bundle", "cat.jpg")
+
+Names are imported when they are used first, so that ``import regnet_deploy`` is fast and imports no other library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from regnet_deploy.api.bundles import create_bundle, load_model, select, select_published, train
+    from regnet_deploy.api.inference import open_classifier, predict, serve
+    from regnet_deploy.api.variants import evaluate, export, profile, verify
+    from regnet_deploy.bundle import Bundle, open_bundle
+    from regnet_deploy.errors import RegnetDeployError
+    from regnet_deploy.exporting.options import ExportOptions
+    from regnet_deploy.progress import Progress
+    from regnet_deploy.selection.budget import Budget
+    from regnet_deploy.serving.limits import Limits
+    from regnet_deploy.serving.model_version import ServeOptions
+    from regnet_deploy.training.recipe import Recipe
+    from regnet_deploy.training.train import TrainOptions
 
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+
+#: Public name -> the module that defines it.
+_MODULES = {
+    "Budget": "selection.budget",
+    "Bundle": "bundle",
+    "ExportOptions": "exporting.options",
+    "Limits": "serving.limits",
+    "Progress": "progress",
+    "Recipe": "training.recipe",
+    "RegnetDeployError": "errors",
+    "ServeOptions": "serving.model_version",
+    "TrainOptions": "training.train",
+    "create_bundle": "api.bundles",
+    "evaluate": "api.variants",
+    "export": "api.variants",
+    "load_model": "api.bundles",
+    "open_bundle": "bundle",
+    "open_classifier": "api.inference",
+    "predict": "api.inference",
+    "profile": "api.variants",
+    "select": "api.bundles",
+    "select_published": "api.bundles",
+    "serve": "api.inference",
+    "train": "api.bundles",
+    "verify": "api.variants",
+}
+
+__all__ = [
+    "Budget",
+    "Bundle",
+    "ExportOptions",
+    "Limits",
+    "Progress",
+    "Recipe",
+    "RegnetDeployError",
+    "ServeOptions",
+    "TrainOptions",
+    "__version__",
+    "create_bundle",
+    "evaluate",
+    "export",
+    "load_model",
+    "open_bundle",
+    "open_classifier",
+    "predict",
+    "profile",
+    "select",
+    "select_published",
+    "serve",
+    "train",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is used first."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

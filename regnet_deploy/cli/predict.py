@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH, MANIFEST, Bundle, open_bundle
+from regnet_deploy.api.inference import open_classifier
+from regnet_deploy.bundle import DEFAULT_PATH, MANIFEST, open_bundle
 from regnet_deploy.cli.options import json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, progress
-from regnet_deploy.errors import DataError, MissingExtra, MissingPart, UsageError, require
+from regnet_deploy.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from regnet_deploy.runtimes.predict_files import FilePrediction
-    from regnet_deploy.runtimes.runtime import Device, Runtime, Session
+    from regnet_deploy.runtimes.classifier import FilePrediction
 
 
 @click.command()
@@ -59,10 +59,7 @@ def command(
       regnet-deploy predict cat.jpg -k 1 --json
     """
     from regnet_deploy.images.decode import SUFFIXES
-    from regnet_deploy.images.preprocessing import Preprocessing
-    from regnet_deploy.runtimes.bundle_reader import read_bundle
-    from regnet_deploy.runtimes.predict_files import image_files, predict_files
-    from regnet_deploy.runtimes.predictions import labels_of
+    from regnet_deploy.runtimes.classifier import image_files
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
     folder_of_images = os.path.isdir(paths[0]) and not os.path.exists(paths[0] / MANIFEST)
@@ -77,60 +74,28 @@ def command(
         raise UsageError(f"no images given: regnet-deploy predict {bundle_path} IMAGE...")
     files = image_files(given)
 
-    def load(bundle: Bundle) -> tuple[Bundle, Preprocessing, tuple[str, ...], str | None, Session]:
-        preprocessing, labels = Preprocessing.from_json(bundle.part("preprocessing")), labels_of(bundle)
-        return (bundle, preprocessing, labels, *_open(bundle, variant, threads, device, runtime))
-
-    bundle, preprocessing, labels, name, session = read_bundle(bundle_path, load)
+    classifier = open_classifier(bundle_path, variant=variant, device=device, runtime=runtime, threads=threads)
+    session = classifier.session
     answers: list[FilePrediction] = []
     with progress() as bar:
         task = bar.add_task("images", total=len(files), note="")
-        for answer in predict_files(session, preprocessing, labels, files, k):
+        for answer in classifier.predict_files(files, k=k):
             answers.append(answer)
             bar.advance(task)
     if as_json:
-        facts = {"bundle": str(bundle_path), "variant": name, "runtime": session.runtime, "device": session.device}
-        print_json({**facts, "results": [answer.to_json() for answer in answers]})
+        used = {"variant": classifier.variant, "runtime": session.runtime, "device": session.device}
+        print_json({"bundle": str(bundle_path), **used, "results": [answer.to_json() for answer in answers]})
     else:
         _show(answers)
-        print_message(f"by {name or 'the weights'} of {bundle_path}, {session.runtime} on {session.device}")
-    if not bundle.is_trained:
+        name = classifier.variant or "the weights"
+        print_message(f"by {name} of {bundle_path}, {session.runtime} on {session.device}")
+    if not classifier.trained:
         print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
     failed = [answer for answer in answers if answer.error is not None]
     for answer in failed:
         print_message(str(answer.error))
     if failed:
         raise DataError(f"{len(failed)} of {len(answers)} images could not be classified")
-
-
-def _open(
-    bundle: Bundle, variant: str | None, threads: int | None, device: Device, runtime: Runtime
-) -> tuple[str | None, Session]:
-    """Open the variant to run, or the weights where nothing has been exported."""
-    from regnet_deploy.runtimes.default_variant import default_variant
-    from regnet_deploy.runtimes.runtime import check_runtime, open_variant
-
-    if variant is not None or bundle.parts.get("variants"):
-        name = default_variant(bundle, variant, device, runtime)
-        return name, open_variant(bundle, name, threads=threads, device=device, runtime=runtime)
-    check_runtime(runtime, device)
-    if runtime != "auto":
-        raise MissingPart(
-            f"--runtime {runtime} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export "
-            f"--onnx {bundle.path}` first"
-        )
-    if device not in ("auto", "cpu"):
-        raise MissingPart(
-            f"--device {device} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export --onnx "
-            f"{bundle.path}` first, or choose --device cpu"
-        )
-    try:
-        require("torch", "train")
-    except MissingExtra as error:
-        raise MissingPart(f"{bundle.path} has nothing exported, and its weights need PyTorch - {error}") from None
-    from regnet_deploy.models.torch_session import TorchSession
-
-    return None, TorchSession(bundle)
 
 
 def _show(answers: list[FilePrediction]) -> None:

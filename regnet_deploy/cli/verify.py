@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from regnet_deploy.bundle import Bundle
+from regnet_deploy.api.variants import verify
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_table
-from regnet_deploy.errors import BundleError, ProofError, require
+from regnet_deploy.errors import BundleError, ProofError
 
 if TYPE_CHECKING:
-    from regnet_deploy.runtimes.runtime import Session
     from regnet_deploy.runtimes.verification import VerificationCheck
 
 
@@ -29,14 +28,7 @@ def command(bundle_path: str, as_json: bool) -> None:
       regnet-deploy verify
       regnet-deploy verify my-bundle --json
     """
-    from regnet_deploy.runtimes.bundle_reader import read_bundle
-    from regnet_deploy.runtimes.verification import verify
-
-    checks = read_bundle(
-        bundle_path,
-        lambda bundle: verify(bundle, _open_weights, _open_emulated),
-        lambda found: any(check.outcome == "damaged" for check in found),
-    )
+    checks = verify(bundle_path)
     if as_json:
         failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]
         print_json({"bundle": bundle_path, "ok": not failed, "checks": [check.to_json() for check in checks]})
@@ -52,29 +44,6 @@ def command(bundle_path: str, as_json: bool) -> None:
         }
         if lines:
             raise error(f"{bundle_path} does not verify - {'; '.join(reversed(lines.values()))}")
-
-
-def _open_weights(bundle: Bundle) -> Session:
-    require("torch", "train")
-    from regnet_deploy.models.torch_session import TorchSession
-
-    return TorchSession(bundle)
-
-
-def _open_emulated(bundle: Bundle, name: str) -> Session:
-    """Open a variant for TensorRT as it was proved."""
-    from regnet_deploy.exporting.cpu_kernels import runs_as_typed
-    from regnet_deploy.exporting.precision import find_precision
-    from regnet_deploy.runtimes.runtime import find_variant, open_onnx, open_variant
-
-    variant = find_variant(bundle, name)
-    precision = find_precision(variant["precision"])
-    if runs_as_typed(precision):
-        return open_variant(bundle, name)
-    require("onnx", "export")
-    from regnet_deploy.exporting.emulation import emulate
-
-    return open_onnx(emulate(bundle.read(variant["file"]), precision), device="cpu", exact=True)
 
 
 def _row(check: VerificationCheck) -> tuple[str, ...]:

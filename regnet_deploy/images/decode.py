@@ -90,6 +90,17 @@ def decode(
         return _upright_rgb(image, name)
 
 
+def rgb_image(image: Image, name: str = "image") -> Image:
+    """Return an opened PIL image upright and in RGB, converted as :func:`decode` does.
+
+    Raises:
+        DataError: it is truncated, too large, or has levels of no known range.
+    """
+    with _one_line(name, MAX_PIXELS, FORMATS):
+        image.load()
+        return _upright_rgb(image, name)
+
+
 def decode_scaled(
     data: bytes | bytearray | memoryview,
     enough: Enough,

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -103,8 +104,9 @@ def serve(
     drain_s: float,
     announce: Callable[[ServerReady], None],
     linger_s: float = 0.0,
+    stop: threading.Event | None = None,
 ) -> None:
-    """Answer requests until a signal comes.
+    """Answer requests until a signal comes or ``stop`` is set.
 
     The golden sets are replayed while the server already answers probes; ``announce`` is called when they have passed
     and requests are let in. SIGTERM or SIGINT: not ready any more; for ``linger_s`` seconds requests are answered all
@@ -136,7 +138,7 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,  # when it comes to that, the requests are answered or have had their time
     )
-    server = _Server(config, assembly, doors, linger_s, drain_s, announce)
+    server = _Server(config, assembly, doors, linger_s, drain_s, announce, stop or threading.Event())
     with batch_scheduling():
         server.run(sockets=[doors.http])
     if server.failure is not None:
@@ -154,8 +156,10 @@ class _Server(uvicorn.Server):
         linger_s: float,
         drain_s: float,
         announce: Callable[[ServerReady], None],
+        stop: threading.Event,
     ) -> None:
         super().__init__(config)
+        self._stop = stop
         self.failure: RegnetDeployError | None = None
         self._assembly, self._doors = assembly, doors
         self._admission = assembly.service.admission
@@ -202,6 +206,8 @@ class _Server(uvicorn.Server):
             if self._admission.state is ServerState.STARTING:
                 self._admission.state = ServerState.READY
                 self._announce(ready)
+        if self._stop.is_set() and self._drain_until is None:
+            self._drain()
         if self._linger_until is not None and time.monotonic() > self._linger_until:
             self._linger_until = None
             self._drain()

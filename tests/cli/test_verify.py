@@ -236,7 +236,7 @@ def test_each_precision_is_held_to_its_own_gate(capsys: pytest.CaptureFixture[st
 def test_int8_is_held_to_its_proof_by_releases_that_truncate_fp16_too(
     in_every_precision: Path, monkeypatch: pytest.MonkeyPatch, version: str, written_anew: bool
 ):
-    from regnet_deploy.cli.verify import _open_emulated
+    from regnet_deploy.api.variants import _open_emulated
     from regnet_deploy.exporting import cpu_kernels, emulation
     from regnet_deploy.exporting.model_source import load_model_source
     from regnet_deploy.exporting.precision import PRECISIONS

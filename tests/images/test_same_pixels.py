@@ -15,7 +15,7 @@ from regnet_deploy.exporting.golden_images import make_golden_set
 from regnet_deploy.exporting.image_batches import image_batches
 from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels
-from regnet_deploy.runtimes.predict_files import predict_files
+from regnet_deploy.runtimes.classifier import Classifier
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, evaluation_dataset
 
@@ -86,7 +86,7 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
     training = EvaluationDataset(ImageSubset(tmp_path, labelled), preprocessing)
     kept = evaluation_dataset(tmp_path, labelled, preprocessing, lambda done, total: None)
     session = Seeing()
-    answers = list(predict_files(session, preprocessing, ("a", "b"), files, 1))
+    answers = list(Classifier(session, preprocessing, ("a", "b"), None, True).predict_files(files, k=1))
     model = torch.nn.Flatten()
     golden = make_golden_set(SimpleNamespace(files={}, parts={}), model, preprocessing, files[:16])
     found = {

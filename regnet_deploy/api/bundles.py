@@ -1,0 +1,178 @@
+"""Networks: from a budget to a trained bundle, and out of a bundle as a PyTorch module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regnet_deploy.bundle import DEFAULT_PATH, Bundle, open_bundle
+from regnet_deploy.bundle import create_bundle as _create_bundle
+from regnet_deploy.errors import require
+from regnet_deploy.progress import NoProgress, Progress
+
+if TYPE_CHECKING:
+    from regnet_deploy.models.anynet import AnyNet
+    from regnet_deploy.selection.budget import Budget
+    from regnet_deploy.selection.selection import Candidate, Selection
+    from regnet_deploy.space.published import PublishedNetwork
+    from regnet_deploy.training.recipe import Recipe
+    from regnet_deploy.training.train import TrainOptions
+
+
+@dataclass(frozen=True)
+class PublishedSelection:
+    """A published network, taken by its name.
+
+    Attributes:
+        published: the network and its source.
+        pick: the network with its counts at the resolution, the classes and the stem of ``budget``.
+        budget: the MACs that the network has, and what it was taken for.
+    """
+
+    published: PublishedNetwork
+    pick: Candidate
+    budget: Budget
+
+
+def select(budget: Budget, *, evidence: Sequence[str | Path] = ()) -> Selection:
+    """Return all RegNets that meet a budget, the best first.
+
+    Args:
+        budget: MACs of one image, with resolution, classes and bounds.
+        evidence: trained populations (stores of sweeps, CSV files). They rank the candidates if they predict errors
+            better than the trends of the published networks do.
+
+    Raises:
+        UsageError: no network meets the budget; the message names the nearest one.
+        DataError: a population cannot be read.
+    """
+    from regnet_deploy.selection import selection
+
+    return selection.select(budget, [Path(path) for path in evidence])
+
+
+def select_published(
+    name: str, *, resolution: int = 224, classes: int = 1000, stem_stride: int | None = None
+) -> PublishedSelection:
+    """Return a published network by its name, such as ``RegNetY-4.0GF``; spellings of timm and torchvision are known.
+
+    Args:
+        name: of the network.
+        resolution: side of the image, pixels.
+        classes: outputs of the classifier.
+        stem_stride: 1 or 2; None is 1 below 96 pixels and 2 from there.
+
+    Raises:
+        UsageError: no published network has this name.
+    """
+    from regnet_deploy.selection.budget import Budget
+    from regnet_deploy.selection.selection import published_candidate
+    from regnet_deploy.space.published import find_published
+
+    published = find_published(name)
+    asked = Budget(
+        macs=float(published.macs),
+        family=published.family,
+        resolution=resolution,
+        classes=classes,
+        stem_stride=stem_stride,
+    )
+    pick = published_candidate(published, asked)
+    return PublishedSelection(published, pick, replace(asked, macs=float(pick.macs)))
+
+
+def create_bundle(
+    path: str | Path, selection: Selection | PublishedSelection, *, replace_existing: bool = False
+) -> Bundle:
+    """Start a bundle with the best network of a selection and return it.
+
+    Args:
+        path: folder of the bundle.
+        selection: result of :func:`select` or :func:`select_published`.
+        replace_existing: start anew where the folder is a bundle that holds weights.
+
+    Raises:
+        BundleError: the folder holds something else, holds weights, or cannot be written.
+    """
+    from regnet_deploy.selection.bundle_parts import published_parts, selection_parts
+
+    if isinstance(selection, PublishedSelection):
+        parts = published_parts(selection.published, selection.pick, selection.budget)
+    else:
+        parts = selection_parts(selection)
+    return _create_bundle(path, parts, replace=replace_existing)
+
+
+def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
+    """Return the network of a bundle as a ``torch.nn.Module`` in evaluation mode, on the CPU.
+
+    It maps normalised RGB images ``(n, 3, h, w)`` to logits ``(n, classes)``; ``model.stage_features(images)`` returns
+    the output of every stage. Before training, the weights are random.
+
+    Raises:
+        BundleError: the bundle is missing or damaged.
+        MissingExtra: PyTorch is not installed.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    for module in ("torch", "safetensors"):
+        require(module, "train")
+    from regnet_deploy.models import weights
+
+    return weights.load_model(opened)
+
+
+def train(
+    bundle: str | Path,
+    data: str | Path,
+    recipe: Recipe | None = None,
+    options: TrainOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Train the network of a bundle on a folder of images and return the bundle with its new weights.
+
+    A run that was interrupted continues from its last checkpoint when the function is called again with the same
+    arguments.
+
+    Args:
+        bundle: folder of the bundle.
+        data: folder with ``train/<class>/`` and ``val/<class>/``, or with ``<class>/`` alone; a share of each class is
+            then held out for validation.
+        recipe: what decides the weights: epochs, learning rate, augmentation, seed.
+        options: how the run is executed: device, precision, loading processes, checkpoints.
+        progress: receives the progress.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or not writable, or was changed by another program meanwhile.
+        DataError: the images cannot be used.
+        UsageError: the options do not fit the bundle, the images, the device or the unfinished run; or the loss
+            diverged.
+    """
+    open_bundle(bundle)  # reports a wrong path before torch takes seconds to import
+    for module in ("torch", "safetensors", "PIL", "tensorboard"):
+        require(module, "train")
+    from regnet_deploy.training import train as training
+    from regnet_deploy.training.recipe import Recipe
+
+    return training.train(
+        bundle, data, recipe or Recipe(), options or training.TrainOptions(), _TrainReporter(progress or NoProgress())
+    )
+
+
+class _TrainReporter:
+    """Maps what training reports today to the progress protocol."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._what: str | None = None
+
+    def say(self, line: str) -> None:
+        self._progress.message(line)
+
+    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
+        if what != self._what:
+            self._what = what
+            self._progress.step(what, total)
+        self._progress.update(done, total, note)

@@ -1,0 +1,162 @@
+"""Inference: in this process, or by a server in one of its threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regnet_deploy.api.variants import open_weights
+from regnet_deploy.bundle import DEFAULT_PATH, Bundle
+from regnet_deploy.errors import MissingExtra, MissingPart, require
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from regnet_deploy.runtimes.classifier import Classifier, ImageLike
+    from regnet_deploy.runtimes.predictions import Prediction
+    from regnet_deploy.runtimes.runtime import Device, Runtime, Session
+    from regnet_deploy.serving.in_process import RunningServer
+    from regnet_deploy.serving.limits import Limits
+    from regnet_deploy.serving.model_version import ServeOptions
+
+
+def open_classifier(
+    bundle: str | Path = DEFAULT_PATH,
+    *,
+    variant: str | None = None,
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+    threads: int | None = None,
+) -> Classifier:
+    """Open a network of a bundle for inference in this process.
+
+    Args:
+        bundle: folder of the bundle.
+        variant: name of an exported variant; None is the fastest that is proved, or the weights in PyTorch where
+            nothing has been exported.
+        device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        runtime: ``auto``, ``onnxruntime``, ``tensorrt`` or ``openvino``.
+        threads: CPU threads; None is every core that this process may use.
+
+    Raises:
+        BundleError: the bundle is missing or damaged.
+        UsageError: the variant does not exist or cannot be run on this machine.
+        MissingExtra: the runtime is not installed.
+    """
+    from regnet_deploy.images.preprocessing import Preprocessing
+    from regnet_deploy.runtimes.bundle_reader import read_bundle
+    from regnet_deploy.runtimes.classifier import Classifier
+    from regnet_deploy.runtimes.predictions import labels_of
+
+    def load(opened: Bundle) -> Classifier:
+        name, session = _open_session(opened, variant, threads, device, runtime)
+        preprocessing = Preprocessing.from_json(opened.part("preprocessing"))
+        return Classifier(session, preprocessing, labels_of(opened), name, opened.is_trained)
+
+    return read_bundle(bundle, load)
+
+
+def predict(
+    bundle: str | Path,
+    images: ImageLike | Sequence[ImageLike] | NDArray[np.uint8],
+    *,
+    k: int = 5,
+    variant: str | None = None,
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+) -> list[list[Prediction]]:
+    """Return the most probable classes of images: paths, RGB arrays ``(h, w, 3)`` of uint8, or PIL images.
+
+    The network is opened for this call alone; :func:`open_classifier` keeps it open.
+
+    Args:
+        bundle: folder of the bundle.
+        images: one image or a sequence of them.
+        k: classes to return for each image.
+        variant: name of an exported variant; see :func:`open_classifier`.
+        device: where to run it.
+        runtime: what runs it.
+
+    Returns:
+        For each image a list of predictions, the most probable class first.
+
+    Raises:
+        DataError: an image cannot be read.
+        RegnetDeployError: see :func:`open_classifier`.
+    """
+    return open_classifier(bundle, variant=variant, device=device, runtime=runtime).predict(images, k=k)
+
+
+def serve(
+    path: str | Path = DEFAULT_PATH,
+    options: ServeOptions | None = None,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    grpc_port: int | None = None,
+    name: str = "regnet",
+    token: str | None = None,
+    limits: Limits | None = None,
+    drain_seconds: float = 30.0,
+) -> RunningServer:
+    """Start a server in a thread of this process and return it when it answers requests.
+
+    Use it as a context manager: ``with rd.serve("regnet-bundle") as server: ... server.url``.
+
+    Args:
+        path: a bundle, or a folder of models (``MODEL/VERSION/bundle.json``).
+        options: variant, runtime, threads and batches.
+        host: address to listen on.
+        port: port for HTTP; 0 takes a free one.
+        grpc_port: port for gRPC; None answers HTTP alone.
+        name: name of the model, where ``path`` is a bundle.
+        token: bearer token that clients must send; None asks for none.
+        limits: sizes, queue, connections and deadlines.
+        drain_seconds: seconds that requests have to finish when the server is closed.
+
+    Raises:
+        ProofError: the golden set disagrees on this machine.
+        ServerError: the address is in use or not allowed.
+        RegnetDeployError: nothing at ``path`` can be served.
+    """
+    require("starlette", "serve")
+    require("uvicorn", "serve")
+    if grpc_port is not None:
+        require("grpc", "grpc")
+    from regnet_deploy.serving.in_process import RunningServer
+    from regnet_deploy.serving.server import Listeners, bind
+    from regnet_deploy.serving.server_core import ServerCore
+
+    core = ServerCore(path, name=name, wish=options, limits=limits)
+    grpc = None if grpc_port is None else (host, grpc_port)
+    listeners = Listeners(http=bind(host, port), grpc=grpc, metrics_at_http=True, token=token)
+    return RunningServer(core, listeners, drain_seconds)
+
+
+def _open_session(
+    bundle: Bundle, variant: str | None, threads: int | None, device: Device, runtime: Runtime
+) -> tuple[str | None, Session]:
+    """Open a variant, or the weights in PyTorch where nothing has been exported; returns the variant's name too."""
+    from regnet_deploy.runtimes.default_variant import default_variant
+    from regnet_deploy.runtimes.runtime import check_runtime, open_variant
+
+    if variant is not None or bundle.parts.get("variants"):
+        name = default_variant(bundle, variant, device, runtime)
+        return name, open_variant(bundle, name, threads=threads, device=device, runtime=runtime)
+    check_runtime(runtime, device)
+    if runtime != "auto":
+        raise MissingPart(
+            f"--runtime {runtime} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export "
+            f"--onnx {bundle.path}` first"
+        )
+    if device not in ("auto", "cpu"):
+        raise MissingPart(
+            f"--device {device} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export --onnx "
+            f"{bundle.path}` first, or choose --device cpu"
+        )
+    try:
+        return None, open_weights(bundle)
+    except MissingExtra as error:
+        raise MissingPart(f"{bundle.path} has nothing exported, and its weights need PyTorch - {error}") from None

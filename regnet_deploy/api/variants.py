@@ -1,0 +1,178 @@
+"""Exported variants: made, proved, measured and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regnet_deploy.bundle import DEFAULT_PATH, Bundle, ensure_writable, open_bundle
+from regnet_deploy.errors import require
+from regnet_deploy.progress import NoProgress, Progress
+
+if TYPE_CHECKING:
+    from regnet_deploy.exporting.accuracy import Accuracy
+    from regnet_deploy.exporting.export import ExportResult
+    from regnet_deploy.exporting.options import ExportOptions
+    from regnet_deploy.runtimes.runtime import Device, Runtime, Session
+    from regnet_deploy.runtimes.verification import VerificationCheck
+
+
+def export(
+    bundle: str | Path, options: ExportOptions | None = None, *, progress: Progress | None = None
+) -> ExportResult:
+    """Export the network of a bundle as ONNX and TensorRT variants, each proved to agree with the model.
+
+    Args:
+        bundle: folder of the bundle.
+        options: what to export; by default the variant ``onnx-fp32``.
+        progress: receives the progress.
+
+    Returns:
+        What was written and, in ``refused``, the error of every variant that was not good enough.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or not writable, or was changed by another program meanwhile.
+        DataError: images for the golden set, the calibration or the validation cannot be used.
+        ProofError: the variant ``onnx-fp32`` does not agree with the model; nothing was written.
+    """
+    ensure_writable(open_bundle(bundle))
+    for module in ("torch", "safetensors", "onnx", "PIL"):
+        require(module, "export")
+    from regnet_deploy.exporting import export as exporting
+    from regnet_deploy.exporting.onnx_variants import Reporter
+    from regnet_deploy.exporting.options import ExportOptions
+
+    told = progress or NoProgress()
+    reporter = Reporter(step=told.step, advance=told.update, note=told.message, phase=lambda steps, phase: None)
+    return exporting.export(bundle, options or ExportOptions(), reporter)
+
+
+def profile(
+    bundle: str | Path = DEFAULT_PATH,
+    *,
+    batches: Sequence[int] = (1, 8, 32),
+    seconds: float = 5.0,
+    threads: int | None = None,
+    device: Device = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Count MACs, parameters and activations, measure latency on this machine, and write both into the bundle.
+
+    Args:
+        bundle: folder of the bundle.
+        batches: images in an inference.
+        seconds: measured for each runtime and batch size, without warm-up.
+        threads: CPU threads; None is every core that this process may use.
+        device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        progress: receives the progress.
+
+    Raises:
+        BundleError: the bundle is missing, damaged or not writable.
+        UsageError: the device does not exist, or a batch does not fit into its memory.
+        ProofError: the counts differ from the closed form.
+    """
+    ensure_writable(open_bundle(bundle))
+    for module in ("torch", "safetensors", "fvcore"):
+        require(module, "profile")
+    from regnet_deploy.profiling import profile as profiling
+
+    told = progress or NoProgress()
+    plan = profiling.ProfileOptions(tuple(batches), seconds, threads, device)
+    return profiling.profile(bundle, plan, told.message, lambda steps, what: told.step(what, steps))
+
+
+def verify(bundle: str | Path = DEFAULT_PATH) -> list[VerificationCheck]:
+    """Check every byte of a bundle, and its golden set on every network in it that this machine can run.
+
+    Returns:
+        One entry for each check; its ``outcome`` is ``ok``, ``damaged``, ``disagrees`` or ``not run``.
+
+    Raises:
+        BundleError: the bundle is missing, or its manifest is damaged.
+    """
+    from regnet_deploy.runtimes import verification
+    from regnet_deploy.runtimes.bundle_reader import read_bundle
+
+    return read_bundle(
+        bundle,
+        lambda opened: verification.verify(opened, open_weights, _open_emulated),
+        lambda checks: any(check.outcome == "damaged" for check in checks),
+    )
+
+
+def evaluate(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    variants: Sequence[str] | None = None,
+    device: Device = "auto",
+    runtime: Runtime = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Accuracy]:
+    """Measure exported variants on labelled images, beside the model in PyTorch on the same images.
+
+    Args:
+        bundle: folder of a trained bundle.
+        data: the folder that was trained on, or one with ``val/`` and the same classes.
+        variants: their names; None is every variant that this machine runs.
+        device: where to run them.
+        runtime: what runs them.
+        progress: receives the progress.
+
+    Returns:
+        Accuracy by the name of the variant: top-1 of the variant and of the model, the difference with its 95 %
+        interval, and the agreement of the logits.
+
+    Raises:
+        MissingPart: the bundle is not trained or has no variants.
+        DataError: the images cannot be used.
+        UsageError: a variant does not exist or cannot be run on this machine.
+    """
+    opened = open_bundle(bundle)
+    for module in ("torch", "safetensors", "PIL"):
+        require(module, "export")
+    from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits, validation_set
+    from regnet_deploy.images.preprocessing import Preprocessing
+    from regnet_deploy.models import weights
+    from regnet_deploy.runtimes.runtime import open_variant, runtime_unsupported_reason
+
+    names = variants
+    if names is None:
+        every = opened.part("variants")
+        names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
+    sessions = {name: open_variant(opened, name, device=device, runtime=runtime) for name in names}
+    told = progress or NoProgress()
+    told.step("validation images")
+    validation = validation_set(data, opened, Preprocessing.from_json(opened.part("preprocessing")), told.update)
+    told.step("the model on the validation images")
+    reference = reference_logits(weights.load_model(opened), validation, told.update)
+    accuracies = {}
+    for name, session in sessions.items():
+        told.step(f"{name} on the validation images")
+        accuracies[name] = measure_accuracy(session, validation, reference, told.update)
+    return accuracies
+
+
+def open_weights(bundle: Bundle) -> Session:
+    """Open the weights of a bundle in PyTorch."""
+    require("torch", "train")
+    from regnet_deploy.models.torch_session import TorchSession
+
+    return TorchSession(bundle)
+
+
+def _open_emulated(bundle: Bundle, name: str) -> Session:
+    """Open an ONNX variant for TensorRT as it was proved: emulated where ONNX Runtime does not compute as typed."""
+    from regnet_deploy.exporting.cpu_kernels import runs_as_typed
+    from regnet_deploy.exporting.precision import find_precision
+    from regnet_deploy.runtimes.runtime import find_variant, open_onnx, open_variant
+
+    variant = find_variant(bundle, name)
+    precision = find_precision(variant["precision"])
+    if runs_as_typed(precision):
+        return open_variant(bundle, name)
+    require("onnx", "export")
+    from regnet_deploy.exporting.emulation import emulate
+
+    return open_onnx(emulate(bundle.read(variant["file"]), precision), device="cpu", exact=True)

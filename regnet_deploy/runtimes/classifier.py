@@ -1,0 +1,189 @@
+"""An opened network that labels images: files, arrays or PIL images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import DataError, ProofError, require
+from regnet_deploy.images.decode import SUFFIXES, rgb_image
+from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, resize_and_crop
+from regnet_deploy.runtimes.predictions import Prediction, top_k
+from regnet_deploy.runtimes.runtime import Session, classify_pixels
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+#: A path, an RGB array ``(h, w, 3)`` of uint8, or a PIL image.
+ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | Image"
+
+#: Images in an inference.
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class FilePrediction:
+    """The result for one image file: its most probable classes, or the error that prevented a prediction."""
+
+    path: Path
+    predictions: tuple[Prediction, ...] = ()
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        if self.error is not None:
+            return {"image": str(self.path), "error": self.error}
+        return {"image": str(self.path), "predictions": [prediction.to_json() for prediction in self.predictions]}
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A network of a bundle, opened for inference, with its preprocessing and labels.
+
+    Attributes:
+        session: runs the network.
+        preprocessing: maps an image to the pixels that the network sees.
+        labels: class names in the order of the logits.
+        variant: name of the exported variant; None where the weights run in PyTorch.
+        trained: whether the bundle has trained weights; without them the predictions mean nothing.
+    """
+
+    session: Session
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    variant: str | None
+    trained: bool
+
+    def logits(self, images: ImageLike | Sequence[ImageLike] | NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits of images, ``(n, classes)``.
+
+        Args:
+            images: one image or a sequence of them: paths, RGB arrays ``(h, w, 3)`` of uint8, or PIL images; or one
+                array ``(n, h, w, 3)``. Images of any size are resized and cropped as in training.
+
+        Raises:
+            DataError: an image cannot be read.
+            ProofError: the network returns logits that are not finite.
+        """
+        waiting = iter(_as_sequence(images))
+        rows = [np.empty((0, len(self.labels)), np.float32)]
+        while chunk := list(islice(waiting, BATCH)):
+            rows.append(self._run(np.stack([self.pixels(image) for image in chunk])))
+        return np.concatenate(rows)
+
+    def predict(
+        self, images: ImageLike | Sequence[ImageLike] | NDArray[np.uint8], *, k: int = 5
+    ) -> list[list[Prediction]]:
+        """Return the ``k`` most probable classes of each image, the most probable first.
+
+        Args:
+            images: see :meth:`logits`. A single image gives a list with one entry.
+            k: classes to return, 1 or more.
+
+        Raises:
+            DataError: an image cannot be read.
+            ProofError: the network returns logits that are not finite.
+        """
+        return top_k(self.logits(images), self.labels, k)
+
+    def predict_files(self, files: Sequence[Path], *, k: int = 5) -> Iterator[FilePrediction]:
+        """Classify files in their order, a few at a time; a file that cannot be read yields its error.
+
+        Raises:
+            ProofError: the network returns logits that are not finite.
+        """
+        waiting = iter(files)
+        while chunk := list(islice(waiting, BATCH)):
+            loaded = [self._load(path) for path in chunk]
+            pixels = [item for item in loaded if not isinstance(item, FilePrediction)]
+            rows = iter(top_k(self._run(np.stack(pixels)), self.labels, k) if pixels else ())
+            for path, item in zip(chunk, loaded, strict=True):
+                yield item if isinstance(item, FilePrediction) else FilePrediction(path, tuple(next(rows)))
+
+    def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
+        """Return the pixels of an image that the network sees, ``(crop, crop, 3)`` RGB.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        if isinstance(image, str | os.PathLike):
+            path = Path(image)
+            try:
+                return load_pixels(path.read_bytes(), self.preprocessing, str(path))
+            except OSError as error:
+                raise DataError(f"{path}: {error.strerror}") from None
+        return resize_and_crop(_pil_image(image), self.preprocessing)
+
+    def _load(self, path: Path) -> NDArray[np.uint8] | FilePrediction:
+        try:
+            return self.pixels(path)
+        except DataError as error:
+            return FilePrediction(path, error=str(error))
+
+    def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        logits = classify_pixels(self.session, pixels, self.preprocessing)
+        if not np.isfinite(logits).all():
+            raise ProofError(f"{self.session.runtime} returns logits that are not finite: run `regnet-deploy verify`")
+        return logits
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """Return the given files, and the image files inside the given folders; hidden files and folders are left out.
+
+    Raises:
+        DataError: a folder has no images or cannot be read.
+    """
+    files: list[Path] = []
+    for path in given:
+        if not os.path.isdir(path):  # False also where Path would raise: names too long, folders that may not be read
+            files.append(path)
+            continue
+        inside = sorted(
+            entry
+            for entry in path.rglob("*")
+            if entry.suffix.lower() in SUFFIXES
+            and os.path.isfile(entry)
+            and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+        )
+        if not inside:
+            raise DataError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
+        files += inside
+    return files
+
+
+def _as_sequence(images: Any) -> Sequence[ImageLike]:
+    """Return the images as a sequence: a path, a PIL image or an array ``(h, w, 3)`` is one image."""
+    if isinstance(images, np.ndarray):
+        return cast("Sequence[ImageLike]", images[None] if images.ndim == 3 else images)
+    if isinstance(images, str | os.PathLike) or not isinstance(images, Sequence):
+        return [cast("ImageLike", images)]
+    return images
+
+
+def _pil_image(image: Any) -> Image:
+    """Return an upright RGB image of an array or a PIL image.
+
+    Raises:
+        DataError: it is neither, an array of another shape or type, or a PIL image that cannot be decoded.
+    """
+    module = require("PIL.Image", "serve")
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise DataError(
+                f"an array of {image.dtype} with the shape {image.shape} is not an image: give uint8 with the shape "
+                "(height, width, 3), RGB"
+            )
+        return cast("Image", module.fromarray(image))
+    if not isinstance(image, module.Image):
+        raise DataError(
+            f"{type(image).__name__} is not an image: give a path, an RGB array (height, width, 3) of uint8, or a PIL "
+            "image"
+        )
+    return rgb_image(image)

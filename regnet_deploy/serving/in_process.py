@@ -1,0 +1,74 @@
+"""The server in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+from regnet_deploy.errors import ServerError
+from regnet_deploy.serving.server import Listeners, ServerReady, serve, url_of
+from regnet_deploy.serving.server_core import ServerCore
+
+
+class RunningServer:
+    """A server that answers requests in a thread of this process until it is closed.
+
+    Attributes:
+        url: base URL, such as ``http://127.0.0.1:8000``.
+        grpc_port: port on which gRPC is answered; None without gRPC.
+    """
+
+    def __init__(self, core: ServerCore, listeners: Listeners, drain_s: float) -> None:
+        """Start the thread and wait until the golden sets agree and requests are answered.
+
+        Raises:
+            RegnetDeployError: the server does not start.
+        """
+        self._stop = threading.Event()
+        self._started = threading.Event()
+        self._failures: list[BaseException] = []
+        self.url = url_of(listeners.http, "https" if listeners.tls else "http")
+        self.grpc_port: int | None = None
+        self._thread = threading.Thread(
+            target=self._run, args=(core, listeners, drain_s), name="regnet-deploy server", daemon=True
+        )
+        self._thread.start()
+        self._started.wait()
+        if self._failures:
+            self.close()
+
+    def close(self) -> None:
+        """Finish the requests that have arrived and stop; nothing happens where the server is closed already.
+
+        Raises:
+            ServerError: requests had to be cut off.
+        """
+        self._stop.set()
+        self._thread.join()
+        if self._failures:
+            raise self._failures.pop()
+
+    def __enter__(self) -> RunningServer:
+        """Return the server."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the server."""
+        self.close()
+
+    def _run(self, core: ServerCore, listeners: Listeners, drain_s: float) -> None:
+        def announce(ready: ServerReady) -> None:
+            self.grpc_port = ready.grpc_port
+            self._started.set()
+
+        try:
+            serve(core, listeners, drain_s, announce, stop=self._stop)
+            if not self._started.is_set():
+                raise ServerError("the server stopped before it was ready")
+        except BaseException as error:  # handed to the thread that waits for it
+            self._failures.append(error)
+        finally:
+            listeners.http.close()
+            self._started.set()

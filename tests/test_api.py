@@ -1,0 +1,170 @@
+"""The public API: its names, its signatures, what its import costs, and its page of examples."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import subprocess
+import sys
+import typing
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
+
+import regnet_deploy as rd
+from regnet_deploy.runtimes.golden_set import load_golden
+
+ROOT = Path(__file__).parents[1]
+
+#: Every public name; of a function, its parameters: those after ``*`` are keywords only.
+PUBLIC = {
+    "Budget": None,
+    "Bundle": None,
+    "ExportOptions": None,
+    "Limits": None,
+    "Progress": None,
+    "Recipe": None,
+    "RegnetDeployError": None,
+    "ServeOptions": None,
+    "TrainOptions": None,
+    "__version__": None,
+    "create_bundle": "path selection * replace_existing",
+    "evaluate": "bundle data * variants device runtime progress",
+    "export": "bundle options * progress",
+    "load_model": "bundle",
+    "open_bundle": "path",
+    "open_classifier": "bundle * variant device runtime threads",
+    "predict": "bundle images * k variant device runtime",
+    "profile": "bundle * batches seconds threads device progress",
+    "select": "budget * evidence",
+    "select_published": "name * resolution classes stem_stride",
+    "serve": "path options * host port grpc_port name token limits drain_seconds",
+    "train": "bundle data recipe options * progress",
+    "verify": "bundle",
+}
+
+
+def test_the_public_names_are_these() -> None:
+    assert rd.__all__ == sorted(PUBLIC)
+    assert set(PUBLIC) <= set(dir(rd))
+    with pytest.raises(AttributeError, match="no attribute 'does_not_exist'"):
+        _ = rd.does_not_exist
+
+
+@pytest.mark.parametrize("name", [name for name, parameters in PUBLIC.items() if parameters is not None])
+def test_the_public_functions_have_these_parameters_typed_and_documented(name: str) -> None:
+    function = getattr(rd, name)
+    words: list[str] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in words:
+            words.append("*")
+        words.append(parameter.name)
+        assert parameter.annotation is not inspect.Parameter.empty
+        assert len(words) == 1 or f"{parameter.name}:" in function.__doc__ or parameter.name == "*"
+    assert " ".join(words) == PUBLIC[name]
+    assert inspect.signature(function).return_annotation is not inspect.Signature.empty
+
+
+def test_type_checkers_see_the_names_that_are_imported_lazily() -> None:
+    source = (ROOT / "regnet_deploy" / "__init__.py").read_text(encoding="utf-8")
+    static: dict[str, object] = {"__name__": "regnet_deploy", "__file__": ""}
+    exec(compile(source.replace("if TYPE_CHECKING:", "if True:"), "regnet_deploy/__init__.py", "exec"), static)
+    assert {name: static[name] for name in rd.__all__} == {name: getattr(rd, name) for name in rd.__all__}
+
+
+def test_the_import_loads_no_other_library() -> None:
+    program = "import sys; before = set(sys.modules); import regnet_deploy; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {module.split(".")[0] for module in done.stdout.split()}
+    assert loaded - set(sys.stdlib_module_names) == {"regnet_deploy"}
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 3)):
+        for label, color in (("cat", (200, 80, 40)), ("dog", (40, 80, 200))):
+            folder = tmp_path / "my-images" / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                noise = draw.integers(-40, 40, (32, 32, 3))
+                Image.fromarray((np.array(color) + noise).astype(np.uint8)).save(folder / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    names: dict[str, object] = {"__name__": "page"}
+    for token in MarkdownIt().parse(text):
+        if token.type == "fence" and token.info == "python":
+            assert token.map is not None
+            lines = "\n" * (token.map[0] + 1) + token.content  # so that a traceback names the line of the page
+            exec(compile(lines, str(ROOT / "docs" / "api.md"), "exec"), names)
+
+
+def test_paths_arrays_and_pil_images_get_the_same_answers(exported_bundle: Path, tmp_path: Path) -> None:
+    golden = load_golden(rd.open_bundle(exported_bundle))
+    paths = []
+    for i, pixels in enumerate(golden.images):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    classifier = rd.open_classifier(exported_bundle)
+    given = {
+        "paths": paths,
+        "words": list(map(str, paths)),
+        "one array": golden.images,
+        "arrays": list(golden.images),
+        "PIL images": [Image.fromarray(pixels) for pixels in golden.images],
+    }
+    for kind, images in given.items():
+        np.testing.assert_allclose(classifier.logits(images), golden.logits, atol=1e-4, err_msg=kind)
+    best = golden.logits.argmax(axis=1).tolist()
+    for images, wanted in ((paths[0], best[:1]), (golden.images[0], best[:1]), (given["PIL images"], best)):
+        answers = rd.predict(exported_bundle, images, k=1)
+        assert [answer[0].index for answer in answers] == wanted
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"an array of float32 with the shape \(4, 4, 3\) is not an image"),
+        (np.zeros((4, 4), np.uint8), r"give uint8 with the shape \(height, width, 3\)"),
+        (np.zeros((2, 0, 4, 3), np.uint8), "is not an image"),
+        (7, "int is not an image: give a path"),
+        (["missing.png"], "missing.png: No such file"),
+    ],
+)
+def test_what_is_no_image_is_an_error_that_says_what_one_is(
+    exported_bundle: Path, image: typing.Any, message: str
+) -> None:
+    with pytest.raises(rd.RegnetDeployError, match=message):
+        rd.predict(exported_bundle, image)
+
+
+def test_no_images_give_no_predictions(exported_bundle: Path) -> None:
+    assert rd.predict(exported_bundle, []) == []
+
+
+def test_a_server_answers_while_its_context_lasts(exported_bundle: Path) -> None:
+    with rd.serve(exported_bundle, rd.ServeOptions(variant="onnx-fp32"), name="tiny") as server:
+        with urllib.request.urlopen(f"{server.url}/v2/models/tiny/ready") as answer:
+            assert answer.status == 200
+        with urllib.request.urlopen(f"{server.url}/v2/models/tiny") as answer:
+            assert json.load(answer)["name"] == "tiny"
+    server.close()  # a second time is nothing
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(f"{server.url}/v2/health/live")
+
+
+def test_a_server_that_does_not_agree_with_its_golden_set_does_not_start(exported_bundle: Path) -> None:
+    from regnet_deploy.bundle import update_bundle
+    from regnet_deploy.errors import ProofError
+    from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
+
+    golden = load_golden(rd.open_bundle(exported_bundle))
+    other = golden_to_bytes(GoldenSet(golden.images, golden.logits + 1))
+    update_bundle(exported_bundle, {}, {"golden.safetensors": other})
+    with pytest.raises(ProofError):
+        rd.serve(exported_bundle)
