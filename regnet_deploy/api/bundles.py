@@ -48,9 +48,9 @@ def select(budget: Budget, *, evidence: Sequence[str | Path] = ()) -> Selection:
         UsageError: no network meets the budget; the message names the nearest one.
         DataError: a population cannot be read.
     """
-    from regnet_deploy.selection import selection
+    from regnet_deploy.selection.selection import select as rank_candidates
 
-    return selection.select(budget, [Path(path) for path in evidence])
+    return rank_candidates(budget, [Path(path) for path in evidence])
 
 
 def select_published(
