@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow soak lint types check wheel bench clean
+.PHONY: demo test slow soak lint types check docs wheel bench clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
@@ -27,6 +27,10 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 check: lint types test
+
+# The documentation as a static site, build/docs/index.html; a broken link inside it is an error.
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W --keep-going -b html -c docs . build/docs
 
 # Every figure that the documentation quotes.
 bench: $(STAMP)
@@ -51,7 +55,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "$(PYTHON) cannot make environments: sudo apt-get install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,cpu]' --group dev
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[all,cpu]' --group dev --group docs
 	@touch $@
 
 clean:

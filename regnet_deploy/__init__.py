@@ -1,5 +1,7 @@
 """From a compute budget to a served model: RegNets selected, trained, profiled, exported, proved and served.
 
+::
+
     import regnet_deploy as rd
 
     rd.create_bundle("regnet-bundle", rd.select(rd.Budget(macs=0.4e9, classes=10)))

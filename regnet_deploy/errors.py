@@ -1,15 +1,17 @@
-"""Everything that can go wrong for a user, as one tree.
+"""The errors that a user can act on, as one tree. The text of each is one line that says what to do next.
 
-* RegnetDeployError - base; its text is the one line the user sees
-  * UsageError - an option or a value that cannot be used
-  * BundleError - a bundle that is missing, damaged, newer than this program or not writable
-    * MissingPart - a bundle without the part that a command needs; names the command that makes it
-  * DataError - images or folders that cannot be used
-  * MissingExtra - a library of an optional extra is not installed; names the pip command
-  * ProofError - an exported file that does not agree with the trained model (exit code 3)
-  * ServerError - the server cannot start or does not answer
+::
 
-Anything else that escapes is a bug and keeps its traceback.
+    RegnetDeployError   base of all
+      UsageError        an option or a value that cannot be used
+      BundleError       a bundle that is missing, damaged, newer than this program or not writable
+        MissingPart     a bundle without a part that is needed; names the command that makes it
+      DataError         images or folders that cannot be used
+      MissingExtra      a library of an optional extra is not installed; names the pip command
+      ProofError        an exported file does not agree with the trained model (exit code 3)
+      ServerError       the server cannot start or does not answer
+
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
