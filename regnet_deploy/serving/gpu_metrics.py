@@ -1,39 +1,25 @@
-"""How busy the GPUs are, as NVIDIA's management library tells: no CUDA, no context, no memory of theirs taken."""
+"""Reads the state of NVIDIA GPUs by NVML, which creates no CUDA context and takes no GPU memory."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-
-#: NVML_TEMPERATURE_GPU of nvml.h.
-_OF_THE_CHIP = 0
-
-
-class _Utilisation(ctypes.Structure):
-    """nvmlUtilization_t: percent of the last sample period."""
-
-    _fields_ = (("gpu", ctypes.c_uint), ("memory", ctypes.c_uint))
-
-
-class _Memory(ctypes.Structure):
-    """nvmlMemory_t: bytes."""
-
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+from typing import Any
 
 
 @dataclass(frozen=True)
 class GpuState:
-    """A GPU at one moment; None is what the driver does not tell of it.
+    """A GPU at one moment. A value is None where the driver does not report it.
 
     Attributes:
-        index: by which the management library counts it, which knows nothing of ``CUDA_VISIBLE_DEVICES``.
+        index: NVML's index, which does not depend on ``CUDA_VISIBLE_DEVICES``.
         name: such as ``NVIDIA H100 80GB HBM3``.
-        uuid: by which it is known everywhere.
-        utilisation: share of the last moments in which it computed, 0 to 1.
-        memory_used: bytes that all processes together have taken.
+        uuid: unique identifier.
+        utilization: share of the last sample period in which a kernel ran, 0 to 1.
+        memory_used: bytes that all processes together use.
         memory_total: bytes.
         temperature: of the chip, degrees Celsius.
         power: watts.
@@ -42,40 +28,45 @@ class GpuState:
     index: int
     name: str
     uuid: str
-    utilisation: float | None
+    utilization: float | None
     memory_used: int | None
     memory_total: int | None
     temperature: float | None
     power: float | None
 
 
-def open_nvml() -> ctypes.CDLL | None:
-    """Return NVIDIA's management library, started, or None: not there, or without a driver."""
+def open_nvml() -> Any:
+    """Return the module ``pynvml`` (package nvidia-ml-py), initialized; None without the package or a driver."""
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+        import pynvml
+    except ImportError:
         return None
-    return None if nvml.nvmlInit_v2() else nvml
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    return pynvml
 
 
-def read_gpus(nvml: ctypes.CDLL) -> tuple[GpuState, ...]:
-    """Return the state of all GPUs that the library shows; one that cannot be reached is left out."""
-    count = ctypes.c_uint(0)
-    if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)):
-        return ()
+def read_gpus(nvml: Any) -> tuple[GpuState, ...]:
+    """Return the state of every GPU that NVML can reach.
+
+    Args:
+        nvml: the module ``pynvml``.
+    """
     states = []
-    for index in range(count.value):
-        device = ctypes.c_void_p()
-        if not nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)):
-            states.append(_state(nvml, index, device))
+    for index in range(_ask(nvml, nvml.nvmlDeviceGetCount) or 0):
+        device = _ask(nvml, nvml.nvmlDeviceGetHandleByIndex, index)
+        if device is not None:
+            states.append(_read_gpu(nvml, index, device))
     return tuple(states)
 
 
 class GpuReader:
-    """Reads the GPUs in a thread of its own, one reading at a time: a driver that hangs keeps nothing but itself."""
+    """Reads the GPUs in a daemon thread, one reading at a time: a driver that hangs does not block the server."""
 
     def __init__(self) -> None:
-        self._nvml: ctypes.CDLL | None = None
+        self._nvml: Any = None
         self._opened = False
         self._reading: asyncio.Future[tuple[GpuState, ...]] | None = None
 
@@ -98,10 +89,8 @@ class GpuReader:
                 self._opened = True
             if self._nvml is not None:
                 states = read_gpus(self._nvml)
-        except AttributeError:  # a library so old that it lacks a function
-            self._nvml, self._opened = None, True
         finally:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody waits
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
                 loop.call_soon_threadsafe(_settle, reading, states)
 
 
@@ -110,25 +99,26 @@ def _settle(reading: asyncio.Future[tuple[GpuState, ...]], states: tuple[GpuStat
         reading.set_result(states)
 
 
-def _state(nvml: ctypes.CDLL, index: int, device: ctypes.c_void_p) -> GpuState:
-    utilisation, memory = _Utilisation(), _Memory()
-    temperature, milliwatts = ctypes.c_uint(0), ctypes.c_uint(0)
-    has_utilisation = not nvml.nvmlDeviceGetUtilizationRates(device, ctypes.byref(utilisation))
-    has_memory = not nvml.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
-    has_temperature = not nvml.nvmlDeviceGetTemperature(device, _OF_THE_CHIP, ctypes.byref(temperature))
-    has_power = not nvml.nvmlDeviceGetPowerUsage(device, ctypes.byref(milliwatts))
+def _read_gpu(nvml: Any, index: int, device: Any) -> GpuState:
+    utilization = _ask(nvml, nvml.nvmlDeviceGetUtilizationRates, device)
+    memory = _ask(nvml, nvml.nvmlDeviceGetMemoryInfo, device)
+    temperature = _ask(nvml, nvml.nvmlDeviceGetTemperature, device, nvml.NVML_TEMPERATURE_GPU)
+    milliwatts = _ask(nvml, nvml.nvmlDeviceGetPowerUsage, device)
     return GpuState(
         index=index,
-        name=_text(nvml.nvmlDeviceGetName, device),
-        uuid=_text(nvml.nvmlDeviceGetUUID, device),
-        utilisation=utilisation.gpu / 100 if has_utilisation else None,
-        memory_used=memory.used if has_memory else None,
-        memory_total=memory.total if has_memory else None,
-        temperature=float(temperature.value) if has_temperature else None,
-        power=milliwatts.value / 1000 if has_power else None,
+        name=_ask(nvml, nvml.nvmlDeviceGetName, device) or "",
+        uuid=_ask(nvml, nvml.nvmlDeviceGetUUID, device) or "",
+        utilization=None if utilization is None else utilization.gpu / 100,
+        memory_used=None if memory is None else memory.used,
+        memory_total=None if memory is None else memory.total,
+        temperature=None if temperature is None else float(temperature),
+        power=None if milliwatts is None else milliwatts / 1000,
     )
 
 
-def _text(function: ctypes._NamedFuncPointer, device: ctypes.c_void_p) -> str:
-    buffer = ctypes.create_string_buffer(96)
-    return "" if function(device, buffer, ctypes.c_uint(len(buffer))) else buffer.value.decode("utf-8", "replace")
+def _ask(nvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function of NVML returns; None where the driver reports an error or lacks the function."""
+    try:
+        return function(*arguments)
+    except nvml.NVMLError:
+        return None

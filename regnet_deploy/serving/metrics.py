@@ -310,7 +310,7 @@ def _resident_bytes(pid: int) -> int:
 
 def _gpu_families(states: Sequence[GpuState]) -> Iterator[Metric]:
     for name, text, attribute in (
-        ("utilisation_ratio", "Share of the last moments in which the GPU computed.", "utilisation"),
+        ("utilisation_ratio", "Share of the last moments in which the GPU computed.", "utilization"),
         ("memory_used_bytes", "Memory that all processes together have taken.", "memory_used"),
         ("memory_total_bytes", "Memory of the GPU.", "memory_total"),
         ("temperature_celsius", "Of the chip.", "temperature"),
