@@ -54,8 +54,8 @@ class NoOp:
         return self._answers[: len(images)]
 
 
-class NoAssembly:
-    """What :func:`regnet_deploy.serving.server.serve` asks of an assembly, without a bundle behind it."""
+class NoOpCore:
+    """What :func:`regnet_deploy.serving.server.serve` uses of a :class:`ServerCore`, without a bundle."""
 
     def __init__(self, side: int) -> None:
         limits = Limits()
@@ -63,7 +63,7 @@ class NoAssembly:
         interface = ModelInterface(
             "regnet", "1", "images", "float32", (3, side, side), "logits", labels, limits.max_batch
         )
-        self._served = ModelVersion(
+        self._model = ModelVersion(
             variant="none",
             sessions=(NoOp(),),
             interface=interface,
@@ -79,20 +79,21 @@ class NoAssembly:
         self._models = ModelRegistry()
         pool = DecodePool(1, limits.max_pixels, limits.deadline_s)
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
+        self.opened: list[ModelVersion] = []
         self.metrics = Metrics(self._models, admission, pool)
         self.service = Service(self._models, admission, limits, pool, notify_all((self.metrics.observe,)))
 
     async def start(self) -> list[Any]:
         """Start the executor; there is nothing to prove."""
-        self._served.start()
-        self._models.put(self._served)
+        self._model.start()
+        self._models.put(self._model)
         return []
 
     async def stop(self) -> None:
         """End the executor."""
         self.service.close()
 
-    def tell(self, event: str, **facts: Any) -> None:
+    def log_event(self, event: str, **facts: Any) -> None:
         """Say nothing."""
 
 
@@ -116,8 +117,8 @@ def main() -> None:
     door = bind("127.0.0.1", 0)
     if options.what == "ours":
         keep_freed_memory()  # as `regnet-deploy serve` does
-        assembly = cast(ServerCore, NoAssembly(options.side))
-        serve(assembly, Listeners(door), 1.0, lambda ready: print(url_of(door), flush=True))
+        core = cast(ServerCore, NoOpCore(options.side))
+        serve(core, Listeners(door), 1.0, lambda ready: print(url_of(door), flush=True))
         return
     config = uvicorn.Config(
         bare(options.answer if options.what == "sink" else None),

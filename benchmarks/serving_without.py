@@ -18,38 +18,12 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from regnet_deploy.serving import allocator, connection_limits, listeners, server
-
-
-def adapt_protocol(adapt: Callable[[Any], None]) -> None:
-    """Have a function change the connection class of every server that is started from now on."""
-    original = connection_limits.limited_protocol
-
-    def limited_protocol(*arguments: Any) -> Any:
-        protocol = original(*arguments)
-        adapt(protocol)
-        return protocol
-
-    server.limited_protocol = limited_protocol
-
-
-def replace_methods(**methods: Any) -> Callable[[], None]:
-    """Return a function that replaces methods of the connection class."""
-
-    def adapt(protocol: Any) -> None:
-        for name, method in methods.items():
-            setattr(protocol, name, method)
-
-    return lambda: adapt_protocol(adapt)
+from regnet_deploy.serving import connection_limits, limited_server, server
+from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnections, LimitedProtocol
 
 
 def without_body_receiver() -> None:
-    listeners.BodyReceiver = lambda connection, memory: connection
-
-
-def start_without_coalescing(self: Any, cycle: Any, app: Any) -> None:
-    self._running = cycle
-    HttpToolsProtocol._start_asgi_task(self, cycle, app)
+    limited_server.BodyReceiver = lambda protocol, buffer: protocol
 
 
 def without_scheduling() -> None:
@@ -61,11 +35,13 @@ def without_scheduling() -> None:
 
 
 def without_allocator() -> None:
-    allocator.keep_freed_memory = lambda: False
+    server.keep_freed_memory = lambda: False
 
 
 class PlainParser(httptools.HttpRequestParser):
-    is_offered = False
+    """httptools' parser, as uvicorn uses it."""
+
+    is_upgrade_offered = False
 
 
 def without_http_parser() -> None:
@@ -77,53 +53,32 @@ def without_http_parser() -> None:
     connection_limits.Parser = plain
 
 
-class NeverAdded(dict[Any, None]):
-    def __setitem__(self, key: Any, value: None) -> None:
-        pass
+def without_limit(**fields: int) -> Callable[[], None]:
+    """Return a function that gives limits another value, whatever was asked for."""
+
+    def replace() -> None:
+        for name, value in fields.items():
+            setattr(ConnectionLimits, name, property(lambda self, value=value: value, lambda self, value: None))
+
+    return replace
 
 
-def without_idle_eviction() -> None:
-    adapt_protocol(lambda protocol: setattr(protocol, "_idle", NeverAdded()))
-
-
-def without_head_size_limit() -> None:
-    connection_limits.MAX_HEAD_BYTES = 2**62
-
-
-def without_pipelining_limit() -> None:
-    connection_limits.MAX_PIPELINED = 2**62
-
-
-def without_health_connections() -> None:
-    connection_limits.HEALTH_CONNECTIONS = 0
-
-
-def without_any() -> None:
-    """uvicorn's own protocol and listener, and nothing around them."""
-    server.limited_protocol = lambda *arguments: HttpToolsProtocol
-    listeners.BodyReceiver = lambda connection, memory: connection
-    without_scheduling()
-    without_allocator()
-
-
-def nothing(self: Any) -> None:
+def nothing(self: Any, *arguments: Any) -> None:
     pass
 
 
 PARTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "body_receiver": without_body_receiver,
-    "response_coalescing": replace_methods(_start_asgi_task=start_without_coalescing),
     "scheduling": without_scheduling,
     "allocator": without_allocator,
     "http_parser": without_http_parser,
-    "head_deadline": replace_methods(_await_head=nothing),
-    "write_stall_deadline": replace_methods(pause_writing=HttpToolsProtocol.pause_writing),
-    "idle_eviction": without_idle_eviction,
-    "head_size_limit": without_head_size_limit,
-    "pipelining_limit": without_pipelining_limit,
-    "health_connections": without_health_connections,
-    "all of them": without_any,
+    "head_deadline": lambda: setattr(LimitedProtocol, "_start_head_timer", nothing),
+    "write_stall_deadline": lambda: setattr(LimitedProtocol, "pause_writing", HttpToolsProtocol.pause_writing),
+    "idle_eviction": lambda: setattr(IdleConnections, "add", nothing),
+    "head_size_limit": without_limit(max_head_bytes=2**62),
+    "pipelining_limit": without_limit(max_pipelined=2**62),
+    "health_connections": without_limit(health_connections=0),
 }
 
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ipaddress
 import json
-import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +15,13 @@ from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.runtime import Session
-    from regnet_deploy.serving.server import Listeners, ServerReady
-    from regnet_deploy.serving.server_core import ServerCore
+    from regnet_deploy.serving.server import ServerReady
 
+#: Options of the command line that are fields of ``ServerSettings`` as they are.
+_PASSED_ON = (
+    *("host", "port", "grpc_port", "metrics_port", "decoders", "poll_s", "linger_s", "drain_s"),
+    *("log_format", "log_requests", "trace_url"),
+)
 
 #: Headings of the help, and what stands under them.
 _SECTIONS = {
@@ -205,15 +205,11 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
-    from regnet_deploy.serving.allocator import keep_freed_memory
     from regnet_deploy.serving.bearer_auth import read_token
     from regnet_deploy.serving.limits import Limits
     from regnet_deploy.serving.model_repository import MODEL_NAME, is_repository
     from regnet_deploy.serving.model_version import ServeOptions
-    from regnet_deploy.serving.request_log import RequestLog
-    from regnet_deploy.serving.server import Listeners, bind, serve
-    from regnet_deploy.serving.server_core import ServerCore
-    from regnet_deploy.serving.tracing import open_tracing
+    from regnet_deploy.serving.server import ServerSettings, run_server
 
     if options["grpc_port"] is not None:
         require("grpc", "grpc")
@@ -224,135 +220,73 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         )
     if options["max_bodies_mb"] < options["max_body_mb"]:
         raise UsageError(
-            f"--max-bodies-mb {options['max_bodies_mb']:g} leaves no room for one of --max-body-mb "
+            f"--max-bodies-mb {options['max_bodies_mb']:g} is less than one request of --max-body-mb "
             f"{options['max_body_mb']:g}"
         )
     if build_engine and options["variant"] is None:
         raise UsageError("--build-engine builds the engine of one variant: name it, such as --variant trt-fp16")
-    limits = Limits(
-        max_batch=options["max_batch"],
-        max_body_bytes=int(options["max_body_mb"] * 1e6),
-        max_bodies_bytes=int(options["max_bodies_mb"] * 1e6),
-        max_pixels=int(options["max_megapixels"] * 1e6),
-        max_in_flight=options["max_in_flight"],
-        max_queue=options["max_queue"],
-        max_connections=options["max_connections"],
-        read_timeout_s=options["read_timeout_s"],
-        deadline_s=options["deadline_ms"] / 1000,
-        hung_s=options["hung_s"],
-    )
     delay_ms = options["max_delay_ms"]
-    wish = ServeOptions(
-        variant=options["variant"],
-        runtime=options["runtime"],
-        device=options["device"],
-        threads=options["threads"],
-        executors=options["executors"],
-        batch=options["batch"],
-        max_delay_s=None if delay_ms is None else delay_ms / 1000,
-        build=_build if build_engine else None,
+    settings = ServerSettings(
+        name=name,
+        model=ServeOptions(
+            variant=options["variant"],
+            runtime=options["runtime"],
+            device=options["device"],
+            threads=options["threads"],
+            executors=options["executors"],
+            batch=options["batch"],
+            max_delay_s=None if delay_ms is None else delay_ms / 1000,
+            build=_build if build_engine else None,
+        ),
+        limits=Limits(
+            max_batch=options["max_batch"],
+            max_body_bytes=int(options["max_body_mb"] * 1e6),
+            max_bodies_bytes=int(options["max_bodies_mb"] * 1e6),
+            max_pixels=int(options["max_megapixels"] * 1e6),
+            max_in_flight=options["max_in_flight"],
+            max_queue=options["max_queue"],
+            max_connections=options["max_connections"],
+            read_timeout_s=options["read_timeout_s"],
+            deadline_s=options["deadline_ms"] / 1000,
+            hung_s=options["hung_s"],
+        ),
+        token=read_token(options["token_file"]),
+        tls=_tls(options["tls_cert"], options["tls_key"]),
+        **{option: options[option] for option in _PASSED_ON},
     )
-    token, tls = read_token(options["token_file"]), _tls(options["tls_cert"], options["tls_key"])
     if is_repository(bundle_path):
         if click.get_current_context().get_parameter_source("name") is not click.core.ParameterSource.DEFAULT:
             raise UsageError(
-                f"--name is for a bundle; {bundle_path} holds models, which are called as their folders are"
+                f"--name is for a bundle; {bundle_path} is a folder of models, whose names are those of their folders"
             )
     else:
-        open_bundle(bundle_path)  # a wrong path is said before a port in use
-    keep_freed_memory()
-    with contextlib.ExitStack() as stack:
-        bound = stack.enter_context(bind(options["host"], options["port"]))
-        apart = None
-        if options["metrics_port"] is not None:
-            apart = stack.enter_context(bind(options["host"], options["metrics_port"], "--metrics-port"))
-        grpc_port = options["grpc_port"]
-        if grpc_port is not None:  # said as for the other doors, and before the models are opened
-            bind(options["host"], grpc_port, "--grpc-port").close()
-        doors = Listeners(
-            http=bound,
-            grpc=None if grpc_port is None else (options["host"], grpc_port),
-            metrics=apart,
-            metrics_at_http=apart is None and (token is not None or _is_loopback(bound.getsockname()[0])),
-            token=token,
-            tls=tls,
-        )
-        log = RequestLog(options["log_format"], options["log_requests"], sys.stderr)
-        stack.callback(log.close)
-        observers = [log.observe]
-        if options["trace_url"] is not None:
-            tracing = open_tracing(options["trace_url"])
-            stack.callback(tracing.close)
-            observers.append(tracing.observe)
-        assembly = ServerCore(
-            bundle_path,
-            name=name,
-            wish=wish,
-            limits=limits,
-            decoders=options["decoders"],
-            poll_s=options["poll_s"],
-            tell=log.event,
-            observers=tuple(observers),
-        )
+        open_bundle(bundle_path)  # a wrong path is reported before a port in use
 
-        def announce(ready: ServerReady) -> None:
-            told = _ready_facts(assembly, doors, ready)
-            if options["log_format"] == "json":  # then every line is
-                log.event("ready", **told)
-            else:
-                _say_ready(assembly, ready, told, bundle_path)
-            if token is None and not _is_loopback(bound.getsockname()[0]):
-                log.event("open", logging.WARNING, host=options["host"], token=None, tls=tls is not None)
-            if as_json:
-                click.echo(json.dumps(told))
+    def announce(ready: ServerReady) -> None:
+        if settings.log_format == "text":
+            _print_ready(ready, bundle_path)
+        if as_json:
+            click.echo(json.dumps(ready.to_json()))
 
-        serve(assembly, doors, options["drain_s"], announce, options["linger_s"])
+    run_server(bundle_path, settings, announce)
 
 
-def _ready_facts(assembly: ServerCore, doors: Listeners, ready: ServerReady) -> dict[str, Any]:
-    """Return where the server answers and what it serves, JSON data; of several models the first once more on top."""
-    from regnet_deploy.serving.server import url_of
-
-    url = url_of(doors.http, "https" if doors.tls else "http")
-    metrics = f"{url}/metrics" if doors.metrics_at_http else None
-    if doors.metrics is not None:
-        metrics = f"{url_of(doors.metrics)}/metrics"
-    models = [
-        {
-            "model": served.name,
-            "version": served.version,
-            "variant": served.variant,
-            "runtime": served.session.runtime,
-            "device": served.session.device,
-            "executors": served.batching.executors,
-            "threads": served.threads,
-            "batch": served.batching.batch,
-            "max_delay_ms": served.batching.max_delay_s * 1000,
-            "trained": served.card["trained"],
-            "note": served.note,
-            "golden": agreement.to_json(),
-        }
-        for served, agreement in zip(assembly.opened, ready.agreements, strict=True)
-    ]
-    return {"url": url, "grpc_port": ready.grpc_port, "metrics": metrics, **models[0], "models": models}
-
-
-def _say_ready(assembly: ServerCore, ready: ServerReady, told: dict[str, Any], bundle_path: str) -> None:
-    for served, agreement in zip(assembly.opened, ready.agreements, strict=True):
-        if not served.card["trained"]:
+def _print_ready(ready: ServerReady, bundle_path: str) -> None:
+    for model, agreement in ready.models:
+        if not model.card["trained"]:
             print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
-        if served.note:
-            print_message(f"{served.name}: {served.note}")
+        if model.note:
+            print_message(f"{model.name}: {model.note}")
         print_message(
-            f"ready: {told['url']} model {served.name} version {served.version}, variant {served.variant} by "
-            f"{served.session.runtime} on {served.session.device}; {served.batching.executors} x batch "
-            f"{served.batching.batch}; golden set of {agreement.images} images agrees, max |error| "
+            f"ready: {ready.url} model {model.name} version {model.version}, variant {model.variant} by "
+            f"{model.session.runtime} on {model.session.device}; {model.batching.executors} x batch "
+            f"{model.batching.batch}; golden set of {agreement.images} images agrees, max |error| "
             f"{agreement.max_abs_error:.2g}"
         )
     if ready.grpc_port is not None:
         print_message(f"gRPC on port {ready.grpc_port}")
-    if told["metrics"] is not None:
-        print_message(f"metrics: {told['metrics']}")
+    if ready.metrics_url is not None:
+        print_message(f"metrics: {ready.metrics_url}")
 
 
 def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
@@ -374,10 +308,6 @@ def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
         reason = error.strerror if not isinstance(error, ssl.SSLError) else (error.reason or "not PEM")
         raise UsageError(f"--tls-cert {certificate} and --tls-key {key} cannot be used: {reason}") from None
     return Path(certificate), Path(key)
-
-
-def _is_loopback(address: str) -> bool:
-    return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 
 def _build(bundle: Bundle, variant: str) -> Session:

@@ -1,4 +1,4 @@
-"""The ASGI application: routes, and every error as JSON that clients of the protocol understand."""
+"""The ASGI application: routes, and errors as JSON."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from regnet_deploy.serving.web_page import render_page
 
 SERVER = "regnet-deploy"
 
-#: Bytes of a request for the repository's index, which holds one flag.
+#: Bytes of a repository index request, which has one flag.
 _INDEX_BYTES = 64 * 2**10
 
 #: Renders metrics: the ``Accept`` header to bytes and their Content-Type.
@@ -41,9 +41,9 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     """Return an application that answers for a service.
 
     Args:
-        service: what it answers for; whoever makes it starts and ends it.
-        token: that clients must show; None where everybody may ask.
-        metrics: renders ``GET /metrics``; None where they are elsewhere.
+        service: answers the requests; its owner starts and stops it.
+        token: bearer token that clients must send; None: requests need none.
+        metrics: renders ``GET /metrics``; None: there is no such route.
     """
     endpoints = _Endpoints(service, metrics)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -60,8 +60,8 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
         Route("/v2/health/ready", endpoints.ready),
         Route("/v2/models/stats", endpoints.all_stats),
         Route("/v2/repository/index", endpoints.index, methods=["POST"]),
-        Route("/v2/repository/models/{model}/load", endpoints.no_control, methods=["POST"]),
-        Route("/v2/repository/models/{model}/unload", endpoints.no_control, methods=["POST"]),
+        Route("/v2/repository/models/{model}/load", endpoints.model_control, methods=["POST"]),
+        Route("/v2/repository/models/{model}/unload", endpoints.model_control, methods=["POST"]),
     ]
     for path in (model, version):
         routes += [
@@ -73,39 +73,39 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     if metrics is not None:
         routes.append(Route("/metrics", endpoints.metrics))
     handlers: dict[Any, Callable[[Request, Any], Any]] = {
-        RequestError: _refused,
-        HTTPException: _no_such_route,
-        ClientDisconnect: _gone,
-        Exception: _failed,
+        RequestError: _handle_request_error,
+        HTTPException: _handle_http_exception,
+        ClientDisconnect: _handle_disconnect,
+        Exception: _handle_exception,
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    front = _Front(infer, app)
-    return BearerAuth(front, token, partial(_tell_refused, service)) if token is not None else front
+    router = _InferRouter(infer, app)
+    return BearerAuth(router, token, partial(_record_unauthorized, service)) if token is not None else router
 
 
-def _tell_refused(service: Service, scope: Scope) -> None:
-    """Tell the observers of a request for images without the token."""
+def _record_unauthorized(service: Service, scope: Scope) -> None:
+    """Record an infer or classify request without the token."""
     if scope["method"] == "POST":
         given = dict(scope["headers"]).get(b"x-request-id")
         call = Call("http", "classify" if scope["path"].endswith("/classify") else "infer", request_id_of(given))
-        service.ended(call, 401, "a bearer token is needed")
+        service.finish(call, 401, "a bearer token is needed")
 
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
 
-class _Front:
-    """Finds what nearly every request is for before a router looks at all there is."""
+class _InferRouter:
+    """Routes infer requests, which are nearly all, before Starlette's router compares all its routes."""
 
     def __init__(self, infer: ASGIApp, rest: ASGIApp) -> None:
         self._infer, self._rest = infer, rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have one of the two answer."""
+        """Pass a request on."""
         if scope["type"] == "http" and b"%2f" in scope.get("raw_path", b"").lower():
-            # A slash that a proxy in front did not see as one: its rules for paths would be walked round.
-            await error_response(RequestError("the path has an encoded slash: no model has one in its name", 404))(
+            # A proxy that does not decode the slash would apply the wrong path rules.
+            await error_response(RequestError("the path has an encoded slash, which no model name has", 404))(
                 scope, receive, send
             )
             return
@@ -135,7 +135,7 @@ class _Endpoints:
         return _json(
             {
                 "server": f"{SERVER} {__version__}",
-                "models": [_summary(served) for served in self._models.all()],
+                "models": [_summary(model) for model in self._models.all()],
                 "endpoints": {
                     "POST /classify?k=5": "bytes of an image file, or a form of several; answers with labels",
                     f"POST {path}/infer": "tensors, Open Inference Protocol v2 (JSON or binary)",
@@ -149,17 +149,17 @@ class _Endpoints:
         )
 
     async def card(self, request: Request) -> Response:
-        newest = {name: self._models.served(name) for name in self._models.names() if self._models.versions(name)}
+        newest = {name: self._models.get(name) for name in self._models.names() if self._models.versions(name)}
         cards = [
             {
-                **served.card,
-                "name": served.name,
-                "version": served.version,
-                "default": newest[served.name] is served,
-                "runtime": served.session.runtime,
-                "device": served.session.device,
+                **model.card,
+                "name": model.name,
+                "version": model.version,
+                "default": newest[model.name] is model,
+                "runtime": model.session.runtime,
+                "device": model.session.device,
             }
-            for served in self._models.all()
+            for model in self._models.all()
         ]
         return _json({"server": f"{SERVER} {__version__}", "models": cards})
 
@@ -174,34 +174,34 @@ class _Endpoints:
         return self._readiness({})
 
     async def model(self, request: Request) -> Response:
-        served = self._find(request)
-        return _json(served.metadata(self._models.versions(served.name)))
+        model = self._find(request)
+        return _json(model.metadata(self._models.versions(model.name)))
 
     async def model_ready(self, request: Request) -> Response:
-        served = self._find(request, 400)  # as Triton answers here
-        return self._readiness({"name": served.name})
+        model = self._find(request, 400)  # as Triton answers here
+        return self._readiness({"name": model.name})
 
     async def config(self, request: Request) -> Response:
         return _json(self._find(request).config())
 
     async def stats(self, request: Request) -> Response:
-        served = self._find(request)
+        model = self._find(request)
         if "version" in request.path_params:
-            return _json({"model_stats": [served.stats()]})
-        return _json({"model_stats": [one.stats() for one in self._models.all() if one.name == served.name]})
+            return _json({"model_stats": [model.stats()]})
+        return _json({"model_stats": [one.stats() for one in self._models.all() if one.name == model.name]})
 
     async def all_stats(self, request: Request) -> Response:
-        return _json({"model_stats": [served.stats() for served in self._models.all()]})
+        return _json({"model_stats": [model.stats() for model in self._models.all()]})
 
     async def index(self, request: Request) -> Response:
-        with Admission(1, max_bytes=_INDEX_BYTES).enter() as place:  # asked of a server that is full or starting, too
+        with Admission(1, max_bytes=_INDEX_BYTES).enter() as slot:  # answered by a server that is full or starting, too
             declared = request.headers.get("content-length")
-            body = await read_body(request.scope, declared, request.receive, place, self._index_limits)
-        ready = _asks_for_ready(unpack(body, request.headers.get("content-encoding"), _INDEX_BYTES))
+            body = await read_body(request.scope, declared, request.receive, slot, self._index_limits)
+        ready = _only_ready(unpack(body, request.headers.get("content-encoding"), _INDEX_BYTES))
         return _json([entry for entry in self._models.index() if not ready or entry["state"] == "READY"])
 
-    async def no_control(self, request: Request) -> Response:
-        raise RequestError("models are loaded and unloaded by what lies in their folder, not by requests", 503)
+    async def model_control(self, request: Request) -> Response:
+        raise RequestError("explicit model load / unload is not allowed: models are loaded from their folder", 503)
 
     async def metrics(self, request: Request) -> Response:
         assert self._metrics is not None
@@ -209,7 +209,7 @@ class _Endpoints:
         return Response(content, headers={"content-type": kind})
 
     def _find(self, request: Request, status: int = 404) -> ModelVersion:
-        return self._models.served(request.path_params["model"], request.path_params.get("version"), status)
+        return self._models.get(request.path_params["model"], request.path_params.get("version"), status)
 
     def _readiness(self, body: dict[str, Any]) -> Response:
         state = self._service.admission.state
@@ -225,14 +225,14 @@ def _page(rendered: tuple[bytes, dict[str, str]]) -> tuple[bytes, int, dict[str,
     return content, 200, headers
 
 
-def _summary(served: ModelVersion) -> dict[str, Any]:
+def _summary(model: ModelVersion) -> dict[str, Any]:
     return {
-        "name": served.name,
-        "version": served.version,
-        "variant": served.variant,
-        "runtime": served.session.runtime,
-        "device": served.session.device,
-        "classes": len(served.interface.labels),
+        "name": model.name,
+        "version": model.version,
+        "variant": model.variant,
+        "runtime": model.session.runtime,
+        "device": model.session.device,
+        "classes": len(model.interface.labels),
     }
 
 
@@ -240,8 +240,8 @@ def _json(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(dumps(data), status, headers, media_type="application/json")
 
 
-def _asks_for_ready(body: Body) -> bool:
-    """Read what is asked of the index: ``{"ready": true}`` leaves out versions that do not answer."""
+def _only_ready(body: Body) -> bool:
+    """Parse an index request: ``{"ready": true}`` leaves out versions that do not answer."""
     text = bytes(body)
     if not text.strip():
         return False
@@ -254,19 +254,19 @@ def _asks_for_ready(body: Body) -> bool:
     return bool(document.get("ready", False))
 
 
-async def _refused(request: Request, error: RequestError) -> Response:
+async def _handle_request_error(request: Request, error: RequestError) -> Response:
     return error_response(error)
 
 
-async def _gone(request: Request, error: ClientDisconnect) -> Response:
+async def _handle_disconnect(request: Request, error: ClientDisconnect) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 
-async def _no_such_route(request: Request, error: HTTPException) -> Response:
+async def _handle_http_exception(request: Request, error: HTTPException) -> Response:
     where = f"{request.method[:20]} {request.scope['path'][:80]}"
-    message = f"{where}: {error.detail}; GET / says what there is"
+    message = f"{where}: {error.detail}; GET / lists the endpoints"
     return _json({"error": message}, error.status_code, dict(error.headers or {}))
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _handle_exception(request: Request, error: Exception) -> Response:
     return error_response(request_error_of(error))

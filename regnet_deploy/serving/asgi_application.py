@@ -1,4 +1,4 @@
-"""The server's application for a host of your own: another ASGI server, another application, or Ray Serve."""
+"""The server as an ASGI application, for another ASGI server, another application, or Ray Serve."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from regnet_deploy.serving.server_core import ServerCore
 
 
 class Application:
-    """An ASGI application with a lifespan, in which golden sets are replayed and processes start and end.
+    """An ASGI application whose lifespan replays golden sets and starts and stops processes.
 
-    A host that is a server runs the lifespan. One that is an application runs none but its own: give it
-    :attr:`lifespan`, as in ``Starlette(lifespan=vision.lifespan, routes=[Mount("/vision", vision)])``.
+    An ASGI server runs the lifespan. An application that mounts this one does not: pass it :attr:`lifespan`, as in
+    ``Starlette(lifespan=vision.lifespan, routes=[Mount("/vision", vision)])``.
     """
 
-    def __init__(self, assembly: ServerCore, token: str | None) -> None:
-        self._assembly = assembly
-        self._app = create_app(assembly.service, token=token, metrics=assembly.metrics.scrape if token else None)
+    def __init__(self, core: ServerCore, token: str | None) -> None:
+        self._core = core
+        self._app = create_app(core.service, token=token, metrics=core.metrics.scrape if token else None)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, host: Any = None) -> AsyncIterator[None]:
-        """Prove what is served, answer for as long as the context lasts, and end.
+        """Replay the golden sets, answer requests while the context lasts, then stop.
 
         Args:
-            host: the application that this is the lifespan of; it is not looked at.
+            host: the application whose lifespan this is; not used.
 
         Raises:
             ProofError: a golden set disagrees.
             RegnetDeployError: the decoders do not start.
         """
         try:
-            await self._assembly.start()
-            self._assembly.service.admission.state = ServerState.READY
+            await self._core.start()
+            self._core.service.admission.state = ServerState.READY
             yield
         finally:
-            self._assembly.service.admission.state = ServerState.DRAINING
-            await self._assembly.stop()
+            self._core.service.admission.state = ServerState.DRAINING
+            await self._core.stop()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, or live through the lifespan."""
+        """Answer a request, or run the lifespan."""
         if scope["type"] != "lifespan":
             await self._app(scope, receive, send)
             return
@@ -63,12 +63,12 @@ class Application:
 
 
 def create_application(path: str | Path, *, token: str | None = None, **settings: Any) -> Application:
-    """Open what is at a path, for a host of your own; nothing of it is proved or answers yet.
+    """Open what is at a path as an ASGI application; its lifespan proves and serves it.
 
     Args:
         path: a bundle, or a folder of models and versions.
-        token: that clients must show; None where everybody may ask.
-        settings: as :class:`Assembly` takes them.
+        token: bearer token that clients must send; None: requests need none.
+        settings: keyword arguments of :class:`~regnet_deploy.serving.server_core.ServerCore`.
 
     Raises:
         RegnetDeployError: nothing is there that can be served.

@@ -10,8 +10,8 @@ from pathlib import Path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.serving.closing_response import ClosingResponse
 from regnet_deploy.serving.protocol import dumps
+from regnet_deploy.serving.responses import ClosingResponse
 
 TOKEN_VARIABLE = "REGNET_DEPLOY_TOKEN"
 _SHORTEST = 16

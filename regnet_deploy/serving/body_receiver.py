@@ -1,4 +1,4 @@
-"""Bodies of known length: the system writes them into the memory in which they are used."""
+"""Receives request bodies of known length directly into the memory in which the application uses them."""
 
 from __future__ import annotations
 
@@ -9,172 +9,180 @@ from typing import Any
 import numpy as np
 from starlette.requests import ClientDisconnect
 
-#: Of the extensions in a request's scope: a function that gives the body in one piece. It takes how far behind the
-#: body's start the memory is to be aligned, if there is any to be asked for, and who counts bytes as they arrive, may
-#: raise for too many. It returns the body, where that is there, or its future; what arrives once nobody waits for that
-#: is thrown away.
-WHOLE = "regnet_deploy.whole_body"
+#: Key of the ASGI extension that gives a request's body in one piece; its value is a :data:`TakeBody`.
+BODY_EXTENSION = "regnet_deploy.body"
 
-Count = Callable[[int], None]
-Whole = Callable[[int, Count], "bytearray | asyncio.Future[memoryview]"]
+#: Called with the number of bytes that arrived; may raise where they are too many.
+CountBytes = Callable[[int], None]
 
-#: Bytes that are read at once where no body is waited for: on a connection whose bodies fit in they come with their
-#: heads. On others less is read, and of a body less copied.
+#: ``(offset, count)`` to the body, or to its future where the rest of it has not arrived. The memory is aligned
+#: ``offset`` bytes behind the body's start, where it is allocated for this body. A body whose future is cancelled is
+#: read and discarded.
+TakeBody = Callable[[int, CountBytes], "bytes | bytearray | asyncio.Future[memoryview]"]
+
+#: Size of the buffer into which everything but such bodies is read. On a connection with longer bodies only
+#: :data:`MIN_DIRECT_BYTES` of it are used, so that less of the next body has to be copied.
 READ_BYTES = 256 * 2**10
 
-#: What is still to come of a body from which on it is received so.
-LEAST_BYTES = 64 * 2**10
+#: Missing bytes of a body from which on it is received directly.
+MIN_DIRECT_BYTES = 64 * 2**10
 
-#: Bytes of a body up to which it is received so: memory for all of it is asked for when it begins. It takes none of the
-#: system's before it arrives.
-MOST_BYTES = 8 * 2**20
+#: Size of a body up to which it is received directly: its memory is reserved at its start. The system provides the
+#: pages as they are written.
+MAX_DIRECT_BYTES = 8 * 2**20
 
-#: To which tensors are aligned: a line of the cache.
-_ALIGNED = 64
+#: Tensors are aligned to cache lines.
+_ALIGNMENT = 64
 
 
-def read_buffer() -> memoryview:
-    """Return memory for what is read at once; all connections of one event loop may share it."""
+def create_read_buffer() -> memoryview:
+    """Return a buffer for reads; all connections of one event loop can share it."""
     return memoryview(bytearray(READ_BYTES))
 
 
 class BodyReceiver(asyncio.BufferedProtocol):
-    """Between a transport and the protocol of its connection: hands that what arrives, but for :class:`Rest`.
+    """Stands between a transport and the HTTP protocol of its connection, and receives bodies in the protocol's place.
 
-    By itself a transport makes an object of every piece that it reads, a parser another one, and the application joins
-    them: a tensor is copied again and again before it is one.
+    Without it the transport makes an object of each piece that it reads, the parser another one, and the application
+    joins them: every byte of a tensor is copied three times.
     """
 
-    def __init__(self, connection: Any, memory: memoryview) -> None:
-        """``connection`` is an :class:`asyncio.Protocol`; what it is given is ``memory``, and valid for that call."""
-        self._connection, self._memory = connection, memory
-        self._rest: PartialBody | DiscardedBody | None = None
-        self._finished: Callable[[], None] | None = None
-        self._most = READ_BYTES
-        connection.receiver = self
+    def __init__(self, protocol: Any, buffer: memoryview) -> None:
+        """Create the receiver of one connection.
+
+        Args:
+            protocol: an :class:`asyncio.Protocol` with an attribute ``receiver``. It gets views of ``buffer``, which
+                are valid during the call.
+            buffer: see :func:`create_read_buffer`.
+        """
+        self._protocol, self._buffer = protocol, buffer
+        self._body: PartialBody | DiscardedBody | None = None
+        self._on_complete: Callable[[], None] | None = None
+        self._read_bytes = READ_BYTES
+        protocol.receiver = self
 
     @property
     def is_receiving(self) -> bool:
-        """Whether what comes next is taken by a :class:`Rest`."""
-        return self._rest is not None
+        """Whether the next bytes belong to a body."""
+        return self._body is not None
 
-    def receive(self, rest: PartialBody | DiscardedBody, finished: Callable[[], None]) -> None:
-        """Have the next bytes taken by ``rest`` until it has all; ``finished`` is called then."""
-        self._rest, self._finished = rest, finished
+    def receive(self, body: PartialBody | DiscardedBody, on_complete: Callable[[], None]) -> None:
+        """Give the next bytes to ``body`` until it is complete, and call ``on_complete`` then."""
+        self._body, self._on_complete = body, on_complete
 
     def expect(self, length: int) -> None:
-        """Note how long a body of this connection is: the next one is likely to be as long."""
-        self._most = LEAST_BYTES if length > READ_BYTES else READ_BYTES
+        """Note the length of a body of this connection: the next one probably has the same."""
+        self._read_bytes = MIN_DIRECT_BYTES if length > READ_BYTES else READ_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Hand on."""
-        self._connection.connection_made(transport)
+        """Forward to the protocol."""
+        self._protocol.connection_made(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return memory for the next bytes."""
-        return self._memory[: self._most] if self._rest is None else self._rest.room(self._memory)
+        """Return the memory for the next read."""
+        return self._buffer[: self._read_bytes] if self._body is None else self._body.get_buffer(self._buffer)
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take them."""
-        if self._rest is None:
-            self._connection.data_received(self._memory[:nbytes])
-        elif self._rest.took(nbytes):
-            finished, self._rest, self._finished = self._finished, None, None
-            if finished is not None:
-                finished()
+        """Take what was read."""
+        if self._body is None:
+            self._protocol.data_received(self._buffer[:nbytes])
+        elif self._body.received(nbytes):
+            on_complete, self._body, self._on_complete = self._on_complete, None, None
+            if on_complete is not None:
+                on_complete()
 
     def eof_received(self) -> bool | None:
-        """Hand on."""
-        return self._connection.eof_received()  # type: ignore[no-any-return]
+        """Forward to the protocol."""
+        return self._protocol.eof_received()  # type: ignore[no-any-return]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell who waits for a body, and hand on."""
-        rest, self._rest, self._finished = self._rest, None, None
-        if rest is not None:
-            rest.lost()
-        self._connection.connection_lost(exc)
-        self._connection.receiver = None  # what refers to itself would keep its memory until it is looked for
+        """End the body that is being received, and forward to the protocol."""
+        body, self._body, self._on_complete = self._body, None, None
+        if body is not None:
+            body.connection_lost()
+        self._protocol.connection_lost(exc)
+        self._protocol.receiver = None  # a reference cycle would keep the memory until the next garbage collection
 
     def pause_writing(self) -> None:
-        """Hand on."""
-        self._connection.pause_writing()
+        """Forward to the protocol."""
+        self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Hand on."""
-        self._connection.resume_writing()
+        """Forward to the protocol."""
+        self._protocol.resume_writing()
 
 
 class DiscardedBody:
-    """What is still to come of a body that nobody wants: a request that is answered before it is there."""
+    """The rest of a body that nobody reads, because its request was answered before."""
 
-    def __init__(self, left: int) -> None:
-        self._left = left
+    def __init__(self, missing: int) -> None:
+        self._missing = missing
 
-    def room(self, memory: memoryview) -> memoryview:
-        """Return where the next bytes go, which is of ``memory``."""
-        return memory[: self._left]
+    def get_buffer(self, buffer: memoryview) -> memoryview:
+        """Return where the next bytes go: into ``buffer``."""
+        return buffer[: self._missing]
 
-    def took(self, count: int) -> bool:
-        """Note that bytes came, and tell whether those were the last."""
-        self._left -= count
-        return not self._left
+    def received(self, count: int) -> bool:
+        """Note that ``count`` bytes arrived; return whether they were the last."""
+        self._missing -= count
+        return not self._missing
 
-    def lost(self) -> None:
-        """Note that nothing more will come."""
+    def connection_lost(self) -> None:
+        """Do nothing: nobody waits."""
 
 
 class PartialBody:
-    """What is still to come of a body.
+    """A body of which the rest is received.
 
     Attributes:
-        whole: the future of the body. When that is cancelled, or a count raises, the rest is thrown away.
+        complete: future of the whole body. Where it is cancelled, or the count raises, the rest is discarded.
     """
 
-    def __init__(self, begun: bytes | bytearray, length: int, lead: int, count: Count) -> None:
-        """Ask for memory.
+    def __init__(self, start: bytes | bytearray, length: int, offset: int, count: CountBytes) -> None:
+        """Reserve the memory.
 
         Args:
-            begun: what is there.
-            length: bytes of all of it, more than those.
-            lead: bytes behind the body's start that are aligned.
-            count: told how many bytes came; what it raises is raised by ``whole``.
+            start: the bytes that are there.
+            length: of the whole body, in bytes; more than those.
+            offset: bytes behind the body's start that are aligned.
+            count: see :data:`CountBytes`; what it raises becomes the exception of ``complete``.
         """
-        self.whole: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
-        self._body: memoryview | None = _aligned(length, lead)
-        self._body[: len(begun)] = begun
-        self._left, self._count = length - len(begun), count
-        self._counted(len(begun))
+        self.complete: asyncio.Future[memoryview] = asyncio.get_running_loop().create_future()
+        self._memory: memoryview | None = _allocate(length, offset)
+        self._memory[: len(start)] = start
+        self._missing, self._count = length - len(start), count
+        self._count_bytes(len(start))
 
-    def room(self, memory: memoryview) -> memoryview:
-        """Return where the next bytes go; into ``memory`` where nobody wants them."""
-        if self.whole.done():
-            self._body = None
-        return memory[: self._left] if self._body is None else self._body[-self._left :]
+    def get_buffer(self, buffer: memoryview) -> memoryview:
+        """Return where the next bytes go: into ``buffer`` where nobody wants them."""
+        if self.complete.done():
+            self._memory = None
+        return buffer[: self._missing] if self._memory is None else self._memory[-self._missing :]
 
-    def took(self, count: int) -> bool:
-        """Note that bytes came, and tell whether those were the last."""
-        self._left -= count
-        self._counted(count)
-        if not self._left and self._body is not None and not self.whole.done():
-            self.whole.set_result(self._body)
-        return not self._left
+    def received(self, count: int) -> bool:
+        """Note that ``count`` bytes arrived; return whether they were the last."""
+        self._missing -= count
+        self._count_bytes(count)
+        if not self._missing and self._memory is not None and not self.complete.done():
+            self.complete.set_result(self._memory)
+        return not self._missing
 
-    def lost(self) -> None:
-        """Note that nothing more will come."""
-        self._body = None
-        if not self.whole.done():
-            self.whole.set_exception(ClientDisconnect())
+    def connection_lost(self) -> None:
+        """Tell whoever waits that the client is gone."""
+        self._memory = None
+        if not self.complete.done():
+            self.complete.set_exception(ClientDisconnect())
 
-    def _counted(self, count: int) -> None:
-        if not self.whole.done():
+    def _count_bytes(self, count: int) -> None:
+        if not self.complete.done():
             try:
                 self._count(count)
             except Exception as error:
-                self._body = None
-                self.whole.set_exception(error.with_traceback(None))  # which leads here, and from here to the error
+                self._memory = None
+                self.complete.set_exception(error.with_traceback(None))  # its frames lead here: a reference cycle
 
 
-def _aligned(length: int, lead: int) -> memoryview:
-    memory = np.empty(length + _ALIGNED, np.uint8)  # not zeros: those would be written first
-    first = -(memory.ctypes.data + lead) % _ALIGNED
+def _allocate(length: int, offset: int) -> memoryview:
+    memory = np.empty(length + _ALIGNMENT, np.uint8)  # zeros would be written first
+    first = -(memory.ctypes.data + offset) % _ALIGNMENT
     return memory.data[first : first + length]

@@ -1,306 +1,358 @@
-"""Connections that take without asking for anything: those that send no request head or no end of it, and too many."""
+"""uvicorn's HTTP protocol with limits on connections, request heads, pipelining and slow clients."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from regnet_deploy.serving.body_receiver import (
-    LEAST_BYTES,
-    MOST_BYTES,
-    WHOLE,
+    BODY_EXTENSION,
+    MAX_DIRECT_BYTES,
+    MIN_DIRECT_BYTES,
     BodyReceiver,
-    Count,
+    CountBytes,
     DiscardedBody,
     PartialBody,
 )
-from regnet_deploy.serving.closing_response import ClosingResponse
 from regnet_deploy.serving.http_parser import Parser
 from regnet_deploy.serving.protocol import dumps
-from regnet_deploy.serving.response_coalescing import CoalescingTransport
+from regnet_deploy.serving.responses import ClosingResponse
 
 _Base: Any = HttpToolsProtocol
-
-#: Bytes of a request that are not its body - head, sizes of chunks, trailers - beyond which it is refused; as many
-#: again as the body has are allowed for its chunks. uvicorn's parser keeps them all in memory and has no limit of its
-#: own.
-MAX_HEAD_BYTES = 64 * 2**10
-
-#: Requests on one connection that wait behind the one that is being answered; more end the connection. uvicorn reads on
-#: whenever it has answered one, however many wait.
-MAX_PIPELINED = 100
-
-#: Connections beyond the limit on which health is answered: who watches over the server is not told that it is ill when
-#: it is busy.
-HEALTH_CONNECTIONS = 8
 
 _HEALTH = "/v2/health/"
 
 
-def limited_protocol(timeout_s: float, max_connections: int) -> type[asyncio.Protocol]:
-    """Return uvicorn's HTTP protocol with limits that it lacks, :data:`MAX_HEAD_BYTES` and :data:`MAX_PIPELINED` too.
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """Limits of one listening socket, which uvicorn lacks.
 
-    Args:
-        timeout_s: seconds in which the head of a request must have arrived, from the start of the connection or, on one
-            that is kept alive, from the first byte after an answer; also for which an answer waits for its client to
-            take some of it.
-        max_connections: open at a time. For one more, that which has been idle for the longest is closed; where none
-            is, :data:`HEALTH_CONNECTIONS` more are open for questions about health, and what else comes is told to
-            come back and closed.
+    Attributes:
+        max_connections: open connections. For one more, the connection that has been idle for the longest is closed.
+        timeout_s: seconds in which the head of a request must arrive, from the start of the connection or, on one that
+            is kept alive, from the first byte after a response; also the seconds for which a response waits for its
+            client to read.
+        health_connections: connections beyond ``max_connections`` that are accepted where none is idle, and answer
+            health requests only: a busy server is not reported as broken. Further connections get 503.
+        max_head_bytes: bytes of a request that are not body (head, chunk sizes, trailers) above which it gets 431. As
+            many again as the body has are allowed for its chunks. httptools keeps them all in memory.
+        max_pipelined: requests of one connection that wait behind the one that is answered; more close the connection.
+            uvicorn reads on after every response, however many wait.
     """
-    no_room = f"{max_connections} connections are open already, try again"
-    full = _closing(b"503 Service Unavailable", no_room, b"retry-after: 1\r\n")
-    too_large = _closing(
-        b"431 Request Header Fields Too Large", f"more than {MAX_HEAD_BYTES} bytes of head, chunk sizes or trailers"
-    )
-    invalid = _closing(b"400 Bad Request", "this is not a request of HTTP/1.1")
 
-    async def refuse_all(scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = ClosingResponse(dumps({"error": no_room}), 503, {"retry-after": "1"}, media_type="application/json")
-        await refusal(scope, receive, send)
+    max_connections: int
+    timeout_s: float
+    health_connections: int = 8
+    max_head_bytes: int = 64 * 2**10
+    max_pipelined: int = 100
 
-    class Guarded(_Base):  # type: ignore[misc]
-        _idle: ClassVar[dict[Any, None]] = {}  # connections, in the order in which they became so
-        _ending: ClassVar[set[Any]] = set()  # connections that were closed for others and still count as open
-        _deadline: asyncio.TimerHandle | None = None
-        _untaken: asyncio.TimerHandle | None = None
-        _body_bytes = 0
-        _other_bytes = 0
-        _received_bytes = 0  # of what is being parsed, without bodies
-        _running: Any = None
-        _answer: CoalescingTransport | None = None
-        _parsed: Any = None  # the request that is being parsed or was last; None up to the end of its head
-        _within = False  # a request that has not come to its end
-        _for_health = False
-        _refused = False
-        _offered = 0  # bytes of a body that was offered in one piece, until somebody asks for it
-        receiver: BodyReceiver | None = None  # through which bytes come; None where they come straight from a transport
+    @property
+    def full_error(self) -> str:
+        """What a client is told that is one too many."""
+        return f"{self.max_connections} connections are open already, try again"
 
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
-            self.parser = Parser(self, self._head_again)
 
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            super().connection_made(transport)
-            over = self.make_room(len(self.connections))
-            if over > HEALTH_CONNECTIONS:
-                self._refused = True
-                transport.write(full)
-                transport.close()
-                return
-            self._for_health = over > 0
-            self._await_head()
+class IdleConnections:
+    """The connections of one listening socket that wait for a request, in the order in which they became idle."""
 
-        @classmethod
-        def make_room(cls, connections: int) -> int:
-            """Close connections that are idle, the longest first, and return by how many there are still too many."""
-            over = connections - len(cls._ending) - max_connections
-            if over > 0:
-                for one in [one for one in cls._idle if not one.transport.get_write_buffer_size()][:over]:
-                    del cls._idle[one]
-                    cls._ending.add(one)
-                    one.transport.abort()  # at once: nothing is under way, and its place is taken
-                    over -= 1
-            return over
+    def __init__(self) -> None:
+        self._idle: dict[LimitedProtocol, None] = {}
+        self._closing: set[LimitedProtocol] = set()  # closed to make room; uvicorn still counts them as open
 
-        def data_received(self, data: bytes | memoryview) -> None:
-            if self._refused:
-                return
-            self._idle.pop(self, None)
-            before = self.cycle
-            self._received_bytes = len(data)
-            self._other_bytes += len(data)
-            super().data_received(data)
-            if self.cycle is not before:  # a head was complete
-                self._disarm()
-                if self.cycle is self._running and self.receiver is not None:
-                    self._offer_whole(self.receiver)
-            elif before is None or before.response_complete:
-                self._await_head()
-            if self._other_bytes > MAX_HEAD_BYTES + self._body_bytes:
-                self._refuse(too_large)
+    def __contains__(self, connection: LimitedProtocol) -> bool:
+        return connection in self._idle
 
-        def on_message_begin(self) -> None:
-            self._parsed, self._within = None, True
-            if len(self.pipeline) > MAX_PIPELINED:
-                raise OverflowError("too many requests at once")  # the parser makes it an error of its own
-            self._body_bytes = 0
-            self._other_bytes = self._received_bytes  # too much by the heads before it in the same bytes
-            super().on_message_begin()
+    def add(self, connection: LimitedProtocol) -> None:
+        """Note that a connection waits for a request."""
+        self._idle[connection] = None
 
-        def on_headers_complete(self) -> None:
-            if self.parser.is_offered:
-                if self.parser.get_method() == b"CONNECT":
-                    raise ValueError("no tunnels")  # the parser makes it an error of its own
-                return
-            super().on_headers_complete()
-            self._parsed = self.cycle
+    def discard(self, connection: LimitedProtocol) -> None:
+        """Note that a connection does not wait any more."""
+        self._idle.pop(connection, None)
 
-        def on_message_complete(self) -> None:
-            if not self.parser.is_offered:
-                self._within = False
-                super().on_message_complete()
+    def closed(self, connection: LimitedProtocol) -> None:
+        """Note that a connection is gone."""
+        self._idle.pop(connection, None)
+        self._closing.discard(connection)
 
-        def _head_again(self) -> bytes:
-            version = self.parser.get_http_version().encode("ascii")
-            lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
-            lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
-            return b"\r\n".join([*lines, b"", b""])
+    def make_room(self, open_connections: int, max_connections: int) -> int:
+        """Close idle connections, the longest idle first; return by how many there are still too many."""
+        excess = open_connections - len(self._closing) - max_connections
+        if excess > 0:
+            for connection in [one for one in self._idle if not one.transport.get_write_buffer_size()][:excess]:
+                del self._idle[connection]
+                self._closing.add(connection)
+                connection.transport.abort()
+                excess -= 1
+        return excess
 
-        def on_body(self, body: bytes) -> None:
-            self._body_bytes += len(body)
-            self._other_bytes -= len(body)
-            self._received_bytes -= len(body)
-            super().on_body(body)
 
-        def send_400_response(self, msg: str) -> None:
-            self._refuse(invalid)
+class HealthOnly:
+    """An ASGI application that passes on health requests and refuses all others with 503."""
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            if self._untaken is None:
-                self._untaken = self.loop.call_later(timeout_s, self._abandon)
+    def __init__(self, app: ASGIApp, error: str) -> None:
+        self._app, self._error = app, error
 
-        def resume_writing(self) -> None:
-            self._taken()
-            super().resume_writing()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["method"] in ("GET", "HEAD") and str(scope["path"]).startswith(_HEALTH):
+            await self._app(scope, receive, send)
+            return
+        body, headers = dumps({"error": self._error}), {"retry-after": "1"}
+        await ClosingResponse(body, 503, headers, media_type="application/json")(scope, receive, send)
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._idle.pop(self, None)
-            self._ending.discard(self)
-            self._disarm()
-            self._taken()
-            self._silence()
-            for cycle in (self.cycle, self._running):
-                if cycle is not None:
-                    cycle.scope.pop("extensions", None)  # which leads back here
-            super().connection_lost(exc)
 
-        def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-            self._running = cycle
-            cycle.transport = self._answer = CoalescingTransport(self.transport)
-            if self._for_health and not _asks_for_health(cycle.scope):
-                app = refuse_all
-            super()._start_asgi_task(cycle, app)
+class LimitedProtocol(_Base):  # type: ignore[misc]
+    """One connection: uvicorn's protocol within :class:`ConnectionLimits`, with bodies from a :class:`BodyReceiver`."""
 
-        def shutdown(self) -> None:
-            running = self._running
-            if running is not None and running.response_started and not running.keep_alive:
-                # A refusal that takes in what its client still sends: not while the server waits for it to end.
-                running.more_body = False
-                running.message_event.set()
-            super().shutdown()
+    app: ASGIApp
+    receiver: BodyReceiver | None = None
 
-        def on_response_complete(self) -> None:
-            if self._answer is not None:
-                self._answer.flush()  # of a head without a body
-            offered, self._offered = self._offered, 0
-            if offered and self.cycle.more_body and self.receiver is not None:
-                self.receiver.receive(DiscardedBody(offered - self._body_bytes), self._received_whole)
-                self._await_head()  # the next one cannot come before the rest of this body
-            super().on_response_complete()
-            if self.timeout_keep_alive_task is not None and not self._within:
-                self._idle[self] = None
+    def __init__(
+        self, config: Any, server_state: Any, app_state: Any, limits: ConnectionLimits, idle: IdleConnections
+    ) -> None:
+        super().__init__(config=config, server_state=server_state, app_state=app_state)
+        self.parser = Parser(self, self._head_without_upgrade)
+        self._limits, self._idle = limits, idle
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._answered: Any = None  # uvicorn's cycle of the request that is being answered, or was last
+        self._parsed: Any = None  # the cycle of the request that is being parsed; None before the end of its head
+        self._in_message = False  # a request has begun and has not ended
+        self._refused = False
+        self._body_bytes = 0  # of the request that is being parsed
+        self._overhead_bytes = 0  # of this request, everything but its body
+        self._read_overhead_bytes = 0  # the same, of the data that is being parsed
+        self._offered_bytes = 0  # length of a body that is offered to the application and not taken yet
 
-        def _offer_whole(self, receiver: BodyReceiver) -> None:
-            """Offer the application the body in one piece, where it is there or long enough for the rest to wait."""
-            cycle, length = self.cycle, 0
-            if self._within:
-                declared = next((value for name, value in self.headers if name == b"content-length"), b"")
-                length = int(declared.strip().lstrip(b"0") or 0)  # a number has few digits but may have many zeros
-                receiver.expect(length)
-                is_long = self._body_bytes + LEAST_BYTES <= length <= MOST_BYTES
-                # The parser is not told of the rest: it must have been the last thing that it knew of this connection.
-                if not is_long or not cycle.keep_alive or cycle.waiting_for_100_continue:
-                    return
-                self.flow.pause_reading()
-                self._offered = length
-            cycle.scope["extensions"] = {WHOLE: partial(self._whole, receiver, length)}
+    # Connection
 
-        def _whole(
-            self, receiver: BodyReceiver, length: int, lead: int, count: Count
-        ) -> bytearray | asyncio.Future[memoryview]:
-            cycle = self._running
-            if cycle.more_body and (receiver.is_receiving or len(cycle.body) != self._body_bytes):
-                raise RuntimeError("this body was asked for already")
-            begun, cycle.body = cycle.body, bytearray()
-            if not cycle.more_body:
-                count(len(begun))
-                return begun  # type: ignore[no-any-return]
-            self._offered = 0
-            rest = PartialBody(begun, length, lead, count)
-            if cycle.disconnected:
-                rest.lost()
-            else:
-                receiver.receive(rest, self._received_whole)
-                self.flow.resume_reading()
-            return rest.whole
-
-        def _received_whole(self) -> None:
-            self.parser = Parser(self, self._head_again)  # the one there was waits for this body
-            self.on_message_complete()
-            if self.cycle.response_complete and not self.transport.is_closing():
-                self._disarm()
-                self._unset_keepalive_if_required()  # which counts from the answer
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    self.timeout_keep_alive, self.timeout_keep_alive_handler
-                )
-                self._idle[self] = None
-
-        def _refuse(self, answer: bytes) -> None:
-            """Answer a request that cannot be read on, and close, once those before it are answered."""
-            if self._refused or self.transport.is_closing():
-                return
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        """Make room for the connection, or refuse it."""
+        super().connection_made(transport)
+        limits = self._limits
+        excess = self._idle.make_room(len(self.connections), limits.max_connections)
+        if excess > limits.health_connections:
             self._refused = True
-            if self._parsed is not None and self.pipeline and self.pipeline[0][0] is self._parsed:
-                self.pipeline.popleft()  # the newest
-                self._parsed = None
-            last = self.pipeline[0][0] if self.pipeline else self._running
-            if last is not None and last is not self._parsed and not last.response_complete:
-                last.keep_alive = False
+            transport.write(_error_response(b"503 Service Unavailable", limits.full_error, b"retry-after: 1\r\n"))
+            transport.close()
+            return
+        if excess > 0:
+            self.app = HealthOnly(self.app, limits.full_error)
+        self._start_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection, and tell the running application."""
+        self._idle.closed(self)
+        self._stop_head_timer()
+        self._stop_write_timer()
+        self._disconnect_cycles()
+        for cycle in (self.cycle, self._answered):
+            if cycle is not None:
+                cycle.scope.pop("extensions", None)  # a reference cycle
+        super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Close the connection after the response that is being sent."""
+        answered = self._answered
+        if answered is not None and answered.response_started and not answered.keep_alive:
+            # A refusal that reads what its client still sends: the server does not wait for that when it ends.
+            answered.more_body = False
+            answered.message_event.set()
+        super().shutdown()
+
+    # Requests
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Parse data, and hold it against the limits."""
+        if self._refused:
+            return
+        self._idle.discard(self)
+        previous = self.cycle
+        self._read_overhead_bytes = len(data)
+        self._overhead_bytes += len(data)
+        super().data_received(data)
+        if self.cycle is not previous:  # a head is complete
+            self._stop_head_timer()
+            if self.cycle is self._answered and self.receiver is not None:
+                self._offer_body(self.receiver)
+        elif previous is None or previous.response_complete:
+            self._start_head_timer()
+        if self._overhead_bytes > self._limits.max_head_bytes + self._body_bytes:
+            error = f"more than {self._limits.max_head_bytes} bytes of head, chunk sizes or trailers"
+            self._refuse(b"431 Request Header Fields Too Large", error)
+
+    def on_message_begin(self) -> None:
+        """Start counting the bytes of a request."""
+        self._parsed, self._in_message = None, True
+        if len(self.pipeline) > self._limits.max_pipelined:
+            raise OverflowError("too many pipelined requests")  # httptools makes an HttpParserError of it
+        self._body_bytes = 0
+        self._overhead_bytes = self._read_overhead_bytes  # too many by the heads before it in the same data
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Start the application, unless the head is to be parsed again."""
+        if self.parser.is_upgrade_offered:
+            if self.parser.get_method() == b"CONNECT":
+                raise ValueError("no tunnels")  # httptools makes an HttpParserError of it
+            return
+        pipelined = len(self.pipeline)
+        super().on_headers_complete()
+        self._parsed = self.cycle
+        if len(self.pipeline) == pipelined:
+            self._answered = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        """Count bytes of a body."""
+        self._body_bytes += len(body)
+        self._overhead_bytes -= len(body)
+        self._read_overhead_bytes -= len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that a request has been parsed."""
+        if not self.parser.is_upgrade_offered:
+            self._in_message = False
+            super().on_message_complete()
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode("ascii")
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    # Responses
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, or wait for one."""
+        offered, self._offered_bytes = self._offered_bytes, 0
+        if offered and self.cycle.more_body and self.receiver is not None:
+            self.receiver.receive(DiscardedBody(offered - self._body_bytes), self._body_received)
+            self._start_head_timer()  # the next head cannot arrive before the rest of this body
+        pipelined = len(self.pipeline)
+        following = self.pipeline[-1][0] if pipelined else None
+        super().on_response_complete()
+        if len(self.pipeline) < pipelined:
+            self._answered = following
+        if self.timeout_keep_alive_task is not None and not self._in_message:
+            self._idle.add(self)
+
+    def pause_writing(self) -> None:
+        """Start the timer of a client that does not read."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._limits.timeout_s, self._abort)
+
+    def resume_writing(self) -> None:
+        """Stop that timer."""
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        self._refuse(b"400 Bad Request", "this is not a request of HTTP/1.1")
+
+    def _refuse(self, status: bytes, error: str) -> None:
+        """Answer a request that cannot be parsed further and close, after the responses to the requests before it."""
+        if self._refused or self.transport.is_closing():
+            return
+        self._refused = True
+        if self._parsed is not None and self.pipeline and self.pipeline[0][0] is self._parsed:
+            self.pipeline.popleft()  # the newest
+            self._parsed = None
+        last = self.pipeline[0][0] if self.pipeline else self._answered
+        if last is not None and last is not self._parsed and not last.response_complete:
+            last.keep_alive = False
+            return
+        if last is None or last is not self._parsed or not last.response_started:
+            self.transport.write(_error_response(status, error))
+        self._disconnect_cycles()
+        self.transport.close()
+
+    def _abort(self) -> None:
+        self._disconnect_cycles()
+        self.transport.abort()
+
+    def _disconnect_cycles(self) -> None:
+        """Tell the running application that its client is gone; uvicorn tells the last request only."""
+        for cycle in (self.cycle, self._answered):
+            if cycle is not None:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    # Bodies
+
+    def _offer_body(self, receiver: BodyReceiver) -> None:
+        """Offer the application the body in one piece: it is there, or its rest is long enough to receive directly."""
+        cycle, length = self.cycle, 0
+        if self._in_message:
+            declared = next((value for name, value in self.headers if name == b"content-length"), b"")
+            length = int(declared.strip().lstrip(b"0") or 0)  # a number has few digits but may have many zeros
+            receiver.expect(length)
+            is_long = self._body_bytes + MIN_DIRECT_BYTES <= length <= MAX_DIRECT_BYTES
+            # The parser does not see the rest, and is replaced then: nothing of its state may matter afterwards.
+            is_kept = cycle.keep_alive and self.parser.should_keep_alive()
+            if not is_long or not is_kept or cycle.waiting_for_100_continue:
                 return
-            if last is None or last is not self._parsed or not last.response_started:
-                self.transport.write(answer)
-            self._silence()
-            self.transport.close()
+            self.flow.pause_reading()
+            self._offered_bytes = length
+        cycle.scope["extensions"] = {BODY_EXTENSION: partial(self._take_body, receiver, length)}
 
-        def _abandon(self) -> None:
-            self._silence()
-            self.transport.abort()
+    def _take_body(
+        self, receiver: BodyReceiver, length: int, offset: int, count: CountBytes
+    ) -> bytes | bytearray | asyncio.Future[memoryview]:
+        cycle = self._answered
+        if cycle.more_body and (receiver.is_receiving or len(cycle.body) != self._body_bytes):
+            raise RuntimeError("this body was taken already")
+        start: bytes | bytearray = cycle.body
+        cycle.body = bytearray()
+        if not cycle.more_body:
+            count(len(start))
+            return start
+        self._offered_bytes = 0
+        body = PartialBody(start, length, offset, count)
+        if cycle.disconnected:
+            body.connection_lost()
+        else:
+            receiver.receive(body, self._body_received)
+            self.flow.resume_reading()
+        return body.complete
 
-        def _silence(self) -> None:
-            """Have nothing more written by what is being answered; uvicorn tells it to the last request alone."""
-            for cycle in (self.cycle, self._running):
-                if cycle is not None:
-                    cycle.disconnected = True
-                    cycle.message_event.set()
+    def _body_received(self) -> None:
+        self.parser = Parser(self, self._head_without_upgrade)  # the old one still waits for this body
+        self.on_message_complete()
+        if self.cycle.response_complete and not self.transport.is_closing():
+            self._stop_head_timer()
+            self._unset_keepalive_if_required()  # it counts from the response
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+            self._idle.add(self)
 
-        def _taken(self) -> None:
-            if self._untaken is not None:
-                self._untaken.cancel()
-                self._untaken = None
+    # Timers
 
-        def _await_head(self) -> None:
-            if self._deadline is None:
-                self._deadline = self.loop.call_later(timeout_s, self.transport.close)
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self._limits.timeout_s, self.transport.close)
 
-        def _disarm(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
-    return Guarded
-
-
-def _asks_for_health(scope: Scope) -> bool:
-    return scope["method"] in ("GET", "HEAD") and str(scope["path"]).startswith(_HEALTH)
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
 
-def _closing(status: bytes, error: str, headers: bytes = b"") -> bytes:
+def _error_response(status: bytes, error: str, headers: bytes = b"") -> bytes:
     body = dumps({"error": error})
     return b"HTTP/1.1 %b\r\n%bconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
         status,

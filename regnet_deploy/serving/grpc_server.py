@@ -1,7 +1,7 @@
 """The Open Inference Protocol and the health check over gRPC, on the event loop of the HTTP server.
 
-Every call is taken as a stream of one message, which no client can tell from a call of one message: so whether a client
-is let in is decided before its message is read, and the message's bytes are looked at before they become objects.
+Every call is handled as a stream of one message, which looks the same to a client as a call of one message. So a call
+can be refused before its message is read, and the message's bytes can be checked before they are parsed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from regnet_deploy.serving.grpc_messages import parse, read_message, read_reques
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.message_limits import MessageLimits
 from regnet_deploy.serving.protocol import EXTENSIONS, read_document, respond
+from regnet_deploy.serving.request_body import BODIES_FULL
 from regnet_deploy.serving.request_log import request_id_of
 from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
 
@@ -32,7 +33,7 @@ EXTRA = "grpc"
 PROTOCOL = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 
-#: HTTP's status -> gRPC's; what is not here is INVALID_ARGUMENT below 500, INTERNAL above.
+#: HTTP status -> gRPC status; others are INVALID_ARGUMENT below 500 and INTERNAL above.
 _CODES = {
     401: "UNAUTHENTICATED",
     404: "NOT_FOUND",
@@ -43,23 +44,23 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 
-#: Calls at a time beside those that :class:`Limits` counts: questions about the server and its models.
-_QUESTIONS = 64
-#: Bytes of a question, and seconds in which it must have arrived.
-_QUESTION_BYTES, _QUESTION_S = 64 * 2**10, 5.0
-#: Seconds that a message has to arrive while others wait for its place.
+#: Calls at a time beside those that :class:`Limits` counts: queries of the server and its models.
+_QUERIES = 64
+#: Bytes of a query, and seconds in which it must arrive.
+_QUERY_BYTES, _QUERY_S = 64 * 2**10, 5.0
+#: Seconds that a message has to arrive while other calls wait.
 _GRACE_S = 1.0
-#: Health checks that are read at a time; they wait for nothing: one more ends the oldest. Seconds for each to arrive.
+#: Health checks that are read at a time; one more ends the oldest. Seconds for each to arrive.
 _CHECKS, _CHECK_S = 16, 2.0
 
 
 @dataclass(frozen=True)
 class GrpcServer:
-    """A server that listens.
+    """A running gRPC server.
 
     Attributes:
-        port: on which it does.
-        url: host and port, as clients of gRPC take them.
+        port: on which it listens.
+        url: host and port, as gRPC clients take them.
     """
 
     port: int
@@ -67,9 +68,9 @@ class GrpcServer:
     _server: Any
 
     async def stop(self, drain_s: float = 1.0) -> None:
-        """Take no more calls, and give those that run ``drain_s`` seconds to end.
+        """Refuse new calls, and give running ones ``drain_s`` seconds to end.
 
-        Returns when they have ended. A call that has been answered may still be on its way to the client.
+        Returns when they have ended. The last answers may still be on their way to the clients.
         """
         await self._server.stop(drain_s)
 
@@ -80,21 +81,21 @@ async def start_grpc(
     """Listen for gRPC on the running event loop.
 
     Args:
-        service: what answers.
+        service: answers the requests.
         host: name or address to listen on.
         port: 0 takes a free one.
-        token: that calls must carry as ``authorization: Bearer TOKEN``, but for those about the server's health.
-        tls: files of the certificate chain and its private key (PEM); None listens in the clear.
+        token: bearer token that calls must send, except health checks; None: calls need none.
+        tls: files of the certificate chain and its private key (PEM); None: no TLS.
 
     Raises:
         MissingExtra: grpcio is not installed.
         ServerError: the port is taken, or the host is not this machine's.
         UsageError: the certificate or its key cannot be used.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each stranger that speaks no TLS is a line of the log
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each client without TLS is a line of the log
     aio = require("grpc.aio", EXTRA)
     limits = service.limits
-    server = aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.max_in_flight + _QUESTIONS)
+    server = aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.max_in_flight + _QUERIES)
     calls = _Calls(service, token)
     server.add_generic_rpc_handlers((_handlers(PROTOCOL, calls.protocol()), _handlers(HEALTH, calls.health())))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -105,10 +106,10 @@ async def start_grpc(
         else:
             bound = server.add_secure_port(address, credentials)
     except RuntimeError:
-        why = "the port is taken, or the host is not this machine's"
+        reason = "the port is taken, or the host is not this machine's"
         if tls is not None:
-            why += f", or {tls[0]} and {tls[1]} are no certificate and its key"
-        raise ServerError(f"cannot listen for gRPC on {address}: {why}") from None
+            reason += f", or {tls[0]} and {tls[1]} are no certificate and its key"
+        raise ServerError(f"cannot listen for gRPC on {address}: {reason}") from None
     await server.start()
     return GrpcServer(bound, f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}", server)
 
@@ -119,10 +120,10 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 * 2**10),
         ("grpc.absolute_max_metadata_size", 32 * 2**10),
-        ("grpc.max_concurrent_streams", limits.max_in_flight + _QUESTIONS),
+        ("grpc.max_concurrent_streams", limits.max_in_flight + _QUERIES),
         ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.so_reuseport", 0),  # a port that is taken is an error
-        # A client that is gone without a word is found out, and what it waits for leaves the queue.
+        ("grpc.so_reuseport", 0),  # a port in use is an error
+        # Detects clients that vanished, so that their requests leave the queue.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
@@ -147,14 +148,14 @@ def _handlers(name: str, calls: dict[str, Callable[[Any], Awaitable[bytes]]]) ->
             try:
                 return await call(context)
             except Exception as error:
-                refused = request_error_of(error)
-            code = _CODES.get(refused.status, "INVALID_ARGUMENT" if refused.status < 500 else "INTERNAL")
+                refusal = request_error_of(error)
+            code = _CODES.get(refusal.status, "INVALID_ARGUMENT" if refusal.status < 500 else "INTERNAL")
             after: tuple[tuple[str, str], ...] = ()
-            if refused.retry_after_s:  # clients with a policy of retries wait for this long
-                after = (("grpc-retry-pushback-ms", str(refused.retry_after_s * 1000)),)
-            if context.done():  # a message that was too large, for one: the library has answered it
+            if refusal.retry_after_s:  # clients with a retry policy wait for this long
+                after = (("grpc-retry-pushback-ms", str(refusal.retry_after_s * 1000)),)
+            if context.done():  # the library has answered it, for example a message that was too large
                 raise asyncio.CancelledError
-            await context.abort(getattr(grpc.StatusCode, code), str(refused), after)
+            await context.abort(getattr(grpc.StatusCode, code), str(refusal), after)
             raise AssertionError("abort raises")
 
         return grpc.stream_unary_rpc_method_handler(answer)
@@ -163,32 +164,37 @@ def _handlers(name: str, calls: dict[str, Callable[[Any], Awaitable[bytes]]]) ->
 
 
 class _Calls:
-    """The calls, each from its context to the bytes of its answer."""
+    """The calls: each takes its context and returns the bytes of its response."""
 
     def __init__(self, service: Service, token: str | None) -> None:
         self._service = service
         self._token = token
         limits = service.limits
-        # While a message arrives its size is not known: so many of the largest have room at a time.
-        places = max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes))
+        # The size of a message is known when it has arrived: as many are read at a time as fit if all are large.
+        messages_at_a_time = max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes))
         waiting = max(1, limits.max_in_flight // 2)
-        self._arriving = MessageLimits(places, _GRACE_S, of_a_peer=places - places // 4, waiting_of_a_peer=waiting)
-        self._asking = MessageLimits(8, _GRACE_S, of_a_peer=6, waiting_of_a_peer=_QUESTIONS)
-        self._checking = MessageLimits(_CHECKS, 0.0, of_a_peer=_CHECKS, waiting_of_a_peer=1)
+        self._infer_limits = MessageLimits(
+            messages_at_a_time,
+            _GRACE_S,
+            of_a_peer=messages_at_a_time - messages_at_a_time // 4,
+            waiting_of_a_peer=waiting,
+        )
+        self._query_limits = MessageLimits(8, _GRACE_S, of_a_peer=6, waiting_of_a_peer=_QUERIES)
+        self._check_limits = MessageLimits(_CHECKS, 0.0, of_a_peer=_CHECKS, waiting_of_a_peer=1)
 
     def protocol(self) -> dict[str, Callable[[Any], Awaitable[bytes]]]:
-        """Return the calls of the Open Inference Protocol by their names."""
+        """Return the calls of the Open Inference Protocol by name."""
         return {
             "ServerLive": self._server_live,
             "ServerReady": self._server_ready,
-            "ModelReady": self._question("ModelReady", self._model_ready),
-            "ServerMetadata": self._question("ServerMetadata", self._server_metadata),
-            "ModelMetadata": self._question("ModelMetadata", self._model_metadata),
-            "ModelConfig": self._question("ModelConfig", self._model_config),
-            "ModelStatistics": self._question("ModelStatistics", self._model_statistics),
-            "RepositoryIndex": self._question("RepositoryIndex", self._repository_index),
-            "RepositoryModelLoad": self._question("RepositoryModelLoad", self._not_by_clients),
-            "RepositoryModelUnload": self._question("RepositoryModelUnload", self._not_by_clients),
+            "ModelReady": self._query("ModelReady", self._model_ready),
+            "ServerMetadata": self._query("ServerMetadata", self._server_metadata),
+            "ModelMetadata": self._query("ModelMetadata", self._model_metadata),
+            "ModelConfig": self._query("ModelConfig", self._model_config),
+            "ModelStatistics": self._query("ModelStatistics", self._model_statistics),
+            "RepositoryIndex": self._query("RepositoryIndex", self._repository_index),
+            "RepositoryModelLoad": self._query("RepositoryModelLoad", self._model_control),
+            "RepositoryModelUnload": self._query("RepositoryModelUnload", self._model_control),
             "ModelInfer": self._infer,
         }
 
@@ -209,66 +215,66 @@ class _Calls:
             if left is not None and context.time_remaining() <= 0:
                 status, error = 504, "the call's deadline passed"
             raise
-        except Exception as refused:
-            told = request_error_of(refused)
-            status, error = told.status, str(told)
-            raise told from None
+        except Exception as raised:
+            refusal = request_error_of(raised)
+            status, error = refusal.status, str(refusal)
+            raise refusal from None
         finally:
-            self._service.ended(call, status, error)
+            self._service.finish(call, status, error)
 
     async def _answer(self, context: Any, call: Call, left: float | None) -> bytes:
-        self._authorise(context)
+        self._authorize(context)
         service = self._service
-        with service.admission.enter() as place:
-            data = await self._read(context, place)
-            call.has_read()
+        with service.admission.enter() as slot:
+            data = await self._read(context, slot)
+            call.body_read()
             message, raw = read_message(data)
-            with service.models.lease(message.model_name, message.model_version or None) as served:
-                call.served = served
+            with service.models.lease(message.model_name, message.model_version or None) as model:
+                call.model = model
                 if raw:
-                    document, rest = read_request(message, raw, served.interface)
-                else:  # numbers, each of which is an object for a moment
-                    document, rest = await service.apart(read_request, message, raw, served.interface)
-                request = read_document(document, rest, served.interface)
+                    document, rest = read_request(message, raw, model.interface)
+                else:  # each number becomes a Python object
+                    document, rest = await service.run_in_executor(read_request, message, raw, model.interface)
+                request = read_document(document, rest, model.interface)
                 if left is not None:
                     request = request._replace(timeout_s=min(left, request.timeout_s or left))
-                logits = await service.infer(call, served, request)
-            response = respond(request, logits, served.interface)
+                logits = await service.infer(call, model, request)
+            response = respond(request, logits, model.interface)
             return write_response(response.document, [response.raw])
 
-    async def _read(self, context: Any, place: AdmissionSlot) -> bytes:
-        data = await _message(context, self._arriving, self._service.limits.read_timeout_s)
-        if not place.take(len(data)):
-            raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
+    async def _read(self, context: Any, slot: AdmissionSlot) -> bytes:
+        data = await _read_message(context, self._infer_limits, self._service.limits.read_timeout_s)
+        if not slot.take(len(data)):
+            raise RequestError(BODIES_FULL, 503)
         return data
 
-    def _question(self, name: str, ask: Callable[[Any], dict[str, Any]]) -> Callable[[Any], Awaitable[bytes]]:
-        """Return the call ``name``: reads its message, and writes what ``ask`` makes of it."""
+    def _query(self, name: str, answer: Callable[[Any], dict[str, Any]]) -> Callable[[Any], Awaitable[bytes]]:
+        """Return the call ``name``: parses its message and writes the response that ``answer`` returns."""
 
         async def call(context: Any) -> bytes:
-            self._authorise(context)
-            data = await _message(context, self._asking, _QUESTION_S)
-            return _written(f"inference.{name}Response", ask(_asked(data, f"inference.{name}Request")))
+            self._authorize(context)
+            data = await _read_message(context, self._query_limits, _QUERY_S)
+            return _serialize(f"inference.{name}Response", answer(_parse(data, f"inference.{name}Request")))
 
         return call
 
     async def _server_live(self, context: Any) -> bytes:
-        return _written("inference.ServerLiveResponse", {"live": not self._service.models.hung()})
+        return _serialize("inference.ServerLiveResponse", {"live": not self._service.models.hung()})
 
     async def _server_ready(self, context: Any) -> bytes:
-        return _written("inference.ServerReadyResponse", {"ready": self._ready()})
+        return _serialize("inference.ServerReadyResponse", {"ready": self._ready()})
 
     async def _check(self, context: Any) -> bytes:
-        data = await _message(context, self._checking, _CHECK_S)
-        asked = _asked(data, "grpc.health.v1.HealthCheckRequest").service
-        if asked in ("", PROTOCOL, HEALTH):
+        data = await _read_message(context, self._check_limits, _CHECK_S)
+        name = _parse(data, "grpc.health.v1.HealthCheckRequest").service
+        if name in ("", PROTOCOL, HEALTH):
             ready = self._ready()
         else:
-            self._authorise(context)
-            if asked not in self._service.models.names():
-                raise RequestError(f"unknown service {asked[:80]!r}; there are {PROTOCOL} and the models' names", 404)
-            ready = self._model_is_ready(asked, None)
-        return _written("grpc.health.v1.HealthCheckResponse", {"status": "SERVING" if ready else "NOT_SERVING"})
+            self._authorize(context)
+            if name not in self._service.models.names():
+                raise RequestError(f"unknown service {name[:80]!r}; there are {PROTOCOL} and the models' names", 404)
+            ready = self._model_is_ready(name, None)
+        return _serialize("grpc.health.v1.HealthCheckResponse", {"status": "SERVING" if ready else "NOT_SERVING"})
 
     def _model_ready(self, request: Any) -> dict[str, Any]:
         return {"ready": self._model_is_ready(request.name, request.version or None)}
@@ -278,64 +284,62 @@ class _Calls:
 
     def _model_metadata(self, request: Any) -> dict[str, Any]:
         models = self._service.models
-        return models.served(request.name, request.version or None).metadata(models.versions(request.name))
+        return models.get(request.name, request.version or None).metadata(models.versions(request.name))
 
     def _model_config(self, request: Any) -> dict[str, Any]:
-        return {"config": self._service.models.served(request.name, request.version or None).config()}
+        return {"config": self._service.models.get(request.name, request.version or None).config()}
 
     def _model_statistics(self, request: Any) -> dict[str, Any]:
         models = self._service.models
         if request.version:
-            return {"model_stats": [models.served(request.name, request.version).stats()]}
+            return {"model_stats": [models.get(request.name, request.version).stats()]}
         if request.name:
-            models.served(request.name)  # refuses a name that is unknown
-        chosen = [served for served in models.all() if request.name in ("", served.name)]
-        return {"model_stats": [served.stats() for served in chosen]}
+            models.get(request.name)  # raises for an unknown name
+        chosen = [model for model in models.all() if request.name in ("", model.name)]
+        return {"model_stats": [model.stats() for model in chosen]}
 
     def _repository_index(self, request: Any) -> dict[str, Any]:
         index = self._service.models.index()
         return {"models": [entry for entry in index if entry["state"] == "READY" or not request.ready]}
 
-    def _not_by_clients(self, request: Any) -> dict[str, Any]:
-        raise RequestError(
-            "explicit model load / unload is not allowed: the server looks at its bundles itself", 503, 0
-        )
+    def _model_control(self, request: Any) -> dict[str, Any]:
+        raise RequestError("explicit model load / unload is not allowed: models are loaded from their folder", 503, 0)
 
     def _ready(self) -> bool:
         return self._service.admission.state is ServerState.READY and self._service.models.ready()
 
     def _model_is_ready(self, name: str, version: str | None) -> bool:
         try:
-            self._service.models.served(name, version)
+            self._service.models.get(name, version)
         except RequestError:
             return False
         return self._service.admission.state is ServerState.READY
 
-    def _authorise(self, context: Any) -> None:
+    def _authorize(self, context: Any) -> None:
         if self._token is None:
             return
         if not is_bearer(_metadata(context).get("authorization", "").encode(), self._token):
             raise RequestError("a bearer token is needed: metadata authorization: Bearer ...", 401)
 
 
-async def _message(context: Any, arriving: MessageLimits, timeout_s: float) -> bytes:
-    data = await arriving.read(context.peer(), context.read, timeout_s)
+async def _read_message(context: Any, limits: MessageLimits, timeout_s: float) -> bytes:
+    data = await limits.read(context.peer(), context.read, timeout_s)
     if not isinstance(data, bytes):
-        raise RequestError("the client had gone, or its message was larger than is taken", CLIENT_GONE)
+        raise RequestError("the client is gone, or its message is too large", CLIENT_GONE)
     return data
 
 
-def _asked(data: bytes, name: str) -> Any:
-    if len(data) > _QUESTION_BYTES:
-        raise RequestError(f"a {name} has {_QUESTION_BYTES} bytes at most, not {len(data)}", 413)
+def _parse(data: bytes, name: str) -> Any:
+    if len(data) > _QUERY_BYTES:
+        raise RequestError(f"a {name} may have {_QUERY_BYTES} bytes, not {len(data)}", 413)
     return parse(data, name)
 
 
 def _metadata(context: Any) -> dict[str, str]:
-    """Return what a client sent beside its message; of what it sent twice the last, binary values left out."""
+    """Return the text metadata of a call; of repeated keys the last."""
     return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
 
 
-def _written(name: str, values: dict[str, Any]) -> bytes:
-    written: bytes = messages.message(name, values, ignore_unknown=True).SerializeToString()
-    return written
+def _serialize(name: str, values: dict[str, Any]) -> bytes:
+    data: bytes = messages.message(name, values, ignore_unknown=True).SerializeToString()
+    return data

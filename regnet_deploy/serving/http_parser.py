@@ -1,4 +1,4 @@
-"""A parser of HTTP requests for a server that speaks nothing else."""
+"""A parser of HTTP requests for a server that speaks no other protocol."""
 
 from __future__ import annotations
 
@@ -9,56 +9,61 @@ import httptools
 
 
 class Parser:
-    """httptools' parser, to which a request that offers another protocol (``Upgrade``) is one like any other.
+    """httptools' parser, which ignores an offer of another protocol (header ``Upgrade``).
 
-    httptools takes such a request for one without a body, whatever its head says, and what is its body for the next
-    request: that of whoever wrote the body. So the head is parsed again without the offer, which a server may ignore.
-    The protocol has to leave alone what it is told while :attr:`is_offered` says so.
+    httptools ends such a request behind its head, whatever its ``Content-Length`` says, and takes the body for the next
+    request: whoever can choose a body could send requests in another client's name. Here the head is parsed again
+    without the header, which a server may ignore. The protocol must ignore callbacks while :attr:`is_upgrade_offered`.
     """
 
-    def __init__(self, protocol: Any, head: Callable[[], bytes]) -> None:
-        """``head`` makes the head of the request that is being parsed anew, without its offer."""
-        self._protocol, self._head = protocol, head
-        self._parser = self._fresh()
+    def __init__(self, protocol: Any, head_without_upgrade: Callable[[], bytes]) -> None:
+        """Create a parser.
 
-    def _fresh(self) -> Any:
+        Args:
+            protocol: gets httptools' callbacks.
+            head_without_upgrade: returns the head of the request that is being parsed, without its header ``Upgrade``.
+        """
+        self._protocol, self._head_without_upgrade = protocol, head_without_upgrade
+        self._parser = self._create_parser()
+
+    def _create_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self._protocol)
-        # As uvicorn has it: what comes behind a request that is the last one of its connection is not an error.
+        # As uvicorn sets it: bytes behind a request with "Connection: close" are not an error.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
     def feed_data(self, data: bytes | memoryview) -> None:
-        """Parse what has arrived.
+        """Parse data.
 
         Raises:
-            httptools.HttpParserError: it is no request.
+            httptools.HttpParserError: the data is not a request.
         """
         while True:
             try:
                 self._parser.feed_data(data)
-            except httptools.HttpParserUpgrade as offer:
-                data = memoryview(data)[offer.args[0] :]
-                head = self._head()
-                self._parser = self._fresh()  # the old one may have seen the end of its connection
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+                head = self._head_without_upgrade()
+                self._parser = self._create_parser()  # the old one may have seen "Connection: close"
                 self._parser.feed_data(head)
             else:
                 return
 
     @property
-    def is_offered(self) -> bool:
-        """The request that is being parsed offers another protocol; it comes again without."""
+    def is_upgrade_offered(self) -> bool:
+        """Whether the request that is being parsed offers another protocol; its head will be parsed again."""
         return bool(self._parser.should_upgrade())
 
     def should_upgrade(self) -> bool:
-        """Tell uvicorn that it does not."""
+        """Return False: uvicorn is not to upgrade."""
         return False
 
     def should_keep_alive(self) -> bool:
-        """Tell whether the connection lasts longer than the request."""
+        """Return whether the connection stays open after this request."""
         return bool(self._parser.should_keep_alive())
 
     def get_http_version(self) -> str:
-        """Return the version of the request that is being parsed."""
+        """Return the HTTP version of the request that is being parsed."""
         return str(self._parser.get_http_version())
 
     def get_method(self) -> bytes:

@@ -1,4 +1,4 @@
-"""The two requests that carry images over HTTP, as plain ASGI: they are what the server is there for."""
+"""The HTTP endpoints that take images: infer and classify. Plain ASGI, because Starlette's layers cost time."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from starlette.types import Receive, Scope, Send
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.serving.admission import AdmissionSlot
-from regnet_deploy.serving.closing_response import ClosingResponse
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.multipart import FormPart, read_form
-from regnet_deploy.serving.plain_response import PlainResponse
 from regnet_deploy.serving.protocol import HEADER_LENGTH, JSON_HEADERS, dumps, infer_response, parse_infer
-from regnet_deploy.serving.request_body import Body, UnreadBody, read_body, unpack
+from regnet_deploy.serving.request_body import BODIES_FULL, Body, UnreadBody, read_body, unpack
 from regnet_deploy.serving.request_log import request_id_of
+from regnet_deploy.serving.responses import ClosingResponse, PlainResponse
 from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
 
 T = TypeVar("T")
 
-#: Header of an infer request up to which its JSON is read on the event loop.
-_SMALL_JSON = 16 * 2**10
-#: Answers up to this size are not worth compressing.
-_SMALL_ANSWER = 1024
-#: Seconds after which it is looked whether the client is still there: most answers are made by then.
+#: Bytes of JSON of an infer request up to which it is parsed on the event loop.
+_INLINE_JSON_BYTES = 16 * 2**10
+#: Bytes of a response up to which it is not compressed.
+_MIN_COMPRESSED_BYTES = 1024
+#: Seconds after which a request starts to watch for its client's disconnect; most requests are answered by then.
 _WATCH_AFTER_S = 0.05
 
-#: Fields of a URL; there are three.
+#: Fields of a query string; three are defined.
 _MAX_FIELDS = 20
 
-#: What a request is told that a server does not finish, because it ends and has waited for as long as it may.
+#: Answer to a request that does not finish in the time that a stopping server gives it.
 _CUT_OFF = RequestError("the server is stopping, and this request was cut off", 503)
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode("ascii")
@@ -50,31 +49,31 @@ class InferEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await _answer(self._service, "infer", self._infer, scope, receive, send)
+        await _handle(self._service, "infer", self._infer, scope, receive, send)
 
     async def _infer(self, call: Call, headers: _Headers, scope: Scope, receive: Receive) -> PlainResponse:
         service, path = self._service, scope["path_params"]
-        with service.models.lease(path["model"], path.get("version")) as served:
-            call.served = served
-            service.refuse_if_full(served)
-            with service.admission.enter() as place:
-                length, encoding = _text(headers, _HEADER_LENGTH), _text(headers, b"content-encoding")
-                small = _small(length)
-                declared = _text(headers, b"content-length")
-                body = await read_body(scope, declared, receive, place, service.limits, small or 0)
-                call.has_read()
-                # What is not a number of such a size, the parser takes or refuses.
-                if encoding is None and small is not None:
-                    request = parse_infer(body, length, served.interface, served.heads)
+        with service.models.lease(path["model"], path.get("version")) as model:
+            call.model = model
+            service.refuse_if_full(model)
+            with service.admission.enter() as slot:
+                length, encoding = _header(headers, _HEADER_LENGTH), _header(headers, b"content-encoding")
+                inline = _inline_json_bytes(length)
+                declared = _header(headers, b"content-length")
+                body = await read_body(scope, declared, receive, slot, service.limits, inline or 0)
+                call.body_read()
+                # A length that is no such number is parsed or refused by the parser.
+                if encoding is None and inline is not None:
+                    request = parse_infer(body, length, model.interface, model.header_cache)
                 else:
-                    body = await _unpacked(service, call, place, body, encoding, receive)
-                    work = service.apart(parse_infer, body, length, served.interface)
-                    request = await _while_there(service, service.in_time(call, work), receive)
+                    body = await _unpack(service, call, slot, body, encoding, receive)
+                    work = service.run_in_executor(parse_infer, body, length, model.interface)
+                    request = await _cancel_on_disconnect(service, service.before_deadline(call, work), receive)
                 del body
-                ran = await _while_there(service, service.queued(call, served, request), receive)
-                call.ran(ran, len(request.images))
-                content, made = infer_response(request, ran.logits, served.interface, served.heads)
-        return _compressed(content, made, headers)
+                result = await _cancel_on_disconnect(service, service.submit(call, model, request), receive)
+                call.add_result(result, len(request.images))
+                content, response_headers = infer_response(request, result.logits, model.interface, model.header_cache)
+        return _compress(content, response_headers, headers)
 
 
 class ClassifyEndpoint:
@@ -85,63 +84,65 @@ class ClassifyEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        await _answer(self._service, "classify", self._classify, scope, receive, send)
+        await _handle(self._service, "classify", self._classify, scope, receive, send)
 
     async def _classify(self, call: Call, headers: _Headers, scope: Scope, receive: Receive) -> PlainResponse:
         service = self._service
         query = _query(scope)
-        asked = _once(query, "k")
-        k = 5 if asked is None else _whole(asked)
-        with service.models.lease(_model(query, service), _once(query, "version")) as served:
-            call.served = served
-            service.refuse_if_full(served)
-            with service.admission.enter() as place:
-                body = await read_body(scope, _text(headers, b"content-length"), receive, place, service.limits)
-                call.has_read()
-                encoding, kind = _text(headers, b"content-encoding"), _text(headers, b"content-type") or ""
-                body = await _unpacked(service, call, place, body, encoding, receive)
+        given_k = _single(query, "k")
+        k = 5 if given_k is None else _parse_k(given_k)
+        with service.models.lease(_model(query, service), _single(query, "version")) as model:
+            call.model = model
+            service.refuse_if_full(model)
+            with service.admission.enter() as slot:
+                body = await read_body(scope, _header(headers, b"content-length"), receive, slot, service.limits)
+                call.body_read()
+                encoding, kind = _header(headers, b"content-encoding"), _header(headers, b"content-type") or ""
+                body = await _unpack(service, call, slot, body, encoding, receive)
                 if kind.lower().startswith("multipart/"):
-                    reading = service.apart(read_form, body, kind, served.interface.max_batch)
-                    parts = await _while_there(service, service.in_time(call, reading), receive)
-                    work = _several(service, call, served, parts, k)
+                    reading = service.run_in_executor(read_form, body, kind, model.interface.max_batch)
+                    parts = await _cancel_on_disconnect(service, service.before_deadline(call, reading), receive)
+                    work = _classify_form(service, call, model, parts, k)
                 else:
-                    work = _one(service, call, served, body, k)
-                answer = await _while_there(service, work, receive)
+                    work = _classify_image(service, call, model, body, k)
+                answer = await _cancel_on_disconnect(service, work, receive)
         status = 400 if "error" in answer else 200
-        answer = {"model": served.name, "version": served.version, **answer, "timing_ms": call.timing_ms()}
-        return _compressed(dumps(answer), JSON_HEADERS, headers, status)
+        answer = {"model": model.name, "version": model.version, **answer, "timing_ms": call.timing_ms()}
+        return _compress(dumps(answer), JSON_HEADERS, headers, status)
 
 
-async def _one(service: Service, call: Call, served: ModelVersion, image: Body, k: int) -> dict[str, Any]:
-    predictions = await service.classify(call, served, image, k)
+async def _classify_image(service: Service, call: Call, model: ModelVersion, image: Body, k: int) -> dict[str, Any]:
+    predictions = await service.classify(call, model, image, k)
     return {"predictions": [prediction.to_json() for prediction in predictions]}
 
 
-async def _several(service: Service, call: Call, served: ModelVersion, parts: list[FormPart], k: int) -> dict[str, Any]:
-    """Classify the images of a form at the same time; a bad one has its error in its place."""
+async def _classify_form(
+    service: Service, call: Call, model: ModelVersion, parts: list[FormPart], k: int
+) -> dict[str, Any]:
+    """Classify the images of a form concurrently; the result of an unusable one is its error."""
 
     async def one(part: FormPart) -> dict[str, Any]:
         try:
-            predictions = await service.classify(call, served, part.data, k)
+            predictions = await service.classify(call, model, part.data, k)
         except DataError as error:
             return {"image": part.name, "error": str(error)}
         return {"image": part.name, "predictions": [prediction.to_json() for prediction in predictions]}
 
-    # No more at a time than may wait: a form by itself is not refused for what it brings.
-    room = asyncio.Semaphore(served.batching.max_queue)
+    # No more at a time than the queue holds, so that a form alone does not fill it.
+    slots = asyncio.Semaphore(model.batching.max_queue)
 
-    async def in_turn(part: FormPart) -> dict[str, Any]:
-        async with room:
+    async def limited(part: FormPart) -> dict[str, Any]:
+        async with slots:
             return await one(part)
 
-    tasks = [asyncio.ensure_future(in_turn(part)) for part in parts]
+    tasks = [asyncio.ensure_future(limited(part)) for part in parts]
     try:
         results = list(await asyncio.gather(*tasks))
     finally:
         for task in tasks:
             task.cancel()
     if all("error" in result for result in results):
-        return {"error": f"none of the {len(results)} files is an image that can be used", "results": results}
+        return {"error": f"none of the {len(results)} files is a usable image", "results": results}
     return {"results": results}
 
 
@@ -150,17 +151,17 @@ _Work = Callable[[Call, _Headers, Scope, Receive], Awaitable[PlainResponse]]
 _Raw = list[tuple[bytes, bytes]]
 
 
-async def _answer(service: Service, operation: str, work: _Work, scope: Scope, receive: Receive, send: Send) -> None:
-    """Do the work of one request, send what came of it, and tell it once."""
+async def _handle(service: Service, operation: str, work: _Work, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request and record it."""
     headers: _Headers = dict(scope["headers"])
     line: str | None = None
-    call = Call("http", operation, request_id_of(headers.get(b"x-request-id")), _text(headers, b"traceparent"))
+    call = Call("http", operation, request_id_of(headers.get(b"x-request-id")), _header(headers, b"traceparent"))
     response: PlainResponse | Response
     cut_off: asyncio.CancelledError | None = None
     try:
         response = await work(call, headers, scope, receive)
     except ClientDisconnect:
-        service.ended(call, CLIENT_GONE, "the client is gone")
+        service.finish(call, CLIENT_GONE, "the client is gone")
         return
     except asyncio.CancelledError as error:
         cut_off = error
@@ -177,13 +178,13 @@ async def _answer(service: Service, operation: str, work: _Work, scope: Scope, r
     try:
         await response(scope, receive, send)
     finally:
-        service.ended(call, status, line)
+        service.finish(call, status, line)
     if cut_off is not None:
         raise cut_off
 
 
 def error_response(error: RequestError) -> Response:
-    """Return the answer to a request that is refused; to one still being sent, one that closes the connection."""
+    """Return the response to an error; where the request is still being sent, one that closes the connection."""
     content = dumps({"error": str(error)})
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     if isinstance(error, UnreadBody):
@@ -191,21 +192,21 @@ def error_response(error: RequestError) -> Response:
     return Response(content, error.status, headers, media_type="application/json")
 
 
-async def _while_there(service: Service, work: Awaitable[T], receive: Receive) -> T:
-    """Wait for work, and cancel it when the client has gone.
+async def _cancel_on_disconnect(service: Service, work: Awaitable[T], receive: Receive) -> T:
+    """Wait for work, and cancel it when the client disconnects.
 
     Raises:
-        ClientDisconnect: it has.
+        ClientDisconnect: it did.
     """
     task = asyncio.ensure_future(work)
     watch: list[asyncio.Task[None]] = []
 
-    async def look() -> None:
+    async def watch_client() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         task.cancel()
 
-    key = service.timeouts.add(_WATCH_AFTER_S, lambda: watch.append(asyncio.ensure_future(look())))
+    key = service.timeouts.add(_WATCH_AFTER_S, lambda: watch.append(asyncio.ensure_future(watch_client())))
     try:
         return await task
     except asyncio.CancelledError:
@@ -219,46 +220,46 @@ async def _while_there(service: Service, work: Awaitable[T], receive: Receive) -
             one.cancel()
 
 
-async def _unpacked(
+async def _unpack(
     service: Service,
     call: Call,
-    place: AdmissionSlot,
+    slot: AdmissionSlot,
     body: Body,
     encoding: str | None,
     receive: Receive,
 ) -> Body:
-    """Undo the Content-Encoding of a body; what it unpacks to counts as if it had been sent.
+    """Undo the Content-Encoding of a body; the decompressed bytes count as if they had been sent.
 
     Raises:
-        RequestError: broken data (400), too large (413), an unknown encoding (415), no room beside other bodies (503),
-            or the deadline passed (504).
-        ClientDisconnect: the client went away.
+        RequestError: broken data (400), too large (413), an unknown encoding (415), no memory left beside other bodies
+            (503), or the deadline passed (504).
+        ClientDisconnect: the client is gone.
     """
     if encoding is None:
         return body
-    work = service.apart(unpack, body, encoding, service.limits.max_body_bytes)
-    plain = await _while_there(service, service.in_time(call, work), receive)
-    if not place.take(max(0, len(plain) - len(body))):
-        raise RequestError("the bodies of the requests in flight take all the room there is, try again", 503)
+    work = service.run_in_executor(unpack, body, encoding, service.limits.max_body_bytes)
+    plain = await _cancel_on_disconnect(service, service.before_deadline(call, work), receive)
+    if not slot.take(max(0, len(plain) - len(body))):
+        raise RequestError(BODIES_FULL, 503)
     return plain
 
 
-def _small(length: str | None) -> int | None:
-    """Return the bytes of a request's JSON where that is so little that it is read on the event loop."""
+def _inline_json_bytes(length: str | None) -> int | None:
+    """Return the bytes of a request's JSON, or None where they are too many to parse on the event loop."""
     if length is None or len(length) > 5 or not (length.isascii() and length.isdigit()):
         return None
-    return int(length) if int(length) <= _SMALL_JSON else None
+    return int(length) if int(length) <= _INLINE_JSON_BYTES else None
 
 
-def _text(headers: _Headers, name: bytes) -> str | None:
+def _header(headers: _Headers, name: bytes) -> str | None:
     value = headers.get(name)
     return None if value is None else value.decode("latin-1")
 
 
-def _compressed(content: bytes, headers: _Raw, asked: _Headers, status: int = 200) -> PlainResponse:
-    """Make the answer, compressed where the client takes that and it is worth it."""
-    accepted = _text(asked, b"accept-encoding")
-    if accepted is not None and len(content) > _SMALL_ANSWER:
+def _compress(content: bytes, headers: _Raw, request_headers: _Headers, status: int = 200) -> PlainResponse:
+    """Return the response, compressed where the client accepts that and it is long enough."""
+    accepted = _header(request_headers, b"accept-encoding")
+    if accepted is not None and len(content) > _MIN_COMPRESSED_BYTES:
         for name, wbits in (("gzip", 31), ("deflate", 15)):
             if _accepts(accepted, name):
                 packer = zlib.compressobj(1, zlib.DEFLATED, wbits)
@@ -277,16 +278,16 @@ def _accepts(header: str, encoding: str) -> bool:
     return False
 
 
-def _once(query: dict[str, list[str]], name: str) -> str | None:
+def _single(query: dict[str, list[str]], name: str) -> str | None:
     values = query.get(name, [])
     if len(values) > 1:
-        raise RequestError(f"the URL has {name} {len(values)} times")
+        raise RequestError(f"the URL has the parameter {name} {len(values)} times")
     return values[0] if values else None
 
 
 def _model(query: dict[str, list[str]], service: Service) -> str:
-    """Return the model that is asked for; where there is one alone it need not be named."""
-    given, names = _once(query, "model"), service.models.names()
+    """Return the name of the requested model; a server with one model needs none."""
+    given, names = _single(query, "model"), service.models.names()
     if given is None and len(names) > 1:
         raise RequestError(f"this server has {', '.join(names)}: name one, such as ?model={names[0]}")
     return given if given is not None else "".join(names)
@@ -296,10 +297,10 @@ def _query(scope: Scope) -> dict[str, list[str]]:
     try:
         return parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
-        raise RequestError(f"the URL has more than {_MAX_FIELDS} fields") from None
+        raise RequestError(f"the URL has more than {_MAX_FIELDS} parameters") from None
 
 
-def _whole(text: str) -> int:
+def _parse_k(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= 1):
         raise RequestError(f"k must be a whole number from 1 to 999999999, not {text[:40]!r}")
     return int(text)

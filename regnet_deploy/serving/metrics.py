@@ -112,19 +112,19 @@ class Metrics:
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
 
-    def observe(self, finished: RequestRecord) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        version = self._versions.get((finished.model, finished.version))
+        version = self._versions.get((record.model, record.version))
         if version is None:
-            version = self._version(finished.model, finished.version)
-        version.observe(finished)
+            version = self._version(record.model, record.version)
+        version.observe(record)
 
-    def forget(self, served: ModelVersion) -> None:
+    def forget(self, model: ModelVersion) -> None:
         """Drop the figures of a version that has ended; they stay where another is served under the same number."""
         self._drop_what_is_gone()
-        version = self._versions.get((served.name, served.version))
+        version = self._versions.get((model.name, model.version))
         if version is not None:
-            version.ended(served.batcher.executions)
+            version.ended(model.batcher.executions)
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return the metrics and their content type.
@@ -147,14 +147,14 @@ class Metrics:
         return self._versions.setdefault((model, version), _Version())
 
     def _drop_what_is_gone(self) -> None:
-        there = {(served.name, served.version) for served in self._models.all()}
+        there = {(model.name, model.version) for model in self._models.all()}
         for names in [names for names in self._versions if names[0] and names not in there]:
             del self._versions[names]
 
     def _collect(self) -> Iterator[Metric]:
         self._drop_what_is_gone()  # again: a request may have ended since, and brought figures back
-        for served in self._models.all():  # so that its counters start at zero, not at the first request
-            self._version(served.name, served.version).follow(served.batcher.executions)
+        for model in self._models.all():  # so that its counters start at zero, not at the first request
+            self._version(model.name, model.version).follow(model.batcher.executions)
         yield from self._requests()
         yield from self._loaded()
         yield from self._server()
@@ -175,9 +175,9 @@ class Metrics:
             for (protocol, operation, status), count in version.requests.items():
                 requests.add_metric((*names, protocol, operation, str(status)), count)
             for operation, stages in version.stages.items():
-                for stage, histogram in zip(STAGES, stages, strict=True):
+                for state, histogram in zip(STAGES, stages, strict=True):
                     if histogram.total:
-                        durations.add_metric((*names, operation, stage), histogram.buckets(), histogram.total)
+                        durations.add_metric((*names, operation, state), histogram.buckets(), histogram.total)
             if names[0]:
                 images.add_metric(names, version.images)
                 histogram = version.batches()
@@ -191,11 +191,11 @@ class Metrics:
         info = InfoMetricFamily(PREFIX + "model", "What a version runs.", labels=_MODEL)
         queue = GaugeMetricFamily(PREFIX + "queue_images", "Images that wait for a batch.", labels=_MODEL)
         running = GaugeMetricFamily(PREFIX + "running_images", "Images that are being run.", labels=_MODEL)
-        for served in self._models.all():
-            names, session = (served.name, served.version), served.session
-            info.add_metric(names, {"variant": served.variant, "runtime": session.runtime, "device": session.device})
-            queue.add_metric(names, served.batcher.depth)
-            running.add_metric(names, served.batcher.running)
+        for model in self._models.all():
+            names, session = (model.name, model.version), model.session
+            info.add_metric(names, {"variant": model.variant, "runtime": session.runtime, "device": session.device})
+            queue.add_metric(names, model.batcher.depth)
+            running.add_metric(names, model.batcher.running)
         yield from (ready, info, queue, running)
 
     def _server(self) -> Iterator[Metric]:
@@ -278,26 +278,26 @@ class _Version:
                 histogram.add(size, count)
         return histogram
 
-    def observe(self, finished: RequestRecord) -> None:
-        kind = (finished.protocol, finished.operation, finished.status)
+    def observe(self, record: RequestRecord) -> None:
+        kind = (record.protocol, record.operation, record.status)
         self.requests[kind] = self.requests.get(kind, 0) + 1
-        if finished.batch:
-            self.images += finished.images
-        if finished.status >= 400:  # a refusal takes no time and would hide how long the others waited
+        if record.batch:
+            self.images += record.images
+        if record.status >= 400:  # a refusal takes no time and would hide how long the others waited
             return
-        stages = self.stages.get(finished.operation)
+        stages = self.stages.get(record.operation)
         if stages is None:
-            stages = self.stages[finished.operation] = tuple(_Histogram(DURATIONS) for _ in STAGES)
+            stages = self.stages[record.operation] = tuple(_Histogram(DURATIONS) for _ in STAGES)
         read, decode, queue, inference, total = stages
-        total.add(finished.total_s)
-        if finished.read_s:
-            read.add(finished.read_s)
-        if finished.decode_s:
-            decode.add(finished.decode_s)
-        if finished.queue_s:
-            queue.add(finished.queue_s)
-        if finished.inference_s:
-            inference.add(finished.inference_s)
+        total.add(record.total_s)
+        if record.read_s:
+            read.add(record.read_s)
+        if record.decode_s:
+            decode.add(record.decode_s)
+        if record.queue_s:
+            queue.add(record.queue_s)
+        if record.inference_s:
+            inference.add(record.inference_s)
 
 
 def _resident_bytes(pid: int) -> int:

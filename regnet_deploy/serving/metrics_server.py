@@ -1,4 +1,4 @@
-"""Prometheus's own port: ``GET /metrics`` and nothing else, on the event loop of the server."""
+"""Serves ``GET /metrics`` on a port of its own, on the event loop of the main server."""
 
 from __future__ import annotations
 
@@ -16,17 +16,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from regnet_deploy.serving.connection_limits import limited_protocol
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.limited_server import LimitedServer
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.protocol import dumps
 
-#: Connections at a time; those who read metrics are few.
-MAX_CONNECTIONS = 32
+#: Few programs read metrics.
+LIMITS = ConnectionLimits(max_connections=32, timeout_s=10.0)
 
-#: Seconds in which the head of a request must have arrived.
-HEAD_TIMEOUT_S = 10.0
-
-#: Seconds for which an idle connection is kept; Prometheus asks every 15 to 60.
+#: Seconds for which an idle connection is kept; Prometheus scrapes every 15 to 60 s.
 KEEP_ALIVE_S = 75
 
 
@@ -51,14 +49,14 @@ def create_metrics_app(metrics: Metrics) -> ASGIApp:
 
 
 class MetricsServer:
-    """A running server of metrics."""
+    """A running metrics server."""
 
     def __init__(self, server: uvicorn.Server, task: asyncio.Task[None]) -> None:
         self._server = server
         self._task = task
 
     async def stop(self) -> None:
-        """Close the socket and all connections; a scrape that is being answered has a second to end."""
+        """Close the socket and all connections; a scrape in progress has one second to end."""
         self._server.should_exit = True
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
@@ -73,17 +71,17 @@ async def start_metrics(metrics: Metrics, bound: socket.socket) -> MetricsServer
     """
     config = uvicorn.Config(
         create_metrics_app(metrics),
-        http=limited_protocol(HEAD_TIMEOUT_S, MAX_CONNECTIONS),
+        http="httptools",
         lifespan="off",
         ws="none",
-        log_config=None,  # the server that this one runs beside has set it up
+        log_config=None,  # the main server has configured logging
         access_log=False,
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=1,
     )
-    server = _Beside(config)
+    server = _MetricsServer(config, LIMITS)
     task = asyncio.get_running_loop().create_task(server.serve(sockets=[bound]))
     while not server.started and not task.done():
         await asyncio.sleep(0)
@@ -92,12 +90,12 @@ async def start_metrics(metrics: Metrics, bound: socket.socket) -> MetricsServer
     return MetricsServer(server, task)
 
 
-class _Beside(uvicorn.Server):
-    """A server that leaves the signals to the one that it runs beside."""
+class _MetricsServer(LimitedServer):
+    """A server that leaves signals to the main server."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
 

@@ -1,4 +1,4 @@
-"""One version of a model made ready to answer: its sessions, its queue, its golden set. Knows nothing of HTTP."""
+"""One version of a model, ready to run: its sessions, queue and golden set. Knows nothing of HTTP."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ BuildEngine = Callable[[Bundle, str], Session]
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """How a bundle is to be served; None where that is left to what is known of the machine.
+    """How to run a bundle; None: as ``tune`` found on this machine, else the default.
 
     Attributes:
-        variant: its name; by default the one of ``tune``, else the fastest.
-        runtime: of the variants looked at.
-        device: where to run it.
-        threads: of an inference on the CPU.
-        executors: inferences at a time.
-        batch: images in an inference.
-        max_delay_s: seconds for which a batch waits for company.
-        build: makes the engine of a variant that has none for this machine; None where that is not allowed.
+        variant: name of the exported variant; by default the fastest proved one.
+        runtime: that runs it.
+        device: that runs it.
+        threads: CPU threads of an inference; by default cores / executors.
+        executors: inferences at a time; by default 1.
+        batch: images in an inference at most; by default 8.
+        max_delay_s: seconds for which an incomplete batch waits for more requests; by default 0.
+        build: builds the engine of a variant that has none for this machine; None: none is built.
     """
 
     variant: str | None = None
@@ -59,23 +59,23 @@ class ServeOptions:
 
 @dataclass(frozen=True, eq=False)
 class ModelVersion:
-    """An opened variant with all it takes to answer.
+    """An opened variant with all that its requests need.
 
     Attributes:
-        variant: name of it in the bundle.
+        variant: its name in the bundle.
         sessions: one for each executor, or one for all.
         interface: names, types and shapes.
         preprocessing: of the bundle.
         golden: images and reference logits.
-        gate: that it is held to.
-        batching: how requests are put together.
-        threads: of the CPU, of an inference.
+        gate: that it must pass on its golden set.
+        batching: how requests are batched.
+        threads: CPU threads of an inference.
         limits: what clients may ask for.
-        card: what is shown of it to people, JSON data.
+        card: description for people, JSON data.
         digest: of the bundle's manifest.
-        note: what to tell who started the server, None for nothing.
-        statistics: what it has done.
-        heads: JSON of requests and answers that need not be read and written again.
+        note: for the operator; None: nothing to say.
+        statistics: counts and durations of its requests.
+        header_cache: parsed JSON headers of requests, and headers of responses, that repeat.
     """
 
     variant: str
@@ -91,7 +91,7 @@ class ModelVersion:
     digest: str
     note: str | None = None
     statistics: Statistics = field(default_factory=Statistics)
-    heads: HeaderCache = field(default_factory=HeaderCache)
+    header_cache: HeaderCache = field(default_factory=HeaderCache)
     _started: list[Batcher] = field(default_factory=list)
 
     @property
@@ -111,7 +111,7 @@ class ModelVersion:
 
     @property
     def platform(self) -> str:
-        """The runtime in the words of the protocol."""
+        """The runtime, as the protocol names it."""
         runtime = self.session.runtime.split()[0]
         return {"onnxruntime": "onnxruntime_onnx", "openvino": "openvino_onnx"}.get(runtime, "tensorrt_plan")
 
@@ -127,7 +127,7 @@ class ModelVersion:
         return self._started[0]
 
     def prove(self) -> Agreement:
-        """Replay the golden set on every session; also the largest batch, so that the first client meets a warm one.
+        """Replay the golden set on every session, and run a full batch once to warm it up.
 
         Raises:
             ProofError: the variant does not agree with the trained model on this machine.
@@ -145,13 +145,13 @@ class ModelVersion:
         return max(agreements, key=lambda agreement: agreement.max_abs_error)
 
     def start(self) -> None:
-        """Start the executors, on the event loop that will use them."""
+        """Start the executors; called on the event loop that will use them."""
         sessions = [self.sessions[i % len(self.sessions)] for i in range(self.batching.executors)]
         runs = [partial(_run, session, self.preprocessing) for session in sessions]
         self._started.append(Batcher(runs, self.batching, self.name))
 
     def close(self) -> None:
-        """End the executors once their queue is empty."""
+        """Stop the executors once their queue is empty."""
         for batcher in self._started:
             batcher.close()
 
@@ -176,7 +176,7 @@ class ModelVersion:
 
 def load_version(
     bundle: Bundle,
-    wish: ServeOptions | None = None,
+    options: ServeOptions | None = None,
     *,
     model: str = "regnet",
     version: str = "1",
@@ -185,8 +185,8 @@ def load_version(
     """Open a variant of a bundle for serving.
 
     Args:
-        bundle: that has it.
-        wish: how to serve it.
+        bundle: of the model.
+        options: how to run it.
         model: what clients call it.
         version: of the model.
         limits: what clients may ask for.
@@ -199,30 +199,28 @@ def load_version(
     limits = limits or Limits()
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     golden = load_golden(bundle)
-    wish, note = _with_what_is_known(bundle, wish or ServeOptions())
-    executors = wish.executors or 1
-    threads = wish.threads or max(1, available_cores() // executors)
+    options, note = _fill_in_tuned_settings(bundle, options or ServeOptions())
+    executors = options.executors or 1
+    threads = options.threads or max(1, available_cores() // executors)
     if (
-        wish.build is not None
-        and wish.variant is not None
-        and needs_engine_build(bundle, wish.variant, wish.device, wish.runtime)
+        options.build is not None
+        and options.variant is not None
+        and needs_engine_build(bundle, options.variant, options.device, options.runtime)
     ):
-        chosen, sessions = wish.variant, [wish.build(bundle, wish.variant)]
+        chosen, sessions = options.variant, [options.build(bundle, options.variant)]
     else:
-        chosen = default_variant(bundle, wish.variant, wish.device, wish.runtime)
+        chosen = default_variant(bundle, options.variant, options.device, options.runtime)
         opener = partial(
             open_variant,
             bundle,
             chosen,
             threads=threads,
-            device=wish.device,
-            runtime=wish.runtime,
+            device=options.device,
+            runtime=options.runtime,
             callers=executors if threads == 1 else 1,
         )
         sessions = [opener()]
-        if (
-            threads > 1 and sessions[0].device == "cpu"
-        ):  # threads of one session that are shared get in each other's way
+        if threads > 1 and sessions[0].device == "cpu":  # executors that share a session's threads slow each other down
             sessions += [opener() for _ in range(executors - 1)]
     side = preprocessing.crop
     session = sessions[0]
@@ -239,8 +237,8 @@ def load_version(
     gate = gate_to_serve(find_variant(bundle, chosen) | {"proof": proof_of(bundle, chosen)})
     batching = Batching(
         executors=executors,
-        batch=wish.batch or Batching().batch,
-        max_delay_s=wish.max_delay_s or 0.0,
+        batch=options.batch or Batching().batch,
+        max_delay_s=options.max_delay_s or 0.0,
         max_queue=limits.max_queue,
     )
     return ModelVersion(
@@ -259,17 +257,17 @@ def load_version(
     )
 
 
-def _with_what_is_known(bundle: Bundle, wish: ServeOptions) -> tuple[ServeOptions, str | None]:
-    """Fill a wish with what ``tune`` found on this machine, and say why that was left alone where it was."""
-    found = tuned_settings(bundle, variant=wish.variant, device=wish.device, runtime=wish.runtime)
+def _fill_in_tuned_settings(bundle: Bundle, options: ServeOptions) -> tuple[ServeOptions, str | None]:
+    """Fill in the settings that ``tune`` found on this machine; the note says which, or why they do not apply."""
+    found = tuned_settings(bundle, variant=options.variant, device=options.device, runtime=options.runtime)
     if found is None or isinstance(found, str):
-        return wish, found
-    asked = (wish.threads, wish.executors, wish.batch, wish.max_delay_s)
-    wish = replace(wish, device=found.device if wish.device == "auto" else wish.device)
-    if asked != (None, None, None, None):  # settings that were found together mean nothing apart
-        return replace(wish, variant=found.variant, runtime=found.runtime), None
+        return options, found
+    asked = (options.threads, options.executors, options.batch, options.max_delay_s)
+    options = replace(options, device=found.device if options.device == "auto" else options.device)
+    if asked != (None, None, None, None):  # the tuned settings only belong together
+        return replace(options, variant=found.variant, runtime=found.runtime), None
     filled = replace(
-        wish,
+        options,
         variant=found.variant,
         runtime=found.runtime,
         threads=found.threads,
@@ -281,21 +279,21 @@ def _with_what_is_known(bundle: Bundle, wish: ServeOptions) -> tuple[ServeOption
 
 
 def _run(session: Session, preprocessing: Preprocessing, parts: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
-    """Run a network on tensors of its input and on pixels, which are normalised first where it does not do that."""
+    """Run a network on tensors of its input type, or on pixels, which are normalized where the network needs it."""
     wanted = [
         normalize(part, preprocessing) if part.dtype == np.uint8 and session.input == "float32" else part
         for part in parts
     ]
-    # Alone, a tensor may lie as it came, behind some JSON: not where its type wants it.
+    # A single tensor may still lie behind its JSON header, not aligned for its type.
     return session.run(np.require(wanted[0], requirements="A") if len(wanted) == 1 else np.concatenate(wanted))
 
 
-async def load_proved_version(served: ModelVersion) -> Agreement:
+async def load_proved_version(model: ModelVersion) -> Agreement:
     """Replay the golden set off the event loop, then start the executors.
 
     Raises:
-        ProofError: see :meth:`Served.prove`.
+        ProofError: see :meth:`ModelVersion.prove`.
     """
-    agreement = await run_in_daemon_thread(served.prove)
-    served.start()
+    agreement = await run_in_daemon_thread(model.prove)
+    model.start()
     return agreement

@@ -96,7 +96,7 @@ _KEPT_BYTES = 1024
 
 
 def parse_infer(
-    body: Body, header_length: str | None, interface: ModelInterface, heads: HeaderCache | None = None
+    body: Body, header_length: str | None, interface: ModelInterface, header_cache: HeaderCache | None = None
 ) -> InferRequest:
     """Read an infer request.
 
@@ -104,7 +104,7 @@ def parse_infer(
         body: after decompression.
         header_length: value of the header ``Inference-Header-Content-Length``, None where there is none.
         interface: what the network takes.
-        heads: what was read before, None where that is not kept.
+        header_cache: JSON that was parsed before; None: nothing is kept.
 
     Raises:
         RequestError: anything that the client did wrong, status 400; more JSON than the largest batch takes, 413.
@@ -114,18 +114,22 @@ def parse_infer(
     try:
         if header_length is not None and split == 0:  # nothing but the tensor of one image
             return InferRequest(from_bytes(view, (1, *interface.image), interface.dtype), None, True, 0)
-        head = bytes(view[:split]) if heads is not None and header_length is not None and split <= _KEPT_BYTES else None
-        if heads is not None and head in heads.asked:
-            known, shape = heads.asked[head]
+        head = (
+            bytes(view[:split])
+            if header_cache is not None and header_length is not None and split <= _KEPT_BYTES
+            else None
+        )
+        if header_cache is not None and head in header_cache.asked:
+            known, shape = header_cache.asked[head]
             images = from_bytes(view[split:], shape, interface.dtype)
             return InferRequest(images, None, known.binary, known.top, known.priority, known.timeout_s)
     except TensorError as error:
         raise RequestError(f"input {interface.input}: {error}") from None
     request = read_document(_document(view[:split], interface), view[split:], interface)
-    if heads is not None and head is not None and request.id is None and split < len(view):
-        if len(heads.asked) >= _KINDS:
-            heads.asked.clear()
-        heads.asked[head] = (request._replace(images=_NO_IMAGES), request.images.shape)
+    if header_cache is not None and head is not None and request.id is None and split < len(view):
+        if len(header_cache.asked) >= _KINDS:
+            header_cache.asked.clear()
+        header_cache.asked[head] = (request._replace(images=_NO_IMAGES), request.images.shape)
     return request
 
 
@@ -175,7 +179,10 @@ JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
 def infer_response(
-    request: InferRequest, logits: NDArray[np.float32], interface: ModelInterface, heads: HeaderCache | None = None
+    request: InferRequest,
+    logits: NDArray[np.float32],
+    interface: ModelInterface,
+    header_cache: HeaderCache | None = None,
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return the body of an infer response and its headers.
 
@@ -183,8 +190,8 @@ def infer_response(
         RequestError: JSON is asked for and the logits are not finite, which absurd inputs lead to.
     """
     plain = request.binary and not request.top and request.id is None
-    if plain and heads is not None and logits.shape in heads.answered:
-        head, headers = heads.answered[logits.shape]
+    if plain and header_cache is not None and logits.shape in header_cache.answered:
+        head, headers = header_cache.answered[logits.shape]
         return head + np.ascontiguousarray(logits, dtype="<f4").tobytes(), headers
     response = respond(request, logits, interface)
     output = response.document["outputs"][0]
@@ -197,8 +204,8 @@ def infer_response(
         (b"content-type", b"application/octet-stream"),
         (HEADER_LENGTH.lower().encode("ascii"), b"%d" % len(head)),
     ]
-    if plain and heads is not None and len(heads.answered) < _KINDS:
-        heads.answered[logits.shape] = (head, headers)
+    if plain and header_cache is not None and len(header_cache.answered) < _KINDS:
+        header_cache.answered[logits.shape] = (head, headers)
     return head + response.raw, headers
 
 

@@ -1,4 +1,4 @@
-"""The body of a request, read and unpacked within limits."""
+"""Reads and decompresses request bodies within limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from regnet_deploy.serving.admission import AdmissionSlot
-from regnet_deploy.serving.body_receiver import WHOLE, Whole
+from regnet_deploy.serving.body_receiver import BODY_EXTENSION, TakeBody
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.timeouts import Timer
@@ -17,53 +17,56 @@ from regnet_deploy.serving.timeouts import Timer
 #: Content-Encoding -> zlib's wbits. HTTP's deflate is the zlib format.
 _WBITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 
-#: Of a Content-Length that are looked at: more than any limit has.
+#: Digits of a Content-Length that are read: more than any limit has.
 _DIGITS = 20
 
-#: Bytes of a body, or of a part of one, wherever they lie.
+#: What a client is told whose body is too much beside those of other requests.
+BODIES_FULL = "the bodies of the requests in flight use all the memory allowed for them, try again"
+
+#: The bytes of a body or of a part of one.
 Body = bytes | bytearray | memoryview
 
 
 class UnreadBody(RequestError):
-    """A request that is refused while its body is still arriving."""
+    """An error of a request whose body has not been read to its end."""
 
 
 async def read_body(
-    scope: Scope, declared: str | None, receive: Receive, place: AdmissionSlot, limits: Limits, lead: int = 0
+    scope: Scope, declared: str | None, receive: Receive, slot: AdmissionSlot, limits: Limits, offset: int = 0
 ) -> Body:
-    """Return the body as it was sent, counted while it arrives.
+    """Return the body as it was sent; its bytes are counted while they arrive.
 
     Args:
-        scope: of ASGI, with :data:`~regnet_deploy.serving.body_receiver.WHOLE` where a connection offers that.
+        scope: of ASGI, with :data:`~regnet_deploy.serving.body_receiver.BODY_EXTENSION` where the connection has it.
         declared: header ``Content-Length``, None where there is none.
         receive: of ASGI.
-        place: of the request.
+        slot: of the request.
         limits: of the server.
-        lead: bytes behind its start that are to be aligned, if that costs nothing.
+        offset: bytes behind the body's start that are aligned, where its memory is allocated for it.
 
     Raises:
-        Unread: more than ``limits.max_body_bytes`` (413), more than there is room for beside the bodies of other
-            requests (503), or not complete within ``limits.read_timeout_s`` (408).
-        ClientDisconnect: the client went away.
+        UnreadBody: more than ``limits.max_body_bytes`` (413), more than all bodies together may take (503), or not
+            complete within ``limits.read_timeout_s`` (408).
+        ClientDisconnect: the client is gone.
     """
     # A number has few digits but may have many zeros, more than int() takes.
     is_number = declared is not None and declared.isascii() and declared.isdigit()
     if declared is not None and is_number and int(declared.lstrip("0")[:_DIGITS] or 0) > limits.max_body_bytes:
         raise UnreadBody(_too_large(limits.max_body_bytes), 413)
-    whole: Whole | None = scope.get("extensions", {}).get(WHOLE)
-    body = None if whole is None else whole(lead, partial(_count, place, limits))
-    if isinstance(body, bytearray):
+    take_body: TakeBody | None = scope.get("extensions", {}).get(BODY_EXTENSION)
+    body = None if take_body is None else take_body(offset, partial(_count, slot, limits))
+    if isinstance(body, bytes | bytearray):
         return body
     try:
         with Timer(limits.read_timeout_s):
-            return await (_joined(receive, place, limits) if body is None else body)
+            return await (_receive_chunks(receive, slot, limits) if body is None else body)
     except TimeoutError:
         raise UnreadBody(f"the request's body did not arrive within {limits.read_timeout_s:g} s", 408) from None
     finally:
-        body = None  # of the error that it raises, and leads to
+        body = None  # its error's traceback leads here: a reference cycle
 
 
-async def _joined(receive: Receive, place: AdmissionSlot, limits: Limits) -> bytes:
+async def _receive_chunks(receive: Receive, slot: AdmissionSlot, limits: Limits) -> bytes:
     chunks: list[bytes] = []
     try:
         while True:
@@ -72,22 +75,22 @@ async def _joined(receive: Receive, place: AdmissionSlot, limits: Limits) -> byt
                 raise ClientDisconnect
             if chunk := message.get("body", b""):
                 chunks.append(chunk)
-                _count(place, limits, len(chunk))
+                _count(slot, limits, len(chunk))
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
     finally:
-        chunks.clear()  # which an error's traceback would keep for as long as the client is answered
+        chunks.clear()  # an error's traceback would keep them until the client is answered
 
 
-def _count(place: AdmissionSlot, limits: Limits, count: int) -> None:
-    if place.bytes + count > limits.max_body_bytes:
+def _count(slot: AdmissionSlot, limits: Limits, count: int) -> None:
+    if slot.bytes + count > limits.max_body_bytes:
         raise UnreadBody(_too_large(limits.max_body_bytes), 413)
-    if not place.take(count):
-        raise UnreadBody("the bodies of the requests in flight take all the room there is, try again", 503)
+    if not slot.take(count):
+        raise UnreadBody(BODIES_FULL, 503)
 
 
 def unpack(body: Body, encoding: str | None, max_bytes: int) -> Body:
-    """Undo the Content-Encoding of a body, never making more than ``max_bytes``.
+    """Undo the Content-Encoding of a body, up to ``max_bytes``.
 
     Raises:
         RequestError: an unknown encoding (415), more bytes than allowed (413), or broken data (400).

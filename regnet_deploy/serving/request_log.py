@@ -78,11 +78,11 @@ class RequestLog:
         for name in (self._logger.name, *LIBRARIES):
             logging.getLogger(name).addHandler(self._handler)
 
-    def observe(self, finished: RequestRecord) -> None:
+    def observe(self, record: RequestRecord) -> None:
         """Log a request that has ended, where that is to be logged."""
-        bad = finished.status >= 500 or finished.status in _REFUSALS
-        if self._every_request or (bad and self._handler.allow(("request", finished.status))):
-            self._log(logging.WARNING if bad else logging.INFO, "request", _facts(finished))
+        bad = record.status >= 500 or record.status in _REFUSALS
+        if self._every_request or (bad and self._handler.allow(("request", record.status))):
+            self._log(logging.WARNING if bad else logging.INFO, "request", _facts(record))
 
     def event(self, name: str, level: int = logging.INFO, **facts: Any) -> None:
         """Log what happens to the server; see :mod:`logging` for levels."""
@@ -153,30 +153,30 @@ class _Handler(logging.Handler):
         return lines
 
 
-def _facts(finished: RequestRecord) -> dict[str, Any]:
+def _facts(record: RequestRecord) -> dict[str, Any]:
     """Return what is said of a request; what may come from a client is cleaned."""
-    facts: dict[str, Any] = {"request_id": clean(finished.request_id)}
-    parent = parse_trace_parent(finished.trace_parent)
+    facts: dict[str, Any] = {"request_id": clean(record.request_id)}
+    parent = parse_trace_parent(record.trace_parent)
     if parent is not None:
         facts["trace_id"] = f"{parent.trace_id:032x}"
     facts |= {
-        "model": clean(finished.model),
-        "version": clean(finished.version),
-        "protocol": finished.protocol,
-        "operation": finished.operation,
-        "status": finished.status,
-        "images": finished.images,
-        "batch": finished.batch,
+        "model": clean(record.model),
+        "version": clean(record.version),
+        "protocol": record.protocol,
+        "operation": record.operation,
+        "status": record.status,
+        "images": record.images,
+        "batch": record.batch,
         "ms": {
-            "read": _ms(finished.read_s),
-            "decode": _ms(finished.decode_s),
-            "queue": _ms(finished.queue_s),
-            "inference": _ms(finished.inference_s),
-            "total": _ms(finished.total_s),
+            "read": _ms(record.read_s),
+            "decode": _ms(record.decode_s),
+            "queue": _ms(record.queue_s),
+            "inference": _ms(record.inference_s),
+            "total": _ms(record.total_s),
         },
     }
-    if finished.error is not None:
-        facts["error"] = clean(finished.error)
+    if record.error is not None:
+        facts["error"] = clean(record.error)
     return facts
 
 

@@ -59,10 +59,10 @@ def notify_all(observers: Sequence[Observer]) -> Observer:
     logger = logging.getLogger(__package__)
     told: set[tuple[int, type[Exception]]] = set()
 
-    def observe(finished: RequestRecord) -> None:
+    def observe(record: RequestRecord) -> None:
         for index, observer in enumerate(observers):
             try:
-                observer(finished)
+                observer(record)
             except Exception as error:
                 kind = (index, type(error))
                 if kind not in told:

@@ -1,12 +1,14 @@
-"""The server process: sockets, start, proof, signals, end."""
+"""The server process: sockets, start, golden-set check, signals, shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -20,27 +22,32 @@ import uvicorn
 from regnet_deploy.errors import RegnetDeployError, ServerError
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.admission import ServerState
+from regnet_deploy.serving.allocator import keep_freed_memory
 from regnet_deploy.serving.app import create_app
-from regnet_deploy.serving.connection_limits import limited_protocol
-from regnet_deploy.serving.listeners import start_listeners
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.limited_server import LimitedServer
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.model_version import ServeOptions, ModelVersion
+from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
 from regnet_deploy.serving.server_core import ServerCore
+from regnet_deploy.serving.tracing import open_tracing
 
-#: Seconds for which an idle connection is kept; longer than the proxies in front keep theirs.
+#: Seconds for which an idle connection is kept: longer than proxies in front of the server keep theirs.
 KEEP_ALIVE_S = 75
 
 
 @dataclass(frozen=True)
 class Listeners:
-    """Where a server listens, and for whom.
+    """Where a server listens, and what it asks of clients.
 
     Attributes:
         http: bound socket.
-        grpc: host and port for gRPC, None for none.
-        metrics: bound socket for metrics alone; None where they are on ``http``, as ``metrics_at_http`` says.
+        grpc: host and port for gRPC; None: no gRPC.
+        metrics: bound socket for metrics only; None: metrics are served on ``http`` where ``metrics_at_http`` is set.
         metrics_at_http: answer ``GET /metrics`` on ``http``.
-        token: that clients must show; None where everybody may ask.
-        tls: files of the certificate and its key; None listens in the clear.
+        token: bearer token that clients must send; None: requests need none.
+        tls: files of the certificate chain and its private key (PEM); None: no TLS.
     """
 
     http: socket.socket
@@ -53,24 +60,147 @@ class Listeners:
 
 @dataclass(frozen=True)
 class ServerReady:
-    """A server that answers from now on.
+    """A server that answers requests from now on.
 
     Attributes:
-        agreements: of each version with its golden set, in the order in which they were opened.
-        grpc_port: where gRPC listens; None where it does not.
+        url: base URL of HTTP.
+        grpc_port: port of gRPC; None: no gRPC.
+        metrics_url: of ``GET /metrics``; None: metrics are not served.
+        models: what is served, each with its golden set's agreement.
     """
 
-    agreements: list[Agreement] = field(default_factory=list)
+    url: str
+    grpc_port: int | None
+    metrics_url: str | None
+    models: tuple[tuple[ModelVersion, Agreement], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data; the first model's facts stand at the top level as well."""
+        models = [
+            {
+                "model": model.name,
+                "version": model.version,
+                "variant": model.variant,
+                "runtime": model.session.runtime,
+                "device": model.session.device,
+                "executors": model.batching.executors,
+                "threads": model.threads,
+                "batch": model.batching.batch,
+                "max_delay_ms": model.batching.max_delay_s * 1000,
+                "trained": model.card["trained"],
+                "note": model.note,
+                "golden": agreement.to_json(),
+            }
+            for model, agreement in self.models
+        ]
+        first = models[0] if models else {}
+        return {"url": self.url, "grpc_port": self.grpc_port, "metrics": self.metrics_url, **first, "models": models}
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How to serve what is at a path; the options of ``regnet-deploy serve``.
+
+    Attributes:
+        name: of the model where the path is a bundle.
+        model: how to run the models.
+        limits: what clients may ask for.
+        host: to listen on.
+        port: of HTTP; 0 takes a free one.
+        grpc_port: of gRPC; None: no gRPC.
+        metrics_port: of metrics only; None: they are served on ``port``, where that is loopback or needs a token.
+        token: bearer token that clients must send; None: requests need none.
+        tls: files of the certificate chain and its private key (PEM); None: no TLS.
+        decoders: processes that decode images; None: one for each core.
+        poll_s: seconds between two looks for new versions; 0: none.
+        linger_s: see :func:`serve`.
+        drain_s: see :func:`serve`.
+        log_format: of the log, on stderr.
+        log_requests: log every request, not only those that the server failed.
+        trace_url: of an OpenTelemetry collector; None: no traces.
+    """
+
+    name: str = "regnet"
+    model: ServeOptions = field(default_factory=ServeOptions)
+    limits: Limits = field(default_factory=Limits)
+    host: str = "127.0.0.1"
+    port: int = 8000
     grpc_port: int | None = None
+    metrics_port: int | None = None
+    token: str | None = None
+    tls: tuple[Path, Path] | None = None
+    decoders: int | None = None
+    poll_s: float = 5.0
+    linger_s: float = 0.0
+    drain_s: float = 30.0
+    log_format: str = "text"
+    log_requests: bool = False
+    trace_url: str | None = None
+
+
+def run_server(path: str | Path, options: ServerSettings, announce: Callable[[ServerReady], None]) -> None:
+    """Open what is at a path and answer requests until a signal arrives; must run in the main thread.
+
+    Args:
+        path: a bundle, or a folder of models and versions.
+        options: how to serve it.
+        announce: called when requests are accepted.
+
+    Raises:
+        ProofError: a golden set disagrees; no request was answered.
+        RegnetDeployError: the server cannot start, or requests had to be cut off.
+    """
+    keep_freed_memory()
+    with contextlib.ExitStack() as stack:
+        http = stack.enter_context(bind(options.host, options.port))
+        metrics = None
+        if options.metrics_port is not None:
+            metrics = stack.enter_context(bind(options.host, options.metrics_port, "--metrics-port"))
+        grpc = None if options.grpc_port is None else (options.host, options.grpc_port)
+        if grpc is not None:  # an error of the address is reported before the models are opened
+            bind(*grpc, "--grpc-port").close()
+        is_open = options.token is None and not _is_loopback(http)
+        listeners = Listeners(http, grpc, metrics, metrics is None and not is_open, options.token, options.tls)
+        log = RequestLog(options.log_format, options.log_requests, sys.stderr)
+        stack.callback(log.close)
+        observers = [log.observe]
+        if options.trace_url is not None:
+            tracing = open_tracing(options.trace_url)
+            stack.callback(tracing.close)
+            observers.append(tracing.observe)
+        core = ServerCore(
+            path,
+            name=options.name,
+            options=options.model,
+            limits=options.limits,
+            decoders=options.decoders,
+            poll_s=options.poll_s,
+            log_event=log.event,
+            observers=tuple(observers),
+        )
+
+        def log_and_announce(ready: ServerReady) -> None:
+            if options.log_format == "json":  # in text the caller says it
+                log.event("ready", **ready.to_json())
+            announce(ready)
+            if is_open:
+                log.event("open", logging.WARNING, host=options.host, token=None, tls=options.tls is not None)
+
+        serve(core, listeners, options.drain_s, log_and_announce, options.linger_s)
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """Return a socket bound to ``host`` and ``port``; port 0 takes a free one. ``option`` is what an error names.
+    """Return a socket bound to a host and port.
+
+    Args:
+        host: name or address.
+        port: 0 takes a free one.
+        option: command-line option of the port, which error messages name.
 
     Raises:
         ServerError: the address is in use, not of this machine, or not allowed.
     """
-    if not host:  # which the system would take for every address
+    if not host:  # the system would take it for every address
         raise ServerError("cannot listen on an empty host: 127.0.0.1 is this machine alone, 0.0.0.0 every address")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -98,37 +228,49 @@ def url_of(bound: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
+def _is_loopback(bound: socket.socket) -> bool:
+    return ipaddress.ip_address(bound.getsockname()[0].split("%")[0]).is_loopback
+
+
 def serve(
-    assembly: ServerCore,
-    doors: Listeners,
+    core: ServerCore,
+    listeners: Listeners,
     drain_s: float,
     announce: Callable[[ServerReady], None],
     linger_s: float = 0.0,
     stop: threading.Event | None = None,
 ) -> None:
-    """Answer requests until a signal comes or ``stop`` is set.
+    """Answer requests until a signal arrives or ``stop`` is set.
 
-    The golden sets are replayed while the server already answers probes; ``announce`` is called when they have passed
-    and requests are let in. SIGTERM or SIGINT: not ready any more; for ``linger_s`` seconds requests are answered all
-    the same, for balancers take a moment to see it; then no more are let in and those inside are finished, for at most
-    ``drain_s`` seconds. A second signal ends at once.
+    Probes are answered at once, while the golden sets are replayed; requests are accepted, and ``announce`` is called,
+    when they agree. On SIGTERM or SIGINT the server reports that it is not ready. For ``linger_s`` seconds it still
+    accepts requests, because load balancers take a moment to notice. Then it refuses new requests and gives those in
+    flight ``drain_s`` seconds to finish. A second signal ends it at once.
+
+    Args:
+        core: models and everything around them.
+        listeners: sockets and what they ask of clients.
+        drain_s: seconds that requests in flight have to finish.
+        announce: called when requests are accepted.
+        linger_s: seconds between the signal and the first refusal.
+        stop: ends the server as a signal does, for a server that does not run in the main thread.
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
-        ServerError: requests had to be cut off, or a golden set could not be replayed.
+        ServerError: requests had to be cut off, a golden set could not be replayed, or the installed uvicorn does not
+            fit.
     """
-    limits = assembly.service.limits
-    certificate, key = doors.tls or (None, None)
+    certificate, key = listeners.tls or (None, None)
     config = uvicorn.Config(
         create_app(
-            assembly.service,
-            token=doors.token,
-            metrics=assembly.metrics.scrape if doors.metrics_at_http else None,
+            core.service,
+            token=listeners.token,
+            metrics=core.metrics.scrape if listeners.metrics_at_http else None,
         ),
-        http=limited_protocol(limits.read_timeout_s, limits.max_connections),
+        http="httptools",
         lifespan="off",
         ws="none",
-        log_config=None,  # the log of the server has its handlers by now
+        log_config=None,  # the server's log is configured by its caller
         log_level=logging.WARNING,
         access_log=False,
         server_header=False,
@@ -136,60 +278,65 @@ def serve(
         ssl_certfile=certificate,
         ssl_keyfile=key,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=1,  # when it comes to that, the requests are answered or have had their time
+        timeout_graceful_shutdown=1,  # by then requests in flight have finished or had their time
     )
-    server = _Server(config, assembly, doors, linger_s, drain_s, announce, stop or threading.Event())
+    server = _Server(config, core, listeners, linger_s, drain_s, announce, stop or threading.Event())
     with batch_scheduling():
-        server.run(sockets=[doors.http])
+        server.run(sockets=[listeners.http])
     if server.failure is not None:
         raise server.failure
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server with a proof at its start and a drain at its end."""
+class _Server(LimitedServer):
+    """A uvicorn server with a golden-set check at its start and a drain at its end."""
 
     def __init__(
         self,
         config: uvicorn.Config,
-        assembly: ServerCore,
-        doors: Listeners,
+        core: ServerCore,
+        listeners: Listeners,
         linger_s: float,
         drain_s: float,
         announce: Callable[[ServerReady], None],
         stop: threading.Event,
     ) -> None:
-        super().__init__(config)
+        limits = core.service.limits
+        super().__init__(config, ConnectionLimits(limits.max_connections, limits.read_timeout_s))
         self._stop = stop
         self.failure: RegnetDeployError | None = None
-        self._assembly, self._doors = assembly, doors
-        self._admission = assembly.service.admission
+        self._core, self._listeners = core, listeners
+        self._admission = core.service.admission
         self._linger_s, self._drain_s = linger_s, drain_s
         self._linger_until: float | None = None
+        self._drain_until: float | None = None
         self._announce = announce
         self._start: asyncio.Task[ServerReady] | None = None
-        self._drain_until: float | None = None
-        self._others: list[Any] = []
+        self._other_servers: list[Any] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to replay the golden sets."""
-        await super().startup([])
-        self.servers += await start_listeners(self, sockets or [], self._assembly.service.limits.read_timeout_s)
+        await super().startup(sockets)
         self._start = asyncio.ensure_future(self._begin())
 
     async def _begin(self) -> ServerReady:
-        """Open the other doors, which answer probes as the first one does, and prove what is served."""
+        """Open the other listeners, which answer probes as well, and replay the golden sets."""
         from regnet_deploy.serving.grpc_server import start_grpc
         from regnet_deploy.serving.metrics_server import start_metrics
 
-        port = None
-        if self._doors.metrics is not None:
-            self._others.append(await start_metrics(self._assembly.metrics, self._doors.metrics))
-        if self._doors.grpc is not None:
-            host, wanted = self._doors.grpc
-            grpc = await start_grpc(self._assembly.service, host, wanted, token=self._doors.token, tls=self._doors.tls)
-            self._others.append(grpc)
+        listeners, port = self._listeners, None
+        if listeners.metrics is not None:
+            self._other_servers.append(await start_metrics(self._core.metrics, listeners.metrics))
+        if listeners.grpc is not None:
+            host, wanted = listeners.grpc
+            grpc = await start_grpc(self._core.service, host, wanted, token=listeners.token, tls=listeners.tls)
+            self._other_servers.append(grpc)
             port = grpc.port
-        return ServerReady(await self._assembly.start(), port)
+        agreements = await self._core.start()
+        url = url_of(listeners.http, "https" if listeners.tls else "http")
+        metrics = f"{url}/metrics" if listeners.metrics_at_http else None
+        if listeners.metrics is not None:
+            metrics = f"{url_of(listeners.metrics)}/metrics"
+        return ServerReady(url, port, metrics, tuple(zip(self._core.opened, agreements, strict=True)))
 
     async def on_tick(self, counter: int) -> bool:
         """Move from one state to the next; called ten times a second, True ends the server."""
@@ -199,7 +346,7 @@ class _Server(uvicorn.Server):
             except RegnetDeployError as error:
                 self.failure = error
                 return True
-            except Exception as error:  # out of memory, say: whatever it is, a server that is not proved ends
+            except Exception as error:  # for example MemoryError: a server that is not proved ends, whatever it is
                 self.failure = ServerError(f"the golden set could not be replayed: {type(error).__name__} {error}")
                 return True
             self._start = None
@@ -219,35 +366,35 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close every door, then what stood behind them."""
+        """Close the listeners, then stop the core."""
         if self._start is not None:
             self._start.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):  # it was said, or does not matter any more
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # reported already, or of no interest any more
                 await self._start
         await super().shutdown(sockets)
-        for other in self._others:
+        for other in self._other_servers:
             await other.stop()
-        await self._assembly.stop()
+        await self._core.stop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal: the first one drains, the second one ends."""
+        """Handle a signal: the first one drains, the second one ends the server."""
         if self._drain_until is not None or self._linger_until is not None:
             self._cut_off(f"by a second {signal.Signals(sig).name}")
             self.should_exit = self.force_exit = True
         elif self._linger_s > 0 and self._admission.state is ServerState.READY:
             self._admission.state = ServerState.LEAVING
             self._linger_until = time.monotonic() + self._linger_s
-            self._assembly.tell("leaving", seconds=self._linger_s)
+            self._core.log_event("leaving", seconds=self._linger_s)
         else:
             self._drain()
 
     def _drain(self) -> None:
         self._admission.state = ServerState.DRAINING
         self._drain_until = time.monotonic() + self._drain_s
-        self._assembly.tell("draining", requests=self._admission.in_flight)
+        self._core.log_event("draining", requests=self._admission.in_flight)
 
-    def _cut_off(self, why: str) -> bool:
+    def _cut_off(self, reason: str) -> bool:
         if self._admission.in_flight:
-            self.failure = ServerError(f"{self._admission.in_flight} requests were cut off {why}")
-            logging.getLogger("uvicorn.error").disabled = True  # it has a traceback for each of them
+            self.failure = ServerError(f"{self._admission.in_flight} requests were cut off {reason}")
+            logging.getLogger("uvicorn.error").disabled = True  # it would log a traceback for each of them
         return True

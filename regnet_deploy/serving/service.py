@@ -1,4 +1,4 @@
-"""What HTTP and gRPC share: a request from its head to its answer, within limits and deadlines, told to observers."""
+"""What HTTP and gRPC share: a request from its head to its response, within limits and deadlines, and its record."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger("regnet_deploy.serving")
 
-#: HTTP's status, by the custom of nginx, of a request whose client is gone; nobody reads it but the log.
+#: Status of a request whose client is gone, as nginx logs it; it is never sent.
 CLIENT_GONE = 499
 
 
 class Call:
-    """One request to infer or classify; what it has come to, until it is told as :class:`Finished`."""
+    """One request to infer or classify while it runs; :meth:`Service.finish` makes a :class:`RequestRecord` of it."""
 
     __slots__ = (
         "batch",
@@ -51,7 +51,6 @@ class Call:
         "queue_s",
         "read_s",
         "request_id",
-        "served",
         "started",
         "trace_parent",
     )
@@ -60,23 +59,23 @@ class Call:
         self.protocol, self.operation = protocol, operation
         self.request_id, self.trace_parent = request_id, trace_parent
         self.started, self.clock = time.time(), time.perf_counter()
-        self.served: ModelVersion | None = None
+        self.model: ModelVersion | None = None
         self.images = self.batch = 0
         self.read_s = self.decode_s = self.queue_s = self.inference_s = 0.0
 
-    def has_read(self) -> None:
-        """Note that the request is there in full."""
+    def body_read(self) -> None:
+        """Note that the whole request has arrived."""
         self.read_s = time.perf_counter() - self.clock
 
-    def ran(self, ran: BatchResult, images: int) -> None:
-        """Note an inference; of several at once the longest stages count."""
+    def add_result(self, result: BatchResult, images: int) -> None:
+        """Note an inference; of several at a time the longest stages count."""
         self.images += images
-        self.batch = max(self.batch, ran.batch)
-        self.queue_s = max(self.queue_s, ran.queue_s)
-        self.inference_s = max(self.inference_s, ran.inference_s)
+        self.batch = max(self.batch, result.batch)
+        self.queue_s = max(self.queue_s, result.queue_s)
+        self.inference_s = max(self.inference_s, result.inference_s)
 
     def timing_ms(self) -> dict[str, float]:
-        """Return milliseconds by stage, JSON data."""
+        """Return the milliseconds of each stage, JSON data."""
         return {
             "read": _ms(self.read_s),
             "decode": _ms(self.decode_s),
@@ -87,11 +86,11 @@ class Call:
 
 
 class Service:
-    """The models of a server with what stands around them; used from one event loop.
+    """Answers requests with the models of a server; used from one event loop.
 
     Attributes:
-        models: what is served.
-        admission: state of the server, and who is inside.
+        models: that are served.
+        admission: state of the server and its requests in flight.
         limits: what clients may ask for.
         decoders: processes that decode images.
         timeouts: of requests.
@@ -103,7 +102,7 @@ class Service:
         admission: Admission,
         limits: Limits,
         decoders: DecodePool,
-        observe: Observer = lambda finished: None,
+        observe: Observer = lambda record: None,
     ) -> None:
         self.models = models
         self.admission = admission
@@ -111,33 +110,33 @@ class Service:
         self.decoders = decoders
         self.timeouts = Timeouts()
         self._observe = observe
-        # One JSON at a time becomes Python's objects: it holds the interpreter anyhow, and several would take memory.
-        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse", initializer=restore_default_scheduling)
+        # One thread: parsing JSON holds the GIL, and several parsed documents at a time would only take memory.
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="parse", initializer=restore_default_scheduling)
 
-    async def infer(self, call: Call, served: ModelVersion, request: InferRequest) -> NDArray[np.float32]:
+    async def infer(self, call: Call, model: ModelVersion, request: InferRequest) -> NDArray[np.float32]:
         """Return the logits of a request, ``(n, classes)``.
 
         Raises:
             RequestError: the queue is full (503) or the deadline passed (504).
             Exception: the runtime failed.
         """
-        ran = await self.queued(call, served, request)
-        call.ran(ran, len(request.images))
-        return ran.logits
+        result = await self.submit(call, model, request)
+        call.add_result(result, len(request.images))
+        return result.logits
 
-    def queued(self, call: Call, served: ModelVersion, request: InferRequest) -> asyncio.Future[BatchResult]:
-        """Return the future of a request's inference; cancelling it takes it out of the queue.
+    def submit(self, call: Call, model: ModelVersion, request: InferRequest) -> asyncio.Future[BatchResult]:
+        """Queue a request and return the future of its result; cancelling it takes the request out of the queue.
 
         Raises:
-            RequestError: the queue is full (503) or the deadline passed (504), as the future may as well.
-            Exception: by the future, the runtime failed.
+            RequestError: the queue is full (503) or the deadline passed (504); the future can raise it as well.
+            Exception: of the future, the runtime failed.
         """
-        return served.batcher.run(request.images, request.priority, self._deadline(call, request.timeout_s))
+        return model.batcher.run(request.images, request.priority, self._deadline(call, request.timeout_s))
 
     async def classify(
-        self, call: Call, served: ModelVersion, image: Body, k: int, priority: int = 0
+        self, call: Call, model: ModelVersion, image: Body, k: int, priority: int = 0
     ) -> list[Prediction]:
-        """Return the ``k`` likeliest classes of an encoded image.
+        """Return the ``k`` most probable classes of an encoded image.
 
         Raises:
             DataError: not a usable image.
@@ -148,32 +147,32 @@ class Service:
         deadline = self._deadline(call, None)
         try:
             with Timer(max(0.0, deadline - start)):
-                pixels = await self.decoders.pixels(image, served.preprocessing)
+                pixels = await self.decoders.pixels(image, model.preprocessing)
         except TimeoutError:
             raise RequestError("the request's deadline passed while its image was waiting to be decoded", 504) from None
         call.decode_s = max(call.decode_s, time.perf_counter() - start)
-        ran = await served.batcher.run(pixels[None], priority, deadline)
-        call.ran(ran, 1)
-        if not np.isfinite(ran.logits).all():
-            raise RuntimeError("the network's answer to this image is not finite")
-        return top_k(ran.logits, served.interface.labels, k)[0]
+        result = await model.batcher.run(pixels[None], priority, deadline)
+        call.add_result(result, 1)
+        if not np.isfinite(result.logits).all():
+            raise RuntimeError("the logits of this image are not finite")
+        return top_k(result.logits, model.interface.labels, k)[0]
 
-    def refuse_if_full(self, served: ModelVersion) -> None:
-        """Refuse a request before its body is read and its image decoded, where it would be refused after that.
+    def refuse_if_full(self, model: ModelVersion) -> None:
+        """Refuse a request before its body is read and its image decoded, where the queue is full.
 
         Raises:
-            RequestError: as many images wait for decoders and executors as may (503).
+            RequestError: the queue is full (503).
         """
-        waiting = served.batcher.depth + self.decoders.waiting
-        if waiting >= served.batching.max_queue:
+        waiting = model.batcher.depth + self.decoders.waiting
+        if waiting >= model.batching.max_queue:
             raise RequestError(f"{waiting} images are waiting already, try again", 503)
 
-    async def apart(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Run what takes time off the event loop, one at a time; what is cancelled before its turn is not run."""
-        return await asyncio.get_running_loop().run_in_executor(self._parser, partial(function, *arguments))
+    async def run_in_executor(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function in a thread, one at a time; a call that is cancelled before it starts is not run."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, partial(function, *arguments))
 
-    async def in_time(self, call: Call, work: Awaitable[T]) -> T:
-        """Wait for work on a request until its deadline.
+    async def before_deadline(self, call: Call, work: Awaitable[T]) -> T:
+        """Wait for work on a request, until its deadline at most.
 
         Raises:
             RequestError: it passed (504).
@@ -184,13 +183,13 @@ class Service:
         except TimeoutError:
             raise RequestError("the request's deadline passed before it was read and unpacked", 504) from None
 
-    def ended(self, call: Call, status: int, error: str | None = None) -> None:
-        """Tell the observers what became of a request; once for each."""
+    def finish(self, call: Call, status: int, error: str | None = None) -> None:
+        """Count a request that has ended and give its record to the observers; called once for each."""
         total = time.perf_counter() - call.clock
-        served = call.served
-        if served is not None:
+        model = call.model
+        if model is not None:
             if status < 400:
-                served.statistics.succeeded(
+                model.statistics.succeeded(
                     call.images,
                     decode_s=call.decode_s,
                     queue_s=call.queue_s,
@@ -198,11 +197,11 @@ class Service:
                     total_s=total,
                 )
             else:
-                served.statistics.failed(total)
+                model.statistics.failed(total)
         self._observe(
             RequestRecord(
-                model=served.name if served else "",
-                version=served.version if served else "",
+                model=model.name if model else "",
+                version=model.version if model else "",
                 protocol=call.protocol,
                 operation=call.operation,
                 status=status,
@@ -221,16 +220,16 @@ class Service:
         )
 
     def close(self) -> None:
-        """End the executors and the parser."""
+        """Stop the executors."""
         self.models.close()
-        self._parser.shutdown(wait=False, cancel_futures=True)
+        self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _deadline(self, call: Call, timeout_s: float | None) -> float:
         return call.clock + min(self.limits.deadline_s, timeout_s or self.limits.deadline_s)
 
 
 def request_error_of(error: Exception) -> RequestError:
-    """Return what a client is told of an error; what is not its own mistake is logged, and named no further."""
+    """Return what a client is told of an error; an error that is not the client's is logged and not described."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, DataError):

@@ -93,7 +93,7 @@ def test_a_changed_byte_is_found_at_the_start(refused: Any, exported_bundle: Pat
         (["--read-timeout", "inf"], "--read-timeout"),
         (["--host", ""], "empty host"),
         (["--max-connections", "0"], "--max-connections"),
-        (["--max-bodies-mb", "10"], "leaves no room for one of --max-body-mb 32"),
+        (["--max-bodies-mb", "10"], "is less than one request of --max-body-mb 32"),
     ],
 )
 def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, arguments: list[str], says: str):
@@ -132,9 +132,9 @@ class TestEngines:
         """What would be served: proved and announced, and then the server ends."""
         seen: list[Any] = []
 
-        def serve(assembly: Any, doors: Any, drain_s: float, announce: Any, linger_s: float) -> None:
-            announce(ServerReady([served.prove() for served in assembly.opened]))
-            seen.append(assembly)
+        def serve(core: Any, listeners: Any, drain_s: float, announce: Any, linger_s: float) -> None:
+            announce(ServerReady("http://x", None, None, tuple((model, model.prove()) for model in core.opened)))
+            seen.append(core)
 
         monkeypatch.setattr("regnet_deploy.serving.server.serve", serve)
         return seen

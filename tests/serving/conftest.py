@@ -23,14 +23,14 @@ LIMITS = Limits(
 class Inside:
     """An assembly that is started, its loop and its application; requests are httpx's."""
 
-    def __init__(self, assembly: ServerCore, **app: Any) -> None:
-        self.assembly = assembly
+    def __init__(self, core: ServerCore, **app: Any) -> None:
+        self.core = core
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
-        self.run(assembly.start())
-        assembly.service.admission.state = ServerState.READY
-        self.app = create_app(assembly.service, **app)
+        self.run(core.start())
+        core.service.admission.state = ServerState.READY
+        self.app = create_app(core.service, **app)
 
     def run(self, work: Awaitable[Any]) -> Any:
         """Wait for work that is done on the assembly's loop."""
@@ -64,7 +64,7 @@ class Inside:
         return self.request("POST", path, **options)
 
     def close(self) -> None:
-        self.run(self.assembly.stop())
+        self.run(self.core.stop())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(10)
         self.loop.close()
@@ -79,7 +79,7 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
     opened: list[Inside] = []
 
     def open_one(path: Path | None = None, app: dict[str, Any] | None = None, **settings: Any) -> Inside:
-        settings = {"wish": ServeOptions(variant="onnx-fp32"), "limits": LIMITS, "decoders": 1, "poll_s": 0, **settings}
+        settings = {"options": ServeOptions(variant="onnx-fp32"), "limits": LIMITS, "decoders": 1, "poll_s": 0, **settings}
         one = Inside(ServerCore(path or exported_bundle, **settings), **(app or {}))
         opened.append(one)
         return one
@@ -92,6 +92,6 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
 @pytest.fixture(scope="module")
 def client(_exported: Path) -> Iterator[Inside]:
     """One assembly of the tiny bundle for all tests of a module that change nothing of it."""
-    one = Inside(ServerCore(_exported, wish=ServeOptions(variant="onnx-fp32"), limits=LIMITS, decoders=1, poll_s=0))
+    one = Inside(ServerCore(_exported, options=ServeOptions(variant="onnx-fp32"), limits=LIMITS, decoders=1, poll_s=0))
     yield one
     one.close()

@@ -26,7 +26,7 @@ INFER = "/v2/models/regnet/infer"
 
 @pytest.fixture
 def served(client: Inside) -> ModelVersion:
-    return client.assembly.opened[0]
+    return client.core.opened[0]
 
 
 def infer_body(images: np.ndarray, **fields: Any) -> bytes:
@@ -247,7 +247,7 @@ def test_a_form_with_several_images_is_answered_for_each(client: Inside):
 
 @pytest.mark.parametrize("state", [ServerState.STARTING, ServerState.DRAINING])
 def test_only_a_ready_server_answers(client: Inside, state: ServerState):
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     admission.state = state
     try:
         assert client.get("/v2/health/live").status_code == 200
@@ -265,7 +265,7 @@ def test_only_a_ready_server_answers(client: Inside, state: ServerState):
 
 def test_more_requests_than_there_is_room_for_are_told_to_come_back(inside: Open):
     client = inside(limits=replace(LIMITS, max_in_flight=2))
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     with admission.enter(), admission.enter():
         answer = client.post(INFER, content=infer_body(zeros()))
         assert "2 requests are in flight" in refusal(answer, 503)
@@ -279,9 +279,9 @@ def test_a_place_is_given_back_whatever_happens(client: Inside):
     for content in (b"", b"{}", bytes(LIMITS.max_body_bytes + 1), infer_body(zeros(9)), infer_body(zeros())):
         client.post(INFER, content=content)
         client.post("/classify", content=content)
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     assert (admission.in_flight, admission.bytes_in_flight) == (0, 0)
-    assert client.assembly.opened[0].batcher.depth == 0
+    assert client.core.opened[0].batcher.depth == 0
 
 
 def test_a_runtime_that_fails_is_an_error_of_the_server_without_details(inside: Open, monkeypatch: Any):
@@ -290,7 +290,7 @@ def test_a_runtime_that_fails_is_an_error_of_the_server_without_details(inside: 
     def fail(images: np.ndarray) -> np.ndarray:
         raise ProofError("out of memory at /secret/path")
 
-    monkeypatch.setattr(client.assembly.opened[0].session, "run", fail)
+    monkeypatch.setattr(client.core.opened[0].session, "run", fail)
     assert "secret" not in refusal(client.post(INFER, content=infer_body(zeros())), 500)
     assert client.get("/v2/health/live").status_code == 200
     monkeypatch.undo()
@@ -328,7 +328,7 @@ def test_a_body_that_does_not_arrive_in_time_is_given_up(inside: Open):
 def test_a_client_that_goes_away_leaves_nothing_behind(client: Inside):
     gone = [{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}]
     assert speak(client, "/classify", gone) == []
-    assert client.assembly.service.admission.in_flight == 0
+    assert client.core.service.admission.in_flight == 0
 
 
 def test_the_app_can_be_mounted_in_another(inside: Open):
@@ -397,13 +397,13 @@ def test_no_request_is_answered_with_an_error_of_the_server(client: Inside, data
 
 def test_bodies_have_a_limit_together(inside: Open):
     client = inside(limits=replace(LIMITS, max_bodies_bytes=150_000))
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     with admission.enter() as other:
         assert other.take(130_000)
         answer = client.post(INFER, content=infer_body(np.full((1, 3, 24, 24), 0.25, np.float32)))
         assert answer.status_code == 200, answer.text
         answer = client.post("/classify", content=bytes(30_000))
-        assert "take all the room" in refusal(answer, 503)
+        assert "use all the memory" in refusal(answer, 503)
         assert answer.headers["retry-after"] == "1"
     assert admission.bytes_in_flight == 0
     assert "not an image" in refusal(client.post("/classify", content=bytes(20_000)), 400)
@@ -420,7 +420,7 @@ def test_bodies_have_a_limit_together(inside: Open):
 )
 def test_the_index_has_what_is_asked_for(inside: Open, content: bytes, states: list[str]):
     client = inside()
-    client.call(client.assembly.service.models.refuse, "regnet", "2", "it is damaged")
+    client.call(client.core.service.models.refuse, "regnet", "2", "it is damaged")
     answer = client.post("/v2/repository/index", content=content)
     assert [entry["state"] for entry in answer.json()] == states
     packed = client.post("/v2/repository/index", content=gzip.compress(content), headers={"content-encoding": "gzip"})
@@ -442,7 +442,7 @@ def test_the_index_has_what_is_asked_for(inside: Open, content: bytes, states: l
 )
 def test_an_index_that_is_asked_for_wrongly_is_the_clients_mistake(client: Inside, content: bytes, status: int):
     refusal(client.post("/v2/repository/index", content=content), status)
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     assert (admission.in_flight, admission.bytes_in_flight) == (0, 0)
 
 
@@ -476,7 +476,7 @@ def test_metrics_are_there_where_they_are_asked_for(inside: Open, client: Inside
     with_metrics = inside()
     from regnet_deploy.serving.app import create_app
 
-    with_metrics.app = create_app(with_metrics.assembly.service, metrics=with_metrics.assembly.metrics.scrape)
+    with_metrics.app = create_app(with_metrics.core.service, metrics=with_metrics.core.metrics.scrape)
     answer = with_metrics.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     assert b"regnet_deploy_requests" in answer.content
@@ -493,7 +493,7 @@ def test_a_token_is_asked_of_everybody(inside: Open):
 
 def test_an_executor_that_hangs_fails_liveness_and_nothing_else(inside: Open, monkeypatch: Any):
     client = inside(limits=replace(LIMITS, hung_s=0.0))
-    batcher = client.assembly.opened[0].batcher
+    batcher = client.core.opened[0].batcher
     monkeypatch.setattr(batcher, "_busy_since", [0.0])
     answer = client.get("/v2/health/live")
     assert (answer.status_code, answer.json()["live"]) == (503, False)

@@ -19,7 +19,7 @@ from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_g
 from regnet_deploy.serving.asgi_application import create_application
 from regnet_deploy.serving.model_version import ServeOptions
 
-SETTINGS: dict[str, Any] = {"wish": ServeOptions(variant="onnx-fp32"), "decoders": 1, "poll_s": 0}
+SETTINGS: dict[str, Any] = {"options": ServeOptions(variant="onnx-fp32"), "decoders": 1, "poll_s": 0}
 TOKEN = "0123456789abcdef"
 
 

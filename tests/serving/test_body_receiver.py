@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from starlette.requests import ClientDisconnect
 
 from regnet_deploy.serving.body_receiver import (
-    LEAST_BYTES,
-    MOST_BYTES,
+    BODY_EXTENSION,
+    MAX_DIRECT_BYTES,
+    MIN_DIRECT_BYTES,
     READ_BYTES,
-    WHOLE,
     BodyReceiver,
     PartialBody,
-    read_buffer,
+    create_read_buffer,
 )
-from regnet_deploy.serving.connection_limits import limited_protocol
-from regnet_deploy.serving.listeners import start_listeners
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.limited_server import LimitedServer
 
 LEAD = 37
 
@@ -51,7 +51,7 @@ class Books:
         self.begun = asyncio.Event()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        whole = scope.get("extensions", {}).get(WHOLE)
+        whole = scope.get("extensions", {}).get(BODY_EXTENSION)
         self.offers.append(whole is not None)
         path, said = scope["path"], "read"
         body = b""
@@ -71,7 +71,7 @@ class Books:
             try:
                 given = whole(LEAD, self.limited if path == "/limited" else self.counts.append)
                 self.begun.set()
-                if isinstance(given, bytearray):
+                if isinstance(given, bytes | bytearray):
                     body = bytes(given)
                 else:
                     memory = await asyncio.wait_for(given, 0.1 if path == "/impatient" else None)
@@ -120,13 +120,12 @@ class Site:
 @contextlib.asynccontextmanager
 async def site(timeout_s: float) -> AsyncIterator[Site]:
     app = Books()
-    config = uvicorn.Config(app, http=limited_protocol(timeout_s, 20), lifespan="off", ws="none", log_config=None)
+    config = uvicorn.Config(app, http="httptools", lifespan="off", ws="none", log_config=None)
     config.load()
-    server = uvicorn.Server(config)
+    server = LimitedServer(config, ConnectionLimits(20, timeout_s))
     server.lifespan = config.lifespan_class(config)
     bound = socket.create_server(("127.0.0.1", 0))
-    await server.startup([])
-    server.servers += await start_listeners(server, [bound], 30.0)
+    await server.startup([bound])
     reader, writer = await asyncio.open_connection("127.0.0.1", bound.getsockname()[1])
     try:
         yield Site(app, server, reader, writer)
@@ -159,7 +158,9 @@ def read(path: str, body: bytes, said: str = "read") -> list[Any]:
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     sizes=st.lists(
-        st.sampled_from([0, 1, 1000, LEAST_BYTES, READ_BYTES - 1, READ_BYTES, 150_616, 602_200]), min_size=1, max_size=4
+        st.sampled_from([0, 1, 1000, MIN_DIRECT_BYTES, READ_BYTES - 1, READ_BYTES, 150_616, 602_200]),
+        min_size=1,
+        max_size=4,
     ),
     cuts=st.lists(st.integers(1, 400_000), max_size=6),
 )
@@ -200,8 +201,8 @@ def test_a_long_body_is_offered_whole_and_counted_as_it_arrives(run: Any):
     [
         ("Expect: 100-continue\r\n", 200_000),
         ("Connection: close\r\n", 200_000),
-        ("", LEAST_BYTES - 1),
-        ("", MOST_BYTES + 1),
+        ("", MIN_DIRECT_BYTES - 1),
+        ("", MAX_DIRECT_BYTES + 1),
     ],
     ids=["expect", "close", "short", "long"],
 )
@@ -233,8 +234,8 @@ def test_what_is_answered_unread_is_thrown_away_and_the_connection_is_idle(run: 
             await made.send(body[begun:])
         await asyncio.sleep(0.05)
         (connection,) = made.server.server_state.connections
-        assert list(connection._idle) == [connection]
-        assert connection._deadline is None
+        assert connection in connection._idle
+        assert connection._head_timer is None
         await made.send(post("/next", body))
         assert await made.answer() == read("/next", body)
 
@@ -308,7 +309,7 @@ def test_a_body_is_asked_for_once(run: Any):
     async def work(made: Site) -> None:
         await made.send(post("/a", bytes(100_000), size=300_000))
         await made.app.begun.wait()
-        with pytest.raises(RuntimeError, match="asked for already"):
+        with pytest.raises(RuntimeError, match="taken already"):
             made.app.whole(0, lambda count: None)
         await made.send(bytes(200_000))
         assert await made.answer() == read("/a", bytes(300_000))
@@ -347,13 +348,13 @@ def test_connections_leave_nothing_for_the_garbage_collector(run: Any):
 
 def test_memory_of_a_body_that_nobody_waits_for_is_given_back():
     async def work() -> None:
-        rest = PartialBody(b"ab", 100, 0, lambda count: None)
-        memory = read_buffer()
-        assert len(rest.room(memory)) == 98
-        rest.whole.cancel()
-        assert rest.room(memory).obj is memory.obj
-        assert not rest.took(90)
-        assert rest.took(8)
+        body = PartialBody(b"ab", 100, 0, lambda count: None)
+        buffer = create_read_buffer()
+        assert len(body.get_buffer(buffer)) == 98
+        body.complete.cancel()
+        assert body.get_buffer(buffer).obj is buffer.obj
+        assert not body.received(90)
+        assert body.received(8)
 
     asyncio.run(work())
 
@@ -365,7 +366,7 @@ def test_a_receiver_hands_on_what_is_no_body():
         def __getattr__(self, name: str) -> Any:
             return lambda *values: told.append((name, *(bytes(v) if isinstance(v, memoryview) else v for v in values)))
 
-    receiver = BodyReceiver(Connection(), read_buffer())
+    receiver = BodyReceiver(Connection(), create_read_buffer())
     receiver.get_buffer(-1)[:3] = b"abc"
     receiver.buffer_updated(3)
     receiver.pause_writing()

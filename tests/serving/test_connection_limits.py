@@ -3,14 +3,17 @@
 import asyncio
 import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 import uvicorn
 
-from regnet_deploy.serving import connection_limits
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.limited_server import LimitedServer
 
+HEALTH_CONNECTIONS = ConnectionLimits(1, 1.0).health_connections
 HEAD = "{} HTTP/1.1\r\nHost: x\r\n{}\r\n"
 UPGRADE = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 CHUNKED = HEAD.format("POST /a", "Transfer-Encoding: chunked\r\n").encode()
@@ -91,15 +94,15 @@ class Site:
 @contextlib.asynccontextmanager
 async def site(max_connections: int = 20) -> AsyncIterator[Site]:
     app = Echo()
-    http = connection_limits.limited_protocol(30.0, max_connections)
     config = uvicorn.Config(
-        app, http=http, lifespan="off", ws="none", log_config=None, access_log=False, port=0, timeout_keep_alive=75
+        app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False, timeout_keep_alive=75
     )
     config.load()
-    server = uvicorn.Server(config)
+    server = LimitedServer(config, ConnectionLimits(max_connections, 30.0))
     server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    made = Site(app, server, server.servers[0].sockets[0].getsockname()[1])
+    bound = socket.create_server(("127.0.0.1", 0))
+    await server.startup([bound])
+    made = Site(app, server, bound.getsockname()[1])
     try:
         yield made
     finally:
@@ -107,7 +110,7 @@ async def site(max_connections: int = 20) -> AsyncIterator[Site]:
         for client in made.clients:
             client.writer.close()
         server.force_exit = True
-        await server.shutdown()
+        await server.shutdown([bound])
 
 
 def run(work: Callable[[Site], Awaitable[None]], **options: Any) -> None:
@@ -272,9 +275,9 @@ def test_where_all_are_busy_health_is_answered_and_nothing_else():
 
 def test_nor_are_there_many_of_these():
     async def work(made: Site) -> None:
-        for _ in range(1 + connection_limits.HEALTH_CONNECTIONS):
+        for _ in range(1 + HEALTH_CONNECTIONS):
             await made.connect(b"GET /v2/health/li")  # and no more of it
-        await made.until(lambda: len(made.server.server_state.connections) == 1 + connection_limits.HEALTH_CONNECTIONS)
+        await made.until(lambda: len(made.server.server_state.connections) == 1 + HEALTH_CONNECTIONS)
         client = await made.connect()
         assert (await client.answer())[0] == 503
         assert "retry-after: 1" in client.head

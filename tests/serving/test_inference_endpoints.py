@@ -32,13 +32,13 @@ PNG = _STREAM.getvalue()
 class Watched(Inside):
     """An assembly of which each request that has ended is kept, and whose inferences wait while the gate is shut."""
 
-    def __init__(self, assembly: ServerCore, finished: list[RequestRecord]) -> None:
-        super().__init__(assembly)
+    def __init__(self, core: ServerCore, finished: list[RequestRecord]) -> None:
+        super().__init__(core)
         self.finished = finished
         self.gate, self.entered = threading.Event(), threading.Event()
         self.gate.set()
-        self.session = assembly.opened[0].session
-        self.batcher = assembly.opened[0].batcher
+        self.session = core.opened[0].session
+        self.batcher = core.opened[0].batcher
         run = self.session.run
 
         def gated(images: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ class Watched(Inside):
         self.entered.clear()
 
     def is_empty(self) -> bool:
-        admission = self.assembly.service.admission
+        admission = self.core.service.admission
         return (self.batcher.depth, self.batcher.running, admission.in_flight, admission.bytes_in_flight) == (0,) * 4
 
 
@@ -69,15 +69,15 @@ class Watched(Inside):
 def _watched(_exported: Any) -> Iterator[Watched]:
     finished: list[RequestRecord] = []
     limits = replace(LIMITS, max_queue=3)
-    assembly = ServerCore(
+    core = ServerCore(
         _exported,
-        wish=ServeOptions(variant="onnx-fp32", batch=2, threads=1),
+        options=ServeOptions(variant="onnx-fp32", batch=2, threads=1),
         limits=limits,
         decoders=1,
         poll_s=0,
         observers=(finished.append,),
     )
-    one = Watched(assembly, finished)
+    one = Watched(core, finished)
     one.request("GET", "/")
     yield one
     one.close()
@@ -234,7 +234,7 @@ def test_a_request_that_is_refused_is_told_once_with_the_line_that_the_client_go
 
 @pytest.mark.parametrize("state", [ServerState.STARTING, ServerState.DRAINING])
 def test_a_server_that_is_not_ready_tells_it_as_well(client: Watched, state: ServerState):
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     admission.state = state
     try:
         assert client.post(INFER, **tensor()).status_code == 503
@@ -447,11 +447,11 @@ def test_the_settings_of_the_queue_are_those_that_were_asked_for(client: Watched
 
 def test_what_a_body_unpacks_to_counts_as_if_it_had_been_sent(inside: Open):
     client = inside(limits=replace(LIMITS, max_bodies_bytes=150_000))
-    admission = client.assembly.service.admission
+    admission = client.core.service.admission
     packed = gzip.compress(bytes(190_000))
     answer = client.post("/classify", content=packed, headers={"content-encoding": "gzip"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    assert "take all the room" in answer.json()["error"]
+    assert "use all the memory" in answer.json()["error"]
     assert admission.bytes_in_flight == 0
     small = gzip.compress(bytes(90_000))
     assert client.post("/classify", content=small, headers={"content-encoding": "gzip"}).status_code == 400
@@ -459,10 +459,10 @@ def test_what_a_body_unpacks_to_counts_as_if_it_had_been_sent(inside: Open):
 
 def test_a_deadline_that_passes_before_the_body_is_unpacked_is_told_at_once_and_the_work_is_dropped(inside: Open):
     client = inside(limits=replace(LIMITS, deadline_s=0.2))
-    service, started, go_on = client.assembly.service, threading.Event(), threading.Event()
+    service, started, go_on = client.core.service, threading.Event(), threading.Event()
 
     async def occupy() -> Any:
-        return asyncio.ensure_future(service.apart(lambda: (started.set(), go_on.wait(30))))
+        return asyncio.ensure_future(service.run_in_executor(lambda: (started.set(), go_on.wait(30))))
 
     held = client.run(occupy())
     assert started.wait(10)
@@ -499,7 +499,7 @@ def test_where_there_are_several_models_the_one_that_is_meant_is_named(
 def test_a_form_without_one_image_is_the_clients_mistake_and_says_what_is_wrong_with_each(inside: Open):
     answer = inside().post("/classify", files=[("a", ("a.txt", b"x")), ("b", ("b.txt", b""))])
     assert answer.status_code == 400
-    assert answer.json()["error"] == "none of the 2 files is an image that can be used"
+    assert answer.json()["error"] == "none of the 2 files is a usable image"
     assert ["error" in result for result in answer.json()["results"]] == [True, True]
 
 
@@ -508,7 +508,7 @@ def test_a_full_queue_refuses_before_the_body_is_read_or_decoded(client: Watched
     image = np.zeros((1, 3, 24, 24), np.float32)
     running = client.call(client.batcher.run, image)
     assert client.entered.wait(10)
-    queued = [client.call(client.batcher.run, image) for _ in range(client.assembly.opened[0].batching.max_queue)]
+    queued = [client.call(client.batcher.run, image) for _ in range(client.core.opened[0].batching.max_queue)]
     try:
         answer = client.post("/classify", content=b"not looked at")
         assert answer.status_code == 503

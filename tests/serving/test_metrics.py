@@ -128,7 +128,7 @@ def test_batches_are_those_that_were_run_whoever_waited_for_them(metrics: Metric
 def test_batches_of_a_version_that_was_replaced_under_its_number_count_on(
     metrics: Metrics, models: Models, scraped: bool
 ):
-    old = models.served("regnet", "1")
+    old = models.get("regnet", "1")
     old.batcher.executions[2] = (3, 0.1)
     if scraped:
         samples(metrics)
@@ -183,7 +183,7 @@ def test_nothing_is_left_of_a_version_that_has_gone(metrics: Metrics, models: Mo
     metrics.observe(FINISHED)
     models.versions = (("regnet", "2"),)
     metrics.observe(FINISHED._replace(version="2"))
-    metrics.forget(models.served("regnet", "1"))
+    metrics.forget(models.get("regnet", "1"))
     metrics.observe(FINISHED)  # ended a little later
     for _ in range(2):
         assert {dict(name[1:])["version"] for name in samples(metrics) if name[0] == "requests_total"} == {"2"}
@@ -194,13 +194,13 @@ def test_nothing_is_kept_of_swaps_that_nobody_asked_about(metrics: Metrics, mode
     for version in range(1, 20):
         models.versions = (("regnet", str(version)),)
         metrics.observe(FINISHED._replace(version=str(version)))
-        metrics.forget(models.served("regnet", str(version - 1)))
+        metrics.forget(models.get("regnet", str(version - 1)))
     assert len(metrics._versions) == 1
 
 
 def test_a_version_that_takes_the_place_of_another_goes_on_counting(metrics: Metrics, models: Models):
     metrics.observe(FINISHED)
-    metrics.forget(models.served("regnet", "1"))
+    metrics.forget(models.get("regnet", "1"))
     samples(metrics)
     metrics.observe(FINISHED)
     status = {"protocol": "http", "operation": "infer", "status": "200"}

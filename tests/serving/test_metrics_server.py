@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from regnet_deploy.serving.admission import Admission
 from regnet_deploy.serving.metrics import Metrics
-from regnet_deploy.serving.metrics_server import MAX_CONNECTIONS, start_metrics
+from regnet_deploy.serving.metrics_server import LIMITS, start_metrics
 
 
 def bound() -> socket.socket:
@@ -72,7 +72,7 @@ def test_metrics_and_nothing_else_is_answered():
 
 def test_checklist_12_connections_are_limited():
     async def talk(port):
-        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_CONNECTIONS)]
+        connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(LIMITS.max_connections)]
         assert (await ask(port, request("GET /metrics")))[0] == 503
         for _, writer in connections:
             writer.close()

@@ -35,14 +35,14 @@ def with_versions(*versions: str, name: str = "cats") -> tuple[ModelRegistry, di
 
 def refused(models: ModelRegistry, name: str, version: str | None = None) -> tuple[int, str]:
     with pytest.raises(RequestError) as error:
-        models.served(name, version)
+        models.get(name, version)
     return error.value.status, str(error.value)
 
 
 def test_the_newest_version_answers_who_names_none():
     models, there = with_versions("9", "10", "2")
-    assert models.served("cats") is there["10"]
-    assert models.served("cats", "9") is there["9"]
+    assert models.get("cats") is there["10"]
+    assert models.get("cats", "9") is there["9"]
     assert models.versions("cats") == ["2", "9", "10"]
     assert models.all() == [there["2"], there["9"], there["10"]]
 
@@ -60,7 +60,7 @@ def test_a_model_that_is_not_there_is_said_with_those_that_are_and_is_cut_short(
     assert refused(models, "dogs") == (404, "unknown model 'dogs'; this server has cats")
     assert len(refused(models, "x" * 5000)[1]) < 150
     with pytest.raises(RequestError) as error:
-        models.served("dogs", status=400)
+        models.get("dogs", status=400)
     assert error.value.status == 400
 
 
@@ -78,17 +78,17 @@ def test_what_is_being_loaded_does_not_answer_yet():
 def test_one_that_answers_goes_on_while_another_is_loaded_under_its_number_or_refused():
     models, there = with_versions("1")
     models.loading("cats", "1")
-    assert models.served("cats") is there["1"]
+    assert models.get("cats") is there["1"]
     models.refuse("cats", "1", "it is damaged")
-    assert models.served("cats") is there["1"]
+    assert models.get("cats") is there["1"]
     assert models.index() == [
-        {"name": "cats", "version": "1", "state": "READY", "reason": "serves what was there before: it is damaged"}
+        {"name": "cats", "version": "1", "state": "READY", "reason": "still serves the version before: it is damaged"}
     ]
     models.confirm("cats", "1")
     assert models.index()[0]["reason"] == ""
     models.refuse("cats", "2", "it is damaged")
     assert models.index()[1] == {"name": "cats", "version": "2", "state": "UNAVAILABLE", "reason": "it is damaged"}
-    assert models.served("cats") is there["1"]
+    assert models.get("cats") is there["1"]
 
 
 def test_what_takes_a_place_ends_the_one_before_when_its_last_request_is_answered():

@@ -68,7 +68,7 @@ class Told:
 def looks(client: Inside, times: int = 2) -> None:
     """Look; a change is believed when it is seen twice."""
     for _ in range(times):
-        client.run(client.assembly._watch.look())
+        client.run(client.core._watcher.look())
 
 
 def body() -> dict[str, Any]:
@@ -150,7 +150,7 @@ def told() -> Told:
 def test_a_bundle_that_changes_takes_its_own_place_without_losing_a_request(
     inside: Open, exported_bundle: Path, told: Told
 ):
-    client = inside(tell=told, poll_s=0.01)
+    client = inside(log_event=told, poll_s=0.01)
     before = executors()
     with Load(client) as load:
         for seed in (2, 3):
@@ -176,7 +176,7 @@ def test_a_bundle_that_changes_takes_its_own_place_without_losing_a_request(
 def test_a_version_that_disagrees_is_refused_while_the_one_before_goes_on(
     inside: Open, exported_bundle: Path, told: Told
 ):
-    client = inside(tell=told)
+    client = inside(log_event=told)
     threads = executors()
     retrain(exported_bundle, 2, error=0.5)
     looks(client)
@@ -202,8 +202,8 @@ def test_a_version_that_disagrees_is_refused_while_the_one_before_goes_on(
 def test_what_was_served_and_comes_back_is_not_loaded_again(
     inside: Open, exported_bundle: Path, tmp_path: Path, told: Told
 ):
-    client = inside(tell=told)
-    served = client.assembly.service.models.served("regnet")
+    client = inside(log_event=told)
+    served = client.core.service.models.get("regnet")
     kept = shutil.copytree(exported_bundle, tmp_path / "kept")
     break_(exported_bundle)
     looks(client)
@@ -212,12 +212,12 @@ def test_what_was_served_and_comes_back_is_not_loaded_again(
     shutil.copytree(kept, exported_bundle)
     looks(client)
     assert states(client) == [("regnet", "1", "READY")]
-    assert client.assembly.service.models.served("regnet") is served
+    assert client.core.service.models.get("regnet") is served
     assert told.take() == ["refused"]
 
 
 def test_a_bundle_that_is_gone_goes_on_answering(inside: Open, exported_bundle: Path, told: Told):
-    client = inside(tell=told)
+    client = inside(log_event=told)
     away = exported_bundle.rename(exported_bundle.with_name("away"))
     looks(client, 4)
     answers(client, "1", 1)
@@ -228,7 +228,7 @@ def test_a_bundle_that_is_gone_goes_on_answering(inside: Open, exported_bundle: 
 
 
 def test_a_look_while_a_bundle_is_being_written_waits_for_the_next(inside: Open, exported_bundle: Path, told: Told):
-    client = inside(tell=told)
+    client = inside(log_event=told)
     for seed in (2, 3, 4):
         retrain(exported_bundle, seed)
         looks(client, 1)
@@ -242,7 +242,7 @@ def test_a_look_while_a_bundle_is_being_written_waits_for_the_next(inside: Open,
 def test_whatever_a_new_version_ends_in_the_one_before_goes_on(
     inside: Open, exported_bundle: Path, told: Told, monkeypatch: pytest.MonkeyPatch, error: Exception
 ):
-    client = inside(tell=told)
+    client = inside(log_event=told)
 
     def fails(*arguments: Any, **options: Any) -> Any:
         raise error
@@ -263,7 +263,7 @@ def test_a_request_in_flight_ends_with_the_version_that_it_began_with(
 ):
     client = inside()
     threads = executors()
-    old = client.assembly.opened[0]
+    old = client.core.opened[0]
     entered, gate, run = threading.Event(), threading.Event(), old.session.run
 
     def slow(images: np.ndarray) -> np.ndarray:
@@ -280,14 +280,14 @@ def test_a_request_in_flight_ends_with_the_version_that_it_began_with(
     looks(client)
     answers(client, "2", 2)
     assert executors() == threads + 1  # the old one is there for the request that has it
-    assert client.assembly.opened == [old]
+    assert client.core.opened == [old]
     gate.set()
     asking.join(30)
     status, version, logits = slow_answer[0]
     assert (status, version) == (200, "1")
     np.testing.assert_allclose(logits, logits_of(1), rtol=1e-4, atol=1e-4)
     until(lambda: executors() == threads)
-    assert client.assembly.opened == []  # and nothing holds its memory any more
+    assert client.core.opened == []  # and nothing holds its memory any more
 
 
 def test_an_executor_of_an_old_version_that_hangs_is_said_to(
@@ -296,7 +296,7 @@ def test_an_executor_of_an_old_version_that_hangs_is_said_to(
     from dataclasses import replace
 
     client = inside(limits=replace(LIMITS, hung_s=0.0))
-    old = client.assembly.opened[0]
+    old = client.core.opened[0]
     entered, gate, run = threading.Event(), threading.Event(), old.session.run
     monkeypatch.setattr(old.session, "run", lambda images: (entered.set(), gate.wait(30), run(images))[2])
     asking = threading.Thread(target=lambda: ask(client))
@@ -327,7 +327,7 @@ CATS, DOGS = "/v2/models/cats", "/v2/models/dogs"
 
 
 def test_several_models_are_served_at_once_and_change_on_their_own(inside: Open, models: Path, told: Told):
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     assert states(client) == [("cats", "1", "READY"), ("dogs", "1", "READY")]
     answers(client, "1", 1, CATS)
     answers(client, "1", 5, DOGS)
@@ -348,7 +348,7 @@ def test_several_models_are_served_at_once_and_change_on_their_own(inside: Open,
 
 
 def test_a_version_that_is_half_there_is_taken_when_it_is_complete(inside: Open, models: Path, told: Told):
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     new, source = models / "cats" / "2", models / "cats" / "1"
     new.mkdir()
     files = sorted(source.iterdir(), key=lambda path: path.name != MANIFEST)  # its manifest first
@@ -374,7 +374,7 @@ def test_a_version_that_is_removed_answers_no_more_and_neither_does_a_model_with
     inside: Open, models: Path, told: Told
 ):
     shutil.copytree(models / "cats" / "1", models / "cats" / "2")
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     threads = executors("cats")
     assert ask(client, CATS)[1] == "2"
     shutil.rmtree(models / "cats" / "2")
@@ -396,7 +396,7 @@ def test_a_version_that_is_removed_answers_no_more_and_neither_does_a_model_with
 
 
 def test_a_folder_that_is_away_for_a_moment_is_not_unloaded(inside: Open, models: Path, told: Told):
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     for name in ("cats", "dogs", "cats/1"):
         away = (models / name).rename(models.parent / "away")
         looks(client, 1)
@@ -414,13 +414,13 @@ def test_a_folder_that_is_away_for_a_moment_is_not_unloaded(inside: Open, models
 
 
 def test_a_version_that_is_replaced_by_a_bad_one_under_its_number_goes_on(inside: Open, models: Path, told: Told):
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     retrain(models / "cats" / "1", 2, error=0.5)
     looks(client)
     answers(client, "1", 1, CATS)
     entry = client.post("/v2/repository/index").json()[0]
     assert (entry["version"], entry["state"]) == ("1", "READY")
-    assert entry["reason"].startswith("serves what was there before: ProofError")
+    assert entry["reason"].startswith("still serves the version before: ProofError")
     retrain(models / "cats" / "1", 3)
     looks(client)
     answers(client, "1", 3, CATS)
@@ -429,7 +429,7 @@ def test_a_version_that_is_replaced_by_a_bad_one_under_its_number_goes_on(inside
 
 
 def test_a_name_that_cannot_be_is_said_once_and_nothing_is_lost(inside: Open, models: Path, told: Told):
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     bad = Path(shutil.copytree(models / "cats" / "1", models / "c@ts" / "1"))
     looks(client, 3)
     assert told.take() == ["unreadable"]
@@ -442,7 +442,7 @@ def test_a_name_that_cannot_be_is_said_once_and_nothing_is_lost(inside: Open, mo
 def test_a_folder_that_cannot_be_read_does_not_end_the_looking(
     inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
-    client = inside(models, tell=told, poll_s=0.01)
+    client = inside(models, log_event=told, poll_s=0.01)
     monkeypatch.setattr(
         model_watcher, "find_bundles", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error"))
     )
@@ -456,7 +456,7 @@ def test_a_folder_that_cannot_be_read_does_not_end_the_looking(
 def test_a_bundle_that_becomes_a_folder_of_versions_and_back_answers_all_the_while(
     inside: Open, models: Path, told: Told
 ):
-    client = inside(models, tell=told)
+    client = inside(models, log_event=told)
     source = shutil.copytree(models / "dogs", models.parent / "source")
     retrain(source, 7)
     shutil.rmtree(models / "dogs")
@@ -483,7 +483,7 @@ def test_a_bundle_that_becomes_a_folder_of_versions_and_back_answers_all_the_whi
 def test_whatever_a_look_ends_in_the_next_one_comes(
     inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
-    client = inside(models, tell=told, poll_s=0.01)
+    client = inside(models, log_event=told, poll_s=0.01)
 
     def fails(*arguments: Any) -> Any:
         raise RuntimeError("can't start new thread")
@@ -507,8 +507,8 @@ def test_a_version_that_does_not_open_or_agree_at_the_start_leaves_the_others_of
     break_(models / "cats" / "2")
     retrain(models / "cats" / "3", 3, error=0.5)
     retrain(models / "cats" / "4", 4)
-    client = inside(models, tell=told)
-    assert [(one.name, one.version) for one in client.assembly.opened] == [("cats", "1"), ("cats", "4"), ("dogs", "1")]
+    client = inside(models, log_event=told)
+    assert [(one.name, one.version) for one in client.core.opened] == [("cats", "1"), ("cats", "4"), ("dogs", "1")]
     assert states(client) == [
         ("cats", "1", "READY"),
         ("cats", "2", "UNAVAILABLE"),
@@ -535,11 +535,11 @@ def test_a_model_without_a_version_that_agrees_ends_the_start(models: Path):
     retrain(models / "cats" / "1", 2, error=0.5)
 
     async def start() -> None:
-        assembly = ServerCore(models, limits=LIMITS, decoders=1, wish=ServeOptions(variant="onnx-fp32"))
+        core = ServerCore(models, limits=LIMITS, decoders=1, options=ServeOptions(variant="onnx-fp32"))
         try:
-            await assembly.start()
+            await core.start()
         finally:
-            await assembly.stop()
+            await core.stop()
 
     before = threading.active_count()
     with pytest.raises(ProofError, match="does not agree"):

@@ -519,10 +519,10 @@ def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path,
     def exhausted(images: np.ndarray) -> np.ndarray:
         raise MemoryError("4 GB")
 
-    assembly = ServerCore(exported_bundle, decoders=1)
-    monkeypatch.setattr(assembly.opened[0].session, "run", exhausted)
+    core = ServerCore(exported_bundle, decoders=1)
+    monkeypatch.setattr(core.opened[0].session, "run", exhausted)
     with bind("127.0.0.1", 0) as bound, pytest.raises(ServerError, match="could not be replayed: MemoryError 4 GB"):
-        serve(assembly, Listeners(bound), 1, lambda ready: pytest.fail("it was announced"))
+        serve(core, Listeners(bound), 1, lambda ready: pytest.fail("it was announced"))
 
 
 def healthy(port: int) -> bool:

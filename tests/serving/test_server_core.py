@@ -51,18 +51,18 @@ def test_it_starts_proves_answers_and_leaves_no_thread_and_no_process_behind(exp
 
     async def life() -> None:
         nonlocal pids
-        assembly = ServerCore(exported_bundle, wish=FP32, limits=LIMITS, decoders=2)
-        assert assembly.service.admission.state is ServerState.STARTING
-        assert assembly.service.models.index()[0]["state"] == "LOADING"
-        assert not assembly.service.models.ready()
-        (agreement,) = await assembly.start()
+        core = ServerCore(exported_bundle, options=FP32, limits=LIMITS, decoders=2)
+        assert core.service.admission.state is ServerState.STARTING
+        assert core.service.models.index()[0]["state"] == "LOADING"
+        assert not core.service.models.ready()
+        (agreement,) = await core.start()
         assert agreement.passed
-        assert assembly.service.models.ready()
-        pids = assembly.service.decoders.pids
+        assert core.service.models.ready()
+        pids = core.service.decoders.pids
         assert len(pids) == 2
-        ran = await assembly.opened[0].batcher.run(np.zeros((1, 3, 24, 24), np.float32))
+        ran = await core.opened[0].batcher.run(np.zeros((1, 3, 24, 24), np.float32))
         assert ran.logits.shape == (1, 6)
-        await assembly.stop()
+        await core.stop()
 
     asyncio.run(life())
     until(lambda: threading.active_count() <= before)
@@ -74,25 +74,25 @@ def test_whatever_the_following_ended_in_stopping_ends_the_rest(exported_bundle:
     before = threading.active_count()
 
     async def life() -> None:
-        assembly = ServerCore(exported_bundle, wish=FP32, limits=LIMITS, decoders=1, poll_s=0.001)
-        await assembly.start()
+        core = ServerCore(exported_bundle, options=FP32, limits=LIMITS, decoders=1, poll_s=0.001)
+        await core.start()
 
         async def fails(every_s: float) -> None:
             raise SystemError("never")
 
-        assert assembly._following is not None
-        assembly._following.cancel()
-        assembly._following = asyncio.ensure_future(fails(0))
-        await asyncio.wait([assembly._following])
-        await assembly.stop()
-        assert assembly.service.decoders.pids == ()
+        assert core._watching is not None
+        core._watching.cancel()
+        core._watching = asyncio.ensure_future(fails(0))
+        await asyncio.wait([core._watching])
+        await core.stop()
+        assert core.service.decoders.pids == ()
 
     asyncio.run(life())
     until(lambda: threading.active_count() <= before)
 
 
 def test_it_can_be_stopped_before_it_was_started(exported_bundle: Path):
-    asyncio.run(ServerCore(exported_bundle, wish=FP32, limits=LIMITS, decoders=1).stop())
+    asyncio.run(ServerCore(exported_bundle, options=FP32, limits=LIMITS, decoders=1).stop())
 
 
 def test_a_model_is_called_as_is_asked(inside: Open):
@@ -103,7 +103,7 @@ def test_a_model_is_called_as_is_asked(inside: Open):
 
 def test_what_was_tuned_here_is_taken_and_said(inside: Open, exported_bundle: Path):
     tuned(exported_bundle)
-    served = inside(wish=ServeOptions()).assembly.opened[0]
+    served = inside(options=ServeOptions()).core.opened[0]
     assert (served.variant, served.threads) == ("onnx-fp32-uint8", 1)
     batching = served.batching
     assert (batching.executors, batching.batch, batching.max_delay_s) == (2, 3, 0.0015)
@@ -113,23 +113,23 @@ def test_what_was_tuned_here_is_taken_and_said(inside: Open, exported_bundle: Pa
 
 
 @pytest.mark.parametrize(
-    "wish", [{"threads": 1}, {"executors": 1}, {"batch": 5}, {"max_delay_s": 0.0}, {"threads": 2, "executors": 2}]
+    "options", [{"threads": 1}, {"executors": 1}, {"batch": 5}, {"max_delay_s": 0.0}, {"threads": 2, "executors": 2}]
 )
 def test_settings_that_are_asked_for_are_not_mixed_with_those_that_were_found_together(
-    exported_bundle: Path, wish: dict[str, Any]
+    exported_bundle: Path, options: dict[str, Any]
 ):
     tuned(exported_bundle)
-    (served,) = ServerCore(exported_bundle, wish=ServeOptions(**wish), decoders=1).opened
+    (served,) = ServerCore(exported_bundle, options=ServeOptions(**options), decoders=1).opened
     assert served.variant == "onnx-fp32-uint8"  # which was found fastest all the same
     assert served.batching.max_delay_s == 0
-    assert served.batching.batch == wish.get("batch", 8)
-    assert served.batching.executors == wish.get("executors", 1)
+    assert served.batching.batch == options.get("batch", 8)
+    assert served.batching.executors == options.get("executors", 1)
     assert served.note is None
 
 
 def test_what_was_tuned_elsewhere_or_for_another_variant_is_left_alone_and_that_is_said(exported_bundle: Path):
     tuned(exported_bundle)
-    (served,) = ServerCore(exported_bundle, wish=FP32, decoders=1).opened
+    (served,) = ServerCore(exported_bundle, options=FP32, decoders=1).opened
     assert served.batching.batch == 8
     assert served.note is not None
     assert "were tuned for onnx-fp32-uint8" in served.note
@@ -147,7 +147,7 @@ def test_a_part_of_tune_that_is_none_is_one_line(exported_bundle: Path):
 
 
 def test_several_executors_have_sessions_of_their_own_where_each_has_several_threads(inside: Open):
-    served = inside(wish=ServeOptions(variant="onnx-fp32", executors=2, threads=2)).assembly.opened[0]
+    served = inside(options=ServeOptions(variant="onnx-fp32", executors=2, threads=2)).core.opened[0]
     assert len(set(map(id, served.sessions))) == 2
     assert served.prove().passed
 
@@ -155,22 +155,22 @@ def test_several_executors_have_sessions_of_their_own_where_each_has_several_thr
 def test_a_largest_batch_beyond_the_largest_request_is_run_before_there_are_clients(inside: Open):
     from dataclasses import replace
 
-    client = inside(wish=ServeOptions(variant="onnx-fp32", batch=9), limits=replace(LIMITS, max_batch=2))
-    assert client.assembly.opened[0].batching.batch == 9
+    client = inside(options=ServeOptions(variant="onnx-fp32", batch=9), limits=replace(LIMITS, max_batch=2))
+    assert client.core.opened[0].batching.batch == 9
 
 
 @pytest.mark.parametrize(
-    ("wish", "error", "says"),
+    ("options", "error", "says"),
     [
         (ServeOptions(variant="onnx-fp16"), UsageError, "did you mean onnx-fp32"),
         (ServeOptions(runtime="tensorrt"), UsageError, "tensorrt"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(
-    exported_bundle: Path, wish: ServeOptions, error: type[Exception], says: str
+    exported_bundle: Path, options: ServeOptions, error: type[Exception], says: str
 ):
     with pytest.raises(error, match=says) as caught:
-        ServerCore(exported_bundle, wish=wish)
+        ServerCore(exported_bundle, options=options)
     assert "\n" not in str(caught.value)
 
 
@@ -185,10 +185,10 @@ def test_a_bundle_without_an_export_names_the_command(exported_bundle: Path, tmp
 
 def test_metrics_of_a_version_go_with_it(inside: Open, exported_bundle: Path):
     client = inside()
-    assert b'model="regnet",version="1"' in client.run(client.assembly.metrics.scrape())[0]
+    assert b'model="regnet",version="1"' in client.run(client.core.metrics.scrape())[0]
     update_bundle(exported_bundle, {"labels": open_bundle(exported_bundle).part("labels")[::-1]})
     for _ in range(2):
-        client.run(client.assembly._watch.look())
-    text = client.run(client.assembly.metrics.scrape())[0]
+        client.run(client.core._watcher.look())
+    text = client.run(client.core.metrics.scrape())[0]
     assert b'version="1"' not in text
     assert b'version="2"' in text

@@ -21,7 +21,7 @@ from tests.serving.conftest import Inside, Open
 
 @pytest.fixture
 def served(client: Inside) -> ModelVersion:
-    return client.assembly.opened[0]
+    return client.core.opened[0]
 
 
 def request(count: int = 1, **fields: Any) -> InferRequest:
@@ -46,7 +46,7 @@ def png() -> bytes:
 
 def test_an_inference_is_the_sessions_and_is_noted(client: Inside, served: ModelVersion):
     call = call_made()
-    logits = client.run(client.assembly.service.infer(call, served, request(3)))
+    logits = client.run(client.core.service.infer(call, served, request(3)))
     np.testing.assert_allclose(logits, served.session.run(images(3)), rtol=1e-5)
     assert (call.images, call.batch) == (3, 3)
     assert call.inference_s > 0
@@ -56,15 +56,15 @@ def test_an_inference_is_the_sessions_and_is_noted(client: Inside, served: Model
 def test_the_servers_deadline_counts_from_the_arrival(client: Inside, served: ModelVersion, ago: float):
     for timeout_s in (None, 3600.0):  # a client can ask for less, not for more
         with pytest.raises(RequestError) as error:
-            client.run(client.assembly.service.infer(call_made(ago), served, request(timeout_s=timeout_s)))
+            client.run(client.core.service.infer(call_made(ago), served, request(timeout_s=timeout_s)))
         assert error.value.status == 504
     with pytest.raises(RequestError) as error:
-        client.run(client.assembly.service.classify(call_made(ago), served, png(), 1))
+        client.run(client.core.service.classify(call_made(ago), served, png(), 1))
     assert error.value.status == 504
 
 
 def test_a_client_that_asks_for_less_gets_less(client: Inside, served: ModelVersion):
-    service = client.assembly.service
+    service = client.core.service
     with pytest.raises(RequestError):
         client.run(service.infer(call_made(5), served, request(timeout_s=1.0)))
     assert client.run(service.infer(call_made(5), served, request(timeout_s=20.0))).shape == (1, 6)
@@ -74,12 +74,12 @@ def test_a_deadline_that_passes_while_an_image_waits_for_its_decoder_is_told(ins
     from tests.serving.conftest import LIMITS
 
     client = inside(limits=replace(LIMITS, deadline_s=0.05))
-    pool, served = client.assembly.service.decoders, client.assembly.opened[0]
+    pool, served = client.core.service.decoders, client.core.opened[0]
 
     async def ask() -> None:
         taken = await pool._take(ahead=False)  # somebody else's image
         try:
-            await client.assembly.service.classify(call_made(), served, png(), 1)
+            await client.core.service.classify(call_made(), served, png(), 1)
         finally:
             pool._give(taken)
 
@@ -93,7 +93,7 @@ def test_of_several_images_the_longest_stages_count(client: Inside, served: Mode
     call = call_made()
 
     async def several() -> None:
-        service = client.assembly.service
+        service = client.core.service
         await asyncio.gather(*(service.classify(call, served, png(), 2) for _ in range(3)))
 
     client.run(several())
@@ -108,18 +108,18 @@ def test_an_answer_that_is_not_finite_is_the_servers_error(
 ):
     monkeypatch.setattr(served.session, "run", lambda images: np.full((len(images), 6), np.nan, np.float32))
     with pytest.raises(RuntimeError, match="not finite"):
-        client.run(client.assembly.service.classify(call_made(), served, png(), 1))
+        client.run(client.core.service.classify(call_made(), served, png(), 1))
 
 
 def test_statistics_count_successes_and_failures(inside: Open):
     client = inside()
-    service, served = client.assembly.service, client.assembly.opened[0]
+    service, served = client.core.service, client.core.opened[0]
     for status in (200, 400, 499, 504):
         call = call_made()
-        call.served = served
+        call.model = served
         if status == 200:
             client.run(service.infer(call, served, request(2)))
-        client.call(service.ended, call, status, None)
+        client.call(service.finish, call, status, None)
     stats = served.stats()
     assert stats["inference_stats"]["success"]["count"] == 1
     assert stats["inference_stats"]["fail"]["count"] == 3
@@ -127,7 +127,7 @@ def test_statistics_count_successes_and_failures(inside: Open):
 
 
 def test_what_takes_time_runs_apart_one_at_a_time_and_its_error_comes_back(client: Inside):
-    service = client.assembly.service
+    service = client.core.service
     inside: list[int] = []
 
     def work(value: int) -> int:
@@ -138,7 +138,7 @@ def test_what_takes_time_runs_apart_one_at_a_time_and_its_error_comes_back(clien
         return value * 2
 
     async def several() -> list[int]:
-        return list(await asyncio.gather(*(service.apart(work, i) for i in range(5))))
+        return list(await asyncio.gather(*(service.run_in_executor(work, i) for i in range(5))))
 
     assert client.run(several()) == [0, 2, 4, 6, 8]
 
@@ -146,7 +146,7 @@ def test_what_takes_time_runs_apart_one_at_a_time_and_its_error_comes_back(clien
         raise RequestError("no", 413)
 
     with pytest.raises(RequestError, match="no"):
-        client.run(service.apart(fails))
+        client.run(service.run_in_executor(fails))
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,9 @@ def sent(collector: Collector, *requests: RequestRecord) -> list[Any]:
     traces.close(20)
     spans = collector.spans()
     whole = [span for span in spans if span.kind == span.SPAN_KIND_SERVER]
-    return [one for span in whole for one in (span, *(stage for stage in spans if stage.parent_span_id == span.span_id))]
+    return [
+        one for span in whole for one in (span, *(stage for stage in spans if stage.parent_span_id == span.span_id))
+    ]
 
 
 def test_a_request_is_a_span_with_a_span_for_each_stage_that_it_reached(collector: Collector):

@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import pytest
 import uvicorn
 
-from regnet_deploy.serving.connection_limits import limited_protocol
-from regnet_deploy.serving.listeners import start_listeners
+from regnet_deploy.errors import ServerError
+from regnet_deploy.serving import limited_server
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.limited_server import LimitedServer, check_uvicorn
 
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -72,7 +74,7 @@ async def site(files: tuple[Path, Path] | None, most: int, timeout_s: float) -> 
     file, key = files or (None, None)
     config = uvicorn.Config(
         app,
-        http=limited_protocol(30.0, most),
+        http="httptools",
         lifespan="off",
         ws="none",
         log_config=None,
@@ -80,11 +82,10 @@ async def site(files: tuple[Path, Path] | None, most: int, timeout_s: float) -> 
         ssl_keyfile=key,
     )
     config.load()
-    server = uvicorn.Server(config)
+    server = LimitedServer(config, ConnectionLimits(most, timeout_s))
     server.lifespan = config.lifespan_class(config)
     bound = socket.create_server(("127.0.0.1", 0))
-    await server.startup([])
-    server.servers += await start_listeners(server, [bound], timeout_s)
+    await server.startup([bound])
     tls = ssl.create_default_context(cafile=str(file)) if files else None
     with contextlib.ExitStack() as stack:
         yield Site(server, bound.getsockname()[1], tls, stack)
@@ -140,3 +141,28 @@ def test_a_handshake_that_does_not_come_is_not_waited_for(run: Any, certificate:
             assert await reader.read() == b""
 
     run(work, certificate, timeout_s=0.1)
+
+
+def test_an_uvicorn_that_lacks_a_hook_is_one_line(monkeypatch: pytest.MonkeyPatch):
+    check_uvicorn()
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.scope = self.body = None
+
+    monkeypatch.delattr(limited_server.HttpToolsProtocol, "on_response_complete")
+    attributes = {Cycle: ("scope", "keep_alive", "body")}
+    monkeypatch.setattr(limited_server, "_ATTRIBUTES", attributes)
+    with pytest.raises(ServerError) as error:
+        check_uvicorn()
+    versions = limited_server.UVICORN_VERSIONS
+    assert str(error.value) == (
+        f"uvicorn {uvicorn.__version__} lacks HttpToolsProtocol.on_response_complete, Cycle.keep_alive; this server "
+        f"works with uvicorn {versions}: pip install 'uvicorn[standard]{versions}'"
+    )
+    assert error.value.exit_code == 2
+
+
+def test_the_versions_that_are_named_are_those_that_are_installed():
+    text = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'"uvicorn[standard]{limited_server.UVICORN_VERSIONS}"' in text

@@ -5,7 +5,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from regnet_deploy.serving.plain_response import PlainResponse
+from regnet_deploy.serving.responses import PlainResponse
 
 
 def sent_by(response: Any) -> list[Any]:
