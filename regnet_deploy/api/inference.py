@@ -129,7 +129,7 @@ def serve(
     from regnet_deploy.serving.server import Listeners, bind
     from regnet_deploy.serving.server_core import ServerCore
 
-    core = ServerCore(path, name=name, wish=options, limits=limits)
+    core = ServerCore(path, name=name, options=options, limits=limits)
     grpc = None if grpc_port is None else (host, grpc_port)
     listeners = Listeners(http=bind(host, port), grpc=grpc, metrics_at_http=True, token=token)
     return RunningServer(core, listeners, drain_seconds)

@@ -17,7 +17,7 @@ from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_registry import ModelRegistry
 from regnet_deploy.serving.model_repository import FoundBundle, bundle_fingerprint, find_bundles, is_repository
-from regnet_deploy.serving.model_version import ServeOptions, ModelVersion, load_proved_version, load_version
+from regnet_deploy.serving.model_version import ModelVersion, ServeOptions, load_proved_version, load_version
 
 #: Logs what happens to the server: name of the event, facts as keyword arguments.
 LogEvent = Callable[..., None]

@@ -27,7 +27,7 @@ from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.connection_limits import ConnectionLimits
 from regnet_deploy.serving.limited_server import LimitedServer
 from regnet_deploy.serving.limits import Limits
-from regnet_deploy.serving.model_version import ServeOptions, ModelVersion
+from regnet_deploy.serving.model_version import ModelVersion, ServeOptions
 from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
 from regnet_deploy.serving.server_core import ServerCore

@@ -13,7 +13,7 @@ from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.model_registry import ModelRegistry
-from regnet_deploy.serving.model_version import ServeOptions, ModelVersion, load_proved_version
+from regnet_deploy.serving.model_version import ModelVersion, ServeOptions, load_proved_version
 from regnet_deploy.serving.model_watcher import LogEvent, ModelWatcher
 from regnet_deploy.serving.request_record import Observer, notify_all
 from regnet_deploy.serving.service import Service

@@ -79,7 +79,13 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
     opened: list[Inside] = []
 
     def open_one(path: Path | None = None, app: dict[str, Any] | None = None, **settings: Any) -> Inside:
-        settings = {"options": ServeOptions(variant="onnx-fp32"), "limits": LIMITS, "decoders": 1, "poll_s": 0, **settings}
+        settings = {
+            "options": ServeOptions(variant="onnx-fp32"),
+            "limits": LIMITS,
+            "decoders": 1,
+            "poll_s": 0,
+            **settings,
+        }
         one = Inside(ServerCore(path or exported_bundle, **settings), **(app or {}))
         opened.append(one)
         return one
