@@ -30,9 +30,9 @@ class Models:
         self.executions: dict[tuple[str, str], dict[int, tuple[int, float]]] = {}
 
     def all(self) -> list[Any]:
-        return [self.served(*names) for names in self.versions]
+        return [self.get(*names) for names in self.versions]
 
-    def served(self, name: str, version: str) -> Any:
+    def get(self, name: str, version: str) -> Any:
         session = SimpleNamespace(runtime="onnxruntime 1.32.0", device="cpu")
         executions = self.executions.setdefault((name, version), {})
         batcher = SimpleNamespace(depth=5, running=8, executions=executions)
