@@ -10,7 +10,7 @@ import numpy as np
 from starlette.requests import ClientDisconnect
 
 #: Key of the ASGI extension that gives a request's body in one piece; its value is a :data:`TakeBody`.
-BODY_EXTENSION = "regnet_deploy.body"
+BODY_EXTENSION = "regnet-deploy.body"
 
 #: Called with the number of bytes that arrived; may raise where they are too many.
 CountBytes = Callable[[int], None]

@@ -159,7 +159,7 @@ def run_server(path: str | Path, options: ServerSettings, announce: Callable[[Se
         grpc = None if options.grpc_port is None else (options.host, options.grpc_port)
         if grpc is not None:  # an error of the address is reported before the models are opened
             bind(*grpc, "--grpc-port").close()
-        is_open = options.token is None and not _is_loopback(http)
+        is_open = options.token is None and not is_loopback(http.getsockname()[0])
         listeners = Listeners(http, grpc, metrics, metrics is None and not is_open, options.token, options.tls)
         log = RequestLog(options.log_format, options.log_requests, sys.stderr)
         stack.callback(log.close)
@@ -228,8 +228,9 @@ def url_of(bound: socket.socket, scheme: str = "http") -> str:
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
-def _is_loopback(bound: socket.socket) -> bool:
-    return ipaddress.ip_address(bound.getsockname()[0].split("%")[0]).is_loopback
+def is_loopback(address: str) -> bool:
+    """Return whether only this machine can reach an address."""
+    return ipaddress.ip_address(address.split("%")[0]).is_loopback
 
 
 def serve(
