@@ -15,7 +15,6 @@ import pytest
 from regnet_deploy.populations.store import DIVERGED, Outcome, read_store
 from regnet_deploy.space.space_file import find_space
 
-Call = Callable[..., "subprocess.CompletedProcess[str]"]
 #: Of the bootstrap, so that it takes no time.
 FEW = ["--repeats", "50"]
 
@@ -36,8 +35,8 @@ def remarks_aside(done: Any) -> list[str]:
     return [line for line in done.stderr.splitlines() if "no better than chance" not in line]
 
 
-def test_tables_are_on_stdout(here: Call, store: Path) -> None:
-    done = here("analyze", store, *FEW)
+def test_tables_are_on_stdout(cli: Any, store: Path) -> None:
+    done = cli("analyze", store, *FEW)
     assert done.returncode == 0
     assert remarks_aside(done) == []
     for word in ("Top-1 errors", "Random search", "rank correlation", "MACs (M)", "d_1 (blocks)"):
@@ -45,8 +44,8 @@ def test_tables_are_on_stdout(here: Call, store: Path) -> None:
     assert re.search(r"tiny +8 ", done.stdout)
 
 
-def test_json_is_on_stdout_and_nothing_else(here: Call, store: Path) -> None:
-    done = here("analyze", store, *FEW, "--json")
+def test_json_is_on_stdout_and_nothing_else(cli: Any, store: Path) -> None:
+    done = cli("analyze", store, *FEW, "--json")
     said = numbers(done)
     assert remarks_aside(done) == []
     with read_store(store) as opened:
@@ -57,9 +56,9 @@ def test_json_is_on_stdout_and_nothing_else(here: Call, store: Path) -> None:
     assert done.stderr.splitlines() == said["remarks"]
 
 
-def test_csv_read_back_gives_the_same_numbers(here: Call, store: Path, tmp_path: Path) -> None:
-    wanted = numbers(here("analyze", store, *FEW, "--json", "--csv", tmp_path / "tiny.csv"))
-    got = numbers(here("analyze", tmp_path / "tiny.csv", *FEW, "--json"))
+def test_csv_read_back_gives_the_same_numbers(cli: Any, store: Path, tmp_path: Path) -> None:
+    wanted = numbers(cli("analyze", store, *FEW, "--json", "--csv", tmp_path / "tiny.csv"))
+    got = numbers(cli("analyze", tmp_path / "tiny.csv", *FEW, "--json"))
     columns = {each["column"] for each in wanted["populations"][0]["best_ranges"]}
     for each in (wanted, got):
         for part in ("best_ranges", "rank_correlations"):
@@ -68,17 +67,17 @@ def test_csv_read_back_gives_the_same_numbers(here: Call, store: Path, tmp_path:
     assert got == wanted
 
 
-def test_two_populations_are_compared(here: Call, store: Path, tmp_path: Path) -> None:
+def test_two_populations_are_compared(cli: Any, store: Path, tmp_path: Path) -> None:
     shutil.copy(store, tmp_path / "other.sweep")
-    said = numbers(here("analyze", store, tmp_path / "other.sweep", *FEW, "--json"))
+    said = numbers(cli("analyze", store, tmp_path / "other.sweep", *FEW, "--json"))
     names = [each["name"] for each in said["populations"]]
     assert len(set(names)) == 2
-    done = here("analyze", store, tmp_path / "other.sweep", *FEW)
+    done = cli("analyze", store, tmp_path / "other.sweep", *FEW)
     assert "Distance of the populations" in done.stdout
     assert "tiny / tiny (2)" in done.stdout
 
 
-def test_a_store_is_analysed_while_it_is_written(here: Call, store: Path, tmp_path: Path) -> None:
+def test_a_store_is_analysed_while_it_is_written(cli: Any, store: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from regnet_deploy.populations.store import open_store
 
@@ -87,7 +86,7 @@ def test_a_store_is_analysed_while_it_is_written(here: Call, store: Path, tmp_pa
     with open_store(store, identity) as writing:
         writing.record(7, Outcome(DIVERGED, message="the loss is not finite"))
         writing.record(6, Outcome("planned"))  # has no error and is not done
-        done = here("analyze", store, *FEW, "--json", "--figures", tmp_path / "figures", "--html", tmp_path / "a.html")
+        done = cli("analyze", store, *FEW, "--json", "--figures", tmp_path / "figures", "--html", tmp_path / "a.html")
         writing.record(5, Outcome(DIVERGED))
     said = numbers(done)
     assert said["populations"][0]["n"] == 6
@@ -97,10 +96,10 @@ def test_a_store_is_analysed_while_it_is_written(here: Call, store: Path, tmp_pa
     assert list((tmp_path / "figures").glob("*.svg"))
 
 
-def test_the_page_is_complete_in_itself_and_opens_in_a_browser(here: Call, store: Path, tmp_path: Path) -> None:
+def test_the_page_is_complete_in_itself_and_opens_in_a_browser(cli: Any, store: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     page = tmp_path / "a.html"
-    done = here("analyze", store, *FEW, "--html", page)
+    done = cli("analyze", store, *FEW, "--html", page)
     assert remarks_aside(done) == [f"{page}: the whole analysis as one page"]
     text = page.read_text(encoding="utf-8")
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "http://www.w3.org/1999/xhtml"}
@@ -125,9 +124,9 @@ def test_the_page_is_complete_in_itself_and_opens_in_a_browser(here: Call, store
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
-def test_figures_are_files_of_the_format(here: Call, store: Path, tmp_path: Path, suffix: str) -> None:
+def test_figures_are_files_of_the_format(cli: Any, store: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
-    done = here("analyze", store, *FEW, "--figures", tmp_path / "new" / "figures", "--format", suffix)
+    done = cli("analyze", store, *FEW, "--figures", tmp_path / "new" / "figures", "--format", suffix)
     assert done.returncode == 0, done.stderr
     made = sorted(each.name for each in (tmp_path / "new" / "figures").iterdir())
     assert f"edf.{suffix}" in made
@@ -138,11 +137,9 @@ def test_figures_are_files_of_the_format(here: Call, store: Path, tmp_path: Path
     assert (tmp_path / "new" / "figures" / f"edf.{suffix}").read_bytes().startswith(start)
 
 
-def test_from_a_to_b_and_on(
-    here: Call, store: Path, sweep_images: Path, sweep_small: list[str], tmp_path: Path
-) -> None:
+def test_from_a_to_b_and_on(cli: Any, store: Path, sweep_images: Path, sweep_small: list[str], tmp_path: Path) -> None:
     narrow = tmp_path / "b.yaml"
-    done = here("analyze", store, *FEW, "--refine", narrow, "--across", "bottleneck=same", "--across", "width=rising")
+    done = cli("analyze", store, *FEW, "--refine", narrow, "--across", "bottleneck=same", "--across", "width=rising")
     assert done.returncode == 0, done.stderr
     (said,) = remarks_aside(done)
     assert re.match(
@@ -155,7 +152,7 @@ def test_from_a_to_b_and_on(
     space = find_space(str(narrow))
     assert space.name == "b"
     assert (space.bottleneck.across, space.width.across) == ("same", "rising")  # type: ignore[union-attr]
-    swept = here(
+    swept = cli(
         *("sweep", "--space", narrow, "--data", sweep_images, "--store", tmp_path / "b.sweep", *sweep_small, "--n", 3),
         "--json",
     )
@@ -164,21 +161,21 @@ def test_from_a_to_b_and_on(
         for trial in opened.trials():
             assert len(set(trial.network.bottlenecks)) == 1
             assert list(trial.network.widths) == sorted(trial.network.widths)
-    again = here("analyze", tmp_path / "b.sweep", *FEW, "--refine", tmp_path / "c.yaml", "--json")
+    again = cli("analyze", tmp_path / "b.sweep", *FEW, "--refine", tmp_path / "c.yaml", "--json")
     assert numbers(again)["populations"][0]["name"] == "b"
     assert find_space(str(tmp_path / "c.yaml")).freedom <= space.freedom
 
 
 def test_a_table_is_refined_with_the_space_that_is_named(
-    here: Call, refused: Callable[..., str], store: Path, sweep_space: Path, tmp_path: Path
+    cli: Any, cli_error: Callable[..., str], store: Path, sweep_space: Path, tmp_path: Path
 ) -> None:
     table, narrow = tmp_path / "tiny.csv", tmp_path / "b.yaml"
-    assert here("analyze", store, *FEW, "--csv", table, "--refine", tmp_path / "a.yaml").returncode == 0
-    said = refused("analyze", table, *FEW, "--refine", narrow)
+    assert cli("analyze", store, *FEW, "--csv", table, "--refine", tmp_path / "a.yaml").returncode == 0
+    said = cli_error("analyze", table, *FEW, "--refine", narrow)
     assert said.endswith(f"{table} does not say what its space is: name it with --space")
-    assert "was not drawn from RegNetX" in refused("analyze", table, *FEW, "--refine", narrow, "--space", "RegNetX")
+    assert "was not drawn from RegNetX" in cli_error("analyze", table, *FEW, "--refine", narrow, "--space", "RegNetX")
     assert not narrow.exists()
-    assert here("analyze", table, *FEW, "--refine", narrow, "--space", sweep_space).returncode == 0
+    assert cli("analyze", table, *FEW, "--refine", narrow, "--space", sweep_space).returncode == 0
     assert narrow.read_text().splitlines()[1:] == (tmp_path / "a.yaml").read_text().splitlines()[1:]
 
 
@@ -211,10 +208,10 @@ def test_a_table_is_refined_with_the_space_that_is_named(
     ],
 )
 def test_bad_values_are_one_line_and_nothing_is_written(
-    refused: Callable[..., str], store: Path, tmp_path: Path, options: list[str], said: str
+    cli_error: Callable[..., str], store: Path, tmp_path: Path, options: list[str], said: str
 ) -> None:
     before = store.read_bytes()
-    assert said in refused("analyze", "tiny.sweep", *options, cwd=tmp_path)
+    assert said in cli_error("analyze", "tiny.sweep", *options, cwd=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.sweep"]
     assert store.read_bytes() == before
 
@@ -230,37 +227,37 @@ def test_bad_values_are_one_line_and_nothing_is_written(
     ],
 )
 def test_files_that_are_no_population_are_one_line(
-    refused: Callable[..., str], tmp_path: Path, content: bytes, said: str
+    cli_error: Callable[..., str], tmp_path: Path, content: bytes, said: str
 ) -> None:
     (tmp_path / "a.csv").write_bytes(content)
-    assert said in refused("analyze", tmp_path / "a.csv")
+    assert said in cli_error("analyze", tmp_path / "a.csv")
 
 
-def test_csv_of_csv_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+def test_csv_of_csv_is_refused(cli_error: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("error\n1\n")
-    assert "--csv writes what is in a store" in refused("analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv")
+    assert "--csv writes what is in a store" in cli_error("analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv")
     assert not (tmp_path / "b.csv").exists()
 
 
 @pytest.mark.parametrize(("module", "options"), [("scipy", []), ("matplotlib", ["--html", "a.html"])])
 def test_a_missing_library_names_the_pip_command(
-    refused: Callable[..., str], store: Path, tmp_path: Path, module: str, options: list[str]
+    cli_error: Callable[..., str], store: Path, tmp_path: Path, module: str, options: list[str]
 ) -> None:
-    said = refused("analyze", store, *options, prelude=f"import sys; sys.modules[{module!r}] = None", cwd=tmp_path)
+    said = cli_error("analyze", store, *options, prelude=f"import sys; sys.modules[{module!r}] = None", cwd=tmp_path)
     assert said.endswith(f"this needs {module}, which is not installed: pip install 'regnet-deploy[analysis]'")
 
 
-def test_it_needs_no_torch(program: Call, store: Path) -> None:
+def test_it_needs_no_torch(cli_process: Any, store: Path) -> None:
     prelude = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))"
-    done = program("analyze", store, *FEW, prelude=prelude)
+    done = cli_process("analyze", store, *FEW, prelude=prelude)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("False\n")
 
 
-def test_help_shows_an_example_and_loads_nothing_heavy(program: Call) -> None:
+def test_help_shows_an_example_and_loads_nothing_heavy(cli_process: Any) -> None:
     heavy = "{'torch', 'numpy', 'rich', 'scipy', 'matplotlib', 'yaml'}"
     prelude = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))"
-    done = program("analyze", "--help", prelude=prelude)
+    done = cli_process("analyze", "--help", prelude=prelude)
     assert done.returncode == 0
     assert "regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html" in done.stdout
     assert done.stdout.endswith("set()\n")

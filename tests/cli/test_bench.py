@@ -6,8 +6,6 @@ import contextlib
 import http.server
 import json
 import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -28,9 +26,9 @@ def url(_exported: Path) -> Iterator[str]:
         yield url
 
 
-def test_rates_are_told_as_a_table_with_a_picture(here: Any, exported_bundle: Path, url: str, tmp_path: Path):
+def test_rates_are_told_as_a_table_with_a_picture(cli: Any, exported_bundle: Path, url: str, tmp_path: Path):
     picture, words = tmp_path / "rates.png", ["--rate", "20,40", "--duration", "0.4", "--warmup", "0.1"]
-    done = here("bench", exported_bundle, "--url", url, *words, "--plot", picture)
+    done = cli("bench", exported_bundle, "--url", url, *words, "--plot", picture)
     assert done.returncode == 0, done.stderr
     assert "16 golden images as tensors" in done.stdout
     assert "wrote" in done.stderr
@@ -38,9 +36,9 @@ def test_rates_are_told_as_a_table_with_a_picture(here: Any, exported_bundle: Pa
 
 
 @pytest.mark.parametrize("kind", ["tensor", "image"])
-def test_rates_as_json_add_up_and_answers_are_right(here: Any, exported_bundle: Path, url: str, kind: str):
+def test_rates_as_json_add_up_and_answers_are_right(cli: Any, exported_bundle: Path, url: str, kind: str):
     words = ["--rate", "30", "--duration", "0.5", "--warmup", "0", "--arrivals", "constant", "--kind", kind, "--json"]
-    done = here("bench", exported_bundle, "--url", url, *words)
+    done = cli("bench", exported_bundle, "--url", url, *words)
     (row,) = json.loads(done.stdout)["rates"]
     assert row["requests"] == row["ok"] == row["latency"]["count"] == 15
     assert row["offered"] == 30
@@ -50,24 +48,24 @@ def test_rates_as_json_add_up_and_answers_are_right(here: Any, exported_bundle: 
     assert printed["machine"]["versions"]["regnet-deploy"]
 
 
-def test_rates_of_its_own_follow_the_capacity(here: Any, exported_bundle: Path, url: str):
-    done = here("bench", exported_bundle, "--url", url, "--duration", "0.3", "--warmup", "0", "--json")
+def test_rates_of_its_own_follow_the_capacity(cli: Any, exported_bundle: Path, url: str):
+    done = cli("bench", exported_bundle, "--url", url, "--duration", "0.3", "--warmup", "0", "--json")
     assert "capacity: " in done.stderr
     printed = json.loads(done.stdout)
     assert len(printed["rates"]) == 8
     assert printed["capacity"]["achieved"] > 0
 
 
-def test_a_closed_loop_tells_the_capacity(here: Any, exported_bundle: Path, url: str):
-    done = here("bench", exported_bundle, "--url", url, "--closed", "2", "--duration", "0.2", "--warmup", "0")
+def test_a_closed_loop_tells_the_capacity(cli: Any, exported_bundle: Path, url: str):
+    done = cli("bench", exported_bundle, "--url", url, "--closed", "2", "--duration", "0.2", "--warmup", "0")
     assert done.returncode == 0
     assert "2 in flight" in done.stdout
 
 
-def test_answers_that_are_wrong_are_told_and_are_exit_code_3(here: Any, exported_bundle: Path, url: str):
+def test_answers_that_are_wrong_are_told_and_are_exit_code_3(cli: Any, exported_bundle: Path, url: str):
     words = ["--rate", "40", "--duration", "0.5", "--warmup", "0"]
     with mixing_proxy(url, after=16) as mixing:
-        done = here("bench", exported_bundle, "--url", mixing, *words)
+        done = cli("bench", exported_bundle, "--url", mixing, *words)
     assert done.returncode == 3
     assert "16 golden images as tensors" in done.stdout  # the report comes first
     assert "*" in done.stdout or "0.0" in done.stdout
@@ -75,20 +73,20 @@ def test_answers_that_are_wrong_are_told_and_are_exit_code_3(here: Any, exported
     assert done.stderr.splitlines()[-1].startswith("regnet-deploy: ")
 
 
-def test_what_the_percentiles_leave_out_and_why_connections_failed_is_said(here: Any, exported_bundle: Path, url: str):
+def test_what_the_percentiles_leave_out_and_why_connections_failed_is_said(cli: Any, exported_bundle: Path, url: str):
     words = ["--rate", "40", "--duration", "0.5", "--warmup", "0"]
     with mixing_proxy(url, after=16, hangs_up=True) as mixing:
-        done = here("bench", exported_bundle, "--url", mixing, *words)
+        done = cli("bench", exported_bundle, "--url", mixing, *words)
     assert done.returncode == 0, done.stderr
     assert "connections failed, the last one with: the connection was closed before the answer" in done.stderr
     assert "percentiles (*) are of the" in done.stderr
     assert "of 20 are left out" in done.stderr
 
 
-def test_a_picture_of_nothing_is_not_drawn_and_that_is_said(here: Any, exported_bundle: Path, url: str, tmp_path: Path):
+def test_a_picture_of_nothing_is_not_drawn_and_that_is_said(cli: Any, exported_bundle: Path, url: str, tmp_path: Path):
     words = ["--rate", "40", "--duration", "0.2", "--warmup", "0", "--timeout", "0.01", "--plot", tmp_path / "x.png"]
     with mixing_proxy(url, after=16, delay_s=0.1) as slow:
-        done = here("bench", exported_bundle, "--url", slow, *words)
+        done = cli("bench", exported_bundle, "--url", slow, *words)
     assert "was not drawn: no request was answered rightly" in done.stderr
     assert not (tmp_path / "x.png").exists()
 
@@ -141,11 +139,9 @@ def mixing_proxy(url: str, after: int, hangs_up: bool = False, delay_s: float = 
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_prints_what_it_has(exported_bundle: Path, url: str):
-    words = ["bench", str(exported_bundle), "--url", url, "--rate", "50,60", "--duration", "60", "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "regnet_deploy", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_an_interrupted_run_prints_what_it_has(start_cli: Any, exported_bundle: Path, url: str):
+    words = ["--rate", "50,60", "--duration", "60", "--json"]
+    process = start_cli("bench", exported_bundle, "--url", url, *words)
     before = inferences(url)
     while inferences(url) < before + 50:  # the golden images are 16: the load has begun
         assert process.poll() is None
@@ -185,17 +181,17 @@ def inferences(url: str) -> int:
         (["--duration", "nan"], "--duration"),
     ],
 )
-def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, tmp_path: Path, words: list[str], says: str):
-    assert says in refused("bench", exported_bundle, *words, cwd=tmp_path)
+def test_what_cannot_be_is_one_line(cli_error: Any, exported_bundle: Path, tmp_path: Path, words: list[str], says: str):
+    assert says in cli_error("bench", exported_bundle, *words, cwd=tmp_path)
 
 
-def test_more_connections_than_open_files_are_one_line(refused: Any, exported_bundle: Path):
+def test_more_connections_than_open_files_are_one_line(cli_error: Any, exported_bundle: Path):
     prelude = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))"
-    line = refused("bench", exported_bundle, "--connections", "4000", prelude=prelude)
+    line = cli_error("bench", exported_bundle, "--connections", "4000", prelude=prelude)
     assert "--connections 4000 takes 4032 open files and this process may have 128" in line
 
 
-def test_a_wrong_model_and_a_bundle_without_golden_set_are_one_line(refused: Any, exported_bundle: Path, url: str):
-    assert "no model 'other'" in refused("bench", exported_bundle, "--url", url, "--name", "other")
+def test_a_wrong_model_and_a_bundle_without_golden_set_are_one_line(cli_error: Any, exported_bundle: Path, url: str):
+    assert "no model 'other'" in cli_error("bench", exported_bundle, "--url", url, "--name", "other")
     update_bundle(exported_bundle, {}, drop=("golden", "golden.safetensors"))
-    assert "export --onnx" in refused("bench", exported_bundle, "--url", url)
+    assert "export --onnx" in cli_error("bench", exported_bundle, "--url", url)

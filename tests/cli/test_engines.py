@@ -43,8 +43,8 @@ def with_engines(exported_bundle, monkeypatch):
     return exported_bundle
 
 
-def test_the_table_says_of_each_engine_what_it_is_for_and_whether_it_runs_here(here, with_engines):
-    done = here("engines", with_engines)
+def test_the_table_says_of_each_engine_what_it_is_for_and_whether_it_runs_here(cli, with_engines):
+    done = cli("engines", with_engines)
     assert (done.returncode, done.stderr) == (0, "")
     text = " ".join(done.stdout.split())
     assert "3 engines; this machine has NVIDIA H100 80GB HBM3 (compute capability 9.0)" in text
@@ -58,8 +58,8 @@ def test_the_table_says_of_each_engine_what_it_is_for_and_whether_it_runs_here(h
     assert "tensorrt-rtx is not installed" in text
 
 
-def test_json_has_what_the_manifest_has_and_why_not(here, with_engines):
-    done = here("engines", with_engines, "--json")
+def test_json_has_what_the_manifest_has_and_why_not(cli, with_engines):
+    done = cli("engines", with_engines, "--json")
     document = json.loads(done.stdout)
     assert (done.returncode, done.stderr) == (0, "")
     assert [(one["variant"], one["fits"]) for one in document["engines"]] == [
@@ -75,92 +75,92 @@ def test_json_has_what_the_manifest_has_and_why_not(here, with_engines):
     assert open_bundle(with_engines).files[document["engines"][0]["file"]].bytes == 2**20
 
 
-def test_a_bundle_without_engines_says_which_command_builds_them(here, exported_bundle):
-    done = here("engines", exported_bundle)
+def test_a_bundle_without_engines_says_which_command_builds_them(cli, exported_bundle):
+    done = cli("engines", exported_bundle)
     assert done.returncode == 0
     assert f"has no engines: `regnet-deploy export --trt {exported_bundle}` builds them" in done.stdout
-    assert json.loads(here("engines", exported_bundle, "--json").stdout)["engines"] == []
+    assert json.loads(cli("engines", exported_bundle, "--json").stdout)["engines"] == []
 
 
-def test_no_bundle_is_one_line(refused, tmp_path):
-    assert "no bundle at" in refused("engines", tmp_path / "nowhere")
+def test_no_bundle_is_one_line(cli_error, tmp_path):
+    assert "no bundle at" in cli_error("engines", tmp_path / "nowhere")
 
 
-def test_an_engine_that_another_version_wrote_is_one_line(refused, with_engines):
+def test_an_engine_that_another_version_wrote_is_one_line(cli_error, with_engines):
     variants = open_bundle(with_engines).part("variants")
     del variants["trt-fp32"]["engines"][0]["identity"]["driver"]
     update_bundle(with_engines, {"variants": variants})
-    assert "export it again" in refused("engines", with_engines)
+    assert "export it again" in cli_error("engines", with_engines)
 
 
-def test_nothing_heavy_is_imported(program, with_engines):
+def test_nothing_heavy_is_imported(cli_process, with_engines):
     prelude = "import sys\nfor name in ('torch', 'onnx', 'onnxruntime'): sys.modules[name] = None"
-    assert program("engines", with_engines, prelude=prelude).returncode == 0
+    assert cli_process("engines", with_engines, prelude=prelude).returncode == 0
 
 
 class TestBuild:
     """``--build`` adds what is missing for this machine's GPU, or nothing."""
 
-    def test_what_is_missing_is_built_proved_and_listed(self, here, without_engine, computer):
-        done = here("engines", without_engine, "--build", "--json")
+    def test_what_is_missing_is_built_proved_and_listed(self, cli, without_engine, computer):
+        done = cli("engines", without_engine, "--build", "--json")
         assert done.returncode == 0, done.stderr
         assert "trt-fp32: built for this machine" in done.stderr
         (engine,) = json.loads(done.stdout)["engines"]
         assert (engine["fits"], engine["proof"]["passed"]) == (True, True)
         assert open_bundle(without_engine).part("variants")["trt-fp32"]["engines"][0]["key"] == engine["key"]
 
-    def test_where_nothing_is_missing_nothing_is_built(self, here, with_h100_engine, computer, snapshot):
+    def test_where_nothing_is_missing_nothing_is_built(self, cli, with_h100_engine, computer, snapshot):
         before, built = snapshot(with_h100_engine), len(computer.trt.built)
-        done = here("engines", with_h100_engine, "--build")
+        done = cli("engines", with_h100_engine, "--build")
         assert (done.returncode, len(computer.trt.built)) == (0, built)
         assert snapshot(with_h100_engine) == before
 
-    def test_one_of_another_machine_stays_and_is_listed(self, here, with_h100_engine, computer, fake_machine):
+    def test_one_of_another_machine_stays_and_is_listed(self, cli, with_h100_engine, computer, fake_machine):
         computer.driver.gpu = fake_machine.A100
-        done = here("engines", with_h100_engine, "--build", "--json")
+        done = cli("engines", with_h100_engine, "--build", "--json")
         assert [(one["identity"]["gpu"], one["fits"]) for one in json.loads(done.stdout)["engines"]] == [
             (fake_machine.H100.name, False),
             (fake_machine.A100.name, True),
         ]
 
     def test_one_that_disagrees_exits_3_with_one_line_and_leaves_the_bundle(
-        self, here, without_engine, computer, fake_machine, monkeypatch, snapshot
+        self, cli, without_engine, computer, fake_machine, monkeypatch, snapshot
     ):
         fake_machine.shifted(computer, monkeypatch, lambda logits: logits + 0.5)
         before = snapshot(without_engine)
-        done = here("engines", without_engine, "--build")
+        done = cli("engines", without_engine, "--build")
         assert (done.returncode, done.stdout) == (3, "")
         (line,) = done.stderr.splitlines()
         assert line.startswith("regnet-deploy: trt-fp32 does not agree with the model")
         assert ": |error| 0.5" in line
         assert snapshot(without_engine) == before
 
-    def test_of_several_errors_the_proof_decides_the_exit_code(self, here, without_engine, computer):
+    def test_of_several_errors_the_proof_decides_the_exit_code(self, cli, without_engine, computer):
         variants = open_bundle(without_engine).part("variants")
         variants["trt-bf16"] = {**variants["trt-fp32"], "precision": "bf16", "source": "onnx-bf16"}
         variants["trt-fp16"] = {**variants["trt-fp32"], "precision": "fp16", "convolutions": {"stem.conv": "fp16"}}
         update_bundle(without_engine, {"variants": variants})
-        done = here("engines", without_engine, "--build")
+        done = cli("engines", without_engine, "--build")
         assert (done.returncode, done.stdout) == (3, "")
         last = done.stderr.splitlines()[-1]
         assert "trt-bf16 cannot be built: onnx-bf16, which it is built from, is not in" in last
         assert "trt-fp16: 1 of 1 convolutions do not compute in the type asked" in last
         assert open_bundle(without_engine).part("variants")["trt-fp32"]["engines"]
 
-    def test_without_a_gpu_it_is_one_line(self, refused, without_engine, computer):
+    def test_without_a_gpu_it_is_one_line(self, cli_error, without_engine, computer):
         computer.driver.gpu = None
-        assert "the NVIDIA driver shows none" in refused("engines", without_engine, "--build")
+        assert "the NVIDIA driver shows none" in cli_error("engines", without_engine, "--build")
 
-    def test_without_tensorrt_it_is_one_line(self, refused, without_engine, computer, monkeypatch):
+    def test_without_tensorrt_it_is_one_line(self, cli_error, without_engine, computer, monkeypatch):
         find = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "tensorrt" in name else find(name))
         variants = open_bundle(without_engine).part("variants")
         update_bundle(without_engine, {"variants": {**variants, "trt-fp16": variants["trt-fp32"]}})
-        line = refused("engines", without_engine, "--build")
+        line = cli_error("engines", without_engine, "--build")
         assert "trt-fp16, trt-fp32: tensorrt is not installed: " in line
         assert line.count("not installed") == 1
 
-    def test_ctrl_c_leaves_the_bundle(self, here, without_engine, computer, snapshot):
+    def test_ctrl_c_leaves_the_bundle(self, cli, without_engine, computer, snapshot):
         before = snapshot(without_engine)
         computer.trt.steps = 1000
 
@@ -170,6 +170,6 @@ class TestBuild:
                 signal.raise_signal(signal.SIGINT)
 
         computer.trt.stopped, computer.trt.step = False, step
-        done = here("engines", without_engine, "--build")
+        done = cli("engines", without_engine, "--build")
         assert (done.returncode, done.stderr.strip()) == (130, "regnet-deploy: interrupted")
         assert snapshot(without_engine) == before

@@ -1,5 +1,4 @@
 import json
-import subprocess
 import sys
 from importlib import metadata
 
@@ -8,7 +7,6 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.cli.main import run
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
@@ -49,18 +47,6 @@ def write_class_folders(tmp_path):
 
 
 @pytest.fixture
-def cli(capsys):
-    """Return a call of the program in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            run([str(argument) for argument in arguments])
-        return (left.value.code, *capsys.readouterr())
-
-    return call
-
-
-@pytest.fixture
 def spoiled(monkeypatch):
     from regnet_deploy.exporting import onnx_graph
 
@@ -78,22 +64,17 @@ def no_tensorrt(monkeypatch):
 
 @pytest.mark.parametrize("options", [(), ("--onnx",)])
 def test_onnx_is_what_is_meant_and_the_table_has_the_proof(cli, bundle, options):
-    code, out, err = cli("export", bundle, *options)
-    assert code == 0, err
-    assert "onnx-fp32" in out
-    assert "100%" in out
-    assert "onnxruntime 1." in out
-    assert "seeded noise" in err
+    done = cli("export", bundle, *options)
+    assert done.returncode == 0, done.stderr
+    assert "onnx-fp32" in done.stdout
+    assert "100%" in done.stdout
+    assert "onnxruntime 1." in done.stdout
+    assert "seeded noise" in done.stderr
     assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
 
 
-def test_json_is_one_document_with_golden_set_and_variants(bundle):
-    done = subprocess.run(
-        [sys.executable, "-m", "regnet_deploy", "export", bundle, "--uint8", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_json_is_one_document_with_golden_set_and_variants(cli_process, bundle):
+    done = cli_process("export", bundle, "--uint8", "--json")
     document = json.loads(done.stdout)
     assert document["golden"] == open_bundle(bundle).part("golden")
     assert document["variants"] == open_bundle(bundle).part("variants")
@@ -102,19 +83,19 @@ def test_json_is_one_document_with_golden_set_and_variants(bundle):
 
 def test_a_variant_that_does_not_agree_exits_3_and_leaves_the_bundle(cli, bundle, spoiled):
     before = (bundle / "bundle.json").read_bytes()
-    code, out, err = cli("export", bundle)
-    assert code == 3
-    assert out == ""
-    assert "max |error|" in err
-    assert err.count("\n") == 1
+    done = cli("export", bundle)
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert "max |error|" in done.stderr
+    assert done.stderr.count("\n") == 1
     assert (bundle / "bundle.json").read_bytes() == before
     assert [path.name for path in bundle.iterdir()] == ["bundle.json"]
 
 
 def test_gates_are_options(cli, bundle):
-    assert cli("export", bundle, "--atol", "0", "--rtol", "0")[0] == 3
-    assert cli("export", bundle, "--gate", "fp32:atol=0", "--gate", "fp32:rtol=0")[0] == 3
-    assert cli("export", bundle, "--atol", "0.5")[0] == 0
+    assert cli("export", bundle, "--atol", "0", "--rtol", "0").returncode == 3
+    assert cli("export", bundle, "--gate", "fp32:atol=0", "--gate", "fp32:rtol=0").returncode == 3
+    assert cli("export", bundle, "--atol", "0.5").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -134,10 +115,10 @@ def test_gates_are_options(cli, bundle):
 )
 def test_what_cannot_be_asked_for_is_one_line_before_anything_is_computed(cli, bundle, options, says):
     before = (bundle / "bundle.json").read_bytes()
-    code, out, err = cli("export", bundle, *options)
-    assert (code, out) == (2, "")
-    assert says in err
-    assert err.count("\n") == 1
+    done = cli("export", bundle, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
     assert (bundle / "bundle.json").read_bytes() == before
 
 
@@ -151,73 +132,75 @@ def test_what_cannot_be_asked_for_is_one_line_before_anything_is_computed(cli, b
 )
 def test_a_calibration_folder_that_will_not_do_is_one_line(cli, labelled, tmp_path, make, says):
     make(tmp_path / "images")
-    code, _, err = cli("export", labelled, "--precision", "int8", "--calibration", tmp_path / "images")
-    assert code == 2
-    assert says in err
-    assert "Traceback" not in err
+    done = cli("export", labelled, "--precision", "int8", "--calibration", tmp_path / "images")
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
     assert "variants" not in open_bundle(labelled)
 
 
 def test_a_variant_below_its_gate_exits_3_and_the_others_are_written(cli, bundle):
-    code, out, err = cli("export", bundle, "--precision", "fp16", "--gate", "fp16:mean=0")
-    assert code == 3
-    assert "onnx-fp32" in out
-    assert err.splitlines()[-1].startswith("regnet-deploy: onnx-fp16 does not agree with the model: mean")
-    assert err.splitlines()[-1].endswith("(the other variants are written)")
+    done = cli("export", bundle, "--precision", "fp16", "--gate", "fp16:mean=0")
+    assert done.returncode == 3
+    assert "onnx-fp32" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("regnet-deploy: onnx-fp16 does not agree with the model: mean")
+    assert done.stderr.splitlines()[-1].endswith("(the other variants are written)")
     assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
 
 
 def test_several_precisions_are_several_rows(cli, bundle):
-    code, out, err = cli("export", bundle, "--precision", "fp16", "--precision", "bf16", "--uint8")
-    assert code == 0, err
-    assert all(f"onnx-{name}" in out for name in ("fp32", "fp16", "bf16", "fp16-uint8", "bf16-uint8"))
-    assert "emulated" in out
+    done = cli("export", bundle, "--precision", "fp16", "--precision", "bf16", "--uint8")
+    assert done.returncode == 0, done.stderr
+    assert all(f"onnx-{name}" in done.stdout for name in ("fp32", "fp16", "bf16", "fp16-uint8", "bf16-uint8"))
+    assert "emulated" in done.stdout
 
 
 def test_with_data_the_choice_is_printed_and_in_the_json(cli, labelled, write_class_folders):
     data = write_class_folders(train=110, val=5)
     arguments = ("export", labelled, "--data", data, "--max-drop", "100", "--seconds", "0.01", "--batch", "1")
-    code, out, err = cli(*arguments)
-    assert code == 0, err
-    assert "Chosen by median latency" in out
-    assert "onnx-int8-cpu" in out
-    code, out, _ = cli(*arguments, "--json")
-    document = json.loads(out)
+    done = cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "Chosen by median latency" in done.stdout
+    assert "onnx-int8-cpu" in done.stdout
+    done = cli(*arguments, "--json")
+    document = json.loads(done.stdout)
     assert document["choice"] == open_bundle(labelled).part("choice")
     assert {one["result"] for one in document["choice"]["candidates"]} >= {"kept"}
 
 
 def test_trt_without_tensorrt_exits_2_with_one_line_and_keeps_the_onnx(cli, bundle, no_tensorrt):
-    code, out, err = cli("export", bundle, "--trt")
-    assert code == 2
-    assert "onnx-fp32" in out
-    assert err.splitlines()[-1].startswith("regnet-deploy: no TensorRT engine can be built: tensorrt is not installed")
-    assert "pip install 'regnet-deploy[trt-rtx]'" in err
+    done = cli("export", bundle, "--trt")
+    assert done.returncode == 2
+    assert "onnx-fp32" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith(
+        "regnet-deploy: no TensorRT engine can be built: tensorrt is not installed"
+    )
+    assert "pip install 'regnet-deploy[trt-rtx]'" in done.stderr
     assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
 
 
 def test_trt_with_tensorrt_rtx_adds_an_engine_before_training(cli, bundle):
     pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
-    code, out, err = cli("export", bundle, "--trt", "--max-batch", "4")
-    assert code == 0, err
+    done = cli("export", bundle, "--trt", "--max-batch", "4")
+    assert done.returncode == 0, done.stderr
     assert set(open_bundle(bundle).part("variants")) in ({"onnx-fp32", "rtx-fp32"}, {"onnx-fp32", "trt-fp32"})
-    assert "-fp32" in out
+    assert "-fp32" in done.stdout
 
 
 def test_few_images_of_ones_own_are_taken_and_more_are_recommended(cli, bundle, tmp_path):
     Image.new("RGB", (40, 40), "teal").save(tmp_path / "one.png")
-    code, _, err = cli("export", bundle, "--images", tmp_path / "one.png")
-    assert code == 0
-    assert "1 images (user images); 16 or more prove more" in err
+    done = cli("export", bundle, "--images", tmp_path / "one.png")
+    assert done.returncode == 0
+    assert "1 images (user images); 16 or more prove more" in done.stderr
 
 
 def test_a_bad_image_is_named_and_nothing_is_written(cli, bundle, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
-    code, out, err = cli("export", bundle, "--images", tmp_path / "bad.png")
-    assert code == 2
-    assert "bad.png" in err
-    assert err.count("\n") == 1
-    assert out == ""
+    done = cli("export", bundle, "--images", tmp_path / "bad.png")
+    assert done.returncode == 2
+    assert "bad.png" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
     assert "golden" not in open_bundle(bundle)
 
 
@@ -231,23 +214,23 @@ def test_a_bad_image_is_named_and_nothing_is_written(cli, bundle, tmp_path):
     ],
 )
 def test_options_that_cannot_be_used_are_one_line(cli, bundle, options):
-    code, _, err = cli("export", bundle, *options)
-    assert code == 2
-    assert err.count("\n") == 1
+    done = cli("export", bundle, *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_missing_bundle_names_the_command_that_makes_one(cli, tmp_path):
-    code, _, err = cli("export", tmp_path / "none")
-    assert code == 2
-    assert "regnet-deploy select" in err
+    done = cli("export", tmp_path / "none")
+    assert done.returncode == 2
+    assert "regnet-deploy select" in done.stderr
 
 
 @pytest.mark.parametrize("module", ["torch", "onnx"])
 def test_a_missing_library_is_one_line_with_the_pip_command(cli, bundle, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
-    code, _, err = cli("export", bundle)
-    assert code == 2
-    assert "pip install 'regnet-deploy[export]'" in err
+    done = cli("export", bundle)
+    assert done.returncode == 2
+    assert "pip install 'regnet-deploy[export]'" in done.stderr
 
 
 def test_an_interrupt_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
@@ -257,8 +240,8 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(cli, bundle, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("regnet_deploy.exporting.accuracy_gate.prove", interrupted)
-    code, out, err = cli("export", bundle)
-    assert (code, out, err.strip()) == (130, "", "regnet-deploy: interrupted")
+    done = cli("export", bundle)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "regnet-deploy: interrupted")
     assert (bundle / "bundle.json").read_bytes() == before
 
 
@@ -269,23 +252,23 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(cli, bundle, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("regnet_deploy.bundle.os.fsync", full)
-    code, _, err = cli("export", bundle)
-    assert code == 2
-    assert "No space left on device" in err
+    done = cli("export", bundle)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
     assert [path.name for path in bundle.iterdir()] == ["bundle.json"]
     assert (bundle / "bundle.json").read_bytes() == before
 
 
 def test_a_looser_tolerance_is_said_and_recorded(cli, bundle):
-    code, out, err = cli("export", bundle, "--rtol", "0.5")
-    assert code == 0
-    assert "onnx-fp32 is held to a looser gate than fp32 has" in err
-    assert "does not count as proved and is served only with --variant onnx-fp32" in err
-    assert "loosely" in out
+    done = cli("export", bundle, "--rtol", "0.5")
+    assert done.returncode == 0
+    assert "onnx-fp32 is held to a looser gate than fp32 has" in done.stderr
+    assert "does not count as proved and is served only with --variant onnx-fp32" in done.stderr
+    assert "loosely" in done.stdout
     assert open_bundle(bundle).part("variants")["onnx-fp32"]["proof"]["standard"] is False
-    code, out, err = cli("export", bundle)
-    assert "does not count" not in err
-    assert "loosely" not in out
+    done = cli("export", bundle)
+    assert "does not count" not in done.stderr
+    assert "loosely" not in done.stdout
 
 
 def test_a_missing_onnxruntime_is_one_line_before_anything_is_computed(cli, bundle, monkeypatch):
@@ -296,10 +279,10 @@ def test_a_missing_onnxruntime_is_one_line_before_anything_is_computed(cli, bund
     monkeypatch.setattr(
         "regnet_deploy.exporting.export.make_golden_set", lambda *names: pytest.fail("logits were computed")
     )
-    code, _, err = cli("export", bundle)
-    assert code == 2
-    assert "pip install 'regnet-deploy[cpu]'" in err
-    assert err.count("\n") == 1
+    done = cli("export", bundle)
+    assert done.returncode == 2
+    assert "pip install 'regnet-deploy[cpu]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -316,30 +299,30 @@ def test_a_missing_onnxruntime_is_one_line_before_anything_is_computed(cli, bund
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(cli, bundle, options, says):
-    code, out, err = cli("export", bundle, *options)
-    assert (code, out) == (2, "")
-    assert says in err
-    assert err.count("\n") == 1
+    done = cli("export", bundle, *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_precisions_may_be_one_word(cli, bundle):
-    code, _, err = cli("export", bundle, "--precision", "fp16,bf16")
-    assert code == 0, err
+    done = cli("export", bundle, "--precision", "fp16,bf16")
+    assert done.returncode == 0, done.stderr
     assert {"onnx-fp16", "onnx-bf16"} < set(open_bundle(bundle).part("variants"))
 
 
 def test_a_batch_that_no_memory_holds_is_refused_before_anything_is_judged(cli, labelled, write_class_folders):
     data = write_class_folders(train=3, val=2)
-    code, out, err = cli("export", labelled, "--data", data, "--batch", "1,20000000")
-    assert (code, out) == (2, "")
-    assert "give at most --batch" in err
-    assert err.count("\n") == 1
+    done = cli("export", labelled, "--data", data, "--batch", "1,20000000")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "give at most --batch" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_precision_that_auto_was_told_by_name_and_that_fails_exits_3(cli, labelled, write_class_folders):
     data = write_class_folders(train=110, val=5)
     arguments = ("--data", data, "--max-drop", "100", "--seconds", "0.01", "--batch", "1", "--gate", "bf16:mean=0")
-    code, out, err = cli("export", labelled, "--precision", "auto,bf16", *arguments)
-    assert code == 3
-    assert "onnx-bf16 does not agree with the model" in err
-    assert "Chosen by median latency" in out
+    done = cli("export", labelled, "--precision", "auto,bf16", *arguments)
+    assert done.returncode == 3
+    assert "onnx-bf16 does not agree with the model" in done.stderr
+    assert "Chosen by median latency" in done.stdout

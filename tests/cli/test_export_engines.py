@@ -23,8 +23,8 @@ def bundle(tmp_path):
     return update_bundle(made.path, {"labels": ["cat", "dog", "owl"]}, {"weights.safetensors": weights}).path
 
 
-def test_engines_are_rows_with_their_proofs(here, bundle, computer):
-    done = here("export", bundle, "--trt", "--precision", "fp16", "--max-batch", "4")
+def test_engines_are_rows_with_their_proofs(cli, bundle, computer):
+    done = cli("export", bundle, "--trt", "--precision", "fp16", "--max-batch", "4")
     assert done.returncode == 0, done.stderr
     rows = [line for line in done.stdout.splitlines() if line.strip().startswith("trt-")]
     assert len(rows) == 2
@@ -34,8 +34,8 @@ def test_engines_are_rows_with_their_proofs(here, bundle, computer):
     assert variants["trt-fp16"]["engines"][0]["identity"]["options"]["max_batch"] == 4
 
 
-def test_options_of_the_build_reach_the_engine(here, bundle, computer):
-    done = here(
+def test_options_of_the_build_reach_the_engine(cli, bundle, computer):
+    done = cli(
         *("export", bundle, "--trt", "--workspace", "64", "--optimization-level", "5", "--tf32"),
         *("--hardware-compatible", "ampere+", "--version-compatible", "--json"),
     )
@@ -46,9 +46,9 @@ def test_options_of_the_build_reach_the_engine(here, bundle, computer):
     assert (options["hardware_compatible"], options["version_compatible"]) == ("ampere+", True)
 
 
-def test_an_engine_in_another_type_exits_3_and_the_rest_is_written(here, bundle, computer):
+def test_an_engine_in_another_type_exits_3_and_the_rest_is_written(cli, bundle, computer):
     computer.trt.convolutions = lambda name, kind: "Float"
-    done = here("export", bundle, "--trt", "--precision", "fp16")
+    done = cli("export", bundle, "--trt", "--precision", "fp16")
     assert done.returncode == 3
     last = done.stderr.splitlines()[-1]
     assert last.startswith("regnet-deploy: trt-fp16: ")
@@ -58,9 +58,9 @@ def test_an_engine_in_another_type_exits_3_and_the_rest_is_written(here, bundle,
     assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32", "onnx-fp16", "trt-fp32"}
 
 
-def test_an_engine_that_does_not_agree_exits_3_with_the_figures(here, bundle, computer, fake_machine, monkeypatch):
+def test_an_engine_that_does_not_agree_exits_3_with_the_figures(cli, bundle, computer, fake_machine, monkeypatch):
     fake_machine.shifted(computer, monkeypatch, lambda logits: logits + 0.5)
-    done = here("export", bundle, "--trt")
+    done = cli("export", bundle, "--trt")
     assert done.returncode == 3
     assert "trt-fp32 does not agree with the model" in done.stderr.splitlines()[-1]
     assert ": |error| 0.5" in done.stderr.splitlines()[-1]
@@ -71,26 +71,26 @@ def test_an_engine_that_does_not_agree_exits_3_with_the_figures(here, bundle, co
     ("version", "says"),
     [("10.8.0.43", "is older than what this version"), ("12.0.0.1", "is newer than what this version")],
 )
-def test_a_tensorrt_that_is_not_known_is_one_line_and_the_onnx_is_kept(here, bundle, computer, version, says):
+def test_a_tensorrt_that_is_not_known_is_one_line_and_the_onnx_is_kept(cli, bundle, computer, version, says):
     computer.trt.__dict__["__version__"] = version
-    done = here("export", bundle, "--trt")
+    done = cli("export", bundle, "--trt")
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]
     assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32"}
 
 
-def test_too_little_memory_of_the_gpu_is_one_line_and_the_onnx_is_kept(here, bundle, computer):
+def test_too_little_memory_of_the_gpu_is_one_line_and_the_onnx_is_kept(cli, bundle, computer):
     computer.driver.gpu = replace(computer.gpu, memory_bytes=2**30)
-    done = here("export", bundle, "--trt")
+    done = cli("export", bundle, "--trt")
     assert done.returncode == 2
     assert "has 0 MiB of its 1024 MiB free" in done.stderr.splitlines()[-1]
     assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32"}
 
 
 @pytest.mark.parametrize("exported", [False, True])
-def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle_as_it_was(here, bundle, computer, snapshot, exported):
+def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle_as_it_was(cli, bundle, computer, snapshot, exported):
     if exported:
-        assert here("export", bundle, "--trt").returncode == 0
+        assert cli("export", bundle, "--trt").returncode == 0
     before = snapshot(bundle)
     seen = []
 
@@ -100,7 +100,7 @@ def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle_as_it_was(here, bundl
             signal.raise_signal(signal.SIGINT)
 
     computer.trt.step, computer.trt.steps = step, 1000
-    done = here("export", bundle, "--trt", "--precision", "fp16")
+    done = cli("export", bundle, "--trt", "--precision", "fp16")
     assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "regnet-deploy: interrupted")
     assert seen
     assert snapshot(bundle) == before

@@ -11,60 +11,51 @@ from regnet_deploy import __version__
 from regnet_deploy.cli.main import COMMANDS
 
 
-def run(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "regnet_deploy", *arguments], capture_output=True, text=True, **options
-    )
-
-
-def test_help_lists_every_command():
-    done = run("--help")
+def test_help_lists_every_command(cli):
+    done = cli("--help")
     assert done.returncode == 0
     for name in COMMANDS:
         assert f"  {name} " in done.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_with_an_example_and_json(name):
-    done = run(name, "--help")
+def test_every_command_has_help_with_an_example_and_json(cli, name):
+    done = cli(name, "--help")
     assert done.returncode == 0, done.stderr
     assert "Example:" in done.stdout
     assert f"regnet-deploy {name}" in done.stdout
     assert "--json" in done.stdout
 
 
-def test_version_is_the_packages():
-    assert __version__ in run("--version").stdout
+def test_version_is_the_packages(cli):
+    assert __version__ in cli("--version").stdout
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("selct", "select"), ("server", "serve"), ("exprot", "export")])
-def test_a_mistyped_command_is_suggested(typed, meant):
-    done = run(typed)
+def test_a_mistyped_command_is_suggested(cli, typed, meant):
+    done = cli(typed)
     assert done.returncode == 2
     assert f"no command '{typed}' (did you mean {meant}?)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_no_command_shows_help():
-    done = run()
+def test_no_command_shows_help(cli):
+    done = cli()
     assert done.returncode == 2
     assert "Commands:" in done.stderr
 
 
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys; from regnet_deploy.cli.main import main\n"
-        "main.main(['--help'], standalone_mode=False)\n"
-        "print([m for m in ('numpy', 'rich', 'torch', 'PIL', 'onnx', 'onnxruntime', 'starlette') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+def test_help_imports_nothing_heavy(cli_process):
+    heavy = "{'numpy', 'rich', 'torch', 'PIL', 'onnx', 'onnxruntime', 'starlette'}"
+    prelude = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))"
+    done = cli_process("--help", prelude=prelude)
+    assert done.stdout.endswith("set()\n"), done.stderr
 
 
 @pytest.mark.parametrize("name", [c for c in COMMANDS if c not in ("select", "predict", "spaces", "sweep", "analyze")])
-def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(name, tmp_path):
+def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(cli, name, tmp_path):
     extra = ["--data", str(tmp_path)] if name == "train" else []
-    done = run(name, "nowhere", *extra, cwd=tmp_path)
+    done = cli(name, "nowhere", *extra, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "no bundle at nowhere" in done.stderr
     assert "regnet-deploy select" in done.stderr
@@ -72,24 +63,26 @@ def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(name,
 
 
 @pytest.mark.parametrize("extra", [[], ["--json"]])
-def test_a_full_disk_behind_stdout_is_one_line(tmp_path, extra):
-    with open("/dev/full", "w") as full:
-        command = [sys.executable, "-m", "regnet_deploy", "select", "--gflops", "0.2", *extra]
-        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
-    assert "cannot write the output: No space left on device" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_full_disk_behind_stdout_is_one_line(start_cli, tmp_path, extra):
+    with (
+        open("/dev/full", "w") as full,
+        start_cli("select", "--gflops", "0.2", *extra, cwd=tmp_path, stdout=full) as process,
+    ):
+        _, errors = process.communicate()
+    assert process.returncode == 2
+    assert "cannot write the output: No space left on device" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "file"])
-def test_a_name_that_cannot_be_a_folder_is_one_line(tmp_path, name):
+def test_a_name_that_cannot_be_a_folder_is_one_line(cli, tmp_path, name):
     (tmp_path / "file").write_text("hello")
     for arguments in (
         ["show", name],
         ["select", "--gflops", "0.2", "-o", name],
         ["select", "--gflops", "0.2", "-o", f"{name}/b"],
     ):
-        done = run(*arguments, cwd=tmp_path)
+        done = cli(*arguments, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
     assert (tmp_path / "file").read_text() == "hello"

@@ -10,17 +10,17 @@ pytest.importorskip("yaml")
 pytest.importorskip("google.protobuf")
 
 
-def test_a_target_is_written_here_by_default(here, exported_bundle, tmp_path):
-    done = here("package", exported_bundle, "--kserve", cwd=tmp_path)
+def test_a_target_is_written_here_by_default(cli, exported_bundle, tmp_path):
+    done = cli("package", exported_bundle, "--kserve", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "regnet-kserve" / "inferenceservice.yaml").is_file()
     assert done.stdout.startswith("kserve: regnet-kserve runs onnx-fp32")
     assert "not trained" in done.stderr
 
 
-def test_several_targets_at_once_as_json(here, exported_bundle, tmp_path):
+def test_several_targets_at_once_as_json(cli, exported_bundle, tmp_path):
     words = ["--triton", "--compose", "-o", "deploy", "--name", "dogs", "--variant", "onnx-fp32-uint8", "--json"]
-    done = here("package", exported_bundle, *words, cwd=tmp_path)
+    done = cli("package", exported_bundle, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["variant"] == "onnx-fp32-uint8"
@@ -44,26 +44,26 @@ def test_several_targets_at_once_as_json(here, exported_bundle, tmp_path):
         (["--trton"], "did you mean"),
     ],
 )
-def test_a_mistake_is_one_line_and_writes_nothing(refused, exported_bundle, tmp_path, words, says):
+def test_a_mistake_is_one_line_and_writes_nothing(cli_error, exported_bundle, tmp_path, words, says):
     folder = tmp_path / "here"
     folder.mkdir()
-    assert says.lower() in refused("package", exported_bundle, *words, cwd=folder).lower()
+    assert says.lower() in cli_error("package", exported_bundle, *words, cwd=folder).lower()
     assert not list(folder.iterdir())
 
 
-def test_a_folder_is_replaced_only_with_force(here, refused, exported_bundle, tmp_path):
-    assert here("package", exported_bundle, "--ray", cwd=tmp_path).returncode == 0
-    assert "--force" in refused("package", exported_bundle, "--ray", cwd=tmp_path)
-    assert here("package", exported_bundle, "--ray", "--force", cwd=tmp_path).returncode == 0
+def test_a_folder_is_replaced_only_with_force(cli, cli_error, exported_bundle, tmp_path):
+    assert cli("package", exported_bundle, "--ray", cwd=tmp_path).returncode == 0
+    assert "--force" in cli_error("package", exported_bundle, "--ray", cwd=tmp_path)
+    assert cli("package", exported_bundle, "--ray", "--force", cwd=tmp_path).returncode == 0
     assert [path.name for path in tmp_path.iterdir() if path.name != "bundle"] == ["regnet-ray"]
 
 
-def test_what_is_no_bundle_is_one_line(refused, tmp_path):
-    assert "no bundle at" in refused("package", tmp_path / "nothing", "--ray", cwd=tmp_path)
+def test_what_is_no_bundle_is_one_line(cli_error, tmp_path):
+    assert "no bundle at" in cli_error("package", tmp_path / "nothing", "--ray", cwd=tmp_path)
 
 
-def test_a_missing_extra_names_the_pip_command(refused, exported_bundle, tmp_path):
+def test_a_missing_extra_names_the_pip_command(cli_error, exported_bundle, tmp_path):
     without_yaml = "import sys; sys.modules['yaml'] = None"
-    line = refused("package", exported_bundle, "--ray", prelude=without_yaml, cwd=tmp_path)
+    line = cli_error("package", exported_bundle, "--ray", prelude=without_yaml, cwd=tmp_path)
     assert "pip install 'regnet-deploy[package]'" in line
     assert not (tmp_path / "regnet-ray").exists()

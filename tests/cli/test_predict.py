@@ -1,26 +1,18 @@
 import json
 import shutil
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.cli.main import run
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
-
-
-def predict(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        run(["predict", *map(str, arguments)])
-    out, errors = capsys.readouterr()
-    return int(ended.value.code or 0), out, errors
 
 
 @pytest.fixture
@@ -36,11 +28,11 @@ def images(exported_bundle: Path, tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("variant", [None, "onnx-fp32", "onnx-fp32-uint8"])
-def test_files_get_the_answers_of_the_network(capsys, exported_bundle: Path, images: list[Path], variant: str | None):
+def test_files_get_the_answers_of_the_network(cli: Any, exported_bundle: Path, images: list[Path], variant: str | None):
     options = ["--variant", variant] if variant else []
-    code, out, _ = predict(capsys, exported_bundle, *images, *options, "--json", "-k", "2")
-    assert code == 0
-    document = json.loads(out)
+    done = cli("predict", exported_bundle, *images, *options, "--json", "-k", "2")
+    assert done.returncode == 0
+    document = json.loads(done.stdout)
     assert document["variant"] == (variant or "onnx-fp32")
     bundle = open_bundle(exported_bundle)
     logits = load_golden(bundle).logits
@@ -54,73 +46,74 @@ def test_files_get_the_answers_of_the_network(capsys, exported_bundle: Path, ima
 
 
 def test_a_folder_of_images_alone_is_for_the_default_bundle(
-    exported_bundle: Path, images: list[Path], tmp_path: Path
+    cli: Any, exported_bundle: Path, images: list[Path], tmp_path: Path
 ) -> None:
     shutil.copytree(exported_bundle, tmp_path / "regnet-bundle")
-    command = [sys.executable, "-m", "regnet_deploy", "predict", str(images[0].parent), "-k", "1", "--json"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = cli("predict", images[0].parent, "-k", "1", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(json.loads(done.stdout)["results"]) == len(images)
 
 
-def test_a_folder_is_every_file_in_it(capsys, exported_bundle: Path, images: list[Path]):
+def test_a_folder_is_every_file_in_it(cli: Any, exported_bundle: Path, images: list[Path]):
     (images[0].parent / ".hidden").write_bytes(b"x")
-    code, out, _ = predict(capsys, exported_bundle, images[0].parent, "--json")
-    assert code == 0
-    assert [result["image"] for result in json.loads(out)["results"]] == sorted(map(str, images))
+    done = cli("predict", exported_bundle, images[0].parent, "--json")
+    assert done.returncode == 0
+    assert [result["image"] for result in json.loads(done.stdout)["results"]] == sorted(map(str, images))
 
 
-def test_more_images_than_fit_a_batch_keep_their_order(capsys, exported_bundle: Path, images: list[Path]):
+def test_more_images_than_fit_a_batch_keep_their_order(cli: Any, exported_bundle: Path, images: list[Path]):
     files = [images[i % 5] for i in range(37)]
-    code, out, _ = predict(capsys, exported_bundle, *files, "--json", "-k", "1")
-    assert code == 0
-    results = json.loads(out)["results"]
+    done = cli("predict", exported_bundle, *files, "--json", "-k", "1")
+    assert done.returncode == 0
+    results = json.loads(done.stdout)["results"]
     assert [result["image"] for result in results] == list(map(str, files))
     tops = [result["predictions"][0]["index"] for result in results]
     assert tops == [load_golden(open_bundle(exported_bundle)).logits[i % 5].argmax() for i in range(37)]
 
 
-def test_a_bad_image_is_named_and_the_others_are_answered(capsys, exported_bundle: Path, images: list[Path]):
+def test_a_bad_image_is_named_and_the_others_are_answered(cli: Any, exported_bundle: Path, images: list[Path]):
     broken, missing = images[0].with_name("broken.png"), images[0].with_name("missing.png")
     broken.write_bytes(images[0].read_bytes()[:100])
-    code, out, errors = predict(capsys, exported_bundle, broken, images[0], missing, images[1], "--json")
-    assert code == 2
-    results = json.loads(out)["results"]
+    done = cli("predict", exported_bundle, broken, images[0], missing, images[1], "--json")
+    assert done.returncode == 2
+    results = json.loads(done.stdout)["results"]
     assert ["error" in result for result in results] == [True, False, True, False]
-    assert f"{broken}: broken image" in errors
-    assert f"{missing}: No such file" in errors
-    assert errors.endswith("regnet-deploy: 2 of 4 images could not be classified\n")
-    code, out, _ = predict(capsys, exported_bundle, broken)
-    assert (code, out) == (2, "")
+    assert f"{broken}: broken image" in done.stderr
+    assert f"{missing}: No such file" in done.stderr
+    assert done.stderr.endswith("regnet-deploy: 2 of 4 images could not be classified\n")
+    done = cli("predict", exported_bundle, broken)
+    assert (done.returncode, done.stdout) == (2, "")
 
 
-def test_the_table_names_image_label_and_probability(capsys, exported_bundle: Path, images: list[Path]):
-    code, out, errors = predict(capsys, exported_bundle, images[0], "-k", "1")
-    assert code == 0
+def test_the_table_names_image_label_and_probability(cli: Any, exported_bundle: Path, images: list[Path]):
+    done = cli("predict", exported_bundle, images[0], "-k", "1")
+    assert done.returncode == 0
     label = open_bundle(exported_bundle).part("labels")[load_golden(open_bundle(exported_bundle)).logits[0].argmax()]
-    row = next(line for line in out.splitlines() if str(images[0]) in line)
+    row = next(line for line in done.stdout.splitlines() if str(images[0]) in line)
     assert label in row
     assert "%" in row
-    assert "onnxruntime" in errors
+    assert "onnxruntime" in done.stderr
 
 
-def test_the_bundle_may_be_left_out(capsys, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch):
+def test_the_bundle_may_be_left_out(
+    cli: Any, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+):
     exported_bundle.rename(exported_bundle.with_name("regnet-bundle"))
     monkeypatch.chdir(exported_bundle.parent)
-    code, out, _ = predict(capsys, images[0], images[1], "--json")
-    assert code == 0
-    assert len(json.loads(out)["results"]) == 2
+    done = cli("predict", images[0], images[1], "--json")
+    assert done.returncode == 0
+    assert len(json.loads(done.stdout)["results"]) == 2
 
 
-def test_before_export_the_weights_answer(capsys, exported_bundle: Path, images: list[Path]):
+def test_before_export_the_weights_answer(cli: Any, exported_bundle: Path, images: list[Path]):
     from regnet_deploy.models.torch_session import TorchSession
 
     bundle = open_bundle(exported_bundle)
     bundle = update_bundle(exported_bundle, {}, drop=("golden", "variants", "labels", *bundle.files))
-    code, out, errors = predict(capsys, exported_bundle, images[0], "--json", "-k", "1")
-    assert code == 0
-    assert "not trained" in errors
-    document = json.loads(out)
+    done = cli("predict", exported_bundle, images[0], "--json", "-k", "1")
+    assert done.returncode == 0
+    assert "not trained" in done.stderr
+    document = json.loads(done.stdout)
     assert document["variant"] is None
     assert document["runtime"].startswith("torch ")
     pixels = np.asarray(Image.open(images[0]))[None]
@@ -130,15 +123,15 @@ def test_before_export_the_weights_answer(capsys, exported_bundle: Path, images:
 
 
 def test_before_export_and_without_torch_the_way_out_is_named(
-    capsys, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    cli: Any, exported_bundle: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ):
     bundle = open_bundle(exported_bundle)
     update_bundle(exported_bundle, {}, drop=("golden", "variants", *bundle.files))
     monkeypatch.setitem(sys.modules, "torch", None)
-    code, out, errors = predict(capsys, exported_bundle, images[0])
-    assert (code, out) == (2, "")
-    assert "pip install 'regnet-deploy[train]'" in errors
-    assert errors.count("\n") == 1
+    done = cli("predict", exported_bundle, images[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "pip install 'regnet-deploy[train]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -157,37 +150,37 @@ def test_before_export_and_without_torch_the_way_out_is_named(
     ],
 )
 def test_what_cannot_be_is_one_line(
-    capsys, exported_bundle: Path, images: list[Path], tmp_path: Path, arguments: list[str], says: str
+    cli: Any, exported_bundle: Path, images: list[Path], tmp_path: Path, arguments: list[str], says: str
 ):
     empty = tmp_path / "empty"
     empty.mkdir()
     filled = [text.format(bundle=exported_bundle, image=images[0], empty=empty) for text in arguments]
-    code, out, errors = predict(capsys, *filled)
-    assert (code, out) == (2, "")
-    assert says.format(empty=empty) in errors
-    assert errors.count("\n") == 1
+    done = cli("predict", *filled)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says.format(empty=empty) in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_names_that_cannot_be_looked_up_are_named_and_the_others_are_answered(
-    capsys, exported_bundle: Path, images: list[Path]
+    cli: Any, exported_bundle: Path, images: list[Path]
 ):
-    code, out, errors = predict(capsys, exported_bundle, "x" * 300, images[0], "--json")
-    assert code == 2
-    assert ["error" in result for result in json.loads(out)["results"]] == [True, False]
-    assert "File name too long" in errors
-    assert "Traceback" not in errors
+    done = cli("predict", exported_bundle, "x" * 300, images[0], "--json")
+    assert done.returncode == 2
+    assert ["error" in result for result in json.loads(done.stdout)["results"]] == [True, False]
+    assert "File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_network_is_not_run(capsys, exported_bundle: Path, images: list[Path]):
+def test_a_damaged_network_is_not_run(cli: Any, exported_bundle: Path, images: list[Path]):
     path = open_bundle(exported_bundle).stored_path("onnx-fp32.onnx")
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
-    code, out, errors = predict(capsys, exported_bundle, images[0])
-    assert (code, out) == (2, "")
-    assert "damaged" in errors
+    done = cli("predict", exported_bundle, images[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "damaged" in done.stderr
 
 
 def test_variants_open_with_the_threads_asked_for(
-    exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys, images
+    exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, cli: Any, images
 ):
     seen = []
 
@@ -199,30 +192,30 @@ def test_variants_open_with_the_threads_asked_for(
 
     real = runtime.open_on_cpu
     monkeypatch.setattr(runtime, "open_on_cpu", record)
-    assert predict(capsys, exported_bundle, images[0], "--threads", "3")[0] == 0
+    assert cli("predict", exported_bundle, images[0], "--threads", "3").returncode == 0
     open_variant(open_bundle(exported_bundle), "onnx-fp32")
     assert seen == [3, runtime.available_cores()]
 
 
 @pytest.mark.parametrize("device", ["cuda", "tensorrt"])
-def test_a_gpu_is_never_quietly_the_cpu(capsys, exported_bundle: Path, images: list[Path], device: str):
-    code, out, errors = predict(capsys, exported_bundle, images[0], "--device", device)
-    assert (code, out) == (2, "")
-    assert "onnxruntime-gpu" in errors
+def test_a_gpu_is_never_quietly_the_cpu(cli: Any, exported_bundle: Path, images: list[Path], device: str):
+    done = cli("predict", exported_bundle, images[0], "--device", device)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "onnxruntime-gpu" in done.stderr
     update_bundle(exported_bundle, {}, drop=("variants",))
-    code, out, errors = predict(capsys, exported_bundle, images[0], "--device", device)
-    assert (code, out) == (2, "")
-    assert f"--device {device} runs an exported variant" in errors
-    assert len(errors.strip().splitlines()) == 1
+    done = cli("predict", exported_bundle, images[0], "--device", device)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--device {device} runs an exported variant" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
-def test_openvino_gives_the_answers_of_onnxruntime(capsys, exported_bundle: Path, images: list[Path]):
+def test_openvino_gives_the_answers_of_onnxruntime(cli: Any, exported_bundle: Path, images: list[Path]):
     answers = {}
     for runtime in ("onnxruntime", "openvino"):
-        code, out, _ = predict(capsys, exported_bundle, images[0], "--runtime", runtime, "--json")
-        assert code == 0
-        answers[runtime] = json.loads(out)
+        done = cli("predict", exported_bundle, images[0], "--runtime", runtime, "--json")
+        assert done.returncode == 0
+        answers[runtime] = json.loads(done.stdout)
         assert answers[runtime]["runtime"].startswith(f"{runtime} ")
     first, second = (found["results"][0]["predictions"] for found in answers.values())
     assert [one["label"] for one in first] == [one["label"] for one in second]
@@ -236,22 +229,22 @@ def test_openvino_gives_the_answers_of_onnxruntime(capsys, exported_bundle: Path
     ],
 )
 def test_a_runtime_that_cannot_be_is_one_line(
-    capsys, exported_bundle: Path, images: list[Path], options: list[str], says: str
+    cli: Any, exported_bundle: Path, images: list[Path], options: list[str], says: str
 ):
-    code, out, errors = predict(capsys, exported_bundle, images[0], *options)
-    assert (code, out) == (2, "")
-    assert says in errors
+    done = cli("predict", exported_bundle, images[0], *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
 
 
-def test_a_runtime_is_never_quietly_pytorch(capsys, exported_bundle: Path, images: list[Path]):
+def test_a_runtime_is_never_quietly_pytorch(cli: Any, exported_bundle: Path, images: list[Path]):
     update_bundle(exported_bundle, {}, drop=("variants",))
-    code, out, errors = predict(capsys, exported_bundle, images[0], "--runtime", "openvino")
-    assert (code, out) == (2, "")
-    assert "--runtime openvino runs an exported variant" in errors
+    done = cli("predict", exported_bundle, images[0], "--runtime", "openvino")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--runtime openvino runs an exported variant" in done.stderr
 
 
-def test_names_are_shown_as_they_are(capsys, exported_bundle: Path, images: list[Path]):
+def test_names_are_shown_as_they_are(cli: Any, exported_bundle: Path, images: list[Path]):
     odd = images[0].rename(images[0].with_name("[red] :cat: x.png"))
-    code, out, _ = predict(capsys, exported_bundle, odd, "-k", "1")
-    assert code == 0
-    assert str(odd) in out
+    done = cli("predict", exported_bundle, odd, "-k", "1")
+    assert done.returncode == 0
+    assert str(odd) in done.stdout

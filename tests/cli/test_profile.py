@@ -1,11 +1,9 @@
 import json
-import subprocess
 import sys
 
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.main import run
 
 
 @pytest.fixture(autouse=True)
@@ -15,52 +13,25 @@ def _short_warm_up_on_a_quiet_machine(monkeypatch):
     monkeypatch.setattr("regnet_deploy.profiling.profile.busy_cores", lambda: 0.0)
 
 
-@pytest.fixture
-def cli(capsys):
-    """Return a call of the program in this process: exit code, stdout, stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as left:
-            run([str(argument) for argument in arguments])
-        return (left.value.code, *capsys.readouterr())
-
-    return call
-
-
 def test_tables_name_units_the_two_totals_and_the_closed_form(cli, exported_bundle):
-    code, out, err = cli("profile", exported_bundle, "--batch", "1,2", "--seconds", "0.01", "--threads", "1")
-    assert code == 0, err
+    done = cli("profile", exported_bundle, "--batch", "1,2", "--seconds", "0.01", "--threads", "1")
+    assert done.returncode == 0, done.stderr
     for wanted in ("MACs M", "fvcore total M", "p50 ms", "p99 ms", "images/s", "onnx-fp32-uint8", "By operator"):
-        assert wanted in out
-    assert "are equal to the closed form's" in out
-    assert "torch 2" in out
+        assert wanted in done.stdout
+    assert "are equal to the closed form's" in done.stdout
+    assert "torch 2" in done.stdout
 
 
-def test_json_is_one_document_on_stdout_and_what_the_bundle_holds(exported_bundle):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "regnet_deploy",
-            "profile",
-            exported_bundle,
-            "--batch",
-            "1",
-            "--seconds",
-            "0.01",
-            "--json",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+def test_json_is_one_document_on_stdout_and_what_the_bundle_holds(cli_process, exported_bundle):
+    done = cli_process("profile", exported_bundle, "--batch", "1", "--seconds", "0.01", "--json")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == open_bundle(exported_bundle).part("profile")
     assert "Traceback" not in done.stderr
 
 
 def test_the_picture_is_drawn(cli, exported_bundle, tmp_path):
-    code, _, err = cli("profile", exported_bundle, "--batch", "1", "--seconds", "0.01", "--plot", tmp_path / "p.png")
-    assert code == 0, err
+    done = cli("profile", exported_bundle, "--batch", "1", "--seconds", "0.01", "--plot", tmp_path / "p.png")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -77,27 +48,27 @@ def test_the_picture_is_drawn(cli, exported_bundle, tmp_path):
     ],
 )
 def test_options_that_cannot_be_used_are_one_line_and_exit_2(cli, exported_bundle, options, reason):
-    code, out, err = cli("profile", exported_bundle, *options)
-    assert code == 2
-    assert reason in err
-    assert err.count("\n") == 1
-    assert out == ""
+    done = cli("profile", exported_bundle, *options)
+    assert done.returncode == 2
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
     assert "profile" not in open_bundle(exported_bundle)
 
 
 def test_a_missing_bundle_is_one_line_that_names_the_command(cli, tmp_path):
-    code, _, err = cli("profile", tmp_path / "none")
-    assert code == 2
-    assert "regnet-deploy select" in err
+    done = cli("profile", tmp_path / "none")
+    assert done.returncode == 2
+    assert "regnet-deploy select" in done.stderr
 
 
 @pytest.mark.parametrize(("module", "options"), [("fvcore", ()), ("matplotlib", ("--plot", "p.png"))])
 def test_a_missing_library_is_one_line_with_the_pip_command(cli, exported_bundle, monkeypatch, module, options):
     monkeypatch.setitem(sys.modules, module, None)
-    code, _, err = cli("profile", exported_bundle, *options)
-    assert code == 2
-    assert f"pip install 'regnet-deploy[{'plot' if options else 'profile'}]'" in err
-    assert err.count("\n") == 1
+    done = cli("profile", exported_bundle, *options)
+    assert done.returncode == 2
+    assert f"pip install 'regnet-deploy[{'plot' if options else 'profile'}]'" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_interrupt_while_measuring_leaves_the_bundle_as_it_was(cli, exported_bundle, monkeypatch):
@@ -107,8 +78,8 @@ def test_an_interrupt_while_measuring_leaves_the_bundle_as_it_was(cli, exported_
         raise KeyboardInterrupt
 
     monkeypatch.setattr("regnet_deploy.profiling.profile.measure_latency", interrupted)
-    code, out, err = cli("profile", exported_bundle)
-    assert (code, out, err.strip()) == (130, "", "regnet-deploy: interrupted")
+    done = cli("profile", exported_bundle)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "regnet-deploy: interrupted")
     assert (exported_bundle / "bundle.json").read_bytes() == before
 
 
@@ -117,6 +88,6 @@ def test_the_gpu_is_measured_by_its_own_clock(cli, exported_bundle):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch sees no CUDA device")
-    code, out, err = cli("profile", exported_bundle, "--device", "cuda", "--batch", "1", "--seconds", "0.1", "--json")
-    assert code == 0, err
-    assert json.loads(out)["latency"][0]["device"] == torch.cuda.get_device_name()
+    done = cli("profile", exported_bundle, "--device", "cuda", "--batch", "1", "--seconds", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["latency"][0]["device"] == torch.cuda.get_device_name()

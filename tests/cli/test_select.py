@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,14 +14,8 @@ from regnet_deploy.space.enumeration import regnets_between
 from regnet_deploy.space.network import Network
 
 
-def run(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "regnet_deploy", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
-    )
-
-
-def test_a_budget_becomes_a_bundle_in_the_current_folder(tmp_path):
-    done = run("select", "--gflops", 0.4, cwd=tmp_path)
+def test_a_budget_becomes_a_bundle_in_the_current_folder(cli, tmp_path):
+    done = cli("select", "--gflops", 0.4, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "likeliest of" in done.stdout
     assert "Your data will differ" in done.stdout
@@ -36,8 +28,8 @@ def test_a_budget_becomes_a_bundle_in_the_current_folder(tmp_path):
     assert bundle.part("preprocessing")["resize"] == 256
 
 
-def test_json_is_one_document_with_the_promised_keys(tmp_path):
-    done = run("select", "--gflops", 0.4, "--family", "x", "--show", 3, "--json", cwd=tmp_path)
+def test_json_is_one_document_with_the_promised_keys(cli, tmp_path):
+    done = cli("select", "--gflops", 0.4, "--family", "x", "--show", 3, "--json", cwd=tmp_path)
     data = json.loads(done.stdout)
     assert {"budget", "considered", "pick", "runners_up"} <= set(data)
     assert len(data["runners_up"]) == 2
@@ -48,22 +40,22 @@ def test_json_is_one_document_with_the_promised_keys(tmp_path):
     assert data["considered"] >= 1000
 
 
-def test_a_published_network_is_taken_by_name(tmp_path):
-    done = run("select", "--published", "regnety_040", "-o", "y4", "--json", cwd=tmp_path)
+def test_a_published_network_is_taken_by_name(cli, tmp_path):
+    done = cli("select", "--published", "regnety_040", "-o", "y4", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["pick"]["macs"] == 3_973_301_344
     architecture = open_bundle(tmp_path / "y4").part("architecture")
     assert architecture["widths"] == [128, 192, 512, 1088]
 
 
-def test_a_published_network_at_another_resolution_has_the_macs_it_has_there(tmp_path):
-    done = run("select", "--published", "RegNetX-200MF", "--resolution", 32, "--classes", 10, "--json", cwd=tmp_path)
+def test_a_published_network_at_another_resolution_has_the_macs_it_has_there(cli, tmp_path):
+    done = cli("select", "--published", "RegNetX-200MF", "--resolution", 32, "--classes", 10, "--json", cwd=tmp_path)
     data = json.loads(done.stdout)
     assert data["budget"]["macs"] == data["pick"]["macs"] < 20e6
     assert open_bundle(tmp_path / "regnet-bundle").part("selection")["reference_macs"] == 199_040_872
 
 
-def test_a_network_published_by_its_stages_only_is_taken_without_parameters(tmp_path):
-    done = run("select", "--published", "RegNetY-1GF(vitconv)", "--json", cwd=tmp_path)
+def test_a_network_published_by_its_stages_only_is_taken_without_parameters(cli, tmp_path):
+    done = cli("select", "--published", "RegNetY-1GF(vitconv)", "--json", cwd=tmp_path)
     pick = json.loads(done.stdout)["pick"]
     assert pick["widths"] == [40, 120, 328, 904]
     assert pick["w_a"] is None
@@ -71,9 +63,9 @@ def test_a_network_published_by_its_stages_only_is_taken_without_parameters(tmp_
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_the_picture_is_written(tmp_path, suffix):
+def test_the_picture_is_written(cli, tmp_path, suffix):
     pytest.importorskip("matplotlib")
-    done = run("select", "--gflops", 0.2, "--plot", f"a.{suffix}", cwd=tmp_path)
+    done = cli("select", "--gflops", 0.2, "--plot", f"a.{suffix}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     start = (tmp_path / f"a.{suffix}").read_bytes()[:100]
     assert start.startswith(b"\x89PNG") if suffix == "png" else b"<?xml" in start
@@ -106,8 +98,8 @@ def test_the_picture_is_written(tmp_path, suffix):
         (["--gflop", 4], "'--gflops'"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(tmp_path, arguments, said):
-    done = run("select", *arguments, cwd=tmp_path)
+def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(cli, tmp_path, arguments, said):
+    done = cli("select", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -115,25 +107,22 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_trained_weights_are_not_overwritten_unasked(tmp_path):
-    assert run("select", "--gflops", 0.2, cwd=tmp_path).returncode == 0
-    assert run("select", "--gflops", 0.3, cwd=tmp_path).returncode == 0  # nothing was lost by that
+def test_trained_weights_are_not_overwritten_unasked(cli, tmp_path):
+    assert cli("select", "--gflops", 0.2, cwd=tmp_path).returncode == 0
+    assert cli("select", "--gflops", 0.3, cwd=tmp_path).returncode == 0  # nothing was lost by that
     update_bundle(tmp_path / "regnet-bundle", {}, {"weights.safetensors": b"precious"})
-    done = run("select", "--gflops", 0.2, cwd=tmp_path)
+    done = cli("select", "--gflops", 0.2, cwd=tmp_path)
     assert done.returncode == 2
     assert "already holds weights.safetensors" in done.stderr
     assert open_bundle(tmp_path / "regnet-bundle").read("weights.safetensors") == b"precious"
-    assert run("select", "--gflops", 0.2, "--force", cwd=tmp_path).returncode == 0
+    assert cli("select", "--gflops", 0.2, "--force", cwd=tmp_path).returncode == 0
 
 
-def test_select_imports_neither_torch_nor_matplotlib_nor_pillow(tmp_path):
-    code = (
-        "import sys; from regnet_deploy.cli.main import main\n"
-        "main.main(['select', '--gflops', '0.2'], standalone_mode=False)\n"
-        "print([m for m in ('torch', 'matplotlib', 'PIL', 'scipy', 'onnx', 'onnxruntime') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
+def test_select_imports_neither_torch_nor_matplotlib_nor_pillow(cli_process, tmp_path):
+    heavy = "{'torch', 'matplotlib', 'PIL', 'scipy', 'onnx', 'onnxruntime'}"
+    prelude = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))"
+    done = cli_process("select", "--gflops", "0.2", prelude=prelude, cwd=tmp_path)
+    assert done.stdout.endswith("set()\n"), done.stderr
 
 
 def write_sweep(path, error_of, *, n=60):
@@ -149,9 +138,9 @@ def write_sweep(path, error_of, *, n=60):
     path.write_text("\n".join(lines) + "\n")
 
 
-def test_evidence_ranks_and_is_shown_and_recorded(tmp_path):
+def test_evidence_ranks_and_is_shown_and_recorded(cli, tmp_path):
     write_sweep(tmp_path / "mine.csv", lambda d: 40 - d / 4)
-    done = run("select", "--gflops", 0.4, "--family", "x", "--evidence", "mine.csv", cwd=tmp_path)
+    done = cli("select", "--gflops", 0.4, "--family", "x", "--evidence", "mine.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "error %" in done.stdout
     assert "Picked 1: lowest predicted error of" in done.stdout
@@ -168,11 +157,11 @@ def test_evidence_ranks_and_is_shown_and_recorded(tmp_path):
     assert predicted == sorted(predicted)
 
 
-def test_evidence_that_does_not_predict_says_so_and_changes_no_rank(tmp_path):
+def test_evidence_that_does_not_predict_says_so_and_changes_no_rank(cli, tmp_path):
     draw = np.random.default_rng(5)
     write_sweep(tmp_path / "mine.csv", lambda d: 40 + draw.normal(), n=30)
-    plain = run("select", "--gflops", 0.4, "--family", "x", "--json", cwd=tmp_path)
-    done = run("select", "--gflops", 0.4, "--family", "x", "--json", "--evidence", "mine.csv", cwd=tmp_path)
+    plain = cli("select", "--gflops", 0.4, "--family", "x", "--json", cwd=tmp_path)
+    done = cli("select", "--gflops", 0.4, "--family", "x", "--json", "--evidence", "mine.csv", cwd=tmp_path)
     without, data = json.loads(plain.stdout), json.loads(done.stdout)
     assert "evidence" not in without
     assert data["evidence"]["decides"] is False

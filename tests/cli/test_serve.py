@@ -33,8 +33,8 @@ def test_a_port_in_use_is_one_line(exported_bundle: Path):
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host.invalid"])
-def test_an_address_of_another_machine_is_one_line(refused: Any, exported_bundle: Path, host: str):
-    assert host in refused("serve", exported_bundle, "--host", host, "--port", "0")
+def test_an_address_of_another_machine_is_one_line(cli_error: Any, exported_bundle: Path, host: str):
+    assert host in cli_error("serve", exported_bundle, "--host", host, "--port", "0")
 
 
 def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported_bundle: Path):
@@ -70,12 +70,12 @@ def test_a_golden_set_that_disagrees_ends_the_server_before_it_is_ready(exported
 
 
 @pytest.mark.parametrize("logical", ["onnx-fp32.onnx", "golden.safetensors"])
-def test_a_changed_byte_is_found_at_the_start(refused: Any, exported_bundle: Path, logical: str):
+def test_a_changed_byte_is_found_at_the_start(cli_error: Any, exported_bundle: Path, logical: str):
     path = open_bundle(exported_bundle).stored_path(logical)
     data = bytearray(path.read_bytes())
     data[-5] ^= 4
     path.write_bytes(data)
-    assert f"{path} is damaged" in refused("serve", exported_bundle, "--port", "0")
+    assert f"{path} is damaged" in cli_error("serve", exported_bundle, "--port", "0")
 
 
 @pytest.mark.parametrize(
@@ -96,31 +96,31 @@ def test_a_changed_byte_is_found_at_the_start(refused: Any, exported_bundle: Pat
         (["--max-bodies-mb", "10"], "is less than one request of --max-body-mb 32"),
     ],
 )
-def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, arguments: list[str], says: str):
-    assert says in refused("serve", exported_bundle, "--port", "0", *arguments)
+def test_what_cannot_be_is_one_line(cli_error: Any, exported_bundle: Path, arguments: list[str], says: str):
+    assert says in cli_error("serve", exported_bundle, "--port", "0", *arguments)
 
 
-def test_bundles_that_cannot_be_served_name_the_command(refused: Any, exported_bundle: Path, tmp_path: Path):
-    assert "select --gflops" in refused("serve", tmp_path / "nowhere", "--port", "0")
+def test_bundles_that_cannot_be_served_name_the_command(cli_error: Any, exported_bundle: Path, tmp_path: Path):
+    assert "select --gflops" in cli_error("serve", tmp_path / "nowhere", "--port", "0")
     update_bundle(exported_bundle, {}, drop=("golden", "golden.safetensors"))
-    assert "export --onnx" in refused("serve", exported_bundle, "--port", "0")
+    assert "export --onnx" in cli_error("serve", exported_bundle, "--port", "0")
     update_bundle(exported_bundle, {}, drop=("variants", "onnx-fp32.onnx", "onnx-fp32-uint8.onnx"))
-    assert "export --onnx" in refused("serve", exported_bundle, "--port", "0")
+    assert "export --onnx" in cli_error("serve", exported_bundle, "--port", "0")
     (exported_bundle / MANIFEST).write_text("{}")
-    assert "damaged" in refused("serve", exported_bundle, "--port", "0")
+    assert "damaged" in cli_error("serve", exported_bundle, "--port", "0")
 
 
-def test_the_port_can_come_from_the_environment(refused: Any, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_port_can_come_from_the_environment(cli_error: Any, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         monkeypatch.setenv("REGNET_DEPLOY_PORT", port)
-        assert f"127.0.0.1:{port}" in refused("serve", exported_bundle)
+        assert f"127.0.0.1:{port}" in cli_error("serve", exported_bundle)
     monkeypatch.setenv("REGNET_DEPLOY_PORT", "http")
-    assert "REGNET_DEPLOY_PORT" in refused("serve", exported_bundle)
+    assert "REGNET_DEPLOY_PORT" in cli_error("serve", exported_bundle)
 
 
-def test_an_engine_can_only_be_built_of_a_variant_that_is_named(refused: Any, exported_bundle: Path):
-    line = refused("serve", exported_bundle, "--port", "0", "--build-engine")
+def test_an_engine_can_only_be_built_of_a_variant_that_is_named(cli_error: Any, exported_bundle: Path):
+    line = cli_error("serve", exported_bundle, "--port", "0", "--build-engine")
     assert "--build-engine builds the engine of one variant: name it, such as --variant trt-fp16" in line
 
 
@@ -139,24 +139,24 @@ class TestEngines:
         monkeypatch.setattr("regnet_deploy.serving.server.serve", serve)
         return seen
 
-    def test_one_that_fits_is_opened(self, here: Any, with_h100_engine: Path, served: list[Any]):
-        done = here("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32")
+    def test_one_that_fits_is_opened(self, cli: Any, with_h100_engine: Path, served: list[Any]):
+        done = cli("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32")
         assert done.returncode == 0, done.stderr
         assert "variant trt-fp32 by tensorrt 11.4.0.106 on cuda:0 (NVIDIA H100 80GB HBM3)" in done.stderr
         assert len(served) == 1
 
     def test_one_that_does_not_fit_is_one_line_with_the_reason(
-        self, refused: Any, with_h100_engine: Path, computer: Any, fake_machine: Any, served: list[Any]
+        self, cli_error: Any, with_h100_engine: Path, computer: Any, fake_machine: Any, served: list[Any]
     ):
         computer.driver.gpu = fake_machine.A100
-        line = refused("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32")
+        line = cli_error("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32")
         assert "it was built for NVIDIA H100" in line
         assert "this machine has NVIDIA A100" in line
         assert served == []
 
     def test_where_the_bundle_has_none_for_this_gpu_it_is_built_in_memory(
         self,
-        here: Any,
+        cli: Any,
         with_h100_engine: Path,
         computer: Any,
         fake_machine: Any,
@@ -165,7 +165,7 @@ class TestEngines:
     ):
         computer.driver.gpu = fake_machine.A100
         before = snapshot(with_h100_engine)
-        done = here("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
+        done = cli("serve", with_h100_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
         assert done.returncode == 0, done.stderr
         assert "trt-fp32: building an engine for this machine" in done.stderr
         assert "on cuda:0 (NVIDIA A100-SXM4-80GB)" in done.stderr
@@ -174,7 +174,7 @@ class TestEngines:
 
     def test_one_that_disagrees_when_it_is_built_exits_3(
         self,
-        here: Any,
+        cli: Any,
         without_engine: Path,
         computer: Any,
         fake_machine: Any,
@@ -182,7 +182,7 @@ class TestEngines:
         monkeypatch: pytest.MonkeyPatch,
     ):
         fake_machine.shifted(computer, monkeypatch, lambda logits: logits + 0.5)
-        done = here("serve", without_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
+        done = cli("serve", without_engine, "--port", "0", "--variant", "trt-fp32", "--build-engine")
         assert (done.returncode, served) == (3, [])
         assert "variant trt-fp32 does not agree with its golden set" in done.stderr.splitlines()[-1]
 
@@ -199,12 +199,12 @@ class TestEngines:
     ],
 )
 def test_files_that_are_no_certificate_or_token_are_one_line(
-    refused: Any, exported_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], says: str
+    cli_error: Any, exported_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], says: str
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty.pem").write_text("")
     (tmp_path / "cert.pem").write_text("not PEM")
-    assert says in refused("serve", exported_bundle, "--port", "0", *files)
+    assert says in cli_error("serve", exported_bundle, "--port", "0", *files)
 
 
 def test_every_option_stands_under_a_heading_of_the_help():

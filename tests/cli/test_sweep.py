@@ -7,8 +7,6 @@ import os
 import pty
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,6 @@ from typing import Any
 import pytest
 
 from regnet_deploy.populations.store import read_store
-
-Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -47,18 +43,18 @@ def test_json_is_on_stdout_and_everything_else_on_stderr(swept: Any) -> None:
     assert said[-1].endswith(f" - next: regnet-deploy analyze {store}")
 
 
-def test_the_same_command_on_a_finished_store_trains_nothing(here: Call, given: list[object], store: Path) -> None:
+def test_the_same_command_on_a_finished_store_trains_nothing(cli: Any, given: list[object], store: Path) -> None:
     before = store.read_bytes()
-    done = here(*given)
+    done = cli(*given)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert [line for line in done.stderr.splitlines() if line.startswith("trial")] == []
     assert store.read_bytes() == before
 
 
-def test_the_default_store_is_named_after_the_space(here: Call, given: list[object], tmp_path: Path) -> None:
+def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object], tmp_path: Path) -> None:
     where = given.index("--store")
-    done = here(*given[:where], *given[where + 2 :], "--n", 1, cwd=tmp_path)
+    done = cli(*given[:where], *given[where + 2 :], "--n", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1].startswith("tiny.sweep: 1 of 1 trials done")
     assert (tmp_path / "tiny.sweep").is_file()
@@ -87,60 +83,55 @@ def test_the_default_store_is_named_after_the_space(here: Call, given: list[obje
     ],
 )
 def test_bad_values_are_one_line_and_nothing_is_written(
-    refused: Callable[..., str], given: list[object], options: list[str], said: str, tmp_path: Path
+    cli_error: Callable[..., str], given: list[object], options: list[str], said: str, tmp_path: Path
 ) -> None:
-    assert said in refused(*given, *options, cwd=tmp_path)
+    assert said in cli_error(*given, *options, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_no_store_is_left_as_it_is(
-    refused: Callable[..., str], given: list[object], tmp_path: Path
+    cli_error: Callable[..., str], given: list[object], tmp_path: Path
 ) -> None:
     (tmp_path / "tiny.sweep").write_text("my notes")
-    assert "cannot be read as the store of a sweep" in refused(*given)
+    assert "cannot be read as the store of a sweep" in cli_error(*given)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.sweep"]
     assert (tmp_path / "tiny.sweep").read_text() == "my notes"
 
 
-def test_another_recipe_is_another_store(refused: Callable[..., str], given: list[object], store: Path) -> None:
+def test_another_recipe_is_another_store(cli_error: Callable[..., str], given: list[object], store: Path) -> None:
     before = store.read_bytes()
-    said = refused(*given, "--lr", "0.1")
+    said = cli_error(*given, "--lr", "0.1")
     assert f"{store} is the store of another sweep: recipe lr is 0.1 and was 0.05." in said
     assert store.read_bytes() == before
 
 
 @pytest.mark.parametrize("module", ["torch", "safetensors", "PIL", "yaml"])
-def test_a_missing_library_names_the_pip_command(refused: Callable[..., str], given: list[object], module: str) -> None:
-    said = refused(*given, prelude=f"import sys; sys.modules[{module!r}] = None")
+def test_a_missing_library_names_the_pip_command(
+    cli_error: Callable[..., str], given: list[object], module: str
+) -> None:
+    said = cli_error(*given, prelude=f"import sys; sys.modules[{module!r}] = None")
     assert said.endswith(f"this needs {module}, which is not installed: pip install 'regnet-deploy[sweep]'")
 
 
-def test_without_ray_the_pip_command_is_named(refused: Callable[..., str], given: list[object]) -> None:
+def test_without_ray_the_pip_command_is_named(cli_error: Callable[..., str], given: list[object]) -> None:
     where = given.index("--threads")
-    said = refused(*given[:where], *given[where + 2 :], "--ray", prelude="import sys; sys.modules['ray'] = None")
+    said = cli_error(*given[:where], *given[where + 2 :], "--ray", prelude="import sys; sys.modules['ray'] = None")
     assert said.endswith("pip install 'regnet-deploy[ray]'")
 
 
-def test_help_shows_an_example_and_loads_nothing_heavy(program: Call) -> None:
+def test_help_shows_an_example_and_loads_nothing_heavy(cli_process: Any) -> None:
     heavy = "{'torch', 'numpy', 'PIL', 'rich', 'ray', 'yaml', 'safetensors'}"
     prelude = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))"
-    done = program("sweep", "--help", prelude=prelude)
+    done = cli_process("sweep", "--help", prelude=prelude)
     assert done.returncode == 0
     assert "regnet-deploy sweep --space AnyNetX_A --data my-images" in done.stdout
     assert done.stdout.endswith("set()\n")
 
 
-def test_interrupted_it_says_how_to_go_on(given: list[object], tmp_path: Path, program: Call) -> None:
-    code = "from regnet_deploy.cli.main import run; run()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, given), "--epochs", "8"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        assert process.stderr is not None
-        assert process.stdout is not None
+def test_interrupted_it_says_how_to_go_on(
+    given: list[object], tmp_path: Path, cli_process: Any, start_cli: Any
+) -> None:
+    with start_cli(*given, "--epochs", "8") as process:
         said = ""
         for line in process.stderr:
             said += line
@@ -159,20 +150,14 @@ def test_interrupted_it_says_how_to_go_on(given: list[object], tmp_path: Path, p
     with read_store(store) as opened:
         done = len(opened.outcomes())
     assert 1 <= done < 8
-    again = program(*given, "--epochs", "8")
+    again = cli_process(*given, "--epochs", "8")
     assert again.returncode == 0, again.stderr
     assert f"{done} of 8 trials have an outcome, {8 - done} are left" in again.stderr
 
 
-def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object]) -> None:
+def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object], start_cli: Any) -> None:
     ours, theirs = pty.openpty()
-    code = "from regnet_deploy.cli.main import run; run()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, given), "--n", "3", "--epochs", "8"],
-        stdout=subprocess.PIPE,
-        stderr=theirs,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm", "COLUMNS": "150"},
-    ) as process:
+    with start_cli(*given, "--n", "3", "--epochs", "8", stderr=theirs, TERM="xterm") as process:
         os.close(theirs)
         said = b""
         while True:
@@ -183,8 +168,7 @@ def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object]
             if not piece:
                 break
             said += piece
-        assert process.stdout is not None
-        assert process.stdout.read() == b""
+        assert process.stdout.read() == ""
     os.close(ours)
     assert process.returncode == 0
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
@@ -195,10 +179,10 @@ def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object]
 
 
 @pytest.mark.slow
-def test_on_ray_it_has_the_same_results(program: Call, given: list[object], swept: Any, tmp_path: Path) -> None:
+def test_on_ray_it_has_the_same_results(cli_process: Any, given: list[object], swept: Any, tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'regnet-deploy[ray]'")
     where = given.index("--threads")
-    done = program(*given[:where], *given[where + 2 :], "--ray", "--json")
+    done = cli_process(*given[:where], *given[where + 2 :], "--ray", "--json")
     assert done.returncode == 0, done.stderr
     ours, theirs = (json.loads(each.stdout)["errors_percent"] for each in (done, swept[1]))
     assert ours == theirs

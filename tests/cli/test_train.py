@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,18 +39,6 @@ def bundle(tmp_path: Path) -> Path:
     return create_bundle(tmp_path / "bundle", parts).path
 
 
-def call(*arguments: object, prelude: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the program in a process of its own; ``prelude`` is Python that comes first."""
-    code = f"{prelude}\nfrom regnet_deploy.cli.main import run; run()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "train", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        timeout=200,
-    )
-
-
 def assert_one_line(done: subprocess.CompletedProcess[str], message: str, code: int = 2) -> None:
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
@@ -60,8 +48,8 @@ def assert_one_line(done: subprocess.CompletedProcess[str], message: str, code: 
     assert "Traceback" not in done.stderr
 
 
-def test_json_is_on_stdout_and_everything_else_on_stderr(bundle: Path, data: Path) -> None:
-    done = call(bundle, "--data", data, "--val-split", "0.25", *QUICK, "--json")
+def test_json_is_on_stdout_and_everything_else_on_stderr(cli_process: Any, bundle: Path, data: Path) -> None:
+    done = cli_process("train", bundle, "--data", data, "--val-split", "0.25", *QUICK, "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["bundle"] == str(bundle)
@@ -77,8 +65,10 @@ def test_json_is_on_stdout_and_everything_else_on_stderr(bundle: Path, data: Pat
     assert find_damage(open_bundle(bundle)) == []
 
 
-def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(bundle: Path, data: Path) -> None:
-    done = call(bundle, "--data", data, *QUICK, "--run-dir", data.parent / "elsewhere")
+def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(
+    cli_process: Any, bundle: Path, data: Path
+) -> None:
+    done = cli_process("train", bundle, "--data", data, *QUICK, "--run-dir", data.parent / "elsewhere")
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert done.stderr.splitlines()[-1].startswith(f"{bundle}: weights of epoch ")
@@ -99,52 +89,46 @@ def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(bundle: Pa
         (["--fine-tune"], "has no weights to start from yet"),
     ],
 )
-def test_bad_values_are_one_line(bundle: Path, data: Path, options: list[str], message: str) -> None:
-    assert_one_line(call(bundle, "--data", data, *QUICK, *options), message)
+def test_bad_values_are_one_line(cli: Any, bundle: Path, data: Path, options: list[str], message: str) -> None:
+    assert_one_line(cli("train", bundle, "--data", data, *QUICK, *options), message)
     assert "training" not in open_bundle(bundle)
 
 
-def test_missing_things_are_one_line(bundle: Path, data: Path, tmp_path: Path) -> None:
-    assert_one_line(call(tmp_path / "none", "--data", data), "no bundle at")
-    assert_one_line(call(bundle, "--data", tmp_path / "none"), "no image folder at")
-    assert_one_line(call(bundle), "--data")
+def test_missing_things_are_one_line(cli: Any, bundle: Path, data: Path, tmp_path: Path) -> None:
+    assert_one_line(cli("train", tmp_path / "none", "--data", data), "no bundle at")
+    assert_one_line(cli("train", bundle, "--data", tmp_path / "none"), "no image folder at")
+    assert_one_line(cli("train", bundle), "--data")
     (bundle / "bundle.json").write_bytes(b"{}")
-    assert_one_line(call(bundle, "--data", data), "is damaged")
+    assert_one_line(cli("train", bundle, "--data", data), "is damaged")
 
 
 @pytest.mark.parametrize("module", ["torch", "safetensors", "PIL", "tensorboard"])
-def test_a_missing_library_names_the_pip_command(bundle: Path, data: Path, module: str) -> None:
-    done = call(bundle, "--data", data, prelude=f"import sys; sys.modules[{module!r}] = None")
+def test_a_missing_library_names_the_pip_command(cli_process: Any, bundle: Path, data: Path, module: str) -> None:
+    done = cli_process("train", bundle, "--data", data, prelude=f"import sys; sys.modules[{module!r}] = None")
     assert_one_line(done, f"this needs {module}, which is not installed: pip install 'regnet-deploy[train]'")
 
 
-def test_help_shows_an_example_and_loads_nothing_heavy() -> None:
+def test_help_shows_an_example_and_loads_nothing_heavy(cli_process: Any) -> None:
     heavy = "{'torch', 'numpy', 'PIL', 'rich', 'tensorboard', 'safetensors'}"
-    done = call("--help", prelude=f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))")
+    prelude = f"import atexit, sys; atexit.register(lambda: print({heavy} & set(sys.modules)))"
+    done = cli_process("train", "--help", prelude=prelude)
     assert done.returncode == 0
     assert "regnet-deploy train --data my-images" in done.stdout
     assert done.stdout.endswith("set()\n")
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_line(bundle: Path, data: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_one_line(cli_process: Any, bundle: Path, data: Path) -> None:
     before = open_bundle(bundle)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
-    done = call(bundle, "--data", data, *QUICK, prelude=limit)
+    done = cli_process("train", bundle, "--data", data, *QUICK, prelude=limit)
     assert_one_line(done, "File too large; the checkpoint before it is whole")
     assert open_bundle(bundle) == before
-    assert call(bundle, "--data", data, *QUICK).returncode == 0
+    assert cli_process("train", bundle, "--data", data, *QUICK).returncode == 0
 
 
-def test_interrupted_it_says_so_and_goes_on_later(bundle: Path, data: Path) -> None:
+def test_interrupted_it_says_so_and_goes_on_later(cli_process: Any, start_cli: Any, bundle: Path, data: Path) -> None:
     arguments = [bundle, "--data", data, *QUICK, "--epochs", "200", "--checkpoint-seconds", "0"]
-    code = "from regnet_deploy.cli.main import run; run()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "train", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as process:
-        assert process.stderr is not None
+    with start_cli("train", *arguments, stdout=None) as process:
         said = ""
         for line in process.stderr:
             said += line
@@ -156,14 +140,14 @@ def test_interrupted_it_says_so_and_goes_on_later(bundle: Path, data: Path) -> N
     assert said.splitlines()[-1] == "regnet-deploy: interrupted"
     assert "Traceback" not in said
     assert "training" not in open_bundle(bundle)
-    assert_one_line(call(bundle, "--data", data, *QUICK), "an unfinished run in")
-    done = call(bundle, "--data", data, *QUICK, "--restart")
+    assert_one_line(cli_process("train", bundle, "--data", data, *QUICK), "an unfinished run in")
+    done = cli_process("train", bundle, "--data", data, *QUICK, "--restart")
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_a_bundle_that_cannot_be_written_is_said_before_training(bundle: Path, data: Path) -> None:
+def test_a_bundle_that_cannot_be_written_is_said_before_training(cli_process: Any, bundle: Path, data: Path) -> None:
     bundle.chmod(0o500)
-    done = call(bundle, "--data", data, *QUICK)
+    done = cli_process("train", bundle, "--data", data, *QUICK)
     bundle.chmod(0o700)
     assert_one_line(done, "Permission denied; nothing was changed")

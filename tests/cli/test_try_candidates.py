@@ -9,11 +9,15 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.main import run
 from regnet_deploy.populations.store import read_store
 
 BUDGET = ("select", "--gflops", "0.001", "--tolerance", "5", "--resolution", "16", "--family", "x", "--no-bounds")
 SHALLOW = ("--depth", "4:14")
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -29,24 +33,10 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-@pytest.fixture
-def cli(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            run([str(each) for each in arguments])
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return call
-
-
 def test_the_least_measured_error_is_picked(cli, data, tmp_path):
-    code, out, err = cli(*BUDGET, *SHALLOW, "--try", 4, "--data", data, "--epochs", 3, "--json")
-    assert code == 0, err
-    picked = json.loads(out)
+    done = cli(*BUDGET, *SHALLOW, "--try", 4, "--data", data, "--epochs", 3, "--json")
+    assert done.returncode == 0, done.stderr
+    picked = json.loads(done.stdout)
     with read_store(tmp_path / "regnet-bundle.tried") as store:
         trials, outcomes = store.trials(), store.outcomes()
     assert [trial.epochs for trial in trials] == [1, 1, 1, 1, 3, 3]
@@ -57,15 +47,15 @@ def test_the_least_measured_error_is_picked(cli, data, tmp_path):
     assert picked["budget"]["classes"] == 2  # those of the folder
     architecture = open_bundle(tmp_path / "regnet-bundle").part("architecture")
     assert architecture["depths"] == picked["pick"]["depths"]
-    assert "4 candidates, 1 epoch each" in err
-    assert "2 candidates, 3 epochs each" in err
+    assert "4 candidates, 1 epoch each" in done.stderr
+    assert "2 candidates, 3 epochs each" in done.stderr
 
 
 def test_the_same_command_trains_nothing_twice(cli, data):
     cli(*BUDGET, *SHALLOW, "--try", 2, "--data", data, "--epochs", 1)
-    code, _, err = cli(*BUDGET, *SHALLOW, "--try", 2, "--data", data, "--epochs", 1, "--force")
-    assert code == 0
-    assert "trial " not in err.replace("2 of 2 trials", "")
+    done = cli(*BUDGET, *SHALLOW, "--try", 2, "--data", data, "--epochs", 1, "--force")
+    assert done.returncode == 0
+    assert "trial " not in done.stderr.replace("2 of 2 trials", "")
 
 
 @pytest.mark.parametrize(
@@ -79,51 +69,51 @@ def test_the_same_command_trains_nothing_twice(cli, data):
     ],
 )
 def test_what_does_not_go_together_is_one_line_and_nothing_is_written(cli, tmp_path, arguments, says):
-    code, out, err = cli(*BUDGET, *arguments)
-    assert code == 2
-    assert says in err
-    assert len(err.strip().splitlines()) == 1
-    assert out == ""
+    done = cli(*BUDGET, *arguments)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
 def test_another_number_of_classes_than_the_folders_is_refused(cli, data):
-    code, _, err = cli(*BUDGET, "--classes", 5, "--try", 2, "--data", data)
-    assert code == 2
-    assert "--classes 5" in err
+    done = cli(*BUDGET, "--classes", 5, "--try", 2, "--data", data)
+    assert done.returncode == 2
+    assert "--classes 5" in done.stderr
 
 
 def test_a_bundle_with_weights_is_known_before_anything_is_trained(cli, data, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("dear")
-    code, _, err = cli(*BUDGET, *SHALLOW, "--try", 2, "--data", data, "-o", "full")
-    assert code == 2
-    assert "not a bundle" in err
+    done = cli(*BUDGET, *SHALLOW, "--try", 2, "--data", data, "-o", "full")
+    assert done.returncode == 2
+    assert "not a bundle" in done.stderr
     assert not (tmp_path / "full.tried").exists()
 
 
 def test_a_network_of_a_sweep_becomes_a_bundle(cli, data, tmp_path):
     swept = ("--space", "AnyNetV_E", "--data", data, "--n", 2, "--mmacs", "0.5:4", "--resolution", 16, "--epochs", 1)
-    code, out, err = cli("sweep", *swept, "--precise-bn", 0, "--store", "v.sweep", "--json")
-    assert code == 0, err
-    errors = json.loads(out)["errors_percent"]
-    code, out, err = cli("select", "--trial", "v.sweep", "--json", "-o", "v")
-    assert code == 0, err
-    taken = json.loads(out)
+    done = cli("sweep", *swept, "--precise-bn", 0, "--store", "v.sweep", "--json")
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout)["errors_percent"]
+    done = cli("select", "--trial", "v.sweep", "--json", "-o", "v")
+    assert done.returncode == 0, done.stderr
+    taken = json.loads(done.stdout)
     assert taken["trial"]["error_percent"] == min(errors.values())
     architecture = open_bundle(tmp_path / "v").part("architecture")
     assert (architecture["block"], architecture["family"], architecture["classes"]) == ("v", "v", 2)
-    code, out, _ = cli("show", "v")
-    assert code == 0
-    assert "AnyNetV" in out
-    code, out, _ = cli("select", "--trial", "v.sweep:1", "--json", "-o", "v1")
-    assert json.loads(out)["trial"]["number"] == 1
+    done = cli("show", "v")
+    assert done.returncode == 0
+    assert "AnyNetV" in done.stdout
+    done = cli("select", "--trial", "v.sweep:1", "--json", "-o", "v1")
+    assert json.loads(done.stdout)["trial"]["number"] == 1
 
 
 @pytest.mark.parametrize("word", ["nowhere.sweep", "v.sweep:7", "page.txt"])
 def test_a_trial_that_is_not_there_is_one_line(cli, tmp_path, word):
     (tmp_path / "page.txt").write_text("not a store")
-    code, _, err = cli("select", "--trial", word)
-    assert code == 2
-    assert len(err.strip().splitlines()) == 1
+    done = cli("select", "--trial", word)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "regnet-bundle").exists()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -50,9 +49,9 @@ def fake_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Running]], N
     return use
 
 
-def test_what_was_found_is_written_and_holds_on_this_machine(here: Any, exported_bundle: Path, fake_servers: Any):
+def test_what_was_found_is_written_and_holds_on_this_machine(cli: Any, exported_bundle: Path, fake_servers: Any):
     fake_servers()
-    done = here("tune", exported_bundle, "--runtime", "onnxruntime")
+    done = cli("tune", exported_bundle, "--runtime", "onnxruntime")
     assert done.returncode == 0, done.stderr
     bundle = open_bundle(exported_bundle)
     part = bundle.part("serving")
@@ -68,9 +67,9 @@ def test_what_was_found_is_written_and_holds_on_this_machine(here: Any, exported
     assert "uses it on this machine" in done.stderr
 
 
-def test_json_is_what_was_written(here: Any, exported_bundle: Path, fake_servers: Any):
+def test_json_is_what_was_written(cli: Any, exported_bundle: Path, fake_servers: Any):
     fake_servers()
-    done = here("tune", exported_bundle, "--variant", "onnx-fp32", "--runtime", "onnxruntime", "--json")
+    done = cli("tune", exported_bundle, "--variant", "onnx-fp32", "--runtime", "onnxruntime", "--json")
     printed = json.loads(done.stdout)
     assert printed["written"]
     assert {name: printed[name] for name in open_bundle(exported_bundle).part("serving")} == open_bundle(
@@ -79,37 +78,37 @@ def test_json_is_what_was_written(here: Any, exported_bundle: Path, fake_servers
     assert {row["setting"]["variant"] for row in printed["rows"]} == {"onnx-fp32"}
 
 
-def test_a_dry_run_writes_nothing(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
+def test_a_dry_run_writes_nothing(cli: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
     fake_servers()
     before = snapshot(exported_bundle)
-    done = here("tune", exported_bundle, "--runtime", "onnxruntime", "--dry-run")
+    done = cli("tune", exported_bundle, "--runtime", "onnxruntime", "--dry-run")
     assert done.returncode == 0
     assert "nothing was written" in done.stderr
     assert snapshot(exported_bundle) == before
 
 
-def test_a_limit_that_nothing_keeps_writes_nothing(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
+def test_a_limit_that_nothing_keeps_writes_nothing(cli: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
     class Slow(Running):
         def measure(self, rate: float) -> LoadTrial:
             return LoadTrial(rate, rate, 50.0, 0)
 
     fake_servers(Slow)
     before = snapshot(exported_bundle)
-    done = here("tune", exported_bundle, "--runtime", "onnxruntime")
+    done = cli("tune", exported_bundle, "--runtime", "onnxruntime")
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
     assert "regnet-deploy: no setting keeps to a p99 of 20 ms here: the lowest p99 was 50.0 ms" in last
     assert snapshot(exported_bundle) == before
 
 
-def test_an_interrupt_leaves_the_bundle_as_it_was(here: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
+def test_an_interrupt_leaves_the_bundle_as_it_was(cli: Any, exported_bundle: Path, fake_servers: Any, snapshot: Any):
     class Interrupted(Running):
         def measure(self, rate: float) -> LoadTrial:
             raise KeyboardInterrupt
 
     fake_servers(Interrupted)
     before = snapshot(exported_bundle)
-    done = here("tune", exported_bundle, "--runtime", "onnxruntime")
+    done = cli("tune", exported_bundle, "--runtime", "onnxruntime")
     assert done.returncode == 130
     assert "nothing was written" in done.stderr
     assert done.stderr.endswith("as it was\nregnet-deploy: interrupted\n")
@@ -127,15 +126,15 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(here: Any, exported_bundle: Pa
         (["--max-executors", "0"], "--max-executors"),
     ],
 )
-def test_what_cannot_be_is_one_line(refused: Any, exported_bundle: Path, words: list[str], says: str):
-    assert says in refused("tune", exported_bundle, *words)
+def test_what_cannot_be_is_one_line(cli_error: Any, exported_bundle: Path, words: list[str], says: str):
+    assert says in cli_error("tune", exported_bundle, *words)
 
 
 @pytest.mark.slow
-def test_real_servers_are_tuned_and_the_settings_are_served(program: Any, exported_bundle: Path):
+def test_real_servers_are_tuned_and_the_settings_are_served(cli_process: Any, exported_bundle: Path):
     words = ["--p99-ms", "150", "--duration", "1", "--runtime", "onnxruntime", "--variant", "onnx-fp32", "--json"]
     words += ["--max-executors", "1"]
-    done = program("tune", exported_bundle, *words)
+    done = cli_process("tune", exported_bundle, *words)
     assert done.returncode == 0, done.stderr
     part = open_bundle(exported_bundle).part("serving")
     assert part["rate"] > 0
@@ -157,11 +156,12 @@ def test_real_servers_are_tuned_and_the_settings_are_served(program: Any, export
         (signal.SIGKILL, True),
     ],
 )
-def test_however_it_is_ended_no_server_is_left(exported_bundle: Path, snapshot: Any, number: Any, measures: bool):
+def test_however_it_is_ended_no_server_is_left(
+    start_cli: Any, exported_bundle: Path, snapshot: Any, number: Any, measures: bool
+):
     before = snapshot(exported_bundle)
-    command = [sys.executable, "-m", "regnet_deploy", "tune", str(exported_bundle), "--runtime", "onnxruntime"]
-    command += ["--duration", "0.5", "--p99-ms", "50"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    words = ["--runtime", "onnxruntime", "--duration", "0.5", "--p99-ms", "50"]
+    with start_cli("tune", exported_bundle, *words) as process:
         wait_until(lambda: servers_of(exported_bundle))
         if measures:  # the first setting is done, and the next one's server runs
             assert process.stderr is not None

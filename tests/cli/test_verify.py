@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
-from regnet_deploy.cli.main import run
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels
@@ -19,28 +18,21 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
 
 
-def verify(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        run(["verify", *arguments])
-    out, errors = capsys.readouterr()
-    return int(ended.value.code or 0), out, errors
-
-
-def checks(capsys: pytest.CaptureFixture[str], bundle: Path, code: int) -> dict[str, dict[str, Any]]:
-    got, out, errors = verify(capsys, str(bundle), "--json")
-    assert got == code, errors
-    document = json.loads(out)
+def checks(cli: Any, bundle: Path, code: int) -> dict[str, dict[str, Any]]:
+    done = cli("verify", bundle, "--json")
+    assert done.returncode == code, done.stderr
+    document = json.loads(done.stdout)
     assert document["ok"] is (code == 0)
     return {check["subject"]: check for check in document["checks"]}
 
 
-def outcomes(capsys: pytest.CaptureFixture[str], bundle: Path, code: int) -> dict[str, str]:
-    return {subject: check["outcome"] for subject, check in checks(capsys, bundle, code).items()}
+def outcomes(cli: Any, bundle: Path, code: int) -> dict[str, str]:
+    return {subject: check["outcome"] for subject, check in checks(cli, bundle, code).items()}
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_a_whole_bundle_verifies_and_says_what_was_not_run(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
-    found = checks(capsys, exported_bundle, 0)
+def test_a_whole_bundle_verifies_and_says_what_was_not_run(cli: Any, exported_bundle: Path):
+    found = checks(cli, exported_bundle, 0)
     assert {subject: check["outcome"] for subject, check in found.items()} == {
         "bundle.json": "ok",
         "golden.safetensors": "ok",
@@ -58,16 +50,16 @@ def test_a_whole_bundle_verifies_and_says_what_was_not_run(capsys: pytest.Captur
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_the_table_has_the_figures(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
-    code, out, errors = verify(capsys, str(exported_bundle))
-    assert (code, errors) == (0, "")
-    row = next(line for line in out.splitlines() if line.strip().startswith("onnx-fp32-uint8 "))
+def test_the_table_has_the_figures(cli: Any, exported_bundle: Path):
+    done = cli("verify", exported_bundle)
+    assert (done.returncode, done.stderr) == (0, "")
+    row = next(line for line in done.stdout.splitlines() if line.strip().startswith("onnx-fp32-uint8 "))
     assert "100.0%" in row
     assert "onnxruntime" in row
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_a_flipped_bit_anywhere_is_found(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_a_flipped_bit_anywhere_is_found(cli: Any, exported_bundle: Path):
     draw = np.random.default_rng(0)
     paths = sorted(exported_bundle.iterdir())
     assert MANIFEST in [path.name for path in paths]
@@ -77,78 +69,76 @@ def test_a_flipped_bit_anywhere_is_found(capsys: pytest.CaptureFixture[str], exp
             changed = bytearray(whole)
             changed[at] ^= 1 << int(draw.integers(8))
             path.write_bytes(changed)
-            code, _, errors = verify(capsys, str(exported_bundle))
-            assert code == 2, (path, at)
-            assert path.name in errors
-            assert errors.count("\n") == 1
+            done = cli("verify", exported_bundle)
+            assert done.returncode == 2, (path, at)
+            assert path.name in done.stderr
+            assert done.stderr.count("\n") == 1
         path.write_bytes(whole)
-    assert verify(capsys, str(exported_bundle))[0] == 0
+    assert cli("verify", exported_bundle).returncode == 0
 
 
 @pytest.mark.usefixtures("no_torch")
 @pytest.mark.parametrize("change", ["shorter", "longer", "gone"])
-def test_a_file_of_another_length_is_found(capsys: pytest.CaptureFixture[str], exported_bundle: Path, change: str):
+def test_a_file_of_another_length_is_found(cli: Any, exported_bundle: Path, change: str):
     path = open_bundle(exported_bundle).stored_path("onnx-fp32.onnx")
     if change == "gone":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:-1] if change == "shorter" else path.read_bytes() + b"\0")
-    found = outcomes(capsys, exported_bundle, 2)
+    found = outcomes(cli, exported_bundle, 2)
     assert found["onnx-fp32.onnx"] == found["onnx-fp32"] == "damaged"
     assert found["onnx-fp32-uint8"] == "ok"  # the others are looked at all the same
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_a_file_that_does_not_belong_is_found(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_a_file_that_does_not_belong_is_found(cli: Any, exported_bundle: Path):
     (exported_bundle / "model.pkl").write_bytes(b"cos\nsystem\n")
-    found = checks(capsys, exported_bundle, 2)
+    found = checks(cli, exported_bundle, 2)
     assert "model.pkl is not part of the bundle" in found["folder"]["detail"]
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_a_network_that_disagrees_is_exit_code_3_with_figures(
-    capsys: pytest.CaptureFixture[str], exported_bundle: Path
-):
+def test_a_network_that_disagrees_is_exit_code_3_with_figures(cli: Any, exported_bundle: Path):
     golden = load_golden(open_bundle(exported_bundle))
     logits = golden.logits.copy()
     logits[3, 1] += 0.25
     update_bundle(exported_bundle, {}, {"golden.safetensors": golden_to_bytes(GoldenSet(golden.images, logits))})
-    code, _, errors = verify(capsys, str(exported_bundle))
-    assert code == 3
-    assert "onnx-fp32: golden set by onnxruntime" in errors
-    assert "max |error| 0.25" in errors
-    assert errors.count("\n") == 1
+    done = cli("verify", exported_bundle)
+    assert done.returncode == 3
+    assert "onnx-fp32: golden set by onnxruntime" in done.stderr
+    assert "max |error| 0.25" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_variants_that_this_machine_cannot_run_are_named(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_variants_that_this_machine_cannot_run_are_named(cli: Any, exported_bundle: Path):
     variants = open_bundle(exported_bundle).part("variants")
     variants["onnx-fp32"]["runtime"] = "openvino"
     variants["onnx-fp32-uint8"]["precision"] = "fp3"
     update_bundle(exported_bundle, {"variants": variants})
-    found = checks(capsys, exported_bundle, 2)
+    found = checks(cli, exported_bundle, 2)
     assert found["onnx-fp32"]["outcome"] == "not run"
     assert found["onnx-fp32"]["detail"].endswith("runtime 'openvino' is not known to this version")
     assert "fp3" in found["onnx-fp32-uint8"]["detail"]
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_a_bundle_before_export_is_checked_as_far_as_it_goes(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_a_bundle_before_export_is_checked_as_far_as_it_goes(cli: Any, exported_bundle: Path):
     bundle = open_bundle(exported_bundle)
     update_bundle(exported_bundle, {}, drop=("labels", "golden", "variants", *bundle.files))
-    found = checks(capsys, exported_bundle, 0)
+    found = checks(cli, exported_bundle, 0)
     assert found["weights"]["outcome"] == "not run"
     assert "export --onnx" in found["weights"]["detail"]
     assert found["labels"]["detail"] == "none before training"
 
 
 @pytest.mark.usefixtures("no_torch")
-def test_labels_of_another_number_are_found(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_labels_of_another_number_are_found(cli: Any, exported_bundle: Path):
     update_bundle(exported_bundle, {"labels": ["one", "two"]})
-    assert outcomes(capsys, exported_bundle, 2)["labels"] == "damaged"
+    assert outcomes(cli, exported_bundle, 2)["labels"] == "damaged"
 
 
-def test_the_model_itself_is_held_against_its_golden_set(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_the_model_itself_is_held_against_its_golden_set(cli: Any, exported_bundle: Path):
     import torch
 
     from regnet_deploy.models.torch_session import TorchSession
@@ -165,7 +155,7 @@ def test_the_model_itself_is_held_against_its_golden_set(capsys: pytest.CaptureF
     golden = golden_to_bytes(GoldenSet(images, logits))
     part = {"weights_sha256": bundle.files[FILE].sha256, "images": 9}
     update_bundle(exported_bundle, {"golden": part}, {"golden.safetensors": golden})
-    found = checks(capsys, exported_bundle, 0)
+    found = checks(cli, exported_bundle, 0)
     assert found["weights"]["outcome"] == "ok"
     assert found["weights"]["agreement"]["max_abs_error"] < 1e-4
     assert "torch" in found["weights"]["detail"]
@@ -173,23 +163,23 @@ def test_the_model_itself_is_held_against_its_golden_set(capsys: pytest.CaptureF
     with torch.no_grad():
         model.head.fc.bias.add_(torch.arange(6) * 0.1)
     update_bundle(exported_bundle, {}, {FILE: weights_to_bytes(model.state_dict())})
-    found = checks(capsys, exported_bundle, 2)
+    found = checks(cli, exported_bundle, 2)
     assert "other weights" in found["golden set"]["detail"]
     assert found["weights"]["outcome"] == "disagrees"
 
 
-def test_no_bundle_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    code, out, errors = verify(capsys, str(tmp_path / "nowhere"))
-    assert (code, out) == (2, "")
-    assert "select --gflops" in errors
+def test_no_bundle_is_one_line(cli: Any, tmp_path: Path):
+    done = cli("verify", tmp_path / "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "select --gflops" in done.stderr
 
 
-def test_an_engine_that_cannot_be_run_says_why(capsys: pytest.CaptureFixture[str], exported_bundle: Path):
+def test_an_engine_that_cannot_be_run_says_why(cli: Any, exported_bundle: Path):
     variants = open_bundle(exported_bundle).part("variants")
     engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
     update_bundle(exported_bundle, {"variants": {**variants, "trt-fp32": engine}})
-    _, out, _ = verify(capsys, str(exported_bundle), "--json")
-    found = {check["subject"]: check for check in json.loads(out)["checks"]}
+    done = cli("verify", exported_bundle, "--json")
+    found = {check["subject"]: check for check in json.loads(done.stdout)["checks"]}
     assert found["trt-fp32"]["outcome"] == "not run"
     assert found["trt-fp32"]["detail"] == "variant trt-fp32 cannot be run here: it has no engine"
 
@@ -221,8 +211,8 @@ def in_every_precision(exported_bundle: Path) -> Path:
     return update_bundle(exported_bundle, {"golden": golden.part, "variants": variants}, files).path
 
 
-def test_each_precision_is_held_to_its_own_gate(capsys: pytest.CaptureFixture[str], in_every_precision: Path):
-    found = checks(capsys, in_every_precision, 0)
+def test_each_precision_is_held_to_its_own_gate(cli: Any, in_every_precision: Path):
+    found = checks(cli, in_every_precision, 0)
     for precision in ("fp32", "fp16", "bf16"):
         check = found[f"onnx-{precision}"]
         assert (check["outcome"], check["failures"]) == ("ok", [])
@@ -255,24 +245,24 @@ def test_int8_is_held_to_its_proof_by_releases_that_truncate_fp16_too(
     assert bool(made) is written_anew
 
 
-def test_the_gate_that_refuses_is_named(capsys: pytest.CaptureFixture[str], in_every_precision: Path):
+def test_the_gate_that_refuses_is_named(cli: Any, in_every_precision: Path):
     """A shift of the logits by 4 % of their spread is within what BF16 may do, and beyond what the others may."""
     golden = load_golden(open_bundle(in_every_precision))
     shifted = golden.logits + np.float32(0.04 * golden.logits.std(axis=0).mean())
     update_bundle(in_every_precision, {}, {"golden.safetensors": golden_to_bytes(GoldenSet(golden.images, shifted))})
-    found = checks(capsys, in_every_precision, 3)
+    found = checks(cli, in_every_precision, 3)
     assert [found[f"onnx-{name}"]["outcome"] for name in ("fp32", "fp16", "bf16")] == ["disagrees", "disagrees", "ok"]
     assert re.match(r"\|error\| \S+ of a logit of \S+ \(at most ", found["onnx-fp32"]["failures"][0])
     assert re.match(r"mean \|error\| (3|4)\.\d+% of the spread \(at most 1.00%\)", found["onnx-fp16"]["failures"][0])
-    _, _, errors = verify(capsys, str(in_every_precision))
-    assert "onnx-fp16: golden set by onnxruntime" in errors
-    assert found["onnx-fp16"]["failures"][0].split("%")[0] in errors
-    assert errors.count("\n") == 1
+    done = cli("verify", in_every_precision)
+    assert "onnx-fp16: golden set by onnxruntime" in done.stderr
+    assert found["onnx-fp16"]["failures"][0].split("%")[0] in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("wrong", [0.0, 0.5])
 def test_an_engine_is_run_where_it_fits(
-    capsys: pytest.CaptureFixture[str],
+    cli: Any,
     with_h100_engine: Path,
     computer: Any,
     fake_machine: Any,
@@ -281,6 +271,6 @@ def test_an_engine_is_run_where_it_fits(
     wrong: float,
 ):
     fake_machine.shifted(computer, monkeypatch, lambda logits: logits + np.float32(wrong))
-    found = checks(capsys, with_h100_engine, 3 if wrong else 0)
+    found = checks(cli, with_h100_engine, 3 if wrong else 0)
     assert found["trt-fp32"]["outcome"] == ("disagrees" if wrong else "ok")
     assert found["trt-fp32"]["detail"] == "golden set by tensorrt 11.4.0.106 on cuda:0 (NVIDIA H100 80GB HBM3)"
