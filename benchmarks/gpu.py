@@ -30,7 +30,7 @@ from gpu_networks import Subject, grouped_networks, published, tiny_networks
 from gpu_results import Results, file_name, open_results, summary
 from gpu_ways import PRECISIONS, WAYS, Opened, Prepared, Setting, Way, forget_compiled, here, set_torch
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import did_you_mean
 from regnet_deploy.profiling.latency import Latency, Runner, measure_latency
 

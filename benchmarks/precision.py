@@ -26,8 +26,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from regnet_deploy.bundle import create_bundle, update_bundle
-from regnet_deploy.cores import available_cores
-from regnet_deploy.cpu_features import describe_int8_support
+from regnet_deploy.cpu import available_cores, describe_int8_support
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import find_library
 from regnet_deploy.engines.options import EngineOptions, rtx_capabilities

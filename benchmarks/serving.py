@@ -31,7 +31,7 @@ from serving_inputs import HEIGHT, NETWORK, QUALITY, SIDE, WIDTH, Given, infer_b
 from serving_overload import in_overload
 from serving_processes import HERE, Request, Running, ask, ask_all, load, started
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.profiling.machine import describe_machine
 
 RESULT = RESULTS / "serving.json"

@@ -34,7 +34,7 @@ from serving_figures import RESULTS, Of, cores_busy, in_turns, ranged
 from serving_inputs import NETWORK, SIDE, Given, prepare
 from serving_processes import HERE, Request, Running, TooSlow, load, signal_all, started
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.profiling.machine import describe_machine
 
 RESULT = RESULTS / "serving_peers.json"

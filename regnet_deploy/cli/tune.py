@@ -102,7 +102,7 @@ def command(
         ensure_writable(bundle)
     for module in ("starlette", "uvicorn", "httptools", "safetensors"):
         require(module, "serve")
-    from regnet_deploy.cores import available_cores
+    from regnet_deploy.cpu import available_cores
     from regnet_deploy.load_testing.load_runs import LoadPlan
     from regnet_deploy.load_testing.open_files_limit import allow_connections
     from regnet_deploy.load_testing.setting_trial import setting_trial

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.image_batches import image_batches, pixels_fingerprint
 from regnet_deploy.exporting.paired_difference import paired_difference

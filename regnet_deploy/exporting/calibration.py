@@ -20,7 +20,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import ProofError, UsageError, did_you_mean
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.exporting.quantization import TensorRange

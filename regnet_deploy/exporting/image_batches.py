@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.image_check import MAX_BYTES
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from regnet_deploy.cpu_features import describe_int8_support, int8_sums_saturate
+from regnet_deploy.cpu import describe_int8_support, int8_sums_saturate
 from regnet_deploy.errors import RegnetDeployError
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
 from regnet_deploy.exporting.calibration import ObservedActivations, observe_activations

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.exporting.progress import Advance, quiet
 from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from regnet_deploy.cores import available_cores
-from regnet_deploy.cpu_features import describe_int8_support
+from regnet_deploy.cpu import available_cores, describe_int8_support
 from regnet_deploy.errors import ProofError, RegnetDeployError
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
 from regnet_deploy.exporting.candidate_precisions import measured_candidates

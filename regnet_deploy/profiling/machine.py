@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy import __version__
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores, cpu_model
 
 #: Distributions whose versions can change a number.
 LIBRARIES = (
@@ -66,7 +66,7 @@ class Machine:
 def describe_machine() -> Machine:
     """Describe the machine that runs this."""
     return Machine(
-        cpu=_cpu_model(),
+        cpu=cpu_model(),
         cores=available_cores(),
         memory_bytes=_memory_bytes(),
         system=_system(),
@@ -115,13 +115,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return installed
-
-
-def _cpu_model() -> str:
-    for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _memory_bytes() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.cpu_features import int8_sums_saturate
+from regnet_deploy.cpu import int8_sums_saturate
 from regnet_deploy.engines.bundle_engines import fitting_engine, is_engine, library_here
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import MissingPart, UsageError

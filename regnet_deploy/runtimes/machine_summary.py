@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
 from typing import Any
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores, cpu_flags, cpu_model
 from regnet_deploy.engines.gpu import find_gpu
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 #: Instructions that runtimes choose their kernels by, as Linux calls them on x86 and ARM.
 _INSTRUCTIONS = frozenset(
@@ -27,22 +23,10 @@ def machine_summary() -> dict[str, Any]:
     ``cpu`` (its model), ``cores`` (that this process may use), ``instructions`` (sorted, of those that decide about
     kernels) and ``gpu`` (name of the first, or None). What is equal runs a network equally fast.
     """
-    facts = _cpu_facts()
-    flags = f"{facts.get('flags', '')} {facts.get('Features', '')}".split()
     gpu = find_gpu()
     return {
-        "cpu": facts.get("model name") or platform.processor() or platform.machine(),
+        "cpu": cpu_model(),
         "cores": available_cores(),
-        "instructions": sorted(_INSTRUCTIONS.intersection(flags)),
+        "instructions": sorted(_INSTRUCTIONS.intersection(cpu_flags())),
         "gpu": gpu.name if gpu else None,
     }
-
-
-def _cpu_facts() -> dict[str, str]:
-    """Return what Linux says of the first CPU; nothing elsewhere."""
-    try:
-        text = _CPUINFO.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    lines = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.bundle_engines import is_engine, no_engine_reason, open_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import ProofError
 from regnet_deploy.images.preprocessing import Preprocessing, normalize
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of

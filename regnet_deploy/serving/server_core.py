@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import ProofError
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.admission import Admission, ServerState

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.populations.store import Trial, check_store_path, lock_store, open_store

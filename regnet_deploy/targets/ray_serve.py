@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.targets.packaged_variant import PackagedVariant
 from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import regnet_deploy
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError, require
 from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocessing import normalize

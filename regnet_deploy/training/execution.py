@@ -6,19 +6,16 @@ import importlib.util
 import os
 import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores, cpu_has_bf16
 from regnet_deploy.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
 SWITCH = ("auto", "on", "off")
-#: Flags of CPUs that multiply in bfloat16 themselves (x86: AVX-512 and AMX, ARM: the last), as Linux names them.
-_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 _CPU_WORKERS, _CUDA_WORKERS = 1, 8
 
 
@@ -106,12 +103,7 @@ def has_bf16(device: str) -> bool:
     """Tell whether the device multiplies in bfloat16 itself (emulation is slower than FP32)."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
-    return not _BF16_FLAGS.isdisjoint(flags.split())
+    return cpu_has_bf16()
 
 
 def can_compile(device: str) -> bool:

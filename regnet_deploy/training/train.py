@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images

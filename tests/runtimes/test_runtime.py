@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.cores import available_cores
+from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
 from regnet_deploy.images.preprocessing import Preprocessing

@@ -1,7 +1,5 @@
 """How steps are run: what may be tried here, and what cannot be had is one line."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -12,7 +10,6 @@ from regnet_deploy.training.execution import (
     ExecutionRequest,
     can_compile,
     default_workers,
-    has_bf16,
     resolve_device,
 )
 
@@ -57,24 +54,6 @@ def test_cuda_that_is_not_there_is_one_line() -> None:
     assert resolve_device("auto") == "cpu"
     with pytest.raises(UsageError, match=r"--device cuda: PyTorch .* finds no CUDA device here; give --device cpu"):
         resolve_device("cuda")
-
-
-@pytest.mark.parametrize(
-    ("cpuinfo", "native"),
-    [
-        ("flags\t\t: fpu avx512f avx512_bf16 sse\n", True),
-        ("flags\t\t: fpu amx_bf16\n", True),
-        ("Features\t: fp asimd bf16\n", True),
-        ("flags\t\t: fpu avx2 avx512f\nmodel name : bf16\n", False),
-        ("", False),
-    ],
-)
-def test_the_cpu_says_itself_whether_it_has_bf16(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str, native: bool
-) -> None:
-    (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(execution, "Path", lambda path: tmp_path / "cpuinfo")
-    assert has_bf16("cpu") is native
 
 
 def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
