@@ -216,7 +216,7 @@ def test_what_is_not_run_here_says_so(exported_bundle: Path, fields: dict[str, A
 )
 def test_threads_follow_affinity_cores_and_quota(monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cores: int):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
-    monkeypatch.setattr("regnet_deploy.cores._text", files.get)
+    monkeypatch.setattr("regnet_deploy.cpu._text", files.get)
     assert available_cores() == cores
 
 
