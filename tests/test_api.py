@@ -85,7 +85,10 @@ def test_the_import_loads_no_other_library() -> None:
 
 
 def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr("regnet_deploy.training.autotune.ENOUGH_S", 0.0)  # one step of each execution
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # or the threads wait for each other where the machine is busy
     draw = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 3)):
         for label, color in (("cat", (200, 80, 40)), ("dog", (40, 80, 200))):
@@ -102,6 +105,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
             assert token.map is not None
             lines = "\n" * (token.map[0] + 1) + token.content  # so that a traceback names the line of the page
             exec(compile(lines, str(ROOT / "docs" / "api.md"), "exec"), names)
+    torch.set_num_threads(threads)
 
 
 def test_paths_arrays_and_pil_images_get_the_same_answers(exported_bundle: Path, tmp_path: Path) -> None:
