@@ -9,8 +9,10 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
 
+# In as many processes as there are cores, 4 at most; WORKERS=0 runs them in one.
+WORKERS ?= auto
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and not image and not gpu and not triton and not soak"
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow and not image and not gpu and not triton and not soak"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "(slow or image or gpu or triton) and not soak"
@@ -48,8 +50,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/measurements.py
 
 $(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
-	  { echo "Python 3.10 to 3.13 is needed, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	  { echo "Python 3.11 to 3.14 is needed, $(PYTHON) is $$($(PYTHON) --version): make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv; } || \
 	  { echo "$(PYTHON) cannot make environments: sudo apt-get install python3-venv"; exit 1; }

@@ -1,4 +1,4 @@
-"""Fixtures of more than one room: bundles with an exported network, small enough to build in every run."""
+"""Fixtures of more than one package: bundles with an exported network, small enough to build in every run."""
 
 import importlib.util
 import os
@@ -18,8 +18,12 @@ from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
 from regnet_deploy.space.network import Network
 
+# The networks of the tests are tiny: more threads only wait for each other, the more so beside other processes. PyTorch
+# is imported after this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests that import ONNX Runtime themselves report nothing either; see runtimes/runtime.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 
 RESOLUTION = 24
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox"]

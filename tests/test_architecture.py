@@ -1,4 +1,4 @@
-"""Imports point one way, and the rooms keep to what they may import."""
+"""Imports point one way, and packages import only what they may."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import regnet_deploy
 
 PACKAGE = Path(regnet_deploy.__file__).parent
 
-#: Room -> rooms it may import, beside itself, bundle and errors.
+#: Package -> packages that it may import, beside itself and SHARED.
 MAY_IMPORT = {
     "space": set(),
     "images": {"space"},
@@ -62,7 +62,7 @@ MAY_IMPORT = {
     },
 }
 
-#: Room -> third-party packages that no module of it may import at its top.
+#: Package -> third-party packages that no module of it may import at its top.
 NEVER_AT_THE_TOP = {
     "api": {"torch", "PIL", "onnx", "onnxruntime", "starlette", "uvicorn", "safetensors"},
     "cli": {
@@ -99,70 +99,75 @@ NEVER_AT_THE_TOP = {
     "exporting": {"matplotlib", "onnxruntime", "tensorrt", "tensorrt_rtx"},
 }
 
-MODULES = sorted(PACKAGE.rglob("*.py"))
+#: Modules that every package may import.
+SHARED = {"bundle", "cpu", "errors", "file_lock", "html", "plotting", "progress"}
+
+#: Module, as its path within the package -> its syntax tree.
+MODULES = {
+    path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-def imports_of(path, *, top_only):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    if top_only:
-        nodes = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-    else:
-        nodes = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    for node in nodes:
+def imports_of(tree, *, top_only=False):
+    """Yield the names of the modules that a module imports; a relative import as ``.``."""
+    for node in tree.body if top_only else ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            yield node.module
-        else:
+            yield "." if node.level else node.module
+        elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
 
 
-def room_of(path):
-    parts = path.relative_to(PACKAGE).parts
-    return parts[0] if len(parts) > 1 else {"__init__.py": "api"}.get(parts[0])
+def package_of(path):
+    """Return the package of a module; None for those that lie beside the packages."""
+    return path.split("/")[0] if "/" in path else {"__init__.py": "api"}.get(path)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_point_one_way(path):
-    room = room_of(path)
-    for module in imports_of(path, top_only=False):
-        parts = module.split(".")
-        if parts[0] != "regnet_deploy" or len(parts) == 1:
-            continue
-        target = parts[1]
-        if path.name in ("__main__.py",):
-            continue
-        if target in ("bundle", "cpu", "errors", "file_lock", "html", "plotting", "progress"):
-            continue
-        assert room is not None, f"{path.name} lies below every room and imports {module}"
-        assert target == room or target in MAY_IMPORT[room], f"{path} imports {module}"
+def test_imports_point_one_way():
+    violations = []
+    for path, tree in MODULES.items():
+        package = package_of(path)
+        allowed = SHARED | MAY_IMPORT.get(package, set()) | {package}
+        for module in imports_of(tree):
+            root, _, rest = module.partition(".")
+            if root == "regnet_deploy" and rest and path != "__main__.py" and rest.split(".")[0] not in allowed:
+                violations.append(f"{path} imports {module}")
+    assert not violations
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_nothing_heavy_is_imported_before_it_is_needed(path):
-    forbidden = NEVER_AT_THE_TOP.get(room_of(path), set())
-    for module in imports_of(path, top_only=True):
-        assert module.split(".")[0] not in forbidden, f"{path} imports {module} at its top"
+def test_no_import_is_relative():
+    assert not [path for path, tree in MODULES.items() if "." in imports_of(tree)]
 
 
-def test_serving_never_imports_torch():
-    for path in [
-        path for room in ("runtimes", "serving", "load_testing", "targets") for path in (PACKAGE / room).glob("*.py")
-    ]:
-        names = {module.split(".")[0] for module in imports_of(path, top_only=False)}
-        assert "torch" not in names, path
+def test_nothing_heavy_is_imported_before_it_is_needed():
+    assert not [
+        f"{path} imports {module} at its top"
+        for path, tree in MODULES.items()
+        for module in imports_of(tree, top_only=True)
+        if module.split(".")[0] in NEVER_AT_THE_TOP.get(package_of(path), set())
+    ]
 
 
-def test_engines_never_import_torch_or_onnx():
-    for path in (PACKAGE / "engines").glob("*.py"):
-        names = {module.split(".")[0] for module in imports_of(path, top_only=False)}
-        assert not names & {"torch", "onnx", "onnxruntime"}, path
+@pytest.mark.parametrize(
+    ("packages", "libraries"),
+    [
+        ({"runtimes", "serving", "load_testing", "targets"}, {"torch"}),
+        ({"engines"}, {"torch", "onnx", "onnxruntime"}),
+    ],
+)
+def test_some_packages_never_import_a_library(packages, libraries):
+    assert not [
+        f"{path} imports {module}"
+        for path, tree in MODULES.items()
+        for module in imports_of(tree)
+        if package_of(path) in packages and module.split(".")[0] in libraries
+    ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_modules_stay_small(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+def test_modules_stay_small():
+    sizes = {path: len((PACKAGE / path).read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert not {path: size for path, size in sizes.items() if size > 400}
 
 
-def test_every_module_says_what_it_is():
-    for path in MODULES:
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+def test_every_module_has_a_docstring():
+    assert not [path for path, tree in MODULES.items() if not ast.get_docstring(tree)]

@@ -106,7 +106,7 @@ class HttpClient:
         opening = self._loop.create_connection(self._make, self._target.host, self._target.port, ssl=self._context)
         try:
             _, connection = await asyncio.wait_for(opening, max(0.001, due + self._timeout_s - time.monotonic()))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self.finish(ticket, TIMED_OUT, None, due)
         except OSError as error:  # an error of TLS is one too
             self.problem = error.strerror or str(error)

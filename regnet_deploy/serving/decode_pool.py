@@ -81,7 +81,7 @@ class DecodePool:
         """
         try:
             await asyncio.gather(*(self._in_background(self._start_one()) for _ in range(self._count)))
-        except (OSError, DecoderDied, asyncio.TimeoutError) as error:
+        except (TimeoutError, OSError, DecoderDied) as error:
             await self.close()
             raise ServerError(f"the processes that decode images do not start: {_reason(error)}") from None
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -77,7 +77,7 @@ def run_trial(
         images_per_s=sum(each["images_per_s"] for each in history) / len(history) if history else 0.0,
         message=message,
         machine=describe_worker(execution),
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     del run
     if execution.device == "cuda":

@@ -129,7 +129,7 @@ def training_environment(run: Run) -> dict[str, Any]:
         **versions(),
         "platform": platform.platform(),
         "device": device_name(run.learner.execution.device),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 

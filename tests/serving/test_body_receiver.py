@@ -77,7 +77,7 @@ class Books:
                     memory = await asyncio.wait_for(given, 0.1 if path == "/impatient" else None)
                     assert np.frombuffer(memory, np.uint8).ctypes.data % 64 == -LEAD % 64
                     body = bytes(memory)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 said = "late"
             except OverflowError:
                 said = "too much"
