@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from regnet_deploy.selection.budget import Budget
     from regnet_deploy.serving.limits import Limits
     from regnet_deploy.serving.model_version import ServeOptions
+    from regnet_deploy.serving.server import ServerSettings
     from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions
 
@@ -43,6 +44,7 @@ _MODULES = {
     "Recipe": "training.recipe",
     "RegnetDeployError": "errors",
     "ServeOptions": "serving.model_version",
+    "ServerSettings": "serving.server",
     "TrainOptions": "training.train",
     "create_bundle": "api.bundles",
     "evaluate": "api.variants",
@@ -68,6 +70,7 @@ __all__ = [
     "Recipe",
     "RegnetDeployError",
     "ServeOptions",
+    "ServerSettings",
     "TrainOptions",
     "__version__",
     "create_bundle",

@@ -31,6 +31,7 @@ PUBLIC = {
     "Recipe": None,
     "RegnetDeployError": None,
     "ServeOptions": None,
+    "ServerSettings": None,
     "TrainOptions": None,
     "__version__": None,
     "create_bundle": "path selection * replace_existing",
@@ -43,7 +44,7 @@ PUBLIC = {
     "profile": "bundle * batches seconds threads device progress",
     "select": "budget * evidence",
     "select_published": "name * resolution classes stem_stride",
-    "serve": "path options * host port grpc_port name token limits drain_seconds",
+    "serve": "path settings",
     "train": "bundle data recipe options * progress",
     "verify": "bundle",
 }
@@ -152,7 +153,8 @@ def test_no_images_give_no_predictions(exported_bundle: Path) -> None:
 
 
 def test_a_server_answers_while_its_context_lasts(exported_bundle: Path) -> None:
-    with rd.serve(exported_bundle, rd.ServeOptions(variant="onnx-fp32"), name="tiny") as server:
+    settings = rd.ServerSettings(name="tiny", port=0, model=rd.ServeOptions(variant="onnx-fp32"))
+    with rd.serve(exported_bundle, settings) as server:
         with urllib.request.urlopen(f"{server.url}/v2/models/tiny/ready") as answer:
             assert answer.status == 200
         with urllib.request.urlopen(f"{server.url}/v2/models/tiny") as answer:

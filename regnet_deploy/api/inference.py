@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from regnet_deploy.runtimes.predictions import Prediction
     from regnet_deploy.runtimes.runtime import Device, Runtime, Session
     from regnet_deploy.serving.in_process import RunningServer
-    from regnet_deploy.serving.limits import Limits
-    from regnet_deploy.serving.model_version import ServeOptions
+    from regnet_deploy.serving.server import ServerSettings
 
 
 def open_classifier(
@@ -89,50 +88,28 @@ def predict(
     return open_classifier(bundle, variant=variant, device=device, runtime=runtime).predict(images, k=k)
 
 
-def serve(
-    path: str | Path = DEFAULT_PATH,
-    options: ServeOptions | None = None,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 0,
-    grpc_port: int | None = None,
-    name: str = "regnet",
-    token: str | None = None,
-    limits: Limits | None = None,
-    drain_seconds: float = 30.0,
-) -> RunningServer:
+def serve(path: str | Path = DEFAULT_PATH, settings: ServerSettings | None = None) -> RunningServer:
     """Start a server in a thread of this process and return it when it answers requests.
 
-    Use it as a context manager: ``with rd.serve("regnet-bundle") as server: ... server.url``.
+    Use it as a context manager: ``with rd.serve("regnet-bundle") as server: ... server.url``. Its log goes to stderr.
 
     Args:
         path: a bundle, or a folder of models (``MODEL/VERSION/bundle.json``).
-        options: variant, runtime, threads and batches.
-        host: address to listen on.
-        port: port for HTTP; 0 takes a free one.
-        grpc_port: port for gRPC; None answers HTTP alone.
-        name: name of the model, where ``path`` is a bundle.
-        token: bearer token that clients must send; None asks for none.
-        limits: sizes, queue, connections and deadlines.
-        drain_seconds: seconds that requests have to finish when the server is closed.
+        settings: the options of ``regnet-deploy serve``; by default a free port of this machine.
 
     Raises:
-        ProofError: the golden set disagrees on this machine.
+        ProofError: a golden set disagrees on this machine.
         ServerError: the address is in use or not allowed.
         RegnetDeployError: nothing at ``path`` can be served.
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
-    if grpc_port is not None:
+    if settings is not None and settings.grpc_port is not None:
         require("grpc", "grpc")
     from regnet_deploy.serving.in_process import RunningServer
-    from regnet_deploy.serving.server import Listeners, bind
-    from regnet_deploy.serving.server_core import ServerCore
+    from regnet_deploy.serving.server import ServerSettings
 
-    core = ServerCore(path, name=name, options=options, limits=limits)
-    grpc = None if grpc_port is None else (host, grpc_port)
-    listeners = Listeners(http=bind(host, port), grpc=grpc, metrics_at_http=True, token=token)
-    return RunningServer(core, listeners, drain_seconds)
+    return RunningServer(path, settings or ServerSettings(port=0))
 
 
 def _open_session(

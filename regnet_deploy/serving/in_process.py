@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from types import TracebackType
 
 from regnet_deploy.errors import ServerError
-from regnet_deploy.serving.server import Listeners, ServerReady, serve, url_of
-from regnet_deploy.serving.server_core import ServerCore
+from regnet_deploy.serving.server import ServerReady, ServerSettings, run_server
 
 
 class RunningServer:
@@ -18,7 +18,10 @@ class RunningServer:
         grpc_port: port on which gRPC is answered; None without gRPC.
     """
 
-    def __init__(self, core: ServerCore, listeners: Listeners, drain_s: float) -> None:
+    url: str
+    grpc_port: int | None
+
+    def __init__(self, path: str | Path, settings: ServerSettings) -> None:
         """Start the thread and wait until the golden sets agree and requests are answered.
 
         Raises:
@@ -27,11 +30,7 @@ class RunningServer:
         self._stop = threading.Event()
         self._started = threading.Event()
         self._failures: list[BaseException] = []
-        self.url = url_of(listeners.http, "https" if listeners.tls else "http")
-        self.grpc_port: int | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(core, listeners, drain_s), name="regnet-deploy server", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(path, settings), name="regnet-deploy", daemon=True)
         self._thread.start()
         self._started.wait()
         if self._failures:
@@ -58,17 +57,16 @@ class RunningServer:
         """Close the server."""
         self.close()
 
-    def _run(self, core: ServerCore, listeners: Listeners, drain_s: float) -> None:
-        def announce(ready: ServerReady) -> None:
-            self.grpc_port = ready.grpc_port
-            self._started.set()
-
+    def _run(self, path: str | Path, settings: ServerSettings) -> None:
         try:
-            serve(core, listeners, drain_s, announce, stop=self._stop)
+            run_server(path, settings, self._announce, self._stop)
             if not self._started.is_set():
                 raise ServerError("the server stopped before it was ready")
-        except BaseException as error:  # handed to the thread that waits for it
+        except BaseException as error:  # raised again in the thread that waits
             self._failures.append(error)
         finally:
-            listeners.http.close()
             self._started.set()
+
+    def _announce(self, ready: ServerReady) -> None:
+        self.url, self.grpc_port = ready.url, ready.grpc_port
+        self._started.set()

@@ -138,13 +138,19 @@ class ServerSettings:
     trace_url: str | None = None
 
 
-def run_server(path: str | Path, options: ServerSettings, announce: Callable[[ServerReady], None]) -> None:
-    """Open what is at a path and answer requests until a signal arrives; must run in the main thread.
+def run_server(
+    path: str | Path,
+    options: ServerSettings,
+    announce: Callable[[ServerReady], None],
+    stop: threading.Event | None = None,
+) -> None:
+    """Open what is at a path and answer requests until a signal arrives, in the main thread, or ``stop`` is set.
 
     Args:
         path: a bundle, or a folder of models and versions.
         options: how to serve it.
         announce: called when requests are accepted.
+        stop: ends the server as a signal does.
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
@@ -186,7 +192,7 @@ def run_server(path: str | Path, options: ServerSettings, announce: Callable[[Se
             if is_open:
                 log.event("open", logging.WARNING, host=options.host, token=None, tls=options.tls is not None)
 
-        serve(core, listeners, options.drain_s, log_and_announce, options.linger_s)
+        serve(core, listeners, options.drain_s, log_and_announce, options.linger_s, stop)
 
 
 def bind(host: str, port: int, option: str = "--port") -> socket.socket:
