@@ -1,8 +1,8 @@
-"""Write docs/measurements.md from benchmarks/results/*.json, so that the page never says what was not measured.
+"""Writes docs/measurements.md from benchmarks/results/*.json.
 
     python benchmarks/measurements.py
 
-`tests/test_measurements.py` holds that the page is what this program writes.
+`tests/test_measurements.py` checks that the page is what this program writes.
 """
 
 from __future__ import annotations
@@ -45,45 +45,50 @@ def page() -> str:
     ranked = [[way, f"{row['median']:g}", f"{row['mean']:g}"] for way, row in ranking["summary"].items()]
     return f"""# Measurements
 
-Every figure that the documentation quotes, and the command that prints it again; `make bench` runs them all and
-writes this page. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python
-{machine["python"]}, torch {machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy
-{machine["versions"]["numpy"]}. No GPU figure is here because none was measured.
+This page has the measurements of selection, sampling and export, each with the command that prints it. `make bench` runs
+all benchmarks and writes this page again. Other measurements have pages of their own: [precisions](precision.md),
+[serving speed](serving-speed.md), [design spaces](design-spaces.md).
+
+Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, torch
+{machine["versions"]["torch"]}, onnx {machine["versions"]["onnx"]}, numpy {machine["versions"]["numpy"]}. Nothing was
+measured on a GPU.
 
 ## Selection
 
-`python benchmarks/selection_time.py`: distinct networks within ± 1 % of the budget, and the whole command
-`regnet-deploy select` from a cold start, median of 5. `regnet-deploy --help` takes {selection["help_s"]} s.
+`python benchmarks/selection_time.py`: number of distinct networks within ± 1 % of the budget, and seconds of the whole
+command `regnet-deploy select` from a cold start (median of 5). `regnet-deploy --help` takes {selection["help_s"]} s.
 
 {table(["GMACs", "RegNetX", "seconds", "RegNetY", "seconds"], selected)}
 
 ## Ranking
 
-`python benchmarks/ranking.py`: percentile at which a published network ranks when the trends are fitted without it; a
-random order averages 50. See [selection.md](selection.md).
+`python benchmarks/ranking.py`: percentile at which a published network ranks when the trends are fitted without it. A
+random order gives 50 on average. See [selection.md](selection.md).
 
 {table(["score", "median", "mean"], ranked)}
 
 ## Sampling
 
-`python benchmarks/sampling.py`: draws of {sampling["space"]} a second, each made a network with its MACs, parameters
-and activations or found to be none, on one core, in turns with a loop in plain Python over the same formulas; median of
-{sampling["rounds"]}. Ratio {sampling["ratio"]}. Both give the same {sampling["compared"]["networks"]:,} networks and
-counts for the same {sampling["compared"]["draws"]:,} draws. {sampling["population"]["n"]} distinct networks of
-{sampling["population"]["space"]} with 360 to 400 MMACs at 224 pixels take {sampling["population_s"]} s.
+`python benchmarks/sampling.py`: random draws of {sampling["space"]} a second on one core, beside a loop in plain Python
+over the same formulas. Each valid draw becomes a network with its MACs, parameters and activations; invalid draws are
+rejected. Median of {sampling["rounds"]} alternating runs; ratio {sampling["ratio"]}. Both sides give the same
+{sampling["compared"]["networks"]:,} networks and counts for the same {sampling["compared"]["draws"]:,} draws.
+{sampling["population"]["n"]} distinct networks of {sampling["population"]["space"]} with 360 to 400 MMACs at 224 pixels
+take {sampling["population_s"]} s.
 
 {table(["side", "draws a second"], sampled)}
 
 ## Export
 
-`python benchmarks/export_time.py`: {export["network"]} by three exporters in turns, median, the proof not counted.
+`python benchmarks/export_time.py`: seconds to export {export["network"]} to ONNX with three exporters in alternating runs
+(median, without the proof).
 
 {table(["exporter", "seconds", "MiB", "opset"], exported)}
 
 ## The demo
 
-`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of
-a logit between PyTorch and ONNX Runtime, latency by batch size, and how long everything took.
+`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of a
+logit between PyTorch and ONNX Runtime, latency by batch size, and the total time.
 """
 
 

@@ -1,6 +1,6 @@
-"""The main job on real images: budget, training, profile, proved export, server, answer. Run it with `make demo`.
+"""Runs the whole chain on real images: select, train, export, profile, verify, show, serve. Run it with `make demo`.
 
-Every step is a command that works the same on your own images; all of them run in ./demo-run.
+Every step is a command that works in the same way on your own images. Everything is written into ./demo-run.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ TARGET = 0.97
 
 
 def show(line: str) -> None:
-    """Print a line in bold where someone looks, plainly where it goes into a file."""
+    """Print a line, in bold on a terminal."""
     bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
     print(f"\n{bold}{line}{plain}", flush=True)
 
 
 def command(*arguments: str) -> list[str]:
-    """Show a command as the user would type it, and return how it is started here."""
+    """Print a command as the user types it, and return the arguments of its process."""
     show(f"$ regnet-deploy {shlex.join(arguments)}")
     return [sys.executable, "-m", "regnet_deploy", *arguments]
 
 
 def run(*arguments: str) -> None:
-    """Run a command of the pipeline; stop the demo where it fails."""
+    """Run a command of the pipeline; end the demo if it fails."""
     done = subprocess.run(command(*arguments), cwd=FOLDER)
     if done.returncode:
-        sys.exit(f"demo: `regnet-deploy {shlex.join(arguments)}` left with {done.returncode}")
+        sys.exit(f"demo: `regnet-deploy {shlex.join(arguments)}` failed with exit code {done.returncode}")
 
 
 def ask_the_server(image: Path) -> dict[str, object]:
-    """Start the server, post an image to it, stop it, and return its answer."""
+    """Start the server, send an image, stop the server, and return the response."""
     server = subprocess.Popen(
         command("serve", BUNDLE, "--port", "0", "--json"), cwd=FOLDER, stdout=subprocess.PIPE, text=True
     )
@@ -50,7 +50,7 @@ def ask_the_server(image: Path) -> dict[str, object]:
         assert server.stdout is not None
         first = server.stdout.readline()
         if not first:
-            sys.exit(f"demo: the server left with {server.wait()}")
+            sys.exit(f"demo: the server failed with exit code {server.wait()}")
         url = json.loads(first)["url"]
         show(f"$ curl --data-binary @{image.relative_to(FOLDER)} {url}/classify?k=3")
         request = urllib.request.Request(f"{url}/classify?k=3", data=image.read_bytes(), method="POST")
