@@ -45,8 +45,8 @@ def page() -> str:
     ranked = [[way, f"{row['median']:g}", f"{row['mean']:g}"] for way, row in ranking["summary"].items()]
     return f"""# Measurements
 
-This page has the measurements of selection, sampling and export, each with the command that prints it. `make bench` runs
-all benchmarks and writes this page again. Other measurements have pages of their own: [precisions](precision.md),
+This page has the measurements of selection, sampling and export, each with the command that prints it. `make bench`
+runs all benchmarks and writes this page again. Other measurements have pages of their own: [precisions](precision.md),
 [serving speed](serving-speed.md), [design spaces](design-spaces.md).
 
 Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, torch
@@ -80,15 +80,15 @@ take {sampling["population_s"]} s.
 
 ## Export
 
-`python benchmarks/export_time.py`: seconds to export {export["network"]} to ONNX with three exporters in alternating runs
-(median, without the proof).
+`python benchmarks/export_time.py`: seconds to export {export["network"]} to ONNX with three exporters in alternating
+runs (median, without the proof).
 
 {table(["exporter", "seconds", "MiB", "opset"], exported)}
 
 ## The demo
 
-`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of a
-logit between PyTorch and ONNX Runtime, latency by batch size, and the total time.
+`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of
+a logit between PyTorch and ONNX Runtime, latency by batch size, and the total time.
 """
 
 
