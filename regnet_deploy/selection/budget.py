@@ -1,4 +1,4 @@
-"""What the user asks for, in numbers, refused where it makes no sense."""
+"""The compute budget of a selection, and its validation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ MIN_RESOLUTION, MAX_RESOLUTION = 16, 2048
 
 @dataclass(frozen=True)
 class Budget:
-    """A compute budget and what goes with it.
+    """A compute budget and further requirements.
 
     Attributes:
-        macs: multiply-adds for one image at ``resolution``.
-        tolerance: share of ``macs`` by which a candidate may miss it.
+        macs: MACs for one image at ``resolution``.
+        tolerance: relative deviation from ``macs`` that is accepted.
         family: ``x``, ``y`` (with squeeze-and-excitation) or ``any``: the one with the lower expected error.
-        resolution: pixels a side of the image.
-        classes: outputs.
-        max_parameters: most parameters, or None.
-        max_activations: most activations (elements, one image) at ``resolution``, or None.
-        stem_stride: 1 or 2, or None for 1 below 96 pixels and 2 from there.
-        bounds: the design space.
+        resolution: width and height of the image in pixels.
+        classes: number of classes.
+        max_parameters: largest number of parameters, or None.
+        max_activations: largest number of activations (elements, one image) at ``resolution``, or None.
+        stem_stride: 1 or 2; None means 1 below 96 pixels and 2 from 96 pixels.
+        bounds: bounds of the design space.
     """
 
     macs: float
@@ -41,10 +41,10 @@ class Budget:
     bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be a budget.
+        """Check the values.
 
         Raises:
-            UsageError: naming the value and what it may be.
+            UsageError: a value is not valid; the message names the allowed values.
         """
         if not (math.isfinite(self.macs) and self.macs > 0):
             raise UsageError(f"the budget must be a number of GMACs above 0, got {self.macs / 1e9:g}: try --gflops 4")

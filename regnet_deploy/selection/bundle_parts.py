@@ -1,4 +1,4 @@
-"""A selection as parts of a bundle."""
+"""Builds the bundle parts that ``select`` writes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from regnet_deploy import __version__
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.populations.store import Outcome, Trial
 from regnet_deploy.selection.budget import Budget
-from regnet_deploy.selection.expectation import expected_error
-from regnet_deploy.selection.selection import SEARCHED, Candidate, Selection
+from regnet_deploy.selection.candidate_table import Candidate
+from regnet_deploy.selection.selection import SEARCHED, Selection
+from regnet_deploy.selection.trends import expected_error
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import PublishedNetwork
 
 
 def selection_parts(selection: Selection) -> dict[str, Any]:
-    """Return the parts that ``select`` writes: architecture, selection, preprocessing, environment."""
-    pick = selection.pick
-    name = f"RegNet{pick.network.family.upper()}-{_size(pick.macs)}"
+    """Return the parts of a selection: architecture, selection, preprocessing, environment."""
+    best = selection.best
     return _parts(
-        name,
-        pick,
+        f"RegNet{best.network.family.upper()}-{_size(best.macs)}",
+        best,
         selection.budget,
         {
             "considered": selection.considered,
@@ -41,26 +41,26 @@ def selection_parts(selection: Selection) -> dict[str, Any]:
 
 
 def evidence_part(selection: Selection) -> dict[str, Any]:
-    """Return what evidence a selection rests on, as ``evidence``; nothing where there was none."""
-    if selection.weighed is None:
+    """Return the key ``evidence`` of a selection that uses evidence, else nothing."""
+    if selection.evidence_ranking is None:
         return {}
-    return {"evidence": selection.weighed.to_json(selection.budget, selection.pick.reference_macs)}
+    return {"evidence": selection.evidence_ranking.to_json(selection.budget, selection.candidates)}
 
 
 def measured_part(selection: Selection) -> dict[str, Any]:
-    """Return what training the first candidates said, as ``tried``; nothing where none was trained."""
-    return {} if selection.measured is None else {"tried": selection.measured.to_json()}
+    """Return the key ``tried`` of a selection with trained candidates, else nothing."""
+    return {} if selection.measured_ranking is None else {"tried": selection.measured_ranking.to_json()}
 
 
 def published_parts(published: PublishedNetwork, candidate: Candidate, budget: Budget) -> dict[str, Any]:
-    """Return the parts for a published network."""
+    """Return the parts of a published network."""
     return _parts(
         published.architecture_name,
         candidate,
         budget,
         {
             "considered": 1,
-            "reason": f"asked for by name; {published.source}, widths rounded as {published.rounding}",
+            "reason": f"requested by name; {published.source}, widths rounded as {published.rounding}",
             "expected_error": expected_error(published.family, float(candidate.reference_macs)).to_json(),
             "runners_up": [],
         },
@@ -68,13 +68,13 @@ def published_parts(published: PublishedNetwork, candidate: Candidate, budget: B
 
 
 def trial_parts(store: Path, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parts for a network of a sweep.
+    """Return the parts of a network from a sweep.
 
     Args:
-        store: the sweep's.
-        trial: the network.
-        outcome: what came of it.
-        identity: of the sweep.
+        store: path of the store of the sweep.
+        trial: the trial of the network.
+        outcome: its outcome.
+        identity: identity of the sweep.
     """
     resolution, classes = identity["resolution"], identity["data"]["classes"]
     budget = Budget(
@@ -101,26 +101,26 @@ def trial_parts(store: Path, trial: Trial, outcome: Outcome, identity: Mapping[s
         "trial": {"store": store.name, "number": trial.number, "error_percent": outcome.error, "epochs": trial.epochs},
         "runners_up": [],
     }
-    return _whole(f"{space}-{trial.number}", described, trial.network, budget, selection)
+    return _bundle_parts(f"{space}-{trial.number}", described, trial.network, budget, selection)
 
 
 def trial_reason(store: Path, space: str, trial: Trial, outcome: Outcome) -> str:
-    """Say in words why a trial is taken."""
+    """Return the reason for the selection of a trial."""
     measured = f"{outcome.error:.2f} % top-1 error after {trial.epochs} epoch{'s' * (trial.epochs > 1)}"
     return f"trial {trial.number} of {store.name} (drawn from {space}): {measured}"
 
 
-def _parts(name: str, pick: Candidate, budget: Budget, selection: dict[str, Any]) -> dict[str, Any]:
-    described = pick.to_json()
+def _parts(name: str, candidate: Candidate, budget: Budget, selection: dict[str, Any]) -> dict[str, Any]:
+    described = candidate.to_json()
     known = {
-        "met": {"macs": pick.macs, "parameters": pick.parameters, "activations": pick.activations},
-        "reference_macs": pick.reference_macs,
+        "met": {"macs": candidate.macs, "parameters": candidate.parameters, "activations": candidate.activations},
+        "reference_macs": candidate.reference_macs,
         "score": described["score"],
     }
-    return _whole(name, described, pick.network, budget, {**known, **selection})
+    return _bundle_parts(name, described, candidate.network, budget, {**known, **selection})
 
 
-def _whole(
+def _bundle_parts(
     name: str, described: Mapping[str, Any], network: Network, budget: Budget, selection: Mapping[str, Any]
 ) -> dict[str, Any]:
     return {

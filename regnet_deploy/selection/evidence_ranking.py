@@ -1,155 +1,153 @@
-"""Evidence held against candidates: what it predicts of each, whether that orders them, and what to know about it."""
+"""Ranks candidates by the error that evidence predicts, and explains how far the prediction can be trusted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.candidate_table import CandidateTable
 from regnet_deploy.selection.evidence import Evidence
 from regnet_deploy.selection.trial_set import TrialSet
-from regnet_deploy.space.population import Population
 
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
-
-#: Candidates may be this far from the MACs of the trials, as a share, without its being called extrapolation.
+#: Up to this relative distance from the MACs of the trials, a candidate does not count as extrapolated in MACs.
 _NEAR = 0.05
 
 
 @dataclass(frozen=True)
 class EvidenceRanking:
-    """What evidence says of the candidates of a budget, in the order of their ranks.
+    """How evidence ranks the candidates of a budget.
+
+    The predictions are columns of the table of candidates. They hold at the MACs and under the conditions of the first
+    trial set.
 
     Attributes:
         evidence: the evidence.
-        predicted: top-1 error of each, percent, at the MACs and under the conditions of the (first) sweep.
-        beyond: whether the shape of each is beyond what was swept.
-        likeliest: predicted error of the candidate that the score ranks first.
-        decides: whether the evidence ordered them: it is good enough, and some candidate is within what was swept.
+        decides: whether the evidence ranks the candidates: it predicts well enough, and some candidates are within the
+            shapes of its trials.
+        error_of_best_score: predicted error of the candidate with the best score, percent.
     """
 
     evidence: Evidence
-    predicted: Float
-    beyond: NDArray[np.bool_]
-    likeliest: float
     decides: bool
+    error_of_best_score: float
 
-    def error_of(self, rank: int) -> float:
-        """Return the predicted error of a rank, percent."""
-        return float(self.predicted[rank])
-
-    def reason(self, candidates: str) -> str:
-        """Say in words why the first is first; ``candidates`` says of how many and which."""
-        error, off = self.error_of(0), self.evidence.regression.rmse
+    def reason(self, candidates: CandidateTable, compared: str) -> str:
+        """Return why the first candidate is the best; ``compared`` is the number and kind of the candidates."""
+        error, rmse = _predicted_error(candidates), self.evidence.regression.rmse
         return (
-            f"lowest predicted error of {candidates}, as far as they are within what was swept: {error:.2f} % "
-            f"± {off:.2f} at the sweep's MACs, by a regression on {self.evidence.trials:,} trials; it predicts "
-            f"{self.likeliest:.2f} % for the likeliest under the trends of the published ones"
+            f"lowest predicted error of {compared}, among those within the shapes of the trials: {error:.2f} % "
+            f"± {rmse:.2f} at the MACs of the sweep, by a regression on {self.evidence.trials:,} trials; it predicts "
+            f"{self.error_of_best_score:.2f} % for the most likely candidate under the trends of the published networks"
         )
 
-    def notes(self, budget: Budget, reference_macs: int) -> list[str]:
-        """Return what to know of the evidence, a line each.
+    def notes(self, budget: Budget, candidates: CandidateTable) -> list[str]:
+        """Return facts about the evidence that the user should know, one line each."""
+        sources = ", ".join(map(_source, self.evidence.trial_sets))
+        notes = [f"{sources}; {self._quality()}", self._coverage(candidates)]
+        return [*notes, *filter(None, (_other_conditions(each, budget) for each in self.evidence.trial_sets))]
 
-        Args:
-            budget: of the candidates.
-            reference_macs: MACs of the pick at 224 pixels.
-        """
-        made = [f"{_trials(self.evidence.swept)}; {self._verdict()}", self._reach(reference_macs)]
-        return [*made, *filter(None, (_other_conditions(each, budget) for each in self.evidence.swept))]
-
-    def to_json(self, budget: Budget, reference_macs: int) -> dict[str, Any]:
-        """Return JSON data; arguments as of :meth:`notes`."""
+    def to_json(self, budget: Budget, candidates: CandidateTable) -> dict[str, Any]:
+        """Return JSON data."""
+        assert candidates.extrapolated is not None  # by rank_by_evidence
+        factor = macs_extrapolation(self.evidence, int(candidates.reference_macs[0]))
         return {
             **self.evidence.to_json(),
             "decides": self.decides,
-            "predicted_error": round(self.error_of(0), 4),
-            "predicted_error_of_the_likeliest": round(self.likeliest, 4),
-            "extrapolation_in_macs": round(macs_extrapolation(self.evidence, reference_macs), 4),
-            "candidates_within": int((~self.beyond).sum()),
-            "notes": self.notes(budget, reference_macs),
+            "predicted_error": round(_predicted_error(candidates), 4),
+            "predicted_error_of_the_likeliest": round(self.error_of_best_score, 4),
+            "extrapolation_in_macs": round(factor, 4),
+            "candidates_within": int((~candidates.extrapolated).sum()),
+            "notes": self.notes(budget, candidates),
         }
 
-    def _reach(self, reference_macs: int) -> str:
-        """Say how far the candidates are from the trials."""
+    def _coverage(self, candidates: CandidateTable) -> str:
+        """Return how far the candidates are from the trials."""
+        assert candidates.extrapolated is not None  # by rank_by_evidence
         least, most = self.evidence.reference_macs
+        reference_macs = int(candidates.reference_macs[0])
         factor = macs_extrapolation(self.evidence, reference_macs)
-        told = (
+        text = (
             f"predicted errors are at the MACs of the trials, {least / 1e9:.3g} to {most / 1e9:.3g} GMACs (224 pixels)"
         )
         if abs(factor - 1) > _NEAR:
             where, times = ("above", factor) if factor > 1 else ("below", 1 / factor)
-            told += (
-                f"; the pick has {reference_macs / 1e9:.3g}, a factor of {times:.3g} {where} them: what is learnt is "
-                "extrapolated to there by shape, as published networks change theirs with MACs"
+            text += (
+                f"; the first candidate has {reference_macs / 1e9:.3g}, a factor of {times:.3g} {where} them: the "
+                "regression is extrapolated by shape, relative to how the shapes of published networks change with MACs"
             )
-        inside = len(self.beyond) - int(self.beyond.sum())
-        return f"{told}; {inside:,} of {len(self.beyond):,} candidates are within the shapes of the trials" + (
-            ", and ranked before the others" if self.decides and self.beyond.any() else ""
-        )
+        inside = len(candidates) - int(candidates.extrapolated.sum())
+        text += f"; {inside:,} of {len(candidates):,} candidates are within the shapes of the trials"
+        return text + (", and ranked before the others" if self.decides and inside < len(candidates) else "")
 
-    def _verdict(self) -> str:
-        """Say how good the regression is beside the others, and what follows."""
+    def _quality(self) -> str:
+        """Return how well the regression predicts, compared with the alternatives, and what follows from it."""
         regression, prior = self.evidence.regression, self.evidence.prior
-        told = (
-            f"on trials left out the regression is {regression.rmse:.2f} points off (root mean square; it explains "
-            f"{regression.explained * 100:.0f} % of the variance, rank correlation {regression.spearman:.2f}), "
+        text = (
+            f"on trials left out of the fit the regression has a root mean square error of {regression.rmse:.2f} "
+            f"points (it explains {regression.explained_variance * 100:.0f} % of the variance, rank correlation "
+            f"{regression.spearman:.2f}), "
         )
         if prior is not None:
-            told += f"a line through the score of the trends {prior.rmse:.2f} (rank correlation {prior.spearman:.2f}), "
-        told += f"the mean {self.evidence.mean.rmse:.2f}"
+            text += f"a line through the trend score {prior.rmse:.2f} (rank correlation {prior.spearman:.2f}), "
+        text += f"the mean {self.evidence.mean.rmse:.2f}"
         if prior is None:
-            told += " (no score: w_0, w_a and w_m of the trials are not known)"
+            text += " (no trend score: w_0, w_a and w_m of the trials are not known)"
         if self.decides:
-            return f"{told}: it is better, and decides the order"
+            return f"{text}: the regression is better and ranks the candidates"
         if self.evidence.decides:
-            return f"{told}: it is better, but no candidate is within what was swept, so the score decides the order"
-        return f"{told}: it is not better by more than chance would have it, so the score decides the order"
+            return (
+                f"{text}: the regression is better, but no candidate is within the shapes of the trials, so the trend "
+                "score ranks the candidates"
+            )
+        return f"{text}: the regression is not significantly better, so the trend score ranks the candidates"
 
 
-def rank_by_evidence(evidence: Evidence, candidates: Population, scores: Float) -> tuple[Int, EvidenceRanking]:
-    """Predict the error of candidates and order them, by it where the evidence decides: those within first.
+def rank_by_evidence(evidence: Evidence, candidates: CandidateTable) -> tuple[CandidateTable, EvidenceRanking]:
+    """Predict the errors of candidates and, where the evidence decides, sort by them.
+
+    Candidates within the shapes of the trials come first.
 
     Args:
-        evidence: what is known.
-        candidates: by falling score.
-        scores: ``(n,)``.
-
-    Returns:
-        the order, ``(n,)``, and what is predicted in that order.
+        evidence: the evidence.
+        candidates: the candidates, by descending score.
     """
-    predicted, beyond = evidence.predict(candidates)
-    decides = evidence.decides and not bool(beyond.all())
-    order = np.lexsort((-scores, predicted, beyond)) if decides else np.arange(len(scores))
-    return order, EvidenceRanking(evidence, predicted[order], beyond[order], float(predicted[0]), decides)
+    predicted, extrapolated = evidence.predict(candidates)
+    candidates = replace(candidates, predicted_error=predicted, extrapolated=extrapolated)
+    ranking = EvidenceRanking(evidence, evidence.decides and not bool(extrapolated.all()), float(predicted[0]))
+    if ranking.decides:
+        candidates = candidates.take(np.lexsort((-candidates.score, predicted, extrapolated)))
+    return candidates, ranking
 
 
 def macs_extrapolation(evidence: Evidence, reference_macs: int) -> float:
-    """Return by which factor MACs are beyond those of the trials (at 224 pixels): 1 within, below 1 under them."""
+    """Return the factor by which MACs (at 224 pixels) are outside those of the trials: 1 inside, below 1 under them."""
     least, most = evidence.reference_macs
     return min(reference_macs / least, max(1.0, reference_macs / most))
 
 
-def _trials(swept: tuple[TrialSet, ...]) -> str:
-    return ", ".join(f"{len(each):,} trials of {each.file}{_left_aside(each)}" for each in swept)
+def _predicted_error(candidates: CandidateTable) -> float:
+    """Return the predicted error of the first candidate, percent."""
+    assert candidates.predicted_error is not None  # by rank_by_evidence
+    return float(candidates.predicted_error[0])
 
 
-def _left_aside(swept: TrialSet) -> str:
-    others = ", ".join(f"{count:,} {reason}" for reason, count in swept.left_aside.items())
-    return f" (left aside: {others})" if others else ""
+def _source(trials: TrialSet) -> str:
+    """Return the number of trials of a file, and of those that were excluded."""
+    excluded = ", ".join(f"{count:,} {reason}" for reason, count in trials.excluded.items())
+    return f"{len(trials):,} trials of {trials.file}" + (f" (excluded: {excluded})" if excluded else "")
 
 
-def _other_conditions(swept: TrialSet, budget: Budget) -> str | None:
-    known = swept.conditions
+def _other_conditions(trials: TrialSet, budget: Budget) -> str | None:
+    """Return how the conditions of trials differ from the budget; None where they do not."""
     different = [
-        f"{there:,} {what} (here {here:,})"
-        for what, there, here in (
-            ("classes", known.classes, budget.classes),
-            ("pixels", known.resolution, budget.resolution),
+        f"{there:,} {unit} (here {here:,})"
+        for unit, there, here in (
+            ("classes", trials.conditions.classes, budget.classes),
+            ("pixels", trials.conditions.resolution, budget.resolution),
         )
         if there is not None and there != here
     ]
-    return f"the trials of {swept.file} were of {' and '.join(different)}" if different else None
+    return f"the trials of {trials.file} had {' and '.join(different)}" if different else None

@@ -1,4 +1,4 @@
-"""The population of a budget as a picture: every candidate, the pick, and the published networks."""
+"""Plots the candidates of a budget, the best one, and the published networks."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from regnet_deploy.space.published import baselines
 BLUE, ORANGE = COLOURS[:2]
 
 
-def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, most: int = 5000) -> None:
-    """Draw MACs and activations against score, side by side.
+def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, max_points: int = 5000) -> None:
+    """Plot the score over MACs and over activations, side by side.
 
     Args:
-        selection: what to draw.
-        path: ``.png``, ``.svg`` or ``.pdf``.
-        seed: picks which candidates are drawn where there are more than ``most``.
-        most: candidates drawn at most.
+        selection: the candidates.
+        path: file to write, ``.png``, ``.svg`` or ``.pdf``.
+        seed: seed of the random sample that is drawn if there are more than ``max_points`` candidates.
+        max_points: largest number of candidates that are drawn.
     """
     target = check_plot_path(path)
     from matplotlib.figure import Figure
 
     rows = np.arange(selection.considered)
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    population, scores = selection.population, selection.scores
-    pick = selection.pick
+    if len(rows) > max_points:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, max_points, replace=False))
+    candidates, scores = selection.candidates, selection.candidates.score
+    best = selection.best
     near = []
     for entry in baselines(selection.family):
         candidate = published_candidate(entry, selection.budget)
-        if candidate.score is not None and pick.macs / 1.6 <= candidate.macs <= pick.macs * 1.6:
+        if candidate.score is not None and best.macs / 1.6 <= candidate.macs <= best.macs * 1.6:
             near.append((entry.name, candidate, candidate.score))
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     family = f"RegNet{selection.family.upper()}"
@@ -43,7 +43,7 @@ def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, mos
     )
     panels = (("macs", 1e9, "MACs (G)"), ("activations", 1e6, "activations (M)"))
     for axis, (name, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-        values = getattr(population, name)[rows] / unit
+        values = getattr(candidates, name)[rows] / unit
         axis.scatter(
             values, scores[rows], s=6, color=GREY, alpha=0.5, linewidths=0, label="candidates", rasterized=True
         )
@@ -54,8 +54,8 @@ def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, mos
             axis.annotate(
                 text.removeprefix("RegNet"), (x, score), xytext=(6, -10), textcoords="offset points", fontsize=8
             )
-        x = getattr(pick, name) / unit
-        axis.scatter(x, scores[0], s=130, marker="*", color=ORANGE, label="pick", zorder=4)
+        x = getattr(best, name) / unit
+        axis.scatter(x, scores[0], s=130, marker="*", color=ORANGE, label="first", zorder=4)
         axis.margins(x=0.15)
         axis.set_xlabel(label)
         axis.grid(alpha=0.25)

@@ -1,4 +1,4 @@
-"""From a budget to ranked candidates: find them all, score them, say why the first is first."""
+"""Selects networks for a compute budget: finds all candidates, ranks them, and states why the first is the best."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.candidate_table import Candidate, CandidateTable
 from regnet_deploy.selection.evidence import family_of, read_evidence
 from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_evidence
-from regnet_deploy.selection.expectation import Expectation, expected_error
-from regnet_deploy.selection.measured_ranking import MeasuredRanking
-from regnet_deploy.selection.trends import Trends, fit_trends, score_population
+from regnet_deploy.selection.trends import ExpectedError, Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import W_M_STEP, regnets_between, regnets_nearest
 from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network
@@ -24,140 +23,146 @@ from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 from regnet_deploy.space.regnet import RegNet
 
-#: What share of the space a selection looked at.
+Float = NDArray[np.float64]
+
+#: The part of the space that a selection searches.
 SEARCHED = (
-    "the whole constrained space was searched, nothing drawn or skipped: every d, g and w_0 (steps of 8), "
+    "the whole constrained space was searched, nothing sampled or skipped: every d, g and w_0 (steps of 8), "
     f"w_m in steps of {W_M_STEP}, every slope w_a"
 )
+#: Candidates count as different shapes from this distance on: the root of the sum of squares of the differences of
+#: ln d, ln w_0, ln w_a, ln w_m and ln g, each divided by its standard deviation under the trends.
+MIN_DISTANCE = 1.0
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A network with its generating parameters, its counts at the budget's resolution, and its score.
+class MeasuredRanking:
+    """The candidates that were trained, ranked by their measured error.
 
-    ``regnet`` and ``score`` are None for a published network of which only the stages are known, ``predicted_error``
-    (percent) where no evidence decides, ``measured_error`` (percent) where it was not trained.
+    Attributes:
+        errors: for each trained candidate, the best first: epochs -> top-1 error, percent, of each of its rounds.
+        ranks: the rank that each of them had before, from 1.
+        data: the folder of images.
     """
 
-    regnet: RegNet | None
-    network: Network
-    macs: int
-    parameters: int
-    activations: int
-    reference_macs: int
-    score: float | None
-    predicted_error: float | None = None
-    measured_error: float | None = None
+    errors: tuple[Mapping[int, float], ...]
+    ranks: tuple[int, ...]
+    data: str
+
+    def final_errors(self) -> list[float]:
+        """Return the error of the longest training of each candidate, percent; NaN where none was completed."""
+        return [known[max(known)] if known else float("nan") for known in self.errors]
+
+    def reason(self) -> str:
+        """Return why the first candidate is the best."""
+        epochs = max(self.errors[0])
+        rounds = sorted({each for known in self.errors for each in known})
+        how = "" if len(rounds) == 1 else f" (rounds of {', '.join(map(str, rounds))} epochs; the best third continues)"
+        return (
+            f"lowest measured error of {len(self.errors)} candidates that were trained on {self.data}{how}: "
+            f"{self.errors[0][epochs]:.2f} % top-1 error after {epochs} epoch{'s' * (epochs > 1)}; "
+            f"its rank before training was {self.ranks[0]}"
+        )
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        generated = {name: getattr(self.regnet, name, None) for name in ("w_0", "w_a", "w_m", "g")}
+        """Return JSON data; errors in percent."""
         return {
-            "family": self.network.family,
-            "d": sum(self.network.depths),
-            **generated,
-            "b": self.network.bottlenecks[0],
-            "depths": list(self.network.depths),
-            "widths": list(self.network.widths),
-            "group_widths": list(self.network.group_widths),
-            "macs": self.macs,
-            "parameters": self.parameters,
-            "activations": self.activations,
-            "score": None if self.score is None else round(self.score, 4),
-            **({} if self.predicted_error is None else {"predicted_error": round(self.predicted_error, 4)}),
-            **({} if self.measured_error is None else {"measured_error": round(self.measured_error, 4)}),
+            "data": self.data,
+            "candidates": [
+                {"rank_before": rank, "errors_percent": {str(epochs): error for epochs, error in sorted(known.items())}}
+                for rank, known in zip(self.ranks, self.errors, strict=True)
+            ],
         }
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The ranked candidates of a budget (best first), with what to expect.
+    """The ranked candidates of a budget.
 
-    ``other`` is what to expect of the other family, where the choice of the family was left open; ``weighed`` is what
-    evidence says, and ``measured`` what training the first candidates said, where there is some.
+    Attributes:
+        budget: the budget that they meet.
+        family: ``x`` or ``y``.
+        candidates: all of them, the best first.
+        trends: the trends that the scores are computed with.
+        expectation: the error to expect of the family at this budget.
+        other_expectation: the same for the other family; None where the budget names the family.
+        evidence_ranking: the ranking by trained populations; None without evidence.
+        measured_ranking: the ranking by training; None where no candidate was trained.
     """
 
     budget: Budget
     family: str
-    population: Population
-    scores: NDArray[np.float64]
-    slopes: NDArray[np.float64]
+    candidates: CandidateTable
     trends: Trends
-    expectation: Expectation
-    other: Expectation | None = None
-    weighed: EvidenceRanking | None = None
-    measured: MeasuredRanking | None = None
+    expectation: ExpectedError
+    other_expectation: ExpectedError | None = None
+    evidence_ranking: EvidenceRanking | None = None
+    measured_ranking: MeasuredRanking | None = None
 
     @property
     def considered(self) -> int:
-        """Number of distinct networks that met the budget."""
-        return len(self.population)
+        """Number of distinct networks that meet the budget."""
+        return len(self.candidates)
 
     @property
-    def pick(self) -> Candidate:
-        """The best candidate."""
+    def best(self) -> Candidate:
+        """The first candidate."""
         return self.candidate(0)
 
     def candidate(self, rank: int) -> Candidate:
-        """Return the candidate of a rank, 0 being the best."""
-        row = self.population
-        regnet = RegNet(
-            d=int(row.d[rank]),
-            w_0=int(row.w_0[rank]),
-            w_a=round(float(self.slopes[rank]), 6),
-            w_m=round(float(row.w_m[rank]), 3),
-            g=int(row.g[rank]),
-            family=self.family,
-        )
+        """Return the candidate of a rank; 0 is the best."""
+        rows = self.candidates
+        regnet = rows.regnet(rank, self.family)
         network = regnet.network(self.budget.stride)
-        counted = tuple(tuple(rows[rank].tolist()) for rows in (row.depths, row.widths, row.group_widths))
+        counted = tuple(tuple(column[rank].tolist()) for column in (rows.depths, rows.widths, rows.group_widths))
         if (network.depths, network.widths, network.group_widths) != counted:
             raise AssertionError(f"{regnet} does not generate the network that was counted: {counted}")
+        by_evidence = self.evidence_ranking is not None and self.evidence_ranking.decides
         return Candidate(
             regnet=regnet,
             network=network,
-            macs=int(row.macs[rank]),
-            parameters=int(row.parameters[rank]),
-            activations=int(row.activations[rank]),
-            reference_macs=int(row.reference_macs[rank]),
-            score=float(self.scores[rank]),
-            predicted_error=self.weighed.error_of(rank) if self.weighed and self.weighed.decides else None,
-            measured_error=None if self.measured is None else self.measured.error_of(rank),
+            macs=int(rows.macs[rank]),
+            parameters=int(rows.parameters[rank]),
+            activations=int(rows.activations[rank]),
+            reference_macs=int(rows.reference_macs[rank]),
+            score=float(rows.score[rank]),
+            predicted_error=_value(rows.predicted_error, rank) if by_evidence else None,
+            measured_error=_value(rows.measured_error, rank),
         )
 
     def reason(self) -> str:
-        """Say in words why the pick was picked."""
-        candidates = f"{self.considered:,} distinct RegNet{self.family.upper()}s"
-        if self.measured is not None:
-            return self.measured.reason()
-        if self.weighed is not None and self.weighed.decides:
-            return self.weighed.reason(candidates)
-        pick = self.pick
-        gmacs = pick.reference_macs / 1e9
-        d, w_0, w_a, w_m, g = np.exp(self.trends.expected(float(pick.reference_macs)))
+        """Return why the first candidate is the best."""
+        if self.measured_ranking is not None:
+            return self.measured_ranking.reason()
+        compared = f"{self.considered:,} distinct RegNet{self.family.upper()}s"
+        if self.evidence_ranking is not None and self.evidence_ranking.decides:
+            return self.evidence_ranking.reason(self.candidates, compared)
+        reference_macs = float(self.candidates.reference_macs[0])
+        d, w_0, w_a, w_m, g = np.exp(self.trends.expected(reference_macs))
         return (
-            f"likeliest of {candidates} under the trends of the 12 published ones: at "
-            f"{gmacs:.3g} GMACs (224 pixels) they expect "
+            f"most likely of {compared} under the trends of the 12 published ones, which at "
+            f"{reference_macs / 1e9:.3g} GMACs (224 pixels) predict "
             f"d={d:.0f}, w_0={w_0:.0f}, w_a={w_a:.1f}, w_m={w_m:.2f}, g={g:.0f}"
         )
 
 
 def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
-    """Return the candidates of a budget, ranked.
+    """Return the ranked candidates of a budget.
 
     Args:
-        budget: what they must meet.
-        evidence: trained populations (stores of sweeps, CSV files) that rank them instead of the published networks,
-            if they predict errors better. They also decide the family, where the budget leaves it open.
+        budget: what the candidates must meet.
+        evidence: trained populations (stores of sweeps, CSV files). They rank the candidates in place of the published
+            networks if they predict errors better, and determine the family if the budget does not name one.
 
     Raises:
-        UsageError: no network of the space meets the budget (the nearest one is named), or a population is no evidence.
+        UsageError: no network of the space meets the budget (the nearest one is named), or a population cannot be
+            used as evidence.
         DataError: a population cannot be read.
     """
     family = budget.family
     if family == "any":
         family = family_of(evidence) or default_family(budget)
-    learnt = read_evidence(evidence, family) if evidence else None
+    fitted = read_evidence(evidence, family) if evidence else None
     space: dict[str, Any] = {
         "family": family,
         "bounds": budget.bounds,
@@ -166,106 +171,127 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
         "classes": budget.classes,
     }
     lowest, highest = budget.macs * (1 - budget.tolerance), budget.macs * (1 + budget.tolerance)
-    rows = regnets_between(lowest, highest, **space)
-    if not len(rows):
-        raise UsageError(_nothing(budget, regnets_nearest(budget.macs, **space)))
-    rows = _within_limits(budget, rows)
+    population = regnets_between(lowest, highest, **space)
+    if not len(population):
+        raise UsageError(_no_candidate_message(budget, regnets_nearest(budget.macs, **space)))
+    population = _within_limits(budget, population)
     trends = fit_trends(baselines(family))
-    scores, slopes = score_population(trends, rows)
-    order, scores = rows.distinct_rows(scores)
-    weighed = None
-    if learnt is not None:
-        again, weighed = rank_by_evidence(learnt, rows.take(order), scores)
-        order, scores = order[again], scores[again]
-    population = rows.take(order)
+    score, w_a = score_population(trends, population)
+    candidates = CandidateTable(**vars(population), w_a=w_a, score=score).take(population.distinct_rows(score))
+    ranking = None
+    if fitted is not None:
+        candidates, ranking = rank_by_evidence(fitted, candidates)
+    reference_macs = float(candidates.reference_macs[0])
     return Selection(
         budget=budget,
         family=family,
-        population=population,
-        scores=scores,
-        slopes=slopes[order],
+        candidates=candidates,
         trends=trends,
-        expectation=expected_error(family, float(population.reference_macs[0])),
-        other=expected_error("xy".replace(family, ""), float(population.reference_macs[0]))
-        if budget.family == "any"
-        else None,
-        weighed=weighed,
+        expectation=expected_error(family, reference_macs),
+        other_expectation=expected_error("xy".replace(family, ""), reference_macs) if budget.family == "any" else None,
+        evidence_ranking=ranking,
     )
 
 
 def ranked_by_measurement(
     selection: Selection, order: Sequence[int], errors: Sequence[Mapping[int, float]], data: str
 ) -> Selection:
-    """Return the selection with its tried candidates in the order of what was measured, the others after them.
+    """Return the selection with the trained candidates first, by measured error, and the others after them.
 
     Args:
-        selection: as it was.
-        order: ranks of all that were tried, the best first.
+        selection: the selection whose candidates were trained.
+        order: ranks of the trained candidates, the best first.
         errors: of each of them, in this order: epochs -> top-1 error, percent.
-        data: the images, in words.
+        data: the folder of images.
     """
-    rest = np.delete(np.arange(selection.considered), list(order))
-    rows = np.concatenate([np.asarray(order, dtype=np.int64), rest])
-    weighed = selection.weighed
-    if weighed is not None:
-        weighed = replace(weighed, predicted=weighed.predicted[rows], beyond=weighed.beyond[rows])
-    return replace(
-        selection,
-        population=selection.population.take(rows),
-        scores=selection.scores[rows],
-        slopes=selection.slopes[rows],
-        weighed=weighed,
-        measured=MeasuredRanking(tuple(errors), tuple(rank + 1 for rank in order), data),
-    )
+    ranking = MeasuredRanking(tuple(errors), tuple(rank + 1 for rank in order), data)
+    measured = np.full(selection.considered, np.nan)
+    measured[list(order)] = ranking.final_errors()
+    others = np.delete(np.arange(selection.considered), list(order))
+    rows = np.concatenate([np.asarray(order, dtype=np.int64), others])
+    candidates = replace(selection.candidates, measured_error=measured).take(rows)
+    return replace(selection, candidates=candidates, measured_ranking=ranking)
+
+
+def diverse_ranks(selection: Selection, n: int) -> list[int]:
+    """Return ``n`` ranks, or all that exist: each is the best candidate that differs in shape from the better ones.
+
+    Neighbors in the ranking differ by a block or by a step of w_m; training them would measure the noise of their
+    seeds, not their difference. If there are fewer shapes than ``n``, the minimum distance is halved until there are
+    enough.
+    """
+    points = np.log(selection.candidates.parameters_of_trends()) / selection.trends.spread
+    n = min(n, selection.considered)
+    ranks = [0]
+    distance = MIN_DISTANCE
+    while len(ranks) < n:
+        nearest = _nearest_distance(points, ranks)
+        while len(ranks) < n and (nearest >= distance).any():
+            ranks.append(int(np.argmax(nearest >= distance)))
+            nearest = np.minimum(nearest, _nearest_distance(points, ranks[-1:]))
+        distance /= 2
+    return sorted(ranks)
 
 
 def default_family(budget: Budget) -> str:
-    """Return the family with the lower expected error at about this budget."""
+    """Return the family with the lower expected error at this budget."""
     at_reference = budget.macs * (REFERENCE_RESOLUTION / budget.resolution) ** 2 / (4 if budget.stride == 1 else 1)
     return min("yx", key=lambda family: expected_error(family, at_reference).top1_error)
 
 
 def published_candidate(published: PublishedNetwork, budget: Budget) -> Candidate:
-    """Return a published network as a candidate at the resolution, stem and classes of a budget (its MACs ignored)."""
+    """Return a published network as a candidate, with the resolution, stem and classes of a budget (not its MACs)."""
     network = Network(**{**vars(published.network), "stem_stride": budget.stride})
     here = network_complexity(network, budget.resolution, budget.classes).total
-    there = network_complexity(published.network, REFERENCE_RESOLUTION, 1000).total
+    reference = network_complexity(published.network, REFERENCE_RESOLUTION, 1000).total
     regnet = score = None
     if published.w_0 is not None and published.w_a is not None and published.w_m is not None:
         regnet = RegNet(published.d, published.w_0, published.w_a, published.w_m, published.g, family=published.family)
         trends = fit_trends(baselines(published.family))
-        score = float(trends.log_likelihood(regnet.parameters(), float(there.macs)))
+        score = float(trends.log_likelihood(regnet.parameters(), float(reference.macs)))
     return Candidate(
         regnet=regnet,
         network=network,
         macs=int(here.macs),
         parameters=int(here.parameters),
         activations=int(here.activations),
-        reference_macs=int(there.macs),
+        reference_macs=int(reference.macs),
         score=score,
     )
 
 
-def _within_limits(budget: Budget, rows: Population) -> Population:
+def _value(column: Float | None, rank: int) -> float | None:
+    """Return a value of a column; None where there is none."""
+    return None if column is None or np.isnan(column[rank]) else float(column[rank])
+
+
+def _nearest_distance(points: Float, ranks: list[int]) -> Float:
+    """Return the distance of each point to the nearest of those at the given ranks, ``(n,)``."""
+    gaps = points[:, None] - points[ranks][None]
+    distances: Float = np.sqrt((gaps**2).sum(axis=2)).min(axis=1)
+    return distances
+
+
+def _within_limits(budget: Budget, population: Population) -> Population:
     for name, option in (("parameters", "--max-params"), ("activations", "--max-acts")):
         limit = getattr(budget, f"max_{name}")
         if limit is None:
             continue
-        counts = getattr(rows, name)
+        counts = getattr(population, name)
         if not (counts <= limit).any():
             raise UsageError(
-                f"no candidate within {limit / 1e6:g} M {name}: at this budget the fewest are "
+                f"no candidate has at most {limit / 1e6:g} M {name}: the minimum at this budget is "
                 f"{counts.min() / 1e6:.2f} M; raise {option} or lower --gflops"
             )
-        rows = rows.take(counts <= limit)
-    return rows
+        population = population.take(counts <= limit)
+    return population
 
 
-def _nothing(budget: Budget, nearest: Population) -> str:
-    asked = (
+def _no_candidate_message(budget: Budget, nearest: Population) -> str:
+    missing = (
         f"no RegNet of the space has {budget.macs / 1e9:g} GMACs within {budget.tolerance * 100:g} % "
         f"at {budget.resolution} pixels"
     )
     if not len(nearest):
-        return f"{asked}, nor near it with these bounds: widen --depth, --group-width or the other bounds"
-    return f"{asked}; the nearest has {nearest.macs[0] / 1e9:.6g}: ask for that, or for more tolerance"
+        return f"{missing}, and none is near it within these bounds: widen --depth, --group-width or the other bounds"
+    return f"{missing}; the nearest has {nearest.macs[0] / 1e9:.6g} GMACs: set this budget or raise --tolerance"

@@ -1,4 +1,4 @@
-"""The trials of one file that can be evidence about candidates: X or Y networks of 4 stages, with their errors."""
+"""The trials of one file that are usable as evidence: networks of one family with 4 stages, and their errors."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from regnet_deploy.space.network import REFERENCE_RESOLUTION, SE_RATIO, Network
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
-#: Fewest trials that are evidence: of fewer, a left-out error is itself not known to within a quarter.
-FEWEST = 10
+#: With fewer trials, the relative uncertainty of a left-out error exceeds a quarter.
+MIN_TRIALS = 10
 
 
 @dataclass(frozen=True)
 class TrialConditions:
-    """What the trials were trained for, as far as their counts tell; None where they do not."""
+    """Classes and resolution of the trials, derived from their parameters and MACs; None where these do not tell."""
 
     classes: int | None
     resolution: int | None
@@ -43,13 +43,13 @@ class TrialSet:
 
     Attributes:
         file: name of the file.
-        sha256: of its content.
-        networks: of 4 stages and one family.
+        sha256: SHA-256 of its content.
+        networks: networks of one family with 4 stages.
         errors: top-1 error, percent, ``(n,)``.
-        parameters: the numbers that the trends are about, ``(n, 5)``; NaN where the file does not have them.
+        parameters: the parameters that the trends describe, ``(n, 5)``; NaN where the file does not have them.
         reference_macs: MACs at 224 pixels with 1000 classes, ``(n,)``.
-        conditions: classes and resolution.
-        left_aside: how many trials were not usable, by what they are.
+        conditions: classes and resolution of the training.
+        excluded: number of trials that are not usable, by reason.
     """
 
     file: str
@@ -59,7 +59,7 @@ class TrialSet:
     parameters: Float
     reference_macs: Int
     conditions: TrialConditions
-    left_aside: dict[str, int] = field(default_factory=dict)
+    excluded: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -67,20 +67,20 @@ class TrialSet:
 
     @property
     def stages(self) -> StageArrays:
-        """The networks as arrays."""
+        """The stages of the networks as arrays."""
         return StageArrays.of_networks(self.networks)
 
-    def repeats(self, other: TrialSet) -> bool:
-        """Return whether most trials are those of the other file too: a store and the CSV file that was made of it."""
+    def overlaps(self, other: TrialSet) -> bool:
+        """Return whether most trials are also in the other file, as in a store and the CSV file written from it."""
         mine, theirs = (
-            set(zip(each.networks, each.errors.round(3).tolist(), strict=True))  # as others may round them in CSV
+            set(zip(each.networks, each.errors.round(3).tolist(), strict=True))  # CSV files may round them
             for each in (self, other)
         )
         return 2 * len(mine & theirs) > min(len(mine), len(theirs))
 
     @classmethod
     def read(cls, path: Path, family: str) -> TrialSet:
-        """Read a store or a CSV file and take the trials of a family.
+        """Read a store or a CSV file and return its trials of a family.
 
         Raises:
             UsageError: fewer than 10 are usable.
@@ -95,27 +95,27 @@ class TrialSet:
 
     @classmethod
     def of_trials(cls, trials: Trials, family: str, file: str, sha256: str = "") -> TrialSet:
-        """Take the trials of a family.
+        """Return the usable trials of a family.
 
         Raises:
             UsageError: fewer than 10 are usable.
         """
         if not trials.networks:
             raise UsageError(
-                f"{file} does not say what its networks are: evidence needs depths, widths and group widths of stages"
+                f"{file} does not describe its networks: evidence needs the depths, widths and group widths of their stages"
             )
-        kept, left_aside, seen = [], Counter[str](), set[Hashable]()
+        kept, excluded, seen = [], Counter[str](), set[Hashable]()
         for row, (network, error) in enumerate(zip(trials.networks, trials.error.tolist(), strict=True)):
-            reason = _unusable(network, error, family)
+            reason = _exclusion_reason(network, error, family)
             if reason is None and (network, error) in seen:
-                reason = "there twice"
+                reason = "duplicated"
             seen.add((network, error))
             if reason is None:
                 kept.append(row)
             else:
-                left_aside[reason] += 1
-        if len(kept) < FEWEST:
-            raise UsageError(_too_few(file, len(kept), left_aside, family))
+                excluded[reason] += 1
+        if len(kept) < MIN_TRIALS:
+            raise UsageError(_too_few_message(file, len(kept), excluded, family))
         networks = tuple(trials.networks[row] for row in kept)
         columns = {name: values[kept] for name, values in trials.columns.items()}
         unknown = np.full(len(kept), np.nan)
@@ -127,7 +127,7 @@ class TrialSet:
             parameters=np.stack([columns.get(name, unknown) for name in PARAMETERS], axis=1),
             reference_macs=_reference_macs(networks, family),
             conditions=_conditions(networks[0], columns),
-            left_aside=dict(left_aside),
+            excluded=dict(excluded),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class TrialSet:
             "file": self.file,
             "sha256": self.sha256,
             "trials": len(self),
-            "left_aside": self.left_aside,
+            "left_aside": self.excluded,
             "best_error": float(self.errors.min()),
             "mean_error": float(self.errors.mean()),
             "classes": self.conditions.classes,
@@ -144,22 +144,25 @@ class TrialSet:
         }
 
 
-def _unusable(network: Network, error: float, family: str) -> str | None:
+def _exclusion_reason(network: Network, error: float, family: str) -> str | None:
+    """Return why a trial is not usable; None where it is."""
     if network.family != family:
         return f"of family {network.family.upper()}"
     if len(network.depths) != STAGES:
-        return f"of {len(network.depths)} stage{'s' * (len(network.depths) > 1)}"
+        return f"with {len(network.depths)} stage{'s' * (len(network.depths) > 1)}"
     return None if np.isfinite(error) else "without an error"
 
 
-def _too_few(file: str, usable: int, left_aside: Counter[str], family: str) -> str:
-    others = "".join(f", {count} {reason}" for reason, count in left_aside.most_common())
-    usable_ones = f"{usable} usable trials of RegNet{family.upper()}s of {STAGES} stages"
-    told = f"{file} has {usable_ones}{others}: evidence takes {FEWEST}"
+def _too_few_message(file: str, usable: int, excluded: Counter[str], family: str) -> str:
+    others = "".join(f", {count} {reason}" for reason, count in excluded.most_common())
+    missing = (
+        f"{file} has {usable} usable trials of RegNet{family.upper()}s with {STAGES} stages{others}; evidence needs at "
+        f"least {MIN_TRIALS}"
+    )
     other = "xy".replace(family, "")
-    if left_aside[f"of family {other.upper()}"] >= FEWEST:
-        return f"{told}; with --family {other} it is evidence about RegNet{other.upper()}s"
-    return f"{told}; sweep more, or leave it out"
+    if excluded[f"of family {other.upper()}"] >= MIN_TRIALS:
+        return f"{missing}; with --family {other} it is evidence for RegNet{other.upper()}s"
+    return f"{missing}; train more networks with `regnet-deploy sweep`, or omit the file"
 
 
 def _reference_macs(networks: tuple[Network, ...], family: str) -> Int:
@@ -175,14 +178,14 @@ def _reference_macs(networks: tuple[Network, ...], family: str) -> Int:
 
 
 def _conditions(network: Network, columns: dict[str, Float]) -> TrialConditions:
-    """Tell classes from the parameters of a network, and the resolution from its MACs; both are exact or not told."""
+    """Derive the classes from the parameters of a network and the resolution from its MACs; None unless exact."""
     one = int(network_complexity(network, MIN_RESOLUTION, 1).total.parameters)
-    more = int(network_complexity(network, MIN_RESOLUTION, 2).total.parameters) - one  # of each further class
+    more = int(network_complexity(network, MIN_RESOLUTION, 2).total.parameters) - one  # for each further class
     parameters, macs = (float(columns[name][0]) if name in columns else np.nan for name in ("parameters", "macs"))
     classes = 1 + (parameters - one) / more
     if not (np.isfinite(classes) and classes >= 1 and classes == int(classes)):
         return TrialConditions(None, None)
-    # The largest that is not above: 223 and 224 pixels are one to a stem of stride 2, and nobody means 223.
+    # The largest resolution with these MACs: 223 and 224 pixels have the same, and the even number is meant.
     low, high = MIN_RESOLUTION, MAX_RESOLUTION
     while low < high:
         middle = (low + high + 1) // 2

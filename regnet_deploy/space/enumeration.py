@@ -182,7 +182,7 @@ def regnets_between(
                 raise UsageError(
                     f"more than {MOST_SOLUTIONS:,} solutions: narrow the bounds (w_m, d, g, w_0) or the tolerance"
                 )
-    return Population.join(pieces)
+    return Population.join(pieces) if pieces else Population.empty()
 
 
 def regnets_nearest(macs: float, **space: Any) -> Population:
@@ -205,7 +205,7 @@ def regnets_nearest(macs: float, **space: Any) -> Population:
             distance = _distance(found.macs, macs)
             return found.take(np.nonzero(distance == distance.min())[0])
         near, far = near / factor, far * factor
-    return Population.join([])
+    return Population.empty()
 
 
 def _distance(found: Int, macs: float) -> Float:

@@ -7,7 +7,7 @@ band say so: what is left follows the distribution of the space. More networks o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import complexity
 from regnet_deploy.space.constraint import names_in, satisfied
 from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, Network, default_stem_stride
+from regnet_deploy.space.population import Table
 from regnet_deploy.space.proposals import Proposals, propose
 from regnet_deploy.space.regnet import fit_groups
 from regnet_deploy.space.spaces import REFERENCE, AnyNetSpace, Space
@@ -32,7 +33,7 @@ _NO_GROUPS = 1 << 30
 
 
 @dataclass(frozen=True)
-class DrawnNetworks:
+class DrawnNetworks(Table):
     """Networks drawn from a space, one row each.
 
     Attributes:
@@ -50,33 +51,10 @@ class DrawnNetworks:
     activations: Int
     columns: dict[str, Float]
 
-    def __len__(self) -> int:
-        """Number of networks."""
-        return len(self.macs)
-
-    def take(self, rows: NDArray[np.bool_] | Int | slice) -> DrawnNetworks:
-        """Return the rows that a mask, an index or a slice picks."""
-        columns = {name: column[rows] for name, column in self.columns.items()}
-        arrays = {each.name: getattr(self, each.name)[rows] for each in fields(self) if each.name != "columns"}
-        return DrawnNetworks(**arrays, columns=columns)
-
     def keys(self) -> list[bytes]:
         """Return what is equal for equal networks and for them only, one a row."""
         table = np.concatenate([self.depths, self.widths, self.group_widths, self.bottlenecks], axis=1)
         return [row.tobytes() for row in table]
-
-    @staticmethod
-    def join(pieces: list[DrawnNetworks]) -> DrawnNetworks:
-        """Stack one or more pieces."""
-        arrays = {
-            each.name: np.concatenate([getattr(piece, each.name) for piece in pieces])
-            for each in fields(DrawnNetworks)
-            if each.name != "columns"
-        }
-        names = pieces[0].columns
-        return DrawnNetworks(
-            **arrays, columns={name: np.concatenate([p.columns[name] for p in pieces]) for name in names}
-        )
 
 
 @dataclass(frozen=True)
