@@ -5,7 +5,7 @@
 For each population (CSV or the store of a sweep; all of profiles/populations unless named), with what `select
 --evidence` uses of it, X or Y networks of 4 stages:
 
-* score: Spearman's rank correlation of the score with the measured error, with its 95 % bootstrap interval and
+* score: Spearman's rank correlation of the score with the evaluate error, with its 95 % bootstrap interval and
   two-sided p (negative: a higher score is a lower error), where the trials have the parameters of a line;
 * off: root mean squared error of predictions for trials left out, percentage points, of the regression on shape (its
   penalty chosen without the trial, too), of a line through the score, and of the mean;
@@ -28,7 +28,7 @@ import numpy as np
 from regnet_deploy.analysis.rank_correlation import rank_correlations
 from regnet_deploy.errors import RegnetDeployError
 from regnet_deploy.populations.reader import read_trials
-from regnet_deploy.selection.evidence import fit_evidence, prior_scores
+from regnet_deploy.selection.evidence import fit_evidence, trend_scores
 from regnet_deploy.selection.trial_set import TrialSet
 from regnet_deploy.space.published import data_folder
 
@@ -38,18 +38,18 @@ def family_of(path: Path) -> str:
     return families.most_common(1)[0][0] if families else "x"
 
 
-def measured(swept: TrialSet, family: str, shuffles: int) -> dict[str, Any]:
-    evidence = fit_evidence([swept], family)
-    scores = prior_scores([swept], family)
+def evaluate(trials: TrialSet, family: str, shuffles: int) -> dict[str, Any]:
+    evidence = fit_evidence([trials], family)
+    scores = trend_scores([trials], family)
     generator = np.random.default_rng(0)
     decided = [
-        fit_evidence([replace(swept, errors=generator.permutation(swept.errors))], family).decides
+        fit_evidence([replace(trials, errors=generator.permutation(trials.errors))], family).decides
         for _ in range(shuffles)
     ]
     return {
         "family": family,
-        **swept.to_json(),
-        "score": None if scores is None else rank_correlations("score", scores, swept.errors).spearman.to_json(),
+        **trials.to_json(),
+        "score": None if scores is None else rank_correlations("score", scores, trials.errors).spearman.to_json(),
         "left_out": evidence.to_json()["left_out"],
         "decides": evidence.decides,
         "points_per_deviation": evidence.to_json()["points_per_deviation"],
@@ -85,7 +85,7 @@ def main() -> None:
     for path in files:
         try:
             family = family_of(path)
-            results[path.stem] = measured(TrialSet.read(path, family), family, options.shuffles)
+            results[path.stem] = evaluate(TrialSet.read(path, family), family, options.shuffles)
         except RegnetDeployError as error:
             print(f"{path.stem:34}no evidence: {error}")
             continue

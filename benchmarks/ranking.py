@@ -53,7 +53,8 @@ def percentiles_of(left_out: PublishedNetwork) -> dict[str, float]:
     trends = fit_trends(others)
     rows = regnets_between(left_out.macs * 0.99, left_out.macs * 1.01, family=left_out.family, bounds=Bounds())
     scores, w_a = score_population(trends, rows)
-    kept, scores = rows.distinct_rows(scores)
+    kept = rows.distinct_rows(scores)
+    scores = scores[kept]
     population: Population = rows.take(kept)
     candidates = np.stack([population.d, population.w_0, w_a[kept], population.w_m, population.g], axis=1)
     own = parameters_of(left_out)[None]

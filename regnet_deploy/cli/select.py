@@ -113,7 +113,7 @@ def _search(options: dict[str, Any]) -> None:
                 "runners_up": [candidate.to_json() for candidate in shown[1:]],
                 "reason": selection.reason(),
                 "expected_error": selection.expectation.to_json(),
-                "other_family": None if selection.other is None else selection.other.to_json(),
+                "other_family": None if selection.other_expectation is None else selection.other_expectation.to_json(),
                 **evidence_part(selection),
                 **measured_part(selection),
                 "bundle": str(bundle.path),

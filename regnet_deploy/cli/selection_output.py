@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from regnet_deploy.cli.output import print_table, stdout_console
 
 if TYPE_CHECKING:
-    from regnet_deploy.selection.selection import Candidate, Selection
+    from regnet_deploy.selection.candidate_table import Candidate
+    from regnet_deploy.selection.selection import Selection
 
 
 def print_selection(title: str, selection: Selection, shown: list[Candidate]) -> None:
@@ -16,14 +17,14 @@ def print_selection(title: str, selection: Selection, shown: list[Candidate]) ->
     from regnet_deploy.space.published import baselines
 
     print_candidates(title, shown)
-    expectation, other = selection.expectation, selection.other
+    expectation, other = selection.expectation, selection.other_expectation
     lines = [f"Picked 1: {selection.reason()}."]
-    if selection.weighed is not None:
-        notes = selection.weighed.notes(selection.budget, selection.pick.reference_macs)
+    if selection.evidence_ranking is not None:
+        notes = selection.evidence_ranking.notes(selection.budget, selection.candidates)
         lines += [f"Evidence: {note}." for note in notes]
     if other is not None:
         lines.append(
-            f"Family: RegNet{selection.family.upper()}{', which the evidence is about' if selection.weighed else ''}, "
+            f"Family: RegNet{selection.family.upper()}{', the family of the evidence' if selection.evidence_ranking else ''}, "
             f"expected {expectation.top1_error:.1f} % top-1 error "
             f"against {other.top1_error:.1f} % for RegNet{other.family.upper()} at this budget; --family chooses."
         )

@@ -100,8 +100,7 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
     limit_thread_spinning()
     for module in ("torch", "safetensors", "PIL"):
         require(module, "sweep")
-    from regnet_deploy.selection.diversity import diverse_ranks
-    from regnet_deploy.selection.selection import ranked_by_measurement
+    from regnet_deploy.selection.selection import diverse_ranks, ranked_by_measurement
     from regnet_deploy.sweeping.successive_halving import successive_halving
     from regnet_deploy.sweeping.sweep import SweepOptions
     from regnet_deploy.training.execution import Execution, resolve_device

@@ -1,15 +1,15 @@
-"""Evidence from the user's own trained networks: a regression of the error on the shape, and whether to rely on it.
+"""Evidence from the user's own trained networks: a regression of the error on the shape, and whether to use it.
 
 The regression (:mod:`regnet_deploy.selection.ridge_regression`) predicts the error of a network from its shape
 (:mod:`regnet_deploy.selection.shape_features`), at the MACs and under the conditions of the trials. Shapes are relative
 to the published networks with the same MACs: for a candidate at another budget, the prediction is that of a network
-with the same relative shape in the sweep. How well it predicts candidates outside the shapes of the trials (by leverage)
-is not known.
+with the same relative shape in the sweep. How well it predicts candidates outside the shapes of the trials, judged by
+their leverage, is not known.
 
 The regression is evaluated on left-out trials, with a penalty that is chosen without them, against two simpler
-predictors: the mean, and a line through the score of :mod:`regnet_deploy.selection.trends`, which is also fitted without
-the trial. It decides the ranking only if its squared errors are smaller than those of both by more than the standard
-error of the difference, paired by trial; otherwise candidates are ranked by their score. With a weaker criterion, noise
+predictors: the mean, and a line through the score of :mod:`regnet_deploy.selection.trends`, which is also fitted
+without the trial. It decides the ranking only if its squared errors are smaller than those of both by more than the
+standard error of the difference, paired by trial; otherwise candidates are ranked by their score. With a weaker criterion, noise
 would decide far more often; ``benchmarks/evidence.py`` measures how often it still does, by shuffling the errors of a
 population.
 """

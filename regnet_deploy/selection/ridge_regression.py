@@ -63,7 +63,7 @@ class Ridge:
         return y
 
     def covers(self, x: Float) -> NDArray[np.bool_]:
-        """Return which rows ``(n, k)`` are interpolated: their leverage in some group is at most the largest of the fit.
+        """Return which rows ``(n, k)`` are interpolated: their leverage in a group is at most the largest of the fit.
 
         The left-out errors are valid for such rows. A row that differs in a constant regressor is not covered.
         """

@@ -1,7 +1,7 @@
 """The shape of a network as a few numbers that are comparable between budgets and between design spaces.
 
-A sweep usually has fewer MACs than the budget, so its results must be expressed independently of the MACs. Group widths,
-parameters and activations grow with the MACs, as the published networks show. Every number here is therefore
+A sweep usually has fewer MACs than the budget, so its results must be expressed independently of the MACs. Group
+widths, parameters and activations grow with the MACs, as the published networks show. Every number here is therefore
 
     ln x - (c_0 + c_1 ln F),    c_1 = 0 for depth, width growth and bottleneck,
 
@@ -28,9 +28,10 @@ Float = NDArray[np.float64]
 
 #: The numbers of a shape, in the order of all arrays, and whether each changes with the MACs. At given MACs, networks
 #: differ in depth, in how their widths grow (slope of ln w_i over the stages), in groups and bottlenecks (means of ln g
-#: and ln b over the blocks), and in the stages that hold the blocks: early blocks add activations, late ones parameters,
-#: which are the two that the paper bounds. Further numbers (first width, growth of depth) almost follow from these and
-#: the MACs: a few trials cannot tell the rest from chance, and at other MACs it makes every candidate an extrapolation.
+#: and ln b over the blocks), and in the stages that hold the blocks: early blocks add activations, late ones
+#: parameters, which are the two that the paper bounds. Further numbers (first width, growth of depth) almost follow
+#: from these and the MACs: a few trials cannot tell the rest from chance, and at other MACs it makes every candidate an
+#: extrapolation.
 SHAPE = {
     "depth": False,
     "width growth": False,
@@ -88,7 +89,7 @@ class StageArrays:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The shapes of the published networks of a family: intercepts and slopes of :data:`SHAPE` over ln F, ``(6,)`` each."""
+    """The shapes of the published networks: intercepts and slopes of :data:`SHAPE` over ln F, ``(6,)`` each."""
 
     family: str
     intercept: Float

@@ -102,7 +102,7 @@ class TrialSet:
         """
         if not trials.networks:
             raise UsageError(
-                f"{file} does not describe its networks: evidence needs the depths, widths and group widths of their stages"
+                f"{file} does not describe its networks: evidence needs the depths, widths and group widths of stages"
             )
         kept, excluded, seen = [], Counter[str](), set[Hashable]()
         for row, (network, error) in enumerate(zip(trials.networks, trials.error.tolist(), strict=True)):

@@ -16,7 +16,7 @@ def population():
 
     def make(law, *, n=60, macs=0.4e9, family="x", seed=0):
         rows = regnets_between(0.97 * macs, 1.03 * macs, family=family, w_m_step=0.025)
-        rows = rows.take(rows.distinct_rows(rows.w_a_low)[0])
+        rows = rows.take(rows.distinct_rows(rows.w_a_low))
         draw = np.random.default_rng(seed)
         rows = rows.take(draw.choice(len(rows), n, replace=False))
         w_a = (rows.w_a_low + rows.w_a_high) / 2

@@ -10,7 +10,7 @@ from scipy import stats
 
 from regnet_deploy.selection import ridge_regression
 from regnet_deploy.selection.ridge_regression import (
-    NONE,
+    NO_PENALTY,
     PENALTIES,
     fit_ridge,
     leave_one_out,
@@ -20,7 +20,7 @@ from regnet_deploy.selection.ridge_regression import (
 
 def press_residuals(x, y, group, penalty):
     """The residuals in closed form by which the penalty is chosen."""
-    return ridge_regression._Standardised.of(x, y, group).left_out((penalty,))[:, 0]
+    return ridge_regression._Standardized.of(x, y, group).left_out_residuals((penalty,))[:, 0]
 
 
 def rows(n=14, k=4, groups=2, seed=0):
@@ -29,16 +29,16 @@ def rows(n=14, k=4, groups=2, seed=0):
     return x, 30 + 4 * group + x @ [0.5, -0.2, 0.0, 0.1][:k] + 0.3 * draw.normal(size=n), group
 
 
-def standardised(x, group):
+def standardized(x, group):
     z = x - np.stack([x[group == i].mean(axis=0) for i in range(group.max() + 1)])[group]
     return z / np.sqrt((z**2).mean(axis=0))
 
 
 def refit(z, y, group, n, penalty):
-    """Solve the normal equations with a column for each group's level, which is not penalised."""
-    levels = (group[:, None] == np.arange(group.max() + 1)).astype(float)
-    design = np.concatenate([levels, z], axis=1)
-    weight = np.diag([0.0] * levels.shape[1] + [n * penalty] * z.shape[1])
+    """Solve the normal equations with a column for each group's intercept, which is not penalized."""
+    intercepts = (group[:, None] == np.arange(group.max() + 1)).astype(float)
+    design = np.concatenate([intercepts, z], axis=1)
+    weight = np.diag([0.0] * intercepts.shape[1] + [n * penalty] * z.shape[1])
     return np.linalg.solve(design.T @ design + weight, design.T @ y)
 
 
@@ -46,7 +46,7 @@ def refit(z, y, group, n, penalty):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_closed_form_residuals_are_those_of_refits_without_the_row(penalty, groups):
     x, y, group = rows(groups=groups)
-    z = standardised(x, group)
+    z = standardized(x, group)
     expected = []
     for i in range(len(y)):
         kept = np.arange(len(y)) != i
@@ -63,7 +63,7 @@ def test_left_out_predictions_are_those_of_fits_that_never_saw_the_row(groups):
         kept = np.arange(len(y)) != i
         inner_x, inner_y, inner_group = x[kept], y[kept], group[kept]
         press = [(press_residuals(inner_x, inner_y, inner_group, p) ** 2).sum() for p in PENALTIES]
-        z = standardised(inner_x, inner_group)
+        z = standardized(inner_x, inner_group)
         coefficients = refit(z, inner_y, inner_group, len(inner_y), PENALTIES[int(np.argmin(press))])
         mine = inner_group == group[i]
         spread = np.sqrt(((inner_x - _means(inner_x, inner_group)) ** 2).mean(axis=0))
@@ -84,19 +84,19 @@ def test_a_row_has_no_part_in_its_own_prediction():
 
 def test_without_regressors_the_prediction_is_the_mean_of_the_others():
     x, y, group = rows(groups=1)
-    assert leave_one_out(x[:, :0], y, group, NONE) == pytest.approx((y.sum() - y) / (len(y) - 1))
+    assert leave_one_out(x[:, :0], y, group, NO_PENALTY) == pytest.approx((y.sum() - y) / (len(y) - 1))
 
 
 def test_without_a_penalty_it_is_least_squares():
     x, y, group = rows(groups=1)
     design = np.concatenate([np.ones((len(y), 1)), x], axis=1)
     expected = np.linalg.lstsq(design, y, rcond=None)[0]
-    made = fit_ridge(x, y, group, NONE)
+    made = fit_ridge(x, y, group, NO_PENALTY)
     assert made.coefficients == pytest.approx(expected[1:])
     assert made.predict(x, group) == pytest.approx(design @ expected)
 
 
-@pytest.mark.parametrize("penalties", [NONE, PENALTIES])
+@pytest.mark.parametrize("penalties", [NO_PENALTY, PENALTIES])
 def test_a_regressor_of_one_row_alone_says_nothing_of_that_row(penalties):
     x, y = np.zeros((12, 1)), np.arange(12.0)
     x[5] = 1
@@ -107,7 +107,7 @@ def test_the_level_of_a_group_is_not_taken_for_an_effect():
     draw = np.random.default_rng(1)
     x, group = draw.normal(size=(40, 1)), np.repeat([0, 1], 20)
     x += 5 * group[:, None]  # the second sweep is elsewhere, and harder
-    made = fit_ridge(x, 30 + 10 * group - x[:, 0], group, NONE)
+    made = fit_ridge(x, 30 + 10 * group - x[:, 0], group, NO_PENALTY)
     assert made.coefficients == pytest.approx([-1])
     assert made.predict(np.array([[5.0]]), 1) - made.predict(np.array([[5.0]]), 0) == pytest.approx([10])
 
@@ -125,17 +125,17 @@ def test_a_regressor_that_does_not_vary_counts_for_nothing_and_bounds_what_is_kn
     made, without = fit_ridge(fixed, y, group), fit_ridge(x, y, group)
     assert made.coefficients[:3] == pytest.approx(without.coefficients)
     assert made.coefficients[3] == made.deviation[3] == 0
-    assert made.knows(fixed).all()
-    assert not made.knows(fixed + np.array([0, 0, 0, 0.1])).any()
+    assert made.covers(fixed).all()
+    assert not made.covers(fixed + np.array([0, 0, 0, 0.1])).any()
 
 
-@pytest.mark.parametrize("penalties", [NONE, PENALTIES])
+@pytest.mark.parametrize("penalties", [NO_PENALTY, PENALTIES])
 def test_rows_that_were_fitted_are_known_and_rows_far_from_all_are_not(penalties):
     x, y, group = rows(n=30)
     made = fit_ridge(x, y, group, penalties)
-    assert made.knows(x).all()
-    assert made.knows(made.centre).all()
-    assert not made.knows(x + 10 * x.std(axis=0)).any()
+    assert made.covers(x).all()
+    assert made.covers(made.center).all()
+    assert not made.covers(x + 10 * x.std(axis=0)).any()
 
 
 @settings(deadline=None, max_examples=50)

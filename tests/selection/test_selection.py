@@ -7,7 +7,14 @@ import pytest
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.selection.budget import Budget
-from regnet_deploy.selection.selection import published_candidate, select
+from regnet_deploy.selection.bundle_parts import selection_parts
+from regnet_deploy.selection.selection import (
+    MIN_DISTANCE,
+    diverse_ranks,
+    published_candidate,
+    ranked_by_measurement,
+    select,
+)
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import Bounds
 from regnet_deploy.space.published import find_published
@@ -21,7 +28,7 @@ def test_the_pick_meets_the_budget_and_counts_as_said(budget):
         total = network_complexity(candidate.network, budget.resolution, budget.classes).total
         assert (candidate.macs, candidate.parameters, candidate.activations) == tuple(map(int, total))
         assert abs(candidate.macs / budget.macs - 1) <= budget.tolerance
-        assert candidate.score <= selection.pick.score
+        assert candidate.score <= selection.best.score
 
 
 @pytest.mark.parametrize("budget", [Budget(0.2e9), Budget(32e9, family="x"), Budget(16e6, resolution=32, classes=10)])
@@ -32,25 +39,25 @@ def test_every_candidate_is_the_network_that_its_parameters_generate(budget):
 
 
 def test_the_same_budget_gives_the_same_pick():
-    assert select(Budget(0.2e9)).pick == select(Budget(0.2e9)).pick
+    assert select(Budget(0.2e9)).best == select(Budget(0.2e9)).best
 
 
 def test_any_takes_the_family_with_the_lower_expected_error():
     selection = select(Budget(0.4e9))
     assert selection.family == "y"
-    assert selection.pick.network.se_ratio == 0.25
+    assert selection.best.network.se_ratio == 0.25
 
 
 def test_limits_hold_for_every_candidate():
     selection = select(Budget(0.4e9, max_parameters=4e6, max_activations=3.7e6, bounds=Bounds(d=(14, 16), g=(8, 8))))
-    assert (selection.population.parameters <= 4e6).all()
-    assert (selection.population.activations <= 3.7e6).all()
-    assert set(selection.population.d) <= {14, 15, 16}
-    assert set(selection.population.g) == {8}
+    assert (selection.candidates.parameters <= 4e6).all()
+    assert (selection.candidates.activations <= 3.7e6).all()
+    assert set(selection.candidates.d) <= {14, 15, 16}
+    assert set(selection.candidates.g) == {8}
 
 
 def test_a_limit_that_none_meets_names_the_fewest():
-    with pytest.raises(UsageError, match=r"no candidate within 0.1 M parameters: .* the fewest are \d"):
+    with pytest.raises(UsageError, match=r"no candidate has at most 0.1 M parameters: the minimum .* is \d"):
         select(Budget(0.4e9, max_parameters=1e5))
 
 
@@ -114,11 +121,11 @@ def written(tmp_path, population):
 def test_evidence_of_a_law_picks_by_the_law(written, laws):
     budget = Budget(0.4e9, family="x")
     plain, ranked = select(budget), select(budget, [written(laws["groups"], n=80)])
-    assert ranked.weighed.decides
+    assert ranked.evidence_ranking.decides
     assert ranked.considered == plain.considered
-    assert ranked.pick.regnet.g > plain.pick.regnet.g
-    assert ranked.pick.predicted_error == pytest.approx(40 - np.log2(ranked.pick.regnet.g), abs=0.5)
-    assert ranked.pick.predicted_error < ranked.weighed.likeliest
+    assert ranked.best.regnet.g > plain.best.regnet.g
+    assert ranked.best.predicted_error == pytest.approx(40 - np.log2(ranked.best.regnet.g), abs=0.5)
+    assert ranked.best.predicted_error < ranked.evidence_ranking.error_of_best_score
     assert "lowest predicted error of" in ranked.reason()
     for rank in (0, 1, ranked.considered // 2, ranked.considered - 1):
         candidate = ranked.candidate(rank)  # raises where it is another network than was counted
@@ -129,12 +136,12 @@ def test_evidence_of_a_law_picks_by_the_law(written, laws):
 def test_evidence_of_noise_picks_as_without_it_and_shows_no_prediction(written, laws):
     budget = Budget(0.4e9, family="x")
     plain, ranked = select(budget), select(budget, [written(laws["noise"], n=40)])
-    assert not ranked.weighed.decides
-    assert ranked.pick.regnet == plain.pick.regnet
+    assert not ranked.evidence_ranking.decides
+    assert ranked.best.regnet == plain.best.regnet
     assert ranked.reason() == plain.reason()
-    assert (ranked.scores == plain.scores).all()
-    assert ranked.pick.predicted_error is None
-    assert ranked.weighed.error_of(0) == pytest.approx(40, abs=1)
+    assert (ranked.candidates.score == plain.candidates.score).all()
+    assert ranked.best.predicted_error is None
+    assert ranked.candidates.predicted_error[0] == pytest.approx(40, abs=1)
 
 
 def test_where_the_family_is_left_open_evidence_decides_it(written, laws):
@@ -152,4 +159,73 @@ def test_evidence_about_the_other_family_names_the_option(written, laws):
 def test_evidence_of_squeeze_and_excitation_is_about_its_family(written, laws):
     selection = select(Budget(0.4e9), [written(laws["deep"], n=40, family="y")])
     assert selection.family == "y"
-    assert selection.weighed.decides
+    assert selection.evidence_ranking.decides
+
+
+@pytest.fixture(scope="module")
+def selection():
+    return select(Budget(4e8, family="x"))
+
+
+def points(selection, ranks):
+    return np.log(selection.candidates.take(np.array(ranks)).parameters_of_trends()) / selection.trends.spread
+
+
+def test_the_best_is_among_them_and_each_is_apart_from_the_others(selection):
+    ranks = diverse_ranks(selection, 9)
+    assert ranks[0] == 0
+    assert len(set(ranks)) == 9
+    assert ranks == sorted(ranks)
+    found = points(selection, ranks)
+    gaps = np.sqrt(((found[:, None] - found[None]) ** 2).sum(axis=2))
+    assert gaps[np.triu_indices(9, 1)].min() >= MIN_DISTANCE
+
+
+def test_whoever_is_passed_over_is_near_a_better_one(selection):
+    ranks = diverse_ranks(selection, 5)
+    passed = [rank for rank in range(ranks[-1]) if rank not in ranks]
+    for rank in passed:
+        better = [each for each in ranks if each < rank]
+        gaps = np.sqrt(((points(selection, better) - points(selection, [rank])) ** 2).sum(axis=1))
+        assert gaps.min() < MIN_DISTANCE
+
+
+def test_more_than_there_are_shapes_takes_nearer_ones(selection):
+    ranks = diverse_ranks(selection, 500)
+    assert len(set(ranks)) == 500
+
+
+def test_more_than_there_are_takes_all():
+    few = select(Budget(4e8, family="x", tolerance=0.0001))
+    assert diverse_ranks(few, few.considered + 5) == list(range(few.considered))
+
+
+@pytest.fixture(scope="module")
+def measured(selection):
+    return ranked_by_measurement(selection, [30, 0, 8], [{1: 40.0, 3: 20.0}, {1: 41.0, 3: 21.5}, {1: 50.0}], "photos")
+
+
+def test_the_order_is_that_of_what_was_measured_and_the_others_follow(selection, measured):
+    before = [selection.candidate(rank).regnet for rank in range(40)]
+    after = [measured.candidate(rank).regnet for rank in range(40)]
+    assert after[:3] == [before[30], before[0], before[8]]
+    assert after[3:] == [regnet for rank, regnet in enumerate(before) if rank not in (30, 0, 8)]
+    assert measured.considered == selection.considered
+
+
+def test_a_candidate_has_the_error_of_its_longest_training(measured):
+    assert [measured.candidate(rank).measured_error for rank in range(4)] == [20.0, 21.5, 50.0, None]
+
+
+def test_the_reason_says_what_was_measured_on_what(measured):
+    reason = measured.reason()
+    assert "20.00 % top-1 error after 3 epochs" in reason
+    assert "trained on photos" in reason
+    assert "rank before training was 31" in reason
+
+
+def test_the_bundle_keeps_every_round(measured):
+    tried = selection_parts(measured)["selection"]["tried"]
+    assert tried["data"] == "photos"
+    assert tried["candidates"][0] == {"rank_before": 31, "errors_percent": {"1": 40.0, "3": 20.0}}
+    assert [each["rank_before"] for each in tried["candidates"]] == [31, 1, 9]

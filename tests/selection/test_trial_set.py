@@ -29,12 +29,12 @@ def with_rows(trials, networks, errors):
 
 
 def test_all_of_a_population_of_the_family_is_taken(trials):
-    swept = TrialSet.of_trials(trials, "x", "a.csv")
-    assert len(swept) == 20
-    assert swept.left_aside == {}
-    assert (swept.errors == trials.error).all()
-    assert swept.parameters[:, 0] == pytest.approx(trials.columns["d"])
-    assert swept.reference_macs == pytest.approx(trials.columns["macs"])
+    trial_set = TrialSet.of_trials(trials, "x", "a.csv")
+    assert len(trial_set) == 20
+    assert trial_set.excluded == {}
+    assert (trial_set.errors == trials.error).all()
+    assert trial_set.parameters[:, 0] == pytest.approx(trials.columns["d"])
+    assert trial_set.reference_macs == pytest.approx(trials.columns["macs"])
 
 
 def test_what_is_no_evidence_is_counted_by_what_it_is(trials):
@@ -47,17 +47,17 @@ def test_what_is_no_evidence_is_counted_by_what_it_is(trials):
         [x, y, three, one, plain, trials.networks[0], trials.networks[1]],
         [np.nan, 30, 30, 30, 30, trials.error[0], 99],
     )
-    swept = TrialSet.of_trials(more, "x", "a.csv")
-    assert len(swept) == 21  # the last is a network that was trained again
-    assert swept.left_aside == {
+    trial_set = TrialSet.of_trials(more, "x", "a.csv")
+    assert len(trial_set) == 21  # the last is a network that was trained again
+    assert trial_set.excluded == {
         "without an error": 1,
         "of family Y": 1,
-        "of 3 stages": 1,
-        "of 1 stage": 1,
+        "with 3 stages": 1,
+        "with 1 stage": 1,
         "of family VR": 1,
-        "there twice": 1,
+        "duplicated": 1,
     }
-    assert np.isfinite(swept.errors).all()
+    assert np.isfinite(trial_set.errors).all()
 
 
 def test_too_few_are_refused_with_what_there_is(trials):
@@ -68,18 +68,19 @@ def test_too_few_are_refused_with_what_there_is(trials):
         columns={name: values[:9] for name, values in trials.columns.items()},
     )
     with pytest.raises(
-        UsageError, match=r"^a.csv has 9 usable trials of RegNetXs of 4 stages: evidence takes 10; sweep more"
+        UsageError,
+        match=r"^a.csv has 9 usable trials of RegNetXs with 4 stages; evidence needs at least 10",
     ):
         TrialSet.of_trials(few, "x", "a.csv")
 
 
 def test_trials_of_the_other_family_are_refused_with_the_option_that_uses_them(trials):
-    with pytest.raises(UsageError, match=r"has 0 usable trials of RegNetYs .*, 20 of family X: .*--family x it is"):
+    with pytest.raises(UsageError, match=r"has 0 usable trials of RegNetYs .*, 20 of family X; .*--family x it is"):
         TrialSet.of_trials(trials, "y", "a.csv")
 
 
 def test_a_population_without_networks_is_refused():
-    with pytest.raises(UsageError, match=r"a.csv does not say what its networks are: evidence needs depths, widths"):
+    with pytest.raises(UsageError, match=r"a.csv does not describe its networks: evidence needs the depths, widths"):
         TrialSet.of_trials(Trials("a", np.arange(20.0), {}), "x", "a.csv")
 
 
@@ -95,9 +96,9 @@ def test_classes_and_resolution_follow_from_the_counts(trials, resolution, class
     networks = tuple(Network(**{**vars(network), "stem_stride": stem_stride}) for network in trials.networks)
     totals = [network_complexity(network, resolution, classes).total for network in networks]
     columns = {name: np.array([float(getattr(each, name)) for each in totals]) for name in ("macs", "parameters")}
-    swept = TrialSet.of_trials(replace(trials, networks=networks, columns=columns), "x", "a.csv")
-    assert swept.conditions == TrialConditions(classes, resolution)
-    assert np.isnan(swept.parameters).all()
+    trial_set = TrialSet.of_trials(replace(trials, networks=networks, columns=columns), "x", "a.csv")
+    assert trial_set.conditions == TrialConditions(classes, resolution)
+    assert np.isnan(trial_set.parameters).all()
 
 
 def test_counts_by_other_rules_tell_nothing(trials):
@@ -109,8 +110,8 @@ def test_counts_by_other_rules_tell_nothing(trials):
 
 
 def test_the_same_trials_in_two_files_are_noticed(trials, population, laws):
-    swept = TrialSet.of_trials(trials, "x", "a.csv")
+    trial_set = TrialSet.of_trials(trials, "x", "a.csv")
     rounded = TrialSet.of_trials(replace(trials, error=trials.error.round(4)), "x", "b.csv")
     other = TrialSet.of_trials(population(laws["deep"], n=20, seed=1), "x", "c.csv")
-    assert swept.repeats(rounded)
-    assert not swept.repeats(other)
+    assert trial_set.overlaps(rounded)
+    assert not trial_set.overlaps(other)
