@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "targets": {"protobuf", "runtimes", "engines", "images", "space"},
     "profiling": {"runtimes", "models", "images", "space"},
     "training": {"models", "images", "space"},
-    "sweeping": {"training", "profiling", "populations", "models", "images", "space"},
+    "sweeping": {"selection", "training", "profiling", "populations", "models", "images", "space"},
     "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},
     "report": {"models", "images", "space"},
     "api": {

@@ -1,4 +1,4 @@
-"""``regnet-deploy select``: from a budget to a bundle with an architecture."""
+"""``regnet-deploy select``: selects a network for a compute budget and creates a bundle."""
 
 from __future__ import annotations
 
@@ -10,60 +10,73 @@ import click
 
 from regnet_deploy.bundle import DEFAULT_PATH, create_bundle, ensure_creatable
 from regnet_deploy.cli.options import RangeParam, json_option
-from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, stdout_console
-from regnet_deploy.cli.selection_output import print_candidates, print_selection
-from regnet_deploy.cli.try_candidates import check_trying, try_candidates, try_options
+from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
+from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
     from regnet_deploy.selection.budget import Budget
+    from regnet_deploy.selection.candidate_table import Candidate
+    from regnet_deploy.selection.selection import Selection
 
 
 @click.command()
-@click.option("--gflops", "gmacs", type=float, metavar="GMACS", help="Budget: 10^9 multiply-adds an image (MACs).")
-@click.option("--published", metavar="NAME", help="Take this published network instead, such as RegNetY-4.0GF.")
-@click.option("--trial", metavar="STORE[:N]", help="Take a network of your own sweep instead: its best, or number N.")
+@click.option("--gflops", "gmacs", type=float, metavar="GMACS", help="Budget: 10^9 multiply-adds (MACs) per image.")
+@click.option("--published", metavar="NAME", help="Take a published network instead, such as RegNetY-4.0GF.")
+@click.option(
+    "--trial", metavar="STORE[:N]", help="Take a network of a sweep instead: the best one, or the one with number N."
+)
 @click.option("--family", default="any", show_default=True, help="x, y (with squeeze-and-excitation), or any.")
-@click.option("--tolerance", type=float, default=1.0, show_default=True, help="Percent by which MACs may miss.")
-@click.option("--resolution", type=int, default=224, show_default=True, help="Pixels a side of the image.")
-@click.option("--classes", type=int, default=1000, show_default=True, help="Outputs of the classifier.")
-@click.option("--stem-stride", type=click.IntRange(1, 2), help="1 keeps the resolution; default 1 below 96 pixels.")
-@click.option("--max-params", type=float, metavar="M", help="Most parameters, in millions.")
-@click.option("--max-acts", type=float, metavar="M", help="Most activations at this resolution, in millions.")
-@click.option("--depth", type=RangeParam(int), help="Blocks, n or low:high.  [default: 12:28]")
+@click.option(
+    "--tolerance", type=float, default=1.0, show_default=True, help="Accepted deviation from the budget, percent."
+)
+@click.option("--resolution", type=int, default=224, show_default=True, help="Width and height of the image, pixels.")
+@click.option("--classes", type=int, default=1000, show_default=True, help="Number of classes.")
+@click.option(
+    "--stem-stride",
+    type=click.IntRange(1, 2),
+    help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
+)
+@click.option("--max-params", type=float, metavar="M", help="Maximum number of parameters, millions.")
+@click.option("--max-acts", type=float, metavar="M", help="Maximum number of activations at this resolution, millions.")
+@click.option("--depth", type=RangeParam(int), help="Number of blocks, n or low:high.  [default: 12:28]")
 @click.option("--group-width", type=RangeParam(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
-@click.option("--group-multiple", type=int, default=1, help="Group widths must be multiples of N (8: tensor cores).")
+@click.option("--group-multiple", type=int, default=1, help="Group widths are multiples of N (8 for tensor cores).")
 @click.option("--w0", "w_0", type=RangeParam(int), help="w_0, n or low:high.  [default: 8:256; 8:384 above 8 GMACs]")
 @click.option("--wa", "w_a", type=RangeParam(float), help="w_a, low:high.  [default: 8:256]")
 @click.option("--wm", "w_m", type=RangeParam(float), help="w_m, n or low:high.  [default: 2:3]")
-@click.option("--params-bound", type=RangeParam(float), help="a:c for parameters < a + c F million.  [default: 3:5.5]")
-@click.option("--acts-bound", type=float, help="c for activations < c sqrt(F) million.  [default: 6.5]")
-@click.option("--no-bounds", is_flag=True, help="Lift the bounds on parameters and activations.")
-@click.option("--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Candidates to list.")
+@click.option(
+    "--params-bound", type=RangeParam(float), help="a:c for parameters < a + c F, millions.  [default: 3:5.5]"
+)
+@click.option("--acts-bound", type=float, help="c for activations < c sqrt(F), millions.  [default: 6.5]")
+@click.option("--no-bounds", is_flag=True, help="Remove the bounds on parameters and activations.")
+@click.option(
+    "--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of candidates to list."
+)
 @click.option(
     "--evidence",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Your own sweep (its store, or CSV) ranks, if it predicts errors better. May be given several times.",
+    help="Rank by a sweep of your own (store or CSV) if it predicts errors better. Repeatable.",
 )
 @try_options
-@click.option(
-    "--seed", type=click.IntRange(0), default=0, help="Which candidates --plot draws of over 5,000; of --try."
-)
-@click.option("--plot", type=click.Path(), metavar="FILE", help="Draw the population: .png, .svg or .pdf.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of --try, and of the sample that --plot draws.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Plot the candidates: .png, .svg or .pdf.")
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
-@click.option("--force", is_flag=True, help="Start the bundle anew even if it holds trained weights.")
+@click.option("--force", is_flag=True, help="Replace the bundle even if it holds trained weights.")
 @json_option
 def command(**options: Any) -> None:
-    """Pick the best RegNet for a compute budget and start a bundle with it.
+    """Select the best RegNet for a compute budget, and create a bundle with it.
 
-    All networks of the paper's constrained space that meet the budget are found and ranked by their likelihood under
-    the trends of the published networks. F in the bounds stands for GMACs at 224 pixels. With --evidence the error that
-    a regression on your own trained networks predicts ranks them - if, on trials left out, it predicts better than
-    those trends do. With --try the first N of the ranking that are not nearly the same network are trained in rounds
-    (successive halving): all of them a little, the better third three times as long, and so on; the least error is
-    picked.
+    The command finds all networks of the paper's constrained space that meet the budget, and ranks them by their
+    likelihood under the trends of the published networks. F in the bounds is the number of GMACs at 224 pixels.
+
+    With --evidence, a regression on your own trained networks ranks the candidates by predicted error, if it predicts
+    trials that were left out of the fit better than the trends do.
+
+    With --try, the first N candidates that differ in shape are trained in rounds (successive halving): all of them for
+    a few epochs, the best third for three times as many, and so on. The candidate with the lowest error is selected.
 
     \b
     Example:
@@ -76,7 +89,7 @@ def command(**options: Any) -> None:
     """
     given = [name for name in ("gmacs", "published", "trial") if options[name] is not None]
     if len(given) > 1:
-        raise UsageError("give one of --gflops, --published and --trial: a network taken by name has the MACs it has")
+        raise UsageError("give one of --gflops, --published and --trial: a network taken by name has its own MACs")
     if not given:
         raise UsageError("give a budget such as --gflops 4, or a published network such as --published RegNetY-4.0GF")
     {"gmacs": _search, "published": _take_published, "trial": _take_trial}[given[0]](options)
@@ -91,7 +104,7 @@ def _search(options: dict[str, Any]) -> None:
         from regnet_deploy.selection.plot import plot_selection
 
         check_plot_path(options["plot"])
-    check_trying(options)
+    check_try_options(options)
     budget = _budget(options, options["gmacs"] * 1e9)
     selection = select(budget, options["evidence"])
     if options["tries"] is not None:
@@ -124,7 +137,7 @@ def _search(options: dict[str, Any]) -> None:
             f"{selection.considered:,} candidates with {options['gmacs']:g} GMACs ± {options['tolerance']:g} % "
             f"at {budget.resolution} pixels, {budget.classes:,} classes"
         )
-        print_selection(title, selection, shown)
+        _print_selection(title, selection, shown)
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
@@ -133,7 +146,7 @@ def _take_published(options: dict[str, Any]) -> None:
     from regnet_deploy.selection.selection import published_candidate
     from regnet_deploy.space.published import find_published
 
-    _refuse_options_of_a_search({"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"})
+    _check_no_search_options({"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"})
     published = find_published(options["published"])
     budget = _budget(options, float(published.macs))
     candidate = published_candidate(published, budget)
@@ -146,15 +159,15 @@ def _take_published(options: dict[str, Any]) -> None:
                 "considered": 1,
                 "pick": {"name": published.architecture_name, **candidate.to_json()},
                 "runners_up": [],
-                "reason": f"asked for by name; {published.source}",
+                "reason": f"requested by name; {published.source}",
                 "bundle": str(bundle.path),
             }
         )
     else:
-        print_candidates(
+        _print_candidates(
             f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
         )
-        stdout_console().print(f"Source: {published.source}; rounding of widths: {published.rounding}.", soft_wrap=True)
+        stdout_console().print(f"Source: {published.source}; widths rounded as {published.rounding}.", soft_wrap=True)
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
@@ -162,10 +175,10 @@ def _take_trial(options: dict[str, Any]) -> None:
     from regnet_deploy.populations.reader import find_trial
     from regnet_deploy.selection.bundle_parts import trial_parts
 
-    _refuse_options_of_a_search({"trial", "output", "force", "as_json"})
-    word, _, number = options["trial"].rpartition(":")
-    path, wanted = (Path(word), int(number)) if word and number.isdecimal() else (Path(options["trial"]), None)
-    trial, outcome, identity = find_trial(path, wanted)
+    _check_no_search_options({"trial", "output", "force", "as_json"})
+    file, _, digits = options["trial"].rpartition(":")
+    path, number = (Path(file), int(digits)) if file and digits.isdecimal() else (Path(options["trial"]), None)
+    trial, outcome, identity = find_trial(path, number)
     parts = trial_parts(path, trial, outcome, identity)
     bundle = create_bundle(options["output"], parts, replace=options["force"])
     if options["as_json"]:
@@ -181,15 +194,13 @@ def _take_trial(options: dict[str, Any]) -> None:
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
-def _refuse_options_of_a_search(kept: set[str]) -> None:
-    """Refuse what could have no effect on a network that is asked for by name."""
+def _check_no_search_options(kept: set[str]) -> None:
+    """Raise if an option is given that has no effect on a network taken by name."""
     context = click.get_current_context()
     for parameter in context.command.params:
         given = context.get_parameter_source(parameter.name or "") is click.core.ParameterSource.COMMANDLINE
         if given and parameter.name not in kept:
-            raise UsageError(
-                f"{parameter.opts[-1]} is for a search: give --gflops instead of the name, or leave it out"
-            )
+            raise UsageError(f"{parameter.opts[-1]} applies to a search: give --gflops instead of the name, or omit it")
 
 
 def _budget(options: dict[str, Any], macs: float) -> Budget:
@@ -211,9 +222,9 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
         "parameters": options["params_bound"],
         "activations": options["acts_bound"],
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    bounds = {name: value for name, value in given.items() if value is not None}
     if options["no_bounds"]:
-        chosen.update(parameters=None, activations=None)
+        bounds.update(parameters=None, activations=None)
     return Budget(
         macs=macs,
         tolerance=options["tolerance"] / 100,
@@ -223,5 +234,62 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
         max_parameters=None if options["max_params"] is None else options["max_params"] * 1e6,
         max_activations=None if options["max_acts"] is None else options["max_acts"] * 1e6,
         stem_stride=options["stem_stride"],
-        bounds=Bounds(g_multiple=options["group_multiple"], **chosen),
+        bounds=Bounds(g_multiple=options["group_multiple"], **bounds),
     )
+
+
+def _print_selection(title: str, selection: Selection, shown: list[Candidate]) -> None:
+    """Print candidates, why the first is the best, and the error to expect."""
+    from regnet_deploy.selection.selection import SEARCHED
+    from regnet_deploy.space.published import baselines
+
+    _print_candidates(title, shown)
+    expectation, other = selection.expectation, selection.other_expectation
+    lines = [f"Selected candidate 1: {selection.reason()}."]
+    if selection.evidence_ranking is not None:
+        notes = selection.evidence_ranking.notes(selection.budget, selection.candidates)
+        lines += [f"Evidence: {note}." for note in notes]
+    if other is not None:
+        by_evidence = ", the family of the evidence" if selection.evidence_ranking else ""
+        lines.append(
+            f"Family: RegNet{selection.family.upper()}{by_evidence}, expected top-1 error {expectation.top1_error:.1f} "
+            f"% at this budget; RegNet{other.family.upper()} {other.top1_error:.1f} %; --family sets the family."
+        )
+    lines.append(f"Search: {SEARCHED}.")
+    outside = ", extrapolated beyond the published networks" if expectation.extrapolated else ""
+    lines.append(
+        f"Expected error: {expectation.top1_error:.1f} % top-1 on {expectation.recipe} "
+        f"(± {expectation.leave_one_out_error:.2f}, the mean error of this prediction for each of the "
+        f"{len(baselines(selection.family))} published networks when it is left out{outside}). "
+        "Errors on your data will differ."
+    )
+    for line in lines:
+        stdout_console().print(line, soft_wrap=True, markup=False)
+
+
+def _print_candidates(title: str, candidates: list[Candidate]) -> None:
+    """Print candidates as a table, in the order of their ranks."""
+    predicted = any(candidate.predicted_error is not None for candidate in candidates)
+    measured = any(candidate.measured_error is not None for candidate in candidates)
+    rows = []
+    for rank, candidate in enumerate(candidates, start=1):
+        network, described = candidate.network, candidate.to_json()
+        rows.append(
+            (
+                str(rank),
+                f"RegNet{network.family.upper()}",
+                f"{candidate.macs / 1e9:.4g}",
+                f"{candidate.parameters / 1e6:.2f}",
+                f"{candidate.activations / 1e6:.2f}",
+                *("-" if described[key] is None else f"{described[key]:g}" for key in ("d", "w_0", "w_a", "w_m", "g")),
+                " ".join(map(str, network.depths)),
+                " ".join(map(str, network.widths)),
+                "-" if candidate.score is None else f"{candidate.score:.2f}",
+                *([f"{candidate.predicted_error:.2f}"] if predicted else []),
+                *(["-" if candidate.measured_error is None else f"{candidate.measured_error:.2f}"] if measured else []),
+            )
+        )
+    columns = ["", "family", "GMACs", "params M", "acts M", "d", "w_0", "w_a", "w_m", "g", "depths", "widths", "score"]
+    columns += ["error %"] if predicted else []
+    columns += ["measured %"] if measured else []
+    print_table(title, columns, rows, left=2)

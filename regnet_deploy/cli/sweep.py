@@ -1,23 +1,27 @@
-"""``regnet-deploy sweep``: a population of networks is drawn from a design space and trained."""
+"""``regnet-deploy sweep``: draws networks from a design space and trains them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.cli.executors import executor_of
 from regnet_deploy.cli.options import RangeParam, json_option
-from regnet_deploy.cli.output import TerminalProgress, limit_thread_spinning, print_json, print_message, progress
+from regnet_deploy.cli.output import limit_thread_spinning, print_json, print_message, terminal_progress
 from regnet_deploy.errors import UsageError, require
 
-#: The band in which the paper designs spaces, million MACs, and the pixels a side that it is about.
+if TYPE_CHECKING:
+    from regnet_deploy.sweeping.sweep import Executor
+
+#: The band of complexity in which the paper designs spaces, million MACs, and its resolution in pixels.
 PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
 
 
 @click.command()
-@click.option("--space", required=True, metavar="SPACE", help="A name that `spaces` lists, or a .yaml or .py file.")
+@click.option(
+    "--space", required=True, metavar="SPACE", help="Name of a space that `spaces` lists, or a .yaml or .py file."
+)
 @click.option(
     "--data",
     required=True,
@@ -25,46 +29,69 @@ PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
     metavar="DIR",
     help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... with --val-split.",
 )
-@click.option("--n", "n", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Networks.")
+@click.option("--n", "n", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Number of networks.")
 @click.option(
     "--mmacs",
     type=RangeParam(float),
-    help="Band of complexity, million MACs at --resolution, with the classes of the data.  [default: 360:400 at 224]",
+    help="Range of complexity, million MACs at --resolution.  [default: 360:400 at 224 pixels]",
 )
-@click.option("--resolution", type=click.IntRange(8), default=224, show_default=True, help="Pixels a side.")
-@click.option("--stem-stride", type=click.IntRange(1, 2), help="[default: 2, and 1 below 96 pixels]")
-@click.option("--store", type=click.Path(path_type=Path), metavar="FILE", help="Results.  [default: <space>.sweep]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the draws.")
+@click.option("--resolution", type=click.IntRange(8), default=224, show_default=True, help="Width and height, pixels.")
+@click.option(
+    "--stem-stride",
+    type=click.IntRange(1, 2),
+    help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
+)
+@click.option(
+    "--store", type=click.Path(path_type=Path), metavar="FILE", help="File of the results.  [default: <space>.sweep]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
 @click.option(
     "--training-seed",
     type=click.IntRange(0),
-    help="Of first weights, order and augmentation: another one tells what is chance.  [default: that of the draws]",
+    help="Seed of initial weights, order and augmentation.  [default: --seed]",
 )
 @click.option("--epochs", default=10, show_default=True, help="Passes over the training images.")
 @click.option("--batch-size", type=int, help="[default: 128, or a quarter of the training images if fewer]")
 @click.option("--lr", default=0.05, show_default=True, help="Learning rate for 128 images; scaled with the batch.")
 @click.option("--weight-decay", default=5e-5, show_default=True)
 @click.option("--warmup-epochs", type=int, default=0, show_default=True)
-@click.option("--crop-area", default=0.08, show_default=True, help="Smallest share of an image in a random crop.")
+@click.option(
+    "--crop-area", default=0.08, show_default=True, help="Smallest area of a random crop, as a fraction of the image."
+)
 @click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images.")
-@click.option("--lighting", default=0.1, show_default=True, help="Deviation of the random colour shift; 0: none.")
-@click.option("--precise-bn", default=8192, show_default=True, help="Images for batch norm's statistics; 0: none.")
-@click.option("--val-split", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share held out.")
+@click.option(
+    "--lighting", default=0.1, show_default=True, help="Standard deviation of the color shift; 0 disables it."
+)
+@click.option(
+    "--precise-bn",
+    default=8192,
+    show_default=True,
+    help="Images for the batch norm statistics after each epoch; 0 disables it.",
+)
+@click.option(
+    "--val-split",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Fraction of the images that is held out for validation.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of a trial.  [default: every core]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads of a trial.  [default: all cores]")
 @click.option(
     "--ray",
     is_flag=False,
     flag_value="local",
     metavar="[ADDRESS]",
-    help="Train several at a time on Ray: on this machine, or on the cluster at ADDRESS (auto, host:port, ray://...).",
+    help="Run several trials at a time on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, ray://...).",
 )
-@click.option("--cpus-per-trial", type=click.FloatRange(0, min_open=True), help="With --ray.  [default: 1]")
 @click.option(
-    "--gpus-per-trial", type=click.FloatRange(0), help="With --ray; 0.25: four a GPU.  [default: 1 with CUDA]"
+    "--cpus-per-trial", type=click.FloatRange(0, min_open=True), help="With --ray: CPUs of a trial.  [default: 1]"
 )
-@click.option("--retry", is_flag=True, help="Train those again that diverged or failed.")
+@click.option(
+    "--gpus-per-trial",
+    type=click.FloatRange(0),
+    help="With --ray: GPUs of a trial; 0.25 runs four on a GPU.  [default: 1 with CUDA]",
+)
+@click.option("--retry", is_flag=True, help="Train networks again that diverged or failed.")
 @json_option
 def command(
     space: str,
@@ -88,11 +115,11 @@ def command(
     training_seed: int | None,
     **recipe: Any,
 ) -> None:
-    """Train a population: networks drawn from SPACE, all with the same recipe.
+    """Draw networks from SPACE and train all of them with the same recipe.
 
-    The defaults are the paper's regime for designing spaces: 10 epochs, rate 0.05, 360 to 400 MMACs at 224 pixels.
-    Every result is in the store as soon as it is there; the same command goes on with what is left, and a larger --n
-    adds networks.
+    The defaults are those of the paper for the design of spaces: 10 epochs, learning rate 0.05, 360 to 400 MMACs at 224
+    pixels. Each result is stored immediately. After an interruption, the same command continues; a larger --n adds
+    networks.
 
     \b
     Example:
@@ -115,37 +142,37 @@ def command(
     if mmacs is None:
         if resolution != PAPER_RESOLUTION:
             raise UsageError(
-                f"at {resolution} pixels say which networks to train: --mmacs LOW:HIGH, million MACs (the paper's "
-                "360:400 are those of 224 pixels)"
+                f"--resolution {resolution} requires --mmacs LOW:HIGH, million MACs (the default 360:400 is for 224 "
+                "pixels)"
             )
         mmacs = PAPER_MMACS
     band = Band(mmacs[0] * 1e6, mmacs[1] * 1e6, resolution, stem_stride=stem_stride)
-    # A cluster may have the GPUs that this machine has not.
+    # A cluster may have GPUs even if this machine has none.
     if ray not in (None, "local") and device != "auto":
         execution = Execution(device, precision, channels_last=True)
     else:
         (execution,) = ExecutionRequest(device, precision, channels_last="on").candidates()
-    executor = executor_of(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
-    options = SweepOptions(n, seed, val_split, execution, executor, threads, retry)
-    path = store or Path(f"{file_name(found.name)}.sweep")
+    executor = make_executor(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
+    options = SweepOptions(
+        data=data,
+        store=store or Path(f"{file_name(found.name)}.sweep"),
+        recipe=Recipe(precise_bn_images=precise_bn, seed=seed if training_seed is None else training_seed, **recipe),
+        val_split=val_split,
+        execution=execution,
+        executor=executor,
+        threads=threads,
+        retry=retry,
+    )
     try:
-        with progress() as display:
-            result = sweep(
-                found,
-                band,
-                data,
-                Recipe(precise_bn_images=precise_bn, seed=seed if training_seed is None else training_seed, **recipe),
-                options,
-                path,
-                TerminalProgress(display),
-            )
+        with terminal_progress() as progress:
+            result = sweep(found, band, n, options, progress, seed=seed)
     except KeyboardInterrupt:
-        print_message(f"what was done is in {path}; the same command goes on with the rest")
+        print_message(f"completed trials are in {options.store}; run the same command again to continue")
         raise
     if as_json:
         print_json(
             {
-                "store": str(path),
+                "store": str(options.store),
                 "space": found.name,
                 "planned": result.planned,
                 "done": len(result.errors),
@@ -156,4 +183,30 @@ def command(
                 "seconds": result.seconds,
             }
         )
-    print_message(f"{path}: {result} - next: regnet-deploy analyze {path}")
+    print_message(f"{options.store}: {result} - next: regnet-deploy analyze {options.store}")
+
+
+def make_executor(
+    ray: str | None, cpus: float | None, gpus: float | None, device: str, threads: int | None
+) -> Executor:
+    """Return the executor of the trials: Ray at an address, or this process where ``ray`` is None.
+
+    Raises:
+        UsageError: the options contradict each other.
+        MissingExtra: Ray is not installed.
+    """
+    if ray is None:
+        from regnet_deploy.sweeping.trial import run_locally
+
+        for name, value in (("--cpus-per-trial", cpus), ("--gpus-per-trial", gpus)):
+            if value is not None:
+                raise UsageError(f"{name} requires --ray: without it, trials run one after the other in this process")
+        return run_locally
+    require("ray", "ray")
+    if threads is not None:
+        raise UsageError("with --ray, a trial has as many threads as CPUs: give --cpus-per-trial instead of --threads")
+    from regnet_deploy.sweeping.ray_executor import RayExecutor
+
+    if gpus and device != "cuda":
+        raise UsageError(f"--gpus-per-trial {gpus:g} requires --device cuda, but the device is {device}")
+    return RayExecutor(ray, cpus or 1.0, (1.0 if device == "cuda" else 0.0) if gpus is None else gpus)

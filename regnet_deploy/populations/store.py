@@ -112,7 +112,7 @@ class Store:
             identity: dict[str, Any] = json.loads(rows[0][0])
             return identity
 
-    def plan(self, trials: Sequence[Trial]) -> None:
+    def add(self, trials: Sequence[Trial]) -> None:
         """Add trials that are not there yet.
 
         Raises:
@@ -151,7 +151,7 @@ class Store:
                 (outcome.state, outcome.error, json.dumps(outcome.to_json()), number),
             )
 
-    def forget(self, states: Sequence[str]) -> int:
+    def reset(self, states: Sequence[str]) -> int:
         """Plan the trials in these states again; return how many there were."""
         with self._writing() as connection:
             marks = ", ".join("?" * len(states))

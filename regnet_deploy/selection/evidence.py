@@ -9,9 +9,9 @@ their leverage, is not known.
 The regression is evaluated on left-out trials, with a penalty that is chosen without them, against two simpler
 predictors: the mean, and a line through the score of :mod:`regnet_deploy.selection.trends`, which is also fitted
 without the trial. It decides the ranking only if its squared errors are smaller than those of both by more than the
-standard error of the difference, paired by trial; otherwise candidates are ranked by their score. With a weaker criterion, noise
-would decide far more often; ``benchmarks/evidence.py`` measures how often it still does, by shuffling the errors of a
-population.
+standard error of the difference, paired by trial; otherwise candidates are ranked by their score. With a weaker
+criterion, noise would decide far more often; ``benchmarks/evidence.py`` measures how often it still does, by shuffling
+the errors of a population.
 """
 
 from __future__ import annotations

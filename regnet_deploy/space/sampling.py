@@ -6,13 +6,14 @@ band say so: what is left follows the distribution of the space. More networks o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.space.complexity import complexity
 from regnet_deploy.space.constraint import names_in, satisfied
 from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, Network, default_stem_stride
@@ -119,9 +120,7 @@ def networks_of(space: Space, drawn: DrawnNetworks, stem_stride: int) -> list[Ne
     ]
 
 
-def draw_networks(
-    space: Space, n: int, band: Band, seed: int = 0, advance: Callable[[int, int], None] = lambda done, total: None
-) -> DrawnNetworks:
+def draw_networks(space: Space, n: int, band: Band, seed: int = 0, progress: Progress | None = None) -> DrawnNetworks:
     """Return ``n`` distinct networks of a space within a band of MACs, in the order in which they are drawn.
 
     Args:
@@ -129,13 +128,15 @@ def draw_networks(
         n: how many; those of a smaller n are the first of a larger one.
         band: where MACs must lie.
         seed: of the random streams.
-        advance: called with how many there are and how many there are to be.
+        progress: receives the number of networks that are found.
 
     Raises:
         UsageError: the space holds fewer in the band, as far as millions of draws can tell.
     """
     if n < 1 or seed < 0:
         raise UsageError(f"the number of networks must be 1 or more and the seed 0 or more, got {n} and {seed}")
+    progress = progress or NoProgress()
+    progress.step("drawing networks", n)
     pieces: list[DrawnNetworks] = []
     known: set[bytes] = set()
     since_last = draws = 0
@@ -150,7 +151,7 @@ def draw_networks(
         if new:
             since_last = 0
             pieces.append(chunk.take(np.array(new)))
-            advance(len(known), n)
+            progress.update(len(known), n)
         if len(known) == n:
             return DrawnNetworks.join(pieces)
         if since_last >= PATIENCE:

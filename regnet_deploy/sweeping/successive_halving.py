@@ -1,51 +1,70 @@
-"""Successive halving: many candidates get a little training, the better third of them three times as much, and so on.
+"""Successive halving: all candidates are trained for a few epochs, the best third three times as long, and so on.
 
-Every round trains from the seed's weights with a whole schedule of its own length (arXiv 1502.07943 with a factor of
-3), so that a round is a sweep like any other: kept at once, and gone on with after an interruption.
+Every round trains from the initial weights of the seed with a complete schedule of its own length (arXiv 1502.07943
+with a factor of 3). A round is therefore a sweep like any other: each outcome is stored immediately, and an interrupted
+round continues.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.populations.store import Trial, check_store_path, lock_store, open_store
+from regnet_deploy.progress import Progress
+from regnet_deploy.selection.selection import Selection, diverse_ranks, ranked_by_measurement
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
-from regnet_deploy.sweeping.reporter import Reporter
-from regnet_deploy.sweeping.sweep import SweepOptions, forget_failures, run_pending_trials, sweep_identity
+from regnet_deploy.sweeping.sweep import SweepOptions, reset_failures, run_pending_trials, sweep_identity
 from regnet_deploy.sweeping.sweep_images import check_folder, list_folder, load_images
-from regnet_deploy.training.recipe import Recipe
 
 FACTOR = 3
 
 
 @dataclass(frozen=True)
 class HalvingResult:
-    """What the rounds said of a candidate.
+    """The result of successive halving for one candidate.
 
     Attributes:
-        candidate: its place among the candidates, from 0.
-        errors: epochs -> top-1 error, percent, of each round in which it was trained to the end.
+        candidate: its index among the candidates.
+        errors: epochs -> top-1 error, percent, of each round that it completed.
     """
 
     candidate: int
     errors: dict[int, float]
 
 
-def rounds(candidates: int, epochs: int) -> list[tuple[int, int]]:
-    """Return how many candidates each round trains and for how many epochs, the last for all ``epochs``.
+def select_by_training(selection: Selection, n: int, options: SweepOptions, progress: Progress) -> Selection:
+    """Train the first ``n`` candidates that differ in shape, and rank them by their measured errors.
 
-    The last round has up to three; a round before it three times as many and a third of the epochs, one at least. Of
-    rounds of as many epochs only the first is held: the others would train the same again.
+    Args:
+        selection: the candidates, ranked without training.
+        n: number of candidates to train.
+        options: data, recipe of the last round, store and executor.
+        progress: receives the progress.
+
+    Raises:
+        UsageError: the store belongs to other candidates or options, or no candidate could be trained.
+        DataError: the images cannot be used, or the store cannot be written.
+    """
+    ranks = diverse_ranks(selection, n)
+    networks = [selection.candidate(rank).network for rank in ranks]
+    results = successive_halving(networks, selection.budget.resolution, options, progress)
+    order, errors = [ranks[each.candidate] for each in results], [each.errors for each in results]
+    return ranked_by_measurement(selection, order, errors, str(options.data))
+
+
+def rounds(candidates: int, epochs: int) -> list[tuple[int, int]]:
+    """Return the number of candidates and of epochs of each round; the last one has all ``epochs``.
+
+    The last round has up to three candidates; each round before it three times as many, and a third of the epochs, but
+    at least one. Of several rounds with the same number of epochs only the first is run, because the others would
+    repeat the same training.
     """
     sizes = [candidates]
     while sizes[-1] > FACTOR:
@@ -56,96 +75,73 @@ def rounds(candidates: int, epochs: int) -> list[tuple[int, int]]:
 
 
 def successive_halving(
-    networks: Sequence[Network],
-    data: Path,
-    resolution: int,
-    recipe: Recipe,
-    options: SweepOptions,
-    path: Path,
-    reporter: Reporter,
+    networks: Sequence[Network], resolution: int, options: SweepOptions, progress: Progress
 ) -> list[HalvingResult]:
-    """Train candidates in rounds and return all of them, the best first: by the error of their last round.
+    """Train candidates in rounds and return all of them, the best first.
 
-    Candidates that got further stand before those that did not; those that diverged or failed are last of their round.
+    Candidates of a later round precede those that were dropped before it; within a round they are sorted by error, and
+    those that diverged or failed are last.
 
     Args:
-        networks: the candidates, the likeliest first; of equal errors the earlier stands first.
-        data: folder of images.
-        resolution: pixels a side.
-        recipe: of the last round; earlier ones have fewer epochs.
-        options: ``n`` is not looked at.
-        path: the store.
-        reporter: is told how it goes.
+        networks: the candidates, the most likely first; of equal errors the earlier one is better.
+        resolution: width and height of the image in pixels.
+        options: data, recipe of the last round, store and executor; earlier rounds have fewer epochs.
+        progress: receives the progress.
 
     Raises:
-        UsageError: a store of other candidates or options, or no candidate could be trained.
+        UsageError: the store belongs to other candidates or options, or no candidate could be trained.
         DataError: the images cannot be used, or the store cannot be written.
     """
-    check_store_path(path)
+    check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
-    listing = list_folder(data, options.val_split)
-    with lock_store(path):
-        folder = check_folder(listing, options.val_split, recipe.seed, path, reporter)
-        identity = {"tried": len(networks), **sweep_identity(folder, recipe, options.execution, resolution)}
-        return _halve(networks, folder, identity, recipe, options, path, reporter)
+    listing = list_folder(options.data, options.val_split)
+    results = [HalvingResult(candidate, {}) for candidate in range(len(networks))]
+    with lock_store(options.store):
+        folder = check_folder(listing, options.val_split, options.recipe.seed, options.store, progress)
+        identity = {"tried": len(networks), **sweep_identity(folder, options, resolution)}
+        with open_store(options.store, identity) as store:
+            if options.retry:
+                reset_failures(store, progress)
+            images = load_images(folder, options.recipe, resolution, progress)
+            round_options = replace(options, recipe=replace(options.recipe, warmup_epochs=None))
+            remaining, first = list(results), 0
+            for size, epochs in rounds(len(networks), options.recipe.epochs):
+                remaining = remaining[:size]
+                progress.message(f"{len(remaining)} candidates, {epochs} epoch{'s' if epochs > 1 else ''} each")
+                trials = [
+                    _trial(first + i, networks[each.candidate], each.candidate, resolution, len(folder.classes), epochs)
+                    for i, each in enumerate(remaining)
+                ]
+                store.add(trials)
+                run_pending_trials(store, trials, images, round_options, progress)
+                outcomes = store.outcomes()
+                for trial, each in zip(trials, remaining, strict=True):
+                    error = outcomes[trial.number].error
+                    if error is not None:
+                        each.errors[epochs] = error
+                remaining.sort(key=lambda each: each.errors.get(epochs, math.inf))
+                first += len(trials)
+    return _ranked(results)
 
 
-def _halve(
-    networks: Sequence[Network],
-    folder: ImageDataset,
-    identity: Mapping[str, Any],
-    recipe: Recipe,
-    options: SweepOptions,
-    path: Path,
-    reporter: Reporter,
-) -> list[HalvingResult]:
-    resolution = identity["resolution"]
-    with open_store(path, identity) as store:
-        if options.retry:
-            forget_failures(store, reporter)
-        images = load_images(folder, recipe, resolution, reporter)
-        tried = {candidate: HalvingResult(candidate, {}) for candidate in range(len(networks))}
-        left = list(tried)
-        first = 0
-        for size, epochs in rounds(len(networks), recipe.epochs):
-            left = left[:size]
-            reporter.say(f"{len(left)} candidates, {epochs} epoch{'s' if epochs > 1 else ''} each")
-            trials = [_trial(first + i, networks[c], folder, resolution, epochs, c) for i, c in enumerate(left)]
-            store.plan(trials)
-            run_pending_trials(store, trials, images, replace(recipe, warmup_epochs=None), options, reporter)
-            outcomes = store.outcomes()
-            for i, candidate in enumerate(left):
-                error = outcomes[first + i].error
-                if error is not None:
-                    tried[candidate].errors[epochs] = error
-            left = _by_error(left, tried, epochs)
-            first += len(left)
-    return _ranked(tried)
-
-
-def _by_error(candidates: list[int], tried: dict[int, HalvingResult], epochs: int) -> list[int]:
-    """Return candidates by their error in a round; those without one are last."""
-    return sorted(candidates, key=lambda candidate: tried[candidate].errors.get(epochs, math.inf))
-
-
-def _ranked(tried: dict[int, HalvingResult]) -> list[HalvingResult]:
-    """Return the candidates, those of the longest training first, and of them those of the least error.
+def _ranked(results: list[HalvingResult]) -> list[HalvingResult]:
+    """Sort candidates by the epochs of their longest training, then by its error.
 
     Raises:
-        UsageError: none was trained to an end.
+        UsageError: no candidate was trained.
     """
 
     def key(each: HalvingResult) -> tuple[int, float]:
         epochs = max(each.errors, default=0)
         return -epochs, each.errors.get(epochs, math.inf)
 
-    ranked = sorted(tried.values(), key=key)
+    ranked = sorted(results, key=key)
     if not ranked[0].errors:
-        raise UsageError(f"none of the {len(ranked)} candidates could be trained: give a lower --lr, and --retry")
+        raise UsageError(f"none of the {len(ranked)} candidates could be trained: lower --lr and add --retry")
     return ranked
 
 
-def _trial(number: int, network: Network, folder: ImageDataset, resolution: int, epochs: int, candidate: int) -> Trial:
-    cost = network_complexity(network, resolution, len(folder.classes)).total
+def _trial(number: int, network: Network, candidate: int, resolution: int, classes: int, epochs: int) -> Trial:
+    cost = network_complexity(network, resolution, classes).total
     macs, parameters, activations = (int(value) for value in cost)
     return Trial(number, network, {"candidate": float(candidate)}, macs, parameters, activations, epochs)

@@ -1,11 +1,11 @@
-"""A sweep: networks drawn from a design space, trained one by one or on Ray, until every one has an outcome."""
+"""A sweep: networks are drawn from a design space and trained, in this process or on Ray, until each has an outcome."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,39 +26,41 @@ from regnet_deploy.populations.store import (
     lock_store,
     open_store,
 )
+from regnet_deploy.progress import Progress
 from regnet_deploy.space.sampling import Band, draw_networks, networks_of
 from regnet_deploy.space.space_file import space_data
 from regnet_deploy.space.spaces import Space
-from regnet_deploy.sweeping.local_executor import Watch, run_locally
-from regnet_deploy.sweeping.reporter import Reporter
 from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
+from regnet_deploy.sweeping.trial import TrialCallback, run_locally
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
-#: So many failures are no accident: of a run before anything is done, and one after the other later.
-_AT_ONCE, _IN_A_ROW = 3, 10
+#: A sweep stops after so many failures in a row: before any trial of the run succeeded, and later.
+_MAX_FIRST_FAILURES, _MAX_FAILURES = 3, 10
 #: Runs trials and yields each with its outcome, in any order.
 Executor = Callable[
-    [Iterable[Trial], SweepImages, Recipe, Execution, Watch], Generator[tuple[Trial, Outcome], None, None]
+    [Iterable[Trial], SweepImages, Recipe, Execution, TrialCallback], Generator[tuple[Trial, Outcome], None, None]
 ]
 
 
 @dataclass(frozen=True)
 class SweepOptions:
-    """What a sweep needs to know besides space, band and data.
+    """How the networks of a sweep are trained, and where the results are stored.
 
     Attributes:
-        n: networks.
-        seed: of the draws.
-        val_split: share of each class to hold out where the folder has no validation images; None is 0.1.
-        execution: how a step is run.
+        data: folder of images.
+        store: the store, a file.
+        recipe: the recipe of all trials.
+        val_split: fraction of each class that is held out where the folder has no validation images; None means 0.1.
+        execution: device and precision.
         executor: what runs the trials.
-        threads: of the CPU for one trial; None is every core.
-        retry: train those again that diverged or failed.
+        threads: CPU threads of a trial; None means all cores.
+        retry: whether trials that diverged or failed are trained again.
     """
 
-    n: int
-    seed: int = 0
+    data: Path
+    store: Path
+    recipe: Recipe
     val_split: float | None = None
     execution: Execution = field(default_factory=lambda: Execution("cpu", channels_last=True))
     executor: Executor = run_locally
@@ -68,16 +70,16 @@ class SweepOptions:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """How a sweep stands.
+    """The status of a sweep.
 
     Attributes:
-        store: where its results are.
-        planned: trials in all.
-        errors: top-1 errors of the trials that are done, percent, by number.
-        diverged: trials whose loss was not finite.
-        failed: trials that could not be run.
-        seconds: time of all trials that have an outcome.
-        messages: what those that failed said, by number.
+        store: the store with the results.
+        planned: number of trials.
+        errors: top-1 errors of the completed trials, percent, by number.
+        diverged: number of trials whose loss was not finite.
+        failed: number of trials that could not be trained.
+        seconds: total time of the trials that have an outcome.
+        messages: error messages of the failed trials, by number.
     """
 
     store: Path
@@ -89,12 +91,12 @@ class SweepStatus:
     messages: dict[int, str]
 
     @property
-    def left(self) -> int:
-        """Trials without an outcome."""
+    def pending(self) -> int:
+        """Number of trials without an outcome."""
         return self.planned - len(self.errors) - self.diverged - self.failed
 
     def __str__(self) -> str:
-        """Return it in a line."""
+        """Return the status as one line."""
         parts = [f"{len(self.errors)} of {self.planned} trials done"]
         parts += [f"{n} {what}" for n, what in ((self.diverged, "diverged"), (self.failed, "failed")) if n]
         if self.errors:
@@ -103,61 +105,55 @@ class SweepStatus:
         return "; ".join(parts)
 
 
-def sweep(
-    space: Space, band: Band, data: Path, recipe: Recipe, options: SweepOptions, path: Path, reporter: Reporter
-) -> SweepStatus:
-    """Draw networks, train those that have no outcome yet, and return how the sweep stands.
+def sweep(space: Space, band: Band, n: int, options: SweepOptions, progress: Progress, *, seed: int = 0) -> SweepStatus:
+    """Draw networks, train those without an outcome, and return the status of the sweep.
 
-    The number of classes is that of the folder, whatever the band says. Interrupted or killed, the same call goes on
-    with what is left.
+    The number of classes is that of the folder, not that of the band. After an interruption, the same call continues
+    with the remaining trials.
+
+    Args:
+        space: the space to draw from.
+        band: the range of MACs.
+        n: number of networks.
+        options: data, recipe, store and executor.
+        progress: receives the progress.
+        seed: seed of the draws.
 
     Raises:
-        UsageError: options that do not fit each other, or a store of another sweep.
+        UsageError: the options contradict each other, or the store belongs to another sweep.
         DataError: the images cannot be used, or the store cannot be written.
     """
-    check_store_path(path)
+    check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
-    listing = list_folder(data, options.val_split)
+    listing = list_folder(options.data, options.val_split)
     band = replace(band, classes=len(listing.train), stem_stride=band.stride)
-    trials = planned_trials(space, band, recipe.epochs, options.n, options.seed, reporter)
-    with lock_store(path):
-        folder = check_folder(listing, options.val_split, recipe.seed, path, reporter)
-        identity = sweep_identity(folder, recipe, options.execution, band.resolution)
-        identity |= {
+    trials = planned_trials(space, band, options.recipe.epochs, n, seed, progress)
+    with lock_store(options.store):
+        folder = check_folder(listing, options.val_split, options.recipe.seed, options.store, progress)
+        identity = {
+            **sweep_identity(folder, options, band.resolution),
             "space": space_data(space),
-            "seed": options.seed,
+            "seed": seed,
             "mmacs": [band.lowest / 1e6, band.highest / 1e6],
             "stem_stride": band.stride,
         }
-        return _sweep(trials, folder, identity, recipe, options, path, reporter)
+        with open_store(options.store, identity) as store:
+            if options.retry:
+                reset_failures(store, progress)
+            store.add(trials)
+            if sweep_status(store, trials).pending:
+                images = load_images(folder, options.recipe, band.resolution, progress)
+                run_pending_trials(store, trials, images, options, progress)
+            return sweep_status(store, trials)
 
 
-def _sweep(
-    trials: Sequence[Trial],
-    folder: ImageDataset,
-    identity: Mapping[str, Any],
-    recipe: Recipe,
-    options: SweepOptions,
-    path: Path,
-    reporter: Reporter,
-) -> SweepStatus:
-    with open_store(path, identity) as store:
-        if options.retry:
-            forget_failures(store, reporter)
-        store.plan(trials)
-        if sweep_status(store, trials).left:
-            images = load_images(folder, recipe, identity["resolution"], reporter)
-            run_pending_trials(store, trials, images, recipe, options, reporter)
-        return sweep_status(store, trials)
-
-
-def planned_trials(space: Space, band: Band, epochs: int, n: int, seed: int, reporter: Reporter) -> list[Trial]:
+def planned_trials(space: Space, band: Band, epochs: int, n: int, seed: int, progress: Progress) -> list[Trial]:
     """Draw the networks of a sweep.
 
     Raises:
-        UsageError: the space has fewer in the band.
+        UsageError: the space has fewer networks in the band.
     """
-    drawn = draw_networks(space, n, band, seed, lambda done, total: reporter.advance("drawing networks", done, total))
+    drawn = draw_networks(space, n, band, seed, progress)
     costs = zip(drawn.macs.tolist(), drawn.parameters.tolist(), drawn.activations.tolist(), strict=True)
     columns = {name: column.tolist() for name, column in drawn.columns.items()}
     return [
@@ -166,9 +162,9 @@ def planned_trials(space: Space, band: Band, epochs: int, n: int, seed: int, rep
     ]
 
 
-def sweep_identity(folder: ImageDataset, recipe: Recipe, execution: Execution, resolution: int) -> dict[str, Any]:
-    """Return what decides the outcome of a trial besides its network and its epochs."""
-    fitted = recipe.fitted(len(folder.train)).to_json()
+def sweep_identity(folder: ImageDataset, options: SweepOptions, resolution: int) -> dict[str, Any]:
+    """Return what determines the outcome of a trial besides its network and its epochs."""
+    fitted = options.recipe.fitted(len(folder.train)).to_json()
     return {
         "data": {
             "digest": folder.digest,
@@ -179,71 +175,68 @@ def sweep_identity(folder: ImageDataset, recipe: Recipe, execution: Execution, r
         },
         "resolution": resolution,
         "recipe": {name: value for name, value in fitted.items() if name != "fine_tune"},
-        "execution": execution.to_json(),
+        "execution": options.execution.to_json(),
     }
 
 
 def run_pending_trials(
-    store: Store,
-    trials: Sequence[Trial],
-    images: SweepImages,
-    recipe: Recipe,
-    options: SweepOptions,
-    reporter: Reporter,
+    store: Store, trials: Sequence[Trial], images: SweepImages, options: SweepOptions, progress: Progress
 ) -> None:
-    """Run those of the trials that have no outcome in the store, and write each outcome as soon as there is one.
+    """Run the trials that have no outcome in the store, and store each outcome immediately.
 
     Raises:
-        UsageError: trial after trial failed, so that something is wrong with all of them.
-        DataError: the images cannot be read any more, or the store cannot be written.
+        UsageError: too many trials failed in a row, so that a common cause is likely.
+        DataError: the images can no longer be read, or the store cannot be written.
     """
     outcomes = _outcomes(store, trials)
-    left = [trial for trial in trials if trial.number not in outcomes]
-    progress = _Progress(len(trials), outcomes, reporter)
+    pending = [trial for trial in trials if trial.number not in outcomes]
+    sweep_progress = _SweepProgress(len(trials), outcomes, progress)
     if outcomes:
-        reporter.say(f"{store.path}: {len(outcomes)} of {len(trials)} trials have an outcome, {len(left)} are left")
-    failed, done, elsewhere = 0, 0, list(outcomes.values())
-    with contextlib.closing(options.executor(left, images, recipe, options.execution, progress.watch)) as ended:
-        for trial, outcome in ended:
+        progress.message(
+            f"{store.path}: {len(outcomes)} of {len(trials)} trials have an outcome, {len(pending)} remain"
+        )
+    failures, successes, earlier = 0, 0, list(outcomes.values())
+    running = options.executor(pending, images, options.recipe, options.execution, sweep_progress.step)
+    with contextlib.closing(running) as completed:
+        for trial, outcome in completed:
             store.record(trial.number, outcome)
-            progress.ended(trial, outcome)
-            if not done + failed:
-                _tell_other_machine(outcome, elsewhere, reporter)
-            done, failed = (done, failed + 1) if outcome.state == FAILED else (done + 1, 0)
-            if failed >= (_IN_A_ROW if done else _AT_ONCE):
+            sweep_progress.completed(trial, outcome)
+            if not successes + failures:
+                _report_other_machine(outcome, earlier, progress)
+            successes, failures = (successes, failures + 1) if outcome.state == FAILED else (successes + 1, 0)
+            if failures >= (_MAX_FAILURES if successes else _MAX_FIRST_FAILURES):
                 raise UsageError(
-                    f"{failed} trials failed one after the other, so something is wrong with all of them: "
-                    f"{outcome.message}; put it right and give the same command with --retry"
+                    f"{failures} trials failed in a row, probably for the same reason: {outcome.message}; correct it "
+                    "and run the same command with --retry"
                 )
 
 
-def forget_failures(store: Store, reporter: Reporter) -> None:
-    """Have those trained again that diverged or failed."""
-    reporter.say(f"{store.forget((DIVERGED, FAILED))} trials that diverged or failed are trained again")
-
-
-def _tell_other_machine(outcome: Outcome, before: Sequence[Outcome], reporter: Reporter) -> None:
-    """Say what is not as it was for earlier trials of the store: last bits, and so errors, may differ by it."""
-    for name in ("device", "gpus", "torch"):
-        values = {str(each.machine.get(name)) for each in before} - {str(outcome.machine.get(name))}
-        if values:
-            now = outcome.machine.get(name)
-            reporter.say(f"earlier trials ran with {name} {', '.join(sorted(values))}, these with {now}")
+def reset_failures(store: Store, progress: Progress) -> None:
+    """Mark the trials that diverged or failed as pending."""
+    progress.message(f"{store.reset((DIVERGED, FAILED))} trials that diverged or failed are trained again")
 
 
 def sweep_status(store: Store, trials: Sequence[Trial]) -> SweepStatus:
-    """Return how these trials of a store stand."""
+    """Return the status of these trials of a store."""
     outcomes = _outcomes(store, trials)
-    errors = {n: each.error for n, each in outcomes.items() if each.state == DONE and each.error is not None}
     return SweepStatus(
-        store.path,
-        len(trials),
-        errors,
-        sum(each.state == DIVERGED for each in outcomes.values()),
-        sum(each.state == FAILED for each in outcomes.values()),
-        sum(each.seconds for each in outcomes.values()),
-        {number: each.message for number, each in outcomes.items() if each.state == FAILED},
+        store=store.path,
+        planned=len(trials),
+        errors={n: each.error for n, each in outcomes.items() if each.state == DONE and each.error is not None},
+        diverged=sum(each.state == DIVERGED for each in outcomes.values()),
+        failed=sum(each.state == FAILED for each in outcomes.values()),
+        seconds=sum(each.seconds for each in outcomes.values()),
+        messages={number: each.message for number, each in outcomes.items() if each.state == FAILED},
     )
+
+
+def _report_other_machine(outcome: Outcome, earlier: Sequence[Outcome], progress: Progress) -> None:
+    """Report a machine that differs from that of earlier trials: rounding, and so the errors, may differ."""
+    for name in ("device", "gpus", "torch"):
+        values = {str(each.machine.get(name)) for each in earlier} - {str(outcome.machine.get(name))}
+        if values:
+            now = outcome.machine.get(name)
+            progress.message(f"earlier trials ran with {name} {', '.join(sorted(values))}, these run with {now}")
 
 
 def _outcomes(store: Store, trials: Sequence[Trial]) -> dict[int, Outcome]:
@@ -251,49 +244,50 @@ def _outcomes(store: Store, trials: Sequence[Trial]) -> dict[int, Outcome]:
     return {trial.number: known[trial.number] for trial in trials if trial.number in known}
 
 
-class _Progress:
-    """Tells how a sweep goes: trials done, best and median error so far, images/s."""
+class _SweepProgress:
+    """Progress of a sweep: completed trials, best and median error so far, images/s of the running trials."""
 
-    def __init__(self, total: int, outcomes: dict[int, Outcome], reporter: Reporter) -> None:
-        self._total, self._done, self._reporter = total, len(outcomes), reporter
+    def __init__(self, total: int, outcomes: dict[int, Outcome], progress: Progress) -> None:
+        self._total, self._done, self._progress = total, len(outcomes), progress
         self._errors = [each.error for each in outcomes.values() if each.error is not None]
         self._running: dict[int, tuple[float, float]] = {}
-        self._started, self._here = time.perf_counter(), 0
-        self._best = _best(self._errors)
+        self._start, self._done_in_this_run = time.perf_counter(), 0
+        self._best = _best_and_median(self._errors)
+        progress.step("trials", total)
 
-    def watch(self, trial: Trial, share: float, rate: float) -> None:
-        """Take how far a running trial is."""
-        self._running[trial.number] = (share, rate)
-        self._tell()
+    def step(self, trial: Trial, fraction: float, rate: float) -> None:
+        """Receive the completed fraction of a running trial and its images/s."""
+        self._running[trial.number] = (fraction, rate)
+        self._update()
 
-    def ended(self, trial: Trial, outcome: Outcome) -> None:
-        """Take the outcome of a trial, and say it in a line."""
+    def completed(self, trial: Trial, outcome: Outcome) -> None:
+        """Report the outcome of a trial in one line."""
         self._running.pop(trial.number, None)
         self._done += 1
-        self._here += 1
+        self._done_in_this_run += 1
         cost = f"{trial.macs / 1e6:.2f} MMACs, {trial.parameters / 1e3:.0f} k parameters"
         if outcome.error is not None:
             self._errors.append(outcome.error)
-            self._best = _best(self._errors)
-            said = f"error {outcome.error:.2f} %"
+            self._best = _best_and_median(self._errors)
+            result = f"error {outcome.error:.2f} %"
         else:
-            said = f"{outcome.state} ({outcome.message})"
-        pace = (time.perf_counter() - self._started) / self._here
-        left = _duration(pace * (self._total - self._done))
-        self._reporter.say(
-            f"trial {trial.number} ({self._done}/{self._total}): {said}, {cost}, {outcome.seconds:.0f} s, "
-            f"{outcome.images_per_s:.0f} images/s; {self._best}{left} left"
+            result = f"{outcome.state} ({outcome.message})"
+        seconds_per_trial = (time.perf_counter() - self._start) / self._done_in_this_run
+        remaining = _duration(seconds_per_trial * (self._total - self._done))
+        self._progress.message(
+            f"trial {trial.number} ({self._done}/{self._total}): {result}, {cost}, {outcome.seconds:.0f} s, "
+            f"{outcome.images_per_s:.0f} images/s; {self._best}{remaining} left"
         )
-        self._tell()
+        self._update()
 
-    def _tell(self) -> None:
-        share = sum(share for share, _ in self._running.values())
+    def _update(self) -> None:
+        fraction = sum(fraction for fraction, _ in self._running.values())
         rate = sum(rate for _, rate in self._running.values())
         note = self._best + (f"{rate:.0f} images/s" if rate else "")
-        self._reporter.advance("trials", self._done + share, self._total, note)
+        self._progress.update(self._done + fraction, self._total, note)
 
 
-def _best(errors: Sequence[float]) -> str:
+def _best_and_median(errors: Sequence[float]) -> str:
     return f"best {min(errors):.2f} %, median {statistics.median(errors):.2f} %; " if errors else ""
 
 

@@ -1,9 +1,9 @@
-"""One trial: a network is trained from the seed's weights, and what comes of it is an outcome, whatever it is."""
+"""Trains the network of one trial and returns the outcome, whether or not the training succeeds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -21,8 +21,10 @@ from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks,
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import make_trainer
 
-#: Called with the share of a trial that is done, 0 to 1, and images/s.
-Heard = Callable[[float, float], None]
+#: Called with the completed fraction of a trial, 0 to 1, and images/s.
+StepCallback = Callable[[float, float], None]
+#: The same for one of several trials.
+TrialCallback = Callable[[Trial, float, float], None]
 
 
 def run_trial(
@@ -30,25 +32,26 @@ def run_trial(
     images: SweepImages,
     recipe: Recipe,
     execution: Execution,
-    heard: Heard = lambda share, rate: None,
+    on_step: StepCallback = lambda fraction, rate: None,
     *,
-    most_workers: int | None = None,
+    max_workers: int | None = None,
 ) -> Outcome:
-    """Train a network and return what came of it; on a CPU the same with as many threads, to the bit.
+    """Train a network and return the outcome.
 
-    A loss that is not finite, and whatever PyTorch refuses (memory, a kernel), is an outcome. What is wrong with the
-    images is not: it would be of every trial.
+    On a CPU, the same number of threads gives the same result to the bit. A loss that is not finite, and an error of
+    PyTorch (out of memory, a missing kernel), is an outcome. An error of the images is raised, because every other
+    trial would have it too.
 
     Args:
-        trial: the network, and for how many epochs.
-        images: to train on.
-        recipe: of the sweep.
-        execution: how a step is run.
-        heard: is told how far it is.
-        most_workers: bound on the processes that load images, beside what the device gains from.
+        trial: the network and its number of epochs.
+        images: the images to train on.
+        recipe: the recipe of the sweep.
+        execution: device and precision.
+        on_step: called during the training.
+        max_workers: upper bound of the number of processes that load images.
 
     Raises:
-        DataError: the images cannot be read any more.
+        DataError: the images can no longer be read.
     """
     disable_tf32()
     fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training.source.files))
@@ -57,11 +60,11 @@ def run_trial(
     state, message = DONE, ""
     try:
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
-        learner = make_trainer(model, execution, fitted, images.preprocessing)
+        trainer = make_trainer(model, execution, fitted, images.preprocessing)
         workers = default_workers(execution.device, images.training.source.kept is not None)
-        workers = workers if most_workers is None else min(workers, most_workers)
-        run = Run(learner, images.training, images.validation, images.preprocessing, workers)
-        fit(run, _listener(run, fitted, heard))
+        workers = workers if max_workers is None else min(workers, max_workers)
+        run = Run(trainer, images.training, images.validation, images.preprocessing, workers)
+        fit(run, _callbacks(run, fitted, on_step))
     except DivergenceError as error:
         state, message = DIVERGED, str(error).partition(":")[0]
     except (UsageError, LoaderDied, RuntimeError) as error:
@@ -85,8 +88,20 @@ def run_trial(
     return outcome
 
 
+def run_locally(
+    trials: Iterable[Trial], images: SweepImages, recipe: Recipe, execution: Execution, on_step: TrialCallback
+) -> Generator[tuple[Trial, Outcome], None, None]:
+    """Run trials one after the other in this process, and yield each with its outcome."""
+    for trial in trials:
+
+        def step(fraction: float, rate: float, trial: Trial = trial) -> None:
+            on_step(trial, fraction, rate)
+
+        yield trial, run_trial(trial, images, recipe, execution, step)
+
+
 def describe_worker(execution: Execution) -> dict[str, Any]:
-    """Return what an outcome says of the machine."""
+    """Return the description of the machine that an outcome records."""
     machine = describe_machine()
     return {
         "cpu": machine.cpu,
@@ -99,11 +114,11 @@ def describe_worker(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _listener(run: Run, recipe: Recipe, heard: Heard) -> TrainingCallbacks:
+def _callbacks(run: Run, recipe: Recipe, on_step: StepCallback) -> TrainingCallbacks:
     steps = recipe.epochs * run.steps_per_epoch
     return TrainingCallbacks(
-        step=lambda loss, rate: heard(run.steps_done / steps, rate),
+        step=lambda loss, rate: on_step(run.steps_done / steps, rate),
         epoch=lambda metrics: None,
-        save=lambda: None,  # trials are short: one that is interrupted begins anew
+        save=lambda: None,  # trials are short: an interrupted one starts again
         save_every_s=float("inf"),
     )

@@ -17,8 +17,8 @@ from regnet_deploy.space.network import Network
 def test_a_budget_becomes_a_bundle_in_the_current_folder(cli, tmp_path):
     done = cli("select", "--gflops", 0.4, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "likeliest of" in done.stdout
-    assert "Your data will differ" in done.stdout
+    assert "most likely of" in done.stdout
+    assert "Errors on your data will differ" in done.stdout
     assert "next: regnet-deploy train --data DIR" in done.stderr
     bundle = open_bundle(tmp_path / "regnet-bundle")
     architecture = bundle.part("architecture")
@@ -87,12 +87,12 @@ def test_the_picture_is_written(cli, tmp_path, suffix):
         (["--gflops", 4, "--depth", "3:x"], "'3:x' is not a range such as 12:28"),
         (["--gflops", 4, "--depth", "28:12"], "d must be a range within 4 to 48, got 28 to 12"),
         (["--gflops", 4, "--group-width", "3:5", "--group-multiple", 8], "no group width from 3 to 5"),
-        (["--gflops", 4, "--max-params", 1], "no candidate within 1 M parameters"),
+        (["--gflops", 4, "--max-params", 1], "no candidate has at most 1 M parameters"),
         (["--gflops", 4, "--plot", "a.gif"], "a picture is written as .png, .svg, .pdf, got a.gif"),
         (["--gflops", 4, "--plot", "no/a.png"], "there is no folder no for the picture"),
-        (["--published", "RegNetX-4.0GF", "--depth", "20"], "--depth is for a search"),
-        (["--published", "RegNetX-4.0GF", "--plot", "a.png"], "--plot is for a search"),
-        (["--published", "RegNetX-4.0GF", "--evidence", "a.sweep"], "--evidence is for a search"),
+        (["--published", "RegNetX-4.0GF", "--depth", "20"], "--depth applies to a search"),
+        (["--published", "RegNetX-4.0GF", "--plot", "a.png"], "--plot applies to a search"),
+        (["--published", "RegNetX-4.0GF", "--evidence", "a.sweep"], "--evidence applies to a search"),
         (["--gflops", 4, "--evidence", "a.sweep"], "no population at a.sweep"),
         (["--published", "RegNetY-5.0GF"], "(did you mean RegNetY-4.0GF?)"),
         (["--gflop", 4], "'--gflops'"),

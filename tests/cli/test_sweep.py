@@ -75,8 +75,8 @@ def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object
         (["--space", "none.yaml"], "cannot read the space file none.yaml"),
         (["--data", "none"], "no image folder at none"),
         (["--val-split", "0.5"], "has validation images of its own"),
-        (["--cpus-per-trial", "2"], "--cpus-per-trial belongs to --ray"),
-        (["--gpus-per-trial", "1"], "--gpus-per-trial belongs to --ray"),
+        (["--cpus-per-trial", "2"], "--cpus-per-trial requires --ray"),
+        (["--gpus-per-trial", "1"], "--gpus-per-trial requires --ray"),
         (["--stem-stride", "3"], "--stem-stride"),
         (["--store", "none/a.sweep"], "there is no folder none for the store a.sweep: make it first"),
         (["--store", "."], "is a folder"),
@@ -128,7 +128,7 @@ def test_help_shows_an_example_and_loads_nothing_heavy(cli_process: Any) -> None
     assert done.stdout.endswith("set()\n")
 
 
-def test_interrupted_it_says_how_to_go_on(
+def test_interrupted_it_says_how_to_continue(
     given: list[object], tmp_path: Path, cli_process: Any, start_cli: Any
 ) -> None:
     with start_cli(*given, "--epochs", "8") as process:
@@ -143,7 +143,7 @@ def test_interrupted_it_says_how_to_go_on(
     assert process.returncode == 130, said
     store = tmp_path / "tiny.sweep"
     assert [line for line in said.splitlines() if line][-2:] == [
-        f"what was done is in {store}; the same command goes on with the rest",
+        f"completed trials are in {store}; run the same command again to continue",
         "regnet-deploy: interrupted",
     ]
     assert "Traceback" not in said
@@ -152,7 +152,7 @@ def test_interrupted_it_says_how_to_go_on(
     assert 1 <= done < 8
     again = cli_process(*given, "--epochs", "8")
     assert again.returncode == 0, again.stderr
-    assert f"{done} of 8 trials have an outcome, {8 - done} are left" in again.stderr
+    assert f"{done} of 8 trials have an outcome, {8 - done} remain" in again.stderr
 
 
 def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object], start_cli: Any) -> None:

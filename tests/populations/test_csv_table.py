@@ -71,7 +71,7 @@ def test_what_is_written_reads_back_as_the_same_population(
         4: replace(outcomes[DONE], error=100.0),
     }
     with open_store(tmp_path / "a.sweep", identity) as store:
-        store.plan(trials)
+        store.add(trials)
         for number, outcome in found.items():
             store.record(number, outcome)
         wanted = trials_of(store)

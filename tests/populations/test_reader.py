@@ -18,7 +18,7 @@ Make = Callable[..., Trial]
 
 def fill(path: Path, identity: dict[str, object], trials: list[Trial], found: dict[int, Outcome]) -> Path:
     with open_store(path, identity) as store:
-        store.plan(trials)
+        store.add(trials)
         for number, outcome in found.items():
             store.record(number, outcome)
     return path
@@ -83,7 +83,7 @@ def test_a_store_is_read_while_a_sweep_holds_it(
     path = tmp_path / "a.sweep"
     with open_store(path, identity) as store:
         assert isinstance(store, Store)
-        store.plan([make_trial(number) for number in range(3)])
+        store.add([make_trial(number) for number in range(3)])
         for number in range(3):
             store.record(number, outcomes[DONE])
             assert len(read_trials(path)) == len(trials_of(store)) == number + 1

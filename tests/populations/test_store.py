@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 def filled(path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]) -> Path:
     """Three trials with an outcome of each state, and one without."""
     with open_store(path, identity) as store:
-        store.plan([make_trial(number) for number in range(4)])
+        store.add([make_trial(number) for number in range(4)])
         for number, outcome in enumerate(outcomes.values()):
             store.record(number, outcome)
     return path
@@ -101,7 +101,7 @@ def test_what_is_recorded_survives_the_death_of_the_process(
     path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
 ) -> None:
     with open_store(path, identity) as store:
-        store.plan([make_trial(0), make_trial(1)])
+        store.add([make_trial(0), make_trial(1)])
     body = f"store.record(1, Outcome(**json.loads({json.dumps(outcomes[DONE].to_json())!r})))"
     with run_python(OPENING.format(body=body), path, json.dumps(identity)) as process:
         assert process.stdout is not None
@@ -134,7 +134,7 @@ def test_it_is_readable_while_it_is_written(
 ) -> None:
     count, seen, wrong = 30, [0], []
     with open_store(path, identity) as store:
-        store.plan([make_trial(number) for number in range(count)])
+        store.add([make_trial(number) for number in range(count)])
         stop = threading.Event()
 
         def look() -> None:
@@ -209,8 +209,8 @@ def test_a_larger_plan_adds_trials_and_keeps_the_outcomes(
     filled: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
 ) -> None:
     with open_store(filled, identity) as store:
-        store.plan([make_trial(number) for number in range(6)])
-        store.plan([make_trial(number) for number in range(2)])
+        store.add([make_trial(number) for number in range(6)])
+        store.add([make_trial(number) for number in range(2)])
         assert [trial.number for trial in store.trials()] == [0, 1, 2, 3, 4, 5]
         assert store.outcomes() == dict(enumerate(outcomes.values()))
 
@@ -221,7 +221,7 @@ def test_a_number_with_another_network_is_refused_and_nothing_is_added(
     other = replace(make_trial(1), network=make_trial(2).network)
     with open_store(filled, identity) as store:
         with pytest.raises(UsageError) as error:
-            store.plan([make_trial(5), other])
+            store.add([make_trial(5), other])
         assert_one_line(error, "trial 1 of", "another network", "--store")
         assert len(store.trials()) == 4
 
@@ -230,9 +230,9 @@ def test_states_are_forgotten_on_their_own(
     filled: Path, outcomes: dict[str, Outcome], identity: dict[str, object]
 ) -> None:
     with open_store(filled, identity) as store:
-        assert store.forget((DIVERGED, FAILED)) == 2
+        assert store.reset((DIVERGED, FAILED)) == 2
         assert store.outcomes() == {0: outcomes[DONE]}
-        assert store.forget((DIVERGED, FAILED)) == 0
+        assert store.reset((DIVERGED, FAILED)) == 0
         assert len(store.trials()) == 4
 
 
@@ -424,6 +424,6 @@ with store.open_store(Path(sys.argv[1]), {{}}):
     assert process.returncode == -signal.SIGKILL
     assert not path.exists()
     with open_store(path, identity) as store:
-        store.plan([make_trial(0)])
+        store.add([make_trial(0)])
         assert store.identity == identity
     assert sorted(each.name for each in path.parent.iterdir()) == ["a.sweep"]

@@ -140,11 +140,12 @@ def test_what_is_fixed_can_be_constrained_and_is_no_column():
     assert "b" not in drawn.columns
 
 
-def test_progress_is_told():
-    told = []
-    draw_networks(KNOWN["AnyNetX_A"], 400, SMALL, advance=lambda done, total: told.append((done, total)))
-    assert told == sorted(told)
-    assert told[-1] == (400, 400)
+def test_progress_is_reported(recorded_progress):
+    draw_networks(KNOWN["AnyNetX_A"], 400, SMALL, progress=recorded_progress)
+    assert recorded_progress.steps == [("drawing networks", 400)]
+    found = [completed for _, completed, *_ in recorded_progress.updates]
+    assert found == sorted(found)
+    assert found[-1] == 400
 
 
 FEW = AnyNetSpace(

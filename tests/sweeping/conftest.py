@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from regnet_deploy.populations.store import Outcome, Trial
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.space.ranges import Values
 from regnet_deploy.space.sampling import Band
 from regnet_deploy.space.spaces import AnyNetSpace, Stages
@@ -30,25 +31,6 @@ AS_OPTIONS = ["--epochs", "2", "--batch-size", "8", "--mmacs", "0.1:3", "--resol
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@dataclass
-class Notes:
-    """A reporter that keeps what it is told."""
-
-    lines: list[str] = field(default_factory=list)
-    work: list[tuple[str, int, int, str]] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
-        self.work.append((what, done, total, note))
-
-
-@pytest.fixture
-def notes() -> Notes:
-    return Notes()
 
 
 @pytest.fixture(scope="session")
@@ -76,9 +58,9 @@ def execution() -> Execution:
 
 
 @pytest.fixture
-def images(data: Path, recipe: Recipe, tmp_path: Path, notes: Notes) -> SweepImages:
-    folder = check_folder(list_folder(data, None), None, 0, tmp_path / "a.sweep", Notes())
-    return load_images(folder, recipe, RESOLUTION, notes)
+def images(data: Path, recipe: Recipe, tmp_path: Path, recorded_progress: Any) -> SweepImages:
+    folder = check_folder(list_folder(data, None), None, 0, tmp_path / "a.sweep", NoProgress())
+    return load_images(folder, recipe, RESOLUTION, recorded_progress)
 
 
 @pytest.fixture(scope="session")
@@ -109,13 +91,13 @@ def band() -> Band:
 
 @pytest.fixture
 def trials(space: AnyNetSpace, band: Band) -> list[Trial]:
-    return planned_trials(space, band, 2, 6, 0, Notes())
+    return planned_trials(space, band, 2, 6, 0, NoProgress())
 
 
 @pytest.fixture
-def options(execution: Execution) -> Callable[..., SweepOptions]:
-    def make(n: int = 4, **changes: Any) -> SweepOptions:
-        return replace(SweepOptions(n, execution=execution, threads=1), **changes)
+def options(data: Path, recipe: Recipe, execution: Execution, tmp_path: Path) -> Callable[..., SweepOptions]:
+    def make(**changes: Any) -> SweepOptions:
+        return replace(SweepOptions(data, tmp_path / "a.sweep", recipe, execution=execution, threads=1), **changes)
 
     return make
 

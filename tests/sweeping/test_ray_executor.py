@@ -18,9 +18,9 @@ import pytest
 from regnet_deploy.errors import DataError, MissingExtra, UsageError
 from regnet_deploy.populations.store import DONE, FAILED, Outcome, Trial
 from regnet_deploy.sweeping import ray_executor
-from regnet_deploy.sweeping.local_executor import run_locally
 from regnet_deploy.sweeping.ray_executor import RayExecutor, run_in_worker
 from regnet_deploy.sweeping.sweep_images import SweepImages
+from regnet_deploy.sweeping.trial import run_locally, run_trial
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
@@ -49,7 +49,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.fixture
 def run(images: SweepImages, recipe: Recipe, execution: Execution) -> Run:
     def call(executor: Any, trials: list[Trial]) -> dict[int, Outcome]:
-        ended = executor(trials, images, recipe, execution, lambda trial, share, rate: None)
+        ended = executor(trials, images, recipe, execution, lambda trial, fraction, rate: None)
         return {trial.number: outcome for trial, outcome in ended}
 
     return call
@@ -61,14 +61,13 @@ def killed_once(
     """As `run_in_worker`, but the first process that has trial 1 is killed in the middle of it."""
     mark = Path(os.environ["TEST_MARK"])
     if trial.number == 1 and not mark.exists():
-        from regnet_deploy.sweeping.trial import run_trial
 
-        def heard(share: float, rate: float) -> None:
-            if share > 0.4:
+        def on_step(fraction: float, rate: float) -> None:
+            if fraction > 0.4:
                 mark.write_text(str(os.getpid()))
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        run_trial(trial, images, recipe, execution, heard)
+        run_trial(trial, images, recipe, execution, on_step)
     return run_in_worker(trial, images, recipe, execution, threads, board)
 
 
@@ -131,8 +130,8 @@ def test_what_a_worker_says_for_the_user_is_said_as_it_is(
 @pytest.mark.parametrize(
     ("executor", "said"),
     [
-        (RayExecutor(cpus=4096.0), "a trial is to have 4096 CPUs, and no machine of the cluster has as many"),
-        pytest.param(RayExecutor(gpus=64.0), "give fewer with --gpus-per-trial", marks=pytest.mark.slow),
+        (RayExecutor(cpus=4096.0), "a trial needs 4096 CPUs, and no machine of the cluster has as many"),
+        pytest.param(RayExecutor(gpus=64.0), "lower --gpus-per-trial", marks=pytest.mark.slow),
     ],
 )
 def test_resources_that_no_machine_has_are_one_line(
@@ -152,29 +151,29 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:{port}", "ray://127.0.0.1:{port}", "no-such-host.invalid:6379"])
-def test_an_address_where_nobody_listens_is_one_line_at_once(
+def test_an_address_that_refuses_connections_is_one_line_at_once(
     ray: Any, run: Run, trials: list[Trial], address: str
 ) -> None:
     address, start = address.format(port=free_port()), time.monotonic()
     with pytest.raises(UsageError) as error:
         run(RayExecutor(address), trials)
-    assert str(error.value).startswith(f"no Ray at {address}: ")
+    assert str(error.value).startswith(f"cannot connect to Ray at {address}: ")
     assert "\n" not in str(error.value)
     assert time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "h\x00st:1", f"{'a' * 70}.x:1"])
-def test_an_address_that_is_none_is_one_line(ray: Any, run: Run, trials: list[Trial], address: str) -> None:
-    with pytest.raises(UsageError, match="no Ray at"):
+def test_an_invalid_address_is_one_line(ray: Any, run: Run, trials: list[Trial], address: str) -> None:
+    with pytest.raises(UsageError, match="cannot connect to Ray at"):
         run(RayExecutor(address), trials)
 
 
 @pytest.mark.slow
-def test_one_who_stops_listening_leaves_nothing_running(
+def test_an_executor_that_is_closed_leaves_nothing_running(
     ray: Any, trials: list[Trial], images: SweepImages, recipe: Recipe, execution: Execution
 ) -> None:
     longer = [replace(trial, epochs=2000) for trial in trials[:3]]
-    ended = RayExecutor()([trials[3], *longer], images, recipe, execution, lambda trial, share, rate: None)
+    ended = RayExecutor()([trials[3], *longer], images, recipe, execution, lambda trial, fraction, rate: None)
     assert next(iter(ended))[0].number == 3
     with contextlib.closing(ended):  # type: ignore[type-var]
         pass

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial, read_store
-from regnet_deploy.sweeping.local_executor import run_locally
 from regnet_deploy.sweeping.successive_halving import FACTOR, HalvingResult, rounds, successive_halving
+from regnet_deploy.sweeping.trial import run_locally
 from regnet_deploy.training.recipe import Recipe
 
 
@@ -51,7 +51,7 @@ class ByCandidate:
         self.errors, self.stop_after = errors, stop_after
         self.ran: list[tuple[int, int]] = []
 
-    def __call__(self, trials: Any, images: Any, recipe: Any, execution: Any, watch: Any) -> Iterator[Any]:
+    def __call__(self, trials: Any, images: Any, recipe: Any, execution: Any, on_step: Any) -> Iterator[Any]:
         for trial in trials:
             if len(self.ran) == self.stop_after:
                 raise KeyboardInterrupt
@@ -62,25 +62,23 @@ class ByCandidate:
 
 
 @pytest.fixture
-def call(
-    trials: list[Trial], data: Path, recipe: Recipe, options: Any, tmp_path: Path, notes: Any
-) -> Callable[..., list[HalvingResult]]:
+def call(trials: list[Trial], options: Any, recorded_progress: Any) -> Callable[..., list[HalvingResult]]:
     def run(executor: Any, epochs: int = 3, n: int = 6) -> list[HalvingResult]:
         longer = Recipe(epochs=epochs, batch_size=8, warmup_epochs=0)
         networks = [trial.network for trial in trials[:n]]
-        return successive_halving(networks, data, 16, longer, options(executor=executor), tmp_path / "a.sweep", notes)
+        return successive_halving(networks, 16, options(executor=executor, recipe=longer), recorded_progress)
 
     return run
 
 
-def test_the_better_third_goes_on_and_the_best_of_the_last_round_wins(call: Any, notes: Any) -> None:
+def test_the_better_third_continues_and_the_best_of_the_last_round_wins(call: Any, recorded_progress: Any) -> None:
     executor = ByCandidate({4: 20.0, 1: 30.0, (4, 3): 25.0, (1, 3): 15.0})
     ranked = call(executor)
     assert executor.ran == [*((c, 1) for c in range(6)), (4, 3), (1, 3)]
     assert [each.candidate for each in ranked] == [1, 4, 0, 2, 3, 5]
     assert ranked[0].errors == {1: 30.0, 3: 15.0}
     assert ranked[2].errors == {1: 50.0}
-    assert [line for line in notes.lines if "candidates" in line] == [
+    assert [line for line in recorded_progress.messages if "candidates" in line] == [
         "6 candidates, 1 epoch each",
         "2 candidates, 3 epochs each",
     ]
@@ -101,7 +99,7 @@ def test_those_that_diverged_or_failed_are_last_of_their_round(call: Any) -> Non
     assert ranked[-1].errors == {}
 
 
-def test_interrupted_anywhere_it_goes_on_to_the_same_end(call: Any, tmp_path: Path) -> None:
+def test_interrupted_anywhere_it_continues_to_the_same_end(call: Any, tmp_path: Path) -> None:
     errors = {c: 60.0 - 7 * (c % 4) for c in range(6)}
     wanted = call(ByCandidate(errors))
     for stop in (0, 1, 5, 6, 7):
@@ -127,10 +125,10 @@ def test_when_none_can_be_trained_it_says_so(call: Any) -> None:
 
 
 def test_a_place_for_the_store_is_looked_at_first(
-    trials: list[Trial], data: Path, recipe: Recipe, options: Any, tmp_path: Path, notes: Any
+    trials: list[Trial], options: Any, tmp_path: Path, recorded_progress: Any
 ) -> None:
     with pytest.raises(DataError, match="is a folder"):
-        successive_halving([trials[0].network], data, 16, recipe, options(), tmp_path, notes)
+        successive_halving([trials[0].network], 16, options(store=tmp_path), recorded_progress)
 
 
 def test_real_networks_are_trained_for_the_epochs_of_their_round(call: Any, tmp_path: Path) -> None:

@@ -63,13 +63,15 @@ def test_the_error_is_that_of_the_best_epoch_in_percent(
     assert outcome.machine["torch"] == torch.__version__
 
 
-def test_it_tells_how_far_it_is(trials: list[Trial], images: SweepImages, recipe: Recipe, execution: Execution) -> None:
-    heard: list[tuple[float, float]] = []
-    run_trial(trials[0], images, recipe, execution, lambda share, rate: heard.append((share, rate)))
-    shares = [share for share, _ in heard]
-    assert shares == sorted(shares)
-    assert 0 < shares[0] <= shares[-1] == 1
-    assert all(rate > 0 for _, rate in heard)
+def test_the_callback_receives_the_completed_fraction_and_the_rate(
+    trials: list[Trial], images: SweepImages, recipe: Recipe, execution: Execution
+) -> None:
+    steps: list[tuple[float, float]] = []
+    run_trial(trials[0], images, recipe, execution, lambda fraction, rate: steps.append((fraction, rate)))
+    fractions = [fraction for fraction, _ in steps]
+    assert fractions == sorted(fractions)
+    assert 0 < fractions[0] <= fractions[-1] == 1
+    assert all(rate > 0 for _, rate in steps)
 
 
 def test_divergence_is_an_outcome(
@@ -110,8 +112,8 @@ def test_what_pytorch_refuses_is_a_failure_in_one_line(
 def test_a_failure_half_way_keeps_the_epochs_before_it(
     trials: list[Trial], images: SweepImages, recipe: Recipe, execution: Execution
 ) -> None:
-    def stop(share: float, rate: float) -> None:
-        if share > 0.6:
+    def stop(fraction: float, rate: float) -> None:
+        if fraction > 0.6:
             raise RuntimeError("it broke")
 
     outcome = run_trial(trials[0], images, recipe, execution, stop)
@@ -125,13 +127,13 @@ def test_images_that_are_gone_are_no_outcome(
     recipe: Recipe,
     execution: Execution,
     tmp_path: Path,
-    notes: Any,
+    recorded_progress: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(training_data, "MEMORY_BYTES", 0)  # so that they are read from the files each time
     shutil.copytree(data, tmp_path / "data")
-    folder = check_folder(list_folder(tmp_path / "data", None), None, 0, tmp_path / "a.sweep", notes)
-    gone = load_images(folder, recipe, 16, notes)
+    folder = check_folder(list_folder(tmp_path / "data", None), None, 0, tmp_path / "a.sweep", recorded_progress)
+    gone = load_images(folder, recipe, 16, recorded_progress)
     shutil.rmtree(tmp_path / "data")
     monkeypatch.setattr(module, "default_workers", lambda device, kept: 0)
     with pytest.raises(DataError, match="none of the training images can be read any more") as error:
