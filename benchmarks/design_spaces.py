@@ -18,9 +18,9 @@ import numpy as np
 from measurements import ROOT, read, table
 
 from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis, analyze
-from regnet_deploy.analysis.bootstrap import best_range
+from regnet_deploy.analysis.best_range import best_range
 from regnet_deploy.analysis.columns import format_value, label
-from regnet_deploy.analysis.figures import all_figures
+from regnet_deploy.analysis.output_files import all_figures
 from regnet_deploy.plotting import save_figure
 from regnet_deploy.populations.reader import read_trials
 from regnet_deploy.populations.trials import Trials
@@ -62,7 +62,7 @@ def summary(analysis: Analysis, populations: list[Trials]) -> str:
             [
                 made.name,
                 str(errors.n),
-                str(trials.lost),
+                str(trials.unsuccessful),
                 *(f"{value:.2f}" for value in (errors.minimum, errors.mean, errors.median)),
                 *(f"{search[m - 1]:.2f}" if m <= len(search) else "-" for m in (8, 32)),
             ]

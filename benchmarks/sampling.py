@@ -26,8 +26,7 @@ import numpy as np
 
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.space.known_spaces import known_spaces
-from regnet_deploy.space.proposals import propose
-from regnet_deploy.space.sampling import CHUNK, Band, draw_networks, within
+from regnet_deploy.space.sampling import CHUNK, Band, draw_networks, networks_in_band, propose
 
 SPACE = known_spaces()["RegNetX"]
 BAND = Band(0, 1e15)  # of all complexities
@@ -104,7 +103,7 @@ def check() -> int:
     d, w_0, w_a, w_m, b, g = (part.draw(rng, (CHUNK,)).tolist() for part in parts)
     rows = zip(map(int, d), map(int, w_0), w_a, w_m, map(int, b), map(int, g), strict=True)
     theirs = [made for made in (looped(*row) for row in rows) if made is not None]
-    drawn = within(SPACE, propose(SPACE, np.random.default_rng((0, 0)), CHUNK), BAND)
+    drawn = networks_in_band(SPACE, propose(SPACE, np.random.default_rng((0, 0)), CHUNK), BAND)
     stages = ([tuple(row) for row in table.tolist()] for table in (drawn.depths, drawn.widths, drawn.group_widths))
     counts = (column.tolist() for column in (drawn.macs, drawn.parameters, drawn.activations))
     if list(zip(*stages, *counts, strict=True)) != theirs:
@@ -116,7 +115,7 @@ def time_ours(number: int) -> float:
     """Return draws a second."""
     start = time.perf_counter()
     for i in range(CHUNKS):
-        within(SPACE, propose(SPACE, np.random.default_rng((number, i)), CHUNK), BAND)
+        networks_in_band(SPACE, propose(SPACE, np.random.default_rng((number, i)), CHUNK), BAND)
     return CHUNKS * CHUNK / (time.perf_counter() - start)
 
 

@@ -1,4 +1,4 @@
-"""Populations side by side: everything that the other modules of this room say of them, as one record."""
+"""Compares trained populations: all statistics of this package, as one record."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.analysis.bootstrap import REPEATS, SHARE, BestRange, best_range, check_bootstrap
+from regnet_deploy.analysis.best_range import REPEATS, SHARE, BestRange, best_range, check_bootstrap
 from regnet_deploy.analysis.columns import COMPLEXITIES, check_columns, columns_of, default_columns
 from regnet_deploy.analysis.edf import (
     ErrorDistribution,
+    KsDistance,
     NormalizedDistribution,
     error_distribution,
     normalized_distributions,
+    pairwise_distances,
 )
-from regnet_deploy.analysis.ks_distance import KsDistance, pairwise_distances
 from regnet_deploy.analysis.line_fit import LineFit, fit_lines
 from regnet_deploy.analysis.random_search import SearchCurve, search_curve
 from regnet_deploy.analysis.rank_correlation import RankCorrelations, has_rank_columns, rank_correlations
 from regnet_deploy.errors import UsageError
-from regnet_deploy.populations.training_conditions import condition_differences
-from regnet_deploy.populations.trials import Trials
+from regnet_deploy.populations.trials import Trials, condition_differences
 
 Float = NDArray[np.float64]
 
@@ -33,13 +33,13 @@ class PopulationAnalysis:
     """One population.
 
     Attributes:
-        name: of the space or file; counted where two have the same.
-        distribution: of its errors.
-        ranges: where the best value of each column lies.
-        rankings: how each column goes with the error, where both vary.
-        search: what random search in it would give.
-        fits: the line nearest to each network, in their order; empty where the networks are not known.
-        lost: networks that diverged or failed and have no error; they are in none of the figures.
+        name: name of the space or file; numbered if several populations have the same.
+        distribution: distribution of the errors.
+        ranges: range of the best value of each column.
+        rankings: rank correlation of each column with the error, where both vary.
+        search: expected result of random search.
+        fits: the best-fitting quantized line of each network; empty where the networks are not known.
+        unsuccessful: number of networks that diverged or failed; no statistic includes them.
     """
 
     name: str
@@ -48,14 +48,14 @@ class PopulationAnalysis:
     rankings: tuple[RankCorrelations, ...]
     search: SearchCurve
     fits: tuple[LineFit, ...]
-    lost: int
+    unsuccessful: int
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; errors in percent, other values in the unit of their column."""
         return {
             "name": self.name,
             **self.distribution.to_json(),
-            "lost": self.lost,
+            "lost": self.unsuccessful,
             "errors_percent": self.distribution.errors.tolist(),
             "best_ranges": [made.to_json() for made in self.ranges],
             "rank_correlations": [made.to_json() for made in self.rankings],
@@ -66,22 +66,22 @@ class PopulationAnalysis:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What populations say of their spaces.
+    """The analysis of one or more populations.
 
     Attributes:
-        populations: each by itself.
-        distances: each pair.
-        normalised: name of a complexity -> the distributions, as if all populations had the same spread of it. Not
-            there where they have no bin of it in common.
-        share: networks that a repeat of the bootstrap drew, as a share of the population.
-        repeats: of the bootstrap.
-        seed: of all draws.
-        remarks: what to know before the figures are believed, a sentence each.
+        populations: the analysis of each population.
+        distances: the distance of each pair.
+        normalized: column of a complexity -> the error distributions, weighted so that all populations have the same
+            distribution of it. Columns without a common bin are omitted.
+        share: size of a bootstrap sample, as a fraction of the population.
+        repeats: number of bootstrap samples.
+        seed: seed of all draws.
+        remarks: limitations of the results, one sentence each.
     """
 
     populations: tuple[PopulationAnalysis, ...]
     distances: tuple[KsDistance, ...]
-    normalised: dict[str, NormalizedDistribution]
+    normalized: dict[str, NormalizedDistribution]
     share: float
     repeats: int
     seed: int
@@ -90,8 +90,8 @@ class Analysis:
     def to_json(self) -> dict[str, Any]:
         """Return JSON data: errors in percent; MACs, parameters and activations in ones; widths in channels.
 
-        ``line_fits`` are in the order of the networks, ``errors_percent`` ascend. Entry i of ``random_search`` is for
-        i + 1 networks. ``p2_5``, ``p50`` and ``p97_5`` are percentiles of the bootstrap.
+        ``line_fits`` are in the order of the networks, ``errors_percent`` are ascending. Entry i of ``random_search``
+        is for i + 1 networks. ``p2_5``, ``p50`` and ``p97_5`` are percentiles of the bootstrap.
         """
         return {
             "bootstrap": {"share": self.share, "repeats": self.repeats, "seed": self.seed},
@@ -103,11 +103,11 @@ class Analysis:
                     "bin_edges": made.edges.tolist(),
                     "bin_shared": made.shared.tolist(),
                     "populations": [
-                        {"name": population.name, **weighed.to_json()}
-                        for population, weighed in zip(self.populations, made.distributions, strict=True)
+                        {"name": population.name, **distribution.to_json()}
+                        for population, distribution in zip(self.populations, made.distributions, strict=True)
                     ],
                 }
-                for column, made in self.normalised.items()
+                for column, made in self.normalized.items()
             },
         }
 
@@ -120,19 +120,19 @@ def analyze(
     seed: int = 0,
     columns: Sequence[str] | None = None,
 ) -> Analysis:
-    """Analyse populations.
+    """Analyze populations.
 
     Args:
-        populations: one or more, of two networks or more each.
-        repeats: of the bootstrap of best ranges.
-        share: networks that each repeat draws, as a share of the population.
-        seed: of all draws.
-        columns: to look at; ``e_fit`` is one where the networks are known. Default: what was drawn, blocks, costs and
-            e_fit, where they vary. A population is left out of a column that it does not have.
+        populations: one or more populations of at least two networks.
+        repeats: number of bootstrap samples.
+        share: size of a bootstrap sample, as a fraction of the population.
+        seed: seed of all draws.
+        columns: the columns to analyze; ``e_fit`` is available where the networks are known. The default is every
+            column of the drawn parameters, depth, costs and e_fit that varies. A population can lack a column.
 
     Raises:
-        UsageError: a population with fewer than two networks or with errors that are not numbers, a column that none
-            has, or a bootstrap that cannot be drawn.
+        UsageError: a population has fewer than two networks or errors that are not numbers, no population has a
+            column, or the values of the bootstrap are not valid.
         MissingExtra: scipy is not installed.
     """
     _check(populations)
@@ -145,15 +145,15 @@ def analyze(
     errors = [trials.error for trials in populations]
     made = []
     for name, trials, own_fits, own in zip(names, populations, fits, known, strict=True):
-        wanted = default_columns(own, trials.drawn) if columns is None else dict.fromkeys(columns)
-        looked_at = {column: own[column] for column in wanted if column in own and np.isfinite(own[column]).any()}
+        selected = default_columns(own, trials.drawn) if columns is None else dict.fromkeys(columns)
+        analyzed = {column: own[column] for column in selected if column in own and np.isfinite(own[column]).any()}
         ranges = [
             best_range(column, values, trials.error, share=share, repeats=repeats, seed=seed)
-            for column, values in looked_at.items()
+            for column, values in analyzed.items()
         ]
         rankings = [
             rank_correlations(column, values, trials.error, seed=seed)
-            for column, values in looked_at.items()
+            for column, values in analyzed.items()
             if has_rank_columns(values, trials.error)
         ]
         made.append(
@@ -164,70 +164,71 @@ def analyze(
                 tuple(rankings),
                 search_curve(trials.error),
                 own_fits,
-                trials.lost,
+                trials.unsuccessful,
             )
         )
-    normalised = {}
+    normalized = {}
     for column in COMPLEXITIES:
         if all(column in own for own in known):
-            weighed = normalized_distributions(errors, [own[column] for own in known])
-            if weighed is not None:
-                normalised[column] = weighed
+            distributions = normalized_distributions(errors, [own[column] for own in known])
+            if distributions is not None:
+                normalized[column] = distributions
     distances = pairwise_distances(names, errors)
-    return Analysis(tuple(made), distances, normalised, share, repeats, seed, _remarks(names, populations))
+    return Analysis(tuple(made), distances, normalized, share, repeats, seed, _remarks(names, populations))
 
 
 def _remarks(names: Sequence[str], populations: Sequence[Trials]) -> tuple[str, ...]:
-    """Return what stands between the figures and a conclusion."""
+    """Return the limitations of the results."""
     made = [
-        f"{name}: {trials.lost} of {len(trials) + trials.lost} networks diverged or failed and are in none of the "
-        "figures, which makes the population look better than it is"
+        f"{name}: {trials.unsuccessful} of {len(trials) + trials.unsuccessful} networks diverged or failed; no "
+        "statistic includes them, so the population looks better than it is"
         for name, trials in zip(names, populations, strict=True)
-        if trials.lost
+        if trials.unsuccessful
     ]
     made += [
-        remark for name, trials in zip(names, populations, strict=True) for remark in _untaught(name, trials) if remark
+        remark
+        for name, trials in zip(names, populations, strict=True)
+        for remark in _learning_remarks(name, trials)
+        if remark
     ]
-    differ = condition_differences([trials.regime for trials in populations])
+    differ = condition_differences(populations)
     if differ:
-        made.append(f"the populations were not trained alike: they differ in {'; '.join(differ)}")
+        made.append(f"the populations were trained under different conditions: they differ in {'; '.join(differ)}")
     return tuple(made)
 
 
-def _untaught(name: str, trials: Trials) -> list[str]:
-    """Say that networks have learnt nothing, or that errors look like shares."""
+def _learning_remarks(name: str, trials: Trials) -> list[str]:
+    """Return remarks on networks that learned nothing, and on errors that look like fractions."""
     made = []
-    if "classes" in trials.regime:
-        chance = 100 * (1 - 1 / float(trials.regime["classes"]))
+    if "classes" in trials.conditions:
+        chance = 100 * (1 - 1 / float(trials.conditions["classes"]))
         count = int((trials.error >= chance - 1).sum())
         if count > len(trials) / 10:
             made.append(
-                f"{name}: {count} of {len(trials)} networks answer no better than chance ({chance:.1f} % error): they "
-                "say little of the space; train longer, or with another rate"
+                f"{name}: {count} of {len(trials)} networks are no better than chance ({chance:.1f} % error), so they "
+                "tell little about the space; train for more epochs, or with another learning rate"
             )
     if (trials.error <= 1).all() and (trials.error > 0).any():
-        made.append(f"{name}: no error is above 1 %: if they are shares, multiply them by 100")
+        made.append(f"{name}: no error is above 1 %: if the errors are fractions, multiply them by 100")
     return made
 
 
 def _check(populations: Sequence[Trials]) -> None:
     if not populations:
-        raise UsageError("there is no population to analyse; name one or more")
+        raise UsageError("there is no population to analyze: give at least one")
     for trials in populations:
         if len(trials) < 2:
             raise UsageError(
-                f"{trials.space} has {len(trials)} trained network{'' if len(trials) == 1 else 's'}; an analysis takes "
-                "2 or more: train more of them, or leave it out"
+                f"{trials.space} has {len(trials)} trained network{'' if len(trials) == 1 else 's'}; an analysis needs "
+                "2 or more: train more networks, or omit the population"
             )
         if not np.isfinite(trials.error).all():
             missing = int((~np.isfinite(trials.error)).sum())
-            raise UsageError(
-                f"{trials.space} has {missing} of {len(trials)} errors that are no numbers; leave them out"
-            )
+            raise UsageError(f"{missing} of {len(trials)} errors of {trials.space} are not numbers: remove these rows")
 
 
 def _names(populations: Sequence[Trials]) -> list[str]:
-    """Return the names of the spaces, the second of a name as ``name (2)`` and so on."""
+    """Return the names of the spaces; the second space of the same name is called ``name (2)``, and so on."""
     names: list[str] = []
     for trials in populations:
         name, count = trials.space, 1

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.analysis.bootstrap import BestRange
+from regnet_deploy.analysis.best_range import BestRange
 from regnet_deploy.analysis.columns import divisor, label, short_label
 from regnet_deploy.analysis.edf import ErrorDistribution
 from regnet_deploy.analysis.line_fit import LineFit
@@ -41,7 +41,7 @@ def plot_edfs(curves: Sequence[tuple[str, ErrorDistribution]], *, given: str | N
 
     Args:
         curves: name and distribution of each population.
-        given: the complexity by which the distributions are normalised.
+        given: the complexity by which the distributions are normalized.
 
     Raises:
         MissingExtra: matplotlib is not installed.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis
-from regnet_deploy.analysis.bootstrap import drawn_each_time
+from regnet_deploy.analysis.best_range import drawn_each_time
 from regnet_deploy.analysis.columns import COMPLEXITIES, format_value, label, short_label
 from regnet_deploy.analysis.edf import ErrorDistribution
 from regnet_deploy.analysis.rank_correlation import Correlation
@@ -24,7 +24,7 @@ def comparison_sections(analysis: Analysis) -> list[Section]:
     made = [_errors(analysis)]
     if analysis.distances:
         made.append(_distances(analysis))
-    if len(analysis.populations) > 1 and analysis.normalised:
+    if len(analysis.populations) > 1 and analysis.normalized:
         made.append(_normalised(analysis))
     made.append(_search(analysis))
     return made
@@ -70,7 +70,7 @@ def sections(analysis: Analysis, populations: Sequence[Trials]) -> list[Section]
 
 
 def _errors(analysis: Analysis) -> Section:
-    rows = [(p.name, *_summary(p.distribution), f"{p.lost:,}") for p in analysis.populations]
+    rows = [(p.name, *_summary(p.distribution), f"{p.unsuccessful:,}") for p in analysis.populations]
     facts = [("note", remark) for remark in analysis.remarks]
     return Section("Top-1 errors", facts, [Table(("population", *_OF_ERRORS, "diverged or failed"), rows)])
 
@@ -111,7 +111,7 @@ def _matrix(analysis: Analysis) -> Table:
 
 def _normalised(analysis: Analysis) -> Section:
     facts, rows = [], []
-    for column, made in analysis.normalised.items():
+    for column, made in analysis.normalized.items():
         low, high = format_value(column, made.edges[0]), format_value(column, made.edges[-1])
         bins = f"{made.shared.sum()} of {len(made.shared)} bins from {low} to {high} are occupied by every population"
         facts.append((label(column), bins))

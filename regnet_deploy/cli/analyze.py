@@ -1,8 +1,9 @@
-"""``regnet-deploy analyze``: what trained populations say of their design spaces."""
+"""``regnet-deploy analyze``: compares trained populations of design spaces."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,52 +11,51 @@ from regnet_deploy.cli.options import json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
 from regnet_deploy.errors import UsageError, did_you_mean, require
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from regnet_deploy.html import Section
+
 _FORMATS = ("svg", "png", "pdf")
 
 
 @click.command()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--columns", metavar="NAME,...", help="Columns to look at.  [default: what was drawn, and the costs]")
-@click.option("--share", default=0.25, show_default=True, help="Share of the networks in a draw of the bootstrap.")
-@click.option("--repeats", type=click.IntRange(1), default=10_000, show_default=True, help="Draws of the bootstrap.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write one page with every figure.")
+@click.option(
+    "--columns", metavar="NAME,...", help="Columns to analyze.  [default: the drawn parameters and the costs]"
+)
+@click.option(
+    "--share", default=0.25, show_default=True, help="Size of a bootstrap sample, as a fraction of the population."
+)
+@click.option(
+    "--repeats", type=click.IntRange(1), default=10_000, show_default=True, help="Number of bootstrap samples."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with every figure.")
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write the figures as files.")
-@click.option("--format", "suffix", type=click.Choice(_FORMATS), default="svg", show_default=True, help="Of --figures.")
+@click.option(
+    "--format", "suffix", type=click.Choice(_FORMATS), default="svg", show_default=True, help="Format of --figures."
+)
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write the population of a store as CSV.")
 @click.option(
     "--refine",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the space, narrowed to where the best networks lie, as a file for `sweep --space`.",
+    help="Write the space, narrowed to the ranges of the best networks, as a file for `sweep --space`.",
 )
 @click.option(
     "--across",
     multiple=True,
     metavar="PART=RELATION",
-    help="With --refine: stages have the same, a rising or a falling depth, width, bottleneck, group_width.",
+    help="With --refine: relation (same, rising, falling) of the stages in depth, width, bottleneck or group_width.",
 )
-@click.option("--space", metavar="SPACE", help="With --refine: the space, where FILE is CSV and does not say it.")
+@click.option("--space", metavar="SPACE", help="With --refine: the space of FILE, required for CSV.")
 @json_option
-def command(
-    files: tuple[Path, ...],
-    columns: str | None,
-    share: float,
-    repeats: int,
-    seed: int,
-    html: Path | None,
-    figures: Path | None,
-    suffix: str,
-    csv: Path | None,
-    refine: Path | None,
-    across: tuple[str, ...],
-    space: str | None,
-    as_json: bool,
-) -> None:
-    """Compare the populations of FILEs: stores of `sweep`, while it runs too, or CSV with a column of errors.
+def command(**options: Any) -> None:
+    """Compare the populations of FILEs: stores of `sweep` (also during the sweep), or CSV with a column of errors.
 
-    Prints error distributions, their distance (KS), where the best value of each parameter lies (bootstrap), how each
-    goes with the error, and what random search would find.
+    Prints the distributions of the errors, their distances (Kolmogorov-Smirnov), the range of the best value of each
+    parameter (bootstrap), rank correlations with the error, and the expected result of random search.
 
     \b
     Example:
@@ -63,78 +63,112 @@ def command(
       regnet-deploy analyze AnyNetX_A.sweep --refine narrowed.yaml --across bottleneck=same
       regnet-deploy sweep --space narrowed.yaml --data my-images
     """
-    _check(files, csv, refine, across, space, [path for path in (html, csv, refine) if path is not None], figures)
+    _check_options(options)
     require("scipy", "analysis")
-    if html or figures:
+    if options["html"] or options["figures"]:
         require("matplotlib", "analysis")
+    from regnet_deploy.analysis import output_files
     from regnet_deploy.analysis.analysis import analyze
-    from regnet_deploy.analysis.refinement import refined_space
+    from regnet_deploy.analysis.best_range import refined_space
     from regnet_deploy.analysis.tables import sections
-    from regnet_deploy.cli.analysis_files import space_of, write_csv_file, write_figures, write_page, write_refined
     from regnet_deploy.populations.reader import read_trials
 
+    files, csv, html, figures, refine = (options[name] for name in ("files", "csv", "html", "figures", "refine"))
+    bootstrap = {name: options[name] for name in ("share", "repeats", "seed")}
+    columns = [name.strip() for name in (options["columns"] or "").split(",") if name.strip()] or None
     populations = [read_trials(path) for path in files]
-    asked = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
-    analysis = analyze(populations, repeats=repeats, share=share, seed=seed, columns=asked)
-    if refine:  # before anything is written: what cannot be refined is said alone
-        given = space_of(files[0], space)
-        relations = [(part.strip(), relation.strip()) for part, _, relation in (pair.partition("=") for pair in across)]
-        refined = refined_space(given, populations[0], refine.stem, relations, share=share, repeats=repeats, seed=seed)
-    if as_json:
+    analysis = analyze(populations, columns=columns, **bootstrap)
+    if refine:  # before anything is written, because it can fail
+        given = output_files.space_of(files[0], options["space"])
+        pairs = (pair.partition("=") for pair in options["across"])
+        relations = [(part.strip(), relation.strip()) for part, _, relation in pairs]
+        refined = refined_space(given, populations[0], refine.stem, relations, **bootstrap)
+    if options["as_json"]:
         print_json(analysis.to_json())
     else:
-        for section in sections(analysis, populations):
-            console = stdout_console()
-            console.print(f"\n{section.title}", style="bold", markup=False)
-            for fact in section.facts:
-                console.print(f"{fact[0]}: {fact[1]}", markup=False, soft_wrap=True)
-            for table in section.tables:
-                print_table("", table.columns, table.rows)
+        _print_sections(sections(analysis, populations))
     for remark in analysis.remarks:
         print_message(remark)
     if html:
-        write_page(html, analysis, populations)
+        output_files.write_page(html, analysis, populations)
+        print_message(f"{html}: the analysis as one page")
     if figures:
-        write_figures(figures, suffix, analysis, populations)
+        names = output_files.write_figures(figures, options["suffix"], analysis, populations)
+        print_message(f"{figures}: {len(names)} figures, {', '.join(names)}")
     if csv:
-        write_csv_file(csv, files[0])
+        print_message(f"{csv}: {output_files.write_csv_file(csv, files[0])} trials")
     if refine:
-        write_refined(refine, files[0], given, refined)
+        output_files.write_space_file(refine, refined)
+        print_message(
+            f"{refine}: {given.name} narrowed from 10^{given.log10_size:.1f} to 10^{refined.log10_size:.1f} networks "
+            f"({given.degrees_of_freedom} to {refined.degrees_of_freedom} degrees of freedom) - "
+            f"next: regnet-deploy sweep --space {refine} --data DIR{_sweep_options(files[0])}"
+        )
 
 
-def _check(
-    files: tuple[Path, ...],
-    csv: Path | None,
-    refine: Path | None,
-    across: tuple[str, ...],
-    space: str | None,
-    outputs: list[Path],
-    figures: Path | None,
-) -> None:
-    """Refuse what does not go together before anything is computed."""
+def _print_sections(sections: Sequence[Section]) -> None:
+    for section in sections:
+        console = stdout_console()
+        console.print(f"\n{section.title}", style="bold", markup=False)
+        for name, value in section.facts:
+            console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+        for table in section.tables:
+            print_table("", table.columns, table.rows)
+
+
+def _sweep_options(source: Path) -> str:
+    """Return the options with which ``sweep`` trains as the sweep of a store did, where they are not the defaults."""
+    from regnet_deploy.cli.sweep import command as sweep_command
+    from regnet_deploy.populations.store import is_store, read_store
+
+    if not is_store(source):
+        return ""
+    with read_store(source) as store:
+        identity = store.identity
+    values = {**identity["recipe"], "resolution": identity["resolution"], "seed": identity.get("seed", 0)}
+    values["precise_bn"] = values.pop("precise_bn_images", None)
+    if "mmacs" in identity:
+        values["mmacs"] = ":".join(f"{value:g}" for value in identity["mmacs"])
+    words = []
+    for parameter in sweep_command.params:
+        value = values.get(parameter.name or "")
+        if value is None or value == parameter.default:
+            continue
+        words.append(parameter.secondary_opts[-1] if value is False else f"{parameter.opts[-1]} {value}")
+    return "".join(f" {word}" for word in words)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Check the options before anything is computed.
+
+    Raises:
+        UsageError: options contradict each other, or an output cannot be written.
+    """
     from regnet_deploy.populations.store import is_store
 
+    files, csv, refine, figures = (options[name] for name in ("files", "csv", "refine", "figures"))
     if (csv or refine) and len(files) > 1:
-        raise UsageError(f"--csv and --refine are of one population, got {len(files)} files: give them one by one")
+        raise UsageError(f"--csv and --refine take one population, got {len(files)} files: run them one by one")
     if csv and files[0].is_file() and not is_store(files[0]):
-        raise UsageError(f"--csv writes what is in a store, and {files[0]} is none")
-    if (across or space) and not refine:
-        raise UsageError("--across and --space belong to --refine FILE: say where the space is to be written")
-    for pair in across:
+        raise UsageError(f"--csv writes the content of a store, but {files[0]} is not a store")
+    if (options["across"] or options["space"]) and not refine:
+        raise UsageError("--across and --space require --refine FILE, the file of the narrowed space")
+    for pair in options["across"]:
         if "=" not in pair:
-            raise UsageError(f"--across takes PART=RELATION as in bottleneck=same, got {pair!r}")
-    read = {path.resolve() for path in files}
+            raise UsageError(f"--across takes PART=RELATION such as bottleneck=same, got {pair!r}")
+    outputs = [path for path in (options["html"], csv, refine) if path is not None]
+    inputs = {path.resolve() for path in files}
     for path in outputs:
         if not path.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent} for {path.name}: make it first")
+            raise UsageError(f"there is no folder {path.parent} for {path.name}: create it first")
         if path.is_dir():
-            raise UsageError(f"{path} is a folder: give the name of a file to write")
-        if path.resolve() in read or is_store(path):
-            raise UsageError(f"{path} is a population, which nothing else must replace: choose another file to write")
+            raise UsageError(f"{path} is a folder: give the name of a file")
+        if path.resolve() in inputs or is_store(path):
+            raise UsageError(f"{path} is a population, which is never overwritten: give another file")
     if len({path.resolve() for path in outputs}) < len(outputs):
-        raise UsageError("two outputs have one file name: give each its own")
+        raise UsageError("two outputs have the same file name: give each its own")
     if figures is not None and figures.exists() and not figures.is_dir():
-        raise UsageError(f"--figures takes a folder, and {figures} is a file")
+        raise UsageError(f"--figures takes a folder, but {figures} is a file")
     if refine and refine.suffix not in (".yaml", ".yml"):
         raise UsageError(
             f"a space file ends in .yaml, got {refine.name}{did_you_mean(refine.suffix, ('.yaml', '.yml'))}"

@@ -1,7 +1,8 @@
-"""Populations as plain CSV: what a sweep writes for others to read, and what others write.
+"""Reads and writes populations as CSV.
 
-Columns are read by name. ``error`` is the top-1 error in percent; ``top1_err``, or ``top1_acc`` as 100 minus it, are
-read too. Stages are lists separated by spaces. Every other column of numbers is a column of the population.
+Columns are identified by name. ``error`` is the top-1 error in percent; ``top1_err`` is read as the same, and
+``top1_acc`` as 100 minus the error. Stages are lists of numbers separated by spaces. Every other column of numbers is a
+column of the population.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ import numpy as np
 
 from regnet_deploy.errors import DataError, RegnetDeployError, did_you_mean
 from regnet_deploy.populations.store import DONE, Outcome, Store, Trial
-from regnet_deploy.populations.training_conditions import DATA, training_conditions
-from regnet_deploy.populations.trials import Trials, stage_columns
+from regnet_deploy.populations.trials import DATA_CONDITIONS, Trials, stage_columns, training_conditions
 from regnet_deploy.space.network import Network, default_stem_stride
 from regnet_deploy.space.spaces import MOST_BLOCKS
 
-#: Columns that say what the network is, stage by stage.
+#: Columns that describe the stages of the network.
 STAGES = ("depths", "widths", "group_widths", "bottlenecks")
-#: What others call our columns.
+#: Names of the columns in files of other programs.
 ALIASES = {
     "top1_err": "error",
     "top1_error": "error",
@@ -36,8 +36,8 @@ ALIASES = {
     "stage_depths": "depths",
     "stage_widths": "widths",
 }
-#: Columns that are of the run, not of the network: nothing is looked for in them.
-_OF_THE_RUN = (
+#: Columns that describe the training run, not the network: they are not columns of the population.
+_RUN = (
     "id",
     "number",
     "n_stages",
@@ -52,18 +52,28 @@ _OF_THE_RUN = (
     "training_seed",
     "threads",
 )
-#: Columns that say under which conditions a population was trained.
-_REGIME = (
-    *("epochs", "resolution", *DATA, "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area", "flip"),
+#: Columns that describe the training conditions.
+_CONDITIONS = (
+    *(
+        "epochs",
+        "resolution",
+        *DATA_CONDITIONS,
+        "batch_size",
+        "lr",
+        "weight_decay",
+        "warmup_epochs",
+        "crop_area",
+        "flip",
+    ),
     *("lighting", "label_smoothing", "precise_bn_images", "precision", "mmacs"),
 )
-#: Larger numbers are not those of a network.
+#: Larger numbers cannot describe a network.
 _LARGEST = 1 << 31
 _NETWORK = (*STAGES, "se_ratio", "stem_stride", "block")
 
 
 def write_csv(store: Store) -> str:
-    """Return what a store knows as CSV, those that diverged or failed included, with recipe and machine in each row."""
+    """Return the trials of a store that have an outcome as CSV; each row includes the recipe and the machine."""
     identity, outcomes = store.identity, store.outcomes()
     space = identity.get("space", {}).get("name", store.path.stem)
     known = [trial for trial in store.trials() if trial.number in outcomes]
@@ -76,13 +86,13 @@ def write_csv(store: Store) -> str:
 
 
 def _row(space: str, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]) -> dict[str, Any]:
-    network, regime = trial.network, training_conditions(identity, trial.epochs)
+    network, conditions = trial.network, training_conditions(identity, trial.epochs)
     return {
         "space": space,
         "number": trial.number,
         "state": outcome.state,
         "error": "" if outcome.error is None else _shortest(outcome.error),
-        "epochs": regime.pop("epochs"),
+        "epochs": conditions.pop("epochs"),
         "best_epoch": outcome.best_epoch,
         "macs": trial.macs,
         "parameters": trial.parameters,
@@ -100,7 +110,7 @@ def _row(space: str, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]
         "message": outcome.message,
         "seed": identity.get("seed", ""),
         "training_seed": identity["recipe"]["seed"],
-        **regime,
+        **conditions,
     }
 
 
@@ -108,7 +118,7 @@ def read_csv(path: Path) -> Trials:
     """Read a population from CSV.
 
     Raises:
-        DataError: it cannot be read, or has no errors.
+        DataError: the file cannot be read, or has no column of errors.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -117,7 +127,7 @@ def read_csv(path: Path) -> Trials:
         raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if not rows:
         raise DataError(
-            f"{path} has no rows: a population is a CSV file with a line of column names and a line a network"
+            f"{path} has no rows: a population is a CSV file with a line of column names and one line for each network"
         )
     named = {name: ALIASES.get(name, name) for name in rows[0] if name}
     table = [{new: (row[old] or "").strip() for old, new in named.items()} for row in rows]
@@ -127,14 +137,14 @@ def read_csv(path: Path) -> Trials:
         hint = did_you_mean("error", named)
         listed = " ".join(", ".join(named).split())
         raise DataError(f"{path} has no column error (top-1 error, percent), top1_err or top1_acc{hint}: {listed:.300}")
-    numbered = _of_most_epochs(list(enumerate(table, start=2)))
+    numbered = _longest_training(list(enumerate(table, start=2)))
     kept = [(number, row) for number, row in numbered if row.get("state", DONE) == DONE]
     errors = np.array([_error(row["error"], path, line) for line, row in kept], dtype=np.float64)
     table = [row for _, row in kept]
     drawn = tuple(name.removeprefix("drawn:") for name in named.values() if name.startswith("drawn:"))
     columns = {}
     for name in named.values():
-        if name not in ("error", "top1_acc", *_OF_THE_RUN, *_REGIME, *_NETWORK):
+        if name not in ("error", "top1_acc", *_RUN, *_CONDITIONS, *_NETWORK):
             numbers = np.array([_number(row[name]) for row in table], dtype=np.float64)
             if not np.isnan(numbers).all():
                 columns[name.removeprefix("drawn:")] = numbers
@@ -146,19 +156,19 @@ def read_csv(path: Path) -> Trials:
     name = spaces.pop() if len(spaces) == 1 else path.stem
     columns = {**columns, **{k: v for k, v in stage_columns(found).items() if k not in columns}}
     likely = tuple(each for each in ("d", "w_0", "w_a", "w_m", "b", "g") if each in columns)
-    regime = {} if not table else {name: table[0][name] for name in _REGIME if table[0].get(name)}
-    return Trials(name, errors, columns, found, drawn or likely, len(numbered) - len(table), regime)
+    conditions = {} if not table else {name: table[0][name] for name in _CONDITIONS if table[0].get(name)}
+    return Trials(name, errors, columns, found, drawn or likely, len(numbered) - len(table), conditions)
 
 
-def _of_most_epochs(rows: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of the longest training: of successive halving, the last round. Others are left as they are."""
+def _longest_training(rows: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows with the largest number of epochs, and those without a number of epochs."""
     epochs = [_number(row.get("epochs", "")) for _, row in rows]
     most = max((value for value in epochs if not math.isnan(value)), default=math.nan)
     return [row for row, value in zip(rows, epochs, strict=True) if math.isnan(value) or value == most]
 
 
 def _network(row: Mapping[str, str], path: Path) -> Network | None:
-    """Return the network of a row; None where it does not say enough for one."""
+    """Return the network of a row; None where the row does not describe one."""
     try:
         depths, widths = ([_whole(value) for value in row[name].split()] for name in ("depths", "widths"))
         if sum(depths) > MOST_BLOCKS:
@@ -199,7 +209,7 @@ def _error(text: str, path: Path, line: int) -> float:
 
 
 def _shortest(value: float) -> str:
-    """Return the shortest text that reads back as the same number."""
+    """Return the shortest text that is read back as the same number."""
     return str(int(value)) if value == int(value) else repr(value)
 
 

@@ -1,7 +1,7 @@
-"""The store of a sweep: one SQLite file with what is to be trained and what has come of it.
+"""The store of a sweep: one SQLite file with the trials and their outcomes.
 
-Every trial is a row from the start. What comes of it is written in one transaction as soon as it is known and is then
-on the disk, so that whatever is killed, no more is lost than the trials that were running. Others may read meanwhile.
+Every trial is a row from the start. Its outcome is written immediately, in one transaction that is on the disk when it
+returns, so that only the running trials are lost if a process is killed. Other processes can read at the same time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from regnet_deploy.space.network import Network
 
 SCHEMA = 1
 PLANNED, DONE, DIVERGED, FAILED = "planned", "done", "diverged", "failed"
-#: "rgnt", where SQLite files say whose they are.
+#: The application id in the header of the SQLite file, "rgnt".
 _APPLICATION = 0x72676E74
-_PATIENCE_S = 30.0
-#: Differences that are named one by one.
-_NAMED = 5
+_LOCK_TIMEOUT_S = 30.0
+#: Number of differences that an error message lists.
+_MAX_LISTED = 5
 
 _TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -45,16 +45,16 @@ CREATE TABLE trials (
 
 @dataclass(frozen=True)
 class Trial:
-    """A network that is to be trained, or has been.
+    """A network of a sweep.
 
     Attributes:
-        number: its place in the sweep, from 0.
+        number: its index in the sweep.
         network: the network.
-        drawn: the parameters that were drawn, by the paper's symbols.
-        macs: MACs for one image at the sweep's resolution.
-        parameters: weights.
-        activations: elements that its convolutions and its linear put out for one image.
-        epochs: epochs it is trained for.
+        drawn: the drawn parameters, by the symbols of the paper.
+        macs: MACs for one image at the resolution of the sweep.
+        parameters: number of parameters.
+        activations: number of output elements of the convolutions and the linear layer for one image.
+        epochs: number of training epochs.
     """
 
     number: int
@@ -68,18 +68,18 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has come of a trial.
+    """The outcome of a trial.
 
     Attributes:
         state: ``done``, ``diverged`` or ``failed``.
-        error: top-1 error of its best epoch on the validation images, percent; None unless it is done.
-        best_epoch: that epoch, from 1.
+        error: top-1 error of the best epoch on the validation images, percent; None unless the state is ``done``.
+        best_epoch: number of that epoch, from 1.
         history: metrics of each epoch.
-        seconds: from start to end.
-        images_per_s: training images a second, over the steps.
-        message: why it is not done.
-        machine: where it ran: machine, device, threads, precision.
-        finished: date and time, UTC.
+        seconds: duration.
+        images_per_s: training images per second, without the time between epochs.
+        message: why the trial diverged or failed.
+        machine: the machine, with device, threads and precision.
+        finished: date and time of the end, UTC.
     """
 
     state: str
@@ -98,7 +98,7 @@ class Outcome:
 
 
 class Store:
-    """An open store; made by :func:`open_store` and :func:`read_store`."""
+    """An open store; see :func:`open_store` and :func:`read_store`."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
@@ -106,23 +106,24 @@ class Store:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the results of the sweep: space, band, data, recipe, seed."""
+        """What determines the results of the sweep: space, band, data, recipe, execution, seed."""
         rows = self._rows("SELECT value FROM about WHERE key = 'identity'")
-        with check_supported(self.path):
+        with store_errors(self.path):
             identity: dict[str, Any] = json.loads(rows[0][0])
             return identity
 
     def add(self, trials: Sequence[Trial]) -> None:
-        """Add trials that are not there yet.
+        """Add the trials that are not in the store yet.
 
         Raises:
-            UsageError: a trial of this number is another one.
+            UsageError: the store has another trial with the same number.
         """
         known = {trial.number: trial for trial in self.trials()}
         for trial in trials:
             if trial.number in known and known[trial.number] != trial:
                 raise UsageError(
-                    f"trial {trial.number} of {self.path} is another network than this version draws: use a new --store"
+                    f"trial {trial.number} of {self.path} differs from the network that this version draws: use "
+                    "another --store"
                 )
         new = [trial for trial in trials if trial.number not in known]
         with self._writing() as connection:
@@ -144,7 +145,7 @@ class Store:
             )
 
     def record(self, number: int, outcome: Outcome) -> None:
-        """Write what has come of a trial; it is on the disk when this returns."""
+        """Write the outcome of a trial; it is on the disk when this returns."""
         with self._writing() as connection:
             connection.execute(
                 "UPDATE trials SET state = ?, error = ?, outcome = ? WHERE number = ?",
@@ -152,7 +153,7 @@ class Store:
             )
 
     def reset(self, states: Sequence[str]) -> int:
-        """Plan the trials in these states again; return how many there were."""
+        """Delete the outcomes of trials in these states; return the number of trials."""
         with self._writing() as connection:
             marks = ", ".join("?" * len(states))
             changed = connection.execute(
@@ -162,17 +163,17 @@ class Store:
             return changed.rowcount
 
     def trials(self) -> list[Trial]:
-        """Return all trials by number."""
+        """Return all trials, in the order of their numbers."""
         rows = self._rows(
             "SELECT number, network, drawn, macs, parameters, activations, epochs FROM trials ORDER BY number"
         )
-        with check_supported(self.path):
+        with store_errors(self.path):
             return [Trial(row[0], Network.from_json(json.loads(row[1])), json.loads(row[2]), *row[3:]) for row in rows]
 
     def outcomes(self) -> dict[int, Outcome]:
-        """Return what is known, by the number of the trial."""
+        """Return the outcomes by the number of the trial."""
         rows = self._rows("SELECT number, outcome FROM trials WHERE outcome IS NOT NULL ORDER BY number")
-        with check_supported(self.path):
+        with store_errors(self.path):
             return {number: Outcome(**json.loads(text)) for number, text in rows}
 
     def _rows(self, query: str) -> list[Any]:
@@ -187,16 +188,16 @@ class Store:
             with self._connection:
                 yield self._connection
         except sqlite3.Error as error:
-            raise DataError(f"cannot write {self.path}: {error}; nothing of the earlier results is lost") from None
+            raise DataError(f"cannot write {self.path}: {error}; the earlier results are intact") from None
 
 
 @contextlib.contextmanager
 def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
-    """Open the store of a sweep to write, and make it where there is none; within :func:`hold_store`.
+    """Open the store of a sweep for writing, and create it if it does not exist; within :func:`lock_store`.
 
     Raises:
-        UsageError: the store is of another sweep; with what differs.
-        DataError: it is no store, or it cannot be written.
+        UsageError: the store belongs to another sweep; the message names the differences.
+        DataError: the file is not a store, or cannot be written.
     """
     if not path.exists() or not path.stat().st_size:
         _create(path, identity)
@@ -204,57 +205,57 @@ def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
         store = Store(path, connection)
         found = sweep_differences(store.identity, json.loads(json.dumps(identity)))
         if found:
-            more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+            more = f"; and {len(found) - _MAX_LISTED} more" if len(found) > _MAX_LISTED else ""
             raise UsageError(
-                f"{path} is the store of another sweep: {'; '.join(found[:_NAMED])}{more}. Give what it was started "
-                "with to go on, or another --store"
+                f"{path} is the store of another sweep: {'; '.join(found[:_MAX_LISTED])}{more}. Run the command "
+                "with the original options, or with another --store"
             )
         yield store
 
 
 @contextlib.contextmanager
 def lock_store(path: Path) -> Iterator[None]:
-    """Keep other sweeps from a store, by whatever link it is named, from before there is one.
+    """Lock a store against other sweeps, even before it exists, and whatever link leads to it.
 
     Raises:
-        DataError: another sweep writes it, or its folder cannot be written.
+        DataError: another sweep holds the lock, or the folder cannot be written.
     """
-    where = path.resolve()
-    busy = f"another sweep writes {path}: wait for it, or give another --store"
+    target = path.resolve()
+    busy = f"another sweep writes {path}: wait until it ends, or give another --store"
     unwritable = f"cannot write {path}: {{}}; give another --store"
-    with file_lock(where.with_name(f".{where.name}.lock"), busy=busy, unwritable=unwritable):
+    with file_lock(target.with_name(f".{target.name}.lock"), busy=busy, unwritable=unwritable):
         yield
 
 
 def check_store_path(path: Path) -> None:
-    """Refuse, before any work, a file that a sweep cannot write its results to.
+    """Check before any work that a sweep can write its results to this path.
 
     Raises:
-        DataError: the folder is not there, or something that is no store lies in its place.
+        DataError: the folder does not exist, or the path is something other than a store.
     """
     if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent} for the store {path.name}: make it first")
+        raise DataError(f"there is no folder {path.parent} for the store {path.name}: create it first")
     if path.is_dir():
-        raise DataError(f"{path} is a folder, and a store is a file: give another --store")
+        raise DataError(f"{path} is a folder, but a store is a file: give another --store")
     if path.exists() and path.stat().st_size:
         _connect(path).close()
 
 
 @contextlib.contextmanager
 def read_store(path: Path) -> Iterator[Store]:
-    """Open a store to read, while a sweep writes it or not.
+    """Open a store for reading; a sweep may write it at the same time.
 
     Raises:
-        DataError: there is none, or the file is something else.
+        DataError: the file does not exist, or is not a store.
     """
     if not path.is_file():
-        raise DataError(f"no store of a sweep at {path}: `regnet-deploy sweep --store {path}` makes one")
+        raise DataError(f"no store of a sweep at {path}: `regnet-deploy sweep --store {path}` creates one")
     with contextlib.closing(_connect(path)) as connection:
         yield Store(path, connection)
 
 
 def is_store(path: Path) -> bool:
-    """Tell whether a file is SQLite's, by its first bytes."""
+    """Return whether a file is an SQLite file, by its first bytes."""
     try:
         with path.open("rb") as file:
             return file.read(16) == b"SQLite format 3\0"
@@ -262,37 +263,37 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def sweep_differences(before: Any, now: Any, where: str = "") -> list[str]:
-    """Return in words what is not the same in two pieces of JSON data."""
+def sweep_differences(before: Any, now: Any, key: str = "") -> list[str]:
+    """Return the differences between two sweep identities as text."""
     if isinstance(before, dict) and isinstance(now, dict):
-        if where == "space" and before.get("name") != now.get("name"):
+        if key == "space" and before.get("name") != now.get("name"):
             return [f"space is {now.get('name')} and was {before.get('name')}"]
         names = [*now, *(name for name in before if name not in now)]
-        inner = [sweep_differences(before.get(n), now.get(n), f"{where} {n}".strip()) for n in names]
+        inner = [sweep_differences(before.get(n), now.get(n), f"{key} {n}".strip()) for n in names]
         return [each for found in inner for each in found]
-    return [] if before == now else [f"{where} is {json.dumps(now)} and was {json.dumps(before)}"]
+    return [] if before == now else [f"{key} is {json.dumps(now)} and was {json.dumps(before)}"]
 
 
 def _create(path: Path, identity: Mapping[str, Any]) -> None:
-    """Make a store beside its place and put it there whole."""
-    beside = path.with_name(f".{path.name}.incomplete")
-    journal = beside.with_name(f"{beside.name}-journal")
+    """Create a store under a temporary name, and rename it."""
+    incomplete = path.with_name(f".{path.name}.incomplete")
+    journal = incomplete.with_name(f"{incomplete.name}-journal")
     try:
-        for left in (beside, journal):  # by one that was killed
-            left.unlink(missing_ok=True)
-        with contextlib.closing(sqlite3.connect(beside)) as connection, connection:
+        for file in (incomplete, journal):  # left by a process that was killed
+            file.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(incomplete)) as connection, connection:
             connection.executescript(_TABLES)
             connection.execute(f"PRAGMA application_id = {_APPLICATION}")
             connection.execute("INSERT INTO about VALUES ('schema', ?)", (str(SCHEMA),))
             connection.execute("INSERT INTO about VALUES ('identity', ?)", (json.dumps(identity),))
-        beside.replace(path)
+        incomplete.replace(path)
     except (OSError, sqlite3.Error) as error:
         raise DataError(f"cannot write {path}: {error}; give another --store") from None
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     try:
-        connection = sqlite3.connect(path, timeout=_PATIENCE_S)
+        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S)
     except sqlite3.Error as error:
         raise _damaged(path, error) from None
     try:
@@ -304,23 +305,25 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check(path: Path, connection: sqlite3.Connection) -> None:
-    """Refuse what is no store that this version reads."""
+    """Check that a file is a store which this version can read."""
     try:
         connection.execute("PRAGMA synchronous = EXTRA")
         if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
-            raise DataError(f"{path} is not the store of a sweep: give the file that `regnet-deploy sweep` wrote")
+            raise DataError(f"{path} is not the store of a sweep: give a file that `regnet-deploy sweep` wrote")
         rows = connection.execute("SELECT value FROM about WHERE key = 'schema'").fetchall()
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # of what SQLite says of damaged text
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # raised for damaged text
         raise _damaged(path, error) from None
-    with check_supported(path):
+    with store_errors(path):
         schema = int(rows[0][0])
     if schema > SCHEMA:
-        raise DataError(f"{path} was written by a newer regnet-deploy (schema {schema}, this one reads {SCHEMA})")
+        raise DataError(
+            f"{path} was written by a newer regnet-deploy (schema {schema}, this version reads up to {SCHEMA})"
+        )
 
 
 @contextlib.contextmanager
-def check_supported(path: Path) -> Iterator[None]:
-    """Say in one line that what a file holds is not what a sweep writes."""
+def store_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the content of a store into a :class:`DataError`."""
     try:
         yield
     except (LookupError, TypeError, ValueError, UsageError) as error:
@@ -328,7 +331,7 @@ def check_supported(path: Path) -> Iterator[None]:
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    said = " ".join(f"{error}".split())
+    reason = " ".join(f"{error}".split())
     return DataError(
-        f"{path} cannot be read as the store of a sweep: {said:.200}; take it from a copy, or begin a new one"
+        f"{path} cannot be read as the store of a sweep: {reason:.200}; restore it from a copy, or start a new one"
     )

@@ -1,10 +1,11 @@
-"""Trained populations side by side: what was drawn, what it costs, how well it did."""
+"""Trained populations: the networks of a design space with their parameters, costs, errors and training conditions."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,19 +17,18 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trials:
-    """Networks of one space that were trained to their end, one row each.
+    """Networks of one space whose training was completed, one row each.
 
     Attributes:
-        space: name of the design space, or of the file that they come from.
+        space: name of the design space, or of the file.
         error: top-1 error, percent, ``(n,)``.
-        columns: every number that is known of each network, ``(n,)`` each, NaN where it is not known of some. Always
-            ``macs``, ``parameters``, ``activations`` (at the resolution they were trained at) where the source has
-            them, ``d`` (blocks in all); the parameters that were drawn by the paper's symbols: ``w_0``, ``w_a``,
-            ``w_m``, ``b``, ``g``, and by stage ``d_1``, ``w_1``, ``b_1``, ``g_1``, ...
-        networks: the networks; empty where the source does not say.
-        drawn: names of the columns that the space draws, in its order.
-        lost: networks that diverged or failed, and have no error.
-        regime: under which conditions they were trained, as far as the source says; see :mod:`.regime`.
+        columns: the known numbers of each network, ``(n,)`` each, NaN where a number is not known: ``macs``,
+            ``parameters`` and ``activations`` at the training resolution; ``d``, the number of blocks; the parameters
+            of the space: ``w_0``, ``w_a``, ``w_m``, ``b``, ``g``, and by stage ``d_1``, ``w_1``, ``b_1``, ``g_1``, ...
+        networks: the networks; empty where the source does not describe them.
+        drawn: names of the columns that are drawn, in the order of the space.
+        unsuccessful: number of networks that diverged or failed and have no error.
+        conditions: the training conditions, as far as the source describes them; see :func:`training_conditions`.
     """
 
     space: str
@@ -36,8 +36,8 @@ class Trials:
     columns: Mapping[str, Float]
     networks: tuple[Network, ...] = ()
     drawn: tuple[str, ...] = ()
-    lost: int = 0
-    regime: Mapping[str, str] = field(default_factory=dict)
+    unsuccessful: int = 0
+    conditions: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -45,9 +45,9 @@ class Trials:
 
 
 def stage_columns(networks: Sequence[Network]) -> dict[str, Float]:
-    """Return what the stages of networks say as columns: ``d``, and ``d_1``, ``w_1``, ``b_1``, ``g_1``, ...
+    """Return the numbers of the stages as columns: ``d``, and ``d_1``, ``w_1``, ``b_1``, ``g_1``, ...
 
-    Stages that some of the networks do not have are left out.
+    Stages that not all networks have are omitted.
     """
     if not networks:
         return {}
@@ -60,5 +60,44 @@ def stage_columns(networks: Sequence[Network]) -> dict[str, Float]:
 
 
 def file_name(space: str) -> str:
-    """Return the name of a space as that of a file, without folders and without what file systems refuse."""
+    """Return the name of a space as a file name, without folders and special characters."""
     return re.sub(r"[^\w.-]+", "-", space).strip("-.") or "population"
+
+
+#: Names of the conditions that describe the data, in CSV and in messages.
+DATA_CONDITIONS = ("data_sha256", "split", "classes", "train_images", "val_images")
+#: Parts of a recipe that are the same for every population, or irrelevant for a comparison.
+_IGNORED = ("optimizer", "momentum", "nesterov", "schedule", "warmup_factor", "epochs", "seed")
+
+
+def training_conditions(identity: Mapping[str, Any], epochs: int) -> dict[str, str]:
+    """Return the training conditions of a sweep, by the names of the columns in its CSV.
+
+    Args:
+        identity: identity of the store.
+        epochs: number of epochs of the trials.
+    """
+    data, recipe = identity["data"], identity["recipe"]
+    conditions = {
+        "epochs": epochs,
+        "resolution": identity["resolution"],
+        "data_sha256": data["digest"],
+        **{name: data[name] for name in DATA_CONDITIONS[1:]},
+        **{name: value for name, value in recipe.items() if name not in _IGNORED},
+        "precision": identity["execution"]["precision"],
+    }
+    if "mmacs" in identity:
+        conditions["mmacs"] = ":".join(f"{value:g}" for value in identity["mmacs"])
+    return {name: str(value) for name, value in conditions.items()}
+
+
+def condition_differences(populations: Sequence[Trials]) -> list[str]:
+    """Return the training conditions that are known of all populations and differ, as text with their values."""
+    conditions = [trials.conditions for trials in populations]
+    shared = [name for name in conditions[0] if all(name in each for each in conditions)] if conditions else []
+    found = []
+    for name in shared:
+        values = list(dict.fromkeys(each[name][:12] for each in conditions))
+        if len(values) > 1:
+            found.append(f"{name.replace('_', ' ')} ({', '.join(values)})")
+    return found

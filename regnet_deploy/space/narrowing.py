@@ -8,10 +8,8 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError, did_you_mean
 from regnet_deploy.space.ranges import Choice, Range, Values
-from regnet_deploy.space.spaces import AnyNetSpace, RegNetSpace, Space, Stages
+from regnet_deploy.space.spaces import SYMBOLS, AnyNetSpace, RegNetSpace, Space, Stages
 
-#: Name of what stages have -> the paper's symbol for it, which names the columns.
-SYMBOLS = {"depth": "d", "width": "w", "bottleneck": "b", "group_width": "g"}
 Interval = tuple[float, float]
 
 

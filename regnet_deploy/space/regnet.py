@@ -1,7 +1,8 @@
-"""The RegNet parameterization: a line, quantized, is a network (arXiv 2003.13678, section 3.3; steps as in pycls).
+"""The RegNet parameterization: a quantized line gives the widths of a network (arXiv 2003.13678, section 3.3; pycls).
 
-Block j of d would be u_j = w_0 + w_a j wide. s_j = round(log(u_j / w_0) / log(w_m)) puts it on level s_j, and its width
-is w_0 w_m^s_j rounded to a multiple of 8. Blocks of one level are a stage. All rounding is half to even.
+The line gives block j of d the width u_j = w_0 + w_a j. The block is on level s_j = round(log(u_j / w_0) / log(w_m)),
+and its width is w_0 w_m^s_j, rounded to a multiple of 8. The blocks of one level form a stage. All rounding is half to
+even.
 """
 
 from __future__ import annotations
@@ -16,17 +17,18 @@ from regnet_deploy.space.network import SE_RATIO, Network
 
 QUANTUM = 8
 Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class RegNet:
-    """The six numbers of the paper (and SE or not) that generate a network.
+    """The six parameters of the paper that generate a network, and its family.
 
     Attributes:
-        d: blocks.
+        d: number of blocks.
         w_0: width of the first block before rounding, a multiple of 8.
-        w_a: slope, channels a block.
-        w_m: factor between neighbouring levels.
+        w_a: slope, channels per block.
+        w_m: ratio of the widths of adjacent levels.
         b: bottleneck ratio, width over bottleneck width.
         g: group width.
         family: ``x``, or ``y`` with squeeze-and-excitation.
@@ -41,10 +43,10 @@ class RegNet:
     family: str = "x"
 
     def __post_init__(self) -> None:
-        """Refuse parameters outside the parameterization.
+        """Check the parameters.
 
         Raises:
-            UsageError: with the parameter and what it may be.
+            UsageError: a parameter is not valid; the message names the allowed values.
         """
         if self.d < 1 or self.g < 1 or self.b <= 0:
             raise UsageError(f"d and g must be 1 or more and b above 0, got d={self.d}, g={self.g}, b={self.b}")
@@ -63,7 +65,7 @@ class RegNet:
         """Generate the network.
 
         Raises:
-            UsageError: the quantized line skips a level, so it is not a RegNet.
+            UsageError: the quantized line skips a level, so that the network is not a RegNet.
         """
         levels = block_levels(self.d, self.w_0, self.w_a, self.w_m)
         widths, depths = np.unique(level_widths(self.w_0, self.w_m, levels), return_counts=True)
@@ -87,6 +89,39 @@ def block_levels(d: int, w_0: float, w_a: float, w_m: float) -> Int:
     return levels
 
 
+def may_have_stages(d: Float, w_0: Float, w_a: Float, w_m: Float, stages: int) -> Int:
+    """Return the indices of lines that may have this number of stages: a fast filter before :func:`line_depths`.
+
+    It compares the blocks at which the last stage and the next one begin with the depth, with a margin of one block.
+    """
+    power = 1 / np.sqrt(w_m)  # w_m^(k - 1/2) of level 0, which begins before the first block
+    for _ in range(stages - 1):
+        power *= w_m
+    with np.errstate(divide="ignore", over="ignore"):  # a flat line has one level
+        slope = w_0 / w_a
+        return np.flatnonzero(((power - 1) * slope < d) & ((power * w_m - 1) * slope > d - 2))
+
+
+def line_depths(d: Float, w_0: Float, w_a: Float, w_m: Float, stages: int) -> Int:
+    """Return the depths of the stages of lines, ``(n, stages)``; 0 where a line has another number of levels.
+
+    Level k of a line begins at block ceil((w_m^(k - 1/2) - 1) w_0 / w_a), so that no loop over the blocks is needed.
+    Where rounding could decide, the level of the block is computed as in :func:`block_levels`.
+    """
+    powers = np.sqrt(w_m)[:, None] * w_m[:, None] ** np.arange(stages)  # w_m^(k - 1/2) of levels 1 to `stages`
+    with np.errstate(divide="ignore", over="ignore"):
+        begins = np.minimum((powers - 1) * (w_0 / w_a)[:, None], d[:, None] + 0.5)
+    firsts, nearest = np.ceil(begins), np.round(begins)
+    row, level = np.nonzero(np.abs(begins - nearest) < 1e-7 * (1 + begins))
+    if len(row):
+        block = nearest[row, level]
+        reached = np.round(np.log((w_0[row] + w_a[row] * block) / w_0[row]) / np.log(w_m[row]))
+        firsts[row, level] = np.where(reached > level, block, block + 1)
+    edges = np.minimum(np.concatenate([np.zeros((len(d), 1)), firsts], axis=1), d[:, None])
+    depths = np.diff(edges, axis=1).astype(np.int64)
+    return np.where(edges[:, -1:] == d[:, None], depths, 0)
+
+
 def level_widths(w_0: ArrayLike, w_m: ArrayLike, level: ArrayLike) -> Int:
     """Return the width of a level, a multiple of 8, before it is fitted to groups; arguments broadcast."""
     widths = np.asarray(w_0, dtype=np.float64) * np.power(w_m, level)
@@ -95,14 +130,14 @@ def level_widths(w_0: ArrayLike, w_m: ArrayLike, level: ArrayLike) -> Int:
 
 
 def fit_groups(widths: ArrayLike, g: ArrayLike, b: ArrayLike = 1.0) -> tuple[Int, Int]:
-    """Make widths and group widths fit each other, in the order and rounding of pycls.
+    """Make widths multiples of the group widths, in the order and rounding of pycls.
 
     The bottleneck width v = w / b takes g = min(g, v) and is then rounded, half to even, to a multiple of g (of
     lcm(g, 1/b) where 1/b is an integer above 1); the width becomes v b.
 
     Args:
         widths: any shape.
-        g: group width asked for; broadcasts.
+        g: requested group width; broadcasts.
         b: bottleneck ratio; broadcasts.
 
     Returns:

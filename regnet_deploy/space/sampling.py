@@ -1,7 +1,8 @@
-"""Networks drawn from a design space within a band of MACs, many at once, the same ones for the same seed.
+"""Draws networks from a design space within a band of MACs, reproducibly, and many at a time.
 
-Draws are made in chunks, each with a random stream of its own, and rejected where the space, its constraints or the
-band say so: what is left follows the distribution of the space. More networks of one seed are the same ones and more.
+Networks are drawn in chunks, each with its own random stream, and rejected if they are outside the space, its
+constraints or the band; the accepted ones follow the distribution of the space. The networks of a smaller ``n`` are the
+first ones of a larger ``n`` with the same seed.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from regnet_deploy.space.complexity import complexity
 from regnet_deploy.space.constraint import names_in, satisfied
 from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, Network, default_stem_stride
 from regnet_deploy.space.population import Table
-from regnet_deploy.space.proposals import Proposals, propose
-from regnet_deploy.space.regnet import fit_groups
-from regnet_deploy.space.spaces import REFERENCE, AnyNetSpace, Space
+from regnet_deploy.space.ranges import Choice
+from regnet_deploy.space.regnet import fit_groups, level_widths, line_depths, may_have_stages
+from regnet_deploy.space.spaces import REFERENCE, AnyNetSpace, RegNetSpace, Space, Stages
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
-#: Draws of one chunk; part of what a seed means.
+#: Draws of one chunk; another size gives other networks for the same seed.
 CHUNK = 1 << 14
-#: Draws after which a space counts as having no more networks in the band, unless one was found among the last.
-PATIENCE = 2_000_000
-#: Wider than any network: a group width that means no groups.
+#: After so many draws without a new network, the space counts as exhausted in the band.
+MAX_DRAWS_WITHOUT_NEW = 2_000_000
+#: A group width larger than any width: no groups.
 _NO_GROUPS = 1 << 30
 
 
 @dataclass(frozen=True)
 class DrawnNetworks(Table):
-    """Networks drawn from a space, one row each.
+    """Networks that were drawn from a space, one row each.
 
     Attributes:
-        depths: blocks, ``(n, stages)``; ``widths``, ``group_widths`` and ``bottlenecks`` (ratios) alike.
-        macs: MACs at the resolution of the band, ``(n,)``; ``parameters`` and ``activations`` alike.
-        columns: the parameters that were drawn and are free, by the paper's symbols, ``(n,)`` each.
+        depths: number of blocks, ``(n, stages)``, as are ``widths``, ``group_widths`` and ``bottlenecks`` (ratios).
+        macs: MACs at the resolution of the band, ``(n,)``, as are ``parameters`` and ``activations``.
+        columns: the free parameters that were drawn, by the symbols of the paper, ``(n,)`` each.
     """
 
     depths: Int
@@ -53,21 +54,36 @@ class DrawnNetworks(Table):
     columns: dict[str, Float]
 
     def keys(self) -> list[bytes]:
-        """Return what is equal for equal networks and for them only, one a row."""
+        """Return one key for each row; keys are equal if and only if the networks are equal."""
         table = np.concatenate([self.depths, self.widths, self.group_widths, self.bottlenecks], axis=1)
         return [row.tobytes() for row in table]
 
 
 @dataclass(frozen=True)
+class Proposals:
+    """Drawn networks before their widths are fitted to the group widths.
+
+    The columns are those of :class:`DrawnNetworks`, but ``group_widths`` are the requested ones, and ``columns``
+    include the parameters that are not free.
+    """
+
+    depths: Int
+    widths: Int
+    group_widths: Int
+    bottlenecks: Float
+    columns: dict[str, Float]
+
+
+@dataclass(frozen=True)
 class Band:
-    """Where MACs must lie, and for which input and output they are counted.
+    """A range of MACs, and the input and output for which they are counted.
 
     Attributes:
-        lowest: fewest MACs.
-        highest: most MACs.
-        resolution: pixels a side of the image.
-        classes: outputs.
-        stem_stride: 1 or 2; None is 1 for images below 96 pixels.
+        lowest: smallest number of MACs.
+        highest: largest number of MACs.
+        resolution: width and height of the image in pixels.
+        classes: number of classes.
+        stem_stride: 1 or 2; None means 1 below 96 pixels, else 2.
     """
 
     lowest: float
@@ -77,10 +93,10 @@ class Band:
     stem_stride: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an empty band.
+        """Check the values.
 
         Raises:
-            UsageError: with the band.
+            UsageError: a value is not valid.
         """
         if not 0 <= self.lowest <= self.highest < np.inf:
             raise UsageError(
@@ -98,7 +114,7 @@ class Band:
 
 
 def networks_of(space: Space, drawn: DrawnNetworks, stem_stride: int) -> list[Network]:
-    """Return the drawn networks."""
+    """Return the drawn networks as records."""
     rows = zip(
         drawn.depths.tolist(),
         drawn.widths.tolist(),
@@ -114,24 +130,24 @@ def networks_of(space: Space, drawn: DrawnNetworks, stem_stride: int) -> list[Ne
             tuple(bottlenecks),
             se_ratio=SE_RATIO if space.block == "y" else 0.0,
             stem_stride=stem_stride,
-            block=_kind(space),
+            block=_network_block(space),
         )
         for depths, widths, group_widths, bottlenecks in rows
     ]
 
 
 def draw_networks(space: Space, n: int, band: Band, seed: int = 0, progress: Progress | None = None) -> DrawnNetworks:
-    """Return ``n`` distinct networks of a space within a band of MACs, in the order in which they are drawn.
+    """Return ``n`` distinct networks of a space within a band of MACs, in the order of the draws.
 
     Args:
-        space: what to draw from.
-        n: how many; those of a smaller n are the first of a larger one.
-        band: where MACs must lie.
-        seed: of the random streams.
+        space: the space to draw from.
+        n: number of networks.
+        band: the range of MACs.
+        seed: seed of the random streams.
         progress: receives the number of networks that are found.
 
     Raises:
-        UsageError: the space holds fewer in the band, as far as millions of draws can tell.
+        UsageError: millions of draws give fewer networks in the band.
     """
     if n < 1 or seed < 0:
         raise UsageError(f"the number of networks must be 1 or more and the seed 0 or more, got {n} and {seed}")
@@ -154,34 +170,39 @@ def draw_networks(space: Space, n: int, band: Band, seed: int = 0, progress: Pro
             progress.update(len(known), n)
         if len(known) == n:
             return DrawnNetworks.join(pieces)
-        if since_last >= PATIENCE:
+        if since_last >= MAX_DRAWS_WITHOUT_NEW:
             break
     raise UsageError(
         f"{space.name} has {len(known)} different networks from {band.lowest / 1e6:g} to {band.highest / 1e6:g} MMACs "
-        f"at {band.resolution} pixels in {draws:,} draws, and {n} are wanted: widen the band or the space"
+        f"at {band.resolution} pixels in {draws:,} draws, but {n} are requested: widen the band or the space"
     )
 
 
 def chunks(space: Space, band: Band, seed: int) -> Iterator[DrawnNetworks]:
-    """Yield, without end, the networks in the band of chunk after chunk of draws.
+    """Yield the accepted networks of each chunk of draws, without end.
 
     Raises:
-        UsageError: the space holds networks too large to be counted in 64 bits.
+        UsageError: the space has networks whose MACs do not fit into 64 bits.
     """
     _check_countable(space, band)
     number = 0
     while True:
-        yield within(space, propose(space, np.random.default_rng((seed, number)), CHUNK), band)
+        yield networks_in_band(space, propose(space, np.random.default_rng((seed, number)), CHUNK), band)
         number += 1
 
 
-def within(space: Space, proposed: Proposals, band: Band) -> DrawnNetworks:
-    """Fit widths to groups, count, and keep what lies in the band and satisfies the space's constraints."""
+def propose(space: Space, rng: np.random.Generator, draws: int) -> Proposals:
+    """Draw networks and reject those that are not in the space, whatever their complexity."""
+    return _anynets(space, rng, draws) if isinstance(space, AnyNetSpace) else _regnets(space, rng, draws)
+
+
+def networks_in_band(space: Space, proposed: Proposals, band: Band) -> DrawnNetworks:
+    """Fit widths to group widths, count costs, and keep the networks in the band that satisfy the constraints."""
     if space.block in ("v", "vr"):
         widths = groups = proposed.widths
     else:
-        asked = np.full_like(proposed.widths, _NO_GROUPS) if space.block == "r" else proposed.group_widths
-        widths, groups = fit_groups(proposed.widths, asked, proposed.bottlenecks)
+        requested = np.full_like(proposed.widths, _NO_GROUPS) if space.block == "r" else proposed.group_widths
+        widths, groups = fit_groups(proposed.widths, requested, proposed.bottlenecks)
     cost = complexity(
         proposed.depths,
         widths,
@@ -191,7 +212,7 @@ def within(space: Space, proposed: Proposals, band: Band) -> DrawnNetworks:
         se_ratio=SE_RATIO if space.block == "y" else 0.0,
         stem_stride=band.stride,
         classes=band.classes,
-        block=_kind(space),
+        block=_network_block(space),
     ).total
     drawn = DrawnNetworks(proposed.depths, widths, groups, proposed.bottlenecks, *cost, proposed.columns)
     drawn = drawn.take(np.flatnonzero((drawn.macs >= band.lowest) & (drawn.macs <= band.highest)))
@@ -205,9 +226,9 @@ def within(space: Space, proposed: Proposals, band: Band) -> DrawnNetworks:
 
 
 def known_columns(drawn: DrawnNetworks) -> dict[str, NDArray[np.generic]]:
-    """Return every column that a constraint may speak of: what was drawn, the stages, and the complexity.
+    """Return every column that a constraint can refer to: drawn parameters, stages and costs.
 
-    A width or group width of a stage is the one that was drawn for it where there is one, else the one that was fitted.
+    The width or group width of a stage is the drawn one if it was drawn, else the fitted one.
     """
     stages = {
         f"{symbol}_{i + 1}": values[:, i]
@@ -219,8 +240,87 @@ def known_columns(drawn: DrawnNetworks) -> dict[str, NDArray[np.generic]]:
     return {"d": drawn.depths.sum(axis=1), **stages, **drawn.columns, **cost}
 
 
+def _anynets(space: AnyNetSpace, rng: np.random.Generator, draws: int) -> Proposals:
+    keep = np.ones(draws, dtype=bool)
+    values: dict[str, Float] = {}
+    for name, part in space.parts().items():
+        values[name], fits = _stages(part, space.stages, rng, draws)
+        keep &= fits
+    columns: dict[str, Float] = {}
+    for symbol, name in (("d", "depth"), ("w", "width"), ("b", "bottleneck"), ("g", "group_width")):
+        values[name] = values[name][keep]
+        if space.parts()[name].across != "same":
+            columns |= {f"{symbol}_{i + 1}": column for i, column in enumerate(values[name].T)}
+        else:
+            columns[symbol] = values[name].sum(axis=1) if symbol == "d" else values[name][:, 0]
+    depths, widths, groups = (values[name].astype(np.int64) for name in ("depth", "width", "group_width"))
+    return Proposals(depths, widths, groups, values["bottleneck"], columns)
+
+
+def _stages(part: Stages, stages: int, rng: np.random.Generator, draws: int) -> tuple[Float, NDArray[np.bool_]]:
+    """Draw values ``(draws, stages)``, and return which rows satisfy the relation between the stages.
+
+    Ordered stages have the distribution of free stages, conditional on their order. If the stages share a range,
+    ordered values are drawn directly; if each stage has its own range, rows that are not in order are rejected.
+    """
+    if part.across == "same":
+        return np.repeat(part.choices[0].draw(rng, (draws, 1)), stages, axis=1), np.ones(draws, dtype=bool)
+    if len(part.choices) == 1:
+        if part.across == "free":
+            values = part.choices[0].draw(rng, (draws, stages))
+        else:
+            rising = _rising(part.choices[0], stages, rng, draws)
+            values = rising if part.across == "rising" else rising[:, ::-1]
+        return values, np.ones(draws, dtype=bool)
+    values = np.stack([choice.draw(rng, (draws,)) for choice in part.choices], axis=1)
+    rises = np.diff(values, axis=1)
+    fits = {"free": rises == rises, "rising": rises >= 0, "falling": rises <= 0}[part.across]
+    return values, fits.all(axis=1)
+
+
+def _rising(choice: Choice, stages: int, rng: np.random.Generator, draws: int) -> Float:
+    """Draw ``(draws, stages)`` from the distribution of independent draws, conditional on non-decreasing order.
+
+    Sorted independent draws have another distribution: all orders of the same values become one row, so that rows of
+    distinct values would be up to ``stages!`` times too frequent.
+    """
+    values, shares = choice.shares()
+    # From the last stage to the first: probability of each value or a larger one, followed by ordered stages.
+    tails = [np.ones(len(values))]
+    for _ in range(stages):
+        tails.append(np.cumsum((shares * tails[-1])[::-1])[::-1])
+    at = np.zeros((draws, stages), dtype=np.int64)
+    before = np.zeros(draws, dtype=np.int64)
+    for stage, tail in enumerate(tails[:0:-1]):
+        drawn = (1.0 - rng.random(draws)) * tail[before]
+        before = at[:, stage] = np.searchsorted(-tail, -drawn, side="right") - 1
+    result: Float = values[at]
+    return result
+
+
+def _regnets(space: RegNetSpace, rng: np.random.Generator, draws: int) -> Proposals:
+    """Draw lines and keep those that quantize to the number of stages of the space."""
+
+    def column(choice: Choice) -> Float:
+        return choice.draw(rng, (draws,))
+
+    stages = space.stages
+    drawn = {"d": column(space.d), "w_0": column(space.w_0)}
+    drawn["w_a"] = drawn["w_0"] if isinstance(space.w_a, str) else column(space.w_a)
+    drawn |= {"w_m": column(space.w_m), "b": column(space.bottleneck), "g": column(space.group_width)}
+    drawn = _rows(drawn, may_have_stages(drawn["d"], drawn["w_0"], drawn["w_a"], drawn["w_m"], stages))
+    depths = line_depths(drawn["d"], drawn["w_0"], drawn["w_a"], drawn["w_m"], stages)
+    kept = np.flatnonzero((depths > 0).all(axis=1))
+    drawn, depths = _rows(drawn, kept), depths[kept]
+    widths = level_widths(drawn["w_0"][:, None], drawn["w_m"][:, None], np.arange(stages))
+    kept = np.flatnonzero((np.diff(widths, axis=1) > 0).all(axis=1))  # rounding can make two levels one
+    drawn, shape = _rows(drawn, kept), (len(kept), stages)
+    groups = np.broadcast_to(drawn["g"].astype(np.int64)[:, None], shape)
+    return Proposals(depths[kept], widths[kept], groups, np.broadcast_to(drawn["b"][:, None], shape), drawn)
+
+
 def _reference_columns(space: Space, drawn: DrawnNetworks) -> dict[str, NDArray[np.generic]]:
-    """Return the costs at 224 pixels with a stem of stride 2 and 1,000 classes, which published bounds are about."""
+    """Return the costs at 224 pixels, stem stride 2 and 1,000 classes, for which published bounds are stated."""
     cost = complexity(
         drawn.depths,
         drawn.widths,
@@ -229,13 +329,13 @@ def _reference_columns(space: Space, drawn: DrawnNetworks) -> dict[str, NDArray[
         resolution=REFERENCE_RESOLUTION,
         se_ratio=SE_RATIO if space.block == "y" else 0.0,
         classes=REFERENCE_CLASSES,
-        block=_kind(space),
+        block=_network_block(space),
     ).total
     return {f"{REFERENCE}{name}": values for name, values in cost._asdict().items()}
 
 
 def _check_countable(space: Space, band: Band) -> None:
-    """Refuse a space whose largest network, were it as wide throughout, would not fit 64 bits."""
+    """Raise if an upper bound of the costs of the largest network does not fit into 64 bits."""
     if isinstance(space, AnyNetSpace):
         depth = sum(space.depth.choice(i).high for i in range(space.stages))
         width = max(choice.high for choice in space.width.choices)
@@ -249,10 +349,14 @@ def _check_countable(space: Space, band: Band) -> None:
     width = 1.5 * width + most + group  # fitting to groups can widen
     inner = width / min(1, least)
     side = band.resolution / band.stride
-    # Of each block: two 1x1, a 3x3 of as many channels per group at most, a projection, a classifier.
+    # For each block: two 1x1 convolutions, a 3x3 without groups, a projection; and the classifier.
     if depth * side**2 * inner * (2 * width + 9 * inner) + width * (width * side**2 + band.classes) >= 2.0**62:
-        raise UsageError(f"{space.name} at {band.resolution} pixels holds networks too large to count: narrow it")
+        raise UsageError(f"{space.name} at {band.resolution} pixels has networks too large to count: narrow it")
 
 
-def _kind(space: Space) -> str:
+def _network_block(space: Space) -> str:
     return space.block if space.block in ("v", "vr") else "bottleneck"
+
+
+def _rows(columns: dict[str, Float], rows: Int) -> dict[str, Float]:
+    return {name: column[rows] for name, column in columns.items()}

@@ -11,7 +11,7 @@ from typing import Any
 from regnet_deploy.errors import UsageError, did_you_mean, require
 from regnet_deploy.space.known_spaces import known_spaces
 from regnet_deploy.space.ranges import choice_from, hint, shown
-from regnet_deploy.space.spaces import AnyNetSpace, RegNetSpace, Space, Stages
+from regnet_deploy.space.spaces import SYMBOLS, AnyNetSpace, RegNetSpace, Space, Stages
 
 KINDS: dict[str, type[AnyNetSpace] | type[RegNetSpace]] = {"anynet": AnyNetSpace, "regnet": RegNetSpace}
 _STAGEWISE = ("depth", "width", "bottleneck", "group_width")
@@ -100,7 +100,7 @@ def space_from(data: Any) -> Space:
     where = values.get("where", ())
     values["where"] = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else where
     values.setdefault("name", "")
-    for name in check_not_empty(values.get("block", "x")):
+    for name in absent_parts(values.get("block", "x")):
         values.setdefault(name, 1)
     if kind == "anynet":
         values |= {name: _stages(values[name], name) for name in _STAGEWISE if name in values}
@@ -119,15 +119,36 @@ def space_data(space: Space) -> dict[str, Any]:
         data |= {name: _stages_data(part) for name, part in space.parts().items()}
     else:
         data |= {n: v if isinstance(v := getattr(space, n), str) else v.to_data() for n in _CHOICES}
-    for name in check_not_empty(space.block):
+    for name in absent_parts(space.block):
         del data[name]
     if space.where:
         data["where"] = list(space.where)
     return data
 
 
-def check_not_empty(block: Any) -> tuple[str, ...]:
-    """Return what blocks of a kind do not have, and a space file of them does not say."""
+def describe_space(space: Space) -> str:
+    """Return what a space draws as one line, by the symbols of the paper."""
+    absent = absent_parts(space.block)
+    if isinstance(space, AnyNetSpace):
+        parts = []
+        for part, stages in space.parts().items():
+            if part in absent:
+                continue
+            choices = ", ".join(map(str, stages.choices))
+            index = "" if stages.across == "same" else "_i"
+            relation = f" {stages.across}" if stages.across in ("rising", "falling") else ""
+            parts.append(f"{SYMBOLS[part]}{index}{relation} {choices}")
+    else:
+        parts = [
+            f"{symbol} {choice}" for symbol, choice in space.parts().items() if symbol not in map(SYMBOLS.get, absent)
+        ]
+        if isinstance(space.w_a, str):
+            parts.append(f"w_a = {space.w_a}")
+    return "; ".join([*parts, *space.where])
+
+
+def absent_parts(block: Any) -> tuple[str, ...]:
+    """Return the parts that blocks of a kind do not have; space files omit them."""
     return {"r": ("group_width",), "v": ("bottleneck", "group_width"), "vr": ("bottleneck", "group_width")}.get(
         block if isinstance(block, str) else "", ()
     )

@@ -18,6 +18,8 @@ from regnet_deploy.space.ranges import Choice, Range, Values, check_type, hint, 
 #: x: bottleneck with grouped 3x3; y: with squeeze-and-excitation; r: without groups; v: one 3x3; vr: with residual.
 BLOCKS = ("x", "y", "r", "v", "vr")
 ACROSS = ("free", "same", "rising", "falling")
+#: Parts of a stage and the symbols of the paper, which name the columns.
+SYMBOLS = {"depth": "d", "width": "w", "bottleneck": "b", "group_width": "g"}
 
 B_VALUES = Values((1, 2, 4))
 G_VALUES = Values((1, 2, 4, 8, 16, 32))
@@ -73,7 +75,7 @@ class Stages:
         """Return what stage 0, 1, ... may have."""
         return self.choices[stage] if len(self.choices) > 1 else self.choices[0]
 
-    def freedom(self, stages: int) -> int:
+    def degrees_of_freedom(self, stages: int) -> int:
         """Return the degrees of freedom."""
         if self.across == "same":
             return int(self.choices[0].free)
@@ -83,7 +85,9 @@ class Stages:
         """Return log10 of the number of combinations; an order divides them by the permutations, as in the paper."""
         if self.across == "same":
             return math.log10(self.choices[0].size)
-        permutations = math.factorial(stages) if self.across in ("rising", "falling") and self.freedom(stages) else 1
+        permutations = (
+            math.factorial(stages) if self.across in ("rising", "falling") and self.degrees_of_freedom(stages) else 1
+        )
         return sum(math.log10(self.choice(i).size) for i in range(stages)) - math.log10(permutations)
 
 
@@ -155,7 +159,7 @@ class AnyNetSpace:
         symbols: dict[str, bool] = {}
         for symbol, part in zip("dwbg", self.parts().values(), strict=True):
             if part.across == "same":
-                symbols[symbol] = part.freedom(self.stages) > 0
+                symbols[symbol] = part.degrees_of_freedom(self.stages) > 0
             else:
                 symbols |= {f"{symbol}_{i + 1}": part.choice(i).free for i in range(self.stages)}
         return symbols
@@ -175,9 +179,9 @@ class AnyNetSpace:
         }
 
     @property
-    def freedom(self) -> int:
+    def degrees_of_freedom(self) -> int:
         """Degrees of freedom."""
-        return sum(part.freedom(self.stages) for part in self.parts().values())
+        return sum(part.degrees_of_freedom(self.stages) for part in self.parts().values())
 
     @property
     def log10_size(self) -> float:
@@ -256,7 +260,7 @@ class RegNetSpace:
         return {name: choice for name, choice in drawn.items() if not isinstance(choice, str)}
 
     @property
-    def freedom(self) -> int:
+    def degrees_of_freedom(self) -> int:
         """Degrees of freedom."""
         return sum(part.free for part in self.parts().values())
 

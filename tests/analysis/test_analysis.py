@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from regnet_deploy.analysis.analysis import analyze
-from regnet_deploy.analysis.bootstrap import best_range
+from regnet_deploy.analysis.best_range import best_range, refined_ranges
 from regnet_deploy.analysis.line_fit import fit_line
-from regnet_deploy.analysis.refinement import refined_ranges
 from regnet_deploy.errors import UsageError
 from regnet_deploy.populations.trials import Trials
 from regnet_deploy.space.spaces import AnyNetSpace
@@ -30,7 +29,7 @@ def test_everything_is_there(population):
     assert [r.column for r in first.rankings] == [r.column for r in first.ranges]
     assert first.ranges[1] == best_range("g", one.columns["g"], one.error, repeats=200, seed=3)
     assert first.fits[5] == fit_line(one.networks[5])
-    assert list(made.normalised) == ["macs", "parameters", "activations"]
+    assert list(made.normalized) == ["macs", "parameters", "activations"]
     assert [(d.first, d.second, d.better) for d in made.distances] == [("A", "B", "B")]
     assert len(first.search.expected) == len(one)
 
@@ -73,7 +72,7 @@ def test_two_populations_of_one_name_are_counted():
 def test_errors_alone_are_enough():
     made = analyze([bare(30, 40), bare(31, 41, 51, space="other")])
     assert [p.ranges + p.rankings + p.fits for p in made.populations] == [(), ()]
-    assert made.normalised == {}
+    assert made.normalized == {}
 
 
 def test_equal_errors_rank_nothing_and_warn_of_nothing(population):
@@ -110,9 +109,9 @@ def test_what_cannot_be_analysed_is_one_line(populations, options, message):
     assert "\n" not in str(caught.value)
 
 
-def test_lost_networks_and_other_conditions_are_remarked(population):
-    one = replace(population("A"), lost=6, regime={"epochs": "1", "lr": "0.05", "resolution": "32"})
-    other = replace(population("B", seed=1), regime={"epochs": "100", "lr": "0.05", "flip": "True"})
+def test_unsuccessful_networks_and_other_conditions_are_remarked(population):
+    one = replace(population("A"), unsuccessful=6, conditions={"epochs": "1", "lr": "0.05", "resolution": "32"})
+    other = replace(population("B", seed=1), conditions={"epochs": "100", "lr": "0.05", "flip": "True"})
     made = analyze([one, other], repeats=50)
     assert len(made.remarks) == 2
     assert made.remarks[0].startswith("A: 6 of 30 networks diverged or failed")

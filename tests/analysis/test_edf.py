@@ -43,9 +43,9 @@ def test_effective_n_of_equal_weights_is_n():
 
 def test_every_shared_bin_has_the_same_mass():
     # Two bins: 0..5 with three networks, 5..10 with one.
-    normalised = normalized_distributions([np.array([9.0, 6.0, 3.0, 1.0])], [np.array([0.0, 1.0, 2.0, 10.0])], bins=2)
-    (weighed,) = normalised.distributions
-    assert normalised.edges.tolist() == [0, 5, 10]
+    normalized = normalized_distributions([np.array([9.0, 6.0, 3.0, 1.0])], [np.array([0.0, 1.0, 2.0, 10.0])], bins=2)
+    (weighed,) = normalized.distributions
+    assert normalized.edges.tolist() == [0, 5, 10]
     assert weighed.errors.tolist() == [1, 3, 6, 9]
     assert weighed.weights == pytest.approx([1 / 2, 1 / 6, 1 / 6, 1 / 6])
     assert weighed.mean == pytest.approx((1 + 6) / 2)
@@ -56,12 +56,12 @@ def test_every_shared_bin_has_the_same_mass():
 def test_bins_are_common_and_count_only_where_all_populations_are():
     first = (np.array([10.0, 20.0, 30.0]), np.array([0.0, 5.0, 10.0]))
     second = (np.array([12.0, 32.0, 99.0]), np.array([1.0, 9.0, 40.0]))
-    normalised = normalized_distributions([first[0], second[0]], [first[1], second[1]], bins=3)
+    normalized = normalized_distributions([first[0], second[0]], [first[1], second[1]], bins=3)
     # Shared range 1 .. 10, bins [1, 4), [4, 7), [7, 10]: the first population is in the 2nd and 3rd, the other in the
     # 1st and 3rd.
-    assert normalised.edges == pytest.approx([1, 4, 7, 10])
-    assert normalised.shared.tolist() == [False, False, True]
-    one, other = normalised.distributions
+    assert normalized.edges == pytest.approx([1, 4, 7, 10])
+    assert normalized.shared.tolist() == [False, False, True]
+    one, other = normalized.distributions
     assert (one.errors.tolist(), one.weights.tolist()) == ([30], [1])
     assert (other.errors.tolist(), other.weights.tolist()) == ([32], [1])
 
@@ -89,12 +89,12 @@ def test_normalised_weights_sum_to_one_and_bins_to_the_same(data):
     draw = np.random.default_rng(seed)
     errors = [draw.uniform(20, 60, n) for n in sizes]
     costs = [draw.uniform(1, 10, n) for n in sizes]
-    normalised = normalized_distributions(errors, costs, bins=4)
-    if normalised is None:
+    normalized = normalized_distributions(errors, costs, bins=4)
+    if normalized is None:
         return
-    for error, cost, weighed in zip(errors, costs, normalised.distributions, strict=True):
+    for error, cost, weighed in zip(errors, costs, normalized.distributions, strict=True):
         assert weighed.weights.sum() == pytest.approx(1)
-        for low, high, shared in zip(normalised.edges, normalised.edges[1:], normalised.shared, strict=False):
-            inside = error[(cost >= low) & ((cost < high) | ((cost == high) & (high == normalised.edges[-1])))]
+        for low, high, shared in zip(normalized.edges, normalized.edges[1:], normalized.shared, strict=False):
+            inside = error[(cost >= low) & ((cost < high) | ((cost == high) & (high == normalized.edges[-1])))]
             mass = weighed.weights[np.isin(weighed.errors, inside)].sum()
-            assert mass == pytest.approx(1 / normalised.shared.sum() if shared else 0)
+            assert mass == pytest.approx(1 / normalized.shared.sum() if shared else 0)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regnet_deploy.analysis.ks_distance import ks_distance, pairwise_distances
+from regnet_deploy.analysis.edf import ks_distance, pairwise_distances
 
 ERRORS = st.lists(st.integers(20, 60).map(float), min_size=1, max_size=25).map(np.array)
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regnet_deploy.analysis.bootstrap import best_range
-from regnet_deploy.analysis.refinement import refined_ranges, refined_space
+from regnet_deploy.analysis.best_range import best_range, refined_ranges, refined_space
 from regnet_deploy.errors import UsageError
 from regnet_deploy.populations.trials import Trials
 from regnet_deploy.space.known_spaces import known_spaces
@@ -62,4 +61,4 @@ def test_the_space_is_narrowed_to_the_ranges_and_stages_are_related():
     table = replace(population(**columns), drawn=())
     a = refined_space(known_spaces()["AnyNetX_A"], table, "b", [("bottleneck", "same")], repeats=200)
     assert a.bottleneck.across == "same"
-    assert a.freedom == 13
+    assert a.degrees_of_freedom == 13

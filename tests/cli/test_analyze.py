@@ -90,7 +90,7 @@ def test_a_store_is_analysed_while_it_is_written(cli: Any, store: Path, tmp_path
         writing.record(5, Outcome(DIVERGED))
     said = numbers(done)
     assert said["populations"][0]["n"] == 6
-    assert "2 of 8 networks diverged or failed and are in none of the figures" in done.stderr
+    assert "2 of 8 networks diverged or failed; no statistic includes them" in done.stderr
     assert "2 of 8 networks diverged or failed" in (tmp_path / "a.html").read_text(encoding="utf-8")
     assert (tmp_path / "a.html").stat().st_size > 10_000
     assert list((tmp_path / "figures").glob("*.svg"))
@@ -186,24 +186,24 @@ def test_a_table_is_refined_with_the_space_that_is_named(
         (["--share", "0"], "above 0 and at most 1, got 0"),
         (["--share", "nan"], "above 0 and at most 1, got nan"),
         (["--repeats", "0"], "--repeats"),
-        (["--html", "none/a.html"], "there is no folder none for a.html: make it first"),
+        (["--html", "none/a.html"], "there is no folder none for a.html: create it first"),
         (["--html", "."], "is a folder"),
         (["--html", "./x/../tiny.sweep"], "there is no folder"),
-        (["--html", "a.html", "--csv", "./a.html"], "two outputs have one file name"),
+        (["--html", "a.html", "--csv", "./a.html"], "two outputs have the same file name"),
         (
             ["--html", "tiny.sweep"],
-            "tiny.sweep is a population, which nothing else must replace: choose another file to write",
+            "tiny.sweep is a population, which is never overwritten: give another file",
         ),
-        (["--figures", "tiny.sweep"], "--figures takes a folder, and tiny.sweep is a file"),
+        (["--figures", "tiny.sweep"], "--figures takes a folder, but tiny.sweep is a file"),
         (["--format", "gif"], "gif"),
-        (["--across", "bottleneck=same"], "--across and --space belong to --refine FILE"),
-        (["--space", "RegNetX"], "--across and --space belong to --refine FILE"),
+        (["--across", "bottleneck=same"], "--across and --space require --refine FILE"),
+        (["--space", "RegNetX"], "--across and --space require --refine FILE"),
         (["--refine", "b.json"], "a space file ends in .yaml, got b.json"),
         (["--refine", "b.yaml", "--across", "bottleneck"], "--across takes PART=RELATION"),
         (["--refine", "b.yaml", "--across", "bottelneck=same", "--csv", "a.csv"], "(did you mean bottleneck?)"),
         (["--refine", "b.yaml", "--across", "width=risng", "--html", "a.html"], "(did you mean rising?)"),
         (["--refine", "b.yaml", "--space", "RegNetX"], "tiny was not drawn from RegNetX"),
-        (["tiny.sweep", "--csv", "a.csv"], "--csv and --refine are of one population, got 2 files"),
+        (["tiny.sweep", "--csv", "a.csv"], "--csv and --refine take one population, got 2 files"),
         (["none.sweep"], "no population at none.sweep"),
     ],
 )
@@ -235,7 +235,7 @@ def test_files_that_are_no_population_are_one_line(
 
 def test_csv_of_csv_is_refused(cli_error: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("error\n1\n")
-    assert "--csv writes what is in a store" in cli_error("analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv")
+    assert "--csv writes the content of a store" in cli_error("analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv")
     assert not (tmp_path / "b.csv").exists()
 
 

@@ -30,7 +30,10 @@ def test_json_is_on_stdout_and_nothing_else(cli: Any) -> None:
     assert [each["name"] for each in listed] == list(known_spaces())
     for each in listed:
         space = known_spaces()[each["name"]]
-        assert (each.pop("degrees_of_freedom"), each.pop("log10_size")) == (space.freedom, round(space.log10_size, 3))
+        assert (each.pop("degrees_of_freedom"), each.pop("log10_size")) == (
+            space.degrees_of_freedom,
+            round(space.log10_size, 3),
+        )
         assert space_from(each) == space
 
 
@@ -43,7 +46,7 @@ def test_a_space_is_written_as_a_file_that_is_the_space(cli: Any, name: str, tmp
     assert cli("spaces", tmp_path / "my.yaml").stdout == done.stdout
     one = json.loads(cli("spaces", name, "--json").stdout)
     assert one["name"] == name
-    assert one["degrees_of_freedom"] == known_spaces()[name].freedom
+    assert one["degrees_of_freedom"] == known_spaces()[name].degrees_of_freedom
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object
         (["--mmacs", "many"], "'many' is not a range such as 12:28"),
         (["--n", "0"], "--n"),
         (["--n", "9999999999"], "100000"),
-        (["--n", "100000"], "and 100000 are wanted: widen the band or the space"),
+        (["--n", "100000"], "but 100000 are requested: widen the band or the space"),
         (["--mmacs", "900:1000"], "widen the band or the space"),
         (["--space", "RegNetX_d_2"], "no design space 'RegNetX_d_2' (did you mean RegNetX_d_20?)"),
         (["--space", "none.yaml"], "cannot read the space file none.yaml"),
@@ -78,7 +78,7 @@ def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object
         (["--cpus-per-trial", "2"], "--cpus-per-trial requires --ray"),
         (["--gpus-per-trial", "1"], "--gpus-per-trial requires --ray"),
         (["--stem-stride", "3"], "--stem-stride"),
-        (["--store", "none/a.sweep"], "there is no folder none for the store a.sweep: make it first"),
+        (["--store", "none/a.sweep"], "there is no folder none for the store a.sweep: create it first"),
         (["--store", "."], "is a folder"),
     ],
 )

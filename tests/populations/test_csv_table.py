@@ -51,7 +51,12 @@ def read_or_one_line(path: Path) -> Trials | None:
 
 
 def assert_same(one: Trials, other: Trials) -> None:
-    assert (one.space, one.networks, one.drawn, one.lost) == (other.space, other.networks, other.drawn, other.lost)
+    assert (one.space, one.networks, one.drawn, one.unsuccessful) == (
+        other.space,
+        other.networks,
+        other.drawn,
+        other.unsuccessful,
+    )
     assert one.error.tolist() == other.error.tolist()
     assert set(one.columns) <= set(other.columns)
     for name, values in one.columns.items():
@@ -78,8 +83,8 @@ def test_what_is_written_reads_back_as_the_same_population(
         text = write_csv(store)
     got = read_csv(write(text))
     assert_same(wanted, got)
-    assert got.regime == wanted.regime
-    assert got.regime["flip"] == "False"
+    assert got.conditions == wanted.conditions
+    assert got.conditions["flip"] == "False"
     assert not {"seed", "training_seed", "resolution", "threads"} & set(got.columns)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {(row["seed"], row["training_seed"], row["resolution"], row["lr"]) for row in rows} == {
@@ -103,7 +108,7 @@ def test_of_nothing_a_line_of_names_is_written(tmp_path: Path, write: Write, ide
 def test_of_rounds_the_one_of_most_epochs_counts(write: Write) -> None:
     trials = read_csv(write("error,epochs,state\n90,1,done\n80,1,done\n20,9,done\n,9,diverged\n21,9,done\n"))
     assert trials.error.tolist() == [20, 21]
-    assert trials.lost == 1
+    assert trials.unsuccessful == 1
     assert read_csv(write("error,epochs\n90,\n80,\n")).error.tolist() == [90, 80]
 
 
@@ -158,7 +163,7 @@ def test_parameters_by_the_papers_symbols_count_as_drawn(write: Write) -> None:
 
 def test_those_that_diverged_or_failed_are_counted_and_left_out(write: Write) -> None:
     trials = read_csv(write("state,error,macs\ndone,10,1\ndiverged,,2\nfailed,,3\ndone,30,4\n"))
-    assert trials.lost == 2
+    assert trials.unsuccessful == 2
     assert trials.columns["macs"].tolist() == [1, 4]
 
 

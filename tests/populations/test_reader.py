@@ -37,7 +37,7 @@ def test_of_a_store_what_is_done_counts(
     trials = read_trials(path)
     assert trials.space == "tiny"
     assert trials.error.tolist() == [30, 20]
-    assert trials.lost == 2
+    assert trials.unsuccessful == 2
     assert trials.networks == (make_trial(0).network, make_trial(2).network)
     assert trials.drawn == ("d_1", "d_2", "w_m")
     assert trials.columns["macs"].tolist() == [1000, 1002]
@@ -66,7 +66,7 @@ def test_of_rounds_the_one_of_most_epochs_counts(
     found = {0: outcomes[DONE], 1: outcomes[DIVERGED], 2: outcomes[FAILED], 3: outcomes[DONE]}
     trials = read_trials(fill(tmp_path / "a.sweep", identity, plan, found))
     assert trials.columns["macs"].tolist() == [1003]  # those of 9 epochs have no outcome yet
-    assert trials.lost == 1
+    assert trials.unsuccessful == 1
 
 
 def test_a_store_without_a_space_is_called_by_its_file(
@@ -102,13 +102,13 @@ def test_nothing_done_is_one_line(
 ) -> None:
     plan = [make_trial(0), make_trial(1)]
     path = fill(tmp_path / "a.sweep", identity, plan, {})
-    with pytest.raises(DataError, match=r"a\.sweep has no trial that is done$"):
+    with pytest.raises(DataError, match=r"a\.sweep has no completed trial$"):
         read_trials(path)
     fill(path, identity, plan, {0: outcomes[DIVERGED], 1: outcomes[FAILED]})
-    with pytest.raises(DataError, match=r"has no trial that is done \(2 diverged or failed\)$"):
+    with pytest.raises(DataError, match=r"has no completed trial \(2 diverged or failed\)$"):
         read_trials(path)
     (tmp_path / "lost.csv").write_text("state,error\nfailed,\n")
-    with pytest.raises(DataError, match=r"has no trial that is done \(1 diverged or failed\)$"):
+    with pytest.raises(DataError, match=r"has no completed trial \(1 diverged or failed\)$"):
         read_trials(tmp_path / "lost.csv")
 
 

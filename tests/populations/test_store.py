@@ -177,7 +177,7 @@ def test_the_store_of_another_sweep_is_refused_with_what_differs(
 def test_of_many_differences_the_first_are_named(filled: Path, identity: dict[str, object]) -> None:
     with pytest.raises(UsageError) as error, open_store(filled, dict.fromkeys(identity)):
         pass
-    assert_one_line(error, "seed is null and was 0; ", "; and 2 more. Give what it was started with")
+    assert_one_line(error, "seed is null and was 0; ", "; and 2 more. Run the command with the original options")
 
 
 def test_no_difference_is_none() -> None:
@@ -321,7 +321,7 @@ def test_a_newer_schema_is_refused(filled: Path, identity: dict[str, object]) ->
     for opened in (read_store(filled), open_store(filled, identity)):
         with pytest.raises(DataError) as error, opened:
             pass
-        assert_one_line(error, "written by a newer regnet-deploy (schema 2, this one reads 1)")
+        assert_one_line(error, "written by a newer regnet-deploy (schema 2, this version reads up to 1)")
 
 
 def test_an_empty_file_becomes_a_store_and_is_none_to_read(path: Path, identity: dict[str, object]) -> None:
@@ -387,7 +387,7 @@ with open_store(path, json.loads(sys.argv[2])) as store:
         said, _ = process.communicate(timeout=20)
     assert said.count("\n") == 1
     assert f"cannot write {filled}: " in said
-    assert "nothing of the earlier results is lost" in said
+    assert "the earlier results are intact" in said
     with read_store(filled) as store:
         assert store.outcomes() == dict(enumerate(outcomes.values()))
 

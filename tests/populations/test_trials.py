@@ -40,4 +40,4 @@ def test_of_no_networks_there_are_no_columns() -> None:
 
 def test_a_population_is_as_long_as_its_errors() -> None:
     assert len(Trials("a", np.array([1.0, 2.0]), {})) == 2
-    assert len(Trials("a", np.zeros(0), {}, lost=3)) == 0
+    assert len(Trials("a", np.zeros(0), {}, unsuccessful=3)) == 0

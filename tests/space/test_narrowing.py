@@ -33,7 +33,7 @@ def test_ranges_of_regnets_are_cut_by_symbol() -> None:
     assert made.bottleneck == Values((1,))
     assert made.group_width == Values((8, 16, 32))
     assert made.log10_size < X.log10_size
-    assert made.freedom == X.freedom - 1
+    assert made.degrees_of_freedom == X.degrees_of_freedom - 1
 
 
 def test_a_slope_that_is_the_first_width_is_not_drawn() -> None:

@@ -15,17 +15,17 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.known_spaces import known_spaces
 from regnet_deploy.space.network import Network
-from regnet_deploy.space.proposals import propose
 from regnet_deploy.space.ranges import Range, Values
 from regnet_deploy.space.sampling import (
     CHUNK,
-    PATIENCE,
+    MAX_DRAWS_WITHOUT_NEW,
     Band,
     chunks,
     draw_networks,
     known_columns,
+    networks_in_band,
     networks_of,
-    within,
+    propose,
 )
 from regnet_deploy.space.spaces import AnyNetSpace, RegNetSpace, Stages, same
 
@@ -79,7 +79,7 @@ def test_columns_are_what_the_space_leaves_free(name):
     drawn = draw_networks(space, 20, SMALL)
     assert set(drawn.columns) == {symbol for symbol, free in space.symbols.items() if free}
     assert {column.dtype for column in drawn.columns.values()} == {np.dtype(np.float64)}
-    assert set(known_columns(within(space, proposed(space), SMALL))) <= set(space.columns)
+    assert set(known_columns(networks_in_band(space, proposed(space), SMALL))) <= set(space.columns)
 
 
 def test_blocks_of_the_whole_network_are_what_is_drawn_where_all_stages_are_equally_deep():
@@ -120,7 +120,7 @@ def test_the_networks_of_a_seed_are_the_same_in_every_version():
 def test_as_many_draws_are_kept_as_were_measured(name, share_of_draws, share_in_the_band):
     draws = proposed(KNOWN[name], seed=4, draws=120_000)
     assert len(draws.depths) / 120_000 == pytest.approx(share_of_draws, rel=0.05)
-    assert len(within(KNOWN[name], draws, BAND)) / 120_000 == pytest.approx(share_in_the_band, rel=0.2)
+    assert len(networks_in_band(KNOWN[name], draws, BAND)) / 120_000 == pytest.approx(share_in_the_band, rel=0.2)
 
 
 def test_constraints_hold():
@@ -166,7 +166,7 @@ FEW = AnyNetSpace(
             Band(360e6, 360e6),
             r"RegNetX has 0 different networks from 360 to 360 MMACs .* and 500 are",
         ),
-        (FEW, Band(0, 1e12), "few has 12 different networks .* and 500 are wanted: widen the band or the space"),
+        (FEW, Band(0, 1e12), "few has 12 different networks .* but 500 are requested: widen the band or the space"),
         (replace(KNOWN["AnyNetX_E"], where=("w_1 > w_2",)), Band(0, 1e12), "AnyNetX_E has 0 different networks"),
     ],
 )
@@ -175,7 +175,7 @@ def test_a_space_with_too_few_networks_is_an_error_of_one_line_after_not_too_man
         draw_networks(space, 500, band)
     assert "\n" not in str(caught.value)
     draws = int(re.search(r"in ([\d,]+) draws", str(caught.value))[1].replace(",", ""))
-    assert draws <= 2 * PATIENCE  # seconds, not minutes
+    assert draws <= 2 * MAX_DRAWS_WITHOUT_NEW  # seconds, not minutes
 
 
 def test_all_networks_of_a_small_space_are_found():
@@ -217,7 +217,7 @@ def test_networks_of_any_space_can_be_built_and_are_counted_to_the_unit(data, bl
         stages=stages,
     )
     band = Band(0, 1e18, data.draw(st.integers(8, 320)), data.draw(st.integers(1, 1000)))
-    drawn = within(space, proposed(space, draws=20), band)
+    drawn = networks_in_band(space, proposed(space, draws=20), band)
     assert len(drawn) == 20
     for row, network in enumerate(networks_of(space, drawn, band.stride)):
         assert isinstance(network, Network)

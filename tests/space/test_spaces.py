@@ -27,15 +27,20 @@ KNOWN = known_spaces()
 )
 def test_freedom_and_size_are_those_of_the_paper(name, freedom, size):
     """Table 1 of arXiv 2003.13678, and (16 * 128 * 3 * 6)^4 of its section 3.2."""
-    assert KNOWN[name].freedom == freedom
+    assert KNOWN[name].degrees_of_freedom == freedom
     assert f"{10 ** KNOWN[name].log10_size:.1e}" == size
 
 
 def test_what_is_fixed_is_no_degree_of_freedom():
-    assert KNOWN["RegNetX_w_m_2"].freedom == KNOWN["RegNetX_w_0_is_w_a"].freedom == KNOWN["RegNetX_b_1"].freedom == 5
-    assert KNOWN["AnyNetR_A"].freedom == 12
-    assert KNOWN["AnyNetV_A"].freedom == 8
-    assert KNOWN["AnyNetX_C_same_width"].freedom == 7
+    assert (
+        KNOWN["RegNetX_w_m_2"].degrees_of_freedom
+        == KNOWN["RegNetX_w_0_is_w_a"].degrees_of_freedom
+        == KNOWN["RegNetX_b_1"].degrees_of_freedom
+        == 5
+    )
+    assert KNOWN["AnyNetR_A"].degrees_of_freedom == 12
+    assert KNOWN["AnyNetV_A"].degrees_of_freedom == 8
+    assert KNOWN["AnyNetX_C_same_width"].degrees_of_freedom == 7
 
 
 def test_symbols_are_one_a_stage_or_one_for_all():

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.known_spaces import known_spaces
-from regnet_deploy.space.proposals import propose
 from regnet_deploy.space.ranges import Range, Values
 from regnet_deploy.space.regnet import RegNet
-from regnet_deploy.space.sampling import CHUNK, Band, networks_of, within
+from regnet_deploy.space.sampling import CHUNK, Band, networks_in_band, networks_of, propose
 from regnet_deploy.space.spaces import DEPTHS, MOST_CHANNELS, WIDTHS, AnyNetSpace, RegNetSpace, Stages
 
 KNOWN = known_spaces()
@@ -47,7 +46,7 @@ def test_stages_of_anynets_are_in_range_and_relate_as_the_space_says(name):
         holds = {"free": rises == rises, "same": rises == 0, "rising": rises >= 0, "falling": rises <= 0}
         assert holds[part.across].all()
         assert in_range(part.choice(0), drawn[what])
-        if part.across == "free" and part.freedom(space.stages):
+        if part.across == "free" and part.degrees_of_freedom(space.stages):
             assert (rises > 0).any()
             assert (rises < 0).any()
     assert (draws.widths % 8 == 0).all()
@@ -139,7 +138,7 @@ def as_regnet(draws, row):
         **{n: getattr(draws, n)[row : row + 1] for n in ("depths", "widths", "group_widths", "bottlenecks")},
         columns={name: column[row : row + 1] for name, column in draws.columns.items()},
     )
-    (network,) = networks_of(KNOWN["RegNetX"], within(KNOWN["RegNetX"], one, band), 2)
+    (network,) = networks_of(KNOWN["RegNetX"], networks_in_band(KNOWN["RegNetX"], one, band), 2)
     return network
 
 
@@ -155,7 +154,7 @@ def test_lines_become_the_networks_of_the_exact_path_draw_for_draw_and_the_same_
     w_m, b, g = (choice.draw(rng, (draws,)) for choice in (space.w_m, space.bottleneck, space.group_width))
     found = [exact(*row, stages=stages) for row in zip(d, w_0, w_a, w_m, b, g, strict=True)]
     made = propose(space, np.random.default_rng(8), draws)
-    all_of_them = within(space, made, Band(0, 1e15))
+    all_of_them = networks_in_band(space, made, Band(0, 1e15))
     assert networks_of(space, all_of_them, 2) == [network for network in found if network is not None]
     assert 0 < len(all_of_them) < draws
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.analysis.analysis import analyze
-from regnet_deploy.analysis.html_page import analysis_html
+from regnet_deploy.analysis.output_files import analysis_html
 from regnet_deploy.populations.trials import Trials
 
 

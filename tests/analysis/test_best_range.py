@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import regnet_deploy.analysis.bootstrap as bootstrap
-from regnet_deploy.analysis.bootstrap import best_range, drawn_each_time, winners
+import regnet_deploy.analysis.best_range as bootstrap
+from regnet_deploy.analysis.best_range import best_range, drawn_each_time, winners
 from regnet_deploy.errors import UsageError
 
 
