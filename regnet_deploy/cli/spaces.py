@@ -44,6 +44,6 @@ def command(name: str | None, as_json: bool) -> None:
     rows = [(s.name, s.block, describe_space(s), str(s.degrees_of_freedom), f"10^{s.log10_size:.1f}") for s in spaces]
     print_table("", ("space", "block", "what is drawn", "freedom", "size"), rows, left=3)
     print_message(
-        "d: depth, w: width, b: bottleneck ratio, g: group width, _i: of each stage; freedom: degrees of freedom; size: "
-        "number of networks. `regnet-deploy spaces NAME > my.yaml` writes one to edit"
+        "d: depth, w: width, b: bottleneck ratio, g: group width, _i: of each stage, freedom: degrees of freedom, "
+        "size: number of networks. `regnet-deploy spaces NAME > my.yaml` writes one to edit"
     )

@@ -164,7 +164,7 @@ FEW = AnyNetSpace(
         (
             KNOWN["RegNetX"],
             Band(360e6, 360e6),
-            r"RegNetX has 0 different networks from 360 to 360 MMACs .* and 500 are",
+            r"RegNetX has 0 different networks from 360 to 360 MMACs .* but 500 are",
         ),
         (FEW, Band(0, 1e12), "few has 12 different networks .* but 500 are requested: widen the band or the space"),
         (replace(KNOWN["AnyNetX_E"], where=("w_1 > w_2",)), Band(0, 1e12), "AnyNetX_E has 0 different networks"),
