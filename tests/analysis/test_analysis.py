@@ -95,15 +95,15 @@ def test_two_networks_are_enough(population):
     ("populations", "options", "message"),
     [
         ([], {}, "no population"),
-        ([bare(30)], {}, "bare has 1 trained network; an analysis takes 2 or more"),
+        ([bare(30)], {}, "bare has 1 trained network; an analysis needs 2 or more"),
         ([bare(30, 40), bare(space="none")], {}, "none has 0 trained networks"),
-        ([bare(30, float("nan"))], {}, "bare has 1 of 2 errors that are no numbers"),
+        ([bare(30, float("nan"))], {}, "1 of 2 errors of bare are not numbers"),
         ([bare(30, 40)], {"columns": ["macs"]}, "no population has a column 'macs'"),
         ([bare(30, 40)], {"share": 0.0}, "share"),
         ([bare(30, 40)], {"repeats": 0}, "at least once"),
     ],
 )
-def test_what_cannot_be_analysed_is_one_line(populations, options, message):
+def test_what_cannot_be_analyzed_is_one_line(populations, options, message):
     with pytest.raises(UsageError, match=message) as caught:
         analyze(populations, **options)
     assert "\n" not in str(caught.value)
@@ -115,7 +115,7 @@ def test_unsuccessful_networks_and_other_conditions_are_remarked(population):
     made = analyze([one, other], repeats=50)
     assert len(made.remarks) == 2
     assert made.remarks[0].startswith("A: 6 of 30 networks diverged or failed")
-    assert made.remarks[1] == "the populations were not trained alike: they differ in epochs (1, 100)"
+    assert made.remarks[1] == "the populations were trained under different conditions: they differ in epochs (1, 100)"
     assert made.to_json()["populations"][0]["lost"] == 6
     assert made.to_json()["remarks"] == list(made.remarks)
     assert analyze([population("A"), population("B", seed=1)], repeats=50).remarks == ()

@@ -195,7 +195,7 @@ def test_a_second_writer_is_refused_while_the_first_holds_it(filled: Path, ident
         for name in (filled, link):
             with pytest.raises(DataError) as error, lock_store(name):
                 pass
-            assert_one_line(error, f"another sweep writes {name}: wait for it")
+            assert_one_line(error, f"another sweep writes {name}: wait until it ends")
         with read_store(filled) as store:
             assert len(store.trials()) == 4
         process.stdin.write("\n")
@@ -222,11 +222,11 @@ def test_a_number_with_another_network_is_refused_and_nothing_is_added(
     with open_store(filled, identity) as store:
         with pytest.raises(UsageError) as error:
             store.add([make_trial(5), other])
-        assert_one_line(error, "trial 1 of", "another network", "--store")
+        assert_one_line(error, "trial 1 of", "differs from the network", "--store")
         assert len(store.trials()) == 4
 
 
-def test_states_are_forgotten_on_their_own(
+def test_states_are_reset_on_their_own(
     filled: Path, outcomes: dict[str, Outcome], identity: dict[str, object]
 ) -> None:
     with open_store(filled, identity) as store:
