@@ -63,7 +63,7 @@ def grouped_networks() -> list[Subject]:
     subjects = []
     for width in GROUP_WIDTHS:
         bounds = Bounds(g=(width, width), g_multiple=width)
-        pick = select(Budget(macs=GROUPED_MACS, family="x", bounds=bounds)).pick
+        pick = select(Budget(macs=GROUPED_MACS, family="x", bounds=bounds)).best
         subjects.append(Subject(f"X-1.6GF-g{width}", pick.network, RESOLUTION, CLASSES, "groups"))
     return subjects
 

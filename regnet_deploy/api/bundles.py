@@ -15,7 +15,8 @@ from regnet_deploy.progress import NoProgress, Progress
 if TYPE_CHECKING:
     from regnet_deploy.models.anynet import AnyNet
     from regnet_deploy.selection.budget import Budget
-    from regnet_deploy.selection.selection import Candidate, Selection
+    from regnet_deploy.selection.candidate_table import Candidate
+    from regnet_deploy.selection.selection import Selection
     from regnet_deploy.space.published import PublishedNetwork
     from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions
@@ -27,12 +28,12 @@ class PublishedSelection:
 
     Attributes:
         published: the network and its source.
-        pick: the network with its counts at the resolution, the classes and the stem of ``budget``.
+        best: the network with its counts at the resolution, the classes and the stem of ``budget``.
         budget: the MACs that the network has, and what it was taken for.
     """
 
     published: PublishedNetwork
-    pick: Candidate
+    best: Candidate
     budget: Budget
 
 
@@ -79,8 +80,8 @@ def select_published(
         classes=classes,
         stem_stride=stem_stride,
     )
-    pick = published_candidate(published, asked)
-    return PublishedSelection(published, pick, replace(asked, macs=float(pick.macs)))
+    best = published_candidate(published, asked)
+    return PublishedSelection(published, best, replace(asked, macs=float(best.macs)))
 
 
 def create_bundle(
@@ -99,7 +100,7 @@ def create_bundle(
     from regnet_deploy.selection.bundle_parts import published_parts, selection_parts
 
     if isinstance(selection, PublishedSelection):
-        parts = published_parts(selection.published, selection.pick, selection.budget)
+        parts = published_parts(selection.published, selection.best, selection.budget)
     else:
         parts = selection_parts(selection)
     return _create_bundle(path, parts, replace=replace_existing)

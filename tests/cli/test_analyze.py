@@ -235,7 +235,9 @@ def test_files_that_are_no_population_are_one_line(
 
 def test_csv_of_csv_is_refused(cli_error: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("error\n1\n")
-    assert "--csv writes the content of a store" in cli_error("analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv")
+    assert "--csv writes the content of a store" in cli_error(
+        "analyze", tmp_path / "a.csv", "--csv", tmp_path / "b.csv"
+    )
     assert not (tmp_path / "b.csv").exists()
 
 

@@ -226,9 +226,7 @@ def test_a_number_with_another_network_is_refused_and_nothing_is_added(
         assert len(store.trials()) == 4
 
 
-def test_states_are_reset_on_their_own(
-    filled: Path, outcomes: dict[str, Outcome], identity: dict[str, object]
-) -> None:
+def test_states_are_reset_on_their_own(filled: Path, outcomes: dict[str, Outcome], identity: dict[str, object]) -> None:
     with open_store(filled, identity) as store:
         assert store.reset((DIVERGED, FAILED)) == 2
         assert store.outcomes() == {0: outcomes[DONE]}
