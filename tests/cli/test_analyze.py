@@ -100,7 +100,7 @@ def test_the_page_is_complete_in_itself_and_opens_in_a_browser(cli: Any, store: 
     pytest.importorskip("matplotlib")
     page = tmp_path / "a.html"
     done = cli("analyze", store, *FEW, "--html", page)
-    assert remarks_aside(done) == [f"{page}: the whole analysis as one page"]
+    assert remarks_aside(done) == [f"{page}: the analysis as one page"]
     text = page.read_text(encoding="utf-8")
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink", "http://www.w3.org/1999/xhtml"}
     loaded = re.findall(r"(?:src|href|xlink:href)\s*=\s*[\"']([^\"'#][^\"']*)", text) + re.findall(
@@ -163,7 +163,7 @@ def test_from_a_to_b_and_on(cli: Any, store: Path, sweep_images: Path, sweep_sma
             assert list(trial.network.widths) == sorted(trial.network.widths)
     again = cli("analyze", tmp_path / "b.sweep", *FEW, "--refine", tmp_path / "c.yaml", "--json")
     assert numbers(again)["populations"][0]["name"] == "b"
-    assert find_space(str(tmp_path / "c.yaml")).freedom <= space.freedom
+    assert find_space(str(tmp_path / "c.yaml")).degrees_of_freedom <= space.degrees_of_freedom
 
 
 def test_a_table_is_refined_with_the_space_that_is_named(
@@ -172,7 +172,7 @@ def test_a_table_is_refined_with_the_space_that_is_named(
     table, narrow = tmp_path / "tiny.csv", tmp_path / "b.yaml"
     assert cli("analyze", store, *FEW, "--csv", table, "--refine", tmp_path / "a.yaml").returncode == 0
     said = cli_error("analyze", table, *FEW, "--refine", narrow)
-    assert said.endswith(f"{table} does not say what its space is: name it with --space")
+    assert said.endswith(f"{table} does not record its space: name it with --space")
     assert "was not drawn from RegNetX" in cli_error("analyze", table, *FEW, "--refine", narrow, "--space", "RegNetX")
     assert not narrow.exists()
     assert cli("analyze", table, *FEW, "--refine", narrow, "--space", sweep_space).returncode == 0

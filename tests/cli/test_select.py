@@ -143,9 +143,9 @@ def test_evidence_ranks_and_is_shown_and_recorded(cli, tmp_path):
     done = cli("select", "--gflops", 0.4, "--family", "x", "--evidence", "mine.csv", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "error %" in done.stdout
-    assert "Picked 1: lowest predicted error of" in done.stdout
-    assert "Evidence: 60 trials of mine.csv; on trials left out the regression is" in done.stdout
-    assert "it is better, and decides the order." in done.stdout
+    assert "Selected candidate 1: lowest predicted error of" in done.stdout
+    assert "Evidence: 60 trials of mine.csv; on trials left out of the fit the regression has" in done.stdout
+    assert "the regression is better and ranks the candidates." in done.stdout
     selection = open_bundle(tmp_path / "regnet-bundle").part("selection")
     evidence = selection["evidence"]
     assert evidence["decides"] is True
@@ -165,7 +165,7 @@ def test_evidence_that_does_not_predict_says_so_and_changes_no_rank(cli, tmp_pat
     without, data = json.loads(plain.stdout), json.loads(done.stdout)
     assert "evidence" not in without
     assert data["evidence"]["decides"] is False
-    assert "it is not better by more than chance would have it" in data["evidence"]["notes"][0]
+    assert "the regression is not significantly better" in data["evidence"]["notes"][0]
     assert data["reason"] == without["reason"]
     for mine, theirs in zip(
         (data["pick"], *data["runners_up"]), (without["pick"], *without["runners_up"]), strict=True
