@@ -1,4 +1,4 @@
-"""The program ``regnet-deploy``: finds the command, turns errors into one line and an exit code."""
+"""The program ``regnet-deploy``: finds the command, and reports an error as one line and an exit code."""
 
 from __future__ import annotations
 
@@ -12,32 +12,38 @@ import click
 from regnet_deploy import __version__
 from regnet_deploy.errors import RegnetDeployError, did_you_mean
 
-#: Commands in the order of the pipeline; each is ``command`` of the module of its name in this package.
-COMMANDS = (
-    "select",
-    "train",
-    "profile",
-    "export",
-    "engines",
-    "verify",
-    "predict",
-    "show",
-    "serve",
-    "bench",
-    "tune",
-    "package",
-    "spaces",
-    "sweep",
-    "analyze",
-)
+#: Commands in the order of the pipeline, with what each does; each is ``command`` of the module of its name in this
+#: package.
+COMMANDS = {
+    "select": "Select the best network for a compute budget.",
+    "train": "Train the network on a folder of images.",
+    "profile": "Count MACs and parameters, and measure latency.",
+    "export": "Export to ONNX and TensorRT, and prove the result.",
+    "engines": "List or build TensorRT engines.",
+    "verify": "Check all files and exported networks of a bundle.",
+    "predict": "Classify images.",
+    "show": "Show the model card.",
+    "serve": "Start the server (HTTP and gRPC).",
+    "bench": "Measure a running server under load.",
+    "tune": "Find the fastest settings of the server.",
+    "package": "Write folders for Triton, KServe, Ray Serve or compose.",
+    "spaces": "List design spaces, or write one as a file.",
+    "sweep": "Train networks that are drawn from a design space.",
+    "analyze": "Compare the results of sweeps.",
+}
 
 
 class Pipeline(click.Group):
-    """A group whose commands are imported when they are called, not before."""
+    """A group whose commands are imported when they are called, not for its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of the pipeline."""
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with what each does."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command, or None."""
@@ -61,20 +67,23 @@ class Pipeline(click.Group):
 @click.group(cls=Pipeline, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="regnet-deploy")
 def main() -> None:
-    """From a compute budget to a served model.
+    """From a compute budget to a served image classifier.
+
+    All commands read and extend one folder, the bundle (./regnet-bundle by default). `regnet-deploy COMMAND --help`
+    describes the options of a command.
 
     \b
     Example:
-      regnet-deploy select --gflops 0.4 --classes 10
+      regnet-deploy select --gflops 0.4
       regnet-deploy train --data my-images
-      regnet-deploy export --onnx
+      regnet-deploy export --data my-images
       regnet-deploy profile
       regnet-deploy serve
     """
 
 
 def run(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit code: 0 done, 2 cannot be done so, 3 not proved, 130 interrupted."""
+    """Run the command line and exit: 0 done, 2 an input cannot be used, 3 a proof failed, 130 interrupted."""
     try:
         result: Any = main.main(arguments, prog_name="regnet-deploy", standalone_mode=False)
         sys.stdout.flush()
@@ -85,16 +94,16 @@ def run(arguments: list[str] | None = None) -> NoReturn:
         error.show()
         code = error.exit_code
     except click.UsageError as error:
-        where = f"; `{error.ctx.command_path} --help` shows how" if error.ctx else ""
+        where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         code = _fail(error.format_message().rstrip(".") + where, 2)
     except click.ClickException as error:
         code = _fail(error.format_message(), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter reports an error at its end
         code = 0
     except OSError as error:
         if error.filename is not None:
-            raise  # a file that a command should have spoken for: a bug
+            raise  # the command should have reported this file: a bug
         code = _fail(f"cannot write the output: {error.strerror}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (click.Abort, KeyboardInterrupt):
