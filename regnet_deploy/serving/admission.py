@@ -1,4 +1,4 @@
-"""Who is let in: whether the server is ready, how many requests are inside, and how much memory they may take."""
+"""Admission of requests: by the server's state, the number in flight and the memory of their bodies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from regnet_deploy.serving.errors import RequestError
 
 
 class ServerState(Enum):
-    """Life of a server; the value is what a client is told."""
+    """State of a server; the value is what a client is told."""
 
     STARTING = "the golden set is being replayed"
     READY = "ready"
@@ -17,7 +17,7 @@ class ServerState(Enum):
 
 
 class AdmissionSlot:
-    """The place of one request, with the bytes of its body that count for as long as it is held."""
+    """The admission of one request; holds the count of its body's bytes."""
 
     __slots__ = ("_admission", "bytes")
 
@@ -26,17 +26,17 @@ class AdmissionSlot:
         self.bytes = 0
 
     def __enter__(self) -> AdmissionSlot:
-        """Take it."""
+        """Count the request."""
         self._admission.in_flight += 1
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Give it back, with all its bytes."""
+        """Stop counting the request and its bytes."""
         self._admission.in_flight -= 1
         self._admission.bytes_in_flight -= self.bytes
 
     def take(self, count: int) -> bool:
-        """Count ``count`` more bytes; False where the bodies of all requests together would be too many."""
+        """Count ``count`` more bytes; return False where all bodies together would have too many."""
         if self._admission.bytes_in_flight + count > self._admission.max_bytes:
             return False
         self._admission.bytes_in_flight += count
@@ -48,11 +48,11 @@ class Admission:
     """State of the server and its requests in flight; used from the event loop only.
 
     Attributes:
-        state: :attr:`State.READY` lets requests in, and so does :attr:`State.LEAVING`, which tells those who send
-            them to send them elsewhere.
-        in_flight: requests inside.
-        bytes_in_flight: of their bodies, as they were sent.
-        max_bytes: that these may have together.
+        state: requests are admitted in :attr:`ServerState.READY` and :attr:`ServerState.LEAVING`; in the latter,
+            readiness probes get 503 already.
+        in_flight: admitted requests.
+        bytes_in_flight: bytes of their bodies, as sent.
+        max_bytes: limit of these.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Admission:
         self._max_in_flight = max_in_flight
 
     def enter(self) -> AdmissionSlot:
-        """Return a place for one request, a context to be held from before its body is read until its answer is made.
+        """Admit one request; the context lasts from before its body is read until its response is made.
 
         Raises:
             RequestError: status 503, the server is not ready or full.

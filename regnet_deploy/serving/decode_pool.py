@@ -1,4 +1,4 @@
-"""Images are decoded in processes of their own: an image that breaks its decoder ends a process, never the server."""
+"""A pool of processes that decode images: an image that crashes its decoder ends a process, never the server."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from regnet_deploy.serving.request_body import Body
 
 _log = logging.getLogger("regnet_deploy.serving")
 
-#: Seconds between attempts to start a process in place of one that ended: the first wait, doubled up to the last.
+#: Seconds between attempts to replace a process: the first wait, doubled up to the last.
 _FIRST_WAIT_S, _LAST_WAIT_S = 0.1, 5.0
 
 
 class DecodeFailed(RegnetDeployError):
-    """An image was not decoded, and it is not known to be the image's fault."""
+    """An image was not decoded, and the image may not be the cause."""
 
 
 class DecodePool:
-    """So many processes that decode, and the calls that wait for one. All of it on one event loop."""
+    """Processes that decode images, and the calls that wait for one; used from one event loop."""
 
     def __init__(self, workers: int, max_pixels: int, timeout_s: float = 30.0) -> None:
-        """Make a pool, not started yet.
+        """Create a pool, not started yet.
 
         Args:
-            workers: processes.
-            max_pixels: width times height of an image, beyond which it is refused.
+            workers: number of processes.
+            max_pixels: limit of an image's width times height.
             timeout_s: seconds that an image may take once a process has it.
         """
         self._count, self._max_pixels, self._timeout_s = workers, max_pixels, timeout_s
         self._workers: set[Decoder] = set()
-        self._ended: set[Decoder] = set()  # that the system has not taken back yet
+        self._ended: set[Decoder] = set()  # not reaped yet
         self._free: deque[Decoder] = deque()
         self._queue: deque[asyncio.Future[Decoder]] = deque()
         self._starting: set[asyncio.Task[None]] = set()
@@ -55,7 +55,7 @@ class DecodePool:
 
     @property
     def workers(self) -> int:
-        """Processes that there are to be."""
+        """Number of processes, running or being started."""
         return self._count
 
     @property
@@ -65,12 +65,12 @@ class DecodePool:
 
     @property
     def busy(self) -> int:
-        """Processes that have an image."""
+        """Processes that are decoding."""
         return len(self._workers) - len(self._free)
 
     @property
     def restarts(self) -> int:
-        """Processes that were started in place of others."""
+        """Processes that were replaced."""
         return self._restarts
 
     async def start(self) -> None:
@@ -83,13 +83,13 @@ class DecodePool:
             await asyncio.gather(*(self._in_background(self._start_one()) for _ in range(self._count)))
         except (TimeoutError, OSError, DecoderDied) as error:
             await self.close()
-            raise ServerError(f"the processes that decode images do not start: {_reason(error)}") from None
+            raise ServerError(f"the decode processes do not start: {_reason(error)}") from None
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """End the processes, and whatever they were decoding or would have decoded."""
+        """Stop the processes; images that are being decoded or wait are given up."""
         self._closed = True
         for task in self._starting:
             task.cancel()
@@ -104,15 +104,14 @@ class DecodePool:
         await asyncio.gather(*(reap(worker.process) for worker in self._ended))
 
     async def pixels(self, image: Body, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Return what the network sees of an encoded image, ``(crop, crop, 3)`` RGB.
+        """Return the preprocessed pixels of an encoded image, ``(crop, crop, 3)`` RGB.
 
-        Calls get a process in their order. One that is cancelled leaves the queue, or its pixels to nobody.
+        Calls are served in order. A call that is cancelled leaves the queue, or its pixels are dropped.
 
         Raises:
             DataError: not a usable image.
-            RequestError: two processes took too long over it, which may be their fault (504), or the pool is closed
-                (503).
-            DecodeFailed: two processes ended over it.
+            RequestError: two processes took too long to decode it (504), or the pool is closed (503).
+            DecodeFailed: two processes ended while they decoded it.
         """
         expired = False
         for again in (False, True):
@@ -125,10 +124,10 @@ class DecodePool:
             raise _closed()
         if expired:
             raise RequestError(f"image: not decoded within {self._timeout_s:g} s, twice", 504)
-        raise DecodeFailed("image: what decodes it ended over it, twice")
+        raise DecodeFailed("image: its decode process ended, twice")
 
     async def _take(self, ahead: bool) -> Decoder:
-        """Wait for a process; ``ahead`` of those who have not had one yet."""
+        """Wait for a process; ``ahead``: before calls that have not had one yet."""
         while True:
             if self._closed:
                 raise _closed()
@@ -140,17 +139,17 @@ class DecodePool:
                 worker = await waiter
             except asyncio.CancelledError:
                 if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                    self._give(waiter.result())  # it had come in the same moment
+                    self._give(waiter.result())  # it was assigned at the same moment
                 else:
                     with contextlib.suppress(ValueError):
                         self._queue.remove(waiter)
                 raise
             if worker in self._workers:
                 return worker
-            ahead = True  # it ended between the call that gave it and this one
+            ahead = True  # it ended after it was assigned
 
     def _give(self, worker: Decoder) -> None:
-        """Hand a process to the first that waits."""
+        """Give a process to the first call that waits."""
         if worker not in self._workers:
             return
         while self._queue:
@@ -163,7 +162,7 @@ class DecodePool:
     async def _start_one(self) -> None:
         worker = await start_decoder(self._max_pixels, self._timeout_s, self._lose)
         self._workers.add(worker)
-        if worker.ended.done():  # in the moment since it was ready
+        if worker.ended.done():  # since it became ready
             self._lose(worker)
         else:
             self._give(worker)
@@ -176,7 +175,7 @@ class DecodePool:
 
     def _lose(self, worker: Decoder) -> None:
         if worker not in self._workers:
-            return  # it never was ready: who started it knows
+            return  # it never became ready; start_decoder raises
         self._workers.remove(worker)
         self._ended.add(worker)
         with contextlib.suppress(ValueError):
@@ -187,14 +186,14 @@ class DecodePool:
     async def _replace(self, ended: Decoder) -> None:
         status = await reap(ended.process)
         self._ended.discard(ended)
-        how = f"more than {self._timeout_s:g} s with an image" if ended.expired else _how(status)
-        _log.warning("a decode process ended (%s): another one is started", how)
+        how = f"an image took more than {self._timeout_s:g} s" if ended.expired else _how(status)
+        _log.warning("a decode process ended (%s): it is replaced", how)
         wait = _FIRST_WAIT_S
         while True:
             try:
                 await self._start_one()
             except Exception as error:
-                _log.error("a decode process does not start (%s): tried again in %g s", _reason(error), wait)
+                _log.error("a decode process does not start (%s): next attempt in %g s", _reason(error), wait)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LAST_WAIT_S)
             else:
@@ -203,12 +202,12 @@ class DecodePool:
 
 
 def _closed() -> RequestError:
-    return RequestError("the server is closing: no more images are decoded", 503)
+    return RequestError("the server is stopping and decodes no more images", 503)
 
 
 def _how(status: int | None) -> str:
     if status is None:
-        return "and is not taken back by the system"
+        return "not reaped by the system"
     return signal.Signals(-status).name if status < 0 else f"status {status}"
 
 

@@ -1,4 +1,4 @@
-"""One process that decodes, as the server sees it: started, asked, ended."""
+"""One decode process from the server's side: start, requests, end."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 from regnet_deploy.serving.request_body import Body
 
-#: Seconds in which a process must be ready.
+#: Seconds in which a process must become ready.
 START_S = 60.0
-#: Seconds in which the system takes back a process that was killed.
+#: Seconds to wait for the end of a process that was killed.
 _REAP_S = 5.0
-#: Bytes that the system is asked to hold each way between the server and a process, so that an image takes few turns.
+#: Socket buffers between the server and a process: large, so that an image takes few reads.
 _SOCKET_BYTES = 2**20
-#: What a process runs. It looks for modules where the server found its own: not by the environment, and not in the
-#: folder that the server was started in, where any file may be called like a module.
+#: What a process runs. It imports from the server's module path: not from the environment's, and not from the current
+#: folder, where any file could have the name of a module.
 _PROGRAM = (
     "import sys; sys.path[:] = sys.argv[4:]; "
     "from regnet_deploy.serving.decode_worker import main; "
     "main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))"
 )
-#: What of the environment a process is given: not tokens, not keys. A decoder that computes has one thread.
+#: Environment variables that a process gets: no tokens, no keys. Numerical libraries use one thread.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class DecoderDied(Exception):
-    """The process that had the image ended.
+    """The process ended while it decoded an image.
 
     Attributes:
-        expired: it was ended because the image took too long.
+        expired: it was killed because the image took too long.
     """
 
     def __init__(self, expired: bool = False) -> None:
@@ -51,13 +51,13 @@ class DecoderDied(Exception):
 
 
 class Decoder(asyncio.BufferedProtocol):
-    """One process and the stream to it; one image at a time.
+    """One process and the stream to it; decodes one image at a time.
 
     Attributes:
-        process: what was started.
-        ready: done when it has said that it is.
-        ended: done when the stream has, and the process with it.
-        expired: whether it was ended because an image took too long.
+        process: the process.
+        ready: done when the process is ready.
+        ended: done when the stream is closed.
+        expired: whether the process was killed because an image took too long.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], timeout_s: float, lost: Callable[[Decoder], None]) -> None:
@@ -72,18 +72,18 @@ class Decoder(asyncio.BufferedProtocol):
         self._answer: asyncio.Future[NDArray[np.uint8]] | None = None
         self._free: Callable[[Decoder], None] | None = None
         self._side = 0
-        self._expect_nothing()
+        self._reset_buffer()
 
     def ask(
         self, image: Body, preprocessing: Preprocessing, free: Callable[[Decoder], None]
     ) -> asyncio.Future[NDArray[np.uint8]]:
-        """Return what will be the pixels; ``free`` is called when the next image may come, wanted or not.
+        """Return the future of an image's pixels; ``free`` is called when the process can take the next image.
 
-        The future may be cancelled: the process finishes the image all the same, so that its next answer is not this.
+        The future may be cancelled: the process finishes the image all the same, and its pixels are dropped.
         """
         assert self._transport is not None
         self._answer, self._free, self._side = self._loop.create_future(), free, preprocessing.crop
-        # An answer is received into one buffer, and the pixels that are returned are the part of it that they are.
+        # A response is received into one buffer, of which the returned pixels are a view.
         self._buffer = np.empty(ANSWER.size + max(self._side**2 * 3, MAX_TEXT), np.uint8)
         self._timer = self._loop.call_later(self._timeout_s, self._expire)
         self._transport.write(DecodeRequest(preprocessing, len(image)).to_bytes())
@@ -91,35 +91,35 @@ class Decoder(asyncio.BufferedProtocol):
         return self._answer
 
     def stop(self) -> None:
-        """End the process and the stream at once."""
+        """Kill the process and close the stream."""
         self.process.kill()
         if self._transport is not None:
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the stream."""
+        """Store the transport."""
         self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Return where to put what comes; there is always room, because a complete answer is taken at once."""
+        """Return the free part of the buffer; it is never full, because a complete response is taken at once."""
         return self._buffer.data[self._received :]
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what has come: the answer may be complete."""
+        """Handle received bytes; the response may be complete."""
         self._received += nbytes
         if self._received < ANSWER.size:
             return
         kind, size = ANSWER.unpack_from(self._buffer.data)
         end = ANSWER.size + size
-        if self._received > end or not self._may_be(kind, size):
-            self.stop()  # it does not keep to what was agreed: an image has got hold of it
+        if self._received > end or not self._is_valid(kind, size):
+            self.stop()  # it breaks the protocol: an image may have taken it over
         elif self._received == end:
             body = self._buffer[ANSWER.size : end]
-            self._expect_nothing()
+            self._reset_buffer()
             self._take(kind, body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whoever waits that the process has ended."""
+        """Report the end of the process."""
         self.stop()
         self.ended.set_result(None)
         if not self.ready.done():
@@ -127,17 +127,17 @@ class Decoder(asyncio.BufferedProtocol):
         self._lost(self)
         self._settle(DecoderDied(self.expired))
 
-    def _expect_nothing(self) -> None:
+    def _reset_buffer(self) -> None:
         self._buffer, self._received = np.empty(ANSWER.size, np.uint8), 0
 
-    def _may_be(self, kind: int, size: int) -> bool:
+    def _is_valid(self, kind: int, size: int) -> bool:
         if self._answer is None:
             return kind == HELLO and size == 0 and not self.ready.done()
         return (kind == PIXELS and size == self._side**2 * 3) or (kind == REFUSED and size <= MAX_TEXT)
 
     def _take(self, kind: int, body: NDArray[np.uint8]) -> None:
         if kind == HELLO:
-            if not self.ready.done():  # else nobody waits for it any more
+            if not self.ready.done():  # else nobody waits any more
                 self.ready.set_result(None)
             return
         free = self._free
@@ -153,7 +153,7 @@ class Decoder(asyncio.BufferedProtocol):
         answer, self._answer, self._free = self._answer, None, None
         if self._timer is not None:
             self._timer.cancel()
-        if answer is None or answer.done():  # whoever asked has gone
+        if answer is None or answer.done():  # the caller is gone
             return
         if isinstance(outcome, Exception):
             answer.set_exception(outcome)
@@ -169,14 +169,14 @@ async def start_decoder(max_pixels: int, timeout_s: float, lost: Callable[[Decod
     """Start a process and wait until it is ready.
 
     Args:
-        max_pixels: width times height of an image, beyond which it is refused.
+        max_pixels: limit of an image's width times height.
         timeout_s: seconds that an image may take.
         lost: called once when the process has ended, ready or not.
 
     Raises:
-        OSError: the system does not start it.
-        Died: it ended before it was ready.
-        asyncio.TimeoutError: it was not ready within :data:`START_S`.
+        OSError: the process cannot be started.
+        DecoderDied: it ended before it was ready.
+        asyncio.TimeoutError: it was not ready within :data:`START_S` seconds.
     """
     ours, theirs = socket.socketpair()
     try:
@@ -210,18 +210,18 @@ def _start_process(stream: socket.socket, max_pixels: int, timeout_s: float) -> 
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[stream.fileno()],
-        start_new_session=True,  # what is typed at the terminal is for the server
+        start_new_session=True,  # signals of the terminal are for the server
         env={**environment, **_ONE_THREAD},
     )
 
 
 async def reap(process: subprocess.Popen[bytes]) -> int | None:
-    """Return the status of a process that was killed or has ended; None where the system holds on to it."""
+    """Wait for a process that was killed or has ended, and return its status; None where it does not end in time."""
     give_up = time.monotonic() + _REAP_S
     try:
         while process.poll() is None and time.monotonic() < give_up:
             await asyncio.sleep(0.002)
-    except asyncio.CancelledError:  # nobody else would take it back, and it takes no longer than to be told to leave
+    except asyncio.CancelledError:  # nobody else would reap it, and it ends at once
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_REAP_S)
         raise

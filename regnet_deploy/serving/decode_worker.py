@@ -1,14 +1,14 @@
-"""A process that decodes images for the server, one after the other: what it meets in a file hurts nobody but itself.
+"""The decode process: decodes images one after the other, so that a malicious file can harm only this process.
 
-It talks with the server through one socket, in frames: a head of fixed size, then so many bytes.
+It communicates with the server through one socket, in frames: a header of fixed size, then the payload.
 
 * from the worker, once: ``HELLO``, when it is ready;
-* to the worker: what is wanted, then the encoded image;
-* from the worker: ``PIXELS`` and ``(crop, crop, 3)`` uint8, or ``REFUSED`` and what is wrong with the image, UTF-8.
+* to the worker: preprocessing, then the encoded image;
+* from the worker: ``PIXELS`` and ``(crop, crop, 3)`` uint8, or ``REFUSED`` and what is wrong with the image, in UTF-8.
 
-Nothing else is ever sent, so a worker that an image has taken over can tell the server no more than wrong pixels. It
-inherits nothing of the server but its errors' stream, and can open no file, socket or process of its own once it has
-said ``HELLO``. It ends when the socket does.
+Nothing else is ever sent, so a worker that an image has taken over can send the server wrong pixels at most. It
+inherits nothing but stderr, and can open no file, socket or process after its ``HELLO``. It ends when the socket is
+closed.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
 from regnet_deploy.serving.scheduling import restore_default_scheduling
 
-#: Kind of an answer and the bytes behind it.
+#: Header of a response: its kind and the bytes of its payload.
 ANSWER = struct.Struct("<BI")
 HELLO, PIXELS, REFUSED = 0, 1, 2
-#: Bytes of a refusal, at most.
+#: Bytes of an error text, at most.
 MAX_TEXT = 1024
-#: What the most demanding files take while they are decoded and turned upright, and half as much again, in bytes a
-#: pixel (WebP with transparency takes most); bytes for everything else.
+#: Memory that decoding may take: bytes per pixel (1.5 times what the most demanding files need: WebP with
+#: transparency), and bytes for everything else.
 _PIXEL_BYTES, _OTHER_BYTES = 32, 256 * 2**20
-#: Resized short side, crop, interpolation, whether decoding is scaled; bytes of the image.
-_WANTED = struct.Struct("<IIBBI")
+#: Header of a request: resized short side, crop, interpolation, whether decoding is scaled; bytes of the image.
+_REQUEST = struct.Struct("<IIBBI")
 _INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 class DecodeRequest(NamedTuple):
-    """What the server wants of an image, and the bytes of it that follow."""
+    """Preprocessing of an image, and the bytes of the image that follow."""
 
     preprocessing: Preprocessing
     size: int
 
     def to_bytes(self) -> bytes:
-        """Return the head of a frame; of the preprocessing it has what decides the pixels."""
+        """Return the header; it has the part of the preprocessing that determines the pixels."""
         of = self.preprocessing
         interpolation = _INTERPOLATIONS.index(of.interpolation)
-        return _WANTED.pack(of.resize, of.crop, interpolation, of.scaled_decoding, self.size)
+        return _REQUEST.pack(of.resize, of.crop, interpolation, of.scaled_decoding, self.size)
 
     @classmethod
     def from_bytes(cls, head: bytes) -> DecodeRequest:
-        """Read what :meth:`to_bytes` wrote."""
-        resize, crop, interpolation, scaled, size = _WANTED.unpack(head)
+        """Parse what :meth:`to_bytes` returned."""
+        resize, crop, interpolation, scaled, size = _REQUEST.unpack(head)
         kind = _INTERPOLATIONS[interpolation]
         return cls(Preprocessing(resize, crop, kind, scaled_decoding=bool(scaled)), size)
 
 
-def main(descriptor: int, max_pixels: int, patience_s: float) -> None:
-    """Decode what comes through a socket until it is closed.
+def main(descriptor: int, max_pixels: int, timeout_s: float) -> None:
+    """Decode the images that arrive on a socket until it is closed.
 
     Args:
         descriptor: of the socket.
-        max_pixels: width times height of an image, beyond which it is refused.
-        patience_s: seconds after which a decode ends this process, whether or not there is still a server to do so.
+        max_pixels: limit of an image's width times height.
+        timeout_s: seconds after which a decode ends this process, even where the server is gone.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which answers first what it has begun
+    for number in (signal.SIGINT, signal.SIGTERM):  # the server ends this process after its last request
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     restore_default_scheduling()
@@ -75,21 +75,21 @@ def main(descriptor: int, max_pixels: int, patience_s: float) -> None:
     set_resource_limits(max_pixels)
     with socket.socket(fileno=descriptor) as server, contextlib.suppress(ConnectionError):
         server.sendall(ANSWER.pack(HELLO, 0))
-        while head := _receive(server, _WANTED.size):
-            wanted = DecodeRequest.from_bytes(head)
-            image = _receive(server, wanted.size)
-            if len(image) < wanted.size:
-                return  # the server has gone in the midst of it
-            signal.setitimer(signal.ITIMER_REAL, patience_s)  # its signal ends the process, in the midst of C too
-            answer = _answer(image, wanted.preprocessing, max_pixels)
+        while head := _receive(server, _REQUEST.size):
+            request = DecodeRequest.from_bytes(head)
+            image = _receive(server, request.size)
+            if len(image) < request.size:
+                return  # the server is gone
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)  # its signal ends the process, in C code too
+            answer = _answer(image, request.preprocessing, max_pixels)
             signal.setitimer(signal.ITIMER_REAL, 0)
             del image
             server.sendall(answer)
 
 
 def warm_up_decoder() -> None:
-    """Have everything imported that decoding needs: one image of each kind is written and read."""
-    from PIL import Image, MpoImagePlugin, WebPImagePlugin  # noqa: F401  # that Pillow would look for when it meets one
+    """Import everything that decoding needs: encode and decode one image of each kind."""
+    from PIL import Image, MpoImagePlugin, WebPImagePlugin  # noqa: F401  # Pillow imports them late
 
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -108,19 +108,19 @@ def warm_up_decoder() -> None:
         stream = io.BytesIO()
         image.save(stream, kind, **options)
         for scaled in (False, True):
-            with contextlib.suppress(DataError):  # the last is no image of the web, which is a way to answer as well
+            with contextlib.suppress(DataError):  # the last format is not accepted; errors are warmed up as well
                 preprocessing = Preprocessing(4, 4, scaled_decoding=scaled)
                 load_pixels(stream.getvalue(), preprocessing, formats=WEB_FORMATS)
 
 
 def set_resource_limits(max_pixels: int) -> None:
-    """Give up what decoding does not need: more memory than its images take, files, processes, dumps of the memory.
+    """Limit memory, and forbid files, processes and core dumps.
 
     A limit that the system refuses is left as it is.
     """
     used = _address_space()
     memory = used + max_pixels * _PIXEL_BYTES + _OTHER_BYTES if used else None
-    # Where the memory of the machine ends, it is not the server that is to go.
+    # Where the machine runs out of memory, this process is killed before the server.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
     limits = {"RLIMIT_AS": memory, "RLIMIT_CORE": 0, "RLIMIT_NPROC": 0, "RLIMIT_NOFILE": 0}
@@ -131,7 +131,7 @@ def set_resource_limits(max_pixels: int) -> None:
 
 
 def _address_space() -> int | None:
-    """Return the bytes of this process's address space; None on a system that does not tell."""
+    """Return the bytes of this process's address space; None where the system does not report them."""
     try:
         with open("/proc/self/statm", encoding="ascii") as file:
             return int(file.read().split()[0]) * resource.getpagesize()
@@ -145,7 +145,7 @@ def _answer(image: bytes, preprocessing: Preprocessing, max_pixels: int) -> byte
     except DataError as error:
         return _refusal(str(error))
     except MemoryError:
-        return _refusal("image: takes more memory to decode than an image of its size should")
+        return _refusal("image: needs more memory to decode than an image of its size should")
     return ANSWER.pack(PIXELS, len(pixels)) + pixels
 
 
@@ -155,7 +155,7 @@ def _refusal(text: str) -> bytes:
 
 
 def _receive(server: socket.socket, size: int) -> bytes:
-    """Return so many bytes, or none where the stream ends: there is nothing to be done with a part."""
+    """Return ``size`` bytes, or none where the stream ends before."""
     data = server.recv(size, socket.MSG_WAITALL)
     if len(data) in (0, size):
         return data

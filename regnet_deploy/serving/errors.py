@@ -1,4 +1,4 @@
-"""What a client is told where it gets no answer."""
+"""The error that a client gets."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from regnet_deploy.errors import RegnetDeployError
 
 
 class RequestError(RegnetDeployError):
-    """A request that is not answered; ``status`` is the HTTP status that says why.
+    """An error response to a request.
 
     Attributes:
-        status: 4xx where the client is to change something, 503 and 504 where it is to come back.
-        retry_after_s: seconds after which that is worth it; None where nothing is said.
+        status: HTTP status: 4xx where the client has to change something, 503 and 504 where it can try again.
+        retry_after_s: seconds after which it can; None: not said.
     """
 
     def __init__(self, message: str, status: int = 400, retry_after_s: int | None = None) -> None:

@@ -1,7 +1,7 @@
-"""What Prometheus is told: requests, latency by stage, queues, batches, the process and its GPUs.
+"""Prometheus metrics: requests, latency by stage, queues, batches, the process and its GPUs.
 
-Nothing here is global, and no label comes from a client. Counting a request is a few additions to plain numbers; they
-become Prometheus's families when it asks for them.
+Nothing is global, and no label comes from a client. Counting a request adds to plain numbers; the metric families are
+built when Prometheus scrapes.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 PREFIX = "regnet_deploy_"
 
-#: Upper ends of the buckets of durations, seconds.
+#: Upper bounds of the buckets of durations, seconds.
 DURATIONS = (
     *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
-#: Upper ends of the buckets of batches, images.
+#: Upper bounds of the buckets of batches, images.
 BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128)
 
 #: Stages of a request, in the order in which they are observed.
@@ -50,12 +50,12 @@ STAGES = ("read", "decode", "queue", "inference", "total")
 
 _MODEL = ("model", "version")
 
-#: Images in an inference -> how many there were, and seconds in all; as a batcher counts them.
+#: Images in an inference -> number of inferences and their seconds, as a batcher counts them.
 _Executions = dict[int, tuple[int, float]]
 
 
 class Decoders(Protocol):
-    """What metrics ask of the pool that decodes images."""
+    """What metrics need of the pool that decodes images."""
 
     @property
     def pids(self) -> Sequence[int]:
@@ -84,13 +84,13 @@ class Decoders(Protocol):
 
 
 class Metrics:
-    """Counts requests and renders what Prometheus reads; used from the event loop only.
+    """Counts requests and renders metrics; used from the event loop only.
 
     Args:
         models: the models that are served.
         admission: the server's state and its requests in flight.
-        decoders: the pool that decodes images; None where there is none.
-        gpus: reads the GPUs; by default those that NVIDIA's management library shows.
+        decoders: the pool that decodes images; None: no metrics of it.
+        gpus: reads the GPUs; by default with NVML.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class Metrics:
         version.observe(record)
 
     def forget(self, model: ModelVersion) -> None:
-        """Drop the figures of a version that has ended; they stay where another is served under the same number."""
-        self._drop_what_is_gone()
+        """Drop the metrics of a version that has ended; they stay where another version has the same number."""
+        self._drop_removed_versions()
         version = self._versions.get((model.name, model.version))
         if version is not None:
             version.ended(model.batcher.executions)
@@ -130,8 +130,8 @@ class Metrics:
         """Return the metrics and their content type.
 
         Args:
-            accept: header ``Accept``. OpenMetrics says the same as Prometheus's text format and takes longer to write,
-                while requests wait: it is for who takes nothing else.
+            accept: header ``Accept``. OpenMetrics has the same content as Prometheus's text format and takes longer to
+                write, so it is sent only to clients that accept nothing else.
         """
         if "application/openmetrics-text" in accept and "text/plain" not in accept and "*/*" not in accept:
             content: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
@@ -139,21 +139,21 @@ class Metrics:
         return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
 
     async def scrape(self, accept: str = "") -> tuple[bytes, str]:
-        """Read the GPUs, without keeping the event loop, and render."""
+        """Read the GPUs in a thread, and render."""
         self._gpu_states = await self._gpus.read()
         return self.render(accept)
 
     def _version(self, model: str, version: str) -> _Version:
         return self._versions.setdefault((model, version), _Version())
 
-    def _drop_what_is_gone(self) -> None:
+    def _drop_removed_versions(self) -> None:
         there = {(model.name, model.version) for model in self._models.all()}
         for names in [names for names in self._versions if names[0] and names not in there]:
             del self._versions[names]
 
     def _collect(self) -> Iterator[Metric]:
-        self._drop_what_is_gone()  # again: a request may have ended since, and brought figures back
-        for model in self._models.all():  # so that its counters start at zero, not at the first request
+        self._drop_removed_versions()  # again: a request may have ended since then
+        for model in self._models.all():  # so that its counters start at 0, not at the first request
             self._version(model.name, model.version).follow(model.batcher.executions)
         yield from self._requests()
         yield from self._loaded()
@@ -166,7 +166,7 @@ class Metrics:
         )
         durations = HistogramMetricFamily(
             PREFIX + "request_duration_seconds",
-            "Time in each stage of requests that were answered; the stages that they had.",
+            "Time in each stage that an answered request reached.",
             labels=(*_MODEL, "operation", "stage"),
         )
         images = CounterMetricFamily(PREFIX + "images", "Images that were run.", labels=_MODEL)
@@ -175,9 +175,9 @@ class Metrics:
             for (protocol, operation, status), count in version.requests.items():
                 requests.add_metric((*names, protocol, operation, str(status)), count)
             for operation, stages in version.stages.items():
-                for state, histogram in zip(STAGES, stages, strict=True):
+                for stage, histogram in zip(STAGES, stages, strict=True):
                     if histogram.total:
-                        durations.add_metric((*names, operation, state), histogram.buckets(), histogram.total)
+                        durations.add_metric((*names, operation, stage), histogram.buckets(), histogram.total)
             if names[0]:
                 images.add_metric(names, version.images)
                 histogram = version.batches()
@@ -199,16 +199,16 @@ class Metrics:
         yield from (ready, info, queue, running)
 
     def _server(self) -> Iterator[Metric]:
-        inside = self._admission
+        admission = self._admission
         yield InfoMetricFamily(PREFIX + "server", "The server itself.", value={"version": __version__})
-        ready = inside.state is ServerState.READY and self._models.ready()
-        yield GaugeMetricFamily(PREFIX + "ready", "1 where requests are let in.", ready)
-        yield GaugeMetricFamily(PREFIX + "in_flight_requests", "Requests inside.", inside.in_flight)
-        yield GaugeMetricFamily(PREFIX + "body_bytes_in_flight", "Bytes of their bodies.", inside.bytes_in_flight)
+        ready = admission.state is ServerState.READY and self._models.ready()
+        yield GaugeMetricFamily(PREFIX + "ready", "1 where requests are accepted.", ready)
+        yield GaugeMetricFamily(PREFIX + "in_flight_requests", "Requests in flight.", admission.in_flight)
+        yield GaugeMetricFamily(PREFIX + "body_bytes_in_flight", "Bytes of their bodies.", admission.bytes_in_flight)
         if self._decoders is not None:
             pool = self._decoders
             yield GaugeMetricFamily(PREFIX + "decode_workers", "Processes that decode images.", pool.workers)
-            yield GaugeMetricFamily(PREFIX + "decode_busy", "Those that are decoding.", pool.busy)
+            yield GaugeMetricFamily(PREFIX + "decode_busy", "Processes that are decoding.", pool.busy)
             yield GaugeMetricFamily(PREFIX + "decode_waiting", "Images that wait to be decoded.", pool.waiting)
             memory = sum(map(_resident_bytes, pool.pids))
             yield GaugeMetricFamily(PREFIX + "decode_memory_bytes", "Resident memory of these processes.", memory)
@@ -216,7 +216,7 @@ class Metrics:
 
 
 class _Families(Collector):
-    """What a registry wants to have registered."""
+    """A collector of the families, as a registry takes it."""
 
     def __init__(self, collect: Callable[[], Iterable[Metric]]) -> None:
         self._collect = collect
@@ -226,12 +226,12 @@ class _Families(Collector):
         return self._collect()
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: the names are ours, and nobody else registers here."""
+        """Return nothing: the registry has no other collector with these names."""
         return ()
 
 
 class _Histogram:
-    """Counts in buckets; the last one is of all that is above the bounds."""
+    """Counts in buckets; the last one counts what is above the bounds."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -249,7 +249,7 @@ class _Histogram:
 
 
 class _Version:
-    """The figures of one version of a model."""
+    """The metrics of one version of a model."""
 
     __slots__ = ("executions", "images", "past", "requests", "stages")
 
@@ -257,8 +257,8 @@ class _Version:
         self.requests: dict[tuple[str, str, int], int] = {}
         self.stages: dict[str, tuple[_Histogram, ...]] = {}
         self.images = 0
-        self.executions: list[_Executions] = []  # of those that serve it, and of those before that have not ended
-        self.past: dict[int, int] = {}  # images in an inference -> how many there were, of those that have
+        self.executions: list[_Executions] = []  # of the batchers that have not ended
+        self.past: dict[int, int] = {}  # images in an inference -> number of inferences, of those that have
 
     def follow(self, executions: _Executions) -> None:
         if not any(executions is known for known in self.executions):
@@ -283,7 +283,7 @@ class _Version:
         self.requests[kind] = self.requests.get(kind, 0) + 1
         if record.batch:
             self.images += record.images
-        if record.status >= 400:  # a refusal takes no time and would hide how long the others waited
+        if record.status >= 400:  # a refusal takes no time and would hide the latency of the others
             return
         stages = self.stages.get(record.operation)
         if stages is None:
@@ -303,18 +303,18 @@ class _Version:
 def _resident_bytes(pid: int) -> int:
     try:
         pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    except (OSError, IndexError):  # it has just ended
+    except (OSError, IndexError):  # the process has just ended
         return 0
     return int(pages) * resource.getpagesize()
 
 
 def _gpu_families(states: Sequence[GpuState]) -> Iterator[Metric]:
     for name, text, attribute in (
-        ("utilisation_ratio", "Share of the last moments in which the GPU computed.", "utilization"),
-        ("memory_used_bytes", "Memory that all processes together have taken.", "memory_used"),
+        ("utilisation_ratio", "Share of the last sample period in which a kernel ran.", "utilization"),
+        ("memory_used_bytes", "Memory that all processes together use.", "memory_used"),
         ("memory_total_bytes", "Memory of the GPU.", "memory_total"),
-        ("temperature_celsius", "Of the chip.", "temperature"),
-        ("power_watts", "That the GPU takes.", "power"),
+        ("temperature_celsius", "Temperature of the chip.", "temperature"),
+        ("power_watts", "Power draw of the GPU.", "power"),
     ):
         family = GaugeMetricFamily(f"{PREFIX}gpu_{name}", text, labels=("gpu", "name", "uuid"))
         for state in states:

@@ -87,8 +87,8 @@ class Tracing:
             span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, (record.error or "")[:300]))
         if span.is_recording():
             inside = self._trace.set_span_in_context(span)
-            for state, begin, until in _stages(record, start):
-                self._tracer.start_span(state, inside, start_time=begin).end(min(until, end))
+            for stage, begin, until in _stages(record, start):
+                self._tracer.start_span(stage, inside, start_time=begin).end(min(until, end))
         span.end(end)
 
     def close(self, timeout_s: float = 1.5) -> None:
