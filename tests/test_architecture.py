@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "selection": {"populations", "images", "space"},
     "analysis": {"populations", "space"},
     "engines": set(),
-    "runtimes": {"engines", "images", "space"},
+    "runtimes": {"engines", "protobuf", "images", "space"},
     "protobuf": set(),
     "serving": {"protobuf", "runtimes", "engines", "images", "space"},
     "load_testing": {"runtimes", "engines", "images", "space"},

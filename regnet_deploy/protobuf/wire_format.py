@@ -1,6 +1,6 @@
-"""Looks at the bytes of a message before the library makes objects of them, and takes tensors out without a copy.
+"""Reads the wire format of Protocol Buffers: counts a message before it is parsed, and takes tensors out uncopied.
 
-Two bytes on the wire can become a hundred in memory, so what a stranger sends is counted first.
+Two bytes on the wire can become a hundred in memory, so a message of a client is counted first.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-#: Wire types: a number of up to ten bytes, eight bytes, a length and that many bytes, four bytes.
-_VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
+#: Wire types: a varint of up to ten bytes, eight bytes, a length and that many bytes, four bytes.
+_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
 
 
 class WireError(ValueError):
-    """Bytes that are no message."""
+    """Bytes that are not a message."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Which fields of a message are looked into, and which hold data that costs no more memory than its bytes.
+    """The fields of a message that :func:`overhead` treats in a special way.
 
     Attributes:
         messages: field number -> shape of the message in it.
-        data: field numbers of bytes, or of packed numbers.
+        data: numbers of fields with bytes or packed numbers, which take no more memory than on the wire.
     """
 
     messages: Mapping[int, Shape] = field(default_factory=dict)
@@ -32,15 +32,15 @@ class Shape:
 def overhead(data: bytes | memoryview, shape: Shape, most: int) -> int:
     """Return how many bytes of a message are not data.
 
-    Each field that is looked at counts with 8 more, so that many small ones of data are not free.
+    Each field counts 8 bytes more, so that many small data fields are not free.
 
     Args:
         data: the message.
-        shape: of it.
-        most: looking stops where there is more; what is returned then is above ``most``.
+        shape: of the message.
+        most: limit; counting stops above it, and the returned number is larger than ``most``.
 
     Raises:
-        WireError: the bytes are no message.
+        WireError: the bytes are not a message.
     """
     view = memoryview(data)
     count = 0
@@ -60,7 +60,7 @@ def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
     """Return a message without its fields ``number``, and the values of these, which are not copied.
 
     Raises:
-        WireError: the bytes are no message.
+        WireError: the bytes are not a message.
     """
     view = memoryview(data)
     rest, values, kept = [], [], 0
@@ -73,38 +73,48 @@ def split(data: bytes, number: int) -> tuple[bytes, list[memoryview]]:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int, int, int]]:
-    """Yield the fields of a message: number, where it begins, where its bytes begin, where it ends.
-
-    A field without a length has no bytes of its own: they begin where it ends.
-    """
+    """Yield number, start, start of the content and end of each field; varints and fixed numbers have no content."""
     end, at = len(view), 0
     while at < end:
         start = at
-        key, at = _varint(view, at)
+        key, at = read_varint(view, at)
         kind = key & 7
         value = 0
         if kind == _LENGTH:
-            size, value = _varint(view, at)
+            size, value = read_varint(view, at)
             at = value + size
         elif kind == _VARINT:
-            value = at = _varint(view, at)[1]
-        elif kind in (_EIGHT, _FOUR):
-            value = at = at + (8 if kind == _EIGHT else 4)
+            value = at = read_varint(view, at)[1]
+        elif kind in (_FIXED64, _FIXED32):
+            value = at = at + (8 if kind == _FIXED64 else 4)
         else:
-            raise WireError("a field is of no known kind")
+            raise WireError("a field has an unknown wire type")
         if at > end:
             raise WireError("a field is longer than the message")
         yield key >> 3, start, value, at
 
 
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
+def read_varint(view: memoryview, at: int, max_bytes: int = 10, *, canonical: bool = False) -> tuple[int, int]:
+    """Return the number at ``at`` and where it ends.
+
+    Args:
+        view: the message.
+        at: start of the number.
+        max_bytes: limit of its bytes.
+        canonical: refuse a number that is padded with zero bits.
+
+    Raises:
+        WireError: the message ends in the number, or the number is too long or padded.
+    """
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, 7 * max_bytes, 7):
         if at >= len(view):
             raise WireError("the message ends in a number")
         byte = view[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
+            if canonical and shift and not byte:
+                raise WireError("a number is padded")
             return value, at
-    raise WireError("a number is longer than ten bytes")
+    raise WireError(f"a number is longer than {max_bytes} bytes")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regnet_deploy.errors import BundleError
+from regnet_deploy.protobuf.wire_format import WireError, read_varint
 
 #: Message type -> field number -> type of the message in that field; the fields by which a tensor can be reached.
 _FIELDS: dict[str, dict[int, str]] = {
@@ -82,20 +83,11 @@ def _walk(message: memoryview, kind: str, name: str, depth: int) -> None:
             _walk(value, inner, name, depth + 1)
 
 
-def _varint(message: memoryview, at: int, name: str, most: int) -> tuple[int, int]:
-    """Return the number at ``at``, of at most ``most`` bytes, and where it ends."""
-    value = 0
-    for shift in range(0, 7 * most, 7):
-        if at >= len(message):
-            break
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if byte == 0 and shift:  # padded
-                break
-            return value, at
-    raise _broken(name)
+def _varint(message: memoryview, at: int, name: str, max_bytes: int) -> tuple[int, int]:
+    try:
+        return read_varint(message, at, max_bytes, canonical=True)
+    except WireError:
+        raise _broken(name) from None
 
 
 def _broken(name: str) -> BundleError:

@@ -1,4 +1,4 @@
-"""The bearer token: who may ask for more than whether the server lives."""
+"""Authentication by a bearer token."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regnet_deploy.serving.protocol import dumps
 from regnet_deploy.serving.responses import ClosingResponse
 
 TOKEN_VARIABLE = "REGNET_DEPLOY_TOKEN"
-_SHORTEST = 16
+_MIN_LENGTH = 16
 
 _HEALTH = ("/v2/health/live", "/v2/health/ready")
 
@@ -37,43 +37,43 @@ def read_token(path: str | None) -> str | None:
         where = f"in {TOKEN_VARIABLE}"
         if TOKEN_VARIABLE not in os.environ:
             return None
-    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise UsageError(
-            f"the token {where} must be {_SHORTEST} or more printable ASCII characters without spaces, "
+            f"the token {where} must be {_MIN_LENGTH} or more printable ASCII characters without spaces, "
             f"not {len(token)}: make one with `openssl rand -hex 32`"
         )
     return token
 
 
 def is_bearer(header: bytes | None, token: str) -> bool:
-    """Tell whether an ``Authorization`` header carries the token; takes as long whatever of it is right."""
+    """Return whether an ``Authorization`` header has the token; compares in constant time."""
     scheme, _, given = (header or b"").partition(b" ")
     return hmac.compare_digest(given.strip(), token.encode("ascii")) and scheme.lower() == b"bearer"
 
 
 class BearerAuth:
-    """An application that answers 401 to whoever does not show the token; health and the page are for everybody."""
+    """An ASGI application that answers 401 to requests without the token, except for health and the page."""
 
-    def __init__(self, app: ASGIApp, token: str, refused: Callable[[Scope], None] = lambda scope: None) -> None:
-        """``refused`` is told of each request that is answered with 401."""
-        self._app, self._token, self._refused = app, token, refused
+    def __init__(self, app: ASGIApp, token: str, on_refused: Callable[[Scope], None] = lambda scope: None) -> None:
+        """Wrap an application; ``on_refused`` is called for each request that gets 401."""
+        self._app, self._token, self._on_refused = app, token, on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or have the application answer."""
-        is_closed = scope["type"] == "http" and not _is_open(scope)
-        if is_closed and not is_bearer(_first(scope, b"authorization"), self._token):
-            self._refused(scope)
+        """Refuse a request, or pass it on."""
+        needs_token = scope["type"] == "http" and not _is_public(scope)
+        if needs_token and not is_bearer(_first(scope, b"authorization"), self._token):
+            self._on_refused(scope)
             await _UNAUTHORIZED(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
 
-def _is_open(scope: Scope) -> bool:
-    """Tell whether health is asked for, or the page, which is the same for everybody and asks for the token itself.
+def _is_public(scope: Scope) -> bool:
+    """Return whether a request is for health, or for the page, which is static and asks its user for the token.
 
-    What ``/`` answers to whoever does not take HTML says what is served.
+    What ``/`` answers to clients that do not accept HTML names the models, so it needs the token.
     """
-    path = scope["path"].removeprefix(scope.get("root_path", ""))  # of an application within another
+    path = scope["path"].removeprefix(scope.get("root_path", ""))  # of a mounted application
     if scope["method"] not in ("GET", "HEAD"):
         return False
     return path in _HEALTH or (path == "/" and b"text/html" in (_first(scope, b"accept") or b""))

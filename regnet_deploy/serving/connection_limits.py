@@ -205,6 +205,8 @@ class LimitedProtocol(_Base):  # type: ignore[misc]
         pipelined = len(self.pipeline)
         super().on_headers_complete()
         self._parsed = self.cycle
+        if self.cycle.keep_alive and not self.parser.should_keep_alive():
+            _close_after(self.cycle)
         if len(self.pipeline) == pipelined:
             self._answered = self.cycle
 
@@ -268,7 +270,7 @@ class LimitedProtocol(_Base):  # type: ignore[misc]
             self._parsed = None
         last = self.pipeline[0][0] if self.pipeline else self._answered
         if last is not None and last is not self._parsed and not last.response_complete:
-            last.keep_alive = False
+            _close_after(last)
             return
         if last is None or last is not self._parsed or not last.response_started:
             self.transport.write(_error_response(status, error))
@@ -297,8 +299,7 @@ class LimitedProtocol(_Base):  # type: ignore[misc]
             receiver.expect(length)
             is_long = self._body_bytes + MIN_DIRECT_BYTES <= length <= MAX_DIRECT_BYTES
             # The parser does not see the rest, and is replaced then: nothing of its state may matter afterwards.
-            is_kept = cycle.keep_alive and self.parser.should_keep_alive()
-            if not is_long or not is_kept or cycle.waiting_for_100_continue:
+            if not is_long or not cycle.keep_alive or cycle.waiting_for_100_continue:
                 return
             self.flow.pause_reading()
             self._offered_bytes = length
@@ -350,6 +351,12 @@ class LimitedProtocol(_Base):  # type: ignore[misc]
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+def _close_after(cycle: Any) -> None:
+    """Have the connection closed after a response that says so; uvicorn before 0.53 does it in fewer cases."""
+    cycle.keep_alive = False
+    cycle.default_headers = [*cycle.default_headers, (b"connection", b"close")]
 
 
 def _error_response(status: bytes, error: str, headers: bytes = b"") -> bytes:

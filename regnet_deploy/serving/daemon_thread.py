@@ -1,4 +1,4 @@
-"""Work off the event loop that nobody waits for when the server ends."""
+"""Runs functions in daemon threads, which the server does not wait for when it ends."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ _NAME = "daemon-work"
 
 
 async def run_in_daemon_thread(function: Callable[..., T], *arguments: Any) -> T:
-    """Run a function in a thread of its own, for what may take long or never come back.
+    """Run a function that may take long or never return in a daemon thread.
 
-    Unlike the threads of an executor it is waited for neither when the loop ends nor when the interpreter does. One
-    that is cancelled runs on, and what comes of it is dropped.
+    Unlike a thread of an executor, it is waited for neither at the end of the event loop nor at the end of the
+    interpreter. A call that is cancelled runs on, and its result is dropped.
 
     Args:
         function: to run.
-        arguments: of it.
+        arguments: its arguments.
 
     Raises:
-        RuntimeError: the system starts no more threads.
+        RuntimeError: no more threads can be started.
         Exception: what the function raised.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
     def settle(result: Any, error: BaseException | None) -> None:
-        if future.done():  # cancelled: whoever waited has gone
+        if future.done():  # cancelled: nobody waits any more
             return
         if error is None:
             future.set_result(result)
@@ -47,13 +47,13 @@ async def run_in_daemon_thread(function: Callable[..., T], *arguments: Any) -> T
         result: T | None = None
         error: BaseException | None = None
         try:
-            restore_default_scheduling()  # as do the threads that what is opened here starts
+            restore_default_scheduling()  # also for the threads that the function starts
             result = function(*arguments)
-        except StopIteration as raised:  # which a future does not take
+        except StopIteration as raised:  # a future does not accept it
             error = RuntimeError(f"StopIteration {raised}")
         except BaseException as raised:
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle, result, error)
 
     threading.Thread(target=work, name=_NAME, daemon=True).start()
@@ -61,9 +61,9 @@ async def run_in_daemon_thread(function: Callable[..., T], *arguments: Any) -> T
 
 
 def exit_if_threads_remain(code: int) -> None:
-    """End the process now, where work of :func:`in_daemon` is still done; what is written is flushed.
+    """End the process at once if a function of :func:`run_in_daemon_thread` still runs; output is flushed.
 
-    An interpreter that is taken down under a thread that comes back from native code may abort.
+    The interpreter may abort at its end when a thread returns from native code.
     """
     if any(thread.name == _NAME for thread in threading.enumerate()):
         logging.shutdown()

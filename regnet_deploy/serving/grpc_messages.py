@@ -1,7 +1,7 @@
-"""The messages of gRPC to what the protocol's JSON says, and back. No I/O.
+"""Converts gRPC messages to the documents of the protocol's JSON, and back. No I/O.
 
-Tensors of a request become the raw bytes that lie behind the JSON over HTTP, so that what follows is the same for both.
-Tensors of an answer are raw always: clients read nothing else.
+Tensors of a request become raw bytes, as behind the JSON over HTTP, so that both protocols share the rest. Tensors of
+a response are always raw: clients read nothing else.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from regnet_deploy.protobuf.wire_format import Shape, WireError, overhead, split
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.model_interface import ModelInterface
 
-#: Bytes of a request beside its tensors: names, shapes, parameters.
+#: Limit of a request's bytes without its tensors: names, shapes, parameters.
 HEAD_BYTES = 64 * 2**10
-#: Inputs, and outputs, of a request; a network has one of each, which is for others to say.
+#: Limit of a request's inputs and of its outputs; that a network has one of each is checked later.
 _TENSORS = 64
 
-# Of ModelInferRequest: inputs (5), of them contents (5), of these numbers, packed as all that write proto3 do.
+# Of ModelInferRequest: inputs (5), their contents (5), and in these packed numbers (proto3).
 _RAW = 7  # raw_input_contents
 _CONTENTS = Shape(data=frozenset(range(1, 8)))
 _REQUEST = Shape({5: Shape({5: _CONTENTS})}, frozenset({_RAW}))
 
-#: Datatype -> field of InferTensorContents, and type of its elements as raw bytes.
+#: Datatype -> field of InferTensorContents, and NumPy type of the raw bytes.
 _TYPED: dict[str, tuple[str, np.dtype[Any]]] = {
     "FP32": ("fp32_contents", np.dtype("<f4")),
     "UINT8": ("uint_contents", np.dtype("u1")),
@@ -36,44 +36,44 @@ _TYPED: dict[str, tuple[str, np.dtype[Any]]] = {
 
 
 def read_message(data: bytes) -> tuple[Any, list[memoryview]]:
-    """Return the ModelInferRequest in the bytes of a message, but for its raw tensors, and those, not copied.
+    """Parse a ModelInferRequest; return it without its raw tensors, and these, not copied.
 
     Raises:
-        RequestError: they are none (400), or it has more beside its tensors than a request takes (413).
+        RequestError: the bytes are not such a message (400), or it has too many bytes beside its tensors (413).
     """
     try:
         if overhead(data, _REQUEST, HEAD_BYTES) > HEAD_BYTES:
             raise RequestError(f"the request has more than {HEAD_BYTES} bytes beside its tensors", 413)
         head, raw = split(data, _RAW)
     except WireError as error:
-        raise RequestError(f"the request is no inference.ModelInferRequest: {error}") from None
+        raise RequestError(f"the request is not an inference.ModelInferRequest: {error}") from None
     return parse(head, "inference.ModelInferRequest"), raw
 
 
 def parse(data: bytes, name: str) -> Any:
-    """Return the message of type ``name`` in the bytes of one.
+    """Parse a message of type ``name``.
 
     Raises:
-        RequestError: they are none.
+        RequestError: the bytes are not such a message.
     """
     try:
         return messages.message_class(name).FromString(data)
     except (require("google.protobuf.message", messages.EXTRA).DecodeError, UnicodeDecodeError):
-        raise RequestError(f"the request is no {name}") from None
+        raise RequestError(f"the request is not a {name}") from None
 
 
 def read_request(
     request: Any, raw: Sequence[memoryview], interface: ModelInterface
 ) -> tuple[dict[str, Any], memoryview]:
-    """Return the JSON object that says what a ModelInferRequest says, and the raw tensors that it speaks of.
+    """Return a ModelInferRequest as the protocol's JSON document, and the bytes of its tensors.
 
     Args:
         request: without its raw tensors.
-        raw: these.
-        interface: what the network takes.
+        raw: its raw tensors.
+        interface: of the model.
 
     Raises:
-        RequestError: raw and typed tensors together, or not one for each input; numbers that are not of the type.
+        RequestError: raw and typed tensors are mixed, one is missing, or numbers do not fit their type.
     """
     inputs = request.inputs
     if len(inputs) > _TENSORS or len(request.outputs) > _TENSORS:
@@ -107,10 +107,10 @@ def read_request(
 
 
 def write_response(document: Mapping[str, Any], raw: Sequence[bytes]) -> bytes:
-    """Return the bytes of the ModelInferResponse that says what the JSON object ``document`` says.
+    """Return a ModelInferResponse, serialized, with the content of the JSON document ``document``.
 
     Args:
-        document: of a response over HTTP; ``data`` and ``binary_data_size`` of its outputs are left out.
+        document: as over HTTP; ``data`` and ``binary_data_size`` of its outputs are ignored.
         raw: the outputs' tensors.
     """
     response = messages.message_class("inference.ModelInferResponse")(
@@ -123,8 +123,8 @@ def write_response(document: Mapping[str, Any], raw: Sequence[bytes]) -> bytes:
     for described in document["outputs"]:
         output = response.outputs.add(name=described["name"], datatype=described["datatype"], shape=described["shape"])
         _set_parameters(output.parameters, described.get("parameters", {}))
-    written: bytes = response.SerializeToString()
-    return written
+    data: bytes = response.SerializeToString()
+    return data
 
 
 def _parameters(given: Any) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _set_parameters(target: Any, values: Mapping[str, Any]) -> None:
 
 
 def _typed(tensor: Any, interface: ModelInterface) -> memoryview:
-    """Return the typed contents of an input as raw bytes; of a type that no network takes none are read."""
+    """Return the typed contents of an input as raw bytes; none for a datatype that no network takes."""
     if tensor.datatype not in _TYPED:
         return memoryview(b"")
     field, dtype = _TYPED[tensor.datatype]
@@ -165,7 +165,7 @@ def _typed(tensor: Any, interface: ModelInterface) -> memoryview:
         raise RequestError(f"input {tensor.name[:60]!r} is {tensor.datatype}, which takes {field}, not {others}")
     values = getattr(tensor.contents, field)
     most = interface.max_batch * math.prod(interface.image)
-    if len(values) > most:  # before they become an array
+    if len(values) > most:  # before an array is made of them
         raise RequestError(f"{len(values)} numbers are more than {interface.max_batch} images have")
     if dtype.kind == "f":
         return memoryview(np.fromiter(values, dtype, len(values)).tobytes())

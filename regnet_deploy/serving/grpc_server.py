@@ -176,11 +176,11 @@ class _Calls:
         self._infer_limits = MessageLimits(
             messages_at_a_time,
             _GRACE_S,
-            of_a_peer=messages_at_a_time - messages_at_a_time // 4,
-            waiting_of_a_peer=waiting,
+            per_peer=messages_at_a_time - messages_at_a_time // 4,
+            waiting_per_peer=waiting,
         )
-        self._query_limits = MessageLimits(8, _GRACE_S, of_a_peer=6, waiting_of_a_peer=_QUERIES)
-        self._check_limits = MessageLimits(_CHECKS, 0.0, of_a_peer=_CHECKS, waiting_of_a_peer=1)
+        self._query_limits = MessageLimits(8, _GRACE_S, per_peer=6, waiting_per_peer=_QUERIES)
+        self._check_limits = MessageLimits(_CHECKS, 0.0, per_peer=_CHECKS, waiting_per_peer=1)
 
     def protocol(self) -> dict[str, Callable[[Any], Awaitable[bytes]]]:
         """Return the calls of the Open Inference Protocol by name."""

@@ -47,7 +47,7 @@ _ATTRIBUTES: dict[type, tuple[str, ...]] = {
         *("timeout_keep_alive", "timeout_keep_alive_task", "transport"),
     ),
     RequestResponseCycle: (
-        *("body", "disconnected", "keep_alive", "message_event", "more_body", "response_complete"),
+        *("body", "default_headers", "disconnected", "keep_alive", "message_event", "more_body", "response_complete"),
         *("response_started", "scope", "waiting_for_100_continue"),
     ),
 }

@@ -1,4 +1,4 @@
-"""Lines of a log: safe whatever they say, written by a thread of their own, no more of a kind than somebody reads."""
+"""Log lines: escaped, rate-limited by kind, and written by a thread of their own."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, TextIO
 
-#: Characters of a text, beyond which it is cut; of a traceback; elements of a list or an object, and how deep they go.
+#: Limits of what is logged: characters of a text and of a traceback, elements of a list or object, nesting.
 MAX_TEXT, MAX_TRACEBACK, MAX_ELEMENTS, MAX_DEPTH = 500, 8_000, 50, 4
 
-#: Lines that wait to be written; more are dropped, and counted.
+#: Lines that wait to be written; more are dropped and counted.
 MAX_WAITING = 10_000
 
-#: Seconds in which lines gather before they are written, after others have just been.
+#: Seconds between two writes, in which lines are collected.
 GATHER_S = 0.01
 
 _PLAIN = re.compile(r"[A-Za-z0-9_./:+@%,()\[\]{}=-]+")
 
 
 def clean(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """Return ``value`` as JSON can have it, and no longer than anybody wants to read."""
+    """Return ``value`` as JSON data within the limits of length and nesting."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
@@ -37,11 +37,11 @@ def clean(value: Any, depth: int = MAX_DEPTH) -> Any:
     text = str(value)
     if len(text) > MAX_TEXT:
         text = f"{text[:MAX_TEXT]}... ({len(text)} characters)"
-    return text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be encoded
 
 
 def format_json(value: Any) -> str:
-    """Return JSON in one line of printable ASCII: whatever moves a cursor, ends a line or turns a text is escaped."""
+    """Return JSON in one line of printable ASCII; control characters and line ends are escaped."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("\x7f", "\\u007f")
 
 
@@ -59,16 +59,16 @@ def format_text(facts: Mapping[str, Any], prefix: str = "") -> str:
 
 
 class RateLimit:
-    """So many lines of a kind a second, and how many more there would have been; for any thread."""
+    """Limits lines of each kind per second and counts those that it suppresses; thread-safe."""
 
     def __init__(self, per_second: int) -> None:
         self._per_second = per_second
         self._lock = threading.Lock()
-        self._kinds: dict[Hashable, list[float]] = {}  # end of its second, lines let through, lines kept back
-        self._due: dict[Hashable, int] = {}  # lines kept back in seconds that are over
+        self._kinds: dict[Hashable, list[float]] = {}  # end of its second, lines allowed, lines suppressed
+        self._due: dict[Hashable, int] = {}  # lines suppressed in seconds that are over
 
     def allow(self, kind: Hashable, now: float) -> bool:
-        """Tell whether another line of ``kind`` may be written at ``now``, in seconds."""
+        """Return whether another line of ``kind`` may be written at ``now``, in seconds."""
         with self._lock:
             state = self._kinds.get(kind)
             if state is None or now >= state[0]:
@@ -81,8 +81,8 @@ class RateLimit:
             state[2] += 1
             return False
 
-    def kept_back(self, now: float) -> dict[Hashable, int]:
-        """Return, once, how many lines of each kind were kept back in seconds that are over."""
+    def suppressed(self, now: float) -> dict[Hashable, int]:
+        """Return, once, how many lines of each kind were suppressed in seconds that are over."""
         with self._lock:
             for kind in [kind for kind, state in self._kinds.items() if now >= state[0]]:
                 self._end(kind)
@@ -90,7 +90,7 @@ class RateLimit:
             return due
 
     def waiting(self) -> bool:
-        """Tell whether :meth:`kept_back` will have something to say."""
+        """Return whether :meth:`suppressed` will have something to report."""
         with self._lock:
             return bool(self._due) or any(state[2] for state in self._kinds.values())
 
@@ -101,15 +101,15 @@ class RateLimit:
 
 
 class LogWriter:
-    """Writes lines in a thread of its own: whoever reads them may stall without stalling those who write.
+    """Writes lines in a thread of its own, so that a slow reader does not block those who log.
 
     Args:
         stream: takes the lines.
-        notes: returns lines to be written beside them; is given how many have been dropped since it was last called.
-        more: tells that ``notes`` will have something to say before long though no line comes.
+        notes: returns more lines to write; its argument is the number of lines dropped since the last call.
+        more: returns whether ``notes`` will soon have lines, even if none is logged.
 
     Attributes:
-        closed: no line will come any more.
+        closed: no more lines are accepted.
     """
 
     def __init__(self, stream: TextIO, notes: Callable[[int], list[str]], more: Callable[[], bool]) -> None:
@@ -124,20 +124,20 @@ class LogWriter:
         self._thread.start()
 
     def put(self, line: str) -> None:
-        """Have a line written."""
+        """Queue a line."""
         if self._waiting.qsize() < MAX_WAITING:
             self._waiting.put(line)
         else:
             self._dropped += 1
 
     def wake(self) -> None:
-        """Have ``more`` asked again."""
+        """Call ``more`` again."""
         if self._idle:
             self._idle = False
             self._waiting.put(None)
 
     def close(self, timeout_s: float) -> None:
-        """Write what waits, for at most ``timeout_s`` seconds."""
+        """Write the queued lines, for at most ``timeout_s`` seconds."""
         self.closed = True
         self._waiting.put(None)
         self._thread.join(timeout_s)
@@ -148,7 +148,7 @@ class LogWriter:
             dropped, self._dropped = self._dropped, 0
             lines += self._notes(dropped)
             if lines:
-                with contextlib.suppress(OSError, ValueError):  # nobody reads any more: no reason to end
+                with contextlib.suppress(OSError, ValueError):  # the reader is gone; the server goes on
                     self._stream.write("".join(line + "\n" for line in lines))
                     self._stream.flush()
                 if not self.closed:
@@ -156,7 +156,7 @@ class LogWriter:
 
     def _take(self) -> list[str]:
         lines = []
-        self._idle = True  # before ``more`` is asked: what comes after its answer wakes this thread
+        self._idle = True  # before ``more`` is called: what is logged after its answer wakes this thread
         with contextlib.suppress(queue.Empty):
             line = self._waiting.get(timeout=0.25 if self._more() else None)
             while True:

@@ -1,7 +1,7 @@
-"""Messages that are being read: of which there is room for a few, because their sizes are known when they are there.
+"""Limits how many gRPC messages are read at a time, because the size of a message is known only when it has arrived.
 
-Nobody sees whether a stream that has sent no message is about to. So one that is let in has a moment for itself, and
-after it only as long as nobody else waits: who is silent, or slow, makes room for who speaks.
+A stream that has sent no message may be about to, or may never do. So each stream that is read has a grace period;
+after that it is ended when another stream waits: slow or silent streams make room for others.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class _Stream:
-    """One message on its way."""
+    """One stream whose message is awaited."""
 
     __slots__ = ("ended", "peer", "scope", "since", "turn")
 
@@ -29,35 +29,36 @@ class _Stream:
 
 
 class MessageLimits:
-    """So many messages that are read at a time, and those that wait for that; used from one event loop."""
+    """Streams whose messages are read, and those that wait; used from one event loop."""
 
-    def __init__(self, places: int, grace_s: float, *, of_a_peer: int, waiting_of_a_peer: int) -> None:
-        """Make room.
+    def __init__(self, max_reading: int, grace_s: float, *, per_peer: int, waiting_per_peer: int) -> None:
+        """Set the limits.
 
         Args:
-            places: messages that are read at a time.
-            grace_s: seconds that each of them has, whoever waits.
-            of_a_peer: of the places, those that one connection can have.
-            waiting_of_a_peer: messages of one connection that may wait; more are told to come back.
+            max_reading: messages that are read at a time.
+            grace_s: seconds that each of them has, even if others wait.
+            per_peer: messages of one connection that are read at a time.
+            waiting_per_peer: messages of one connection that may wait; more get 503.
         """
-        self._places, self._grace_s = places, grace_s
-        self._of_a_peer, self._waiting_of_a_peer = of_a_peer, waiting_of_a_peer
-        self._reading: list[_Stream] = []  # in the order in which they were let in
+        self._max_reading, self._grace_s = max_reading, grace_s
+        self._per_peer, self._waiting_per_peer = per_peer, waiting_per_peer
+        self._reading: list[_Stream] = []  # in the order in which they started
         self._waiting: list[_Stream] = []
         self._timer: asyncio.TimerHandle | None = None
 
     async def read(self, peer: str, read: Callable[[], Awaitable[T]], timeout_s: float) -> T:
-        """Return what ``read`` does, when it is its turn.
+        """Wait for this message's turn, and return what ``read`` returns.
 
         Args:
-            peer: the connection.
+            peer: address of the connection.
             read: waits for the message.
-            timeout_s: seconds for all of it.
+            timeout_s: seconds for the turn and the message together.
 
         Raises:
-            RequestError: it did not come in time (408), made room for others, or too many of its peer wait (503).
+            RequestError: it did not arrive in time (408), had to make room for another (503), or too many of its peer
+                wait (503).
         """
-        if sum(one.peer == peer for one in self._waiting) >= self._waiting_of_a_peer:
+        if sum(one.peer == peer for one in self._waiting) >= self._waiting_per_peer:
             raise RequestError("too many calls of this connection have sent no message yet, try again", 503)
         with anyio.move_on_after(timeout_s) as scope:
             stream = _Stream(peer, scope, asyncio.get_running_loop().create_future())
@@ -80,34 +81,34 @@ class MessageLimits:
         self._settle()
 
     def _settle(self) -> None:
-        """Let in who has room, and end those that have kept others waiting for long enough."""
+        """Start waiting streams, and end those that others wait for after their grace period."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         loop = asyncio.get_running_loop()
         while self._waiting:
-            # Whose connection has the fewest goes first: many streams of one do not stand before the one of another.
-            first = min(self._waiting, key=lambda one: self._places_of(one.peer))
-            if self._places_of(first.peer) >= self._of_a_peer:
-                in_the_way = [one for one in self._reading if one.peer == first.peer]
-            elif len(self._reading) >= self._places:
-                in_the_way = self._reading
+            # The connection with the fewest streams goes first, so that one with many does not delay others.
+            first = min(self._waiting, key=lambda one: self._count_of(one.peer))
+            if self._count_of(first.peer) >= self._per_peer:
+                blocking = [one for one in self._reading if one.peer == first.peer]
+            elif len(self._reading) >= self._max_reading:
+                blocking = self._reading
             else:
-                in_the_way = []
-            if in_the_way:
-                until = in_the_way[0].since + self._grace_s
+                blocking = []
+            if blocking:
+                until = blocking[0].since + self._grace_s
                 if loop.time() < until:
                     self._timer = loop.call_at(until, self._settle)
                     return
-                slow = [one for one in in_the_way if one.since + self._grace_s <= loop.time()]
-                self._end(max(slow, key=lambda one: self._places_of(one.peer)))
+                slow = [one for one in blocking if one.since + self._grace_s <= loop.time()]
+                self._end(max(slow, key=lambda one: self._count_of(one.peer)))
             self._waiting.remove(first)
             first.since = loop.time()
             self._reading.append(first)
-            if not first.turn.done():  # else it was cancelled a moment ago, and is about to leave
+            if not first.turn.done():  # else it was cancelled and is about to leave
                 first.turn.set_result(None)
 
-    def _places_of(self, peer: str) -> int:
+    def _count_of(self, peer: str) -> int:
         return sum(one.peer == peer for one in self._reading)
 
     def _end(self, stream: _Stream) -> None:

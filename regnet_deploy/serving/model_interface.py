@@ -1,4 +1,4 @@
-"""What a served network takes and gives, and how the protocol describes it."""
+"""Input and output of a served model, and how the protocol describes them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
 @dataclass(frozen=True)
 class ModelInterface:
-    """What the served network takes and gives.
+    """Input and output of a served model.
 
     Attributes:
         model: name under which it is served.
-        version: of it, a whole number above 0.
+        version: of the model, an integer above 0.
         input: name of the input tensor.
         dtype: ``float32`` or ``uint8``.
         image: shape of one image: ``(3, h, w)`` or ``(h, w, 3)``.
         output: name of the output tensor.
         labels: class names in the order of the logits.
-        max_batch: most images in a request.
+        max_batch: limit of images in a request.
     """
 
     model: str
@@ -36,7 +36,7 @@ class ModelInterface:
 
     @property
     def datatype(self) -> str:
-        """The input's type in the words of the protocol."""
+        """The input's type, as the protocol names it."""
         return _DATATYPES[self.dtype]
 
     def metadata(self, platform: str, versions: list[str] | None = None) -> dict[str, Any]:

@@ -10,18 +10,18 @@ from pathlib import Path
 from regnet_deploy.bundle import MANIFEST
 from regnet_deploy.errors import UsageError
 
-#: Names that stand in a URL, in a metric and in a log as they are.
+#: Model names that need no escaping in URLs, metrics and logs.
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}\Z")
 
 
 @dataclass(frozen=True, order=True)
 class FoundBundle:
-    """A bundle to be served.
+    """A bundle to serve.
 
     Attributes:
-        model: its name.
-        version: its number; None for a bundle that changes in place, whose versions are counted by the server.
+        model: name of the model.
+        version: its number; None for a bundle that changes in place: the server counts its versions.
         path: folder of the bundle.
     """
 
@@ -31,22 +31,22 @@ class FoundBundle:
 
 
 def is_repository(path: str | Path) -> bool:
-    """Tell whether a path is a folder that is not itself a bundle."""
+    """Return whether a path is a folder that is not a bundle."""
     return os.path.isdir(path) and not os.path.exists(Path(path) / MANIFEST)
 
 
 def find_bundles(path: str | Path) -> list[FoundBundle]:
-    """Return the bundles that a repository holds.
+    """Return the bundles in a repository.
 
-    A repository is a folder with one folder a model, which is a bundle or has one folder a version: ``cats/3/`` with
-    ``bundle.json`` in it. Folders of versions are whole numbers above 0; others, and names that begin with a dot, are
-    passed over.
+    A repository is a folder with one folder for each model, which is a bundle or has one folder for each version:
+    ``cats/3/bundle.json``. Names of versions are integers above 0; other folders, and names that begin with a dot, are
+    ignored.
 
     Args:
         path: the repository.
 
     Raises:
-        UsageError: it or a model's folder cannot be read, or one with a bundle has a name that cannot stand in a URL.
+        UsageError: a folder cannot be read, or a model's folder has a name that is not allowed.
     """
     found: list[FoundBundle] = []
     for model in sorted(_folders(Path(path))):
@@ -54,11 +54,11 @@ def find_bundles(path: str | Path) -> list[FoundBundle]:
         try:
             bundles = _bundles_of(model)
         except OSError as error:
-            if not named:  # lost+found of a volume, say
+            if not named:  # for example lost+found of a volume
                 continue
             raise UsageError(f"{model} cannot be read: {error.strerror}") from None
         if bundles and not named:
-            raise UsageError(f"{model} cannot be the name of a model: letters, digits, '.', '_' or '-', 128 at most")
+            raise UsageError(f"{model} is not a valid name of a model: letters, digits, '.', '_' or '-', 128 at most")
         found += bundles
     return found
 
@@ -75,9 +75,9 @@ def _bundles_of(model: Path) -> list[FoundBundle]:
 
 
 def bundle_fingerprint(path: Path) -> tuple[tuple[str, int, int, int], ...]:
-    """Return what changes when a bundle does: names, sizes, times and inodes of its files; empty where it is gone.
+    """Return names, sizes, times and inodes of a bundle's files, which change with it; empty where it is gone.
 
-    A copy that is still under way changes it as well, so that a bundle that was read half-copied is read again.
+    A copy in progress changes it as well, so that a bundle that was read half-copied is read again.
     """
     try:
         with os.scandir(path) as entries:

@@ -1,4 +1,4 @@
-"""Several images in one body: the parts of a form, as browsers and ``curl -F`` send it."""
+"""Parses ``multipart/form-data`` bodies, with which browsers and ``curl -F`` send several images."""
 
 from __future__ import annotations
 
@@ -9,30 +9,29 @@ from regnet_deploy.errors import require
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.request_body import Body
 
-#: The parser warns of each mistake of a client, to whom it is told: in no log of the server is there room for that.
+#: The parser logs a warning for each mistake of a client; the client is told of it, the log is not.
 _SILENT = logging.Logger("forms", logging.CRITICAL)
-#: Of a part's headers, all together.
+#: Bytes of all headers of a part.
 _MAX_HEADER_BYTES = 4096
 
 
 class FormPart(NamedTuple):
-    """A file of a form: the name that the client gave it, and its bytes."""
+    """A file of a form: its name and its bytes."""
 
     name: str
     data: bytes
 
 
-def read_form(body: Body, content_type: str, most: int) -> list[FormPart]:
-    """Return the parts of a ``multipart/form-data`` body, in their order; each is taken for a file.
+def read_form(body: Body, content_type: str, max_parts: int) -> list[FormPart]:
+    """Return the parts of a ``multipart/form-data`` body, in their order; each is treated as a file.
 
     Args:
         body: of the request.
-        content_type: header of it, with the boundary.
-        most: parts that are read.
+        content_type: header of the request, with the boundary.
+        max_parts: limit of the number of parts.
 
     Raises:
-        RequestError: not such a body, or one without parts (400), another kind of multipart (415), or more parts than
-            ``most`` (413).
+        RequestError: not a form, or one without parts (400), another kind of multipart (415), or too many parts (413).
     """
     multipart: Any = require("python_multipart.multipart", "serve")
     body = bytes(body)
@@ -42,10 +41,10 @@ def read_form(body: Body, content_type: str, most: int) -> list[FormPart]:
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:  # RFC 2046
         raise RequestError("the form's Content-Type has no boundary, or one longer than 70 characters")
-    # What only looks like a boundary takes the parser long; of boundaries there is one more than parts.
-    if body.count(b"\r\n--" + boundary) > most + 1:
-        raise _too_many(most)
-    reader = _Reader(most, multipart.parse_options_header)
+    # Text that only looks like a boundary makes the parser slow. A form has one boundary more than parts.
+    if body.count(b"\r\n--" + boundary) > max_parts + 1:
+        raise _too_many(max_parts)
+    reader = _Reader(max_parts, multipart.parse_options_header)
     parser = multipart.MultipartParser(boundary, reader.callbacks())
     parser.logger = _SILENT
     try:
@@ -59,12 +58,12 @@ def read_form(body: Body, content_type: str, most: int) -> list[FormPart]:
 
 
 class _Reader:
-    """Collects parts as the parser finds them."""
+    """Collects the parts from the parser's callbacks."""
 
-    def __init__(self, most: int, parse_options: Any) -> None:
+    def __init__(self, max_parts: int, parse_options: Any) -> None:
         self.parts: list[FormPart] = []
         self.finished = False
-        self._most, self._parse_options = most, parse_options
+        self._max_parts, self._parse_options = max_parts, parse_options
         self._data: list[bytes] = []
         self._header, self._value, self._name = b"", b"", ""
         self._header_bytes = 0
@@ -81,8 +80,8 @@ class _Reader:
         }
 
     def _begin(self) -> None:
-        if len(self.parts) >= self._most:
-            raise _too_many(self._most)
+        if len(self.parts) >= self._max_parts:
+            raise _too_many(self._max_parts)
         self._data, self._name, self._header_bytes = [], "", 0
 
     def _end(self) -> None:
@@ -111,5 +110,5 @@ class _Reader:
         self.finished = bool(self.parts)
 
 
-def _too_many(most: int) -> RequestError:
-    return RequestError(f"a form may have {most} images", 413)
+def _too_many(max_parts: int) -> RequestError:
+    return RequestError(f"a form may have {max_parts} images", 413)

@@ -1,8 +1,7 @@
-"""``python -m regnet_deploy.serving.probe``: asks the server of this container whether it is ready; exit status 0 or 1.
+"""``python -m regnet_deploy.serving.probe``: exits with 0 if the server of this container is ready, else with 1.
 
-It is run every few seconds, so it imports next to nothing. With ``--stop-hung`` it asks whether the server is alive as
-well, and where the server itself says that it hangs, it tells the container's process to end: the restart policy does
-the rest.
+It runs every few seconds, so it imports almost nothing. With ``--stop-hung`` it asks for liveness as well, and where
+the server reports that it hangs, it sends SIGTERM to the container's first process; the restart policy does the rest.
 """
 
 from __future__ import annotations
@@ -15,30 +14,30 @@ from collections.abc import Sequence
 
 READY, LIVE = "/v2/health/ready", "/v2/health/live"
 STOP_HUNG = "--stop-hung"
-#: Variable that names the port, and what ``serve`` takes without it.
+#: Environment variable of the port, and the default of ``serve``.
 PORT_VARIABLE, DEFAULT_PORT = "REGNET_DEPLOY_PORT", "8000"
-#: Seconds for one attempt: both of them fit into the five that a health check has.
+#: Seconds for one attempt: two fit into the five seconds of a health check.
 _TIMEOUT_S = 2.0
 
 
 def main(words: Sequence[str], server_process: int = 1) -> int:
-    """Return 0 where the server is ready, else 1 behind a line on stderr that says why.
+    """Return 0 if the server is ready; else print the reason to stderr and return 1.
 
     Args:
-        words: of the command line: nothing or :data:`STOP_HUNG`.
-        server_process: that gets SIGTERM where the server hangs; a container's first process is number 1.
+        words: arguments of the command line: none or :data:`STOP_HUNG`.
+        server_process: gets SIGTERM where the server hangs; a container's first process has pid 1.
     """
     if list(words) not in ([], [STOP_HUNG]):
-        return _failed(f"unknown words {' '.join(words)!r}: {STOP_HUNG} is all there is")
+        return _failed(f"unknown arguments {' '.join(words)!r}: the only one is {STOP_HUNG}")
     named = os.environ.get(PORT_VARIABLE, DEFAULT_PORT)
     if not named.isdecimal() or not 0 < int(named) < 65536:
-        return _failed(f"{PORT_VARIABLE} is {named!r}, which is no port")
+        return _failed(f"{PORT_VARIABLE} is {named!r}, which is not a port number")
     port = int(named)
     if words:
         live = ask(port, LIVE)
-        if live == 503:  # only the server's own word counts: one that does not answer may be starting
+        if live == 503:  # a server that does not answer may be starting
             os.kill(server_process, signal.SIGTERM)
-            return _failed("the server says that it hangs: it was told to end")
+            return _failed("the server reports that it hangs: it gets SIGTERM")
     status = ask(port, READY)
     if status == 200:
         return 0
@@ -46,9 +45,9 @@ def main(words: Sequence[str], server_process: int = 1) -> int:
 
 
 def ask(port: int, path: str) -> int | None:
-    """Return the status of a GET on this machine's loopback by HTTP, else by HTTPS; None where neither is answered.
+    """Return the status of a GET on loopback, by HTTP, else by HTTPS; None if neither is answered.
 
-    The certificate is for the server's name and not for 127.0.0.1, so it is not verified: nothing is sent.
+    The certificate is not verified: it is for the server's name and not for 127.0.0.1, and nothing secret is sent.
     """
     status = _status(http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S), path)
     if status is not None:

@@ -1,4 +1,4 @@
-"""The server's log: a line for what happens to it, for requests that it could not answer, and for all if asked."""
+"""The server's log: its events, the requests that it failed, and all requests if configured."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from regnet_deploy.serving.tracing import parse_trace_parent
 Format = Literal["text", "json"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
-#: Loggers whose warnings are lines of this log too: those of the libraries that the server runs on.
+#: Loggers of libraries whose warnings are written to this log.
 LIBRARIES = ("uvicorn", "asyncio", "grpc")
 
-#: Lines of a kind in a second.
+#: Lines of a kind per second.
 LINES_A_SECOND = 10
 
-#: Statuses below 500 that say more of the server or of somebody who should not be there than of a client's mistake.
+#: Statuses below 500 that are logged: they can show an overloaded server or an attack.
 _REFUSALS = frozenset((401, 408, 413, 429))
 
-#: Ids made here: digits of this process, then a number; a call of the system for each would cost more than all else.
+#: Request ids: random digits of this process, then a counter; a random id for each request would cost a system call.
 _PROCESS, _NUMBERS = os.urandom(6).hex(), itertools.count(int.from_bytes(os.urandom(4), "big"))
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def request_id_of(given: str | bytes | None) -> str:
-    """Return the id of a request: the one it came with, if that can be used as it is, or a new one.
+    """Return the id of a request: the one that its client sent, or a new one.
 
     Args:
-        given: header ``x-request-id``; of up to 128 ``[A-Za-z0-9._:/+=-]`` it is kept.
+        given: header ``x-request-id``; used if it has 1 to 128 characters of ``[A-Za-z0-9._:/+=-]``.
     """
     if given is not None:
         text = given.decode("latin-1") if isinstance(given, bytes) else given
@@ -49,26 +49,28 @@ def request_id_of(given: str | bytes | None) -> str:
 
 
 class RequestLog:
-    """Writes the log. Only the loggers of the server and of :data:`LIBRARIES` get a handler, and lose it at the end.
+    """Writes the log. Adds a handler to the loggers of the server and of :data:`LIBRARIES` until it is closed.
 
     Requests that ended with 5xx, 401, 408, 413 or 429 are logged as warnings, at most :data:`LINES_A_SECOND` of each
-    status; with ``every_request`` all are, and all of them.
+    status; with ``every_request`` all requests are logged, without that limit.
 
     Args:
         format: ``json``, an object in each line, or ``text``.
         every_request: log all requests.
-        stream: takes the lines; it may stall or end without stalling the server.
-        clock: seconds of which each has its lines.
+        stream: gets the lines; it can block or be closed without blocking the server.
+        clock: seconds, for the rate limit.
 
     Raises:
-        UsageError: there is no such format.
+        UsageError: the format is unknown.
     """
 
     def __init__(
         self, format: str, every_request: bool, stream: TextIO, clock: Callable[[], float] = time.monotonic
     ) -> None:
         if format not in FORMATS:
-            raise UsageError(f"no log format {format!r}{did_you_mean(format, FORMATS)}; there are {', '.join(FORMATS)}")
+            raise UsageError(
+                f"unknown log format {format!r}{did_you_mean(format, FORMATS)}; the formats are {', '.join(FORMATS)}"
+            )
         self._every_request = every_request
         self._handler = _Handler(format == "json", stream, clock)
         self._logger = logging.getLogger(__package__)
@@ -79,17 +81,17 @@ class RequestLog:
             logging.getLogger(name).addHandler(self._handler)
 
     def observe(self, record: RequestRecord) -> None:
-        """Log a request that has ended, where that is to be logged."""
+        """Log a request that has ended, if it is to be logged."""
         bad = record.status >= 500 or record.status in _REFUSALS
         if self._every_request or (bad and self._handler.allow(("request", record.status))):
             self._log(logging.WARNING if bad else logging.INFO, "request", _facts(record))
 
     def event(self, name: str, level: int = logging.INFO, **facts: Any) -> None:
-        """Log what happens to the server; see :mod:`logging` for levels."""
+        """Log an event of the server; levels are those of :mod:`logging`."""
         self._log(level, name, clean(facts))
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Write what is left, for at most ``timeout_s`` seconds, and leave the loggers as they were."""
+        """Write the queued lines, for at most ``timeout_s`` seconds, and restore the loggers."""
         for name in (self._logger.name, *LIBRARIES):
             logging.getLogger(name).removeHandler(self._handler)
         level, self._logger.propagate = self._before
@@ -101,7 +103,7 @@ class RequestLog:
 
 
 class _Handler(logging.Handler):
-    """Makes a line of a record, whoever it comes from."""
+    """Formats the records of all loggers as lines."""
 
     def __init__(self, as_json: bool, stream: TextIO, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -111,14 +113,14 @@ class _Handler(logging.Handler):
         self.lines = LogWriter(stream, self._notes, self._limit.waiting)
 
     def allow(self, kind: Hashable) -> bool:
-        """Tell whether another line of ``kind`` may be written; if not, it is counted, and that is said later."""
+        """Return whether another line of ``kind`` may be written; suppressed lines are counted and reported later."""
         if self._limit.allow(kind, self._clock()):
             return True
         self.lines.wake()
         return False
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Have the record written; of others than this log itself, unless it is one too many of its kind."""
+        """Write a record; records of libraries are rate-limited."""
         try:
             facts = getattr(record, "facts", None)
             if facts is None:
@@ -135,7 +137,7 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
     def _line(self, when: float, level: str, name: str, facts: dict[str, Any], error: str = "") -> str:
-        """Return a line of what is clean, and of an error that need not be."""
+        """Return a line; ``facts`` are clean, ``error`` is escaped here."""
         stamp = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(when))}.{int(when % 1 * 1000):03d}Z"
         if self._as_json:
             line = {"time": stamp, "level": level.lower(), "event": name, **facts}
@@ -146,7 +148,7 @@ class _Handler(logging.Handler):
     def _notes(self, dropped: int) -> list[str]:
         now = math.inf if self.lines.closed else self._clock()
         lines = []
-        for kind, count in self._limit.kept_back(now).items():
+        for kind, count in self._limit.suppressed(now).items():
             lines.append(self._line(time.time(), "WARNING", "suppressed", {"lines": count, "of": kind}))
         if dropped:
             lines.append(self._line(time.time(), "WARNING", "dropped", {"lines": dropped, "why": "nobody read them"}))
@@ -154,7 +156,7 @@ class _Handler(logging.Handler):
 
 
 def _facts(record: RequestRecord) -> dict[str, Any]:
-    """Return what is said of a request; what may come from a client is cleaned."""
+    """Return the facts of a request; what may come from a client is cleaned."""
     facts: dict[str, Any] = {"request_id": clean(record.request_id)}
     parent = parse_trace_parent(record.trace_parent)
     if parent is not None:

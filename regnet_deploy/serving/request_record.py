@@ -1,4 +1,4 @@
-"""A request that has ended, and who is told of it: metrics, logs and traces."""
+"""The record of a request that has ended, for its observers: metrics, log and traces."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import NamedTuple
 
 
 class RequestRecord(NamedTuple):
-    """One request to infer or classify that has ended; every observer gets it once, on the event loop.
+    """A request to infer or classify that has ended; every observer gets it once, on the event loop.
 
     Attributes:
-        model: that the request was for; empty where it named none that exists.
+        model: its name; empty where the request named no model that exists.
         version: of the model; empty likewise.
         protocol: ``http`` or ``grpc``.
         operation: ``infer`` or ``classify``.
-        status: of HTTP, of gRPC the nearest; 499 where the client had gone.
+        status: of HTTP, or the nearest to that of gRPC; 499 where the client was gone.
         images: of the request.
-        batch: images of the batch that it ran in; 0 where it did not run.
-        started: when it came, in seconds since 1970.
-        read_s: seconds until its body was there; this and the next three are 0.0 where a stage was not reached.
-        decode_s: seconds in which it was decoded.
-        queue_s: seconds in which it waited for its batch.
-        inference_s: seconds in which its batch ran.
-        total_s: seconds until its answer was made.
+        batch: images of its batch; 0 where it did not run.
+        started: arrival, in seconds since 1970.
+        read_s: seconds until its body had arrived; this and the next three are 0.0 for a stage that was not reached.
+        decode_s: seconds of decoding.
+        queue_s: seconds in the queue.
+        inference_s: seconds of its batch's inference.
+        total_s: seconds until its response was made.
         request_id: see :func:`regnet_deploy.serving.request_log.request_id_of`.
         trace_parent: header ``traceparent`` of W3C Trace Context, as it was sent.
-        error: the line that the client got.
+        error: the error message that the client got; None: no error.
     """
 
     model: str
@@ -47,17 +47,17 @@ class RequestRecord(NamedTuple):
     error: str | None
 
 
-#: Is told of requests that have ended.
+#: Called with each request that has ended.
 Observer = Callable[[RequestRecord], None]
 
 
 def notify_all(observers: Sequence[Observer]) -> Observer:
-    """Return an observer that tells all of ``observers``; one that fails keeps neither the request nor the others.
+    """Return an observer that calls all of ``observers``, whatever one of them raises.
 
-    What an observer raises is logged the first time, with its traceback, and not again for every request.
+    An exception of an observer is logged once for each type, with its traceback.
     """
     logger = logging.getLogger(__package__)
-    told: set[tuple[int, type[Exception]]] = set()
+    logged: set[tuple[int, type[Exception]]] = set()
 
     def observe(record: RequestRecord) -> None:
         for index, observer in enumerate(observers):
@@ -65,8 +65,8 @@ def notify_all(observers: Sequence[Observer]) -> Observer:
                 observer(record)
             except Exception as error:
                 kind = (index, type(error))
-                if kind not in told:
-                    told.add(kind)
-                    logger.exception("an observer of requests fails; this is not logged again")
+                if kind not in logged:
+                    logged.add(kind)
+                    logger.exception("an observer of requests failed; this is not logged again")
 
     return observe

@@ -1,4 +1,4 @@
-"""What a version of a model has done, in the words of the protocol's extension ``statistics``."""
+"""Statistics of a version of a model, as the protocol's extension ``statistics`` defines them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NS = 1_000_000_000
 
 
 class _Duration:
-    """How often, and for how long in all."""
+    """A count and total seconds."""
 
     __slots__ = ("count", "seconds")
 
@@ -30,7 +30,7 @@ class _Duration:
 class Statistics:
     """Counters of one version; used from the event loop only.
 
-    ``compute_input`` is decoding, ``compute_output`` is not measured apart: it is what the total has beside the rest.
+    ``compute_input`` is decoding; ``compute_output`` is not measured.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Statistics:
     def succeeded(self, images: int, *, decode_s: float, queue_s: float, inference_s: float, total_s: float) -> None:
         """Count a request that was answered.
 
-        0 images, of a form without one that can be decoded, are an answer and no inference.
+        A form without a usable image is answered with 0 images and without an inference.
         """
         self._success.add(total_s)
         self._decode.add(decode_s)
@@ -57,7 +57,7 @@ class Statistics:
         self._fail.add(total_s)
 
     def to_json(self, name: str, version: str, executions: Mapping[int, tuple[int, float]]) -> dict[str, Any]:
-        """Return one element of ``model_stats``; all numbers are whole.
+        """Return one element of ``model_stats``; all numbers are integers.
 
         Args:
             name: of the model.

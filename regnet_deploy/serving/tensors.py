@@ -1,7 +1,6 @@
-"""Tensors of a request: JSON numbers or little-endian bytes to an array.
+"""Converts JSON numbers or little-endian bytes of a request to an array.
 
-The shape is checked by then, and bytes are counted before they become an array. Numbers of JSON are Python's objects
-before they come here: how many those may be is for the protocol to limit.
+The caller has checked the shape and limits the amount of JSON numbers.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ _WIRE: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "uint8": np.dtype
 
 
 class TensorError(ValueError):
-    """Data that does not make the tensor that it is said to be."""
+    """Data that does not fit the declared tensor."""
 
 
 def from_bytes(data: memoryview, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     """Return the tensor of ``shape`` and ``dtype`` whose row-major little-endian bytes are ``data``.
 
-    Copies nothing: it is not aligned where the bytes are not. Values that are not finite are let through, as Triton
-    does, whose load generator sends random bits: they spoil the answer to their own image and no other.
+    Nothing is copied, so the array is aligned only if the bytes are. Values that are not finite are accepted, as Triton
+    does (its load generator sends random bits); they affect the answer to their own image only.
 
     Raises:
-        TensorError: another number of bytes.
+        TensorError: the number of bytes is wrong.
     """
     wire = _WIRE[dtype]
     wanted = math.prod(shape) * wire.itemsize
@@ -52,9 +51,9 @@ def from_json(data: Any, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
     try:
         values = np.array(flat, dtype=np.float64 if dtype == "float32" else np.uint8)
     except OverflowError:
-        raise TensorError("the data holds numbers beyond the range of its type") from None
+        raise TensorError("the data has numbers outside the range of its type") from None
     if dtype == "float32" and not np.abs(values).max() <= np.finfo(np.float32).max:
-        raise TensorError("the data holds numbers beyond the range of FP32")
+        raise TensorError("the data has numbers outside the range of FP32")
     return values.astype(_WIRE[dtype], copy=False).reshape(shape)
 
 
@@ -66,7 +65,7 @@ def _flatten(data: Any, shape: tuple[int, ...]) -> list[Any]:
         parts = [flat]
         for side in shape:
             if not all(isinstance(part, list) and len(part) == side for part in parts):
-                raise TensorError(f"the data's nesting is not that of shape {list(shape)}")
+                raise TensorError(f"the data's nesting does not fit shape {list(shape)}")
             parts = flat = list(chain.from_iterable(parts))
     if len(flat) != math.prod(shape):
         raise TensorError(f"shape {list(shape)} takes {math.prod(shape)} numbers, got {len(flat)}")

@@ -1,4 +1,4 @@
-"""Time limits on an event loop: of what one task waits for, and of many things at once."""
+"""Timeouts on an event loop: of one task, and many callbacks with one timer."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import math
 from collections.abc import Callable
 from types import TracebackType
 
-#: Seconds that a loop tells apart.
-_LEAST_S = 0.001
+#: Resolution of an event loop's timers, in seconds.
+_RESOLUTION_S = 0.001
 
 
 class Timer:
-    """Raises TimeoutError in the task that entered it, after a time: what anyio's scopes do, for one task alone."""
+    """Raises TimeoutError in the task that entered it, after a time; cheaper than :func:`asyncio.timeout`."""
 
     __slots__ = ("_handle", "_late", "_seconds", "_task")
 
@@ -23,7 +23,7 @@ class Timer:
     def __enter__(self) -> None:
         task = asyncio.current_task()
         if task is None:
-            raise RuntimeError("a time limit is for a task")
+            raise RuntimeError("a Timer is for a task")
         self._task = task
         self._handle = task.get_loop().call_later(self._seconds, self._expire)
 
@@ -43,10 +43,10 @@ class Timer:
 
 
 class Timeouts:
-    """Calls back when times have passed, unless they are taken back; nearly all are. For one event loop.
+    """Calls functions after a time, unless they are discarded before, as nearly all are. For one event loop.
 
-    There is one timer of the loop for all: one for each would be among the dearest things that a small request takes.
-    It is left as it is when what it was for is taken back, and looks then for what is next.
+    All share one timer of the loop, because a timer for each is a large part of what a small request costs. The timer
+    stays when its function is discarded, and finds the next one when it fires.
     """
 
     __slots__ = ("_due", "_handle", "_keys", "_loop", "_waiting")
@@ -54,12 +54,12 @@ class Timeouts:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: asyncio.TimerHandle | None = None
-        self._due = math.inf  # when the timer looks
+        self._due = math.inf  # when the timer fires
         self._keys = itertools.count()
         self._waiting: dict[int, tuple[float, Callable[[], object]]] = {}
 
     def add(self, seconds: float, callback: Callable[[], object]) -> int:
-        """Call ``callback`` in so many seconds; returns the key by which that is taken back."""
+        """Call ``callback`` in so many seconds; return the key by which it is discarded."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         due, key = self._loop.time() + seconds, next(self._keys)
@@ -69,15 +69,15 @@ class Timeouts:
         return key
 
     def discard(self, key: int) -> None:
-        """Take one back; one that was called or taken back is none."""
+        """Discard a callback; nothing happens where it was called or discarded before."""
         self._waiting.pop(key, None)
 
     def _look_at(self, due: float) -> None:
         assert self._loop is not None
         if self._handle is not None:
             self._handle.cancel()
-        # Loops count milliseconds, of which uvloop rounds: one that is early would look again and again.
-        delay = max(_LEAST_S, due - self._loop.time() + _LEAST_S / 2)
+        # uvloop rounds to milliseconds: a timer that fires early would be set again and again.
+        delay = max(_RESOLUTION_S, due - self._loop.time() + _RESOLUTION_S / 2)
         self._due, self._handle = due, self._loop.call_later(delay, self._look)
 
     def _look(self) -> None:
@@ -86,9 +86,9 @@ class Timeouts:
         self._due, self._handle = math.inf, None
         try:
             for key, (due, callback) in list(self._waiting.items()):
-                if due <= now and self._waiting.pop(key, None) is not None:  # one may take another back
+                if due <= now and self._waiting.pop(key, None) is not None:  # a callback may discard another one
                     callback()
-        finally:  # one that fails does not keep the others
+        finally:  # whatever a callback raises
             left = min((due for due, _ in self._waiting.values()), default=math.inf)
             if left < self._due:
                 self._look_at(left)

@@ -64,8 +64,8 @@ run()
 GATED = """
 import os, sys, time
 gate = sys.argv.pop(1)
-from regnet_deploy.serving import model_version as served
-before = served._run
+from regnet_deploy.serving import model_version
+before = model_version._run
 def run(session, preprocessing, parts):
     while os.path.exists(gate):
         try:
@@ -79,7 +79,7 @@ def run(session, preprocessing, parts):
             raise MemoryError
         time.sleep(0.005)
     return before(session, preprocessing, parts)
-served._run = run
+model_version._run = run
 from regnet_deploy.cli.main import run as main
 main()
 """

@@ -99,11 +99,11 @@ def hook(event, arguments):
         os.write(2, f"{event} {arguments}".encode())
         os._exit(9)
 sys.addaudithook(hook)
-confine = module.confine
-def confine_and_watch(max_pixels):
-    confine(max_pixels)
+limits = module.set_resource_limits
+def limit_and_watch(max_pixels):
+    limits(max_pixels)
     watched.append(True)
-module.confine = confine_and_watch
+module.set_resource_limits = limit_and_watch
 module.main(int(sys.argv[1]), 10**6, 30.0)
 """
 
