@@ -2,7 +2,7 @@
 
     python benchmarks/serving_page.py
 
-`tests/test_serving_benchmark.py` holds that the page is what this program writes.
+`tests/test_serving_benchmark.py` checks that the page is what this program writes.
 """
 
 # ruff: noqa: E501  # lines of the page
@@ -17,14 +17,14 @@ from serving_peers import BY_OPENVINO
 
 PAGE = ROOT / "docs" / "serving-speed.md"
 
-#: What is wanted: figure of the summary, its limit, whether more is better, and how both are written.
+#: Targets: figure of the summary, limit, whether more is better, description.
 TARGETS = (
-    ("tensor_share", 0.90, True, "binary FP32 tensors over HTTP at saturation, share of the bare session's best rate"),
+    ("tensor_share", 0.90, True, "binary FP32 tensors over HTTP at saturation, share of the bare session's rate"),
     ("pixel_share", 0.90, True, "the same with pixels (UINT8)"),
-    ("photo_time_ratio", 1.15, False, "JPEG at saturation, time beside its parts measured apart"),
-    ("photo_time_in_turn", 1.15, False, "the same beside its parts in turn, image for image, without a server"),
-    ("photo_alone_ratio", 1.15, False, "JPEG alone, p50 beside its parts' p50s"),
-    ("photo_alone_in_turn", 1.15, False, "the same beside its parts in turn, without a server"),
+    ("photo_time_ratio", 1.15, False, "JPEG at saturation, time compared with its parts measured separately"),
+    ("photo_time_in_turn", 1.15, False, "the same compared with its parts in one process, without a server"),
+    ("photo_alone_ratio", 1.15, False, "JPEG alone, p50 compared with the sum of its parts' p50"),
+    ("photo_alone_in_turn", 1.15, False, "the same compared with its parts in one process, without a server"),
     ("alone_over_ms", 1.5, False, "a tensor alone, p50 above the bare session's (ms)"),
     ("refused_p99_ms", 50.0, False, "503 under ten times the capacity, p99 (ms)"),
 )
@@ -35,8 +35,8 @@ _BY_CPU = {
     "_cpu_share_without_client": "the server alone",
 }
 _BARE = {
-    "echo": "an echo by Starlette alone",
-    "sink": "Starlette alone that answers with as many bytes as ours, like for like",
+    "echo": "Starlette alone, which echoes the request",
+    "sink": "Starlette alone with a response of the same size (sink)",
 }
 
 
@@ -48,13 +48,13 @@ def wanted_rows(figures: dict[str, dict[str, float]]) -> list[list[str]]:
         if name.endswith("_share"):  # by what programs beside this one change least
             for what, apart in _BY_CPU.items():
                 figure = figures[name.replace("_share", what)]
-                rows.append([f"- by CPU time an image, {apart}", "-", *_shown(figure, ms=False), ""])
+                rows.append([f"- by CPU time per image, {apart}", "-", *_shown(figure, ms=False), ""])
         if f"{name}_openvino" in figures:
-            rows.append(_wanted("- served by OpenVINO, beside the same", figures[f"{name}_openvino"], limit, more, ms))
+            rows.append(_wanted("- with OpenVINO, compared with the same", figures[f"{name}_openvino"], limit, more, ms))
     for name, figure in figures.items():
         if name.startswith("nothing_"):
             _, size, other = name.split("_")
-            rows.append(_wanted(f"no network, {int(size):,} bytes, rate beside {_BARE[other]}", figure, 0.60, True))
+            rows.append(_wanted(f"no network, {int(size):,} bytes, rate compared with {_BARE[other]}", figure, 0.60, True))
     return rows
 
 
@@ -172,12 +172,12 @@ def verdict(result: dict[str, Any], server: str) -> str:
 def overload_text(row: dict[str, Any]) -> str:
     health = ", ".join(f"{status} ({n} times)" for status, n in sorted(row["health"]["statuses"].items()))
     return (
-        f"Pixels, an open loop of {row['offered']:,.0f} requests a second, ten times what was served in turns: of those that "
-        f"left, {row['refused']:,} were refused with 503, p99 {row['refused_p99_ms']:.1f} ms from when they left and "
-        f"{row['refused_from_due_p99_ms']:.1f} ms from when they were due, for the client, on the same cores, was itself late "
-        f"(p99 {row['lag_p99_ms']:.1f} ms); {row['dropped']:,.0f} a round found no room among the client's connections. "
-        f"Meanwhile {row['rate']:.1f} a second were answered rightly, and liveness and readiness said {health}, the slowest "
-        f"after {row['health']['slowest_ms']:.0f} ms."
+        f"Pixels, an open loop of {row['offered']:,.0f} requests/s, ten times the rate measured above: {row['refused']:,} requests "
+        f"were refused with 503, p99 {row['refused_p99_ms']:.1f} ms from the time they were sent and "
+        f"{row['refused_from_due_p99_ms']:.1f} ms from the time they were due, because the client, on the same cores, was late "
+        f"itself (p99 {row['lag_p99_ms']:.1f} ms); {row['dropped']:,.0f} per round found no free connection of the client. "
+        f"Meanwhile {row['rate']:.1f} requests/s were answered correctly, and liveness and readiness probes got {health}, the "
+        f"slowest after {row['health']['slowest_ms']:.0f} ms."
     )
 
 
@@ -188,8 +188,8 @@ def openvino_text(result: dict[str, Any]) -> str:
     many = "; ".join(f"{name} {setting_of(one)}" for name, one in settings.items() if one["in_flight"] > 1)
     return (
         f"By OpenVINO {result['machine']['versions']['openvino']}, which computes the same FP32 files, is proved in the same way "
-        f"and is what `tune` may choose, the server likewise: {many}. It is held beside the bare session of ONNX Runtime, which is "
-        "what was asked for; how it stands beside a bare session of its own the table says."
+        f"and is what `tune` may choose, the server runs with: {many}. The targets compare it with the bare session of ONNX "
+        "Runtime; the table has a bare session of OpenVINO as well."
     )
 
 
@@ -213,37 +213,37 @@ def page() -> str:
         *("CPU ms", "client's", "ours: rate", "ours: p99"),
         *("by OpenVINO: rate", "by OpenVINO: p99"),
     ]
-    return wrapped(f"""# How fast the server is
+    return wrapped(f"""# Speed of the server
 
 `python benchmarks/serving_page.py` writes this page from what `benchmarks/serving.py` and `benchmarks/serving_peers.py`
 measured. Machine: {machine["cpu"]}, {machine["cores"]} cores, {machine["system"]}, Python {machine["python"]}, onnxruntime
 {machine["versions"]["onnxruntime"]}; other programs kept {result["busy_cores_before"]:.2f} cores busy when the first began and
 {peers["busy_cores_before"]:.2f} when the second did. {result["network"]} at 224 pixels in FP32, medians of
-{result["rounds"]} and of {peers["rounds"]} rounds in turns. **Client and server share the {machine["cores"]} cores**: what the client takes is
-in the tables, and is part of what a share of the bare session's rate is lost to. The client is that of
-`regnet-deploy bench`; all loads but the one on overload are closed loops, and every answer of a network is compared with the
-bare session's. 99th percentiles are of all rounds' requests together.
+{result["rounds"]} and of {peers["rounds"]} rounds that alternate between the sides. **Client and server share the {machine["cores"]} cores**: the
+client's CPU time is in the tables, and lowers the server's share of the bare session's rate. The client is that of
+`regnet-deploy bench`; all loads but the overload are closed loops, and every answer of a network is compared with that of
+the bare session. 99th percentiles are those of the requests of all rounds together.
 
-## What is wanted, and what was measured
+## Targets and results
 
-Figures are of medians; the range is that of the figure within each round. A target that lies in the range is undecided.
-The bare session's rate is that of its fastest row below.
+Figures are computed from medians; the range is that of the single rounds. A target within the range is undecided. The rate
+of the bare session is that of its fastest row below.
 
-{table(["figure", "wanted", "measured", "rounds", "met"], wanted_rows(result["summary"]))}
+{table(["figure", "target", "measured", "range of the rounds", "met"], wanted_rows(result["summary"]))}
 
-## Beside its bare parts
+## Compared with its parts
 
-`python benchmarks/serving.py`. The bare session runs in one process, in the three settings that were the fastest of
-one caller and one for each core, batches of 1, 2, 4 and 8, and threads that wait as ours do or spin as ONNX Runtime's own:
-{bare}. The server, the fastest of three settings: tensors {setting_of(settings["http"]["float32"])}; pixels
-{setting_of(settings["http"]["uint8"])}; photographs {setting_of(settings["photos"])}, the fastest of both ways to share
-out the cores with one process that decodes or one for each. Alone means one request after the other,
-{setting_of(settings["alone"])} on both sides. {openvino_text(result)} Photographs are made ones of {photos["width"]}x{photos["height"]} pixels,
+`python benchmarks/serving.py`. The bare session runs in one process. Its three fastest settings are shown, of one caller or
+one for each core, batches of 1, 2, 4 and 8, and threads that block (as ours) or spin (ONNX Runtime's default):
+{bare}. The server runs with the fastest of three settings: tensors {setting_of(settings["http"]["float32"])}; pixels
+{setting_of(settings["http"]["uint8"])}; photographs {setting_of(settings["photos"])}, with one decode process or one for each
+core, whichever was faster. "Alone" means one request at a time, with {setting_of(settings["alone"])} on both sides.
+{openvino_text(result)} Photographs are synthetic, of {photos["width"]}x{photos["height"]} pixels,
 quality {photos["quality"]}, {sum(photos["bytes"]) / len(photos["bytes"]) / 1000:.0f} kB; they run on the variant that takes
-pixels. Their parts measured apart, decoding in a process for each core and the bare session, give
-{result["summary"]["photo_parts_rate"]["value"]:.1f} images/s one part after the other on all cores, and
-{result["summary"]["photo_parts_p50_ms"]["value"]:.2f} ms for one image; `decode and infer` does both in
-turn for each image in one process, so that each finds the caches as the other left them, as it does in a server.
+pixels. Their parts, measured separately (decoding in one process for each core, and the bare session), give
+{result["summary"]["photo_parts_rate"]["value"]:.1f} images/s one after the other on all cores, and
+{result["summary"]["photo_parts_p50_ms"]["value"]:.2f} ms for one image. `decode and infer` does both for each image in one
+process, so that each part evicts the other's data from the caches, as in a server.
 
 {table(columns, side_rows(rows))}
 
@@ -253,28 +253,27 @@ turn for each image in one process, so that each finds the caches as the other l
 
 ## Without a network
 
-A session that answers at once, behind everything else that the server does, and Starlette alone behind the same uvicorn:
-an echo, which is what was asked for, sends back all that it got; a sink sends as many bytes as ours answers with, so of large
-requests it alone is like for like. 16 connections, binary tensors, CPU in
-microseconds a request.
+The complete server with a session that answers at once, and Starlette alone behind the same uvicorn: `echo` sends back the
+request's body; `sink` sends as many bytes as our response has, so for large requests it is the fair comparison. 16
+connections, binary tensors, CPU time in microseconds per request.
 
 {table(["bytes", "server", "requests/s", "rounds", "p50 (ms)", "p99 (ms)", "CPU (us)", "client's (us)"], nothing_rows(result["nothing"]))}
 
-## Beside other servers
+## Compared with other servers
 
-`python benchmarks/serving_peers.py` installs {", ".join(f"{name} {version}" for name, version in beside.items())} into environments of
-their own and gives each the same ONNX files, session options and preprocessing, and the fastest handler that could be
-written for it: LitServe takes raw bytes by a dependency of FastAPI, in one worker process or one for each core, with and
-without batches, by both of its queues; MLServer takes tensors and files as BYTES over gRPC (as FP32, the way that the
-protocol means, in the rows that say so) and runs them in threads; KServe takes raw tensors over gRPC
-and runs them in threads. Each server has the settings that were fastest, in a short look, for the number in flight. Not
-measured: several API servers and other windows of LitServe, adaptive batching of MLServer, its HTTP and its parallel workers (which end at their start under the uvloop that it installs), HTTP, batcher and Ray
-of KServe. The last four columns are how many times ours is as fast, in rate and in p99, by our faster protocol, with the range
-of the rounds: by the runtime that the others use, and by OpenVINO, which computes the same FP32 files and is what `tune`
-may choose.
+`python benchmarks/serving_peers.py` installs {", ".join(f"{name} {version}" for name, version in beside.items())} into separate
+environments and gives each the same ONNX files, session options and preprocessing, and the fastest handler that we could
+write for it: LitServe takes raw bytes through a FastAPI dependency, in one worker process or one for each core, with and
+without batches, with both of its queues; MLServer takes tensors and files as BYTES over gRPC (as FP32, as the protocol
+intends, in the rows that say so) and runs them in threads; KServe takes raw tensors over gRPC and runs them in threads. Each
+server runs with the settings that were fastest in a short trial for the number in flight. Not measured: several API servers
+and other batch windows of LitServe; adaptive batching, HTTP and parallel workers of MLServer (the workers crash at their
+start under the uvloop that it installs); HTTP, batcher and Ray of KServe. The last four columns say how many times faster
+ours is, in rate and in p99, with our faster protocol and the range of the rounds: with the runtime that the others use, and
+with OpenVINO, which computes the same FP32 files and is what `tune` may choose.
 
-By ONNX Runtime: {verdict(peers, "ours")} By OpenVINO: {verdict(peers, BY_OPENVINO)} The network takes most of the time of a request on {peers["machine"]["cores"]} cores, whoever serves it: what can be
-gained over a server that adds little to it is little.
+By ONNX Runtime: {verdict(peers, "ours")} By OpenVINO: {verdict(peers, BY_OPENVINO)} On {peers["machine"]["cores"]} cores the network takes most of the time of a request with every server, so little can be
+gained over a server that adds little to it.
 
 Tensors of FP32, 602 kB:
 

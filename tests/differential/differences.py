@@ -1,4 +1,4 @@
-"""Where our server answers otherwise than a real Triton 2.51 on purpose; docs/compatibility.md is made of it."""
+"""The intended differences between our server and a real Triton 2.51, from which docs/compatibility.md is generated."""
 
 from __future__ import annotations
 
@@ -84,19 +84,19 @@ _BROKEN = "packed-checksum packed-cut packed-trailing packed-wrong packed-member
 JUSTIFIED = (
     Difference(
         "client errors",
-        "JSON that is none, fields that are missing or of another kind, data of another count than the shape's",
+        "invalid JSON, fields that are missing or have a wrong type, data with a wrong number of elements",
         "400",
         "500",
-        "The client's mistake: a 5xx would be repeated by its library and counted against the server.",
+        "It is the client's error: a 5xx would be retried by client libraries and counted as a server error.",
         _client_error_as_server_error,
         lambda: examples.infer("json-cut", text=b'{"inputs": ['),
     ),
     Difference(
         "null",
         "`id`, `outputs` or `parameters` that are `null`",
-        "200, as if it were not there",
+        "200, treated as absent",
         "500",
-        "Many JSON writers send `null` for what they do not have.",
+        "Many JSON writers send `null` for absent values.",
         _null,
         lambda: examples.infer("id-kind", top={"id": None}),
     ),
@@ -105,16 +105,16 @@ JUSTIFIED = (
         "`NaN`, `Infinity`, or a number beyond the range of FP32 in JSON",
         "400",
         "200, with NaN in the answer",
-        "Not JSON (RFC 8259); other parsers cannot read the answer. As binary tensors they are taken.",
+        "Not JSON (RFC 8259); other parsers cannot read the response. Binary tensors may have such values.",
         _tagged("data-NaN data-Infinity data-1e39 data-1e400 data-large-int", {400}, {200}),
         lambda: examples.data("data-NaN", lambda values: [float("nan"), *values[1:]]),
     ),
     Difference(
         "nesting",
-        "data nested otherwise than the shape, with the right count",
+        "data whose nesting differs from the shape, with the right number of elements",
         "400",
         "200, flattened",
-        "Rows that do not add up are a mistake in the client; flattened they are the wrong image.",
+        "It is an error of the client; flattened, it would be the wrong image.",
         _tagged("data-ragged data-flat-rows", {400}, {200}),
         lambda: examples.data("data-ragged", lambda values: [values[:5], values[5:]]),
     ),
@@ -131,37 +131,37 @@ JUSTIFIED = (
     ),
     Difference(
         "depth",
-        "JSON nested more than 100 deep in a field that is not known",
+        "JSON nested more than 100 levels deep in an unknown field",
         "400",
         "200",
-        "A tensor has five levels; what is deeper only takes stack.",
+        "A tensor has five levels; deeper nesting only uses stack.",
         _tagged("json-deep", {400}, {200}),
         lambda: examples.with_text("json-deep", b'{"x":' + b"[" * 150 + b"]" * 150 + b","),
     ),
     Difference(
         "utf-8",
-        "JSON that is not UTF-8, or has half a surrogate pair",
+        "JSON that is not UTF-8, or has a lone surrogate",
         "400",
-        "200, the bytes come back in `id`",
-        "RFC 8259: the answer would not be JSON either.",
+        "200, the bytes are returned in `id`",
+        "RFC 8259: the response would not be JSON either.",
         _tagged("json-utf-8", {400}, {200}),
         lambda: examples.with_text("json-utf-8", b'{"id":"\xff\xfe",'),
     ),
     Difference(
         "length",
-        "`Inference-Header-Content-Length` that only begins with a number: `163.0`, `163x`, `+163`",
+        "`Inference-Header-Content-Length` that only starts with a number: `163.0`, `163x`, `+163`",
         "400",
-        "200, the beginning counts",
-        "Where the JSON ends must not be read in two ways.",
+        "200, the start counts",
+        "The end of the JSON must not be ambiguous.",
         _tagged("header-length", {400}, {200}),
         lambda: examples.infer("header-length", length="+" + str(len(examples.plain(binary=False).json()))),
     ),
     Difference(
         "behind the JSON",
-        "a NUL byte behind the JSON, or in a text of it",
-        "400; the text comes back whole",
-        "200, the text ends there",
-        "What is behind the JSON is not JSON, and a text is as long as it is.",
+        "a NUL byte after the JSON, or in one of its strings",
+        "400; the string is returned whole",
+        "200, the string ends there",
+        "Bytes after the JSON are not JSON, and a string may contain NUL.",
         lambda case, ours, triton: (
             triton.status == 200
             and (
@@ -173,28 +173,28 @@ JUSTIFIED = (
     ),
     Difference(
         "surrogates",
-        "`id` with the escape of half a surrogate pair",
-        "200, it comes back as it was sent",
+        "`id` with the escape of a lone surrogate",
+        "200, returned as sent",
         "500",
-        "The grammar of RFC 8259 has it, and nothing looks into an `id`.",
+        "The grammar of RFC 8259 allows it, and `id` is opaque.",
         lambda case, ours, triton: ours.status == 200 and triton.status == 500 and b"\\ud800" in case.body,
         lambda: examples.with_text("json-surrogate", b'{"id":"\\ud800",'),
     ),
     Difference(
         "outputs twice",
-        "the one output named twice",
+        "the one output requested twice",
         "400",
-        "200, once in the answer",
-        "The two may contradict each other in `parameters`.",
+        "200, once in the response",
+        "The two may have contradicting `parameters`.",
         _tagged("outputs-twice", {400}, {200}),
         lambda: examples.infer("outputs-twice", top={"outputs": [{"name": "logits"}, {"name": "logits"}]}),
     ),
     Difference(
         "binary_data_output",
-        "`binary_data_output` with a list of `outputs` that do not say `binary_data`",
+        "`binary_data_output` with a list of `outputs` without `binary_data`",
         "200, binary",
         "200, JSON",
-        "The extension's text: it is the default of all outputs. Clients read the answer's header.",
+        "By the extension's text it is the default of all outputs. Clients read the response's header.",
         _all_binary,
         lambda: examples.infer(
             "outputs-right", top={"outputs": [{"name": "logits"}], "parameters": {"binary_data_output": True}}
@@ -202,10 +202,10 @@ JUSTIFIED = (
     ),
     Difference(
         "input parameters",
-        "`parameters` of an input or output that are no object",
+        "`parameters` of an input or output that are not an object",
         "400",
-        "200, passed over",
-        "Nothing that a client wanted is passed over in silence.",
+        "200, ignored",
+        "Nothing that a client requests is ignored silently.",
         _tagged("junk-parameters outputs-parameters parameters-kind", {400}, {200}),
         lambda: examples.tensor("junk-parameters", parameters=[1]),
     ),
@@ -214,7 +214,7 @@ JUSTIFIED = (
         "a custom parameter of a request that is `null`",
         "200",
         "400",
-        "As with `null` elsewhere.",
+        "As `null` elsewhere.",
         _tagged("parameters-custom parameters-headers parameters-sequence_id", {200}, {400}),
         lambda: examples.infer("parameters-custom", top={"parameters": {"custom": None}}),
     ),
@@ -223,7 +223,7 @@ JUSTIFIED = (
         "tensors in shared memory",
         "400",
         "400 or 404, unless the region is registered",
-        "Not offered: `/v2` does not list the extension.",
+        "Not supported: `/v2` does not list the extension.",
         _tagged("outputs-shared-memory input-parameters-shared_memory_region", {400}, {200, 404}),
         lambda: examples.infer(
             "outputs-shared-memory",
@@ -232,10 +232,10 @@ JUSTIFIED = (
     ),
     Difference(
         "broken compression",
-        "gzip or deflate data cut off, with a wrong checksum, with something behind it, or one named as the other",
+        "gzip or deflate data that is cut off, has a wrong checksum or trailing bytes, or is declared as the other",
         "400",
-        "200, what could be unpacked is taken",
-        "A damaged tensor is answered with a wrong answer.",
+        "200, with the part that could be decompressed",
+        "A damaged tensor would get a wrong answer.",
         _tagged(_BROKEN, {400}, {200, 500}),
         lambda: examples.packed("checksum"),
     ),
@@ -244,7 +244,7 @@ JUSTIFIED = (
         "`Content-Encoding: x-gzip`, or empty",
         "200",
         "501",
-        "RFC 9110: x-gzip is gzip; nothing is nothing.",
+        "RFC 9110: x-gzip is gzip, and empty is none.",
         _tagged("packed-x-gzip packed-none packed-identity packed-upper", {200, 400}, {501}),
         lambda: examples.packed("x-gzip"),
     ),
@@ -253,7 +253,7 @@ JUSTIFIED = (
         "another Content-Encoding",
         "415",
         "501",
-        "RFC 9110 has 415 for it; 501 is about methods.",
+        "RFC 9110 defines 415 for it; 501 is for methods.",
         _tagged("packed-*", {415}, {501}),
         lambda: examples.packed("unknown"),
     ),
@@ -262,7 +262,7 @@ JUSTIFIED = (
         "version `01`",
         "404",
         "200",
-        "A version has one name, in URLs as in metrics and logs.",
+        "A version has one name in URLs, metrics and logs.",
         lambda case, ours, triton: (
             _path(case, "/versions/01") and ours.status in (400, 404) and triton.status in (200, 405, 500)
         ),
@@ -270,10 +270,10 @@ JUSTIFIED = (
     ),
     Difference(
         "unknown version",
-        "a model or version that there is not, or a version that is no number",
-        "404; 400 of `/ready`; 405 with the wrong method",
+        "an unknown model or version, or a version that is not a number",
+        "404; 400 for `/ready`; 405 with the wrong method",
         "400 or 404, by endpoint",
-        "One status for one mistake; of `/ready`, Triton's.",
+        "One status for one error; for `/ready`, that of Triton.",
         lambda case, ours, triton: (
             _path(case, "/versions/", "/other/")
             and ours.status in (400, 404, 405)
@@ -285,7 +285,7 @@ JUSTIFIED = (
     Difference(
         "escaped paths",
         "a path with escapes, such as `/v2/models/regn%65t`",
-        "as the path it stands for",
+        "as the decoded path",
         "404",
         "RFC 3986: both are the same path.",
         lambda case, ours, triton: "%" in case.path and triton.status in (400, 404, 405) and ours.status < 500,
@@ -296,7 +296,7 @@ JUSTIFIED = (
         "HEAD where there is GET",
         "as GET, without a body",
         "405",
-        "RFC 9110 asks for it; probes send it.",
+        "RFC 9110 requires it; probes send it.",
         _head,
         lambda: examples.ask("HEAD", "/v2/models/regnet", b"", "method"),
     ),
@@ -305,16 +305,16 @@ JUSTIFIED = (
         "`/v2/`",
         "as `/v2`",
         "404",
-        "The protocol's OpenAPI file has the slash, its text has not.",
+        "The protocol's OpenAPI file has the slash, its text does not.",
         lambda case, ours, triton: case.path == "/v2/" and ours.status in (200, 405) and triton.status == 404,
         lambda: examples.ask("GET", "/v2/"),
     ),
     Difference(
         "unknown method",
-        "a method that is not one of HTTP",
+        "a method that HTTP does not define",
         "400",
         "405, or the connection is closed",
-        "The parser of requests knows methods by name; no client of the protocol sends one.",
+        "The HTTP parser knows methods by name; no client of the protocol sends others.",
         lambda case, ours, triton: (
             case.method in ("NOPE", "get") and ours.status == 400 and triton.status in (0, 404, 405)
         ),
@@ -325,7 +325,7 @@ JUSTIFIED = (
         "`/v2/models/.../generate`",
         "404",
         "as the extension for language models has it",
-        "Not offered: `/v2` does not list the extension.",
+        "Not supported: `/v2` does not list the extension.",
         lambda case, ours, triton: case.path.endswith("/generate") and ours.status == 404,
         lambda: examples.infer("path", path="/v2/models/regnet/generate"),
     ),
@@ -334,7 +334,7 @@ JUSTIFIED = (
         "`/v2`",
         "its own name, version and extensions",
         "those of Triton",
-        "It is no Triton; what it lists it has.",
+        "It is not Triton; it has the extensions that it lists.",
         lambda case, ours, triton: case.path == "/v2" and ours.status == triton.status == 200,
         lambda: examples.ask("GET", "/v2"),
     ),
@@ -343,7 +343,7 @@ JUSTIFIED = (
         "`/v2/health/...` and `/v2/models/.../ready`",
         "200 and JSON",
         "200 and an empty body",
-        "The protocol has a body; clients look at the status.",
+        "The protocol defines a body; clients read the status.",
         lambda case, ours, triton: (
             (_path(case, "/v2/health/") or case.path.endswith("/ready"))
             and ours.status == triton.status == 200
@@ -355,8 +355,8 @@ JUSTIFIED = (
         "reasons",
         "`POST /v2/repository/index`",
         "each entry with `reason`",
-        "without, where it is empty",
-        "One shape of entries; clients read both.",
+        "without it, if empty",
+        "All entries have the same fields; clients accept both.",
         lambda case, ours, triton: (
             case.path == "/v2/repository/index"
             and ours.status == triton.status == 200
@@ -366,19 +366,19 @@ JUSTIFIED = (
     ),
     Difference(
         "index of what",
-        "`POST /v2/repository/index` with a body that is no object",
+        "`POST /v2/repository/index` with a body that is not an object",
         "400",
-        "200, passed over",
-        "Nothing that a client wanted is passed over in silence.",
+        "200, ignored",
+        "Nothing that a client requests is ignored silently.",
         lambda case, ours, triton: case.path == "/v2/repository/index" and ours.status == 400 and triton.status == 200,
         lambda: examples.ask("POST", "/v2/repository/index", b"[]", "body"),
     ),
     Difference(
         "control",
-        "load and unload, with a body that is no JSON",
+        "load and unload, with a body that is not JSON",
         "503, as with any body",
         "500",
-        "What is not allowed is not read.",
+        "The body of a request that is not allowed is not read.",
         lambda case, ours, triton: (
             _path(case, "/load", "/unload") and ours.status == 503 and triton.status in (400, 500)
         ),

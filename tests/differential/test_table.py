@@ -1,4 +1,4 @@
-"""docs/compatibility.md is made of the table of differences; COMPATIBILITY_WRITE=1 writes it again."""
+"""docs/compatibility.md is generated from the table of differences; COMPATIBILITY_WRITE=1 writes it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "compatibility.md"
 
 _TEXT = """# Compatibility with Triton
 
-Clients of Triton work unchanged: `tritonclient` over HTTP and gRPC, `perf_analyzer`, and whatever speaks the Open
+Clients of Triton work unchanged: `tritonclient` over HTTP and gRPC, `perf_analyzer`, and other clients of the Open
 Inference Protocol v2 with the extensions that `GET /v2` lists. `pytest -m triton tests/differential` sends the same
-requests, right ones and such that are wrong in every way that their generator knows, to this server and to a real
-Triton 2.51 (24.10) with the same network, and compares statuses, names, shapes, types and numbers. This table is all
-in which they differ; the test fails of anything else, and of an entry that is not so any more. Texts of errors are not
-compared. Over gRPC the codes are Triton's, but for what the table says of HTTP.
+valid and invalid requests to this server and to a real Triton 2.51 (24.10) with the same network, and compares
+statuses, names, shapes, types and numbers. This table lists all differences: the test fails for any other difference,
+and for an entry that is no longer true. Texts of errors are not compared. Over gRPC the codes are those of Triton,
+except for the differences of HTTP in the table.
 
 | request | this server | Triton 2.51 | why |
 | --- | --- | --- | --- |
 """
 
 _END = """
-Triton has no limits like these, so they are not compared: 413 of a body, an image or JSON that is too large, 408 of one
-that does not arrive, 431 of a head, 503 with `Retry-After` of requests, connections or images beyond those that have
-room, 504 of a deadline, 401 without the token.
+Triton lacks these limits, so they are not compared: 413 for a body, an image or JSON that is too large, 408 for a
+body that does not arrive, 431 for a head that is too large, 503 with `Retry-After` for too many requests, connections
+or images, 504 for a deadline, 401 without the token.
 """
 
 
@@ -38,7 +38,7 @@ def test_the_page_is_the_table(differences: Any):
     made = page(differences)
     if os.environ.get("COMPATIBILITY_WRITE"):
         PAGE.write_text(made, encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == made, "COMPATIBILITY_WRITE=1 pytest tests/differential writes it again"
+    assert PAGE.read_text(encoding="utf-8") == made, "COMPATIBILITY_WRITE=1 pytest tests/differential writes it"
 
 
 def test_entries_have_names_of_their_own(differences: Any):
