@@ -163,7 +163,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rounds = measure_rounds(Path(folder), options.parts or default, options.rounds, options.seconds)
     result = json.loads(options.json.read_text()) if options.json.exists() else {}
-    result |= {"machine": describe_machine().to_json(), "network": NETWORK, "seconds": options.seconds}
+    result |= {"machine": describe_machine().to_json(), "name": NETWORK, "seconds": options.seconds}
     before = result.get(kind, {}).get("rounds", []) if options.append else []
     result[kind] = {"busy_cores_before": busy, "rounds": [*before, *rounds]}
     result[kind]["summary"] = summarize(result[kind]["rounds"])

@@ -50,11 +50,15 @@ def wanted_rows(figures: dict[str, dict[str, float]]) -> list[list[str]]:
                 figure = figures[name.replace("_share", what)]
                 rows.append([f"- by CPU time per image, {apart}", "-", *_shown(figure, ms=False), ""])
         if f"{name}_openvino" in figures:
-            rows.append(_wanted("- with OpenVINO, compared with the same", figures[f"{name}_openvino"], limit, more, ms))
+            rows.append(
+                _wanted("- with OpenVINO, compared with the same", figures[f"{name}_openvino"], limit, more, ms)
+            )
     for name, figure in figures.items():
         if name.startswith("nothing_"):
             _, size, other = name.split("_")
-            rows.append(_wanted(f"no network, {int(size):,} bytes, rate compared with {_BARE[other]}", figure, 0.60, True))
+            rows.append(
+                _wanted(f"no network, {int(size):,} bytes, rate compared with {_BARE[other]}", figure, 0.60, True)
+            )
     return rows
 
 
@@ -193,6 +197,90 @@ def openvino_text(result: dict[str, Any]) -> str:
     )
 
 
+#: Part of the connection layer -> what it does, the line of the checklist (tests/checklist) that fails without it, and
+#: what became of it.
+PARTS = {
+    "body_receiver": ("bodies are received into the memory in which they are used", "", "kept"),
+    "response_coalescing": ("head and body of a response in one write", "", "deleted"),
+    "scheduling": ("the event loop does not preempt inferences (`SCHED_BATCH`)", "", "deleted"),
+    "allocator": ("glibc keeps freed memory (`mallopt`)", "", "deleted"),
+    "http_parser": ("`Upgrade` does not end a request's body", "07e", "kept"),
+    "head_deadline": ("time limit of a request's head", "11", "kept"),
+    "write_stall_deadline": ("time limit of a client that does not read", "11c", "kept"),
+    "idle_eviction": ("idle connections make room for new ones", "12b", "kept"),
+    "head_size_limit": ("64 KiB of head, chunk sizes and trailers", "07c, 09", "kept"),
+    "pipelining_limit": ("100 pipelined requests", "07h", "kept"),
+    "health_connections": ("health requests on a server that is full", "12a", "kept"),
+}
+
+
+def ablation_rows(summary: dict[str, Any]) -> list[list[str]]:
+    """Return a row for each part: what its removal changes in rate and p99 in each case."""
+    measured = list(dict.fromkeys(part for parts in summary.values() for part in parts))
+    rows = []
+    for part in measured:
+        cells = []
+        for parts in summary.values():
+            cells += [_change(parts[part][figure]) if part in parts else "-" for figure in ("rate", "p99_ms")]
+        rows.append([part.replace("nothing", "nothing (control)"), *cells])
+    return rows
+
+
+def _change(figure: dict[str, float]) -> str:
+    value, low, high = (f"{100 * (figure[name] - 1):+.1f}" for name in ("ratio", "low", "high"))
+    return f"{value} % ({low} to {high})"
+
+
+def connection_text() -> str:
+    ablation, servers = read("serving_ablation"), read("serving_http_servers")
+    network, noop = ablation["network"], ablation["noop"]
+    machine = ablation["machine"]
+    columns = ["without"] + [f"{case}: {name}" for case in network["summary"] for name in ("rate", "p99")]
+    noop_columns = ["without"] + [f"{case}: {name}" for case in noop["summary"] for name in ("rate", "p99")]
+    parts = [[name, *words] for name, words in PARTS.items()]
+    rows = [
+        [
+            f"{int(size):,}",
+            name,
+            f"{row['rate']:,.0f}",
+            f"{row['p50_ms']:.2f}",
+            f"{row['p99_ms']:.1f}",
+            f"{1000 * row['server_cpu_ms']:.0f}",
+        ]
+        for size, several in servers["bytes"].items()
+        for name, row in several.items()
+    ]
+    return f"""## Connection layer
+
+The server uses uvicorn's HTTP protocol with parts of its own around it. `python benchmarks/serving_ablation.py` switches off
+one part at a time and measures that server and the complete one in turns; a part stays if it brings 2 % of rate or p99 on the
+real network, or if a test of the checklist fails without it.
+
+{table(["part", "what it does", "checklist", "decision"], parts)}
+
+Change in rate and p99 when a part is switched off, with a 95 % interval; negative rates and positive p99 mean that the part
+helps. {ablation["name"]} at 224 pixels in FP32, default settings, {len(network["rounds"])} rounds on {machine["cores"]} cores
+({machine["cpu"]}), tensors of 602 kB and JPEG files of 58 kB; the machine was shared with other programs, which the interval
+of the control shows.
+
+{table(columns, ablation_rows(network["summary"]))}
+
+A session that answers at once, {len(noop["rounds"])} rounds, requests of two sizes:
+
+{table(noop_columns, ablation_rows(noop["summary"]))}
+
+No public option of uvicorn covers these limits: `limit_concurrency` refuses health requests as well and closes no idle
+connection, `h11_max_incomplete_event_size` is for the slower h11 parser, and there is no time limit for heads, bodies or
+clients that do not read. hypercorn has `h11_max_incomplete_size` and `read_timeout`, which restarts with every byte, and no limit
+of connections or of writing. granian has `http1_header_read_timeout`, `http1_buffer_size` and `backpressure`, but does not
+close idle connections in favour of new ones, does not answer health requests when it is full, and has no time limit of
+writing. So none of them passes checklist lines 11c, 12a and 12b. `python benchmarks/serving_http_servers.py` measures the same
+Starlette application behind each; 16 requests in flight, bodies of two sizes, responses of 4,200 bytes:
+
+{table(["bytes", "server", "requests/s", "p50 (ms)", "p99 (ms)", "CPU (us)"], rows)}
+"""
+
+
 def wrapped(text: str) -> str:
     """Fill the lines of paragraphs; headings and tables stay as they are."""
     parts = text.split("\n\n")
@@ -259,6 +347,7 @@ connections, binary tensors, CPU time in microseconds per request.
 
 {table(["bytes", "server", "requests/s", "rounds", "p50 (ms)", "p99 (ms)", "CPU (us)", "client's (us)"], nothing_rows(result["nothing"]))}
 
+{connection_text()}
 ## Compared with other servers
 
 `python benchmarks/serving_peers.py` installs {", ".join(f"{name} {version}" for name, version in beside.items())} into separate

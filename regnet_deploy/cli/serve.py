@@ -1,4 +1,4 @@
-"""``regnet-deploy serve``: answer requests over HTTP and gRPC."""
+"""``regnet-deploy serve``: serve models over HTTP and gRPC."""
 
 from __future__ import annotations
 
@@ -23,20 +23,22 @@ _PASSED_ON = (
     *("log_format", "log_requests", "trace_url"),
 )
 
-#: Headings of the help, and what stands under them.
+#: Headings of the help and their options.
 _SECTIONS = {
-    "Where": ("host", "port", "grpc_port", "metrics_port", "token_file", "tls_cert", "tls_key"),
-    "What, and by whom": ("name", "variant", "runtime", "device", "build_engine", "poll_s"),
-    "How fast (see `regnet-deploy tune`)": ("executors", "threads", "batch", "max_delay_ms", "decoders"),
+    "Network": ("host", "port", "grpc_port", "metrics_port", "token_file", "tls_cert", "tls_key"),
+    "Model": ("name", "variant", "runtime", "device", "build_engine", "poll_s"),
+    "Performance (see `regnet-deploy tune`)": ("executors", "threads", "batch", "max_delay_ms", "decoders"),
     "Limits of a request": ("max_batch", "max_body_mb", "max_megapixels", "deadline_ms", "read_timeout_s"),
-    "Limits of all together": ("max_queue", "max_in_flight", "max_bodies_mb", "max_connections"),
+    "Limits of all requests together": ("max_queue", "max_in_flight", "max_bodies_mb", "max_connections"),
     "Operation": ("linger_s", "drain_s", "hung_s", "log_format", "log_requests", "trace_url"),
 }
 
 
 @click.command(cls=SectionedCommand, sections=_SECTIONS)
 @bundle_argument
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 listens on all addresses."
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -44,58 +46,64 @@ _SECTIONS = {
     show_default=True,
     envvar="REGNET_DEPLOY_PORT",
     show_envvar=True,
-    help="0 takes a free one.",
+    help="HTTP port; 0 takes a free one.",
 )
-@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Answer gRPC on this port as well.  [default: not]")
+@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC.  [default: no gRPC]")
 @click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     envvar="REGNET_DEPLOY_METRICS_PORT",
     show_envvar=True,
-    help="Answer /metrics here alone.  [default: on --port, if that is loopback or asks for a token]",
+    help="Port for /metrics only.  [default: --port, if it is on loopback or requires a token]",
 )
-@click.option("--name", default="regnet", show_default=True, help="Name of the model, where BUNDLE is a bundle.")
+@click.option("--name", default="regnet", show_default=True, help="Name of the model, if BUNDLE is a bundle.")
 @click.option(
-    "--variant", metavar="NAME", help="Exported variant to run.  [default: as tuned here, else the fastest proved]"
+    "--variant", metavar="NAME", help="Exported variant to run.  [default: as tuned on this machine, else the fastest]"
 )
 @click.option(
     "--runtime",
     type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
     default="auto",
     show_default=True,
-    help="Who runs it: engines by tensorrt, ONNX files by the others.",
+    help="Runtime: tensorrt runs engines, the others run ONNX files.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="auto is cuda where onnxruntime-gpu and a GPU are there; tensorrt is ONNX Runtime's provider of TensorRT.",
+    help="auto is cuda if onnxruntime-gpu and a GPU are present; tensorrt is ONNX Runtime's TensorRT provider.",
 )
 @click.option(
     "--build-engine",
     is_flag=True,
-    help="Build the engine of --variant from its ONNX file where the bundle has none for this GPU; takes minutes.",
+    help="Build the engine of --variant from its ONNX file if the bundle has none for this GPU; takes minutes.",
 )
-@click.option("--executors", type=click.IntRange(1, 256), help="Inferences at a time.  [default: as tuned, else 1]")
+@click.option("--executors", type=click.IntRange(1, 256), help="Concurrent inferences.  [default: as tuned, else 1]")
 @click.option(
     "--threads", type=click.IntRange(1), help="CPU threads of an inference.  [default: as tuned, else cores/executors]"
 )
-@click.option("--batch", type=click.IntRange(1), help="Images in an inference.  [default: as tuned, else 8]")
+@click.option(
+    "--batch", type=click.IntRange(1), help="Maximum batch of an inference, in images.  [default: as tuned, else 8]"
+)
 @click.option(
     "--max-delay",
     "max_delay_ms",
     type=FiniteFloat(0, 10_000),
-    help="ms for which a batch waits for company.  [default: as tuned, else 0]",
+    help="ms for which an incomplete batch waits for more requests.  [default: as tuned, else 0]",
 )
-@click.option("--decoders", type=click.IntRange(1, 256), help="Processes that decode images.  [default: the cores]")
-@click.option("--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Images in one request.")
+@click.option(
+    "--decoders", type=click.IntRange(1, 256), help="Processes that decode images.  [default: number of cores]"
+)
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Maximum number of images in a request."
+)
 @click.option(
     "--max-queue",
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Images that wait for an inference; more get 503 and Retry-After.",
+    help="Maximum number of images that wait for an inference; more get 503 and Retry-After.",
 )
 @click.option(
     "--deadline",
@@ -103,30 +111,38 @@ _SECTIONS = {
     type=PositiveFloat(),
     default=30_000,
     show_default=True,
-    help="ms after its arrival in which a request's inference is done, or it gets 504; a request may ask for less.",
+    help="ms from a request's arrival until it gets 504 if its inference is not done; a request may ask for less.",
 )
-@click.option("--max-body-mb", type=PositiveFloat(), default=32, show_default=True, help="Size of one request.")
+@click.option(
+    "--max-body-mb", type=PositiveFloat(), default=32, show_default=True, help="Maximum size of a request, MB."
+)
 @click.option(
     "--max-bodies-mb",
     type=PositiveFloat(),
     default=256,
     show_default=True,
-    help="Size of all requests in flight together.",
+    help="Maximum size of all requests in flight together, MB.",
 )
-@click.option("--max-megapixels", type=PositiveFloat(), default=25, show_default=True, help="Size of one image.")
+@click.option(
+    "--max-megapixels",
+    type=PositiveFloat(),
+    default=25,
+    show_default=True,
+    help="Maximum size of an image, megapixels.",
+)
 @click.option(
     "--max-in-flight",
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Requests at a time; more get 503 and Retry-After.",
+    help="Maximum number of requests in flight; more get 503 and Retry-After.",
 )
 @click.option(
     "--max-connections",
     type=click.IntRange(1),
     default=512,
     show_default=True,
-    help="Open connections; for more, idle ones are closed, and where none is, they get 503.",
+    help="Maximum number of open connections; for more, idle ones are closed; if none is idle, 503.",
 )
 @click.option(
     "--read-timeout",
@@ -134,7 +150,7 @@ _SECTIONS = {
     type=PositiveFloat(),
     default=30,
     show_default=True,
-    help="Seconds in which the head of a request must have arrived, then its body, and its answer begun to be taken.",
+    help="Seconds in which the head of a request must arrive, then its body, and in which a client must read.",
 )
 @click.option(
     "--hung-after",
@@ -142,7 +158,7 @@ _SECTIONS = {
     type=PositiveFloat(),
     default=60,
     show_default=True,
-    help="Seconds in an inference after which /v2/health/live says that the server hangs.",
+    help="Seconds of an inference after which /v2/health/live reports that the server hangs.",
 )
 @click.option(
     "--linger",
@@ -150,7 +166,7 @@ _SECTIONS = {
     type=FiniteFloat(0, 3600),
     default=0,
     show_default=True,
-    help="Seconds after SIGTERM in which /v2/health/ready says 503 but requests are still answered, for balancers.",
+    help="Seconds after SIGTERM in which /v2/health/ready is 503 but requests are answered, for load balancers.",
 )
 @click.option(
     "--drain",
@@ -158,7 +174,7 @@ _SECTIONS = {
     type=PositiveFloat(),
     default=30,
     show_default=True,
-    help="Seconds that requests have to finish after SIGTERM.",
+    help="Seconds that requests in flight have to finish after SIGTERM.",
 )
 @click.option(
     "--poll",
@@ -166,12 +182,12 @@ _SECTIONS = {
     type=FiniteFloat(0, 1e6),
     default=5,
     show_default=True,
-    help="Seconds between two looks for new versions; 0 does not look.",
+    help="Seconds between two checks for new versions; 0: no checks.",
 )
 @click.option(
     "--token-file",
     type=click.Path(),
-    help="File with the bearer token that clients must show.  [default: REGNET_DEPLOY_TOKEN, if set]",
+    help="File with the bearer token that clients must send.  [default: REGNET_DEPLOY_TOKEN, if set]",
 )
 @click.option("--tls-cert", type=click.Path(), help="Certificate chain (PEM) for TLS; with --tls-key.")
 @click.option("--tls-key", type=click.Path(), help="Private key (PEM) of --tls-cert.")
@@ -180,21 +196,24 @@ _SECTIONS = {
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Of the log, on stderr.",
+    help="Format of the log on stderr.",
 )
-@click.option("--log-requests", is_flag=True, help="Log every request, not only those that the server failed.")
+@click.option("--log-requests", is_flag=True, help="Log every request, not only failed ones.")
 @click.option(
-    "--trace", "trace_url", metavar="URL", help="Send OpenTelemetry spans here, such as http://localhost:4318."
+    "--trace",
+    "trace_url",
+    metavar="URL",
+    help="Send OpenTelemetry spans to this collector, such as http://localhost:4318.",
 )
 @json_option
 def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **options: Any) -> None:
-    """Answer requests: images to labels, tensors by the Open Inference Protocol v2, over HTTP and gRPC.
+    """Serve a model: classify images, and run tensors by the Open Inference Protocol v2, over HTTP and gRPC.
 
-    BUNDLE is a bundle or a folder of models: MODEL/VERSION/bundle.json. Golden sets are replayed first: what does not
-    agree with the trained model on this machine is not served (exit code 3). When requests are answered, a line that
-    begins with "ready:" is written to stderr (an event with --log-format json; with --json, an object to stdout too).
-    A bundle that changes, or a new version beside it, is proved and takes the place of the old one without losing a
-    request; one that fails is refused while the old one serves.
+    BUNDLE is a bundle or a folder of models: MODEL/VERSION/bundle.json. Golden sets are replayed first: a variant that
+    does not agree with the trained model on this machine is not served (exit code 3). When requests are accepted, a
+    line that starts with "ready:" is written to stderr (an event with --log-format json; with --json, also an object to
+    stdout). A bundle that changes, or a new version beside it, is checked on its golden set and replaces the old one
+    without losing a request; if it fails, it is refused and the old one goes on serving.
 
     \b
     Example:
@@ -274,7 +293,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
 def _print_ready(ready: ServerReady, bundle_path: str) -> None:
     for model, agreement in ready.models:
         if not model.card["trained"]:
-            print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
+            print_message(f"{bundle_path} is not trained: its predictions are meaningless")
         if model.note:
             print_message(f"{model.name}: {model.note}")
         print_message(
@@ -290,19 +309,19 @@ def _print_ready(ready: ServerReady, bundle_path: str) -> None:
 
 
 def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
-    """Return the files for TLS, tried out.
+    """Return the files for TLS, after loading them.
 
     Raises:
-        UsageError: one without the other, or files that are no certificate and its key.
+        UsageError: one without the other, or files that are not a certificate and its key.
     """
     import ssl
 
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
-        raise UsageError("--tls-cert and --tls-key go together")
+        raise UsageError("--tls-cert and --tls-key need each other")
     try:
-        # With an empty password, or the library would ask the terminal for one.
+        # Without a password, the library would ask for one on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except OSError as error:  # SSLError is one
         reason = error.strerror if not isinstance(error, ssl.SSLError) else (error.reason or "not PEM")
@@ -311,7 +330,7 @@ def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
 
 
 def _build(bundle: Bundle, variant: str) -> Session:
-    """Build the engine of a variant for this machine, for this run alone: the bundle may be read-only."""
+    """Build the engine of a variant for this machine and this run only: the bundle may be read-only."""
     from regnet_deploy.engines.engine_builder import rebuild_engine
     from regnet_deploy.engines.gpu import find_gpu
 

@@ -190,8 +190,8 @@ class TestEngines:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key go together"),
-        (["--tls-key", "cert.pem"], "--tls-cert and --tls-key go together"),
+        (["--tls-cert", "cert.pem"], "--tls-cert and --tls-key need each other"),
+        (["--tls-key", "cert.pem"], "--tls-cert and --tls-key need each other"),
         (["--tls-cert", "nowhere.pem", "--tls-key", "cert.pem"], "cannot be used: No such file"),
         (["--tls-cert", "empty.pem", "--tls-key", "empty.pem"], "cannot be used: "),
         (["--token-file", "nowhere"], "the token's file nowhere cannot be read"),

@@ -297,7 +297,7 @@ async def test_another_number_of_answers_than_images_is_an_error_and_nobody_gets
         return answer(np.concatenate(parts)[:-1])
 
     batcher = Batcher([wrong], Batching())
-    with pytest.raises(RuntimeError, match="1 answers to 2 images"):
+    with pytest.raises(RuntimeError, match="1 rows of logits for 2 images"):
         await batcher.run(images(1, 2))
     batcher.close()
 

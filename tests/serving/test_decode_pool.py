@@ -171,7 +171,7 @@ def test_a_worker_that_was_killed_is_replaced_and_nobody_notices(caplog: pytest.
     with caplog.at_level(logging.WARNING, "regnet_deploy.serving"):
         asyncio.run(work())
     assert [record.getMessage() for record in caplog.records] == [
-        "a decode process ended (SIGKILL): another one is started"
+        "a decode process ended (SIGKILL): it is replaced"
     ]
 
 
@@ -202,7 +202,7 @@ def test_an_image_that_two_workers_fail_at_is_given_up_and_others_are_not(image:
             if image == b"long":  # its pixels had come in full: what came behind them is the end of the worker alone
                 await asyncio.wait([bad])
             else:
-                with pytest.raises(DecodeFailed, match=r"^image: what decodes it ended over it, twice$"):
+                with pytest.raises(DecodeFailed, match=r"^image: its decode process ended, twice$"):
                     await bad
             assert all(await asyncio.gather(*others))
             await until(lambda: len(pool.pids) == 2)
@@ -226,7 +226,7 @@ def test_an_image_that_takes_two_workers_too_long_is_late_and_they_are_replaced(
             assert pool.restarts == 2
 
     asyncio.run(work())
-    assert "a decode process ended (more than 0.5 s with an image)" in caplog.text
+    assert "a decode process ended (an image took more than 0.5 s)" in caplog.text
 
 
 def test_an_image_whose_worker_hangs_is_decoded_by_another() -> None:
@@ -378,7 +378,7 @@ def test_a_pool_that_cannot_start_says_so(
 ) -> None:
     monkeypatch.setattr(decode_process, "_PROGRAM", program)
     monkeypatch.setattr(decode_process.sys, "executable", executable)
-    with pytest.raises(ServerError, match=f"^the processes that decode images do not start: {reason}"):
+    with pytest.raises(ServerError, match=f"^the decode processes do not start: {reason}"):
         asyncio.run(DecodePool(2, MAX_PIXELS).start())
 
 

@@ -155,7 +155,7 @@ module.main(int(sys.argv[1]), 10**6, 30.0)
 def test_an_image_that_takes_too_much_memory_is_refused_and_the_next_is_not() -> None:
     with worker(HUNGRY) as (_, stream):
         read(stream)
-        assert ask(stream, b"much") == (REFUSED, b"image: takes more memory to decode than an image of its size should")
+        assert ask(stream, b"much") == (REFUSED, b"image: needs more memory to decode than an image of its size should")
         assert ask(stream, encoded())[0] == PIXELS
 
 

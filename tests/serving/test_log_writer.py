@@ -37,11 +37,11 @@ def test_lines_of_a_kind_are_limited_and_those_kept_back_are_counted():
     assert [limit.allow("a", now) for now in (10.0, 10.1, 10.2, 10.9)] == [True, True, False, False]
     assert limit.allow("b", 10.9)
     assert limit.waiting()
-    assert limit.kept_back(10.95) == {}
+    assert limit.suppressed(10.95) == {}
     assert [limit.allow("a", now) for now in (11.0, 11.1, 11.2)] == [True, True, False], "another second"
-    assert limit.kept_back(11.3) == {"a": 2}
-    assert limit.kept_back(99.0) == {"a": 1}
-    assert limit.kept_back(99.0) == {}
+    assert limit.suppressed(11.3) == {"a": 2}
+    assert limit.suppressed(99.0) == {"a": 1}
+    assert limit.suppressed(99.0) == {}
     assert not limit.waiting()
 
 

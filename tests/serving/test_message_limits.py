@@ -33,7 +33,7 @@ def after(work: Callable[[], Awaitable[None]]) -> None:
 
 def test_silent_streams_of_one_connection_leave_places_to_others():
     async def work() -> None:
-        arriving = MessageLimits(4, 3600.0, of_a_peer=3, waiting_of_a_peer=10)
+        arriving = MessageLimits(4, 3600.0, per_peer=3, waiting_per_peer=10)
         streams = silent(arriving, "a", 8)
         await asyncio.sleep(0)
         for _ in range(10):
@@ -45,7 +45,7 @@ def test_silent_streams_of_one_connection_leave_places_to_others():
 
 def test_who_keeps_others_waiting_goes_after_a_moment_the_one_with_most_first():
     async def work() -> None:
-        arriving = MessageLimits(4, 0.05, of_a_peer=3, waiting_of_a_peer=10)
+        arriving = MessageLimits(4, 0.05, per_peer=3, waiting_per_peer=10)
         (other,) = silent(arriving, "a")
         most = silent(arriving, "b", 3)
         await asyncio.sleep(0.1)
@@ -62,7 +62,7 @@ def test_who_keeps_others_waiting_goes_after_a_moment_the_one_with_most_first():
 
 def test_a_queue_of_silent_streams_is_not_stood_in_by_others():
     async def work() -> None:
-        arriving = MessageLimits(2, 0.02, of_a_peer=2, waiting_of_a_peer=200)
+        arriving = MessageLimits(2, 0.02, per_peer=2, waiting_per_peer=200)
         streams = silent(arriving, "a", 200)
         await asyncio.sleep(0)
         assert await arriving.read("b", at_once, 60) == b"message"
@@ -73,7 +73,7 @@ def test_a_queue_of_silent_streams_is_not_stood_in_by_others():
 
 def test_without_a_moment_of_grace_nobody_waits():
     async def work() -> None:
-        arriving = MessageLimits(2, 0.0, of_a_peer=2, waiting_of_a_peer=1)
+        arriving = MessageLimits(2, 0.0, per_peer=2, waiting_per_peer=1)
         streams = silent(arriving, "a", 40)
         await asyncio.sleep(0)
         turns = []
@@ -94,7 +94,7 @@ def test_without_a_moment_of_grace_nobody_waits():
 
 def test_what_does_not_arrive_in_time_is_said_and_leaves_its_place():
     async def work() -> None:
-        arriving = MessageLimits(1, 3600.0, of_a_peer=1, waiting_of_a_peer=10)
+        arriving = MessageLimits(1, 3600.0, per_peer=1, waiting_per_peer=10)
         for peer in ("a", "b"):
             with pytest.raises(RequestError, match=r"did not arrive within 0.02 s") as refused:
                 await arriving.read(peer, never, 0.02)
@@ -111,7 +111,7 @@ def test_what_does_not_arrive_in_time_is_said_and_leaves_its_place():
 
 def test_a_connection_has_so_many_that_wait():
     async def work() -> None:
-        arriving = MessageLimits(1, 3600.0, of_a_peer=1, waiting_of_a_peer=2)
+        arriving = MessageLimits(1, 3600.0, per_peer=1, waiting_per_peer=2)
         silent(arriving, "a", 3)
         await asyncio.sleep(0)
         with pytest.raises(RequestError, match="of this connection") as refused:

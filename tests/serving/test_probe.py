@@ -92,12 +92,12 @@ def test_nobody_there_is_not_healthy_and_stops_nothing(ask, capsys):
 @pytest.mark.parametrize("port", ["", "http", "0", "70000", "-1"])
 def test_what_is_no_port_is_one_line(ask, capsys, port):
     assert ask(port) == 1
-    assert capsys.readouterr().err == f"REGNET_DEPLOY_PORT is {port!r}, which is no port\n"
+    assert capsys.readouterr().err == f"REGNET_DEPLOY_PORT is {port!r}, which is not a port number\n"
 
 
 def test_unknown_words_are_one_line(ask, capsys):
     assert ask(8000, "--stop") == 1
-    assert "--stop-hung is all there is" in capsys.readouterr().err
+    assert "the only one is --stop-hung" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("live", "ends"), [(503, True), (200, False)])

@@ -147,7 +147,7 @@ def test_an_exception_keeps_its_traceback_and_its_line(format: str):
         assert "ValueError: a\r\n" in line["exception"]
         assert len(rest) == 1
     else:
-        assert 'message="an observer of requests fails' in first
+        assert 'message="an observer of requests failed' in first
         assert all(line.startswith("    ") for line in rest[:-1]), "no line of it looks like one of the log's"
 
 
@@ -177,7 +177,7 @@ def test_other_loggers_are_left_alone():
 
 
 def test_an_unknown_format_is_one_line():
-    with pytest.raises(UsageError, match=r"no log format 'jsn' \(did you mean json\?\); there are text, json"):
+    with pytest.raises(UsageError, match=r"unknown log format 'jsn' \(did you mean json\?\); the formats are text, json"):
         RequestLog("jsn", False, io.StringIO())
 
 
