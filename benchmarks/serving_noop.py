@@ -29,12 +29,13 @@ from regnet_deploy.serving.allocator import keep_freed_memory
 from regnet_deploy.serving.batching import Batching
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.listeners import Listeners, bind, url_of
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.model_interface import ModelInterface
 from regnet_deploy.serving.model_registry import ModelRegistry
 from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.request_record import notify_all
-from regnet_deploy.serving.server import KEEP_ALIVE_S, Listeners, bind, serve, url_of
+from regnet_deploy.serving.server import KEEP_ALIVE_S, serve
 from regnet_deploy.serving.server_core import ServerCore
 from regnet_deploy.serving.service import Service
 

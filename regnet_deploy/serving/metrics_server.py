@@ -67,7 +67,7 @@ async def start_metrics(metrics: Metrics, bound: socket.socket) -> MetricsServer
 
     Args:
         metrics: what is answered.
-        bound: as :func:`regnet_deploy.serving.server.bind` returns it; it is closed at the end.
+        bound: as :func:`regnet_deploy.serving.listeners.bind` returns it; it is closed at the end.
     """
     config = uvicorn.Config(
         create_metrics_app(metrics),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import signal
 import socket
@@ -27,6 +26,7 @@ from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.connection_limits import ConnectionLimits
 from regnet_deploy.serving.limited_server import LimitedServer
 from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.listeners import Listeners, bind, is_loopback, url_of
 from regnet_deploy.serving.model_version import ModelVersion, ServeOptions
 from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
@@ -35,27 +35,6 @@ from regnet_deploy.serving.tracing import open_tracing
 
 #: Seconds for which an idle connection is kept: longer than proxies in front of the server keep theirs.
 KEEP_ALIVE_S = 75
-
-
-@dataclass(frozen=True)
-class Listeners:
-    """Where a server listens, and what it asks of clients.
-
-    Attributes:
-        http: bound socket.
-        grpc: host and port for gRPC; None: no gRPC.
-        metrics: bound socket for metrics only; None: metrics are served on ``http`` where ``metrics_at_http`` is set.
-        metrics_at_http: answer ``GET /metrics`` on ``http``.
-        token: bearer token that clients must send; None: requests need none.
-        tls: files of the certificate chain and its private key (PEM); None: no TLS.
-    """
-
-    http: socket.socket
-    grpc: tuple[str, int] | None = None
-    metrics: socket.socket | None = None
-    metrics_at_http: bool = False
-    token: str | None = None
-    tls: tuple[Path, Path] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +119,7 @@ class ServerSettings:
 
 def run_server(
     path: str | Path,
-    options: ServerSettings,
+    settings: ServerSettings,
     announce: Callable[[ServerReady], None],
     stop: threading.Event | None = None,
 ) -> None:
@@ -148,7 +127,7 @@ def run_server(
 
     Args:
         path: a bundle, or a folder of models and versions.
-        options: how to serve it.
+        settings: how to serve it.
         announce: called when requests are accepted.
         stop: ends the server as a signal does.
 
@@ -158,85 +137,41 @@ def run_server(
     """
     keep_freed_memory()
     with contextlib.ExitStack() as stack:
-        http = stack.enter_context(bind(options.host, options.port))
+        http = stack.enter_context(bind(settings.host, settings.port))
         metrics = None
-        if options.metrics_port is not None:
-            metrics = stack.enter_context(bind(options.host, options.metrics_port, "--metrics-port"))
-        grpc = None if options.grpc_port is None else (options.host, options.grpc_port)
+        if settings.metrics_port is not None:
+            metrics = stack.enter_context(bind(settings.host, settings.metrics_port, "--metrics-port"))
+        grpc = None if settings.grpc_port is None else (settings.host, settings.grpc_port)
         if grpc is not None:  # an error of the address is reported before the models are opened
             bind(*grpc, "--grpc-port").close()
-        is_open = options.token is None and not is_loopback(http.getsockname()[0])
-        listeners = Listeners(http, grpc, metrics, metrics is None and not is_open, options.token, options.tls)
-        log = RequestLog(options.log_format, options.log_requests, sys.stderr)
+        is_open = settings.token is None and not is_loopback(http.getsockname()[0])
+        listeners = Listeners(http, grpc, metrics, metrics is None and not is_open, settings.token, settings.tls)
+        log = RequestLog(settings.log_format, settings.log_requests, sys.stderr)
         stack.callback(log.close)
         observers = [log.observe]
-        if options.trace_url is not None:
-            tracing = open_tracing(options.trace_url)
+        if settings.trace_url is not None:
+            tracing = open_tracing(settings.trace_url)
             stack.callback(tracing.close)
             observers.append(tracing.observe)
         core = ServerCore(
             path,
-            name=options.name,
-            options=options.model,
-            limits=options.limits,
-            decoders=options.decoders,
-            poll_s=options.poll_s,
+            name=settings.name,
+            options=settings.model,
+            limits=settings.limits,
+            decoders=settings.decoders,
+            poll_s=settings.poll_s,
             log_event=log.event,
             observers=tuple(observers),
         )
 
         def log_and_announce(ready: ServerReady) -> None:
-            if options.log_format == "json":  # in text the caller says it
+            if settings.log_format == "json":  # in text the caller says it
                 log.event("ready", **ready.to_json())
             announce(ready)
             if is_open:
-                log.event("open", logging.WARNING, host=options.host, token=None, tls=options.tls is not None)
+                log.event("open", logging.WARNING, host=settings.host, token=None, tls=settings.tls is not None)
 
-        serve(core, listeners, options.drain_s, log_and_announce, options.linger_s, stop)
-
-
-def bind(host: str, port: int, option: str = "--port") -> socket.socket:
-    """Return a socket bound to a host and port.
-
-    Args:
-        host: name or address.
-        port: 0 takes a free one.
-        option: command-line option of the port, which error messages name.
-
-    Raises:
-        ServerError: the address is in use, not of this machine, or not allowed.
-    """
-    if not host:  # the system would take it for every address
-        raise ServerError("cannot listen on an empty host: 127.0.0.1 is this machine alone, 0.0.0.0 every address")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        bound = socket.socket(family, kind, protocol)
-        try:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            bound.bind(address)
-            bound.listen(1)  # says now, not later, that another server listens here
-        except OSError:
-            bound.close()
-            raise
-    except OSError as error:
-        raise ServerError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another with --host and {option}, "
-            f"{option} 0 takes a free one"
-        ) from None
-    return bound
-
-
-def url_of(bound: socket.socket, scheme: str = "http") -> str:
-    """Return the base URL of a bound socket."""
-    host, port = bound.getsockname()[:2]
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def is_loopback(address: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    return ipaddress.ip_address(address.split("%")[0]).is_loopback
+        serve(core, listeners, settings.drain_s, log_and_announce, settings.linger_s, stop)
 
 
 def serve(

@@ -202,7 +202,7 @@ def test_03a_metrics_have_their_own_port_or_a_guard_where_strangers_come(locked:
 
 
 def test_03b_without_either_metrics_are_nowhere():
-    from regnet_deploy.serving.server import is_loopback
+    from regnet_deploy.serving.listeners import is_loopback
 
     assert not any(is_loopback(address) for address in ("0.0.0.0", "::", "192.168.1.1", "10.0.0.1"))
     assert all(is_loopback(address) for address in ("127.0.0.1", "::1"))

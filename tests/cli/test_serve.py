@@ -132,7 +132,7 @@ class TestEngines:
         """What would be served: proved and announced, and then the server ends."""
         seen: list[Any] = []
 
-        def serve(core: Any, listeners: Any, drain_s: float, announce: Any, linger_s: float) -> None:
+        def serve(core: Any, listeners: Any, drain_s: float, announce: Any, linger_s: float, stop: Any) -> None:
             announce(ServerReady("http://x", None, None, tuple((model, model.prove()) for model in core.opened)))
             seen.append(core)
 

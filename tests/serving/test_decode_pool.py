@@ -170,9 +170,7 @@ def test_a_worker_that_was_killed_is_replaced_and_nobody_notices(caplog: pytest.
 
     with caplog.at_level(logging.WARNING, "regnet_deploy.serving"):
         asyncio.run(work())
-    assert [record.getMessage() for record in caplog.records] == [
-        "a decode process ended (SIGKILL): it is replaced"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["a decode process ended (SIGKILL): it is replaced"]
 
 
 def test_an_image_whose_worker_is_killed_while_it_has_it_is_decoded_by_another() -> None:
@@ -323,7 +321,7 @@ def test_closing_ends_what_is_decoded_and_what_waits() -> None:
             outcomes = await asyncio.gather(*calls, return_exceptions=True)
             assert [isinstance(outcome, RequestError) and outcome.status for outcome in outcomes] == [503] * 3
             assert not alive(pids[0])
-            with pytest.raises(RequestError, match="closing"):
+            with pytest.raises(RequestError, match="stopping"):
                 await pool.pixels(picture(), VIEW)
 
     asyncio.run(work())
@@ -362,8 +360,8 @@ def test_where_no_worker_can_be_started_it_is_tried_until_one_can(
 
     monkeypatch.setattr(decode_pool, "_FIRST_WAIT_S", 0.01)
     asyncio.run(work())
-    assert "does not start (Resource temporarily unavailable): tried again in 0.01 s" in caplog.text
-    assert "does not start (it ended before it was ready): tried again in 0.02 s" in caplog.text
+    assert "does not start (Resource temporarily unavailable): next attempt in 0.01 s" in caplog.text
+    assert "does not start (it ended before it was ready): next attempt in 0.02 s" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,9 @@ def test_other_loggers_are_left_alone():
 
 
 def test_an_unknown_format_is_one_line():
-    with pytest.raises(UsageError, match=r"unknown log format 'jsn' \(did you mean json\?\); the formats are text, json"):
+    with pytest.raises(
+        UsageError, match=r"unknown log format 'jsn' \(did you mean json\?\); the formats are text, json"
+    ):
         RequestLog("jsn", False, io.StringIO())
 
 

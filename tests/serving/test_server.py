@@ -513,7 +513,8 @@ def test_bodies_that_are_too_much_together_are_told_to_come_back(start: Start):
 
 def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     from regnet_deploy.errors import ServerError
-    from regnet_deploy.serving.server import Listeners, bind, serve
+    from regnet_deploy.serving.listeners import Listeners, bind
+    from regnet_deploy.serving.server import serve
     from regnet_deploy.serving.server_core import ServerCore
 
     def exhausted(images: np.ndarray) -> np.ndarray:
