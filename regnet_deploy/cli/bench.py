@@ -1,4 +1,4 @@
-"""``regnet-deploy bench``: how a running server bears load."""
+"""``regnet-deploy bench``: measures a running server under load."""
 
 from __future__ import annotations
 
@@ -50,43 +50,47 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     type=Rates(),
     default=_AUTO,
     show_default=True,
-    help="Images/s to offer, one after another; auto finds the capacity and goes from 10 to 150 % of it.",
+    help="Rates in images/s, measured one after another; auto: 10 to 150 % of the capacity, which it finds.",
 )
 @click.option(
     "--closed",
     type=click.IntRange(1, 4096),
     metavar="N",
-    help="Instead: keep N requests in flight and tell the capacity. Hides pauses of the server.",
+    help="Closed loop instead: keep N requests in flight. It gives the capacity, but hides pauses of the server.",
 )
 @click.option(
     "--duration",
     type=FiniteFloat(0.1, 86400),
     default=10.0,
     show_default=True,
-    help="Seconds measured at each rate.",
+    help="Time measured at each rate, s.",
 )
 @click.option(
-    "--warmup", type=FiniteFloat(0, 3600), default=1.0, show_default=True, help="Seconds before, not measured."
+    "--warmup", type=FiniteFloat(0, 3600), default=1.0, show_default=True, help="Time before that, not measured, s."
 )
 @click.option(
     "--arrivals",
     type=click.Choice(["poisson", "constant"]),
     default="poisson",
     show_default=True,
-    help="Independent clients, or one request every 1 / rate seconds.",
+    help="poisson: independent clients. constant: one request every 1 / rate seconds.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the arrivals.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the arrival times.")
 @click.option(
     "--kind",
     type=click.Choice(["image", "tensor"]),
-    help="Files for the server to decode, or binary tensors.  [default: tensor, with --images image]",
+    help="image: files that the server decodes. tensor: binary tensors.  [default: tensor, with --images image]",
 )
-@click.option("--images", metavar="DIR", help="Send images of this folder.  [default: the bundle's golden set]")
+@click.option("--images", metavar="DIR", help="Send the images of this folder.  [default: the bundle's golden set]")
 @click.option(
-    "--name", "model", default="regnet", show_default=True, help="Name of the model at the server, as `serve` has it."
+    "--name", "model", default="regnet", show_default=True, help="Name of the model on the server; see `serve --name`."
 )
 @click.option(
-    "--connections", type=click.IntRange(1, 65536), default=256, show_default=True, help="Most requests in flight."
+    "--connections",
+    type=click.IntRange(1, 65536),
+    default=256,
+    show_default=True,
+    help="Largest number of requests in flight.",
 )
 @click.option(
     "--timeout",
@@ -94,10 +98,10 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     type=FiniteFloat(0.01, 3600),
     default=10.0,
     show_default=True,
-    help="Seconds after it was due in which a request must be answered.",
+    help="Time from the scheduled time of a request to its answer, at most, s.",
 )
-@click.option("--token-file", metavar="FILE", help="File with the bearer token that the server wants.")
-@click.option("--plot", type=click.Path(), metavar="FILE", help="Draw rate against latency: .png, .svg or .pdf.")
+@click.option("--token-file", metavar="FILE", help="File with the bearer token of the server.")
+@click.option("--plot", type=click.Path(), metavar="FILE", help="Plot latency by rate: .png, .svg or .pdf.")
 @json_option
 def command(
     bundle_path: str,
@@ -117,11 +121,11 @@ def command(
     plot: str | None,
     as_json: bool,
 ) -> None:
-    """Put load on a running server that serves BUNDLE, and tell latency by rate.
+    """Measure the latency of a running server at several rates; BUNDLE is what it serves.
 
-    Requests are sent when they are due, whether or not those before are answered, and latency counts from when a
-    request was due: a pause of the server is seen by all whom it kept waiting. Answers are checked against the golden
-    set: where one is wrong, that is the exit code 3. Every request carries one image.
+    The load is an open loop: requests are sent at scheduled times, whether or not earlier ones are answered. Latency is
+    measured from the scheduled time. So a pause of the server counts for every request that it delays. Answers are
+    compared with the golden set; the exit code is 3 if one is wrong. Every request has one image.
 
     \b
     Example:
@@ -217,13 +221,13 @@ def command(
 
 
 def _refuse_beside_closed() -> None:
-    """Refuse options that a closed loop has no use for."""
+    """Refuse options that have no effect on a closed loop."""
     context = click.get_current_context()
     for name in ("arrivals", "seed", "connections"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
             raise UsageError(
-                f"--{name} is of loads in which requests have times at which they are due, of which --closed has none: "
-                "leave one out"
+                f"--{name} has no effect with --closed, which sends a request when another one is answered: "
+                "leave one of them out"
             )
 
 

@@ -20,16 +20,16 @@ def bundle_argument(function: F) -> F:
 
 def json_option(function: F) -> F:
     """Add ``--json``, passed as ``as_json``."""
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON to stdout, for machines; everything else goes to stderr."
-    )(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout; messages go to stderr.")(
+        function
+    )
 
 
 class SectionedCommand(click.Command):
-    """A command whose options stand under headings in its help.
+    """A command whose help has its options under headings.
 
     Args:
-        sections: heading -> names of parameters; those that are under none come last.
+        sections: heading -> names of parameters; all others come last, under "Other".
         arguments: of click's command.
     """
 
@@ -50,7 +50,7 @@ class SectionedCommand(click.Command):
 
 
 class FiniteFloat(click.FloatRange):
-    """A number in a range that is neither infinite nor no number."""
+    """A finite number in a range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse a number."""
@@ -61,7 +61,7 @@ class FiniteFloat(click.FloatRange):
 
 
 class PositiveFloat(FiniteFloat):
-    """A number above 0 and below 10^9: neither ``nan`` nor ``inf``."""
+    """A finite number above 0 and at most 10^9."""
 
     def __init__(self) -> None:
         super().__init__(0, 1e9, min_open=True)

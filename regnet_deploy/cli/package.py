@@ -13,20 +13,22 @@ from regnet_deploy.cli.output import print_json, print_message
 
 @click.command()
 @bundle_argument
-@click.option("--triton", is_flag=True, help="A model repository: the network, and an ensemble that takes image files.")
-@click.option("--kserve", is_flag=True, help="InferenceService manifests: this server, and Triton's repository.")
-@click.option("--ray", is_flag=True, help="A Ray Serve application that runs this server in its replicas.")
-@click.option("--compose", is_flag=True, help="docker compose: this server, Prometheus with alerts, Grafana.")
+@click.option(
+    "--triton", is_flag=True, help="Triton model repository: the network, and an ensemble that takes image files."
+)
+@click.option("--kserve", is_flag=True, help="KServe manifests: one for this server, one for Triton.")
+@click.option("--ray", is_flag=True, help="Ray Serve application that runs this server in each replica.")
+@click.option("--compose", is_flag=True, help="Docker compose project: this server, Prometheus with alerts, Grafana.")
 @click.option(
     "-o",
     "--output",
     metavar="DIR",
     type=click.Path(),
-    help="Folder to write; of several targets, the one for theirs.  [default: regnet-<target>]",
+    help="Folder to write; with several targets, the parent of their folders.  [default: regnet-<target>]",
 )
-@click.option("--force", is_flag=True, help="Replace a folder that this command has written before.")
+@click.option("--force", is_flag=True, help="Replace a folder that an earlier run of this command wrote.")
 @click.option("--name", default="regnet", show_default=True, help="Name of the model in the protocol.")
-@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
+@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest proved one]")
 @click.option("--gpu", is_flag=True, help="Run it on an NVIDIA GPU.")
 @click.option(
     "--image", default="regnet-deploy", show_default=True, help="Container image of the server, for KServe and compose."
@@ -42,29 +44,33 @@ from regnet_deploy.cli.output import print_json, print_message
     metavar="URI",
     help="Where KServe finds the bundle, such as pvc://claim/path.  [default: /bundle of the image]",
 )
-@click.option("--replicas", type=click.IntRange(1, 1000), default=1, show_default=True, help="Of KServe and Ray Serve.")
-@click.option("--executors", type=click.IntRange(1, 256), help="Inferences at a time.  [default: as tuned, else 1]")
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), help="CPU threads of an inference.  [default: as tuned, else the cores]"
+    "--replicas", type=click.IntRange(1, 1000), default=1, show_default=True, help="Replicas for KServe and Ray Serve."
+)
+@click.option(
+    "--executors",
+    type=click.IntRange(1, 256),
+    help="Inferences that run at the same time.  [default: as tuned, else 1]",
+)
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="CPU threads for an inference.  [default: as tuned, else all cores]"
 )
 @click.option(
     "--decoders",
     type=click.IntRange(1, 256),
-    help="Processes that decode images.  [default: the server's, the cores; Triton: 2]",
+    help="Processes that decode images.  [default: one for each core; Triton: 2]",
 )
 @click.option(
     "--batch",
     type=click.IntRange(1, 4096),
-    help="Images in an inference.  [default: as tuned, else the server's; Triton: 32]",
+    help="Largest batch of an inference, images.  [default: as tuned, else that of serve; Triton: 32]",
+)
+@click.option("--max-delay", "max_delay_ms", type=FiniteFloat(0, 10_000), help="Longest wait for a fuller batch, ms.")
+@click.option(
+    "--max-queue", type=click.IntRange(1, 10**6), help="Images (on Triton: requests) that may wait; more are refused."
 )
 @click.option(
-    "--max-delay", "max_delay_ms", type=FiniteFloat(0, 10_000), help="ms for which a batch waits for company."
-)
-@click.option(
-    "--max-queue", type=click.IntRange(1, 10**6), help="Images, on Triton requests, that wait; more are refused."
-)
-@click.option(
-    "--deadline", "deadline_ms", type=FiniteFloat(1, 1e7), help="ms that a request waits at most.  [default: 30000]"
+    "--deadline", "deadline_ms", type=FiniteFloat(1, 1e7), help="Longest wait of a request, ms.  [default: 30000]"
 )
 @json_option
 def command(
@@ -79,7 +85,7 @@ def command(
     batch: int | None,
     **options: Any,
 ) -> None:
-    """Write what runs the bundle elsewhere: a folder with all its files and a README that says how to start it.
+    """Write folders that run the bundle on other servers, each with a README that says how to start it.
 
     \b
     Example:
@@ -100,7 +106,7 @@ def command(
     bundle = open_bundle(bundle_path)
     variant, packages = package(bundle, chosen, settings, Path(output) if output else None, force=force)
     if not bundle.is_trained:
-        print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
+        print_message(f"{bundle_path} is not trained: its predictions are random")
     if as_json:
         print_json(
             {
@@ -113,4 +119,4 @@ def command(
         )
         return
     for one in packages:
-        click.echo(f"{one.target}: {one.folder} runs {variant} as {settings.name}; {one.folder}/README.md says how")
+        click.echo(f"{one.target}: {one.folder} runs {variant} as {settings.name}; see {one.folder}/README.md")

@@ -1,4 +1,4 @@
-"""``regnet-deploy predict``: what do these images show?"""
+"""``regnet-deploy predict``: classifies image files."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", metavar="[BUNDLE] IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-k", type=click.IntRange(1), default=5, show_default=True, help="Classes to show for each image.")
-@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest that is proved]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: the cores this process may use]")
+@click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest proved one]")
+@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores that this process may use]")
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="auto is cuda where onnxruntime-gpu and a GPU are there; tensorrt is ONNX Runtime's provider of TensorRT.",
+    help="auto: cuda if onnxruntime-gpu and a GPU are present. tensorrt: the TensorRT provider of ONNX Runtime.",
 )
 @click.option(
     "--runtime",
     type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
     default="auto",
     show_default=True,
-    help="Who runs it: tensorrt takes engines, the others ONNX variants; auto never takes openvino.",
+    help="tensorrt runs engines, the others run ONNX variants; auto never selects openvino.",
 )
 @json_option
 def command(
@@ -49,9 +49,9 @@ def command(
 ) -> None:
     """Classify images: files, or every file in a folder.
 
-    Runs an exported variant; before anything has been exported, the weights by PyTorch. The first argument is the
-    bundle, unless it is a file or a folder of images. An image that cannot be read is named, the others are answered,
-    and the exit code is 2.
+    Runs an exported variant, or the weights in PyTorch if nothing is exported yet. The first argument is the bundle,
+    unless it is an image or a folder of images. If an image cannot be read, its error is shown, the other images are
+    classified, and the exit code is 2.
 
     \b
     Example:
@@ -87,10 +87,10 @@ def command(
         print_json({"bundle": str(bundle_path), **used, "results": [answer.to_json() for answer in answers]})
     else:
         _show(answers)
-        name = classifier.variant or "the weights"
-        print_message(f"by {name} of {bundle_path}, {session.runtime} on {session.device}")
+        name = f"variant {classifier.variant}" if classifier.variant else "the weights"
+        print_message(f"{name} of {bundle_path}, {session.runtime} on {session.device}")
     if not classifier.trained:
-        print_message(f"{bundle_path} is not trained: its answers mean nothing yet")
+        print_message(f"{bundle_path} is not trained: its predictions are random")
     failed = [answer for answer in answers if answer.error is not None]
     for answer in failed:
         print_message(str(answer.error))

@@ -1,4 +1,4 @@
-"""``regnet-deploy train``: the bundle's network learns from a folder of images."""
+"""``regnet-deploy train``: trains the network of a bundle on a folder of images."""
 
 from __future__ import annotations
 
@@ -29,53 +29,85 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... with --val-split.",
+    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... (see --val-split).",
 )
 @click.option(
     "--val-split",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    help="Share of each class held out for validation, where DIR has no val/.  [default: 0.1]",
+    help="Share of each class held out for validation, if DIR has no val/.  [default: 0.1]",
 )
 @click.option("--epochs", default=100, show_default=True, help="Passes over the training images.")
 @click.option(
-    "--batch-size", type=int, help="Images a step.  [default: 128, or a quarter of the training images if fewer]"
+    "--batch-size", type=int, help="Images in a step.  [default: 128, at most a quarter of the training images]"
 )
-@click.option("--lr", default=0.1, show_default=True, help="Learning rate for 128 images; scaled with the batch.")
-@click.option("--weight-decay", default=5e-5, show_default=True, help="Of all parameters.")
-@click.option("--warmup-epochs", type=int, help="Epochs of rising rate.  [default: 5, or a quarter of a short run]")
 @click.option(
-    "--crop-area", default=0.08, show_default=True, help="Smallest share of an image that a random crop shows; 1: none."
+    "--lr", default=0.1, show_default=True, help="Learning rate for a batch of 128 images; scaled with the batch size."
 )
-@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images.")
-@click.option("--lighting", default=0.1, show_default=True, help="Deviation of the random colour shift; 0: none.")
-@click.option("--label-smoothing", default=0.0, show_default=True, help="Share of the target given to all classes.")
+@click.option("--weight-decay", default=5e-5, show_default=True, help="Weight decay of all parameters.")
+@click.option(
+    "--warmup-epochs",
+    type=int,
+    help="Epochs with a rising learning rate.  [default: 5, at most a quarter of the epochs]",
+)
+@click.option(
+    "--crop-area",
+    default=0.08,
+    show_default=True,
+    help="Smallest area of a random crop, as a share of the image; 1: no random crops.",
+)
+@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images at random.")
+@click.option(
+    "--lighting", default=0.1, show_default=True, help="Standard deviation of the random color shift; 0: none."
+)
+@click.option(
+    "--label-smoothing", default=0.0, show_default=True, help="Share of the target that is spread over all classes."
+)
 @click.option(
     "--precise-bn",
     default=8192,
     show_default=True,
-    help="Training images that batch norm's statistics are computed from before each evaluation; 0: running averages.",
+    help="Training images for the batch norm statistics of each evaluation; 0: running averages.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of first weights, held-out images, order, augmentation.")
-@click.option("--fine-tune", is_flag=True, help="Start from the bundle's weights.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Seed of initial weights, held-out images, order and augmentation."
+)
+@click.option("--fine-tune", is_flag=True, help="Start from the weights of the bundle.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="auto: what a short timed trial finds faster.",
+    help="auto: the faster one in a short trial.",
 )
-@click.option("--channels-last", type=_SWITCH, default="auto", show_default=True, help="auto: by the same trial.")
 @click.option(
-    "--compile", "compiled", type=_SWITCH, default="auto", show_default=True, help="auto: for long runs with CUDA."
+    "--channels-last", type=_SWITCH, default="auto", show_default=True, help="auto: the faster one in the same trial."
 )
-@click.option("--workers", type=click.IntRange(0), help="Loading processes.  [default: CUDA up to 8, CPU 0 or 1]")
 @click.option(
-    "--run-dir", type=click.Path(path_type=Path), help="Checkpoint and TensorBoard.  [default: BUNDLE.training]"
+    "--compile",
+    "compiled",
+    type=_SWITCH,
+    default="auto",
+    show_default=True,
+    help="torch.compile; auto: for long runs on CUDA.",
 )
-@click.option("--checkpoint-seconds", type=click.FloatRange(0), default=30.0, show_default=True)
-@click.option("--restart", is_flag=True, help="Drop an unfinished run, or train anew what is trained already.")
-@click.option("--finish", is_flag=True, help="End an unfinished run: its best weights so far go into the bundle.")
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    help="Processes that load images.  [default: up to 8 with CUDA, 0 or 1 on the CPU]",
+)
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path),
+    help="Folder for checkpoint and TensorBoard files.  [default: BUNDLE.training]",
+)
+@click.option(
+    "--checkpoint-seconds", type=click.FloatRange(0), default=30.0, show_default=True, help="Time between checkpoints."
+)
+@click.option(
+    "--restart", is_flag=True, help="Discard an unfinished run, or train a trained network again from the start."
+)
+@click.option("--finish", is_flag=True, help="End an unfinished run: write its best weights so far into the bundle.")
 @json_option
 def command(
     bundle_path: str,
@@ -97,8 +129,8 @@ def command(
     """Train the network of BUNDLE on a folder of images.
 
     The recipe is the paper's: SGD with Nesterov momentum, cosine schedule, warm-up, random crops and flips. After an
-    interruption the same command goes on from the last checkpoint. The best weights go into the bundle with labels and
-    metrics; the run directory beside it holds the checkpoint and TensorBoard's files.
+    interruption, the same command continues from the last checkpoint. It writes the best weights into the bundle, with
+    labels and metrics. The run directory beside the bundle has the checkpoint and the TensorBoard files.
 
     \b
     Example:
@@ -107,7 +139,7 @@ def command(
       tensorboard --logdir regnet-bundle.training
     """
     limit_thread_spinning()
-    open_bundle(bundle_path)  # says what is missing before torch takes its seconds
+    open_bundle(bundle_path)  # reports a wrong path before torch is imported, which takes seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
     from regnet_deploy.training.commit import training_summary
@@ -123,8 +155,8 @@ def command(
             bundle = train(bundle_path, data, fitted, options, TerminalProgress(display))
     except KeyboardInterrupt:
         print_message(
-            "the bundle is as it was; the same command goes on from the last checkpoint, with --finish it ends there "
-            "and keeps the best weights so far"
+            "the bundle is unchanged; the same command continues from the last checkpoint, or with --finish writes the "
+            "best weights so far into the bundle"
         )
         raise
     result = training_summary(bundle.part("training"))
@@ -134,6 +166,6 @@ def command(
     best, counts = result["best"], result["data"]
     print_message(
         f"{bundle.path}: weights of epoch {best['epoch']}, {best['val_top1']:.2%} of {best['val_images']:,} validation "
-        f"images right; {counts['train_images']:,} images, {result['seconds']:.0f} s - "
+        f"images correct; {counts['train_images']:,} images, {result['seconds']:.0f} s - "
         f"next: regnet-deploy export{bundle_argument_text(bundle.path)}"
     )

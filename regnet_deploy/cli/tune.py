@@ -38,38 +38,42 @@ _LIMITS = 10
     type=FiniteFloat(0.01, 5000),  # each trial takes ten times as long, and a request has failed after 10 s
     default=20.0,
     show_default=True,
-    help="Limit of the 99th percentile of latency.",
+    help="Limit of the 99th percentile of latency, ms.",
 )
-@click.option("--variant", metavar="NAME", help="Tune this exported variant.  [default: each that is proved]")
+@click.option("--variant", metavar="NAME", help="Exported variant to tune.  [default: all that are proved]")
 @click.option(
     "--runtime",
     type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
     default="auto",
     show_default=True,
-    help="Tune with this runtime; auto tries each that is installed.",
+    help="Runtime to tune; auto: all that are installed.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="Where to run, as for `serve`.",
+    help="Device to run on; see `serve --device`.",
 )
-@click.option("--max-executors", type=click.IntRange(1), help="Inferences at a time.  [default: the cores]")
+@click.option(
+    "--max-executors",
+    type=click.IntRange(1),
+    help="Largest number of inferences at the same time.  [default: the number of cores]",
+)
 @click.option(
     "--kind",
     type=click.Choice(["image", "tensor"]),
-    help="What clients will send: files or tensors.  [default: tensor, with --images image]",
+    help="What the clients send: image files or tensors.  [default: tensor, with --images image]",
 )
-@click.option("--images", metavar="DIR", help="Send images of this folder.  [default: the bundle's golden set]")
+@click.option("--images", metavar="DIR", help="Send the images of this folder.  [default: the bundle's golden set]")
 @click.option(
     "--duration",
     type=FiniteFloat(0.5, 3600),
     default=4.0,
     show_default=True,
-    help="Seconds of each trial, ten times the limit at least; low rates take up to three times as many.",
+    help="Time of each trial, at least ten times the limit, s; low rates take up to three times as long.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the arrivals.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the arrival times.")
 @click.option("--dry-run", is_flag=True, help="Measure, but write nothing into the bundle.")
 @json_option
 def command(
@@ -86,11 +90,11 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Find the settings of `serve` that give the highest rate with a 99th percentile of latency under a limit.
+    """Find the settings of `serve` with the highest rate at a limit of the 99th percentile of latency.
 
-    Starts real servers on this machine, one setting after another, and puts an open loop of load on each. What is
-    found is written into the bundle, and `serve` uses it on this machine. The load takes its share of the cores, as
-    clients on the same machine would. Takes minutes.
+    The command starts a server for each setting, one after another, and measures it under open-loop load, which takes
+    minutes. It writes the best settings into the bundle, and `serve` uses them on this machine. The load generator uses
+    some of the cores, as clients on the same machine do.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""``regnet-deploy verify``: is the bundle whole, and does everything in it agree?"""
+"""``regnet-deploy verify``: checks the files of a bundle, and its networks against the golden set."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 @bundle_argument
 @json_option
 def command(bundle_path: str, as_json: bool) -> None:
-    """Check every byte of a bundle, and its golden set on every network in it that this machine can run.
+    """Check every file of a bundle, and run its golden set on every network that this machine can run.
 
-    Exit code 0: all is well; 2: something is damaged, missing or too much; 3: a network disagrees with the golden set.
+    Exit codes: 0 if all checks pass; 2 if a file is damaged, missing or not part of the bundle; 3 if a network does not
+    agree with the golden set.
 
     \b
     Example:
@@ -36,7 +37,7 @@ def command(bundle_path: str, as_json: bool) -> None:
         columns = ("what", "outcome", "detail", "max |error|", "mean, of spread", "cosine", "same top-1", "images")
         print_table(f"{bundle_path}: {_summary(checks)}", columns, [_row(check) for check in checks], left=3)
     for outcome, error in (("damaged", BundleError), ("disagrees", ProofError)):
-        # A damaged file is found twice, as a file and as what it holds: said once.
+        # A damaged file fails two checks, as a file and as its content; it is reported once.
         lines = {
             check.detail: f"{check.subject}: {check.detail}" + (f", {check.agreement}" if check.agreement else "")
             for check in reversed(checks)
