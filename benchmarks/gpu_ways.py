@@ -106,18 +106,18 @@ class Opened:
     @cached_property
     def ranges(self) -> dict[str, Any]:
         """Ranges of the activations on seeded noise; stand-ins where there is no ONNX Runtime to measure them with."""
-        from regnet_deploy.exporting.onnx_graph import tensors_between
+        from regnet_deploy.exporting.onnx_graph import activation_names
         from regnet_deploy.exporting.quantization import TensorRange
 
-        tensors = tensors_between(self.subject.network, self.weights)
+        tensors = activation_names(self.subject.network, self.weights)
         if importlib.util.find_spec("onnxruntime") is None:
             return {tensor: TensorRange(-4.0, 4.0) for tensor in tensors}
-        from regnet_deploy.exporting.calibration import activation_ranges, observe_activations
+        from regnet_deploy.exporting.activation_ranges import compute_ranges, observe_activations
 
         side = self.subject.resolution
         pixels = np.random.default_rng(_SEED).integers(0, 256, (_RANGED, side, side, 3), dtype=np.uint8)
         observed = observe_activations(self.onnx("fp32"), tensors, pixels, default_preprocessing(side))
-        return dict(activation_ranges(observed, "minmax"))
+        return dict(compute_ranges(observed, "minmax"))
 
     def images(self, batch: int) -> np.ndarray:
         """Return images, ``(batch, 3, h, w)`` float32."""
@@ -247,7 +247,7 @@ def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> P
     from regnet_deploy.engines.engine_builder import build_engine
     from regnet_deploy.engines.library import find_library
     from regnet_deploy.engines.options import EngineOptions
-    from regnet_deploy.exporting.onnx_graph import convolution_precisions
+    from regnet_deploy.exporting.onnx_graph import convolution_types
     from regnet_deploy.exporting.precision import find_precision
 
     library, subject, name = find_library(setting.gpu), opened.subject, file_precision(precision)
@@ -259,7 +259,7 @@ def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> P
         tf32=precision == "tf32",
         compute_capabilities=capabilities,
     )
-    asked = convolution_precisions(subject.network, opened.weights, find_precision(name))
+    asked = convolution_types(subject.network, opened.weights, find_precision(name))
     made = build_engine(
         library,
         setting.gpu,

@@ -17,6 +17,7 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,23 +27,23 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from regnet_deploy.bundle import create_bundle, update_bundle
-from regnet_deploy.cpu import available_cores, describe_int8_support
+from regnet_deploy.cpu import describe_int8_support
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import find_library
 from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.errors import MissingExtra, ProofError, RegnetDeployError, UsageError, did_you_mean
-from regnet_deploy.exporting.calibration import activation_ranges, observe_activations
-from regnet_deploy.exporting.candidate_precisions import measured_candidates
+from regnet_deploy.exporting.activation_ranges import compute_ranges, observe_activations
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.model_source import ModelSource
-from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.exporting.variant_choice import measure_candidates
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.profiling.machine import describe_machine
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
@@ -53,6 +54,21 @@ FITTED, CALIBRATED, VALIDATED = 600, 400, 400
 BRANCH, RIDGE, SCALE = 0.1, 1.0, 10.0
 BATCHES = (1, 8)
 RESULT = Path(__file__).parent / "results" / "precision.json"
+
+
+@dataclass
+class PrintedProgress(NoProgress):
+    """Prints steps and messages with the seconds since ``start``."""
+
+    start: float
+
+    def step(self, description: str, total: float | None = None) -> None:
+        """Print a step."""
+        self.message(description)
+
+    def message(self, line: str) -> None:
+        """Print a line."""
+        print(f"  {time.perf_counter() - self.start:6.1f} s  {line}", flush=True)
 
 
 def digits() -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +121,7 @@ def write_folder(root: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
             Image.fromarray(pixels[number]).save(folder / f"{number}.png")
 
 
-def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, say) -> dict[str, dict]:
+def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, progress: Progress) -> dict[str, dict]:
     """Return error figures and accuracy of every precision at 64 pixels."""
     architecture = {**network.to_json(), "classes": 10, "resolution": SIDE, "name": "benchmark"}
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(SIDE).to_json()}
@@ -115,7 +131,7 @@ def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, say
         {"labels": [str(digit) for digit in range(10)]},
         {"weights.safetensors": weights_to_bytes(model.state_dict())},
     )
-    wish = ExportOptions(
+    options = ExportOptions(
         precisions=tuple(PRECISIONS.values()),
         data=data,
         images=tuple(sorted((data / "val").glob("*/*.png"))[::7]),
@@ -123,10 +139,9 @@ def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, say
         gates=dict.fromkeys(PRECISIONS, Gate()),
         max_drop=100.0,
     )
-    quiet = Reporter(step=say, advance=lambda done, total: None, note=say, phase=lambda steps, phase: None)
-    exported = export(bundle, wish, quiet)
+    result = export(bundle, options, progress)
     rows = {}
-    for variant in exported.made.values():
+    for variant in result.variants.values():
         proof = variant["proof"]
         figures = ("max_abs_error", "mean_abs_error", "relative_error", "cosine", "top1_agreement")
         rows[variant["precision"]] = {
@@ -137,25 +152,27 @@ def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, say
     return rows
 
 
-def deployed_rows(source: ModelSource, seconds: float, say) -> dict[str, dict]:
+def deployed_rows(source: ModelSource, seconds: float, progress: Progress) -> dict[str, dict]:
     """Return build time, size, RTX engine and latency of every precision at 224 pixels."""
     images = np.random.default_rng(0).integers(0, 256, (8, DEPLOYED, DEPLOYED, 3), dtype=np.uint8)
     plain = source.onnx(PRECISIONS["fp32"])
-    seen = activation_ranges(observe_activations(plain, source.tensors(), images, source.preprocessing), "minmax")
-    rows, runnable = {}, {}
+    ranges = compute_ranges(
+        observe_activations(plain, source.activation_names(), images, source.preprocessing), "minmax"
+    )
+    rows, sessions = {}, {}
     for precision in PRECISIONS.values():
         start = time.perf_counter()
-        data = source.onnx(precision, seen)
+        data = source.onnx(precision, ranges)
         rows[precision.name] = {"build_s": time.perf_counter() - start, "bytes": len(data), "latency": []}
-        if precision.for_engines:
-            say(f"TensorRT-RTX: {precision.name}")
+        if precision.tensorrt_supported:
+            progress.step(f"TensorRT-RTX: {precision.name}")
             rows[precision.name]["rtx"] = rtx_engine(source, precision, data)
-        if not precision.for_tensorrt:
+        if not precision.tensorrt_only:
             entry = {"precision": precision.name}
-            runnable[precision.name] = (open_onnx(data, device="cpu"), entry)
-    say("latency")
-    for one in measured_candidates(runnable, BATCHES, seconds, DEPLOYED, available_cores(), lambda done, total: None):
-        rows[one.name]["latency"] = [row.to_json() for row in one.measured]
+            sessions[precision.name] = (open_onnx(data, device="cpu"), entry)
+    progress.step("latency")
+    for one in measure_candidates(sessions, BATCHES, seconds, DEPLOYED, progress):
+        rows[one.name]["latency"] = [row.to_json() for row in one.latency]
     return rows
 
 
@@ -175,7 +192,7 @@ def rtx_engine(source: ModelSource, precision, data: bytes) -> dict:
     if built.layers is None:
         return {**made, "result": "built"}
     try:
-        check_types(source.convolutions(precision), built.layers)
+        check_types(source.convolution_types(precision), built.layers)
     except ProofError as error:
         return {**made, "result": f"built; {error}"}
     return {**made, "result": "built as asked"}
@@ -238,17 +255,16 @@ def main() -> None:
             for one in chosen:
                 if one.name in measured:
                     continue
-                start = time.perf_counter()
                 print(f"{one.name}: {part}", flush=True)
-                say = lambda what: print(f"  {time.perf_counter() - start:6.1f} s  {what}", flush=True)  # noqa: B023, E731
+                progress = PrintedProgress(time.perf_counter())
                 model = fitted(one.network, pixels, labels, default_preprocessing(SIDE))
                 if part == "errors":
                     with tempfile.TemporaryDirectory() as folder:
-                        measured[one.name] = error_rows(one.network, model, data, Path(folder), say)
+                        measured[one.name] = error_rows(one.network, model, data, Path(folder), progress)
                 else:
                     weights = {name: value.numpy() for name, value in model.state_dict().items()}
                     source = ModelSource(model, one.network, weights, default_preprocessing(DEPLOYED), {})
-                    measured[one.name] = deployed_rows(source, options.seconds, say)
+                    measured[one.name] = deployed_rows(source, options.seconds, progress)
                 options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(f"{options.json}: {', '.join(f'{part} of {len(result[part])} networks' for part in parts)}")
 

@@ -94,7 +94,7 @@ def speed_up(result: dict[str, Any], precision: str, batch: int) -> tuple[float,
 
 
 def gate_rows() -> list[list[str]]:
-    return [[name, precision.computes, f"{GATES[name]}"] for name, precision in PRECISIONS.items()]
+    return [[name, precision.description, f"{GATES[name]}"] for name, precision in PRECISIONS.items()]
 
 
 def page() -> str:

@@ -12,8 +12,8 @@ from regnet_deploy.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from regnet_deploy.exporting.accuracy import Accuracy
-    from regnet_deploy.exporting.export import ExportResult
     from regnet_deploy.exporting.options import ExportOptions
+    from regnet_deploy.exporting.state import ExportResult
     from regnet_deploy.runtimes.runtime import Device, Runtime, Session
     from regnet_deploy.runtimes.verification import VerificationCheck
 
@@ -29,7 +29,7 @@ def export(
         progress: receives the progress.
 
     Returns:
-        What was written and, in ``refused``, the error of every variant that was not good enough.
+        What was written and, in ``rejected``, the error of every variant that was not good enough.
 
     Raises:
         BundleError: the bundle is missing, damaged or not writable, or was changed by another program meanwhile.
@@ -40,12 +40,9 @@ def export(
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")
     from regnet_deploy.exporting import export as exporting
-    from regnet_deploy.exporting.onnx_variants import Reporter
     from regnet_deploy.exporting.options import ExportOptions
 
-    told = progress or NoProgress()
-    reporter = Reporter(step=told.step, advance=told.update, note=told.message, phase=lambda steps, phase: None)
-    return exporting.export(bundle, options or ExportOptions(), reporter)
+    return exporting.export(bundle, options or ExportOptions(), progress)
 
 
 def profile(
@@ -77,9 +74,8 @@ def profile(
         require(module, "profile")
     from regnet_deploy.profiling import profile as profiling
 
-    told = progress or NoProgress()
-    plan = profiling.ProfileOptions(tuple(batches), seconds, threads, device)
-    return profiling.profile(bundle, plan, told.message, lambda steps, what: told.step(what, steps))
+    options = profiling.ProfileOptions(tuple(batches), seconds, threads, device)
+    return profiling.profile(bundle, options, progress)
 
 
 def verify(bundle: str | Path = DEFAULT_PATH) -> list[VerificationCheck]:
@@ -132,7 +128,8 @@ def evaluate(
     opened = open_bundle(bundle)
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
-    from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits, validation_set
+    from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits
+    from regnet_deploy.exporting.validation import load_validation_set
     from regnet_deploy.images.preprocessing import Preprocessing
     from regnet_deploy.models import weights
     from regnet_deploy.runtimes.runtime import open_variant, runtime_unsupported_reason
@@ -142,15 +139,15 @@ def evaluate(
         every = opened.part("variants")
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
     sessions = {name: open_variant(opened, name, device=device, runtime=runtime) for name in names}
-    told = progress or NoProgress()
-    told.step("validation images")
-    validation = validation_set(data, opened, Preprocessing.from_json(opened.part("preprocessing")), told.update)
-    told.step("the model on the validation images")
-    reference = reference_logits(weights.load_model(opened), validation, told.update)
+    progress = progress or NoProgress()
+    progress.step("validation images")
+    validation = load_validation_set(data, opened, Preprocessing.from_json(opened.part("preprocessing")), progress)
+    progress.step("the model on the validation images")
+    reference = reference_logits(weights.load_model(opened), validation, progress)
     accuracies = {}
     for name, session in sessions.items():
-        told.step(f"{name} on the validation images")
-        accuracies[name] = measure_accuracy(session, validation, reference, told.update)
+        progress.step(f"{name} on the validation images")
+        accuracies[name] = measure_accuracy(session, validation, reference, progress)
     return accuracies
 
 
@@ -164,7 +161,7 @@ def open_weights(bundle: Bundle) -> Session:
 
 def _open_emulated(bundle: Bundle, name: str) -> Session:
     """Open an ONNX variant for TensorRT as it was proved: emulated where ONNX Runtime does not compute as typed."""
-    from regnet_deploy.exporting.cpu_kernels import runs_as_typed
+    from regnet_deploy.exporting.emulation import emulate, runs_as_typed
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.runtimes.runtime import find_variant, open_onnx, open_variant
 
@@ -172,7 +169,4 @@ def _open_emulated(bundle: Bundle, name: str) -> Session:
     precision = find_precision(variant["precision"])
     if runs_as_typed(precision):
         return open_variant(bundle, name)
-    require("onnx", "export")
-    from regnet_deploy.exporting.emulation import emulate
-
     return open_onnx(emulate(bundle.read(variant["file"]), precision), device="cpu", exact=True)

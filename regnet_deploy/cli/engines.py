@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import combined_error, print_json, print_message, print_table, progress
+from regnet_deploy.cli.output import combined_error, print_json, print_message, print_table, terminal_progress
 
 if TYPE_CHECKING:
     from regnet_deploy.engines.bundle_engines import StoredEngine
@@ -75,18 +75,12 @@ def _build(bundle_path: str) -> None:
     ensure_writable(open_bundle(bundle_path))
     if find_gpu() is None:
         raise UsageError("--build builds engines for the GPU of this machine, and the NVIDIA driver shows none")
-    with progress() as display:
-        task = display.add_task("engines", total=None, note="")
-        rebuilt = rebuild_engines(
-            bundle_path,
-            lambda what: display.update(task, description=what, note=""),
-            lambda steps, phase: display.update(task, note=f"{phase} ({steps})"),
-            print_message,
-        )
-    for name in rebuilt.made:
+    with terminal_progress() as progress:
+        rebuilt = rebuild_engines(bundle_path, progress)
+    for name in rebuilt.built:
         print_message(f"{name}: built for this machine")
-    if rebuilt.refused:
-        raise combined_error(rebuilt.refused)
+    if rebuilt.rejected:
+        raise combined_error(rebuilt.rejected)
 
 
 def _row(name: str, engine: StoredEngine) -> tuple[str, ...]:

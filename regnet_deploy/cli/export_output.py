@@ -1,4 +1,4 @@
-"""What ``export`` tells of its result."""
+"""Prints the result of ``export``."""
 
 from __future__ import annotations
 
@@ -8,62 +8,57 @@ from typing import TYPE_CHECKING, Any
 from regnet_deploy.cli.output import print_message, print_table, stdout_console
 
 if TYPE_CHECKING:
-    from regnet_deploy.exporting.export import ExportResult
+    from regnet_deploy.exporting.state import ExportResult
 
-#: Files that are named of those that cannot be used.
-_NAMED = 10
+#: Number of unusable files that are listed.
+_LISTED = 10
 
 
-def print_golden_set(exported: ExportResult, *, measured: bool) -> None:
-    """Say, to stderr, what was proved on, and which variants do not count as proved.
+def print_golden_set(result: ExportResult, *, validated: bool) -> None:
+    """Print to stderr which images the variants were compared on, and which variants do not count as proved.
 
     Args:
-        exported: what came of it.
-        measured: whether validation images were given.
+        result: of the export.
+        validated: whether validation images were given.
     """
-    golden = exported.golden
+    golden = result.golden
     line = f"golden set: {golden['images']} images ({golden['source']})"
     if golden["source"] == "seeded noise":
-        line += "; nothing is trained yet, so the weights are seeded too and the logits mean nothing"
+        line += "; the network is not trained, so its weights are random and its logits have no meaning"
     elif golden["images"] < 16:
-        line += "; 16 or more prove more"
+        line += "; 16 or more images make a stronger proof"
     print_message(line)
-    if measured:
-        _say_accuracy(exported)
-    if exported.left_out:
-        print_message(f"{len(exported.left_out)} files of --images could not be used:")
-        for reason in exported.left_out[:_NAMED]:
+    accuracy = result.variants["onnx-fp32"].get("accuracy")
+    if validated and accuracy:
+        print_message(
+            f"the model classifies {accuracy['reference_top1']:.2%} of {accuracy['images']:,} validation images "
+            "correctly"
+        )
+    if result.skipped_images:
+        print_message(f"{len(result.skipped_images)} files of --images could not be used:")
+        for reason in result.skipped_images[:_LISTED]:
             print_message(f"  {reason}")
-    for name, variant in exported.made.items():
+    for name, variant in result.variants.items():
         if any(not proof["standard"] for proof in _proofs(variant)):
             print_message(
-                f"{name} is held to a looser gate than {variant['precision']} has: it does not count as proved and is "
+                f"{name} passed a looser gate than that of {variant['precision']}: it does not count as proved and is "
                 f"served only with --variant {name}"
             )
 
 
-def _say_accuracy(exported: ExportResult) -> None:
-    """Say how good the model itself is on the images on which variants may lose."""
-    accuracy = exported.made["onnx-fp32"].get("accuracy")
-    if accuracy:
-        print_message(
-            f"the model answers {accuracy['reference_top1']:.2%} of {accuracy['images']:,} validation images right"
-        )
-
-
-def export_json(exported: ExportResult) -> dict[str, Any]:
+def export_json(result: ExportResult) -> dict[str, Any]:
     """Return the result as JSON data."""
     return {
-        "golden": exported.golden,
-        "variants": exported.made,
-        "choice": exported.choice,
-        "refused": {name: str(error) for name, error in exported.refused.items()},
-        "bundle": str(exported.bundle.path),
+        "golden": result.golden,
+        "variants": result.variants,
+        "choice": result.choice,
+        "refused": {name: str(error) for name, error in result.rejected.items()},
+        "bundle": str(result.bundle.path),
     }
 
 
-def print_export(exported: ExportResult) -> None:
-    """Print what was made, and what was chosen from, as tables."""
+def print_export(result: ExportResult) -> None:
+    """Print the exported variants and the candidates of ``auto`` as tables."""
     columns = (
         "variant",
         "runtime",
@@ -71,36 +66,36 @@ def print_export(exported: ExportResult) -> None:
         "proved on",
         "MiB",
         "max |logit error|",
-        "mean, of spread",
-        "same top-1",
-        "top-1 lost",
+        "mean / spread",
+        "same first class",
+        "top-1 lost, points",
     )
-    rows = [row for name, variant in exported.made.items() for row in _rows(name, variant)]
-    print_table(f"Exported to {exported.bundle.path}", columns, rows, left=4)
+    rows = [row for name, variant in result.variants.items() for row in _rows(name, variant)]
+    print_table(f"Exported to {result.bundle.path}", columns, rows, left=4)
     console = stdout_console()
-    for name, variant in exported.made.items():
+    for name, variant in result.variants.items():
         for note in _notes(variant):
             console.print(f"{name}: {note}", soft_wrap=True, markup=False)
-    if exported.choice is not None:
-        _print_choice(exported.choice)
+    if result.choice is not None:
+        _print_choice(result.choice)
 
 
 def _rows(name: str, variant: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    for made in variant.get("engines", [variant])[-1:]:
-        proof, accuracy = made["proof"], made.get("accuracy")
-        figures = ("not proved", f"{made['bytes'] / 2**20:.1f}", "-", "-", "-")
+    for one in variant.get("engines", [variant])[-1:]:
+        proof, accuracy = one["proof"], one.get("accuracy")
+        figures = ("not proved", f"{one['bytes'] / 2**20:.1f}", "-", "-", "-")
         if proof:
             figures = (
-                f"{proof['runtime']}, {proof['device']}" + ("" if proof["standard"] else ", loosely"),
-                f"{made['bytes'] / 2**20:.1f}",
+                f"{proof['runtime']}, {proof['device']}" + ("" if proof["standard"] else ", looser gate"),
+                f"{one['bytes'] / 2**20:.1f}",
                 f"{proof['max_abs_error']:.2g}",
                 f"{proof['relative_error']:.2%}",
                 f"{proof['top1_agreement']:.0%}",
             )
-        yield (name, variant["runtime"], variant["input"], *figures, _lost(accuracy))
+        yield (name, variant["runtime"], variant["input"], *figures, _drop(accuracy))
 
 
-def _lost(accuracy: dict[str, Any] | None) -> str:
+def _drop(accuracy: dict[str, Any] | None) -> str:
     if accuracy is None:
         return "-"
     return f"{accuracy['drop']:.2f} ({accuracy['low']:.2f} to {accuracy['high']:.2f})"
@@ -108,14 +103,14 @@ def _lost(accuracy: dict[str, Any] | None) -> str:
 
 def _print_choice(choice: dict[str, Any]) -> None:
     batches = choice["batches"]
-    columns = ("candidate", "result", "why", *(f"ms (images/s), batch {batch}" for batch in batches))
+    columns = ("candidate", "result", "reason", *(f"ms (images/s), batch {batch}" for batch in batches))
     rows = []
     for one in choice["candidates"]:
         medians = {row["batch"]: f"{row['p50_ms']:.2f} ({row['images_per_second']:,.0f})" for row in one["latency"]}
         rows.append((one["variant"], one["result"], one["reason"], *(medians.get(batch, "-") for batch in batches)))
     cpu = f"{choice['machine']['cpu']}, {choice['cpu_instructions']}"
     print_table(
-        f"Chosen by median latency (mean over the batches) and at most {choice['max_drop']:g} points lost, on {cpu}",
+        f"Chosen by median latency (mean over batch sizes), with at most {choice['max_drop']:g} points lost, on {cpu}",
         columns,
         rows,
         left=3,

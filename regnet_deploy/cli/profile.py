@@ -1,4 +1,4 @@
-"""``regnet-deploy profile``: what the network costs, counted and measured."""
+"""``regnet-deploy profile``: count the operations of the network and measure its latency."""
 
 from __future__ import annotations
 
@@ -8,45 +8,48 @@ import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.options import IntList, bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_message, print_table, progress, stdout_console
+from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
 from regnet_deploy.errors import require
 
 
 @click.command()
 @bundle_argument
-@click.option("--batch", "batches", type=IntList(), default="1,8,32", show_default=True, help="Images an inference.")
+@click.option("--batch", "batches", type=IntList(), default="1,8,32", show_default=True, help="Batch sizes.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
     show_default=True,
-    help="Measured for each runtime and batch size, warm-up not counted.",
+    help="Duration of the measurement of each runtime and batch size, without the warm-up.",
 )
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
     default="auto",
     show_default=True,
-    help="tensorrt measures ONNX variants by ONNX Runtime's provider of TensorRT, the model itself by CUDA.",
+    help="tensorrt: ONNX variants run with ONNX Runtime's TensorRT provider, the PyTorch model with CUDA.",
 )
 @click.option(
-    "--plot", type=click.Path(), metavar="FILE", help="Draw shares, latency and throughput: .png, .svg or .pdf."
+    "--plot",
+    type=click.Path(),
+    metavar="FILE",
+    help="Plot shares, latency and throughput: .png, .svg or .pdf.",
 )
 @json_option
 def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -> None:
     """Count the network's MACs, parameters and activations, and measure its latency on this machine.
 
-    Counted with fvcore and held against the closed form. MACs are the paper's number: convolutions, linear and their
-    biases; fvcore's own total has batch norm and pooling besides. Latency is of the model in PyTorch and of every
-    exported variant that is proved, in turns.
+    fvcore counts the operations, and the result is compared with the closed form. MACs are counted as in the paper:
+    convolutions, the linear layer and their biases; fvcore's own total also contains batch norm and pooling. Latency is
+    measured for the PyTorch model and for every proved variant, in turns.
 
     \b
     Example:
       regnet-deploy profile
       regnet-deploy profile my-bundle --batch 1,16 --seconds 10 --plot profile.png
     """
-    ensure_writable(open_bundle(bundle_path))  # says what is missing before torch takes its seconds
+    ensure_writable(open_bundle(bundle_path))  # errors before the slow import of torch
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
     from regnet_deploy.plotting import check_plot_path
@@ -55,14 +58,8 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
 
     if plot:
         check_plot_path(plot)
-    with progress() as display:
-        task = display.add_task("profile", total=None, note="")
-
-        def advance(steps: int, what: str) -> None:
-            done = display.tasks[0].completed if display.tasks[0].total else -1
-            display.update(task, total=steps, completed=done + 1, note=what)
-
-        part = profile(bundle_path, ProfileOptions(**options), print_message, advance)
+    with terminal_progress() as progress:
+        part = profile(bundle_path, ProfileOptions(**options), progress)
     name = open_bundle(bundle_path).part("architecture")["name"]
     if as_json:
         print_json(part)
@@ -83,7 +80,7 @@ def _print(name: str, part: dict[str, Any]) -> None:
     print_table("By operator", ("operator", *columns), [*rows, _count_row("total", counts)])
     console = stdout_console()
     console.print(
-        f"MACs (convolutions, linear and their biases, the paper's number): {counts['macs']:,}; "
+        f"MACs as counted in the paper (convolutions, linear and their biases): {counts['macs']:,}; "
         f"fvcore's own total, with batch norm and pooling: {counts['fvcore_total']:,}. Counted MACs, parameters and "
         f"activations are equal to the closed form's {closed['macs']:,}, {closed['parameters']:,} and "
         f"{closed['activations']:,}.\n",

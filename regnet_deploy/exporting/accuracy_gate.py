@@ -1,66 +1,48 @@
-"""Whether a variant is as good as the trained model: its gate on the golden set, its accuracy on validation images."""
+"""The gate that every exported variant must pass: agreement on the golden set, and top-1 on validation images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, ProofError
-from regnet_deploy.exporting.accuracy import ReferenceLogits, ValidationSet, measure_accuracy
+from regnet_deploy.exporting.accuracy import ReferenceLogits, measure_accuracy
 from regnet_deploy.exporting.precision import Precision
-from regnet_deploy.exporting.progress import Advance
 from regnet_deploy.exporting.proof import prove
+from regnet_deploy.exporting.validation import ValidationSet
 from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.runtimes.golden_set import GoldenSet
 from regnet_deploy.runtimes.runtime import Session
 
 
-def ensure_same_images(reference: ReferenceLogits, bundle: Bundle, data: Path, note: Callable[[str], None]) -> None:
-    """Find out whether the model knows these validation images: on others a variant has nothing to lose.
+class Evaluation(NamedTuple):
+    """Figures of a variant that passed the gate; ``accuracy`` is None without validation images."""
 
-    Args:
-        reference: the model's answers.
-        bundle: its part ``training`` says how many of its own validation images the model answers right.
-        data: the folder, for the message.
-        note: is told where the share is plainly lower than that.
+    proof: dict[str, Any]
+    accuracy: dict[str, Any] | None
 
-    Raises:
-        DataError: less than half of what training found is right.
-    """
-    training = bundle.parts.get("training")
-    best = (training or {}).get("best") or {}
-    trained, here, n = best.get("val_top1"), reference.top1, len(reference.labels)
-    if trained is None:
-        return
-    told = (
-        f"the model answers {here:.2%} of the {n:,} validation images of {data} right, in training it was {trained:.2%}"
-    )
-    if here < trained / 2:
-        raise DataError(
-            f"{told}: these are other images, or in the wrong class folders; give the folder you trained on"
-        )
-    # Three standard errors of both shares, and something for images that are a little different.
-    slack = 0.02 + 3 * math.sqrt(trained * (1 - trained) * (1 / n + 1 / best.get("val_images", n)))
-    if here < trained - slack:
-        note(f"{told}: if these are not the images you mean, give the folder you trained on")
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data, without the accuracy where it is None."""
+        return {"proof": self.proof} | ({"accuracy": self.accuracy} if self.accuracy else {})
 
 
 @dataclass(frozen=True, eq=False)
 class AccuracyGate:
-    """What variants are held against.
+    """What variants are compared with, and what they may lose.
 
     Attributes:
         golden: images and the model's logits.
         preprocessing: of the bundle.
-        gates: by the name of the precision.
-        validation: labelled images, or None where none were given.
-        reference: the model's answers to them.
-        max_drop: points of top-1 that a variant may lose on them.
+        gates: name of a precision -> limits on the golden set.
+        validation: labeled images, or None if none were given.
+        reference: the model's logits for them.
+        max_drop: percentage points of top-1 that a variant may lose on them.
     """
 
     golden: GoldenSet
@@ -70,40 +52,38 @@ class AccuracyGate:
     reference: ReferenceLogits | None
     max_drop: float
 
-    def judge(
-        self, name: str, session: Session, precision: Precision, advance: Advance, *, whole: bool = True
-    ) -> dict[str, Any]:
-        """Return ``proof`` and, with validation images, ``accuracy`` as JSON data.
+    def evaluate(
+        self, name: str, session: Session, precision: Precision, progress: Progress, *, validate: bool = True
+    ) -> Evaluation:
+        """Return the figures of a variant on the golden set and, if there are any, on the validation images.
 
         Args:
             name: of the variant.
-            session: that runs it.
-            precision: what it computes in.
-            advance: is told how much of the validation images is done.
-            whole: also on the validation images, where there are some.
+            session: runs it.
+            precision: of the variant.
+            progress: receives the validation images done.
+            validate: also run the validation images, if there are any.
 
         Raises:
-            ProofError: a gate is not passed, too many answers are lost, or one is not finite; the message has the
-                figures.
+            ProofError: a limit is exceeded, or a logit is not finite; the message has the figures.
         """
-        gate = self.gates[precision.name]
-        found = {"proof": prove(name, session, self.golden, self.preprocessing, gate, precision.name)}
-        if not whole or self.validation is None:
-            return found
-        return {**found, "accuracy": self.accuracy(name, session, precision, advance)}
+        proof = prove(name, session, self.golden, self.preprocessing, self.gates[precision.name], precision.name)
+        if not validate or self.validation is None:
+            return Evaluation(proof, None)
+        return Evaluation(proof, self.measure_accuracy(name, session, precision, progress))
 
-    def accuracy(self, name: str, session: Session, precision: Precision, advance: Advance) -> dict[str, Any]:
-        """Return what a variant loses on the validation images, as JSON data.
+    def measure_accuracy(self, name: str, session: Session, precision: Precision, progress: Progress) -> dict[str, Any]:
+        """Return the accuracy on the validation images, which must be given, as JSON data.
 
         Raises:
-            ProofError: too much, or an answer is not finite.
+            ProofError: the variant loses too much, or a logit is not finite.
         """
-        assert self.validation is not None  # who asks has given --data
+        assert self.validation is not None
         assert self.reference is not None
-        accuracy = measure_accuracy(session, self.validation, self.reference, advance)
+        accuracy = measure_accuracy(session, self.validation, self.reference, progress)
         if not accuracy.finite:
             raise ProofError(f"{name} gives logits that are not finite on validation images")
-        # fp32 is what everything falls back to: an answer that another order of summation changes must not end all.
+        # fp32 is the fallback: one answer that a different order of summation changes must not stop the export.
         if precision.name != "fp32" and accuracy.drop > self.max_drop:
             raise ProofError(
                 f"{name} loses {accuracy.drop:.2f} points of top-1 on {accuracy.images:,} validation images "
@@ -111,3 +91,36 @@ class AccuracyGate:
                 f"to {accuracy.high:.2f}) and may lose {self.max_drop:g} (--max-drop)"
             )
         return accuracy.to_json()
+
+
+def check_reference_accuracy(reference: ReferenceLogits, bundle: Bundle, data: Path, progress: Progress) -> None:
+    """Check that the model classifies these validation images about as well as those of its training run.
+
+    On images that the model does not know, a variant has nothing to lose, and its accuracy would mean nothing.
+
+    Args:
+        reference: the model's logits.
+        bundle: its part ``training`` has the top-1 of the training run.
+        data: the folder, for the message.
+        progress: receives a message if the top-1 is clearly lower than in the training run.
+
+    Raises:
+        DataError: it is less than half of that.
+    """
+    training = bundle.parts.get("training")
+    best = (training or {}).get("best") or {}
+    expected, found, n = best.get("val_top1"), reference.top1, len(reference.labels)
+    if expected is None:
+        return
+    line = (
+        f"the model classifies {found:.2%} of the {n:,} validation images of {data} correctly, and {expected:.2%} in "
+        "training"
+    )
+    if found < expected / 2:
+        raise DataError(
+            f"{line}: these are different images, or they are in wrong class folders; give the training folder"
+        )
+    # Three standard errors of the difference, and 2 points for images that differ a little.
+    slack = 0.02 + 3 * math.sqrt(expected * (1 - expected) * (1 / n + 1 / best.get("val_images", n)))
+    if found < expected - slack:
+        progress.message(f"{line}: if these are not the images of the training run, give its folder")

@@ -1,240 +1,282 @@
-"""Ranges of activations, measured on images: the values that a quantised tensor has room for.
-
-The FP32 graph runs once. Of every tensor the lowest and the highest value are kept, and a histogram of magnitudes from
-which each method then takes its own threshold, beyond which values are clipped.
-
-The histograms are our own: those of ONNX Runtime's calibrators print to stdout, grow without bound where a later image
-has larger values, and search the threshold of a tensor in Python loops.
-"""
+"""Calibration: images on which the ranges of activations are measured, and the choice of the method that sets them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 
-from regnet_deploy.cpu import available_cores
-from regnet_deploy.errors import ProofError, UsageError, did_you_mean
-from regnet_deploy.exporting.progress import Advance, quiet
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
+from regnet_deploy.exporting.accuracy import measure_accuracy
+from regnet_deploy.exporting.accuracy_gate import AccuracyGate
+from regnet_deploy.exporting.activation_ranges import (
+    METHODS,
+    ObservedActivations,
+    compute_ranges,
+    observe_activations,
+)
+from regnet_deploy.exporting.decoded_images import decode_images, pixels_fingerprint
+from regnet_deploy.exporting.emulation import emulate
+from regnet_deploy.exporting.model_source import ModelSource
+from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantization import TensorRange
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
-from regnet_deploy.runtimes.onnx_session import create_session, ort_failures, run_error, session_options
-from regnet_deploy.runtimes.runtime import installed_onnxruntime
+from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
+from regnet_deploy.exporting.validation import ValidationSet
+from regnet_deploy.images.dataset import ImageDataset
+from regnet_deploy.images.decode import SUFFIXES
+from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.images.stratified_order import stratified_order
+from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.runtimes.gates import Gate
+from regnet_deploy.runtimes.golden_set import replay
+from regnet_deploy.runtimes.runtime import Session, open_onnx
 
-#: Ways to choose a range: all that was seen; least loss of information; all but the largest magnitudes.
-METHODS = ("minmax", "entropy", "percentile")
-#: Share of the values, zeros left out, that ``percentile`` keeps: the best or nearly the best of those that
-#: Wu et al., "Integer Quantization for Deep Learning Inference", 2020, tried on convolutional networks.
-KEPT = 0.9999
+#: With fewer images, values that a deployed network meets are missing; more images do not change the ranges.
+MIN_IMAGES, MAX_IMAGES = 300, 512
 
-#: Bins of a histogram. At least half of them are below the largest magnitude, as many as NVIDIA's calibration has.
-_BINS = 4096
-#: Magnitudes that INT8 has, and the bins that a candidate for the threshold must have at least.
-_LEVELS = 128
-#: Values of a tensor and an image that go into the histogram; the lowest and highest are of all of them.
-_SAMPLED = 8192
-#: Bytes that the tensors of a batch may take. More would be slower: memory is mapped anew for each of them.
-_BATCH_BYTES = 64 * 2**20
-_MOST_IMAGES = 32
-
-
-@dataclass(eq=False)
-class Activations:
-    """What was seen of one tensor.
-
-    Attributes:
-        low: lowest value.
-        high: highest value.
-        width: of a bin.
-        counts: ``(4096,)`` int64, how many sampled magnitudes lie in each bin. Zeros are left out: every scale holds
-            them exactly.
-    """
-
-    low: float = math.inf
-    high: float = -math.inf
-    width: float = 0.0
-    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
-
-    @property
-    def largest(self) -> float:
-        """The largest magnitude."""
-        return max(abs(self.low), abs(self.high))
-
-    def add(self, values: NDArray[np.float32]) -> None:
-        """Take in the values of a batch, ``(n, ...)``.
-
-        Raises:
-            ProofError: they are not finite.
-        """
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            raise ProofError("values inside the network are not finite: train again (a lower --lr)")
-        self.low, self.high = min(self.low, low), max(self.high, high)
-        self._make_room()
-        images = values.reshape(len(values), -1)
-        sample = np.abs(images[:, :: _stride(images.shape[1], math.prod(values.shape[2:]))])
-        sample = sample[sample > 0]
-        if len(sample):
-            bins = np.minimum((sample.astype(np.float64) / self.width).astype(np.int64), _BINS - 1)
-            self.counts += np.bincount(bins, minlength=_BINS)
-
-    def _make_room(self) -> None:
-        """Double the width, joining pairs of bins, until the largest magnitude fits."""
-        if self.width == 0.0:
-            self.width = self.largest / _BINS
-            return
-        while self.largest > self.width * _BINS:
-            self.width *= 2
-            joined = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = np.concatenate([joined, np.zeros_like(joined)])
+TRAINING, USER = "training images", "user images"
+#: Number of validation images on which the methods are compared.
+_COMPARED = 2000
+_COMPARED_SEED = 0
 
 
 @dataclass(frozen=True, eq=False)
-class ObservedActivations:
-    """What was seen of each tensor, by name, on so many images."""
+class CalibrationSet:
+    """Images for calibration.
 
-    tensors: Mapping[str, Activations]
-    images: int
+    Attributes:
+        pixels: ``(n, h, w, 3)`` uint8 RGB, all different.
+        part: JSON data: ``images``, ``source`` in words (with the folder, if it may not be the training folder),
+            ``folder``, ``seed``, ``digest`` (sha256 over the pixels and the preprocessing), ``left_out`` (path ->
+            reason of chosen files that cannot be used).
+    """
+
+    pixels: NDArray[np.uint8]
+    part: dict[str, Any]
 
 
-def observe_activations(
-    onnx_fp32: bytes,
-    tensors: Sequence[str],
-    pixels: NDArray[np.uint8],
+@dataclass(frozen=True, eq=False)
+class CalibratedRanges:
+    """The ranges of the best method, and the part ``calibration`` of the variant."""
+
+    ranges: Mapping[str, TensorRange]
+    part: dict[str, Any]
+
+
+class Calibration:
+    """The calibration images and the activations observed on them; both are loaded when a precision first needs them.
+
+    Args:
+        load_images: returns the images; raises DataError or UsageError if there are not enough.
+        source: the network.
+        progress: receives the steps.
+    """
+
+    def __init__(self, load_images: Callable[[], CalibrationSet], source: ModelSource, progress: Progress) -> None:
+        self._load_images, self._source, self._progress = load_images, source, progress
+
+    @cached_property
+    def _loaded(self) -> CalibrationSet | RegnetDeployError:
+        self._progress.step("calibration images")
+        try:
+            return self._load_images()
+        except RegnetDeployError as error:  # kept, so that the next precision does not search the folder again
+            return error
+
+    @property
+    def images(self) -> CalibrationSet:
+        """The calibration images."""
+        if isinstance(self._loaded, RegnetDeployError):
+            raise self._loaded
+        return self._loaded
+
+    @cached_property
+    def observed(self) -> ObservedActivations:
+        """The activations of the FP32 network on them."""
+        pixels, source = self.images.pixels, self._source
+        self._progress.step("activations of the calibration images")
+        fp32 = source.onnx(PRECISIONS["fp32"])
+        return observe_activations(fp32, source.activation_names(), pixels, source.preprocessing, self._progress)
+
+    def choose_ranges(
+        self, precision: Precision, gate: AccuracyGate, *, reduce_range: bool = False
+    ) -> CalibratedRanges:
+        """Build the precision with the ranges of each method and return the ranges of the most accurate one.
+
+        The criterion is top-1 on up to 2,000 validation images, or without validation images the share of golden images
+        with the same first class as the model. If that is equal, it is the smaller mean error of the logits.
+
+        Args:
+            precision: a quantized one.
+            gate: has the golden set and the validation images.
+            reduce_range: quantize weights to 7 bits.
+
+        Raises:
+            DataError: there are too few calibration images.
+            ProofError: no method gives finite logits.
+        """
+        validation = None if gate.validation is None else gate.validation.subset(_COMPARED, _COMPARED_SEED)
+        observed = self.observed
+        tried: dict[str, dict[str, float]] = {}
+        ranges: dict[str, Mapping[str, TensorRange]] = {}
+        for method in METHODS:
+            self._progress.step(f"{precision.name}: ranges by {method}")
+            ranges[method] = compute_ranges(observed, method)
+            data = self._source.onnx(precision, ranges[method], reduce_range=reduce_range)
+            session = open_onnx(emulate(data, precision), device="cpu", exact=precision.tensorrt_only)
+            figures = _figures(session, gate, validation)
+            if figures is not None:
+                tried[method] = figures
+        if not tried:
+            raise ProofError(
+                f"{precision.name}: the logits are not finite with the ranges of any method ({', '.join(METHODS)})"
+            )
+        best = max(tried, key=lambda method: (tried[method]["top1"], -tried[method]["mean_abs_error"]))
+        return CalibratedRanges(ranges[best], {"method": best, "tried": tried, **self.images.part})
+
+
+def make_calibration_set(
+    source: str | Path | ImageDataset,
+    bundle: Bundle,
     preprocessing: Preprocessing,
-    advance: Advance = quiet,
-    threads: int | None = None,
-) -> ObservedActivations:
-    """Run a network on images and keep what its activations look like.
+    golden_images: NDArray[np.uint8],
+    *,
+    count: int = MAX_IMAGES,
+    seed: int = 0,
+    excluded: Collection[bytes] = frozenset(),
+    progress: Progress | None = None,
+) -> CalibrationSet:
+    """Choose images and decode them; where an image cannot be used, the next one is chosen.
 
     Args:
-        onnx_fp32: the graph in FP32, with normalised images as its input.
-        tensors: names of tensors in it, as ``graph.tensors_between`` gives them; the input may be one.
-        pixels: ``(n, h, w, 3)`` uint8.
+        source: the folder that was given to ``train --data``, of which only training images are used, spread over the
+            classes; its dataset; or a folder that contains images and no folders.
+        bundle: its labels and its part ``training`` say what was trained on.
         preprocessing: of the bundle.
-        advance: called with the images done and ``n``.
-        threads: of the CPU; by default what ``available_cores`` says.
+        golden_images: ``(n, h, w, 3)`` uint8: none of these is used.
+        count: number of images; fewer are used if there are not as many.
+        seed: of the choice.
+        excluded: fingerprints of validation images: none of these is used either.
+        progress: receives the images found, and before that the files read, if the dataset has to be loaded.
 
     Raises:
-        ProofError: values are not finite.
-        MissingExtra: ONNX Runtime is not installed.
-        UsageError: it is installed twice.
+        UsageError: ``count`` is not 300 to 512.
+        DataError: the folder does not exist, its classes are not the bundle's, its held-out images are not known, or it
+            has fewer than 300 usable images.
+        MissingPart: the folder has classes and the bundle is not trained.
     """
-    threads = threads or available_cores()
-    session, entered = _open(onnx_fp32, tensors, threads)
-    inside = [name for name in tensors if name != entered]
-    seen = {name: Activations() for name in [*inside, entered] if name in tensors}
-    done, size = 0, 1  # the first image alone: it tells how many fit
-    with ThreadPoolExecutor(threads) as pool:
-        while done < len(pixels):
-            images = normalize(pixels[done : done + size], preprocessing)
-            try:
-                values = [*session.run(inside, {entered: images}), images][: len(seen)]
-            except ort_failures() as error:
-                raise run_error(images, error) from None
-            list(pool.map(Activations.add, seen.values(), values))
-            done += len(images)
-            advance(done, len(pixels))
-            size = max(1, min(_MOST_IMAGES, _BATCH_BYTES // sum(value[:1].nbytes for value in values)))
-    return ObservedActivations({name: seen[name] for name in tensors}, len(pixels))
-
-
-def activation_ranges(observed: ObservedActivations, method: str) -> dict[str, TensorRange]:
-    """Return the range of every tensor: what was seen, clipped to the method's threshold on both sides.
-
-    Args:
-        observed: by :func:`observe`.
-        method: ``minmax`` clips nothing. ``percentile`` keeps a share of 0.9999 of the values. ``entropy`` loses least
-            information, as the Kullback-Leibler divergence counts it, when the rest is rounded to 128 magnitudes:
-            S. Migacz, "8-bit Inference with TensorRT", GTC 2017. It is made for smooth distributions: of drawings,
-            whose even parts put many values into one bin, it clips far too many. No method is always the best.
-
-    Raises:
-        UsageError: no such method.
-    """
-    thresholds = {"minmax": lambda seen: seen.largest, "entropy": _least_divergence, "percentile": _percentile}
-    if method not in thresholds:
-        raise UsageError(
-            f"no calibration method {method!r}{did_you_mean(method, METHODS)}; there are {', '.join(METHODS)}"
-        )
-    found = {}
-    for name, seen in observed.tensors.items():
-        most = thresholds[method](seen)
-        found[name] = TensorRange(max(seen.low, -most), min(seen.high, most))
-    return found
-
-
-def _percentile(seen: Activations) -> float:
-    total = np.cumsum(seen.counts)
-    if not total[-1]:
-        return seen.largest
-    return min(seen.largest, float(np.searchsorted(total, KEPT * total[-1]) + 1) * seen.width)
-
-
-def _least_divergence(seen: Activations) -> float:
-    """Return the magnitude at which to clip so that the distribution changes least.
-
-    A candidate is a number of bins, 128 or more. P is what is in them, with all that is clipped in the last; Q is the
-    same rounded to 128 levels, each spread over those of its bins that P has something in. All candidates at once: a
-    level's sums are differences of running sums.
-    """
-    used = int(np.flatnonzero(seen.counts).max(initial=-1)) + 1
-    if used <= _LEVELS:
-        return seen.largest
-    counts = seen.counts[:used].astype(np.float64)
-    sums = np.concatenate([[0.0], np.cumsum(counts)])
-    filled = np.concatenate([[0], np.cumsum(counts > 0)])
-    entropies = np.concatenate([[0.0], np.cumsum(_x_log_x(counts))])
-    candidates = np.arange(_LEVELS, used + 1)
-    edges = candidates[:, None] * np.arange(_LEVELS + 1) // _LEVELS
-    kept = np.diff(sums[edges], axis=1)
-    bins = np.diff(filled[edges], axis=1).astype(np.float64)
-    last, clipped = counts[candidates - 1], sums[-1] - sums[candidates]
-    bins[:, -1] += (last == 0) & (clipped > 0)  # what is clipped fills the last bin of P
-    held = kept.copy()
-    held[:, -1] += clipped
-    level = np.divide(kept, bins, out=np.ones_like(kept), where=kept > 0)
-    # Sum of P log(P / Q), both made to sum to 1.
-    of_p = entropies[candidates] - _x_log_x(last) + _x_log_x(last + clipped)
-    of_p_and_q = (held * np.log(level)).sum(axis=1)
-    divergence = (of_p - of_p_and_q) / sums[-1] - np.log(sums[-1] / np.maximum(sums[candidates], 1.0))
-    divergence[(kept[:, -1] == 0) & (held[:, -1] > 0)] = np.inf  # P has something where Q has nothing
-    return min(seen.largest, float(candidates[divergence.argmin()]) * seen.width)
-
-
-def _x_log_x(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    product: NDArray[np.float64] = x * np.log(np.where(x > 0, x, 1.0))
-    return product
-
-
-def _stride(values: int, places: int) -> int:
-    """Return the step at which an image's values are sampled.
-
-    It has no factor in common with the places of a map, height times width, so that in time it comes to every place: a
-    step of 7 would meet a single column of maps 7 wide.
-    """
-    step = -(-values // _SAMPLED)
-    while math.gcd(step, places) > 1:
-        step += 1
-    return step
-
-
-def _open(data: bytes, tensors: Sequence[str], threads: int) -> tuple[Any, str]:
-    """Return a session of ONNX Runtime that puts out these tensors, and the name of its input."""
-    model = onnx.load_from_string(data)
-    entered = model.graph.input[0].name
-    del model.graph.output[:]
-    model.graph.output.extend(
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in tensors if name != entered
+    if not MIN_IMAGES <= count <= MAX_IMAGES:
+        raise UsageError(f"calibration needs {MIN_IMAGES} to {MAX_IMAGES} images, not {count}")
+    progress = progress or NoProgress()
+    root, ordered, description = _ordered(source, bundle, seed, progress)
+    golden = {pixels_fingerprint(image) for image in golden_images}
+    seen: set[bytes] = set()
+    chosen: list[NDArray[np.uint8]] = []
+    unusable: dict[str, str] = {}
+    skipped = Counter[str]()
+    for path, image in zip(ordered, decode_images(root, ordered, preprocessing), strict=False):
+        if isinstance(image, DataError):
+            unusable[path] = str(image).removeprefix(f"{root / path}: ")
+            continue
+        fingerprint = pixels_fingerprint(image)
+        reason = _skip_reason(fingerprint, golden, excluded, seen)
+        if reason:
+            skipped[reason] += 1
+            continue
+        seen.add(fingerprint)
+        chosen.append(image)
+        progress.update(len(chosen), count)
+        if len(chosen) == count:
+            break
+    if len(chosen) < MIN_IMAGES:
+        raise DataError(_too_few(root, description, len(ordered), len(chosen), skipped, unusable))
+    pixels = np.stack(chosen)
+    return CalibrationSet(
+        pixels,
+        {
+            "images": len(pixels),
+            "source": description,
+            "folder": root.resolve().name,
+            "seed": seed,
+            "digest": calibration_digest(pixels, preprocessing),
+            "left_out": unusable,
+        },
     )
-    installed_onnxruntime()
-    return create_session(
-        model.SerializeToString(), session_options(threads, exact=False), ["CPUExecutionProvider"]
-    ), entered
+
+
+def calibration_digest(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> str:
+    """Return the sha256 over the pixels, their shape and the preprocessing."""
+    head = json.dumps([list(pixels.shape), preprocessing.to_json()], sort_keys=True)
+    return hashlib.sha256(head.encode() + b"\n" + np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _ordered(
+    source: str | Path | ImageDataset, bundle: Bundle, seed: int, progress: Progress
+) -> tuple[Path, list[str], str]:
+    """Return the folder, its files in the order in which they are tried, and a description of them."""
+    if not isinstance(source, ImageDataset):
+        files = _images_without_classes(Path(source))
+        if files is not None:
+            return Path(source), [files[i] for i in stratified_order([0] * len(files), seed)], USER
+        source = load_training_dataset(source, bundle, progress)
+    train = source.train
+    ordered = [train[i].path for i in stratified_order([file.label for file in train], seed)]
+    if is_training_dataset(source, bundle):
+        return source.root, ordered, TRAINING
+    return source.root, ordered, f"images of {train[0].path.split('/')[0]}/ in {source.root.resolve().name}"
+
+
+def _images_without_classes(root: Path) -> list[str] | None:
+    """Return the names of the images in a folder; None if it contains folders or does not exist."""
+    try:
+        entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise DataError(f"cannot read {root}: {error.strerror}") from None
+    if any(entry.is_dir() for entry in entries):
+        return None
+    return sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES)
+
+
+def _skip_reason(
+    fingerprint: bytes, golden: Collection[bytes], validation: Collection[bytes], seen: Collection[bytes]
+) -> str | None:
+    sets = {"in the golden set": golden, "among the validation images": validation, "equal to another image": seen}
+    return next((name for name, fingerprints in sets.items() if fingerprint in fingerprints), None)
+
+
+def _too_few(
+    root: Path, description: str, files: int, usable: int, skipped: Mapping[str, int], unusable: dict[str, str]
+) -> str:
+    what = f"images ({', '.join(sorted(SUFFIXES))})" if description == USER else description
+    details = [f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in skipped.items()]
+    if unusable:
+        path, reason = next(iter(unusable.items()))
+        details.append(f"{len(unusable)} cannot be used, for example {path}: {reason}")
+    explanation = f" ({'; '.join(details)})" if details else ""
+    return (
+        f"calibration needs {MIN_IMAGES} images and {root} has {usable} usable ones among {files} {what}{explanation}: "
+        "add images, or give another folder of real ones"
+    )
+
+
+def _figures(session: Session, gate: AccuracyGate, validation: ValidationSet | None) -> dict[str, float] | None:
+    """Return ``top1`` and ``mean_abs_error``, or None if a logit is not finite."""
+    if validation is None or gate.reference is None:
+        agreement = replay(session, gate.golden, gate.preprocessing, Gate())
+        top1, mean, finite = agreement.top1_agreement, agreement.mean_abs_error, agreement.passed
+    else:
+        accuracy = measure_accuracy(session, validation, gate.reference.restricted_to(validation))
+        top1, mean, finite = accuracy.top1, accuracy.mean_abs_error, accuracy.finite
+    return {"top1": top1, "mean_abs_error": mean} if finite else None

@@ -1,8 +1,7 @@
-"""Engines for this machine from the ONNX files that another machine exported, proved here. Needs no torch."""
+"""Builds engines for this machine from ONNX files that another machine exported, and proves them. Needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import RegnetDeployError, UsageError
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.default_variant import needs_engine_build
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import load_golden
@@ -21,53 +21,56 @@ from regnet_deploy.runtimes.golden_set import load_golden
 
 @dataclass(frozen=True)
 class RebuildResult:
-    """What came of it: the bundle as it is now, the engines that were added, and why others were not, by variant."""
+    """The bundle as it is now, the entries of the added engines, and the errors of the others, both by variant."""
 
     bundle: Bundle
-    made: dict[str, dict[str, Any]]
-    refused: dict[str, RegnetDeployError]
+    built: dict[str, dict[str, Any]]
+    rejected: dict[str, RegnetDeployError]
 
 
-def rebuild_engines(
-    path: str | Path, step: Callable[[str], None], phase: Callable[[int, str], None], note: Callable[[str], None]
-) -> RebuildResult:
-    """Build every engine that a bundle has for other machines and not for this one, prove it, and add it.
+def rebuild_engines(path: str | Path, progress: Progress | None = None) -> RebuildResult:
+    """Build, prove and add every engine that a bundle has for other machines and not for this one.
 
     Args:
         path: folder of the bundle.
-        step: is told what is done next.
-        phase: is told the phases of a build.
-        note: is told what did not work and is not needed, in a line.
+        progress: receives the steps and the phases of each build.
 
     Raises:
-        BundleError: missing, damaged, changed meanwhile or not writable.
-        MissingPart: there is no golden set to prove engines on.
+        BundleError: the bundle is missing, damaged, changed meanwhile or not writable.
+        MissingPart: it has no golden set, so that engines cannot be proved.
     """
+    progress = progress or NoProgress()
     bundle = open_bundle(path)
     golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
     variants: dict[str, dict[str, Any]] = dict(bundle.part("variants"))
-    made: dict[str, dict[str, Any]] = {}
-    refused: dict[str, RegnetDeployError] = {}
+    built: dict[str, dict[str, Any]] = {}
+    rejected: dict[str, RegnetDeployError] = {}
     files: dict[str, bytes] = {}
     for name in engine_variants(bundle):
         if not needs_engine_build(bundle, name):
             continue
-        step(f"{name}: building")
+        progress.step(f"{name}: building")
         try:
-            engine = rebuild_engine(bundle, name, find_gpu(), phase, note)
+            engine = rebuild_engine(
+                bundle,
+                name,
+                find_gpu(),
+                lambda steps, phase: progress.update(0, note=f"{phase} ({steps})"),
+                progress.message,
+            )
             if engine.session is None:
                 raise UsageError(f"{name} was built and is not added: {engine.entry['note']}")
-            step(f"{name}: proving on {engine.session.device}")
+            progress.step(f"{name}: proving on {engine.session.device}")
             precision = find_engine_variant(bundle, name)["precision"]
             proof = prove(name, engine.session, golden, preprocessing, gate_of(precision), precision)
             engine.entry["proof"] = proof
         except RegnetDeployError as error:
-            refused[name] = error
+            rejected[name] = error
             continue
         variants[name] = add_engine(variants[name], engine.entry)
-        files[engine.entry["file"]], made[name] = engine.plan, engine.entry
-    if made:
+        files[engine.entry["file"]], built[name] = engine.plan, engine.entry
+    if built:
         bundle = update_bundle(
             path, {"variants": variants}, files, drop=remaining_files(bundle, variants), expect=bundle
         )
-    return RebuildResult(bundle, made, refused)
+    return RebuildResult(bundle, built, rejected)

@@ -1,4 +1,4 @@
-"""The golden set that exports are held against: which images, and the logits that the model itself gives for them."""
+"""Makes the golden set: images, and the logits of the trained model for them, with which variants are compared."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from regnet_deploy.models.weights import inference_model
 from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, golden_to_bytes, load_golden
 
 SAMPLES = "samples.safetensors"
-#: Images taken from the training data, or drawn. A server runs them all before it is ready.
-IMAGES = 16
-#: Images taken of the user's own; of more, this many are picked evenly.
-MOST_IMAGES = 64
+#: Number of images from the training data, or of noise. A server runs all of them before it is ready.
+GOLDEN_IMAGES = 16
+#: Largest number of the user's images; from more, this many are picked at equal distances.
+MAX_USER_IMAGES = 64
 NOISE_SEED = 0
 TRAINING, USER, NOISE = "training images", "user images", "seeded noise"
 TOPPED_UP = f"{USER}, filled up with {TRAINING}"
@@ -34,12 +34,19 @@ TOPPED_UP = f"{USER}, filled up with {TRAINING}"
 
 @dataclass(frozen=True, eq=False)
 class NewGoldenSet:
-    """A golden set, the part ``golden`` that describes it, its bytes as stored, and which files could not be used."""
+    """A golden set.
+
+    Attributes:
+        golden: images and logits.
+        part: the part ``golden``, which describes it.
+        data: its file.
+        skipped: why files of the user could not be used.
+    """
 
     golden: GoldenSet
     part: dict[str, Any]
     data: bytes
-    left_out: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
 
 
 def make_golden_set(
@@ -47,13 +54,14 @@ def make_golden_set(
 ) -> NewGoldenSet:
     """Return the golden set for a bundle's weights.
 
-    The user's images, if given now or for these weights before, and where they are few, images that training left in
-    the bundle; else those alone; else, before training, seeded noise. Where these weights answered the same images
-    before, the answers stay to the last bit, which another CPU would change, and so does what was proved on them.
+    It consists of the user's images, if they are given now or were given for these weights before; where these are
+    few, also of the samples that training stored in the bundle. Without user images it consists of these samples, and
+    before training of seeded noise. If the bundle has logits of these weights for the same images, they are kept to the
+    last bit, because another CPU would compute slightly different ones; so earlier proofs remain valid.
 
     Raises:
-        DataError: an image or a folder cannot be used; it is named.
-        BundleError: the samples or an earlier set in the bundle are damaged.
+        DataError: an image or a folder cannot be used; the message names it.
+        BundleError: the samples or the earlier golden set in the bundle are damaged.
         ProofError: the model's own logits are not finite.
     """
     weights = bundle.files[WEIGHTS].sha256 if WEIGHTS in bundle.files else None
@@ -62,32 +70,34 @@ def make_golden_set(
     known = FILE in bundle.files and before.get("weights_sha256") == weights
     if not images and users and known:
         return NewGoldenSet(load_golden(bundle), before, bundle.read(FILE))
-    seed, left_out = None, list[str]()
+    seed, skipped = None, list[str]()
     if images:
-        pixels, left_out = _load(_pick(_files(images), MOST_IMAGES), preprocessing)
+        files = _files(images)
+        picked = [files[i] for i in _evenly_spaced(len(files), MAX_USER_IMAGES)]
+        pixels, skipped = _load(picked, preprocessing)
         source = USER
-        missing = IMAGES - len(pixels)
+        missing = GOLDEN_IMAGES - len(pixels)
         if missing > 0 and SAMPLES in bundle.files:
             pixels, source = np.concatenate([pixels, _samples(bundle, preprocessing, missing)]), TOPPED_UP
     elif SAMPLES in bundle.files:
-        pixels, source = _samples(bundle, preprocessing, IMAGES), TRAINING
+        pixels, source = _samples(bundle, preprocessing, GOLDEN_IMAGES), TRAINING
     else:
-        pixels, source, seed = noise_images(IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
+        pixels, source, seed = noise_images(GOLDEN_IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
     part = {"images": len(pixels), "source": source, "seed": seed, "weights_sha256": weights}
-    if known and weights is not None:  # weights that are drawn anew may be others, by another PyTorch
-        with contextlib.suppress(BundleError):  # a damaged set is made again
+    if known and weights is not None:  # untrained weights are initialized again, and may differ with another PyTorch
+        with contextlib.suppress(BundleError):  # a damaged set is replaced
             golden = load_golden(bundle)
             if np.array_equal(golden.images, pixels):
-                return NewGoldenSet(golden, part, bundle.read(FILE), tuple(left_out))
+                return NewGoldenSet(golden, part, bundle.read(FILE), tuple(skipped))
     golden = GoldenSet(pixels, golden_logits(model, pixels, preprocessing))
-    return NewGoldenSet(golden, part, golden_to_bytes(golden), tuple(left_out))
+    return NewGoldenSet(golden, part, golden_to_bytes(golden), tuple(skipped))
 
 
 def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)`` in float32 on the CPU.
+    """Return the logits ``(n, classes)`` of pixels ``(n, h, w, 3)``, computed in FP32 on the CPU.
 
-    One image at a time in one thread: what is summed in which order does not depend on the machine's cores or on which
-    other images are in the set.
+    Images run one at a time in one thread, so that the order of summation does not depend on the number of cores or on
+    the other images of the set.
 
     Raises:
         ProofError: a logit is not finite.
@@ -105,51 +115,51 @@ def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Pr
 
 
 def noise_images(count: int, side: int, seed: int) -> NDArray[np.uint8]:
-    """Return coloured blotches under grain, ``(count, side, side, 3)``: unlike each other, unlike flat noise."""
+    """Return random images ``(count, side, side, 3)`` of 7 x 7 colored cells with noise, all different."""
     random = np.random.default_rng(seed)
     cell = -(-side // 7)
-    blotches = random.integers(0, 256, (count, 7, 7, 3)).repeat(cell, axis=1).repeat(cell, axis=2)[:, :side, :side]
-    grain = random.integers(-32, 33, (count, side, side, 3))
-    pixels: NDArray[np.uint8] = np.clip(blotches + grain, 0, 255).astype(np.uint8)
+    cells = random.integers(0, 256, (count, 7, 7, 3)).repeat(cell, axis=1).repeat(cell, axis=2)[:, :side, :side]
+    noise = random.integers(-32, 33, (count, side, side, 3))
+    pixels: NDArray[np.uint8] = np.clip(cells + noise, 0, 255).astype(np.uint8)
     return pixels
 
 
-def _samples(bundle: Bundle, preprocessing: Preprocessing, most: int) -> NDArray[np.uint8]:
+def _samples(bundle: Bundle, preprocessing: Preprocessing, count: int) -> NDArray[np.uint8]:
     safetensors = require("safetensors", "export")
-    wrong = BundleError(
-        f"{bundle.stored_path(SAMPLES)} does not hold images of {preprocessing.crop}x{preprocessing.crop} pixels: "
+    error = BundleError(
+        f"{bundle.stored_path(SAMPLES)} does not contain images of {preprocessing.crop}x{preprocessing.crop} pixels: "
         "run `regnet-deploy train` again, or give your own with --images"
     )
     try:
         images: NDArray[Any] = require("safetensors.numpy", "export").load(bundle.read(SAMPLES))["images"]
     except (safetensors.SafetensorError, KeyError):
-        raise wrong from None
+        raise error from None
     if images.dtype != np.uint8 or images.shape[1:] != (preprocessing.crop, preprocessing.crop, 3) or not len(images):
-        raise wrong
-    chosen: NDArray[np.uint8] = images[_spread(len(images), most)]
+        raise error
+    chosen: NDArray[np.uint8] = images[_evenly_spaced(len(images), count)]
     return chosen
 
 
 def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], list[str]]:
-    """Return the pixels, ``(n, h, w, 3)``, and what in a folder could not be used; a file that was named must be."""
-    views, left_out = [], list[str]()
+    """Return the pixels ``(n, h, w, 3)``, and why files in folders cannot be used; a named file must be usable."""
+    images, skipped = [], list[str]()
     for file, named in files:
         try:
-            views.append(load_pixels(_read(file), preprocessing, str(file)))
+            images.append(load_pixels(_read(file), preprocessing, str(file)))
         except DataError as error:
             if named:
                 raise
-            left_out.append(str(error))
-    if not views:
-        raise DataError(f"--images: none of the {len(files)} files can be used, for example {left_out[0]}")
-    return np.stack(views), left_out
+            skipped.append(str(error))
+    if not images:
+        raise DataError(f"--images: none of the {len(files)} files can be used, for example {skipped[0]}")
+    return np.stack(images), skipped
 
 
 def _files(given: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Return the files that were named (True) or lie in a folder that was (False)."""
+    """Return the files, with True for a named file and False for one in a named folder."""
     found: list[tuple[Path, bool]] = []
     for path in given:
-        if not os.path.isdir(path):  # False also where Path would raise: names too long, folders that may not be read
+        if not os.path.isdir(path):  # False where Path.is_dir would raise: name too long, no permission
             found.append((path, True))
             continue
         inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and os.path.isfile(file)]
@@ -159,13 +169,9 @@ def _files(given: Sequence[Path]) -> list[tuple[Path, bool]]:
     return found
 
 
-def _pick(files: Sequence[tuple[Path, bool]], most: int) -> list[tuple[Path, bool]]:
-    return [files[i] for i in _spread(len(files), most)]
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return indices, ``most`` or fewer, spread evenly over ``range(count)``."""
-    return [i * count // most for i in range(most)] if count > most else list(range(count))
+def _evenly_spaced(n: int, count: int) -> list[int]:
+    """Return ``count`` or fewer indices at equal distances in ``range(n)``."""
+    return [i * n // count for i in range(count)] if n > count else list(range(n))
 
 
 def _read(file: Path) -> bytes:

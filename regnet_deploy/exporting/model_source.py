@@ -1,4 +1,4 @@
-"""The trained network as it goes into every exported file."""
+"""The trained network that every exported file is made from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions, tensors_between
+from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx, convolution_types
 from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.images.preprocessing import Preprocessing
@@ -21,14 +21,14 @@ from regnet_deploy.space.network import Network
 
 @dataclass(frozen=True, eq=False)
 class ModelSource:
-    """What every variant is made from.
+    """The network, its weights and what is written into every file.
 
     Attributes:
-        model: in PyTorch, in evaluation mode.
+        model: PyTorch module in evaluation mode.
         network: its stages.
-        weights: its arrays by name.
+        weights: name in the state dict -> array.
         preprocessing: of the bundle.
-        metadata: what a file tells of itself to whoever finds it without its bundle.
+        metadata: written into each ONNX file, so that it can be understood without its bundle.
     """
 
     model: nn.Module
@@ -43,7 +43,7 @@ class ModelSource:
         ranges: Mapping[str, TensorRange] | None = None,
         *,
         pixels: bool = False,
-        reduced: bool = False,
+        reduce_range: bool = False,
     ) -> bytes:
         """Return the ONNX file of a precision; see :func:`regnet_deploy.exporting.onnx_graph.build_onnx`."""
         return build_onnx(
@@ -53,25 +53,25 @@ class ModelSource:
             precision,
             ranges,
             pixels=pixels,
-            reduced=reduced,
+            reduce_range=reduce_range,
             metadata=self.metadata,
         )
 
-    def tensors(self) -> list[str]:
-        """Return the names of the activations that quantised precisions want the ranges of."""
-        return tensors_between(self.network, self.weights)
+    def activation_names(self) -> list[str]:
+        """Return the names of the activations whose ranges quantized precisions need."""
+        return activation_names(self.network, self.weights)
 
-    def convolutions(self, precision: Precision) -> dict[str, str]:
-        """Return in which type each convolution computes, by name."""
-        return convolution_precisions(self.network, self.weights, precision)
+    def convolution_types(self, precision: Precision) -> dict[str, str]:
+        """Return the type in which each convolution computes, by name."""
+        return convolution_types(self.network, self.weights, precision)
 
 
 def load_model_source(bundle: Bundle) -> ModelSource:
     """Read the network and the weights of a bundle.
 
     Raises:
-        MissingPart: it has no architecture or no preprocessing.
-        BundleError: the weights are damaged or of another network.
+        MissingPart: the bundle has no architecture or no preprocessing.
+        BundleError: the weights are damaged or belong to another network.
     """
     model = load_model(bundle)
     parts = {name: bundle.parts[name] for name in ("architecture", "preprocessing", "labels") if name in bundle}

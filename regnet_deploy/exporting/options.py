@@ -1,4 +1,4 @@
-"""What the user wants exported."""
+"""Options of an export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import UsageError
-from regnet_deploy.exporting.calibration_images import MOST
 from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.runtimes.gates import GATES, Gate
 from regnet_deploy.runtimes.runtime import Device
@@ -16,24 +15,24 @@ from regnet_deploy.runtimes.runtime import Device
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export.
+    """What to export, and what it may lose.
 
     Attributes:
-        precisions: beside fp32, which is always made: everything else is held against it and can fall back to it.
-        auto: try what this machine runs, measure it, and keep the fastest that is accurate enough.
-        uint8: also variants that take pixels and normalise them themselves.
-        engines: also TensorRT engines.
-        images: files and folders of the user's for the golden set; none takes those that training left.
-        data: the folder that was trained on, for accuracy on its validation images and for calibration.
-        calibration: a folder of images to calibrate with instead.
-        calibration_images: how many.
-        seed: which ones.
-        gates: by the name of the precision.
-        max_drop: points of validation top-1 that a variant may lose.
-        options: of engines.
-        accept_unaccounted: take engines whose reports do not name every convolution.
-        batches: images an inference, for the measurement of ``auto``.
-        seconds: measured for each candidate and batch size.
+        precisions: in addition to fp32, which is always exported: it is the reference and the fallback.
+        auto: export the precisions that this machine can run, measure them, and keep the fastest accurate ones.
+        uint8: also export variants whose input is pixels, which the graph normalizes.
+        engines: also build TensorRT engines.
+        images: files and folders for the golden set; without them the samples that training stored are used.
+        data: the training folder, for accuracy on its validation images and for calibration.
+        calibration: another folder of images for calibration.
+        calibration_images: number of images for calibration, 300 to 512.
+        seed: of the choice of these images.
+        gates: name of a precision -> limits on the golden set.
+        max_drop: percentage points of validation top-1 that a variant may lose.
+        engine: options of engines.
+        accept_unaccounted: accept engines whose report does not name every convolution.
+        batches: batch sizes that ``auto`` measures.
+        seconds: duration of the measurement of each candidate and batch size.
         device: where ONNX Runtime runs.
     """
 
@@ -44,29 +43,35 @@ class ExportOptions:
     images: tuple[Path, ...] = ()
     data: Path | None = None
     calibration: Path | None = None
-    calibration_images: int = MOST
+    calibration_images: int = 512
     seed: int = 0
     gates: Mapping[str, Gate] = field(default_factory=lambda: GATES)
     max_drop: float = 0.5
-    options: EngineOptions = field(default_factory=EngineOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
     accept_unaccounted: bool = False
     batches: tuple[int, ...] = (1, 8)
     seconds: float = 2.0
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done.
+        """Check that the options can be used together.
 
         Raises:
-            UsageError: one line with what is missing.
+            UsageError: an option is missing.
         """
         if self.auto and self.data is None:
             raise UsageError(
-                "--precision auto measures accuracy on validation images: give --data DIR, the folder you trained on"
+                "--precision auto measures accuracy on validation images: give --data DIR, the training folder"
             )
-        quantised = [precision.name for precision in self.precisions if precision.needs_ranges]
-        if quantised and self.data is None and self.calibration is None:
+        quantized = [precision.name for precision in self.precisions if precision.needs_ranges]
+        if quantized and self.data is None and self.calibration is None:
             raise UsageError(
-                f"{', '.join(quantised)} must be calibrated on real images: give --data DIR, the folder you trained "
-                "on, or --calibration DIR with images like those that the network will see"
+                f"{', '.join(quantized)} must be calibrated on real images: give --data DIR, the training folder, or "
+                "--calibration DIR with images like those that the network will classify"
             )
+
+    def requests(self, variant: str) -> bool:
+        """Tell whether a variant is requested: by the name of its precision, or as an engine with ``engines``."""
+        if variant.startswith("onnx-"):
+            return variant.removeprefix("onnx-") in {precision.name for precision in self.precisions}
+        return self.engines

@@ -1,7 +1,8 @@
-"""What a variant computes in: the type of every operator, written into its ONNX graph and nowhere else.
+"""Precisions: the type of every operator, written into the ONNX graph.
 
-TensorRT 11 and TensorRT-RTX compute a network exactly as its file is typed, so a precision is a way to write the file,
-never a flag of a builder. Convolutions are told apart by :data:`Kind`: what is fast in a type depends on it.
+TensorRT 11 and TensorRT-RTX compute a network in exactly the types of its ONNX file. A precision is therefore a way to
+write the file, not an option of a builder. Which type is fast depends on the kind of a convolution, so a precision sets
+the type of each :data:`ConvolutionKind` separately.
 """
 
 from __future__ import annotations
@@ -11,73 +12,71 @@ from typing import Literal
 
 from regnet_deploy.errors import UsageError, did_you_mean
 
-#: ``stem`` is the first 3x3; ``1x1`` those of the bottlenecks and shortcuts; ``3x3`` those of the blocks, grouped or
-#: not; ``gate`` the two of squeeze-and-excitation, which are matrices times vectors.
-Kind = Literal["stem", "1x1", "3x3", "gate"]
-#: Type of what is not quantised.
-Float = Literal["fp32", "fp16", "bf16"]
-#: Type of what is: ``int8`` signed and symmetric, as TensorRT takes it; ``uint8`` activations with a zero point and
-#: every operator quantised, as ONNX Runtime is fast with on a CPU; ``fp8`` E4M3.
-Small = Literal["int8", "uint8", "fp8"]
+#: ``stem``: the first 3x3. ``1x1``: in bottlenecks and projection shortcuts. ``3x3``: in blocks, grouped or not.
+#: ``gate``: the two of squeeze-and-excitation, which are matrix-vector products.
+ConvolutionKind = Literal["stem", "1x1", "3x3", "gate"]
+#: Type of tensors that are not quantized.
+FloatType = Literal["fp32", "fp16", "bf16"]
+#: Type of tensors that are quantized. ``int8``: signed and symmetric, as TensorRT requires. ``uint8``: activations with
+#: a zero point and every operator quantized, which is fast in ONNX Runtime on a CPU. ``fp8``: E4M3.
+QuantizedType = Literal["int8", "uint8", "fp8"]
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A way to type a network.
+    """The types of a network.
 
     Attributes:
-        name: as the user says it and as variants are called.
-        computes: in words.
-        rest: type of what is not quantised.
-        small: type of what is, or None.
-        kinds: convolutions that are.
-        opset: of the ONNX file: 18, or the first that has what is needed (19: scales in FP16 and FP8; 22: BF16
-            convolutions). TensorRT 10's parser and ONNX Runtime's CUDA kernels are surest with the oldest.
-        opt_in: built only where it is asked for by name.
+        name: used on the command line and in the names of variants.
+        description: in words.
+        float_type: type of what is not quantized.
+        quantized_type: type of what is quantized, or None.
+        quantized_kinds: kinds of convolutions that are quantized.
+        opset: ONNX opset: 18, or the first with the required types (19: FP16 scales and FP8; 22: BF16 convolutions).
+            The oldest possible opset works with most versions of TensorRT 10's parser and ONNX Runtime's CUDA kernels.
+        opt_in: exported only if requested by name.
     """
 
     name: str
-    computes: str
-    rest: Float
-    small: Small | None = None
-    kinds: frozenset[Kind] = frozenset()
+    description: str
+    float_type: FloatType
+    quantized_type: QuantizedType | None = None
+    quantized_kinds: frozenset[ConvolutionKind] = frozenset()
     opset: int = 18
     opt_in: bool = False
 
     @property
     def needs_ranges(self) -> bool:
-        """Whether activations are quantised, so that their ranges have to be measured on images."""
-        return self.small is not None
+        """Whether activations are quantized, so that their ranges must be measured on images."""
+        return self.quantized_type is not None
 
     @property
-    def for_tensorrt(self) -> bool:
-        """Whether ONNX Runtime's kernels are not what it is for: there it is run as written, without optimisations."""
-        return self.small in ("int8", "fp8") or self.rest == "bf16"
+    def tensorrt_only(self) -> bool:
+        """Whether ONNX Runtime has no fast kernels for it; there it runs as written, without graph optimizations."""
+        return self.quantized_type in ("int8", "fp8") or self.float_type == "bf16"
 
     @property
-    def for_engines(self) -> bool:
-        """Whether TensorRT takes it."""
-        return self.small != "uint8"
+    def tensorrt_supported(self) -> bool:
+        """Whether TensorRT can build an engine from its file."""
+        return self.quantized_type != "uint8"
 
-    def type_of(self, kind: Kind) -> str:
-        """Return in which type a convolution of this kind computes: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``."""
-        if self.small is None or kind not in self.kinds:
-            return self.rest
-        return "int8" if self.small == "uint8" else self.small
+    def convolution_type(self, kind: ConvolutionKind) -> str:
+        """Return the type in which convolutions of a kind compute: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``."""
+        if self.quantized_type is None or kind not in self.quantized_kinds:
+            return self.float_type
+        return "int8" if self.quantized_type == "uint8" else self.quantized_type
 
 
-_EVERY: frozenset[Kind] = frozenset({"stem", "1x1", "3x3", "gate"})
-
-#: Name -> precision, from the most precise on.
+#: Name -> precision, the most precise first.
 PRECISIONS = {
     precision.name: precision
     for precision in (
         Precision("fp32", "everything in FP32", "fp32"),
-        Precision("fp16", "everything in FP16, input and output FP32", "fp16"),
-        Precision("bf16", "everything in BF16, input and output FP32", "bf16", opset=22, opt_in=True),
+        Precision("fp16", "everything in FP16, input and output in FP32", "fp16"),
+        Precision("bf16", "everything in BF16, input and output in FP32", "bf16", opset=22, opt_in=True),
         Precision(
             "int8-1x1",
-            "1x1 convolutions in INT8, grouped 3x3 and the rest in FP16: for TensorRT",
+            "1x1 convolutions in INT8, grouped 3x3 convolutions and the rest in FP16: for TensorRT",
             "fp16",
             "int8",
             frozenset({"1x1"}),
@@ -85,7 +84,7 @@ PRECISIONS = {
         ),
         Precision(
             "int8",
-            "all convolutions of the trunk in INT8, the rest in FP16: for TensorRT",
+            "all convolutions except those of squeeze-and-excitation in INT8, the rest in FP16: for TensorRT",
             "fp16",
             "int8",
             frozenset({"stem", "1x1", "3x3"}),
@@ -96,11 +95,12 @@ PRECISIONS = {
             "every operator in INT8 with unsigned activations: for ONNX Runtime on a CPU",
             "fp32",
             "uint8",
-            _EVERY,
+            frozenset({"stem", "1x1", "3x3", "gate"}),
         ),
         Precision(
             "fp8-1x1",
-            "1x1 convolutions in FP8 (E4M3), grouped 3x3 and the rest in FP16: compute capability 8.9 and later",
+            "1x1 convolutions in FP8 (E4M3), grouped 3x3 convolutions and the rest in FP16: for TensorRT on GPUs with "
+            "compute capability 8.9 or later",
             "fp16",
             "fp8",
             frozenset({"1x1"}),
@@ -112,11 +112,13 @@ PRECISIONS = {
 
 
 def find_precision(name: str) -> Precision:
-    """Return the precision of this name.
+    """Return the precision with this name.
 
     Raises:
         UsageError: there is none.
     """
     if name not in PRECISIONS:
-        raise UsageError(f"no precision {name!r}{did_you_mean(name, PRECISIONS)}; there are {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"unknown precision {name!r}{did_you_mean(name, PRECISIONS)}; the precisions are {', '.join(PRECISIONS)}"
+        )
     return PRECISIONS[name]

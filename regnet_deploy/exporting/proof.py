@@ -1,14 +1,25 @@
-"""Proof that an exported file computes what the model computes: on the golden set, alone and in batches."""
+"""Proof on the golden set: a variant's logits agree with the model's, for single images and in batches."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from regnet_deploy.errors import ProofError
+from regnet_deploy.exporting.emulation import emulate
+from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.gates import Gate, is_standard
 from regnet_deploy.runtimes.golden_set import GoldenSet, replay
-from regnet_deploy.runtimes.runtime import Session
+from regnet_deploy.runtimes.runtime import Device, Session, open_onnx
+
+
+def open_for_proof(data: bytes, precision: Precision, device: Device) -> Session:
+    """Open an ONNX file as it will be served; a file for TensorRT is computed on the CPU in the types of the file."""
+    if precision.tensorrt_only:
+        return open_onnx(emulate(data, precision), device="cpu", exact=True)
+    if precision.quantized_type == "uint8" and device == "auto":  # served on the CPU even where there is a GPU
+        device = "cpu"
+    return open_onnx(data, device=device)
 
 
 def prove(
@@ -19,21 +30,18 @@ def prove(
     gate: Gate,
     precision: str = "fp32",
 ) -> dict[str, Any]:
-    """Replay the golden set, in batches and one by one, and return the figures as JSON data.
-
-    Beside those of the agreement: ``standard``, whether the gate was this precision's or a tighter one; and where it
-    was proved, ``runtime`` and ``device``.
+    """Replay the golden set in batches and one by one, and return the figures as JSON data.
 
     Args:
         name: of the variant, for errors.
-        session: the exported bytes, opened by the runtime that will serve them.
+        session: the exported file, opened in the runtime that will serve it.
         golden: images and reference logits.
         preprocessing: of the bundle.
-        gate: what the logits are held to; its atol is tightened where the reference hardly varies.
-        precision: of the variant.
+        gate: limits of the figures; its atol is reduced where the reference logits vary little.
+        precision: name of the variant's precision; decides whether the gate is standard.
 
     Raises:
-        ProofError: a figure is beyond its limit; the message says which and has the others.
+        ProofError: a figure is beyond its limit; the message says which one and has the others.
     """
     agreement = replay(session, golden, preprocessing, gate)
     if not agreement.passed:

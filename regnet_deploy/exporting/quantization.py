@@ -1,6 +1,6 @@
-"""Numbers of eight bits: scales, and weights rounded to them.
+"""Quantization to 8 bits: scales, and weights that are rounded with them.
 
-Weights are quantised symmetrically, each output channel with a scale of its own; activations with one scale a tensor.
+Weights are quantized symmetrically with one scale for each output channel, activations with one scale for each tensor.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-#: Largest magnitude that is used of a type. INT8 leaves -128 alone, so that it is symmetric.
+#: Largest magnitude that is used of a type. INT8 does not use -128, so that it is symmetric.
 LARGEST = {"int8": 127.0, "fp8": 448.0}
-#: With 7 bits of a weight the sums of two products of UINT8 and INT8 stay in 16 bits, where a CPU without VNNI keeps
-#: them: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
-REDUCED = 64.0
-#: Smallest normal number of FP16: a scale below it would be rounded to a few bits, or to 0.
+#: Largest magnitude with the reduced range of 7 bits. The sum of two products of UINT8 and INT8 then fits into the 16
+#: bits of a CPU without VNNI: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
+LARGEST_REDUCED = 64.0
+#: Smallest normal number of FP16. A smaller scale would lose most of its bits, or become 0.
 _SMALLEST_SCALE = float(np.finfo(np.float16).tiny)
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """Lowest and highest value that a tensor's quantisation has room for."""
+    """The lowest and the highest value that a quantized tensor can represent."""
 
     low: float
     high: float
@@ -31,11 +31,11 @@ class TensorRange:
 
 @dataclass(frozen=True, eq=False)
 class QuantizedTensor:
-    """A tensor in a small type: ``values * scale`` is what it stands for.
+    """A quantized tensor; it stands for ``values * scale``.
 
     Attributes:
-        values: int8, or float8_e4m3fn.
-        scale: ``(out,)`` in the type that is computed with.
+        values: int8 or float8_e4m3fn.
+        scale: ``(out,)`` in the float type of the graph.
     """
 
     values: NDArray[Any]
@@ -43,19 +43,19 @@ class QuantizedTensor:
 
 
 def quantize_weights(
-    weight: NDArray[np.float32], kind: str, scale_type: Any, *, reduced: bool = False
+    weight: NDArray[np.float32], kind: str, scale_type: Any, *, reduce_range: bool = False
 ) -> QuantizedTensor:
-    """Round a weight ``(out, in, ...)`` to ``int8`` or ``fp8``.
+    """Quantize a weight ``(out, in, ...)``.
 
     Args:
         weight: in FP32.
         kind: ``int8`` or ``fp8``.
-        scale_type: NumPy's type of the scales; the weights are rounded with the scales as that type holds them.
-        reduced: use 7 bits of INT8, for a CPU that would saturate.
+        scale_type: NumPy type of the scales; the weights are rounded with the scales after conversion to this type.
+        reduce_range: use 7 bits of INT8, for CPUs whose 16-bit sums would saturate.
     """
-    largest = REDUCED if reduced else LARGEST[kind]
-    most = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
-    scale = np.maximum(most / largest, _SMALLEST_SCALE).astype(scale_type)
+    largest = LARGEST_REDUCED if reduce_range else LARGEST[kind]
+    magnitude = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
+    scale = np.maximum(magnitude / largest, _SMALLEST_SCALE).astype(scale_type)
     exact = weight / scale.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     if kind == "fp8":
         return QuantizedTensor(np.clip(exact, -largest, largest).astype(ml_dtypes.float8_e4m3fn), scale)
@@ -63,12 +63,12 @@ def quantize_weights(
 
 
 def symmetric_scale(bounds: TensorRange, kind: str) -> float:
-    """Return the scale of a tensor that is quantised symmetrically to ``int8`` or ``fp8``."""
+    """Return the scale of a tensor that is quantized symmetrically to ``int8`` or ``fp8``."""
     return max(max(abs(bounds.low), abs(bounds.high)) / LARGEST[kind], _SMALLEST_SCALE)
 
 
 def affine_scale(bounds: TensorRange) -> tuple[float, int]:
-    """Return scale and zero point of a tensor that is quantised to UINT8; 0 is always one of its values."""
+    """Return scale and zero point of a tensor that is quantized to UINT8; it can always represent 0."""
     low, high = min(bounds.low, 0.0), max(bounds.high, 0.0)
     scale = max((high - low) / 255.0, _SMALLEST_SCALE)
     return scale, int(np.clip(np.rint(-low / scale), 0, 255))

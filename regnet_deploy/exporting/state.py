@@ -1,51 +1,181 @@
-"""What an export has made so far."""
+"""What the stages of an export share, and what they produce."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.engines.library import Library
+from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import RegnetDeployError
-from regnet_deploy.exporting.engine_variants import EngineVariant
-from regnet_deploy.exporting.onnx_variants import OnnxVariant
+from regnet_deploy.exporting.accuracy_gate import AccuracyGate
+from regnet_deploy.exporting.calibration import Calibration
+from regnet_deploy.exporting.golden_images import NewGoldenSet
+from regnet_deploy.exporting.model_source import ModelSource
+from regnet_deploy.exporting.options import ExportOptions
+from regnet_deploy.progress import Progress
+from regnet_deploy.runtimes.runtime import Session
 
 Variants = dict[str, dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class EngineBuilder:
+    """What can build TensorRT engines on this machine.
+
+    Attributes:
+        library: TensorRT or TensorRT-RTX, or None where engines are not requested or cannot be built.
+        gpu: of this machine, or None.
+        error: why requested engines cannot be built, or None.
+    """
+
+    library: Library | None
+    gpu: Gpu | None
+    error: RegnetDeployError | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ExportContext:
+    """What the stages of an export share.
+
+    Attributes:
+        bundle: as it was read.
+        options: what to export.
+        source: the network.
+        golden: the golden set of this export.
+        gate: that every variant must pass.
+        calibration: for quantized precisions.
+        builder: of engines.
+        progress: receives steps and messages.
+    """
+
+    bundle: Bundle
+    options: ExportOptions
+    source: ModelSource
+    golden: NewGoldenSet
+    gate: AccuracyGate
+    calibration: Calibration
+    builder: EngineBuilder
+    progress: Progress
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedOnnx:
+    """An ONNX file: its name among the variants, its bytes, its entry in the manifest and a session that runs it."""
+
+    name: str
+    data: bytes
+    entry: dict[str, Any]
+    session: Session
+
+    @property
+    def file(self) -> str:
+        """Logical name of the file."""
+        return str(self.entry["file"])
+
+    @property
+    def accuracy(self) -> dict[str, Any] | None:
+        """Accuracy on the validation images, if it is measured."""
+        return self.entry.get("accuracy")
+
+    def with_accuracy(self, accuracy: dict[str, Any]) -> ExportedOnnx:
+        """Return the variant with its accuracy."""
+        return replace(self, entry={**self.entry, "accuracy": accuracy})
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedEngine:
+    """An engine: the name of its variant, its plan, the variant's entry, and a session if there is a GPU."""
+
+    name: str
+    data: bytes
+    entry: dict[str, Any]
+    session: EngineSession | None
+
+    @property
+    def file(self) -> str:
+        """Logical name of the plan."""
+        return str(self.entry["engines"][-1]["file"])
+
+    @property
+    def accuracy(self) -> dict[str, Any] | None:
+        """Accuracy on the validation images, if it is measured."""
+        accuracy: dict[str, Any] | None = self.entry["engines"][-1].get("accuracy")
+        return accuracy
+
+    def with_accuracy(self, accuracy: dict[str, Any]) -> ExportedEngine:
+        """Return the variant with the accuracy of its new engine, which is the last one."""
+        *others, engine = self.entry["engines"]
+        return replace(self, entry={**self.entry, "engines": [*others, {**engine, "accuracy": accuracy}]})
+
+
+@dataclass(frozen=True, eq=False)
 class ExportState:
-    """Variants by name, and why others are none.
+    """Variants by name, and why others are rejected.
 
     Attributes:
         onnx: ONNX files.
         engines: TensorRT engines.
-        refused: name of a variant, or ``engines`` for all of them -> why it is not to be had.
+        rejected: name of a variant, or ``engines`` for all of them -> why it is not exported.
     """
 
-    def __init__(self) -> None:
-        self.onnx: dict[str, OnnxVariant] = {}
-        self.engines: dict[str, EngineVariant] = {}
-        self.refused: dict[str, RegnetDeployError] = {}
+    onnx: Mapping[str, ExportedOnnx] = field(default_factory=dict)
+    engines: Mapping[str, ExportedEngine] = field(default_factory=dict)
+    rejected: Mapping[str, RegnetDeployError] = field(default_factory=dict)
 
-    def entries(self) -> Variants:
-        """Return what the manifest will say of the variants."""
-        return {
-            **{name: one.entry for name, one in self.onnx.items()},
-            **{name: one.entry for name, one in self.engines.items()},
-        }
+    @property
+    def variants(self) -> dict[str, ExportedOnnx | ExportedEngine]:
+        """All variants by name."""
+        return {**self.onnx, **self.engines}
 
-    def accuracies(self) -> dict[str, dict[str, Any]]:
-        """Return what was measured on validation images, by variant."""
-        known = {name: one.own_entry.get("accuracy") for name, one in self.onnx.items()}
-        known |= {name: one.own_entry.get("accuracy") for name, one in self.engines.items()}
-        return {name: accuracy for name, accuracy in known.items() if accuracy}
-
+    @property
     def files(self) -> dict[str, bytes]:
-        """Return the files by their logical names."""
-        return {
-            **{one.entry["file"]: one.data for one in self.onnx.values()},
-            **{one.file: one.plan for one in self.engines.values()},
-        }
+        """All files by logical name."""
+        return {one.file: one.data for one in self.variants.values()}
 
-    def keep(self, names: set[str]) -> None:
-        """Drop every variant but these."""
-        self.onnx = {name: one for name, one in self.onnx.items() if name in names}
-        self.engines = {name: one for name, one in self.engines.items() if name in names}
+    @property
+    def accuracies(self) -> dict[str, dict[str, Any]]:
+        """The accuracies that are measured, by variant."""
+        return {name: one.accuracy for name, one in self.variants.items() if one.accuracy}
+
+    def only(self, names: Collection[str]) -> ExportState:
+        """Return the state with these variants only."""
+        return replace(
+            self,
+            onnx={name: one for name, one in self.onnx.items() if name in names},
+            engines={name: one for name, one in self.engines.items() if name in names},
+        )
+
+    def with_accuracy(self, name: str, accuracy: dict[str, Any]) -> ExportState:
+        """Return the state with the accuracy of a variant."""
+        if name in self.onnx:
+            return replace(self, onnx={**self.onnx, name: self.onnx[name].with_accuracy(accuracy)})
+        return replace(self, engines={**self.engines, name: self.engines[name].with_accuracy(accuracy)})
+
+    def with_rejected(self, name: str, error: RegnetDeployError) -> ExportState:
+        """Return the state with the reason why a variant is rejected."""
+        return replace(self, rejected={**self.rejected, name: error})
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The result of an export.
+
+    Attributes:
+        bundle: as it was written.
+        variants: entries of the variants that this export added or replaced.
+        golden: the part ``golden``.
+        skipped_images: why images for the golden set could not be used.
+        choice: the part ``choice``, the decisions of ``auto``; None without it.
+        rejected: name of a requested variant -> why it is not in the bundle; the caller raises these.
+    """
+
+    bundle: Bundle
+    variants: Variants
+    golden: dict[str, Any]
+    skipped_images: tuple[str, ...]
+    choice: dict[str, Any] | None
+    rejected: dict[str, RegnetDeployError]

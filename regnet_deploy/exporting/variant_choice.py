@@ -1,111 +1,285 @@
-"""The election between precisions: measured speed first, then accuracy of who would win."""
+"""The choice of ``--precision auto``: which precisions are candidates, how fast they are, and which ones are kept.
+
+Speed decides first: the fastest accurate variant of each runtime and device is kept. Only variants that would be kept
+run all validation images; if one of them loses too much, the next fastest is tried.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from regnet_deploy.cpu import available_cores, describe_int8_support
 from regnet_deploy.errors import ProofError, RegnetDeployError
-from regnet_deploy.exporting.accuracy_gate import AccuracyGate
-from regnet_deploy.exporting.candidate_precisions import measured_candidates
-from regnet_deploy.exporting.onnx_variants import Reporter
-from regnet_deploy.exporting.options import ExportOptions
-from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.exporting.ranking import RankingResult, VariantCandidate, rank_variants
-from regnet_deploy.exporting.state import ExportState
+from regnet_deploy.exporting.precision import PRECISIONS, Precision
+from regnet_deploy.exporting.state import ExportContext, ExportState
+from regnet_deploy.profiling.latency import Latency, measure_latency
 from regnet_deploy.profiling.machine import describe_machine
+from regnet_deploy.profiling.runners import session_runner
+from regnet_deploy.progress import Progress
+from regnet_deploy.runtimes.runtime import Session
+
+#: ``unmeasured``: exported, but this machine cannot run it. ``refused``: cannot be exported, or is not accurate.
+Result = Literal["kept", "slower", "refused", "unmeasured"]
+
+#: Share of its time by which a less precise variant must be faster than a more precise one to be kept.
+_MIN_GAIN = 0.05
 
 
-def choose_variants(work: ExportState, judge: AccuracyGate, wish: ExportOptions, reporter: Reporter) -> dict[str, Any]:
-    """Measure what can run here, keep the fastest that are accurate enough, and return the part ``choice``.
+@dataclass(frozen=True)
+class VariantCandidate:
+    """A variant that can be kept.
 
-    Only who would win is run on all validation images: where it loses too much, the next fastest is.
+    Attributes:
+        name: of the variant.
+        precision: its name.
+        rejected: why it is rejected without regard to its speed, or None.
+        accuracy: on the validation images, JSON data.
+        latency: for each batch size; empty if this machine cannot run it.
+    """
+
+    name: str
+    precision: str
+    rejected: str | None = None
+    accuracy: dict[str, Any] | None = None
+    latency: tuple[Latency, ...] = ()
+
+    @property
+    def ms_per_image(self) -> float:
+        """Geometric mean over the batch sizes of the median latency per image, ms."""
+        return math.exp(math.fsum(math.log(row.p50_ms / row.batch) for row in self.latency) / len(self.latency))
+
+
+@dataclass(frozen=True)
+class RankingResult:
+    """Whether a candidate is kept, and why."""
+
+    candidate: VariantCandidate
+    result: Result
+    reason: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data."""
+        one = self.candidate
+        return {
+            "variant": one.name,
+            "precision": one.precision,
+            "result": self.result,
+            "reason": self.reason,
+            "accuracy": one.accuracy,
+            "latency": [row.to_json() for row in one.latency],
+        }
+
+
+def candidate_precisions(*, cuda: bool, engines: bool) -> list[Precision]:
+    """Return the precisions that ``auto`` exports in addition to the requested ones.
 
     Args:
-        work: what was made; what does not win is dropped from it.
-        judge: of accuracy.
-        wish: of the user.
-        reporter: is told.
+        cuda: ONNX Runtime runs on a GPU here; int8-cpu is not made for that.
+        engines: TensorRT engines can be built and run here; without them the precisions for TensorRT are slow.
     """
-    runnable = {
-        one.name: (one.session, one.entry)
-        for one in work.onnx.values()
-        if one.entry["input"] == "float32" and not one.entry["exact"]
-    }
-    engines = {
-        one.name: (one.session, one.entry | {"accuracy": one.own_entry.get("accuracy")})
-        for one in work.engines.values()
-        if one.session is not None
-    }
-    reporter.step("measuring")
-    threads = available_cores()
-    measured = measured_candidates(
-        {**runnable, **engines}, wish.batches, wish.seconds, judge.preprocessing.crop, threads, reporter.advance
-    )
-    refused = [
-        VariantCandidate(name, name.partition("-")[2], reason=str(error))
-        for name, error in work.refused.items()
-        if name != "engines"
+    return [
+        precision
+        for precision in PRECISIONS.values()
+        if not precision.opt_in
+        and not (cuda and precision.quantized_type == "uint8")
+        and (engines or not precision.tensorrt_only)
     ]
-    unmeasured = [
-        VariantCandidate(one.name, one.entry["precision"], accuracy=one.entry.get("accuracy"))
-        for one in work.onnx.values()
-        if one.entry["exact"] and one.entry["precision"] in {precision.name for precision in wish.precisions}
-    ]
-    unmeasured += [
-        VariantCandidate(one.name, one.entry["precision"]) for one in work.engines.values() if one.session is None
-    ]
-    named = {f"onnx-{precision.name}" for precision in wish.precisions}
-    candidates = [*measured, *unmeasured, *refused]
+
+
+def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportState, dict[str, Any]]:
+    """Measure the variants and return the state with those that are kept, and the part ``choice``."""
+    options, progress = context.options, context.progress
+    candidates = [*_measured(context, state), *_unmeasured(context, state), *_rejected(state)]
+    requested = {f"onnx-{precision.name}" for precision in options.precisions}
     while True:
-        outcomes = rank_variants(candidates, named)
-        unjudged = [one.candidate for one in outcomes if one.result == "kept" and one.candidate.accuracy is None]
-        if not unjudged:
+        results = rank_variants(candidates, requested)
+        unvalidated = [one.candidate for one in results if one.result == "kept" and one.candidate.accuracy is None]
+        if not unvalidated:
             break
-        for one in unjudged:
-            candidates[candidates.index(one)] = _judged(one, work, judge, reporter)
-    work.keep(_kept(work, outcomes))
-    return {
-        "max_drop": wish.max_drop,
-        "batches": list(wish.batches),
-        "seconds": wish.seconds,
+        for candidate in unvalidated:
+            name, precision = candidate.name, PRECISIONS[candidate.precision]
+            session = state.variants[name].session
+            assert session is not None  # it was measured
+            progress.step(f"{name}: on the validation images")
+            try:
+                accuracy = context.gate.measure_accuracy(name, session, precision, progress)
+            except ProofError as error:
+                state = state.with_rejected(name, error)
+                changed = replace(candidate, rejected=str(error))
+            else:
+                state = state.with_accuracy(name, accuracy)
+                changed = replace(candidate, accuracy=accuracy)
+            candidates[candidates.index(candidate)] = changed
+    choice = {
+        "max_drop": options.max_drop,
+        "batches": list(options.batches),
+        "seconds": options.seconds,
         "cpu_instructions": describe_int8_support(),
         "machine": describe_machine().to_json(),
-        "candidates": [outcome.to_json() for outcome in outcomes],
+        "candidates": [result.to_json() for result in results],
     }
+    return state.only(_kept_names(state, results)), choice
 
 
-def _judged(
-    candidate: VariantCandidate, work: ExportState, judge: AccuracyGate, reporter: Reporter
-) -> VariantCandidate:
-    """Return a candidate with its accuracy, or with the reason why it is out."""
-    made = work.onnx.get(candidate.name) or work.engines[candidate.name]
-    assert made.session is not None  # it was measured
-    reporter.step(f"{candidate.name}: on the validation images")
-    try:
-        accuracy = judge.accuracy(candidate.name, made.session, PRECISIONS[candidate.precision], reporter.advance)
-    except ProofError as error:
-        work.refused[candidate.name] = error
-        return replace(candidate, reason=str(error))
-    made.own_entry["accuracy"] = accuracy
-    return replace(candidate, accuracy=accuracy)
+def rank_variants(candidates: Sequence[VariantCandidate], requested: Collection[str] = ()) -> list[RankingResult]:
+    """Keep the fastest candidate of each runtime and device, and give the reason for every candidate.
+
+    A less precise candidate is kept instead of a more precise one only if it takes at least 5 % less time.
+
+    Args:
+        candidates: any number.
+        requested: names of variants that are kept although they are slower.
+    """
+    results: dict[str, RankingResult] = {}
+    groups: dict[tuple[str, str], list[VariantCandidate]] = {}
+    for one in candidates:
+        if one.rejected is not None:
+            results[one.name] = RankingResult(one, "refused", one.rejected)
+        elif not one.latency:
+            results[one.name] = RankingResult(
+                one, "unmeasured", "this machine cannot run it, so its latency is not known"
+            )
+        else:
+            groups.setdefault((one.latency[0].runtime, one.latency[0].device), []).append(one)
+    for (runtime, device), group in groups.items():
+        fastest = _fastest(group)
+        for one in group:
+            if one is fastest:
+                results[one.name] = RankingResult(one, "kept", _kept_reason(fastest, group, runtime, device))
+            elif one.name in requested:
+                reason = f"requested by name, although it {_slower_reason(one, fastest)}"
+                results[one.name] = RankingResult(one, "kept", reason)
+            else:
+                results[one.name] = RankingResult(one, "slower", _slower_reason(one, fastest))
+    return [results[one.name] for one in candidates]
 
 
-def _kept(work: ExportState, outcomes: list[RankingResult]) -> set[str]:
-    """Return the winners, fp32 to fall back to, what engines are rebuilt from, and what was asked for by name."""
-    names = {one.candidate.name for one in outcomes if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
-    names |= {work.engines[name].entry["source"] for name in names if name in work.engines}
-    return names | {f"{name}-uint8" for name in names}
+def measure_candidates(
+    sessions: Mapping[str, tuple[Session, dict[str, Any]]],
+    batches: Sequence[int],
+    seconds: float,
+    resolution: int,
+    progress: Progress,
+) -> list[VariantCandidate]:
+    """Measure variants in turns, as ``profile`` does, on all CPU cores.
+
+    Args:
+        sessions: name -> session that runs the variant, and its entry in the manifest.
+        batches: batch sizes.
+        seconds: measured for each variant and batch size.
+        resolution: height and width of the images, pixels.
+        progress: receives the measurements.
+    """
+    runners, errors = [], dict[str, str]()
+    for name, (session, entry) in sessions.items():
+        runner = session_runner(session, name, entry["precision"], resolution, available_cores())
+        try:
+            runner.prepare(max(batches))()
+        except RegnetDeployError as error:  # for example too little GPU memory: the other variants are still measured
+            errors[name] = f"a batch of {max(batches)} images cannot be run: {error}"
+        else:
+            runners.append(runner)
+    rows = measure_latency(runners, batches, seconds, progress)
+    return [
+        VariantCandidate(
+            name=name,
+            precision=entry["precision"],
+            rejected=errors.get(name),
+            accuracy=entry.get("accuracy"),
+            latency=tuple(row for row in rows if row.variant == name),
+        )
+        for name, (_, entry) in sessions.items()
+    ]
 
 
-def rejected_variants(choice: dict[str, Any] | None, refused: Mapping[str, RegnetDeployError]) -> set[str]:
-    """Return the variants that lost an election or do not pass their gate: those of an earlier export go too.
+def rejected_names(choice: dict[str, Any] | None, rejected: Mapping[str, RegnetDeployError]) -> set[str]:
+    """Return the variants that were slower or did not pass the gate: those of an earlier export are removed too.
 
-    One that could not be made now, for want of images or memory, says nothing against the one that is there.
+    A variant that could not be exported, for lack of images or memory, is not among them: the earlier one stays.
     """
     candidates = choice["candidates"] if choice else ()
     names = {one["variant"] for one in candidates if one["result"] == "slower"} - {"onnx-fp32"}
-    names |= {name for name, error in refused.items() if isinstance(error, ProofError)}
+    names |= {name for name, error in rejected.items() if isinstance(error, ProofError)}
     return names | {f"{name}-uint8" for name in names}
+
+
+def _measured(context: ExportContext, state: ExportState) -> list[VariantCandidate]:
+    """Return the variants that this machine can run, with their latency."""
+    sessions: dict[str, tuple[Session, dict[str, Any]]] = {
+        one.name: (one.session, one.entry)
+        for one in state.onnx.values()
+        if one.entry["input"] == "float32" and not one.entry["exact"]
+    }
+    sessions |= {
+        one.name: (one.session, one.entry | {"accuracy": one.accuracy})
+        for one in state.engines.values()
+        if one.session is not None
+    }
+    options = context.options
+    context.progress.step("measuring")
+    resolution = context.source.preprocessing.crop
+    return measure_candidates(sessions, options.batches, options.seconds, resolution, context.progress)
+
+
+def _unmeasured(context: ExportContext, state: ExportState) -> list[VariantCandidate]:
+    """Return the requested variants that this machine cannot run."""
+    requested = {precision.name for precision in context.options.precisions}
+    onnx = [
+        VariantCandidate(one.name, one.entry["precision"], accuracy=one.accuracy)
+        for one in state.onnx.values()
+        if one.entry["exact"] and one.entry["precision"] in requested
+    ]
+    engines = [
+        VariantCandidate(one.name, one.entry["precision"]) for one in state.engines.values() if one.session is None
+    ]
+    return onnx + engines
+
+
+def _rejected(state: ExportState) -> list[VariantCandidate]:
+    return [
+        VariantCandidate(name, name.partition("-")[2], rejected=str(error))
+        for name, error in state.rejected.items()
+        if name != "engines"
+    ]
+
+
+def _kept_names(state: ExportState, results: Sequence[RankingResult]) -> set[str]:
+    """Return the variants that stay: the kept ones, the fallback fp32, and the files that engines are built from."""
+    names = {one.candidate.name for one in results if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
+    names |= {state.engines[name].entry["source"] for name in names if name in state.engines}
+    return names | {f"{name}-uint8" for name in names}
+
+
+def _fastest(group: Sequence[VariantCandidate]) -> VariantCandidate:
+    """Return the fastest; from the most precise one on, each must be faster by the minimum gain."""
+    order = list(PRECISIONS)
+    ranked = sorted(group, key=lambda one: order.index(one.precision))
+    fastest = ranked[0]
+    for one in ranked[1:]:
+        if one.ms_per_image < (1 - _MIN_GAIN) * fastest.ms_per_image:
+            fastest = one
+    return fastest
+
+
+def _kept_reason(kept: VariantCandidate, group: Sequence[VariantCandidate], runtime: str, device: str) -> str:
+    others = [one for one in group if one is not kept]
+    if not others:
+        return f"the only one that {runtime} ran on {device}"
+    ratios = {one.name: one.ms_per_image / kept.ms_per_image for one in others}
+    comparisons = [
+        f"{ratio:.2f} times as fast as {name}"
+        if ratio >= 1
+        else f"more precise than {name}, which is less than {_MIN_GAIN:.0%} faster"
+        for name, ratio in ratios.items()
+    ]
+    return f"the best of {len(group)} on {runtime}, {device}: {', '.join(comparisons)}"
+
+
+def _slower_reason(slower: VariantCandidate, kept: VariantCandidate) -> str:
+    ratio = slower.ms_per_image / kept.ms_per_image
+    if ratio >= 1:
+        return f"takes {ratio:.2f} times as long as {kept.name}"
+    return f"takes {1 - ratio:.1%} less time than {kept.name}, and a less precise variant must save {_MIN_GAIN:.0%}"

@@ -1,4 +1,4 @@
-"""How long an inference takes: warm-up until it is steady, then repetitions, several runtimes in turn."""
+"""Measures the latency of inferences: a warm-up, then repetitions; several runtimes take turns."""
 
 from __future__ import annotations
 
@@ -9,31 +9,36 @@ from typing import Any
 
 import numpy as np
 
-#: A warm-up lasts at least this long, ends when two windows in a row agree, and is not waited for any longer than that.
+from regnet_deploy.errors import UsageError
+from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.space.complexity import stage_resolutions
+from regnet_deploy.space.network import Network
+
+#: Shortest duration of a warm-up, length of its windows, and longest duration; it ends when two windows in a row agree.
 WARMUP_S, WARMUP_WINDOW_S, WARMUP_LIMIT_S = 1.0, 0.2, 10.0
-#: Two windows agree when their medians differ by no more than this share.
+#: Largest relative difference of the medians of two windows that agree.
 STEADY = 0.05
-#: Turns that the runtimes take at each batch size, so that a disturbance of the machine meets them all.
+#: Turns of each runtime at each batch size, so that a disturbance of the machine affects all of them.
 ROUNDS = 4
-#: Repetitions that are made however long they take.
+#: Smallest number of repetitions, however long they take.
 MIN_REPETITIONS = 2 * ROUNDS
 
-#: Runs one inference and returns how many seconds it took.
-Timed = Callable[[], float]
+#: Runs one inference and returns its duration in seconds.
+TimedInference = Callable[[], float]
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Something that runs the network.
+    """Runs the network in one runtime.
 
     Attributes:
         runtime: name and version, such as ``torch 2.13.0``.
-        variant: name of the exported variant, or None for the model itself.
+        variant: name of the exported variant, or None for the PyTorch model.
         device: ``cpu`` or the name of the GPU.
-        precision: ``fp32``.
-        layout: of its input in memory, ``channels_last`` or ``channels_first``.
-        threads: of the CPU that it may use.
-        prepare: makes an inference of a batch size, with input and output where the runtime wants them.
+        precision: such as ``fp32``.
+        layout: of the input in memory, ``channels_last`` or ``channels_first``.
+        threads: number of CPU threads.
+        prepare: returns an inference of a batch size; input and output are in host memory.
     """
 
     runtime: str
@@ -42,14 +47,14 @@ class Runner:
     precision: str
     layout: str
     threads: int
-    prepare: Callable[[int], Timed]
+    prepare: Callable[[int], TimedInference]
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Measured latency of one batch size; percentiles are interpolated between repetitions.
+    """Measured latency at one batch size; percentiles are interpolated between repetitions.
 
-    With fewer than 100 repetitions the 99th percentile lies next to the slowest of them; ``repetitions`` says so.
+    With fewer than 100 ``repetitions`` the 99th percentile is close to the slowest one.
     """
 
     runtime: str
@@ -72,44 +77,45 @@ class Latency:
 
 
 def measure_latency(
-    contenders: Sequence[Runner],
-    batches: Sequence[int],
-    seconds: float,
-    advance: Callable[[str], None] = lambda what: None,
+    runners: Sequence[Runner], batches: Sequence[int], seconds: float, progress: Progress | None = None
 ) -> list[Latency]:
-    """Measure every contender at every batch size.
+    """Measure every runner at every batch size.
 
     Args:
-        contenders: take turns, so that each meets the same disturbances.
-        batches: images an inference.
-        seconds: time measured for each contender and batch size, warm-up not counted.
-        advance: is told before each of the ``len(batches) * len(contenders) * (1 + ROUNDS)`` steps what it is.
+        runners: take turns, so that a disturbance of the machine affects all of them.
+        batches: batch sizes.
+        seconds: measured for each runner and batch size, without the warm-up.
+        progress: is updated before each of the ``len(batches) * len(runners) * (1 + ROUNDS)`` turns.
     """
-    measured = []
+    progress = progress or NoProgress()
+    turns, turn = len(batches) * len(runners) * (1 + ROUNDS), 0
+    latencies = []
     for batch in batches:
-        timed, warm = [], []
-        for contender in contenders:
-            advance(f"{contender.runtime}, batch {batch}: warm-up")
-            timed.append(contender.prepare(batch))
-            warm.append(warm_up(timed[-1]))
-        samples: list[list[float]] = [[] for _ in contenders]
+        inferences, warm_ups = [], []
+        for runner in runners:
+            progress.update(turn, turns, f"{runner.runtime}, batch {batch}: warm-up")
+            inferences.append(runner.prepare(batch))
+            warm_ups.append(warm_up(inferences[-1]))
+            turn += 1
+        durations: list[list[float]] = [[] for _ in runners]
         for _ in range(ROUNDS):
-            for i, contender in enumerate(contenders):
-                advance(f"{contender.runtime}, batch {batch}")
-                timed[i]()  # the first call after another runtime's turn finds cold caches
-                samples[i] += time_repeats(timed[i], seconds / ROUNDS, MIN_REPETITIONS // ROUNDS)
-        measured += [
-            _summary(contender, batch, taken, count)
-            for contender, taken, count in zip(contenders, samples, warm, strict=True)
+            for i, runner in enumerate(runners):
+                progress.update(turn, turns, f"{runner.runtime}, batch {batch}")
+                inferences[i]()  # not measured: caches are cold after the turn of another runtime
+                durations[i] += time_repeats(inferences[i], seconds / ROUNDS, MIN_REPETITIONS // ROUNDS)
+                turn += 1
+        latencies += [
+            _summary(runner, batch, taken, count)
+            for runner, taken, count in zip(runners, durations, warm_ups, strict=True)
         ]
-    return measured
+    return latencies
 
 
-def warm_up(timed: Timed) -> int:
-    """Repeat until the time of an inference is steady and return how many repetitions that took."""
+def warm_up(inference: TimedInference) -> int:
+    """Repeat an inference until its duration is steady and return the number of repetitions."""
     count, total, before = 0, 0.0, 0.0
     while True:
-        window = time_repeats(timed, WARMUP_WINDOW_S, 2)
+        window = time_repeats(inference, WARMUP_WINDOW_S, 2)
         count, total, median = count + len(window), total + sum(window), statistics.median(window)
         steady = abs(median - before) <= STEADY * before
         if total >= WARMUP_LIMIT_S or (steady and total >= WARMUP_S):
@@ -117,19 +123,19 @@ def warm_up(timed: Timed) -> int:
         before = median
 
 
-def time_repeats(timed: Timed, seconds: float, at_least: int) -> list[float]:
-    """Repeat until the inferences themselves have taken ``seconds`` and return the seconds of each."""
+def time_repeats(inference: TimedInference, seconds: float, at_least: int) -> list[float]:
+    """Repeat an inference until the sum of the durations is ``seconds`` and return the durations."""
     taken: list[float] = []
     total = 0.0
     while total < seconds or len(taken) < at_least:
-        taken.append(timed())
+        taken.append(inference())
         total += taken[-1]
     return taken
 
 
-def _summary(contender: Runner, batch: int, seconds: list[float], warmup_repetitions: int) -> Latency:
+def _summary(runner: Runner, batch: int, seconds: list[float], warmup_repetitions: int) -> Latency:
     p50, p95, p99 = (float(value) for value in np.percentile(np.asarray(seconds) * 1000, (50, 95, 99)))
-    fields = {name: value for name, value in vars(contender).items() if name != "prepare"}
+    fields = {name: value for name, value in vars(runner).items() if name != "prepare"}
     return Latency(
         **fields,
         batch=batch,
@@ -140,3 +146,25 @@ def _summary(contender: Runner, batch: int, seconds: list[float], warmup_repetit
         repetitions=len(seconds),
         warmup_repetitions=warmup_repetitions,
     )
+
+
+def check_memory(network: Network, resolution: int, batch: int, memory_bytes: int) -> None:
+    """Check that the first feature maps of a batch fit into memory; otherwise the system would kill the process.
+
+    Args:
+        network: the stages.
+        resolution: height and width of the images, pixels.
+        batch: number of images.
+        memory_bytes: that this process may use.
+
+    Raises:
+        UsageError: the batch is too large; the message has a size that may fit.
+    """
+    side = stage_resolutions(resolution, network.stem_stride, 0)[0]
+    # The first block keeps its input for the shortcut while its first convolution and batch norm each have an output.
+    image_bytes = 4 * side**2 * (network.stem_width + 2 * network.bottleneck_widths[0])
+    if batch * image_bytes > memory_bytes:
+        raise UsageError(
+            f"--batch {batch} needs more than {batch * image_bytes / 2**30:,.0f} GiB, and this process may use "
+            f"{memory_bytes / 2**30:,.1f} GiB: give at most --batch {max(1, memory_bytes // (2 * image_bytes))}"
+        )

@@ -1,8 +1,8 @@
-"""Profiles a bundle: counts and closed form, latencies, machine; writes the part ``profile``."""
+"""Profiles a bundle: counts its operations, measures its latency, and writes the part ``profile``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +15,14 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.profiling.counts import count
-from regnet_deploy.profiling.latency import ROUNDS, measure_latency
+from regnet_deploy.profiling.latency import check_memory, measure_latency
 from regnet_deploy.profiling.machine import busy_cores, describe_machine, environment
-from regnet_deploy.profiling.memory_limit import check_memory
 from regnet_deploy.profiling.runners import pick_device, torch_runner, variant_runners
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.runtime import Device
 from regnet_deploy.space.network import Network
 
-#: Cores that other programs may keep busy without a word.
+#: Number of cores that other programs may use before a message warns of it.
 _BUSY = 0.3
 
 
@@ -31,9 +31,9 @@ class ProfileOptions:
     """What to measure.
 
     Attributes:
-        batches: images an inference.
-        seconds: measured for each runtime and batch size, warm-up not counted.
-        threads: of the CPU; None takes every core that this process may use.
+        batches: batch sizes.
+        seconds: measured for each runtime and batch size, without the warm-up.
+        threads: number of CPU threads; None for every core that this process may use.
         device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
     """
 
@@ -43,49 +43,49 @@ class ProfileOptions:
     device: Device
 
 
-def profile(
-    path: str | Path, plan: ProfileOptions, note: Callable[[str], None], progress: Callable[[int, str], None]
-) -> dict[str, Any]:
+def profile(path: str | Path, options: ProfileOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Profile the bundle at ``path``, write the part ``profile`` and return it.
 
     Args:
         path: folder of the bundle.
-        plan: what to measure.
-        note: is told, in a line, what is not measured and why.
-        progress: is told, before each step, how many steps there are and what this one is.
+        options: what to measure.
+        progress: receives the measurements, and messages on variants that are not measured.
 
     Raises:
-        BundleError: missing, damaged, changed meanwhile or not writable.
-        UsageError: the device is not there, or a batch does not fit into its memory.
-        ProofError: the counts are not those of the closed form.
+        BundleError: the bundle is missing, damaged, changed meanwhile or not writable.
+        UsageError: the device is not available, or a batch does not fit into its memory.
+        ProofError: the counts differ from the closed form.
     """
+    progress = progress or NoProgress()
     bundle = open_bundle(path)
     architecture = bundle.part("architecture")
     network, classes = Network.from_json(architecture), architecture["classes"]
     resolution = Preprocessing.from_json(bundle.part("preprocessing")).crop
-    machine, device = describe_machine(), pick_device(plan.device)
-    threads = plan.threads or machine.cores
+    machine, device = describe_machine(), pick_device(options.device)
+    threads = options.threads or machine.cores
     if device.type == "cpu":
-        check_memory(network, resolution, max(plan.batches), machine.memory_bytes)
+        check_memory(network, resolution, max(options.batches), machine.memory_bytes)
     busy = busy_cores()
     if busy is not None and busy > _BUSY:
-        note(f"other programs keep {busy:.1f} of {machine.cores} cores busy: expect slower and unsteady latencies")
+        progress.message(
+            f"other programs keep {busy:.1f} of {machine.cores} cores busy: latencies will be higher and less steady"
+        )
     model = load_model(bundle)
     counts = count(model, network, resolution, classes)
-    # auto: each variant where it is served, and its rows say where: PyTorch may see no GPU that an engine runs on, and
-    # the CPU build of ONNX Runtime none that PyTorch sees.
-    by: Device = "auto" if plan.device == "cuda" else plan.device
-    contenders = [
+    # With auto each variant runs where it is served, and its rows record where: an engine may run on a GPU that PyTorch
+    # cannot use, and the CPU build of ONNX Runtime cannot use the GPU that PyTorch uses.
+    variant_device: Device = "auto" if options.device == "cuda" else options.device
+    runners = [
         torch_runner(model, device, resolution, threads),
-        *variant_runners(bundle, by, resolution, threads, note),
+        *variant_runners(bundle, variant_device, resolution, threads, progress),
     ]
-    steps = len(plan.batches) * len(contenders) * (1 + ROUNDS)
+    progress.step("measuring")
     try:
         with _torch_threads(threads):
-            rows = measure_latency(contenders, plan.batches, plan.seconds, lambda what: progress(steps, what))
+            rows = measure_latency(runners, options.batches, options.seconds, progress)
     except torch.OutOfMemoryError:
         raise UsageError(
-            f"a batch of {max(plan.batches)} does not fit into the GPU's memory: give a smaller --batch"
+            f"a batch of {max(options.batches)} does not fit into the GPU's memory: give a smaller --batch"
         ) from None
     part = {
         "complexity": counts.to_json(),

@@ -1,14 +1,13 @@
-"""What can run a bundle's network on this machine: the model in PyTorch and the exported variants that are proved.
+"""Runners of a bundle's network on this machine: the model in PyTorch and the proved variants.
 
-All are timed alike, from images in the host's memory to logits there, as a server meets them: with a GPU the copies
-both ways are in it, and a call has ended when its result is there.
+Each inference is timed from images in host memory to logits in host memory, as in a server. With a GPU this includes
+the copies in both directions.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,32 +15,33 @@ from torch import nn
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
-from regnet_deploy.profiling.latency import Runner, Timed
+from regnet_deploy.profiling.latency import Runner, TimedInference
+from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.default_variant import proof_of
 from regnet_deploy.runtimes.runtime import Device, Session, find_variant, open_variant, runtime_unsupported_reason
 
-#: Seed of the pixels that are measured with; their values do not change how long a convolution takes.
+#: Seed of the random images; their values do not change the duration of a convolution.
 _SEED = 0
 
 
 def pick_device(wanted: str) -> torch.device:
-    """Return where to measure: ``auto`` is the GPU where PyTorch has one.
+    """Return where PyTorch runs: with ``auto`` the GPU if PyTorch can use one.
 
     Raises:
-        UsageError: CUDA was asked for and PyTorch has none.
+        UsageError: CUDA is requested and PyTorch cannot use it.
     """
     if wanted in ("cuda", "tensorrt") and not torch.cuda.is_available():
         raise UsageError(
-            f"--device {wanted}: PyTorch sees no CUDA device here; use --device cpu, or a CUDA build of torch"
+            f"--device {wanted}: PyTorch finds no CUDA device here; use --device cpu, or a CUDA build of torch"
         )
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def torch_runner(model: nn.Module, device: torch.device, resolution: int, threads: int) -> Runner:
-    """Return the model itself: eager, inference mode, channels last (the faster layout for grouped convolutions)."""
+    """Return the PyTorch model: eager, inference mode, channels last (the faster layout for grouped convolutions)."""
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def prepare(batch: int) -> Timed:
+    def prepare(batch: int) -> TimedInference:
         generator = torch.Generator().manual_seed(_SEED)
         images = torch.randn(batch, 3, resolution, resolution, generator=generator)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -64,33 +64,31 @@ def torch_runner(model: nn.Module, device: torch.device, resolution: int, thread
     )
 
 
-def variant_runners(
-    bundle: Bundle, device: Device, resolution: int, threads: int, note: Callable[[str], None]
-) -> list[Runner]:
-    """Return the variants that are proved and that this machine runs; ``note`` is told why another one is not."""
-    contenders = []
+def variant_runners(bundle: Bundle, device: Device, resolution: int, threads: int, progress: Progress) -> list[Runner]:
+    """Return the variants that are proved and that this machine can run; a message says why another one is left out."""
+    runners = []
     for name, variant in bundle.parts.get("variants", {}).items():
-        reason = runtime_unsupported_reason(bundle, name, device) or _why_not_measured(bundle, name)
+        reason = runtime_unsupported_reason(bundle, name, device) or _unmeasured_reason(bundle, name)
         if reason:
-            note(f"{name} is not measured: {reason}")
+            progress.message(f"{name} is not measured: {reason}")
             continue
         session = open_variant(bundle, name, threads=threads, device=device)
-        contenders.append(session_runner(session, name, variant, resolution, threads))
-    return contenders
+        runners.append(session_runner(session, name, variant["precision"], resolution, threads))
+    return runners
 
 
-def _why_not_measured(bundle: Bundle, name: str) -> str | None:
+def _unmeasured_reason(bundle: Bundle, name: str) -> str | None:
     if not proof_of(bundle, name):
         return "it is not proved"
     if find_variant(bundle, name).get("exact"):
-        return "TensorRT engines are built from it, ONNX Runtime has no kernels of its own for it"
+        return "it is the source of TensorRT engines, and ONNX Runtime has no kernels for its types"
     return None
 
 
-def session_runner(session: Session, name: str, variant: dict[str, Any], resolution: int, threads: int) -> Runner:
-    """Return an opened variant; ``variant`` is what the manifest says of it."""
+def session_runner(session: Session, name: str, precision: str, resolution: int, threads: int) -> Runner:
+    """Return a runner of an opened variant."""
 
-    def prepare(batch: int) -> Timed:
+    def prepare(batch: int) -> TimedInference:
         random = np.random.default_rng(_SEED)
         if session.input == "uint8":
             images = random.integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
@@ -102,15 +100,15 @@ def session_runner(session: Session, name: str, variant: dict[str, Any], resolut
         runtime=session.runtime,
         variant=name,
         device=session.device,
-        precision=variant["precision"],
+        precision=precision,
         layout="channels_last" if session.input == "uint8" else "channels_first",
         threads=threads,
         prepare=prepare,
     )
 
 
-def _wall_clock(run: Callable[[], object]) -> Timed:
-    """Time a call that returns when its result is there."""
+def _wall_clock(run: Callable[[], object]) -> TimedInference:
+    """Return a function that makes a call, which returns with its result, and returns the duration in seconds."""
 
     def timed() -> float:
         start = time.perf_counter()

@@ -205,7 +205,7 @@ def in_every_precision(exported_bundle: Path) -> Path:
             "precision": precision.name,
             "input": "float32",
             "opset": precision.opset,
-            "exact": precision.for_tensorrt,
+            "exact": precision.tensorrt_only,
             "proof": None,
         }
     return update_bundle(exported_bundle, {"golden": golden.part, "variants": variants}, files).path
@@ -227,20 +227,20 @@ def test_int8_is_held_to_its_proof_by_releases_that_truncate_fp16_too(
     in_every_precision: Path, monkeypatch: pytest.MonkeyPatch, version: str, written_anew: bool
 ):
     from regnet_deploy.api.variants import _open_emulated
-    from regnet_deploy.exporting import cpu_kernels, emulation
+    from regnet_deploy.exporting import emulation
     from regnet_deploy.exporting.model_source import load_model_source
     from regnet_deploy.exporting.precision import PRECISIONS
     from regnet_deploy.exporting.quantization import TensorRange
 
     bundle = open_bundle(in_every_precision)
     source = load_model_source(bundle)
-    data = source.onnx(PRECISIONS["int8"], dict.fromkeys(source.tensors(), TensorRange(-4.0, 4.0)))
+    data = source.onnx(PRECISIONS["int8"], dict.fromkeys(source.activation_names(), TensorRange(-4.0, 4.0)))
     variant = {**bundle.part("variants")["onnx-bf16"], "file": "onnx-int8.onnx", "precision": "int8"}
     bundle = update_bundle(in_every_precision, {"variants": {"onnx-int8": variant}}, {"onnx-int8.onnx": data})
     made = []
-    real = emulation.quantised_in_fp32
-    monkeypatch.setattr(emulation, "quantised_in_fp32", lambda data: made.append(1) or real(data))
-    monkeypatch.setattr(cpu_kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    real = emulation.emulate_fp16_quantization
+    monkeypatch.setattr(emulation, "emulate_fp16_quantization", lambda data: made.append(1) or real(data))
+    monkeypatch.setattr(emulation, "installed_onnxruntime", lambda: ("onnxruntime", version))
     assert _open_emulated(bundle, "onnx-int8").input == "float32"
     assert bool(made) is written_anew
 

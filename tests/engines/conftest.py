@@ -48,14 +48,14 @@ def weights():
 @pytest.fixture(scope="session")
 def onnx_of(weights):
     """Return a maker of ONNX files: precision, and ``x`` or ``y``."""
-    from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
+    from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.exporting.quantization import TensorRange
     from regnet_deploy.images.preprocessing import default_preprocessing
 
     def make(precision: str = "fp32", kind: str = "y") -> bytes:
         network, arrays = NETWORKS[kind], weights[kind]
-        ranges = {name: TensorRange(-4.0, 4.0) for name in ["images", *tensors_between(network, arrays)]}
+        ranges = {name: TensorRange(-4.0, 4.0) for name in ["images", *activation_names(network, arrays)]}
         return build_onnx(network, arrays, default_preprocessing(SIDE), find_precision(precision), ranges)
 
     return make
@@ -64,10 +64,10 @@ def onnx_of(weights):
 @pytest.fixture(scope="session")
 def types_of(weights):
     """Return a maker of what a precision asks for: convolution -> type."""
-    from regnet_deploy.exporting.onnx_graph import convolution_precisions
+    from regnet_deploy.exporting.onnx_graph import convolution_types
     from regnet_deploy.exporting.precision import find_precision
 
-    return lambda precision, kind="y": convolution_precisions(NETWORKS[kind], weights[kind], find_precision(precision))
+    return lambda precision, kind="y": convolution_types(NETWORKS[kind], weights[kind], find_precision(precision))
 
 
 @pytest.fixture

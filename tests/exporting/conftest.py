@@ -11,18 +11,22 @@ from PIL import Image
 from torch import nn
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.exporting.accuracy import ValidationSet, reference_logits
+from regnet_deploy.exporting.accuracy import reference_logits
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
+from regnet_deploy.exporting.calibration import Calibration, CalibrationSet
 from regnet_deploy.exporting.golden_images import NewGoldenSet, make_golden_set
 from regnet_deploy.exporting.model_source import ModelSource, load_model_source
-from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
-from regnet_deploy.exporting.onnx_variants import Reporter
+from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx
+from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.quantization import TensorRange
+from regnet_deploy.exporting.state import EngineBuilder, ExportContext
+from regnet_deploy.exporting.validation import ValidationSet
 from regnet_deploy.images.dataset import build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.space.network import Network
 
@@ -121,7 +125,7 @@ def measured_ranges():
         import onnx
         import onnxruntime
 
-        names = [name for name in tensors_between(network, weights) if name != "images"]
+        names = [name for name in activation_names(network, weights) if name != "images"]
         model = onnx.load_from_string(build_onnx(network, weights, preprocessing))
         model.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
         options = onnxruntime.SessionOptions()
@@ -178,14 +182,15 @@ def data(trained, write_images, tmp_path):
 
 
 @pytest.fixture
-def silent() -> Reporter:
-    """Nobody is told anything."""
-    return Reporter(
-        step=lambda what: None,
-        advance=lambda done, total: None,
-        note=lambda line: None,
-        phase=lambda steps, phase: None,
-    )
+def interrupting_progress():
+    """Progress that raises KeyboardInterrupt, as Ctrl-C does, at the first phase of an engine build."""
+
+    class Interrupting(NoProgress):
+        def update(self, completed, total=None, note=""):
+            if note:
+                raise KeyboardInterrupt
+
+    return Interrupting()
 
 
 @pytest.fixture
@@ -201,14 +206,14 @@ def golden(trained, source) -> NewGoldenSet:
 
 
 @pytest.fixture
-def judge(source, golden) -> AccuracyGate:
-    """A judge with the usual gates and no validation images."""
+def gate(source, golden) -> AccuracyGate:
+    """A gate with the default limits and no validation images."""
     return AccuracyGate(golden.golden, source.preprocessing, GATES, None, None, 0.5)
 
 
 @pytest.fixture
-def judge_with_labels(judge, source) -> AccuracyGate:
-    """A judge with 40 validation images, whose labels are what the model answers, so that it answers all of them."""
+def validating_gate(gate, source) -> AccuracyGate:
+    """A gate with 40 validation images, labeled with the model's own answers, so that all of these are correct."""
     pixels = np.random.default_rng(5).integers(0, 256, (40, SIDE, SIDE, 3), np.uint8)
     paths = tuple(f"{number}.png" for number in range(40))
     unlabelled = ValidationSet(
@@ -216,7 +221,19 @@ def judge_with_labels(judge, source) -> AccuracyGate:
     )
     labels = reference_logits(source.model, unlabelled).logits.argmax(axis=1)
     validation = replace(unlabelled, labels=labels)
-    return replace(judge, validation=validation, reference=reference_logits(source.model, validation))
+    return replace(gate, validation=validation, reference=reference_logits(source.model, validation))
+
+
+@pytest.fixture
+def context(trained, source, golden, gate) -> ExportContext:
+    """The context of an export without options that calibrates on the golden images."""
+    images = CalibrationSet(golden.golden.images, {"images": 16, "digest": "abc", "seed": 0})
+    progress = NoProgress()
+    calibration = Calibration(lambda: images, source, progress)
+    options = ExportOptions(device="cpu")
+    return ExportContext(
+        open_bundle(trained), options, source, golden, gate, calibration, EngineBuilder(None, None), progress
+    )
 
 
 @pytest.fixture

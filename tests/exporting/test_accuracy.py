@@ -11,19 +11,18 @@ import torch
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import DataError, MissingPart, ProofError
-from regnet_deploy.exporting import accuracy as module
+from regnet_deploy.exporting import validation as validation_module
 from regnet_deploy.exporting.accuracy import (
     ReferenceLogits,
-    ValidationSet,
     measure_accuracy,
+    paired_difference,
     reference_logits,
     undecided_drops,
-    validation_set,
 )
-from regnet_deploy.exporting.image_batches import pixels_fingerprint
+from regnet_deploy.exporting.decoded_images import pixels_fingerprint
 from regnet_deploy.exporting.onnx_graph import build_onnx
-from regnet_deploy.exporting.paired_difference import paired_difference
-from regnet_deploy.exporting.training_folder import training_folder
+from regnet_deploy.exporting.training_dataset import load_training_dataset
+from regnet_deploy.exporting.validation import ValidationSet, load_validation_set
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.runtime import open_onnx
@@ -56,9 +55,9 @@ def bundle(trained, folder, trained_on):
 @pytest.fixture(params=["in memory", "streamed"])
 def validation(request, bundle, folder, monkeypatch):
     if request.param == "streamed":
-        monkeypatch.setattr(module, "MEMORY_BYTES", 0)
-    found = validation_set(folder, bundle, PREPROCESSING)
-    assert (found.kept is None) == (request.param == "streamed")
+        monkeypatch.setattr(validation_module, "MEMORY_BYTES", 0)
+    found = load_validation_set(folder, bundle, PREPROCESSING)
+    assert (found.pixels is None) == (request.param == "streamed")
     return found
 
 
@@ -95,17 +94,17 @@ def test_the_images_are_those_of_val_as_the_server_sees_them(validation, folder,
     assert (np.diff(numbers) > 0).all()
     assert batches[0].pixels.shape[1:] == (SIDE, SIDE, 3)
     assert validation.split == "val/ of the folder"
-    assert len(validation) == (22 if validation.kept is None else 21)
-    assert list(validation.left_out) == ["val/ant/001.png"]
+    assert len(validation) == (22 if validation.pixels is None else 21)
+    assert list(validation.unreadable) == ["val/ant/001.png"]
 
 
 def test_files_that_cannot_be_read_are_told_and_counted(validation, folder, bundle):
     reference = reference_logits(load_model(bundle), validation)
     assert validation.warning() == (
         f"1 of 22 validation images in {folder} cannot be read, for example val/ant/001.png: "
-        f"{validation.left_out['val/ant/001.png']}"
+        f"{validation.unreadable['val/ant/001.png']}"
     )
-    assert validation.left_out["val/ant/001.png"].startswith("not an image")
+    assert validation.unreadable["val/ant/001.png"].startswith("not an image")
     found = measure_accuracy(Fake(reference.logits), validation, reference)
     assert (found.images, found.left_out) == (21, 1)
     assert found.to_json()["left_out"] == 1
@@ -114,24 +113,24 @@ def test_files_that_cannot_be_read_are_told_and_counted(validation, folder, bund
 @pytest.mark.parametrize("memory", [0, 2**29])
 @pytest.mark.parametrize("broken", [2, 3])
 def test_no_more_than_a_tenth_may_be_unreadable(bundle, folder, monkeypatch, memory, broken):
-    monkeypatch.setattr(module, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(validation_module, "MEMORY_BYTES", memory)
     for number in range(broken - 1):
         (folder / "val" / "eel" / f"{number:03}.png").write_bytes(b"gone bad")
     if broken / 22 <= 0.1:
-        validation = validation_set(folder, bundle, PREPROCESSING)
+        validation = load_validation_set(folder, bundle, PREPROCESSING)
         assert len(reference_logits(load_model(bundle), validation).labels) == 20
         return
     with pytest.raises(DataError, match=r"3 of 22 validation images in .* cannot be read, for example .*than 10%") as e:
-        reference_logits(load_model(bundle), validation_set(folder, bundle, PREPROCESSING))
+        reference_logits(load_model(bundle), load_validation_set(folder, bundle, PREPROCESSING))
     assert "\n" not in str(e.value)
 
 
 def test_the_reference_keeps_no_pixels(bundle, folder, monkeypatch, write_images):
-    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(validation_module, "MEMORY_BYTES", 0)
     for label, name in enumerate(LABELS):
         write_images(folder / "val" / name, 60, seed=30 + label)
     large = replace(PREPROCESSING, resize=64, crop=64)
-    validation = validation_set(folder, bundle, large)
+    validation = load_validation_set(folder, bundle, large)
     model = load_model(bundle)
     reference_logits(model, validation.subset(40), batch=8)  # what is imported and set up once
     tracemalloc.start()
@@ -151,30 +150,30 @@ def test_the_reference_knows_every_view_again(validation, bundle):
 
 
 def test_a_folder_that_was_split_already_is_not_split_again(bundle, folder):
-    split = training_folder(folder, bundle)
-    once, again = (validation_set(given, bundle, PREPROCESSING) for given in (folder, split))
+    split = load_training_dataset(folder, bundle)
+    once, again = (load_validation_set(given, bundle, PREPROCESSING) for given in (folder, split))
     assert (once.paths, once.labels.tolist(), once.split) == (again.paths, again.labels.tolist(), again.split)
 
 
 def test_a_held_out_share_is_the_same_as_training_had(trained, folder, trained_on):
     split = trained_on(trained, folder / "train", share=0.5, seed=2)
-    found = validation_set(folder / "train", open_bundle(trained), PREPROCESSING)
+    found = load_validation_set(folder / "train", open_bundle(trained), PREPROCESSING)
     assert found.paths == tuple(file.path for file in split.val)
     assert np.bincount(found.labels).tolist() == [2] * 5
 
 
 def test_labels_are_places_in_the_bundles_labels(bundle, folder):
-    found = validation_set(folder, bundle, PREPROCESSING)
+    found = load_validation_set(folder, bundle, PREPROCESSING)
     assert all(path.split("/")[1] == LABELS[label] for path, label in zip(found.paths, found.labels, strict=True))
 
 
-def test_progress_is_told(bundle, folder):
-    told = []
-    validation = validation_set(folder, bundle, PREPROCESSING, lambda done, total: told.append((done, total)))
-    assert told == [(done, 22) for done in range(1, 23)]
-    told.clear()
-    reference_logits(load_model(bundle), validation, lambda done, total: told.append((done, total)), batch=16)
-    assert told == [(16, 21), (21, 21)]
+def test_progress_receives_the_images_done(bundle, folder, recorded_progress):
+    recorded_progress.step("images")
+    validation = load_validation_set(folder, bundle, PREPROCESSING, recorded_progress)
+    recorded_progress.step("logits")
+    reference_logits(load_model(bundle), validation, recorded_progress, batch=16)
+    updates = [("images", done, 22, "") for done in range(1, 23)]
+    assert recorded_progress.updates == [*updates, ("logits", 16, 21, ""), ("logits", 21, 21, "")]
 
 
 def test_the_reference_is_the_model(validation, bundle):
@@ -257,7 +256,7 @@ def test_a_subset_is_spread_seeded_and_measured_with_the_whole_reference(validat
     assert set(some.paths) <= set(validation.paths)
     assert some.paths == validation.subset(10, seed=1).paths
     assert some.paths != validation.subset(10, seed=2).paths
-    part = whole.of(some)
+    part = whole.restricted_to(some)
     np.testing.assert_allclose(part.logits, reference_logits(load_model(bundle), some).logits, rtol=1e-4, atol=1e-4)
     for reference in (whole, part):
         found = measure_accuracy(Fake(part.logits), some, reference)
@@ -274,26 +273,26 @@ def test_too_few_images_for_a_limit_are_told_with_the_widest_interval():
     assert undecided_drops({}, 0.5) is None
     assert undecided_drops({"onnx-fp32": none, "onnx-int8": some}, 1.0) is None
     assert undecided_drops({"onnx-fp32": none, "onnx-int8": some}, 0.5) == (
-        "400 validation images cannot tell 0.5 points: the loss of onnx-int8 is 0.25 with a 95 % interval of "
-        "-0.50 to 1.50"
+        "400 validation images are too few to measure a drop of 0.5 points: onnx-int8 loses 0.25 points, with a 95 % "
+        "interval of -0.50 to 1.50"
     )
 
 
 def test_an_image_that_goes_meanwhile_is_noticed(bundle, folder, monkeypatch):
-    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
-    validation = validation_set(folder, bundle, PREPROCESSING)
+    monkeypatch.setattr(validation_module, "MEMORY_BYTES", 0)
+    validation = load_validation_set(folder, bundle, PREPROCESSING)
     reference = reference_logits(load_model(bundle), validation)
     (folder / "val" / "dog" / "000.png").unlink()
-    with pytest.raises(DataError, match="validation images were changed while they were used: run this again"):
+    with pytest.raises(DataError, match="validation images changed while they were used: run this command again"):
         measure_accuracy(Fake(reference.logits), validation, reference)
 
 
 def test_an_image_that_comes_back_meanwhile_is_noticed(bundle, folder, monkeypatch, write_images):
-    monkeypatch.setattr(module, "MEMORY_BYTES", 0)
-    validation = validation_set(folder, bundle, PREPROCESSING)
+    monkeypatch.setattr(validation_module, "MEMORY_BYTES", 0)
+    validation = load_validation_set(folder, bundle, PREPROCESSING)
     reference = reference_logits(load_model(bundle), validation)
     write_images(folder / "val" / "ant", 2, seed=70)
-    with pytest.raises(DataError, match="validation images were changed"):
+    with pytest.raises(DataError, match="validation images changed"):
         measure_accuracy(Fake(reference.logits), validation, reference)
 
 
@@ -302,26 +301,26 @@ def test_the_models_own_logits_must_be_finite(bundle, folder):
     with torch.no_grad():
         model.head.fc.bias[0] = torch.nan
     with pytest.raises(ProofError, match="the model's own logits are not finite"):
-        reference_logits(model, validation_set(folder, bundle, PREPROCESSING))
+        reference_logits(model, load_validation_set(folder, bundle, PREPROCESSING))
 
 
 @pytest.mark.parametrize("memory", [0, 2**29])
 def test_images_none_of_which_can_be_read(bundle, folder, monkeypatch, memory):
-    monkeypatch.setattr(module, "MEMORY_BYTES", memory)
+    monkeypatch.setattr(validation_module, "MEMORY_BYTES", memory)
     for file in (folder / "val").rglob("*.png"):
         file.write_bytes(b"gone bad")
     with pytest.raises(DataError, match=r"22 of 22 validation images in .* cannot be read") as error:
-        reference_logits(load_model(bundle), validation_set(folder, bundle, PREPROCESSING))
+        reference_logits(load_model(bundle), load_validation_set(folder, bundle, PREPROCESSING))
     assert "\n" not in str(error.value)
 
 
 def test_other_classes_are_refused(bundle, folder):
     (folder / "train" / "dog").rename(folder / "train" / "dogs")
     (folder / "val" / "dog").rename(folder / "val" / "dogs")
-    with pytest.raises(DataError, match=r"has another class layout: .* dogs \(did you mean dog\?\)"):
-        validation_set(folder, bundle, PREPROCESSING)
+    with pytest.raises(DataError, match=r"are not those of the bundle: .* dogs \(did you mean dog\?\)"):
+        load_validation_set(folder, bundle, PREPROCESSING)
 
 
 def test_an_untrained_bundle_is_refused(folder, untrained):
     with pytest.raises(MissingPart, match="no labels yet: run `regnet-deploy train --data DIR` first"):
-        validation_set(folder, open_bundle(untrained), PREPROCESSING)
+        load_validation_set(folder, open_bundle(untrained), PREPROCESSING)

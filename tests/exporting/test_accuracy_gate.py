@@ -7,30 +7,28 @@ import pytest
 
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.runtimes.gates import GATES, Gate
 from regnet_deploy.runtimes.runtime import open_onnx
-
-
-def quiet(done, total):
-    pass
 
 
 def session_of(source, precision="fp32"):
     return open_onnx(source.onnx(PRECISIONS[precision]))
 
 
-def judged(judge, source, precision="fp32"):
-    return judge.judge(f"onnx-{precision}", session_of(source, precision), PRECISIONS[precision], quiet)
+def evaluated(gate, source, precision="fp32"):
+    session = session_of(source, precision)
+    return gate.evaluate(f"onnx-{precision}", session, PRECISIONS[precision], NoProgress()).to_json()
 
 
-def judged_as_fp16(judge, source):
-    """Hold the FP32 file of a network to the gates of FP16, so that nothing but what was broken is in the figures."""
-    return judge.judge("onnx-fp16", session_of(source), PRECISIONS["fp16"], quiet)
+def evaluated_as_fp16(gate, source):
+    """Evaluate the FP32 file of a network with the limits of FP16, so that only what was broken is in the figures."""
+    return gate.evaluate("onnx-fp16", session_of(source), PRECISIONS["fp16"], NoProgress()).to_json()
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_good_graph_passes_every_gate(judge, source, precision):
-    proof = judged(judge, source, precision)["proof"]
+def test_a_good_graph_passes_every_gate(gate, source, precision):
+    proof = evaluated(gate, source, precision)["proof"]
     assert (proof["passed"], proof["standard"], proof["images"]) == (True, True, 16)
 
 
@@ -61,48 +59,46 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("figure", BROKEN)
-def test_the_right_gate_refuses_a_graph_that_is_broken_for_it(judge, with_weights, figure):
+def test_the_right_gate_refuses_a_graph_that_is_broken_for_it(gate, with_weights, figure):
     changes, opened, says = BROKEN[figure]
-    gate = replace(GATES["fp16"], atol=1e-4, rtol=1e-3) if figure == "atol" else GATES["fp16"]
-    gate = replace(gate, **opened) if figure != "atol" else replace(gate, mean=np.inf)
-    strict = replace(judge, gates={**GATES, "fp16": gate})
+    limits = replace(GATES["fp16"], atol=1e-4, rtol=1e-3) if figure == "atol" else GATES["fp16"]
+    limits = replace(limits, **opened) if figure != "atol" else replace(limits, mean=np.inf)
+    strict = replace(gate, gates={**GATES, "fp16": limits})
     with pytest.raises(ProofError, match=rf"^onnx-fp16 does not agree with the model.*?: {says}") as e:
-        judged_as_fp16(strict, with_weights(**changes))
+        evaluated_as_fp16(strict, with_weights(**changes))
     assert "\n" not in str(e.value)
     assert ";" not in str(e.value).split(" - ")[0]  # no other gate
     without = {"atol": {"atol": np.inf}, "mean": {"mean": np.inf}, "cosine": {"cosine": -1.0}, "top1": {"top1": 0.0}}
-    open_gate = replace(gate, **without[figure])
-    assert judged_as_fp16(replace(judge, gates={**GATES, "fp16": open_gate}), with_weights(**changes))["proof"][
-        "passed"
-    ]
+    lenient = replace(gate, gates={**GATES, "fp16": replace(limits, **without[figure])})
+    assert evaluated_as_fp16(lenient, with_weights(**changes))["proof"]["passed"]
 
 
-def test_logits_that_are_not_finite_pass_no_gate(judge, with_weights):
+def test_logits_that_are_not_finite_pass_no_gate(gate, with_weights):
     broken = with_weights(head__fc__bias=lambda bias: bias + np.float32(np.inf))
     with pytest.raises(ProofError, match="a logit is not finite"):
-        judged(replace(judge, gates={**GATES, "fp32": Gate()}), broken)
+        evaluated(replace(gate, gates={**GATES, "fp32": Gate()}), broken)
 
 
-def test_with_validation_images_the_accuracy_is_told(judge_with_labels, source):
-    accuracy = judged(judge_with_labels, source, "fp16")["accuracy"]
+def test_with_validation_images_the_accuracy_is_told(validating_gate, source):
+    accuracy = evaluated(validating_gate, source, "fp16")["accuracy"]
     assert (accuracy["images"], accuracy["reference_top1"]) == (40, 1.0)
     assert accuracy["low"] <= accuracy["drop"] <= accuracy["high"]
 
 
-def test_the_accuracy_gate_refuses_what_answers_wrongly(judge_with_labels, with_weights):
+def test_the_accuracy_gate_refuses_what_answers_wrongly(validating_gate, with_weights):
     """With gates on the golden set that let everything pass, so that it is this one that refuses."""
     broken = with_weights(head__fc__weight=lambda w: np.roll(w, 1, axis=0), head__fc__bias=lambda b: np.roll(b, 1))
-    lenient = replace(judge_with_labels, gates={**GATES, "fp16": Gate()})
+    lenient = replace(validating_gate, gates={**GATES, "fp16": Gate()})
     with pytest.raises(
         ProofError,
         match=r"^onnx-fp16 loses 100\.00 points of top-1 on 40 validation images \(100\.00% to 0\.00%; 95 % interval "
         r"of the loss \d+\.\d+ to 100\.00\) and may lose 0\.5 \(--max-drop\)",
     ):
-        judged_as_fp16(lenient, broken)
-    assert judged_as_fp16(replace(lenient, max_drop=100.0), broken)["accuracy"]["drop"] == 100
+        evaluated_as_fp16(lenient, broken)
+    assert evaluated_as_fp16(replace(lenient, max_drop=100.0), broken)["accuracy"]["drop"] == 100
 
 
-def test_a_drop_of_exactly_what_may_be_lost_passes(judge_with_labels, source):
+def test_a_drop_of_exactly_what_may_be_lost_passes(validating_gate, source):
     """One of 40 images is 2.5 points."""
 
     class Once:
@@ -119,14 +115,14 @@ def test_a_drop_of_exactly_what_may_be_lost_passes(judge_with_labels, source):
                 logits[0] = np.roll(logits[0], 1)
             return logits
 
-    lenient = replace(judge_with_labels, gates={**GATES, "fp16": Gate()})
-    judge = replace(lenient, max_drop=2.5)
-    assert judge.judge("onnx-fp16", Once(), PRECISIONS["fp16"], quiet)["accuracy"]["drop"] == 2.5
+    lenient = replace(validating_gate, gates={**GATES, "fp16": Gate()})
+    exact = replace(lenient, max_drop=2.5)
+    assert exact.evaluate("onnx-fp16", Once(), PRECISIONS["fp16"], NoProgress()).accuracy["drop"] == 2.5
     with pytest.raises(ProofError, match=r"loses 2\.50 points"):
-        replace(lenient, max_drop=2.49).judge("onnx-fp16", Once(), PRECISIONS["fp16"], quiet)
+        replace(lenient, max_drop=2.49).evaluate("onnx-fp16", Once(), PRECISIONS["fp16"], NoProgress())
 
 
-def test_an_answer_that_is_not_finite_on_a_validation_image_is_refused_whatever_may_be_lost(judge_with_labels, source):
+def test_an_answer_that_is_not_finite_on_a_validation_image_is_refused_whatever_may_be_lost(validating_gate, source):
     class Overflowing:
         def __init__(self):
             self._session = session_of(source)
@@ -138,6 +134,6 @@ def test_an_answer_that_is_not_finite_on_a_validation_image_is_refused_whatever_
             logits = self._session.run(images)
             return np.where(len(images) == 16, np.nan, logits)  # batches of the validation; the golden set's are of 8
 
-    judge = replace(judge_with_labels, max_drop=100.0)
+    lenient = replace(validating_gate, max_drop=100.0)
     with pytest.raises(ProofError, match="onnx-fp16 gives logits that are not finite on validation images"):
-        judge.judge("onnx-fp16", Overflowing(), PRECISIONS["fp16"], quiet)
+        lenient.evaluate("onnx-fp16", Overflowing(), PRECISIONS["fp16"], NoProgress())

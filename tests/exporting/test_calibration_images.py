@@ -8,10 +8,10 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.exporting import image_batches as views_module
-from regnet_deploy.exporting.calibration_images import calibration_set, digest_of
-from regnet_deploy.exporting.image_batches import network_input, pixels_fingerprint
-from regnet_deploy.exporting.training_folder import training_folder
+from regnet_deploy.exporting import decoded_images as views_module
+from regnet_deploy.exporting.calibration import calibration_digest, make_calibration_set
+from regnet_deploy.exporting.decoded_images import load_network_input, pixels_fingerprint
+from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
 
 SIDE = 16
@@ -43,15 +43,15 @@ def classes(tmp_path_factory, write_images):
 
 def files_of(root, pixels):
     """Return the names of the files whose views these pixels are."""
-    names = {network_input(file, PREPROCESSING).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."}
+    names = {
+        load_network_input(file, PREPROCESSING).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."
+    }
     return [names[image.tobytes()].relative_to(root).as_posix() for image in pixels]
 
 
-def test_a_plain_folder_gives_what_it_has(plain, untrained):
-    told = []
-    found = calibration_set(
-        plain, open_bundle(untrained), PREPROCESSING, NONE, advance=lambda done, total: told.append((done, total))
-    )
+def test_a_plain_folder_gives_what_it_has(plain, untrained, recorded_progress):
+    recorded_progress.step("images")
+    found = make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, progress=recorded_progress)
     assert found.pixels.shape == (340, SIDE, SIDE, 3)
     assert len(set(files_of(plain, found.pixels))) == 340
     assert {**found.part, "left_out": None} == {
@@ -59,18 +59,18 @@ def test_a_plain_folder_gives_what_it_has(plain, untrained):
         "source": "user images",
         "folder": plain.name,
         "seed": 0,
-        "digest": digest_of(found.pixels, PREPROCESSING),
+        "digest": calibration_digest(found.pixels, PREPROCESSING),
         "left_out": None,
     }
     assert set(found.part["left_out"]) == {f"broken{number}.jpg" for number in range(20)}
     assert all(reason.startswith("not an image") for reason in found.part["left_out"].values())
-    assert told == [(done, 512) for done in range(1, 341)]
+    assert recorded_progress.updates == [("images", done, 512, "") for done in range(1, 341)]
     json.dumps(found.part, allow_nan=False)
 
 
 def test_a_seed_says_which_images_and_in_which_order(plain, untrained):
     bundle = open_bundle(untrained)
-    one, same, other = (calibration_set(plain, bundle, PREPROCESSING, NONE, count=300, seed=s) for s in (1, 1, 2))
+    one, same, other = (make_calibration_set(plain, bundle, PREPROCESSING, NONE, count=300, seed=s) for s in (1, 1, 2))
     np.testing.assert_array_equal(one.pixels, same.pixels)
     assert one.part == same.part
     assert one.part["digest"] != other.part["digest"]
@@ -80,8 +80,10 @@ def test_a_seed_says_which_images_and_in_which_order(plain, untrained):
 def test_golden_images_and_copies_are_left_alone(plain, untrained, tmp_path, write_images):
     write_images(tmp_path / "more", 330)
     (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "more" / "299.png").read_bytes())
-    golden = np.stack([network_input(tmp_path / "more" / f"{number:03}.png", PREPROCESSING) for number in range(20)])
-    found = calibration_set(tmp_path / "more", open_bundle(untrained), PREPROCESSING, golden)
+    golden = np.stack(
+        [load_network_input(tmp_path / "more" / f"{number:03}.png", PREPROCESSING) for number in range(20)]
+    )
+    found = make_calibration_set(tmp_path / "more", open_bundle(untrained), PREPROCESSING, golden)
     names = files_of(tmp_path / "more", found.pixels)
     assert len(names) == len({image.tobytes() for image in found.pixels}) == 310
     assert not {f"{number:03}.png" for number in range(20)} & set(names)
@@ -89,7 +91,7 @@ def test_golden_images_and_copies_are_left_alone(plain, untrained, tmp_path, wri
 
 def test_of_class_folders_only_training_images_are_taken_evenly(classes, untrained, trained_on):
     split = trained_on(untrained, classes, share=0.1)
-    found = calibration_set(classes, open_bundle(untrained), PREPROCESSING, NONE, count=300)
+    found = make_calibration_set(classes, open_bundle(untrained), PREPROCESSING, NONE, count=300)
     names = files_of(classes, found.pixels)
     assert found.part["source"] == "training images"
     assert set(names) <= {file.path for file in split.train}
@@ -104,7 +106,7 @@ def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_pat
         write_images(tmp_path / "data" / "train" / name, 110, seed=label)
         write_images(tmp_path / "data" / "val" / name, 110, seed=label + 50)
     trained_on(untrained, tmp_path / "data")
-    found = calibration_set(tmp_path / "data", open_bundle(untrained), PREPROCESSING, NONE)
+    found = make_calibration_set(tmp_path / "data", open_bundle(untrained), PREPROCESSING, NONE)
     names = files_of(tmp_path / "data", found.pixels)
     assert len(names) == 330
     assert all(name.startswith("train/") for name in names)
@@ -112,8 +114,8 @@ def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_pat
 
 def test_validation_images_in_a_plain_folder_are_left_alone(plain, untrained):
     names = [f"{number:03}.png" for number in range(30)]
-    validation = {pixels_fingerprint(network_input(plain / name, PREPROCESSING)) for name in names}
-    found = calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, excluded=validation)
+    validation = {pixels_fingerprint(load_network_input(plain / name, PREPROCESSING)) for name in names}
+    found = make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, excluded=validation)
     assert set(files_of(plain, found.pixels)) == {f"{number:03}.png" for number in range(30, 340)}
 
 
@@ -127,9 +129,9 @@ def test_files_that_are_in_train_and_in_val_are_left_alone(untrained, trained_on
             (root / "val" / name / f"{number:03}.png").unlink()
     trained_on(untrained, root)
     bundle = open_bundle(untrained)
-    validation = {pixels_fingerprint(network_input(file, PREPROCESSING)) for file in (root / "val").rglob("*.png")}
+    validation = {pixels_fingerprint(load_network_input(file, PREPROCESSING)) for file in (root / "val").rglob("*.png")}
     with pytest.raises(DataError) as error:
-        calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation)
+        make_calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation)
     assert str(error.value) == (
         f"calibration needs 300 images and {root} has 285 usable ones among 303 training images (18 are among the "
         "validation images): add images, or give another folder of real ones"
@@ -146,9 +148,9 @@ def test_what_is_not_known_to_be_trained_on_is_not_called_so(untrained, trained_
     sources = {}
     for name in ("data", "other"):
         bundle = open_bundle(untrained)
-        folder = training_folder(tmp_path / name, bundle)
+        folder = load_training_dataset(tmp_path / name, bundle)
         sources[name] = {
-            calibration_set(one, bundle, PREPROCESSING, NONE, count=300).part["source"]
+            make_calibration_set(one, bundle, PREPROCESSING, NONE, count=300).part["source"]
             for one in (folder, tmp_path / name)
         }
     assert sources == {"data": {"training images"}, "other": {"images of train/ in other"}}
@@ -157,24 +159,24 @@ def test_what_is_not_known_to_be_trained_on_is_not_called_so(untrained, trained_
 def test_only_what_is_chosen_is_decoded(plain, untrained, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        views_module, "network_input", lambda file, how: opened.append(file) or network_input(file, how)
+        views_module, "load_network_input", lambda file, how: opened.append(file) or load_network_input(file, how)
     )
-    calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=300)
+    make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=300)
     assert 300 <= len(opened) <= 300 + 20 + 32
 
 
 @pytest.mark.parametrize("count", [-1, 0, 299, 513])
 def test_the_number_of_images_has_bounds(plain, untrained, count):
-    with pytest.raises(UsageError, match=f"calibration takes 300 to 512 images, not {count}"):
-        calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=count)
+    with pytest.raises(UsageError, match=f"calibration needs 300 to 512 images, not {count}"):
+        make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=count)
 
 
 def test_too_few_images_say_how_many_and_why(untrained, tmp_path, write_images):
     write_images(tmp_path / "few", 299)
     (tmp_path / "few" / "x.jpg").write_bytes(b"no")
-    golden = network_input(tmp_path / "few" / "000.png", PREPROCESSING)[None]
+    golden = load_network_input(tmp_path / "few" / "000.png", PREPROCESSING)[None]
     with pytest.raises(DataError) as error:
-        calibration_set(tmp_path / "few", open_bundle(untrained), PREPROCESSING, golden)
+        make_calibration_set(tmp_path / "few", open_bundle(untrained), PREPROCESSING, golden)
     assert str(error.value).startswith(
         f"calibration needs 300 images and {tmp_path / 'few'} has 298 usable ones among 300 images ("
     )
@@ -185,17 +187,17 @@ def test_too_few_images_say_how_many_and_why(untrained, tmp_path, write_images):
 def test_an_empty_folder_and_none_at_all(untrained, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="has 0 usable ones among 0 images"):
-        calibration_set(tmp_path / "empty", open_bundle(untrained), PREPROCESSING, NONE)
+        make_calibration_set(tmp_path / "empty", open_bundle(untrained), PREPROCESSING, NONE)
     with pytest.raises(DataError, match=r"no image folder at .*: it does not exist"):
-        calibration_set(tmp_path / "nowhere", open_bundle(untrained), PREPROCESSING, NONE)
+        make_calibration_set(tmp_path / "nowhere", open_bundle(untrained), PREPROCESSING, NONE)
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"no image folder at .*: it is a file"):
-        calibration_set(tmp_path / "file", open_bundle(untrained), PREPROCESSING, NONE)
+        make_calibration_set(tmp_path / "file", open_bundle(untrained), PREPROCESSING, NONE)
 
 
 def test_other_classes_are_refused(classes, trained, write_images):
-    with pytest.raises(DataError, match=r"has another class layout: .*café, dog, eel; give the folder"):
-        calibration_set(classes, open_bundle(trained), PREPROCESSING, NONE)
+    with pytest.raises(DataError, match=r"are not those of the bundle: .*café, dog, eel; give the training folder"):
+        make_calibration_set(classes, open_bundle(trained), PREPROCESSING, NONE)
 
 
 def test_the_digest_is_over_pixels_shape_and_preprocessing():
@@ -204,10 +206,10 @@ def test_the_digest_is_over_pixels_shape_and_preprocessing():
     changed[1, 2, 3, 0] ^= 1
     other = Preprocessing(resize=4, crop=4, mean=(0.5, 0.5, 0.5))
     digests = {
-        digest_of(pixels, PREPROCESSING),
-        digest_of(changed, PREPROCESSING),
-        digest_of(pixels.reshape(1, 8, 4, 3), PREPROCESSING),
-        digest_of(pixels, other),
+        calibration_digest(pixels, PREPROCESSING),
+        calibration_digest(changed, PREPROCESSING),
+        calibration_digest(pixels.reshape(1, 8, 4, 3), PREPROCESSING),
+        calibration_digest(pixels, other),
     }
     assert len(digests) == 4
-    assert digest_of(pixels[:, ::-1][:, ::-1], PREPROCESSING) == digest_of(pixels, PREPROCESSING)
+    assert calibration_digest(pixels[:, ::-1][:, ::-1], PREPROCESSING) == calibration_digest(pixels, PREPROCESSING)

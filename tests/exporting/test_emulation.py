@@ -4,10 +4,17 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch.nn import functional
 
-from regnet_deploy.exporting import cpu_kernels
-from regnet_deploy.exporting.emulation import emulate, emulate_bf16, quantised_in_fp32
+from regnet_deploy.exporting import emulation
+from regnet_deploy.exporting.emulation import (
+    emulate,
+    emulate_bf16,
+    emulate_fp16_quantization,
+    runs_as_typed,
+    truncates_fp16_to_int8,
+)
 from regnet_deploy.exporting.onnx_graph import build_onnx, fold
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
@@ -141,7 +148,7 @@ def quantised(request, random_model, network, measured_ranges):
 
 def test_every_fp16_tensor_is_quantised_in_fp32_by_its_own_scale_and_nothing_else_changes(quantised):
     data = quantised[0]
-    changed = quantised_in_fp32(data)
+    changed = emulate_fp16_quantization(data)
     onnx.checker.check_model(changed, full_check=True)
     before, after = onnx.load_from_string(data).graph, onnx.load_from_string(changed).graph
     old, new = ({one.name: one for one in graph.initializer} for graph in (before, after))
@@ -159,12 +166,12 @@ def test_every_fp16_tensor_is_quantised_in_fp32_by_its_own_scale_and_nothing_els
     same = [node for node in before.node if node.op_type != "QuantizeLinear"]
     assert all(made[node.output[0]] == node for node in same)
     assert len(after.node) == len(before.node) + len(quantising)
-    assert quantised_in_fp32(data) == changed
+    assert emulate_fp16_quantization(data) == changed
 
 
 def test_it_rounds_on_every_release(quantised):
     data, _, images, wanted = quantised
-    model = onnx.load_from_string(quantised_in_fp32(data))
+    model = onnx.load_from_string(emulate_fp16_quantization(data))
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
     quantising = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
     names = [name for node in quantising for name in (node.input[0], node.output[0])]
@@ -184,12 +191,49 @@ def test_it_rounds_on_every_release(quantised):
 
 @pytest.mark.parametrize(("version", "written_anew"), [("1.29.1", True), ("1.30.0", False)])
 def test_a_file_is_written_anew_where_the_release_wants_it(monkeypatch, quantised, version, written_anew):
-    monkeypatch.setattr(cpu_kernels, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    monkeypatch.setattr(emulation, "installed_onnxruntime", lambda: ("onnxruntime", version))
     data, precision, _, _ = quantised
-    assert emulate(data, precision) == (quantised_in_fp32(data) if written_anew else data)
+    assert emulate(data, precision) == (emulate_fp16_quantization(data) if written_anew else data)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_only_bf16_is_always_written_anew(random_model, network, precision):
     data = file_of(network, arrays(random_model(network, 5, 0)), precision)
     assert emulate(data, PRECISIONS[precision]) == (emulate_bf16(data) if precision == "bf16" else data)
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [("1.23.2", True), ("1.29.1", True), ("1.30.0", False), ("1.32.0.dev20260901", False), ("2.0", False)],
+)
+def test_releases_before_1_30_truncate(version, expected):
+    assert truncates_fp16_to_int8(version) is expected
+
+
+def test_the_installed_release_truncates_where_it_is_said_to():
+    """One operator: where this fails, the release from which FP16 is rounded is another than is said."""
+    ends = [
+        helper.make_tensor_value_info(name, kind, ["n"])
+        for name, kind in (("x", TensorProto.FLOAT16), ("y", TensorProto.INT8))
+    ]
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT16, [], [0.5]),
+        helper.make_tensor("zero", TensorProto.INT8, [], [0]),
+    ]
+    node = helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"])
+    graph = helper.make_graph([node], "one", ends[:1], ends[1:], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    values = np.asarray([0.2, 0.3, -0.45, 1.2, 3.3, -3.3, 9.3], np.float16)
+    (found,) = session.run(None, {"x": values})
+    how = np.trunc if truncates_fp16_to_int8(onnxruntime.__version__) else np.rint
+    np.testing.assert_array_equal(found, how(values.astype(np.float32) / 0.5))
+
+
+@pytest.mark.parametrize("precision", list(PRECISIONS))
+@pytest.mark.parametrize(("version", "typed"), [("1.23.2", False), ("1.30.0", True)])
+def test_what_is_quantised_from_fp16_depends_on_the_release(monkeypatch, precision, version, typed):
+    monkeypatch.setattr(emulation, "installed_onnxruntime", lambda: ("onnxruntime", version))
+    expected = {"bf16": False, "int8": typed, "int8-1x1": typed}
+    assert runs_as_typed(PRECISIONS[precision]) is expected.get(precision, True)

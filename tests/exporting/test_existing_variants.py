@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle import update_bundle
 from regnet_deploy.errors import BundleError, ProofError
-from regnet_deploy.exporting.existing_variants import existing_engines, existing_variants, files_of
+from regnet_deploy.exporting.existing_variants import existing_variants, files_of, stored_engines
 from regnet_deploy.exporting.golden_images import NewGoldenSet
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
@@ -40,21 +42,21 @@ def bundle(trained, source, golden):
 
 
 @pytest.fixture
-def left(bundle, source, golden):
-    """Return what is left of the bundle beside these variants."""
+def left(bundle, context, golden):
+    """Return a function: the variants that stay in the bundle beside new ones."""
 
     def find(made=(), lost=(), files=None, on=golden, gates=GATES):
         variants = {name: bundle.part("variants")[name] for name in made}
         here = lambda engine: engine["key"] == "here"  # noqa: E731
-        return existing_variants(
-            bundle, on, source.preprocessing, gates, variants, files or {}, set(lost), here, lambda what: None
-        )
+        gate = replace(context.gate, golden=on.golden, gates=gates)
+        on_golden = replace(context, bundle=bundle, golden=on, gate=gate)
+        return existing_variants(on_golden, variants, files or {}, set(lost), here)
 
     return find
 
 
-def engines(earlier):
-    return [one["key"] for one in earlier.variants.get("trt-fp16", {}).get("engines", ())]
+def engines(existing):
+    return [one["key"] for one in existing.variants.get("trt-fp16", {}).get("engines", ())]
 
 
 @pytest.fixture
@@ -65,57 +67,57 @@ def other_golden(golden):
 
 
 def test_all_that_was_not_made_anew_stays_but_engines_of_another_file(left):
-    earlier = left(made=["onnx-fp32"])
-    assert list(earlier.variants) == ["onnx-fp16", "trt-fp16"]
-    assert engines(earlier) == ["here", "there"]
-    assert (earlier.stale, earlier.refused) == (("stale.plan",), {})
-    assert earlier.variants["onnx-fp16"]["proof"] == "old"
+    existing = left(made=["onnx-fp32"])
+    assert list(existing.variants) == ["onnx-fp16", "trt-fp16"]
+    assert engines(existing) == ["here", "there"]
+    assert (existing.unused_files, existing.rejected) == (("stale.plan",), {})
+    assert existing.variants["onnx-fp16"]["proof"] == "old"
 
 
 def test_engines_go_with_the_onnx_file_that_they_were_built_from(left):
-    earlier = left(made=["onnx-fp32", "onnx-fp16"], files={"onnx-fp16.onnx": b"another file"})
-    assert earlier.variants == {}
-    assert set(earlier.stale) == {"here.plan", "there.plan", "stale.plan"}
+    existing = left(made=["onnx-fp32", "onnx-fp16"], files={"onnx-fp16.onnx": b"another file"})
+    assert existing.variants == {}
+    assert set(existing.unused_files) == {"here.plan", "there.plan", "stale.plan"}
 
 
 def test_what_was_made_anew_is_not_looked_at(left):
-    earlier = left(made=["onnx-fp32", "onnx-fp16", "trt-fp16"])
-    assert earlier.variants == {}
-    assert earlier.stale == ()  # its engines are those of what was made
+    existing = left(made=["onnx-fp32", "onnx-fp16", "trt-fp16"])
+    assert existing.variants == {}
+    assert existing.unused_files == ()  # its engines are those of what was made
 
 
 def test_what_lost_here_goes_and_its_file_too(left):
-    earlier = left(made=["onnx-fp32", "onnx-fp16"], lost=["trt-fp16"])
-    assert engines(earlier) == ["there"]  # of another machine, where nobody was elected
-    assert set(earlier.stale) == {"here.plan", "stale.plan"}
+    existing = left(made=["onnx-fp32", "onnx-fp16"], lost=["trt-fp16"])
+    assert engines(existing) == ["there"]  # of another machine, where nobody was elected
+    assert set(existing.unused_files) == {"here.plan", "stale.plan"}
 
 
 def test_the_file_that_an_engine_of_another_machine_is_built_from_stays(left):
-    earlier = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
-    assert engines(earlier) == ["there"]
-    assert "onnx-fp16" in earlier.variants
+    existing = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
+    assert engines(existing) == ["there"]
+    assert "onnx-fp16" in existing.variants
 
 
 def test_a_lost_file_that_nobody_needs_goes(bundle, left):
     variants = bundle.part("variants")
     variants["trt-fp16"]["engines"] = [one for one in variants["trt-fp16"]["engines"] if one["key"] == "here"]
-    earlier = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
-    assert earlier.variants == {}
-    assert set(earlier.stale) == {"onnx-fp16.onnx", "here.plan"}
+    existing = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
+    assert existing.variants == {}
+    assert set(existing.unused_files) == {"onnx-fp16.onnx", "here.plan"}
 
 
 def test_on_a_new_golden_set_files_are_proved_again_and_engines_are_not_proved(left, other_golden):
-    earlier = left(made=["onnx-fp32"], on=other_golden)
-    assert earlier.variants["onnx-fp16"]["proof"]["passed"]
-    for engine in earlier.variants["trt-fp16"]["engines"]:
+    existing = left(made=["onnx-fp32"], on=other_golden)
+    assert existing.variants["onnx-fp16"]["proof"]["passed"]
+    for engine in existing.variants["trt-fp16"]["engines"]:
         assert engine["proof"] is None
         assert engine["note"].startswith("not proved on the present golden set")
 
 
 def test_engines_that_others_are_added_to_lose_their_proofs_too(bundle, golden, other_golden):
     before = bundle.part("variants")["trt-fp16"]
-    assert existing_engines(bundle, golden) == {"trt-fp16": before}
-    found = existing_engines(bundle, other_golden)
+    assert stored_engines(bundle, golden) == {"trt-fp16": before}
+    found = stored_engines(bundle, other_golden)
     assert [one["proof"] for one in found["trt-fp16"]["engines"]] == [None] * 3
     assert before["engines"][0]["proof"] == {"passed": True}  # what was read is not changed
 
@@ -125,11 +127,11 @@ def test_a_file_that_does_not_agree_with_the_new_golden_set_goes_with_its_engine
 ):
     off = GoldenSet(other_golden.golden.images, other_golden.golden.logits + np.float32(0.5))
     new = NewGoldenSet(off, golden.part, golden_to_bytes(off))
-    earlier = left(made=["onnx-fp32"], on=new)
-    assert earlier.variants == {}
-    assert isinstance(earlier.refused["onnx-fp16"], ProofError)
-    assert "onnx-fp16 does not agree with the model" in str(earlier.refused["onnx-fp16"])
-    assert set(earlier.stale) == {"onnx-fp16.onnx", "here.plan", "there.plan", "stale.plan"}
+    existing = left(made=["onnx-fp32"], on=new)
+    assert existing.variants == {}
+    assert isinstance(existing.rejected["onnx-fp16"], ProofError)
+    assert "onnx-fp16 does not agree with the model" in str(existing.rejected["onnx-fp16"])
+    assert set(existing.unused_files) == {"onnx-fp16.onnx", "here.plan", "there.plan", "stale.plan"}
     loose = gates_with_overrides([("fp16", "mean", 100), ("fp16", "cosine", -1), ("fp16", "top1", 0)])
     assert "onnx-fp16" in left(made=["onnx-fp32"], on=new, gates=loose).variants
 
@@ -141,11 +143,9 @@ def test_a_precision_of_a_later_version_is_one_line(left, bundle, other_golden):
         left(made=["onnx-fp32"], on=other_golden)
 
 
-def test_before_the_first_export_there_is_nothing(trained, source, golden):
-    earlier = existing_variants(
-        open_bundle(trained), golden, source.preprocessing, GATES, {}, {}, set(), lambda engine: True, lambda what: None
-    )
-    assert (earlier.variants, earlier.stale, earlier.refused) == ({}, (), {})
+def test_before_the_first_export_there_is_nothing(context):
+    existing = existing_variants(context, {}, {}, set(), lambda engine: True)
+    assert (existing.variants, existing.unused_files, existing.rejected) == ({}, (), {})
 
 
 def test_files_of_a_variant_are_its_own_or_its_engines():

@@ -11,20 +11,19 @@ from regnet_deploy.bundle import find_damage, open_bundle, update_bundle
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting import (
-    accuracy,
     accuracy_gate,
-    calibration_images,
+    calibration,
     model_source,
     onnx_graph,
+    validation,
     variant_choice,
 )
 from regnet_deploy.exporting import export as export_module
 from regnet_deploy.exporting.export import export
-from regnet_deploy.exporting.onnx_variants import Reporter
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.exporting.ranking import VariantCandidate
 from regnet_deploy.exporting.typed_graph import TypedGraph
+from regnet_deploy.exporting.variant_choice import VariantCandidate
 from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.profiling.latency import Latency
 from regnet_deploy.runtimes.default_variant import default_variant
@@ -38,13 +37,7 @@ KINDS = ["V", "VR", "R"]
 
 
 def run(path, **changes):
-    silent = Reporter(
-        step=lambda what: None,
-        advance=lambda done, total: None,
-        note=lambda line: None,
-        phase=lambda steps, phase: None,
-    )
-    return export(path, ExportOptions(**changes), silent)
+    return export(path, ExportOptions(**changes))
 
 
 def gates(**limits):
@@ -67,8 +60,8 @@ def spoiled(monkeypatch):
 def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
     exported = run(trained, uint8=True)
     bundle = open_bundle(trained)
-    assert list(exported.made) == ["onnx-fp32", "onnx-fp32-uint8"]
-    assert bundle.part("variants") == exported.made
+    assert list(exported.variants) == ["onnx-fp32", "onnx-fp32-uint8"]
+    assert bundle.part("variants") == exported.variants
     assert bundle.part("golden")["source"] == "training images"
     assert "export" in bundle.part("environment")
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
@@ -87,7 +80,7 @@ def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
 def test_networks_of_every_kind_of_block_are_exported_and_proved(trained, network):
     exported = run(trained, uint8=True)
     assert open_bundle(trained).part("architecture")["block"] == network.block
-    assert all(variant["proof"]["passed"] for variant in exported.made.values())
+    assert all(variant["proof"]["passed"] for variant in exported.variants.values())
 
 
 def test_the_file_tells_of_itself_what_the_bundle_knows(trained):
@@ -108,7 +101,7 @@ def test_exporting_again_writes_the_same_files(trained):
 def test_before_training_seeded_weights_are_exported_and_proved_on_noise(untrained):
     exported = run(untrained)
     assert exported.golden == {"images": 16, "source": "seeded noise", "seed": 0, "weights_sha256": None}
-    assert exported.made["onnx-fp32"]["proof"]["passed"]
+    assert exported.variants["onnx-fp32"]["proof"]["passed"]
 
 
 def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained, spoiled):
@@ -120,12 +113,12 @@ def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained
 
 def test_the_tolerance_is_the_callers(trained, spoiled):
     exported = run(trained, gates=gates(rtol=1e3, cosine=-1))
-    proof = exported.made["onnx-fp32"]["proof"]
+    proof = exported.variants["onnx-fp32"]["proof"]
     assert (proof["gate"]["atol"], proof["gate"]["rtol"]) == (1e-4, 1e3)
 
 
 def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
-    loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).made["onnx-fp32"]["proof"]
+    loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).variants["onnx-fp32"]["proof"]
     assert (loose["passed"], loose["standard"]) == (True, False)
     with pytest.raises(UsageError, match="looser gate"):
         default_variant(open_bundle(trained))
@@ -133,7 +126,7 @@ def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
 
 @pytest.mark.parametrize("limits", [{}, {"atol": 5e-5, "rtol": 1e-4}])
 def test_the_tolerance_of_the_precision_or_a_tighter_one_counts(trained, limits):
-    assert run(trained, gates=gates(**limits)).made["onnx-fp32"]["proof"]["standard"] is True
+    assert run(trained, gates=gates(**limits)).variants["onnx-fp32"]["proof"]["standard"] is True
 
 
 def test_a_missing_onnxruntime_is_said_before_anything_is_computed(trained, monkeypatch):
@@ -183,7 +176,7 @@ def test_every_precision_is_written_and_proved_on_the_cpu(trained, data):
     names = [name for name in PRECISIONS if name != "fp32"]
     exported = run(trained, precisions=precisions(*names), calibration=data)
     bundle = open_bundle(trained)
-    assert exported.refused == {}
+    assert exported.rejected == {}
     assert set(bundle.part("variants")) == {f"onnx-{name}" for name in PRECISIONS}
     for name, variant in bundle.part("variants").items():
         assert variant["proof"]["passed"], name
@@ -210,34 +203,38 @@ def test_exporting_quantised_twice_writes_the_same_bytes(trained, data):
 
 def test_with_data_each_variant_has_its_accuracy_on_the_validation_images(trained, data):
     exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=100.0)
-    for variant in exported.made.values():
+    for variant in exported.variants.values():
         accuracy = variant["accuracy"]
         assert accuracy["images"] == 40
         assert accuracy["low"] <= accuracy["drop"] <= accuracy["high"]
-    assert exported.made["onnx-fp32"]["accuracy"]["drop"] == 0
+    assert exported.variants["onnx-fp32"]["accuracy"]["drop"] == 0
 
 
-def told_by(path, **changes):
-    """Export and return the notes."""
-    told = []
-    nothing = {name: lambda *what: None for name in ("step", "advance", "phase")}
-    export(path, ExportOptions(**changes), Reporter(**nothing, note=told.append))
-    return told
+@pytest.fixture
+def messages_of(recorded_progress):
+    """Return a function: export and return the messages."""
+
+    def messages(path, **changes):
+        recorded_progress.messages.clear()
+        export(path, ExportOptions(**changes), recorded_progress)
+        return list(recorded_progress.messages)
+
+    return messages
 
 
-def test_unreadable_validation_images_are_told_and_counted(trained, data):
+def test_unreadable_validation_images_are_told_and_counted(trained, data, messages_of):
     (data / "val" / "bee" / "003.png").write_bytes(b"gone bad")
-    told = told_by(trained, data=data, max_drop=100.0)
+    told = messages_of(trained, data=data, max_drop=100.0)
     assert len(told) == 1
     assert f"1 of 40 validation images in {data} cannot be read, for example val/bee/003.png: not an image" in told[0]
     accuracy = open_bundle(trained).part("variants")["onnx-fp32"]["accuracy"]
     assert (accuracy["images"], accuracy["left_out"]) == (39, 1)
 
 
-def test_too_few_images_for_the_limit_are_told_once(trained, data):
-    (told,) = told_by(trained, data=data, precisions=precisions("fp16"))
-    assert told.startswith("40 validation images cannot tell 0.5 points: the loss of onnx-fp")
-    assert told_by(trained, data=data, precisions=precisions("fp16"), max_drop=30.0) == []
+def test_too_few_images_for_the_limit_are_told_once(trained, data, messages_of):
+    (told,) = messages_of(trained, data=data, precisions=precisions("fp16"))
+    assert told.startswith("40 validation images are too few to measure a drop of 0.5 points: onnx-fp")
+    assert messages_of(trained, data=data, precisions=precisions("fp16"), max_drop=30.0) == []
 
 
 def test_no_validation_image_calibrates(trained, data, tmp_path):
@@ -258,10 +255,10 @@ def test_a_folder_with_a_held_out_share_is_read_once(trained, data, trained_on, 
     root = data / "train"
     trained_on(trained, root, share=0.12)
     read = []
-    real = export_module.training_folder
-    monkeypatch.setattr(export_module, "training_folder", lambda *given: read.append(1) or real(*given))
-    monkeypatch.setattr(calibration_images, "training_folder", lambda *given: pytest.fail("was read again"))
-    monkeypatch.setattr(accuracy, "training_folder", lambda *given: pytest.fail("was read again"))
+    real = export_module.load_training_dataset
+    monkeypatch.setattr(export_module, "load_training_dataset", lambda *given: read.append(1) or real(*given))
+    monkeypatch.setattr(calibration, "load_training_dataset", lambda *given: pytest.fail("was read again"))
+    monkeypatch.setattr(validation, "load_training_dataset", lambda *given: pytest.fail("was read again"))
     loose = {"gates": dict.fromkeys(PRECISIONS, Gate()), "max_drop": 100.0}
     run(trained, data=root, precisions=precisions("int8-cpu"), **loose)
     assert read == [1]
@@ -272,14 +269,14 @@ def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_ar
     tight = gates_with_overrides([("fp16", "mean", 0.0)])
     exported = run(trained, precisions=precisions("fp16", "int8-cpu"), calibration=data, gates=tight)
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-int8-cpu"}
-    assert isinstance(exported.refused["onnx-fp16"], ProofError)
-    assert "mean |error|" in str(exported.refused["onnx-fp16"])
+    assert isinstance(exported.rejected["onnx-fp16"], ProofError)
+    assert "mean |error|" in str(exported.rejected["onnx-fp16"])
 
 
 def test_what_does_not_pass_its_gate_any_more_is_not_left_from_an_earlier_export(trained):
     run(trained, precisions=precisions("fp16", "bf16"))
     exported = run(trained, precisions=precisions("fp16"), gates=gates_with_overrides([("fp16", "mean", 0.0)]))
-    assert "onnx-fp16" in exported.refused
+    assert "onnx-fp16" in exported.rejected
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-bf16"}
     assert find_damage(open_bundle(trained)) == []
 
@@ -311,25 +308,25 @@ def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(
     speeds = {"onnx-fp32": 9.0, "onnx-fp16": 5.0, "onnx-int8-cpu": 1.0}
     judged, measure = [], accuracy_gate.measure_accuracy
 
-    def measured(runnable, batches, *others):
+    def measured(sessions, batches, *others):
         row = Latency("onnxruntime", "", "cpu", "", "channels_first", 1, 1, 0, 0, 0, 1, 1, 1)
         return [
             VariantCandidate(
                 name, entry["precision"], None, entry.get("accuracy"), (replace(row, p50_ms=speeds[name]),)
             )
-            for name, (_, entry) in runnable.items()
+            for name, (_, entry) in sessions.items()
         ]
 
     def accuracy(*given):
         judged.append(given)
         return replace(measure(*given), drop=2.0 if len(judged) == int8 else 0.0)
 
-    monkeypatch.setattr(variant_choice, "measured_candidates", measured)
+    monkeypatch.setattr(variant_choice, "measure_candidates", measured)
     monkeypatch.setattr(accuracy_gate, "measure_accuracy", accuracy)
     for int8, kept in ((None, "onnx-int8-cpu"), (2, "onnx-fp16")):
         judged.clear()
         exported = run(trained, auto=True, data=data)
-        assert set(exported.made) == {"onnx-fp32", kept}
+        assert set(exported.variants) == {"onnx-fp32", kept}
         assert len(judged) == (2 if int8 is None else 3)  # fp32, the fastest, and where that fails the next
     results = {one["variant"]: one for one in exported.choice["candidates"]}
     assert "loses 2.00 points" in results["onnx-int8-cpu"]["reason"]
@@ -342,7 +339,7 @@ def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
         trained, auto=True, data=data, max_drop=100.0, seconds=0.01, gates=gates_with_overrides([("fp16", "mean", 0)])
     )
     assert "onnx-fp16" not in open_bundle(trained).part("variants")
-    assert exported.refused == {}
+    assert exported.rejected == {}
     (out,) = (one for one in exported.choice["candidates"] if one["variant"] == "onnx-fp16")
     assert out["result"] == "refused"
 
@@ -365,15 +362,15 @@ def test_fp32_falls_back_on_nothing_and_is_not_held_to_the_accuracy_budget(train
     measure = accuracy_gate.measure_accuracy
     monkeypatch.setattr(accuracy_gate, "measure_accuracy", lambda *given: replace(measure(*given), drop=1.0))
     exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=0.0)
-    assert set(exported.made) == {"onnx-fp32"}
-    assert "may lose 0 (--max-drop)" in str(exported.refused["onnx-fp16"])
+    assert set(exported.variants) == {"onnx-fp32"}
+    assert "may lose 0 (--max-drop)" in str(exported.rejected["onnx-fp16"])
 
 
 def test_images_that_the_model_does_not_know_are_refused(trained, data):
     best = {"val_top1": 0.99, "val_images": 40}
     update_bundle(trained, {"training": {"best": best, "data": {"rejected": {}}}})
     with pytest.raises(
-        DataError, match=r"the model answers .* right, in training it was 99\.00%: these are other images"
+        DataError, match=r"the model classifies .* correctly, and 99\.00% in training: these are different images"
     ):
         run(trained, data=data)
     assert "variants" not in open_bundle(trained)
@@ -382,7 +379,7 @@ def test_images_that_the_model_does_not_know_are_refused(trained, data):
 def test_the_accuracy_of_the_same_bytes_is_remembered(trained, data):
     run(trained, precisions=precisions("fp16"), data=data, max_drop=100.0)
     known = open_bundle(trained).part("variants")["onnx-fp16"]["accuracy"]
-    assert run(trained, precisions=precisions("fp16")).made["onnx-fp16"]["accuracy"] == known
+    assert run(trained, precisions=precisions("fp16")).variants["onnx-fp16"]["accuracy"] == known
 
 
 def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write_images, tmp_path):
@@ -418,7 +415,7 @@ def test_an_earlier_variant_that_a_new_golden_set_refuses_goes_and_the_rest_is_w
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "mine.png")
     strict = gates_with_overrides([("fp16", "mean", 0)])
     exported = run(trained, images=(tmp_path / "mine.png",), gates=strict)
-    assert isinstance(exported.refused["onnx-fp16"], ProofError)
+    assert isinstance(exported.rejected["onnx-fp16"], ProofError)
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32"}
     assert "onnx-fp16.onnx" not in bundle.files
@@ -434,7 +431,7 @@ def rtx():
 
 def test_an_engine_is_built_from_each_proved_onnx_and_names_it(rtx, untrained):
     exported = run(untrained, precisions=precisions("fp16"), engines=True, gates={**GATES, "fp16": Gate()})
-    assert exported.refused == {}
+    assert exported.rejected == {}
     bundle = open_bundle(untrained)
     assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "rtx-fp32", "rtx-fp16"}
     variant = bundle.part("variants")["rtx-fp16"]
@@ -450,8 +447,10 @@ def test_an_engine_is_built_from_each_proved_onnx_and_names_it(rtx, untrained):
 
 def test_every_engine_computes_as_asked(rtx, trained, data):
     exported = run(trained, precisions=precisions("int8", "int8-1x1", "fp8-1x1"), calibration=data, engines=True)
-    assert exported.refused == {}
-    types = {name: exported.made[name]["engines"][0]["types"] for name in exported.made if name.startswith("rtx")}
+    assert exported.rejected == {}
+    types = {
+        name: exported.variants[name]["engines"][0]["types"] for name in exported.variants if name.startswith("rtx")
+    }
     asked = {"rtx-fp32": {"fp32"}, "rtx-int8": {"int8", "fp16"}, "rtx-int8-1x1": {"int8", "fp16"}}
     assert {name: set(found) for name, found in types.items()} == {**asked, "rtx-fp8-1x1": {"fp8", "fp16"}}
 
@@ -461,15 +460,15 @@ def test_what_computes_otherwise_than_asked_is_refused(rtx, trained, data, monke
     constant = TypedGraph.constant
     monkeypatch.setattr(TypedGraph, "constant", lambda self, name, value: constant(self, name, np.atleast_1d(value)))
     exported = run(trained, precisions=precisions("int8"), calibration=data, engines=True)
-    assert isinstance(exported.refused["rtx-int8"], ProofError)
-    assert "int8 asked, fp16 built" in str(exported.refused["rtx-int8"])
+    assert isinstance(exported.rejected["rtx-int8"], ProofError)
+    assert "int8 asked, fp16 built" in str(exported.rejected["rtx-int8"])
     assert "rtx-int8" not in open_bundle(trained).part("variants")
     assert "onnx-int8" in open_bundle(trained).part("variants")
 
 
 def test_int8_for_the_cpu_is_never_given_to_tensorrt(rtx, trained, data):
     exported = run(trained, precisions=precisions("int8-cpu"), calibration=data, engines=True)
-    assert set(exported.made) == {"onnx-fp32", "onnx-int8-cpu", "rtx-fp32"}
+    assert set(exported.variants) == {"onnx-fp32", "onnx-int8-cpu", "rtx-fp32"}
 
 
 def test_engines_stay_while_their_onnx_does_and_go_when_it_changes(rtx, trained, monkeypatch):
@@ -502,5 +501,5 @@ def test_where_no_builder_is_the_onnx_is_kept_and_the_result_says_what_is_missin
 
     monkeypatch.setattr(export_module, "find_library", none)
     exported = run(untrained, engines=True)
-    assert isinstance(exported.refused["engines"], MissingExtra)
+    assert isinstance(exported.rejected["engines"], MissingExtra)
     assert set(open_bundle(untrained).part("variants")) == {"onnx-fp32"}

@@ -1,15 +1,13 @@
 """Export on a machine with a GPU and TensorRT, neither of them real."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import find_damage, open_bundle
 from regnet_deploy.errors import ProofError
-from regnet_deploy.exporting import candidate_precisions
 from regnet_deploy.exporting import export as export_module
+from regnet_deploy.exporting import variant_choice
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
@@ -22,9 +20,9 @@ pytestmark = pytest.mark.usefixtures("computer")
 
 
 @pytest.fixture
-def run(trained, silent):
+def run(trained):
     def run(*names, **changes):
-        return export(trained, ExportOptions(precisions=tuple(PRECISIONS[name] for name in names), **changes), silent)
+        return export(trained, ExportOptions(precisions=tuple(PRECISIONS[name] for name in names), **changes))
 
     return run
 
@@ -34,7 +32,7 @@ def speeds(monkeypatch):
     """Have variants measured at these ms, or 10: what is fast on a machine that is not there."""
     given = {}
 
-    def measure(contenders, batches, seconds, told):
+    def measure(runners, batches, seconds, progress):
         return [
             Latency(
                 one.runtime,
@@ -49,11 +47,11 @@ def speeds(monkeypatch):
                 repetitions=1,
                 warmup_repetitions=1,
             )
-            for one in contenders
+            for one in runners
             for batch in batches
         ]
 
-    monkeypatch.setattr(candidate_precisions, "measure_latency", measure)
+    monkeypatch.setattr(variant_choice, "measure_latency", measure)
     return given
 
 
@@ -63,7 +61,7 @@ def plans(bundle):
 
 def test_engines_are_proved_and_have_types_and_accuracy(trained, run, data):
     exported = run("fp16", engines=True, data=data, max_drop=100.0)
-    assert exported.refused == {}
+    assert exported.rejected == {}
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "trt-fp32", "trt-fp16"}
     for name in ("trt-fp32", "trt-fp16"):
@@ -93,7 +91,7 @@ def test_auto_keeps_a_winner_of_each_runtime_and_the_file_of_a_winning_engine(tr
         "trt-int8": "kept",
         "trt-int8-1x1": "slower",
     }
-    assert exported.refused == {}
+    assert exported.rejected == {}
     assert plans(bundle) == [bundle.part("variants")["trt-int8"]["engines"][0]["file"]]
     onnx = {name for name in bundle.files if name.endswith(".onnx")}
     assert onnx == {"onnx-fp32.onnx", "onnx-int8-cpu.onnx", "onnx-int8.onnx"}
@@ -164,55 +162,52 @@ def test_a_new_golden_set_takes_the_proofs_of_other_machines_engines(trained, ru
 def test_an_engine_in_another_type_is_refused_and_the_rest_is_written(trained, run, computer):
     computer.trt.convolutions = lambda name, kind: "Float"
     exported = run("fp16", engines=True)
-    assert list(exported.refused) == ["trt-fp16"]
-    assert isinstance(exported.refused["trt-fp16"], ProofError)
-    assert "fp16 asked, fp32 built" in str(exported.refused["trt-fp16"])
+    assert list(exported.rejected) == ["trt-fp16"]
+    assert isinstance(exported.rejected["trt-fp16"], ProofError)
+    assert "fp16 asked, fp32 built" in str(exported.rejected["trt-fp16"])
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-fp16", "trt-fp32"}
 
 
 def test_an_engine_that_answers_wrongly_is_refused_by_the_golden_set(trained, run, computer, fake_machine, monkeypatch):
     fake_machine.shifted(computer, monkeypatch, lambda logits: logits + np.float32(0.5))
     exported = run(engines=True)
-    assert "trt-fp32 does not agree with the model" in str(exported.refused["trt-fp32"])
+    assert "trt-fp32 does not agree with the model" in str(exported.rejected["trt-fp32"])
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32"}
     assert plans(open_bundle(trained)) == []
 
 
 def test_an_engine_that_loses_too_many_answers_is_refused_by_the_accuracy(
-    trained, run, judge_with_labels, tmp_path, computer, fake_machine, monkeypatch
+    trained, run, validating_gate, tmp_path, computer, fake_machine, monkeypatch
 ):
     """Classes in each other's place, and a gate on the golden set that lets it pass."""
-    monkeypatch.setattr(export_module, "training_folder", lambda *given: object())
-    monkeypatch.setattr(export_module, "validation_set", lambda *given: judge_with_labels.validation)
+    monkeypatch.setattr(export_module, "load_training_dataset", lambda *given: object())
+    monkeypatch.setattr(export_module, "load_validation_set", lambda *given: validating_gate.validation)
     fake_machine.shifted(computer, monkeypatch, lambda logits: np.roll(logits, 1, axis=1))
     exported = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()})
-    assert isinstance(exported.refused["trt-fp16"], ProofError)
-    assert "loses 100.00 points of top-1 on 40 validation images" in str(exported.refused["trt-fp16"])
+    assert isinstance(exported.rejected["trt-fp16"], ProofError)
+    assert "loses 100.00 points of top-1 on 40 validation images" in str(exported.rejected["trt-fp16"])
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-fp16"}
     allowed = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()}, max_drop=100.0)
-    assert allowed.made["trt-fp16"]["engines"][0]["accuracy"]["drop"] == 100
+    assert allowed.variants["trt-fp16"]["engines"][0]["accuracy"]["drop"] == 100
 
 
 def test_a_build_that_fails_leaves_the_onnx_and_says_why(trained, run, computer):
     computer.trt.error = "Could not find any implementation for node stem.conv"
     exported = run(engines=True)
-    assert "Could not find any implementation" in str(exported.refused["trt-fp32"])
+    assert "Could not find any implementation" in str(exported.rejected["trt-fp32"])
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32"}
 
 
 @pytest.mark.parametrize("before", [False, True])
-def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle(trained, run, computer, snapshot, silent, before):
+def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle(
+    trained, run, computer, snapshot, before, interrupting_progress
+):
     if before:
         run(engines=True)
 
-    def interrupted(steps, phase):
-        raise KeyboardInterrupt
-
     left = snapshot(trained)
     with pytest.raises(KeyboardInterrupt):
-        export(
-            trained, ExportOptions(precisions=(PRECISIONS["fp16"],), engines=True), replace(silent, phase=interrupted)
-        )
+        export(trained, ExportOptions(precisions=(PRECISIONS["fp16"],), engines=True), interrupting_progress)
     assert snapshot(trained) == left
     assert len(computer.trt.built) == (2 if before else 1)  # nothing was built behind it
 

@@ -6,7 +6,7 @@ from safetensors.numpy import load, save
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, DataError, ProofError
-from regnet_deploy.exporting.golden_images import MOST_IMAGES, golden_logits, make_golden_set, noise_images
+from regnet_deploy.exporting.golden_images import MAX_USER_IMAGES, golden_logits, make_golden_set, noise_images
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
@@ -81,10 +81,10 @@ def test_a_name_that_is_too_long_is_one_line(trained, tmp_path):
 
 
 def test_of_very_many_images_some_are_taken_evenly(trained, tmp_path):
-    for i in range(MOST_IMAGES * 2):
+    for i in range(MAX_USER_IMAGES * 2):
         picture(tmp_path / f"{i:03}.png", i)
     made = golden_of(trained, tmp_path)
-    assert made.part["images"] == MOST_IMAGES
+    assert made.part["images"] == MAX_USER_IMAGES
 
 
 @pytest.mark.parametrize(

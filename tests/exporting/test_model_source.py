@@ -7,7 +7,7 @@ import pytest
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, MissingPart
 from regnet_deploy.exporting.model_source import load_model_source
-from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
+from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx
 from regnet_deploy.exporting.precision import PRECISIONS
 
 
@@ -29,17 +29,17 @@ def test_files_are_those_of_the_graph_and_tell_of_the_bundle(trained, source):
     arguments = (source.network, source.weights, source.preprocessing)
     for name, pixels in (("fp32", False), ("fp16", True)):
         precision = PRECISIONS[name]
-        wanted = build_onnx(*arguments, precision, None, pixels=pixels, reduced=False, metadata=metadata)
+        wanted = build_onnx(*arguments, precision, None, pixels=pixels, reduce_range=False, metadata=metadata)
         assert source.onnx(precision, pixels=pixels) == wanted
-    assert source.tensors() == tensors_between(source.network, source.weights)
+    assert source.activation_names() == activation_names(source.network, source.weights)
 
 
 def test_every_convolution_has_a_type(source):
-    types = source.convolutions(PRECISIONS["int8-1x1"])
+    types = source.convolution_types(PRECISIONS["int8-1x1"])
     assert set(types.values()) == {"int8", "fp16"}
     assert types["stem.conv"] == "fp16"
-    assert set(source.convolutions(PRECISIONS["fp32"]).values()) == {"fp32"}
-    assert set(source.convolutions(PRECISIONS["fp32"])) == set(types)
+    assert set(source.convolution_types(PRECISIONS["fp32"]).values()) == {"fp32"}
+    assert set(source.convolution_types(PRECISIONS["fp32"])) == set(types)
 
 
 def test_before_training_the_weights_are_seeded_and_there_are_no_labels_to_tell_of(untrained):

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions, fold, tensors_between
+from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx, convolution_types, fold
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
@@ -161,14 +161,14 @@ def test_what_is_stored_of_it_is_rounded_once(random_model, network, precision):
     weight, bias = fold(weights, "s1.b1.f.b", "s1.b1.f.b_bn")
     graph = onnx.load_from_string(build_onnx(network, weights, default_preprocessing(32), precision)).graph
     stored = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
-    kind = {"fp32": np.float32, "fp16": np.float16}[precision.rest]
+    kind = {"fp32": np.float32, "fp16": np.float16}[precision.float_type]
     np.testing.assert_array_equal(stored["s1.b1.f.b.weight"], weight.astype(kind))
     np.testing.assert_array_equal(stored["s1.b1.f.b.bias"], bias.astype(kind))
 
 
 def test_tensors_between_are_tensors_of_the_fp32_graph_once_each(random_model, network):
     weights = arrays(random_model(network, 4, 0))
-    names = tensors_between(network, weights)
+    names = activation_names(network, weights)
     graph = onnx.load_from_string(build_onnx(network, weights, default_preprocessing(32))).graph
     assert names[0] == "images"
     assert len(set(names)) == len(names)
@@ -182,12 +182,12 @@ def test_every_convolution_of_the_model_has_a_type(random_model, network):
     model = random_model(network, 4, 0)
     convolutions = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Conv2d)}
     for precision in PRECISIONS.values():
-        types = convolution_precisions(network, arrays(model), precision)
+        types = convolution_types(network, arrays(model), precision)
         assert set(types) == convolutions
-        assert types["s1.b1.f.b"] == precision.type_of("3x3")
-        assert types["s2.b1.proj"] == types["s2.b2.f.c"] == precision.type_of("1x1")
-        assert types["stem.conv"] == precision.type_of("stem")
-        assert types["s1.b1.f.se.f_ex.2"] == precision.type_of("gate")
+        assert types["s1.b1.f.b"] == precision.convolution_type("3x3")
+        assert types["s2.b1.proj"] == types["s2.b2.f.c"] == precision.convolution_type("1x1")
+        assert types["stem.conv"] == precision.convolution_type("stem")
+        assert types["s1.b1.f.se.f_ex.2"] == precision.convolution_type("gate")
 
 
 def test_se_widths_follow_the_blocks_input_half_to_even(random_model):

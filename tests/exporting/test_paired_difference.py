@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regnet_deploy.exporting.paired_difference import paired_difference
+from regnet_deploy.exporting.accuracy import paired_difference
 
 Z = 1.959963984540054
 counts = st.tuples(st.integers(0, 40), st.integers(0, 40), st.integers(0, 200)).filter(lambda c: sum(c) > 0)

@@ -18,7 +18,7 @@ TYPES = {
 
 
 def test_each_convolution_has_the_type_that_the_name_says():
-    assert {name: tuple(map(one.type_of, KINDS)) for name, one in PRECISIONS.items()} == TYPES
+    assert {name: tuple(map(one.convolution_type, KINDS)) for name, one in PRECISIONS.items()} == TYPES
 
 
 def test_a_precision_is_found_by_its_name():
@@ -27,9 +27,9 @@ def test_a_precision_is_found_by_its_name():
 
 def test_what_quantises_needs_ranges_and_what_tensorrt_does_not_take_is_for_onnx_runtime():
     assert {name for name, one in PRECISIONS.items() if one.needs_ranges} == {"int8", "int8-1x1", "int8-cpu", "fp8-1x1"}
-    assert {name for name, one in PRECISIONS.items() if not one.for_engines} == {"int8-cpu"}
+    assert {name for name, one in PRECISIONS.items() if not one.tensorrt_supported} == {"int8-cpu"}
     assert {name for name, one in PRECISIONS.items() if one.opt_in} == {"bf16", "fp8-1x1"}
-    assert {name for name, one in PRECISIONS.items() if one.for_tensorrt} == {"bf16", "int8", "int8-1x1", "fp8-1x1"}
+    assert {name for name, one in PRECISIONS.items() if one.tensorrt_only} == {"bf16", "int8", "int8-1x1", "fp8-1x1"}
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ def stood_for(small):
 
 
 @given(weights, st.booleans())
-def test_a_weight_is_rounded_to_the_nearest_step_of_its_channel(weight, reduced):
-    small = quantize_weights(weight, "int8", np.float32, reduced=reduced)
+def test_a_weight_is_rounded_to_the_nearest_step_of_its_channel(weight, reduce_range):
+    small = quantize_weights(weight, "int8", np.float32, reduce_range=reduce_range)
     back, scale = stood_for(small)
     assert small.values.dtype == np.int8
     assert small.scale.dtype == np.float32
     assert small.scale.shape == (len(weight),)
     assert (np.abs(back - weight) <= 0.5001 * scale).all()
-    assert np.abs(small.values.astype(int)).max() <= (64 if reduced else 127)
+    assert np.abs(small.values.astype(int)).max() <= (64 if reduce_range else 127)
 
 
 @given(weights)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper, shape_inference
 
 from regnet_deploy.exporting.emulation import emulate_bf16
-from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_precisions
+from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_types
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.runtimes.runtime import open_onnx
@@ -87,17 +87,17 @@ def build(random_model, measured_ranges):
 
 @every_precision
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data(), seed=st.integers(0, 999), pixels=st.booleans(), reduced=st.booleans())
-def test_every_file_is_valid_and_typed_as_asked(networks, build, precision, data, seed, pixels, reduced):
+@given(data=st.data(), seed=st.integers(0, 999), pixels=st.booleans(), reduce_range=st.booleans())
+def test_every_file_is_valid_and_typed_as_asked(networks, build, precision, data, seed, pixels, reduce_range):
     network = data.draw(networks)
-    made, model = build(network, seed, precision, pixels=pixels, reduced=reduced)
+    made, model = build(network, seed, precision, pixels=pixels, reduce_range=reduce_range)
     file = Written(made)
-    assert made == build(network, seed, precision, pixels=pixels, reduced=reduced)[0]
+    assert made == build(network, seed, precision, pixels=pixels, reduce_range=reduce_range)[0]
     assert [(one.domain, one.version) for one in file.model.opset_import] == [("", precision.opset)]
     (images,), (logits,) = file.model.graph.input, file.model.graph.output
     assert file.types[images.name] == (TensorProto.UINT8 if pixels else TensorProto.FLOAT)
     assert file.types[logits.name] == TensorProto.FLOAT
-    assert file.convolutions() == convolution_precisions(network, arrays(model), precision)
+    assert file.convolutions() == convolution_types(network, arrays(model), precision)
     # One pair a tensor, however many operators read it; and Q is followed by its DQ alone.
     for operator in ("QuantizeLinear", "DequantizeLinear"):
         read = Counter(node.input[0] for node in file.of(operator))
@@ -109,11 +109,11 @@ def test_every_file_is_valid_and_typed_as_asked(networks, build, precision, data
     assert {name for name, zero in zeros.items() if zero.astype(float).any()} <= {
         name for name in zeros if file.types[name] == TensorProto.UINT8
     }
-    assert (TensorProto.INT32 in file.types.values()) is (precision.small == "uint8")
-    if precision.small is None:
+    assert (TensorProto.INT32 in file.types.values()) is (precision.quantized_type == "uint8")
+    if precision.quantized_type is None:
         assert not zeros
         assert not file.of("DequantizeLinear")
-    elif precision.small != "uint8":
+    elif precision.quantized_type != "uint8":
         assert TensorProto.UINT8 not in {file.types[name] for name in zeros}
 
 
@@ -123,14 +123,14 @@ def test_everything_that_is_not_quantised_computes_in_the_rest_type(build, preci
     file = Written(made)
     for node in file.nodes:
         if node.op_type not in ("Cast", "QuantizeLinear"):
-            assert FLOATS[file.types[node.output[0]]] == precision.rest or node.output[0] == "logits"
+            assert FLOATS[file.types[node.output[0]]] == precision.float_type or node.output[0] == "logits"
     casts = {node.output[0] for node in file.of("Cast")}
-    assert casts == (set() if precision.rest == "fp32" else {f"images.{precision.rest}", "logits"})
+    assert casts == (set() if precision.float_type == "fp32" else {f"images.{precision.float_type}", "logits"})
 
 
 def test_reduced_weights_have_seven_bits_and_activations_eight(build):
-    for reduced, most in ((False, 127), (True, 64)):
-        file = Written(build(SOME, 0, PRECISIONS["int8-cpu"], reduced=reduced)[0])
+    for reduce_range, most in ((False, 127), (True, 64)):
+        file = Written(build(SOME, 0, PRECISIONS["int8-cpu"], reduce_range=reduce_range)[0])
         values = [numpy_helper.to_array(one) for one in file.constants.values() if one.data_type == TensorProto.INT8]
         assert max(int(np.abs(value.astype(int)).max()) for value in values) == most
 
@@ -158,9 +158,9 @@ def signal_to_noise_db(build, network, seed, precision, *, pixels):
     preprocessing, views = default_preprocessing(SIDE), pixels_of(12, seed + 1)
     images = normalize(views, preprocessing)
     made, model = build(network, seed, precision, pixels=pixels)
-    if precision.rest == "bf16":
+    if precision.float_type == "bf16":
         made = emulate_bf16(made)
-    session = open_onnx(made, threads=1, device="cpu", exact=precision.for_tensorrt)
+    session = open_onnx(made, threads=1, device="cpu", exact=precision.tensorrt_only)
     with torch.inference_mode():
         wanted = model(torch.from_numpy(images)).numpy().astype(float)
     error = session.run(views if pixels else images) - wanted

@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.exporting.golden_images import make_golden_set
-from regnet_deploy.exporting.image_batches import image_batches
 from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels
 from regnet_deploy.runtimes.classifier import Classifier
@@ -93,7 +93,7 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
         "validation": np.stack([training[number].pixels for number in range(len(files))]),
         "validation in memory": np.stack([kept[number].pixels for number in range(len(files))]),
         "accuracy and calibration": np.stack(
-            list(image_batches(tmp_path, [file.name for file in files], preprocessing))
+            list(decode_images(tmp_path, [file.name for file in files], preprocessing))
         ),
         "predictions": np.concatenate(session.seen),
         "golden set": golden.golden.images,

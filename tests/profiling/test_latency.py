@@ -25,7 +25,7 @@ class Machine:
         return taken
 
 
-def contender(name, prepare):
+def runner(name, prepare):
     return Runner(name, None, "cpu", "fp32", "channels_first", 2, prepare)
 
 
@@ -68,7 +68,7 @@ def test_percentiles_and_throughput_are_those_of_the_repetitions():
         turns = [[steady, *seconds[i::ROUNDS]] for i in range(ROUNDS)]  # each turn begins with a call that is not kept
         return Machine(*[steady] * warm, *(second for turn in turns for second in turn))
 
-    (row,) = measure_latency([contender("one", prepare)], [8], seconds=ROUNDS * 1.21)
+    (row,) = measure_latency([runner("one", prepare)], [8], seconds=ROUNDS * 1.21)
     assert row.repetitions == 100
     assert row.p50_ms == pytest.approx(50.5)
     assert row.p95_ms == pytest.approx(95.05)
@@ -76,12 +76,12 @@ def test_percentiles_and_throughput_are_those_of_the_repetitions():
     assert row.images_per_second == pytest.approx(8 * 100 / sum(seconds))
 
 
-def test_every_contender_is_measured_at_every_batch_with_its_settings():
-    contenders = [
+def test_every_runner_is_measured_at_every_batch_with_its_settings():
+    runners = [
         Runner("torch 2", None, "cpu", "fp32", "channels_last", 4, lambda batch: Machine(0.01 * batch)),
         Runner("ort 1", "onnx-fp32", "cpu", "fp32", "channels_first", 4, lambda batch: Machine(0.005 * batch)),
     ]
-    rows = measure_latency(contenders, [1, 8, 32], seconds=1.0)
+    rows = measure_latency(runners, [1, 8, 32], seconds=1.0)
     assert [(row.runtime, row.batch) for row in rows] == [
         (name, batch) for batch in (1, 8, 32) for name in ("torch 2", "ort 1")
     ]
@@ -94,7 +94,7 @@ def test_every_contender_is_measured_at_every_batch_with_its_settings():
     assert rows[1].to_json() | {"variant": "onnx-fp32", "layout": "channels_first", "threads": 4} == rows[1].to_json()
 
 
-def test_contenders_take_turns():
+def test_runners_take_turns():
     order = []
 
     def prepare_as(name):
@@ -104,12 +104,14 @@ def test_contenders_take_turns():
 
         return lambda batch: timed
 
-    measure_latency([contender("a", prepare_as("a")), contender("b", prepare_as("b"))], [1], seconds=1.0)
+    measure_latency([runner("a", prepare_as("a")), runner("b", prepare_as("b"))], [1], seconds=1.0)
     turns = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
     assert turns == ["a", "b"] * (1 + ROUNDS)  # the warm-ups, then the rounds
 
 
-def test_progress_is_told_each_step():
-    told = []
-    measure_latency([contender("one", lambda batch: Machine(0.1))], [1, 2], seconds=0.1, advance=told.append)
-    assert len(told) == 2 * (1 + ROUNDS)
+def test_progress_receives_each_turn(recorded_progress):
+    recorded_progress.step("measuring")
+    measure_latency([runner("one", lambda batch: Machine(0.1))], [1, 2], 0.1, recorded_progress)
+    turns = 2 * (1 + ROUNDS)
+    assert [update[1:3] for update in recorded_progress.updates] == [(turn, turns) for turn in range(turns)]
+    assert recorded_progress.updates[0][3] == "one, batch 1: warm-up"

@@ -19,14 +19,19 @@ def _short_warm_up(monkeypatch):
     monkeypatch.setattr(profile_module, "busy_cores", lambda: 0.0)
 
 
-def run(path, plan=QUICK):
-    notes, steps = [], []
-    part = profile(path, plan, notes.append, lambda total, what: steps.append((total, what)))
-    return part, notes, steps
+@pytest.fixture
+def run(recorded_progress):
+    """Return a function: profile a bundle and return the part and the messages."""
+
+    def run(path, options=QUICK):
+        part = profile(path, options, recorded_progress)
+        return part, recorded_progress.messages
+
+    return run
 
 
-def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(exported_bundle):
-    part, notes, _ = run(exported_bundle)
+def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(run, exported_bundle):
+    part, notes = run(exported_bundle)
     stored = open_bundle(exported_bundle)
     assert stored.part("profile") == json.loads(json.dumps(part))
     assert set(part) == {"complexity", "latency", "machine"}
@@ -37,8 +42,8 @@ def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(export
     assert notes == []
 
 
-def test_the_model_and_every_proved_variant_are_measured_at_every_batch(exported_bundle):
-    part, _, _ = run(exported_bundle)
+def test_the_model_and_every_proved_variant_are_measured_at_every_batch(run, exported_bundle):
+    part, _ = run(exported_bundle)
     assert [(row["variant"], row["batch"]) for row in part["latency"]] == [
         (variant, batch) for batch in (1, 2) for variant in (None, "onnx-fp32", "onnx-fp32-uint8")
     ]
@@ -48,40 +53,41 @@ def test_the_model_and_every_proved_variant_are_measured_at_every_batch(exported
         assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
 
 
-def test_a_variant_without_proof_is_not_measured_and_that_is_said(exported_bundle):
+def test_a_variant_without_proof_is_not_measured_and_that_is_said(run, exported_bundle):
     variants = open_bundle(exported_bundle).part("variants")
     variants["onnx-fp32"]["proof"] = None
     variants["rtx-fp32"] = {**variants["onnx-fp32"], "runtime": "tensorrt-rtx"}
     update_bundle(exported_bundle, {"variants": variants})
-    part, notes, _ = run(exported_bundle)
+    part, notes = run(exported_bundle)
     assert {row["variant"] for row in part["latency"]} == {None, "onnx-fp32-uint8"}
     assert [note.split()[0] for note in notes] == ["onnx-fp32", "rtx-fp32"]
 
 
-def test_a_busy_machine_is_recorded_and_said(exported_bundle, monkeypatch):
+def test_a_busy_machine_is_recorded_and_said(run, exported_bundle, monkeypatch):
     monkeypatch.setattr(profile_module, "busy_cores", lambda: 1.5)
-    part, notes, _ = run(exported_bundle)
+    part, notes = run(exported_bundle)
     assert part["machine"]["busy_cores"] == 1.5
     assert any("keep 1.5 of" in note for note in notes)
 
 
-def test_progress_is_told_of_as_many_steps_as_announced(exported_bundle):
-    _, _, steps = run(exported_bundle)
-    assert {total for total, _ in steps} == {len(steps)} == {2 * 3 * (1 + ROUNDS)}
+def test_progress_receives_as_many_turns_as_announced(run, exported_bundle, recorded_progress):
+    run(exported_bundle)
+    turns = 2 * 3 * (1 + ROUNDS)
+    assert [update[1:3] for update in recorded_progress.updates] == [(turn, turns) for turn in range(turns)]
 
 
-def test_a_batch_beyond_memory_is_refused_before_anything_is_allocated(exported_bundle):
+def test_a_batch_beyond_memory_is_refused_before_anything_is_allocated(run, exported_bundle):
     with pytest.raises(UsageError, match=r"--batch 1000000000 needs more than .* GiB.*give at most --batch \d+"):
         run(exported_bundle, ProfileOptions((1, 10**9), 0.01, 1, "cpu"))
 
 
-def test_cuda_where_there_is_none_is_one_line(exported_bundle, monkeypatch):
+def test_cuda_where_there_is_none_is_one_line(run, exported_bundle, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match="no CUDA device here"):
         run(exported_bundle, ProfileOptions((1,), 0.01, 1, "cuda"))
 
 
-def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(exported_bundle, monkeypatch):
+def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(run, exported_bundle, monkeypatch):
     measure = profile_module.measure_latency
 
     def measure_while_somebody_trains(*arguments):
@@ -94,9 +100,9 @@ def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(exported_bundle, 
     assert "profile" not in open_bundle(exported_bundle)
 
 
-def test_an_engine_that_fits_is_measured_where_it_runs(with_h100_engine):
+def test_an_engine_that_fits_is_measured_where_it_runs(run, with_h100_engine):
     """PyTorch sees no GPU here, which is nothing to an engine."""
-    part, notes, _ = run(with_h100_engine, ProfileOptions((1, 2), 0.01, 1, "auto"))
+    part, notes = run(with_h100_engine, ProfileOptions((1, 2), 0.01, 1, "auto"))
     assert notes == []
     rows = [row for row in part["latency"] if row["variant"] == "trt-fp32"]
     assert [row["batch"] for row in rows] == [1, 2]
@@ -114,10 +120,10 @@ def test_an_engine_that_fits_is_measured_where_it_runs(with_h100_engine):
     ],
 )
 def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(
-    with_h100_engine, computer, fake_machine, device, gpu, says
+    run, with_h100_engine, computer, fake_machine, device, gpu, says
 ):
     computer.driver.gpu = gpu and getattr(fake_machine, gpu)
-    part, (note,), _ = run(with_h100_engine, ProfileOptions((1,), 0.01, 1, device))
+    part, (note,) = run(with_h100_engine, ProfileOptions((1,), 0.01, 1, device))
     assert note.startswith("trt-fp32 is not measured: ")
     assert says in note
     assert "trt-fp32" not in {row["variant"] for row in part["latency"]}

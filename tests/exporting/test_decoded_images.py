@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.exporting import image_batches as module
-from regnet_deploy.exporting.image_batches import image_batches, network_input, pixels_fingerprint
+from regnet_deploy.exporting import decoded_images as module
+from regnet_deploy.exporting.decoded_images import decode_images, load_network_input, pixels_fingerprint
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
 
 PREPROCESSING = Preprocessing(resize=10, crop=8)
@@ -17,7 +17,7 @@ def test_pixels_are_those_of_the_server_in_order(tmp_path, write_images, monkeyp
     monkeypatch.setattr(module, "_CHUNK", 3)
     write_images(tmp_path / "a", 8)
     names = sorted(os.listdir(tmp_path / "a"), reverse=True)
-    found = list(image_batches(tmp_path / "a", names, PREPROCESSING))
+    found = list(decode_images(tmp_path / "a", names, PREPROCESSING))
     wanted = [load_pixels((tmp_path / "a" / name).read_bytes(), PREPROCESSING) for name in names]
     np.testing.assert_array_equal(np.stack(found), np.stack(wanted))
 
@@ -26,7 +26,7 @@ def test_what_cannot_be_used_is_told_and_the_rest_goes_on(tmp_path, write_images
     write_images(tmp_path, 2)
     (tmp_path / "broken.png").write_bytes(b"no")
     os.mkfifo(tmp_path / "pipe.png")
-    found = list(image_batches(tmp_path, ["000.png", "broken.png", "pipe.png", "gone.png", "001.png"], PREPROCESSING))
+    found = list(decode_images(tmp_path, ["000.png", "broken.png", "pipe.png", "gone.png", "001.png"], PREPROCESSING))
     assert [isinstance(one, DataError) for one in found] == [False, True, True, True, False]
     assert str(found[1]).startswith(f"{tmp_path / 'broken.png'}: not an image")
     assert str(found[2]) == f"{tmp_path / 'pipe.png'}: not a file"
@@ -45,9 +45,11 @@ def test_no_more_is_decoded_than_is_asked_for(tmp_path, write_images, monkeypatc
     write_images(tmp_path, 1)
     opened = []
     monkeypatch.setattr(
-        module, "network_input", lambda file, preprocessing: opened.append(file) or network_input(file, preprocessing)
+        module,
+        "load_network_input",
+        lambda file, preprocessing: opened.append(file) or load_network_input(file, preprocessing),
     )
-    stream = image_batches(tmp_path, ["000.png"] * 1000, PREPROCESSING)
+    stream = decode_images(tmp_path, ["000.png"] * 1000, PREPROCESSING)
     next(stream)
     stream.close()
     assert len(opened) <= 32
@@ -58,4 +60,4 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     with open(tmp_path / "large.png", "wb") as file:
         file.truncate(2**20 + 1)
     with pytest.raises(DataError, match="larger than 1 MiB"):
-        network_input(tmp_path / "large.png", PREPROCESSING)
+        load_network_input(tmp_path / "large.png", PREPROCESSING)

@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from regnet_deploy.errors import ProofError, UsageError
-from regnet_deploy.exporting import calibration
-from regnet_deploy.exporting.calibration import (
+from regnet_deploy.exporting import activation_ranges
+from regnet_deploy.exporting.activation_ranges import (
     METHODS,
-    Activations,
+    ActivationHistogram,
     ObservedActivations,
-    activation_ranges,
+    compute_ranges,
     observe_activations,
 )
-from regnet_deploy.exporting.onnx_graph import build_onnx, tensors_between
+from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.space.published import published_networks
@@ -37,7 +37,7 @@ def model(random_model, network):
 def exported(model, network):
     """The FP32 file and the tensors between its operators."""
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    return build_onnx(network, weights, PREPROCESSING), tensors_between(network, weights)
+    return build_onnx(network, weights, PREPROCESSING), activation_names(network, weights)
 
 
 @pytest.fixture
@@ -46,19 +46,19 @@ def pixels():
 
 
 def seen(*batches):
-    activations = Activations()
+    activations = ActivationHistogram()
     for batch in batches:
         activations.add(np.asarray(batch, np.float32))
     return activations
 
 
 def range_of(activations, method):
-    return activation_ranges(ObservedActivations({"x": activations}, 1), method)["x"]
+    return compute_ranges(ObservedActivations({"x": activations}, 1), method)["x"]
 
 
 def test_lowest_and_highest_are_those_of_the_model(model, exported, pixels):
     data, tensors = exported
-    found = activation_ranges(observe_activations(data, tensors, pixels, PREPROCESSING), "minmax")
+    found = compute_ranges(observe_activations(data, tensors, pixels, PREPROCESSING), "minmax")
     assert list(found) == tensors
     bounds = {}
 
@@ -84,7 +84,7 @@ def test_lowest_and_highest_are_those_of_the_model(model, exported, pixels):
 def test_batches_change_nothing(exported, pixels, monkeypatch):
     data, tensors = exported
     whole = observe_activations(data, tensors, pixels, PREPROCESSING)
-    monkeypatch.setattr(calibration, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(activation_ranges, "_BATCH_BYTES", 1)
     alone = observe_activations(data, tensors, pixels, PREPROCESSING)
     for name in tensors:
         one, other = whole.tensors[name], alone.tensors[name]
@@ -92,19 +92,17 @@ def test_batches_change_nothing(exported, pixels, monkeypatch):
         assert one.counts.sum() == pytest.approx(other.counts.sum(), abs=2)
 
 
-def test_progress_is_told_and_nothing_is_printed(exported, pixels, capfd):
-    told = []
-    observe_activations(
-        *exported, pixels, PREPROCESSING, advance=lambda done, total: told.append((done, total)), threads=1
-    )
-    assert told == [(1, 11), (11, 11)]
+def test_progress_receives_the_images_done_and_nothing_is_printed(exported, pixels, capfd, recorded_progress):
+    recorded_progress.step("activations")
+    observe_activations(*exported, pixels, PREPROCESSING, recorded_progress, threads=1)
+    assert recorded_progress.updates == [("activations", 1, 11, ""), ("activations", 11, 11, "")]
     assert capfd.readouterr() == ("", "")
 
 
 def test_some_tensors_alone(exported, pixels):
     data, tensors = exported
-    every = activation_ranges(observe_activations(data, tensors, pixels, PREPROCESSING), "minmax")
-    some = activation_ranges(observe_activations(data, [tensors[3], "images"], pixels, PREPROCESSING), "minmax")
+    every = compute_ranges(observe_activations(data, tensors, pixels, PREPROCESSING), "minmax")
+    some = compute_ranges(observe_activations(data, [tensors[3], "images"], pixels, PREPROCESSING), "minmax")
     assert list(some) == [tensors[3], "images"]
     assert some["images"] == every["images"]
     assert some[tensors[3]].high == pytest.approx(every[tensors[3]].high, rel=1e-5)
@@ -173,7 +171,7 @@ def test_the_sample_comes_to_every_place_of_the_maps_of_every_published_network(
     assert {side for _, side in maps} >= {7, 14, 28, 56, 112}
     for width, side in maps:
         values = width * side**2
-        places = np.arange(0, values, calibration._stride(values, side**2)) % side**2
+        places = np.arange(0, values, activation_ranges._stride(values, side**2)) % side**2
         assert len(np.unique(places)) == min(side**2, len(places))
         assert len(np.unique(places % side)) == len(np.unique(places // side)) == side
         assert len(places) > 8192 / 2 or len(places) == values
@@ -184,7 +182,7 @@ def test_of_maps_of_a_power_of_two_every_odd_step_will_do(side):
     for channels in range(3, 2000, 7):
         values = channels * side**2
         least = -(-values // 8192)
-        assert calibration._stride(values, side**2) == (least if side == 1 else least + 1 - least % 2)
+        assert activation_ranges._stride(values, side**2) == (least if side == 1 else least + 1 - least % 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -249,11 +247,11 @@ def test_entropy_is_the_published_algorithm(seed, kind, outlier):
     values = getattr(draw, kind)(size=(10, 300)).astype(np.float32)
     values[0, 0] *= outlier
     found = seen(values[:5], values[5:])
-    assert calibration._least_divergence(found) == pytest.approx(as_published(found)[1], rel=1e-9)
+    assert activation_ranges._least_divergence(found) == pytest.approx(as_published(found)[1], rel=1e-9)
 
 
 @pytest.mark.parametrize(("given_name", "hint"), [("entrpy", " (did you mean entropy?)"), ("kl", "")])
 def test_a_method_that_is_not_known(given_name, hint):
     with pytest.raises(UsageError) as error:
-        activation_ranges(ObservedActivations({}, 0), given_name)
+        compute_ranges(ObservedActivations({}, 0), given_name)
     assert str(error.value) == (f"no calibration method '{given_name}'{hint}; there are minmax, entropy, percentile")

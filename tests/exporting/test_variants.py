@@ -5,10 +5,12 @@ import onnx
 import pytest
 
 from regnet_deploy.errors import DataError, ProofError
-from regnet_deploy.exporting import onnx_variants
-from regnet_deploy.exporting.calibration_images import CalibrationSet
-from regnet_deploy.exporting.onnx_variants import LazyCalibration, make_onnx_variants, open_for_proof
+from regnet_deploy.exporting import proof, variants
+from regnet_deploy.exporting.calibration import Calibration, CalibrationSet
 from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.exporting.proof import open_for_proof
+from regnet_deploy.exporting.variants import export_onnx
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.runtimes.gates import gates_with_overrides
 
 
@@ -17,13 +19,12 @@ def none():
 
 
 @pytest.fixture
-def make(source, golden, judge, silent):
+def make(context):
     """Return a maker of the variants of a precision, calibrated on the golden images."""
-    images = CalibrationSet(golden.golden.images, {"images": 16, "digest": "abc", "method": "none"})
-    calibration = LazyCalibration(lambda: images, source, silent)
 
-    def made(precision, pixels=False, by=judge, on=calibration):
-        return make_onnx_variants(source, PRECISIONS[precision], on, by, "cpu", silent, pixels=pixels)
+    def made(precision, pixels=False, **changes):
+        options = replace(context.options, uint8=pixels)
+        return export_onnx(replace(context, options=options, **changes), PRECISIONS[precision])
 
     return made
 
@@ -37,7 +38,7 @@ def test_the_entry_says_what_the_file_is(make, precision):
     assert one.entry["bytes"] == len(one.data)
     assert (one.entry["runtime"], one.entry["input"]) == ("onnxruntime", "float32")
     assert one.entry["opset"] == onnx.load_from_string(one.data).opset_import[0].version == known.opset
-    assert one.entry["exact"] is known.for_tensorrt
+    assert one.entry["exact"] is known.tensorrt_only
     assert one.entry["proof"]["passed"]
     assert (one.entry.get("calibration") or {}).get("digest") == ("abc" if known.needs_ranges else None)
     assert "accuracy" not in one.entry
@@ -53,7 +54,7 @@ def test_what_takes_pixels_is_a_variant_of_its_own_with_a_proof_of_its_own(make)
 
 @pytest.mark.parametrize("saturates", [False, True])
 def test_where_the_cpu_saturates_weights_for_it_have_a_bit_less(make, monkeypatch, saturates):
-    monkeypatch.setattr(onnx_variants, "int8_sums_saturate", lambda: saturates)
+    monkeypatch.setattr(variants, "int8_sums_saturate", lambda: saturates)
     (cpu,), (gpu,) = make("int8-cpu"), make("int8")
     assert cpu.entry["weight_bits"] == (7 if saturates else 8)
     assert "weight_bits" not in gpu.entry
@@ -66,40 +67,40 @@ def test_where_the_cpu_saturates_weights_for_it_have_a_bit_less(make, monkeypatc
     assert 32 < largest <= 64 if saturates else largest == 127
 
 
-def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(source, golden, judge, silent, make):
+def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(source, golden, make):
     asked = []
 
     def images():
         asked.append(1)
         return CalibrationSet(golden.golden.images, {"digest": "abc"})
 
-    calibration = LazyCalibration(images, source, silent)
-    make("fp16", on=calibration)
+    calibration = Calibration(images, source, NoProgress())
+    make("fp16", calibration=calibration)
     assert asked == []
-    make("int8", on=calibration)
-    make("int8-cpu", on=calibration)
+    make("int8", calibration=calibration)
+    make("int8-cpu", calibration=calibration)
     assert asked == [1]
 
 
-def test_that_there_are_no_images_is_found_out_once(make, source, silent):
+def test_that_there_are_no_images_is_found_out_once(make, source):
     asked = []
-    calibration = LazyCalibration(lambda: asked.append(1) or none(), source, silent)
+    calibration = Calibration(lambda: asked.append(1) or none(), source, NoProgress())
     for precision in ("int8", "int8-cpu"):
         with pytest.raises(DataError, match="there are no images"):
-            make(precision, on=calibration)
+            make(precision, calibration=calibration)
     assert asked == [1]
 
 
-def test_without_images_nothing_is_quantised(make, source, silent):
+def test_without_images_nothing_is_quantised(make, source):
     with pytest.raises(DataError, match="there are no images"):
-        make("int8", on=LazyCalibration(none, source, silent))
+        make("int8", calibration=Calibration(none, source, NoProgress()))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu", "bf16", "fp8-1x1"])
-def test_what_is_below_its_gate_is_refused(make, judge, precision):
-    strict = replace(judge, gates=gates_with_overrides([(precision, "mean", 0.0)]))
+def test_what_is_below_its_gate_is_refused(make, gate, precision):
+    strict = replace(gate, gates=gates_with_overrides([(precision, "mean", 0.0)]))
     with pytest.raises(ProofError, match=rf"^onnx-{precision} does not agree .*mean \|error\|"):
-        make(precision, by=strict)
+        make(precision, gate=strict)
 
 
 @pytest.mark.parametrize(
@@ -116,8 +117,8 @@ def test_what_is_below_its_gate_is_refused(make, judge, precision):
 )
 def test_a_file_is_proved_as_it_is_run(monkeypatch, precision, device, opened):
     seen = []
-    monkeypatch.setattr(onnx_variants, "open_onnx", lambda data, **options: seen.append((data, options)))
-    monkeypatch.setattr(onnx_variants, "emulate", lambda data, precision: data + f" as {precision.name}".encode())
+    monkeypatch.setattr(proof, "open_onnx", lambda data, **options: seen.append((data, options)))
+    monkeypatch.setattr(proof, "emulate", lambda data, precision: data + f" as {precision.name}".encode())
     open_for_proof(b"file", PRECISIONS[precision], device)
     assert seen == [(f"file as {precision}".encode() if opened.get("exact") else b"file", opened)]
 

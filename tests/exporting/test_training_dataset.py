@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.errors import DataError, MissingPart
-from regnet_deploy.exporting.training_folder import is_training_folder, training_folder
+from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
 from regnet_deploy.images.dataset import build_dataset, list_images
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.training.execution import ExecutionRequest
@@ -43,7 +43,7 @@ def folder(tmp_path, write_images):
 @pytest.mark.parametrize(("share", "seed"), [(0.1, 0), (0.25, 7), (0.125, 1), (0.9, 2)])
 def test_what_was_held_out_is_found_again(untrained, folder, trained_on, share, seed):
     before = trained_on(untrained, folder, share, seed)
-    found = training_folder(folder, open_bundle(untrained))
+    found = load_training_dataset(folder, open_bundle(untrained))
     assert paths(found.train) == paths(before.train)
     assert paths(found.val) == paths(before.val)
     assert found.classes == ("finch", "gull", "owl")
@@ -69,7 +69,7 @@ def test_the_number_held_out_says_which(tmp_path, sizes, share, seed):
     data = {"folder": "images", "split": before.split, "rejected": {}, "digest": before.digest}
     data |= {"train_images": len(before.train), "val_images": len(before.val)}
     parts = {"labels": list(before.classes), "training": {"data": data, "seed": seed}}
-    found = training_folder(root, Bundle(tmp_path, parts, {}, ""))
+    found = load_training_dataset(root, Bundle(tmp_path, parts, {}, ""))
     assert paths(found.val) == paths(before.val)
 
 
@@ -77,7 +77,7 @@ def test_what_train_itself_wrote_is_understood(untrained, folder):
     recipe = Recipe(epochs=1, batch_size=8, warmup_epochs=0, seed=3)
     wanted = ExecutionRequest(device="cpu", precision="fp32", channels_last="off", compiled="off")  # nothing to try out
     bundle = train(untrained, folder, recipe, TrainOptions(wanted, workers=0, val_split=0.3), Silent())
-    found = training_folder(folder, bundle)
+    found = load_training_dataset(folder, bundle)
     data = bundle.part("training")["data"]
     assert (len(found.train), len(found.val)) == (data["train_images"], data["val_images"]) == (23, 10)
     assert found.split == data["split"]
@@ -86,18 +86,18 @@ def test_what_train_itself_wrote_is_understood(untrained, folder):
 def test_reading_a_folder_for_its_digest_is_told(untrained, folder, trained_on):
     trained_on(untrained, folder)
     told = []
-    training_folder(folder, open_bundle(untrained), lambda done, total: told.append((done, total)))
+    load_training_dataset(folder, open_bundle(untrained), lambda done, total: told.append((done, total)))
     assert told == [(done, 35) for done in range(1, 36)]
 
 
 def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untrained, folder, trained_on):
     trained_on(untrained, folder)
     bundle = open_bundle(untrained)
-    found = training_folder(folder, bundle)
-    assert is_training_folder(found, bundle)
-    assert not is_training_folder(replace(found, val=found.val[1:]), bundle)
-    assert not is_training_folder(replace(found, train=found.train[1:]), bundle)
-    assert not is_training_folder(found, replace(bundle, parts={}))
+    found = load_training_dataset(folder, bundle)
+    assert is_training_dataset(found, bundle)
+    assert not is_training_dataset(replace(found, val=found.val[1:]), bundle)
+    assert not is_training_dataset(replace(found, train=found.train[1:]), bundle)
+    assert not is_training_dataset(found, replace(bundle, parts={}))
 
 
 def remove(root):
@@ -121,9 +121,9 @@ def change(root):
 def test_where_the_images_are_others_what_was_held_out_is_unknown(untrained, folder, trained_on, how):
     trained_on(untrained, folder)
     how(folder)
-    with pytest.raises(DataError, match="does not hold the 33 images of the training") as error:
-        training_folder(folder, open_bundle(untrained))
-    assert "the 3 that were held out cannot be told: give the folder as it was" in str(error.value)
+    with pytest.raises(DataError, match="does not contain the 33 images of the training run") as error:
+        load_training_dataset(folder, open_bundle(untrained))
+    assert "the 3 held-out images are not known: give the folder as it was" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -133,7 +133,7 @@ def test_a_folder_with_validation_images_need_not_be_the_one(untrained, folder, 
     for subset, count in (("train", 4), ("val", 2)):
         for label, name in enumerate(["finch", "gull", "owl"]):
             write_images(other / subset / name, count, seed=40 + label)
-    found = training_folder(other, open_bundle(untrained))
+    found = load_training_dataset(other, open_bundle(untrained))
     assert (len(found.train), len(found.val), found.split) == (12, 6, "val/ of the folder")
     assert all(file.path.startswith("val/") for file in found.val)
 
@@ -145,8 +145,8 @@ def test_a_folder_within_is_not_taken_for_the_whole(untrained, trained_on, tmp_p
         for label, name in enumerate(["finch", "owl"]):
             write_images(root / subset / name, count, seed=label)
     trained_on(untrained, root)
-    with pytest.raises(DataError, match=r"has no folder for validation, and the network was trained with one .*birds"):
-        training_folder(root / within, open_bundle(untrained))
+    with pytest.raises(DataError, match=r"has no validation folder, and the network was trained with one .*birds"):
+        load_training_dataset(root / within, open_bundle(untrained))
 
 
 def test_another_class_layout_names_both_and_suggests(untrained, folder, trained_on):
@@ -154,21 +154,21 @@ def test_another_class_layout_names_both_and_suggests(untrained, folder, trained
     (folder / "gull").rename(folder / "gulls")
     (folder / "finch" / "000.png").rename(folder / "stray.png")
     with pytest.raises(DataError) as error:
-        training_folder(folder, open_bundle(untrained))
+        load_training_dataset(folder, open_bundle(untrained))
     assert str(error.value) == (
-        f"{folder} has another class layout: 1 of its class folders are none of the bundle's labels: gulls (did you "
-        "mean gull?); 1 of the bundle's 3 labels have no class folder: gull; give the folder that was trained on"
+        f"the classes of {folder} are not those of the bundle: 1 class folders are not among the bundle's labels: "
+        "gulls (did you mean gull?); 1 of the bundle's 3 labels have no class folder: gull; give the training folder"
     )
 
 
 def test_a_bundle_that_is_not_trained_says_so(untrained, folder):
     with pytest.raises(MissingPart, match=r"no labels yet: run `regnet-deploy train --data DIR`"):
-        training_folder(folder, open_bundle(untrained))
+        load_training_dataset(folder, open_bundle(untrained))
     update_bundle(untrained, {"labels": ["finch", "gull", "owl"]})
     with pytest.raises(MissingPart, match="no training yet"):
-        training_folder(folder, open_bundle(untrained))
+        load_training_dataset(folder, open_bundle(untrained))
 
 
 def test_no_folder(untrained, tmp_path):
     with pytest.raises(DataError, match=r"no image folder at .*nowhere: it does not exist"):
-        training_folder(tmp_path / "nowhere", open_bundle(untrained))
+        load_training_dataset(tmp_path / "nowhere", open_bundle(untrained))

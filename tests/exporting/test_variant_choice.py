@@ -1,11 +1,73 @@
+"""Which variants are candidates, how they are measured, and which ones are kept."""
+
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regnet_deploy.exporting.ranking import VariantCandidate, ms_per_image, rank_variants
-from regnet_deploy.profiling.latency import Latency
+from regnet_deploy.exporting.precision import PRECISIONS
+from regnet_deploy.exporting.variant_choice import (
+    VariantCandidate,
+    candidate_precisions,
+    measure_candidates,
+    rank_variants,
+)
+from regnet_deploy.profiling.latency import ROUNDS, Latency
+
+
+@pytest.mark.parametrize(
+    ("cuda", "engines", "names"),
+    [
+        (False, False, ["fp32", "fp16", "int8-cpu"]),
+        (True, False, ["fp32", "fp16"]),
+        (False, True, ["fp32", "fp16", "int8", "int8-1x1", "int8-cpu"]),
+        (True, True, ["fp32", "fp16", "int8", "int8-1x1"]),
+    ],
+)
+def test_what_is_tried_is_what_can_be_fast_here_and_nothing_that_is_opt_in(cuda, engines, names):
+    found = [precision.name for precision in candidate_precisions(cuda=cuda, engines=engines)]
+    assert found == [name for name in PRECISIONS if name in names]
+
+
+class Counting:
+    runtime, device, input, input_name, output_name = "onnxruntime 1", "cpu", "float32", "images", "logits"
+
+    def __init__(self):
+        self.shapes = set()
+
+    def run(self, images):
+        self.shapes.add(images.shape)
+        return np.zeros((len(images), 3), np.float32)
+
+
+@pytest.fixture
+def short_warm_up(monkeypatch):
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_S", 0.001)
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_WINDOW_S", 0.001)
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_LIMIT_S", 0.01)
+
+
+@pytest.mark.usefixtures("short_warm_up")
+def test_each_is_measured_at_each_batch_and_keeps_its_accuracy(recorded_progress):
+    recorded_progress.step("measuring")
+    first, second = Counting(), Counting()
+    accuracy = {"drop": 0.1}
+    sessions = {
+        "onnx-fp32": (first, {"precision": "fp32"}),
+        "trt-fp16": (second, {"precision": "fp16", "accuracy": accuracy}),
+    }
+    found = measure_candidates(sessions, (1, 3), 0.001, 8, recorded_progress)
+    assert [(one.name, one.precision, one.accuracy) for one in found] == [
+        ("onnx-fp32", "fp32", None),
+        ("trt-fp16", "fp16", accuracy),
+    ]
+    assert all([row.batch for row in one.latency] == [1, 3] for one in found)
+    assert all(row.variant == one.name for one in found for row in one.latency)
+    assert first.shapes == second.shapes == {(1, 3, 8, 8), (3, 3, 8, 8)}
+    turns = 2 * 2 * (1 + ROUNDS)
+    assert [update[1:3] for update in recorded_progress.updates] == [(turn, turns) for turn in range(turns)]
 
 
 def rows(*p50, runtime="onnxruntime 1.32.0", device="cpu", precision="fp32"):
@@ -16,8 +78,8 @@ def rows(*p50, runtime="onnxruntime 1.32.0", device="cpu", precision="fp32"):
     )
 
 
-def candidate(precision, *p50, reason=None, **place):
-    return VariantCandidate(f"onnx-{precision}", precision, reason, None, rows(*p50, precision=precision, **place))
+def candidate(precision, *p50, rejected=None, **place):
+    return VariantCandidate(f"onnx-{precision}", precision, rejected, None, rows(*p50, precision=precision, **place))
 
 
 def results(*candidates):
@@ -43,7 +105,7 @@ def test_each_runtime_and_device_keeps_its_own():
 
 
 def test_a_refused_candidate_never_wins_however_fast():
-    outcomes = rank_variants([candidate("fp32", 12.0), candidate("int8-cpu", 0.1, reason="loses 3 points")])
+    outcomes = rank_variants([candidate("fp32", 12.0), candidate("int8-cpu", 0.1, rejected="loses 3 points")])
     assert [(one.result, one.reason) for one in outcomes] == [
         ("kept", "the only one that onnxruntime 1.32.0 ran on cpu"),
         ("refused", "loses 3 points"),
@@ -57,8 +119,8 @@ def test_what_this_machine_does_not_run_is_said_not_to_be_measured():
 def test_less_precision_must_be_worth_five_percent():
     outcomes = rank_variants([candidate("fp32", 10.0), candidate("fp16", 9.7)])
     assert [one.result for one in outcomes] == ["kept", "slower"]
-    assert outcomes[1].reason == "takes 3.0% less time than onnx-fp32, and less precision has to bring 5%"
-    assert "more precise than onnx-fp16, which is hardly faster" in outcomes[0].reason
+    assert outcomes[1].reason == "takes 3.0% less time than onnx-fp32, and a less precise variant must save 5%"
+    assert "more precise than onnx-fp16, which is less than 5% faster" in outcomes[0].reason
     assert results(candidate("fp32", 10.0), candidate("fp16", 9.4))["onnx-fp16"] == "kept"
 
 
@@ -76,12 +138,12 @@ def test_int8_of_1x1_alone_is_the_more_precise():
 def test_what_was_asked_for_by_name_is_kept_though_it_loses():
     outcomes = rank_variants([candidate("fp32", 9.0), candidate("fp16", 18.0)], {"onnx-fp16"})
     assert [one.result for one in outcomes] == ["kept", "kept"]
-    assert outcomes[1].reason == "asked for by name, though it takes 2.00 times as long as onnx-fp32"
+    assert outcomes[1].reason == "requested by name, although it takes 2.00 times as long as onnx-fp32"
 
 
 def test_all_batch_sizes_count_alike():
     """Twice as fast at batch 1, four times as slow at batch 8: not worth it."""
-    assert ms_per_image(rows(4.0, 16.0)) == pytest.approx(math.sqrt(4.0 * 2.0))
+    assert candidate("fp32", 4.0, 16.0).ms_per_image == pytest.approx(math.sqrt(4.0 * 2.0))
     assert results(candidate("fp32", 4.0, 16.0), candidate("fp16", 2.0, 64.0))["onnx-fp32"] == "kept"
 
 

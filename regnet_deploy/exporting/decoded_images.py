@@ -1,4 +1,4 @@
-"""Image files as the network sees them, decoded in threads and streamed in order."""
+"""Image files as the inputs of a network: decoded in threads, in order."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.images.image_check import MAX_BYTES
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
 
-#: Files that are decoded at a time: of a million no more than these are in memory.
+#: Files that are decoded at a time; no more images than this are in memory.
 _CHUNK = 32
 
 
-def image_batches(
+def decode_images(
     root: Path, paths: Sequence[str], preprocessing: Preprocessing
 ) -> Iterator[NDArray[np.uint8] | DataError]:
-    """Yield for each path, relative to ``root``, its pixels ``(h, w, 3)``, or why there are none."""
+    """Yield for each path, relative to ``root``, its pixels ``(h, w, 3)``, or the error if it cannot be decoded."""
 
-    def made(path: str) -> NDArray[np.uint8] | DataError:
+    def decode(path: str) -> NDArray[np.uint8] | DataError:
         try:
-            return network_input(root / path, preprocessing)
+            return load_network_input(root / path, preprocessing)
         except DataError as error:
             return error
 
     pool = ThreadPoolExecutor(max_workers=min(16, available_cores()))
     try:
         for start in range(0, len(paths), _CHUNK):
-            yield from pool.map(made, paths[start : start + _CHUNK])
+            yield from pool.map(decode, paths[start : start + _CHUNK])
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def pixels_fingerprint(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the sha256 of a view, 32 bytes by which it is known again."""
+    """Return the sha256 of an image's pixels (32 bytes), which identifies it."""
     return hashlib.sha256(pixels.tobytes()).digest()
 
 
-def network_input(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the pixels ``(h, w, 3)`` of a file.
+def load_network_input(file: Path, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Return the pixels ``(h, w, 3)`` of a file after resize and crop.
 
     Raises:
-        DataError: it cannot be read, or is not a usable image.
+        DataError: the file cannot be read, or is not a usable image.
     """
     try:
         found = os.stat(file)
-        if not stat.S_ISREG(found.st_mode):  # a pipe would never end
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe could block for ever
             raise DataError(f"{file}: not a file")
         if found.st_size > MAX_BYTES:
             raise DataError(f"{file}: larger than {MAX_BYTES // 2**20} MiB")

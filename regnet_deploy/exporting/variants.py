@@ -1,0 +1,192 @@
+"""Exports variants: writes the ONNX file of each precision, builds engines from them, and evaluates each one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from regnet_deploy.cpu import describe_int8_support, int8_sums_saturate
+from regnet_deploy.engines.bundle_engines import add_engine
+from regnet_deploy.engines.engine_builder import build_engine
+from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
+from regnet_deploy.exporting.emulation import runs_as_typed
+from regnet_deploy.exporting.existing_variants import stored_engines
+from regnet_deploy.exporting.precision import PRECISIONS, Precision
+from regnet_deploy.exporting.proof import open_for_proof
+from regnet_deploy.exporting.state import ExportContext, ExportedEngine, ExportedOnnx, ExportState
+from regnet_deploy.exporting.variant_choice import candidate_precisions
+
+
+def make_variants(context: ExportContext) -> ExportState:
+    """Export fp32, the requested precisions and, with ``auto``, the candidates that this machine can run.
+
+    Raises:
+        DataError: a requested precision cannot be calibrated.
+        UsageError: a requested precision cannot be exported with these options.
+        ProofError: the fp32 variant does not agree with the model.
+    """
+    state = _make_onnx_variants(context)
+    if context.builder.error is not None:
+        return state.with_rejected("engines", context.builder.error)
+    return _make_engine_variants(context, state)
+
+
+def _make_onnx_variants(context: ExportContext) -> ExportState:
+    options, builder = context.options, context.builder
+    requested = {"fp32", *(precision.name for precision in options.precisions)}
+    onnx: dict[str, ExportedOnnx] = {}
+    rejected: dict[str, RegnetDeployError] = {}
+
+    def add(precision: Precision) -> None:
+        # The other candidates of `auto` run the validation images only if they are the fastest.
+        validate = not options.auto or precision.name in requested
+        onnx.update((one.name, one) for one in export_onnx(context, precision, validate=validate))
+
+    add(PRECISIONS["fp32"])
+    precisions = list(options.precisions)
+    if options.auto:
+        cuda = onnx["onnx-fp32"].session.device.startswith("cuda")
+        engines = builder.library is not None and builder.gpu is not None
+        precisions += candidate_precisions(cuda=cuda, engines=engines)
+    for precision in dict.fromkeys(precisions):
+        if precision.name == "fp32":
+            continue
+        try:
+            add(precision)
+        except ProofError as error:
+            rejected[f"onnx-{precision.name}"] = error
+        except (DataError, UsageError) as error:  # for example too few images for calibration
+            if precision.name in requested:
+                raise
+            rejected[f"onnx-{precision.name}"] = error
+    return ExportState(onnx=onnx, rejected=rejected)
+
+
+def _make_engine_variants(context: ExportContext, state: ExportState) -> ExportState:
+    library = context.builder.library
+    if library is None:
+        return state
+    engines: dict[str, ExportedEngine] = {}
+    rejected = dict(state.rejected)
+    stored = stored_engines(context.bundle, context.golden)
+    for onnx in state.onnx.values():
+        precision = PRECISIONS[onnx.entry["precision"]]
+        if onnx.entry["input"] != "float32" or not precision.tensorrt_supported:
+            continue
+        name = library.variant(precision.name)
+        try:
+            engines[name] = export_engine(
+                context, onnx, stored.get(name, {}).get("engines", ()), validate=not context.options.auto
+            )
+        except RegnetDeployError as error:
+            rejected[name] = error
+    return ExportState(state.onnx, engines, rejected)
+
+
+def export_onnx(context: ExportContext, precision: Precision, *, validate: bool = True) -> list[ExportedOnnx]:
+    """Write and evaluate the ONNX file of a precision, and with ``--uint8`` also the one whose input is pixels.
+
+    Args:
+        context: of the export.
+        precision: of the file.
+        validate: also measure its accuracy on the validation images.
+
+    Raises:
+        DataError: there are too few images for calibration, or their classes are not the bundle's.
+        UsageError: no images for calibration are given.
+        ProofError: it does not pass the gate; the message has the figures.
+    """
+    source, progress = context.source, context.progress
+    ranges, extra, reduce_range = None, dict[str, Any](), False
+    if precision.needs_ranges:
+        # Only the kernels of ONNX Runtime saturate; TensorRT sums in 32 bits.
+        reduce_range = precision.quantized_type == "uint8" and int8_sums_saturate()
+        calibrated = context.calibration.choose_ranges(precision, context.gate, reduce_range=reduce_range)
+        ranges, extra["calibration"] = calibrated.ranges, calibrated.part
+        if precision.quantized_type == "uint8":
+            extra["weight_bits"] = 7 if reduce_range else 8
+            extra["note"] = f"weights of {extra['weight_bits']} bits, for {describe_int8_support()}"
+    exported = []
+    for pixels in (False, True) if context.options.uint8 else (False,):
+        name = f"onnx-{precision.name}" + ("-uint8" if pixels else "")
+        progress.step(f"{name}: writing")
+        data = source.onnx(precision, ranges, pixels=pixels, reduce_range=reduce_range)
+        session = open_for_proof(data, precision, context.options.device)
+        progress.step(f"{name}: evaluating")
+        evaluation = context.gate.evaluate(name, session, precision, progress, validate=validate)
+        entry = {
+            "file": f"{name}.onnx",
+            "bytes": len(data),
+            "runtime": "onnxruntime",
+            "precision": precision.name,
+            "input": "uint8" if pixels else "float32",
+            "opset": precision.opset,
+            "exact": precision.tensorrt_only,
+            "note": _note(precision),
+            **extra,
+            **evaluation.to_json(),
+        }
+        exported.append(ExportedOnnx(name, data, entry, session))
+    return exported
+
+
+def export_engine(
+    context: ExportContext, onnx: ExportedOnnx, stored: Sequence[dict[str, Any]] = (), *, validate: bool = True
+) -> ExportedEngine:
+    """Build the engine of an ONNX variant and, if there is a GPU, evaluate it.
+
+    Args:
+        context: of the export; its builder must have a library.
+        onnx: to build from.
+        stored: engines of the same variant in the bundle, for other machines.
+        validate: also measure its accuracy on the validation images.
+
+    Raises:
+        UsageError: the library does not support an option, or the GPU has too little memory.
+        ProofError: a convolution computes in another type than required, or in an unknown one, or the engine does not
+            pass the gate.
+        RegnetDeployError: the build fails; the message has TensorRT's reason.
+    """
+    options, progress, library = context.options, context.progress, context.builder.library
+    assert library is not None
+    precision = PRECISIONS[onnx.entry["precision"]]
+    name, convolutions = library.variant(precision.name), context.source.convolution_types(precision)
+    progress.step(f"{name}: building with {library}")
+    built = build_engine(
+        library,
+        context.builder.gpu,
+        name,
+        onnx.data,
+        precision.name,
+        (onnx.entry.get("calibration") or {}).get("digest"),
+        convolutions,
+        context.source.preprocessing.crop,
+        options.engine,
+        lambda steps, phase: progress.update(0, note=f"{phase} ({steps})"),
+        progress.message,
+        accept_unaccounted=options.accept_unaccounted,
+    )
+    entry = built.entry
+    if built.session is not None:
+        progress.step(f"{name}: evaluating on {built.session.device}")
+        entry |= context.gate.evaluate(name, built.session, precision, progress, validate=validate).to_json()
+    variant = {
+        "runtime": library.runtime,
+        "precision": precision.name,
+        "input": "float32",
+        "opset": precision.opset,
+        "source": onnx.name,
+        "convolutions": convolutions,
+        "engines": list(stored),
+    }
+    return ExportedEngine(name, built.plan, add_engine(variant, entry), built.session)
+
+
+def _note(precision: Precision) -> str | None:
+    if precision.float_type == "bf16":
+        return "proved with its rounding emulated in FP32: ONNX Runtime has no BF16 convolution on a CPU"
+    if precision.tensorrt_only:
+        note = "for TensorRT engines: ONNX Runtime runs it as it is written, which is slow"
+        truncates = "; proved with FP16 quantized in FP32, because ONNX Runtime before 1.30 truncates it"
+        return note + ("" if runs_as_typed(precision) else truncates)
+    return None
