@@ -1,8 +1,8 @@
-"""Write docs/precision.md from benchmarks/results/precision*.json.
+"""Writes docs/precision.md from benchmarks/results/precision*.json.
 
     python benchmarks/precision_page.py
 
-`tests/test_measurements.py` holds that the page is what this program writes.
+`tests/test_measurements.py` checks that the page is the output of this program.
 """
 
 # ruff: noqa: E501  # lines of the page
@@ -22,7 +22,7 @@ TRAINED = ("RegNetX-200MF", "RegNetY-400MF")
 
 
 def trained_rows(network: str) -> list[list[str]]:
-    """Return rows of a trained network, from what `export --json` printed."""
+    """Return the rows of a trained network from the output of `export --json`."""
     rows = []
     for name, variant in read(f"precision_{network}")["variants"].items():
         proof, accuracy = variant["proof"], variant["accuracy"]
@@ -43,7 +43,7 @@ def trained_rows(network: str) -> list[list[str]]:
 
 
 def error_rows(result: dict[str, Any]) -> list[list[str]]:
-    """Return rows of the published networks: error figures."""
+    """Return the rows of the published networks: errors."""
     return [
         [
             network,
@@ -62,13 +62,13 @@ def error_rows(result: dict[str, Any]) -> list[list[str]]:
 
 
 def deployed_rows(result: dict[str, Any]) -> list[list[str]]:
-    """Return rows of the published networks: files, engines, latency."""
-    made = []
+    """Return the rows of the published networks: files, engines, latency."""
+    table_rows = []
     for network, rows in result["deployed"].items():
         for precision, row in rows.items():
             rtx = row.get("rtx")
             latency = {one["batch"]: one["p50_ms"] for one in row["latency"]}
-            made.append(
+            table_rows.append(
                 [
                     network,
                     precision,
@@ -80,11 +80,11 @@ def deployed_rows(result: dict[str, Any]) -> list[list[str]]:
                     *(f"{latency[batch]:.1f}" if batch in latency else "-" for batch in (1, 8)),
                 ]
             )
-    return made
+    return table_rows
 
 
 def speed_up(result: dict[str, Any], precision: str, batch: int) -> tuple[float, float, float]:
-    """Return how many times as fast as FP32 a precision is on the CPU: lowest, median and highest of the networks."""
+    """Return how many times as fast as FP32 a precision is on the CPU: minimum, median and maximum of the networks."""
 
     def median(rows: dict[str, Any], name: str) -> float:
         return next(one["p50_ms"] for one in rows[name]["latency"] if one["batch"] == batch)
@@ -110,61 +110,63 @@ def page() -> str:
     half = {batch: speed_up(result, "fp16", batch) for batch in (1, 8)}
     return f"""# Precision
 
-What a variant computes in, what that costs in accuracy, and what it brings in speed. `python benchmarks/precision_page.py`
-writes this page from what `benchmarks/precision.py` and `regnet-deploy export --json` measured. Machine:
+The precisions of exported variants, their accuracy, and their latency. `python benchmarks/precision_page.py` generates
+this page from the results of `benchmarks/precision.py` and `regnet-deploy export --json`. Machine:
 {machine["cpu"]} ({result["cpu_instructions"]}), {machine["cores"]} cores, {machine["system"]}, onnxruntime
-{machine["versions"]["onnxruntime"]}. No GPU figure is here because none was measured; `benchmarks/gpu.sh` measures them
-on any machine that has one.
+{machine["versions"]["onnxruntime"]}. The page has no measurements on a GPU; `benchmarks/gpu.sh` measures them on a
+machine with one.
 
-**On this CPU `int8-cpu` is {faster[1][0]:.2f} to {faster[1][2]:.2f} times as fast as FP32 for one image (median of the
-networks {faster[1][1]:.2f}) and {faster[8][0]:.2f} to {faster[8][2]:.2f} times for eight ({faster[8][1]:.2f}); FP16 is
-{half[1][1]:.2f} and {half[8][1]:.2f} times as fast, for ONNX Runtime computes it in FP32 on a CPU.** On another CPU, one
-without VNNI above all, it may be slower than FP32: `export --data DIR` measures before it chooses.
+**On this CPU `int8-cpu` is {faster[1][0]:.2f} to {faster[1][2]:.2f} times as fast as FP32 for a batch of 1 (the median of the
+networks is {faster[1][1]:.2f}) and {faster[8][0]:.2f} to {faster[8][2]:.2f} times for a batch of 8 (median {faster[8][1]:.2f}). FP16
+is {half[1][1]:.2f} and {half[8][1]:.2f} times as fast, because ONNX Runtime computes it in FP32 on a CPU.** On another CPU, in
+particular one without VNNI, `int8-cpu` can be slower than FP32: `export --data DIR` measures before it chooses.
 
 ## Precisions and gates
 
-A precision is a way to type the ONNX file, for TensorRT 11 and TensorRT-RTX compute what the file says and have no
-flags. A variant that does not pass its gate on the golden set is not added (exit code 3); `--gate int8:cosine=0.98`
-sets another limit. "Mean" is the mean error of a logit as a share of how much the logits vary from image to image.
-With `--data` a variant may also lose no more than `--max-drop` points of top-1 on all validation images.
+A precision sets the type of every operator in the ONNX file. TensorRT 11 and TensorRT-RTX compute a network in exactly
+these types; they have no precision flags. A variant that does not pass its gate on the golden set is left out (exit code
+3); `--gate int8:cosine=0.98` sets another limit. "Mean" is the mean absolute error of a logit divided by the spread of
+the logits over the images. With `--data` a variant must also not lose more than `--max-drop` percentage points of top-1
+on all validation images.
 
 {table(["precision", "computes", "gate"], gate_rows())}
 
-INT8 and FP8 are calibrated on 300 to 512 training images that are neither in the golden set nor in the validation set;
-MinMax, entropy and percentile ranges are all tried, and the ones that answer best are kept. Two things that a file can
-have and still be accepted, found by reading back in which types a built engine computes: with scales of shape (1,)
-in place of scalars {library} computes every INT8 and FP8 convolution in FP16 without a word, and ONNX
-Runtime leaves additions and products in FP32.
+INT8 and FP8 are calibrated on 300 to 512 training images that are neither in the golden set nor in the validation set.
+MinMax, entropy and percentile ranges are all tried, and the most accurate ones are kept. Scales must be scalars: with
+scales of shape (1,), {library} accepts the file and computes every INT8 and FP8 convolution in FP16
+without a message, and ONNX Runtime computes additions and products in FP32. The first of these was found by reading the
+types back from a built engine, which `export --trt` does for every engine.
 
 ## Trained networks
 
-Trained from scratch by `regnet-deploy train` on 62 characters in different fonts (64 x 64 pixels, fonts of the 3,720
-validation images not among those trained on), then
+Networks trained from scratch by `regnet-deploy train` on 62 characters in different fonts (64 x 64 pixels; the fonts of
+the 3,720 validation images are not in the training set), then exported:
 
     regnet-deploy export --precision fp16 --precision bf16 --precision int8 --precision int8-1x1 --precision int8-cpu \\
       --precision fp8-1x1 --data glyphs --max-drop 100 --json
 
-Mean error and cosine (of the worst image) are of the golden set, the rest of all validation images; the last but one
-column is what top-1 loses, in points, with its 95 % interval.
+Mean error and cosine (of the worst image) are measured on the golden set, the other columns on all validation images.
+"Lost" is the loss of top-1 in percentage points with its 95 % interval; "ranges" is the calibration method.
 
 {table(["network", "precision", "mean error", "cosine", "same first class", "top-1, model", "top-1, variant", "lost (points)", "ranges"], [row for name in TRAINED for row in trained_rows(name)])}
 
 ## Published networks: error
 
-`python benchmarks/precision.py --part errors`. Networks of 0.2 to 8 GMACs with seeded weights, batch norms that have
-seen the images, residual branches that count for {result["branch"]:g} of what they would, and a linear layer fitted to
-scikit-learn's digits ({images["fitted"]} images; {images["calibrated"]} others calibrate, {images["validated"]} validate):
-answers that depend on every layer, in networks that nobody has trained. A network that is trained is less sensitive, as
-above; what the table shows is how precisions and sizes compare.
+`python benchmarks/precision.py --part errors`. Networks of 0.2 to 8 GMACs that are not trained: their weights are random
+(seeded), their batch norms have the statistics of the images, their residual branches are scaled by {result["branch"]:g}, and
+their linear layer is fitted to scikit-learn's digits ({images["fitted"]} images; {images["calibrated"]} others are used for calibration,
+{images["validated"]} for validation). So the logits depend on every layer. Trained networks are less sensitive, as the table above
+shows; this table compares precisions and sizes.
 
 {table(["network", "precision", "max error", "mean error", "of the spread", "cosine", "same first class", "lost (points)", "ranges"], error_rows(result))}
 
 ## Published networks: files, engines, latency
 
-`python benchmarks/precision.py --part deployed`. At 224 pixels; build time and size of the ONNX file; the engine that
-{library} builds of it without a GPU (batches of 1 to 32) and whether all its convolutions compute in the types that were
-asked for; latency of ONNX Runtime on this CPU, all cores, median, the precisions in turns. Other programs
-ran beside this, so ratios between precisions say more than the ms do. Precisions without a latency are for TensorRT.
+`python benchmarks/precision.py --part deployed`. At 224 pixels: time to write the ONNX file and its size; the engine that
+{library} builds from it without a GPU (batches of 1 to 32), and whether all its convolutions compute in the required types
+("built as asked"); median latency of ONNX Runtime on this CPU with all cores, the precisions in turns. Other programs ran
+at the same time, so ratios between precisions are more reliable than the latencies. Precisions without a latency are for
+TensorRT.
 
 {table(["network", "precision", "build (s)", "MiB", "RTX engine", "RTX build (s)", "RTX MiB", "ms, batch 1", "ms, batch 8"], deployed_rows(result))}
 """

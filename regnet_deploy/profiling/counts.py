@@ -1,12 +1,12 @@
-"""What a network does, counted by running it under fvcore's tracer, and held against the closed form.
+"""Counts the operations of a network with fvcore's tracer and compares the result with the closed form.
 
-Three names, kept apart:
+The quantities are:
 
-* ``macs`` - the paper's number: multiply-adds of convolutions and the final linear, and one for each output element of
-  those that have a bias (the two convolutions of SE and the linear), as pycls counts;
-* ``fvcore_total`` - what ``FlopCountAnalysis.total()`` says: without biases, but with two for each element of a batch
-  norm and one for each element that the final pooling reads;
-* ``activations`` - the elements that convolutions and the linear put out, for one image.
+* ``macs`` - as in the paper and in pycls: multiply-adds of convolutions and the final linear layer, plus one for each
+  output element of those with a bias (the two convolutions of SE and the linear layer);
+* ``fvcore_total`` - ``FlopCountAnalysis.total()``: without biases, but with two for each element of a batch norm and
+  one for each element that the final pooling reads;
+* ``activations`` - number of output elements of convolutions and the linear layer, for one image.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from regnet_deploy.errors import ProofError, require
 from regnet_deploy.space.complexity import Cost, network_complexity
 from regnet_deploy.space.network import Network
 
-#: What neither the paper nor fvcore counts: additions of the shortcuts and, in SE, the mean, sigmoid and product.
+#: Operators that neither the paper nor fvcore counts: additions of the shortcuts and, in SE, mean, sigmoid and product.
 _UNCOUNTED: dict[str, set[str]] = {
     "x": {"aten::add"},
     "y": {"aten::add", "aten::mul", "aten::sigmoid", "aten::mean"},
@@ -34,7 +34,7 @@ _UNCOUNTED: dict[str, set[str]] = {
 }
 _WITHOUT_ACTIVATIONS = {"aten::batch_norm", "aten::adaptive_avg_pool2d"}
 
-#: Name of a module and its kernel's side -> what its row is called; the convolutions of SE have none of their own.
+#: Name of a module and size of its kernel -> name of its row; the convolutions of SE have a common row.
 _CONVOLUTIONS = {
     ("conv", 3): "3x3 stem",
     ("a", 1): "1x1 a",
@@ -47,7 +47,7 @@ _SE = "squeeze-excitation"
 
 
 class Count(NamedTuple):
-    """MACs by the paper's rule, fvcore's own total, parameters and activations."""
+    """MACs as in the paper, fvcore's own total, parameters and activations."""
 
     macs: int = 0
     fvcore_total: int = 0
@@ -61,7 +61,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts at ``(1, 3, resolution, resolution)``: whole, by stage, by operator, and what the closed form says."""
+    """Counts for an input ``(1, 3, resolution, resolution)``: total, by stage, by operator, and by the closed form."""
 
     resolution: int
     classes: int
@@ -71,7 +71,7 @@ class Counts:
     closed_form: dict[str, Cost]
 
     def differences(self) -> list[str]:
-        """Return one phrase for each count that the closed form does not give, total and stages; empty if equal."""
+        """Return one phrase for each count of total and stages that differs from the closed form."""
         counted = {"total": self.total, **self.stages}
         return [
             f"{quantity} of {where}: counted {getattr(counted[where], quantity):,}, closed form {int(value):,}"
@@ -81,7 +81,7 @@ class Counts:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data; stages and operators are lists, since the keys of a bundle lose their order."""
+        """Return JSON data; stages and operators are lists, because the manifest sorts keys."""
         closed = {quantity: int(value) for quantity, value in self.closed_form["total"]._asdict().items()}
         return {
             "resolution": self.resolution,
@@ -97,14 +97,14 @@ def count(model: nn.Module, network: Network, resolution: int, classes: int) -> 
     """Count a model's operations with fvcore and check them against the closed form, in total and by stage.
 
     Args:
-        model: the AnyNet of ``network``; it is left as it is.
+        model: the AnyNet of ``network``; it is not changed.
         network: its stages.
-        resolution: pixels a side of the input.
-        classes: its outputs.
+        resolution: height and width of the input, pixels.
+        classes: number of its outputs.
 
     Raises:
         MissingExtra: fvcore is not installed.
-        ProofError: fvcore met an operator that no AnyNet has, or the closed form gives other numbers.
+        ProofError: fvcore found an operator that no AnyNet has, or the closed form gives other numbers.
     """
     leaves = _count_leaves(copy.deepcopy(model).eval(), network.family, resolution)
     total, stages = Count(), dict[str, Count]()
@@ -138,26 +138,26 @@ def _count_leaves(model: nn.Module, family: str, resolution: int) -> dict[tuple[
         image = torch.zeros(1, 3, resolution, resolution, device=next(model.parameters()).device)
         flops, activations = fvcore.FlopCountAnalysis(model, image), fvcore.ActivationCountAnalysis(model, image)
         for analysis in (flops, activations):
-            # fvcore logs what it does not count; _refuse_surprises looks at the same list and lets nothing new through.
+            # fvcore logs operators that it does not count; _check_unsupported checks the same list.
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         total = flops.total()
-        by_module, put_out = flops.by_module_and_operator(), activations.by_module()
-    _refuse_surprises(flops, _UNCOUNTED[family])
-    _refuse_surprises(activations, _UNCOUNTED[family] | _WITHOUT_ACTIVATIONS)
+        by_module, outputs = flops.by_module_and_operator(), activations.by_module()
+    _check_unsupported(flops, _UNCOUNTED[family])
+    _check_unsupported(activations, _UNCOUNTED[family] | _WITHOUT_ACTIVATIONS)
     leaves = {}
     for name, module in model.named_modules():
         if any(module.children()):
             continue
         counted = by_module[name]
-        biases = put_out[name] if getattr(module, "bias", None) is not None else 0
+        biases = outputs[name] if getattr(module, "bias", None) is not None else 0
         leaves[name, _operator(name, module)] = Count(
             macs=counted["conv"] + counted["linear"] + biases,
             fvcore_total=sum(counted.values()),
             parameters=sum(parameter.numel() for parameter in module.parameters()),
-            activations=put_out[name],
+            activations=outputs[name],
         )
     if sum(cost.fvcore_total for cost in leaves.values()) != total:
-        raise ProofError(f"fvcore counts {total:,} in the network but not in the modules that it is made of")
+        raise ProofError(f"fvcore counts {total:,} in the network but the counts of its modules have another sum")
     return leaves
 
 
@@ -169,17 +169,17 @@ def _operator(name: str, module: nn.Module) -> str:
     return {nn.BatchNorm2d: "batch norm", nn.AdaptiveAvgPool2d: "pooling"}.get(type(module), "activation function")
 
 
-def _refuse_surprises(analysis: Any, known: set[str]) -> None:
-    surprises = set(analysis.unsupported_ops()) - known
+def _check_unsupported(analysis: Any, known: set[str]) -> None:
+    unknown = set(analysis.unsupported_ops()) - known
     missing = known - set(analysis.unsupported_ops())
-    if surprises or missing:
-        what = f"cannot count {', '.join(sorted(surprises))}" if surprises else f"saw no {', '.join(sorted(missing))}"
+    if unknown or missing:
+        what = f"cannot count {', '.join(sorted(unknown))}" if unknown else f"found no {', '.join(sorted(missing))}"
         raise ProofError(f"fvcore {what} in this network, so its totals are not those of an AnyNet")
 
 
 @contextmanager
 def _without_jit_deprecations() -> Iterator[None]:
-    """Keep to itself that fvcore traces with TorchScript, which torch deprecates without replacement for it."""
+    """Suppress torch's deprecation warnings for TorchScript, which fvcore uses and has no replacement for."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         yield

@@ -1,4 +1,4 @@
-"""The machine and the libraries, as they are written beside every measurement. Imports nothing heavy."""
+"""Describes the machine and the libraries of a measurement. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from regnet_deploy import __version__
 from regnet_deploy.cpu import available_cores, cpu_model
 
-#: Distributions whose versions can change a number.
+#: Distributions whose version can change a result.
 LIBRARIES = (
     "numpy",
     "torch",
@@ -38,11 +38,11 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """What a measurement depends on besides the network.
+    """The machine that a measurement was made on.
 
     Attributes:
-        cpu: model as the kernel names it.
-        cores: physical cores that this process may use (affinity and container quota counted).
+        cpu: model name from the kernel.
+        cores: number of physical cores that this process may use (within CPU affinity and container quota).
         memory_bytes: memory that this process may use.
         system: operating system and kernel.
         python: version.
@@ -77,7 +77,7 @@ def describe_machine() -> Machine:
 
 
 def busy_cores(seconds: float = 0.25) -> float | None:
-    """Return how many cores other programs keep busy, looked at while this one sleeps; None where that is not told."""
+    """Return how many cores other programs use while this one sleeps; None if the system does not report it."""
     before = _busy_ticks()
     time.sleep(seconds)
     after = _busy_ticks()
@@ -87,7 +87,7 @@ def busy_cores(seconds: float = 0.25) -> float | None:
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Return what ``command`` adds to the part ``environment``: versions, machine and time."""
+    """Return the entry of a command in the part ``environment``: versions, machine and time."""
     machine = describe_machine()
     written = {
         **machine.versions,

@@ -1,4 +1,4 @@
-"""A profile as a picture: where the cost sits, and what it is in milliseconds and images a second."""
+"""Plots a profile: the distribution of the cost over the stages, latency and throughput."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUANTITIES = {"macs": "MACs", "parameters": "parameters", "activations": "activ
 
 
 def plot_profile(profile: dict[str, Any], name: str, path: str | Path) -> None:
-    """Draw the part ``profile`` of a bundle.
+    """Plot the part ``profile`` of a bundle.
 
     Args:
         profile: the part.
@@ -54,7 +54,7 @@ def _draw_shares(axis: Axes, counts: dict[str, Any]) -> None:
         axis.bar(places, shares, width * 0.92, color=COLOURS[i], label=label)
     axis.set_xticks(range(len(stages)), [stage["stage"] for stage in stages])
     axis.set_ylabel("share of the network (%)")
-    axis.set_title("Where the cost sits", fontsize=11)
+    axis.set_title("Cost by stage", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
     axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)

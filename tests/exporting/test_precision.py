@@ -40,5 +40,5 @@ def test_another_name_is_one_line_with_a_suggestion_and_the_names(name, suggesti
     with pytest.raises(UsageError) as error:
         find_precision(name)
     line = str(error.value)
-    assert line.startswith(f"no precision {name!r}{suggestion}") or not suggestion
-    assert line.endswith("; there are fp32, fp16, bf16, int8-1x1, int8, int8-cpu, fp8-1x1")
+    assert line.startswith(f"unknown precision {name!r}{suggestion}") or not suggestion
+    assert line.endswith("; the precisions are fp32, fp16, bf16, int8-1x1, int8, int8-cpu, fp8-1x1")
