@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from serving_processes import HERE
 
-from regnet_deploy.load_testing.percentiles import percentile
+from regnet_deploy.load_testing.report import percentile
 from regnet_deploy.profiling.machine import busy_cores
 
 RESULTS = HERE / "results"

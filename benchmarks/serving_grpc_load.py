@@ -17,7 +17,7 @@ import numpy as np
 from serving_answers import checker
 
 from regnet_deploy.load_testing.event_loop import run_on_event_loop
-from regnet_deploy.load_testing.percentiles import Latencies
+from regnet_deploy.load_testing.report import Latencies
 from regnet_deploy.protobuf.messages import message_class
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"

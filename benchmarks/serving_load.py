@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 from serving_answers import checker
 
-from regnet_deploy.load_testing.arrival_schedule import arrival_schedule
 from regnet_deploy.load_testing.event_loop import run_on_event_loop
-from regnet_deploy.load_testing.generator import Load, closed_loop, open_loop
+from regnet_deploy.load_testing.generator import Load, arrival_schedule, closed_loop, open_loop
 from regnet_deploy.load_testing.http_client import HttpReply
-from regnet_deploy.load_testing.percentiles import Latencies
-from regnet_deploy.load_testing.report import summarise
+from regnet_deploy.load_testing.report import Latencies, LoadRecord, summarize
 from regnet_deploy.load_testing.samples import Recorder, Samples
 from regnet_deploy.load_testing.target import parse_target, post
 
@@ -35,7 +33,7 @@ def load_of(wish: dict[str, Any]) -> Load:
     def check(number: int, reply: HttpReply) -> bool:
         return right(number, reply.body)
 
-    return Load(requests, check)
+    return Load(target, requests, check)
 
 
 def loaded(wish: dict[str, Any]) -> dict[str, Any]:
@@ -48,10 +46,10 @@ def loaded(wish: dict[str, Any]) -> dict[str, Any]:
     concurrency, warmup, seconds = int(wish["concurrency"]), wish["warmup"], wish["seconds"]
     load, recorder = load_of(wish), Recorder()
     began, used = time.monotonic(), time.process_time()
-    run_on_event_loop(lambda: closed_loop(parse_target(wish["url"]), load, concurrency, warmup + seconds, recorder))
+    run_on_event_loop(lambda: closed_loop(load, concurrency, warmup + seconds, recorder))
     cores = (time.process_time() - used) / (time.monotonic() - began)
     samples = recorder.samples()
-    report = summarise(samples, warmup=warmup, seconds=seconds, cores=cores, concurrency=concurrency)
+    report = summarize(LoadRecord(samples, warmup, seconds, cores, concurrency=concurrency))
     latency = report.latency
     right = (samples.intended >= warmup) & (samples.done <= warmup + seconds) & (samples.status == 200)
     return {
@@ -81,10 +79,10 @@ def flooded(wish: dict[str, Any]) -> dict[str, Any]:
     load, recorder = load_of(wish), Recorder()
     due = arrival_schedule(rate, warmup + seconds)
     began, used = time.monotonic(), time.process_time()
-    run_on_event_loop(lambda: open_loop(parse_target(wish["url"]), load, due, recorder))
+    run_on_event_loop(lambda: open_loop(load, due, recorder))
     cores = (time.process_time() - used) / (time.monotonic() - began)
     samples = recorder.samples()
-    report = summarise(samples, warmup=warmup, seconds=seconds, cores=cores, offered=rate)
+    report = summarize(LoadRecord(samples, warmup, seconds, cores, offered=rate))
     refused = samples.where((samples.intended >= warmup) & (samples.status == 503))
     from_sent, from_due = Latencies.of(refused.done - refused.sent), report.refusals
     return {

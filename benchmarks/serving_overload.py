@@ -14,7 +14,7 @@ import numpy as np
 from serving_figures import rounds_of
 from serving_processes import Request, Running, flood
 
-from regnet_deploy.load_testing.percentiles import percentile
+from regnet_deploy.load_testing.report import percentile
 
 #: Times the rate that the server reaches in a closed loop.
 TIMES = 10

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,20 +11,21 @@ from click.core import ParameterSource
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_message, print_table, progress
+from regnet_deploy.cli.output import print_json, print_message, print_table, terminal_progress
 from regnet_deploy.errors import ProofError, ServerError, UsageError, require
 
 if TYPE_CHECKING:
+    from regnet_deploy.load_testing.load_runs import LoadPlan
     from regnet_deploy.load_testing.report import RateReport
     from regnet_deploy.load_testing.served_model import ServedModel
 
 _AUTO = "auto"
-#: Share of a core from which on the load generator, which has one thread, is short of time itself.
+#: Share of a core above which the load generator, which has one thread, is itself a bottleneck.
 _BUSY = 0.8
 
 
 class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
-    """``auto``, or rates above 0 separated by commas."""
+    """``auto``, or positive rates separated by commas."""
 
     name = "n,n,..."
 
@@ -36,7 +38,7 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
         except ValueError:
             self.fail(f"{value!r} is neither auto nor a list of rates such as 20,50,100", param, ctx)
         if not all(math.isfinite(rate) and 0 < rate <= 1e6 for rate in rates):
-            self.fail(f"{value!r} holds a rate that is not above 0 and at most 1000000", param, ctx)
+            self.fail(f"{value!r} has a rate that is not above 0 and at most 1000000", param, ctx)
         return rates
 
 
@@ -135,93 +137,84 @@ def command(
     """
     bundle = open_bundle(bundle_path)
     require("httptools", "serve")
-    from regnet_deploy.load_testing.generator import LoadRules
-    from regnet_deploy.load_testing.load_runs import (
-        LoadPlan,
-        check_size,
-        choose_rates,
-        measure_capacity,
-        run_closed_loop,
-        run_open_loop,
-    )
-    from regnet_deploy.load_testing.open_files_limit import allow_connections
+    from regnet_deploy.load_testing.generator import LoadLimits
+    from regnet_deploy.load_testing.http_client import raise_open_files_limit
+    from regnet_deploy.load_testing.load_runs import LoadPlan
     from regnet_deploy.load_testing.plot import plot_rates
     from regnet_deploy.load_testing.served_model import open_served_model
     from regnet_deploy.load_testing.target import client_token, parse_target
     from regnet_deploy.plotting import check_plot_path
     from regnet_deploy.profiling.machine import describe_machine
 
-    if closed is not None and rates != _AUTO:
-        raise UsageError("--closed sends when an answer comes, --rate when a request is due: give one of them")
-    if closed is not None and plot:
-        raise UsageError("--plot draws latency by rate, of which --closed has none: leave one out")
     if closed is not None:
-        _refuse_beside_closed()
+        _check_closed_options(rates, plot)
     if plot:
         check_plot_path(plot)
-    allow_connections(closed or connections, "--closed" if closed else "--connections")
+    raise_open_files_limit(closed or connections, "--closed" if closed else "--connections")
     target = parse_target(url, client_token(token_file) if token_file else None)
     kind = kind or ("image" if images else "tensor")
-    plan = LoadPlan(duration, warmup, arrivals, seed, LoadRules(connections, timeout_s))
+    plan = LoadPlan(duration, warmup, arrivals, seed, LoadLimits(connections, timeout_s))
     for rate in () if rates == _AUTO else rates:
-        check_size(rate, plan)
-    site = open_served_model(target, bundle, kind=kind, images=images, model=model)
-    reports: list[RateReport] = []
-    capacity: RateReport | None = None
-    with progress() as display:
-        task = display.add_task("bench", total=None, note="capacity")
-
-        def tick(seconds: float) -> None:
-            done = len(reports) + min(1.0, seconds / (warmup + duration))
-            display.update(task, completed=round(done, 2) if display.tasks[0].total else 0)
-
-        if closed is not None:
-            display.update(task, total=1, note=f"{closed} in flight")
-            reports.append(run_closed_loop(site, closed, plan, tick))
-        else:
-            if rates == _AUTO:
-                capacity = measure_capacity(site, plan)
-                print_message(
-                    f"capacity: {capacity.achieved:.1f} images/s, {capacity.concurrency} in flight in a closed loop"
-                )
-                rates = choose_rates(capacity.achieved)
-                for rate in rates:
-                    check_size(rate, plan)
-            for rate in rates:
-                display.update(task, total=len(rates), note=f"{rate:g} images/s")
-                reports.append(run_open_loop(site, rate, plan, tick))
-                if reports[-1].interrupted or _is_gone(reports[-1]):
-                    break
+        plan.check_rate(rate)
+    served = open_served_model(target, bundle, kind=kind, images=images, model=model)
+    capacity, reports = _run(served, plan, closed, None if rates == _AUTO else rates)
     if as_json:
-        facts: dict[str, Any] = {"url": target.url, "model": model, "served": site.served, "kind": kind}
-        facts |= {"images": site.source, "duration_s": duration, "warmup_s": warmup, "timeout_s": timeout_s}
+        facts: dict[str, Any] = {"url": target.url, "model": model, "served": served.properties, "kind": kind}
+        facts |= {"images": served.source, "duration_s": duration, "warmup_s": warmup, "timeout_s": timeout_s}
         if closed is None:
             facts |= {"arrivals": arrivals, "seed": seed, "connections": connections}
             facts["capacity"] = capacity.to_json() if capacity else None
-        facts["machine"] = describe_machine().to_json()  # of the load generator; has the versions
+        facts["machine"] = describe_machine().to_json()  # of the load generator, with its versions
         print_json({"bundle": bundle_path, **facts, "rates": [report.to_json() for report in reports]})
     else:
-        _print(site, reports)
-    _speak(reports)
+        _print(served, reports)
+    _print_remarks(reports)
     if plot and any(report.latency for report in reports):
-        plot_rates(reports, f"{model} at {target.url}, {site.kind}s, {arrivals} arrivals", plot)
+        plot_rates(reports, f"{model} at {target.url}, {kind}s, {arrivals} arrivals", plot)
         print_message(f"wrote {plot}")
     elif plot:
-        print_message(f"{plot} was not drawn: no request was answered rightly")
+        print_message(f"{plot} was not written: there was no correct answer")
     if reports[-1].interrupted:
-        raise click.Abort  # click itself puts an empty line before the word
-    judged = [*reports, *([capacity] if capacity else [])]
-    if wrong := sum(report.wrong for report in judged):
-        answers = wrong + sum(report.ok for report in judged)
+        raise click.Abort
+    checked = [*reports, *([capacity] if capacity else [])]
+    if wrong := sum(report.wrong for report in checked):
+        answers = wrong + sum(report.ok for report in checked)
         raise ProofError(
             f"{wrong} of {answers} answers of {target.url} were wrong: those of another image or of another network"
         )
-    if _is_gone(reports[-1]):
-        raise ServerError(f"the server at {target.url} no longer answers: the load ended here")
+    if reports[-1].is_server_gone:
+        raise ServerError(f"the server at {target.url} no longer answers: the load ended early")
 
 
-def _refuse_beside_closed() -> None:
-    """Refuse options that have no effect on a closed loop."""
+def _run(
+    served: ServedModel, plan: LoadPlan, closed: int | None, rates: Sequence[float] | None
+) -> tuple[RateReport | None, list[RateReport]]:
+    """Return the capacity, where it was measured, and the reports of the loads."""
+    from regnet_deploy.load_testing.load_runs import choose_rates, measure_capacity, run_closed_loop, run_rates
+
+    capacity: RateReport | None = None
+    with terminal_progress() as progress:
+        if closed is not None:
+            progress.step(f"{closed} in flight", plan.warmup + plan.duration)
+            return None, [run_closed_loop(served, closed, plan, progress)]
+        if rates is None:
+            progress.step("capacity")
+            capacity = measure_capacity(served, plan, progress)
+            progress.message(
+                f"capacity: {capacity.achieved:.1f} images/s, {capacity.concurrency} in flight in a closed loop"
+            )
+            rates = choose_rates(capacity.achieved)
+            for rate in rates:
+                plan.check_rate(rate)
+        return capacity, run_rates(served, rates, plan, progress)
+
+
+def _check_closed_options(rates: Any, plot: str | None) -> None:
+    """Reject options that a closed loop does not use."""
+    if rates != _AUTO:
+        raise UsageError("--closed sends a request after an answer, --rate at scheduled times: give one of them")
+    if plot:
+        raise UsageError("--plot shows latency by rate, and --closed has no rate: leave one out")
     context = click.get_current_context()
     for name in ("arrivals", "seed", "connections"):
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
@@ -231,15 +224,10 @@ def _refuse_beside_closed() -> None:
             )
 
 
-def _is_gone(report: RateReport) -> bool:
-    """Tell whether no request found a server."""
-    return report.requests > 0 and report.failed.get("connection") == report.requests
-
-
-def _print(site: ServedModel, reports: list[RateReport]) -> None:
+def _print(served: ServedModel, reports: list[RateReport]) -> None:
     counts = ("offered", "achieved", "ok", "refused", "failed", "dropped", "wrong")
     columns = (*counts, "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "max ms", "refusal p99", "lag p99")
-    title = f"{site.model} at {site.target.url}: {site.source} as {site.kind}s, images/s and ms"
+    title = f"{served.model} at {served.target.url}: {served.source} as {served.kind}s, images/s and ms"
     print_table(title, columns, [_row(report) for report in reports], left=0)
 
 
@@ -267,12 +255,12 @@ def _figures(report: RateReport) -> list[str]:
     return [f"{getattr(latency, name):.2f}{mark}" if latency else "" for name in names]
 
 
-def _speak(reports: list[RateReport]) -> None:
-    """Say what the figures alone do not."""
+def _print_remarks(reports: list[RateReport]) -> None:
+    """Print what the figures alone do not show."""
     for report in reports:
         where = f"at {report.offered:g} images/s" if report.offered is not None else f"{report.concurrency} in flight"
         if report.interrupted:
-            print_message(f"{where}: interrupted after {report.measured_s:.1f} s that count")
+            print_message(f"{where}: interrupted after {report.measured_s:.1f} measured seconds")
         if report.wrong:
             print_message(f"{where}: {report.wrong} answers were wrong: those of another image or of another network")
         if report.problem:
@@ -281,7 +269,7 @@ def _speak(reports: list[RateReport]) -> None:
             )
         if report.bad and report.latency:
             print_message(
-                f"{where}: percentiles (*) are of the {report.ok} requests that were answered rightly; the other "
+                f"{where}: percentiles (*) are of the {report.ok} requests with a correct answer; the other "
                 f"{report.bad} of {report.requests} are left out"
             )
         if report.lag_shows:
@@ -289,9 +277,9 @@ def _speak(reports: list[RateReport]) -> None:
 
 
 def _lag(report: RateReport) -> str:
-    """Say what is known of why requests left late: the generator cannot see who else has the cores."""
-    cores = f"the load generator had {report.generator_cores:.2f} cores' time"
-    reason = f"{cores}: it was itself the bottleneck, put load from several machines"
+    """Return why requests were sent late, as far as the load generator can tell."""
+    cores = f"the load generator used {report.generator_cores:.2f} cores"
+    reason = f"{cores}: it was itself the bottleneck, generate the load on several machines"
     if report.generator_cores < _BUSY:
-        reason = f"{cores}, so other work kept it from a core: give it one that nothing else keeps busy"
-    return f"requests left up to {report.lag_p99_ms:.2f} ms late (p99), which counts as latency; {reason}"
+        reason = f"{cores}: other work kept it from running, give it an idle core"
+    return f"requests were sent up to {report.lag_p99_ms:.2f} ms late (p99), which counts as latency; {reason}"

@@ -1,4 +1,4 @@
-"""``regnet-deploy tune``: the settings of the server that bear most load under a limit of latency."""
+"""``regnet-deploy tune``: the settings of the server with the highest rate under a limit of latency."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ import click
 from regnet_deploy.bundle import ensure_writable, open_bundle, update_bundle
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
 from regnet_deploy.cli.output import (
-    TerminalProgress,
     bundle_argument_text,
     print_json,
     print_message,
     print_table,
-    progress,
+    terminal_progress,
 )
 from regnet_deploy.errors import require
 
 if TYPE_CHECKING:
+    from regnet_deploy.load_testing.bundle_tuning import TuningResult
     from regnet_deploy.load_testing.tuning import TuningRow
-
-#: A trial takes at least as many times the limit of latency.
-_LIMITS = 10
 
 
 @click.command()
@@ -106,81 +103,47 @@ def command(
         ensure_writable(bundle)
     for module in ("starlette", "uvicorn", "httptools", "safetensors"):
         require(module, "serve")
-    from regnet_deploy.cpu import available_cores
-    from regnet_deploy.load_testing.load_runs import LoadPlan
-    from regnet_deploy.load_testing.open_files_limit import allow_connections
-    from regnet_deploy.load_testing.setting_trial import setting_trial
-    from regnet_deploy.load_testing.settings import ServerSetting, executor_layouts, runnable_pairs
-    from regnet_deploy.load_testing.tuning import TuningOptions, tune
+    from regnet_deploy.load_testing import bundle_tuning
     from regnet_deploy.profiling.machine import environment
-    from regnet_deploy.runtimes.machine_summary import machine_summary
     from regnet_deploy.runtimes.tuned_settings import PART
 
-    pairs, refused = runnable_pairs(bundle, variant, runtime, device)
-    choices = TuningOptions(pairs, executor_layouts(available_cores(), max_executors))
-    kind = kind or ("image" if images else "tensor")
-    # In less time than this a queue that grows without end would still keep to the limit.
-    seconds = max(duration, _LIMITS * limit_ms / 1000)
-    plan = LoadPlan(seconds, warmup=min(1.0, seconds / 4), seed=seed)
-    allow_connections(plan.rules.connections)
-    late: list[None] = []
-
-    def options(setting: ServerSetting) -> list[str]:
-        return [*setting.options(), "--device", device]
-
-    start = setting_trial(bundle, plan, kind=kind, images=images, options=options, late=lambda: late.append(None))
-    rows: list[TuningRow] = []
-    with _ended_by_signals(), progress() as display:
-        reporter = TerminalProgress(display)
-        for what, reason in refused.items():
-            reporter.say(f"not tried: {what}: {reason}")
-
-        def tell(what: str, row: TuningRow | None) -> None:
-            if row is not None:
-                rows.append(row)
-                reporter.say(f"{row.setting}: {_outcome(row)}")
-            # How many there are is known when the last is done: what was better decides what is tried next.
-            least = len(pairs) + len(choices.layouts) + 3
-            reporter.advance("settings tried", len(rows), max(least, len(rows) + 1), what)
-
+    options = bundle_tuning.TuningOptions(
+        limit_ms=limit_ms,
+        variant=variant,
+        runtime=runtime,
+        device=device,
+        max_executors=max_executors,
+        kind=kind,
+        images=images,
+        duration=duration,
+        seed=seed,
+    )
+    with _ended_by_signals(), terminal_progress() as progress:
         try:
-            best, rows = tune(start, choices, limit_ms, tell)
+            result = bundle_tuning.tune_bundle(bundle, options, progress)
         except KeyboardInterrupt:
-            reporter.say(f"{len(rows)} settings were measured and nothing was written: {bundle_path} is as it was")
-            raise click.Abort from None  # click itself puts an empty line before the word
-    part = {
-        "machine": machine_summary(),
-        "p99_ms": limit_ms,
-        "rate": best.rate,
-        "kind": kind,
-        "device": device,
-        "settings": best.setting.to_json(),
-        "rows": [row.to_json() for row in rows],
-    }
+            progress.message(f"nothing was written: {bundle_path} is as it was")
+            raise click.Abort from None
+    part, best = result.to_json(), result.best
     if not dry_run:
         update_bundle(bundle_path, {PART: part, "environment": environment("tune")}, expect=bundle)
     if as_json:
         print_json({"bundle": bundle_path, "written": not dry_run, **part})
     else:
-        _print(rows, best, limit_ms)
-    print_message(
-        f"{best.setting}: {best.rate:.1f} images/s with a p99 of {best.p99_ms:.1f} ms"
-        + (
-            " (dry run: nothing was written)"
-            if dry_run
-            else f"; `regnet-deploy serve{bundle_argument_text(bundle_path)}` uses it on this machine"
-        )
-    )
-    if late:
+        _print(result)
+    used = f"; `regnet-deploy serve{bundle_argument_text(bundle_path)}` uses these settings on this machine"
+    end = " (dry run: nothing was written)" if dry_run else used
+    print_message(f"{best.setting}: {best.rate:.1f} images/s with a p99 of {best.p99_ms:.1f} ms{end}")
+    if result.late_loads:
         print_message(
-            f"in {len(late)} loads requests left late, which counts as latency: on a quiet machine, or with clients "
-            "elsewhere, the server may bear more"
+            f"in {result.late_loads} loads the load generator sent requests late, which counts as latency: on an idle "
+            "machine, or with clients on another one, the server may sustain a higher rate"
         )
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Take SIGTERM, and SIGHUP of a terminal that is closed, for Ctrl-C, so that servers end with this process."""
+    """Handle SIGTERM, and SIGHUP of a closed terminal, as Ctrl-C, so that the servers end with this process."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -200,16 +163,11 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _outcome(row: TuningRow) -> str:
-    if not row.rate:
-        return row.note + (f" (p99 {row.p99_ms:.1f} ms)" if row.p99_ms is not None else "")
-    return f"{row.rate:.1f} images/s, p99 {row.p99_ms:.1f} ms"
-
-
-def _print(rows: list[TuningRow], best: TuningRow, limit_ms: float) -> None:
+def _print(result: TuningResult) -> None:
     columns = ("variant", "runtime", "note", "executors x threads", "batch", "delay ms", "images/s", "p99 ms", "trials")
-    listed = sorted(rows, key=lambda row: (row.setting != best.setting, -row.rate))
-    print_table(f"Highest rate with p99 <= {limit_ms:g} ms", columns, [_row(row) for row in listed], left=3)
+    listed = sorted(result.rows, key=lambda row: (row.setting != result.best.setting, -row.rate))
+    title = f"Highest rate with p99 <= {result.options.limit_ms:g} ms"
+    print_table(title, columns, [_row(row) for row in listed], left=3)
 
 
 def _row(row: TuningRow) -> tuple[str, ...]:

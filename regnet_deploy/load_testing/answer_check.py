@@ -1,10 +1,10 @@
-"""Whether an answer is the right one: logits held against the golden set, and against the first answer to the image.
+"""Checks answers: logits are compared with the golden set, and with the first answer to the same image.
 
-Two distances are allowed, as shares of how much the golden logits vary
-(:func:`regnet_deploy.runtimes.gates.logit_spread`).
-The first answers, asked for one by one before the load, are held loosely against the golden set, for the variant that
-is served may be quantised: that finds another network. Answers under load are held closely against the first one of
-the same image: that finds answers that were mixed up between requests, a half-filled batch, another version.
+Two distances are allowed, as shares of the spread of the golden logits
+(:func:`regnet_deploy.runtimes.gates.logit_spread`). The first answers, requested one by one before the load, are
+compared with the golden set by the loose one, because the served variant may be quantized: this finds another network.
+Answers under load are compared with the first answer to the same image by the close one: this finds answers that were
+mixed up between requests, a batch that was not filled correctly, another version.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from regnet_deploy.load_testing.http_client import HttpReply
 
-#: Mean distance of an image's logits, as a share of the spread. Those of two images differ by more than 1 on average.
+#: Mean distance of the logits of an image, as a share of the spread. For two different images it is above 1 on average.
 LOOSE, CLOSE = 0.5, 0.05
-#: What FP32 in another order of summation does to a logit, as a share of the largest, with room.
+#: Rounding error of a logit by another order of summation in FP32, as a share of the largest logit, with a margin.
 _ROUNDING = 1e-5
-#: Answers of an image that are known to be right are known by their bytes, which depend on the batch that it was in.
+#: Correct answers to an image that are remembered by their bytes, which depend on the batch that the image was in.
 _KNOWN = 64
 
 Scores = NDArray[np.float64]
-#: Reads the scores, ``(classes,)``, out of an answer: NaN where it names none, None where it is no answer at all.
+#: Reads the scores ``(classes,)`` of an answer: NaN for classes that it does not name, None where it is not an answer.
 Read = Callable[[HttpReply], "Scores | None"]
 
 
 def logits_reader(classes: int) -> Read:
-    """Return what reads the logits behind the JSON of an infer response."""
+    """Return a function that reads the binary logits of an infer response."""
 
     def read(reply: HttpReply) -> Scores | None:
         raw = reply.body[reply.json_bytes or 0 :] if reply.json_bytes is not None else b""
@@ -40,7 +40,7 @@ def logits_reader(classes: int) -> Read:
 
 
 def probabilities_reader(classes: int) -> Read:
-    """Return what reads the logarithms of the probabilities of a classify response, of the classes that it names."""
+    """Return a function that reads the logarithms of the probabilities of a classify response."""
 
     def read(reply: HttpReply) -> Scores | None:
         scores = np.full(classes, np.nan)
@@ -55,17 +55,17 @@ def probabilities_reader(classes: int) -> Read:
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Scores:
-    """Return the logarithms of the probabilities of logits ``(n, classes)``."""
+    """Return the logarithm of the softmax of logits ``(n, classes)``."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     result: Scores = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return result
 
 
 def logits_agree(reference: Scores, scores: Scores | None, allowed: float) -> bool:
-    """Tell whether the scores of an image are those of its reference, ``(classes,)`` each, NaN where not known.
+    """Tell whether the scores of an image agree with its reference, ``(classes,)`` each, NaN where not known.
 
-    They are where their mean distance is at most ``allowed`` and the first class is the same, or one that the reference
-    has no further behind its own first.
+    They agree where their mean distance is at most ``allowed``, and the first class is that of the reference or one
+    whose score in the reference is at most ``allowed`` lower.
     """
     if scores is None:
         return False
@@ -76,18 +76,18 @@ def logits_agree(reference: Scores, scores: Scores | None, allowed: float) -> bo
     if float(np.abs(scores - reference)[known].mean()) > allowed:
         return False
     lead = float(np.nanmax(reference)) - reference[int(np.nanargmax(scores))]
-    if np.isnan(lead):  # the reference names it not at all: it is behind all that are named
+    if np.isnan(lead):  # the reference does not name it, so its score is below all that are named
         lead = float(np.nanmax(reference) - np.nanmin(reference))
     return bool(lead <= allowed)
 
 
 def make_answer_check(references: Sequence[Scores], read: Read, allowed: float) -> Callable[[int, HttpReply], bool]:
-    """Return what tells whether an answer to the request of this number is right.
+    """Return a function that tells whether the answer to the request with an index is right.
 
     Args:
         references: scores by request.
-        read: reads an answer.
-        allowed: distance, see :func:`agrees`.
+        read: reads the scores of an answer.
+        allowed: distance, see :func:`logits_agree`.
     """
     known: list[set[bytes]] = [set() for _ in references]
 

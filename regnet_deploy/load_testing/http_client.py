@@ -1,24 +1,27 @@
-"""HTTP/1.1 connections that are kept alive, with very little work per request: the server runs on the same cores.
+"""An HTTP/1.1 client with persistent connections and little work per request, as the server may use the same cores.
 
-A request is bytes that were made before the load; an answer is a status, a body and one header. There is no queue: a
-request takes an idle connection or opens one, and beyond the most that may be in flight it is not sent.
+A request is bytes that were made before the load; of an answer the client reads status, body and one header. There is
+no queue: a request takes an idle connection or opens one, and beyond the limit of requests in flight it is not sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from regnet_deploy.errors import require
+from regnet_deploy.errors import UsageError, require
 from regnet_deploy.load_testing.target import Target
 
-#: In place of an HTTP status: the connection failed or was closed, and no answer within the time allowed.
+#: In place of an HTTP status: the connection failed or was closed; there was no answer within the timeout.
 BROKEN, TIMED_OUT = -1, -2
 
 _HEADER_LENGTH = b"inference-header-content-length"
+#: Files that this process has open beside the connections.
+_OTHER_FILES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +29,9 @@ class HttpReply:
     """An answer.
 
     Attributes:
-        status: of HTTP.
-        body: decoded from chunks.
-        json_bytes: of the body that are JSON, where tensors stand behind them; None where no header says so.
+        status: HTTP status.
+        body: the body, without chunked encoding.
+        json_bytes: length of the JSON at the start of a body with binary tensors; None where no header gives it.
     """
 
     status: int
@@ -36,20 +39,50 @@ class HttpReply:
     json_bytes: int | None
 
 
-#: Told of every request that was sent, once: its ticket, the status or :data:`BROKEN` or :data:`TIMED_OUT`, the answer
-#: where there is one, and when it was complete (``time.monotonic()``).
-Done = Callable[[int, int, "HttpReply | None", float], None]
+#: Called once for every request that was sent, with its ticket, the status or :data:`BROKEN` or :data:`TIMED_OUT`, the
+#: answer where there is one, and the time when it was complete (``time.monotonic()``).
+OnAnswer = Callable[[int, int, "HttpReply | None", float], None]
+
+
+def raise_open_files_limit(connections: int, option: str | None = None) -> None:
+    """Raise the limit of open files of this process as far as a number of connections needs.
+
+    Args:
+        connections: maximum number of open connections.
+        option: the command-line option that sets it, for the message.
+
+    Raises:
+        UsageError: they need more files than the hard limit allows.
+    """
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + _OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        with contextlib.suppress(OSError, ValueError):  # a system may allow less than its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+            return
+    allowed = soft if hard == resource.RLIM_INFINITY or hard >= needed else hard
+    less = f", or give {option} {allowed - _OTHER_FILES} or less" if option and allowed > _OTHER_FILES else ""
+    raise UsageError(
+        f"{option or 'connections:'} {connections} needs {needed} open files and this process may have {allowed}: "
+        f"raise the limit (`ulimit -n {needed}`){less}"
+    )
 
 
 class HttpClient:
-    """Connections to one server; lives on the running event loop.
+    """Connections to one server, on the running event loop.
 
     Attributes:
-        in_flight: requests sent and not answered.
-        problem: what the last connection that failed said, for people.
+        in_flight: requests that are sent and not answered.
+        problem: message of the last connection that failed.
     """
 
-    def __init__(self, target: Target, most: int, done: Done, timeout_s: float) -> None:
+    def __init__(self, target: Target, max_in_flight: int, on_answer: OnAnswer, timeout_s: float) -> None:
         self.in_flight = 0
         self.problem = ""
         httptools = require("httptools", "serve")
@@ -58,8 +91,8 @@ class HttpClient:
         self._loop = asyncio.get_running_loop()
         self._target = target
         self._context = target.context()
-        self._most = most
-        self._done = done
+        self._max_in_flight = max_in_flight
+        self._on_answer = on_answer
         self._timeout_s = timeout_s
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
@@ -67,14 +100,14 @@ class HttpClient:
         self._closed = False
 
     def send(self, ticket: int, request: bytes, due: float | None = None) -> bool:
-        """Send a request and return True; False where as many as allowed are in flight, or the client is closed.
+        """Send a request; return False where the limit of requests in flight is reached, or the client is closed.
 
         Args:
-            ticket: of the request.
-            request: all of it.
-            due: when it was to be sent (``time.monotonic()``), from when its time counts; by default now.
+            ticket: number of the request, passed to ``on_answer``.
+            request: the whole request.
+            due: its scheduled time (``time.monotonic()``), from which the timeout counts; by default now.
         """
-        if self.in_flight >= self._most or self._closed:
+        if self.in_flight >= self._max_in_flight or self._closed:
             return False
         self.in_flight += 1
         due = time.monotonic() if due is None else due
@@ -87,14 +120,14 @@ class HttpClient:
         return True
 
     def expire(self) -> None:
-        """Give up what has waited too long; to be called now and then."""
+        """End the requests that are past their timeout; to be called periodically."""
         before = time.monotonic() - self._timeout_s
         for connection in list(self._open):
             if connection.ticket is not None and connection.due < before:
                 connection.end(TIMED_OUT)
 
     def close(self) -> None:
-        """Close every connection; what was in flight is not told of any more."""
+        """Close every connection; requests in flight are not reported any more."""
         self._closed = True
         for task in self._opening:
             task.cancel()
@@ -108,7 +141,7 @@ class HttpClient:
             _, connection = await asyncio.wait_for(opening, max(0.001, due + self._timeout_s - time.monotonic()))
         except TimeoutError:
             self.finish(ticket, TIMED_OUT, None, due)
-        except OSError as error:  # an error of TLS is one too
+        except OSError as error:  # errors of TLS included
             self.problem = error.strerror or str(error)
             self.finish(ticket, BROKEN, None, due)
         else:
@@ -118,30 +151,30 @@ class HttpClient:
         return _Connection(self, self._parser, self._parser_error)
 
     def finish(self, ticket: int, status: int, reply: HttpReply | None, due: float) -> None:
-        """Count a request as ended and tell of it; an answer that came too late is none."""
+        """Report the end of a request; an answer after the timeout counts as a timeout."""
         self.in_flight -= 1
         now = time.monotonic()
         if now - due > self._timeout_s and status != BROKEN:
             status, reply = TIMED_OUT, None
-        self._done(ticket, status, reply, now)
+        self._on_answer(ticket, status, reply, now)
 
     def opened(self, connection: _Connection) -> None:
-        """Know a connection."""
+        """Register a connection."""
         self._open.add(connection)
 
-    def rest(self, connection: _Connection) -> None:
-        """Take a connection for the next request."""
+    def release(self, connection: _Connection) -> None:
+        """Keep a connection for the next request."""
         self._idle.append(connection)
 
-    def lost(self, connection: _Connection) -> None:
-        """Forget a connection."""
+    def remove(self, connection: _Connection) -> None:
+        """Remove a closed connection."""
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, with one request at a time."""
 
     def __init__(self, client: HttpClient, parser: Any, broken: type[Exception]) -> None:
         self.ticket: int | None = None
@@ -157,12 +190,12 @@ class _Connection(asyncio.Protocol):
     def send(self, ticket: int, request: bytes, due: float) -> None:
         self.ticket, self.due = ticket, due
         self._transport.write(request)
-        if self._transport.is_closing():  # the other side closed it between two requests
+        if self._transport.is_closing():  # the server closed it between two requests
             self.end(BROKEN)
 
     def end(self, status: int) -> None:
-        """Close the connection; a request on it has failed."""
-        self._client.lost(self)
+        """Close the connection; the request on it has failed."""
+        self._client.remove(self)
         ticket, self.ticket = self.ticket, None
         if self._transport is not None:
             self._transport.abort()
@@ -210,9 +243,9 @@ class _Connection(asyncio.Protocol):
         reply = HttpReply(status, b"".join(self._chunks), self._json_bytes)
         self._chunks, self._json_bytes, self._complete = [], None, False
         self.ticket = None
-        if ticket is None or not self._keep:  # an answer that nobody asked for, or the last one
+        if ticket is None or not self._keep:  # an answer without a request, or the last one of the connection
             self.end(BROKEN)
         else:
-            self._client.rest(self)
+            self._client.release(self)
         if ticket is not None:
             self._client.finish(ticket, status, reply, due)

@@ -1,4 +1,4 @@
-"""What is sent: golden images as tensors or as PNG files, or the user's own images."""
+"""The requests of a load: golden images or the images of a folder, as tensors or as files."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from regnet_deploy.errors import DataError, UsageError, require
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.load_testing.target import Target, post
 
-#: ``tensor``: what the network takes, as binary tensors of the Open Inference Protocol; ``image``: files, which the
+#: ``tensor``: the input of the network as binary tensors of the Open Inference Protocol; ``image``: files that the
 #: server decodes.
 Kind = Literal["tensor", "image"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
-#: Images that a load takes turns with; the generator should not be found reading memory.
-MOST = 32
-#: Suffixes of the formats that the server decodes.
+#: Maximum number of images of a load: more would not fit into the caches of the CPU.
+MAX_IMAGES = 32
+#: File name suffixes of the formats that the server decodes.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-_MOST_BYTES = 64 * 2**20
-#: Types of the protocol -> those of NumPy.
+_MAX_BYTES = 64 * 2**20
+#: Datatypes of the protocol -> types of NumPy.
 _DTYPES = {"FP32": "float32", "UINT8": "uint8"}
 
 
 @dataclass(frozen=True)
 class Interface:
-    """What a server says of its model: names, type (``float32`` or ``uint8``) and shape of one image, and classes."""
+    """The metadata of a model: names, type (``float32`` or ``uint8``) and shape of one image, and number of classes."""
 
     model: str
     input: str
@@ -44,10 +44,10 @@ class Interface:
 
 
 def interface_of(model: str, metadata: Any) -> Interface:
-    """Read a model metadata response of the Open Inference Protocol.
+    """Parse a model metadata response of the Open Inference Protocol.
 
     Raises:
-        UsageError: the model is not one that classifies images.
+        UsageError: the model does not classify images.
     """
     try:
         (given,), (result,) = metadata["inputs"], metadata["outputs"]
@@ -62,10 +62,10 @@ def interface_of(model: str, metadata: Any) -> Interface:
 def tensor_requests(
     target: Target, interface: Interface, pixels: NDArray[np.uint8], preprocessing: Preprocessing
 ) -> list[bytes]:
-    """Return a request for each image, ``(n, h, w, 3)``, as the tensor that the model takes.
+    """Return an infer request for each image of ``(n, h, w, 3)``.
 
     Raises:
-        UsageError: the model takes other images.
+        UsageError: the model takes images of another size.
     """
     images: NDArray[Any] = pixels if interface.dtype == "uint8" else normalize(pixels, preprocessing)
     if images.shape[1:] != interface.image:
@@ -78,15 +78,15 @@ def tensor_requests(
 
 
 def file_requests(target: Target, files: Sequence[bytes]) -> list[bytes]:
-    """Return a request to be classified for each image file."""
+    """Return a classify request for each image file."""
     headers = {"content-type": "application/octet-stream"}
     return [post(target, "/classify?k=5", data, headers) for data in files]
 
 
 def as_files(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> list[bytes]:
-    """Return PNG files of which the server's resizing and cropping leaves exactly these pixels.
+    """Return PNG files from which resizing and cropping gives exactly these pixels.
 
-    Each is a square of the side that images are resized to, the pixels where its centre is cut out, edges repeated.
+    Each is a square of the size to which images are resized, with the pixels in its center and the edges repeated.
 
     Args:
         pixels: ``(n, crop, crop, 3)``.
@@ -105,10 +105,10 @@ def as_files(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> list[by
 
 
 def read_images(folder: str | Path) -> list[bytes]:
-    """Return image files of a folder and those below it, at most :data:`MOST`, spread evenly over their names.
+    """Return at most :data:`MAX_IMAGES` image files of a folder and its subfolders, evenly spaced by name.
 
     Raises:
-        DataError: no such folder, none in it, or one that cannot be read.
+        DataError: there is no such folder, it has no images, or one cannot be read.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -117,22 +117,22 @@ def read_images(folder: str | Path) -> list[bytes]:
         Path(where, name) for where, _, names in os.walk(root) for name in names if name.lower().endswith(_SUFFIXES)
     )
     if not found:
-        raise DataError(f"{root} holds no images ({', '.join(_SUFFIXES)})")
-    picked = [found[i * len(found) // min(MOST, len(found))] for i in range(min(MOST, len(found)))]
+        raise DataError(f"{root} has no images ({', '.join(_SUFFIXES)})")
+    picked = [found[i * len(found) // min(MAX_IMAGES, len(found))] for i in range(min(MAX_IMAGES, len(found)))]
     try:
         files = [path.read_bytes() for path in picked]
     except OSError as error:
         raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
-    if sum(map(len, files)) > _MOST_BYTES:
-        raise DataError(f"{len(files)} images of {root} are more than {_MOST_BYTES // 2**20} MiB: give smaller ones")
+    if sum(map(len, files)) > _MAX_BYTES:
+        raise DataError(f"{len(files)} images of {root} are more than {_MAX_BYTES // 2**20} MiB: give smaller ones")
     return files
 
 
 def pixels_of_files(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return what the network sees of image files, ``(n, crop, crop, 3)``.
+    """Return the pixels of image files after preprocessing, ``(n, crop, crop, 3)``.
 
     Raises:
-        DataError: one is not a usable image.
+        DataError: one cannot be decoded.
     """
     return np.stack([load_pixels(data, preprocessing, f"image {i + 1}") for i, data in enumerate(files)])
 

@@ -1,4 +1,4 @@
-"""Rate against latency: where a server's knee is."""
+"""Plots latency against the rate."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _CURVES = (("p50_ms", "p50"), ("p99_ms", "p99"))
 
 
 def plot_rates(reports: Sequence[RateReport], title: str, path: str | Path) -> None:
-    """Draw latency, and what was achieved of what was offered, against the rate of open loops.
+    """Plot latency and the achieved rate against the offered rate of open loops.
 
     Args:
-        reports: of rates in any order.
-        title: of the picture.
-        path: ``.png``, ``.svg`` or ``.pdf``.
+        reports: of open loops, in any order.
+        title: title of the figure.
+        path: file name that ends in ``.png``, ``.svg`` or ``.pdf``.
 
     Raises:
         UsageError: the file cannot be written.
@@ -34,11 +34,11 @@ def plot_rates(reports: Sequence[RateReport], title: str, path: str | Path) -> N
     for i, (name, label) in enumerate(_CURVES):
         points = [(rate, getattr(figures, name)) for rate, figures in answered]
         latency.plot(*_columns(points), color=COLOURS[i], marker=MARKS[i], label=label)
-    # The percentiles are of what was answered rightly: what timed out is not in them, and would be at their upper end.
+    # The percentiles are of correct answers; requests that timed out would be at their upper end.
     partial = [(rate, figures.p99_ms) for rate, figures in answered if rate in {row.offered for row in rows if row.bad}]
     if partial:
         ring = {"marker": "o", "linestyle": "", "markersize": 14, "markerfacecolor": "none"}
-        latency.plot(*_columns(partial), color=GREY, label="others not answered rightly, not in it", **ring)
+        latency.plot(*_columns(partial), color=GREY, label="without requests that had no correct answer", **ring)
     refused = [(report.offered, report.refusals.p99_ms) for report in rows if report.refusals is not None]
     if refused:
         latency.plot(*_columns(refused), color=GREY, marker="x", linestyle=":", label="p99 of refusals")
@@ -47,7 +47,7 @@ def plot_rates(reports: Sequence[RateReport], title: str, path: str | Path) -> N
     offered = [report.offered for report in rows]
     achieved.plot(offered, offered, color=GREY, linestyle="--", label="offered")
     achieved.plot(offered, [report.achieved for report in rows], color=COLOURS[2], marker=MARKS[2], label="achieved")
-    achieved.set_ylabel("answered rightly (images/s)")
+    achieved.set_ylabel("correct answers (images/s)")
     achieved.set_ylim(bottom=0)
     for axis in (latency, achieved):
         axis.set_xlabel("offered (images/s)")

@@ -1,4 +1,4 @@
-"""What became of every request of a load, as columns."""
+"""The requests of a load and how each ended, as columns."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-#: In place of an HTTP status, beside those of :mod:`regnet_deploy.load_testing.http_client`: it was due
-#: and there was no room in
-#: flight to send it, and the load ended before the answer.
+#: In place of an HTTP status, beside those of :mod:`regnet_deploy.load_testing.http_client`: the request was dropped,
+#: because the limit of requests in flight was reached; the load ended before the answer.
 DROPPED, PENDING = 0, -3
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """One row a request, in the order in which they were due; times in seconds from the start of the load.
+    """One row per request, in the order of the schedule; times in seconds from the start of the load.
 
     Attributes:
-        intended: when it was due.
+        intended: scheduled time.
         sent: when it was sent, or dropped.
         done: when its answer was complete or it had failed; NaN where neither happened.
-        status: HTTP status, or what stands in its place.
+        status: HTTP status, or one of the constants that stand in its place.
         wrong: whether an answer with status 200 was not the right one.
     """
 
@@ -42,11 +41,11 @@ class Samples:
 
 @dataclass
 class Recorder:
-    """Takes down a load while it runs; grows by what Python appends fastest.
+    """Records the requests of a load while it runs, in lists, to which Python appends fastest.
 
     Attributes:
-        start: when the load began, ``time.monotonic()``.
-        problem: what the last connection that failed said, for people.
+        start: when the load began (``time.monotonic()``).
+        problem: message of the last connection that failed.
     """
 
     start: float = 0.0
@@ -58,7 +57,7 @@ class Recorder:
     _wrong: list[bool] = field(default_factory=list)
 
     def begin(self, intended: float, sent: float) -> int:
-        """Take down a request and return its ticket; times as ``time.monotonic()``."""
+        """Record a request and return its ticket; times of ``time.monotonic()``."""
         self._intended.append(intended)
         self._sent.append(sent)
         self._done.append(math.nan)
@@ -67,13 +66,13 @@ class Recorder:
         return len(self._intended) - 1
 
     def end(self, ticket: int, status: int, done: float, wrong: bool = False) -> None:
-        """Take down how a request ended."""
+        """Record how a request ended."""
         self._status[ticket] = status
         self._done[ticket] = done
         self._wrong[ticket] = wrong
 
     def samples(self) -> Samples:
-        """Return what was taken down so far."""
+        """Return the requests recorded so far."""
         columns = (self._intended, self._sent, self._done)
         intended, sent, done = (np.asarray(column, np.float64) - self.start for column in columns)
         return Samples(intended, sent, done, np.asarray(self._status, np.int64), np.asarray(self._wrong, np.bool_))

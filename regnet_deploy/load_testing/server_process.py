@@ -1,4 +1,4 @@
-"""`serve` in a process of its own, for as long as it is measured."""
+"""Runs `serve` in a process of its own while it is measured."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from regnet_deploy.errors import ServerError
 
 _START_S, _END_S = 300.0, 15.0
 
-#: Runs the program, which is told to end (SIGTERM) by the kernel when this process is gone, however that came: a killed
-#: one ends nothing itself. Linux alone knows that; it holds for the thread that started it.
+#: Runs the program. On Linux the kernel sends it SIGTERM when the thread that started it ends, also where this process
+#: is killed and cannot end it itself.
 _LAUNCHER = """
 import ctypes, os, sys
 parent = int(sys.argv.pop(1))
@@ -34,15 +34,15 @@ run(sys.argv[1:])
 
 @contextlib.contextmanager
 def running_server(bundle: str | Path, options: Sequence[str], start_s: float = _START_S) -> Iterator[str]:
-    """Run a server on a free port of this machine, and end it; the value is its URL, where it answers requests.
+    """Run a server on a free port of this machine while the context is open; the value is its URL.
 
-    Variables ``REGNET_DEPLOY_...`` are not handed on, and Ctrl-C at the terminal does not reach it: this process ends
-    it, and on Linux the kernel does where this process was killed.
+    The server gets no environment variables ``REGNET_DEPLOY_...`` and no Ctrl-C of the terminal. This process ends it;
+    on Linux the kernel does where this process is killed.
 
     Args:
-        bundle: to serve.
-        options: of `serve`, beside the port.
-        start_s: seconds in which it must be ready.
+        bundle: the bundle to serve.
+        options: options of `serve` beside the port.
+        start_s: seconds within which it must be ready.
 
     Raises:
         ServerError: it does not start; the message is its own.
@@ -50,22 +50,22 @@ def running_server(bundle: str | Path, options: Sequence[str], start_s: float = 
     command = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
     command += ["serve", str(bundle), "--port", "0", "--json", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGNET_DEPLOY_")}
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as said:
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=errors,
             env=environment,
             start_new_session=True,
         )
         try:
-            yield _url(process, said, start_s)
+            yield _url(process, errors, start_s)
         finally:
             _end(process)
 
 
-def _url(process: subprocess.Popen[bytes], said: IO[str], start_s: float) -> str:
+def _url(process: subprocess.Popen[bytes], errors: IO[str], start_s: float) -> str:
     assert process.stdout is not None
     line, until = b"", time.monotonic() + start_s
     with selectors.DefaultSelector() as selector:
@@ -75,21 +75,21 @@ def _url(process: subprocess.Popen[bytes], said: IO[str], start_s: float) -> str
                 raise ServerError(f"the server was not ready after {start_s:g} s")
             part = os.read(process.stdout.fileno(), 65536)
             if not part:
-                with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its stdout and lives: it is ended then
+                with contextlib.suppress(subprocess.TimeoutExpired):  # it closed its stdout and runs on
                     process.wait(_END_S)
-                raise ServerError(f"the server did not start: {_last_line(said) or _state(process)}")
+                raise ServerError(f"the server did not start: {_last_line(errors) or _state(process)}")
             line += part
     url: str = json.loads(line)["url"]
     return url
 
 
 def _state(process: subprocess.Popen[bytes]) -> str:
-    return "it says no address" if process.returncode is None else f"exit code {process.returncode}"
+    return "it printed no address" if process.returncode is None else f"exit code {process.returncode}"
 
 
-def _last_line(said: IO[str]) -> str:
-    said.seek(0)
-    lines = said.read().strip().splitlines()
+def _last_line(errors: IO[str]) -> str:
+    errors.seek(0)
+    lines = errors.read().strip().splitlines()
     return lines[-1].removeprefix("regnet-deploy: ") if lines else ""
 
 
@@ -101,7 +101,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        except BaseException:  # Ctrl-C once more: nothing is left running
+        except BaseException:  # a second Ctrl-C
             process.kill()
             process.wait()
             raise

@@ -1,8 +1,8 @@
-"""What a server can be told to do its work with: which runtime and variant, how many at a time, in which batches."""
+"""Settings of a server that decide its speed, and which of them can be tried on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,21 +12,21 @@ from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.runtime import RUNTIMES, Device, Runtime, find_variant
 
-#: Batch and delay with which runtimes, variants and executors are compared: some room for a queue, no waiting.
+#: Batch and delay with which runtimes, variants and executors are compared.
 FIRST_BATCH, FIRST_DELAY_MS = 4, 0.0
 
 
 @dataclass(frozen=True)
 class ServerSetting:
-    """One setting of `serve`, in the form in which it stands in a bundle.
+    """One setting of `serve`, as it is written into a bundle.
 
     Attributes:
-        runtime: who runs the variant, never ``auto``.
-        variant: its name.
-        executors: inferences at a time.
-        threads: of each.
-        batch: most images of an inference.
-        max_delay_ms: that an image waits for others at most.
+        runtime: the runtime of the variant, never ``auto``.
+        variant: name of the variant.
+        executors: number of concurrent inferences.
+        threads: threads of each executor.
+        batch: maximum batch size.
+        max_delay_ms: maximum time that an image waits for others to form a batch.
     """
 
     runtime: str
@@ -47,30 +47,45 @@ class ServerSetting:
         return asdict(self)
 
     def __str__(self) -> str:
-        delay = f"waiting {self.max_delay_ms:g} ms at most" if self.max_delay_ms else "no waiting"
-        return (
-            f"{self.variant} by {self.runtime}, {self.executors} x {self.threads} threads, batches of up to "
-            f"{self.batch}, {delay}"
-        )
+        delay = f"delay {self.max_delay_ms:g} ms" if self.max_delay_ms else "no delay"
+        layout = f"{self.executors} x {self.threads} threads"
+        return f"{self.variant} by {self.runtime}, {layout}, batch {self.batch}, {delay}"
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The settings to try; the others are compared with the first of each.
+
+    Attributes:
+        pairs: runtimes and variants.
+        layouts: numbers of executors and of threads of each.
+        max_batch: largest batch size.
+        delays_ms: delays in the order in which they are tried, each if the one before was better.
+    """
+
+    pairs: Sequence[tuple[str, str]]
+    layouts: Sequence[tuple[int, int]]
+    max_batch: int = 32
+    delays_ms: Sequence[float] = (1.0, 2.0, 5.0)
 
 
 def runnable_pairs(
     bundle: Bundle, variant: str | None = None, runtime: Runtime = "auto", device: Device = "auto"
 ) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Return who can run which proved variant here, and why others cannot.
+    """Return the pairs of runtime and proved variant that can run here, and the reasons for the others.
 
     Args:
-        bundle: that has been exported.
-        variant: the only one to look at.
-        runtime: the only one to look at; ``auto`` is each.
-        device: where it is to run.
+        bundle: an exported bundle.
+        variant: only this variant.
+        runtime: only this runtime; ``auto`` is each.
+        device: device to run on.
 
     Returns:
-        Pairs of runtime and variant, and ``variant by runtime`` -> why it is not one of them.
+        Pairs of runtime and variant, and ``variant by runtime`` -> the reason why it cannot be served.
 
     Raises:
         MissingPart: nothing has been exported.
-        UsageError: no variant of this name, or none is left.
+        UsageError: there is no variant with this name, or nothing can be served.
     """
     variants: Mapping[str, dict[str, Any]] = bundle.parts.get("variants") or {}
     if not variants:
@@ -84,30 +99,34 @@ def runnable_pairs(
         if variant not in (None, name):
             continue
         alone = replace(bundle, parts={**bundle.parts, "variants": {name: one}})
-        for who in RUNTIMES[1:]:
-            if runtime not in ("auto", who) or (runtime == "auto" and is_engine(one) != (who == "tensorrt")):
+        for candidate in RUNTIMES[1:]:
+            if runtime not in ("auto", candidate) or (
+                runtime == "auto" and is_engine(one) != (candidate == "tensorrt")
+            ):
                 continue
             try:
-                # One that is asked for may be proved with a looser gate than is its precision's.
-                default_variant(bundle if variant else alone, variant, device=device, runtime=who)  # type: ignore[arg-type]
+                # A variant that is named may have been proved with a looser gate than that of its precision.
+                default_variant(bundle if variant else alone, variant, device=device, runtime=candidate)  # type: ignore[arg-type]
             except UsageError as error:
-                refused[f"{name} by {who}"] = str(error)
+                refused[f"{name} by {candidate}"] = str(error)
             else:
-                pairs.append((who, name))
+                pairs.append((candidate, name))
     if not pairs:
-        raise UsageError(f"nothing of {bundle.path} can be served here - {'; '.join(refused.values())}")
+        raise UsageError(f"no variant of {bundle.path} can be served here: {'; '.join(refused.values())}")
     return pairs, refused
 
 
-def executor_layouts(cores: int, most_executors: int | None = None) -> list[tuple[int, int]]:
-    """Return executors and threads of each that are worth a try: all cores in one to one core each, and a core left.
+def executor_layouts(cores: int, max_executors: int | None = None) -> list[tuple[int, int]]:
+    """Return numbers of executors and of threads of each to try: from one executor with all cores to one per core.
+
+    Two layouts leave one core to the rest of the server.
 
     Args:
-        cores: that this process may use.
-        most_executors: of a layout; by default as many as cores.
+        cores: number of cores that this process may use.
+        max_executors: maximum number of executors; by default the number of cores.
     """
     counts = {1, cores, *(count for count in (2, 4, 8, 16, 32) if count < cores)}
     full = [(count, max(1, cores // count)) for count in sorted(counts)]
     spare = [(1, max(1, cores - 1)), (max(1, cores - 1), 1)]
     found = dict.fromkeys([*full, *spare])
-    return [layout for layout in found if layout[0] <= (most_executors or cores)]
+    return [layout for layout in found if layout[0] <= (max_executors or cores)]

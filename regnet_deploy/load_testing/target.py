@@ -1,4 +1,4 @@
-"""The server that is asked: its address, requests as bytes, and single questions before the load."""
+"""The server under load: its address, requests to it as bytes, and single requests before the load."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from regnet_deploy.errors import ServerError, UsageError
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go.
+    """The address of a server.
 
     Attributes:
-        host: name or address.
-        port: of it.
-        tls: whether to speak HTTPS; the certificate is checked (``SSL_CERT_FILE`` names one's own authority).
-        prefix: of every path, empty or such as ``/vision``.
+        host: host name or IP address.
+        port: TCP port.
+        tls: whether to use HTTPS; the certificate is checked (``SSL_CERT_FILE`` names a certificate authority).
+        prefix: start of every path, empty or such as ``/vision``.
         token: sent as ``Authorization: Bearer``, or None.
     """
 
@@ -34,43 +34,43 @@ class Target:
 
     @property
     def url(self) -> str:
-        """The address as a user writes it."""
+        """The base URL."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
     @property
     def authority(self) -> str:
-        """Host and port as they stand in a URL."""
+        """Host and port as in a URL."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def context(self) -> ssl.SSLContext | None:
-        """Return what is needed to speak HTTPS, None without it."""
+        """Return the TLS context for HTTPS, None for HTTP."""
         return ssl.create_default_context() if self.tls else None
 
 
 def parse_target(url: str, token: str | None = None) -> Target:
-    """Read the base URL of a server.
+    """Parse the base URL of a server.
 
     Raises:
-        UsageError: not one.
+        UsageError: it is not one.
     """
-    wrong = UsageError(f"--url {url!r} is not the address of a server such as http://127.0.0.1:8000")
+    invalid = UsageError(f"--url {url!r} is not the address of a server such as http://127.0.0.1:8000")
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         port = parts.port
     except ValueError:
-        raise wrong from None
-    odd = parts.query or parts.fragment or parts.username is not None
-    if parts.scheme not in ("http", "https") or not parts.hostname or odd or not url.isascii() or " " in url:
-        raise wrong
+        raise invalid from None
+    has_extra = parts.query or parts.fragment or parts.username is not None
+    if parts.scheme not in ("http", "https") or not parts.hostname or has_extra or not url.isascii() or " " in url:
+        raise invalid
     tls = parts.scheme == "https"
     return Target(parts.hostname, port or (443 if tls else 80), tls, parts.path.rstrip("/"), token)
 
 
 def client_token(path: str | Path) -> str:
-    """Return the token that a file holds.
+    """Return the bearer token in a file.
 
     Raises:
-        UsageError: the file cannot be read, or holds none.
+        UsageError: the file cannot be read or has no valid token.
     """
     try:
         token = Path(path).read_text(encoding="utf-8").strip()
@@ -79,12 +79,12 @@ def client_token(path: str | Path) -> str:
     except UnicodeDecodeError:
         token = ""
     if not token or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(f"the token file {path} must hold one token, a line of ASCII letters, digits and signs")
+        raise UsageError(f"the token file {path} must contain one token: a line of printable ASCII without spaces")
     return token
 
 
 def post(target: Target, path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """Return a whole POST request, head and body, to be sent as it is."""
+    """Return a POST request, headers and body, as bytes to send."""
     fields = {"host": target.authority, **headers, "content-length": str(len(body))}
     if target.token:
         fields["authorization"] = f"Bearer {target.token}"
@@ -93,10 +93,10 @@ def post(target: Target, path: str, body: bytes, headers: dict[str, str]) -> byt
 
 
 def get(target: Target, path: str, timeout_s: float = 10.0) -> tuple[int, Any]:
-    """Ask one question and return the status and the JSON of the answer (None where it is none).
+    """Send a GET request and return the status and the JSON of the answer (None where it is not JSON).
 
     Raises:
-        ServerError: nobody answers.
+        ServerError: there is no answer.
     """
     connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout_s)
     if target.tls:
@@ -109,8 +109,8 @@ def get(target: Target, path: str, timeout_s: float = 10.0) -> tuple[int, Any]:
             body = answer.read(10_000_000)
     except ssl.SSLCertVerificationError as error:
         raise ServerError(
-            f"the certificate of {target.url} is not trusted ({error.verify_message}): SSL_CERT_FILE=FILE names the "
-            "authority that signed it"
+            f"the certificate of {target.url} is not trusted ({error.verify_message}): set SSL_CERT_FILE to the "
+            "certificate of the authority that signed it"
         ) from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -124,6 +124,6 @@ def get(target: Target, path: str, timeout_s: float = 10.0) -> tuple[int, Any]:
 
 
 def error_of(document: Any) -> str:
-    """Return what an answer says went wrong, in one line; empty where it says nothing."""
+    """Return the error message of an answer in one line; empty where it has none."""
     text = document.get("error", "") if isinstance(document, dict) else ""
     return " ".join(str(text).split())[:300]

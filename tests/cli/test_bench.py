@@ -87,7 +87,7 @@ def test_a_picture_of_nothing_is_not_drawn_and_that_is_said(cli: Any, exported_b
     words = ["--rate", "40", "--duration", "0.2", "--warmup", "0", "--timeout", "0.01", "--plot", tmp_path / "x.png"]
     with mixing_proxy(url, after=16, delay_s=0.1) as slow:
         done = cli("bench", exported_bundle, "--url", slow, *words)
-    assert "was not drawn: no request was answered rightly" in done.stderr
+    assert "was not written: there was no correct answer" in done.stderr
     assert not (tmp_path / "x.png").exists()
 
 
@@ -165,9 +165,9 @@ def inferences(url: str) -> int:
     ("words", "says"),
     [
         (["--rate", "fast"], "'fast' is neither auto nor a list of rates such as 20,50,100"),
-        (["--rate", "10,-1"], "holds a rate that is not above 0"),
+        (["--rate", "10,-1"], "has a rate that is not above 0"),
         (["--rate", "10", "--closed", "4"], "give one of them"),
-        (["--closed", "4", "--plot", "x.png"], "--plot draws latency by rate"),
+        (["--closed", "4", "--plot", "x.png"], "--plot shows latency by rate"),
         (["--closed", "4", "--arrivals", "constant"], "--arrivals has no effect with --closed"),
         (["--closed", "4", "--seed", "1"], "--seed has no effect with --closed"),
         (["--closed", "4", "--connections", "9"], "--connections has no effect with --closed"),
@@ -188,7 +188,7 @@ def test_what_cannot_be_is_one_line(cli_error: Any, exported_bundle: Path, tmp_p
 def test_more_connections_than_open_files_are_one_line(cli_error: Any, exported_bundle: Path):
     prelude = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (128, 128))"
     line = cli_error("bench", exported_bundle, "--connections", "4000", prelude=prelude)
-    assert "--connections 4000 takes 4032 open files and this process may have 128" in line
+    assert "--connections 4000 needs 4032 open files and this process may have 128" in line
 
 
 def test_a_wrong_model_and_a_bundle_without_golden_set_are_one_line(cli_error: Any, exported_bundle: Path, url: str):

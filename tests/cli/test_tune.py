@@ -43,7 +43,7 @@ def fake_servers(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Running]], N
             yield running(setting)
 
         monkeypatch.setattr(
-            "regnet_deploy.load_testing.setting_trial.setting_trial", lambda *arguments, **options: start
+            "regnet_deploy.load_testing.bundle_tuning.ServerStarter.start", lambda starter, setting: start(setting)
         )
 
     return use
@@ -64,7 +64,7 @@ def test_what_was_found_is_written_and_holds_on_this_machine(cli: Any, exported_
     assert found.variant == "onnx-fp32-uint8"
     assert "tune" in bundle.part("environment")
     assert "the winner" in done.stdout
-    assert "uses it on this machine" in done.stderr
+    assert "uses these settings on this machine" in done.stderr
 
 
 def test_json_is_what_was_written(cli: Any, exported_bundle: Path, fake_servers: Any):
@@ -97,7 +97,7 @@ def test_a_limit_that_nothing_keeps_writes_nothing(cli: Any, exported_bundle: Pa
     done = cli("tune", exported_bundle, "--runtime", "onnxruntime")
     assert (done.returncode, done.stdout) == (2, "")
     last = done.stderr.splitlines()[-1]
-    assert "regnet-deploy: no setting keeps to a p99 of 20 ms here: the lowest p99 was 50.0 ms" in last
+    assert "regnet-deploy: no setting stays within a p99 of 20 ms here: the lowest p99 was 50.0 ms" in last
     assert snapshot(exported_bundle) == before
 
 

@@ -11,23 +11,33 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from regnet_deploy.errors import ServerError
-from regnet_deploy.load_testing.arrival_schedule import arrival_schedule
 from regnet_deploy.load_testing.event_loop import run_on_event_loop
-from regnet_deploy.load_testing.generator import Load, LoadRules, closed_loop, open_loop, request_each
+from regnet_deploy.load_testing.generator import (
+    ARRIVALS,
+    Load,
+    LoadLimits,
+    arrival_schedule,
+    closed_loop,
+    open_loop,
+    request_each,
+)
 from regnet_deploy.load_testing.http_client import BROKEN, TIMED_OUT
 from regnet_deploy.load_testing.samples import DROPPED, PENDING, Recorder, Samples
 from regnet_deploy.load_testing.target import Target, get, post
+from regnet_deploy.progress import NoProgress
 
 
 def load(target: Target, count: int = 4, check: Any = lambda number, reply: True) -> Load:
-    return Load([post(target, "/x", f"body {i}".encode(), {}) for i in range(count)], check)
+    return Load(target, [post(target, "/x", f"body {i}".encode(), {}) for i in range(count)], check)
 
 
 def opened(target: Target, due: np.ndarray, loaded: Load | None = None, **rules: Any) -> Samples:
     recorder = Recorder()
-    run_on_event_loop(lambda: open_loop(target, loaded or load(target), due, recorder, LoadRules(**rules)))
+    run_on_event_loop(lambda: open_loop(loaded or load(target), due, recorder, LoadLimits(**rules)))
     return recorder.samples()
 
 
@@ -119,7 +129,7 @@ def test_chunked_answers_are_put_together(fake):
 def test_a_closed_loop_keeps_as_many_in_flight_as_asked(fake):
     recorder = Recorder()
     with fake(delay_s=lambda count: 0.02) as (target, server):
-        run_on_event_loop(lambda: closed_loop(target, load(target), 3, 0.4, recorder))
+        run_on_event_loop(lambda: closed_loop(load(target), 3, 0.4, recorder))
     samples = recorder.samples()
     assert server.connections == 3
     assert (samples.status == PENDING).sum() <= 3
@@ -139,12 +149,13 @@ def test_answers_one_by_one_and_why_there_is_none(fake, answer):
 def test_an_interrupt_leaves_what_was_measured(fake):
     recorder = Recorder()
 
-    def tick(seconds: float) -> None:
-        if seconds > 0.3:
-            raise KeyboardInterrupt
+    class Interrupt(NoProgress):
+        def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+            if completed > 0.3:
+                raise KeyboardInterrupt
 
     with fake() as (target, _), pytest.raises(KeyboardInterrupt):
-        run_on_event_loop(lambda: open_loop(target, load(target), np.arange(1000) / 100, recorder, LoadRules(), tick))
+        run_on_event_loop(lambda: open_loop(load(target), np.arange(1000) / 100, recorder, None, Interrupt()))
     assert 0 < len(recorder.samples()) < 500
 
 
@@ -178,3 +189,30 @@ def test_https_is_spoken_to_whom_the_users_authority_vouches_for(fake, tmp_path,
         assert (opened(target, due).status == 200).all()
         assert get(target, "/")[0] == 200
     assert len(server.requests) == 6
+
+
+RATES, SECONDS = st.floats(0.1, 2000), st.floats(0.01, 5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=RATES, seconds=SECONDS, arrivals=st.sampled_from(ARRIVALS), seed=st.integers(0, 2**32))
+def test_as_many_requests_as_the_rate_says_are_due_in_order_and_before_the_end(rate, seconds, arrivals, seed):
+    times = arrival_schedule(rate, seconds, arrivals, seed)
+    assert len(times) == max(1, round(rate * seconds))
+    assert (np.diff(times) >= 0).all()
+    assert ((times >= 0) & (times < seconds)).all()
+    assert (arrival_schedule(rate, seconds, arrivals, seed) == times).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(rate=RATES, seconds=SECONDS)
+def test_constant_arrivals_are_equally_far_apart(rate, seconds):
+    times = arrival_schedule(rate, seconds, "constant")
+    np.testing.assert_allclose(np.diff(times), seconds / len(times), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [3.0, 200.0])
+def test_poisson_arrivals_are_as_many_and_as_uneven_as_those_of_independent_clients(rate):
+    gaps = np.concatenate([np.diff(arrival_schedule(rate, 2000 / rate, seed=seed)) for seed in range(20)])
+    assert gaps.mean() == pytest.approx(1 / rate, rel=0.03)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # of an exponential distribution

@@ -14,7 +14,7 @@ from PIL import Image
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
 from regnet_deploy.load_testing.payloads import (
-    MOST,
+    MAX_IMAGES,
     Interface,
     as_files,
     interface_of,
@@ -83,16 +83,16 @@ def test_what_takes_no_images_is_one_line(metadata):
 
 def test_images_of_a_folder_are_spread_over_its_names(tmp_path: Path):
     (tmp_path / "a").mkdir()
-    for i in range(2 * MOST):
+    for i in range(2 * MAX_IMAGES):
         Image.new("RGB", (9, 9), (i, 0, 0)).save(tmp_path / "a" / f"{i:03}.PNG")
     (tmp_path / "notes.txt").write_text("no image")
     files = read_images(tmp_path)
     reds = pixels_of_files(files, Preprocessing(resize=8, crop=8))[:, 0, 0, 0]
-    assert reds.tolist() == list(range(0, 2 * MOST, 2))
+    assert reds.tolist() == list(range(0, 2 * MAX_IMAGES, 2))
 
 
 def test_folders_without_images_are_one_line(tmp_path: Path):
     with pytest.raises(DataError, match="does not exist"):
         read_images(tmp_path / "nowhere")
-    with pytest.raises(DataError, match="holds no images"):
+    with pytest.raises(DataError, match="has no images"):
         read_images(tmp_path)

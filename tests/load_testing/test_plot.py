@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.load_testing.percentiles import Latencies
 from regnet_deploy.load_testing.plot import plot_rates
-from regnet_deploy.load_testing.report import RateReport
+from regnet_deploy.load_testing.report import Latencies, RateReport
 
 
 def test_rates_are_drawn_though_one_had_no_answer(tmp_path: Path):
@@ -29,4 +28,4 @@ def test_percentiles_that_leave_failures_out_are_marked(tmp_path: Path):
     for ok, marked in ((8, True), (10, False)):
         path = tmp_path / f"{ok}.svg"
         plot_rates([RateReport(offered=20.0, achieved=ok, ok=ok, failed={"timeout": 10 - ok}, **rest)], "", path)
-        assert ("others not answered rightly" in path.read_text()) == marked
+        assert ("without requests that had no correct answer" in path.read_text()) == marked

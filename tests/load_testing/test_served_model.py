@@ -20,6 +20,7 @@ from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
 from regnet_deploy.load_testing.answer_check import log_softmax
 from regnet_deploy.load_testing.load_runs import LoadPlan, choose_rates, run_closed_loop, run_open_loop
 from regnet_deploy.load_testing.served_model import open_served_model
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.runtimes.golden_set import load_golden
 
 PLAN = LoadPlan(duration=0.3, warmup=0.1)
@@ -65,10 +66,10 @@ def network(exported_bundle: Path, answer: Any) -> Callable[..., Any]:
 @pytest.mark.parametrize("kind", ["tensor", "image"])
 def test_a_server_of_the_bundles_network_answers_rightly_under_load(exported_bundle, fake, network, kind):
     with fake(network()) as (target, _):
-        site = open_served_model(target, open_bundle(exported_bundle), kind=kind)
-        report = run_open_loop(site, 100, PLAN)
-        closed = run_closed_loop(site, 2, PLAN)
-    assert (site.source, len(site.load.requests)) == ("16 golden images", 16)
+        served = open_served_model(target, open_bundle(exported_bundle), kind=kind)
+        report = run_open_loop(served, 100, PLAN)
+        closed = run_closed_loop(served, 2, PLAN)
+    assert (served.source, len(served.load.requests)) == ("16 golden images", 16)
     assert report.requests == report.ok > 0
     assert closed.requests == closed.ok > 0
     assert closed.concurrency == 2
@@ -106,16 +107,16 @@ def test_ones_own_images_are_held_against_the_first_answer(exported_bundle, fake
         Image.fromarray(golden.images[i]).save(folder / f"{i}.png")
     with fake(network()) as (target, _):
         for kind in ("image", "tensor"):
-            site = open_served_model(target, open_bundle(exported_bundle), kind=kind, images=folder)
-            assert (len(site.load.requests), site.source) == (3, f"3 images of {folder}")
-            assert run_open_loop(site, 50, PLAN).bad == 0
+            served = open_served_model(target, open_bundle(exported_bundle), kind=kind, images=folder)
+            assert (len(served.load.requests), served.source) == (3, f"3 images of {folder}")
+            assert run_open_loop(served, 50, PLAN).bad == 0
 
 
 @pytest.mark.parametrize(
     ("status", "says"),
     [
         (503, r"is not ready \(status 503: starting\)"),
-        (401, "wants a token"),
+        (401, "requires a token"),
         (404, "does not speak the Open Inference Protocol"),
     ],
 )
@@ -138,19 +139,19 @@ def test_a_server_that_refuses_the_images_is_one_line(exported_bundle, fake, net
     def refuse(head: bytes, body: bytes) -> bytes:
         return bytes(answer(400, b'{"error": "no"}')) if b"/infer" in head else good(head, body)
 
-    with fake(refuse) as (target, _), pytest.raises(ServerError, match="does not take the images: status 400"):
+    with fake(refuse) as (target, _), pytest.raises(ServerError, match="does not accept the images: status 400"):
         open_served_model(target, open_bundle(exported_bundle))
 
 
 def test_an_interrupt_ends_a_load_and_is_told_with_what_was_measured(exported_bundle, fake, network):
-    def interrupt(seconds: float) -> None:
-        if seconds > 0.3:
-            os.kill(os.getpid(), signal.SIGINT)
+    class Interrupt(NoProgress):
+        def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+            if completed > 0.3:
+                os.kill(os.getpid(), signal.SIGINT)
 
     with fake(network()) as (target, _):
-        report = run_open_loop(
-            open_served_model(target, open_bundle(exported_bundle)), 50, LoadPlan(60.0, warmup=0.0), interrupt
-        )
+        served = open_served_model(target, open_bundle(exported_bundle))
+        report = run_open_loop(served, 50, LoadPlan(60.0, warmup=0.0), Interrupt())
     assert report.interrupted
     assert report.measured_s < 60
     assert 0 < report.requests == report.ok

@@ -82,7 +82,7 @@ def test_what_keeps_it_from_starting_is_said():
 
 def test_one_that_closes_its_output_and_lives_on_is_ended(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(server_process, "_END_S", 0.2)
-    with pytest.raises(ServerError, match="did not start: it says no address"), running_server("mute", []):
+    with pytest.raises(ServerError, match="did not start: it printed no address"), running_server("mute", []):
         pass
 
 

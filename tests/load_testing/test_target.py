@@ -48,7 +48,7 @@ def test_tokens_come_from_a_file_of_one_line(tmp_path: Path):
     assert client_token(file) == "abc.def-1"
     for text in ("", "two words", "zwei\nzeilen", "é"):
         file.write_text(text)
-        with pytest.raises(UsageError, match="must hold one token"):
+        with pytest.raises(UsageError, match="must contain one token"):
             client_token(file)
     with pytest.raises(UsageError, match="cannot read the token file"):
         client_token(tmp_path / "nowhere")

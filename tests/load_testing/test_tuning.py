@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import ServerError, UsageError
-from regnet_deploy.load_testing.settings import ServerSetting
-from regnet_deploy.load_testing.tuning import LoadTrial, TuningOptions, tune
+from regnet_deploy.load_testing.settings import SearchSpace, ServerSetting
+from regnet_deploy.load_testing.tuning import LoadTrial, find_rate, tune
 
 PAIRS = (("onnxruntime", "onnx-fp32"), ("onnxruntime", "onnx-int8-cpu"), ("openvino", "onnx-fp32"))
-CHOICES = TuningOptions(PAIRS, ((1, 2), (2, 1), (1, 1)))
+CHOICES = SearchSpace(PAIRS, ((1, 2), (2, 1), (1, 1)))
 
 
 @dataclass
@@ -145,7 +145,7 @@ def test_a_finalist_that_is_done_is_stopped_while_the_other_is_measured():
         with machine.start(setting) as running:
             yield Fades(machine, running.setting)
 
-    tune(start, TuningOptions(PAIRS[:2], ((1, 2),), most_batch=1, delays_ms=()), 20.0)
+    tune(start, SearchSpace(PAIRS[:2], ((1, 2),), max_batch=1, delays_ms=()), 20.0)
     assert beside[0] == 2
     assert beside[-1] == 1
     assert machine.running == 0
@@ -160,7 +160,9 @@ def test_a_limit_that_nothing_keeps_names_the_best_p99():
     def start(setting: ServerSetting) -> Iterator[_Running]:
         yield Slow(Machine(formula), setting)
 
-    with pytest.raises(UsageError, match=r"no setting keeps to a p99 of 20 ms here: the lowest p99 was 34\.0 ms, with"):
+    with pytest.raises(
+        UsageError, match=r"no setting stays within a p99 of 20 ms here: the lowest p99 was 34\.0 ms, with"
+    ):
         tune(start, CHOICES, 20.0)
 
 
@@ -222,7 +224,7 @@ def test_where_nothing_holds_when_it_is_measured_again_that_is_said():
         with machine.start(setting) as running:
             yield Luck(machine, running.setting)
 
-    with pytest.raises(UsageError, match=r"measured again, 41\.0 ms was the lowest: .* nothing was written"):
+    with pytest.raises(UsageError, match=r"measured again; the lowest was 41\.0 ms: .* nothing was written"):
         tune(start, CHOICES, 20.0)
     assert machine.running == 0
 
@@ -243,7 +245,7 @@ def test_what_was_measured_while_the_machine_was_quiet_does_not_shut_out_what_co
         with machine.start(setting) as running:
             yield Slower(machine, running.setting)
 
-    best, rows = tune(start, TuningOptions(PAIRS[:2], ((1, 2),)), 20.0)
+    best, rows = tune(start, SearchSpace(PAIRS[:2], ((1, 2),)), 20.0)
     assert best.setting.variant == "onnx-int8-cpu"
     assert 45 <= best.rate <= 50
     assert max(row.rate for row in rows) <= 50
@@ -260,6 +262,38 @@ def test_a_finalist_that_does_not_start_again_leaves_the_other():
         with machine.start(setting) as running:
             yield running
 
-    best, rows = tune(start, TuningOptions(PAIRS, ((1, 2),)), 20.0)
+    best, rows = tune(start, SearchSpace(PAIRS, ((1, 2),)), 20.0)
     assert best.setting.batch in (4, 8)  # 8 bears a tenth more, as far as the search is exact to
     assert "no memory" in next(row.note for row in rows if row.setting.batch == 16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(limit=st.floats(1, 1e4), start=st.floats(1, 1e4), precision=st.floats(0.02, 0.2))
+def test_a_rate_is_found_as_near_to_the_limit_as_was_asked_within_few_trials(limit, start, precision):
+    tried = []
+
+    def passes(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    found = find_rate(passes, start, least=1.0, precision=precision)
+    assert len(tried) <= 14
+    assert found in tried
+    assert found <= limit
+    if 0.05 <= limit / start <= 20:
+        assert limit <= found * (1 + precision) * (1 + 1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(start=st.floats(0.5, 1e5))
+def test_the_search_of_a_rate_ends_at_the_least_where_nothing_passes(start):
+    tried = []
+    assert find_rate(lambda rate: bool(tried.append(rate)), start, least=0.5) == 0
+    assert tried[-1] == 0.5
+    assert len(tried) <= 10
+
+
+def test_the_right_start_of_a_rate_takes_few_trials():
+    tried = []
+    find_rate(lambda rate: bool(tried.append(rate)) or rate <= 103, 100, least=1)
+    assert len(tried) <= 5

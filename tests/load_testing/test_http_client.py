@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.load_testing.open_files_limit import allow_connections
+from regnet_deploy.load_testing.http_client import raise_open_files_limit
 
 resource = pytest.importorskip("resource")
 
@@ -20,15 +20,15 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 
 def test_what_is_allowed_stays_as_it_is_and_the_soft_limit_is_raised_as_far_as_needed(limits):
-    allow_connections(32)
+    raise_open_files_limit(32)
     assert limits == [(64, 200)]
-    allow_connections(100)
+    raise_open_files_limit(100)
     assert limits[1:] == [(132, 200)]
 
 
 def test_more_than_the_hard_limit_is_one_line_with_what_is_possible(limits):
-    with pytest.raises(UsageError, match=r"--connections 4000 takes 4032 open files .* may have 200: .* 168 at most"):
-        allow_connections(4000, "--connections")
+    with pytest.raises(UsageError, match=r"--connections 4000 needs 4032 open files .* may have 200: .* 168 or less"):
+        raise_open_files_limit(4000, "--connections")
     assert limits == [(64, 200)]
 
 
@@ -38,4 +38,4 @@ def test_a_system_that_does_not_raise_it_is_one_line(limits, monkeypatch):
 
     monkeypatch.setattr(resource, "setrlimit", refuse)
     with pytest.raises(UsageError, match="may have 64"):
-        allow_connections(100)
+        raise_open_files_limit(100)

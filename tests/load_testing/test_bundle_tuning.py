@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.load_testing import setting_trial as module
+from regnet_deploy.load_testing import bundle_tuning as module
+from regnet_deploy.load_testing.bundle_tuning import ServerStarter, TuningOptions
 from regnet_deploy.load_testing.generator import Load
-from regnet_deploy.load_testing.load_runs import LoadPlan
 from regnet_deploy.load_testing.served_model import ServedModel
-from regnet_deploy.load_testing.setting_trial import setting_trial
 from regnet_deploy.load_testing.settings import ServerSetting
 from regnet_deploy.load_testing.target import parse_target, post
 
@@ -33,17 +32,18 @@ def start(exported_bundle: Any, fake: Any, answer: Any, monkeypatch: pytest.Monk
 
         @contextlib.contextmanager
         def server(bundle: Any, options: list[str]) -> Iterator[str]:
-            assert options == SETTING.options()
+            assert options == [*SETTING.options(), "--device", "auto"]
             with fake(respond) as (target, _):
                 yield target.url
 
-        def site(target: Any, bundle: Any, **options: Any) -> ServedModel:
-            load = Load([post(parse_target(target.url), "/", b"x", {})], lambda number, reply: True)
-            return ServedModel(target, load, "tensor", "regnet", "nothing")
+        def open_served_model(target: Any, bundle: Any, **options: Any) -> ServedModel:
+            load = Load(target, [post(parse_target(target.url), "/", b"x", {})], lambda number, reply: True)
+            return ServedModel(load, "tensor", "regnet", "nothing")
 
         monkeypatch.setattr(module, "running_server", server)
-        monkeypatch.setattr(module, "open_served_model", site)
-        return setting_trial(open_bundle(exported_bundle), LoadPlan(0.2, warmup=0.0), kind="tensor")(SETTING)
+        monkeypatch.setattr(module, "open_served_model", open_served_model)
+        options = TuningOptions(limit_ms=1.0, duration=0.2)
+        return ServerStarter(open_bundle(exported_bundle), options).start(SETTING)
 
     return make
 
@@ -61,4 +61,4 @@ def test_one_refusal_is_a_failure(start):
     with start(7) as running:
         trial = running.measure(50.0)
     assert trial.bad == 4  # of 30 requests: three times the 10 of the plan
-    assert not trial.keeps(5000.0)
+    assert not trial.passes(5000.0)
