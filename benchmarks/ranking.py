@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from regnet_deploy.selection.trends import Trends, fit_trends, score_population
-from regnet_deploy.space.enumeration import Bounds, regnets_between
+from regnet_deploy.space.enumeration import Bounds, ConstrainedSpace, regnets_between
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 
@@ -51,7 +51,9 @@ def quadratic(z: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 def percentiles_of(left_out: PublishedNetwork) -> dict[str, float]:
     others = [p for p in baselines(left_out.family) if p is not left_out]
     trends = fit_trends(others)
-    rows = regnets_between(left_out.macs * 0.99, left_out.macs * 1.01, family=left_out.family, bounds=Bounds())
+    rows = regnets_between(
+        left_out.macs * 0.99, left_out.macs * 1.01, ConstrainedSpace(left_out.family, bounds=Bounds())
+    )
     scores, w_a = score_population(trends, rows)
     kept = rows.distinct_rows(scores)
     scores = scores[kept]

@@ -20,7 +20,7 @@ from regnet_deploy.errors import DataError, RegnetDeployError, did_you_mean
 from regnet_deploy.populations.store import DONE, Outcome, Store, Trial
 from regnet_deploy.populations.trials import DATA_CONDITIONS, Trials, stage_columns, training_conditions
 from regnet_deploy.space.network import Network, default_stem_stride
-from regnet_deploy.space.spaces import MOST_BLOCKS
+from regnet_deploy.space.spaces import MAX_BLOCKS
 
 #: Columns that describe the stages of the network.
 STAGES = ("depths", "widths", "group_widths", "bottlenecks")
@@ -171,8 +171,8 @@ def _network(row: Mapping[str, str], path: Path) -> Network | None:
     """Return the network of a row; None where the row does not describe one."""
     try:
         depths, widths = ([_whole(value) for value in row[name].split()] for name in ("depths", "widths"))
-        if sum(depths) > MOST_BLOCKS:
-            raise ValueError(f"{sum(depths):,} blocks are more than {MOST_BLOCKS:,}")
+        if sum(depths) > MAX_BLOCKS:
+            raise ValueError(f"{sum(depths):,} blocks are more than {MAX_BLOCKS:,}")
         ratios = [float(value) for value in row.get("bottlenecks", "").split()] or [1.0] * len(widths)
         if not all(math.isfinite(ratio) and ratio > 0 for ratio in ratios):
             raise ValueError("bottlenecks must be above 0")

@@ -17,7 +17,7 @@ from regnet_deploy.selection.evidence import family_of, read_evidence
 from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_evidence
 from regnet_deploy.selection.trends import ExpectedError, Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.enumeration import W_M_STEP, regnets_between, regnets_nearest
+from regnet_deploy.space.enumeration import W_M_STEP, ConstrainedSpace, regnets_between, regnets_nearest
 from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
@@ -163,17 +163,11 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
     if family == "any":
         family = family_of(evidence) or default_family(budget)
     fitted = read_evidence(evidence, family) if evidence else None
-    space: dict[str, Any] = {
-        "family": family,
-        "bounds": budget.bounds,
-        "resolution": budget.resolution,
-        "stem_stride": budget.stride,
-        "classes": budget.classes,
-    }
+    space = ConstrainedSpace(family, budget.bounds, budget.resolution, budget.stride, budget.classes)
     lowest, highest = budget.macs * (1 - budget.tolerance), budget.macs * (1 + budget.tolerance)
-    population = regnets_between(lowest, highest, **space)
+    population = regnets_between(lowest, highest, space)
     if not len(population):
-        raise UsageError(_no_candidate_message(budget, regnets_nearest(budget.macs, **space)))
+        raise UsageError(_no_candidate_message(budget, regnets_nearest(budget.macs, space)))
     population = _within_limits(budget, population)
     trends = fit_trends(baselines(family))
     score, w_a = score_population(trends, population)

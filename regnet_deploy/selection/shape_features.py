@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from regnet_deploy.space.complexity import Cost, complexity
+from regnet_deploy.space.complexity import Cost, NetworkConfig, complexity
 from regnet_deploy.space.enumeration import STAGES
-from regnet_deploy.space.network import REFERENCE_RESOLUTION, SE_RATIO, Network
+from regnet_deploy.space.network import SE_RATIO, Network
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import baselines
 
@@ -78,8 +78,7 @@ class StageArrays:
             self.widths,
             self.group_widths,
             self.bottlenecks,
-            resolution=REFERENCE_RESOLUTION,
-            se_ratio=SE_RATIO if family == "y" else 0.0,
+            NetworkConfig(se_ratio=SE_RATIO if family == "y" else 0.0),
         )
         cost = counted.stem
         for stage in counted.stages:

@@ -18,9 +18,9 @@ from regnet_deploy.populations.trials import Trials
 from regnet_deploy.selection.budget import MAX_RESOLUTION, MIN_RESOLUTION
 from regnet_deploy.selection.shape_features import StageArrays
 from regnet_deploy.selection.trends import PARAMETERS
-from regnet_deploy.space.complexity import complexity, network_complexity
+from regnet_deploy.space.complexity import NetworkConfig, complexity, network_complexity
 from regnet_deploy.space.enumeration import STAGES
-from regnet_deploy.space.network import REFERENCE_RESOLUTION, SE_RATIO, Network
+from regnet_deploy.space.network import SE_RATIO, Network
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -172,8 +172,7 @@ def _reference_macs(networks: tuple[Network, ...], family: str) -> Int:
         stages.widths,
         stages.group_widths,
         stages.bottlenecks,
-        resolution=REFERENCE_RESOLUTION,
-        se_ratio=SE_RATIO if family == "y" else 0.0,
+        NetworkConfig(se_ratio=SE_RATIO if family == "y" else 0.0),
     ).total.macs
 
 

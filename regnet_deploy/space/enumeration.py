@@ -1,28 +1,27 @@
-"""Every RegNet with a given number of MACs, by solving for it rather than by drawing and rejecting.
+"""Finds every RegNet with a given number of MACs, by solving for its parameters instead of sampling.
 
-The levels of the quantized line depend on d, w_m and the slope r = w_a / w_0 only, and not even on d except for where
-the line ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m the blocks at which stages begin
-are therefore constant between neighbouring values of r out of a short list; each such interval is a *cell*. Within a
-cell, w_0 and g fix the widths, the first three stages have fixed depths, and MACs are linear in the depth of the last
+The levels of the quantized line depend only on d, w_m and the slope r = w_a / w_0, and d only determines where the line
+ends: level k begins at block ceil((w_m^(k - 1/2) - 1) / r). For a fixed w_m, the blocks at which stages begin are
+therefore constant between adjacent values of r from a short list; each such interval is a *cell*. Within a cell, w_0
+and g determine the widths, the first three stages have fixed depths, and MACs are linear in the depth of the last
 stage: the depths that meet the budget follow by division.
 
-So the whole lattice - w_0 in steps of 8, w_m in steps of 0.001, every group width, every d, and w_a continuous - is
-searched without leaving anything out.
+The search thus covers the whole lattice: w_0 in steps of 8, w_m in steps of 0.001, every group width, every d, and all
+real values of w_a.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.space.complexity import Cost, block_cost, head_cost, stage_resolutions, stem_cost
-from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, STEM_WIDTH
+from regnet_deploy.space.complexity import Cost, NetworkConfig, block_cost, head_cost, stage_resolutions, stem_cost
+from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.regnet import QUANTUM, fit_groups, level_widths
 
@@ -30,35 +29,35 @@ Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
 STAGES = 4
-#: Above this (MACs at 224) w_0 and g range wider, as the sampler of pycls advises for large networks. It says so from
-#: 16 GMACs on; with g up to 128 alone, fewer than 1,000 RegNetYs would be left from 12.
+#: Above these MACs (at 224 pixels) the ranges of w_0 and g are wider, as the sampler of pycls recommends for networks
+#: from 16 GMACs on; with g up to 128, fewer than 1,000 RegNetYs would remain from 12 GMACs on.
 LARGE_MACS = 8e9
-#: Largest w_0 and g up to there and beyond; the largest published are 320 and 232.
-SMALL_W_0, MOST_W_0 = 256, 384
-SMALL_G, MOST_G = 128, 256
-#: Slopes that make one network must span more than this (channels a block): thinner slivers hold no w_a of 6 decimals.
-SLIVER = 1e-5
-#: Solutions, many of them the same network, beyond which a search would take gigabytes: its bounds are too wide.
-MOST_SOLUTIONS = 5_000_000
-#: Step of the w_m lattice, as in the sampler of pycls.
+#: Largest w_0 and g below and above; the largest published ones are 320 and 232.
+SMALL_MAX_W_0, MAX_W_0 = 256, 384
+SMALL_MAX_G, MAX_G = 128, 256
+#: Minimum width of an interval of w_a (channels per block): a narrower one contains no number with 6 decimals.
+MIN_INTERVAL = 1e-5
+#: Maximum number of solutions (several can be the same network): more would need gigabytes of memory.
+MAX_SOLUTIONS = 5_000_000
+#: Step of w_m, as in the sampler of pycls.
 W_M_STEP = 0.001
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The constrained design space: 4-stage RegNets with b = 1 (arXiv 2003.13678, sections 3.3 and 4; pycls config).
+    """Bounds of the constrained design space: 4-stage RegNets with b = 1 (arXiv 2003.13678, sections 3.3 and 4; pycls).
 
-    Bounds on complexity are stated at 224 pixels with a stem of stride 2, F being the GMACs there.
+    Bounds on complexity hold at 224 pixels with a stem of stride 2, where F is the number of GMACs.
 
     Attributes:
-        d: fewest and most blocks.
-        w_0: least and most, or None for 8 to 256, and to 384 above 8 GMACs.
-        w_a: least and most, channels a block.
-        w_m: least and most.
-        g: least and most group width, or None for 1 to 128, and to 256 above 8 GMACs.
-        g_multiple: group widths must be a multiple of this (every stage's, after fitting).
-        parameters: (a, c): fewer than (a + c F) million parameters; None lifts the bound.
-        activations: c: fewer than c sqrt(F) million activations; None lifts the bound.
+        d: smallest and largest number of blocks.
+        w_0: range, or None for 8 to 256, and to 384 above 8 GMACs.
+        w_a: range, channels per block.
+        w_m: range.
+        g: range of the group width, or None for 1 to 128, and to 256 above 8 GMACs.
+        g_multiple: the group widths of all stages, after fitting, are multiples of this.
+        parameters: (a, c): fewer than (a + c F) million parameters; None removes the bound.
+        activations: c: fewer than c sqrt(F) million activations; None removes the bound.
     """
 
     d: tuple[int, int] = (12, 28)
@@ -71,10 +70,10 @@ class Bounds:
     activations: float | None = 6.5
 
     def __post_init__(self) -> None:
-        """Refuse ranges that are empty or outside the parameterization.
+        """Check the ranges.
 
         Raises:
-            UsageError: with the range and what it may be.
+            UsageError: a range is empty or not valid; the message names the allowed values.
         """
         for name, lowest, highest in (
             ("d", STAGES, 48),
@@ -96,7 +95,7 @@ class Bounds:
         if self.g_multiple < 1:
             raise UsageError(f"group width must be a multiple of 1 or more, got {self.g_multiple}")
         if not len(self.group_widths()):
-            low, high = self.g or (1, MOST_G)
+            low, high = self.g or (1, MAX_G)
             raise UsageError(
                 f"no group width from {low} to {high} is 1, 2, 4 or a multiple of 8, and of {self.g_multiple}: "
                 "widen --group-width or lower --group-multiple"
@@ -104,7 +103,7 @@ class Bounds:
 
     def group_widths(self) -> Int:
         """Group widths of the lattice: powers of two below 8, then multiples of 8."""
-        low, high = self.g or (1, MOST_G)
+        low, high = self.g or (1, MAX_G)
         lattice = np.concatenate([[1, 2, 4], np.arange(8, high + 1, 8)])
         if self.g is not None and low == high:
             lattice = np.array([low])  # one group width asked for by name need not lie on the lattice
@@ -113,95 +112,108 @@ class Bounds:
         return chosen
 
 
+@dataclass(frozen=True)
+class ConstrainedSpace:
+    """The constrained design space of a family, and the input and output for which MACs are counted.
+
+    Attributes:
+        family: ``x`` or ``y``.
+        bounds: the bounds; those of the paper by default.
+        resolution: width and height of the image in pixels.
+        stem_stride: 1 or 2; the bounds refer to 2.
+        classes: outputs of the final linear layer; the bounds refer to 1000.
+    """
+
+    family: str
+    bounds: Bounds = field(default_factory=Bounds)
+    resolution: int = REFERENCE_RESOLUTION
+    stem_stride: int = 2
+    classes: int = REFERENCE_CLASSES
+
+    @property
+    def config(self) -> NetworkConfig:
+        """The configuration for which MACs are counted."""
+        return NetworkConfig(self.resolution, self.classes, self.stem_stride, se_ratio=self.reference.se_ratio)
+
+    @property
+    def reference(self) -> NetworkConfig:
+        """The configuration that the bounds refer to."""
+        return NetworkConfig(se_ratio=SE_RATIO if self.family == "y" else 0.0)
+
+
 def regnets_between(
-    lowest: float,
-    highest: float,
-    *,
-    family: str,
-    bounds: Bounds | None = None,
-    resolution: int = REFERENCE_RESOLUTION,
-    stem_stride: int = 2,
-    classes: int = 1000,
-    w_m_step: float = W_M_STEP,
+    lowest: float, highest: float, space: ConstrainedSpace, *, w_m_step: float = W_M_STEP
 ) -> Population:
-    """Return all RegNets of the constrained space with ``lowest`` to ``highest`` MACs.
+    """Return all RegNets of a space with ``lowest`` to ``highest`` MACs, both included.
 
     Args:
-        lowest: MACs at ``resolution``, included.
-        highest: MACs at ``resolution``, included.
-        family: ``x`` or ``y``.
-        bounds: the space; the paper's unless given.
-        resolution: pixels a side of the image.
-        stem_stride: 1 or 2, at ``resolution`` (at 224 it is 2 for the bounds).
-        classes: outputs of the final linear at ``resolution`` (1000 for the bounds).
-        w_m_step: step of the w_m lattice.
+        lowest: smallest number of MACs at the resolution of the space.
+        highest: largest number of MACs at the resolution of the space.
+        space: the space.
+        w_m_step: step of w_m.
+
+    Raises:
+        UsageError: there are millions of solutions.
     """
-    bounds = bounds or Bounds()
-    se_ratio = SE_RATIO if family == "y" else 0.0
+    bounds, config, reference = space.bounds, space.config, space.reference
     steps = np.arange(int((bounds.w_m[1] - bounds.w_m[0]) / w_m_step + 1e-6) + 1)
     w_m = np.round(bounds.w_m[0] + steps.astype(np.float64) * w_m_step, 3)
-    cells = _cells(w_m, bounds.d)
-    at_reference = (resolution, stem_stride, classes) == (REFERENCE_RESOLUTION, 2, REFERENCE_CLASSES)
-    small = at_reference and highest <= LARGE_MACS
+    search = _Search(lowest, highest, bounds, w_m, _cells(w_m, bounds.d))
+    small = config == reference and highest <= LARGE_MACS
     g = bounds.group_widths()
     if small and bounds.g is None:
-        g = g[g <= SMALL_G]
-    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, SMALL_W_0 if small else MOST_W_0)
+        g = g[g <= SMALL_MAX_G]
+    w_0_low, w_0_high = bounds.w_0 or (QUANTUM, SMALL_MAX_W_0 if small else MAX_W_0)
     pieces, solutions = [], 0
     for w_0 in range(-(-w_0_low // QUANTUM) * QUANTUM, w_0_high + 1, QUANTUM):
         raw = level_widths(w_0, w_m[:, None], np.arange(STAGES))
-        whole = (np.diff(raw, axis=1) > 0).all(axis=1)
+        distinct = (np.diff(raw, axis=1) > 0).all(axis=1)
         widths, groups = fit_groups(raw[None], g[:, None, None])  # (g, w_m, stage)
-        at = _Linear.of(widths, groups, se_ratio, resolution, stem_stride, classes)
-        fewest, most = at.range(bounds.d)
-        live = whole & (fewest <= highest) & (most >= lowest)
+        costs = _LinearCost.of(widths, groups, config)
+        fewest, most = costs.range(bounds.d)
+        possible = distinct & (fewest <= highest) & (most >= lowest)
         if (fewest > highest).all():
             break
-        if not live.any():
+        if not possible.any():
             continue
-        reference = (
-            at if at_reference else _Linear.of(widths, groups, se_ratio, REFERENCE_RESOLUTION, 2, REFERENCE_CLASSES)
-        )
-        least_slope, most_slope = (np.clip(edge * w_0, *bounds.w_a) for edge in (cells.low, cells.high))
-        usable = cells.real & (most_slope - least_slope > SLIVER)
+        reference_costs = costs if config == reference else _LinearCost.of(widths, groups, reference)
+        usable = search.usable_cells(w_0)
         for i, group in enumerate(g):
-            rows = np.nonzero(live[i])[0]
+            rows = np.nonzero(possible[i])[0]
             if not len(rows):
                 continue
             span = slice(rows[0], rows[-1] + 1)
-            mine = usable[span] & live[i, span, None]
-            here = at.row(i)
-            there = here if reference is at else reference.row(i)
-            of = _Row(w_0, int(group), widths[i], groups[i], here, there)
-            row, cell, depths = _solve(cells, span, mine, here, lowest, highest)
+            here = costs.row(i)
+            there = here if reference_costs is costs else reference_costs.row(i)
+            lines = _Lines(w_0, int(group), widths[i], groups[i], here, there)
+            row, cell, depths = search.solve(span, usable[span] & possible[i, span, None], here)
             if not len(row):
                 continue
-            pieces.append(_within(of, row, cell, depths, cells, w_m, bounds, lowest, highest))
+            pieces.append(search.population(lines, row, cell, depths))
             solutions += len(pieces[-1])
-            if solutions > MOST_SOLUTIONS:
+            if solutions > MAX_SOLUTIONS:
                 raise UsageError(
-                    f"more than {MOST_SOLUTIONS:,} solutions: narrow the bounds (w_m, d, g, w_0) or the tolerance"
+                    f"more than {MAX_SOLUTIONS:,} solutions: narrow the bounds (w_m, d, g, w_0) or the tolerance"
                 )
     return Population.join(pieces) if pieces else Population.empty()
 
 
-def regnets_nearest(macs: float, **space: Any) -> Population:
-    """Return the RegNets whose MACs are nearest to ``macs``, or none where the space is empty.
+def regnets_nearest(macs: float, space: ConstrainedSpace) -> Population:
+    """Return the RegNets whose MACs are nearest to ``macs``; none if the space is empty.
 
-    Some network near is found first, in growing rings around ``macs`` (or around the end of the space that is nearer)
-    and on a coarse lattice; then whatever is at least as near. Takes what :func:`regnets_between` takes beside its
-    limits.
+    The search first finds a network nearby, with a coarse step of w_m, in growing rings around ``macs`` (or around the
+    nearer end of the space), and then everything that is at least as near.
     """
-    lowest, highest = _extent(**space)
+    lowest, highest = _extent(space)
     near = far = min(max(macs, lowest), highest)
     for factor in itertools.chain((1.01, 1.02, 1.05, 1.1), itertools.repeat(1.25)):
         if near < lowest and far > highest:
             break
         rings = ((near / factor, near), (far, far * factor))
-        some = Population.join([regnets_between(*ring, **space, w_m_step=20 * W_M_STEP) for ring in rings])
+        some = Population.join([regnets_between(*ring, space, w_m_step=20 * W_M_STEP) for ring in rings])
         if len(some):
             reach = float(np.exp(_distance(some.macs, macs).min()))
-            found = Population.join([some, regnets_between(macs / reach, macs * reach, **space)])
+            found = Population.join([some, regnets_between(macs / reach, macs * reach, space)])
             distance = _distance(found.macs, macs)
             return found.take(np.nonzero(distance == distance.min())[0])
         near, far = near / factor, far * factor
@@ -213,31 +225,22 @@ def _distance(found: Int, macs: float) -> Float:
     return distance
 
 
-def _extent(
-    *,
-    family: str,
-    bounds: Bounds | None = None,
-    resolution: int = REFERENCE_RESOLUTION,
-    stem_stride: int = 2,
-    classes: int = 1000,
-) -> tuple[float, float]:
-    """Return MACs that no network of the space is below or above (bounds on complexity left aside)."""
-    bounds = bounds or Bounds()
+def _extent(space: ConstrainedSpace) -> tuple[float, float]:
+    """Return lower and upper limits of the MACs of the space, without the bounds on complexity."""
     ends = []
-    for w_0, w_m in zip(bounds.w_0 or (QUANTUM, MOST_W_0), bounds.w_m, strict=True):
+    for w_0, w_m in zip(space.bounds.w_0 or (QUANTUM, MAX_W_0), space.bounds.w_m, strict=True):
         raw = level_widths(max(QUANTUM, w_0), w_m, np.arange(STAGES))
-        widths, groups = fit_groups(raw[None, None], bounds.group_widths()[:, None, None])
-        line = _Linear.of(widths, groups, SE_RATIO if family == "y" else 0.0, resolution, stem_stride, classes)
-        ends.append(line.range(bounds.d))
-    return float(ends[0][0].min()) / 2, float(ends[1][1].max()) * 2  # fitting to groups is not quite monotone
+        widths, groups = fit_groups(raw[None, None], space.bounds.group_widths()[:, None, None])
+        ends.append(_LinearCost.of(widths, groups, space.config).range(space.bounds.d))
+    return float(ends[0][0].min()) / 2, float(ends[1][1].max()) * 2  # fitting to groups is not quite monotonic
 
 
 @dataclass(frozen=True)
 class _Cells:
-    """Cells of (w_m, r), ``(w_m, cell)``, padded to one length a w_m: its costs broadcast to them without a gather.
+    """Cells of (w_m, r), ``(w_m, cell)``, padded so that every w_m has the same number of cells.
 
-    ``more`` is the depth less one of the first three stages, ``(3, w_m, cell)``; ``shallowest`` and ``deepest`` are
-    what the last stage may be, less one; r is within low to high; ``real`` tells cells from padding.
+    ``more`` is the depth minus one of the first three stages, ``(3, w_m, cell)``; ``shallowest`` and ``deepest`` limit
+    the depth of the last stage, minus one; r is from ``low`` to ``high``; ``real`` is False for padding.
     """
 
     more: NDArray[np.float32]
@@ -274,32 +277,31 @@ def _cells(w_m: Float, d: tuple[int, int]) -> _Cells:
 
 
 @dataclass(frozen=True)
-class _Linear:
-    """Costs as ``base + sum over stages of (depth - 1) * more``; arrays are ``(g, w_m)`` or, of one row, ``(w_m,)``."""
+class _LinearCost:
+    """Costs as ``base + sum over stages of (depth - 1) * more``; arrays are ``(g, w_m)`` or, for one g, ``(w_m,)``."""
 
     base: Cost
     more: tuple[Cost, ...]
 
     @classmethod
-    def of(cls, widths: Int, groups: Int, se_ratio: float, resolution: int, stem_stride: int, classes: int) -> _Linear:
-        sides = stage_resolutions(resolution, stem_stride, STAGES)
-        base = stem_cost(resolution, stem_stride) + head_cost(widths[..., -1], classes)
+    def of(cls, widths: Int, groups: Int, config: NetworkConfig) -> _LinearCost:
+        sides = stage_resolutions(config.resolution, config.stem_stride, STAGES)
+        base = stem_cost(config.resolution, config.stem_stride) + head_cost(widths[..., -1], config.classes)
         more = []
-        before = np.full(widths.shape[:-1], STEM_WIDTH, dtype=np.int64)
+        before = np.full(widths.shape[:-1], config.stem_width, dtype=np.int64)
         for i in range(STAGES):
-            w, g = widths[..., i], groups[..., i]
-            base = base + block_cost(
-                before, w, w, g, side=sides[i + 1], side_in=sides[i], first=True, se_ratio=se_ratio
-            )
-            more.append(block_cost(w, w, w, g, side=sides[i + 1], first=False, se_ratio=se_ratio))
+            w, g, side = widths[..., i], groups[..., i], sides[i + 1]
+            first, se_ratio = (sides[i], side), config.se_ratio
+            base = base + block_cost(before, w, w, g, sides=first, first=True, se_ratio=se_ratio)
+            more.append(block_cost(w, w, w, g, sides=(side, side), first=False, se_ratio=se_ratio))
             before = w
         return cls(base, tuple(more))
 
-    def row(self, i: int) -> _Linear:
-        return _Linear(Cost(*(v[i] for v in self.base)), tuple(Cost(*(v[i] for v in m)) for m in self.more))
+    def row(self, i: int) -> _LinearCost:
+        return _LinearCost(Cost(*(v[i] for v in self.base)), tuple(Cost(*(v[i] for v in m)) for m in self.more))
 
     def range(self, d: tuple[int, int]) -> tuple[Int, Int]:
-        """Return bounds on the MACs of any network with these widths and ``d`` blocks."""
+        """Return limits of the MACs of all networks with these widths and ``d`` blocks."""
         each = np.stack([cost.macs for cost in self.more])
         return self.base.macs + (d[0] - STAGES) * each.min(axis=0), self.base.macs + (d[1] - STAGES) * each.max(axis=0)
 
@@ -311,72 +313,85 @@ class _Linear:
 
 
 @dataclass(frozen=True)
-class _Row:
+class _Lines:
     """All w_m of one w_0 and g: fitted widths and group widths ``(w_m, stage)``, costs here and at 224 pixels."""
 
     w_0: int
     g: int
     widths: Int
     groups: Int
-    here: _Linear
-    reference: _Linear
+    here: _LinearCost
+    reference: _LinearCost
 
 
-def _solve(
-    cells: _Cells, span: slice, usable: NDArray[np.bool_], line: _Linear, lowest: float, highest: float
-) -> tuple[Int, Int, Int]:
-    """Return the row, the cell and the depths ``(n, stage)`` of all networks near the budget, w_m being in ``span``.
+@dataclass(frozen=True)
+class _Search:
+    """What one search has in common for all w_0 and g."""
 
-    Counted in blocks of the last stage and in float32, which is fast and good to 1e-4 of a block or better: the result
-    is that much wider than the budget, to which the caller holds the exact integers.
-    """
-    per_block = 1.0 / line.more[-1].macs[span, None]
-    first = (line.base.macs[span, None] * per_block).astype(np.float32)
-    for i in range(STAGES - 1):
-        first = first + cells.more[i, span] * (line.more[i].macs[span, None] * per_block).astype(np.float32)
-    least = np.maximum(np.ceil((lowest * per_block - 1e-3).astype(np.float32) - first), cells.shallowest[span])
-    most = np.minimum(np.floor((highest * per_block + 1e-3).astype(np.float32) - first), cells.deepest[span])
-    meets = np.nonzero((most >= least) & usable)
-    fewest = least[meets].astype(np.int64)
-    count = most[meets].astype(np.int64) - fewest + 1
-    hit = np.repeat(np.arange(len(count)), count)
-    last = 1 + fewest[hit] + np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count)
-    row, cell = meets[0][hit] + span.start, meets[1][hit]
-    return row, cell, np.stack([*(1 + cells.more[:, row, cell].astype(np.int64)), last], axis=1)
+    lowest: float
+    highest: float
+    bounds: Bounds
+    w_m: Float
+    cells: _Cells
 
+    def usable_cells(self, w_0: int) -> NDArray[np.bool_]:
+        """Return the cells that contain a w_a within the bounds, ``(w_m, cell)``."""
+        low, high = (np.clip(edge * w_0, *self.bounds.w_a) for edge in (self.cells.low, self.cells.high))
+        usable: NDArray[np.bool_] = self.cells.real & (high - low > MIN_INTERVAL)
+        return usable
 
-def _within(
-    of: _Row, row: Int, cell: Int, depths: Int, cells: _Cells, w_m: Float, bounds: Bounds, lowest: float, highest: float
-) -> Population:
-    """Return those of the solutions that meet budget and bounds to the unit."""
-    total = of.here.total(row, depths)
-    there = total if of.reference is of.here else of.reference.total(row, depths)
-    giga = there.macs / 1e9
-    keep = (total.macs >= lowest) & (total.macs <= highest)
-    if bounds.parameters is not None:
-        keep &= there.parameters < (bounds.parameters[0] + bounds.parameters[1] * giga) * 1e6
-    if bounds.activations is not None:
-        keep &= there.activations < bounds.activations * np.sqrt(giga) * 1e6
-    large = there.macs > LARGE_MACS
-    if bounds.w_0 is None:
-        keep &= large | (of.w_0 <= SMALL_W_0)
-    if bounds.g is None:
-        keep &= large | (of.g <= SMALL_G)
-    if bounds.g_multiple > 1:
-        keep &= (of.groups[row] % bounds.g_multiple == 0).all(axis=1)
-    row, cell, depths = row[keep], cell[keep], depths[keep]
-    return Population(
-        d=depths.sum(axis=1),
-        w_0=np.full(len(row), of.w_0),
-        w_m=w_m[row],
-        g=np.full(len(row), of.g),
-        w_a_low=np.maximum(cells.low[row, cell] * of.w_0, bounds.w_a[0]),
-        w_a_high=np.minimum(cells.high[row, cell] * of.w_0, bounds.w_a[1]),
-        depths=depths,
-        widths=of.widths[row],
-        group_widths=of.groups[row],
-        macs=total.macs[keep],
-        parameters=total.parameters[keep],
-        activations=total.activations[keep],
-        reference_macs=there.macs[keep],
-    )
+    def solve(self, span: slice, usable: NDArray[np.bool_], costs: _LinearCost) -> tuple[Int, Int, Int]:
+        """Return the row, the cell and the depths ``(n, stage)`` of all networks near the budget, with w_m in ``span``.
+
+        The equations are in blocks of the last stage and in float32, which is fast and accurate to 1e-4 blocks or
+        better. The result is wider than the budget by this error; :meth:`population` applies the exact limits.
+        """
+        cells, per_block = self.cells, 1.0 / costs.more[-1].macs[span, None]
+        first = (costs.base.macs[span, None] * per_block).astype(np.float32)
+        for i in range(STAGES - 1):
+            first = first + cells.more[i, span] * (costs.more[i].macs[span, None] * per_block).astype(np.float32)
+        lowest, highest = (self.lowest * per_block - 1e-3), (self.highest * per_block + 1e-3)
+        least = np.maximum(np.ceil(lowest.astype(np.float32) - first), cells.shallowest[span])
+        most = np.minimum(np.floor(highest.astype(np.float32) - first), cells.deepest[span])
+        meets = np.nonzero((most >= least) & usable)
+        fewest = least[meets].astype(np.int64)
+        count = most[meets].astype(np.int64) - fewest + 1
+        hit = np.repeat(np.arange(len(count)), count)
+        last = 1 + fewest[hit] + np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count)
+        row, cell = meets[0][hit] + span.start, meets[1][hit]
+        return row, cell, np.stack([*(1 + cells.more[:, row, cell].astype(np.int64)), last], axis=1)
+
+    def population(self, lines: _Lines, row: Int, cell: Int, depths: Int) -> Population:
+        """Return the solutions that meet the budget and the bounds exactly."""
+        bounds, cells = self.bounds, self.cells
+        total = lines.here.total(row, depths)
+        reference = total if lines.reference is lines.here else lines.reference.total(row, depths)
+        giga = reference.macs / 1e9
+        keep = (total.macs >= self.lowest) & (total.macs <= self.highest)
+        if bounds.parameters is not None:
+            keep &= reference.parameters < (bounds.parameters[0] + bounds.parameters[1] * giga) * 1e6
+        if bounds.activations is not None:
+            keep &= reference.activations < bounds.activations * np.sqrt(giga) * 1e6
+        large = reference.macs > LARGE_MACS
+        if bounds.w_0 is None:
+            keep &= large | (lines.w_0 <= SMALL_MAX_W_0)
+        if bounds.g is None:
+            keep &= large | (lines.g <= SMALL_MAX_G)
+        if bounds.g_multiple > 1:
+            keep &= (lines.groups[row] % bounds.g_multiple == 0).all(axis=1)
+        row, cell, depths = row[keep], cell[keep], depths[keep]
+        return Population(
+            d=depths.sum(axis=1),
+            w_0=np.full(len(row), lines.w_0),
+            w_m=self.w_m[row],
+            g=np.full(len(row), lines.g),
+            w_a_low=np.maximum(cells.low[row, cell] * lines.w_0, bounds.w_a[0]),
+            w_a_high=np.minimum(cells.high[row, cell] * lines.w_0, bounds.w_a[1]),
+            depths=depths,
+            widths=lines.widths[row],
+            group_widths=lines.groups[row],
+            macs=total.macs[keep],
+            parameters=total.parameters[keep],
+            activations=total.activations[keep],
+            reference_macs=reference.macs[keep],
+        )

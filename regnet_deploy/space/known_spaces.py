@@ -1,4 +1,4 @@
-"""The spaces of the paper and variants of them, by name (arXiv 2003.13678, sections 3.2 to 4 and appendix D)."""
+"""The design spaces of the paper, and variants of them (arXiv 2003.13678, sections 3.2 to 4 and appendix D)."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import replace
 from regnet_deploy.space.ranges import Range, Values
 from regnet_deploy.space.spaces import B_VALUES, G_VALUES, ONE, AnyNetSpace, RegNetSpace, Space, Stages, same
 
-#: Bounds that the sampler of pycls advises: fewer than 3 + 5.5 F million parameters, 6.5 sqrt(F) million activations.
-#: They are stated at 224 pixels, whatever the networks are drawn for.
-ADVISED = (
+#: Bounds that the sampler of pycls recommends: at most 3 + 5.5 F million parameters, 6.5 sqrt(F) million activations.
+#: They refer to 224 pixels, whatever the resolution of the drawn networks.
+RECOMMENDED = (
     "reference_parameters <= 3e6 + 5.5e-3 * reference_macs",
     "reference_activations <= 6.5e6 * (reference_macs / 1e9) ** 0.5",
 )
 
 
 def known_spaces() -> dict[str, Space]:
-    """Return every space that has a name, in the order in which the paper refines them."""
+    """Return the named spaces, in the order in which the paper refines them."""
     a = AnyNetSpace("AnyNetX_A")
     b = replace(a, name="AnyNetX_B", bottleneck=same(B_VALUES))
     c = replace(b, name="AnyNetX_C", group_width=same(G_VALUES))
@@ -46,7 +46,7 @@ def known_spaces() -> dict[str, Space]:
             d=Range(12, 28, counted=17),
             w_m=replace(x.w_m, low=2.0) if isinstance(x.w_m, Range) else x.w_m,
             bottleneck=ONE,
-            where=ADVISED,
+            where=RECOMMENDED,
         ),
         replace(x, name="RegNetY", block="y"),
         replace(no_groups, name="AnyNetR_A", block="r"),

@@ -1,4 +1,4 @@
-"""The published RegNets: their parameters, exact counts and errors, from ``profiles/published_networks.csv``."""
+"""Published RegNets: their parameters, exact counts and errors, from ``profiles/published_networks.csv``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from regnet_deploy.errors import UsageError, did_you_mean
 from regnet_deploy.space.network import SE_RATIO, Network
 
 _SIZE = re.compile(r"(?:reg_?net)?[ _-]*([xyz])[ _-]*(\d+(?:[._]\d+)?)[ _-]*(m|g)(?:f|flops|macs)?\Z")
-#: Source of the 24 baselines to which trends and expectations are fitted: one recipe, exact parameters.
+#: Source of the 24 baselines to which trends and expected errors are fitted: one recipe, exact parameters.
 _BASELINES = "pycls MODEL_ZOO"
 
 
 @dataclass(frozen=True)
 class PublishedNetwork:
-    """A network that somebody trained and published: parameters, counts at ``resolution``, and ImageNet error.
+    """A published network: parameters, counts at ``resolution``, and ImageNet error.
 
     ``w_0``, ``w_a`` and ``w_m`` are None where only the stages are published; ``top1_error`` is in percent.
     """
@@ -44,12 +44,12 @@ class PublishedNetwork:
 
     @property
     def architecture_name(self) -> str:
-        """Name without the tag of its weights."""
+        """Name without the tag of the weights."""
         return self.name.split(".pycls")[0] if ".pycls" in self.name else re.sub(r"\.[A-Za-z_]\w*\Z", "", self.name)
 
 
 def data_folder() -> Path:
-    """Return the folder of data files: inside the installed package, or beside it in a source tree."""
+    """Return the folder of data files, inside the installed package or beside it in a source tree."""
     package = Path(regnet_deploy.__file__).parent
     installed = package / "profiles"
     return installed if installed.is_dir() else package.parent / "profiles"
@@ -57,38 +57,39 @@ def data_folder() -> Path:
 
 @lru_cache(maxsize=1)
 def published_networks() -> tuple[PublishedNetwork, ...]:
-    """Return every published X and Y network, one entry a name and set of weights."""
+    """Return every published X and Y network, with one entry for each name and set of weights."""
     with open(data_folder() / "published_networks.csv", newline="", encoding="utf-8") as file:
         return tuple(_entry(row) for row in csv.DictReader(file))
 
 
 def baselines(family: str) -> tuple[PublishedNetwork, ...]:
-    """Return the 12 networks of a family (``x`` or ``y``) as trained by the paper's authors with the paper's recipe."""
+    """Return the 12 networks of a family (``x`` or ``y``) that the authors of the paper trained with its recipe."""
     return tuple(p for p in published_networks() if p.source.startswith(_BASELINES) and p.family == family)
 
 
 def find_published(name: str) -> PublishedNetwork:
-    """Return the published network of a name; case, separators and the tag of weights do not matter.
+    """Return the published network of a name, regardless of case, separators and the tag of the weights.
 
-    ``RegNetY-4.0GF``, ``regnety_040``, ``regnet_y_8gf`` (torchvision's, with its own widths) and ``y-4gf`` will do.
+    Examples of names are ``RegNetY-4.0GF``, ``regnety_040``, ``regnet_y_8gf`` (of torchvision, with its own widths) and
+    ``y-4gf``.
 
     Raises:
-        UsageError: there is none; the nearest names are suggested.
+        UsageError: the network does not exist; the message suggests similar names.
     """
-    spelt: dict[str, PublishedNetwork] = {}
+    exact: dict[str, PublishedNetwork] = {}
     known: dict[str, PublishedNetwork] = {}
     for entry in published_networks():
         for alias in (entry.name, entry.architecture_name):
-            spelt.setdefault(alias.lower(), entry)
+            exact.setdefault(alias.lower(), entry)
             known.setdefault(_plain(alias), entry)
     wanted = name.strip().lower().rpartition("/")[2]  # timm/regnety_040, facebook/regnet-y-040
-    # As it is spelt first: regnet_x_400mf (torchvision) and RegNetX-400MF (pycls) differ in a separator, and in widths.
-    for names, key in ((spelt, wanted), (known, _plain(wanted))):
+    # The exact spelling first: regnet_x_400mf (torchvision) and RegNetX-400MF (pycls) have different widths.
+    for names, key in ((exact, wanted), (known, _plain(wanted))):
         if key in names:
             return names[key]
     size_of = _SIZE.match(wanted)
     if "regnetz" in _plain(wanted) or (size_of and size_of[1] == "z"):
-        raise UsageError(f"{name}: RegNetZ has another kind of block and is not among the X and Y spaces")
+        raise UsageError(f"{name}: RegNetZ has another kind of block and is not supported")
     if size_of:
         family, number, unit = size_of.groups()
         mega = float(number.replace("_", ".")) * (1000 if unit == "g" else 1)
@@ -96,12 +97,12 @@ def find_published(name: str) -> PublishedNetwork:
         if (key := _plain(f"RegNet{family}-{size}")) in known:
             return known[key]
     raise UsageError(
-        f"no published network {name!r}{_nearest(wanted)}; RegNetX and RegNetY from 200MF to 32GF are known"
+        f"no published network {name!r}{_nearest(wanted)}; RegNetX and RegNetY from 200MF to 32GF are available"
     )
 
 
 def _nearest(wanted: str) -> str:
-    """Suggest the network of the nearest size where a family and a size are named, else that of the nearest name."""
+    """Return a suggestion: the network with the nearest size if a family and size are named, else the nearest name."""
     if match := _SIZE.match(wanted):
         family, number, unit = match.groups()
         macs = float(number.replace("_", ".")) * (1e9 if unit == "g" else 1e6)

@@ -1,4 +1,4 @@
-"""What one free parameter of a design space may be, and how it is drawn."""
+"""The values of one parameter of a design space, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ Float = NDArray[np.float64]
 
 SCALES = ("uniform", "log")
 
-#: Numbers beyond it are no parameter of a network.
+#: Larger numbers cannot be parameters of a network.
 _LARGEST = 1e12
-#: Steps up to which multiples of a step are told apart without doubt.
-_MOST_STEPS = 1e9
-_MOST_VALUES = 1e6
+#: Up to this number of steps, floating-point multiples of a step are distinct.
+_MAX_STEPS = 1e9
+_MAX_VALUES = 1e6
 
 
 @dataclass(frozen=True)
 class Range:
-    """Multiples of ``step`` from ``low`` to ``high``, drawn as the samplers of pycls draw them.
+    """Multiples of ``step`` from ``low`` to ``high``, drawn as in pycls.
 
     Uniform: from [low, high + step), rounded down. Log-uniform: from (low - min(step, low / 2), high], rounded up, so
-    that the share of draws up to v is that of the continuous log-uniform distribution, for every v that can be drawn.
+    that the fraction of draws up to v is that of the continuous log-uniform distribution, for every possible v.
 
     Attributes:
-        low: least value, a multiple of ``step``.
-        high: greatest value, a multiple of ``step``.
-        step: distance of neighbouring values.
+        low: smallest value, a multiple of ``step``.
+        high: largest value, a multiple of ``step``.
+        step: difference of adjacent values.
         scale: ``uniform`` or ``log``.
-        counted: how many values it counts as in the size of a space; None counts them. The paper counts the real
+        counted: number of values in the size of a space; None means the real number. The paper counts the real
             parameters of RegNet as 64 values each (arXiv 2003.13678, table 1).
     """
 
@@ -47,26 +47,26 @@ class Range:
     counted: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be drawn from.
+        """Check the values.
 
         Raises:
-            UsageError: with the value and what it may be.
+            UsageError: a value is not valid; the message names the allowed values.
         """
         for name in ("low", "high", "step"):
             check_number(getattr(self, name), f"{name} of a range")
         if self.scale not in SCALES:
-            said = f"{shown(self.scale)}{hint(self.scale, SCALES)}"
+            said = f"{short_repr(self.scale)}{suggestion(self.scale, SCALES)}"
             raise UsageError(f"the scale of a range must be {' or '.join(SCALES)}, got {said}")
         if self.step <= 0 or self.low > self.high:
             raise UsageError(f"a range needs low <= high and a step above 0, got {self}")
         if self.scale == "log" and self.low <= 0:
             raise UsageError(f"a range on a log scale must start above 0, got {self.low:g}")
         for name, value in (("low", self.low), ("high", self.high)):
-            if abs(value) > _MOST_STEPS * self.step:
+            if abs(value) > _MAX_STEPS * self.step:
                 raise UsageError(f"{name} must be at most a billion steps of {self.step:g}, got {value:g}")
             if abs(value / self.step - round(value / self.step)) > 1e-6:
                 raise UsageError(f"{name} must be a multiple of the step {self.step:g}, got {value:g}")
-        if (self.high - self.low) / self.step >= _MOST_VALUES:
+        if (self.high - self.low) / self.step >= _MAX_VALUES:
             raise UsageError(f"a range has at most a million values, got {self}")
         if self.counted is not None:
             check_number(self.counted, "counted of a range")
@@ -74,7 +74,7 @@ class Range:
                 raise UsageError(f"counted of a range must be 1 or more, got {self.counted:g}")
 
     def __str__(self) -> str:
-        """Return it as ``low..high``, with step and scale where they are not the plain ones."""
+        """Return ``low..high``, with step and scale unless they are the defaults."""
         step = "" if self.step == 1 else f" step {self.step:g}"
         return f"{self.low:g}..{self.high:g}{step}{', log' if self.scale == 'log' else ''}"
 
@@ -85,14 +85,14 @@ class Range:
 
     @property
     def size(self) -> float:
-        """How many values it counts as."""
+        """Number of values in the size of a space."""
         return self.counted if self.counted is not None else round((self.high - self.low) / self.step) + 1
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
-        """Draw values of this shape."""
+        """Draw values of a shape."""
         if self.scale == "log":
             start = math.log(self.low - min(self.step, self.low / 2))
-            # 1 - u is in (0, 1]: the start itself, which would round up to less than low, is never drawn.
+            # 1 - u is in (0, 1]: the start, which would be rounded up to less than low, is never drawn.
             drawn = np.exp(start + (1.0 - rng.random(shape)) * (math.log(self.high) - start)) / self.step
             steps = np.ceil(drawn - 1e-9)
         else:
@@ -100,8 +100,8 @@ class Range:
         values: Float = _multiple(np.clip(steps, round(self.low / self.step), round(self.high / self.step)), self.step)
         return values
 
-    def shares(self) -> tuple[Float, Float]:
-        """Return all values, from the least, and how likely each is to be drawn."""
+    def probabilities(self) -> tuple[Float, Float]:
+        """Return all values in ascending order, and their probabilities."""
         steps = np.arange(round(self.low / self.step), round(self.high / self.step) + 1, dtype=np.float64)
         values: Float = _multiple(steps, self.step)
         if self.scale == "uniform":
@@ -110,9 +110,9 @@ class Range:
         return values, np.diff(np.log(values / start), prepend=0.0) / math.log(self.high / start)
 
     def within(self, low: float, high: float) -> Range:
-        """Return the part between two values: from the step at or below ``low`` to the one at or above ``high``.
+        """Return the part between two values, extended to the steps at or below ``low`` and at or above ``high``.
 
-        Where both lie on one side of the range, its end on that side is what is left.
+        If both are on one side of the range, its end on that side remains.
         """
         below = _multiple(math.floor(low / self.step + 1e-9), self.step)
         above = _multiple(math.ceil(high / self.step - 1e-9), self.step)
@@ -123,7 +123,7 @@ class Range:
         return replace(self, low=least, high=most, counted=max(1.0, round(self.counted * part / whole, 3)))
 
     def to_data(self) -> dict[str, Any]:
-        """Return what a space file says."""
+        """Return the data of a space file."""
         data: dict[str, Any] = {"low": _plain(self.low), "high": _plain(self.high)}
         if self.step != 1:
             data["step"] = _plain(self.step)
@@ -136,64 +136,64 @@ class Range:
 
 @dataclass(frozen=True)
 class Values:
-    """A few values, each as likely as the others."""
+    """A list of values with equal probabilities."""
 
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse an empty list, one with a value twice, and what is not a number.
+        """Check the values.
 
         Raises:
-            UsageError: with the value or the list.
+            UsageError: the list is empty, has a duplicate, or a value is not a number.
         """
         for value in self.values:
             check_number(value, "each of a list of values")
         if not self.values or len(set(self.values)) != len(self.values):
-            raise UsageError(f"a list of values needs different numbers, got {shown(list(self.values))}")
+            raise UsageError(f"a list of values needs different numbers, got {short_repr(list(self.values))}")
 
     def __str__(self) -> str:
-        """Return them as ``{a, b, c}``, or the only one."""
+        """Return ``{a, b, c}``, or the only value."""
         listed = ", ".join(f"{value:g}" for value in self.values)
         return listed if len(self.values) == 1 else f"{{{listed}}}"
 
     @property
     def low(self) -> float:
-        """Least value."""
+        """Smallest value."""
         return min(self.values)
 
     @property
     def high(self) -> float:
-        """Greatest value."""
+        """Largest value."""
         return max(self.values)
 
     @property
     def free(self) -> bool:
-        """Whether there is more than one."""
+        """Whether there is more than one value."""
         return len(self.values) > 1
 
     @property
     def size(self) -> float:
-        """How many there are."""
+        """Number of values."""
         return len(self.values)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Float:
-        """Draw values of this shape."""
+        """Draw values of a shape."""
         if len(self.values) == 1:
             return np.full(shape, float(self.values[0]))
         drawn: Float = np.asarray(self.values, dtype=np.float64)[rng.integers(0, len(self.values), shape)]
         return drawn
 
-    def shares(self) -> tuple[Float, Float]:
-        """Return all values, from the least, and how likely each is to be drawn."""
+    def probabilities(self) -> tuple[Float, Float]:
+        """Return all values in ascending order, and their probabilities."""
         return np.sort(np.asarray(self.values, dtype=np.float64)), np.full(len(self.values), 1 / len(self.values))
 
     def within(self, low: float, high: float) -> Values:
-        """Return the values from ``low`` to ``high``; the nearest to their middle if there is none."""
+        """Return the values from ``low`` to ``high``, or the nearest to their mean if there is none."""
         kept = tuple(value for value in self.values if low <= value <= high)
         return Values(kept or (min(self.values, key=lambda value: abs(value - (low + high) / 2)),))
 
     def to_data(self) -> list[float] | float:
-        """Return what a space file says."""
+        """Return the data of a space file."""
         listed = [_plain(value) for value in self.values]
         return listed[0] if len(listed) == 1 else listed
 
@@ -205,7 +205,7 @@ def choice_from(data: Any, what: str) -> Choice:
     """Read a range from a space file: a number, a list of numbers, or low and high with step and scale.
 
     Raises:
-        UsageError: it is none of them; ``what`` names the parameter.
+        UsageError: it is something else; ``what`` is the name of the parameter in the message.
     """
     if isinstance(data, Range | Values):
         return data
@@ -218,49 +218,51 @@ def choice_from(data: Any, what: str) -> Choice:
             known = ("low", "high", "step", "scale", "counted")
             for name in data:
                 if name not in known:
-                    raise UsageError(f"{shown(name)} is not known{hint(name, known)}; use {', '.join(known)}")
+                    raise UsageError(
+                        f"{short_repr(name)} is not known{suggestion(name, known)}; use {', '.join(known)}"
+                    )
             if "low" in data and "high" in data:
                 return Range(**data)
     except UsageError as error:
         raise UsageError(f"{what}: {error}") from None
-    raise UsageError(f"{what} must be a number, a list of numbers, or have low and high, got {shown(data)}")
+    raise UsageError(f"{what} must be a number, a list of numbers, or have low and high, got {short_repr(data)}")
 
 
 def check_number(value: Any, what: str) -> None:
-    """Refuse what is not a number that a parameter could be.
+    """Check that a value is a number of a valid size.
 
     Raises:
-        UsageError: ``what`` names the number.
+        UsageError: it is not; ``what`` is its name in the message.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        written = isinstance(value, str) and _is_number(value)
-        also = " (to YAML this is a word: write it without an exponent)" if written else ""
-        raise UsageError(f"{what} must be a number, got {shown(value)}{also}")
+        is_text = isinstance(value, str) and _is_number(value)
+        advice = " (YAML reads this as text: write it without an exponent)" if is_text else ""
+        raise UsageError(f"{what} must be a number, got {short_repr(value)}{advice}")
     if not abs(value) <= _LARGEST:
-        raise UsageError(f"{what} must be a number up to {_LARGEST:g}, got {shown(value)}")
+        raise UsageError(f"{what} must be a number up to {_LARGEST:g}, got {short_repr(value)}")
 
 
 def check_type(value: Any, kind: Any, what: str, written: str) -> None:
-    """Refuse what a Python file gives where something else belongs.
+    """Check the type of a value from a Python file.
 
     Raises:
-        UsageError: ``what`` names the thing, ``written`` is how it is written.
+        UsageError: the type is wrong; ``what`` is the name of the value in the message, ``written`` the expected form.
     """
     if not isinstance(value, kind):
-        raise UsageError(f"{what} must be {written}, got {shown(value)}")
+        raise UsageError(f"{what} must be {written}, got {short_repr(value)}")
 
 
-def shown(value: Any) -> str:
-    """Return a value as errors show it: one line, short whatever the value is and however it nests."""
+def short_repr(value: Any) -> str:
+    """Return the representation of a value for error messages, on one line and at most 160 characters long."""
     try:
         text = _SHORT.repr(value)
-    except ValueError:  # an integer of so many digits that Python refuses to write it
+    except ValueError:  # an integer with too many digits for Python to convert
         return "a number of thousands of digits"
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
-def hint(word: Any, known: Iterable[str]) -> str:
-    """Return what :func:`did_you_mean` says of a word, nothing of other data."""
+def suggestion(word: Any, known: Iterable[str]) -> str:
+    """Return the suggestion of :func:`did_you_mean` for text, and an empty string for other data."""
     return did_you_mean(word, known) if isinstance(word, str) else ""
 
 
@@ -278,7 +280,7 @@ def _is_number(text: str) -> bool:
 
 
 def _multiple(steps: Any, step: float) -> Any:
-    """Return multiples of a step: of 0.1 the floats nearest to 0.1, 0.2, 0.3, which 3 * 0.1 is not."""
+    """Return multiples of a step; for 0.1 the floats nearest to 0.1, 0.2, 0.3 (3 * 0.1 is not the nearest to 0.3)."""
     parts = round(1 / step)
     return steps / parts if parts > 1 and abs(parts * step - 1) < 1e-9 else steps * step
 

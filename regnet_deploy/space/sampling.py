@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.space.complexity import complexity
+from regnet_deploy.space.complexity import NetworkConfig, complexity
 from regnet_deploy.space.constraint import names_in, satisfied
 from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, Network, default_stem_stride
 from regnet_deploy.space.population import Table
@@ -208,11 +208,7 @@ def networks_in_band(space: Space, proposed: Proposals, band: Band) -> DrawnNetw
         widths,
         groups,
         proposed.bottlenecks,
-        resolution=band.resolution,
-        se_ratio=SE_RATIO if space.block == "y" else 0.0,
-        stem_stride=band.stride,
-        classes=band.classes,
-        block=_network_block(space),
+        _network_config(space, band.resolution, band.classes, band.stride),
     ).total
     drawn = DrawnNetworks(proposed.depths, widths, groups, proposed.bottlenecks, *cost, proposed.columns)
     drawn = drawn.take(np.flatnonzero((drawn.macs >= band.lowest) & (drawn.macs <= band.highest)))
@@ -284,7 +280,7 @@ def _rising(choice: Choice, stages: int, rng: np.random.Generator, draws: int) -
     Sorted independent draws have another distribution: all orders of the same values become one row, so that rows of
     distinct values would be up to ``stages!`` times too frequent.
     """
-    values, shares = choice.shares()
+    values, shares = choice.probabilities()
     # From the last stage to the first: probability of each value or a larger one, followed by ordered stages.
     tails = [np.ones(len(values))]
     for _ in range(stages):
@@ -326,10 +322,7 @@ def _reference_columns(space: Space, drawn: DrawnNetworks) -> dict[str, NDArray[
         drawn.widths,
         drawn.group_widths,
         drawn.bottlenecks,
-        resolution=REFERENCE_RESOLUTION,
-        se_ratio=SE_RATIO if space.block == "y" else 0.0,
-        classes=REFERENCE_CLASSES,
-        block=_network_block(space),
+        _network_config(space, REFERENCE_RESOLUTION, REFERENCE_CLASSES, 2),
     ).total
     return {f"{REFERENCE}{name}": values for name, values in cost._asdict().items()}
 
@@ -352,6 +345,11 @@ def _check_countable(space: Space, band: Band) -> None:
     # For each block: two 1x1 convolutions, a 3x3 without groups, a projection; and the classifier.
     if depth * side**2 * inner * (2 * width + 9 * inner) + width * (width * side**2 + band.classes) >= 2.0**62:
         raise UsageError(f"{space.name} at {band.resolution} pixels has networks too large to count: narrow it")
+
+
+def _network_config(space: Space, resolution: int, classes: int, stem_stride: int) -> NetworkConfig:
+    se_ratio = SE_RATIO if space.block == "y" else 0.0
+    return NetworkConfig(resolution, classes, stem_stride, se_ratio=se_ratio, block=_network_block(space))
 
 
 def _network_block(space: Space) -> str:

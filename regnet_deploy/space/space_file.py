@@ -1,4 +1,4 @@
-"""Design spaces by name, from a YAML file, or from a Python file that the user names."""
+"""Finds design spaces by name, and reads them from YAML or Python files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError, did_you_mean, require
 from regnet_deploy.space.known_spaces import known_spaces
-from regnet_deploy.space.ranges import choice_from, hint, shown
+from regnet_deploy.space.ranges import choice_from, short_repr, suggestion
 from regnet_deploy.space.spaces import SYMBOLS, AnyNetSpace, RegNetSpace, Space, Stages
 
 KINDS: dict[str, type[AnyNetSpace] | type[RegNetSpace]] = {"anynet": AnyNetSpace, "regnet": RegNetSpace}
@@ -18,50 +18,50 @@ _STAGEWISE = ("depth", "width", "bottleneck", "group_width")
 _STAGES_KEYS = ("low", "high", "step", "scale", "counted", "values", "by_stage", "across")
 _CHOICES = ("d", "w_0", "w_a", "w_m", "bottleneck", "group_width")
 
-#: Characters of a space file; a file of this size is read in a second.
-LONGEST = 50_000
-#: Levels of lists and mappings in each other.
-DEEPEST = 16
+#: Maximum number of characters of a space file; such a file is read within a second.
+MAX_LENGTH = 50_000
+#: Maximum nesting depth of lists and mappings.
+MAX_DEPTH = 16
 
 
-def find_space(word: str) -> Space:
-    """Return the space of a name, of a YAML file, or of a Python file (``file.py``, or ``file.py:VARIABLE``).
+def find_space(name: str) -> Space:
+    """Return a space by its name, from a YAML file, or from a Python file (``file.py``, or ``file.py:VARIABLE``).
 
-    A Python file is run.
+    A Python file is executed.
 
     Raises:
-        UsageError: there is no such space, or the file does not describe one.
+        UsageError: the space does not exist, or the file does not describe one.
     """
     known = known_spaces()
-    for name, space in known.items():
-        if word.lower() == name.lower():
+    for known_name, space in known.items():
+        if name.lower() == known_name.lower():
             return space
-    if python := re.fullmatch(r"(.*\.py)(?::(.*))?", word, re.DOTALL):
+    if python := re.fullmatch(r"(.*\.py)(?::(.*))?", name, re.DOTALL):
         return _from_python(Path(python[1]), python[2] or "")
-    if word.endswith((".yaml", ".yml")):
-        return read_space(_text(Path(word)), word)
+    if name.endswith((".yaml", ".yml")):
+        return read_space(_text(Path(name)), name)
     raise UsageError(
-        f"no design space {shown(word)}{did_you_mean(word, known)}: give a name that `regnet-deploy spaces` lists, "
-        "or a .yaml or .py file"
+        f"no design space {short_repr(name)}{did_you_mean(name, known)}: give a name that `regnet-deploy spaces` "
+        "lists, or a .yaml or .py file"
     )
 
 
 def read_space(text: str, source: str) -> Space:
-    """Return the space that YAML describes; ``source`` is what errors call it.
+    """Return the space that YAML describes; ``source`` is its name in error messages.
 
     Raises:
-        UsageError: it does not describe one.
+        UsageError: the text does not describe a space.
         MissingExtra: PyYAML is not installed.
     """
     yaml = require("yaml", "sweep")
-    if len(text) > LONGEST:
-        raise UsageError(f"{source} has {len(text):,} characters, a space file {LONGEST:,} at most")
+    if len(text) > MAX_LENGTH:
+        raise UsageError(f"{source} has {len(text):,} characters; the maximum for a space file is {MAX_LENGTH:,}")
     try:
         _check_shape(yaml, text, source)
         data = yaml.safe_load(text)
     except UsageError:
         raise
-    except Exception as error:  # beside its own errors PyYAML lets out what the values of a file make Python raise
+    except Exception as error:  # PyYAML also raises other exceptions for invalid values
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         raise UsageError(f"{source}{where} is not YAML: {_line(getattr(error, 'problem', None) or error)}") from None
@@ -72,7 +72,7 @@ def read_space(text: str, source: str) -> Space:
 
 
 def write_space(space: Space) -> str:
-    """Return the YAML of a space; :func:`read_space` reads it back."""
+    """Return a space as YAML that :func:`read_space` reads."""
     text: str = require("yaml", "sweep").safe_dump(
         space_data(space), sort_keys=False, default_flow_style=None, width=100
     )
@@ -80,22 +80,22 @@ def write_space(space: Space) -> str:
 
 
 def space_from(data: Any) -> Space:
-    """Return the space of plain data.
+    """Return the space that data describes.
 
     Raises:
-        UsageError: with the key and what it may be.
+        UsageError: the data is not valid; the message names the key and the allowed values.
     """
     if not isinstance(data, dict):
-        raise UsageError(f"a space is written as keys and values, got {shown(data)}")
+        raise UsageError(f"a space must be a mapping of keys to values, got {short_repr(data)}")
     values = dict(data)
     kind = values.pop("kind", None)
     if not isinstance(kind, str) or kind not in KINDS:
-        raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {shown(kind)}{hint(kind, KINDS)}")
+        raise UsageError(f"kind must be one of {', '.join(KINDS)}, got {short_repr(kind)}{suggestion(kind, KINDS)}")
     known = [each.name for each in fields(KINDS[kind])]
     for name in values:
         if name not in known:
             raise UsageError(
-                f"a space of kind {kind} has no {shown(name)}{hint(name, known)}; it has {', '.join(known)}"
+                f"a space of kind {kind} has no {short_repr(name)}{suggestion(name, known)}; it has {', '.join(known)}"
             )
     where = values.get("where", ())
     values["where"] = (where,) if isinstance(where, str) else tuple(where) if isinstance(where, list) else where
@@ -111,7 +111,7 @@ def space_from(data: Any) -> Space:
 
 
 def space_data(space: Space) -> dict[str, Any]:
-    """Return the plain data of a space, for YAML and JSON."""
+    """Return a space as data for YAML and JSON."""
     anynet = isinstance(space, AnyNetSpace)
     data: dict[str, Any] = {"name": space.name, "kind": "anynet" if anynet else "regnet", "block": space.block}
     data["stages"] = space.stages
@@ -155,37 +155,38 @@ def absent_parts(block: Any) -> tuple[str, ...]:
 
 
 def _check_shape(yaml: Any, text: str, source: str) -> None:
-    """Refuse what PyYAML would take minutes or all memory for.
+    """Reject YAML for which PyYAML would need minutes or all memory.
 
-    Merged keys are copied: a few lines of them, each merging the one before twice, would be more than any memory holds.
+    Merged keys are copied: a few lines that merge each other repeatedly would fill the memory.
     """
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
-            raise UsageError(f"{source}: keys cannot be merged (<<) in a space file, write them out")
+            raise UsageError(f"{source}: merge keys (<<) are not allowed in a space file")
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise UsageError(f"{source} nests deeper than a space file does, {DEEPEST} levels at most")
+        if depth > MAX_DEPTH:
+            raise UsageError(f"{source} is nested too deeply for a space file; the maximum is {MAX_DEPTH} levels")
 
 
 def _stages(data: Any, what: str) -> Stages:
-    """Read one thing of an AnyNet: a range for all stages, or ``by_stage`` a list of them, with ``across``.
+    """Return one part of the stages: a range for all stages, or a list ``by_stage``, with ``across``.
 
-    A number is the same in all stages.
+    A number is the same value in all stages.
     """
     if not isinstance(data, dict):
         return Stages((choice_from(data, what),), "same" if isinstance(data, int | float) else "free")
     for name in data:
         if name not in _STAGES_KEYS:
             raise UsageError(
-                f"{what}: {shown(name)} is not known{hint(name, _STAGES_KEYS)}; use {', '.join(_STAGES_KEYS)}"
+                f"{what}: {short_repr(name)} is not known{suggestion(name, _STAGES_KEYS)}; "
+                f"use {', '.join(_STAGES_KEYS)}"
             )
     rest = {name: value for name, value in data.items() if name != "across"}
     across = data.get("across", "free")
     if "by_stage" in rest or "values" in rest:
         key = "by_stage" if "by_stage" in rest else "values"
         if len(rest) > 1 or not isinstance(rest[key], list):
-            raise UsageError(f"{what}: {key} is a list and stands alone, beside across")
+            raise UsageError(f"{what}: {key} must be a list, and only across can be beside it")
         listed = rest[key] if key == "by_stage" else [rest[key]]
         choices = tuple(choice_from(each, what) for each in listed)
     else:
@@ -212,8 +213,8 @@ def _from_python(path: Path, variable: str) -> Space:
     _text(path)
     try:
         names = runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:  # whatever a user's file raises is said in one line
-        raise UsageError(f"{path} cannot be run: {type(error).__name__}: {_line(error)}") from None
+    except (Exception, SystemExit) as error:  # any exception of the file of the user becomes one line
+        raise UsageError(f"{path} cannot be executed: {type(error).__name__}: {_line(error)}") from None
     spaces = {n: v for n, v in names.items() if isinstance(v, AnyNetSpace | RegNetSpace)}
     if variable:
         if variable not in spaces:
@@ -230,12 +231,12 @@ def _from_python(path: Path, variable: str) -> Space:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path that no file can have
-        said = getattr(error, "strerror", None) or _line(error)
-        raise UsageError(f"cannot read the space file {_line(path)}: {said}") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or an invalid path
+        reason = getattr(error, "strerror", None) or _line(error)
+        raise UsageError(f"cannot read the space file {_line(path)}: {reason}") from None
 
 
 def _line(text: object) -> str:
-    """Return a text on one line, its start if it is long."""
+    """Return the first 200 characters of a text on one line."""
     words = " ".join(str(text).split())
     return words if len(words) <= 200 else f"{words[:197]}..."

@@ -1,8 +1,8 @@
-"""Design spaces as data: what is free, what it may be, and what must hold between stages (arXiv 2003.13678, section 3).
+"""Design spaces as data: the ranges of the parameters and the relations between stages (arXiv 2003.13678, section 3).
 
-A space of AnyNets says for each of depth, width, bottleneck ratio and group width what a stage may have and how the
-stages relate: ``free``, the ``same``, ``rising`` (no stage less than the one before) or ``falling``. A space of RegNets
-says what the parameters of the quantized line may be. :mod:`regnet_deploy.space.sampling` draws from both.
+A space of AnyNets has, for each of depth, width, bottleneck ratio and group width, the ranges of the stages and their
+relation: ``free``, ``same``, ``rising`` (no stage is smaller than the previous one) or ``falling``. A space of RegNets
+has the ranges of the parameters of the quantized line. :mod:`regnet_deploy.space.sampling` draws from both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.constraint import check_constraint
-from regnet_deploy.space.ranges import Choice, Range, Values, check_type, hint, shown
+from regnet_deploy.space.ranges import Choice, Range, Values, check_type, short_repr, suggestion
 
 #: x: bottleneck with grouped 3x3; y: with squeeze-and-excitation; r: without groups; v: one 3x3; vr: with residual.
 BLOCKS = ("x", "y", "r", "v", "vr")
@@ -25,64 +25,64 @@ B_VALUES = Values((1, 2, 4))
 G_VALUES = Values((1, 2, 4, 8, 16, 32))
 ONE = Values((1,))
 
-#: The paper's ranges of RegNets, on the scales and with the steps of the sampler of pycls.
+#: The ranges of the paper for RegNets, with the scales and steps of pycls.
 D_RANGE = Range(1, 63, counted=64)
 W_0_RANGE = Range(8, 248, 8, "log", counted=64)
 W_A_RANGE = Range(8, 255.9, 0.1, "log", counted=64)
 W_M_RANGE = Range(1.5, 3, 0.001, "log", counted=64)
 
-#: Bounds of what a space may ask for: blocks (of a stage, or of a line), channels, and levels apart or all but one.
-MOST_BLOCKS, MOST_CHANNELS = 1000, 1 << 17
-MOST_STAGES = 8
-LEAST_W_M, MOST_W_M = 1.001, 1000.0
-LEAST_B, MOST_B = 1 / 32, 1024
+#: Limits of a space: blocks (of a stage or a line), channels, stages, and the factor between levels.
+MAX_BLOCKS, MAX_CHANNELS = 1000, 1 << 17
+MAX_STAGES = 8
+MIN_W_M, MAX_W_M = 1.001, 1000.0
+MIN_B, MAX_B = 1 / 32, 1024
 
 _COSTS = ("macs", "parameters", "activations")
-#: The same at 224 pixels with a stem of stride 2 and 1,000 classes, as published bounds are stated.
+#: Prefix of the costs at 224 pixels with a stem of stride 2 and 1,000 classes, for which published bounds are stated.
 REFERENCE = "reference_"
 
 
 @dataclass(frozen=True)
 class Stages:
-    """What the stages of an AnyNet may have of one thing.
+    """The values of one part (depth, width, bottleneck or group width) in the stages of an AnyNet.
 
     Attributes:
-        choices: one choice for all stages, or one a stage.
-        across: how the stages relate: ``free``, ``same``, ``rising`` or ``falling``.
+        choices: one range for all stages, or one for each stage.
+        across: relation of the stages: ``free``, ``same``, ``rising`` or ``falling``.
     """
 
     choices: tuple[Choice, ...]
     across: str = "free"
 
     def __post_init__(self) -> None:
-        """Refuse what is not known.
+        """Check the values.
 
         Raises:
-            UsageError: with the value and what it may be.
+            UsageError: a value is not valid; the message names the allowed values.
         """
         if self.across not in ACROSS:
-            said = f"{shown(self.across)}{hint(self.across, ACROSS)}"
+            said = f"{short_repr(self.across)}{suggestion(self.across, ACROSS)}"
             raise UsageError(f"across must be one of {', '.join(ACROSS)}, got {said}")
         check_type(self.choices, tuple, "choices of Stages", "a tuple of ranges")
         for choice in self.choices:
             check_type(choice, Range | Values, "each of the choices of Stages", "Range(...) or Values(...)")
         if not self.choices:
-            raise UsageError("stages need a range, or one a stage, got none")
+            raise UsageError("stages need one range, or one for each stage, got none")
         if self.across == "same" and len(self.choices) > 1:
-            raise UsageError("stages that are the same need one range, not one a stage")
+            raise UsageError("the relation same needs one range, not one for each stage")
 
     def choice(self, stage: int) -> Choice:
-        """Return what stage 0, 1, ... may have."""
+        """Return the range of stage 0, 1, ..."""
         return self.choices[stage] if len(self.choices) > 1 else self.choices[0]
 
     def degrees_of_freedom(self, stages: int) -> int:
-        """Return the degrees of freedom."""
+        """Return the number of degrees of freedom."""
         if self.across == "same":
             return int(self.choices[0].free)
         return sum(self.choice(i).free for i in range(stages))
 
     def log10_size(self, stages: int) -> float:
-        """Return log10 of the number of combinations; an order divides them by the permutations, as in the paper."""
+        """Return log10 of the number of combinations; an order divides it by the permutations, as in the paper."""
         if self.across == "same":
             return math.log10(self.choices[0].size)
         permutations = (
@@ -96,7 +96,7 @@ def same(choice: Choice) -> Stages:
     return Stages((choice,), "same")
 
 
-#: The paper's ranges of AnyNets, free in every stage.
+#: The ranges of the paper for AnyNets, free in every stage.
 DEPTHS = Stages((Range(1, 16, 1, "log"),))
 WIDTHS = Stages((Range(8, 1024, 8, "log"),))
 BOTTLENECKS = Stages((B_VALUES,))
@@ -108,11 +108,11 @@ class AnyNetSpace:
     """A space of AnyNets; the defaults are AnyNetX_A.
 
     Attributes:
-        name: what tables and figures call it.
-        depth: blocks of a stage.
-        width: channels that a stage puts out, before it is fitted to the groups.
-        bottleneck: width over bottleneck width; without meaning for blocks v and vr.
-        group_width: channels per group; without meaning for blocks r, v and vr.
+        name: name in tables and figures.
+        depth: number of blocks of a stage.
+        width: output channels of a stage, before they are fitted to the group width.
+        bottleneck: width divided by bottleneck width; 1 for blocks v and vr.
+        group_width: channels per group; 1 for blocks r, v and vr.
         block: one of ``x``, ``y``, ``r``, ``v``, ``vr``.
         stages: number of stages.
         where: constraints on the columns, see :mod:`regnet_deploy.space.constraint`.
@@ -128,10 +128,10 @@ class AnyNetSpace:
     where: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be drawn from.
+        """Check the values.
 
         Raises:
-            UsageError: with the value and what it may be.
+            UsageError: a value is not valid; the message names the allowed values.
         """
         _check(self.name, self.block, self.stages)
         for what, each in self.parts().items():
@@ -142,7 +142,7 @@ class AnyNetSpace:
                 if what == "bottleneck":
                     _check_bottleneck(self.name, choice)
                 else:
-                    most = MOST_BLOCKS if what == "depth" else MOST_CHANNELS
+                    most = MAX_BLOCKS if what == "depth" else MAX_CHANNELS
                     _check_whole(self.name, what, choice, 8 if what == "width" else 1, most)
         if self.block in ("v", "vr") and self.bottleneck != same(ONE):
             raise UsageError(f"{self.name}: block {self.block} has no bottleneck: set it to 1")
@@ -152,9 +152,9 @@ class AnyNetSpace:
 
     @property
     def symbols(self) -> dict[str, bool]:
-        """The paper's symbols of what is drawn - one for all stages, or one a stage - and whether each is free.
+        """The symbols of the drawn parameters, for all stages or for each stage, and whether each is free.
 
-        Where all stages are equally deep, what is drawn is d, the blocks of the whole network.
+        If all stages have the same depth, the parameter is d, the number of blocks of the network.
         """
         symbols: dict[str, bool] = {}
         for symbol, part in zip("dwbg", self.parts().values(), strict=True):
@@ -166,11 +166,11 @@ class AnyNetSpace:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that a constraint may speak of."""
+        """Columns that a constraint can refer to."""
         return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_cost_columns())))
 
     def parts(self) -> dict[str, Stages]:
-        """Return what is drawn, by name: of depths, widths, bottlenecks and group widths."""
+        """Return the parts of the stages by name."""
         return {
             "depth": self.depth,
             "width": self.width,
@@ -218,10 +218,10 @@ class RegNetSpace:
     where: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be drawn from.
+        """Check the values.
 
         Raises:
-            UsageError: with the value and what it may be.
+            UsageError: a value is not valid; the message names the allowed values.
         """
         _check(self.name, self.block, self.stages)
         if self.block in ("v", "vr"):
@@ -229,32 +229,32 @@ class RegNetSpace:
         if self.block == "r" and self.group_width != ONE:
             raise UsageError(f"{self.name}: block r has no groups: set group_width to 1")
         if isinstance(self.w_a, str) and self.w_a != "w_0":
-            raise UsageError(f"{self.name}: w_a must be a range or the word w_0, got {shown(self.w_a)}")
+            raise UsageError(f"{self.name}: w_a must be a range or the word w_0, got {short_repr(self.w_a)}")
         for what in ("d", "w_0", "w_a", "w_m", "bottleneck", "group_width"):
             if what != "w_a" or not isinstance(self.w_a, str):
                 check_type(getattr(self, what), Range | Values, f"{self.name}: {what}", "Range(...) or Values(...)")
-        _check_whole(self.name, "d", self.d, 1, MOST_BLOCKS)
-        _check_whole(self.name, "w_0", self.w_0, 8, MOST_CHANNELS, unit=8)
-        _check_whole(self.name, "group_width", self.group_width, 1, MOST_CHANNELS)
+        _check_whole(self.name, "d", self.d, 1, MAX_BLOCKS)
+        _check_whole(self.name, "w_0", self.w_0, 8, MAX_CHANNELS, unit=8)
+        _check_whole(self.name, "group_width", self.group_width, 1, MAX_CHANNELS)
         _check_bottleneck(self.name, self.bottleneck)
         if not isinstance(self.w_a, str):
-            _check_between(self.name, "w_a", self.w_a, 0, MOST_CHANNELS)
-        _check_between(self.name, "w_m", self.w_m, LEAST_W_M, MOST_W_M)
+            _check_between(self.name, "w_a", self.w_a, 0, MAX_CHANNELS)
+        _check_between(self.name, "w_m", self.w_m, MIN_W_M, MAX_W_M)
         _check_where(self.name, self.where, self.columns)
 
     @property
     def symbols(self) -> dict[str, bool]:
-        """The paper's symbols of the parameters, and whether each is free."""
+        """The symbols of the parameters, and whether each is free."""
         parts = self.parts()
         return {s: s in parts and parts[s].free for s in ("d", "w_0", "w_a", "w_m", "b", "g")}
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns that a constraint may speak of."""
+        """Columns that a constraint can refer to."""
         return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_cost_columns())))
 
     def parts(self) -> dict[str, Choice]:
-        """Return what is drawn, by the paper's symbols."""
+        """Return the ranges of the drawn parameters, by symbol."""
         drawn = {"d": self.d, "w_0": self.w_0, "w_a": self.w_a, "w_m": self.w_m, "b": self.bottleneck}
         drawn["g"] = self.group_width
         return {name: choice for name, choice in drawn.items() if not isinstance(choice, str)}
@@ -275,11 +275,11 @@ Space = AnyNetSpace | RegNetSpace
 
 def _check(name: Any, block: Any, stages: Any) -> None:
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > 80:
-        raise UsageError(f"a space needs a name, one line of at most 80 characters, got {shown(name)}")
+        raise UsageError(f"a space needs a name on one line of at most 80 characters, got {short_repr(name)}")
     if block not in BLOCKS:
-        raise UsageError(f"{name}: block must be one of {', '.join(BLOCKS)}, got {shown(block)}")
-    if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= MOST_STAGES:
-        raise UsageError(f"{name}: stages must be a number from 1 to {MOST_STAGES}, got {shown(stages)}")
+        raise UsageError(f"{name}: block must be one of {', '.join(BLOCKS)}, got {short_repr(block)}")
+    if isinstance(stages, bool) or not isinstance(stages, int) or not 1 <= stages <= MAX_STAGES:
+        raise UsageError(f"{name}: stages must be a number from 1 to {MAX_STAGES}, got {short_repr(stages)}")
 
 
 def _check_between(name: str, what: str, choice: Choice, least: float, most: float) -> None:
@@ -296,8 +296,8 @@ def _check_whole(name: str, what: str, choice: Choice, least: int, most: int, un
 
 
 def _check_bottleneck(name: str, choice: Choice) -> None:
-    """Refuse ratios of which the width of a stage, a whole number, would not give back the bottleneck width."""
-    _check_between(name, "bottleneck", choice, LEAST_B, MOST_B)
+    """Reject ratios for which the bottleneck width does not follow from the integer width of a stage."""
+    _check_between(name, "bottleneck", choice, MIN_B, MAX_B)
     if isinstance(choice, Range) and choice.free:
         fits = choice.low >= 2 or all(value.is_integer() for value in map(float, _spanned(choice)))
     else:
@@ -308,7 +308,7 @@ def _check_bottleneck(name: str, choice: Choice) -> None:
 
 
 def _spanned(choice: Choice) -> tuple[float, ...]:
-    """Return numbers of which all that is drawn are sums of multiples."""
+    """Return numbers whose integer combinations include every value that can be drawn."""
     if isinstance(choice, Values):
         return choice.values
     return (choice.low, choice.step) if choice.low < choice.high else (choice.low,)
@@ -316,7 +316,7 @@ def _spanned(choice: Choice) -> tuple[float, ...]:
 
 def _check_where(name: str, where: Any, columns: tuple[str, ...]) -> None:
     if not isinstance(where, tuple):
-        raise UsageError(f"{name}: where must be lines of text, got {shown(where)}")
+        raise UsageError(f"{name}: where must be lines of text, got {short_repr(where)}")
     try:
         for line in where:
             check_constraint(line, columns)

@@ -10,7 +10,7 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.enumeration import regnets_between
+from regnet_deploy.space.enumeration import ConstrainedSpace, regnets_between
 from regnet_deploy.space.network import Network
 
 
@@ -127,7 +127,7 @@ def test_select_imports_neither_torch_nor_matplotlib_nor_pillow(cli_process, tmp
 
 def write_sweep(path, error_of, *, n=60):
     """Write made-up trials of RegNetXs at 0.4 GMACs as CSV; their errors by ``error_of(d)``."""
-    rows = regnets_between(0.39e9, 0.41e9, family="x", w_m_step=0.05)
+    rows = regnets_between(0.39e9, 0.41e9, ConstrainedSpace("x"), w_m_step=0.05)
     rows = rows.take(rows.distinct_rows(rows.w_a_low))
     rows = rows.take(np.random.default_rng(0).choice(len(rows), n, replace=False))
     lines = ["error,macs,parameters,d,w_0,w_a,w_m,g,depths,widths,group_widths"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.populations.trials import Trials, stage_columns
-from regnet_deploy.space.enumeration import regnets_between
+from regnet_deploy.space.enumeration import ConstrainedSpace, regnets_between
 from regnet_deploy.space.regnet import RegNet
 
 
@@ -15,7 +15,7 @@ def population():
     """Return a function that makes trials: n RegNets at about some MACs, their errors by ``law(columns, noise)``."""
 
     def make(law, *, n=60, macs=0.4e9, family="x", seed=0):
-        rows = regnets_between(0.97 * macs, 1.03 * macs, family=family, w_m_step=0.025)
+        rows = regnets_between(0.97 * macs, 1.03 * macs, ConstrainedSpace(family), w_m_step=0.025)
         rows = rows.take(rows.distinct_rows(rows.w_a_low))
         draw = np.random.default_rng(seed)
         rows = rows.take(draw.choice(len(rows), n, replace=False))

@@ -15,7 +15,7 @@ from regnet_deploy.selection.ridge_regression import leave_one_out
 from regnet_deploy.selection.shape_features import REGRESSORS, fit_baseline, regressors
 from regnet_deploy.selection.trends import fit_trends
 from regnet_deploy.selection.trial_set import TrialSet
-from regnet_deploy.space.enumeration import regnets_between
+from regnet_deploy.space.enumeration import ConstrainedSpace, regnets_between
 from regnet_deploy.space.published import baselines
 
 
@@ -108,13 +108,13 @@ def test_two_sweeps_share_what_matters_and_each_has_its_level(trial_set):
     assert both.mean.rmse < 3  # not the 12 points that a mean of both would miss by
     assert both.regression.spearman > 0.9
     assert both.reference_macs[1] > 1.9 * alone.reference_macs[0]
-    rows = regnets_between(0.399e9, 0.401e9, family="x", w_m_step=0.1)
+    rows = regnets_between(0.399e9, 0.401e9, ConstrainedSpace("x"), w_m_step=0.1)
     assert both.predict(rows)[0] == pytest.approx(alone.predict(rows)[0], abs=1.0)
 
 
 def test_predictions_of_candidates_follow_the_law_within_what_was_swept(trial_set):
     evidence = fit_evidence([trial_set("deep", n=100)], "x")
-    rows = regnets_between(0.399e9, 0.401e9, family="x", w_m_step=0.02)
+    rows = regnets_between(0.399e9, 0.401e9, ConstrainedSpace("x"), w_m_step=0.02)
     predicted, extrapolated = evidence.predict(rows)
     assert 0 < extrapolated.mean() < 0.9
     truth = 40 - 6 * np.log(rows.d / 20)
@@ -123,7 +123,7 @@ def test_predictions_of_candidates_follow_the_law_within_what_was_swept(trial_se
 
 def test_depth_means_the_same_at_ten_times_the_macs(trial_set):
     evidence = fit_evidence([trial_set("deep", n=200)], "x")
-    rows = regnets_between(3.99e9, 4.01e9, family="x", w_m_step=0.02)
+    rows = regnets_between(3.99e9, 4.01e9, ConstrainedSpace("x"), w_m_step=0.02)
     predicted, extrapolated = evidence.predict(rows)
     assert (~extrapolated).any()
     assert stats.spearmanr(predicted[~extrapolated], rows.d[~extrapolated]).statistic < -0.9

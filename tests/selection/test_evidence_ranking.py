@@ -13,14 +13,14 @@ from regnet_deploy.selection.evidence import fit_evidence
 from regnet_deploy.selection.evidence_ranking import macs_extrapolation, rank_by_evidence
 from regnet_deploy.selection.trends import fit_trends, score_population
 from regnet_deploy.selection.trial_set import TrialSet
-from regnet_deploy.space.enumeration import regnets_between
+from regnet_deploy.space.enumeration import ConstrainedSpace, regnets_between
 from regnet_deploy.space.published import baselines
 
 
 @pytest.fixture(scope="module")
 def candidates():
     def make(macs=0.4e9, w_m_step=0.02):
-        rows = regnets_between(0.995 * macs, 1.005 * macs, family="x", w_m_step=w_m_step)
+        rows = regnets_between(0.995 * macs, 1.005 * macs, ConstrainedSpace("x"), w_m_step=w_m_step)
         score, w_a = score_population(fit_trends(baselines("x")), rows)
         return CandidateTable(**vars(rows), w_a=w_a, score=score).take(rows.distinct_rows(score))
 

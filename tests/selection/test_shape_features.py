@@ -7,7 +7,7 @@ import pytest
 
 from regnet_deploy.selection.shape_features import REGRESSORS, SHAPE, StageArrays, fit_baseline, regressors
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.enumeration import regnets_between
+from regnet_deploy.space.enumeration import ConstrainedSpace, regnets_between
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import baselines
 
@@ -48,7 +48,7 @@ def test_what_each_number_is():
 
 
 def test_candidates_have_the_shapes_of_their_networks():
-    rows = regnets_between(0.398e9, 0.402e9, family="x", w_m_step=0.1)
+    rows = regnets_between(0.398e9, 0.402e9, ConstrainedSpace("x"), w_m_step=0.1)
     ones = (1.0,) * 4
     networks = [
         Network(tuple(d), tuple(w), tuple(g), ones)

@@ -13,7 +13,7 @@ from regnet_deploy.selection.trends import (
     leave_one_out_errors,
     score_population,
 )
-from regnet_deploy.space.enumeration import Bounds, regnets_between
+from regnet_deploy.space.enumeration import Bounds, ConstrainedSpace, regnets_between
 from regnet_deploy.space.published import baselines
 from regnet_deploy.space.regnet import RegNet
 
@@ -43,7 +43,7 @@ def test_the_score_is_the_sum_of_five_normal_log_densities():
 
 
 def test_the_slope_that_is_reported_makes_the_network_that_is_scored():
-    population = regnets_between(0.396e9, 0.404e9, family="y")
+    population = regnets_between(0.396e9, 0.404e9, ConstrainedSpace("y"))
     trends = fit_trends(baselines("y"))
     scores, w_a = score_population(trends, population)
     rows = population.distinct_rows(scores)
@@ -63,7 +63,7 @@ def test_networks_left_out_of_the_fit_rank_far_above_chance():
         for left_out in networks[:6]:  # up to 3.2 GMACs; benchmarks/ranking.py does all
             trends = fit_trends([p for p in networks if p is not left_out])
             population = regnets_between(
-                left_out.macs * 0.99, left_out.macs * 1.01, family=family, bounds=Bounds(), w_m_step=0.005
+                left_out.macs * 0.99, left_out.macs * 1.01, ConstrainedSpace(family, bounds=Bounds()), w_m_step=0.005
             )
             scores, _ = score_population(trends, population)
             scores = scores[population.distinct_rows(scores)]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.complexity import (
+    NetworkConfig,
     block_cost,
     complexity,
     network_complexity,
@@ -33,9 +34,8 @@ def test_a_population_counts_like_its_networks_one_by_one():
         [p.network.depths for p in entries],
         [p.network.widths for p in entries],
         [p.network.group_widths for p in entries],
-        resolution=160,
-        se_ratio=0.25,
-        classes=10,
+        1,
+        NetworkConfig(resolution=160, se_ratio=0.25, classes=10),
     ).total
     alone = [network_complexity(p.network, 160, 10).total for p in entries]
     np.testing.assert_array_equal(together.macs, [c.macs for c in alone])
@@ -56,15 +56,15 @@ def test_sides_are_those_of_convolutions_with_stride_two(resolution, stride):
 
 
 def test_a_block_costs_what_its_convolutions_cost():
-    cost = block_cost(64, 64, 64, 16, side=14, first=False, se_ratio=0.0)
+    cost = block_cost(64, 64, 64, 16, sides=(14, 14), first=False, se_ratio=0.0)
     assert cost.macs == 14 * 14 * (64 * 64 + 9 * 64 * 16 + 64 * 64)
     assert cost.parameters == 64 * 64 + 9 * 64 * 16 + 64 * 64 + 3 * 2 * 64
     assert cost.activations == 3 * 64 * 14 * 14
 
 
 def test_squeezed_width_is_a_quarter_of_the_input_rounded_half_to_even():
-    without = block_cost(10, 40, 40, 8, side=7, first=True, se_ratio=0.0, side_in=14)
-    with_se = block_cost(10, 40, 40, 8, side=7, first=True, se_ratio=0.25, side_in=14)
+    without = block_cost(10, 40, 40, 8, sides=(14, 7), first=True, se_ratio=0.0)
+    with_se = block_cost(10, 40, 40, 8, sides=(14, 7), first=True, se_ratio=0.25)
     squeezed = 2  # 0.25 * 10 = 2.5 goes to the even neighbour
     assert with_se.parameters - without.parameters == 2 * 40 * squeezed + squeezed + 40
     assert with_se.activations - without.activations == squeezed + 40
@@ -94,7 +94,7 @@ def test_a_plain_block_costs_its_one_convolution_and_a_shortcut_only_where_the_s
 def test_a_population_of_plain_blocks_counts_like_its_networks_one_by_one(block):
     draw = np.random.default_rng(0)
     depths, widths = draw.integers(1, 17, (20, 4)), 8 * draw.integers(1, 129, (20, 4))
-    together = complexity(depths, widths, widths, resolution=224, block=block)
+    together = complexity(depths, widths, widths, 1, NetworkConfig(resolution=224, block=block))
     for i in range(20):
         d, w = (tuple(values[i].tolist()) for values in (depths, widths))
         alone = network_complexity(Network(d, w, w, (1.0,) * 4, block=block), 224, 1000)
@@ -105,4 +105,4 @@ def test_a_population_of_plain_blocks_counts_like_its_networks_one_by_one(block)
 
 def test_a_kind_of_block_that_there_is_not_has_no_complexity():
     with pytest.raises(UsageError, match="block must be one of bottleneck, v, vr, got r"):
-        complexity([1], [8], [8], resolution=32, block="r")
+        complexity([1], [8], [8], 1, NetworkConfig(resolution=32, block="r"))

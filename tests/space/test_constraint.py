@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.space.constraint import LONGEST, check_constraint, names_in, satisfied
+from regnet_deploy.space.constraint import MAX_LENGTH, check_constraint, names_in, satisfied
 
 COLUMNS = {"w_0": np.array([8, 16, 24]), "w_a": np.array([8.0, 10.0, 30.0]), "macs": np.array([1, 4, 9]) * 10**8}
 
@@ -110,7 +110,7 @@ def test_anything_else_is_refused_in_one_line_at_once(line):
 
 @pytest.mark.parametrize("line", ["1+" * 190 + "1 > w_0", "-" * 380 + "w_0 > 1", "(" * 150 + "w_0" + ")" * 150 + "> 1"])
 def test_a_line_of_the_greatest_length_is_computed(line):
-    assert len(line) <= LONGEST
+    assert len(line) <= MAX_LENGTH
     assert satisfied(line, COLUMNS).shape == (3,)
 
 
@@ -121,7 +121,7 @@ def test_what_is_no_text_is_refused(line):
 
 
 def test_a_column_that_is_not_there_is_named_with_the_nearest_one():
-    with pytest.raises(UsageError, match=r"names mac \(did you mean macs\?\); there are w_0, w_a, macs"):
+    with pytest.raises(UsageError, match=r"names mac \(did you mean macs\?\); the columns are w_0, w_a, macs"):
         check_constraint("mac < 3", COLUMNS)
 
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.space.complexity import complexity
-from regnet_deploy.space.enumeration import Bounds, regnets_between, regnets_nearest
+from regnet_deploy.space.complexity import NetworkConfig, complexity
+from regnet_deploy.space.enumeration import Bounds, ConstrainedSpace, regnets_between, regnets_nearest
 from regnet_deploy.space.published import baselines
 from regnet_deploy.space.regnet import RegNet
 
@@ -29,13 +29,13 @@ def stages(population, rows=None):
 @pytest.mark.parametrize("family", ["x", "y"])
 @pytest.mark.parametrize("gmacs", [0.2, 0.4, 1.6, 8.0, 12.0, 32.0])
 def test_every_row_meets_budget_and_bounds_and_comes_from_its_parameters(family, gmacs):
-    population = regnets_between(gmacs * 0.99e9, gmacs * 1.01e9, family=family)
+    population = regnets_between(gmacs * 0.99e9, gmacs * 1.01e9, ConstrainedSpace(family))
     counts = complexity(
         population.depths,
         population.widths,
         population.group_widths,
-        resolution=224,
-        se_ratio=0.25 if family == "y" else 0.0,
+        1,
+        NetworkConfig(resolution=224, se_ratio=0.25 if family == "y" else 0.0),
     ).total
     np.testing.assert_array_equal(counts.macs, population.macs)
     np.testing.assert_array_equal(counts.parameters, population.parameters)
@@ -67,7 +67,7 @@ def test_every_row_meets_budget_and_bounds_and_comes_from_its_parameters(family,
 @pytest.mark.parametrize("entry", [*baselines("x"), *baselines("y")], ids=lambda p: p.name)
 def test_every_published_network_is_among_the_candidates_for_its_macs(entry):
     bounds = Bounds(activations=None) if entry.name == "RegNetY-6.4GF" else Bounds()  # its 16.41 M miss the 16.39 M
-    population = regnets_between(entry.macs, entry.macs, family=entry.family, bounds=bounds)
+    population = regnets_between(entry.macs, entry.macs, ConstrainedSpace(entry.family, bounds=bounds))
     assert (entry.network.depths, entry.network.widths, entry.network.group_widths) in stages(population)
 
 
@@ -89,18 +89,22 @@ def test_no_network_of_the_lattice_is_left_out(d, w_0, w_a, w_m, g, family):
         return
     macs = int(
         complexity(
-            network.depths, network.widths, network.group_widths, resolution=224, se_ratio=network.se_ratio
+            network.depths,
+            network.widths,
+            network.group_widths,
+            1,
+            NetworkConfig(resolution=224, se_ratio=network.se_ratio),
         ).total.macs
     )
     narrow = Bounds(w_0=(w_0, w_0), g=(g, g), w_m=(w_m, w_m), parameters=None, activations=None)
-    found = regnets_between(macs, macs, family=family, bounds=narrow)
+    found = regnets_between(macs, macs, ConstrainedSpace(family, bounds=narrow))
     assert (network.depths, network.widths, network.group_widths) in stages(found)
 
 
 def test_bounds_hold_at_224_whatever_the_resolution():
-    population = regnets_between(0.0158e9, 0.0162e9, family="y", resolution=32, stem_stride=1, classes=10)
+    population = regnets_between(0.0158e9, 0.0162e9, ConstrainedSpace("y", resolution=32, stem_stride=1, classes=10))
     there = complexity(
-        population.depths, population.widths, population.group_widths, resolution=224, se_ratio=0.25
+        population.depths, population.widths, population.group_widths, 1, NetworkConfig(resolution=224, se_ratio=0.25)
     ).total
     np.testing.assert_array_equal(there.macs, population.reference_macs)
     assert (there.parameters < (3 + 5.5 * there.macs / 1e9) * 1e6).all()
@@ -108,35 +112,33 @@ def test_bounds_hold_at_224_whatever_the_resolution():
         population.depths,
         population.widths,
         population.group_widths,
-        resolution=32,
-        se_ratio=0.25,
-        stem_stride=1,
-        classes=10,
+        1,
+        NetworkConfig(resolution=32, se_ratio=0.25, stem_stride=1, classes=10),
     ).total
     np.testing.assert_array_equal(here.macs, population.macs)
 
 
 def test_group_multiple_holds_in_every_stage():
-    population = regnets_between(3.96e9, 4.04e9, family="x", bounds=Bounds(g_multiple=16))
+    population = regnets_between(3.96e9, 4.04e9, ConstrainedSpace("x", bounds=Bounds(g_multiple=16)))
     assert len(population)
     assert (population.group_widths % 16 == 0).all()
 
 
 def test_one_group_width_need_not_lie_on_the_lattice():
-    population = regnets_between(3.9e9, 4.1e9, family="x", bounds=Bounds(g=(20, 20)))
+    population = regnets_between(3.9e9, 4.1e9, ConstrainedSpace("x", bounds=Bounds(g=(20, 20))))
     assert set(population.g) == {20}
 
 
 @pytest.mark.parametrize("gmacs", [1e-6, 1e9])
 def test_the_nearest_to_an_absurd_budget_is_the_end_of_the_space(gmacs):
-    nearest = regnets_nearest(gmacs * 1e9, family="x")
+    nearest = regnets_nearest(gmacs * 1e9, ConstrainedSpace("x"))
     beyond = nearest.macs[0] * (0.5 if gmacs < 1 else 1.2)
     span = sorted((beyond, nearest.macs[0] - 1 if gmacs < 1 else beyond * 1.5))
-    assert not len(regnets_between(*span, family="x"))
+    assert not len(regnets_between(*span, ConstrainedSpace("x")))
 
 
 def test_an_empty_space_has_no_nearest():
-    assert not len(regnets_nearest(4e9, family="x", bounds=Bounds(activations=0.01, g=(8, 8))))
+    assert not len(regnets_nearest(4e9, ConstrainedSpace("x", bounds=Bounds(activations=0.01, g=(8, 8)))))
 
 
 def test_group_widths_that_cannot_be_are_refused():
@@ -169,4 +171,4 @@ def test_w_m_off_its_lattice_is_refused():
 def test_bounds_too_wide_to_be_searched_are_refused():
     wide = Bounds(d=(4, 48), w_m=(1.1, 4.0), parameters=None, activations=None)
     with pytest.raises(UsageError, match="more than 5,000,000 solutions: narrow the bounds"):
-        regnets_between(7.92e9, 8.08e9, family="y", bounds=wide)
+        regnets_between(7.92e9, 8.08e9, ConstrainedSpace("y", bounds=wide))

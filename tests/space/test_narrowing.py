@@ -39,7 +39,7 @@ def test_ranges_of_regnets_are_cut_by_symbol() -> None:
 def test_a_slope_that_is_the_first_width_is_not_drawn() -> None:
     tied = replace(X, w_a="w_0")
     assert narrow_space(tied, {"w_0": (16, 64)}, "cut").w_a == "w_0"  # type: ignore[union-attr]
-    with pytest.raises(UsageError, match="RegNetX does not draw w_a: it cannot be narrowed there"):
+    with pytest.raises(UsageError, match="RegNetX does not draw w_a, so this cannot be narrowed"):
         narrow_space(tied, {"w_a": (8, 16)}, "cut")
 
 
@@ -73,7 +73,7 @@ def test_the_depth_of_stages_that_have_the_same_is_that_of_all_of_them() -> None
 
 @pytest.mark.parametrize("column", ["d", "w", "e_fit", "d_5", "macs"])
 def test_columns_that_are_not_drawn_are_refused(column: str) -> None:
-    with pytest.raises(UsageError, match=f"AnyNetX_A does not draw {column}: it cannot be narrowed there"):
+    with pytest.raises(UsageError, match=f"AnyNetX_A does not draw {column}, so this cannot be narrowed"):
         narrow_space(A, {"d_1": (1, 2), column: (1, 2)}, "cut")
 
 
@@ -117,7 +117,7 @@ def test_ranges_of_stages_that_become_the_same_go_from_the_least_to_the_greatest
 
 def test_lists_and_ranges_have_nothing_in_common() -> None:
     mixed = replace(A, depth=Stages((Range(1, 4), Values((2, 3)), Range(1, 4), Range(1, 4))))
-    with pytest.raises(UsageError, match="no range in common: write it into the file"):
+    with pytest.raises(UsageError, match="no common range: write the range into the space file"):
         with_relation(mixed, "depth", "same")
     assert with_relation(mixed, "depth", "rising").depth.across == "rising"  # type: ignore[union-attr]
 
@@ -126,7 +126,7 @@ def test_lists_and_ranges_have_nothing_in_common() -> None:
     ("part", "across", "said"),
     [
         ("bottelneck", "same", "(did you mean bottleneck?)"),
-        ("b", "same", "stages have depth, width, bottleneck, group_width, not 'b'"),
+        ("b", "same", "the parts of stages are depth, width, bottleneck, group_width, got 'b'"),
         ("depth", "risng", "(did you mean rising?)"),
         ("depth", "", "across must be one of"),
     ],

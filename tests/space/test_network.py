@@ -59,13 +59,13 @@ def test_another_kind_of_block_is_refused(block, said):
     ("changed", "said"),
     [
         ({"bottlenecks": (1.0, 2.0)}, "bottlenecks must be 1, got 1, 2$"),
-        ({"group_widths": (16, 8)}, "group widths must be the widths, 16, 24, got 16, 8$"),
-        ({"group_widths": (16, 7)}, "group widths must be the widths, 16, 24, got 16, 7$"),
-        ({"se_ratio": 0.25}, r"they take no squeeze-and-excitation, se_ratio must be 0, got 0\.25$"),
+        ({"group_widths": (16, 8)}, "group widths must equal the widths, 16, 24, got 16, 8$"),
+        ({"group_widths": (16, 7)}, "group widths must equal the widths, 16, 24, got 16, 7$"),
+        ({"se_ratio": 0.25}, r"without squeeze-and-excitation, se_ratio must be 0, got 0\.25$"),
     ],
 )
 def test_blocks_of_one_convolution_refuse_what_only_bottlenecks_have(block, changed, said):
-    with pytest.raises(UsageError, match=f"^blocks of kind {block} are one 3x3 convolution of the whole width: {said}"):
+    with pytest.raises(UsageError, match=f"^blocks of kind {block} are a single 3x3 convolution: {said}"):
         plain(block, **changed)
 
 

@@ -15,7 +15,7 @@ from regnet_deploy.space.known_spaces import known_spaces
 from regnet_deploy.space.ranges import Range, Values
 from regnet_deploy.space.regnet import RegNet
 from regnet_deploy.space.sampling import CHUNK, Band, networks_in_band, networks_of, propose
-from regnet_deploy.space.spaces import DEPTHS, MOST_CHANNELS, WIDTHS, AnyNetSpace, RegNetSpace, Stages
+from regnet_deploy.space.spaces import DEPTHS, MAX_CHANNELS, WIDTHS, AnyNetSpace, RegNetSpace, Stages
 
 KNOWN = known_spaces()
 ANYNETS = {name: space for name, space in KNOWN.items() if isinstance(space, AnyNetSpace)}
@@ -171,7 +171,7 @@ def test_lines_become_the_networks_of_the_exact_path_draw_for_draw_and_the_same_
 def test_near_ties_of_rounding_the_levels_are_those_of_the_exact_path(d, w_0, w_m, block, level, nudge):
     """w_a is chosen so that a level begins at a whole block, or a hair beside it."""
     w_a = (math.sqrt(w_m) * w_m ** (level - 1) - 1) * w_0 / block * (1 + nudge)
-    assume(w_a <= MOST_CHANNELS)
+    assume(w_a <= MAX_CHANNELS)
     space = RegNetSpace("tie", *(Values((value,)) for value in (d, w_0, w_a, w_m, 1, 8)))
     for stages in range(1, 6):
         draws = propose(replace(space, stages=stages), np.random.default_rng(0), 1)

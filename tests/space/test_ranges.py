@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.space.ranges import Range, Values, choice_from, shown
+from regnet_deploy.space.ranges import Range, Values, choice_from, short_repr
 
 RANGES = [Range(1, 16, 1, "log"), Range(8, 1024, 8, "log"), Range(8, 255.9, 0.1, "log"), Range(1.5, 3, 0.001, "log")]
 
@@ -59,7 +59,7 @@ def test_a_uniform_scale_draws_every_value_alike(made):
 
 @given(made=ranges())
 def test_shares_are_those_of_all_values_and_sum_to_one(made):
-    values, shares = made.shares()
+    values, shares = made.probabilities()
     assert values[0] == pytest.approx(made.low)
     assert values[-1] == pytest.approx(made.high)
     assert len(values) == made.size
@@ -115,7 +115,10 @@ def test_a_range_is_written_as_people_write_it():
         ({"low": 1, "high": 10**400}, "d: high of a range must be a number up to 1e"),
         ({"low": 1, "high": float("nan")}, "d: high of a range must be a number up to 1e"),
         ({"low": True, "high": 2}, "d: low of a range must be a number, got True"),
-        ({"low": 1, "high": 2, "step": "1e-3"}, r"got '1e-3' \(to YAML this is a word: write it without an exponent\)"),
+        (
+            {"low": 1, "high": 2, "step": "1e-3"},
+            r"got '1e-3' \(YAML reads this as text: write it without an exponent\)",
+        ),
         ({"low": 1, "high": 2, "counted": 0}, "d: counted of a range must be 1 or more, got 0"),
         ({"low": 1, "high": 2, "counted": "x"}, "d: counted of a range must be a number, got 'x'"),
         ([], "d: a list of values needs different numbers, got"),
@@ -141,4 +144,4 @@ def test_errors_show_data_in_short_whatever_it_is():
     recursive: list[object] = []
     recursive.append(recursive)
     for data in (nested, recursive, "x" * 10**6, 16**100_000, dict.fromkeys(range(1000), nested)):
-        assert len(shown(data)) <= 160
+        assert len(short_repr(data)) <= 160

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from regnet_deploy.errors import MissingExtra, UsageError
 from regnet_deploy.space.known_spaces import known_spaces
 from regnet_deploy.space.ranges import Range, Values
-from regnet_deploy.space.space_file import LONGEST, find_space, read_space, space_data, space_from, write_space
+from regnet_deploy.space.space_file import MAX_LENGTH, find_space, read_space, space_data, space_from, write_space
 from regnet_deploy.space.spaces import ACROSS, AnyNetSpace, RegNetSpace, Stages, same
 
 KNOWN = known_spaces()
@@ -91,14 +91,14 @@ LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}']
 MERGES = "a0: &a0 {ha: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}\n" for i in range(1, 40))
 
 WRONG = [
-    ("", "it: a space is written as keys and values, got None"),
-    ("[1, 2]", r"it: a space is written as keys and values, got \[1, 2\]"),
-    ("RegNetX", "it: a space is written as keys and values, got 'RegNetX'"),
+    ("", "it: a space must be a mapping of keys to values, got None"),
+    ("[1, 2]", r"it: a space must be a mapping of keys to values, got \[1, 2\]"),
+    ("RegNetX", "it: a space must be a mapping of keys to values, got 'RegNetX'"),
     ("name: x", "it: kind must be one of anynet, regnet, got None"),
     ("{kind: regent, name: x}", r"it: kind must be one of anynet, regnet, got 'regent' \(did you mean regnet\?\)"),
     ("{kind: [regnet], name: x}", r"it: kind must be one of anynet, regnet, got \['regnet'\]"),
-    ("kind: regnet", "it: a space needs a name, one line of at most 80 characters, got ''"),
-    ("{kind: regnet, name: 3}", "it: a space needs a name, one line of at most 80 characters, got 3"),
+    ("kind: regnet", "it: a space needs a name on one line of at most 80 characters, got ''"),
+    ("{kind: regnet, name: 3}", "it: a space needs a name on one line of at most 80 characters, got 3"),
     ("{kind: regnet, name: x, depth: 3}", "it: a space of kind regnet has no 'depth'; it has name, d, w_0, w_a, w_m,"),
     ("{kind: anynet, name: x, widht: 8}", r"it: a space of kind anynet has no 'widht' \(did you mean width\?\); it"),
     ("{kind: anynet, name: x, [1]: 8}", "it line 1 is not YAML: found unhashable key"),
@@ -107,10 +107,10 @@ WRONG = [
     ("{kind: anynet, name: x, depth: {low: 1, high: 2, acros: same}}", r"it: depth: 'acros' .*did you mean across\?"),
     ("{kind: anynet, name: x, depth: {low: 1, high: 2, across: up}}", "it: depth: across must be one of free, same,"),
     ("{kind: anynet, name: x, depth: {low: 1, high: 2, across: [up]}}", "it: depth: across must be one of free, same,"),
-    ("{kind: anynet, name: x, depth: {by_stage: 3}}", "it: depth: by_stage is a list and stands alone, beside across"),
-    ("{kind: anynet, name: x, depth: {by_stage: []}}", "it: depth: stages need a range, or one a stage, got none"),
+    ("{kind: anynet, name: x, depth: {by_stage: 3}}", "it: depth: by_stage must be a list, and only across"),
+    ("{kind: anynet, name: x, depth: {by_stage: []}}", "it: depth: stages need one range, or one for each stage"),
     ("{kind: anynet, name: x, depth: {by_stage: [1, 2]}}", "it: x: depth has 2 ranges for 4 stages"),
-    ("{kind: anynet, name: x, depth: {values: [1], low: 2}}", "it: depth: values is a list and stands alone"),
+    ("{kind: anynet, name: x, depth: {values: [1], low: 2}}", "it: depth: values must be a list"),
     ("{kind: anynet, name: x, depth: {values: [[1]]}}", r"it: depth: each of a list .* be a number, got \[1"),
     ("{kind: anynet, name: x, depth: many}", "it: depth must be a number, a list of numbers, .* got 'many'"),
     ("{kind: anynet, name: x, depth: yes}", "it: depth must be a number, a list of numbers, .* got True"),
@@ -126,7 +126,7 @@ WRONG = [
     ("{kind: anynet, name: x, where: [w_9 > 3]}", r"it: x: the constraint 'w_9 > 3' names w_9 \(did you mean w_"),
     ("{kind: regnet, name: x, d: w_0}", "it: d must be a number, a list of numbers, or have low and high, got 'w_0'"),
     ("{kind: regnet, name: x, w_a: w_m}", "it: w_a must be a number, a list of numbers, .* got 'w_m'"),
-    ("{kind: regnet, name: x, w_m: {low: 2, high: 3, step: 1e-3}}", "it: w_m: step .* '1e-3' .*to YAML this is a word"),
+    ("{kind: regnet, name: x, w_m: {low: 2, high: 3, step: 1e-3}}", "it: w_m: step .* '1e-3' .*YAML reads this as"),
     ("{kind: regnet, name: x", "it line 1 is not YAML: expected ',' or '}', but got '<stream end>'"),
     ("kind: regnet\n\tname: x", "it line 2 is not YAML: found character '.t' that cannot start any token"),
     ("kind: regnet\nname: !!python/object/apply:os.system [x]", "it line 2 is not YAML: could not determine"),
@@ -137,15 +137,15 @@ WRONG = [
     ("name: x\x00", "it is not YAML: .*special characters are not allowed"),
     ("--- 1\n--- 2", "it line 2 is not YAML: but found another document"),
     ("*nothing", "it line 1 is not YAML: found undefined alias"),
-    ("&a [*a]", "it: a space is written as keys and values, got"),
+    ("&a [*a]", "it: a space must be a mapping of keys to values, got"),
     ("&a {kind: anynet, name: x, depth: *a}", "it: depth"),
-    ("[" * 5000, "it nests deeper than a space file does, 16 levels at most"),
+    ("[" * 5000, "it is nested too deeply for a space file; the maximum is 16 levels"),
     (LAUGHS, "it: kind must be one of anynet, regnet, got None"),
     (LAUGHS + "kind: anynet\nname: *a39", "it: a space of kind anynet has no 'a0'"),
     (LAUGHS.replace("a39:", "kind:"), "it: kind must be one of anynet, regnet, got "),
-    ("- " + LAUGHS.replace("\n", "\n  "), "it: a space is written as keys and values, got"),
-    (MERGES, r"it: keys cannot be merged \(<<\) in a space file, write them out"),
-    ("#" * (LONGEST + 1), "it has 50,001 characters, a space file 50,000 at most"),
+    ("- " + LAUGHS.replace("\n", "\n  "), "it: a space must be a mapping of keys to values, got"),
+    (MERGES, r"it: merge keys \(<<\) are not allowed in a space file"),
+    ("#" * (MAX_LENGTH + 1), "it has 50,001 characters; the maximum for a space file is 50,000"),
 ]  # fmt: skip
 
 
@@ -261,13 +261,13 @@ def test_of_a_python_file_with_two_spaces_one_is_named(tmp_path):
     [
         ("", "it.py has no space: assign an AnyNetSpace or a RegNetSpace to a variable"),
         ("mine = 3", "it.py has no space: assign"),
-        ("raise ValueError('two\\nlines')", "it.py cannot be run: ValueError: two lines"),
-        ("import nowhere_to_be_found", "it.py cannot be run: ModuleNotFoundError: No module named 'nowh"),
-        ("raise SystemExit(3)", "it.py cannot be run: SystemExit: 3"),
-        ("def (", "it.py cannot be run: SyntaxError: "),
-        (ONE.replace("'mine'", "'mine', stages=0"), "it.py cannot be run: UsageError: mine: stages must be"),
-        (ONE.replace("'mine'", "'mine', depth=3"), r"it.py cannot be run: .* depth must be Stages\(...\), got 3"),
-        ("\x00", "it.py cannot be run: "),
+        ("raise ValueError('two\\nlines')", "it.py cannot be executed: ValueError: two lines"),
+        ("import nowhere_to_be_found", "it.py cannot be executed: ModuleNotFoundError: No module named 'nowh"),
+        ("raise SystemExit(3)", "it.py cannot be executed: SystemExit: 3"),
+        ("def (", "it.py cannot be executed: SyntaxError: "),
+        (ONE.replace("'mine'", "'mine', stages=0"), "it.py cannot be executed: UsageError: mine: stages must be"),
+        (ONE.replace("'mine'", "'mine', depth=3"), r"it.py cannot be executed: .* depth must be Stages\(...\), got 3"),
+        ("\x00", "it.py cannot be executed: "),
     ],
 )  # fmt: skip
 def test_a_python_file_without_a_space_is_refused_in_one_line(tmp_path, code, said):
@@ -276,7 +276,7 @@ def test_a_python_file_without_a_space_is_refused_in_one_line(tmp_path, code, sa
     with pytest.raises(UsageError, match=said) as caught:
         find_space(str(file))
     assert "\n" not in str(caught.value)
-    with pytest.raises(UsageError, match=r"it.py has no space x; it has none|cannot be run"):
+    with pytest.raises(UsageError, match=r"it.py has no space x; it has none|cannot be executed"):
         find_space(f"{file}:x")
 
 

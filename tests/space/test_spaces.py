@@ -64,8 +64,8 @@ A, X = AnyNetSpace("a"), RegNetSpace("x")
     ("space", "changes", "said"),
     [
         (A, {"name": ""}, "a space needs a name"),
-        (A, {"name": "two\nlines"}, "a space needs a name, one line"),
-        (A, {"name": 3}, "a space needs a name, one line of at most 80 characters, got 3"),
+        (A, {"name": "two\nlines"}, "a space needs a name on one line"),
+        (A, {"name": 3}, "a space needs a name on one line of at most 80 characters, got 3"),
         (A, {"block": "z"}, "a: block must be one of x, y, r, v, vr, got 'z'"),
         (A, {"stages": 0}, "a: stages must be a number from 1 to 8, got 0"),
         (A, {"stages": True}, "a: stages must be a number from 1 to 8, got True"),
@@ -84,7 +84,11 @@ A, X = AnyNetSpace("a"), RegNetSpace("x")
         (A, {"block": "v"}, "a: block v has no bottleneck: set it to 1"),
         (A, {"block": "vr", "bottleneck": same(ONE)}, "a: block vr has no groups: set group_width to 1"),
         (A, {"block": "r"}, "a: block r has no groups: set group_width to 1"),
-        (A, {"where": ("w_0 > 3",)}, r"a: the constraint 'w_0 > 3' names w_0 \(did you mean w_\d\?\); there are d_1,"),
+        (
+            A,
+            {"where": ("w_0 > 3",)},
+            r"a: the constraint 'w_0 > 3' names w_0 \(did you mean w_\d\?\); the columns are d_1,",
+        ),
         (A, {"where": ("w_1",)}, "a: the constraint 'w_1' compares nothing"),
         (A, {"where": "w_1 > 1"}, "a: where must be lines of text, got 'w_1 > 1'"),
         (X, {"block": "v"}, "x: a RegNet has block x, y or r, got v"),
@@ -114,9 +118,9 @@ def test_what_nothing_can_be_drawn_from_is_refused_in_one_line(space, changes, s
 def test_stages_relate_in_four_ways():
     with pytest.raises(UsageError, match=r"across must be one of free, same, rising, falling, got 'risin' \(did you"):
         Stages((ONE,), "risin")
-    with pytest.raises(UsageError, match="stages that are the same need one range, not one a stage"):
+    with pytest.raises(UsageError, match="the relation same needs one range, not one for each stage"):
         Stages((ONE, ONE), "same")
-    with pytest.raises(UsageError, match="stages need a range, or one a stage, got none"):
+    with pytest.raises(UsageError, match="stages need one range, or one for each stage, got none"):
         Stages(())
     with pytest.raises(UsageError, match=r"each of the choices of Stages must be Range\(...\) or Values\(...\), got 3"):
         Stages((3,))
