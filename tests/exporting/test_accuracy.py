@@ -100,7 +100,7 @@ def test_the_images_are_those_of_val_as_the_server_sees_them(validation, folder,
 
 def test_files_that_cannot_be_read_are_told_and_counted(validation, folder, bundle):
     reference = reference_logits(load_model(bundle), validation)
-    assert validation.warning() == (
+    assert validation.check_unreadable() == (
         f"1 of 22 validation images in {folder} cannot be read, for example val/ant/001.png: "
         f"{validation.unreadable['val/ant/001.png']}"
     )
@@ -120,7 +120,7 @@ def test_no_more_than_a_tenth_may_be_unreadable(bundle, folder, monkeypatch, mem
         validation = load_validation_set(folder, bundle, PREPROCESSING)
         assert len(reference_logits(load_model(bundle), validation).labels) == 20
         return
-    with pytest.raises(DataError, match=r"3 of 22 validation images in .* cannot be read, for example .*than 10%") as e:
+    with pytest.raises(DataError, match=r"3 of 22 validation images in .* cannot be read, for example .*at most 10%") as e:
         reference_logits(load_model(bundle), load_validation_set(folder, bundle, PREPROCESSING))
     assert "\n" not in str(e.value)
 
@@ -139,14 +139,14 @@ def test_the_reference_keeps_no_pixels(bundle, folder, monkeypatch, write_images
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(found.labels) == len(found.digests) == 299  # one was broken when it was trained on
+    assert len(found.labels) == len(found.fingerprints) == 299  # one was broken when it was trained on
     assert peak < 300 * 64 * 64 * 3 / 2
 
 
 def test_the_reference_knows_every_view_again(validation, bundle):
     found = reference_logits(load_model(bundle), validation, batch=4)
     pixels = np.concatenate([each.pixels for each in validation.batches()])
-    assert found.digests == {pixels_fingerprint(image) for image in pixels}
+    assert found.fingerprints == {pixels_fingerprint(image) for image in pixels}
 
 
 def test_a_folder_that_was_split_already_is_not_split_again(bundle, folder):

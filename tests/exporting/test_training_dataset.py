@@ -83,11 +83,11 @@ def test_what_train_itself_wrote_is_understood(untrained, folder):
     assert found.split == data["split"]
 
 
-def test_reading_a_folder_for_its_digest_is_told(untrained, folder, trained_on):
+def test_progress_receives_the_files_that_are_read(untrained, folder, trained_on, recorded_progress):
     trained_on(untrained, folder)
-    told = []
-    load_training_dataset(folder, open_bundle(untrained), lambda done, total: told.append((done, total)))
-    assert told == [(done, 35) for done in range(1, 36)]
+    recorded_progress.step("files")
+    load_training_dataset(folder, open_bundle(untrained), recorded_progress)
+    assert recorded_progress.updates == [("files", done, 35, "") for done in range(1, 36)]
 
 
 def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untrained, folder, trained_on):
