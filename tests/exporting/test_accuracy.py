@@ -120,7 +120,9 @@ def test_no_more_than_a_tenth_may_be_unreadable(bundle, folder, monkeypatch, mem
         validation = load_validation_set(folder, bundle, PREPROCESSING)
         assert len(reference_logits(load_model(bundle), validation).labels) == 20
         return
-    with pytest.raises(DataError, match=r"3 of 22 validation images in .* cannot be read, for example .*at most 10%") as e:
+    with pytest.raises(
+        DataError, match=r"3 of 22 validation images in .* cannot be read, for example .*at most 10%"
+    ) as e:
         reference_logits(load_model(bundle), load_validation_set(folder, bundle, PREPROCESSING))
     assert "\n" not in str(e.value)
 
