@@ -244,9 +244,9 @@ def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: in
 
 def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     """Run an engine of exactly this batch, as it is served but for the copies; its types are read back."""
+    from regnet_deploy.bundle.engine_options import EngineOptions
     from regnet_deploy.engines.engine_builder import build_engine
     from regnet_deploy.engines.library import find_library
-    from regnet_deploy.engines.options import EngineOptions
     from regnet_deploy.exporting.onnx_graph import convolution_types
     from regnet_deploy.exporting.precision import find_precision
 

@@ -27,10 +27,12 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from regnet_deploy.bundle import create_bundle, update_bundle
+from regnet_deploy.bundle.engine_options import EngineOptions, rtx_capabilities
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import describe_int8_support
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import find_library
-from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.errors import MissingExtra, ProofError, RegnetDeployError, UsageError, did_you_mean
 from regnet_deploy.exporting.activation_ranges import compute_ranges, observe_activations
@@ -39,12 +41,11 @@ from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.variant_choice import measure_candidates
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import PublishedNetwork, published_networks
@@ -123,7 +124,7 @@ def write_folder(root: Path, pixels: np.ndarray, labels: np.ndarray) -> None:
 
 def error_rows(network: Network, model: nn.Module, data: Path, folder: Path, progress: Progress) -> dict[str, dict]:
     """Return error figures and accuracy of every precision at 64 pixels."""
-    architecture = {**network.to_json(), "classes": 10, "resolution": SIDE, "name": "benchmark"}
+    architecture = Architecture.of(network, name="benchmark", classes=10, resolution=SIDE)
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(SIDE).to_json()}
     bundle = create_bundle(folder / "bundle", parts).path
     update_bundle(

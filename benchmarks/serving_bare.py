@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.runtimes.runtime import Runtime, Session, open_onnx
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.runtimes.runtime import open_onnx
 
 NETWORK, SIDE = "RegNetX-200MF", 224

@@ -22,8 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.images.preprocessing import default_preprocessing
-from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.allocator import keep_freed_memory
 from regnet_deploy.serving.batching import Batching

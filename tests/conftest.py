@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize, scale_and_shift
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
@@ -92,27 +93,28 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("exported") / "bundle"
     preprocessing = default_preprocessing(RESOLUTION)
-    architecture = {**tiny_network().to_json(), "classes": len(LABELS), "resolution": RESOLUTION, "name": "tiny"}
+    architecture = Architecture.of(tiny_network(), name="tiny", classes=len(LABELS), resolution=RESOLUTION)
     create_bundle(folder, {"architecture": architecture, "preprocessing": preprocessing.to_json(), "labels": LABELS})
     networks = {"onnx-fp32": ("float32", tiny_onnx("float32")), "onnx-fp32-uint8": ("uint8", tiny_onnx("uint8"))}
     images = tiny_pixels(16)
     session = onnxruntime.InferenceSession(networks["onnx-fp32"][1], providers=["CPUExecutionProvider"])
     logits = session.run(["logits"], {"images": normalize(images, preprocessing)})[0]
-    proof = compare(logits, logits, gate_of("fp32")).to_json()
+    proof = {**compare(logits, logits, gate_of("fp32")).to_json(), "runtime": "onnxruntime", "device": "cpu"}
     update_bundle(
         folder,
         {
-            "golden": {"images": 16, "source": "made by a test", "weights_sha256": None},
+            "golden": {"images": 16, "source": "made by a test", "seed": None, "weights_sha256": None},
             "variants": {
                 name: {
                     "file": f"{name}.onnx",
+                    "bytes": len(data),
                     "runtime": "onnxruntime",
                     "precision": "fp32",
                     "input": kind,
                     "opset": 18,
                     "proof": proof,
                 }
-                for name, (kind, _) in networks.items()
+                for name, (kind, data) in networks.items()
             },
         },
         {
@@ -175,10 +177,10 @@ def without_engine(exported_bundle: Path) -> Path:
 @pytest.fixture
 def with_h100_engine(without_engine: Path, computer: Any) -> Path:
     """The same with an engine for the machine of ``computer``, proved."""
+    from regnet_deploy.bundle.manifest import Preprocessing
     from regnet_deploy.engines.bundle_engines import add_engine
     from regnet_deploy.engines.engine_builder import rebuild_engine
     from regnet_deploy.exporting.proof import prove
-    from regnet_deploy.images.preprocessing import Preprocessing
     from regnet_deploy.runtimes.golden_set import load_golden
 
     bundle = open_bundle(without_engine)

@@ -14,6 +14,7 @@ PACKAGE = Path(regnet_deploy.__file__).parent
 #: Package -> packages that it may import, beside itself and SHARED.
 MAY_IMPORT = {
     "space": set(),
+    "bundle": {"space"},
     "images": {"space"},
     "models": {"images", "space"},
     "populations": {"space"},

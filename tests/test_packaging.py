@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
-def test_the_base_has_only_numpy_and_the_libraries_of_the_command_line():
-    assert [d.split(">")[0] for d in PROJECT["dependencies"]] == ["click", "numpy", "rich"]
+def test_the_base_has_only_numpy_msgspec_and_the_libraries_of_the_command_line():
+    assert [d.split(">")[0] for d in PROJECT["dependencies"]] == ["click", "msgspec", "numpy", "rich"]
 
 
 def test_no_extra_but_cpu_and_gpu_names_an_onnxruntime():

@@ -6,6 +6,7 @@ The modules beside this file are those of regnet-deploy, so the pixels are the o
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -13,7 +14,7 @@ import triton_python_backend_utils as pb_utils
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 
 
 class TritonPythonModel:
@@ -23,7 +24,7 @@ class TritonPythonModel:
         """Read the parameters of config.pbtxt."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        self._preprocessing = Preprocessing.from_json(json.loads(parameters["preprocessing"]))
+        self._preprocessing = SimpleNamespace(**{"scaled_decoding": False, **json.loads(parameters["preprocessing"])})
         self._formats = tuple(parameters["formats"].split())
         self._max_pixels = int(parameters["max_pixels"])
         self._input = config["input"][0]["name"]

@@ -128,9 +128,9 @@ def evaluate(
     opened = open_bundle(bundle)
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
+    from regnet_deploy.bundle.manifest import Preprocessing
     from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits
     from regnet_deploy.exporting.validation import load_validation_set
-    from regnet_deploy.images.preprocessing import Preprocessing
     from regnet_deploy.models import weights
     from regnet_deploy.runtimes.runtime import open_variant, runtime_unsupported_reason
 

@@ -89,7 +89,7 @@ def _row(name: str, engine: StoredEngine) -> tuple[str, ...]:
         f"{name} {identity.key[:12]}",
         identity.precision,
         identity.builder,
-        identity.made_for,
+        identity.built_for,
         "yes" if engine.is_proved else "no",
         engine.why_not or "yes",
         f"{options.min_batch} to {options.max_batch}, tuned for {options.tuned_batch}",

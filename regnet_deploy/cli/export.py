@@ -193,7 +193,7 @@ def _export_options(
     compute_capabilities: tuple[str, ...],
     **others: Any,
 ) -> ExportOptions:
-    from regnet_deploy.engines.options import EngineOptions
+    from regnet_deploy.bundle.engine_options import EngineOptions
     from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.runtimes.gates import gates_with_overrides, parse_gate_limit

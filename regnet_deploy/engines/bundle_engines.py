@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.gpu import Gpu, find_gpu
-from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason
+from regnet_deploy.engines.identity import engine_unsupported_reason
 from regnet_deploy.engines.library import RUNTIMES, Library, Runtime, lean_runtime, load_library
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import RegnetDeployError, UsageError, did_you_mean

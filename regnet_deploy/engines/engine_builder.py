@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.engine_options import FP8_FROM, EngineOptions, capability, rtx_capabilities
+from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.bundle_engines import engine_file, find_engine_variant
 from regnet_deploy.engines.gpu import Gpu
-from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason, identify
+from regnet_deploy.engines.identity import engine_unsupported_reason, identify
 from regnet_deploy.engines.inspection import check_types, is_gate
 from regnet_deploy.engines.library import Library, Runtime, lean_runtime, load_library
-from regnet_deploy.engines.options import FP8_FROM, EngineOptions, capability, rtx_capabilities
 from regnet_deploy.engines.plan_builder import Progress, build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.engines.timing_cache import cache_file
@@ -77,7 +78,7 @@ def build_engine(
         RegnetDeployError: the build fails, or the engine does not load; the message has the library's reason.
     """
     if library.runtime == "tensorrt-rtx" and not options.compute_capabilities:
-        options = replace(options, compute_capabilities=rtx_capabilities(precision))
+        options = options.replace(compute_capabilities=rtx_capabilities(precision))
     too_old = [
         one for one in options.compute_capabilities if precision.startswith("fp8") and capability(one) < FP8_FROM
     ]
@@ -145,7 +146,7 @@ def rebuild_engine(
     if library.runtime == "tensorrt-rtx":
         built_for = options.compute_capabilities or rtx_capabilities(variant["precision"])
         if gpu.compute_capability not in built_for:
-            options = replace(options, compute_capabilities=(gpu.compute_capability,))
+            options = options.replace(compute_capabilities=(gpu.compute_capability,))
     # Whether all convolutions have to be accounted for is as it was for the others, too.
     silent = others[-1].get("unaccounted") if others else None
     accepted = isinstance(silent, list) and not all(map(is_gate, silent))

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.builder_log import BuilderLog, BuildProgress, Progress, failure, record_log
 from regnet_deploy.engines.gpu import Gpu, free_memory
 from regnet_deploy.engines.inspection import Layer, layers_of_log
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.timing_cache import attach, keep
 from regnet_deploy.errors import UsageError
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.builder_log import failure
 from regnet_deploy.engines.cuda import Cuda
 from regnet_deploy.engines.deserialize import deserialize_engine
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.inspection import Layer, layers_of_report, report_of
 from regnet_deploy.engines.library import Library, lean_wheel
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
 
 #: Batch sizes that get a graph of their own; a server's are few, and each takes a context.

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.accuracy import ReferenceLogits, measure_accuracy
 from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.exporting.proof import prove
 from regnet_deploy.exporting.validation import ValidationSet
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.progress import Progress
-from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.runtimes.golden_set import GoldenSet
 from regnet_deploy.runtimes.runtime import Session
 

@@ -20,10 +20,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import ProofError, UsageError, did_you_mean
 from regnet_deploy.exporting.quantization import TensorRange
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.onnx_session import create_session, ort_failures, run_error, session_options
 from regnet_deploy.runtimes.runtime import installed_onnxruntime

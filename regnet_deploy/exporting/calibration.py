@@ -16,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting.accuracy import measure_accuracy
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
@@ -34,10 +36,8 @@ from regnet_deploy.exporting.training_dataset import is_training_dataset, load_t
 from regnet_deploy.exporting.validation import ValidationSet
 from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.images.stratified_order import stratified_order
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.runtimes.gates import Gate
 from regnet_deploy.runtimes.golden_set import replay
 from regnet_deploy.runtimes.runtime import Session, open_onnx
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.image_check import MAX_BYTES
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 
 #: Files that are decoded at a time; no more images than this are in memory.
 _CHUNK = 32

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.engines.bundle_engines import add_engine, engine_variants, find_engine_variant, remaining_files
 from regnet_deploy.engines.engine_builder import rebuild_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import RegnetDeployError, UsageError
 from regnet_deploy.exporting.proof import prove
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.default_variant import needs_engine_build
 from regnet_deploy.runtimes.gates import gate_of

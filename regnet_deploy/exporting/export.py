@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.gpu import find_gpu
-from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason
+from regnet_deploy.engines.identity import engine_unsupported_reason
 from regnet_deploy.engines.library import find_library
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError
 from regnet_deploy.exporting.accuracy import reference_logits, undecided_drops

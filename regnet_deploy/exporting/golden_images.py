@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import inference_model
 from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, golden_to_bytes, load_golden

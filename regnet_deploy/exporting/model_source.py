@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx, convolution_types
 from regnet_deploy.exporting.precision import Precision
 from regnet_deploy.exporting.quantization import TensorRange
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.network import Network
 

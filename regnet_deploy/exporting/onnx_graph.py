@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.precision import PRECISIONS, ConvolutionKind, Precision
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.exporting.typed_graph import TypedGraph
-from regnet_deploy.images.preprocessing import Preprocessing, scale_and_shift
+from regnet_deploy.images.preprocessing import scale_and_shift
 from regnet_deploy.models.anynet import BN_EPS
 from regnet_deploy.space.network import Network
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.precision import Precision
-from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.runtime import Device
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.emulation import emulate
 from regnet_deploy.exporting.precision import Precision
-from regnet_deploy.images.preprocessing import Preprocessing
-from regnet_deploy.runtimes.gates import Gate, is_standard
+from regnet_deploy.runtimes.gates import is_standard
 from regnet_deploy.runtimes.golden_set import GoldenSet, replay
 from regnet_deploy.runtimes.runtime import Device, Session, open_onnx
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.training import TrainingData
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images
@@ -45,15 +45,15 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
         MissingPart: the bundle is not trained.
     """
     listing = list_images(source)
-    _ensure_classes(listing, bundle.part("labels"))
-    training = bundle.parts.get("training", {}) if listing.val else bundle.part("training")
-    rejected = training["data"]["rejected"] if training else {}
+    _ensure_classes(listing, bundle.labels)
+    training = bundle.manifest.training if listing.val else bundle.training
+    rejected = training.data.rejected if training else {}
     unread = ImageCheck("", 0, 0, "", 0, 0, "")  # shared by all files: ImageNet has a million
     checked = dict.fromkeys(listing.paths, unread)
     checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
-    if listing.val is not None:
+    if training is None or listing.val is not None:
         return build_dataset(listing, checked)
-    return _held_out(listing, checked, training["data"], training["seed"], progress or NoProgress())
+    return _held_out(listing, checked, training.data, training.seed, progress or NoProgress())
 
 
 def is_training_dataset(dataset: ImageDataset, bundle: Bundle) -> bool:
@@ -61,30 +61,32 @@ def is_training_dataset(dataset: ImageDataset, bundle: Bundle) -> bool:
 
     For a folder without validation images :func:`load_training_dataset` has already compared the digest.
     """
-    data = bundle.parts.get("training", {}).get("data", {})
-    return (len(dataset.train), len(dataset.val)) == (data.get("train_images"), data.get("val_images"))
+    training = bundle.manifest.training
+    if training is None:
+        return False
+    return (len(dataset.train), len(dataset.val)) == (training.data.train_images, training.data.val_images)
 
 
 def _held_out(
-    listing: ImageListing, checked: dict[str, ImageCheck], data: Mapping[str, Any], seed: int, progress: Progress
+    listing: ImageListing, checked: dict[str, ImageCheck], data: TrainingData, seed: int, progress: Progress
 ) -> ImageDataset:
     """Return the dataset with the validation images that training held out."""
-    if "held out" not in data["split"]:
+    if "held out" not in data.split:
         raise DataError(
-            f"{listing.root} has no validation folder, and the network was trained with one ({data['split']}): "
-            f"give the folder that was given to `train --data` (its name was {data['folder']})"
+            f"{listing.root} has no validation folder, and the network was trained with one ({data.split}): "
+            f"give the folder that was given to `train --data` (its name was {data.folder})"
         )
     sizes = Counter(sum(not checked[path].reason for path in paths) for paths in listing.train.values())
-    share = _smallest(lambda share: _count_held_out(sizes, share) >= data["val_images"])
+    share = _smallest(lambda share: _count_held_out(sizes, share) >= data.val_images)
     found = sum(size * classes for size, classes in sizes.items())
-    expected = data["train_images"] + data["val_images"]
-    if found == expected and _count_held_out(sizes, share) == data["val_images"]:
+    expected = data.train_images + data.val_images
+    if found == expected and _count_held_out(sizes, share) == data.val_images:
         dataset = build_dataset(listing, _read(listing.root, checked, progress), val_split=share, seed=seed)
-        if dataset.digest == data["digest"]:
-            return replace(dataset, split=data["split"])
+        if dataset.digest == data.digest:
+            return replace(dataset, split=data.split)
     raise DataError(
         f"{listing.root} does not contain the {expected} images of the training run (it contains {found}, or different "
-        f"ones), so the {data['val_images']} held-out images are not known: give the folder as it was, or one with "
+        f"ones), so the {data.val_images} held-out images are not known: give the folder as it was, or one with "
         "train/ and val/"
     )
 

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.images.dataset import ImageDataset
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.images.stratified_order import stratified_order
 from regnet_deploy.progress import NoProgress, Progress
 

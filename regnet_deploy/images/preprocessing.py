@@ -2,72 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.errors import BundleError, require
+from regnet_deploy.errors import require
 from regnet_deploy.images.decode import FORMATS, MAX_PIXELS, Scaled, decode, decode_scaled
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # this module runs in Triton's image, too, which does not have msgspec
     from PIL.Image import Image
 
-#: Mean and standard deviation of ImageNet's training images, RGB, of 0..1 (as in pycls, timm and torchvision).
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Resize the short side, crop the centre, normalise.
-
-    Attributes:
-        resize: short side after resizing, pixels.
-        crop: side of the central square that the network sees, pixels.
-        interpolation: ``bilinear`` or ``bicubic``, with antialiasing.
-        mean: subtracted from RGB in 0..1.
-        std: divided by after that.
-        colours: order of the channels; always ``RGB``.
-        scaled_decoding: whether a large JPEG is decoded at a half, a quarter or an eighth of its size before it is
-            resized. That gives slightly other pixels, so a bundle whose weights were evaluated without it, which says
-            nothing of it, goes on without.
-    """
-
-    resize: int
-    crop: int
-    interpolation: str = "bilinear"
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    colours: str = "RGB"
-    scaled_decoding: bool = False
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data that :meth:`from_json` reads.
-
-        ``scaled_decoding`` is left out where it is False: what older bundles, checkpoints and digests say stays true.
-        """
-        data = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return data if self.scaled_decoding else {k: v for k, v in data.items() if k != "scaled_decoding"}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Preprocessing:
-        """Read what :meth:`to_json` wrote.
-
-        Raises:
-            BundleError: fields are missing or unknown, or have values that are.
-        """
-        try:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-            made = cls(**fields)
-        except TypeError:
-            raise BundleError(f"the bundle's preprocessing is not understood: {data}") from None
-        known = made.colours == "RGB" and made.interpolation in ("bilinear", "bicubic")
-        if not known or not isinstance(made.scaled_decoding, bool):
-            raise BundleError(f"the bundle's preprocessing is not understood: {data}")
-        return made
+    from regnet_deploy.bundle.manifest import Preprocessing
 
 
 def default_preprocessing(resolution: int) -> Preprocessing:
@@ -75,6 +22,7 @@ def default_preprocessing(resolution: int) -> Preprocessing:
 
     Small images (below 96 pixels a side) are shown whole: what they depict fills the frame.
     """
+    from regnet_deploy.bundle.manifest import Preprocessing
     from regnet_deploy.space.network import SMALL_RESOLUTION
 
     resize = resolution if resolution < SMALL_RESOLUTION else round(resolution * 256 / 224)

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError, require
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.load_testing.target import Target, post
 
 #: ``tensor``: the input of the network as binary tensors of the Open Inference Protocol; ``image``: files that the

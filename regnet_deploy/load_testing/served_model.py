@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import ServerError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.load_testing.answer_check import (
     CLOSE,
     LOOSE,
@@ -174,4 +174,4 @@ def _compare_with_golden(
 
 def _least_share(bundle: Bundle) -> float:
     variants: dict[str, dict[str, Any]] = bundle.parts.get("variants") or {}
-    return min([1.0, *(gate_to_serve(variant).top1 for variant in variants.values())])
+    return min([1.0, *(gate_to_serve(variant).limit("top1") for variant in variants.values())])

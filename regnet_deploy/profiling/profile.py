@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.profiling.counts import count
 from regnet_deploy.profiling.latency import check_memory, measure_latency

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES, rgb_image
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, resize_and_crop
+from regnet_deploy.images.preprocessing import load_pixels, resize_and_crop
 from regnet_deploy.runtimes.predictions import Prediction, top_k
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
 

@@ -4,73 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import BundleError, UsageError, did_you_mean
 
-
-@dataclass(frozen=True)
-class Gate:
-    """Limits of five figures, see :class:`regnet_deploy.runtimes.golden_set.Agreement`; by default none of them holds.
-
-    Attributes:
-        atol: a logit may lie atol + rtol * |reference| from its reference, in units of the logits.
-        rtol: share of the reference.
-        mean: most that the mean |error| may be, as a share of the logits' spread (:func:`spread`).
-        cosine: least cosine similarity of an image's logits with their reference.
-        top1: least share of images whose first class did not change; where the reference itself does not decide
-            between two classes, either is right.
-    """
-
-    atol: float = math.inf
-    rtol: float = 0.0
-    mean: float = math.inf
-    cosine: float = -1.0
-    top1: float = 0.0
-
-    def to_json(self) -> dict[str, float | None]:
-        """Return JSON data; a limit that does not hold is None."""
-        return {name: value if value != _OPEN[name] else None for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, float | None]) -> Gate:
-        """Read what :meth:`to_json` gave."""
-        return cls(**{name: value for name in FIGURES if (value := data.get(name)) is not None})
-
-    def within(self, other: Gate) -> bool:
-        """Tell whether this gate is as tight as another in every figure, or tighter."""
-        return self.looser(other) == other.looser(other)  # where no atol holds, an rtol does not either
-
-    def looser(self, other: Gate) -> Gate:
-        """Return the looser of two gates in every figure."""
-        atol = max(self.atol, other.atol)
-        return Gate(
-            atol=atol,
-            rtol=max(self.rtol, other.rtol) if atol < math.inf else 0.0,
-            mean=max(self.mean, other.mean),
-            cosine=min(self.cosine, other.cosine),
-            top1=min(self.top1, other.top1),
-        )
-
-    def __str__(self) -> str:
-        held = []
-        if self.atol < math.inf:
-            held.append(f"atol {self.atol:g}, rtol {self.rtol:g}")
-        if self.mean < math.inf:
-            held.append(f"mean {self.mean:.2%} of the spread")
-        if self.cosine > -1:
-            held.append(f"cosine {self.cosine:g}")
-        if self.top1 > 0:
-            held.append(f"top-1 {self.top1:.1%}")
-        return ", ".join(held) or "anything finite"
-
-
-FIGURES = tuple(field.name for field in fields(Gate))
-_OPEN = asdict(Gate())
 #: Figure -> lowest and highest limit that a user may ask for.
 _ASKED = {"atol": (0, math.inf), "rtol": (0, math.inf), "mean": (0, math.inf), "cosine": (-1, 1), "top1": (0, 1)}
 
@@ -124,10 +65,10 @@ def scaled_gate(gate: Gate, reference: NDArray[np.float32]) -> Gate:
         gate: as asked for.
         reference: logits, ``(n, classes)``; a single image tells nothing of a spread.
     """
-    if math.isinf(gate.atol) or len(reference) < 2 or not np.isfinite(reference).all():
+    if gate.atol is None or len(reference) < 2 or not np.isfinite(reference).all():
         return gate
     most = max(_OF_SPREAD * logit_spread(reference), _OF_LARGEST * float(np.abs(reference.astype(np.float64)).max()))
-    return replace(gate, atol=min(gate.atol, most))
+    return gate.replace(atol=min(gate.atol, most))
 
 
 def is_standard(proof: Mapping[str, Any], precision: str) -> bool:
@@ -188,9 +129,9 @@ def gates_with_overrides(
     """
     changed = dict(gates)
     for precision, figure, limit in overrides:
-        changed[precision] = replace(changed[precision], **{figure: limit})
+        changed[precision] = changed[precision].replace(**{figure: limit})
     for precision, gate in changed.items():
-        if gate.rtol and math.isinf(gate.atol):
+        if gate.rtol and gate.atol is None:
             raise UsageError(
                 f"gate of {precision}: rtol counts together with atol, which {precision} has none of: give "
                 f"--gate {precision}:atol=... too"

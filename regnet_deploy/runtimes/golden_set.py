@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import BundleError, ProofError, require
-from regnet_deploy.images.preprocessing import Preprocessing
-from regnet_deploy.runtimes.gates import Gate, logit_spread, scaled_gate
+from regnet_deploy.runtimes.gates import logit_spread, scaled_gate
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 FILE = "golden.safetensors"
@@ -177,7 +178,7 @@ def replay(session: Session, golden: GoldenSet, preprocessing: Preprocessing, ga
 
 def _far_logit(wanted: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
     """Return a phrase on the logit that is furthest beyond its limit, or none."""
-    allowed = gate.atol + gate.rtol * np.abs(wanted)
+    allowed = gate.limit("atol") + gate.limit("rtol") * np.abs(wanted)
     beyond = error - allowed
     worst = np.unravel_index(int(beyond.argmax()), error.shape)
     if not beyond[worst] > 0:
@@ -188,11 +189,11 @@ def _far_logit(wanted: NDArray[np.float64], error: NDArray[np.float64], gate: Ga
 def _beyond(agreement: Agreement) -> list[str]:
     """Return a phrase for each of the other figures that is beyond its limit."""
     gate, failed = agreement.gate, []
-    if agreement.relative_error > gate.mean:
+    if gate.mean is not None and agreement.relative_error > gate.mean:
         failed.append(f"mean |error| {agreement.relative_error:.2%} of the spread (at most {gate.mean:.2%})")
-    if agreement.cosine < gate.cosine:
+    if gate.cosine is not None and agreement.cosine < gate.cosine:
         failed.append(f"cosine {agreement.cosine:.6f} (at least {gate.cosine:g})")
-    if agreement.top1_decided < gate.top1:
+    if gate.top1 is not None and agreement.top1_decided < gate.top1:
         failed.append(f"first class kept on {agreement.top1_decided:.1%} of images (at least {gate.top1:.1%})")
     return failed
 

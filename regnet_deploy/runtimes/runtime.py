@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.bundle_engines import is_engine, no_engine_reason, open_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.cuda_session import open_on_cuda
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 from regnet_deploy.runtimes.onnx_session import open_on_cpu

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any, Literal
 
 from regnet_deploy.bundle import MANIFEST, Bundle, find_damage
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.engines.bundle_engines import is_engine
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
 from regnet_deploy.runtimes.predictions import WEIGHTS, labels_of

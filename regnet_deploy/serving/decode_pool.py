@@ -12,8 +12,8 @@ from collections.abc import Coroutine
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import RegnetDeployError, ServerError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.serving.decode_process import START_S, Decoder, DecoderDied, reap, start_decoder
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.request_body import Body

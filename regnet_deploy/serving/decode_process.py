@@ -15,8 +15,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 from regnet_deploy.serving.request_body import Body
 

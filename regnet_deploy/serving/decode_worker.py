@@ -19,11 +19,12 @@ import resource
 import signal
 import socket
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.serving.scheduling import restore_default_scheduling
 
 #: Header of a response: its kind and the bytes of its payload.
@@ -36,7 +37,7 @@ MAX_TEXT = 1024
 _PIXEL_BYTES, _OTHER_BYTES = 32, 256 * 2**20
 #: Header of a request: resized short side, crop, interpolation, whether decoding is scaled; bytes of the image.
 _REQUEST = struct.Struct("<IIBBI")
-_INTERPOLATIONS = ("bilinear", "bicubic")
+_INTERPOLATIONS: tuple[Literal["bilinear", "bicubic"], ...] = ("bilinear", "bicubic")
 
 
 class DecodeRequest(NamedTuple):

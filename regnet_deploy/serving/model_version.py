@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import ProofError
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
-from regnet_deploy.runtimes.gates import Gate, gate_to_serve
+from regnet_deploy.runtimes.gates import gate_to_serve
 from regnet_deploy.runtimes.golden_set import Agreement, GoldenSet, load_golden, replay
 from regnet_deploy.runtimes.predictions import labels_of
 from regnet_deploy.runtimes.runtime import Device, Runtime, Session, classify_pixels, find_variant, open_variant

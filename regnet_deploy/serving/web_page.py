@@ -12,9 +12,9 @@ from importlib.resources import files
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.engines.bundle_engines import fitting_engine, is_engine, library_here
 from regnet_deploy.engines.gpu import find_gpu
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.runtime import find_variant
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, ImageListing, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, evaluation_dataset, training_dataset
 from regnet_deploy.training.recipe import Recipe

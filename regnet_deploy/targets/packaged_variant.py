@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.engines.bundle_engines import StoredEngine, fits, is_engine
 from regnet_deploy.errors import BundleError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.onnx_file import fields_of, refuse_external_data
 from regnet_deploy.runtimes.predictions import labels_of

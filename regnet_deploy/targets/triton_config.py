@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.protobuf.messages import message, to_text
 
 #: Files of a model's folder.

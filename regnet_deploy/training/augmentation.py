@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.training.recipe import Recipe
 
 if TYPE_CHECKING:

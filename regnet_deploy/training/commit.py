@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import require
 from regnet_deploy.images.dataset import ImageDataset
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.images.stratified_order import stratified_order
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_to_bytes

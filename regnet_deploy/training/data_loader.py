@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.decode import decode
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.training.augmentation import augment, epoch_order
 from regnet_deploy.training.recipe import Recipe
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.training.data_loader import Batch, UnreadableImage
 from regnet_deploy.training.trainer import Trainer
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.data_loader import (
     EvaluationDataset,

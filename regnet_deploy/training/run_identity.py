@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import ImageDataset, ImageListing
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.preprocessing import Preprocessing, scale_and_shift
+from regnet_deploy.images.preprocessing import scale_and_shift
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import MOMENTUM, Recipe

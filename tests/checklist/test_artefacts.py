@@ -13,7 +13,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from regnet_deploy.bundle import MANIFEST, StoredFile, _serialise, open_bundle, update_bundle
+from regnet_deploy.bundle import MANIFEST, StoredFile, open_bundle, update_bundle
+from regnet_deploy.bundle.reading import serialize
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.serving.model_repository import find_bundles
 from regnet_deploy.serving.model_version import load_version
@@ -81,7 +82,7 @@ def forge(folder: Path, change: Callable[[dict[str, StoredFile]], None]) -> None
     bundle = open_bundle(folder)
     files = dict(bundle.files)
     change(files)
-    (folder / MANIFEST).write_bytes(_serialise(bundle.parts, files))
+    (folder / MANIFEST).write_bytes(serialize(bundle.parts, files))
 
 
 @pytest.mark.parametrize("name", ["../{}", "/tmp/{}", "sub/{}", "..\\{}", "{}\x00", ".", "..", "", "{}/../{}", "{}\n"])

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import identify
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.options import EngineOptions
 
 H100 = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
 TRT = Library(SimpleNamespace(__version__="11.4.0.106"), "tensorrt")

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
@@ -15,7 +16,7 @@ from regnet_deploy.space.network import Network
 def bundle(tmp_path):
     """A bundle as select leaves it."""
     network = Network((1, 1), (8, 16), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
-    architecture = {**network.to_json(), "classes": 3, "resolution": 32, "name": "tiny"}
+    architecture = Architecture.of(network, name="tiny", classes=3, resolution=32)
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(32).to_json()}
     return create_bundle(tmp_path / "bundle", parts).path
 
@@ -254,7 +255,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_bundle(cli, bundle, monkeypatch)
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("regnet_deploy.bundle.os.fsync", full)
+    monkeypatch.setattr("regnet_deploy.bundle.writing.os.fsync", full)
     done = cli("export", bundle)
     assert done.returncode == 2
     assert "No space left on device" in done.stderr

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.weights import load_model, weights_to_bytes
 from regnet_deploy.space.network import Network
@@ -16,7 +17,7 @@ from regnet_deploy.space.network import Network
 def bundle(tmp_path):
     """A bundle with labels, whose seeded weights stand for trained ones."""
     network = Network((1, 1), (8, 16), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
-    architecture = {**network.to_json(), "classes": 3, "resolution": 32, "name": "tiny"}
+    architecture = Architecture.of(network, name="tiny", classes=3, resolution=32)
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(32).to_json()}
     made = create_bundle(tmp_path / "bundle", parts)
     weights = weights_to_bytes(load_model(made).state_dict())

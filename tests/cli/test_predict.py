@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 

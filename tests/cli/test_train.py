@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, find_damage, open_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
@@ -34,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     network = Network((1, 1), (16, 24), (8, 8), (1.0, 1.0), stem_stride=1, stem_width=8)
-    architecture = {**network.to_json(), "classes": 1000, "resolution": 16, "name": "tiny"}
+    architecture = Architecture.of(network, name="tiny", classes=1000, resolution=16)
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(16).to_json()}
     return create_bundle(tmp_path / "bundle", parts).path
 

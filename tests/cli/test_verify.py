@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels
 

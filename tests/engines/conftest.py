@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bundle_parts import onnx_variant, proof
 
-from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.bundle_engines import add_engine, engine_file
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import identify
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.space.network import Network
@@ -132,9 +133,9 @@ def with_engine(tmp_path, onnx_of):
     def add(machine: Machine, options: EngineOptions | None = None, gpu: Gpu | None = None, **entry: Any) -> Path:
         options, onnx = options or EngineOptions.up_to(4), onnx_of("fp16")
         if not path.exists():
-            create_bundle(path, {"architecture": {}})
-            source = {"file": "onnx-fp16.onnx", "runtime": "onnxruntime", "precision": "fp16", "input": "float32"}
-            update_bundle(path, {"variants": {"onnx-fp16": source}}, {"onnx-fp16.onnx": onnx})
+            create_bundle(path, {})
+            source = onnx_variant("onnx-fp16", precision="fp16")
+            update_bundle(path, Manifest(variants={"onnx-fp16": source}), {"onnx-fp16.onnx": onnx})
         bundle = open_bundle(path)
         sha256, variants = bundle.files["onnx-fp16.onnx"].sha256, bundle.part("variants")
         identity = identify(sha256, "fp16", None, machine.library, gpu or machine.gpu, options)
@@ -144,10 +145,10 @@ def with_engine(tmp_path, onnx_of):
             "file": engine_file(name, identity.key),
             "bytes": len(plan),
             "identity": identity.to_json(),
-            "proof": {"passed": True},
+            "proof": proof("fp16").to_json(),
             "note": None,
             "types": {"fp16": 1},
-            "unaccounted": 0,
+            "unaccounted": [],
         } | entry
         old = variants.get(name) or {
             "runtime": machine.library.runtime,

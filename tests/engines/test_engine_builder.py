@@ -2,12 +2,13 @@ import hashlib
 from dataclasses import replace
 
 import pytest
+from bundle_parts import calibration, engine, engine_variant, onnx_variant
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.engine_builder import build_engine, rebuild_engine
-from regnet_deploy.engines.identity import EngineIdentity
 from regnet_deploy.engines.inspection import is_gate
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import ProofError, UsageError
@@ -86,7 +87,7 @@ def test_a_version_compatible_engine_is_proved_by_the_lean_runtime_where_that_is
         engine_builder, "lean_runtime", lambda version: lean if version == machine.trt.__version__ else None
     )
     monkeypatch.setattr(machine.trt.Runtime, "load_runtime", lambda self, path: loaded.append(path) or load(self, path))
-    options = replace(FOUR, version_compatible=True)
+    options = FOUR.replace(version_compatible=True)
     make(machine, onnx_of("fp16"), types_of("fp16"), options=options)
     make(machine, onnx_of("fp16"), types_of("fp16"))
     assert loaded == [str(lean)]
@@ -131,7 +132,7 @@ class TestRemake:
         assert EngineIdentity.from_json(made.entry["identity"]).options == EngineOptions()
 
     def test_the_calibration_is_part_of_the_identity(self, machine, with_engine, prepared):
-        bundle = prepared(with_engine(machine), calibration={"digest": "abc"})
+        bundle = prepared(with_engine(machine), calibrated=calibration().replace(digest="abc"))
         made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
         assert made.entry["identity"]["calibration"] == "abc"
 
@@ -168,15 +169,15 @@ class TestRemake:
     def prepared(self, types_of):
         """Return a function that gives a bundle what export says of its variants."""
 
-        def prepare(path, engines=None, calibration=None):
+        def prepare(path, engines=None, calibrated=None):
             bundle = open_bundle(path)
             variants = bundle.part("variants")
             variants["trt-fp16"]["convolutions"] = types_of("fp16")
             if engines is not None:
                 variants["trt-fp16"]["engines"] = engines
-            if calibration:
-                variants["onnx-fp16"]["calibration"] = calibration
-            return update_bundle(path, {"variants": variants, "preprocessing": {"crop": 32}})
+            if calibrated:
+                variants["onnx-fp16"]["calibration"] = calibrated
+            return update_bundle(path, {"variants": variants, "preprocessing": {"resize": 32, "crop": 32}})
 
         return prepare
 
@@ -193,16 +194,10 @@ def test_tensorrt_rtx_builds_for_this_gpu_where_the_others_are_not_for_it(
     onnx, path = onnx_of("fp16"), tmp_path / "bundle"
     other = identify(hashlib.sha256(onnx).hexdigest(), "fp16", None, rtx, None, options)
     variants = {
-        "onnx-fp16": {"file": "onnx-fp16.onnx", "runtime": "onnxruntime", "precision": "fp16"},
-        "rtx-fp16": {
-            "runtime": "tensorrt-rtx",
-            "precision": "fp16",
-            "source": "onnx-fp16",
-            "convolutions": types_of("fp16"),
-            "engines": [{"identity": other.to_json()}],
-        },
+        "onnx-fp16": onnx_variant("onnx-fp16", precision="fp16"),
+        "rtx-fp16": engine_variant(engine(identity=other), runtime="tensorrt-rtx"),
     }
-    create_bundle(path, {"preprocessing": {"crop": 32}})
+    create_bundle(path, {"preprocessing": {"resize": 32, "crop": 32}})
     bundle = update_bundle(path, {"variants": variants}, {"onnx-fp16.onnx": onnx})
     seen = []
     monkeypatch.setattr(engine_builder, "build_engine", lambda *arguments, **more: seen.append(arguments[8]))

@@ -1,13 +1,14 @@
 import json
-from dataclasses import fields, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines import identity as module
-from regnet_deploy.engines.identity import EngineIdentity, engine_unsupported_reason, identify, this_system
+from regnet_deploy.engines.identity import engine_unsupported_reason, identify, this_system
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import BundleError, UsageError
 
 TRT = Library(SimpleNamespace(__version__="11.4.0.106"), "tensorrt")
@@ -47,24 +48,22 @@ OTHER_OPTIONS = {
 
 
 def test_the_other_values_are_of_every_ingredient():
-    assert set(OTHER) == {field.name for field in fields(EngineIdentity)} - {"options"}
-    assert set(OTHER_OPTIONS) == {field.name for field in fields(EngineOptions)}
+    assert set(OTHER) == set(EngineIdentity.__struct_fields__) - {"options"}
+    assert set(OTHER_OPTIONS) == set(EngineOptions.__struct_fields__)
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_each_ingredient_changes_the_key_and_is_named(h100, name):
+def test_each_ingredient_changes_the_key(h100, name):
     one = made(h100)
-    other = replace(one, **{name: OTHER[name]})
+    other = one.replace(**{name: OTHER[name]})
     assert other.key != one.key
-    assert one.differences(other) == {name: (getattr(one, name), OTHER[name])}
 
 
 @pytest.mark.parametrize("name", OTHER_OPTIONS)
-def test_each_option_changes_the_key_and_is_named(h100, name):
+def test_each_option_changes_the_key(h100, name):
     one = made(h100)
-    other = replace(one, options=replace(one.options, **{name: OTHER_OPTIONS[name]}))
+    other = one.replace(options=one.options.replace(**{name: OTHER_OPTIONS[name]}))
     assert other.key != one.key
-    assert list(one.differences(other)) == [f"options.{name}"]
 
 
 def test_the_same_ingredients_have_the_same_key_and_come_back_from_json(h100):
@@ -72,18 +71,21 @@ def test_the_same_ingredients_have_the_same_key_and_come_back_from_json(h100):
     again = EngineIdentity.from_json(json.loads(json.dumps(one.to_json())))
     assert again == one
     assert again.key == one.key
-    assert one.differences(again) == {}
     assert len(one.key) == 64
 
 
 @pytest.mark.parametrize(
-    "change", [{"extra": 1}, {"runtime": "openvino"}, {"options": {"max_bach": 1}}, {"options": 3}]
+    ("change", "says"),
+    [
+        ({"extra": 1}, "unknown field extra"),
+        ({"runtime": "openvino"}, "runtime: invalid enum value 'openvino'"),
+        ({"options": {"max_bach": 1}}, "options: object contains unknown field max_bach"),
+        ({"options": 3}, "options: expected object, got int"),
+    ],
 )
-def test_what_another_version_wrote_is_one_line(h100, change):
-    with pytest.raises(BundleError, match="export it again"):
+def test_what_another_version_wrote_is_refused(h100, change, says):
+    with pytest.raises(BundleError, match=says):
         EngineIdentity.from_json(made(h100).to_json() | change)
-    with pytest.raises(BundleError, match="export it again"):
-        EngineIdentity.from_json(None)
 
 
 def test_an_engine_of_tensorrt_has_the_gpu_and_one_of_tensorrt_rtx_has_none(h100):
@@ -92,7 +94,7 @@ def test_an_engine_of_tensorrt_has_the_gpu_and_one_of_tensorrt_rtx_has_none(h100
     assert (portable.gpu, portable.compute_capability, portable.multiprocessors) == (None, None, None)
     assert (portable.driver, portable.cuda) == (None, None)
     assert portable == made(None, RTX)
-    assert "12.0" in portable.made_for
+    assert "12.0" in portable.built_for
 
 
 def test_tensorrt_without_a_gpu_is_one_line():
@@ -142,7 +144,7 @@ def test_another_version_no_gpu_another_system_and_another_runtime_are_named(h10
         engine_unsupported_reason(made(h100), TRT, None), "tensorrt engine and the NVIDIA driver shows no GPU"
     )
     assert_one_line(engine_unsupported_reason(made(h100), RTX, h100), "engine of tensorrt and not of tensorrt-rtx")
-    elsewhere = replace(made(h100), system="linux-aarch64")
+    elsewhere = made(h100).replace(system="linux-aarch64")
     assert_one_line(
         engine_unsupported_reason(elsewhere, TRT, h100), f"built on linux-aarch64 and this is {this_system()}"
     )
@@ -176,11 +178,11 @@ def test_engines_of_tensorrt_rtx_run_on_their_compute_capabilities(h100, capabil
 
 
 def test_a_version_compatible_engine_needs_a_later_version_and_its_own_lean_runtime(h100, monkeypatch, tmp_path):
-    old = replace(made(h100, version_compatible=True), version="10.16.1.11", toolkit="cu13")
+    old = made(h100, version_compatible=True).replace(version="10.16.1.11", toolkit="cu13")
     assert_one_line(
         engine_unsupported_reason(old, TRT, h100), r"lean runtime.*pip install tensorrt-lean-cu13-libs==10\.16\.1\.11"
     )
     monkeypatch.setattr(module, "lean_runtime", lambda version: tmp_path if version == "10.16.1.11" else None)
     assert engine_unsupported_reason(old, TRT, h100) is None
-    new = replace(old, version="11.5.0.1")
+    new = old.replace(version="11.5.0.1")
     assert_one_line(engine_unsupported_reason(new, TRT, h100), "runs on later versions, not on earlier ones")

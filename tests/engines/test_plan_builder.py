@@ -8,9 +8,9 @@ import time
 import numpy as np
 import pytest
 
+from regnet_deploy.bundle.engine_options import EngineOptions, rtx_capabilities
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.options import EngineOptions, rtx_capabilities
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.errors import ProofError, RegnetDeployError, UsageError
 

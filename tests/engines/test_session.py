@@ -6,9 +6,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_parts import training, training_data
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.exporting.accuracy import reference_logits
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
 from regnet_deploy.exporting.calibration import Calibration, CalibrationSet
@@ -73,7 +75,7 @@ def network() -> Network:
 @pytest.fixture
 def untrained(tmp_path, network):
     """A bundle as select leaves it."""
-    architecture = {**network.to_json(), "classes": CLASSES, "resolution": SIDE, "name": "tiny"}
+    architecture = Architecture.of(network, name="tiny", classes=CLASSES, resolution=SIDE)
     parts = {"architecture": architecture, "preprocessing": default_preprocessing(SIDE).to_json()}
     return create_bundle(tmp_path / "bundle", parts).path
 
@@ -158,15 +160,15 @@ def trained_on():
     def train(bundle: Path, root: Path, share: float = 0.1, seed: int = 0):
         listing = list_images(root)
         folder = build_dataset(listing, check_images(root, listing.paths), val_split=share, seed=seed)
-        data = {
-            "folder": root.name,
-            "train_images": len(folder.train),
-            "val_images": len(folder.val),
-            "split": folder.split,
-            "digest": folder.digest,
-            "rejected": dict(folder.rejected),
-        }
-        update_bundle(bundle, {"labels": list(folder.classes), "training": {"data": data, "seed": seed}})
+        data = training_data(
+            folder=root.name,
+            train_images=len(folder.train),
+            val_images=len(folder.val),
+            split=folder.split,
+            digest=folder.digest,
+            rejected=dict(folder.rejected),
+        )
+        update_bundle(bundle, Manifest(labels=tuple(folder.classes), training=training(0.2, data=data, seed=seed)))
         return folder
 
     return train

@@ -3,13 +3,13 @@
 import json
 import math
 import tracemalloc
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, MissingPart, ProofError
 from regnet_deploy.exporting import validation as validation_module
 from regnet_deploy.exporting.accuracy import (
@@ -23,7 +23,7 @@ from regnet_deploy.exporting.decoded_images import pixels_fingerprint
 from regnet_deploy.exporting.onnx_graph import build_onnx
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.exporting.validation import ValidationSet, load_validation_set
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network
@@ -131,7 +131,7 @@ def test_the_reference_keeps_no_pixels(bundle, folder, monkeypatch, write_images
     monkeypatch.setattr(validation_module, "MEMORY_BYTES", 0)
     for label, name in enumerate(LABELS):
         write_images(folder / "val" / name, 60, seed=30 + label)
-    large = replace(PREPROCESSING, resize=64, crop=64)
+    large = PREPROCESSING.replace(resize=64, crop=64)
     validation = load_validation_set(folder, bundle, large)
     model = load_model(bundle)
     reference_logits(model, validation.subset(40), batch=8)  # what is imported and set up once

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.progress import NoProgress
-from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.runtime import open_onnx
 
 
@@ -61,15 +62,15 @@ BROKEN = {
 @pytest.mark.parametrize("figure", BROKEN)
 def test_the_right_gate_refuses_a_graph_that_is_broken_for_it(gate, with_weights, figure):
     changes, opened, says = BROKEN[figure]
-    limits = replace(GATES["fp16"], atol=1e-4, rtol=1e-3) if figure == "atol" else GATES["fp16"]
-    limits = replace(limits, **opened) if figure != "atol" else replace(limits, mean=np.inf)
+    limits = GATES["fp16"].replace(atol=1e-4, rtol=1e-3) if figure == "atol" else GATES["fp16"]
+    limits = limits.replace(**opened) if figure != "atol" else limits.replace(mean=np.inf)
     strict = replace(gate, gates={**GATES, "fp16": limits})
     with pytest.raises(ProofError, match=rf"^onnx-fp16 does not agree with the model.*?: {says}") as e:
         evaluated_as_fp16(strict, with_weights(**changes))
     assert "\n" not in str(e.value)
     assert ";" not in str(e.value).split(" - ")[0]  # no other gate
     without = {"atol": {"atol": np.inf}, "mean": {"mean": np.inf}, "cosine": {"cosine": -1.0}, "top1": {"top1": 0.0}}
-    lenient = replace(gate, gates={**GATES, "fp16": replace(limits, **without[figure])})
+    lenient = replace(gate, gates={**GATES, "fp16": limits.replace(**without[figure])})
     assert evaluated_as_fp16(lenient, with_weights(**changes))["proof"]["passed"]
 
 

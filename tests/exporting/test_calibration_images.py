@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.exporting import decoded_images as views_module
 from regnet_deploy.exporting.calibration import calibration_digest, make_calibration_set
 from regnet_deploy.exporting.decoded_images import load_network_input, pixels_fingerprint
 from regnet_deploy.exporting.training_dataset import load_training_dataset
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing
 
 SIDE = 16
 PREPROCESSING = default_preprocessing(SIDE)

@@ -5,10 +5,11 @@ import os
 import numpy as np
 import pytest
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.exporting import decoded_images as module
 from regnet_deploy.exporting.decoded_images import decode_images, load_network_input, pixels_fingerprint
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 
 PREPROCESSING = Preprocessing(resize=10, crop=8)
 

@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from regnet_deploy.engines.identity import EngineIdentity
-from regnet_deploy.engines.options import EngineOptions
+from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.bundle.variants import EngineIdentity, Gate
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.state import EngineBuilder
 from regnet_deploy.exporting.variants import export_engine, export_onnx
-from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES
 
 FOUR = EngineOptions.up_to(4)
 

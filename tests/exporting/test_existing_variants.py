@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bundle_parts import engine, engine_variant, onnx_variant, proof
 
 from regnet_deploy.bundle import update_bundle
 from regnet_deploy.errors import BundleError, ProofError
@@ -11,15 +12,7 @@ from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
 
-
-def onnx_entry(name, precision):
-    return {
-        "file": f"{name}.onnx",
-        "runtime": "onnxruntime",
-        "precision": precision,
-        "input": "float32",
-        "proof": "old",
-    }
+OLD = proof("fp16", runtime="onnxruntime 1.0")
 
 
 @pytest.fixture
@@ -27,15 +20,16 @@ def bundle(trained, source, golden):
     """A bundle with fp32, fp16, and engines of fp16: of this machine, of another one, and of a file that is gone."""
     files = {f"onnx-{name}.onnx": source.onnx(PRECISIONS[name]) for name in ("fp32", "fp16")}
     bundle = update_bundle(trained, {}, {**files, "golden.safetensors": golden.data})
-    of_fp16 = {"onnx_sha256": bundle.files["onnx-fp16.onnx"].sha256}
+    sha256 = bundle.files["onnx-fp16.onnx"].sha256
+    identity = engine().identity
     engines = [
-        {"key": where, "file": f"{where}.plan", "identity": identity, "proof": {"passed": True}, "note": None}
-        for where, identity in (("here", of_fp16), ("there", of_fp16), ("stale", {"onnx_sha256": "other"}))
+        engine(key=where, file=f"{where}.plan", identity=identity.replace(onnx_sha256=of), proof=OLD)
+        for where, of in (("here", sha256), ("there", sha256), ("stale", "other"))
     ]
     variants = {
-        "onnx-fp32": onnx_entry("onnx-fp32", "fp32"),
-        "onnx-fp16": onnx_entry("onnx-fp16", "fp16"),
-        "trt-fp16": {"runtime": "tensorrt", "precision": "fp16", "source": "onnx-fp16", "engines": engines},
+        "onnx-fp32": onnx_variant("onnx-fp32"),
+        "onnx-fp16": onnx_variant("onnx-fp16", precision="fp16", proof=OLD),
+        "trt-fp16": engine_variant(*engines),
     }
     plans = {f"{where}.plan": where.encode() for where in ("here", "there", "stale")}
     return update_bundle(trained, {"variants": variants}, plans)
@@ -71,7 +65,7 @@ def test_all_that_was_not_made_anew_stays_but_engines_of_another_file(left):
     assert list(existing.variants) == ["onnx-fp16", "trt-fp16"]
     assert engines(existing) == ["here", "there"]
     assert (existing.unused_files, existing.rejected) == (("stale.plan",), {})
-    assert existing.variants["onnx-fp16"]["proof"] == "old"
+    assert existing.variants["onnx-fp16"]["proof"] == OLD.to_json()
 
 
 def test_engines_go_with_the_onnx_file_that_they_were_built_from(left):
@@ -109,9 +103,9 @@ def test_a_lost_file_that_nobody_needs_goes(bundle, left):
 def test_on_a_new_golden_set_files_are_proved_again_and_engines_are_not_proved(left, other_golden):
     existing = left(made=["onnx-fp32"], on=other_golden)
     assert existing.variants["onnx-fp16"]["proof"]["passed"]
-    for engine in existing.variants["trt-fp16"]["engines"]:
-        assert engine["proof"] is None
-        assert engine["note"].startswith("not proved on the present golden set")
+    for one in existing.variants["trt-fp16"]["engines"]:
+        assert one["proof"] is None
+        assert one["note"].startswith("not proved on the present golden set")
 
 
 def test_engines_that_others_are_added_to_lose_their_proofs_too(bundle, golden, other_golden):
@@ -119,7 +113,7 @@ def test_engines_that_others_are_added_to_lose_their_proofs_too(bundle, golden, 
     assert stored_engines(bundle, golden) == {"trt-fp16": before}
     found = stored_engines(bundle, other_golden)
     assert [one["proof"] for one in found["trt-fp16"]["engines"]] == [None] * 3
-    assert before["engines"][0]["proof"] == {"passed": True}  # what was read is not changed
+    assert before["engines"][0]["proof"] == OLD.to_json()  # what was read is not changed
 
 
 def test_a_file_that_does_not_agree_with_the_new_golden_set_goes_with_its_engines_and_the_rest_stays(

@@ -5,9 +5,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+from bundle_parts import training
 from PIL import Image
 
-from regnet_deploy.bundle import find_damage, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, find_damage, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting import (
@@ -24,10 +27,9 @@ from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.typed_graph import TypedGraph
 from regnet_deploy.exporting.variant_choice import VariantCandidate
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.profiling.latency import Latency
 from regnet_deploy.runtimes.default_variant import default_variant
-from regnet_deploy.runtimes.gates import GATES, Gate, gates_with_overrides
+from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
 from regnet_deploy.runtimes.golden_set import load_golden, replay
 from regnet_deploy.runtimes.runtime import open_variant
 from regnet_deploy.space.network import Network
@@ -367,8 +369,7 @@ def test_fp32_falls_back_on_nothing_and_is_not_held_to_the_accuracy_budget(train
 
 
 def test_images_that_the_model_does_not_know_are_refused(trained, data):
-    best = {"val_top1": 0.99, "val_images": 40}
-    update_bundle(trained, {"training": {"best": best, "data": {"rejected": {}}}})
+    update_bundle(trained, Manifest(training=training(0.99)))
     with pytest.raises(
         DataError, match=r"the model classifies .* correctly, and 99\.00% in training: these are different images"
     ):

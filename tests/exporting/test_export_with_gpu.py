@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import find_damage, open_bundle
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting import export as export_module
 from regnet_deploy.exporting import variant_choice
@@ -13,7 +14,7 @@ from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.profiling.latency import Latency
 from regnet_deploy.runtimes.default_variant import default_variant, proof_of
-from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.runtime import open_variant
 
 pytestmark = pytest.mark.usefixtures("computer")

@@ -5,9 +5,10 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError
 from regnet_deploy.exporting.golden_images import MAX_USER_IMAGES, golden_logits, make_golden_set, noise_images
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
 

@@ -9,10 +9,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx, convolution_types, fold
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, normalize
+from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.runtimes.runtime import open_onnx
 from regnet_deploy.space.network import Network

@@ -5,10 +5,11 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from bundle_parts import training, training_data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Bundle, Manifest, open_bundle, update_bundle
 from regnet_deploy.errors import DataError, MissingPart
 from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
 from regnet_deploy.images.dataset import build_dataset, list_images
@@ -66,10 +67,11 @@ def test_the_number_held_out_says_which(tmp_path, sizes, share, seed):
     listing = list_images(root)
     empty = ImageCheck("", 0, 0, hashlib.sha256(b"").hexdigest(), 0, 0, "")
     before = build_dataset(listing, dict.fromkeys(listing.paths, empty), val_split=share, seed=seed)
-    data = {"folder": "images", "split": before.split, "rejected": {}, "digest": before.digest}
-    data |= {"train_images": len(before.train), "val_images": len(before.val)}
-    parts = {"labels": list(before.classes), "training": {"data": data, "seed": seed}}
-    found = load_training_dataset(root, Bundle(tmp_path, parts, {}, ""))
+    data = training_data(
+        split=before.split, digest=before.digest, train_images=len(before.train), val_images=len(before.val)
+    )
+    manifest = Manifest(labels=before.classes, training=training(data=data, seed=seed))
+    found = load_training_dataset(root, Bundle(tmp_path, manifest, {}, "", {}))
     assert paths(found.val) == paths(before.val)
 
 
@@ -78,9 +80,9 @@ def test_what_train_itself_wrote_is_understood(untrained, folder):
     wanted = ExecutionRequest(device="cpu", precision="fp32", channels_last="off", compiled="off")  # nothing to try out
     bundle = train(untrained, folder, recipe, TrainOptions(wanted, workers=0, val_split=0.3), Silent())
     found = load_training_dataset(folder, bundle)
-    data = bundle.part("training")["data"]
-    assert (len(found.train), len(found.val)) == (data["train_images"], data["val_images"]) == (23, 10)
-    assert found.split == data["split"]
+    data = bundle.training.data
+    assert (len(found.train), len(found.val)) == (data.train_images, data.val_images) == (23, 10)
+    assert found.split == data.split
 
 
 def test_progress_receives_the_files_that_are_read(untrained, folder, trained_on, recorded_progress):
@@ -97,7 +99,7 @@ def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untraine
     assert is_training_dataset(found, bundle)
     assert not is_training_dataset(replace(found, val=found.val[1:]), bundle)
     assert not is_training_dataset(replace(found, train=found.train[1:]), bundle)
-    assert not is_training_dataset(found, replace(bundle, parts={}))
+    assert not is_training_dataset(found, replace(bundle, manifest=Manifest()))
 
 
 def remove(root):

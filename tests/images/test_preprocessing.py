@@ -1,6 +1,5 @@
 """Preprocessing: what the network sees of an image, and the same numbers everywhere."""
 
-import dataclasses
 import io
 
 import numpy as np
@@ -9,11 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from regnet_deploy.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from regnet_deploy.errors import BundleError
 from regnet_deploy.images.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
     default_preprocessing,
     load_pixels,
     normalize,
@@ -96,7 +93,7 @@ def test_the_default_view_is_the_papers_and_whole_for_small_images(resolution: i
 
 def test_json_brings_it_back() -> None:
     preprocessing = Preprocessing(40, 32, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    for each in (preprocessing, dataclasses.replace(preprocessing, scaled_decoding=True)):
+    for each in (preprocessing, preprocessing.replace(scaled_decoding=True)):
         assert Preprocessing.from_json(each.to_json()) == each
 
 
@@ -109,10 +106,16 @@ def test_a_bundle_that_says_nothing_of_scaled_decoding_goes_on_without_and_says_
 
 
 @pytest.mark.parametrize(
-    "change", [{"colours": "BGR"}, {"interpolation": "nearest"}, {"gamma": 2}, {"scaled_decoding": "no"}]
+    ("change", "message"),
+    [
+        ({"colours": "BGR"}, "colours: invalid enum value 'BGR'"),
+        ({"interpolation": "nearest"}, "interpolation: invalid enum value 'nearest'"),
+        ({"gamma": 2}, "unknown field gamma"),
+        ({"scaled_decoding": "no"}, "scaled_decoding: expected bool, got str"),
+    ],
 )
-def test_what_is_not_understood_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(BundleError, match="preprocessing is not understood"):
+def test_what_is_not_understood_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
         Preprocessing.from_json({**default_preprocessing(32).to_json(), **change})
 
 
@@ -125,8 +128,8 @@ def jpeg(image: Image.Image, orientation: int = 1, **options: object) -> bytes:
 
 def both(data: bytes, preprocessing: Preprocessing) -> tuple[np.ndarray, np.ndarray]:
     """With scaled decoding and without."""
-    scaled = load_pixels(data, dataclasses.replace(preprocessing, scaled_decoding=True))
-    return scaled, load_pixels(data, dataclasses.replace(preprocessing, scaled_decoding=False))
+    scaled = load_pixels(data, preprocessing.replace(scaled_decoding=True))
+    return scaled, load_pixels(data, preprocessing.replace(scaled_decoding=False))
 
 
 @settings(max_examples=100, deadline=None)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.exporting.golden_images import make_golden_set
 from regnet_deploy.images.dataset import LabelledImage
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.runtimes.classifier import Classifier
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, evaluation_dataset

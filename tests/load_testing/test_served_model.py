@@ -15,8 +15,9 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import ServerError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.load_testing.answer_check import log_softmax
 from regnet_deploy.load_testing.load_runs import LoadPlan, choose_rates, run_closed_loop, run_open_loop
 from regnet_deploy.load_testing.served_model import open_served_model

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from regnet_deploy.bundle import Bundle, create_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.errors import BundleError, MissingPart
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import (
@@ -23,7 +24,9 @@ NETWORK = Network((1,), (16,), (8,), (1.0,), se_ratio=0.25, stem_width=8)
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    return create_bundle(tmp_path / "bundle", {"architecture": {**NETWORK.to_json(), "classes": 3}})
+    return create_bundle(
+        tmp_path / "bundle", {"architecture": Architecture.of(NETWORK, name="tiny", classes=3, resolution=32)}
+    )
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -57,8 +60,9 @@ def test_before_training_the_model_has_the_seeds_weights(bundle: Bundle) -> None
 
 
 def test_a_bundle_from_before_there_were_kinds_of_blocks_still_opens(tmp_path: Path) -> None:
-    old = {name: value for name, value in NETWORK.to_json().items() if name != "block"}
-    bundle = create_bundle(tmp_path / "old", {"architecture": {**old, "classes": 3}})
+    architecture = Architecture.of(NETWORK, name="tiny", classes=3, resolution=32).to_json()
+    old = {name: value for name, value in architecture.items() if name != "block"}
+    bundle = create_bundle(tmp_path / "old", {"architecture": old})
     assert same(load_model(bundle).state_dict(), AnyNet(NETWORK, 3, seed=UNTRAINED_SEED).state_dict())
 
 

@@ -1,8 +1,9 @@
 import json
 
 import pytest
+from bundle_parts import engine, engine_variant
 
-from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.profiling import profile as profile_module
 from regnet_deploy.profiling.latency import ROUNDS
@@ -54,10 +55,10 @@ def test_the_model_and_every_proved_variant_are_measured_at_every_batch(run, exp
 
 
 def test_a_variant_without_proof_is_not_measured_and_that_is_said(run, exported_bundle):
-    variants = open_bundle(exported_bundle).part("variants")
-    variants["onnx-fp32"]["proof"] = None
-    variants["rtx-fp32"] = {**variants["onnx-fp32"], "runtime": "tensorrt-rtx"}
-    update_bundle(exported_bundle, {"variants": variants})
+    variants = open_bundle(exported_bundle).variants
+    variants["onnx-fp32"] = variants["onnx-fp32"].replace(proof=None)
+    variants["rtx-fp32"] = engine_variant(engine(), runtime="tensorrt-rtx", precision="fp32")
+    update_bundle(exported_bundle, Manifest(variants=variants))
     part, notes = run(exported_bundle)
     assert {row["variant"] for row in part["latency"]} == {None, "onnx-fp32-uint8"}
     assert [note.split()[0] for note in notes] == ["onnx-fp32", "rtx-fp32"]

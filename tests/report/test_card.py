@@ -8,49 +8,28 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from bundle_parts import (
+    accuracy,
+    calibration,
+    candidate,
+    choice,
+    engine,
+    engine_variant,
+    latency,
+    onnx_variant,
+    proof,
+    training,
+    training_data,
+)
 
-from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Golden
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.report.card import model_card, wilson_interval
 from regnet_deploy.report.sections import card_sections, headline, quantity
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.bundle_parts import selection_parts
 from regnet_deploy.selection.selection import select
-
-TRAINING = {
-    "recipe": {"epochs": 2, "learning_rate": 0.1},
-    "data": {
-        "folder": "cats",
-        "classes": 3,
-        "train_images": 300,
-        "val_images": 60,
-        "split": "val/",
-        "digest": "ab" * 32,
-        "rejected": {"train/a/<b>.txt": "not an image"},
-        "unreadable": {},
-    },
-    "seed": 0,
-    "device": "cpu",
-    "history": [
-        {"val_top1": 0.5, "train_top1": 0.4, "train_loss": 1.0, "val_loss": 0.9},
-        {"val_top1": 0.9, "train_top1": 0.8, "train_loss": 0.5, "val_loss": 0.4},
-    ],
-    "best": {"epoch": 2, "val_top1": 0.9, "val_loss": 0.4, "val_images": 60},
-    "seconds": 12.0,
-    "lineage": {"start": "random weights of seed 0", "start_sha256": None, "versions": {}},
-}
-PROOF = {
-    "images": 16,
-    "max_abs_error": 2e-6,
-    "mean_abs_error": 3e-7,
-    "relative_error": 2e-5,
-    "cosine": 1.0,
-    "top1_agreement": 1.0,
-    "top1_decided": 1.0,
-    "gate": {"atol": 1e-4, "rtol": 1e-3, "mean": None, "cosine": 0.9999, "top1": 1.0},
-    "passed": True,
-    "runtime": "onnxruntime 1.32.0",
-    "device": "cpu",
-}
 
 
 @pytest.fixture(scope="module")
@@ -64,21 +43,15 @@ def complete(selected, tmp_path):
     shutil.copytree(selected.path, tmp_path / "b")
     return update_bundle(
         tmp_path / "b",
-        {
-            "training": TRAINING,
-            "labels": ["cat", "dog & wolf", "<script>alert(1)</script>"],
-            "golden": {"images": 16, "source": "training images"},
-            "variants": {
-                "onnx-fp32": {"runtime": "onnxruntime", "precision": "fp32", "input": "float32", "proof": PROOF},
-                "rtx-fp32": {
-                    "runtime": "tensorrt-rtx",
-                    "precision": "fp32",
-                    "input": "float32",
-                    "proof": None,
-                    "note": "built without a GPU",
-                },
+        Manifest(
+            training=training(data=training_data(rejected={"train/a/<b>.txt": "not an image"})),
+            labels=("cat", "dog & wolf", "<script>alert(1)</script>"),
+            golden=Golden(images=16, source="training images", seed=None, weights_sha256=None),
+            variants={
+                "onnx-fp32": onnx_variant(),
+                "rtx-fp32": engine_variant(engine(note="built without a GPU"), runtime="tensorrt-rtx"),
             },
-        },
+        ),
         {"weights.safetensors": b"w"},
     )
 
@@ -97,7 +70,7 @@ def test_before_training_the_card_says_what_is_missing(selected):
     assert "not trained yet" in text
     assert "nothing exported yet: regnet-deploy export --onnx" in text
     assert card["accuracy"] is None
-    assert sum(stage["macs"] for stage in card["stages"]) == selected.part("selection")["met"]["macs"]
+    assert sum(stage["macs"] for stage in card["stages"]) == selected.selection.met.macs
 
 
 def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete):
@@ -108,51 +81,26 @@ def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete
     assert "built without a GPU" in text
 
 
-ACCURACY = {"images": 3720, "top1": 0.9, "reference_top1": 0.905, "drop": 0.5, "low": -0.1, "high": 1.1}
-
-
 @pytest.fixture
 def chosen(complete):
     """A bundle with an int8 variant, an engine in two makes, and what they were chosen from."""
-    variants = complete.part("variants")
-    calibration = {
-        "method": "entropy",
-        "tried": {"minmax": {}, "entropy": {}},
-        "images": 512,
-        "source": "training images",
-        "seed": 0,
-        "digest": "cd" * 32,
+    gate = Gate(mean=0.25, cosine=0.95, top1=0.9)
+    variants = {
+        **complete.variants,
+        "onnx-int8-cpu": onnx_variant(
+            precision="int8-cpu",
+            proof=proof("int8-cpu", relative_error=0.031, gate=gate),
+            accuracy=accuracy(),
+            calibration=calibration(),
+        ),
+        "trt-fp16": engine_variant(engine(proof=proof()), engine(note="built elsewhere")),
+        "onnx-old": onnx_variant(proof=proof(relative_error=None, top1_decided=None, gate=None)),  # before gates
     }
-    gate = {"atol": None, "rtol": None, "mean": 0.25, "cosine": 0.95, "top1": 0.9}
-    proof = {**PROOF, "relative_error": 0.031, "gate": gate}
-    int8 = {"runtime": "onnxruntime", "precision": "int8-cpu", "input": "float32", "calibration": calibration}
-    engine = {"runtime": "tensorrt", "precision": "fp16", "input": "float32", "source": "onnx-fp16"}
-    latency = [{"batch": 1, "p50_ms": 1.25}, {"batch": 8, "p50_ms": 7.5}]
-    best = {"variant": "onnx-int8-cpu", "precision": "int8-cpu", "result": "kept", "reason": "fastest of 2"}
-    out = {"variant": "onnx-fp16", "precision": "fp16", "result": "refused", "reason": "cosine 0.9 (at least 0.999)"}
-    parts = {
-        "variants": {
-            **variants,
-            "onnx-int8-cpu": {**int8, "proof": proof, "accuracy": ACCURACY},
-            "trt-fp16": {**engine, "engines": [{"proof": PROOF}, {"proof": None, "note": "built elsewhere"}]},
-            "onnx-old": {**variants["onnx-fp32"], "proof": {k: v for k, v in PROOF.items() if k in OLD}},
-        },
-        "choice": {
-            "max_drop": 0.5,
-            "batches": [1, 8],
-            "machine": {"cpu": "a CPU"},
-            "cpu_instructions": "VNNI",
-            "candidates": [
-                {**best, "accuracy": ACCURACY, "latency": latency},
-                {**out, "accuracy": None, "latency": []},
-            ],
-        },
-    }
-    return update_bundle(complete.path, parts)
-
-
-#: Figures of a proof of a version before gates.
-OLD = ("images", "max_abs_error", "mean_abs_error", "cosine", "top1_agreement", "passed", "runtime", "device")
+    rows = (latency("onnx-int8-cpu", 1, 1.25), latency("onnx-int8-cpu", 8, 7.5))
+    best = candidate("onnx-int8-cpu", *rows, precision="int8-cpu", reason="fastest of 2", accuracy=accuracy())
+    refused = candidate("onnx-fp16", precision="fp16", result="refused", reason="cosine 0.9 (at least 0.999)")
+    decided = choice(best, refused).replace(max_drop=0.5, cpu_instructions="VNNI")
+    return update_bundle(complete.path, Manifest(variants=variants, choice=decided))
 
 
 def test_the_card_has_figures_gates_and_accuracy_of_every_variant_and_engine(chosen):

@@ -1,12 +1,13 @@
-from dataclasses import replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bundle_parts import candidate, choice, latency, profile, proof
 
-from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Bundle, Manifest, open_bundle, update_bundle
+from regnet_deploy.bundle.variants import Gate, Proof, TensorrtVariant
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.default_variant import (
     default_variant,
@@ -14,20 +15,18 @@ from regnet_deploy.runtimes.default_variant import (
     proof_of,
     variant_unsupported_reason,
 )
-from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES
 
 WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
 
 
 def measured(bundle: Path, *rows: tuple[str | None, int, float]) -> Bundle:
-    latency = [{"variant": name, "batch": batch, "p50_ms": p50_ms} for name, batch, p50_ms in rows]
-    return update_bundle(bundle, {"profile": {"latency": latency}})
+    return update_bundle(bundle, Manifest(profile=profile(*(latency(*row) for row in rows))))
 
 
 def changed(bundle: Path, name: str, **fields: Any) -> Bundle:
-    variants = open_bundle(bundle).part("variants")
-    variants[name].update(fields)
-    return update_bundle(bundle, {"variants": variants})
+    variants = open_bundle(bundle).variants
+    return update_bundle(bundle, Manifest(variants={**variants, name: variants[name].replace(**fields)}))
 
 
 def test_without_measurements_it_is_the_first(exported_bundle: Path):
@@ -50,10 +49,10 @@ def test_one_that_was_not_measured_comes_last(exported_bundle: Path):
     assert default_variant(measured(exported_bundle, ("onnx-fp32-uint8", 4, 9.0))) == "onnx-fp32-uint8"
 
 
-@pytest.mark.parametrize("proof", [None, {"passed": False}])
-def test_an_unproved_one_is_never_chosen(exported_bundle: Path, proof: dict[str, bool] | None):
+@pytest.mark.parametrize("unproved", [None, proof(passed=False)])
+def test_an_unproved_one_is_never_chosen(exported_bundle: Path, unproved: Proof | None):
     measured(exported_bundle, ("onnx-fp32", 1, 1.0), ("onnx-fp32-uint8", 1, 2.0))
-    bundle = changed(exported_bundle, "onnx-fp32", proof=proof)
+    bundle = changed(exported_bundle, "onnx-fp32", proof=unproved)
     assert default_variant(bundle) == "onnx-fp32-uint8"
     with pytest.raises(UsageError, match="not proved"):
         default_variant(bundle, "onnx-fp32")
@@ -61,35 +60,33 @@ def test_an_unproved_one_is_never_chosen(exported_bundle: Path, proof: dict[str,
 
 def test_where_none_will_do_each_reason_is_given(exported_bundle: Path):
     changed(exported_bundle, "onnx-fp32", proof=None)
-    bundle = changed(exported_bundle, "onnx-fp32-uint8", runtime="openvino")
-    with pytest.raises(UsageError, match=r"onnx-fp32: it is not proved.*onnx-fp32-uint8: runtime 'openvino' is not"):
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", precision="bf16")
+    with pytest.raises(UsageError, match=r"onnx-fp32: it is not proved.*onnx-fp32-uint8: ONNX Runtime has no BF16"):
         default_variant(bundle)
 
 
-@pytest.mark.parametrize("variants", [None, {}])
-def test_before_export_the_command_is_named(exported_bundle: Path, variants: dict[str, Any] | None):
-    bundle = update_bundle(exported_bundle, {} if variants is None else {"variants": {}}, drop=("variants",))
+def test_before_export_the_command_is_named(exported_bundle: Path):
+    bundle = update_bundle(exported_bundle, {}, drop=("variants",))
     with pytest.raises(MissingPart, match="export --onnx"):
         default_variant(bundle)
 
 
 @pytest.mark.parametrize(
-    "figures",
+    "gate",
     [
-        {"gate": replace(GATES["fp32"], atol=0.5).to_json()},
-        {"gate": replace(GATES["fp32"], rtol=0.1).to_json()},
-        {"gate": replace(GATES["fp32"], cosine=0.5).to_json()},
-        {"gate": replace(GATES["fp32"], top1=0.9).to_json()},
-        {"gate": Gate().to_json()},
-        {"atol": 1e-4, "rtol": 1e-3},  # of a version before gates
+        GATES["fp32"].replace(atol=0.5),
+        GATES["fp32"].replace(rtol=0.1),
+        GATES["fp32"].replace(cosine=0.5),
+        GATES["fp32"].replace(top1=0.9),
+        Gate(),
+        None,  # of a version before gates
     ],
 )
-def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(exported_bundle: Path, figures: dict[str, Any]):
-    proof = {"passed": True, **figures}
-    bundle = changed(exported_bundle, "onnx-fp32", proof=proof)
+def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(exported_bundle: Path, gate: Gate | None):
+    bundle = changed(exported_bundle, "onnx-fp32", proof=proof(gate=gate))
     assert default_variant(bundle) == "onnx-fp32-uint8"
     assert default_variant(bundle, "onnx-fp32") == "onnx-fp32"
-    bundle = changed(exported_bundle, "onnx-fp32-uint8", proof=proof)
+    bundle = changed(exported_bundle, "onnx-fp32-uint8", proof=proof(gate=gate))
     with pytest.raises(UsageError, match=r"looser gate than fp32 has, name it with --variant onnx-fp32;"):
         default_variant(bundle)
 
@@ -104,9 +101,11 @@ def test_what_engines_are_built_from_is_only_taken_when_it_is_named(exported_bun
 
 
 def test_an_engine_is_not_blamed_for_the_proofs_that_its_engines_have(exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
-    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
-    bundle = update_bundle(exported_bundle, {"variants": {"trt-fp32": engine, **variants}})
+    variants = open_bundle(exported_bundle).variants
+    engine = TensorrtVariant(
+        precision="fp32", input="float32", opset=18, source="onnx-fp32", convolutions={}, engines=()
+    )
+    bundle = update_bundle(exported_bundle, Manifest(variants={"trt-fp32": engine, **variants}))
     assert default_variant(bundle) == "onnx-fp32"
     with pytest.raises(UsageError, match="cannot be served: it has no engine"):
         default_variant(bundle, "trt-fp32")
@@ -116,17 +115,13 @@ def test_an_engine_is_not_blamed_for_the_proofs_that_its_engines_have(exported_b
 
 def chosen(bundle: Path, *rows: tuple[str, int, float]) -> Bundle:
     """A bundle with what ``export --precision auto`` measured."""
-    candidates = [
-        {"variant": name, "latency": [{"variant": name, "batch": batch, "p50_ms": ms}]} for name, batch, ms in rows
-    ]
-    return update_bundle(bundle, {"choice": {"candidates": candidates}})
+    return update_bundle(bundle, Manifest(choice=choice(*(candidate(row[0], latency(*row)) for row in rows))))
 
 
 def test_where_nothing_was_measured_it_is_the_most_precise(exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
-    proof = {"passed": True, "gate": GATES["fp16"].to_json()}
-    variants = {"onnx-a": {**variants["onnx-fp32"], "precision": "fp16", "proof": proof}, **variants}
-    bundle = update_bundle(exported_bundle, {"variants": variants})
+    variants = open_bundle(exported_bundle).variants
+    half = variants["onnx-fp32"].replace(precision="fp16", proof=proof("fp16"))
+    bundle = update_bundle(exported_bundle, Manifest(variants={"onnx-a": half, **variants}))
     assert default_variant(bundle) == "onnx-fp32"
     assert default_variant(measured(exported_bundle, ("onnx-a", 1, 5.0))) == "onnx-a"
 
@@ -148,7 +143,7 @@ def test_rows_of_the_two_are_not_compared_and_the_one_that_knows_more_is_taken(e
 
 
 def test_a_choice_without_measurements_is_no_measurement(exported_bundle: Path):
-    bundle = update_bundle(exported_bundle, {"choice": {"candidates": [{"variant": "onnx-fp32", "latency": []}]}})
+    bundle = update_bundle(exported_bundle, Manifest(choice=choice(candidate("onnx-fp32"))))
     assert default_variant(bundle) == "onnx-fp32"
 
 
@@ -200,12 +195,12 @@ def test_openvino_is_not_given_what_is_written_for_engines(exported_bundle: Path
 @WITH_OPENVINO
 def test_what_one_runtime_took_says_nothing_of_the_other(exported_bundle: Path):
     rows = [
-        {"variant": "onnx-fp32", "batch": 1, "p50_ms": 3.0, "runtime": "onnxruntime 1.32.0"},
-        {"variant": "onnx-fp32-uint8", "batch": 1, "p50_ms": 4.0, "runtime": "onnxruntime 1.32.0"},
-        {"variant": "onnx-fp32", "batch": 1, "p50_ms": 2.0, "runtime": "openvino 2026.4.1"},
-        {"variant": "onnx-fp32-uint8", "batch": 1, "p50_ms": 1.0, "runtime": "openvino 2026.4.1"},
+        latency("onnx-fp32", 1, 3.0),
+        latency("onnx-fp32-uint8", 1, 4.0),
+        latency("onnx-fp32", 1, 2.0, runtime="openvino 2026.4.1"),
+        latency("onnx-fp32-uint8", 1, 1.0, runtime="openvino 2026.4.1"),
     ]
-    bundle = update_bundle(exported_bundle, {"profile": {"latency": rows}})
+    bundle = update_bundle(exported_bundle, Manifest(profile=profile(*rows)))
     assert default_variant(bundle, runtime="openvino") == "onnx-fp32-uint8"
     assert default_variant(bundle, runtime="onnxruntime") == default_variant(bundle) == "onnx-fp32"
 

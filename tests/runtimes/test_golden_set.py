@@ -1,7 +1,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import BundleError, MissingPart, ProofError
 from regnet_deploy.images.preprocessing import default_preprocessing
-from regnet_deploy.runtimes.gates import GATES, Gate
+from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes, load_golden, replay
 
 REFERENCE = np.array([[1.0, 2.0, -3.0], [0.5, 0.25, 0.0]], np.float32)
@@ -227,7 +228,7 @@ def test_a_first_class_that_the_reference_does_not_decide_may_change(lead: float
 def test_of_few_images_a_share_of_98_percent_is_all(precision: str, changed: int, passed: bool):
     got = WANTED.copy()
     got[:changed] = got[:changed, [1, 0, 2, 3]]
-    gate = replace(Gate(), top1=GATES[precision].top1)
+    gate = Gate(top1=GATES[precision].top1)
     assert compare(WANTED, got, gate).passed is passed
 
 

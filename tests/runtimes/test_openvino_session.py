@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import load_golden, replay
 from regnet_deploy.runtimes.openvino_session import open_by_openvino

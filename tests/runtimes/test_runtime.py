@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.runtimes import runtime, tensorrt_provider
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import (
@@ -182,9 +182,11 @@ def test_images_that_do_not_fit_are_a_proof_error(exported_bundle: Path, images:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"runtime": "tensorrt", "source": "onnx-fp32-uint8", "engines": []}, "it has no engine"),
-        ({"runtime": "tensorrt-rtx", "source": "onnx-fp32-uint8", "engines": []}, "it has no engine"),
-        ({"runtime": "openvino"}, "runtime 'openvino' is not known to this version"),
+        ({"runtime": "tensorrt", "source": "onnx-fp32-uint8", "convolutions": {}, "engines": []}, "it has no engine"),
+        (
+            {"runtime": "tensorrt-rtx", "source": "onnx-fp32-uint8", "convolutions": {}, "engines": []},
+            "it has no engine",
+        ),
         ({"precision": "bf16"}, "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"),
     ],
 )

@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, ServerError
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.serving import decode_pool, decode_process
 from regnet_deploy.serving.decode_pool import DecodeFailed, DecodePool
 from regnet_deploy.serving.errors import RequestError

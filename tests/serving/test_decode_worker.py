@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 
 VIEW = Preprocessing(10, 8, scaled_decoding=True)

@@ -24,7 +24,8 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import open_variant
 

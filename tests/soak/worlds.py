@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing, load_pixels, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels, normalize
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
 from regnet_deploy.runtimes.predictions import top_k

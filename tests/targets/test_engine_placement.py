@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
+from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.bundle_engines import StoredEngine
-from regnet_deploy.engines.identity import EngineIdentity
-from regnet_deploy.engines.options import EngineOptions
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets.engine_placement import place_engines
 
@@ -31,7 +29,7 @@ IDENTITY = EngineIdentity(
 
 def engine(file: str, **changes: object) -> StoredEngine:
     options = {name: changes.pop(name) for name in list(changes) if hasattr(IDENTITY.options, name)}
-    identity = replace(IDENTITY, options=replace(IDENTITY.options, **options), **changes)
+    identity = IDENTITY.replace(options=IDENTITY.options.replace(**options), **changes)
     return StoredEngine({"file": file}, identity, None)
 
 

@@ -39,7 +39,7 @@ def test_an_unproved_variant_is_refused(exported_bundle):
 
 def test_a_bundle_without_exports_names_the_command(tmp_path):
     with pytest.raises(MissingPart, match="regnet-deploy export"):
-        choose_packaged_variant(create_bundle(tmp_path / "b", {"architecture": {}}), None, gpu=False)
+        choose_packaged_variant(create_bundle(tmp_path / "b", {}), None, gpu=False)
 
 
 def test_a_damaged_file_is_not_packaged(exported_bundle):

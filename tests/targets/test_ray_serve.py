@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.targets.output_folder import write_folders
 from regnet_deploy.targets.ray_serve import ray_files

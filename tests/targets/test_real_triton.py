@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import classify_pixels, open_variant
 from regnet_deploy.targets.output_folder import write_folders

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from regnet_deploy.bundle import Bundle, create_bundle
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.images.dataset import ImageDataset, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
-from regnet_deploy.images.preprocessing import Preprocessing, default_preprocessing
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.data_loader import ImageSubset, TrainingDataset
@@ -89,7 +90,7 @@ def learner(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> T
 @pytest.fixture
 def bundle(tmp_path: Path, network: Network, preprocessing: Preprocessing) -> Bundle:
     """As `select` leaves it when nobody says how many classes there are."""
-    architecture = {**network.to_json(), "classes": 1000, "resolution": RESOLUTION, "name": "tiny"}
+    architecture = Architecture.of(network, name="tiny", classes=1000, resolution=RESOLUTION)
     parts = {"architecture": architecture, "preprocessing": preprocessing.to_json()}
     return create_bundle(tmp_path / "bundle", parts)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from regnet_deploy.images.preprocessing import Preprocessing
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.training.augmentation import augment, epoch_order, random_box
 from regnet_deploy.training.recipe import Recipe
 

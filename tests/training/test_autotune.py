@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch._inductor.exc import CppCompileError
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.preprocessing import Preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training import autotune, execution

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.dataset import ImageDataset, LabelledImage
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels
+from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.training import data_loader
 from regnet_deploy.training.data_loader import (
     Batch,
@@ -89,7 +90,7 @@ def test_images_kept_in_memory_change_nothing_where_they_are_not_shrunk(
 def test_large_images_are_shrunk_in_memory_to_twice_the_view(
     folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
-    small = dataclasses.replace(preprocessing, resize=8, crop=8)
+    small = preprocessing.replace(resize=8, crop=8)
     kept = training_dataset(folder.root, folder.train, recipe, small, ignore).source.kept
     assert kept is not None
     sizes = [image.size for image in kept if not isinstance(image, UnreadableImage)]

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.dataset import ImageDataset
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.training.data_loader import (
     EvaluationDataset,
     ImageSubset,

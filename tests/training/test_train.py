@@ -12,9 +12,10 @@ from PIL import Image
 from safetensors.numpy import load as load_arrays
 
 from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
 from regnet_deploy.images.dataset import list_images
-from regnet_deploy.images.preprocessing import Preprocessing, load_pixels, normalize
+from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
 from regnet_deploy.training import loop, train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regnet_deploy.images.preprocessing import Preprocessing, normalize
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.data_loader import Batch

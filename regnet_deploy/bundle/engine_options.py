@@ -7,9 +7,9 @@ of the choices: it is in the ONNX file, and engines are strongly typed.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
+from regnet_deploy.bundle.record import Record, default
 from regnet_deploy.errors import UsageError, did_you_mean
 
 #: ``ampere+``: any GPU of compute capability 8.0 or later. ``same-compute-capability``: any with that of the builder's.
@@ -22,9 +22,8 @@ RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0", "12.1")
 FP8_FROM = (8, 9)
 
 
-@dataclass(frozen=True)
-class EngineOptions:
-    """How an engine is built.
+class EngineOptions(Record, frozen=True, forbid_unknown_fields=True):
+    """How an engine is built. Unknown keys are refused: they would decide where an engine runs.
 
     Attributes:
         tuned_batch: batch size in images that kernels are chosen for.
@@ -39,15 +38,15 @@ class EngineOptions:
             :data:`RTX_DEFAULT`.
     """
 
-    tuned_batch: int = 8
-    max_batch: int = 32
-    min_batch: int = 1
-    workspace_bytes: int | None = None
-    optimization_level: int = 3
-    tf32: bool = False
-    version_compatible: bool = False
-    hardware_compatible: HardwareCompatible | None = None
-    compute_capabilities: tuple[str, ...] = ()
+    tuned_batch: int = default(8)
+    max_batch: int = default(32)
+    min_batch: int = default(1)
+    workspace_bytes: int | None = default(None)
+    optimization_level: int = default(3)
+    tf32: bool = default(False)
+    version_compatible: bool = default(False)
+    hardware_compatible: HardwareCompatible | None = default(None)
+    compute_capabilities: tuple[str, ...] = default(())
 
     def __post_init__(self) -> None:
         """Refuse what no builder takes.
@@ -77,7 +76,7 @@ class EngineOptions:
     @classmethod
     def up_to(cls, max_batch: int, **others: Any) -> EngineOptions:
         """Return options for batches of 1 to ``max_batch`` images, tuned for the usual batch where that is smaller."""
-        return cls(tuned_batch=min(cls.tuned_batch, max_batch), max_batch=max_batch, **others)
+        return cls(tuned_batch=min(cls().tuned_batch, max_batch), max_batch=max_batch, **others)
 
     def suited_to(self, runtime: str) -> EngineOptions:
         """Return the options as this runtime takes them.
@@ -97,24 +96,7 @@ class EngineOptions:
                 raise UsageError(
                     f"{option} is an option of tensorrt; engines of tensorrt-rtx are for several GPUs anyhow"
                 )
-        return replace(self, compute_capabilities=self.compute_capabilities or RTX_DEFAULT)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the options by name, as JSON data."""
-        return {**asdict(self), "compute_capabilities": list(self.compute_capabilities)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> EngineOptions:
-        """Return the options that :meth:`to_json` wrote.
-
-        Raises:
-            UsageError: an option that this version does not know, or a value that is not one.
-        """
-        known = [field.name for field in fields(cls)]
-        for name in data:
-            if name not in known:
-                raise UsageError(f"this version knows no option {name!r} of an engine{did_you_mean(name, known)}")
-        return cls(**{**data, "compute_capabilities": tuple(data.get("compute_capabilities", ()))})
+        return self.replace(compute_capabilities=self.compute_capabilities or RTX_DEFAULT)
 
 
 def capability(text: str) -> tuple[int, int]:

@@ -19,9 +19,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.bundle import MANIFEST, create_bundle, find_damage, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.errors import BundleError, MissingPart
+from regnet_deploy.space.network import Network
 
-PARTS = {"architecture": {"classes": 10, "name": "RegNetY-16MF"}, "selection": {"reason": "größte"}}
+#: A bundle with every part that export and profile write.
+EXPORTED = open_bundle(Path(__file__).parents[1] / "fixtures" / "bundles" / "exported")
+NETWORK = Network((1,), (8,), (8,), (1.0,))
+PARTS = {
+    "architecture": Architecture.of(NETWORK, name="größte", classes=10, resolution=32).to_json(),
+    "preprocessing": {"resize": 32, "crop": 32},
+}
 
 
 @pytest.fixture
@@ -32,17 +40,17 @@ def bundle(tmp_path):
 
 def test_what_was_written_is_read(bundle):
     again = open_bundle(bundle.path)
-    assert again.part("architecture") == PARTS["architecture"]
-    assert again.part("selection")["reason"] == "größte"
+    assert again.parts == {**PARTS, "labels": ["a", "b"]}
+    assert again.architecture.name == "größte"
     assert again.read("weights.safetensors") == b"w" * 1000
     assert find_damage(again) == []
 
 
 def test_an_update_replaces_its_part_and_keeps_the_others(bundle):
-    now = update_bundle(bundle.path, {"labels": ["c"]}, {"weights.safetensors": b"v"}, drop=("selection",))
-    assert now.part("labels") == ["c"]
+    now = update_bundle(bundle.path, {"labels": ["c"]}, {"weights.safetensors": b"v"}, drop=("preprocessing",))
+    assert now.labels == ("c",)
     assert now.read("weights.safetensors") == b"v"
-    assert "selection" not in now
+    assert now.manifest.preprocessing is None
     assert find_damage(now) == []
     assert len(list(bundle.path.iterdir())) == 2  # the old weights are gone
 
@@ -50,7 +58,7 @@ def test_an_update_replaces_its_part_and_keeps_the_others(bundle):
 def test_a_missing_part_names_the_command_that_makes_it(tmp_path):
     made = create_bundle(tmp_path / "b", PARTS)
     with pytest.raises(MissingPart, match="has no profile yet: run `regnet-deploy profile` first"):
-        made.part("profile")
+        assert made.profile
     with pytest.raises(
         MissingPart, match=r"has no weights\.safetensors yet: run `regnet-deploy train --data DIR` first"
     ):
@@ -119,10 +127,10 @@ def test_a_manifest_that_cannot_be_used_is_one_clear_line(tmp_path, content, sai
 
 
 def test_a_file_name_never_leads_out_of_the_folder(bundle):
-    from regnet_deploy.bundle import StoredFile, _serialise
+    from regnet_deploy.bundle.reading import StoredFile, serialize
 
     files = {"weights.safetensors": StoredFile("../../etc/passwd", "0" * 64, 1)}
-    (bundle.path / MANIFEST).write_bytes(_serialise(bundle.parts, files))
+    (bundle.path / MANIFEST).write_bytes(serialize(bundle.parts, files))
     with pytest.raises(BundleError, match="damaged"):
         open_bundle(bundle.path)
 
@@ -139,27 +147,28 @@ def test_no_bundle_names_the_command_that_makes_one(tmp_path, make, said):
 def test_an_update_based_on_other_weights_writes_nothing(bundle):
     update_bundle(bundle.path, {}, {"weights.safetensors": b"new"})
     with pytest.raises(BundleError, match="changed by another command meanwhile"):
-        update_bundle(bundle.path, {"variants": {}}, expect=bundle)
-    assert "variants" not in open_bundle(bundle.path)
+        update_bundle(bundle.path, {"variants": EXPORTED.variants}, expect=bundle)
+    assert not open_bundle(bundle.path).manifest.variants
 
 
 def test_a_part_that_another_command_replaced_meanwhile_is_not_lost(bundle):
-    update_bundle(bundle.path, {"variants": {"a": 1}}, expect=bundle)
+    one, another = ({name: EXPORTED.variants["onnx-fp32"]} for name in ("a", "b"))
+    update_bundle(bundle.path, {"variants": one}, expect=bundle)
     with pytest.raises(BundleError, match="changed by another command meanwhile"):
-        update_bundle(bundle.path, {"variants": {"b": 1}}, expect=bundle)
-    assert open_bundle(bundle.path).part("variants") == {"a": 1}
+        update_bundle(bundle.path, {"variants": another}, expect=bundle)
+    assert open_bundle(bundle.path).variants == one
 
 
 def test_each_command_adds_its_entry_to_the_environment(bundle):
     update_bundle(bundle.path, {"environment": {"train": {"torch": "2"}}}, expect=bundle)
     now = update_bundle(bundle.path, {"environment": {"profile": {"torch": "3"}}}, expect=bundle)
-    assert now.part("environment") == {"train": {"torch": "2"}, "profile": {"torch": "3"}}
+    assert now.manifest.environment == {"train": {"torch": "2"}, "profile": {"torch": "3"}}
 
 
 def test_weights_that_another_command_is_writing_are_not_lost_to_select(bundle):
     """`select` waits for the writer and then sees its weights."""
     code = (
-        "import sys, time; from regnet_deploy import bundle as module\n"
+        "import sys, time; from regnet_deploy.bundle import writing as module\n"
         "write = module._write\n"
         "def slow(folder, name, data):\n"
         "    print('writing', flush=True); time.sleep(0.5); write(folder, name, data)\n"
@@ -178,9 +187,9 @@ def test_weights_that_another_command_is_writing_are_not_lost_to_select(bundle):
 
 
 def test_an_entry_of_the_environment_goes_with_its_part(bundle):
-    update_bundle(bundle.path, {"profile": {}, "environment": {"profile": {}, "train": {}}})
+    update_bundle(bundle.path, {"profile": EXPORTED.profile, "environment": {"profile": {}, "train": {}}})
     now = update_bundle(bundle.path, {}, drop=("profile",))
-    assert now.part("environment") == {"train": {}}
+    assert now.manifest.environment == {"train": {}}
 
 
 def test_a_full_disk_leaves_the_bundle_before(bundle):
@@ -237,7 +246,7 @@ def test_killed_at_any_moment_the_bundle_is_the_one_before_or_after(tmp_path):
         "import sys; from regnet_deploy.bundle import update_bundle\n"
         "print('go', flush=True); n = 0\n"
         "while True:\n"
-        "    n += 1; update_bundle(sys.argv[1], {'labels': [n]}, {'weights.safetensors': b'%d' % n * 20000})"
+        "    n += 1; update_bundle(sys.argv[1], {'labels': [str(n)]}, {'weights.safetensors': b'%d' % n * 20000})"
     )
     for seed in range(8):
         process = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE)
@@ -248,8 +257,8 @@ def test_killed_at_any_moment_the_bundle_is_the_one_before_or_after(tmp_path):
         process.stdout.close()
         now = open_bundle(folder)
         assert [p for p in find_damage(now) if "not part of" not in p] == []
-        if "labels" in now:
-            assert now.read("weights.safetensors") == b"%d" % now.part("labels")[0] * 20000
+        if now.manifest.labels:
+            assert now.read("weights.safetensors") == now.labels[0].encode() * 20000
     update_bundle(folder, {})
     assert find_damage(open_bundle(folder)) == []  # what the kills left behind is swept
 
@@ -274,7 +283,7 @@ def test_the_manifest_reads_well_and_holds_no_machine_path(bundle):
 
 @pytest.mark.parametrize("what", ["a pipe", "a device"])
 def test_what_stands_in_the_place_of_a_file_is_neither_waited_for_nor_read_without_end(tmp_path: Path, what: str):
-    bundle = create_bundle(tmp_path / "b", {"architecture": {}}, replace=True)
+    bundle = create_bundle(tmp_path / "b", PARTS, replace=True)
     bundle = update_bundle(bundle.path, {}, {"x.onnx": b"abc"})
     for path in (bundle.stored_path("x.onnx"), bundle.path / "bundle.json"):
         path.unlink()

@@ -1,0 +1,30 @@
+"""The bundle: one folder that grows from a budget to a served model."""
+
+from regnet_deploy.bundle.manifest import Manifest
+from regnet_deploy.bundle.reading import (
+    DEFAULT_PATH,
+    MANIFEST,
+    SCHEMA,
+    WEIGHTS,
+    Bundle,
+    StoredFile,
+    find_damage,
+    open_bundle,
+)
+from regnet_deploy.bundle.writing import create_bundle, ensure_creatable, ensure_writable, update_bundle
+
+__all__ = [
+    "DEFAULT_PATH",
+    "MANIFEST",
+    "SCHEMA",
+    "WEIGHTS",
+    "Bundle",
+    "Manifest",
+    "StoredFile",
+    "create_bundle",
+    "ensure_creatable",
+    "ensure_writable",
+    "find_damage",
+    "open_bundle",
+    "update_bundle",
+]

@@ -1,0 +1,303 @@
+"""The bundle: one folder that grows from a budget to a served model, never half-written.
+
+``bundle.json`` is the manifest. It holds *parts* (architecture, training, profile, ...), each written by one command,
+and the table of *files*. A file lies in the folder under a name that contains the start of its sha256
+(``weights-3f2a9c1b0d4e.safetensors``), so a new version never overwrites the old one: new files are written and synced
+first, then the manifest is replaced by one rename, then files that are no longer in it are deleted. At every moment,
+also after a crash or on a full disk, the manifest and the files that it names agree.
+
+The manifest contains the sha256 of its own content, and its bytes are the canonical ones for that content, so a changed
+byte anywhere in a bundle is found.
+
+Parts are read as records (:mod:`regnet_deploy.bundle.manifest`), and all of them are validated when a bundle is opened.
+What does not change is written as it was read: an unknown key, which a later version may have written, stays as long as
+nothing beside it in the same JSON object changes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from regnet_deploy.bundle.manifest import Architecture, Choice, Golden, Manifest, Preprocessing, Selection
+from regnet_deploy.bundle.measurements import Profile, Serving
+from regnet_deploy.bundle.record import from_json
+from regnet_deploy.bundle.training import Training
+from regnet_deploy.bundle.variants import Variant
+from regnet_deploy.errors import BundleError, MissingPart
+
+T = TypeVar("T")
+
+SCHEMA = 1
+MANIFEST = "bundle.json"
+WEIGHTS = "weights.safetensors"
+DEFAULT_PATH = "regnet-bundle"
+
+#: Part of the manifest -> the command that makes it.
+MADE_BY = {
+    "architecture": "select --gflops 4",
+    "selection": "select --gflops 4",
+    "preprocessing": "select --gflops 4",
+    "training": "train --data DIR",
+    "labels": "train --data DIR",
+    "weights": "train --data DIR",
+    "profile": "profile",
+    "golden": "export --onnx",
+    "variants": "export --onnx",
+    "choice": "export --data DIR",
+    "serving": "tune --p99-ms 20",
+}
+
+#: Names that this package gives to files.
+STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(\.[A-Za-z0-9]+)?\Z")
+#: Start of the names of files that are being written.
+TEMPORARY = ".incomplete-"
+#: Of a manifest; those of large sweeps of precisions have a hundredth of it.
+_MAX_MANIFEST_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """Where a file of the bundle lies, and what it must be."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle as it was when it was read.
+
+    An attribute with the name of a part, such as :attr:`architecture`, is that part, and raises MissingPart where it is
+    not there yet; in :attr:`manifest` it is None or empty then.
+
+    Attributes:
+        path: its folder.
+        manifest: its parts.
+        files: logical name -> file.
+        digest: sha256 of the manifest.
+        parts: the parts as JSON data, with what this version does not know.
+    """
+
+    path: Path
+    manifest: Manifest
+    files: Mapping[str, StoredFile]
+    digest: str
+    parts: Mapping[str, Any]
+
+    @property
+    def architecture(self) -> Architecture:
+        """The part ``architecture``."""
+        return self._part("architecture", self.manifest.architecture)
+
+    @property
+    def selection(self) -> Selection:
+        """The part ``selection``."""
+        return self._part("selection", self.manifest.selection)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The part ``preprocessing``."""
+        return self._part("preprocessing", self.manifest.preprocessing)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The part ``labels``: class names in the order of the outputs."""
+        return self._part("labels", self.manifest.labels)
+
+    @property
+    def training(self) -> Training:
+        """The part ``training``."""
+        return self._part("training", self.manifest.training)
+
+    @property
+    def profile(self) -> Profile:
+        """The part ``profile``."""
+        return self._part("profile", self.manifest.profile)
+
+    @property
+    def golden(self) -> Golden:
+        """The part ``golden``."""
+        return self._part("golden", self.manifest.golden)
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """The part ``variants``: exported variants by name."""
+        return self._part("variants", self.manifest.variants)
+
+    @property
+    def choice(self) -> Choice:
+        """The part ``choice``."""
+        return self._part("choice", self.manifest.choice)
+
+    @property
+    def serving(self) -> Serving:
+        """The part ``serving``."""
+        return self._part("serving", self.manifest.serving)
+
+    def _part(self, name: str, value: T | None) -> T:
+        if not value:
+            raise MissingPart(f"{self.path} has no {name} yet: run `regnet-deploy {MADE_BY.get(name, name)}` first")
+        return value
+
+    def __contains__(self, part: str) -> bool:
+        """Tell whether the manifest has this part."""
+        return part in self.parts
+
+    def part(self, name: str) -> Any:
+        """Return a part of the manifest.
+
+        Raises:
+            MissingPart: it is not there yet; the message names the command that makes it.
+        """
+        if name not in self.parts:
+            raise MissingPart(f"{self.path} has no {name} yet: run `regnet-deploy {MADE_BY.get(name, name)}` first")
+        return self.parts[name]
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it holds trained weights."""
+        return WEIGHTS in self.files
+
+    def stored_path(self, logical: str) -> Path:
+        """Return where the file known as ``logical`` lies, without reading it.
+
+        Raises:
+            MissingPart: the bundle has no such file.
+        """
+        if logical not in self.files:
+            stem = logical.split(".")[0]
+            raise MissingPart(f"{self.path} has no {logical} yet: run `regnet-deploy {MADE_BY.get(stem, stem)}` first")
+        return self.path / self.files[logical].name
+
+    def read(self, logical: str) -> bytes:
+        """Return the bytes of the file known as ``logical``, checked against the manifest.
+
+        Raises:
+            MissingPart: the bundle has no such file.
+            BundleError: the file is gone or its bytes changed.
+        """
+        path, wanted = self.stored_path(logical), self.files[logical]
+        try:
+            data = _read_file(path, wanted.bytes)
+        except OSError as error:
+            raise BundleError(
+                f"cannot read {path}: {error.strerror}; make the bundle again or restore the file"
+            ) from None
+        if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
+            raise BundleError(
+                f"{path} is damaged: its sha256 is not the {wanted.sha256[:12]}... of {MANIFEST}; "
+                "restore it or make it again with the command that wrote it"
+            )
+        return data
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    """Return the first ``most`` bytes of a file and one more, if there is one; of nothing but a file.
+
+    What stands in the place of a file may be a pipe, which would be waited for, or a device without an end.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return file.read(most + 1)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Read the manifest of the bundle at ``path`` and check it (the files are checked when they are read).
+
+    Raises:
+        BundleError: missing, damaged, not a bundle, or written by a newer schema.
+    """
+    folder = Path(path)
+    manifest = folder / MANIFEST
+    try:
+        raw = _read_file(manifest, _MAX_MANIFEST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        what = "does not exist"
+        if os.path.exists(folder):
+            what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
+        raise BundleError(
+            f"no bundle at {folder}: it {what}; make one with `regnet-deploy select --gflops 4 -o {folder}`"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"cannot read {manifest}: {error.strerror}") from None
+    return parse_bundle(folder, raw)
+
+
+def find_damage(bundle: Bundle) -> list[str]:
+    """Return one line for each file of the bundle that is gone, changed or not in the manifest (empty: all is well)."""
+    problems = []
+    for logical in sorted(bundle.files):
+        try:
+            bundle.read(logical)
+        except BundleError as error:
+            problems.append(str(error))
+    known = {stored.name for stored in bundle.files.values()} | {MANIFEST}
+    for entry in sorted(bundle.path.iterdir()):
+        if entry.name not in known and not entry.name.startswith(TEMPORARY):
+            problems.append(f"{entry} is not part of the bundle: delete it or keep it elsewhere")
+    return problems
+
+
+def parse_bundle(folder: Path, raw: bytes) -> Bundle:
+    """Return the bundle whose manifest has these bytes.
+
+    Raises:
+        BundleError: they are damaged, of a newer schema, or a part is not as its record has it.
+    """
+    manifest = folder / MANIFEST
+    damaged = BundleError(
+        f"{manifest} is damaged (its own sha256 does not match): restore it, or start again with "
+        f"`regnet-deploy select --gflops 4 -o {folder} --force`"
+    )
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise damaged from None
+    if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
+        raise damaged
+    if document["schema"] > SCHEMA:
+        raise BundleError(
+            f"{manifest} has schema {document['schema']}, this regnet-deploy reads up to {SCHEMA}: "
+            "pip install --upgrade regnet-deploy"
+        )
+    try:
+        parts, table, digest = document["parts"], document["files"], document["sha256"]
+        files = {logical: StoredFile(**entry) for logical, entry in table.items()}
+        canonical = serialize(parts, files)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):  # ValueError: a number like 1e400
+        raise damaged from None
+    if canonical != raw:
+        raise damaged
+    for stored in files.values():
+        if not STORED_NAME.match(stored.name):  # never follow a name out of the folder
+            raise damaged
+    try:
+        records = from_json(parts, Manifest)
+    except BundleError as error:
+        raise BundleError(
+            f"{manifest} cannot be used: {error}; if a later version wrote it, pip install --upgrade regnet-deploy"
+        ) from None
+    return Bundle(folder, records, files, digest, parts)
+
+
+def serialize(parts: Mapping[str, Any], files: Mapping[str, StoredFile]) -> bytes:
+    """Return the canonical bytes of a manifest."""
+    content = {
+        "schema": SCHEMA,
+        "parts": dict(parts),
+        "files": {name: vars(stored) for name, stored in files.items()},
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True, allow_nan=False).encode()).hexdigest()
+    text = json.dumps({**content, "sha256": digest}, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass") + b"\n"

@@ -1,0 +1,134 @@
+"""Records of a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from regnet_deploy.bundle.record import Record, default
+
+
+class TrainingData(Record, frozen=True, kw_only=True):
+    """The images of a training.
+
+    Attributes:
+        folder: name of the image folder.
+        classes: number of classes.
+        train_images: number of training images.
+        val_images: number of validation images.
+        split: where the validation images come from, in words.
+        digest: sha256 of the content of all images.
+        rejected: path -> reason, of files that are not usable images.
+        unreadable: path -> reason, of files that could no longer be read while training.
+        in_memory: whether the decoded images were kept in memory.
+    """
+
+    folder: str
+    classes: int
+    train_images: int
+    val_images: int
+    split: str
+    digest: str
+    rejected: dict[str, str]
+    unreadable: dict[str, str] = default({})
+    in_memory: bool = default(False)
+
+
+class Execution(Record, frozen=True):
+    """How a training step is executed.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        precision: ``fp32``, or ``bf16`` for autocast.
+        channels_last: whether activations and weights are NHWC in memory.
+        compiled: whether the forward pass goes through torch.compile.
+    """
+
+    device: str
+    precision: str = default("fp32")
+    channels_last: bool = default(False)
+    compiled: bool = default(False)
+
+    def __str__(self) -> str:
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return f"{self.precision}, {layout}{', compiled' if self.compiled else ''} on {self.device}"
+
+
+class Autotune(Record, frozen=True, kw_only=True):
+    """How training steps are executed, and why.
+
+    Attributes:
+        execution: what was chosen.
+        step_ms: median ms of a step of each execution that was tried, by its name.
+        reason: in words.
+        threads: CPU threads.
+    """
+
+    execution: Execution
+    step_ms: dict[str, float]
+    reason: str
+    threads: int | None = default(None)
+
+
+class Epoch(Record, frozen=True, kw_only=True):
+    """Metrics of one epoch; top-1 values are shares."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_top1: float
+    val_loss: float
+    val_top1: float
+    val_images: int
+    images_per_s: float
+    seconds: float
+
+
+class BestEpoch(Record, frozen=True, kw_only=True):
+    """The epoch whose weights the bundle has."""
+
+    epoch: int
+    val_top1: float
+    val_loss: float
+    val_images: int
+
+
+class Lineage(Record, frozen=True, kw_only=True):
+    """What the training started from.
+
+    Attributes:
+        start: in words.
+        start_sha256: of the weights that it started from; None for random weights.
+        versions: of the libraries.
+    """
+
+    start: str
+    start_sha256: str | None
+    versions: dict[str, str]
+
+
+class Training(Record, frozen=True, kw_only=True):
+    """How the weights were trained.
+
+    Attributes:
+        recipe: as the version that trained them wrote it.
+        data: the images.
+        seed: of the recipe.
+        device: name of the device.
+        execution: of the steps.
+        history: metrics by epoch.
+        stopped: whether the user ended it before its last epoch.
+        best: the epoch of the weights.
+        seconds: in all.
+        lineage: what it started from.
+    """
+
+    recipe: dict[str, Any]
+    data: TrainingData
+    seed: int
+    device: str
+    execution: Autotune
+    history: tuple[Epoch, ...]
+    stopped: bool = default(False)
+    best: BestEpoch
+    seconds: float
+    lineage: Lineage

@@ -1,0 +1,250 @@
+"""Writes bundles, each change in one step."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.bundle.manifest import Manifest
+from regnet_deploy.bundle.reading import (
+    MANIFEST,
+    STORED_NAME,
+    TEMPORARY,
+    WEIGHTS,
+    Bundle,
+    StoredFile,
+    open_bundle,
+    parse_bundle,
+    serialize,
+)
+from regnet_deploy.bundle.record import from_json, to_json
+from regnet_deploy.errors import BundleError
+
+#: Part -> the entry of the environment that tells what wrote it, where the part may be dropped.
+_ENTRY_OF = {"profile": "profile", "variants": "export"}
+
+
+def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, replace: bool = False) -> Bundle:
+    """Create a bundle at ``path`` with these parts; one with files is kept unless ``replace``.
+
+    Args:
+        path: folder of the bundle.
+        parts: the parts of a manifest, or by name; a value is a record or JSON data.
+        replace: drop a bundle with files, such as trained weights.
+
+    Raises:
+        BundleError: the folder holds something else, holds trained weights, or cannot be written.
+    """
+    folder = Path(path)
+    with _writable(folder):
+        made = not os.path.exists(folder)
+        if not made and not os.path.isdir(folder):
+            raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with _lock(folder):
+                _refuse_to_replace(folder, replace)
+                return _commit(folder, _written(parts), {}, {})
+        except OSError:
+            if made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
+
+
+def ensure_creatable(path: str | Path, *, replace: bool = False) -> None:
+    """Find out before long work whether :func:`create_bundle` could start a bundle at ``path``; nothing is left there.
+
+    Raises:
+        BundleError: it could not.
+    """
+    folder = Path(path)
+    with _writable(folder):
+        if os.path.isdir(folder):
+            with _lock(folder):
+                _refuse_to_replace(folder, replace)
+        elif os.path.exists(folder):
+            raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
+        else:
+            with tempfile.TemporaryDirectory(dir=folder.absolute().parent):
+                pass
+
+
+def _refuse_to_replace(folder: Path, replace: bool) -> None:
+    """Refuse to start a bundle where there is something to lose; called with the lock held."""
+    if (folder / MANIFEST).exists():
+        old = None if replace else open_bundle(folder)
+        if old is not None and old.files:
+            raise BundleError(
+                f"{folder} already holds {', '.join(sorted(old.files))}: "
+                "choose another folder with -o, or give --force to start it anew"
+            )
+    elif any(not entry.name.startswith(TEMPORARY) for entry in folder.iterdir()):
+        raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
+
+
+def update_bundle(
+    path: str | Path,
+    parts: Manifest | Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+    *,
+    drop: tuple[str, ...] = (),
+    expect: Bundle | None = None,
+) -> Bundle:
+    """Add or replace parts and files in one step and return the new bundle.
+
+    Args:
+        path: folder of the bundle.
+        parts: those of a manifest that are not None or empty, or parts by name; a value is a record or JSON data.
+        files: contents by logical name such as ``weights.safetensors``.
+        drop: parts and logical file names to remove (what new weights make untrue, for example).
+        expect: the bundle as the caller read it: where another command has changed the architecture, the weights or a
+            part that is to be replaced since, nothing is written.
+
+    Raises:
+        BundleError: the bundle is missing, damaged, changed meanwhile, or cannot be written; it is then as before.
+    """
+    folder = open_bundle(path).path  # raises where there is none
+    parts = _written(parts)
+    with _writable(folder), _lock(folder):
+        now = open_bundle(folder)
+        if expect is not None and _identity(now, parts) != _identity(expect, parts):
+            raise BundleError(f"{folder} was changed by another command meanwhile; nothing was written, run this again")
+        kept = {name: value for name, value in now.parts.items() if name not in drop}
+        stored = {name: value for name, value in now.files.items() if name not in drop}
+        # Each command adds its own entry to the environment: that of another one is never in the way. An entry goes
+        # with the part that it tells of.
+        merged = {**kept.get("environment", {}), **parts.get("environment", {})}
+        for part, command in _ENTRY_OF.items():
+            if part in drop:
+                merged.pop(command, None)
+        known = to_json(now.manifest)
+        changed = {name: _unchanged(value, known.get(name), now.parts.get(name)) for name, value in parts.items()}
+        new = {**kept, **changed, **({"environment": merged} if merged else {})}
+        return _commit(folder, new, stored, dict(files or {}))
+
+
+def ensure_writable(bundle: Bundle) -> None:
+    """Find out before long work whether its result can be written.
+
+    Raises:
+        BundleError: it cannot.
+    """
+    with _writable(bundle.path), tempfile.TemporaryFile(dir=bundle.path) as file:
+        file.write(b"room?")
+
+
+def _identity(bundle: Bundle, replaced: Mapping[str, Any]) -> str:
+    """Return what must not change between reading a bundle and replacing these parts of it."""
+    weights = bundle.files.get(WEIGHTS)
+    names = {"architecture", *replaced} - {"environment"}
+    content = [weights.sha256 if weights else None, {name: bundle.parts.get(name) for name in names}]
+    return json.dumps(content, sort_keys=True)
+
+
+def _written(parts: Manifest | Mapping[str, Any]) -> dict[str, Any]:
+    """Return parts as JSON data.
+
+    Raises:
+        BundleError: they are not parts of a manifest.
+    """
+    written: dict[str, Any] = to_json(parts)
+    from_json(written, Manifest)
+    return written
+
+
+def _unchanged(new: Any, known: Any, stored: Any) -> Any:
+    """Return a new value, with what did not change as it is stored.
+
+    Args:
+        new: JSON data.
+        known: what this version knows of the stored value.
+        stored: JSON data as it was read, with unknown keys and without those that have a default.
+    """
+    if new == known:
+        return stored
+    if isinstance(new, dict) and isinstance(known, dict) and isinstance(stored, dict):
+        return {
+            key: _unchanged(value, known.get(key), stored.get(key))
+            for key, value in new.items()
+            if key in stored or key not in known or value != known[key]
+        }
+    if isinstance(new, list) and isinstance(known, list):
+        return [stored[known.index(value)] if value in known else value for value in new]
+    return new
+
+
+def _commit(folder: Path, parts: dict[str, Any], files: dict[str, StoredFile], new: dict[str, bytes]) -> Bundle:
+    for logical, data in new.items():
+        digest = hashlib.sha256(data).hexdigest()
+        stem, dot, suffix = logical.rpartition(".")
+        name = f"{stem}-{digest[:12]}{dot}{suffix}" if dot else f"{logical}-{digest[:12]}"
+        _write(folder, name, data)
+        files[logical] = StoredFile(name, digest, len(data))
+    _write(folder, MANIFEST, serialize(parts, files))
+    _sweep(folder, {stored.name for stored in files.values()})
+    return parse_bundle(folder, (folder / MANIFEST).read_bytes())
+
+
+def _write(folder: Path, name: str, data: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, folder / name)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sweep(folder: Path, used: set[str]) -> None:
+    """Delete what an earlier version or an interrupted write left; only names that this module gives."""
+    for entry in folder.iterdir():
+        stale = STORED_NAME.match(entry.name) and entry.name not in used
+        if stale or entry.name.startswith(TEMPORARY):
+            with contextlib.suppress(OSError):
+                entry.unlink()
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder itself while it is changed, so that two commands cannot lose each other's part."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(
+            f"cannot write {folder}: {error.strerror}; nothing was changed - free space, fix the permissions "
+            "or choose another folder"
+        ) from None
