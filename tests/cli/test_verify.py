@@ -113,12 +113,12 @@ def test_a_network_that_disagrees_is_exit_code_3_with_figures(cli: Any, exported
 @pytest.mark.usefixtures("no_torch")
 def test_variants_that_this_machine_cannot_run_are_named(cli: Any, exported_bundle: Path):
     variants = open_bundle(exported_bundle).part("variants")
-    variants["onnx-fp32"]["runtime"] = "openvino"
+    variants["onnx-fp32"]["precision"] = "bf16"
     variants["onnx-fp32-uint8"]["precision"] = "fp3"
     update_bundle(exported_bundle, {"variants": variants})
     found = checks(cli, exported_bundle, 2)
     assert found["onnx-fp32"]["outcome"] == "not run"
-    assert found["onnx-fp32"]["detail"].endswith("runtime 'openvino' is not known to this version")
+    assert found["onnx-fp32"]["detail"].startswith("variant onnx-fp32 cannot be run here: ONNX Runtime has no BF16")
     assert "fp3" in found["onnx-fp32-uint8"]["detail"]
 
 
@@ -153,7 +153,7 @@ def test_the_model_itself_is_held_against_its_golden_set(cli: Any, exported_bund
     images = np.random.default_rng(0).integers(0, 256, (9, 24, 24, 3)).astype(np.uint8)
     logits = classify_pixels(TorchSession(bundle), images, Preprocessing.from_json(bundle.part("preprocessing")))
     golden = golden_to_bytes(GoldenSet(images, logits))
-    part = {"weights_sha256": bundle.files[FILE].sha256, "images": 9}
+    part = {"weights_sha256": bundle.files[FILE].sha256, "images": 9, "source": "made by a test", "seed": None}
     update_bundle(exported_bundle, {"golden": part}, {"golden.safetensors": golden})
     found = checks(cli, exported_bundle, 0)
     assert found["weights"]["outcome"] == "ok"
@@ -176,7 +176,8 @@ def test_no_bundle_is_one_line(cli: Any, tmp_path: Path):
 
 def test_an_engine_that_cannot_be_run_says_why(cli: Any, exported_bundle: Path):
     variants = open_bundle(exported_bundle).part("variants")
-    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "source": "onnx-fp32", "engines": []}
+    engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "opset": 18, "source": "onnx-fp32"}
+    engine |= {"convolutions": {}, "engines": []}
     update_bundle(exported_bundle, {"variants": {**variants, "trt-fp32": engine}})
     done = cli("verify", exported_bundle, "--json")
     found = {check["subject"]: check for check in json.loads(done.stdout)["checks"]}
@@ -201,6 +202,7 @@ def in_every_precision(exported_bundle: Path) -> Path:
         files[f"{name}.onnx"] = source.onnx(precision)
         variants[name] = {
             "file": f"{name}.onnx",
+            "bytes": len(files[f"{name}.onnx"]),
             "runtime": "onnxruntime",
             "precision": precision.name,
             "input": "float32",

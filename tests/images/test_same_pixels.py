@@ -1,7 +1,6 @@
 """One way from a file to pixels: validation, golden sets, accuracy, predictions and the server see the same bits."""
 
 import asyncio
-import dataclasses
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +78,7 @@ async def served(files: list[Path], preprocessing: Preprocessing) -> np.ndarray:
 
 @pytest.mark.parametrize("scaled", [True, False])
 def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -> None:
-    preprocessing = dataclasses.replace(default_preprocessing(24), scaled_decoding=scaled)
+    preprocessing = default_preprocessing(24).replace(scaled_decoding=scaled)
     files = write_all(tmp_path)
     wanted = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
 

@@ -226,7 +226,7 @@ def test_serving_never_imports_torch(exported_bundle: Path, without_torch: dict[
     code = """
 import json, sys
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.runtimes import predict_files, verification
+from regnet_deploy.runtimes import classifier, verification
 from regnet_deploy.serving import app, server
 from regnet_deploy.serving.model_version import load_version
 load_version(open_bundle(sys.argv[1])).prove()

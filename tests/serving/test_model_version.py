@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from bundle_parts import latency, profile
 
-from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.serving.model_version import ServeOptions, load_version
@@ -45,8 +46,8 @@ def test_an_engine_that_fits_is_opened_and_answers(with_h100_engine, deserialise
 
 
 def test_an_engine_that_was_measured_fastest_is_taken_unasked(with_h100_engine, computer):
-    rows = [{"variant": name, "batch": 1, "p50_ms": ms} for name, ms in (("onnx-fp32", 2.0), ("trt-fp32", 1.0))]
-    bundle = update_bundle(with_h100_engine, {"profile": {"latency": rows}})
+    rows = (latency("onnx-fp32", 1, 2.0), latency("trt-fp32", 1, 1.0))
+    bundle = update_bundle(with_h100_engine, Manifest(profile=profile(*rows)))
     assert load_version(bundle).variant == "trt-fp32"
     assert load_version(bundle, ServeOptions(device="cpu")).variant == "onnx-fp32"
     computer.driver.gpu = None

@@ -21,9 +21,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from bundle_parts import accuracy, training
 from PIL import Image
 
-from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, open_bundle, update_bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.serving.web_page import card_of, render_page
 
@@ -146,13 +147,12 @@ def test_the_card_has_what_the_bundle_knows(exported_bundle):
     assert card["proof"]["passed"] is True
     assert card["proof"]["images"] == 16
 
-    variants = open_bundle(exported_bundle).part("variants")
-    loss = {"images": 50, "top1": 0.9, "reference_top1": 0.92, "drop": 2.0, "low": -1.0, "high": 5.0, "cosine": 0.9}
-    variants["onnx-fp32"] |= {"accuracy": loss}
-    best = {"epoch": 3, "val_top1": 0.92, "val_images": 60, "val_loss": 0.1}
-    parts = {"training": {"best": best}, "variants": variants}
-    accuracy = card_of(update_bundle(exported_bundle, parts, {"weights.safetensors": b"w"}), "onnx-fp32")["accuracy"]
-    assert accuracy == {
+    variants = open_bundle(exported_bundle).variants
+    loss = accuracy(images=50, top1=0.9, reference_top1=0.92, drop=2.0, low=-1.0, high=5.0)
+    variants["onnx-fp32"] = variants["onnx-fp32"].replace(accuracy=loss)
+    parts = Manifest(training=training(0.92), variants=variants)
+    shown = card_of(update_bundle(exported_bundle, parts, {"weights.safetensors": b"w"}), "onnx-fp32")["accuracy"]
+    assert shown == {
         "trained": {"top1": 0.92, "images": 60},
         "variant": {"top1": 0.9, "images": 50, "drop": 2.0, "low": -1.0, "high": 5.0},
     }

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels, normalize
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
@@ -91,9 +91,10 @@ def _bundle(folder: Path, tiny: Any, seed: int, golden_seed: int) -> Path:
     import onnxruntime
 
     preprocessing = default_preprocessing(tiny.RESOLUTION)
-    architecture = {**tiny.tiny_network().to_json(), "classes": len(tiny.LABELS), "resolution": tiny.RESOLUTION}
     parts = {
-        "architecture": {**architecture, "name": f"tiny-{seed}"},
+        "architecture": Architecture.of(
+            tiny.tiny_network(), name=f"tiny-{seed}", classes=len(tiny.LABELS), resolution=tiny.RESOLUTION
+        ),
         "preprocessing": preprocessing.to_json(),
         "labels": tiny.LABELS,
     }
@@ -103,17 +104,18 @@ def _bundle(folder: Path, tiny: Any, seed: int, golden_seed: int) -> Path:
     logits = reference.run(["logits"], {"images": normalize(images, preprocessing)})[0]
     variant = {
         "file": "onnx-fp32.onnx",
+        "bytes": 0,
         "runtime": "onnxruntime",
         "precision": "fp32",
         "input": "float32",
         "opset": 18,
-        "proof": compare(logits, logits, gate_of("fp32")).to_json(),
+        "proof": {**compare(logits, logits, gate_of("fp32")).to_json(), "runtime": "onnxruntime", "device": "cpu"},
     }
     files = {
         "onnx-fp32.onnx": tiny.tiny_onnx("float32", seed),
         "golden.safetensors": golden_to_bytes(GoldenSet(images, logits)),
     }
-    golden = {"images": 16, "source": "made by a test", "weights_sha256": None}
+    golden = {"images": 16, "source": "made by a test", "seed": None, "weights_sha256": None}
     update_bundle(folder, {"golden": golden, "variants": {"onnx-fp32": variant}}, files)
     return folder
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bundle_parts import onnx_variant, profile
 from PIL import Image
 from safetensors.numpy import load as load_arrays
 
-from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle import Bundle, Manifest, create_bundle, find_damage, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
 from regnet_deploy.images.dataset import list_images
 from regnet_deploy.images.preprocessing import load_pixels, normalize
@@ -138,7 +139,13 @@ def test_samples_are_evaluation_views_of_training_images_of_every_class(
 def test_new_weights_drop_what_was_true_of_the_old(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
-    parts = {"golden": {}, "variants": {}, "profile": {}, "environment": {"select": {"a": 1}}}
+    golden = Golden(images=16, source="seeded noise", seed=0, weights_sha256=None)
+    parts = Manifest(
+        golden=golden,
+        variants={"onnx-fp32": onnx_variant()},
+        profile=profile(),
+        environment={"select": {"numpy": "2"}},
+    )
     old = {"fp32.onnx": b"x", "fp16.plan": b"y", "golden.safetensors": b"z", "notes.txt": b"keep"}
     update_bundle(bundle.path, parts, old)
     trained = train.train(bundle.path, data, recipe, options, notes)
@@ -352,7 +359,7 @@ def test_what_is_trained_like_this_already_is_trained_anew_only_when_asked(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
 ) -> None:
     first = train.train(bundle.path, data, recipe, options, notes)
-    update_bundle(bundle.path, {"variants": {"onnx-fp32": {}}})
+    update_bundle(bundle.path, Manifest(variants={"onnx-fp32": onnx_variant()}))
     again = train.train(bundle.path, data, recipe, options, notes)
     assert again.files == first.files
     assert "variants" in again
