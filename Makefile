@@ -28,7 +28,7 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types docs test
 
 # The documentation as a static site, build/docs/index.html; a broken link inside it is an error.
 docs: $(STAMP)

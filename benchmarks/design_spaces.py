@@ -2,7 +2,7 @@
 
     python benchmarks/design_spaces.py
 
-The populations were trained by the commands that the page names. `tests/test_measurements.py` holds that the page is
+The populations were trained by the commands that the page names. `tests/test_benchmarks.py` holds that the page is
 what this program writes.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/measurements.py
 
-`tests/test_measurements.py` checks that the page is what this program writes.
+`tests/test_benchmarks.py` checks that the page is what this program writes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/precision_page.py
 
-`tests/test_measurements.py` checks that the page is the output of this program.
+`tests/test_benchmarks.py` checks that the page is the output of this program.
 """
 
 # ruff: noqa: E501  # lines of the page

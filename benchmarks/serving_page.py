@@ -2,7 +2,7 @@
 
     python benchmarks/serving_page.py
 
-`tests/test_serving_benchmark.py` checks that the page is what this program writes.
+`tests/test_benchmarks.py` checks that the page is what this program writes.
 """
 
 # ruff: noqa: E501  # lines of the page

@@ -233,3 +233,11 @@ class RecordedProgress:
 @pytest.fixture
 def recorded_progress() -> RecordedProgress:
     return RecordedProgress()
+
+
+@pytest.fixture
+def short_warmup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure latency after a warm-up that is no longer than it must be."""
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_S", 0.001)
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_WINDOW_S", 0.001)
+    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_LIMIT_S", 0.01)

@@ -119,7 +119,7 @@ class Computer:
 
 def install(monkeypatch: pytest.MonkeyPatch, cache: Path, version: str = NEWEST) -> Computer:
     """Put the machine in place for a test; its caches lie in a folder of the test's."""
-    real = pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not installed (extra [trt])")
+    real = pytest.importorskip("cuda.bindings.runtime", reason="needs cuda-bindings (extra [trt])")
     cuda = load_fake("fake_cuda").FakeCuda(real)
     trt: ModuleType = load_fake("fake_tensorrt").fake_tensorrt(version, cuda)
     trt.__spec__ = importlib.util.spec_from_loader("tensorrt", None)

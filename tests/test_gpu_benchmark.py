@@ -12,19 +12,15 @@ import pytest
 
 pytest.importorskip("torch")
 
-from regnet_deploy.profiling import latency
 
 ROOT = Path(__file__).parents[1]
 MODULES = ("gpu", "gpu_networks", "gpu_ways", "gpu_results")
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch):
-    """The program, with warm-ups that last no longer than they must."""
+def gpu(monkeypatch: pytest.MonkeyPatch, short_warmup: None):
+    """The program, with short warm-ups."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    monkeypatch.setattr(latency, "WARMUP_S", 0.0)
-    monkeypatch.setattr(latency, "WARMUP_WINDOW_S", 0.0)
-    monkeypatch.setattr(latency, "WARMUP_LIMIT_S", 0.01)
     import torch
 
     settings = [(torch.backends.cudnn, "benchmark"), (torch.backends.cudnn, "allow_tf32")]
@@ -120,7 +116,7 @@ def test_a_tiny_network_is_measured_on_the_gpu(gpu, way, tmp_path: Path):
     import torch
 
     if not torch.cuda.is_available():
-        pytest.skip("PyTorch sees no CUDA device")
+        pytest.skip("needs a CUDA device")
     ways, networks = importlib.import_module("gpu_ways"), importlib.import_module("gpu_networks")
     setting = ways.here(False, 1)
     chosen = next(one for one in ways.WAYS if one.name == way)

@@ -58,7 +58,7 @@ def image() -> None:
         call(BUILDER, str(ROOT), TAG)
         return
     if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode != 0:
-        pytest.skip("neither a Docker engine nor a program named by REGNET_DEPLOY_BUILD_IMAGE is there")
+        pytest.skip("needs Docker, or REGNET_DEPLOY_BUILD_IMAGE, a program that builds images")
     call("docker", "build", "-t", TAG, str(ROOT))
 
 

@@ -109,7 +109,7 @@ def test_27_and_29_answering_runs_nothing_writes_nothing_and_calls_nobody(server
 def test_28_it_runs_as_nobody_without_rights_or_a_file_to_write(launch: Any, tools: Any, exported_bundle: Path):
     """No file at all can grow: that is a root file system that is read-only, whatever is mounted."""
     if shutil.which("prlimit") is None or shutil.which("setpriv") is None:
-        pytest.skip("needs util-linux")
+        pytest.skip("needs prlimit and setpriv (util-linux)")
     prefix = ["prlimit", "--fsize=0", "--core=0"]
     root = os.getuid() == 0
     if root:  # one capability is left: to read, because the interpreter may lie in root's home

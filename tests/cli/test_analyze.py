@@ -111,7 +111,7 @@ def test_the_page_is_complete_in_itself_and_opens_in_a_browser(cli: Any, store: 
     assert "@import" not in text
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip("needs Chromium")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     shown = subprocess.run(
         [browser, *flags, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{page}"],

@@ -11,6 +11,8 @@ from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
+pytestmark = pytest.mark.usefixtures("short_warmup")
+
 
 @pytest.fixture
 def bundle(tmp_path):
@@ -184,7 +186,7 @@ def test_trt_without_tensorrt_exits_2_with_one_line_and_keeps_the_onnx(cli, bund
 
 
 def test_trt_with_tensorrt_rtx_adds_an_engine_before_training(cli, bundle):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     done = cli("export", bundle, "--trt", "--max-batch", "4")
     assert done.returncode == 0, done.stderr
     assert set(open_bundle(bundle).part("variants")) in ({"onnx-fp32", "rtx-fp32"}, {"onnx-fp32", "trt-fp32"})

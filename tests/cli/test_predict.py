@@ -209,7 +209,7 @@ def test_a_gpu_is_never_quietly_the_cpu(cli: Any, exported_bundle: Path, images:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")
 def test_openvino_gives_the_answers_of_onnxruntime(cli: Any, exported_bundle: Path, images: list[Path]):
     answers = {}
     for runtime in ("onnxruntime", "openvino"):

@@ -7,9 +7,7 @@ from regnet_deploy.bundle import open_bundle
 
 
 @pytest.fixture(autouse=True)
-def _short_warm_up_on_a_quiet_machine(monkeypatch):
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_S", 0.01)
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_LIMIT_S", 0.05)
+def _short_warm_up_on_a_quiet_machine(monkeypatch, short_warmup):
     monkeypatch.setattr("regnet_deploy.profiling.profile.busy_cores", lambda: 0.0)
 
 
@@ -87,7 +85,7 @@ def test_an_interrupt_while_measuring_leaves_the_bundle_as_it_was(cli, exported_
 def test_the_gpu_is_measured_by_its_own_clock(cli, exported_bundle):
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
-        pytest.skip("PyTorch sees no CUDA device")
+        pytest.skip("needs a CUDA device")
     done = cli("profile", exported_bundle, "--device", "cuda", "--batch", "1", "--seconds", "0.1", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["latency"][0]["device"] == torch.cuda.get_device_name()

@@ -180,7 +180,7 @@ def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object]
 
 @pytest.mark.slow
 def test_on_ray_it_has_the_same_results(cli_process: Any, given: list[object], swept: Any, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'regnet-deploy[ray]'")
+    pytest.importorskip("ray", reason="needs Ray (extra [ray])")
     where = given.index("--threads")
     done = cli_process(*given[:where], *given[where + 2 :], "--ray", "--json")
     assert done.returncode == 0, done.stderr

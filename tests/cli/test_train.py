@@ -146,7 +146,7 @@ def test_interrupted_it_says_so_and_goes_on_later(cli_process: Any, start_cli: A
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root")
 def test_a_bundle_that_cannot_be_written_is_said_before_training(cli_process: Any, bundle: Path, data: Path) -> None:
     bundle.chmod(0o500)
     done = cli_process("train", bundle, "--data", data, *QUICK)

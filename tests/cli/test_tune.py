@@ -142,9 +142,7 @@ def test_real_servers_are_tuned_and_the_settings_are_served(cli_process: Any, ex
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    sys.platform != "linux", reason="looks into /proc, and no other kernel ends the children of SIGKILL"
-)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 @pytest.mark.parametrize(
     ("number", "measures"),
     [

@@ -84,7 +84,7 @@ def a100(fake_machine) -> Gpu:
 @pytest.fixture
 def rtx() -> Library:
     """TensorRT-RTX, which builds without a GPU."""
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     from regnet_deploy.engines.library import load_library
 
     return load_library("tensorrt-rtx")

@@ -84,7 +84,7 @@ def test_the_fake_has_nothing_that_the_real_bindings_do_not_have(fakes, version)
 
 @pytest.mark.parametrize("of_rtx", [False, True])
 def test_the_fake_has_nothing_that_the_installed_tensorrt_rtx_does_not_have_but_its_own(fakes, of_rtx):
-    rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+    rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     there = recorder().interface_of(rtx)
     trt = fakes.fake_tensorrt("11.4.0.106", rtx=of_rtx)
     of_its_own = {name for name, members in RECORDING["11.4.0.106"].items() if "members" in members}
@@ -93,7 +93,7 @@ def test_the_fake_has_nothing_that_the_installed_tensorrt_rtx_does_not_have_but_
 
 
 def test_the_installed_tensorrt_rtx_has_the_names_that_are_used():
-    rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+    rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     for name, members in USED_OF_RTX.items():
         assert set(members) <= set(recorder().interface_of(rtx)[name]["members"])
     for name, members in USED.items():
@@ -141,7 +141,7 @@ def test_the_fake_of_cuda_takes_what_the_real_one_takes(machine):
 
 
 def test_the_recorder_reads_properties_methods_overloads_and_enumerations():
-    rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed (extra [trt-rtx])")
+    rtx = pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     found = recorder().interface_of(rtx)
     assert found["Builder"]["error_recorder"] == "property"
     assert found["ICudaEngine"]["num_io_tensors"] == "read-only property"

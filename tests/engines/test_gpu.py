@@ -140,7 +140,7 @@ def test_no_version_is_none(monkeypatch, tmp_path):
 def test_the_gpu_that_is_here_is_torchs():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
-        pytest.skip("PyTorch sees no CUDA device")
+        pytest.skip("needs a CUDA device")
     found = find_gpu()
     properties = torch.cuda.get_device_properties(0)
     assert found is not None

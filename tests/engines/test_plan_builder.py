@@ -271,8 +271,8 @@ def test_on_a_gpu_every_precision_builds_in_its_types_and_gives_the_logits_of_th
 
     gpu = find_gpu()
     if gpu is None:
-        pytest.skip("the NVIDIA driver shows no GPU")
-    pytest.importorskip("tensorrt", reason="TensorRT is not installed (extra [trt])")
+        pytest.skip("needs a CUDA device")
+    pytest.importorskip("tensorrt", reason="needs TensorRT (extra [trt])")
     library = find_library(gpu, "tensorrt")
     for precision in ("fp32", "fp16", "bf16", "int8", "int8-1x1"):
         plan = build_plan(library, gpu, onnx_of(precision), SIDE, FOUR, ignore).plan

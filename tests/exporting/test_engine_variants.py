@@ -79,7 +79,7 @@ def test_an_engine_of_another_machine_stays(onnx_of, build, gate, computer, fake
 
 
 def test_without_a_gpu_there_is_neither_proof_nor_session(onnx_of, context):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     from regnet_deploy.engines.library import load_library
 
     builder = EngineBuilder(load_library("tensorrt-rtx"), None)

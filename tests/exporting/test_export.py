@@ -38,6 +38,9 @@ PLAIN = Network((1, 2), (16, 24), (16, 24), (1.0, 1.0), stem_stride=1, stem_widt
 KINDS = ["V", "VR", "R"]
 
 
+pytestmark = pytest.mark.usefixtures("short_warmup")
+
+
 def run(path, **changes):
     return export(path, ExportOptions(**changes))
 
@@ -425,9 +428,9 @@ def test_an_earlier_variant_that_a_new_golden_set_refuses_goes_and_the_rest_is_w
 
 @pytest.fixture
 def rtx():
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     if find_gpu() is not None:
-        pytest.skip("there is a GPU: an engine is proved here, see the tests marked gpu")
+        pytest.skip("needs a machine without a CUDA device")
 
 
 def test_an_engine_is_built_from_each_proved_onnx_and_names_it(rtx, untrained):

@@ -214,7 +214,7 @@ def test_ctrl_c_in_the_middle_of_a_build_leaves_the_bundle(
 
 
 def test_auto_keeps_engines_that_were_asked_for_and_that_nothing_runs_here(trained, run, data, speeds, computer):
-    pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     computer.driver.gpu = None
     speeds["onnx-fp16"] = 1.0
     exported = run(auto=True, engines=True, data=data, max_drop=100.0)

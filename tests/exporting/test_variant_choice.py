@@ -42,14 +42,7 @@ class Counting:
         return np.zeros((len(images), 3), np.float32)
 
 
-@pytest.fixture
-def short_warm_up(monkeypatch):
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_S", 0.001)
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_WINDOW_S", 0.001)
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_LIMIT_S", 0.01)
-
-
-@pytest.mark.usefixtures("short_warm_up")
+@pytest.mark.usefixtures("short_warmup")
 def test_each_is_measured_at_each_batch_and_keeps_its_accuracy(recorded_progress):
     recorded_progress.step("measuring")
     first, second = Counting(), Counting()

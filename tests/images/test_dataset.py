@@ -151,7 +151,7 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
     assert len(folder.train) + len(folder.val) == 4
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root")
 def test_a_file_without_permission_is_left_out(tmp_path: Path) -> None:
     put_class(tmp_path, "a", 3)
     (tmp_path / "a" / "000.png").chmod(0)

@@ -86,7 +86,7 @@ def test_one_that_closes_its_output_and_lives_on_is_ended(monkeypatch: pytest.Mo
         pass
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel ends the children of a killed process")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_it_ends_when_the_process_that_started_it_is_killed(monkeypatch: pytest.MonkeyPatch):
     """The launcher for real, with a program that sleeps in place of the server."""
     monkeypatch.undo()

@@ -347,7 +347,7 @@ def test_a_folder_and_a_missing_folder_are_one_line(tmp_path: Path, identity: di
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="needs a user other than root")
 def test_a_folder_that_cannot_be_written_is_one_line_and_can_be_read(
     filled: Path, tmp_path: Path, identity: dict[str, object]
 ) -> None:

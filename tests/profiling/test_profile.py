@@ -13,10 +13,7 @@ QUICK = ProfileOptions(batches=(1, 2), seconds=0.01, threads=1, device="cpu")
 
 
 @pytest.fixture(autouse=True)
-def _short_warm_up(monkeypatch):
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_S", 0.01)
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_WINDOW_S", 0.002)
-    monkeypatch.setattr("regnet_deploy.profiling.latency.WARMUP_LIMIT_S", 0.05)
+def _short_warm_up(monkeypatch, short_warmup):
     monkeypatch.setattr(profile_module, "busy_cores", lambda: 0.0)
 
 
@@ -117,7 +114,7 @@ def test_an_engine_that_fits_is_measured_where_it_runs(run, with_h100_engine):
     [
         ("cpu", "H100", "it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"),
         ("auto", "A100", "it was built for NVIDIA H100"),
-        ("auto", None, "the NVIDIA driver shows no GPU"),
+        ("auto", None, "needs a CUDA device"),
     ],
 )
 def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(

@@ -181,7 +181,7 @@ def test_a_browser_shows_the_page(complete, tmp_path):
     pytest.importorskip("matplotlib")
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
+        pytest.skip("needs Chromium")
     from regnet_deploy.report.html_page import card_html
 
     (tmp_path / "card.html").write_text(card_html(model_card(complete)), encoding="utf-8")

@@ -344,7 +344,7 @@ def test_onnxruntime_does_not_look_at_the_type_of_what_it_copies():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(CUDA not in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is not installed")
+@pytest.mark.skipif(CUDA not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu (extra [gpu])")
 @pytest.mark.parametrize("kind", ["float32", "uint8"])
 def test_a_gpu_replays_graphs_of_several_sizes_with_the_logits_of_the_cpu(kind):
     data = tiny_onnx(kind)

@@ -17,7 +17,7 @@ from regnet_deploy.runtimes.default_variant import (
 )
 from regnet_deploy.runtimes.gates import GATES
 
-WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+WITH_OPENVINO = pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")
 
 
 def measured(bundle: Path, *rows: tuple[str | None, int, float]) -> Bundle:

@@ -19,7 +19,7 @@ from regnet_deploy.runtimes.openvino_session import open_by_openvino
 from regnet_deploy.runtimes.runtime import open_onnx, open_variant
 
 # Not importorskip: importing it as it is reports that.
-pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the extra openvino")
+pytestmark = pytest.mark.skipif(find_spec("openvino") is None, reason="needs OpenVINO (extra [openvino])")
 
 
 def network(bundle: Path, name: str = "onnx-fp32") -> bytes:

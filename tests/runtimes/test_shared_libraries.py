@@ -16,7 +16,7 @@ def libraries_of_onnxruntime() -> list[Path]:
     return sorted({path for suffix in SUFFIXES for path in folder.glob(f"*.{suffix}")})
 
 
-@pytest.mark.skipif(shutil.which("readelf") is None, reason="binutils are not installed")
+@pytest.mark.skipif(shutil.which("readelf") is None, reason="needs readelf (binutils)")
 def test_what_a_library_needs_is_what_readelf_lists():
     for path in libraries_of_onnxruntime():
         listed = subprocess.run(["readelf", "-dW", path], capture_output=True, text=True, check=True).stdout

@@ -237,7 +237,7 @@ def test_the_provider_is_one_that_onnxruntime_knows():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(TENSORRT not in onnxruntime.get_available_providers(), reason="onnxruntime-gpu is not installed")
+@pytest.mark.skipif(TENSORRT not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu (extra [gpu])")
 def test_a_gpu_gives_the_logits_of_the_cpu_by_tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert find_gpu() is not None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

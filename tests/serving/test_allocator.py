@@ -18,10 +18,10 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="it is about glibc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_what_was_freed_does_not_come_from_the_system_again():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
     kept, faults = done.stdout.split()
     if kept == "False":
-        pytest.skip("the C library is not glibc")
+        pytest.skip("needs glibc")
     assert int(faults) < 2_000

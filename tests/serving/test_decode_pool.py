@@ -28,7 +28,7 @@ from regnet_deploy.serving.errors import RequestError
 VIEW = default_preprocessing(24)
 TINY = Preprocessing(4, 4)
 MAX_PIXELS = 10**6
-ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 #: A worker in whose decoder some images find a fault.
 FAULTY = """

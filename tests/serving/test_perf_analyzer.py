@@ -15,7 +15,7 @@ PERF_ANALYZER = os.environ.get("PERF_ANALYZER")
 pytestmark = [
     pytest.mark.triton,
     pytest.mark.timeout(280),
-    pytest.mark.skipif(PERF_ANALYZER is None, reason="PERF_ANALYZER does not name Triton's perf_analyzer"),
+    pytest.mark.skipif(PERF_ANALYZER is None, reason="needs PERF_ANALYZER, the path of Triton's perf_analyzer"),
 ]
 
 

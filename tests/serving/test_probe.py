@@ -72,7 +72,7 @@ def test_a_server_is_healthy_when_it_is_ready(ask, capsys):
 def test_tls_is_found_out_and_a_certificate_of_any_name_is_taken(ask, tmp_path):
     program = shutil.which("openssl")
     if program is None:
-        pytest.skip("no openssl to make a certificate with")
+        pytest.skip("needs openssl")
     files = (tmp_path / "cert.pem", tmp_path / "key.pem")
     command = f"{program} req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=dogs.example"
     subprocess.run([*command.split(), "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)

@@ -8,7 +8,7 @@ import pytest
 
 from regnet_deploy.serving.scheduling import batch_scheduling, restore_default_scheduling
 
-ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it is about Linux")
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 LOOK = """
 import os, subprocess, sys, threading
 from regnet_deploy.serving.scheduling import restore_default_scheduling, batch_scheduling
@@ -48,7 +48,7 @@ def said(code: str) -> list[str]:
 def test_a_thread_takes_turns_and_what_it_starts_comes_at_once_where_it_asks_for_that():
     took, *policies = said(TURNS)
     if took == "False":
-        pytest.skip("the system does not allow it")
+        pytest.skip("needs the permission to change the scheduling policy")
     assert policies == [str(p) for p in (os.SCHED_BATCH, os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER)]
     assert said(CHILD) == ["True", str(os.SCHED_OTHER)]
 
@@ -58,7 +58,7 @@ def test_it_takes_no_rights_and_can_be_done_again():
     drop = "if os.getuid() == 0: os.setgid(65534); os.setuid(65534)"
     took, *policies = said(f"{drop}\n{TURNS}told.clear(){TURNS}")
     if took == "False":
-        pytest.skip("the system does not allow it")
+        pytest.skip("needs the permission to change the scheduling policy")
     once = [str(p) for p in (os.SCHED_BATCH, os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER)]
     assert policies == [*once, "True", *once]
 

@@ -75,7 +75,7 @@ class Server:
 def _asked_for(request: pytest.FixtureRequest) -> None:
     """Half an hour is not spent by `pytest` alone."""
     if "SOAK_MINUTES" not in os.environ and "soak" not in request.config.option.markexpr:
-        pytest.skip("takes half an hour: `pytest -m soak` or SOAK_MINUTES asks for it")
+        pytest.skip("takes half an hour")
 
 
 @pytest.fixture

@@ -145,7 +145,7 @@ def with_word(word: str, running: str = "") -> set[int]:
 def test_on_ray_a_driver_that_is_killed_leaves_nothing_running_and_goes_on_to_the_same_results(
     command: Callable[..., Command], results: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed: pip install 'regnet-deploy[ray]'")
+    pytest.importorskip("ray", reason="needs Ray (extra [ray])")
     word = f"TEST_SWEEP_KILLED={tmp_path}"
     monkeypatch.setenv(*word.split("=", 1))
     draw, sweep = random.Random(2), command(24, 4)

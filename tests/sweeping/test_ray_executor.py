@@ -39,7 +39,7 @@ pytestmark = [
 @pytest.fixture
 def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Ray, with workers that find this package; shut down at the end whatever became of the test."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'regnet-deploy[ray]'")
+    ray = pytest.importorskip("ray", reason="needs Ray (extra [ray])")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield ray

@@ -76,7 +76,7 @@ def ray_python() -> str:
     if named:
         return named
     if not all(importlib.util.find_spec(name) for name in ("ray", "fastapi", "pydantic")):
-        pytest.skip("ray[serve] is not installed and RAY_SERVE_PYTHON names no Python that has it")
+        pytest.skip("needs ray[serve], or RAY_SERVE_PYTHON, an interpreter that has it")
     return sys.executable
 
 

@@ -98,7 +98,7 @@ def test_a_compiler_that_fails_is_one_line(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what torch.compile warns of is PyTorch's
-@pytest.mark.skipif(not execution.can_compile("cpu"), reason="no C++ compiler here")
+@pytest.mark.skipif(not execution.can_compile("cpu"), reason="needs a C++ compiler")
 def test_a_compiled_step_is_the_same_step(make: Callable[[Execution], Trainer]) -> None:
     plain, compiled = make(PLAIN), make(dataclasses.replace(PLAIN, compiled=True))
     for _ in range(3):

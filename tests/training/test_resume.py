@@ -14,7 +14,6 @@ from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle
 
 #: A checkpoint at every step, and nothing that is chosen by a timed trial.
 ARGUMENTS = {
-    "--epochs": 40,
     "--batch-size": 8,
     "--crop-area": 0.5,
     "--device": "cpu",
@@ -26,8 +25,8 @@ ARGUMENTS = {
 }
 
 
-def start(bundle: Path, data: Path) -> subprocess.Popen[str]:
-    arguments = [str(part) for pair in ARGUMENTS.items() for part in pair]
+def start(bundle: Path, data: Path, epochs: int) -> subprocess.Popen[str]:
+    arguments = [str(part) for pair in {**ARGUMENTS, "--epochs": epochs}.items() for part in pair]
     return subprocess.Popen(
         [sys.executable, "-m", "regnet_deploy", "train", str(bundle), "--data", str(data), *arguments],
         stdout=subprocess.DEVNULL,
@@ -37,17 +36,17 @@ def start(bundle: Path, data: Path) -> subprocess.Popen[str]:
     )
 
 
-def finish(bundle: Path, data: Path) -> tuple[Bundle, str]:
-    with start(bundle, data) as process:
+def finish(bundle: Path, data: Path, epochs: int) -> tuple[Bundle, str]:
+    with start(bundle, data, epochs) as process:
         _, said = process.communicate(timeout=250)
     assert process.returncode == 0, said
     return open_bundle(bundle), said
 
 
-def kill_after(bundle: Path, data: Path, seconds: float, line: str) -> str:
+def kill_after(bundle: Path, data: Path, epochs: int, seconds: float, line: str) -> str:
     """Start a run, wait for a line that starts so, then for so long, and kill the process; return what it had said."""
     said = ""
-    with start(bundle, data) as process:
+    with start(bundle, data, epochs) as process:
         assert process.stderr is not None
         for text in process.stderr:
             said += text
@@ -59,10 +58,10 @@ def kill_after(bundle: Path, data: Path, seconds: float, line: str) -> str:
     return said
 
 
-def kill_at(bundle: Bundle, data: Path, moments: list[tuple[str, float]]) -> str:
+def kill_at(bundle: Bundle, data: Path, epochs: int, moments: list[tuple[str, float]]) -> str:
     said = ""
     for line, seconds in moments:
-        said += kill_after(bundle.path, data, seconds, line)
+        said += kill_after(bundle.path, data, epochs, seconds, line)
         now = open_bundle(bundle.path)
         assert find_damage(now) == []
         assert now == bundle or "training" in now.parts
@@ -71,10 +70,10 @@ def kill_at(bundle: Bundle, data: Path, moments: list[tuple[str, float]]) -> str
 
 def test_a_killed_run_goes_on_to_the_same_bits(bundle: Bundle, data: Path, tmp_path: Path) -> None:
     draw = random.Random(0)
-    wanted, _ = finish(create_bundle(tmp_path / "whole", dict(bundle.parts)).path, data)
-    moments = [("epoch 3/", draw.uniform(0, 0.2)), ("epoch 20/", draw.uniform(0, 0.2))]
-    said = kill_at(bundle, data, moments)
-    trained, said_last = finish(bundle.path, data)
+    wanted, _ = finish(create_bundle(tmp_path / "whole", dict(bundle.parts)).path, data, 12)
+    moments = [("epoch 3/", draw.uniform(0, 0.1)), ("epoch 7/", draw.uniform(0, 0.1))]
+    said = kill_at(bundle, data, 12, moments)
+    trained, said_last = finish(bundle.path, data, 12)
     assert "resuming at epoch" in said + said_last
     assert trained.files == wanted.files
     assert trained.part("training")["history"][-1]["train_loss"] == wanted.part("training")["history"][-1]["train_loss"]
@@ -84,7 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(bundle: Bundle, data: Path, tmp_p
 @pytest.mark.slow
 def test_a_run_killed_again_and_again_goes_on_to_the_same_bits(bundle: Bundle, data: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
-    wanted, _ = finish(create_bundle(tmp_path / "whole", dict(bundle.parts)).path, data)
+    wanted, _ = finish(create_bundle(tmp_path / "whole", dict(bundle.parts)).path, data, 40)
     lines = [
         "30 images",
         "running steps in",
@@ -96,6 +95,6 @@ def test_a_run_killed_again_and_again_goes_on_to_the_same_bits(bundle: Bundle, d
         "epoch 25/",
     ]
     moments = [(line, draw.uniform(0, 0.3)) for line in lines for _ in range(3)]
-    kill_at(bundle, data, moments)
-    trained, _ = finish(bundle.path, data)
+    kill_at(bundle, data, 40, moments)
+    trained, _ = finish(bundle.path, data, 40)
     assert trained.files == wanted.files

@@ -46,7 +46,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regnet_deploy.training.tensorboard.socket.gethostname", lambda: "host")
     monkeypatch.setattr("regnet_deploy.training.tensorboard.os.getpid", lambda: 1)
