@@ -6,7 +6,7 @@
 
     rd.create_bundle("regnet-bundle", rd.select(rd.Budget(macs=0.4e9, classes=10)))
     rd.train("regnet-bundle", "my-images", rd.Recipe(epochs=50))
-    rd.export("regnet-bundle")
+    rd.export("regnet-bundle", "my-images")
     rd.predict("regnet-bundle", "cat.jpg")
 
 Names are imported when they are used first, so that ``import regnet_deploy`` is fast and imports no other library.

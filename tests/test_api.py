@@ -36,7 +36,7 @@ PUBLIC = {
     "__version__": None,
     "create_bundle": "path selection * replace_existing",
     "evaluate": "bundle data * variants device runtime progress",
-    "export": "bundle options * progress",
+    "export": "bundle data * precisions options progress",
     "load_model": "bundle",
     "open_bundle": "path",
     "open_classifier": "bundle * variant device runtime threads",

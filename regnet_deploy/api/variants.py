@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,22 @@ if TYPE_CHECKING:
 
 
 def export(
-    bundle: str | Path, options: ExportOptions | None = None, *, progress: Progress | None = None
+    bundle: str | Path,
+    data: str | Path | None = None,
+    *,
+    precisions: Sequence[str] | None = None,
+    options: ExportOptions | None = None,
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Export the network of a bundle as ONNX and TensorRT variants, each proved to agree with the model.
 
     Args:
         bundle: folder of the bundle.
-        options: what to export; by default the variant ``onnx-fp32``.
+        data: the folder that was trained on, for accuracy on its validation images and for calibration.
+        precisions: names such as ``fp16`` or ``int8-cpu``, in addition to ``fp32``; ``auto`` measures what this machine
+            can run and keeps the fastest precision that is accurate enough. None is ``auto`` with ``data``, else
+            ``fp32`` alone.
+        options: everything else.
         progress: receives the progress.
 
     Returns:
@@ -34,6 +44,7 @@ def export(
     Raises:
         BundleError: the bundle is missing, damaged or not writable, or was changed by another program meanwhile.
         DataError: images for the golden set, the calibration or the validation cannot be used.
+        UsageError: there is no such precision, or it needs images for its calibration.
         ProofError: the variant ``onnx-fp32`` does not agree with the model; nothing was written.
     """
     ensure_writable(open_bundle(bundle))
@@ -41,8 +52,17 @@ def export(
         require(module, "export")
     from regnet_deploy.exporting import export as exporting
     from regnet_deploy.exporting.options import ExportOptions
+    from regnet_deploy.exporting.precision import find_precision
 
-    return exporting.export(bundle, options or ExportOptions(), progress)
+    options = options or ExportOptions()
+    if data is not None:
+        options = replace(options, data=Path(data))
+    if precisions is None:
+        options = replace(options, auto=options.auto or (options.data is not None and not options.precisions))
+    else:
+        named = tuple(find_precision(name) for name in precisions if name != "auto")
+        options = replace(options, precisions=named, auto="auto" in precisions)
+    return exporting.export(bundle, options, progress)
 
 
 def profile(

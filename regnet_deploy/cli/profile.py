@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from regnet_deploy.bundle import ensure_writable, open_bundle
+from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import IntList, bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
-from regnet_deploy.errors import require
 
 
 @click.command()
@@ -49,23 +48,21 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
       regnet-deploy profile
       regnet-deploy profile my-bundle --batch 1,16 --seconds 10 --plot profile.png
     """
-    ensure_writable(open_bundle(bundle_path))  # errors before the slow import of torch
-    for module in ("torch", "safetensors", "fvcore"):
-        require(module, "profile")
+    from regnet_deploy.api.variants import profile
     from regnet_deploy.plotting import check_plot_path
-    from regnet_deploy.profiling.plot import plot_profile
-    from regnet_deploy.profiling.profile import ProfileOptions, profile
 
     if plot:
         check_plot_path(plot)
     with terminal_progress() as progress:
-        part = profile(bundle_path, ProfileOptions(**options), progress)
+        part = profile(bundle_path, progress=progress, **options)
     name = open_bundle(bundle_path).part("architecture")["name"]
     if as_json:
         print_json(part)
     else:
         _print(name, part)
     if plot:
+        from regnet_deploy.profiling.plot import plot_profile
+
         plot_profile(part, name, plot)
         print_message(f"wrote {plot}")
 

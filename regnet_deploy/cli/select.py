@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH, create_bundle, ensure_creatable
+from regnet_deploy.api.bundles import create_bundle, select, select_published
+from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
 from regnet_deploy.cli.options import RangeParam, json_option
 from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
@@ -96,8 +96,8 @@ def command(**options: Any) -> None:
 
 
 def _search(options: dict[str, Any]) -> None:
-    from regnet_deploy.selection.bundle_parts import evidence_part, measured_part, selection_parts
-    from regnet_deploy.selection.selection import SEARCHED, select
+    from regnet_deploy.selection.bundle_parts import evidence_part, measured_part
+    from regnet_deploy.selection.selection import SEARCHED
 
     if options["plot"]:
         from regnet_deploy.plotting import check_plot_path
@@ -106,14 +106,14 @@ def _search(options: dict[str, Any]) -> None:
         check_plot_path(options["plot"])
     check_try_options(options)
     budget = _budget(options, options["gmacs"] * 1e9)
-    selection = select(budget, options["evidence"])
+    selection = select(budget, evidence=options["evidence"])
     if options["tries"] is not None:
         ensure_creatable(options["output"], replace=options["force"])
         selection = try_candidates(selection, options)
     shown = [selection.candidate(rank) for rank in range(min(options["show"], selection.considered))]
     if options["plot"]:
         plot_selection(selection, options["plot"], seed=options["seed"])
-    bundle = create_bundle(options["output"], selection_parts(selection), replace=options["force"])
+    bundle = create_bundle(options["output"], selection, replace_existing=options["force"])
     if options["plot"]:
         print_message(f"wrote {options['plot']}")
     if options["as_json"]:
@@ -142,16 +142,15 @@ def _search(options: dict[str, Any]) -> None:
 
 
 def _take_published(options: dict[str, Any]) -> None:
-    from regnet_deploy.selection.bundle_parts import published_parts
-    from regnet_deploy.selection.selection import published_candidate
-    from regnet_deploy.space.published import find_published
-
     _check_no_search_options({"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"})
-    published = find_published(options["published"])
-    budget = _budget(options, float(published.macs))
-    candidate = published_candidate(published, budget)
-    budget = replace(budget, macs=float(candidate.macs), family=published.family)
-    bundle = create_bundle(options["output"], published_parts(published, candidate, budget), replace=options["force"])
+    selection = select_published(
+        options["published"],
+        resolution=options["resolution"],
+        classes=options["classes"],
+        stem_stride=options["stem_stride"],
+    )
+    published, candidate, budget = selection.published, selection.best, selection.budget
+    bundle = create_bundle(options["output"], selection, replace_existing=options["force"])
     if options["as_json"]:
         print_json(
             {
@@ -172,6 +171,7 @@ def _take_published(options: dict[str, Any]) -> None:
 
 
 def _take_trial(options: dict[str, Any]) -> None:
+    from regnet_deploy.bundle import create_bundle as create_from_parts
     from regnet_deploy.populations.reader import find_trial
     from regnet_deploy.selection.bundle_parts import trial_parts
 
@@ -180,7 +180,7 @@ def _take_trial(options: dict[str, Any]) -> None:
     path, number = (Path(file), int(digits)) if file and digits.isdecimal() else (Path(options["trial"]), None)
     trial, outcome, identity = find_trial(path, number)
     parts = trial_parts(path, trial, outcome, identity)
-    bundle = create_bundle(options["output"], parts, replace=options["force"])
+    bundle = create_from_parts(options["output"], parts, replace=options["force"])
     if options["as_json"]:
         print_json({**parts["architecture"], **parts["selection"], "bundle": str(bundle.path)})
     else:

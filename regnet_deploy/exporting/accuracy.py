@@ -114,8 +114,8 @@ class Accuracy:
         low: lower end of the 95 % interval of the drop, points; see :func:`paired_difference`.
         high: upper end, points.
         agreement: share of images with the same first class.
-        max_abs_error: largest |error| of a logit; infinite if a logit is not finite.
-        mean_abs_error: mean |error| of a logit; infinite if a logit is not finite.
+        max_abs_error: largest absolute error of a logit; infinite if a logit is not finite.
+        mean_abs_error: mean absolute error of a logit; infinite if a logit is not finite.
         cosine: smallest cosine similarity of an image's logits with the model's; NaN if a logit is not finite.
         left_out: files of the validation set that cannot be read.
     """
