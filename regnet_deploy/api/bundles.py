@@ -158,22 +158,5 @@ def train(
     from regnet_deploy.training.recipe import Recipe
 
     return training.train(
-        bundle, data, recipe or Recipe(), options or training.TrainOptions(), _TrainReporter(progress or NoProgress())
+        bundle, data, recipe or Recipe(), options or training.TrainOptions(), progress or NoProgress()
     )
-
-
-class _TrainReporter:
-    """Maps what training reports today to the progress protocol."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._what: str | None = None
-
-    def say(self, line: str) -> None:
-        self._progress.message(line)
-
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
-        if what != self._what:
-            self._what = what
-            self._progress.step(what, total)
-        self._progress.update(done, total, note)

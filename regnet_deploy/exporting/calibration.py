@@ -34,9 +34,9 @@ from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
 from regnet_deploy.exporting.validation import ValidationSet
-from regnet_deploy.images.dataset import ImageDataset
-from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.stratified_order import stratified_order
+from regnet_deploy.images.dataset import ImageDataset, stratified_order
+from regnet_deploy.images.decode import SUFFIXES, ImageError
+from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import replay
 from regnet_deploy.runtimes.runtime import Session, open_onnx
@@ -178,15 +178,15 @@ def make_calibration_set(
     if not MIN_IMAGES <= count <= MAX_IMAGES:
         raise UsageError(f"calibration needs {MIN_IMAGES} to {MAX_IMAGES} images, not {count}")
     progress = progress or NoProgress()
-    root, ordered, description = _ordered(source, bundle, seed, progress)
+    images, ordered, description = _ordered(source, bundle, seed, progress)
     golden = {pixels_fingerprint(image) for image in golden_images}
     seen: set[bytes] = set()
     chosen: list[NDArray[np.uint8]] = []
     unusable: dict[str, str] = {}
     skipped = Counter[str]()
-    for path, image in zip(ordered, decode_images(root, ordered, preprocessing), strict=False):
-        if isinstance(image, DataError):
-            unusable[path] = str(image).removeprefix(f"{root / path}: ")
+    for image in decode_images(images, ordered, preprocessing):
+        if isinstance(image, ImageError):
+            unusable[image.name] = image.reason
             continue
         fingerprint = pixels_fingerprint(image)
         reason = _skip_reason(fingerprint, golden, excluded, seen)
@@ -199,14 +199,14 @@ def make_calibration_set(
         if len(chosen) == count:
             break
     if len(chosen) < MIN_IMAGES:
-        raise DataError(_too_few(root, description, len(ordered), len(chosen), skipped, unusable))
+        raise DataError(_too_few(images.root, description, len(ordered), len(chosen), skipped, unusable))
     pixels = np.stack(chosen)
     return CalibrationSet(
         pixels,
         {
             "images": len(pixels),
             "source": description,
-            "folder": root.resolve().name,
+            "folder": images.root.resolve().name,
             "seed": seed,
             "digest": calibration_digest(pixels, preprocessing),
             "left_out": unusable,
@@ -222,18 +222,19 @@ def calibration_digest(pixels: NDArray[np.uint8], preprocessing: Preprocessing) 
 
 def _ordered(
     source: str | Path | ImageDataset, bundle: Bundle, seed: int, progress: Progress
-) -> tuple[Path, list[str], str]:
-    """Return the folder, its files in the order in which they are tried, and a description of them."""
+) -> tuple[ImageSource, list[int], str]:
+    """Return the images, their indices in the order in which they are tried, and a description of them."""
     if not isinstance(source, ImageDataset):
         files = _images_without_classes(Path(source))
         if files is not None:
-            return Path(source), [files[i] for i in stratified_order([0] * len(files), seed)], USER
+            return FolderSource(Path(source), tuple(files)), stratified_order([0] * len(files), seed), USER
         source = load_training_dataset(source, bundle, progress)
     train = source.train
-    ordered = [train[i].path for i in stratified_order([file.label for file in train], seed)]
+    ordered = [train[i].index for i in stratified_order([file.label for file in train], seed)]
     if is_training_dataset(source, bundle):
-        return source.root, ordered, TRAINING
-    return source.root, ordered, f"images of {train[0].path.split('/')[0]}/ in {source.root.resolve().name}"
+        return source.source, ordered, TRAINING
+    folder = source.name(train[0]).split("/")[0]
+    return source.source, ordered, f"images of {folder}/ in {source.source.root.resolve().name}"
 
 
 def _images_without_classes(root: Path) -> list[str] | None:

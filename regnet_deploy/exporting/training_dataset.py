@@ -20,7 +20,9 @@ from regnet_deploy.bundle.training import TrainingData
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images
+from regnet_deploy.images.decode import ImageError
 from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.progress import NoProgress, Progress
 
 #: Number of class names that an error message lists.
@@ -49,7 +51,7 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
     training = bundle.manifest.training if listing.val else bundle.training
     rejected = training.data.rejected if training else {}
     unread = ImageCheck("", 0, 0, "", 0, 0, "")  # shared by all files: ImageNet has a million
-    checked = dict.fromkeys(listing.paths, unread)
+    checked = dict.fromkeys(listing.source.names, unread)
     checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
     if training is None or listing.val is not None:
         return build_dataset(listing, checked)
@@ -81,7 +83,7 @@ def _held_out(
     found = sum(size * classes for size, classes in sizes.items())
     expected = data.train_images + data.val_images
     if found == expected and _count_held_out(sizes, share) == data.val_images:
-        dataset = build_dataset(listing, _read(listing.root, checked, progress), val_split=share, seed=seed)
+        dataset = build_dataset(listing, _read(listing.source, checked, progress), val_split=share, seed=seed)
         if dataset.digest == data.digest:
             return replace(dataset, split=data.split)
     raise DataError(
@@ -91,24 +93,25 @@ def _held_out(
     )
 
 
-def _read(root: Path, checked: Mapping[str, ImageCheck], progress: Progress) -> dict[str, ImageCheck]:
-    """Return the files, the usable ones with size and sha256. Threads help, because hashing releases Python's lock."""
+def _read(source: ImageSource, checked: Mapping[str, ImageCheck], progress: Progress) -> dict[str, ImageCheck]:
+    """Return the images, the usable ones with size and sha256. Threads help, because hashing releases Python's lock."""
 
-    def content(path: str) -> ImageCheck:
-        if checked[path].reason:
-            return checked[path]
+    def content(index: int) -> ImageCheck:
+        known = checked[source.names[index]]
+        if known.reason:
+            return known
         try:
-            data = (root / path).read_bytes()
-        except OSError as error:
-            raise DataError(f"cannot read {root / path}: {error.strerror}") from None
-        return replace(checked[path], size=len(data), sha256=hashlib.sha256(data).hexdigest())
+            data = source.read(index)
+        except ImageError as error:
+            raise DataError(f"{source.root}: {error}") from None
+        return replace(known, size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
     pool = ThreadPoolExecutor(max_workers=min(16, available_cores()))
     try:
         found: dict[str, ImageCheck] = {}
-        for path, one in zip(checked, pool.map(content, checked), strict=True):
-            found[path] = one
-            progress.update(len(found), len(checked))
+        for name, one in zip(source.names, pool.map(content, range(len(source.names))), strict=True):
+            found[name] = one
+            progress.update(len(found), len(source.names))
         return found
     finally:
         pool.shutdown(cancel_futures=True)

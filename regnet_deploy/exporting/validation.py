@@ -15,8 +15,9 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.exporting.training_dataset import load_training_dataset
-from regnet_deploy.images.dataset import ImageDataset
-from regnet_deploy.images.stratified_order import stratified_order
+from regnet_deploy.images.dataset import ImageDataset, stratified_order
+from regnet_deploy.images.decode import ImageError
+from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.progress import NoProgress, Progress
 
 #: Largest size of all pixels, in bytes, that is kept in memory; larger sets are decoded in every pass.
@@ -39,18 +40,18 @@ class ValidationSet:
     """Labeled images as inputs of the network.
 
     Attributes:
-        root: the image folder.
-        paths: files relative to it.
+        source: where the images are read from.
+        indices: of the images in ``source``.
         labels: ``(n,)`` int64, indices into the bundle's labels.
         numbers: ``(n,)`` int64, rising: index of each image in the full set; a subset keeps these numbers.
         split: where the images come from, in words.
         preprocessing: of the bundle.
         pixels: ``(n, h, w, 3)`` uint8 if they are kept in memory, else None.
-        unreadable: path -> reason of files that cannot be read; without ``pixels`` it is filled while batches are read.
+        unreadable: name -> reason of images that cannot be read; filled while batches are read if ``pixels`` is None.
     """
 
-    root: Path
-    paths: tuple[str, ...]
+    source: ImageSource
+    indices: tuple[int, ...]
     labels: NDArray[np.int64]
     numbers: NDArray[np.int64]
     split: str
@@ -59,7 +60,7 @@ class ValidationSet:
     unreadable: dict[str, str]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.indices)
 
     def batches(self, size: int = BATCH) -> Iterator[ImageBatch]:
         """Yield all readable images in order, ``size`` at a time."""
@@ -69,9 +70,9 @@ class ValidationSet:
             return
         rows: list[int] = []
         pixels: list[NDArray[np.uint8]] = []
-        for row, image in enumerate(decode_images(self.root, self.paths, self.preprocessing)):
-            if isinstance(image, DataError):
-                self.unreadable[self.paths[row]] = _reason(image, self.root / self.paths[row])
+        for row, image in enumerate(decode_images(self.source, self.indices, self.preprocessing)):
+            if isinstance(image, ImageError):
+                self.unreadable[image.name] = image.reason
                 continue
             rows.append(row)
             pixels.append(image)
@@ -88,7 +89,7 @@ class ValidationSet:
         rows = sorted(stratified_order(self.labels.tolist(), seed)[:n])
         return replace(
             self,
-            paths=tuple(self.paths[row] for row in rows),
+            indices=tuple(self.indices[row] for row in rows),
             labels=self.labels[rows],
             numbers=self.numbers[rows],
             pixels=None if self.pixels is None else self.pixels[rows],
@@ -103,12 +104,14 @@ class ValidationSet:
         """
         if not self.unreadable:
             return None
-        path, reason = next(iter(self.unreadable.items()))
-        files, unreadable = len({*self.paths, *self.unreadable}), len(self.unreadable)
+        example, reason = next(iter(self.unreadable.items()))
+        names = {self.source.names[index] for index in self.indices} | self.unreadable.keys()
+        images, unreadable = len(names), len(self.unreadable)
         line = (
-            f"{unreadable:,} of {files:,} validation images in {self.root} cannot be read, for example {path}: {reason}"
+            f"{unreadable:,} of {images:,} validation images in {self.source.root} cannot be read, "
+            f"for example {example}: {reason}"
         )
-        if unreadable > _MAX_UNREADABLE * files:
+        if unreadable > _MAX_UNREADABLE * images:
             raise DataError(f"{line}; at most {_MAX_UNREADABLE:.0%} may be unreadable: repair or remove those files")
         return line
 
@@ -136,24 +139,24 @@ def load_validation_set(
     progress = progress or NoProgress()
     dataset = data if isinstance(data, ImageDataset) else load_training_dataset(data, bundle, progress)
     index = {name: i for i, name in enumerate(bundle.part("labels"))}
-    labels = np.asarray([index[dataset.classes[file.label]] for file in dataset.val], np.int64)
-    paths = tuple(file.path for file in dataset.val)
-    numbers = np.arange(len(paths))
-    if len(paths) * preprocessing.crop**2 * 3 > MEMORY_BYTES:
-        return ValidationSet(dataset.root, paths, labels, numbers, dataset.split, preprocessing, None, {})
+    labels = np.asarray([index[dataset.classes[image.label]] for image in dataset.val], np.int64)
+    indices = tuple(image.index for image in dataset.val)
+    numbers = np.arange(len(indices))
+    if len(indices) * preprocessing.crop**2 * 3 > MEMORY_BYTES:
+        return ValidationSet(dataset.source, indices, labels, numbers, dataset.split, preprocessing, None, {})
     usable: list[int] = []
-    pixels = np.empty((len(paths), preprocessing.crop, preprocessing.crop, 3), np.uint8)
+    pixels = np.empty((len(indices), preprocessing.crop, preprocessing.crop, 3), np.uint8)
     unreadable: dict[str, str] = {}
-    for number, image in enumerate(decode_images(dataset.root, paths, preprocessing)):
-        if isinstance(image, DataError):
-            unreadable[paths[number]] = _reason(image, dataset.root / paths[number])
+    for number, image in enumerate(decode_images(dataset.source, indices, preprocessing)):
+        if isinstance(image, ImageError):
+            unreadable[image.name] = image.reason
         else:
             pixels[len(usable)] = image
             usable.append(number)
-        progress.update(number + 1, len(paths))
+        progress.update(number + 1, len(indices))
     validation = ValidationSet(
-        dataset.root,
-        tuple(paths[number] for number in usable),
+        dataset.source,
+        tuple(indices[number] for number in usable),
         labels[usable],
         numbers[usable],
         dataset.split,
@@ -163,7 +166,3 @@ def load_validation_set(
     )
     validation.check_unreadable()
     return validation
-
-
-def _reason(error: DataError, file: Path) -> str:
-    return str(error).removeprefix(f"{file}: ")

@@ -1,8 +1,8 @@
-"""A folder of images as data for training: which classes, which files, which of them are for validation.
+"""Datasets from folders of images: classes, usable images, and the split into training and validation images.
 
 Two layouts are read: ``train/`` and ``val/`` (or ``valid``, ``validation``) with a folder per class in each, or class
-folders alone, of which a share is held out. Names that start with a dot are left alone everywhere. ``test/`` is never
-read: the best epoch is chosen on the validation images, and what chose is no test any more.
+folders alone, of which a share is held out. Names that start with a dot are ignored. ``test/`` is never read: the best
+epoch is chosen on the validation images, so a result on the same images would not be a test.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.images.image_source import FolderSource, ImageSource
 
 TRAIN = "train"
 #: Folder names that stand for validation beside ``train``, the first that is there.
@@ -27,33 +28,33 @@ DEFAULT_VAL_SPLIT = 0.1
 
 @dataclass(frozen=True)
 class ImageListing:
-    """Files by class as they lie in a folder, nothing opened yet.
+    """Images by class, before any of them is opened.
 
     Attributes:
-        root: the folder.
-        train: class name -> paths relative to ``root``, with ``/``, sorted.
-        val: the same of the validation folder; None where there is none.
+        source: the images of all classes, of ``train`` and then of ``val``.
+        train: class name -> names of its training images in ``source``, sorted.
+        val: the same for validation images; None if a share of ``train`` is to be held out.
         stray: files outside the class folders.
-        ignored: folders beside the training and the validation folder.
+        ignored: folders that are neither for training nor for validation.
     """
 
-    root: Path
+    source: ImageSource
     train: Mapping[str, tuple[str, ...]]
     val: Mapping[str, tuple[str, ...]] | None
     stray: tuple[str, ...]
     ignored: tuple[str, ...] = ()
 
     @property
-    def paths(self) -> list[str]:
-        """All files in class folders."""
-        return [path for subset in (self.train, self.val or {}) for paths in subset.values() for path in paths]
+    def root(self) -> Path:
+        """Folder that holds the images."""
+        return self.source.root
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledImage:
-    """A usable image: its path relative to the folder, its class as an index, its side lengths in pixels."""
+    """A usable image: its index in the source, the index of its class, its width and height in pixels."""
 
-    path: str
+    index: int
     label: int
     width: int
     height: int
@@ -61,19 +62,19 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Data for training, checked and split.
+    """Images for training and validation, checked and split.
 
     Attributes:
-        root: the folder.
+        source: where the images are read from.
         classes: class names, sorted; a label is an index into them.
-        train: training images, sorted by path.
-        val: validation images, sorted by path.
-        rejected: unusable files -> the reason.
+        train: training images, sorted by name.
+        val: validation images, sorted by name.
+        rejected: name of an image that cannot be used -> reason.
         split: where the validation images come from, in words.
-        digest: sha256 over subset, path, size and content of every usable image.
+        digest: sha256 over subset, name, size and content of every usable image.
     """
 
-    root: Path
+    source: ImageSource
     classes: tuple[str, ...]
     train: tuple[LabelledImage, ...]
     val: tuple[LabelledImage, ...]
@@ -81,32 +82,36 @@ class ImageDataset:
     split: str
     digest: str
 
+    def name(self, image: LabelledImage) -> str:
+        """Return the name of an image in the source."""
+        return self.source.names[image.index]
+
     @property
     def classes_without_val(self) -> list[str]:
-        """Classes of which no image is for validation."""
-        counts = Counter(file.label for file in self.val)
+        """Classes without a validation image."""
+        counts = Counter(image.label for image in self.val)
         return [name for label, name in enumerate(self.classes) if not counts[label]]
 
 
 def list_images(root: str | Path) -> ImageListing:
-    """Find the class folders below ``root`` and the files in them, however deep.
+    """Find the class folders in ``root`` and all files below them.
 
     Raises:
         DataError: no such folder, no class folders, classes for validation alone, or a folder that cannot be read.
     """
-    folder = Path(root)
+    folder = Path(root).absolute()  # loading processes on other machines start in other folders
     if not os.path.isdir(folder):
         state = "is a file" if os.path.exists(folder) else "does not exist"
         raise DataError(f"no image folder at {folder}: it {state}")
     folders = {name.lower(): name for name in _folders(folder)}
     if TRAIN not in folders or _is_class(folder, folders):
         train, stray = _classes(folder, "")
-        return ImageListing(folder, _some(train, folder), None, stray)
+        return _listing(folder, _some(train, folder), None, stray)
     train, stray = _classes(folder, folders[TRAIN])
     _some(train, folder / folders[TRAIN])
     found = next((folders[name] for name in VAL if name in folders), None)
     if found is None:
-        return ImageListing(folder, train, None, stray, _beside(folders, folders[TRAIN]))
+        return _listing(folder, train, None, stray, _beside(folders, folders[TRAIN]))
     val, stray_val = _classes(folder, found)
     _some(val, folder / found)
     if not any(val.values()):
@@ -117,42 +122,68 @@ def list_images(root: str | Path) -> ImageListing:
             f"{folder / found} has {len(unknown)} class(es) that {folder / folders[TRAIN]} has not: "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; both need the same class folders"
         )
-    return ImageListing(folder, train, val, stray + stray_val, _beside(folders, folders[TRAIN], found))
+    return _listing(folder, train, val, stray + stray_val, _beside(folders, folders[TRAIN], found))
 
 
 def build_dataset(
     listing: ImageListing, checked: Mapping[str, ImageCheck], *, val_split: float = DEFAULT_VAL_SPLIT, seed: int = 0
 ) -> ImageDataset:
-    """Put together what was listed and what the check said, and hold images out where there is no validation folder.
+    """Select the usable images, and hold a share of them out if there are no validation images.
 
     Args:
-        listing: the files.
-        checked: what the check said of each of them.
-        val_split: share of each class to hold out, where the listing has no validation images.
-        seed: which images are held out.
+        listing: the images.
+        checked: name -> result of the check, for each of them.
+        val_split: share of each class to hold out, if the listing has no validation images.
+        seed: decides which images are held out.
 
     Raises:
         DataError: a class without a usable training image, or no image left for validation.
     """
-    classes = tuple(sorted(listing.train))
-    train = _usable(listing.train, classes, checked)
+    source, classes = listing.source, tuple(sorted(listing.train))
+    indices = {name: index for index, name in enumerate(source.names)}
+    train = _usable(listing.train, classes, checked, indices)
     if listing.val is not None:
-        val = _usable(listing.val, classes, checked)
-        split = f"{Path(next(path for paths in listing.val.values() for path in paths)).parts[0]}/ of the folder"
+        val = _usable(listing.val, classes, checked, indices)
+        split = f"{Path(next(name for names in listing.val.values() for name in names)).parts[0]}/ of the folder"
     else:
         train, val = _hold_out(train, val_split, seed)
         split = f"{val_split:.0%} of each class held out (seed {seed})"
-    counts = Counter(file.label for file in train)
+    counts = Counter(image.label for image in train)
     for label, name in enumerate(classes):
         if not counts[label]:
             raise DataError(f"class {name} has no usable training image{_example(listing.train[name], checked)}")
     if not val:
         raise DataError(f"{listing.root} has no usable image for validation ({split}): add images to it")
-    rejected = {path: checked[path].reason for path in listing.paths if checked[path].reason}
+    rejected = {name: checked[name].reason for name in source.names if checked[name].reason}
     rejected.update(dict.fromkeys(listing.stray, "not in a class folder"))
     rejected.update({f"{name}/": "neither for training nor for validation" for name in listing.ignored})
-    digest = _digest({"train": train, "val": val}, classes, checked)
-    return ImageDataset(listing.root, classes, tuple(train), tuple(val), dict(sorted(rejected.items())), split, digest)
+    digest = _digest({"train": train, "val": val}, source, classes, checked)
+    return ImageDataset(source, classes, tuple(train), tuple(val), dict(sorted(rejected.items())), split, digest)
+
+
+def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
+    """Return all indices in a seeded order that takes one of each class, then a second of each, and so on.
+
+    So any number of images from the start of the order is spread evenly over the classes.
+    """
+    rng = np.random.default_rng(seed)
+    seen: Counter[int] = Counter()
+    rounds = []
+    for index in rng.permutation(len(labels)).tolist():
+        rounds.append((seen[labels[index]], index))
+        seen[labels[index]] += 1
+    return [index for _, index in sorted(rounds, key=lambda each: each[0])]
+
+
+def _listing(
+    folder: Path,
+    train: Mapping[str, tuple[str, ...]],
+    val: Mapping[str, tuple[str, ...]] | None,
+    stray: tuple[str, ...],
+    ignored: tuple[str, ...] = (),
+) -> ImageListing:
+    names = tuple(name for subset in (train, val or {}) for files in subset.values() for name in files)
+    return ImageListing(FolderSource(folder, names), train, val, stray, ignored)
 
 
 def _is_class(folder: Path, folders: Mapping[str, str]) -> bool:
@@ -211,28 +242,31 @@ def _some(classes: dict[str, tuple[str, ...]], where: Path) -> dict[str, tuple[s
 
 
 def _usable(
-    files: Mapping[str, tuple[str, ...]], classes: tuple[str, ...], checked: Mapping[str, ImageCheck]
+    classes_of_names: Mapping[str, tuple[str, ...]],
+    classes: tuple[str, ...],
+    checked: Mapping[str, ImageCheck],
+    indices: Mapping[str, int],
 ) -> list[LabelledImage]:
     usable = [
-        LabelledImage(path, label, checked[path].width, checked[path].height)
-        for label, name in enumerate(classes)
-        for path in files.get(name, ())
-        if not checked[path].reason
+        (name, LabelledImage(indices[name], label, checked[name].width, checked[name].height))
+        for label, folder in enumerate(classes)
+        for name in classes_of_names.get(folder, ())
+        if not checked[name].reason
     ]
-    return sorted(usable, key=lambda file: file.path)
+    return [image for _, image in sorted(usable, key=lambda each: each[0])]
 
 
-def _hold_out(files: list[LabelledImage], share: float, seed: int) -> tuple[list[LabelledImage], list[LabelledImage]]:
-    """Hold out this share of every class: at least one image of two or more, and never all."""
+def _hold_out(images: list[LabelledImage], share: float, seed: int) -> tuple[list[LabelledImage], list[LabelledImage]]:
+    """Hold out this share of every class: at least one image if there are two or more, and never all."""
     by_label: dict[int, list[LabelledImage]] = {}
-    for file in files:
-        by_label.setdefault(file.label, []).append(file)
-    held: set[str] = set()
+    for image in images:
+        by_label.setdefault(image.label, []).append(image)
+    held: set[int] = set()
     for label, members in sorted(by_label.items()):
         count = min(len(members) - 1, max(1, round(share * len(members))))
         order = np.random.default_rng((seed, label)).permutation(len(members))
-        held.update(members[i].path for i in order[:count])
-    return [file for file in files if file.path not in held], [file for file in files if file.path in held]
+        held.update(members[i].index for i in order[:count])
+    return [image for image in images if image.index not in held], [image for image in images if image.index in held]
 
 
 def _example(paths: tuple[str, ...], checked: Mapping[str, ImageCheck]) -> str:
@@ -241,12 +275,16 @@ def _example(paths: tuple[str, ...], checked: Mapping[str, ImageCheck]) -> str:
 
 
 def _digest(
-    subsets: Mapping[str, list[LabelledImage]], classes: tuple[str, ...], checked: Mapping[str, ImageCheck]
+    subsets: Mapping[str, list[LabelledImage]],
+    source: ImageSource,
+    classes: tuple[str, ...],
+    checked: Mapping[str, ImageCheck],
 ) -> str:
     digest = hashlib.sha256()
-    for subset, files in subsets.items():
-        for file in files:
-            entry = checked[file.path]
-            line = f"{subset}\0{classes[file.label]}\0{file.path}\0{entry.size}\0{entry.sha256}\n"
+    for subset, images in subsets.items():
+        for image in images:
+            name = source.names[image.index]
+            entry = checked[name]
+            line = f"{subset}\0{classes[image.label]}\0{name}\0{entry.size}\0{entry.sha256}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

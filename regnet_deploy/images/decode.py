@@ -46,6 +46,22 @@ _LIBJPEG = ("JPEG", "MPO")
 Enough = Callable[[int, int], tuple[int, int]]
 
 
+class ImageError(DataError):
+    """An image that cannot be used.
+
+    Attributes:
+        name: of the image.
+        reason: why it cannot be used.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)  # both, so that the error can be pickled
+        self.name, self.reason = name, reason
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.reason}"
+
+
 @dataclass(frozen=True, slots=True)
 class Scaled:
     """An upright RGB image that may have been decoded smaller than it is.
@@ -82,7 +98,7 @@ def decode(
         formats: Pillow's names of what may be decoded.
 
     Raises:
-        DataError: not an image of a known format, truncated, too large, or with levels of no known range.
+        ImageError: not an image of a known format, truncated, too large, or with levels of no known range.
     """
     with _one_line(name, max_pixels, formats):
         image = _open(data, name, max_pixels, formats)
@@ -121,7 +137,7 @@ def decode_scaled(
         formats: Pillow's names of what may be decoded.
 
     Raises:
-        DataError: as of :func:`decode`.
+        ImageError: as of :func:`decode`.
     """
     with _one_line(name, max_pixels, formats):
         image = _open(data, name, max_pixels, formats)
@@ -152,7 +168,7 @@ def rgb_pixels(
     """Return width times height as the head of a file says, without decoding it; arguments as for :func:`decode`.
 
     Raises:
-        DataError: not an image of a known format, or too large.
+        ImageError: not an image of a known format, or too large.
     """
     with _one_line(name, max_pixels, formats):
         image = _open(data, name, max_pixels, formats)
@@ -175,11 +191,11 @@ def _shrink(image: Image, enough: Enough, swapped: bool) -> int:
 
 def _open(data: bytes | bytearray | memoryview, name: str, max_pixels: int, formats: tuple[str, ...]) -> Image:
     if not data:
-        raise DataError(f"{name}: empty file")
+        raise ImageError(name, "empty file")
     _ignore_pillow_warnings()
     image: Image = require("PIL.Image", "serve").open(io.BytesIO(data), formats=formats)
     if image.width * image.height > max_pixels:
-        raise DataError(f"{name}: {image.width}x{image.height} is more than {max_pixels:,} pixels")
+        raise ImageError(name, f"{image.width}x{image.height} is more than {max_pixels:,} pixels")
     return image
 
 
@@ -190,13 +206,12 @@ def _one_line(name: str, max_pixels: int, formats: tuple[str, ...]) -> Iterator[
     try:
         yield
     except image_module.UnidentifiedImageError:
-        raise DataError(f"{name}: not an image in a format that is read ({', '.join(formats)})") from None
+        raise ImageError(name, f"not an image in a format that is read ({', '.join(formats)})") from None
     except image_module.DecompressionBombError:
-        raise DataError(f"{name}: more than {max_pixels:,} pixels") from None
+        raise ImageError(name, f"more than {max_pixels:,} pixels") from None
     except _BROKEN as error:
-        raise DataError(
-            f"{name}: broken image ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-        ) from None
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(name, f"broken image ({first_line})") from None
 
 
 def _ignore_pillow_warnings() -> None:
@@ -218,12 +233,12 @@ def _upright_rgb(image: Image, name: str) -> Image:
     if turn:
         image = image.transpose(module.Transpose[turn])
     if image.mode == "F":
-        raise DataError(f"{name}: its levels are floating-point numbers, which have no known range: save it as PNG")
+        raise ImageError(name, "its levels are floating-point numbers, which have no known range: save it as PNG")
     if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey, which convert() would clip at 255
         image = image.convert("I")
         low, high = (int(level) for level in image.getextrema())  # type: ignore[arg-type]  # of one band: two numbers
         if low < 0 or high > 65535:
-            raise DataError(f"{name}: its levels go from {low} to {high}, grey may have 0 to 65535: save it as PNG")
+            raise ImageError(name, f"its levels go from {low} to {high}, grey may have 0 to 65535: save it as PNG")
         image = image.point(lambda value: value / 256).convert("L")
     if image.mode not in ("RGBA", "LA") and (image.mode in ("PA", "La", "RGBa") or "transparency" in image.info):
         image = image.convert("RGBA")

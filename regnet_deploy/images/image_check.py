@@ -1,4 +1,4 @@
-"""Every file decoded once before it is needed, and what came of it remembered."""
+"""Check of images before training: every image is decoded once, and the results are cached."""
 
 from __future__ import annotations
 
@@ -6,34 +6,33 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, require
-from regnet_deploy.images.decode import decode
+from regnet_deploy.images.decode import ImageError, decode
+from regnet_deploy.images.image_source import ImageSource, Stamp
+from regnet_deploy.progress import NoProgress, Progress
 
-#: A file larger than this is refused unread.
-MAX_BYTES = 512 * 2**20
-#: Files handed to a thread at a time, and written down together.
+#: Images that a thread checks before their results are written to the cache.
 _CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ImageCheck:
-    """What is known of a file.
+    """Result for one image.
 
     Attributes:
-        path: relative to the image folder.
+        path: name of the image in its source.
         size: bytes.
-        mtime_ns: when it was changed, as the file system tells.
-        sha256: of its content; empty where it could not be read.
-        width: pixels, after the EXIF orientation.
-        height: pixels.
-        reason: why it cannot be used; empty where it can.
+        mtime_ns: time of modification.
+        sha256: of the content; empty if it could not be read.
+        width: pixels, after the EXIF orientation is applied.
+        height: pixels, likewise.
+        reason: why the image cannot be used; empty if it can.
     """
 
     path: str
@@ -46,104 +45,98 @@ class ImageCheck:
 
 
 def check_images(
-    root: Path,
-    paths: Sequence[str],
-    memory: Path | None = None,
-    advance: Callable[[int, int], None] = lambda done, total: None,
+    source: ImageSource, cache: Path | None = None, progress: Progress = NoProgress()
 ) -> dict[str, ImageCheck]:
-    """Decode every file fully, in threads, and say which can be used.
+    """Decode every image completely, in threads, and find those that cannot be used.
 
     Args:
-        root: the image folder.
-        paths: files relative to it.
-        memory: a file of JSON lines in which results are kept, as they come: what it knows of a file of the same size
-            and time of change is not decoded again.
-        advance: called with the files done and all files.
+        source: the images.
+        cache: file of JSON lines in which results are kept as they come. An image whose stamp has not changed since is
+            not decoded again.
+        progress: receives the images done.
 
     Returns:
-        path -> what is known of it, for every one of ``paths``.
+        Name -> result, for every image of ``source``.
 
     Raises:
-        DataError: ``memory`` cannot be written.
+        DataError: ``cache`` cannot be written.
     """
     require("PIL.Image", "train")
-    known = _recall(memory) if memory else {}
-    found: dict[str, ImageCheck] = {}
-    todo: list[str] = []
-    for path in paths:
-        entry, now = known.get(path), _stat(root / path)
-        if entry and now and entry.sha256 and (entry.size, entry.mtime_ns) == (now.st_size, now.st_mtime_ns):
-            found[path] = entry
+    progress.step("checking images", len(source.names))
+    known = _read_cache(cache) if cache else {}
+    results: dict[str, ImageCheck] = {}
+    pending: list[int] = []
+    for index, name in enumerate(source.names):
+        entry = known.get(name)
+        if entry and entry.sha256 and _stamp(source, index) == (entry.size, entry.mtime_ns):
+            results[name] = entry
         else:
-            todo.append(path)
-    advance(len(found), len(paths))
-    for results in _in_threads(root, todo):
-        found.update((entry.path, entry) for entry in results)
-        if memory:
-            _remember(memory, results)
-        advance(len(found), len(paths))
-    return found
+            pending.append(index)
+    progress.update(len(results))
+    for checked in _check_in_threads(source, pending):
+        results.update((entry.path, entry) for entry in checked)
+        if cache:
+            _append_to_cache(cache, checked)
+        progress.update(len(results))
+    return results
 
 
-def check_image(root: Path, path: str) -> ImageCheck:
-    """Read and decode one file."""
-    now = _stat(root / path)
-    if now is None:
-        return ImageCheck(path, 0, 0, "", 0, 0, "cannot be read")
-    unread = ImageCheck(path, now.st_size, now.st_mtime_ns, "", 0, 0, "")
-    if not stat.S_ISREG(now.st_mode):  # a pipe would never end
-        return ImageCheck(**{**asdict(unread), "reason": "not a file"})
-    if now.st_size > MAX_BYTES:
-        return ImageCheck(**{**asdict(unread), "reason": f"larger than {MAX_BYTES // 2**20} MiB"})
+def check_image(source: ImageSource, index: int) -> ImageCheck:
+    """Read and decode one image."""
+    name, size, mtime_ns, digest = source.names[index], 0, 0, ""
     try:
-        data = (root / path).read_bytes()
-    except OSError as error:
-        return ImageCheck(**{**asdict(unread), "reason": f"cannot be read: {error.strerror}"})
-    digest = hashlib.sha256(data).hexdigest()
-    try:
-        width, height = decode(data, "").size
-    except DataError as error:
-        return ImageCheck(path, now.st_size, now.st_mtime_ns, digest, 0, 0, str(error).removeprefix(": "))
-    return ImageCheck(path, now.st_size, now.st_mtime_ns, digest, width, height, "")
+        size, mtime_ns = source.stamp(index)
+        data = source.read(index)
+        digest = hashlib.sha256(data).hexdigest()
+        width, height = decode(data, name).size
+    except ImageError as error:
+        return ImageCheck(name, size, mtime_ns, digest, 0, 0, error.reason)
+    return ImageCheck(name, size, mtime_ns, digest, width, height, "")
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def cache_file(directory: Path, root: Path) -> Path:
+    """Return the file in ``directory`` that caches the check of the images in ``root``."""
+    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    return directory / f"checked-{digest[:12]}.jsonl"
+
+
+def _stamp(source: ImageSource, index: int) -> Stamp | None:
     try:
-        return path.stat()
-    except OSError:
+        return source.stamp(index)
+    except ImageError:
         return None
 
 
-def _in_threads(root: Path, paths: Sequence[str]) -> Iterator[list[ImageCheck]]:
-    """Check in chunks and yield their results in order; threads do: Pillow decodes without holding the lock."""
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+def _check_in_threads(source: ImageSource, indices: Sequence[int]) -> Iterator[list[ImageCheck]]:
+    """Check in chunks and yield their results in order. Pillow decodes without Python's lock, so threads are enough."""
+    chunks = [indices[i : i + _CHUNK] for i in range(0, len(indices), _CHUNK)]
     pool = ThreadPoolExecutor(max_workers=min(16, available_cores()))
     try:
-        yield from pool.map(lambda chunk: [check_image(root, path) for path in chunk], chunks)
+        yield from pool.map(lambda chunk: [check_image(source, index) for index in chunk], chunks)
     finally:
-        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the files that nobody asks for any more
+        pool.shutdown(cancel_futures=True)  # after an interrupt, chunks that have not started are not waited for
 
 
-def _recall(memory: Path) -> dict[str, ImageCheck]:
-    """Read what was remembered; a line that a crash cut short only means that its file is decoded again."""
+def _read_cache(cache: Path) -> dict[str, ImageCheck]:
+    """Read the cache. A line that a crash cut short is skipped: its image is decoded again."""
     known = {}
     try:
-        with memory.open(encoding="utf-8", errors="replace") as lines:
+        with cache.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 with contextlib.suppress(ValueError, TypeError):
                     entry = ImageCheck(**json.loads(line))
                     known[entry.path] = entry
     except OSError:
-        return {}  # nothing is remembered yet
+        return {}  # there is no cache yet
     return known
 
 
-def _remember(memory: Path, results: Iterable[ImageCheck]) -> None:
+def _append_to_cache(cache: Path, results: Iterable[ImageCheck]) -> None:
     text = "".join(json.dumps(asdict(entry)) + "\n" for entry in results)
     try:
-        with memory.open("a+b") as file:
+        with cache.open("a+b") as file:
             if file.tell() and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n":
-                text = "\n" + text  # after a line that was cut short
+                text = "\n" + text  # after a line that a crash cut short
             file.write(text.encode())
     except OSError as error:
-        raise DataError(f"cannot write {memory}: {error.strerror}") from None
+        raise DataError(f"cannot write {cache}: {error.strerror}") from None

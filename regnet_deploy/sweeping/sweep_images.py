@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, ImageListing, build_dataset, list_images
-from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_check import cache_file, check_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, evaluation_dataset, training_dataset
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.run_directory import image_check_cache
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def list_folder(data: Path, val_split: float | None) -> ImageListing:
         raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
     if len(listing.train) < 2:
         raise DataError(f"{data} has one class folder, {next(iter(listing.train))}: a classifier needs two or more")
-    return replace(listing, root=listing.root.resolve())  # the workers of a cluster may start in another folder
+    return listing
 
 
 def check_folder(
@@ -56,22 +55,16 @@ def check_folder(
     Raises:
         DataError: the images cannot be used.
     """
-    cache = image_check_cache(store.parent, listing.root)
+    cache = cache_file(store.parent, listing.root)
     cache = cache.with_name(f".{cache.name}")  # shared by all sweeps in the folder
-    progress.step("checking images", len(listing.paths))
-    checked = check_images(listing.root, listing.paths, cache, lambda done, total: progress.update(done, total))
+    checked = check_images(listing.source, cache, progress)
     share = DEFAULT_VAL_SPLIT if val_split is None else val_split
     return build_dataset(listing, checked, val_split=share, seed=seed)
 
 
 def load_images(folder: ImageDataset, recipe: Recipe, resolution: int, progress: Progress) -> SweepImages:
     """Open a checked folder at a resolution; the images are kept in memory if they fit."""
-
-    def update(done: int, total: int) -> None:
-        progress.update(done, total)
-
-    progress.step("loading images")
     preprocessing = default_preprocessing(resolution)
-    training = training_dataset(folder.root, folder.train, recipe, preprocessing, update)
-    validation = evaluation_dataset(folder.root, folder.val, preprocessing, update)
+    training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
+    validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)
     return SweepImages(training, validation, preprocessing, len(folder.classes))

@@ -54,14 +54,14 @@ def run_trial(
         DataError: the images can no longer be read.
     """
     disable_tf32()
-    fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training.source.files))
+    fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training))
     start = time.perf_counter()
     run: Run | None = None
     state, message = DONE, ""
     try:
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
         trainer = make_trainer(model, execution, fitted, images.preprocessing)
-        workers = default_workers(execution.device, images.training.source.kept is not None)
+        workers = default_workers(execution.device, images.training.subset.cached is not None)
         workers = workers if max_workers is None else min(workers, max_workers)
         run = Run(trainer, images.training, images.validation, images.preprocessing, workers)
         fit(run, _callbacks(run, fitted, on_step))

@@ -15,8 +15,7 @@ from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import require
-from regnet_deploy.images.dataset import ImageDataset
-from regnet_deploy.images.stratified_order import stratified_order
+from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.training.autotune import Autotune
@@ -59,7 +58,7 @@ def training_part(folder: ImageDataset, run: Run, choice: Autotune, start_sha256
     return {
         "recipe": run.learner.recipe.to_json(),
         "data": {
-            "folder": folder.root.resolve().name,
+            "folder": folder.source.root.resolve().name,
             "classes": len(folder.classes),
             "train_images": len(folder.train),
             "val_images": len(folder.val),
@@ -67,7 +66,7 @@ def training_part(folder: ImageDataset, run: Run, choice: Autotune, start_sha256
             "digest": folder.digest,
             "rejected": dict(folder.rejected),
             "unreadable": dict(progress.unreadable),
-            "in_memory": run.training.source.kept is not None,
+            "in_memory": run.training.subset.cached is not None,
         },
         "seed": run.learner.recipe.seed,
         "device": device_name(choice.execution.device),
@@ -95,7 +94,7 @@ def samples(folder: ImageDataset, preprocessing: Preprocessing, seed: int) -> by
 
     ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``; n is 32, or all there are.
     """
-    views = EvaluationDataset(ImageSubset(folder.root, folder.train), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.source, folder.train), preprocessing)
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
     for number in stratified_order([file.label for file in folder.train], seed):

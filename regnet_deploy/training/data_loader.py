@@ -1,4 +1,4 @@
-"""Batches of images: read from files, or from memory where the decoded images fit, in one order for every run."""
+"""Datasets and batches for training and evaluation: images come from their source, or from memory if they fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,40 +17,40 @@ from torch.utils.data import DataLoader, Dataset
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.dataset import LabelledImage
-from regnet_deploy.images.decode import decode
+from regnet_deploy.images.decode import ImageError, decode
+from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.images.preprocessing import load_pixels
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.augmentation import augment, epoch_order
 from regnet_deploy.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
-#: Decoded images are kept in memory where they take no more than this, bytes.
+#: Images are cached in memory if they take at most this many bytes.
 MEMORY_BYTES = 512 * 2**20
-#: Pillow keeps a pixel of an RGB image in so many bytes.
+#: Bytes of a pixel of an RGB image in Pillow.
 _PIXEL_BYTES = 4
 
-#: Epoch and number of an image: what its random view is a function of.
+#: Epoch and number of an image: together with the seed they determine how it is augmented.
 Key = tuple[int, int]
-#: Called with what is done and what there is to do.
-Advance = Callable[[int, int], None]
 
 
 class LoaderDied(DataError):
-    """A process that loads images died: nothing is wrong with the images."""
+    """A process that loads images died. Nothing is wrong with the images."""
 
 
 class UnreadableImage(NamedTuple):
-    """A file that could be read when it was checked and cannot now."""
+    """Name of an image that cannot be read any more, though the check before training could, and the reason."""
 
-    path: str
+    name: str
     reason: str
 
 
 class Sample(NamedTuple):
-    """One image: pixels ``(h, w, 3)`` uint8, colour shift ``(3,)`` float32, label."""
+    """One image: pixels ``(h, w, 3)`` uint8, color shift ``(3,)`` float32, label."""
 
     pixels: NDArray[np.uint8]
     shift: NDArray[np.float32]
@@ -59,7 +58,7 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pixels ``(n, h, w, 3)`` uint8, colour shifts ``(n, 3)`` float32, labels ``(n,)`` int64, and what is missing."""
+    """Pixels ``(n, h, w, 3)`` uint8, color shifts ``(n, 3)`` float32, labels ``(n,)`` int64, and unreadable images."""
 
     pixels: Tensor
     shifts: Tensor
@@ -69,95 +68,107 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSubset:
-    """Images by number: from files, or from memory.
+    """The training images or the validation images of a dataset.
 
     Attributes:
-        root: the image folder.
-        files: its images; their place is their number.
-        kept: the decoded images or what was wrong with them; None where they are read from the files each time.
+        source: where they are read from.
+        images: index and label of each.
+        cached: each decoded image, or why it cannot be read; None if images are read from the source every time.
     """
 
-    root: Path
-    files: Sequence[LabelledImage]
-    kept: Sequence[Image | UnreadableImage] | None = None
+    source: ImageSource
+    images: Sequence[LabelledImage]
+    cached: Sequence[Image | UnreadableImage] | None = None
 
-    def image(self, number: int) -> Image | UnreadableImage:
-        """Return an upright RGB image, or say why there is none."""
-        if self.kept is not None:
-            return self.kept[number]
-        return self._from_file(number, lambda data: decode(data, ""))
+    def decoded(self, number: int) -> Image | UnreadableImage:
+        """Return an upright RGB image."""
+        if self.cached is not None:
+            return self.cached[number]
+        return self._read(number, decode)
 
-    def view(self, number: int, preprocessing: Preprocessing) -> NDArray[np.uint8] | UnreadableImage:
-        """Return the evaluation view ``(h, w, 3)``, or say why there is none.
+    def evaluation_pixels(self, number: int, preprocessing: Preprocessing) -> NDArray[np.uint8] | UnreadableImage:
+        """Return the pixels that evaluation and the server use, ``(h, w, 3)``.
 
-        It is always made of the file, as it is everywhere: images in memory are decoded in full, and shrunk.
+        They are made from the encoded image even if it is cached: cached images are decoded at full size and shrunk.
         """
-        return self._from_file(number, lambda data: load_pixels(data, preprocessing, ""))
+        return self._read(number, lambda data, name: load_pixels(data, preprocessing, name))
 
-    def _from_file(self, number: int, make: Callable[[bytes], Made]) -> Made | UnreadableImage:
-        path = self.files[number].path
+    def _read(self, number: int, decoder: Callable[[bytes, str], T]) -> T | UnreadableImage:
+        index = self.images[number].index
+        name = self.source.names[index]
         try:
-            return make((self.root / path).read_bytes())
-        except OSError as error:
-            return UnreadableImage(path, f"cannot be read: {error.strerror}")
-        except DataError as error:
-            return UnreadableImage(path, str(error).removeprefix(": "))
+            return decoder(self.source.read(index), name)
+        except ImageError as error:
+            return UnreadableImage(name, error.reason)
 
 
 def training_dataset(
-    root: Path, files: Sequence[LabelledImage], recipe: Recipe, preprocessing: Preprocessing, advance: Advance
+    source: ImageSource,
+    images: Sequence[LabelledImage],
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    progress: Progress = NoProgress(),
 ) -> TrainingDataset:
-    """Return the random views, of images kept in memory where they are few or small enough.
+    """Return the augmented training images; decoded images are cached if all of them fit into :data:`MEMORY_BYTES`.
 
-    In memory an image is shrunk until its short side is twice the view's.
+    A cached image is shrunk until its short side is twice that of the network's input.
     """
-    source, short_side = ImageSubset(root, files), 2 * preprocessing.crop
-    if sum(_kept_bytes(file, short_side) for file in files) <= MEMORY_BYTES:
-        kept = _in_threads(lambda number: _shrunk(source.image(number), short_side), len(files), advance)
-        source = ImageSubset(root, files, kept)
-    return TrainingDataset(source, recipe, preprocessing)
+    subset, short_side = ImageSubset(source, images), 2 * preprocessing.crop
+    if sum(_cached_bytes(image, short_side) for image in images) <= MEMORY_BYTES:
+        cached = _in_threads(lambda number: _shrink(subset.decoded(number), short_side), len(images), progress)
+        subset = ImageSubset(source, images, cached)
+    return TrainingDataset(subset, recipe, preprocessing)
 
 
 def evaluation_dataset(
-    root: Path, files: Sequence[LabelledImage], preprocessing: Preprocessing, advance: Advance
+    source: ImageSource,
+    images: Sequence[LabelledImage],
+    preprocessing: Preprocessing,
+    progress: Progress = NoProgress(),
 ) -> EvaluationDataset:
-    """Return the evaluation views, kept in memory where they are few or small enough."""
-    views = EvaluationDataset(ImageSubset(root, files), preprocessing)
-    if len(files) * preprocessing.crop**2 * 3 <= MEMORY_BYTES:
-        views.kept = _in_threads(views.__getitem__, len(files), advance)
-    return views
+    """Return the images for evaluation; their pixels are cached if all of them fit into :data:`MEMORY_BYTES`."""
+    dataset = EvaluationDataset(ImageSubset(source, images), preprocessing)
+    if len(images) * preprocessing.crop**2 * 3 <= MEMORY_BYTES:
+        dataset.cached = _in_threads(dataset.__getitem__, len(images), progress)
+    return dataset
 
 
 class TrainingDataset(Dataset[Sample | UnreadableImage]):
-    """Training views by :data:`Key`."""
+    """Augmented training images by :data:`Key`."""
 
-    def __init__(self, source: ImageSubset, recipe: Recipe, preprocessing: Preprocessing) -> None:
-        self.source, self.recipe, self.preprocessing = source, recipe, preprocessing
+    def __init__(self, subset: ImageSubset, recipe: Recipe, preprocessing: Preprocessing) -> None:
+        self.subset, self.recipe, self.preprocessing = subset, recipe, preprocessing
+
+    def __len__(self) -> int:
+        return len(self.subset.images)
 
     def __getitem__(self, key: Key) -> Sample | UnreadableImage:
-        """Return the view of image ``key[1]`` in epoch ``key[0]``."""
-        image = self.source.image(key[1])
+        """Return image ``key[1]`` as it is augmented in epoch ``key[0]``."""
+        image = self.subset.decoded(key[1])
         if isinstance(image, UnreadableImage):
             return image
         pixels, shift = augment(image, key, self.recipe, self.preprocessing)
-        return Sample(pixels, shift, self.source.files[key[1]].label)
+        return Sample(pixels, shift, self.subset.images[key[1]].label)
 
 
 class EvaluationDataset(Dataset[Sample | UnreadableImage]):
-    """The views that the server, too, would show the network, by number of the image."""
+    """Images by number, with the pixels that the server makes of them."""
 
-    def __init__(self, source: ImageSubset, preprocessing: Preprocessing) -> None:
-        self.source, self.preprocessing = source, preprocessing
-        self.kept: Sequence[Sample | UnreadableImage] | None = None
+    def __init__(self, subset: ImageSubset, preprocessing: Preprocessing) -> None:
+        self.subset, self.preprocessing = subset, preprocessing
+        self.cached: Sequence[Sample | UnreadableImage] | None = None
+
+    def __len__(self) -> int:
+        return len(self.subset.images)
 
     def __getitem__(self, number: int) -> Sample | UnreadableImage:
-        """Return the view of an image."""
-        if self.kept is not None:
-            return self.kept[number]
-        pixels = self.source.view(number, self.preprocessing)
+        """Return an image."""
+        if self.cached is not None:
+            return self.cached[number]
+        pixels = self.subset.evaluation_pixels(number, self.preprocessing)
         if isinstance(pixels, UnreadableImage):
             return pixels
-        return Sample(pixels, np.zeros(3, np.float32), self.source.files[number].label)
+        return Sample(pixels, np.zeros(3, np.float32), self.subset.images[number].label)
 
 
 def steps_per_epoch(images: int, batch: int) -> int:
@@ -233,24 +244,25 @@ def _collate(samples: list[Sample | UnreadableImage]) -> Batch:
     )
 
 
-def _in_threads(make: Callable[[int], Made], count: int, advance: Advance) -> list[Made]:
-    made: list[Made] = []
+def _in_threads(function: Callable[[int], T], count: int, progress: Progress) -> list[T]:
+    progress.step("loading images", count)
+    results: list[T] = []
     pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
     try:
-        for each in pool.map(make, range(count)):
-            made.append(each)
-            advance(len(made), count)
+        for result in pool.map(function, range(count)):
+            results.append(result)
+            progress.update(len(results))
     finally:
         pool.shutdown(cancel_futures=True)
-    return made
+    return results
 
 
-def _kept_bytes(file: LabelledImage, short_side: int) -> int:
-    width, height = _shrunk_size(file.width, file.height, short_side)
+def _cached_bytes(image: LabelledImage, short_side: int) -> int:
+    width, height = _shrunk_size(image.width, image.height, short_side)
     return width * height * _PIXEL_BYTES
 
 
-def _shrunk(image: Image | UnreadableImage, short_side: int) -> Image | UnreadableImage:
+def _shrink(image: Image | UnreadableImage, short_side: int) -> Image | UnreadableImage:
     if isinstance(image, UnreadableImage):
         return image
     size = _shrunk_size(image.width, image.height, short_side)

@@ -60,7 +60,7 @@ class Run:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch."""
-        return steps_per_epoch(len(self.training.source.files), self.learner.recipe.batch)
+        return steps_per_epoch(len(self.training), self.learner.recipe.batch)
 
     @property
     def steps_done(self) -> int:
@@ -93,7 +93,7 @@ def fit(run: Run, listener: TrainingCallbacks) -> None:
         DataError: no image of an epoch, or of the validation set, could be read.
     """
     recipe, progress = run.learner.recipe, run.progress
-    images = len(run.training.source.files)
+    images = len(run.training)
     left = batches_from(recipe, images, progress.epoch, progress.step)
     batches = _load(run, run.training, left)
     while progress.epoch < recipe.epochs:
@@ -102,7 +102,7 @@ def fit(run: Run, listener: TrainingCallbacks) -> None:
         precise = epoch_batches(recipe, progress.epoch, images)[: math.ceil(recipe.precise_bn_images / recipe.batch)]
         if precise:
             set_precise_statistics(run.learner, _load(run, run.training, precise))
-        numbers = number_batches(len(run.validation.source.files), recipe.batch)
+        numbers = number_batches(len(run.validation), recipe.batch)
         result = evaluate(run.learner, _load(run, run.validation, numbers), run.preprocessing)
         _note(run, result.unreadable)
         if not result.images:
@@ -170,12 +170,12 @@ def _train_epoch(run: Run, batches: Iterable[Any], listener: TrainingCallbacks) 
 
 
 def _load(run: Run, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]) -> Iterable[Any]:
-    in_memory = isinstance(dataset, EvaluationDataset) and dataset.kept is not None
+    in_memory = isinstance(dataset, EvaluationDataset) and dataset.cached is not None
     return load(dataset, batches, 0 if in_memory else run.workers, run.learner.execution.device == "cuda")
 
 
 def _note(run: Run, unreadable: Iterable[UnreadableImage]) -> None:
-    run.progress.unreadable.update((each.path, each.reason) for each in unreadable)
+    run.progress.unreadable.update((each.name, each.reason) for each in unreadable)
 
 
 def _best_top1(progress: RunState) -> float:
@@ -186,7 +186,7 @@ def _nothing_left(what: str, run: Run) -> str:
     path, reason = next(iter(run.progress.unreadable.items()), ("", "no batch had two images"))
     return (
         f"none of the {what} images can be read any more ({path}: {reason}); "
-        f"is {run.training.source.root} still there? Give the same command again to go on"
+        f"is {run.training.subset.source.root} still there? Give the same command again to go on"
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,12 +37,6 @@ def open_directory(path: Path) -> Iterator[Path]:
     busy = f"another training is running in {path}: wait for it, or give another --run-dir"
     with file_lock(path / _LOCK, busy=busy, unwritable=unwritable):
         yield path
-
-
-def image_check_cache(directory: Path, root: Path) -> Path:
-    """Return the file in which the check of the image folder ``root`` is remembered."""
-    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
-    return directory / f"checked-{digest[:12]}.jsonl"
 
 
 def ensure_free_space(bundle: Bundle, directory: Path) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -15,7 +15,8 @@ from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
-from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_check import cache_file, check_images
+from regnet_deploy.progress import Progress
 from regnet_deploy.training.autotune import Autotune, autotune_execution
 from regnet_deploy.training.checkpoint import (
     Checkpoint,
@@ -44,7 +45,7 @@ from regnet_deploy.training.execution import (
 )
 from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
-from regnet_deploy.training.run_directory import default_directory, ensure_free_space, image_check_cache, open_directory
+from regnet_deploy.training.run_directory import default_directory, ensure_free_space, open_directory
 from regnet_deploy.training.run_identity import (
     RunIdentity,
     ensure_fits,
@@ -61,16 +62,6 @@ from regnet_deploy.training.trainer import Trainer, make_trainer
 _NAMED = 10
 #: Seconds between two values of the loss in TensorBoard.
 _LOSS_EVERY_S = 1.0
-
-
-class Reporter(Protocol):
-    """Who is told how it goes."""
-
-    def say(self, line: str) -> None:
-        """Take a line for the person."""
-
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
-        """Take what is done of a long piece of work."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +88,7 @@ class TrainOptions:
 
 
 def train(
-    bundle_path: str | Path, data: str | Path, recipe: Recipe, options: TrainOptions, reporter: Reporter
+    bundle_path: str | Path, data: str | Path, recipe: Recipe, options: TrainOptions, progress: Progress
 ) -> Bundle:
     """Train the bundle's network on a folder of images and return the bundle with its new weights.
 
@@ -121,65 +112,61 @@ def train(
     with open_directory(directory):
         ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)
-        memory = image_check_cache(directory, listing.root)
-        checked = check_images(
-            listing.root, listing.paths, memory, lambda done, total: reporter.advance("checking images", done, total)
-        )
+        checked = check_images(listing.source, cache_file(directory, listing.root), progress)
         share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
         folder = build_dataset(listing, checked, val_split=share, seed=recipe.seed)
         job = make_run_identity(bundle, folder, recipe)
         if options.restart:
             drop_checkpoint(directory)  # not before it is known that there is something to train on
-        _tell_data(job, recipe, reporter)
+        _tell_data(job, recipe, progress)
         if checkpoint and is_committed(checkpoint, job):
             drop_checkpoint(directory)
             if not identity_differences(
                 checkpoint, job, options.wanted, leave_out=("start",)
             ):  # those are the new weights now
-                reporter.say("this run had ended and its weights are in the bundle: nothing is left to do")
+                progress.message("this run had ended and its weights are in the bundle: nothing is left to do")
                 return bundle
             checkpoint = None
         if checkpoint:
             ensure_same(checkpoint, job, options.wanted, directory)
         elif is_already_trained(job, options.wanted) and not options.restart:
             top1 = bundle.part("training")["best"]["val_top1"]
-            reporter.say(f"{bundle.path} is trained like this already ({top1:.2%}): --restart trains it anew")
+            progress.message(f"{bundle.path} is trained like this already ({top1:.2%}): --restart trains it anew")
             return bundle
         if options.finish and (checkpoint is None or not checkpoint.best):
             raise UsageError(f"--finish: there is no unfinished run in {directory} with an epoch done")
         del checked, listing  # of an ImageNet they are half a gigabyte
-        return _run(job, options, directory, checkpoint, reporter)
+        return _run(job, options, directory, checkpoint, progress)
 
 
 def _run(
-    job: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, reporter: Reporter
+    job: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, progress: Progress
 ) -> Bundle:
     disable_tf32()
     model = job.model()
     folder, recipe, preprocessing = job.folder, job.recipe, job.preprocessing
 
-    def loading(done: int, total: int) -> None:
-        reporter.advance("loading images", done, total)
-
-    training = training_dataset(folder.root, folder.train, recipe, preprocessing, loading)
-    validation = evaluation_dataset(folder.root, folder.val, preprocessing, loading)
+    training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
+    validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)
 
     def make(execution: Execution) -> Trainer:
         return make_trainer(model, execution, recipe, preprocessing)
 
     if checkpoint:
-        choice = _resumed_choice(checkpoint, reporter)
+        choice = _resumed_choice(checkpoint, progress)
     else:
         torch.set_num_threads(available_cores())
-        chosen = _choose(options.wanted, make, training, reporter)
+        chosen = _choose(options.wanted, make, training, progress)
         choice = replace(chosen, threads=torch.get_num_threads())
     device = choice.execution.device
-    workers = default_workers(device, training.source.kept is not None) if options.workers is None else options.workers
+    workers = (
+        default_workers(device, training.subset.cached is not None) if options.workers is None else options.workers
+    )
     run = Run(make(choice.execution), training, validation, preprocessing, workers)
     if checkpoint:
         restore(checkpoint, run.learner)
         run.progress, run.best = checkpoint.progress, dict(checkpoint.best)
-        reporter.say(f"resuming at epoch {run.progress.epoch + 1} step {run.progress.step}")
+        progress.message(f"resuming at epoch {run.progress.epoch + 1} step {run.progress.step}")
 
     def save() -> None:
         save_checkpoint(directory, make_checkpoint(job.identity(), choice, run.progress, run.learner, run.best))
@@ -189,7 +176,7 @@ def _run(
     if not options.finish:
         with open_tensorboard(directory, run.steps_done) as metrics:
             try:
-                fit(run, _listener(run, save, metrics, reporter, options.checkpoint_s))
+                fit(run, _listener(run, save, metrics, progress, options.checkpoint_s))
             except DivergenceError as error:
                 if not run.best:
                     drop_checkpoint(directory)  # to go on from it would diverge again
@@ -200,28 +187,28 @@ def _run(
         job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256)
     )
     drop_checkpoint(directory)
-    _name("could not be read any more while training", run.progress.unreadable, reporter)
+    _name("could not be read any more while training", run.progress.unreadable, progress)
     return bundle
 
 
 def _choose(
-    wanted: ExecutionRequest, make: Callable[[Execution], Trainer], training: TrainingDataset, reporter: Reporter
+    wanted: ExecutionRequest, make: Callable[[Execution], Trainer], training: TrainingDataset, progress: Progress
 ) -> Autotune:
-    files, recipe = training.source.files, training.recipe
-    batches = load(training, batches_from(recipe, len(files), 0, 0), workers=0, pin=False)
+    recipe = training.recipe
+    batches = load(training, batches_from(recipe, len(training), 0, 0), workers=0, pin=False)
     batch = next((batch for batch in batches if len(batch.labels) > 1), None)
     if batch is None:
-        raise DataError(f"none of the images in {training.source.root} can be read any more: is it still there?")
-    steps = recipe.epochs * steps_per_epoch(len(files), recipe.batch)
-    choice = autotune_execution(wanted, make, batch, steps, reporter.say)
+        raise DataError(f"none of the images in {training.subset.source.root} can be read any more: is it still there?")
+    steps = recipe.epochs * steps_per_epoch(len(training), recipe.batch)
+    choice = autotune_execution(wanted, make, batch, steps, progress.message)
     times = ", ".join(f"{way} {time_ms:.0f} ms" for way, time_ms in choice.step_ms.items())
-    reporter.say(f"running steps in {choice.execution}" + (f" (tried: {times} a step)" if times else ""))
+    progress.message(f"running steps in {choice.execution}" + (f" (tried: {times} a step)" if times else ""))
     return choice
 
 
-def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Autotune:
+def _resumed_choice(checkpoint: Checkpoint, progress: Progress) -> Autotune:
     if checkpoint.torch != torch.__version__:
-        reporter.say(
+        progress.message(
             f"begun with PyTorch {checkpoint.torch} and going on with {torch.__version__}: "
             "the weights will not be those of one run, bit for bit"
         )
@@ -235,25 +222,33 @@ def _resumed_choice(checkpoint: Checkpoint, reporter: Reporter) -> Autotune:
 
 
 def _listener(
-    run: Run, save: Callable[[], None], metrics: MetricsWriter, reporter: Reporter, checkpoint_s: float
+    run: Run, save: Callable[[], None], metrics: MetricsWriter, progress: Progress, checkpoint_s: float
 ) -> TrainingCallbacks:
     recipe = run.learner.recipe
     total = recipe.epochs * run.steps_per_epoch
     last_loss_s = -math.inf
+    shown = 0
+
+    def show_epoch() -> None:
+        nonlocal shown
+        if shown != run.progress.epoch + 1:
+            shown = run.progress.epoch + 1
+            progress.step(f"epoch {shown}/{recipe.epochs}", total)
 
     def step(loss: float, images_per_s: float) -> None:
         nonlocal last_loss_s
         history = run.progress.history
         val = f", val top-1 {history[-1]['val_top1']:.1%}" if history else ""
         note = f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s"
-        reporter.advance(f"epoch {run.progress.epoch + 1}/{recipe.epochs}", run.steps_done, total, note)
+        show_epoch()
+        progress.update(run.steps_done, note=note)
         if time.monotonic() - last_loss_s >= _LOSS_EVERY_S:
             metrics.scalars({"step/loss": loss}, run.steps_done)
             last_loss_s = time.monotonic()
 
     def epoch(values: dict[str, Any]) -> None:
         best = " *" if run.progress.best_epoch == values["epoch"] else ""
-        reporter.say(
+        progress.message(
             f"epoch {values['epoch']}/{recipe.epochs}: train loss {values['train_loss']:.3f}, "
             f"top-1 {values['train_top1']:.1%}; "
             f"val loss {values['val_loss']:.3f}, top-1 {values['val_top1']:.2%}{best}; "
@@ -265,33 +260,35 @@ def _listener(
     return TrainingCallbacks(step, epoch, save, checkpoint_s)
 
 
-def _tell_data(job: RunIdentity, asked: Recipe, reporter: Reporter) -> None:
+def _tell_data(job: RunIdentity, asked: Recipe, progress: Progress) -> None:
     folder, before = job.folder, job.bundle.part("architecture")["classes"]
-    reporter.say(
+    progress.message(
         f"{len(folder.train):,} images to train on, {len(folder.val):,} to validate with ({folder.split}), "
         f"{len(folder.classes)} classes"
     )
     if folder.classes_without_val:
         names = folder.classes_without_val
-        reporter.say(f"{len(names)} classes have no validation image: {', '.join(names[:_NAMED])}")
-    _name("left out", folder.rejected, reporter)
+        progress.message(f"{len(names)} classes have no validation image: {', '.join(names[:_NAMED])}")
+    _name("left out", folder.rejected, progress)
     if before != len(folder.classes):
-        reporter.say(f"the network gets {len(folder.classes)} outputs in place of {before}")
+        progress.message(f"the network gets {len(folder.classes)} outputs in place of {before}")
     going = sorted({*job.bundle.parts.get("variants", {}), *(["profile"] if "profile" in job.bundle else [])})
     if going:
-        reporter.say(f"measured or exported with the earlier weights, and gone when this is done: {', '.join(going)}")
+        progress.message(
+            f"measured or exported with the earlier weights, and gone when this is done: {', '.join(going)}"
+        )
     small = asked.batch_size is None and job.recipe.batch < DEFAULT_BATCH
-    reporter.say(
+    progress.message(
         f"{job.recipe.epochs} epochs, {job.recipe.warmup_epochs} of them to warm up, "
         f"in batches of {job.recipe.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {job.recipe.lr:g} for 128 images"
     )
 
 
-def _name(what: str, files: Mapping[str, str], reporter: Reporter) -> None:
+def _name(what: str, files: Mapping[str, str], progress: Progress) -> None:
     if files:
-        reporter.say(f"{len(files):,} {'file' if len(files) == 1 else 'files'} {what}:")
+        progress.message(f"{len(files):,} {'file' if len(files) == 1 else 'files'} {what}:")
         for path, reason in list(files.items())[:_NAMED]:
-            reporter.say(f"  {path}: {reason}")
+            progress.message(f"  {path}: {reason}")
         if len(files) > _NAMED:
-            reporter.say(f"  and {len(files) - _NAMED} more, all named in the bundle's training part")
+            progress.message(f"  and {len(files) - _NAMED} more, all named in the bundle's training part")

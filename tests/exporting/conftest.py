@@ -25,6 +25,7 @@ from regnet_deploy.exporting.state import EngineBuilder, ExportContext
 from regnet_deploy.exporting.validation import ValidationSet
 from regnet_deploy.images.dataset import build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes
@@ -159,7 +160,7 @@ def trained_on():
 
     def train(bundle: Path, root: Path, share: float = 0.1, seed: int = 0):
         listing = list_images(root)
-        folder = build_dataset(listing, check_images(root, listing.paths), val_split=share, seed=seed)
+        folder = build_dataset(listing, check_images(listing.source), val_split=share, seed=seed)
         data = training_data(
             folder=root.name,
             train_images=len(folder.train),
@@ -217,9 +218,9 @@ def gate(source, golden) -> AccuracyGate:
 def validating_gate(gate, source) -> AccuracyGate:
     """A gate with 40 validation images, labeled with the model's own answers, so that all of these are correct."""
     pixels = np.random.default_rng(5).integers(0, 256, (40, SIDE, SIDE, 3), np.uint8)
-    paths = tuple(f"{number}.png" for number in range(40))
+    images = FolderSource(Path("none"), tuple(f"{number}.png" for number in range(40)))
     unlabelled = ValidationSet(
-        Path("none"), paths, np.zeros(40, np.int64), np.arange(40), "made", source.preprocessing, pixels, {}
+        images, tuple(range(40)), np.zeros(40, np.int64), np.arange(40), "made", source.preprocessing, pixels, {}
     )
     labels = reference_logits(source.model, unlabelled).logits.argmax(axis=1)
     validation = replace(unlabelled, labels=labels)

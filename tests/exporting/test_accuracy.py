@@ -3,6 +3,7 @@
 import json
 import math
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from regnet_deploy.exporting.decoded_images import pixels_fingerprint
 from regnet_deploy.exporting.onnx_graph import build_onnx
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.exporting.validation import ValidationSet, load_validation_set
+from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.runtimes.runtime import open_onnx
@@ -78,8 +80,12 @@ def made(labels):
     """Return a validation set of black images with these labels."""
     labels = np.asarray(labels)
     pixels = np.zeros((len(labels), 4, 4, 3), np.uint8)
-    paths = tuple(str(number) for number in range(len(labels)))
-    return ValidationSet(None, paths, labels, np.arange(len(labels)), "made", Preprocessing(4, 4), pixels, {})
+    source, indices = FolderSource(Path("none"), tuple(map(str, range(len(labels))))), tuple(range(len(labels)))
+    return ValidationSet(source, indices, labels, np.arange(len(labels)), "made", Preprocessing(4, 4), pixels, {})
+
+
+def names(validation):
+    return [validation.source.names[index] for index in validation.indices]
 
 
 def one_hot(classes, count=3, scale=1.0):
@@ -154,19 +160,19 @@ def test_the_reference_knows_every_view_again(validation, bundle):
 def test_a_folder_that_was_split_already_is_not_split_again(bundle, folder):
     split = load_training_dataset(folder, bundle)
     once, again = (load_validation_set(given, bundle, PREPROCESSING) for given in (folder, split))
-    assert (once.paths, once.labels.tolist(), once.split) == (again.paths, again.labels.tolist(), again.split)
+    assert (once.indices, once.labels.tolist(), once.split) == (again.indices, again.labels.tolist(), again.split)
 
 
 def test_a_held_out_share_is_the_same_as_training_had(trained, folder, trained_on):
     split = trained_on(trained, folder / "train", share=0.5, seed=2)
     found = load_validation_set(folder / "train", open_bundle(trained), PREPROCESSING)
-    assert found.paths == tuple(file.path for file in split.val)
+    assert names(found) == [split.name(image) for image in split.val]
     assert np.bincount(found.labels).tolist() == [2] * 5
 
 
 def test_labels_are_places_in_the_bundles_labels(bundle, folder):
     found = load_validation_set(folder, bundle, PREPROCESSING)
-    assert all(path.split("/")[1] == LABELS[label] for path, label in zip(found.paths, found.labels, strict=True))
+    assert all(path.split("/")[1] == LABELS[label] for path, label in zip(names(found), found.labels, strict=True))
 
 
 def test_progress_receives_the_images_done(bundle, folder, recorded_progress):
@@ -255,9 +261,9 @@ def test_a_subset_is_spread_seeded_and_measured_with_the_whole_reference(validat
     assert len(some) == 10
     assert np.bincount(some.labels).tolist() == [2] * 5
     assert (np.diff(some.numbers) > 0).all()
-    assert set(some.paths) <= set(validation.paths)
-    assert some.paths == validation.subset(10, seed=1).paths
-    assert some.paths != validation.subset(10, seed=2).paths
+    assert set(some.indices) <= set(validation.indices)
+    assert some.indices == validation.subset(10, seed=1).indices
+    assert some.indices != validation.subset(10, seed=2).indices
     part = whole.restricted_to(some)
     np.testing.assert_allclose(part.logits, reference_logits(load_model(bundle), some).logits, rtol=1e-4, atol=1e-4)
     for reference in (whole, part):

@@ -9,11 +9,11 @@ import pytest
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.exporting import decoded_images as views_module
 from regnet_deploy.exporting.calibration import calibration_digest, make_calibration_set
-from regnet_deploy.exporting.decoded_images import load_network_input, pixels_fingerprint
+from regnet_deploy.exporting.decoded_images import pixels_fingerprint
 from regnet_deploy.exporting.training_dataset import load_training_dataset
-from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.images.image_source import FolderSource
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 
 SIDE = 16
 PREPROCESSING = default_preprocessing(SIDE)
@@ -42,11 +42,13 @@ def classes(tmp_path_factory, write_images):
     return root
 
 
+def network_input(file):
+    return load_pixels(file.read_bytes(), PREPROCESSING)
+
+
 def files_of(root, pixels):
     """Return the names of the files whose views these pixels are."""
-    names = {
-        load_network_input(file, PREPROCESSING).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."
-    }
+    names = {network_input(file).tobytes(): file for file in root.rglob("*.png") if file.name[0] != "."}
     return [names[image.tobytes()].relative_to(root).as_posix() for image in pixels]
 
 
@@ -81,9 +83,7 @@ def test_a_seed_says_which_images_and_in_which_order(plain, untrained):
 def test_golden_images_and_copies_are_left_alone(plain, untrained, tmp_path, write_images):
     write_images(tmp_path / "more", 330)
     (tmp_path / "more" / "copy.png").write_bytes((tmp_path / "more" / "299.png").read_bytes())
-    golden = np.stack(
-        [load_network_input(tmp_path / "more" / f"{number:03}.png", PREPROCESSING) for number in range(20)]
-    )
+    golden = np.stack([network_input(tmp_path / "more" / f"{number:03}.png") for number in range(20)])
     found = make_calibration_set(tmp_path / "more", open_bundle(untrained), PREPROCESSING, golden)
     names = files_of(tmp_path / "more", found.pixels)
     assert len(names) == len({image.tobytes() for image in found.pixels}) == 310
@@ -95,8 +95,8 @@ def test_of_class_folders_only_training_images_are_taken_evenly(classes, untrain
     found = make_calibration_set(classes, open_bundle(untrained), PREPROCESSING, NONE, count=300)
     names = files_of(classes, found.pixels)
     assert found.part["source"] == "training images"
-    assert set(names) <= {file.path for file in split.train}
-    assert not set(names) & {file.path for file in split.val}
+    assert set(names) <= {split.name(image) for image in split.train}
+    assert not set(names) & {split.name(image) for image in split.val}
     counts = [sum(name.startswith(one) for name in names) for one in CLASSES]
     assert counts[2] == 54  # all there are
     assert sorted(counts[:2]) == [123, 123]
@@ -115,7 +115,7 @@ def test_of_a_folder_with_val_only_train_is_taken(untrained, trained_on, tmp_pat
 
 def test_validation_images_in_a_plain_folder_are_left_alone(plain, untrained):
     names = [f"{number:03}.png" for number in range(30)]
-    validation = {pixels_fingerprint(load_network_input(plain / name, PREPROCESSING)) for name in names}
+    validation = {pixels_fingerprint(network_input(plain / name)) for name in names}
     found = make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, excluded=validation)
     assert set(files_of(plain, found.pixels)) == {f"{number:03}.png" for number in range(30, 340)}
 
@@ -130,7 +130,7 @@ def test_files_that_are_in_train_and_in_val_are_left_alone(untrained, trained_on
             (root / "val" / name / f"{number:03}.png").unlink()
     trained_on(untrained, root)
     bundle = open_bundle(untrained)
-    validation = {pixels_fingerprint(load_network_input(file, PREPROCESSING)) for file in (root / "val").rglob("*.png")}
+    validation = {pixels_fingerprint(network_input(file)) for file in (root / "val").rglob("*.png")}
     with pytest.raises(DataError) as error:
         make_calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation)
     assert str(error.value) == (
@@ -159,9 +159,8 @@ def test_what_is_not_known_to_be_trained_on_is_not_called_so(untrained, trained_
 
 def test_only_what_is_chosen_is_decoded(plain, untrained, monkeypatch):
     opened = []
-    monkeypatch.setattr(
-        views_module, "load_network_input", lambda file, how: opened.append(file) or load_network_input(file, how)
-    )
+    read = FolderSource.read
+    monkeypatch.setattr(FolderSource, "read", lambda source, index: opened.append(index) or read(source, index))
     make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, count=300)
     assert 300 <= len(opened) <= 300 + 20 + 32
 
@@ -175,7 +174,7 @@ def test_the_number_of_images_has_bounds(plain, untrained, count):
 def test_too_few_images_say_how_many_and_why(untrained, tmp_path, write_images):
     write_images(tmp_path / "few", 299)
     (tmp_path / "few" / "x.jpg").write_bytes(b"no")
-    golden = load_network_input(tmp_path / "few" / "000.png", PREPROCESSING)[None]
+    golden = network_input(tmp_path / "few" / "000.png")[None]
     with pytest.raises(DataError) as error:
         make_calibration_set(tmp_path / "few", open_bundle(untrained), PREPROCESSING, golden)
     assert str(error.value).startswith(

@@ -14,21 +14,14 @@ from regnet_deploy.errors import DataError, MissingPart
 from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
 from regnet_deploy.images.dataset import build_dataset, list_images
 from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions, train
 
 
-class Silent:
-    def say(self, line):
-        pass
-
-    def advance(self, what, done, total, note=""):
-        pass
-
-
-def paths(files):
-    return [(file.path, file.label) for file in files]
+def paths(dataset, images):
+    return [(dataset.name(image), image.label) for image in images]
 
 
 @pytest.fixture
@@ -45,10 +38,10 @@ def folder(tmp_path, write_images):
 def test_what_was_held_out_is_found_again(untrained, folder, trained_on, share, seed):
     before = trained_on(untrained, folder, share, seed)
     found = load_training_dataset(folder, open_bundle(untrained))
-    assert paths(found.train) == paths(before.train)
-    assert paths(found.val) == paths(before.val)
+    assert paths(found, found.train) == paths(before, before.train)
+    assert paths(found, found.val) == paths(before, before.val)
     assert found.classes == ("finch", "gull", "owl")
-    assert "gull/broken.png" not in dict(paths(found.train + found.val))
+    assert "gull/broken.png" not in dict(paths(found, found.train + found.val))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -66,19 +59,19 @@ def test_the_number_held_out_says_which(tmp_path, sizes, share, seed):
             (root / f"c{label}" / str(number)).touch()
     listing = list_images(root)
     empty = ImageCheck("", 0, 0, hashlib.sha256(b"").hexdigest(), 0, 0, "")
-    before = build_dataset(listing, dict.fromkeys(listing.paths, empty), val_split=share, seed=seed)
+    before = build_dataset(listing, dict.fromkeys(listing.source.names, empty), val_split=share, seed=seed)
     data = training_data(
         split=before.split, digest=before.digest, train_images=len(before.train), val_images=len(before.val)
     )
     manifest = Manifest(labels=before.classes, training=training(data=data, seed=seed))
     found = load_training_dataset(root, Bundle(tmp_path, manifest, {}, "", {}))
-    assert paths(found.val) == paths(before.val)
+    assert paths(found, found.val) == paths(before, before.val)
 
 
 def test_what_train_itself_wrote_is_understood(untrained, folder):
     recipe = Recipe(epochs=1, batch_size=8, warmup_epochs=0, seed=3)
     wanted = ExecutionRequest(device="cpu", precision="fp32", channels_last="off", compiled="off")  # nothing to try out
-    bundle = train(untrained, folder, recipe, TrainOptions(wanted, workers=0, val_split=0.3), Silent())
+    bundle = train(untrained, folder, recipe, TrainOptions(wanted, workers=0, val_split=0.3), NoProgress())
     found = load_training_dataset(folder, bundle)
     data = bundle.training.data
     assert (len(found.train), len(found.val)) == (data.train_images, data.val_images) == (23, 10)
@@ -89,7 +82,7 @@ def test_progress_receives_the_files_that_are_read(untrained, folder, trained_on
     trained_on(untrained, folder)
     recorded_progress.step("files")
     load_training_dataset(folder, open_bundle(untrained), recorded_progress)
-    assert recorded_progress.updates == [("files", done, 35, "") for done in range(1, 36)]
+    assert recorded_progress.updates == [("files", done, 34, "") for done in range(1, 35)]
 
 
 def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untrained, folder, trained_on):
@@ -137,7 +130,7 @@ def test_a_folder_with_validation_images_need_not_be_the_one(untrained, folder, 
             write_images(other / subset / name, count, seed=40 + label)
     found = load_training_dataset(other, open_bundle(untrained))
     assert (len(found.train), len(found.val), found.split) == (12, 6, "val/ of the folder")
-    assert all(file.path.startswith("val/") for file in found.val)
+    assert all(found.name(image).startswith("val/") for image in found.val)
 
 
 @pytest.mark.parametrize("within", ["train", "val"])

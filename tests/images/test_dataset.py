@@ -2,14 +2,17 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.dataset import ImageDataset, build_dataset, list_images
+from regnet_deploy.images.dataset import ImageDataset, LabelledImage, build_dataset, list_images, stratified_order
 from regnet_deploy.images.image_check import check_images
 
 
@@ -25,9 +28,13 @@ def put_class(root: Path, name: str, count: int) -> None:
         put(root, f"{name}/{i:03d}.png", i)
 
 
+def names(folder: ImageDataset, images: Sequence[LabelledImage]) -> list[str]:
+    return [folder.name(image) for image in images]
+
+
 def read(root: Path, **options: object) -> ImageDataset:
     listing = list_images(root)
-    return build_dataset(listing, check_images(root, listing.paths), **options)
+    return build_dataset(listing, check_images(listing.source), **options)
 
 
 def test_train_and_val_with_sorted_classes(tmp_path: Path) -> None:
@@ -35,12 +42,12 @@ def test_train_and_val_with_sorted_classes(tmp_path: Path) -> None:
         put_class(tmp_path, name, count)
     folder = read(tmp_path)
     assert folder.classes == ("ant", "zebra")
-    assert [(file.path, file.label) for file in folder.train][:3] == [
+    assert [(folder.name(image), image.label) for image in folder.train][:3] == [
         ("train/ant/000.png", 0),
         ("train/ant/001.png", 0),
         ("train/zebra/000.png", 1),
     ]
-    assert [file.path for file in folder.val] == ["val/ant/000.png", "val/zebra/000.png"]
+    assert names(folder, folder.val) == ["val/ant/000.png", "val/zebra/000.png"]
     assert (folder.train[0].width, folder.train[0].height) == (5, 4)
     assert folder.split == "val/ of the folder"
     assert folder.rejected == {}
@@ -50,7 +57,8 @@ def test_train_and_val_with_sorted_classes(tmp_path: Path) -> None:
 def test_other_words_for_validation(tmp_path: Path, name: str) -> None:
     put_class(tmp_path, "train/a", 2)
     put_class(tmp_path, f"{name}/a", 1)
-    assert [file.path for file in read(tmp_path).val] == [f"{name}/a/000.png"]
+    folder = read(tmp_path)
+    assert names(folder, folder.val) == [f"{name}/a/000.png"]
 
 
 @pytest.mark.parametrize("val", [True, False])
@@ -58,7 +66,7 @@ def test_a_test_folder_is_left_alone_and_said_to_be(tmp_path: Path, val: bool) -
     for name in ("train/a", "test/a", *(["val/a"] if val else [])):
         put_class(tmp_path, name, 10)
     folder = read(tmp_path)
-    assert not any("test/" in file.path for file in (*folder.train, *folder.val))
+    assert not any("test/" in name for name in names(folder, (*folder.train, *folder.val)))
     assert folder.rejected == {"test/": "neither for training nor for validation"}
 
 
@@ -82,7 +90,7 @@ def test_class_folders_alone_are_split_by_class(tmp_path: Path) -> None:
     folder = read(tmp_path, val_split=0.2)
     assert Counter(file.label for file in folder.train) == {0: 32, 1: 8}
     assert Counter(file.label for file in folder.val) == {0: 8, 1: 2}
-    assert not {file.path for file in folder.train} & {file.path for file in folder.val}
+    assert not {*names(folder, folder.train)} & {*names(folder, folder.val)}
     assert folder.split == "20% of each class held out (seed 0)"
 
 
@@ -144,7 +152,7 @@ def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
         "a/empty.jpg": "empty file",
         "a/cut.png": "broken image",
         "a/huge.ppm": "more than 100,000,000 pixels",
-        "a/gone.png": "cannot be read",
+        "a/gone.png": "cannot be read: No such file or directory",
         "a/pipe.png": "not a file",
         "readme.md": "not in a class folder",
     }
@@ -200,3 +208,20 @@ def test_what_is_no_data_set_is_said_in_one_line(tmp_path: Path, make, message: 
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path / "data")
     assert "\n" not in str(caught.value)
+
+
+LABELS = st.lists(st.integers(0, 5), max_size=60)
+
+
+@given(LABELS, st.integers(0, 2**32), st.integers(0, 60))
+def test_any_start_of_it_is_spread_as_evenly_as_the_classes_allow(labels, seed, count):
+    order = stratified_order(labels, seed)
+    assert sorted(order) == list(range(len(labels)))
+    there, taken = Counter(labels), Counter(labels[place] for place in order[:count])
+    most = max(taken.values(), default=0)
+    assert all(taken[label] >= min(most - 1, there[label]) for label in there)
+
+
+def test_the_seed_says_which():
+    labels = [0, 1] * 20
+    assert stratified_order(labels, 1) == stratified_order(labels, 1) != stratified_order(labels, 2)

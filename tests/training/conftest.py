@@ -1,7 +1,6 @@
 """A small folder of real image files and a bundle with a network that learns it in seconds."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +73,12 @@ def data(tmp_path: Path, put_images: Callable[..., None]) -> Path:
 @pytest.fixture
 def folder(data: Path) -> ImageDataset:
     listing = list_images(data)
-    return build_dataset(listing, check_images(data, listing.paths))
+    return build_dataset(listing, check_images(listing.source))
 
 
 @pytest.fixture
 def views(folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing) -> TrainingDataset:
-    return TrainingDataset(ImageSubset(folder.root, folder.train), recipe, preprocessing)
+    return TrainingDataset(ImageSubset(folder.source, folder.train), recipe, preprocessing)
 
 
 @pytest.fixture
@@ -99,26 +98,3 @@ def bundle(tmp_path: Path, network: Network, preprocessing: Preprocessing) -> Bu
 def options() -> TrainOptions:
     """Without a trial, so that two runs are executed alike."""
     return TrainOptions(ExecutionRequest("cpu", "fp32", "off", "off"), workers=0)
-
-
-@dataclass
-class Notes:
-    """A reporter that keeps what it is told."""
-
-    lines: list[str] = field(default_factory=list)
-    work: list[tuple[str, int, int, str]] = field(default_factory=list)
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, what: str, done: int, total: int, note: str = "") -> None:
-        self.work.append((what, done, total, note))
-
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
-
-@pytest.fixture
-def notes() -> Notes:
-    return Notes()

@@ -37,7 +37,7 @@ def test_a_restored_learner_goes_on_to_the_bit(
     tmp_path: Path, learner: Trainer, views: TrainingDataset, recipe: Recipe, channels_last: bool
 ) -> None:
     execution = Execution("cpu", channels_last=channels_last)
-    batches = list(load(views, batches_from(recipe, len(views.source.files), 0, 0), 0, pin=False))
+    batches = list(load(views, batches_from(recipe, len(views.subset.images), 0, 0), 0, pin=False))
     learner = make_trainer(learner.model, execution, recipe, views.preprocessing)
     for batch in batches[:4]:
         learner.step(batch, 0.1)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.dataset import ImageDataset, LabelledImage
+from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.training import data_loader
 from regnet_deploy.training.data_loader import (
@@ -37,7 +38,7 @@ def ignore(done: int, total: int) -> None:
 
 
 def loaded(views: TrainingDataset, recipe: Recipe, workers: int = 0) -> list[Batch]:
-    return list(load(views, batches_from(recipe, len(views.source.files), 0, 0), workers, pin=False))
+    return list(load(views, batches_from(recipe, len(views.subset.images), 0, 0), workers, pin=False))
 
 
 def equal(one: list[Batch], other: list[Batch]) -> bool:
@@ -82,8 +83,8 @@ def test_loading_processes_change_nothing(views: TrainingDataset, recipe: Recipe
 def test_images_kept_in_memory_change_nothing_where_they_are_not_shrunk(
     folder: ImageDataset, views: TrainingDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
-    kept = training_dataset(folder.root, folder.train, recipe, preprocessing, ignore)
-    assert kept.source.kept is not None
+    kept = training_dataset(folder.source, folder.train, recipe, preprocessing)
+    assert kept.subset.cached is not None
     assert equal(loaded(kept, recipe), loaded(views, recipe))
 
 
@@ -91,7 +92,7 @@ def test_large_images_are_shrunk_in_memory_to_twice_the_view(
     folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
     small = preprocessing.replace(resize=8, crop=8)
-    kept = training_dataset(folder.root, folder.train, recipe, small, ignore).source.kept
+    kept = training_dataset(folder.source, folder.train, recipe, small).subset.cached
     assert kept is not None
     sizes = [image.size for image in kept if not isinstance(image, UnreadableImage)]
     originals = [(file.width, file.height) for file in folder.train]
@@ -102,21 +103,21 @@ def test_many_large_images_stay_in_their_files(
     folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data_loader, "MEMORY_BYTES", 1000)
-    assert training_dataset(folder.root, folder.train, recipe, preprocessing, ignore).source.kept is None
-    assert evaluation_dataset(folder.root, folder.val, preprocessing, ignore).kept is None
+    assert training_dataset(folder.source, folder.train, recipe, preprocessing).subset.cached is None
+    assert evaluation_dataset(folder.source, folder.val, preprocessing).cached is None
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_evaluation_sees_to_the_bit_what_the_server_sees(
     folder: ImageDataset, preprocessing: Preprocessing, in_memory: bool
 ) -> None:
-    views = EvaluationDataset(ImageSubset(folder.root, folder.val), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.source, folder.val), preprocessing)
     if in_memory:
-        views = evaluation_dataset(folder.root, folder.val, preprocessing, ignore)
-        assert views.kept is not None
+        views = evaluation_dataset(folder.source, folder.val, preprocessing)
+        assert views.cached is not None
     (batch,) = load(views, number_batches(len(folder.val), 100), 0, pin=False)
     for pixels, label, file in zip(batch.pixels, batch.labels, folder.val, strict=True):
-        served = load_pixels((folder.root / file.path).read_bytes(), preprocessing)
+        served = load_pixels((folder.source.root / folder.name(file)).read_bytes(), preprocessing)
         assert (pixels.numpy() == served).all()
         assert label == file.label
     assert batch.pixels.dtype == torch.uint8
@@ -128,13 +129,13 @@ def test_evaluation_sees_to_the_bit_what_the_server_sees(
 def test_files_that_are_gone_or_broken_are_named_and_the_rest_is_loaded(
     folder: ImageDataset, views: TrainingDataset, recipe: Recipe, workers: int
 ) -> None:
-    gone, broken = folder.train[3].path, folder.train[4].path
-    (folder.root / gone).unlink()
-    (folder.root / broken).write_bytes(b"no image any more")
+    gone, broken = folder.name(folder.train[3]), folder.name(folder.train[4])
+    (folder.source.root / gone).unlink()
+    (folder.source.root / broken).write_bytes(b"no image any more")
     recipe = dataclasses.replace(recipe, epochs=1, warmup_epochs=0, batch_size=30)
     (batch,) = loaded(views, recipe, workers)
     assert len(batch.labels) == len(batch.pixels) == 28
-    reasons = {each.path: each.reason.split(" (")[0] for each in batch.unreadable}
+    reasons = {each.name: each.reason.split(" (")[0] for each in batch.unreadable}
     assert reasons == {
         gone: "cannot be read: No such file or directory",
         broken: "not an image in a format that is read",
@@ -142,11 +143,12 @@ def test_files_that_are_gone_or_broken_are_named_and_the_rest_is_loaded(
 
 
 def test_a_batch_of_nothing_is_an_empty_batch(tmp_path: Path, recipe: Recipe, preprocessing: Preprocessing) -> None:
-    files = [LabelledImage(f"{i}.png", 0, 9, 9) for i in range(2)]
-    views = TrainingDataset(ImageSubset(tmp_path, files), recipe, preprocessing)
+    images = [LabelledImage(i, 0, 9, 9) for i in range(2)]
+    source = FolderSource(tmp_path, ("0.png", "1.png"))
+    views = TrainingDataset(ImageSubset(source, images), recipe, preprocessing)
     (batch,) = load(views, [[(0, 0), (0, 1)]], 0, pin=False)
     assert len(batch.labels) == 0
-    assert [each.path for each in batch.unreadable] == ["0.png", "1.png"]
+    assert [each.name for each in batch.unreadable] == ["0.png", "1.png"]
 
 
 def test_labels_go_with_their_images(folder: ImageDataset, views: TrainingDataset, recipe: Recipe) -> None:

@@ -25,7 +25,7 @@ from regnet_deploy.training.trainer import Trainer
 def test_precise_statistics_are_the_mean_over_the_batches(
     learner: Trainer, views: TrainingDataset, recipe: Recipe
 ) -> None:
-    batches = list(load(views, epoch_batches(recipe, 0, len(views.source.files)), 0, pin=False))
+    batches = list(load(views, epoch_batches(recipe, 0, len(views.subset.images)), 0, pin=False))
     stem = [learner.model.stem.conv(learner.images(batch)).detach() for batch in batches]
     before = {name: value.clone() for name, value in learner.model.named_parameters()}
     set_precise_statistics(learner, batches)
@@ -41,10 +41,12 @@ def test_precise_statistics_are_the_mean_over_the_batches(
 def test_the_figures_are_those_of_one_batch_of_all_images(
     learner: Trainer, folder: ImageDataset, preprocessing: Preprocessing
 ) -> None:
-    views = EvaluationDataset(ImageSubset(folder.root, folder.val), preprocessing)
+    views = EvaluationDataset(ImageSubset(folder.source, folder.val), preprocessing)
     result = evaluate(learner, load(views, number_batches(len(folder.val), 5), 0, pin=False), preprocessing)
     assert learner.model.training
-    pixels = np.stack([load_pixels((folder.root / file.path).read_bytes(), preprocessing) for file in folder.val])
+    pixels = np.stack(
+        [load_pixels((folder.source.root / folder.name(file)).read_bytes(), preprocessing) for file in folder.val]
+    )
     labels = torch.tensor([file.label for file in folder.val])
     learner.model.eval()
     with torch.no_grad():
@@ -57,8 +59,8 @@ def test_the_figures_are_those_of_one_batch_of_all_images(
 def test_an_image_that_is_gone_does_not_count(
     learner: Trainer, folder: ImageDataset, preprocessing: Preprocessing
 ) -> None:
-    (folder.root / folder.val[0].path).unlink()
-    views = EvaluationDataset(ImageSubset(folder.root, folder.val), preprocessing)
+    (folder.source.root / folder.name(folder.val[0])).unlink()
+    views = EvaluationDataset(ImageSubset(folder.source, folder.val), preprocessing)
     result = evaluate(learner, load(views, number_batches(len(folder.val), 1), 0, pin=False), preprocessing)
     assert result.images == 11
-    assert [each.path for each in result.unreadable] == [folder.val[0].path]
+    assert [each.name for each in result.unreadable] == [folder.name(folder.val[0])]

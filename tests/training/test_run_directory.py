@@ -13,7 +13,7 @@ import pytest
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, DataError
 from regnet_deploy.training import run_directory
-from regnet_deploy.training.run_directory import default_directory, ensure_free_space, image_check_cache, open_directory
+from regnet_deploy.training.run_directory import default_directory, ensure_free_space, open_directory
 
 HOLD = """
 import sys, time, os
@@ -55,12 +55,6 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="give another --run-dir"), open_directory(tmp_path / "file" / "run"):
         pass
-
-
-def test_each_image_folder_has_a_memory_of_its_own(tmp_path: Path) -> None:
-    one, other = image_check_cache(tmp_path, Path("a")), image_check_cache(tmp_path, Path("b"))
-    assert one != other
-    assert one == image_check_cache(tmp_path, Path("a").resolve())
 
 
 def test_there_is_room(bundle: Bundle, tmp_path: Path) -> None:

@@ -59,9 +59,9 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 def test_a_run_gives_weights_that_know_the_images(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, preprocessing: Preprocessing
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, preprocessing: Preprocessing
 ) -> None:
-    trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, notes)
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, recorded_progress)
     part = trained.part("training")
     assert part["best"]["val_top1"] >= 0.9
     files = [path for paths in list_images(data).val.values() for path in paths]
@@ -75,10 +75,10 @@ def test_a_run_gives_weights_that_know_the_images(
 
 
 def test_the_bundle_says_how_its_weights_came_about(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     (data / "train" / "red" / "note.txt").write_text("hello")
-    trained = train.train(bundle.path, data, recipe, options, notes)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert trained.part("labels") == ["blue", "green", "red"]
     assert trained.part("architecture") == {**bundle.part("architecture"), "classes": 3}
     part = trained.part("training")
@@ -97,13 +97,18 @@ def test_the_bundle_says_how_its_weights_came_about(
     assert set(trained.part("environment")["train"]) >= {"python", "torch", "regnet-deploy", "platform", "date"}
     assert str(data) not in json.dumps(trained.parts)
     assert find_damage(trained) == []
-    assert "1 file left out:" in notes.text
-    assert "train/red/note.txt: not an image" in notes.text
-    assert "3 outputs in place of 1000" in notes.text
+    assert "1 file left out:" in recorded_progress.text
+    assert "train/red/note.txt: not an image" in recorded_progress.text
+    assert "3 outputs in place of 1000" in recorded_progress.text
 
 
 def test_the_best_epoch_is_kept_the_later_of_equals(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores, states = iter([0.5, 0.75, 0.75, 0.25]), []
     evaluate = loop.evaluate
@@ -113,7 +118,7 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
         return dataclasses.replace(evaluate(learner, *rest), top1=next(scores))
 
     monkeypatch.setattr(loop, "evaluate", scripted)
-    trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=4), options, notes)
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=4), options, recorded_progress)
     assert trained.part("training")["best"]["epoch"] == 3
     weights = weights_from_bytes(trained.read(FILE))
     assert all(torch.equal(value, states[2][name]) for name, value in weights.items())
@@ -121,9 +126,9 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
 
 
 def test_samples_are_evaluation_views_of_training_images_of_every_class(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, preprocessing: Preprocessing
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, preprocessing: Preprocessing
 ) -> None:
-    trained = train.train(bundle.path, data, recipe, options, notes)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     samples = load_arrays(trained.read("samples.safetensors"))
     images, labels = samples["images"], samples["labels"]
     assert images.dtype == np.uint8
@@ -137,7 +142,7 @@ def test_samples_are_evaluation_views_of_training_images_of_every_class(
 
 
 def test_new_weights_drop_what_was_true_of_the_old(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     golden = Golden(images=16, source="seeded noise", seed=0, weights_sha256=None)
     parts = Manifest(
@@ -148,45 +153,54 @@ def test_new_weights_drop_what_was_true_of_the_old(
     )
     old = {"fp32.onnx": b"x", "fp16.plan": b"y", "golden.safetensors": b"z", "notes.txt": b"keep"}
     update_bundle(bundle.path, parts, old)
-    trained = train.train(bundle.path, data, recipe, options, notes)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert set(trained.parts) == {"architecture", "preprocessing", "environment", "labels", "training"}
     assert set(trained.files) == {FILE, "samples.safetensors", "notes.txt"}
     assert set(trained.part("environment")) == {"select", "train"}
 
 
 def test_a_finished_run_leaves_no_checkpoint(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    train.train(bundle.path, data, recipe, options, notes)
+    train.train(bundle.path, data, recipe, options, recorded_progress)
     names = [path.name.split("-")[0].split(".out")[0] for path in run_directory(bundle).iterdir()]
     assert sorted(names) == [".lock", "checked", "events"]
 
 
 @FORKS
 def test_the_same_run_gives_the_same_weights_whoever_loads(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     digests = [
-        train.train(bundle.path, data, recipe, dataclasses.replace(options, workers=workers), notes).files[FILE].sha256
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, workers=workers), recorded_progress)
+        .files[FILE]
+        .sha256
         for workers in (0, 0, 2)
     ]
     assert len(set(digests)) == 1
-    other = train.train(bundle.path, data, dataclasses.replace(recipe, seed=1), options, notes)
+    other = train.train(bundle.path, data, dataclasses.replace(recipe, seed=1), options, recorded_progress)
     assert other.files[FILE].sha256 != digests[0]
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 8])
 def test_a_stopped_run_goes_on_to_the_same_bits(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at, tmp_path: Path, step: int
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    stop_at,
+    tmp_path: Path,
+    step: int,
 ) -> None:
     whole = create_bundle(tmp_path / "whole", dict(bundle.parts))
-    wanted = train.train(whole.path, data, recipe, options, notes)
+    wanted = train.train(whole.path, data, recipe, options, recorded_progress)
     stop_at(step)
     with pytest.raises(Stop):
-        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), notes)
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
     assert open_bundle(bundle.path) == bundle
-    trained = train.train(bundle.path, data, recipe, options, notes)
-    assert f"resuming at epoch {step // 3 + 1} step {step % 3}" in notes.lines
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert f"resuming at epoch {step // 3 + 1} step {step % 3}" in recorded_progress.messages
     assert trained.files[FILE] == wanted.files[FILE]
     timeless = [
         [
@@ -199,62 +213,78 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
 
 
 def test_a_run_stopped_between_its_result_and_its_end_is_over(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def stop(directory: Path) -> None:
         raise Stop
 
     monkeypatch.setattr(train, "drop_checkpoint", stop)
     with pytest.raises(Stop):
-        train.train(bundle.path, data, recipe, options, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
     monkeypatch.undo()
     committed = open_bundle(bundle.path)
-    assert train.train(bundle.path, data, recipe, options, notes) == committed
-    assert "this run had ended and its weights are in the bundle: nothing is left to do" in notes.lines
+    assert train.train(bundle.path, data, recipe, options, recorded_progress) == committed
+    assert "this run had ended and its weights are in the bundle: nothing is left to do" in recorded_progress.messages
     assert not (run_directory(bundle) / CHECKPOINT).exists()
 
 
 def test_a_run_whose_result_could_not_be_written_is_not_trained_again(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    stop_at,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object) -> None:
         raise BundleError("cannot write: No space left on device")
 
     monkeypatch.setattr(train, "commit_training", full)
     with pytest.raises(BundleError):
-        train.train(bundle.path, data, recipe, options, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
     monkeypatch.undo()
     assert open_bundle(bundle.path) == bundle
     stop_at(0)  # no step is left to do
-    assert FILE in train.train(bundle.path, data, recipe, options, notes).files
+    assert FILE in train.train(bundle.path, data, recipe, options, recorded_progress).files
 
 
 def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, stop_at
 ) -> None:
     stop_at(4)
     with pytest.raises(Stop):
-        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), notes)
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
     before = load_checkpoint(run_directory(bundle))
     faster = dataclasses.replace(recipe, lr=0.2, epochs=5)
     with pytest.raises(
         UsageError, match=r"stands at epoch 2 step 1 and differs in epochs 5 \(was 3\), lr 0\.2 \(was 0\.1\)"
     ):
-        train.train(bundle.path, data, faster, options, notes)
+        train.train(bundle.path, data, faster, options, recorded_progress)
     other = dataclasses.replace(options, wanted=ExecutionRequest("cpu", "fp32", "on", "off"))
     with pytest.raises(UsageError, match=r"--channels-last on \(was off\): .*--restart"):
-        train.train(bundle.path, data, recipe, other, notes)
+        train.train(bundle.path, data, recipe, other, recorded_progress)
     (data / "train" / "red" / "000.png").unlink()
     with pytest.raises(UsageError, match="differs in data images"):
-        train.train(bundle.path, data, recipe, options, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
     assert load_checkpoint(run_directory(bundle)).progress == before.progress
-    trained = train.train(bundle.path, data, faster, dataclasses.replace(options, restart=True), notes)
+    trained = train.train(bundle.path, data, faster, dataclasses.replace(options, restart=True), recorded_progress)
     assert trained.part("training")["recipe"]["lr"] == 0.2
-    assert "resuming" not in notes.text
+    assert "resuming" not in recorded_progress.text
 
 
 def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened = train.training_dataset
 
@@ -264,15 +294,20 @@ def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
         return opened(*arguments)
 
     monkeypatch.setattr(train, "training_dataset", then_vanish)
-    trained = train.train(bundle.path, data, recipe, options, notes)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert set(trained.part("training")["data"]["unreadable"]) == {"train/red/003.png", "val/blue/001.png"}
     assert trained.part("training")["best"]["val_images"] == 11
-    assert "2 files could not be read any more while training:" in notes.lines
-    assert "  val/blue/001.png: cannot be read: No such file or directory" in notes.lines
+    assert "2 files could not be read any more while training:" in recorded_progress.messages
+    assert "  val/blue/001.png: cannot be read: No such file or directory" in recorded_progress.messages
 
 
 def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_with(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     image = train.TrainingDataset.__getitem__
 
@@ -283,31 +318,31 @@ def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_wi
     with pytest.raises(
         DataError, match=r"none of the training images can be read any more .*Give the same command again"
     ):
-        train.train(bundle.path, data, recipe, options, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
     monkeypatch.undo()
-    train.train(bundle.path, data, recipe, options, notes)
-    assert "resuming at epoch 2 step 0" in notes.lines
+    train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert "resuming at epoch 2 step 0" in recorded_progress.messages
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_bundle(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     wild = dataclasses.replace(recipe, lr=1e30, warmup_epochs=0)
     with pytest.raises(UsageError, match=r"the loss is not finite at epoch 1 .*give a lower --lr than 1e\+30"):
-        train.train(bundle.path, data, wild, options, notes)
+        train.train(bundle.path, data, wild, options, recorded_progress)
     assert open_bundle(bundle.path) == bundle
-    train.train(bundle.path, data, recipe, options, notes)  # a lower rate needs no --restart
+    train.train(bundle.path, data, recipe, options, recorded_progress)  # a lower rate needs no --restart
 
 
 def test_fine_tuning_starts_from_the_bundles_weights_and_names_them(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     tune = dataclasses.replace(recipe, fine_tune=True, lr=1e-7)
     with pytest.raises(UsageError, match=r"--fine-tune: .* has no weights to start from yet"):
-        train.train(bundle.path, data, tune, options, notes)
-    first = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, notes)
+        train.train(bundle.path, data, tune, options, recorded_progress)
+    first = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, recorded_progress)
     before = weights_from_bytes(first.read(FILE))["s2.b1.f.b.weight"]
-    second = train.train(bundle.path, data, tune, options, notes)
+    second = train.train(bundle.path, data, tune, options, recorded_progress)
     after = weights_from_bytes(second.read(FILE))["s2.b1.f.b.weight"]
     assert second.part("training")["lineage"]["start_sha256"] == first.files[FILE].sha256
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
@@ -315,9 +350,14 @@ def test_fine_tuning_starts_from_the_bundles_weights_and_names_them(
 
 
 def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    train.train(bundle.path, data, recipe, options, notes)
+    train.train(bundle.path, data, recipe, options, recorded_progress)
     tune = dataclasses.replace(recipe, fine_tune=True)
     drop = train.drop_checkpoint
 
@@ -326,83 +366,87 @@ def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
 
     monkeypatch.setattr(train, "drop_checkpoint", stop)
     with pytest.raises(Stop):
-        train.train(bundle.path, data, tune, options, notes)
+        train.train(bundle.path, data, tune, options, recorded_progress)
     monkeypatch.setattr(train, "drop_checkpoint", drop)
     committed = open_bundle(bundle.path)
-    assert train.train(bundle.path, data, tune, options, notes) == committed
+    assert train.train(bundle.path, data, tune, options, recorded_progress) == committed
 
 
 def test_the_network_gets_the_outputs_of_the_folder(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "classes": 5}})
-    trained = train.train(bundle.path, data, recipe, options, notes)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert trained.part("architecture")["classes"] == 3
-    assert "the network gets 3 outputs in place of 5" in notes.lines
+    assert "the network gets 3 outputs in place of 5" in recorded_progress.messages
 
 
 @pytest.mark.parametrize(
     ("below", "said"), [("a", r"two or more; did you mean --data .*/only\?"), ("", "two or more$")]
 )
 def test_one_class_is_none(
-    bundle: Bundle, tmp_path: Path, recipe: Recipe, options: TrainOptions, notes, below, said
+    bundle: Bundle, tmp_path: Path, recipe: Recipe, options: TrainOptions, recorded_progress, below, said
 ) -> None:
     for name in ("a", "b") if below else ("",):
         (tmp_path / "deep" / "only" / name).mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 9)).save(tmp_path / "deep" / "only" / name / "x.png")
     with pytest.raises(DataError, match=said):
-        train.train(bundle.path, tmp_path / "deep", recipe, options, notes)
+        train.train(bundle.path, tmp_path / "deep", recipe, options, recorded_progress)
     assert not run_directory(bundle).exists()
 
 
 def test_what_is_trained_like_this_already_is_trained_anew_only_when_asked(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    first = train.train(bundle.path, data, recipe, options, notes)
+    first = train.train(bundle.path, data, recipe, options, recorded_progress)
     update_bundle(bundle.path, Manifest(variants={"onnx-fp32": onnx_variant()}))
-    again = train.train(bundle.path, data, recipe, options, notes)
+    again = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert again.files == first.files
     assert "variants" in again
-    assert any("is trained like this already" in line and "--restart" in line for line in notes.lines)
-    anew = train.train(bundle.path, data, recipe, dataclasses.replace(options, restart=True), notes)
+    assert any("is trained like this already" in line and "--restart" in line for line in recorded_progress.messages)
+    anew = train.train(bundle.path, data, recipe, dataclasses.replace(options, restart=True), recorded_progress)
     assert "variants" not in anew
-    assert any("gone when this is done: onnx-fp32" in line for line in notes.lines)
+    assert any("removed at the end of the training: onnx-fp32" in line for line in recorded_progress.messages)
 
 
 def test_finish_and_restart_contradict_each_other_and_cost_nothing(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at: Callable[[int], None]
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, stop_at: Callable[[int], None]
 ) -> None:
     stop_at(2)
     with pytest.raises(Stop):
-        train.train(bundle.path, data, recipe, options, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
     before = (run_directory(bundle) / CHECKPOINT).read_bytes()
     with pytest.raises(UsageError, match="give one of them"):
-        train.train(bundle.path, data, recipe, dataclasses.replace(options, finish=True, restart=True), notes)
+        train.train(
+            bundle.path, data, recipe, dataclasses.replace(options, finish=True, restart=True), recorded_progress
+        )
     with pytest.raises(DataError):
-        train.train(bundle.path, data / "train" / "red", recipe, dataclasses.replace(options, restart=True), notes)
+        train.train(
+            bundle.path, data / "train" / "red", recipe, dataclasses.replace(options, restart=True), recorded_progress
+        )
     assert (run_directory(bundle) / CHECKPOINT).read_bytes() == before
 
 
 def test_another_way_to_run_the_steps_is_another_training(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    train.train(bundle.path, data, recipe, options, notes)
+    train.train(bundle.path, data, recipe, options, recorded_progress)
     other = dataclasses.replace(options, wanted=ExecutionRequest("cpu", "fp32", "on", "off"))
-    again = train.train(bundle.path, data, recipe, other, notes)
+    again = train.train(bundle.path, data, recipe, other, recorded_progress)
     assert again.part("training")["execution"]["execution"]["channels_last"]
 
 
 def test_an_unfinished_run_can_be_ended_with_its_best_weights(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, stop_at: Callable[[int], None]
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, stop_at: Callable[[int], None]
 ) -> None:
     recipe = dataclasses.replace(recipe, epochs=6)
     finish = dataclasses.replace(options, finish=True)
     with pytest.raises(UsageError, match="--finish: there is no unfinished run"):
-        train.train(bundle.path, data, recipe, finish, notes)
+        train.train(bundle.path, data, recipe, finish, recorded_progress)
     stop_at(11)
     with pytest.raises(Stop):
-        train.train(bundle.path, data, recipe, options, notes)
-    ended = train.train(bundle.path, data, recipe, finish, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
+    ended = train.train(bundle.path, data, recipe, finish, recorded_progress)
     part = ended.part("training")
     assert part["stopped"]
     assert 1 <= len(part["history"]) < 6
@@ -410,40 +454,45 @@ def test_an_unfinished_run_can_be_ended_with_its_best_weights(
 
 
 def test_a_split_is_for_folders_without_validation(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     with pytest.raises(UsageError, match="has validation images of its own: leave --val-split out"):
-        train.train(bundle.path, data, recipe, dataclasses.replace(options, val_split=0.2), notes)
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, val_split=0.2), recorded_progress)
     flat = data / "train"
-    trained = train.train(bundle.path, flat, recipe, dataclasses.replace(options, val_split=0.2), notes)
+    trained = train.train(bundle.path, flat, recipe, dataclasses.replace(options, val_split=0.2), recorded_progress)
     assert trained.part("training")["data"]["split"] == "20% of each class held out (seed 0)"
-    assert "24 images to train on, 6 to validate with (20% of each class held out (seed 0)), 3 classes" in notes.lines
+    assert (
+        "24 images to train on, 6 to validate with (20% of each class held out (seed 0)), 3 classes"
+        in recorded_progress.messages
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_handful_of_images_trains(
-    bundle: Bundle, recipe: Recipe, options: TrainOptions, notes, put_images, tmp_path: Path, count: int
+    bundle: Bundle, recipe: Recipe, options: TrainOptions, recorded_progress, put_images, tmp_path: Path, count: int
 ) -> None:
     put_images(tmp_path / "few" / "train", count)
     put_images(tmp_path / "few" / "val", 1)
-    trained = train.train(bundle.path, tmp_path / "few", Recipe(epochs=2), options, notes)
+    trained = train.train(bundle.path, tmp_path / "few", Recipe(epochs=2), options, recorded_progress)
     assert trained.part("training")["recipe"]["batch_size"] == 2
-    assert any("in batches of 2 (a quarter of the images)" in line for line in notes.lines)
+    assert any("in batches of 2 (a quarter of the images)" in line for line in recorded_progress.messages)
 
 
 def test_a_batch_larger_than_the_data_is_the_data(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    trained = train.train(bundle.path, data, dataclasses.replace(recipe, batch_size=500), options, notes)
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, batch_size=500), options, recorded_progress)
     assert len(trained.part("training")["history"]) == 3
 
 
 def test_without_precise_statistics_the_running_averages_are_kept(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     def batches_seen(images: int) -> tuple[int, int]:
         """Return how many batches the statistics are of, and the epoch of the weights."""
-        trained = train.train(bundle.path, data, dataclasses.replace(recipe, precise_bn_images=images), options, notes)
+        trained = train.train(
+            bundle.path, data, dataclasses.replace(recipe, precise_bn_images=images), options, recorded_progress
+        )
         weights = weights_from_bytes(trained.read(FILE))
         return weights["stem.bn.num_batches_tracked"].item(), trained.part("training")["best"]["epoch"]
 
@@ -454,7 +503,12 @@ def test_without_precise_statistics_the_running_averages_are_kept(
 
 
 def test_a_bundle_changed_meanwhile_is_left_alone(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fitted = train.fit
 
@@ -464,28 +518,28 @@ def test_a_bundle_changed_meanwhile_is_left_alone(
 
     monkeypatch.setattr(train, "fit", then_change)
     with pytest.raises(BundleError, match="was changed by another command meanwhile"):
-        train.train(bundle.path, data, recipe, options, notes)
+        train.train(bundle.path, data, recipe, options, recorded_progress)
     assert open_bundle(bundle.path).files == {}
 
 
 def test_what_is_missing_names_the_command(
-    tmp_path: Path, data: Path, recipe: Recipe, options: TrainOptions, notes
+    tmp_path: Path, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     with pytest.raises(BundleError, match="regnet-deploy select"):
-        train.train(tmp_path / "none", data, recipe, options, notes)
+        train.train(tmp_path / "none", data, recipe, options, recorded_progress)
     empty = create_bundle(tmp_path / "empty", {})
     with pytest.raises(MissingPart, match="has no architecture yet: run `regnet-deploy select"):
-        train.train(empty.path, data, recipe, options, notes)
+        train.train(empty.path, data, recipe, options, recorded_progress)
 
 
 def test_progress_runs_over_the_whole_run(
-    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, notes
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    train.train(bundle.path, data, recipe, options, notes)
-    steps = [(what, done, total) for what, done, total, _ in notes.work if what.startswith("epoch")]
+    train.train(bundle.path, data, recipe, options, recorded_progress)
+    steps = [(what, done, total) for what, done, total, _ in recorded_progress.updates if what.startswith("epoch")]
     assert [done for _, done, _ in steps] == list(range(1, 10))
     assert {total for _, _, total in steps} == {9}
     assert steps[0][0] == "epoch 1/3"
     assert steps[-1][0] == "epoch 3/3"
-    assert {what for what, _, _, _ in notes.work} >= {"checking images", "loading images"}
-    assert len([line for line in notes.lines if line.startswith("epoch ")]) == 3
+    assert {what for what, _, _, _ in recorded_progress.updates} >= {"checking images", "loading images"}
+    assert len([line for line in recorded_progress.messages if line.startswith("epoch ")]) == 3

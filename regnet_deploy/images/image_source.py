@@ -1,0 +1,96 @@
+"""Sources of encoded images: today files below a folder, read by index."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from regnet_deploy.images.decode import ImageError
+
+#: A larger image is refused before it is read.
+MAX_BYTES = 512 * 2**20
+
+
+class Stamp(NamedTuple):
+    """Identifies the content of an image without reading it: size in bytes, time of modification in ns."""
+
+    size: int
+    mtime_ns: int
+
+
+class ImageSource(Protocol):
+    """Encoded images, read by index.
+
+    A source can be pickled, and several threads and processes can read from it at the same time.
+    """
+
+    @property
+    def root(self) -> Path:
+        """Folder or file that holds the images."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Unique name of each image; a name stays the same when images are added or removed."""
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image.
+
+        Raises:
+            ImageError: it cannot be read, or is larger than :data:`MAX_BYTES`.
+        """
+
+    def stamp(self, index: int) -> Stamp:
+        """Return what changes when the content of the image changes.
+
+        Raises:
+            ImageError: it cannot be found.
+        """
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """Image files below a folder.
+
+    Attributes:
+        root: the folder.
+        names: paths of the files relative to ``root``, with ``/``.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+
+    def read(self, index: int) -> bytes:
+        """Return the content of a regular file."""
+        name = self.names[index]
+        try:
+            # O_NONBLOCK: opening a named pipe would wait for a writer.
+            file = os.open(os.path.join(self.root, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                status = os.fstat(file)
+                if not stat.S_ISREG(status.st_mode):
+                    raise ImageError(name, "not a file")
+                if status.st_size > MAX_BYTES:
+                    raise ImageError(name, f"larger than {MAX_BYTES // 2**20} MiB")
+                with open(file, "rb", buffering=0, closefd=False) as opened:
+                    return opened.read()
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise _unreadable(name, error) from None
+
+    def stamp(self, index: int) -> Stamp:
+        """Return size and time of modification of a file."""
+        name = self.names[index]
+        try:
+            status = os.stat(os.path.join(self.root, name))
+        except OSError as error:
+            raise _unreadable(name, error) from None
+        return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def _unreadable(name: str, error: OSError) -> ImageError:
+    return ImageError(name, f"cannot be read: {error.strerror}")
