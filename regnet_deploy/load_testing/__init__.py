@@ -1,1 +1,1 @@
-"""Load on a running server: open loop, measured from the intended send time; and the settings that bear most of it."""
+"""Load tests of a running server, with latency counted from the scheduled send times, and tuning of its settings."""

@@ -136,7 +136,7 @@ def test_compressed_requests_are_unpacked(client: Inside, encoding: str, pack: A
     ("encoding", "data", "status"),
     [
         ("br", b"x", 415),
-        ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), 415),
+        ("gzip, gzip", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), 415),
         ("gzip", b"not gzip", 400),
         ("gzip", gzip.compress(infer_body(zeros()))[:-9], 400),
         ("gzip", gzip.compress(infer_body(zeros())) + b"more", 400),
