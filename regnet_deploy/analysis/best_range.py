@@ -1,4 +1,4 @@
-"""The range of a parameter in which the best networks lie: the empirical bootstrap of arXiv 2003.13678."""
+"""The range of a parameter that contains the best networks, by the bootstrap of arXiv 2003.13678; refined spaces."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ Int = NDArray[np.int64]
 
 SHARE, REPEATS = 0.25, 10_000
 PERCENTILES = (2.5, 50.0, 97.5)
-#: Rows drawn at once, so that large populations do not need memory for all repeats.
-_DRAWN_AT_ONCE = 4_000_000
+#: Rows drawn at a time, which limits the memory.
+_MAX_ROWS = 4_000_000
 
 
 @dataclass(frozen=True)
 class BestRange:
-    """Where the best value of a column lies, in the column's own unit.
+    """The range of the best value of a column, in the unit of the column.
 
     Attributes:
         column: name of the column.
         low: 2.5th percentile.
-        median: 50th percentile, the likely best value.
+        median: 50th percentile, the most likely best value.
         high: 97.5th percentile.
-        least: least value in the population.
-        most: greatest value in the population.
-        n: networks of which the column is known.
+        least: smallest value in the population.
+        most: largest value in the population.
+        n: number of networks with a known value.
     """
 
     column: str
@@ -59,41 +59,41 @@ class BestRange:
 
 
 def check_bootstrap(share: float, repeats: int) -> None:
-    """Refuse what cannot be drawn.
+    """Check the parameters of the bootstrap.
 
     Raises:
-        UsageError: a share outside (0, 1] or fewer than one repeat.
+        UsageError: the share is outside (0, 1], or there is less than one repeat.
     """
     if not 0 < share <= 1:
-        raise UsageError(f"the share of networks drawn in each repeat must be above 0 and at most 1, got {share:g}")
+        raise UsageError(f"the size of a bootstrap sample is a fraction above 0 and at most 1, got {share:g}")
     if repeats < 1:
-        raise UsageError(f"the bootstrap must be repeated at least once, got {repeats}")
+        raise UsageError(f"the bootstrap needs at least 1 repeat, got {repeats}")
 
 
-def drawn_each_time(n: int, share: float = SHARE) -> int:
-    """Return how many of ``n`` networks a repeat draws: ``share`` of them rounded down, at least one (as pycls)."""
+def sample_size(n: int, share: float = SHARE) -> int:
+    """Return the size of a bootstrap sample of ``n`` networks: ``share`` of them, rounded down, at least 1."""
     return max(1, int(n * share + 1e-9))  # 0.29 * 100 is 28.999...
 
 
-def winners(errors: Float, *, share: float = SHARE, repeats: int = REPEATS, seed: int = 0) -> Int:
-    """Draw a share of the networks with replacement and keep the one of least error; again and again.
+def best_of_samples(errors: Float, *, share: float = SHARE, repeats: int = REPEATS, seed: int = 0) -> Int:
+    """Draw bootstrap samples with replacement, and return the network with the lowest error of each.
 
-    Of equal errors the one that was drawn first is kept.
+    Of equal errors, the first one drawn is returned.
 
     Args:
         errors: ``(n,)``.
-        share: networks drawn in each repeat, as a share of n.
-        repeats: how often.
-        seed: of the draws.
+        share: size of a sample, as a fraction of n.
+        repeats: number of samples.
+        seed: seed of the draws.
 
     Returns:
-        the row that was kept in each repeat, ``(repeats,)``.
+        the row of the best network of each sample, ``(repeats,)``.
     """
     n = len(errors)
-    drawn = drawn_each_time(n, share)
+    drawn = sample_size(n, share)
     generator = np.random.default_rng(seed)
     kept = np.empty(repeats, dtype=np.int64)
-    block = max(1, _DRAWN_AT_ONCE // drawn)
+    block = max(1, _MAX_ROWS // drawn)
     for start in range(0, repeats, block):
         rows = generator.integers(n, size=(min(block, repeats - start), drawn))
         best = errors[rows].argmin(axis=1)
@@ -104,27 +104,27 @@ def winners(errors: Float, *, share: float = SHARE, repeats: int = REPEATS, seed
 def best_range(
     column: str, values: Float, errors: Float, *, share: float = SHARE, repeats: int = REPEATS, seed: int = 0
 ) -> BestRange:
-    """Return the 95 % interval and the median of a column over the winners.
+    """Return the 95 % interval and the median of a column over the best networks of bootstrap samples.
 
-    The percentiles are values of networks (the inverse of the distribution, not interpolated): b stays one of 1, 2, 4.
+    The percentiles are values of networks (not interpolated): b is always 1, 2 or 4.
 
     Args:
         column: name of the column.
-        values: ``(n,)``; rows with NaN are left out before anything is drawn.
+        values: ``(n,)``; rows with NaN are removed before the draws.
         errors: ``(n,)``.
-        share: networks drawn in each repeat, as a share of those left.
-        repeats: how often.
-        seed: of the draws.
+        share: size of a sample, as a fraction of the remaining rows.
+        repeats: number of samples.
+        seed: seed of the draws.
 
     Raises:
-        UsageError: no value is known, or the share or the repeats cannot be used.
+        UsageError: no value is known, or the share or the repeats are not valid.
     """
     check_bootstrap(share, repeats)
     known = np.isfinite(values)
     if not known.any():
-        raise UsageError(f"{column} is not known of any network; leave it out")
+        raise UsageError(f"{column} is not known for any network: omit it")
     values, errors = values[known], errors[known]
-    best = values[winners(errors, share=share, repeats=repeats, seed=seed)]
+    best = values[best_of_samples(errors, share=share, repeats=repeats, seed=seed)]
     low, median, high = np.percentile(best, PERCENTILES, method="inverted_cdf").tolist()
     return BestRange(column, low, median, high, float(values.min()), float(values.max()), len(values))
 
@@ -142,50 +142,50 @@ def refined_space(
     """Return the space with each free parameter narrowed to the 95 % interval of its best values.
 
     Args:
-        space: that the population was drawn from.
+        space: the space that the population was drawn from.
         trials: the population.
-        name: of the new space.
+        name: name of the new space.
         across: relations between stages to add, as (part, relation).
-        share: networks drawn in each repeat of the bootstrap, as a share of the population.
-        repeats: of the bootstrap.
-        seed: of the bootstrap.
+        share: size of a bootstrap sample, as a fraction of the population.
+        repeats: number of bootstrap samples.
+        seed: seed of the bootstrap.
 
     Raises:
-        UsageError: the population has none of the parameters that the space draws.
+        UsageError: the population was drawn from another space, or has none of its parameters.
     """
     ranges = refined_ranges(space, trials, share=share, repeats=repeats, seed=seed)
-    made = narrow_space(space, {column: (low, high) for column, (low, _, high) in ranges.items()}, name)
+    refined = narrow_space(space, {column: (low, high) for column, (low, _, high) in ranges.items()}, name)
     for part, relation in across:
-        made = with_relation(made, part, relation)
-    return made
+        refined = with_relation(refined, part, relation)
+    return refined
 
 
 def refined_ranges(
     space: Space, trials: Trials, *, share: float = SHARE, repeats: int = REPEATS, seed: int = 0
 ) -> dict[str, tuple[float, float, float]]:
-    """Return low (2.5 %), median and high (97.5 %) of each free parameter of a space, in its order and unit.
+    """Return the 2.5th, 50th and 97.5th percentile of the best values of each free parameter of a space.
 
-    Every column is drawn with the same seed, so that columns without gaps come from the same networks.
+    Every column has the same seed, so that columns without missing values are computed from the same samples.
 
     Args:
-        space: that the population was drawn from.
+        space: the space that the population was drawn from.
         trials: the population.
-        share: networks drawn in each repeat of the bootstrap, as a share of the population.
-        repeats: of the bootstrap.
-        seed: of the bootstrap.
+        share: size of a bootstrap sample, as a fraction of the population.
+        repeats: number of bootstrap samples.
+        seed: seed of the bootstrap.
 
     Raises:
-        UsageError: the population was drawn from another space, or has none of them.
+        UsageError: the population was drawn from another space, or has none of its parameters.
     """
-    strange = [name for name in trials.drawn if name not in space.symbols and name != "d"]
-    if strange:
-        raise UsageError(f"{trials.space} was not drawn from {space.name}, which does not draw {', '.join(strange)}")
-    wanted = [name for name, free in space.symbols.items() if free]
-    known = [name for name in wanted if name in trials.columns and np.isfinite(trials.columns[name]).any()]
+    unknown = [name for name in trials.drawn if name not in space.symbols and name != "d"]
+    if unknown:
+        raise UsageError(f"{trials.space} was not drawn from {space.name}, which does not draw {', '.join(unknown)}")
+    free_parameters = [name for name, free in space.symbols.items() if free]
+    known = [name for name in free_parameters if name in trials.columns and np.isfinite(trials.columns[name]).any()]
     if not known:
         raise UsageError(
-            f"{trials.space} has none of the columns that {space.name} draws, {', '.join(wanted)}: there is nothing to "
-            "refine"
+            f"{trials.space} has none of the columns that {space.name} draws, {', '.join(free_parameters)}: there is "
+            "nothing to refine"
         )
     ranges = [
         best_range(name, trials.columns[name], trials.error, share=share, repeats=repeats, seed=seed) for name in known

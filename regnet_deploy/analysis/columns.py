@@ -1,4 +1,4 @@
-"""The columns of a population: which to look at, and how to write them for people."""
+"""The columns of a population: which ones are analyzed, and how they are labeled."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from regnet_deploy.populations.trials import Trials
 
 Float = NDArray[np.float64]
 
-#: What a network costs, in the order of all tables.
+#: The costs of a network, in the order of all tables.
 COMPLEXITIES = ("macs", "parameters", "activations")
-#: Name of the column that :mod:`regnet_deploy.analysis.line_fit` adds where the networks are known.
+#: Name of the column that :mod:`regnet_deploy.analysis.line_fit` computes.
 E_FIT = "e_fit"
 _DIVISORS = dict.fromkeys(COMPLEXITIES, 1e6)
 _LABELS = {
@@ -25,14 +25,14 @@ _LABELS = {
     "activations": "activations (M)",
     "d": "d (blocks)",
     "w_0": "w_0 (channels)",
-    "w_a": "w_a (channels a block)",
+    "w_a": "w_a (channels per block)",
     "g": "g (channels)",
 }
 _OF_STAGES = {"d": "blocks", "w": "channels", "g": "channels"}
 
 
 def label(column: str) -> str:
-    """Return the name of a column with its unit, as on the axes of pictures."""
+    """Return the name of a column with its unit, for the axes of figures."""
     if column in _LABELS:
         return _LABELS[column]
     stage = re.fullmatch(r"([dwg])_\d+", column)
@@ -45,39 +45,39 @@ def short_label(column: str) -> str:
 
 
 def divisor(column: str) -> float:
-    """Return what a value is divided by to be in the unit of :func:`label`."""
+    """Return the divisor that converts a value to the unit of :func:`label`."""
     return _DIVISORS.get(column, 1.0)
 
 
 def format_value(column: str, value: float) -> str:
-    """Return a value in the unit of :func:`label`, four digits of it."""
+    """Return a value in the unit of :func:`label`, with four digits."""
     return f"{value / divisor(column):.4g}"
 
 
 def columns_of(trials: Trials, fits: Sequence[LineFit]) -> Mapping[str, Float]:
-    """Return the columns of a population, with e_fit where the networks are known."""
+    """Return the columns of a population, with e_fit if the networks are known."""
     if not fits:
         return trials.columns
     return {**trials.columns, E_FIT: np.array([fit.e_fit for fit in fits])}
 
 
 def varies(values: Float) -> bool:
-    """Return whether a column has two different values or more."""
+    """Return whether a column has at least two different values."""
     known = values[np.isfinite(values)]
     return len(known) > 1 and bool(np.ptp(known) > 0)
 
 
 def default_columns(columns: Mapping[str, Float], drawn: Sequence[str]) -> tuple[str, ...]:
-    """Return what was drawn, blocks, costs and e_fit, as far as they are known and vary."""
-    wanted = dict.fromkeys((*drawn, "d", *COMPLEXITIES, E_FIT))
-    return tuple(name for name in wanted if name in columns and varies(columns[name]))
+    """Return the drawn parameters, the depth, the costs and e_fit, as far as they are known and vary."""
+    candidates = dict.fromkeys((*drawn, "d", *COMPLEXITIES, E_FIT))
+    return tuple(name for name in candidates if name in columns and varies(columns[name]))
 
 
 def check_columns(asked: Iterable[str], populations: Sequence[Mapping[str, Float]]) -> None:
-    """Refuse a column that no population has.
+    """Check that each column is in at least one population.
 
     Raises:
-        UsageError: with the nearest name, and all names.
+        UsageError: a column is not; the message has the nearest name, and all names.
     """
     known = dict.fromkeys(
         name for columns in populations for name, values in columns.items() if np.isfinite(values).any()

@@ -1,4 +1,4 @@
-"""Empirical distributions of error, plain and normalized by complexity (arXiv 1905.13214)."""
+"""Empirical distributions of errors (EDF, arXiv 1905.13214), and their Kolmogorov-Smirnov distance."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from regnet_deploy.errors import require
 
 Float = NDArray[np.float64]
 
-#: Bins of complexity. The paper's authors take 8 to 40 for thousands of networks; a population here has hundreds.
+#: Number of bins of complexity. The paper uses 8 to 40 for thousands of networks; populations here have hundreds.
 BINS = 10
 
 
 @dataclass(frozen=True)
 class ErrorDistribution:
-    """The errors of a population and how much each counts.
+    """The errors of a population, and their weights.
 
     Attributes:
         errors: top-1 errors, percent, ascending, ``(n,)``.
-        weights: weight of each, ``(n,)``; their sum is 1.
+        weights: weights, ``(n,)``; their sum is 1.
     """
 
     errors: Float
@@ -39,17 +39,17 @@ class ErrorDistribution:
 
     @property
     def n(self) -> int:
-        """Networks."""
+        """Number of networks."""
         return len(self.errors)
 
     @property
     def effective_n(self) -> float:
-        """Networks of equal weight that would estimate a mean as well as these (Kish: 1 / sum of w^2)."""
+        """Number of networks of equal weight with the same variance of the mean (Kish: 1 / sum of w^2)."""
         return float(1 / np.sum(self.weights**2))
 
     @property
     def minimum(self) -> float:
-        """Least error, percent."""
+        """Lowest error, percent."""
         return float(self.errors[0])
 
     @property
@@ -59,12 +59,12 @@ class ErrorDistribution:
 
     @property
     def median(self) -> float:
-        """Weighted median, percent: midway between the least e with F(> e) <= 1/2 and the least with F(> e) < 1/2."""
+        """Weighted median, percent: mean of the smallest e with F(> e) <= 1/2 and the smallest with F(> e) < 1/2."""
         reached = np.cumsum(self.weights)
         half = 0.5 * reached[-1]
-        slack = 1e-9  # sums of weights such as 1/3 miss one half by rounding
-        low = self.errors[np.searchsorted(reached, half - slack)]
-        high = self.errors[np.searchsorted(reached, half + slack)]
+        tolerance = 1e-9  # for the rounding of sums of weights such as 1/3
+        low = self.errors[np.searchsorted(reached, half - tolerance)]
+        high = self.errors[np.searchsorted(reached, half + tolerance)]
         return float((low + high) / 2)
 
     def to_json(self) -> dict[str, Any]:
@@ -80,12 +80,12 @@ class ErrorDistribution:
 
 @dataclass(frozen=True)
 class NormalizedDistribution:
-    """Distributions of several populations as if all had the same spread of complexity.
+    """Distributions of several populations, weighted so that all have the same distribution of complexity.
 
     Attributes:
         edges: edges of the bins of complexity, ``(bins + 1,)``.
         shared: which bins every population occupies, ``(bins,)``.
-        distributions: one a population.
+        distributions: one for each population.
     """
 
     edges: Float
@@ -94,27 +94,28 @@ class NormalizedDistribution:
 
 
 def error_distribution(errors: Float) -> ErrorDistribution:
-    """Return the plain distribution: every network counts ``1 / n``."""
+    """Return the unweighted distribution: every network has the weight ``1 / n``."""
     return ErrorDistribution(np.sort(errors), np.full(len(errors), 1 / len(errors)))
 
 
 def normalized_distributions(
     errors: Sequence[Float], complexities: Sequence[Float], *, bins: int = BINS
 ) -> NormalizedDistribution | None:
-    """Weigh the networks so that complexity is spread alike in all populations.
+    """Weight the networks so that all populations have the same distribution of complexity.
 
-    The paper cuts the range of complexity into k bins of equal width and gives each of the m_j networks of bin j the
-    weight 1 / (k m_j), so that every bin has the mass 1 / k. That needs every bin occupied. Here the range is the one
-    that the populations share (from the greatest of their minima to the least of their maxima), the bins are common to
-    all, and only bins that all of them occupy count: k is their number, and networks elsewhere are left out.
+    The paper divides the range of complexity into k bins of equal width and gives each of the m_j networks of bin j the
+    weight 1 / (k m_j), so that every bin has the mass 1 / k. This requires that every bin is occupied. Here the range
+    is the intersection of the ranges of the populations, the bins are common to all, and only bins that all populations
+    occupy are used: k is their number, and other networks are omitted.
 
     Args:
-        errors: by population, percent, ``(n,)`` each.
-        complexities: such as MACs, by population, ``(n,)`` each; networks with NaN are left out.
-        bins: bins of the range.
+        errors: errors of each population, percent, ``(n,)`` each.
+        complexities: complexity of the networks of each population, such as MACs, ``(n,)`` each; networks with NaN are
+            omitted.
+        bins: number of bins.
 
     Returns:
-        the distributions; None where no bin is occupied in all populations.
+        the distributions; None if no bin is occupied in all populations.
     """
     known = [np.isfinite(values) for values in complexities]
     if not known or not all(rows.any() for rows in known):
@@ -129,27 +130,26 @@ def normalized_distributions(
     shared: NDArray[np.bool_] = np.asarray((counts > 0).all(axis=0))
     if not shared.any():
         return None
-    made = []
+    distributions = []
     for error, place, count in zip(errors, places, counts, strict=True):
         kept = (place >= 0) & shared[place]
         order = np.argsort(error[kept], kind="stable")
         weights = 1 / (shared.sum() * count[place[kept]])
-        made.append(ErrorDistribution(error[kept][order], weights[order]))
-    return NormalizedDistribution(edges, shared, tuple(made))
+        distributions.append(ErrorDistribution(error[kept][order], weights[order]))
+    return NormalizedDistribution(edges, shared, tuple(distributions))
 
 
 @dataclass(frozen=True)
 class KsDistance:
-    """Two populations compared.
+    """The Kolmogorov-Smirnov distance of two populations.
 
     Attributes:
         first: name of one population.
         second: name of the other.
-        statistic: D, the greatest difference of their error EDFs, 0 to 1.
-        p_value: chance of a D as great if both came from one distribution; of this pair alone, not corrected for the
-            number of pairs.
+        statistic: D, the largest difference of their error EDFs, 0 to 1.
+        p_value: probability of such a D if both have the same distribution, not corrected for the number of pairs.
         error: error at which they differ most, percent.
-        better: the population with more networks at or below that error; None where D is 0.
+        better: the population with more networks at or below this error; None if D is 0.
     """
 
     first: str
@@ -172,7 +172,7 @@ class KsDistance:
 
 
 def ks_distance(first: str, first_errors: Float, second: str, second_errors: Float) -> KsDistance:
-    """Compare two populations by the two-sided test, exact up to 10,000 networks a population.
+    """Compare two populations by the two-sided test, which is exact up to 10,000 networks per population.
 
     Args:
         first: name of one population.
@@ -184,7 +184,7 @@ def ks_distance(first: str, first_errors: Float, second: str, second_errors: Flo
         MissingExtra: scipy is not installed.
     """
     stats = require("scipy.stats", "analysis")
-    with warnings.catch_warnings():  # where the exact p-value overflows, scipy takes the asymptotic one and warns
+    with warnings.catch_warnings():  # if the exact p-value overflows, scipy warns and uses the asymptotic one
         warnings.simplefilter("ignore", RuntimeWarning)
         result = stats.ks_2samp(first_errors, second_errors, alternative="two-sided")
     better = None
@@ -196,7 +196,7 @@ def ks_distance(first: str, first_errors: Float, second: str, second_errors: Flo
 
 
 def pairwise_distances(names: Sequence[str], errors: Sequence[Float]) -> tuple[KsDistance, ...]:
-    """Compare every population with every later one."""
+    """Compare all pairs of populations."""
     return tuple(
         ks_distance(one, one_errors, other, other_errors)
         for (one, one_errors), (other, other_errors) in itertools.combinations(zip(names, errors, strict=True), 2)
@@ -204,7 +204,7 @@ def pairwise_distances(names: Sequence[str], errors: Sequence[Float]) -> tuple[K
 
 
 def _bins_of(values: Float, edges: Float) -> NDArray[np.int64]:
-    """Return the bin of each value, the last one closed, -1 outside and for NaN, ``(n,)``."""
+    """Return the bin of each value, -1 outside the bins and for NaN, ``(n,)``; the last bin includes its end."""
     inside = (values >= edges[0]) & (values <= edges[-1])
     place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
     return np.where(inside, place, -1).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Populations as pictures, in the manner of arXiv 2003.13678 and 1905.13214."""
+"""Plots of populations, in the style of arXiv 2003.13678 and 1905.13214."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 Float = NDArray[np.float64]
 
 _LINES = ("-", "--", ":", "-.")
-#: Panels in a row: as many as stay legible at the width of a page.
-_IN_A_ROW = 4
-#: Characters of a name in a legend; names may be those of files.
-_NAME = 32
-#: From here on dots are drawn as one image, for an SVG of thousands of them is slow to show.
-_MANY_DOTS = 300
-#: The greatest value over the least from which on an axis is logarithmic.
+#: Panels in a row that are legible at the width of a page.
+_PANELS_PER_ROW = 4
+#: Maximum number of characters of a name in a legend.
+_MAX_NAME = 32
+#: From this number on, points are drawn as one image, because an SVG with thousands of them is slow to display.
+_MANY_POINTS = 300
+#: From this ratio of the largest to the smallest value on, an axis is logarithmic.
 _LOG_FROM = 12
 
 
 def plot_edfs(curves: Sequence[tuple[str, ErrorDistribution]], *, given: str | None = None) -> Figure:
-    """Draw the error EDF of each population; the legend says ``[min|mean] name``, as in the paper.
+    """Plot the error EDF of each population; the legend has ``[min|mean] name``, as in the paper.
 
-    Errors far above the others are beyond the right edge, where a curve below 1 tells of them.
+    Errors far above the others are beyond the right edge, where the curve ends below 1.
 
     Args:
         curves: name and distribution of each population.
@@ -58,15 +58,15 @@ def plot_edfs(curves: Sequence[tuple[str, ErrorDistribution]], *, given: str | N
     axis.set_xlim(left - margin, right + margin)
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("top-1 error (%)" + (f" given {short_label(given)}" if given else ""))
-    axis.set_ylabel("share of networks below this error")
+    axis.set_ylabel("fraction of networks below this error")
     axis.legend(loc="lower right", fontsize=8, framealpha=0.85, edgecolor="none", title="[min|mean]", title_fontsize=8)
     return figure
 
 
 def plot_random_search(curves: Sequence[tuple[str, SearchCurve]]) -> Figure:
-    """Draw the least error to expect of m random networks, with a band of two standard deviations either side.
+    """Plot the expected lowest error of m random networks, with a band of plus and minus two standard deviations.
 
-    The band ends below at the least error of the population, which no draw is below.
+    The lower limit of the band is the lowest error of the population.
 
     Args:
         curves: name and curve of each population.
@@ -90,7 +90,7 @@ def plot_random_search(curves: Sequence[tuple[str, SearchCurve]]) -> Figure:
             label=_legend(name),
         )
         axis.fill_between(m, low, curve.expected + 2 * curve.deviation, color=_colour(i), alpha=0.13, linewidth=0)
-    # Of one network the band may reach far up, for it is as wide as the population's tail is long.
+    # For one network the band can be very wide, because it reflects the tail of the population.
     top = max(float(curve.expected[0]) for _, curve in curves)
     bottom = min(float(curve.expected[-1]) for _, curve in curves)
     span = (top - bottom) or 1
@@ -98,21 +98,21 @@ def plot_random_search(curves: Sequence[tuple[str, SearchCurve]]) -> Figure:
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
-    axis.set_xlabel("random networks trained")
-    axis.set_ylabel("least top-1 error (%)")
+    axis.set_xlabel("number of random networks")
+    axis.set_ylabel("lowest top-1 error (%)")
     axis.legend(loc="upper right", fontsize=8, framealpha=0.85, edgecolor="none")
     return figure
 
 
 def plot_parameters(errors: Float, columns: Mapping[str, Float], ranges: Sequence[BestRange]) -> Figure:
-    """Draw the error against each column, with the 95 % interval of the best value and its median.
+    """Plot the error over each column, with the 95 % interval and the median of the best value.
 
-    Networks whose error is far above the others are triangles at the upper edge.
+    Networks with an error far above the others are triangles at the upper edge.
 
     Args:
         errors: top-1 errors, percent, ``(n,)``.
         columns: values of each column, ``(n,)``.
-        ranges: one a panel.
+        ranges: one for each panel.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -120,7 +120,7 @@ def plot_parameters(errors: Float, columns: Mapping[str, Float], ranges: Sequenc
     require("matplotlib", "plot")
     from matplotlib.figure import Figure
 
-    across = min(_IN_A_ROW, len(ranges))
+    across = min(_PANELS_PER_ROW, len(ranges))
     rows = -(-len(ranges) // across)
     figure = Figure(figsize=(max(2.35 * across, 4.2), 2.1 * rows + 0.5), layout="constrained", dpi=160)
     grid = figure.subplots(rows, across, sharey=True, squeeze=False)
@@ -147,13 +147,13 @@ def plot_parameters(errors: Float, columns: Mapping[str, Float], ranges: Sequenc
 
 
 def plot_widths(errors: Float, networks: Sequence[Network], fits: Sequence[LineFit], *, each: int = 4) -> Figure:
-    """Draw the widths of the blocks of the best and the worst networks, with the line fitted to each.
+    """Plot the widths of the blocks of the best and the worst networks, with the fitted lines.
 
     Args:
         errors: top-1 errors, percent, ``(n,)``.
-        networks: ``n`` of them.
-        fits: the line fitted to each.
-        each: networks of either kind; fewer where the population is small.
+        networks: the networks, ``n``.
+        fits: the fitted line of each network.
+        each: number of best and of worst networks; fewer if the population is small.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -205,21 +205,21 @@ def _line(i: int) -> str:
 
 
 def _legend(name: str) -> str:
-    """Return a name as a legend shows it: its end where it is long, and nothing of it taken as matplotlib's markup."""
-    shown = name if len(name) <= _NAME else "..." + name[3 - _NAME :]
+    """Return the label of a name: long names are shortened to their end, and the markup of matplotlib is escaped."""
+    shown = name if len(name) <= _MAX_NAME else "..." + name[3 - _MAX_NAME :]
     plain = shown.replace("$", r"\$")
-    return f" {plain}" if plain.startswith("_") else plain  # a label that starts with _ is not shown
+    return f" {plain}" if plain.startswith("_") else plain  # matplotlib hides labels that start with _
 
 
 def _top(errors: Float) -> float:
-    """Return where the axis of errors ends: at the greatest, unless it is far above nearly all others."""
+    """Return the upper limit of the axis of errors: the largest error, unless it is far above almost all others."""
     most = np.quantile(errors, 0.95)
     return float(min(errors.max(), most + 0.5 * (most - errors.min()))) if most > errors.min() else float(errors.max())
 
 
 def _dots(axis: Axes, x: Float, errors: Float, top: float) -> None:
     beyond = errors > top
-    many = len(errors) > _MANY_DOTS
+    many = len(errors) > _MANY_POINTS
     style: dict[str, Any] = {"color": COLOURS[0], "alpha": 0.55 if many else 0.85, "linewidths": 0, "zorder": 3}
     axis.scatter(x[~beyond], errors[~beyond], s=9, label="network", rasterized=many, **style)
     if beyond.any():

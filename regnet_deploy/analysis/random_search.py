@@ -1,11 +1,12 @@
-"""What random search costs: the error to expect of the best of m random networks.
+"""The efficiency of random search: the expected error of the best of m random networks.
 
-Radosavovic et al. (arXiv 1905.13214) draw groups of m networks and average their least errors. The mean over
-all groups has a closed form. With errors e_1 <= ... <= e_n, the least of m drawn without replacement is e_i with
+Radosavovic et al. (arXiv 1905.13214) draw groups of m networks and average their lowest errors. The mean over all
+groups has a closed form. With errors e_1 <= ... <= e_n, the lowest of m drawn without replacement is e_i with
+probability
 
     P(i) = C(n - i, m - 1) / C(n, m),
 
-and the sum of P(i) e_i is an unbiased estimate of what m fresh networks of the space would give (a U-statistic).
+and the sum of P(i) e_i is an unbiased estimate for m new networks of the space (a U-statistic).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SearchCurve:
-    """Least error of m networks, for m = 1 .. n.
+    """Lowest error of m networks, for m = 1 .. n.
 
     Attributes:
-        expected: its mean over all draws, percent, ``(n,)``.
-        deviation: its standard deviation over all draws, percent, ``(n,)``. Draws of nearly all n networks share most
-            of them, so that for m near n it says little of fresh networks; at m = n it is 0.
+        expected: mean over all draws, percent, ``(n,)``.
+        deviation: standard deviation over all draws, percent, ``(n,)``. Draws of almost n networks have most networks
+            in common, so that for m near n it underestimates the deviation for new networks; at m = n it is 0.
     """
 
     expected: Float

@@ -1,4 +1,4 @@
-"""Whether a number known before training ranks networks by their error: rank correlations with intervals."""
+"""Rank correlations of the columns of a population with the error, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from regnet_deploy.errors import UsageError, require
 
 Float = NDArray[np.float64]
 
-#: Fewest networks that have a rank correlation worth the name: of two it is always -1 or 1.
-FEWEST = 3
+#: Minimum number of networks: the rank correlation of two is always -1 or 1.
+MIN_NETWORKS = 3
 REPEATS = 2000
-#: Of more networks than these the intervals are by Fisher's z, for the bootstrap of all pairs would take minutes.
-_MANY = 1000
-_COUNTED_AT_ONCE = 4_000_000
+#: For more networks, intervals are computed by Fisher's z, because a bootstrap of all pairs would take minutes.
+_MAX_BOOTSTRAP = 1000
+_MAX_COUNTS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Correlation:
 
 @dataclass(frozen=True)
 class RankCorrelations:
-    """How a score goes with the error; -1: the higher the score the lower the error, without exception.
+    """The rank correlations of a column with the error; -1 means that a higher value always has a lower error.
 
     Attributes:
-        column: name of the score.
+        column: name of the column.
         spearman: correlation of the ranks.
-        kendall: tau-b, the excess of pairs in the same order over pairs in opposite order.
-        n: networks of which the score is known.
+        kendall: tau-b, the excess of concordant over discordant pairs.
+        n: number of networks with a known value.
     """
 
     column: str
@@ -61,35 +61,36 @@ class RankCorrelations:
 
 
 def has_rank_columns(scores: Float, errors: Float) -> bool:
-    """Return whether there are enough networks with a score, of more than one score and more than one error."""
+    """Return whether enough networks have a known value, and values and errors both vary."""
     known = np.isfinite(scores)
-    return bool(known.sum() >= FEWEST and np.ptp(scores[known]) > 0 and np.ptp(errors[known]) > 0)
+    return bool(known.sum() >= MIN_NETWORKS and np.ptp(scores[known]) > 0 and np.ptp(errors[known]) > 0)
 
 
 def rank_correlations(
     column: str, scores: Float, errors: Float, *, repeats: int = REPEATS, seed: int = 0
 ) -> RankCorrelations:
-    """Correlate a score with the error.
+    """Return the rank correlations of a column with the error.
 
     Args:
-        column: name of the score.
-        scores: ``(n,)``; networks with NaN are left out.
+        column: name of the column.
+        scores: values of the column, ``(n,)``; networks with NaN are omitted.
         errors: top-1 errors, percent, ``(n,)``.
-        repeats: of the bootstrap, which draws n networks with replacement; of many networks the intervals are by
-            Fisher's z.
-        seed: of the bootstrap.
+        repeats: number of bootstrap samples of n networks; for many networks, intervals are computed by Fisher's z.
+        seed: seed of the bootstrap.
 
     Raises:
-        UsageError: there is nothing to rank.
+        UsageError: there are too few networks, or a constant column or error.
         MissingExtra: scipy is not installed.
     """
     if not has_rank_columns(scores, errors):
-        raise UsageError(f"{column} ranks nothing: it takes {FEWEST} networks or more, of different {column} and error")
+        raise UsageError(
+            f"no rank correlation of {column}: it needs {MIN_NETWORKS} networks that differ in {column} and in error"
+        )
     stats = require("scipy.stats", "analysis")
     known = np.isfinite(scores)
     scores, errors = scores[known], errors[known]
     rho, tau = stats.spearmanr(scores, errors), stats.kendalltau(scores, errors)
-    if len(scores) > _MANY:
+    if len(scores) > _MAX_BOOTSTRAP:
         low, high = _by_fisher(float(rho.statistic), float(tau.statistic), len(scores))
     else:
         low, high = np.percentile(_resampled(scores, errors, repeats, seed), (2.5, 97.5), axis=1)
@@ -102,7 +103,7 @@ def rank_correlations(
 
 
 def _by_fisher(rho: float, tau: float, n: int) -> tuple[Float, Float]:
-    """Return lower and upper ends of both coefficients' 95 % intervals, ``(2,)`` each.
+    """Return the lower and upper limits of the 95 % intervals of both coefficients, ``(2,)`` each.
 
     Variances of z by Fieller, Hartley and Pearson, 1957.
     """
@@ -114,15 +115,15 @@ def _by_fisher(rho: float, tau: float, n: int) -> tuple[Float, Float]:
 def _resampled(x: Float, y: Float, repeats: int, seed: int) -> Float:
     """Return Spearman's and Kendall's coefficients of bootstrap samples, ``(2, samples)``.
 
-    A sample is how often each row was drawn, c, ``(n,)``. Spearman's coefficient is the correlation of mid-ranks,
-    weighted by c. With S_ij = sign(x_i - x_j) sign(y_i - y_j), c'Sc is twice the pairs in order less those out of it,
-    for Kendall's tau-b. Samples in which x or y is constant have none and are left out.
+    A sample is the number of draws c of each row, ``(n,)``. Spearman's coefficient is the correlation of mid-ranks,
+    weighted by c. With S_ij = sign(x_i - x_j) sign(y_i - y_j), c'Sc is twice the concordant minus the discordant pairs,
+    for Kendall's tau-b. Samples in which x or y is constant have no coefficient and are omitted.
     """
     n = len(x)
     order = (np.sign(x[:, None] - x) * np.sign(y[:, None] - y)).astype(np.float32)  # counts below 2^24: exact
     generator = np.random.default_rng(seed)
-    made = []
-    block = max(1, _COUNTED_AT_ONCE // n)
+    coefficients = []
+    block = max(1, _MAX_COUNTS // n)
     for start in range(0, repeats, block):
         counts = generator.multinomial(n, np.full(n, 1 / n), size=min(block, repeats - start))
         (rank_x, untied_x), (rank_y, untied_y) = _ranked(x, counts), _ranked(y, counts)
@@ -130,13 +131,13 @@ def _resampled(x: Float, y: Float, repeats: int, seed: int) -> Float:
         covariance = (counts * rank_x * rank_y).sum(axis=1)[usable]
         variances = ((counts * rank_x**2).sum(axis=1) * (counts * rank_y**2).sum(axis=1))[usable]
         in_order = ((counts.astype(np.float32) @ order) * counts).sum(axis=1)[usable]
-        made.append([covariance / np.sqrt(variances), in_order / np.sqrt(untied_x[usable] * untied_y[usable])])
-    coefficients: Float = np.clip(np.concatenate(made, axis=1), -1, 1)
-    return coefficients
+        coefficients.append([covariance / np.sqrt(variances), in_order / np.sqrt(untied_x[usable] * untied_y[usable])])
+    clipped: Float = np.clip(np.concatenate(coefficients, axis=1), -1, 1)
+    return clipped
 
 
 def _ranked(values: Float, counts: NDArray[np.int64]) -> tuple[Float, Float]:
-    """Return mid-ranks less their mean, ``(samples, n)``, and ordered pairs of different values, ``(samples,)``."""
+    """Return mid-ranks minus their mean, ``(samples, n)``, and ordered pairs of different values, ``(samples,)``."""
     _, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max() + 1))

@@ -1,4 +1,4 @@
-"""An analysis as sections of rows: the one wording that both the terminal and the page show."""
+"""Formats an analysis as sections of tables, for the terminal and for the HTML page."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from regnet_deploy.analysis.analysis import Analysis, PopulationAnalysis
-from regnet_deploy.analysis.best_range import drawn_each_time
+from regnet_deploy.analysis.best_range import sample_size
 from regnet_deploy.analysis.columns import COMPLEXITIES, format_value, label, short_label
 from regnet_deploy.analysis.edf import ErrorDistribution
 from regnet_deploy.analysis.rank_correlation import Correlation
 from regnet_deploy.html import Section, Table
 from regnet_deploy.populations.trials import Trials
 
-#: Networks listed as the best of a population.
+#: Number of networks in the table of the best ones.
 _LISTED = 5
 _OF_ERRORS = ("n", "min (%)", "mean (%)", "median (%)")
 
 
 def comparison_sections(analysis: Analysis) -> list[Section]:
-    """Return what concerns the populations together: errors, distances, equal complexity, random search."""
+    """Return the sections that compare the populations: errors, distances, equal complexity, random search."""
     made = [_errors(analysis)]
     if analysis.distances:
         made.append(_distances(analysis))
@@ -31,25 +31,27 @@ def comparison_sections(analysis: Analysis) -> list[Section]:
 
 
 def population_section(analysis: Analysis, population: PopulationAnalysis, trials: Trials) -> Section:
-    """Return what concerns one population: where the best values lie, what goes with the error, the best networks."""
-    drawn = drawn_each_time(population.distribution.n, analysis.share)
+    """Return the section of one population: ranges of the best values, rank correlations, the best networks."""
+    drawn = sample_size(population.distribution.n, analysis.share)
     facts = []
     tables = []
     if population.ranges:
         facts.append(
             (
                 "range of the best",
-                f"95 % interval and median of the best of {drawn} networks drawn with replacement, "
-                f"{analysis.repeats:,} times (empirical bootstrap)",
+                f"95 % interval and median of the best of {drawn} networks, in {analysis.repeats:,} samples with "
+                "replacement (bootstrap)",
             )
         )
         tables.append(_ranges(population))
     if population.rankings:
-        facts.append(("rank correlation", "with the error, and its 95 % interval; below 0: the more, the better"))
+        facts.append(
+            ("rank correlation", "with the error, and its 95 % interval; negative: larger values have lower errors")
+        )
         tables.append(_rankings(population))
     if population.fits:
         e_fit = np.median([fit.e_fit for fit in population.fits])
-        facts.append(("quantized line", f"median e_fit {e_fit:.3f}: mean |ln ratio| of its widths to a network's"))
+        facts.append(("quantized line", f"median e_fit {e_fit:.3f}: mean |ln ratio| of fitted to real widths"))
     if trials.networks:
         tables.append(_best(population, trials))
     return Section(population.name, facts, tables)
@@ -59,8 +61,8 @@ def sections(analysis: Analysis, populations: Sequence[Trials]) -> list[Section]
     """Return all sections.
 
     Args:
-        analysis: of the populations.
-        populations: the same, in the same order.
+        analysis: the analysis of the populations.
+        populations: the populations, in the same order.
     """
     own = [
         population_section(analysis, population, trials)
@@ -81,7 +83,7 @@ def _summary(errors: ErrorDistribution) -> tuple[str, ...]:
 
 def _distances(analysis: Analysis) -> Section:
     pairs = Table(
-        ("populations", "D", "p", "differ most at (%)", "better there"),
+        ("populations", "D", "p", "differ most at (%)", "better"),
         [
             (
                 f"{d.first} / {d.second}",
@@ -96,12 +98,12 @@ def _distances(analysis: Analysis) -> Section:
     tables = [pairs]
     if len(analysis.populations) > 2:
         tables.append(_matrix(analysis))
-    test = "two-sample Kolmogorov-Smirnov, two-sided; p of each pair by itself, not corrected for their number"
+    test = "two-sample Kolmogorov-Smirnov, two-sided; p is not corrected for the number of pairs"
     return Section("Distance of the populations", [("test", test)], tables)
 
 
 def _matrix(analysis: Analysis) -> Table:
-    """Return D of every pair as a square."""
+    """Return D of every pair as a matrix."""
     names = [p.name for p in analysis.populations]
     of_pair = {frozenset((d.first, d.second)): f"{d.statistic:.3f}" for d in analysis.distances}
     return Table(
@@ -115,9 +117,9 @@ def _normalised(analysis: Analysis) -> Section:
         low, high = format_value(column, made.edges[0]), format_value(column, made.edges[-1])
         bins = f"{made.shared.sum()} of {len(made.shared)} bins from {low} to {high} are occupied by every population"
         facts.append((label(column), bins))
-        for population, weighed in zip(analysis.populations, made.distributions, strict=True):
-            n, *figures = _summary(weighed)
-            rows.append((population.name, short_label(column), n, f"{weighed.effective_n:.0f}", *figures))
+        for population, distribution in zip(analysis.populations, made.distributions, strict=True):
+            n, *figures = _summary(distribution)
+            rows.append((population.name, short_label(column), n, f"{distribution.effective_n:.0f}", *figures))
     columns = ("population", "given", "n", "effective n", *_OF_ERRORS[1:])
     return Section("Top-1 errors at equal complexity", facts, [Table(columns, rows)])
 
@@ -128,19 +130,19 @@ def _search(analysis: Analysis) -> Section:
     rows = []
     for p in analysis.populations:
         cells = [
-            _whole(f"{p.search.expected[m - 1]:.2f} ± {2 * p.search.deviation[m - 1]:.2f}")
+            _no_break(f"{p.search.expected[m - 1]:.2f} ± {2 * p.search.deviation[m - 1]:.2f}")
             if m <= p.distribution.n
             else "-"
             for m in counts
         ]
         rows.append((p.name, *cells))
-    what = "mean ± 2 standard deviations (%) of the least error, over all ways to draw that many of the networks"
-    return Section("Random search", [("best of", what)], [Table(("population", *map(str, counts)), rows)])
+    method = "mean ± 2 standard deviations (%) of the lowest error of so many networks, over all draws"
+    return Section("Random search", [("best of", method)], [Table(("population", *map(str, counts)), rows)])
 
 
 def _ranges(population: PopulationAnalysis) -> Table:
     return Table(
-        ("range of the best", "2.5 %", "median", "97.5 %", "least of all", "most of all", "n"),
+        ("range of the best", "2.5 %", "median", "97.5 %", "minimum", "maximum", "n"),
         [
             (
                 label(r.column),
@@ -173,10 +175,10 @@ def _best(population: PopulationAnalysis, trials: Trials) -> Table:
                 str(rank),
                 f"{trials.error[row]:.2f}",
                 *("-" if np.isnan(trials.columns[c][row]) else format_value(c, trials.columns[c][row]) for c in costs),
-                _whole(" ".join(map(str, network.depths))),
-                _whole(" ".join(map(str, network.widths))),
-                _whole(" ".join(map(str, network.group_widths))),
-                _whole(" ".join(f"{b:g}" for b in network.bottlenecks)),
+                _no_break(" ".join(map(str, network.depths))),
+                _no_break(" ".join(map(str, network.widths))),
+                _no_break(" ".join(map(str, network.group_widths))),
+                _no_break(" ".join(f"{b:g}" for b in network.bottlenecks)),
                 f"{population.fits[row].e_fit:.3f}",
             )
         )
@@ -184,6 +186,6 @@ def _best(population: PopulationAnalysis, trials: Trials) -> Table:
     return Table(columns, rows)
 
 
-def _whole(text: str) -> str:
-    """Return text that a page does not break over two lines."""
+def _no_break(text: str) -> str:
+    """Replace spaces by no-break spaces."""
     return text.replace(" ", "\N{NO-BREAK SPACE}")

@@ -99,8 +99,8 @@ def test_two_networks_are_enough(population):
         ([bare(30, 40), bare(space="none")], {}, "none has 0 trained networks"),
         ([bare(30, float("nan"))], {}, "1 of 2 errors of bare are not numbers"),
         ([bare(30, 40)], {"columns": ["macs"]}, "no population has a column 'macs'"),
-        ([bare(30, 40)], {"share": 0.0}, "share"),
-        ([bare(30, 40)], {"repeats": 0}, "at least once"),
+        ([bare(30, 40)], {"share": 0.0}, "bootstrap sample"),
+        ([bare(30, 40)], {"repeats": 0}, "at least 1 repeat"),
     ],
 )
 def test_what_cannot_be_analyzed_is_one_line(populations, options, message):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import regnet_deploy.analysis.best_range as bootstrap
-from regnet_deploy.analysis.best_range import best_range, drawn_each_time, winners
+from regnet_deploy.analysis.best_range import best_of_samples, best_range, sample_size
 from regnet_deploy.errors import UsageError
 
 
@@ -19,11 +19,11 @@ def exact_chances(n, m):
 
 
 @pytest.mark.parametrize(("n", "share"), [(40, 0.25), (100, 0.05), (7, 1.0), (3, 0.25)])
-def test_winners_follow_the_exact_distribution(n, share):
+def test_the_best_of_samples_follow_the_exact_distribution(n, share):
     errors = np.random.default_rng(5).permutation(n).astype(np.float64)
     repeats = 40_000
-    kept = errors[winners(errors, share=share, repeats=repeats, seed=1)].astype(int)
-    chances = exact_chances(n, drawn_each_time(n, share))
+    kept = errors[best_of_samples(errors, share=share, repeats=repeats, seed=1)].astype(int)
+    chances = exact_chances(n, sample_size(n, share))
     assert chances.sum() == pytest.approx(1)
     observed = np.bincount(kept, minlength=n)
     deviation = np.sqrt(repeats * chances * (1 - chances)) + 1
@@ -34,7 +34,7 @@ def test_percentiles_are_those_of_the_exact_distribution():
     n, share = 200, 0.25
     errors = np.arange(n, dtype=np.float64)
     values = 1000 + 3.0 * np.arange(n)
-    reached = np.cumsum(exact_chances(n, drawn_each_time(n, share)))
+    reached = np.cumsum(exact_chances(n, sample_size(n, share)))
     made = best_range("x", values, errors, share=share, repeats=100_000, seed=3)
     for got, share_of in ((made.low, 0.025), (made.median, 0.5), (made.high, 0.975)):
         exact = int(np.searchsorted(reached, share_of))
@@ -43,13 +43,13 @@ def test_percentiles_are_those_of_the_exact_distribution():
 
 
 def test_of_equal_errors_each_wins_alike():
-    kept = winners(np.full(4, 30.0), share=1, repeats=20_000, seed=0)
+    kept = best_of_samples(np.full(4, 30.0), share=1, repeats=20_000, seed=0)
     assert (np.abs(np.bincount(kept, minlength=4) - 5000) < 5 * np.sqrt(20_000 * 3 / 16)).all()
 
 
 @pytest.mark.parametrize(("n", "share", "drawn"), [(500, 0.25, 125), (100, 0.29, 29), (7, 0.25, 1), (2, 0.25, 1)])
 def test_a_quarter_is_rounded_down_and_at_least_one(n, share, drawn):
-    assert drawn_each_time(n, share) == drawn
+    assert sample_size(n, share) == drawn
 
 
 def test_percentiles_are_values_of_networks():
@@ -77,15 +77,20 @@ def test_the_interval_is_ordered_inside_the_population_and_repeats_with_its_seed
 
 
 def test_blocks_of_draws_cover_all_repeats(monkeypatch):
-    monkeypatch.setattr(bootstrap, "_DRAWN_AT_ONCE", 100)
-    kept = winners(np.arange(40.0), repeats=95, seed=2)
+    monkeypatch.setattr(bootstrap, "_MAX_ROWS", 100)
+    kept = best_of_samples(np.arange(40.0), repeats=95, seed=2)
     assert len(kept) == 95
     assert kept.max() < 40
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"share": 0}, "share"), ({"share": 1.5}, "share"), ({"share": float("nan")}, "share"), ({"repeats": 0}, "once")],
+    [
+        ({"share": 0}, "bootstrap sample"),
+        ({"share": 1.5}, "share"),
+        ({"share": float("nan")}, "share"),
+        ({"repeats": 0}, "at least 1 repeat"),
+    ],
 )
 def test_impossible_draws_are_refused(options, message):
     with pytest.raises(UsageError, match=message):

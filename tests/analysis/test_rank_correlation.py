@@ -68,5 +68,5 @@ def test_networks_without_a_score_are_left_out():
 def test_what_ranks_nothing_is_refused(score, error):
     score, error = np.array(score, dtype=float), np.array(error, dtype=float)
     assert not has_rank_columns(score, error)
-    with pytest.raises(UsageError, match="score ranks nothing"):
+    with pytest.raises(UsageError, match="no rank correlation of score"):
         rank_correlations("score", score, error)
