@@ -38,7 +38,7 @@ def population(space: str) -> Trials:
 
 
 def with_fitted_line(trials: Trials, analysis: PopulationAnalysis) -> Trials:
-    """Add w_m of the line nearest to each network and the distance from it, which exist for AnyNets too."""
+    """Add w_m and e_fit of the fitted line of each network, which exist for AnyNets too."""
     added = {
         "w_m fitted": np.array([fit.w_m for fit in analysis.fits]),
         "e_fit": np.array([fit.e_fit for fit in analysis.fits]),
@@ -67,7 +67,7 @@ def summary(analysis: Analysis, populations: list[Trials]) -> str:
                 *(f"{search[m - 1]:.2f}" if m <= len(search) else "-" for m in (8, 32)),
             ]
         )
-    columns = ["space", "networks", "diverged or failed", "least", "mean", "median", "best of 8", "best of 32"]
+    columns = ["space", "networks", "diverged or failed", "lowest", "mean", "median", "best of 8", "best of 32"]
     return table(columns, rows)
 
 
@@ -86,7 +86,7 @@ def distances(analysis: Analysis, populations: list[Trials]) -> str:
                 f"{points:+.2f} ({low:+.2f} to {high:+.2f})",
             ]
         )
-    return table(["spaces", "KS D", "p", "better", "mean error of the first less that of the second, points"], rows)
+    return table(["spaces", "KS D", "p", "better", "mean error of the first minus that of the second, points"], rows)
 
 
 def ranges(populations: list[Trials], columns: list[str]) -> str:
@@ -147,7 +147,7 @@ def score_table() -> str:
             ]
         )
     columns = ["population", "networks used", "score and error (95 %)", "p", "regression and error"]
-    return table([*columns, "regression off by", "score off by", "mean off by"], rows)
+    return table([*columns, "error of regression", "of score", "of mean"], rows)
 
 
 def errors_by_number(file: str) -> dict[int, float]:
@@ -156,7 +156,7 @@ def errors_by_number(file: str) -> dict[int, float]:
 
 
 def seeds() -> str:
-    """Compare networks that were trained twice, from two seeds."""
+    """Return the comparison of networks that were trained with two seeds."""
     rows = []
     for space in SPACES:
         first, second = errors_by_number(f"glyphs32_{space}.csv"), errors_by_number(f"second_seed/glyphs32_{space}.csv")
@@ -172,44 +172,44 @@ def seeds() -> str:
                 f"{rank_correlation(one, other):+.2f}",
             ]
         )
-    columns = ["space", "trained twice", "spread of the networks", "spread by the seed", "rank correlation"]
+    columns = ["space", "trained twice", "deviation between networks", "deviation by the seed", "rank correlation"]
     return table(columns, rows)
 
 
 def findings(analysis: Analysis) -> str:
-    """Say what the figures say; the words hold for the populations as they are committed."""
+    """Return the findings; the text is valid for the populations in the repository."""
     a, e, x = (each.distribution for each in analysis.populations)
     ae, ax, ex = analysis.distances
     best = {(each.name, r.column): r.median for each in analysis.populations for r in each.ranges}
     likely = max(ae.p_value, ax.p_value)
     spearman = {(each.name, r.column): r.spearman.value for each in analysis.populations for r in each.rankings}
     return f"""**In this setting the order of the paper holds in the means ({x.mean:.1f} % RegNetX, {e.mean:.1f} % AnyNetX_E, {a.mean:.1f} % AnyNetX_A)
-and in the medians ({x.median:.1f}, {e.median:.1f}, {a.median:.1f} %). That AnyNetX_A is the worst is beyond doubt (KS D {ae.statistic:.2f} and {ax.statistic:.2f}, p {likely:.0e}
-at most). That RegNetX is better than AnyNetX_E is not shown: D {ex.statistic:.2f}, p {ex.p_value:.2f}, and the best network of all is an
+and in the medians ({x.median:.1f}, {e.median:.1f}, {a.median:.1f} %). AnyNetX_A is clearly the worst (KS D {ae.statistic:.2f} and {ax.statistic:.2f}, p {likely:.0e}
+at most). The data do not show that RegNetX is better than AnyNetX_E: D {ex.statistic:.2f}, p {ex.p_value:.2f}, and the best network of all is an
 AnyNetX_E ({e.minimum:.1f} % against {x.minimum:.1f} %).** The paper had 500 networks a space, 10 epochs and ImageNet; {e.n} networks of 4 epochs
-cannot tell spaces apart that are as near as these two.
+cannot separate two spaces that are so similar.
 
-- **Why AnyNetX_A is worse** is plain here: the error goes with the width of the last stage (Spearman {spearman["AnyNetX_A", "w_4"]:+.2f}). Networks
-  that end narrow cannot tell 62 classes apart, and widths that rise - the paper's step from C to D - leave them out.
+- **Why AnyNetX_A is worse** is clear: the error depends on the width of the last stage (Spearman {spearman["AnyNetX_A", "w_4"]:+.2f}). Networks
+  with a narrow last stage cannot separate 62 classes, and rising widths (the step from C to D in the paper) exclude them.
 - **Depth** is not as in the paper, which finds about 20 blocks best at every budget: here the best have {best["AnyNetX_E", "d"]:g} (AnyNetX_E)
-  and {best["RegNetX", "d"]:g} (RegNetX), and the error goes with depth ({spearman["AnyNetX_E", "d"]:+.2f} in AnyNetX_E, {spearman["RegNetX", "d"]:+.2f} in RegNetX). After 4 epochs without warm-up deep networks have not learnt
-  yet. What is best after short training is best for short training.
-- **w_m** is where the paper finds it, about 2.5: {best["RegNetX", "w_m"]:.2f}. **b** and **g** show little: their intervals are the whole range, where
+  and {best["RegNetX", "d"]:g} (RegNetX), and the error grows with depth ({spearman["AnyNetX_E", "d"]:+.2f} in AnyNetX_E, {spearman["RegNetX", "d"]:+.2f} in RegNetX). After 4 epochs without warm-up, deep networks have not
+  converged yet. The best network after a short training is not necessarily the best after a long one.
+- **w_m** agrees with the paper, which finds about 2.5: {best["RegNetX", "w_m"]:.2f}. **b** and **g** have little effect: their intervals are the whole range, while
   the paper prefers b = 1 and g > 1 (in AnyNetX_E a larger b is even a little better, {spearman["AnyNetX_E", "b"]:+.2f}).
-- **e_fit** does not go with the error ({spearman["AnyNetX_A", "e_fit"]:+.2f} and {spearman["AnyNetX_E", "e_fit"]:+.2f}): that good AnyNets have widths near a quantized line is not
-  reproduced either."""
+- **e_fit** is not correlated with the error ({spearman["AnyNetX_A", "e_fit"]:+.2f} and {spearman["AnyNetX_E", "e_fit"]:+.2f}). The finding of the paper that good AnyNets have widths
+  near a quantized line is not reproduced either."""
 
 
 def score_findings() -> str:
-    """Say what the table of scores says."""
+    """Return the findings of the table of scores."""
     told = read("evidence")
     here, elsewhere = told["glyphs32_RegNetX"], told[ZHANG.stem]
-    return f"""The score does not rank either population. On the characters it is even the wrong way round ({here["score"]["value"]:+.2f}): it was
-fitted to networks that were the best after 100 epochs on ImageNet, and holds 12 to 28 blocks for likely, while {setting(SPACES[0])["epochs"]} epochs
-reward few. On the ImageNet population it has the right sign and no more ({elsewhere["score"]["value"]:+.2f}, p {elsewhere["score"]["p_value"]:.1f}, with only {elsewhere["trials"]} networks of four
-stages). Within a narrow band of MACs, where all candidates are RegNets, the likelihood under the published trends is a
-prior and no more. The regression on the user's own sweep does rank what it has not seen ({here["left_out"]["regression"]["spearman"]:+.2f} and {elsewhere["left_out"]["regression"]["spearman"]:+.2f}), and is off
-by about half of what a guess of the mean is ({here["left_out"]["regression"]["rmse"]:.1f} points against {here["left_out"]["mean"]["rmse"]:.1f}; {elsewhere["left_out"]["regression"]["rmse"]:.2f} against {elsewhere["left_out"]["mean"]["rmse"]:.2f}): that is what `select --evidence` is for."""
+    return f"""The score does not predict the order of either population. For the characters, the correlation even has the wrong sign ({here["score"]["value"]:+.2f}). The score
+is fitted to networks that were the best after 100 epochs on ImageNet, and expects 12 to 28 blocks, while {setting(SPACES[0])["epochs"]} epochs
+favor fewer. For the ImageNet population, the sign is right, but the correlation is not significant ({elsewhere["score"]["value"]:+.2f}, p {elsewhere["score"]["p_value"]:.1f}, with only {elsewhere["trials"]} networks of four
+stages). Within a narrow band of MACs, where all candidates are RegNets, the likelihood under the published trends is only a
+prior. The regression on a sweep does predict the order of networks that it was not fitted to ({here["left_out"]["regression"]["spearman"]:+.2f} and {elsewhere["left_out"]["regression"]["spearman"]:+.2f}), and its
+error is about half of that of the mean ({here["left_out"]["regression"]["rmse"]:.1f} points against {here["left_out"]["mean"]["rmse"]:.1f}; {elsewhere["left_out"]["regression"]["rmse"]:.2f} against {elsewhere["left_out"]["mean"]["rmse"]:.2f}). This is the purpose of `select --evidence`."""
 
 
 def page() -> str:
@@ -222,32 +222,31 @@ def page() -> str:
     by_stage = [f"{symbol}_{i}" for symbol in "bg" for i in range(1, 5)]
     return f"""# Three design spaces, compared
 
-The paper's central claim (arXiv 2003.13678, section 3): networks drawn from RegNetX are better than networks
-drawn from AnyNetX_E, and those better than networks drawn from AnyNetX_A. Here it is in the small: {sum(map(len, plain))}
-networks of {low:.2f} to {high:.2f} MMACs, each trained from scratch, on images that none of the paper's authors chose.
-`python benchmarks/design_spaces.py` writes this page, its figures of error and its pictures from
-`profiles/populations/`.
+The central claim of the paper (arXiv 2003.13678, section 3) is that networks drawn from RegNetX are better than networks
+drawn from AnyNetX_E, and these are better than networks drawn from AnyNetX_A. This page tests the claim on a small scale,
+with {sum(map(len, plain))} networks of {low:.2f} to {high:.2f} MMACs that are trained from scratch on a data set that the paper does not use.
+`python benchmarks/design_spaces.py` writes this page and its figures from `profiles/populations/`.
 
 {findings(analysis)}
 
-## What was done
+## Method
 
-- **Data**: 62 characters (0-9, A-Z, a-z) rendered in different fonts, {first["train_images"]} images to train on and
-  {first["val_images"]} to validate with, of fonts that are not among those trained on; {first["resolution"]} x
-  {first["resolution"]} pixels. The standard error of an error of 25 % on so many images is
+- **Data**: 62 characters (0-9, A-Z, a-z) rendered in different fonts, {first["train_images"]} training images and
+  {first["val_images"]} validation images of other fonts; {first["resolution"]} x
+  {first["resolution"]} pixels. The standard error of a measured error of 25 % is
   {100 * (0.25 * 0.75 / int(first["val_images"])) ** 0.5:.1f} points.
 - **Networks**: AnyNetX_A (16 degrees of freedom: depth, width, bottleneck ratio and group width of each stage),
-  AnyNetX_E (shared b and g, widths and depths that rise), RegNetX (widths on a quantized line). Drawn with seed
-  {first["seed"]} on the scales that `regnet-deploy spaces` prints, and kept if they have {first["mmacs"].replace(":", " to ")} MMACs; stem of stride
+  AnyNetX_E (shared b and g, rising widths and depths), RegNetX (widths on a quantized line). They are drawn with seed
+  {first["seed"]} on the scales that `regnet-deploy spaces` prints, and accepted if they have {first["mmacs"].replace(":", " to ")} MMACs; the stem has stride
   {first["stem_stride"]}.
-- **Recipe**: {first["epochs"]} epochs, batch {first["batch_size"]}, SGD with Nesterov momentum, rate {first["lr"]} for
-  128 images under a half-period cosine, weight decay {first["weight_decay"]}, random crops of
-  {100 * float(first["crop_area"]):.0f} % of the area or more, no flips (they would make b of d). The same for all, and
-  the same seed. The error is that of the best epoch.
-- **Machine**: {first["cpu"]}, one thread a trial, two at a time beside other work; {trained_hours():.1f} core hours in all.
-  Times in the CSV files are therefore no measurement of the networks.
+- **Recipe**: {first["epochs"]} epochs, batch {first["batch_size"]}, SGD with Nesterov momentum, learning rate {first["lr"]} for
+  128 images with a half-period cosine schedule, weight decay {first["weight_decay"]}, random crops of
+  {100 * float(first["crop_area"]):.0f} % of the area or more, no flips (they would turn b into d). All networks have
+  the same recipe and seed. The error is that of the best epoch.
+- **Machine**: {first["cpu"]}, one thread per trial, two trials at a time, with other load; {trained_hours():.1f} core hours in total.
+  The times in the CSV files are therefore not benchmarks of the networks.
 
-The commands, once for each space:
+The commands, for each space:
 
     regnet-deploy sweep --space AnyNetX_A --data glyphs --n {len(plain[0])} --mmacs {first["mmacs"]} --resolution {first["resolution"]} \\
       --epochs {first["epochs"]} --batch-size {first["batch_size"]} --lr {first["lr"]} --no-flip --crop-area {first["crop_area"]} \\
@@ -257,41 +256,41 @@ The commands, once for each space:
 `benchmarks/glyph_folder.py` writes the folder of images (`--train 100 --val 50`) from an archive of the rendered
 characters, which is not part of this project.
 
-## The distributions
+## Distributions
 
-Top-1 error, percent. "Best of m" is the least error to expect of m networks drawn at random from the population.
+Top-1 error, percent. "Best of m" is the expected lowest error of m random networks of the population.
 
 {summary(analysis, plain)}
 
-![Share of networks below each error](figures/design-spaces/edf.svg)
+![Fraction of networks below each error](figures/design-spaces/edf.svg)
 
 {distances(analysis, plain)}
 
-KS is the two-sample Kolmogorov-Smirnov test, two-sided, each pair by itself. Intervals of differences are by bootstrap
-over the networks: they say nothing of other seeds, data or recipes.
+KS is the two-sided two-sample Kolmogorov-Smirnov test; p is not corrected for the number of pairs. The intervals of the
+differences are bootstrap intervals over the networks. They do not cover other seeds, data or recipes.
 
-![Least error of so many random networks](figures/design-spaces/random-search.svg)
+![Expected lowest error of m random networks](figures/design-spaces/random-search.svg)
 
-The three populations have the same MACs but not the same parameters and activations. Weighed so that activations are
-spread alike in all three:
+The three populations have the same MACs, but different parameters and activations. Weighted so that activations have the
+same distribution in all three:
 
-![The same, at equal activations](figures/design-spaces/edf-activations.svg)
+![EDF with the same distribution of activations](figures/design-spaces/edf-activations.svg)
 
-How much of it is chance: the first networks of each population were trained again from another seed (first weights,
-order of the images, crops; `--training-seed 1`). Standard deviations in points of error; the spread by the seed is that
-of one training.
+To measure the effect of chance, the first networks of each population were trained again with another seed (initial
+weights, order of the images, crops; `--training-seed 1`). The table has standard deviations in percentage points of error;
+that of the seed is for one training run.
 
 {seeds()}
 
-## Where the best values lie
+## Ranges of the best values
 
-Empirical bootstrap as in the paper: a quarter of the networks drawn with replacement, the best of them kept, 10,000
-times; median, and the range from 2.5 to 97.5 % of what was kept. "w_m fitted" is that of the quantized line nearest to
-a network's widths, which AnyNets have too; e_fit is how far they are from it (mean |ln| of the ratio).
+Bootstrap as in the paper: the best of a quarter of the networks, drawn with replacement, in 10,000 samples; median, and
+the 2.5th to the 97.5th percentile. "w_m fitted" is that of the quantized line that fits the widths of a network best, which
+exists for AnyNets too; e_fit is the distance of the widths from it (mean |ln| of the ratio).
 
 {ranges(populations, ["d", "b", "g", *by_stage, "w_m", "w_m fitted", "w_0", "w_a", "e_fit", "parameters", "activations"])}
 
-## What goes with the error
+## Correlations with the error
 
 {correlations(analysis, ["d", "b", "g", "d_1", "d_2", "d_3", "d_4", "w_1", "w_2", "w_3", "w_4", *by_stage, "w_m", "e_fit", "parameters", "activations"])}
 
@@ -301,29 +300,29 @@ a network's widths, which AnyNets have too; e_fit is how far they are from it (m
 
 ![AnyNetX_A](figures/design-spaces/AnyNetX_A-parameters.svg)
 
-Widths of the best and of the worst networks, block by block, with the line nearest to them:
+Widths of the blocks of the best and the worst networks, with the fitted lines:
 
 ![RegNetX](figures/design-spaces/RegNetX-widths.svg)
 
 ![AnyNetX_A](figures/design-spaces/AnyNetX_A-widths.svg)
 
-## A population from elsewhere
+## A published population
 
-32 RegNetX of 0.4 GMACs that others trained on ImageNet for 25 epochs, without crops or flips
-(`profiles/README.md` has the source). Half of them do not have four stages.
+32 RegNetX of 0.4 GMACs, trained on ImageNet for 25 epochs without crops or flips (`profiles/README.md` has the source).
+Half of them do not have four stages.
 
 {summary(analyze(elsewhere), elsewhere)}
 
 {ranges(elsewhere, ["d", "w_0", "w_a", "w_m", "g", "parameters", "activations"])}
 
-![Error against each parameter](figures/design-spaces/zhang2020-parameters.svg)
+![Error over each parameter](figures/design-spaces/zhang2020-parameters.svg)
 
-## Does the score of `select` know which is better?
+## Does the score of `select` predict the error?
 
-`select` ranks by the likelihood of a network's parameters under the trends of the published networks. Its score ought to
-be high where the error is low: a rank correlation near -1. `select --evidence` predicts the error by a regression on the
-shapes of trained networks instead; its figures are for networks that were left out when it was fitted, in points of top-1
-error (root mean square), beside a line through the score and the plain mean. `python benchmarks/evidence.py` prints them.
+`select` ranks by the likelihood of the parameters of a network under the trends of the published networks. A perfect score
+would have a rank correlation of -1 with the error. `select --evidence` predicts the error by a regression on the shapes of
+trained networks instead. The table has its root mean square error on networks that were left out of the fit, in percentage
+points, and that of a line through the score and of the mean. `python benchmarks/evidence.py` prints these figures.
 
 {score_table()}
 

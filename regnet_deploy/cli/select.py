@@ -96,7 +96,7 @@ def command(**options: Any) -> None:
 
 
 def _search(options: dict[str, Any]) -> None:
-    from regnet_deploy.selection.bundle_parts import evidence_part, measured_part
+    from regnet_deploy.selection.bundle_parts import ranking_json
     from regnet_deploy.selection.selection import SEARCHED
 
     if options["plot"]:
@@ -127,8 +127,7 @@ def _search(options: dict[str, Any]) -> None:
                 "reason": selection.reason(),
                 "expected_error": selection.expectation.to_json(),
                 "other_family": None if selection.other_expectation is None else selection.other_expectation.to_json(),
-                **evidence_part(selection),
-                **measured_part(selection),
+                **ranking_json(selection),
                 "bundle": str(bundle.path),
             }
         )
@@ -182,12 +181,12 @@ def _take_trial(options: dict[str, Any]) -> None:
     parts = trial_parts(path, trial, outcome, identity)
     bundle = create_from_parts(options["output"], parts, replace=options["force"])
     if options["as_json"]:
-        print_json({**parts["architecture"], **parts["selection"], "bundle": str(bundle.path)})
+        print_json({**bundle.architecture.to_json(), **bundle.selection.to_json(), "bundle": str(bundle.path)})
     else:
         stdout_console().print(
-            f"{parts['architecture']['name']}: depths {' '.join(map(str, trial.network.depths))}, widths "
+            f"{bundle.architecture.name}: depths {' '.join(map(str, trial.network.depths))}, widths "
             f"{' '.join(map(str, trial.network.widths))}, {trial.macs / 1e6:.4g} MMACs, "
-            f"{trial.parameters / 1e6:.3g} M parameters; {parts['selection']['reason']}.",
+            f"{trial.parameters / 1e6:.3g} M parameters; {bundle.selection.reason}.",
             soft_wrap=True,
             markup=False,
         )

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import ExpectedError
 from regnet_deploy.errors import UsageError
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.candidate_table import Candidate, CandidateTable
 from regnet_deploy.selection.evidence import family_of, read_evidence
 from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_evidence
-from regnet_deploy.selection.trends import ExpectedError, Trends, expected_error, fit_trends, score_population
+from regnet_deploy.selection.trends import Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import W_M_STEP, ConstrainedSpace, regnets_between, regnets_nearest
 from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network

@@ -21,12 +21,12 @@ which a fit to 11 networks predicts the one that was left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle.manifest import ExpectedError
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 
@@ -108,31 +108,6 @@ class ErrorCurve:
         return float(self.floor + self.scale * (macs / 1e9) ** -self.power)
 
 
-@dataclass(frozen=True)
-class ExpectedError:
-    """Expected top-1 error on ImageNet of a family at a budget.
-
-    Attributes:
-        family: ``x`` or ``y``.
-        top1_error: expected error, percent.
-        leave_one_out_error: mean absolute error of such expectations, percentage points.
-        reference_gmacs: the budget, GMACs at 224 pixels.
-        extrapolated: whether the budget is outside the range of the published networks.
-        recipe: the conditions under which the error is expected.
-    """
-
-    family: str
-    top1_error: float
-    leave_one_out_error: float
-    reference_gmacs: float
-    extrapolated: bool
-    recipe: str = RECIPE
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        return asdict(self)
-
-
 def fit_error(networks: Sequence[PublishedNetwork]) -> ErrorCurve:
     """Fit the curve: the power is searched on a grid of 0.01, floor and scale follow by linear least squares."""
     known = [(p.macs, p.top1_error) for p in networks if p.top1_error is not None]
@@ -170,6 +145,7 @@ def expected_error(family: str, reference_macs: float) -> ExpectedError:
         leave_one_out_error=round(float(np.mean(np.abs(leave_one_out_errors(networks)))), 2),
         reference_gmacs=reference_macs / 1e9,
         extrapolated=not 0.95 * curve.lowest <= reference_macs <= 1.05 * curve.highest,
+        recipe=RECIPE,
     )
 
 

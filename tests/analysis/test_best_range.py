@@ -87,8 +87,8 @@ def test_blocks_of_draws_cover_all_repeats(monkeypatch):
     ("options", "message"),
     [
         ({"share": 0}, "bootstrap sample"),
-        ({"share": 1.5}, "share"),
-        ({"share": float("nan")}, "share"),
+        ({"share": 1.5}, "bootstrap sample"),
+        ({"share": float("nan")}, "bootstrap sample"),
         ({"repeats": 0}, "at least 1 repeat"),
     ],
 )

@@ -225,7 +225,7 @@ def test_the_reason_says_what_was_measured_on_what(measured):
 
 
 def test_the_bundle_keeps_every_round(measured):
-    tried = selection_parts(measured)["selection"]["tried"]
+    tried = selection_parts(measured).selection.tried
     assert tried["data"] == "photos"
     assert tried["candidates"][0] == {"rank_before": 31, "errors_percent": {"1": 40.0, "3": 20.0}}
     assert [each["rank_before"] for each in tried["candidates"]] == [31, 1, 9]
