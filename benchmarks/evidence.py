@@ -1,17 +1,17 @@
-"""Do trained populations tell which networks are better, and does `select`'s score know it without them?
+"""Measures how well trained populations, and the score of `select` without them, predict which networks are better.
 
     python benchmarks/evidence.py [FILE ...] [--shuffles 200] [--json FILE]
 
-For each population (CSV or the store of a sweep; all of profiles/populations unless named), with what `select
---evidence` uses of it, X or Y networks of 4 stages:
+For each population (CSV or the store of a sweep; by default all of profiles/populations), restricted to the X or Y
+networks of 4 stages that `select --evidence` uses:
 
-* score: Spearman's rank correlation of the score with the evaluate error, with its 95 % bootstrap interval and
+* score: Spearman's rank correlation of the score with the measured error, with its 95 % bootstrap interval and
   two-sided p (negative: a higher score is a lower error), where the trials have the parameters of a line;
-* off: root mean squared error of predictions for trials left out, percentage points, of the regression on shape (its
-  penalty chosen without the trial, too), of a line through the score, and of the mean;
+* off: root mean squared error of the predictions for trials that are left out, percentage points, of the regression on
+  shape (its penalty chosen without the trial, too), of a line through the score, and of the mean;
 * explained and rank: share of the variance, and Spearman's coefficient of the regression's left-out predictions;
 * decides: whether `select` would rank by it;
-* by chance: in how many of the populations with the same networks and shuffled errors it would.
+* by chance: the number of populations with the same networks and shuffled errors for which it would.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How long a network takes to become an ONNX file: this package against torch's two exporters, in one run, in turns.
+"""Measures the time to export a network to ONNX, for this package and the two exporters of torch, in turns.
 
-Ours is timed from the weights in memory to the file in the bundle (graph, bytes, sha256, sync to disk); torch's from
-the model in memory to the file on disk. Imports and proofs are outside. torch's default exporter needs ``pip install
-onnxscript``.
+This package is timed from the weights in memory to the file in the bundle (graph, bytes, sha256, sync to disk), torch
+from the model in memory to the file on disk, both without imports and proofs. The default exporter of torch needs ``pip
+install onnxscript``.
 
     python benchmarks/export_time.py
     python benchmarks/export_time.py --network RegNetX-4.0GF --repetitions 5 --json export_time.json

@@ -1,8 +1,8 @@
-"""Write a folder of images from ``glyphs64.npz`` (62 characters in many fonts), the data of the experiment in docs.
+"""Writes a folder of images from ``glyphs64.npz`` (62 characters in many fonts), the data of docs/design-spaces.md.
 
     python benchmarks/glyph_folder.py glyphs64.npz glyphs --train 160 --val 60
 
-Takes the first so many images of each class from the training and from the validation fonts, which are disjoint.
+It takes the first images of each class from the training fonts and from the validation fonts, which are disjoint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 
 
 def class_name(character: str) -> str:
-    """Return a folder name that is distinct where the file system does not tell upper from lower case."""
+    """Return a folder name that is unique on case-insensitive file systems."""
     kind = "digit" if character.isdigit() else "upper" if character.isupper() else "lower"
     return f"{kind}_{character}"
 

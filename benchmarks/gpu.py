@@ -1,13 +1,13 @@
-"""Measure an NVIDIA GPU: which precision and which group width it computes fast, by which runtime.
+"""Measures on an NVIDIA GPU which precision and which group width is fast in which runtime.
 
-Runs the GPU tests, then networks in every precision at every batch size by whatever is installed: torch eager and
-compiled (channels last, max-autotune), ONNX Runtime's CUDA provider, TensorRT or TensorRT-RTX, and timm's model of the
-same name. The ways take turns; medians are kept. Every measurement is in the file as soon as it is made, and another
-run goes on from there. Downloads nothing. benchmarks/gpu.sh runs it.
+It runs the GPU tests, then networks in every precision and at every batch size in all installed runtimes: torch eager
+and compiled (channels last, max-autotune), ONNX Runtime's CUDA provider, TensorRT or TensorRT-RTX, and timm's model of
+the same name. The runtimes take turns, and medians are reported. Every measurement is written to the file immediately,
+and another run continues from there. Nothing is downloaded. benchmarks/gpu.sh runs this program.
 
     benchmarks/gpu.sh --minutes 25
     python benchmarks/gpu.py --precisions fp16,int8 --ways torch-eager,tensorrt --networks X-1.6GF-g16,RegNetY-4.0GF
-    python benchmarks/gpu.py --cpu --output try.json      tries the program out without a GPU
+    python benchmarks/gpu.py --cpu --output try.json      tests the program without a GPU
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from regnet_deploy.errors import did_you_mean
 from regnet_deploy.profiling.latency import Latency, Runner, measure_latency
 
 ROOT = Path(__file__).resolve().parents[1]
-#: The exit code that asks benchmarks/gpu.sh for another process.
+#: Exit code that makes benchmarks/gpu.sh start another process.
 AGAIN = 75
-#: When the first of the processes began, seconds since 1970: benchmarks/gpu.sh sets it once for all of them.
+#: Start of the first process, seconds since 1970; benchmarks/gpu.sh sets it once for all processes.
 BEGAN = "REGNET_GPU_BEGAN"
-#: Networks whose weights and files are kept.
+#: Number of networks whose weights and files are cached.
 _OPENED = 8
 
 
@@ -49,20 +49,20 @@ def options_of(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,  # benchmarks/gpu.sh knows --retry by its whole name
     )
-    parser.add_argument("--minutes", type=float, metavar="M", help="begin nothing after that long")
-    parser.add_argument("--batches", default=None, metavar="N,N", help="images an inference; default 64,1,8,256")
+    parser.add_argument("--minutes", type=float, metavar="M", help="start no measurement after M minutes")
+    parser.add_argument("--batches", default=None, metavar="N,N", help="batch sizes; default 64,1,8,256")
     parser.add_argument("--precisions", default=",".join(PRECISIONS), metavar="P,P")
     parser.add_argument("--ways", default=",".join(way.name for way in WAYS), metavar="W,W")
-    parser.add_argument("--networks", metavar="N,N", help="default: selected by group width, then the published")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="measured for each way and batch, warm-up not counted"
+        "--networks", metavar="N,N", help="default: networks selected by group width, then the published ones"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="measured for each way and batch size, without warm-up"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: profiles/gpu_<name>.json")
-    parser.add_argument("--retry", action="store_true", help="try again what failed before")
-    parser.add_argument(
-        "--tests", default="tests", metavar="PATH", help="where the GPU tests are; none leaves them out"
-    )
-    parser.add_argument("--cpu", action="store_true", help="tiny networks on the CPU, to try the program out")
+    parser.add_argument("--retry", action="store_true", help="repeat measurements that failed before")
+    parser.add_argument("--tests", default="tests", metavar="PATH", help="folder of the GPU tests; none skips them")
+    parser.add_argument("--cpu", action="store_true", help="tiny networks on the CPU, to test the program")
     options = parser.parse_args(arguments)
     if options.cpu and options.output is None:
         parser.error("--cpu is for trying the program out: give --output FILE, so that nothing lands in profiles/")
@@ -91,7 +91,7 @@ def _named(parser: argparse.ArgumentParser, option: str, text: str, known: Seque
 
 
 def run_tests(where: str) -> dict[str, Any]:
-    """Run the GPU tests in a process of their own and return what came of them, or why they cannot be run.
+    """Run the GPU tests in another process and return their results, or the reason why they cannot run.
 
     The machine need not have all that the project's tests do: tests that cannot be collected do not keep the others
     from running, and neither do a warning of another version or an option of a plug-in that is not there.
@@ -99,7 +99,7 @@ def run_tests(where: str) -> dict[str, Any]:
     if importlib.util.find_spec("pytest") is None:
         return {"exit_code": None, "summary": "not run: pytest is not installed", "told": []}
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider"]
-    # Without pytest-timeout its option is not known, which is a warning.
+    # Without pytest-timeout, its option causes a warning.
     command += ["--continue-on-collection-errors", "-o", "filterwarnings=", "-W", "default", where]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
@@ -110,7 +110,7 @@ def run_tests(where: str) -> dict[str, Any]:
 
 
 def units(options: argparse.Namespace, ways: list[Way]) -> Iterator[tuple[Subject, str, int, list[Way]]]:
-    """Yield what is measured in turns: a network, a precision, a batch size and ways.
+    """Yield units to measure: a network, a precision, a batch size and the ways that take turns.
 
     What is quick and answers the question about group widths comes first, at the first batch size in every precision;
     what compiles for minutes comes last.
@@ -130,7 +130,7 @@ def units(options: argparse.Namespace, ways: list[Way]) -> Iterator[tuple[Subjec
 def measure_unit(
     setting: Setting, opened: Opened, precision: str, batch: int, ways: list[Way], seconds: float, results: Results
 ) -> None:
-    """Add a row for each way, measured or failed; none for those that another process has to try again.
+    """Add a row for each way, measured or failed, but none for ways that another process has to repeat.
 
     The ways take turns. Where that fails each is measured alone, for which of them it was cannot be told.
     """
@@ -193,7 +193,7 @@ def _figures(latency: Latency) -> dict[str, Any]:
 
 
 def _give_back(setting: Setting) -> None:
-    """Give memory back that PyTorch keeps for itself, so that a way does not run out of what another one has used."""
+    """Free the memory that PyTorch caches, so that the next way can use it."""
     gc.collect()
     if setting.device == "cuda":
         torch.cuda.empty_cache()
@@ -204,7 +204,7 @@ def _contender(setting: Setting, way: Way, precision: str, timed: Any) -> Runner
 
 
 def _usable(setting: Setting) -> bool:
-    """Tell whether the GPU still answers: after some errors no call of this process succeeds any more."""
+    """Return whether CUDA calls still succeed: after some errors none does in this process."""
     try:
         if setting.device == "cuda":
             torch.cuda.synchronize()
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure_all(options: argparse.Namespace, setting: Setting, ways: list[Way], results: Results, began: float) -> int:
-    """Measure what is not in the file yet; return the exit code."""
+    """Measure everything that is not in the file yet, and return the exit code."""
     opened = functools.lru_cache(maxsize=_OPENED)(Opened)
     for subject, precision, batch, able in units(options, ways):
         wanted = [way for way in able if not results.has(subject.name, way.name, precision, batch)]

@@ -1,12 +1,12 @@
 #!/bin/sh
 # Measures an NVIDIA GPU and writes profiles/gpu_<name>.json; downloads nothing, uses what is installed.
 #
-#     benchmarks/gpu.sh                  everything; hours, for compiling and building engines take minutes each
-#     benchmarks/gpu.sh --minutes 25     what fits into that; run it again and it goes on where it was
-#     benchmarks/gpu.sh --help           the other choices
+#     benchmarks/gpu.sh                  everything: hours, because compiling and building engines take minutes each
+#     benchmarks/gpu.sh --minutes 25     as much as fits into 25 minutes; another run continues
+#     benchmarks/gpu.sh --help           all options
 #
 # PYTHON names the interpreter: by default the one of .venv, else python3. It needs torch and NumPy; with onnx it also
-# measures ONNX Runtime and TensorRT where these are, and timm's models of the same names where timm is.
+# measures ONNX Runtime and TensorRT if they are installed, and the models of timm if timm is.
 set -eu
 cd "$(dirname "$0")/.."
 if [ -z "${PYTHON:-}" ]; then
@@ -15,20 +15,20 @@ if [ -z "${PYTHON:-}" ]; then
 fi
 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONPATH
-REGNET_GPU_BEGAN=$(date +%s)  # --minutes are those of all processes together
+REGNET_GPU_BEGAN=$(date +%s)  # --minutes limits all processes together
 export REGNET_GPU_BEGAN
 crashes=0
 while :; do
   status=0
   "$PYTHON" benchmarks/gpu.py "$@" || status=$?
   case "$status" in
-    75) ;;  # a kernel left the GPU's context unusable; what was measured is kept, and another process goes on
-    132 | 134 | 135 | 136 | 139)  # a library ended the process: the next one leaves out what did it
+    75) ;;  # the CUDA context is unusable; the results are kept, and another process continues
+    132 | 134 | 135 | 136 | 139)  # a library crashed the process: the next one skips that measurement
       crashes=$((crashes + 1))
       [ "$crashes" -le 20 ] || exit "$status" ;;
     *) exit "$status" ;;
   esac
-  # The tests have run, and what failed is to be tried again once.
+  # The tests have run, and failed measurements are repeated only once.
   for argument; do
     shift
     [ "$argument" = --retry ] || set -- "$@" "$argument"

@@ -1,5 +1,4 @@
-"""What is measured on a GPU: the published networks and, for the fact about group widths, selected ones that differ
-in theirs."""
+"""The networks that are measured on a GPU: the published ones, and selected ones that differ in their group widths."""
 
 from __future__ import annotations
 
@@ -14,10 +13,10 @@ from regnet_deploy.space.published import baselines
 
 CLASSES = 1000
 RESOLUTION = 224
-#: Published networks of this many MACs at most.
+#: Largest number of MACs of a published network.
 LARGEST_MACS = 8.5e9
 
-#: Group widths whose networks are selected, each by the same budget in MACs: all that differs on purpose is the width.
+#: Group widths for which networks are selected with the same budget of MACs.
 GROUP_WIDTHS = (8, 16, 24, 32, 64)
 GROUPED_MACS = 1.6e9
 
@@ -44,11 +43,11 @@ class Subject:
 
     @property
     def macs(self) -> int:
-        """MACs of an image."""
+        """MACs for one image."""
         return int(network_complexity(self.network, self.resolution, self.classes).total.macs)
 
     def to_json(self) -> dict:
-        """Return what a row says of the network."""
+        """Return the fields of a row that describe the network."""
         return {
             "network": self.name,
             "kind": self.kind,
@@ -59,7 +58,7 @@ class Subject:
 
 
 def grouped_networks() -> list[Subject]:
-    """Return the likeliest RegNetX of 1.6 GMACs of each group width, every stage with exactly this width."""
+    """Return the most likely RegNetX with 1.6 GMACs for each group width; all stages have exactly this width."""
     subjects = []
     for width in GROUP_WIDTHS:
         bounds = Bounds(g=(width, width), g_multiple=width)
@@ -87,7 +86,7 @@ def timm_name(name: str) -> str:
 
 
 def tiny_networks() -> list[Subject]:
-    """Return networks that a CPU runs in no time, for trying the program out."""
+    """Return networks that run fast on a CPU, to test the program."""
     return [
         Subject(f"tiny-g{width}", Network((1, 1), (16, 32), (width,) * 2, (1.0, 1.0), 0.0, 1, 8), 32, 10, "tiny")
         for width in (8, 16)

@@ -1,4 +1,4 @@
-"""The result file of a GPU and what it says in tables."""
+"""The result file of a GPU, and its tables."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from gpu_ways import PRECISIONS, Setting
 from regnet_deploy.profiling.machine import describe_machine
 
 SCHEMA = 1
-#: What makes a measurement this one and not another.
+#: Fields that identify a measurement.
 _KEY = ("network", "way", "precision", "batch")
-#: What ways share that take turns.
+#: Fields that are equal for the ways of a unit.
 _UNIT = ("network", "precision", "batch")
-#: What the file says of how it was measured.
+#: Description of the measurement in the file.
 _MEASURED = (
     "FP32 images (n, 3, h, w) in the device's memory to logits there, with what a way converts them to; p50 of the "
     "ways in turns; untrained weights; PyTorch with torch.backends.cudnn.benchmark, ONNX Runtime with "
@@ -30,43 +30,43 @@ _MEASURED = (
 
 
 class Results:
-    """Rows in a file, which is whole after every change."""
+    """Rows in a file that is complete after every change."""
 
     def __init__(self, path: Path, document: dict[str, Any]) -> None:
         self.path, self._document = path, document
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Everything that was measured or failed."""
+        """All rows, measured or failed."""
         return self._document["rows"]
 
     def has(self, network: str, way: str, precision: str, batch: int) -> bool:
-        """Tell whether this was measured, or failed, before."""
+        """Return whether this was measured, or failed, before."""
         return any(tuple(row[key] for key in _KEY) == (network, way, precision, batch) for row in self.rows)
 
     def begin(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write what is going to be measured now, so that the next process knows it if this one does not survive it."""
+        """Write what is measured now, so that the next process knows it if this one crashes."""
         self._document["running"] = list(rows)
         self._write()
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows, of what was begun or not, and write the file."""
+        """Add rows and write the file."""
         self.rows.extend(rows)
         self._document.pop("running", None)
         self._write()
 
     def set_apart(self, row: dict[str, Any]) -> None:
-        """Have the ways of a row's unit measured one by one from now on: in turns one of them fails."""
+        """Mark the unit of a row: its ways are measured one by one from now on, because one of them fails in turns."""
         self._document.setdefault("apart", []).append([row[key] for key in _UNIT])
         self._document.pop("running", None)
         self._write()
 
     def is_apart(self, row: dict[str, Any]) -> bool:
-        """Tell whether the ways of a row's unit are to be measured one by one."""
+        """Return whether the ways of a row's unit are measured one by one."""
         return [row[key] for key in _UNIT] in self._document.get("apart", ())
 
     def bury(self) -> str | None:
-        """Write down what ended an earlier process while it was measured; return a line about it, or None."""
+        """Record the measurement that crashed an earlier process, and return a line about it, or None."""
         running = self._document.get("running")
         if not running:
             return None
@@ -78,7 +78,7 @@ class Results:
         return f"{names} ended the process at {_unit_of(running[0])}"
 
     def note(self, name: str, value: Any) -> None:
-        """Write something beside the rows."""
+        """Write a value beside the rows."""
         self._document[name] = value
         self._write()
 
@@ -89,7 +89,7 @@ class Results:
 
 
 def open_results(path: Path, setting: Setting, seconds: float, *, retry: bool) -> Results:
-    """Open the file of this machine to go on with, or begin it.
+    """Open the file of this machine, or create it.
 
     Args:
         path: the file.
@@ -135,7 +135,7 @@ def open_results(path: Path, setting: Setting, seconds: float, *, retry: bool) -
 
 
 def _deciding(where: dict[str, Any]) -> dict[str, Any]:
-    """Return what can change a number measured on a GPU: not memory, kernel, cores or Python's version."""
+    """Return the facts that can change a measurement on a GPU, without memory, kernel, cores and Python version."""
     machine, gpu = where["machine"], where["gpu"]
     return {
         **where,
@@ -152,12 +152,12 @@ def _version(distribution: str) -> str | None:
 
 
 def file_name(gpu: str) -> str:
-    """Return the name of a GPU's file: ``NVIDIA H100 80GB HBM3`` is ``gpu_nvidia-h100-80gb-hbm3.json``."""
+    """Return the file name of a GPU: ``NVIDIA H100 80GB HBM3`` is ``gpu_nvidia-h100-80gb-hbm3.json``."""
     return f"gpu_{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-    """Return the tables: how well each group width is computed in each precision, and this code beside timm's."""
+    """Return the tables: throughput by group width and precision, and the comparison with timm."""
     measured = [row for row in rows if "failed" not in row]
     tables = [*_group_tables(measured), *_timm_table(measured)]
     failed = [row for row in rows if "failed" in row]
@@ -167,7 +167,7 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def _group_tables(rows: list[dict[str, Any]]) -> list[str]:
-    """Return a table for each way and batch size: GMACs a second, which is images/s of a network of one GMAC."""
+    """Return a table for each way and batch size, in GMACs per second (images/s of a network with one GMAC)."""
     tables = []
     grouped = [row for row in rows if row["kind"] in ("groups", "tiny")]
     for way in dict.fromkeys(row["way"] for row in grouped):
@@ -187,7 +187,7 @@ def _group_tables(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _timm_table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return how many times as fast as timm's model this code's is, where both were measured in turns."""
+    """Return the speed relative to timm's model, for networks of which both were measured in turns."""
     speed = {tuple(row[key] for key in _KEY): row["images_per_second"] for row in rows}
     lines = []
     for (network, way, precision, batch), theirs in speed.items():

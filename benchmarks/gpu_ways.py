@@ -1,6 +1,8 @@
-"""Ways to run a network: each gives, for a batch size, a call that lasts one inference from images in the device's
-memory, FP32 with a plane for each colour, to logits there. The copies to and from the host are left out, what a way
-converts the images to is not."""
+"""Ways to run a network. Each returns, for a batch size, a call that runs one inference.
+
+Images ``(n, 3, h, w)`` in FP32 and logits are in the memory of the device. The conversion of the images to the type of
+the way is measured; the copies to and from the host are not.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,19 @@ from regnet_deploy.errors import RegnetDeployError
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 
-#: In the order in which they are measured. ``tf32`` is the FP32 network with factors rounded to 10 bits.
+#: Precisions in the order of measurement. ``tf32`` is the FP32 network with factors rounded to 10 bits.
 PRECISIONS = ("fp16", "int8", "int8-1x1", "fp32", "tf32", "bf16", "fp8-1x1", "int8-cpu")
 _TORCH = {"fp32": torch.float32, "tf32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _SEED = 0
 
 Timed = Callable[[], float]
-#: Images that ranges of quantised tensors are measured on.
+#: Number of images for the ranges of quantized tensors.
 _RANGED = 8
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A way that is ready.
+    """A way that is ready to run.
 
     Attributes:
         timed: runs one inference and returns its seconds.
@@ -46,7 +48,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where it is measured.
+    """The device and the libraries of the measurement.
 
     Attributes:
         device: ``cuda`` or ``cpu``.
@@ -76,7 +78,7 @@ def here(cpu: bool, threads: int) -> Setting:
 
 @dataclass(eq=False)
 class Opened:
-    """A network with the weights and files that several ways share; untrained, for times do not depend on values."""
+    """A network with weights and files that several ways share; untrained, because times do not depend on values."""
 
     subject: Subject
     _files: dict[str, bytes] = field(default_factory=dict)
@@ -105,7 +107,7 @@ class Opened:
 
     @cached_property
     def ranges(self) -> dict[str, Any]:
-        """Ranges of the activations on seeded noise; stand-ins where there is no ONNX Runtime to measure them with."""
+        """Ranges of the activations on seeded noise; constant ranges without ONNX Runtime, which measures them."""
         from regnet_deploy.exporting.onnx_graph import activation_names
         from regnet_deploy.exporting.quantization import TensorRange
 
@@ -147,12 +149,12 @@ class Way:
 
 
 def file_precision(precision: str) -> str:
-    """Return the precision whose file a measured precision computes."""
+    """Return the exported precision that a measured precision runs."""
     return "fp32" if precision == "tf32" else precision
 
 
 def set_torch(tf32: bool) -> None:
-    """Have PyTorch try all of cuDNN's algorithms, and say whether it may round factors of FP32 to the 10 bits of TF32.
+    """Let PyTorch try all algorithms of cuDNN, and set whether it may round FP32 factors to the 10 bits of TF32.
 
     One for the process.
     """
@@ -162,7 +164,7 @@ def set_torch(tf32: bool) -> None:
 
 
 def forget_compiled() -> None:
-    """Let PyTorch forget what it compiled: it compiles only so many networks of the same code."""
+    """Clear the compiled networks of PyTorch, which compiles a limited number from the same code."""
     torch._dynamo.reset()
 
 
@@ -193,7 +195,7 @@ def _timm_model(subject: Subject) -> torch.nn.Module:
 def _torch_call(
     setting: Setting, model: torch.nn.Module, opened: Opened, precision: str, batch: int, compiled: bool = False
 ) -> Prepared:
-    """Run a model channels last; a copy of it, so that another precision does not find its weights rounded."""
+    """Run a copy of a model in channels last: the weights of the model are not rounded for other precisions."""
     model = copy.deepcopy(model).to(setting.device, dtype=_TORCH[precision], memory_format=torch.channels_last)
     model = _FromFloat32(model, _TORCH[precision])
     images = torch.from_numpy(opened.images(batch)).to(setting.device)
@@ -209,7 +211,7 @@ def _torch_call(
 
 
 class _FromFloat32(torch.nn.Module):
-    """A model that takes images as all ways do, and converts them to what it computes in."""
+    """A model that takes FP32 images and converts them to its own type."""
 
     def __init__(self, model: torch.nn.Module, kind: torch.dtype) -> None:
         super().__init__()
@@ -243,7 +245,7 @@ def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: in
 
 
 def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
-    """Run an engine of exactly this batch, as it is served but for the copies; its types are read back."""
+    """Run an engine for exactly this batch size, as the server does but without the copies; its types are checked."""
     from regnet_deploy.bundle.engine_options import EngineOptions
     from regnet_deploy.engines.engine_builder import build_engine
     from regnet_deploy.engines.library import find_library

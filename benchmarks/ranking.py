@@ -1,11 +1,11 @@
-"""How good is the ranking of `select`? One regime is left out at a time.
+"""Measures how well `select` ranks published networks that are left out of its fit.
 
 For each of the 24 published networks: fit the trends without it, find all candidates for its MACs (± 1 %), rank them,
-and report the percentile at which the left-out network ranks (0 is first; a random order averages 50).
+and report the percentile at which the left-out network ranks (0 is the first; a random order gives 50 on average).
 
     python benchmarks/ranking.py [--json FILE] [--figure FILE]
 
-Beside the score that `select` uses, other ways to rank are measured the same way:
+Other rankings are measured in the same way:
 
 * all-trends: d and w_m follow MACs too;
 * full-covariance: residuals of the five parameters may be correlated (covariance shrunk half-way to its diagonal);

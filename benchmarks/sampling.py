@@ -1,14 +1,14 @@
-"""How many draws of a design space become networks with exact complexity in a second: this package against a loop.
+"""Measures how many random draws a second become networks with exact complexity: this package against a loop.
 
     python benchmarks/sampling.py [--json FILE]
 
 The loop is plain Python over the same formulas, draw by draw: random parameters in the paper's ranges of RegNetX, the
 quantized line block by block, the check for four stages without a skipped level, widths fitted to groups, and MACs,
-parameters and activations in closed form. Draws that are no network count on both sides, as they cost both sides.
+parameters and activations in closed form. Invalid draws count on both sides.
 
-Both run on one core (the process is pinned to it where the system can), in turns; given are medians and the ratio of
-the two. Before anything is timed the loop gets the very parameters that the package draws, and networks and counts of
-both must be equal. After it: seconds for 500 distinct AnyNetX_A of 360 to 400 MMACs at 224 pixels.
+Both run on one core (the process is pinned to it if the system supports it), in turns; the results are the medians and
+their ratio. Before the measurement, the loop gets the parameters that the package draws, and networks and counts of
+both must be equal. The last figure is the time for 500 distinct AnyNetX_A with 360 to 400 MMACs at 224 pixels, s.
 """
 
 from __future__ import annotations

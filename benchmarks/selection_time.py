@@ -1,9 +1,9 @@
-"""How many networks `select` finds for a budget, and how long the whole command takes from a cold start.
+"""Measures how many networks `select` finds for a budget, and how long the command takes from a cold start.
 
     python benchmarks/selection_time.py [--json FILE]
 
-Each budget is run as the user runs it, `regnet-deploy select --gflops F`, in a process of its own, five times; the
-median is given in seconds. The time of `regnet-deploy --help` is measured the same way.
+Each budget is run five times as `regnet-deploy select --gflops F` in a new process; the result is the median in
+seconds. The time of `regnet-deploy --help` is measured in the same way.
 """
 
 from __future__ import annotations
