@@ -188,7 +188,7 @@ def with_h100_engine(without_engine: Path, computer: Any) -> Path:
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
     proof = prove("trt-fp32", made.session, load_golden(bundle), preprocessing, gate_of("fp32"))
     variants = bundle.part("variants")
-    variants["trt-fp32"] = add_engine(variants["trt-fp32"], made.entry | {"proof": proof})
+    variants["trt-fp32"] = add_engine(variants["trt-fp32"], made.entry | {"proof": proof.to_json()})
     return update_bundle(without_engine, {"variants": variants}, {made.entry["file"]: made.plan}).path
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle, ensure_writable, open_bundle
 from regnet_deploy.errors import require
 from regnet_deploy.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
-    from regnet_deploy.exporting.accuracy import Accuracy
+    from regnet_deploy.bundle.measurements import Profile
+    from regnet_deploy.bundle.variants import Accuracy
     from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.exporting.state import ExportResult
     from regnet_deploy.runtimes.runtime import Device, Runtime, Session
@@ -73,7 +74,7 @@ def profile(
     threads: int | None = None,
     device: Device = "auto",
     progress: Progress | None = None,
-) -> dict[str, Any]:
+) -> Profile:
     """Count MACs, parameters and activations, measure latency on this machine, and write both into the bundle.
 
     Args:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import force_setattr
 
 from regnet_deploy.bundle.engine_options import RTX_DEFAULT, EngineOptions
 from regnet_deploy.bundle.record import Record, default
+
+if TYPE_CHECKING:
+    from typing import Self
 
 #: Limits that everything keeps.
 _NO_LIMIT = {"atol": math.inf, "rtol": 0.0, "mean": math.inf, "cosine": -1.0, "top1": 0.0}
@@ -314,6 +317,12 @@ class EngineVariant(_Variant, frozen=True, kw_only=True):
     source: str
     convolutions: dict[str, str]
     engines: tuple[Engine, ...]
+
+    def with_engine(self, engine: Engine) -> Self:
+        """Return the variant with this engine last, without one of the same key and those of another ONNX file."""
+        source = engine.identity.onnx_sha256
+        kept = (one for one in self.engines if one.key != engine.key and one.identity.onnx_sha256 == source)
+        return self.replace(engines=(*kept, engine))
 
 
 class TensorrtVariant(EngineVariant, frozen=True, kw_only=True, tag="tensorrt"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
-from regnet_deploy.cli.export_output import export_json, print_export, print_golden_set
+from regnet_deploy.cli.export_output import export_json, passed_looser_gate, print_export, print_golden_set
 from regnet_deploy.cli.options import FiniteFloat, IntList, bundle_argument, json_option
 from regnet_deploy.cli.output import (
     bundle_argument_text,
@@ -167,7 +167,7 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
         print_json(export_json(result))
     else:
         print_export(result)
-    loose = [name for name, one in result.variants.items() if one.get("proof") and not one["proof"]["standard"]]
+    loose = [name for name, one in result.variants.items() if passed_looser_gate(one)]
     variant = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
     print_message(
         f"wrote {result.bundle.path} - next: regnet-deploy serve{bundle_argument_text(result.bundle.path)}{variant}"

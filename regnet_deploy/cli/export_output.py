@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from regnet_deploy.bundle.record import to_json
+from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.cli.output import print_message, print_table, stdout_console
 
 if TYPE_CHECKING:
+    from regnet_deploy.bundle.manifest import Choice
+    from regnet_deploy.bundle.variants import Accuracy, Engine, Variant
     from regnet_deploy.exporting.state import ExportResult
 
 #: Number of unusable files that are listed.
@@ -22,36 +26,40 @@ def print_golden_set(result: ExportResult, *, validated: bool) -> None:
         validated: whether validation images were given.
     """
     golden = result.golden
-    line = f"golden set: {golden['images']} images ({golden['source']})"
-    if golden["source"] == "seeded noise":
+    line = f"golden set: {golden.images} images ({golden.source})"
+    if golden.source == "seeded noise":
         line += "; the network is not trained, so its weights are random and its logits have no meaning"
-    elif golden["images"] < 16:
+    elif golden.images < 16:
         line += "; 16 or more images make a stronger proof"
     print_message(line)
-    accuracy = result.variants["onnx-fp32"].get("accuracy")
+    accuracy = _files(result.variants["onnx-fp32"])[-1].accuracy
     if validated and accuracy:
         print_message(
-            f"the model classifies {accuracy['reference_top1']:.2%} of {accuracy['images']:,} validation images "
-            "correctly"
+            f"the model classifies {accuracy.reference_top1:.2%} of {accuracy.images:,} validation images correctly"
         )
     if result.skipped_images:
         print_message(f"{len(result.skipped_images)} files of --images could not be used:")
         for reason in result.skipped_images[:_LISTED]:
             print_message(f"  {reason}")
     for name, variant in result.variants.items():
-        if any(not proof["standard"] for proof in _proofs(variant)):
+        if passed_looser_gate(variant):
             print_message(
-                f"{name} passed a looser gate than that of {variant['precision']}: it does not count as proved and is "
+                f"{name} passed a looser gate than that of {variant.precision}: it does not count as proved and is "
                 f"served only with --variant {name}"
             )
+
+
+def passed_looser_gate(variant: Variant) -> bool:
+    """Tell whether the exported file passed a gate that is looser than that of its precision."""
+    return any(one.proof is not None and not one.proof.standard for one in _files(variant))
 
 
 def export_json(result: ExportResult) -> dict[str, Any]:
     """Return the result as JSON data."""
     return {
-        "golden": result.golden,
-        "variants": result.variants,
-        "choice": result.choice,
+        "golden": result.golden.to_json(),
+        "variants": to_json(result.variants),
+        "choice": result.choice and result.choice.to_json(),
         "refused": {name: str(error) for name, error in result.rejected.items()},
         "bundle": str(result.bundle.path),
     }
@@ -74,52 +82,50 @@ def print_export(result: ExportResult) -> None:
     print_table(f"Exported to {result.bundle.path}", columns, rows, left=4)
     console = stdout_console()
     for name, variant in result.variants.items():
-        for note in _notes(variant):
-            console.print(f"{name}: {note}", soft_wrap=True, markup=False)
+        for one in _files(variant):
+            if one.note:
+                console.print(f"{name}: {one.note}", soft_wrap=True, markup=False)
     if result.choice is not None:
         _print_choice(result.choice)
 
 
-def _rows(name: str, variant: dict[str, Any]) -> Iterable[tuple[str, ...]]:
-    for one in variant.get("engines", [variant])[-1:]:
-        proof, accuracy = one["proof"], one.get("accuracy")
-        figures = ("not proved", f"{one['bytes'] / 2**20:.1f}", "-", "-", "-")
+def _rows(name: str, variant: Variant) -> Iterable[tuple[str, ...]]:
+    for one in _files(variant):
+        proof = one.proof
+        figures = ("not proved", f"{one.bytes / 2**20:.1f}", "-", "-", "-")
         if proof:
             figures = (
-                f"{proof['runtime']}, {proof['device']}" + ("" if proof["standard"] else ", looser gate"),
-                f"{one['bytes'] / 2**20:.1f}",
-                f"{proof['max_abs_error']:.2g}",
-                f"{proof['relative_error']:.2%}",
-                f"{proof['top1_agreement']:.0%}",
+                f"{proof.runtime}, {proof.device}" + ("" if proof.standard else ", looser gate"),
+                f"{one.bytes / 2**20:.1f}",
+                f"{proof.max_abs_error:.2g}",
+                f"{proof.relative_error:.2%}",
+                f"{proof.top1_agreement:.0%}",
             )
-        yield (name, variant["runtime"], variant["input"], *figures, _drop(accuracy))
+        yield (name, variant.runtime, variant.input, *figures, _drop(one.accuracy))
 
 
-def _drop(accuracy: dict[str, Any] | None) -> str:
+def _drop(accuracy: Accuracy | None) -> str:
     if accuracy is None:
         return "-"
-    return f"{accuracy['drop']:.2f} ({accuracy['low']:.2f} to {accuracy['high']:.2f})"
+    return f"{accuracy.drop:.2f} ({accuracy.low:.2f} to {accuracy.high:.2f})"
 
 
-def _print_choice(choice: dict[str, Any]) -> None:
-    batches = choice["batches"]
+def _print_choice(choice: Choice) -> None:
+    batches = choice.batches
     columns = ("candidate", "result", "reason", *(f"ms (images/s), batch {batch}" for batch in batches))
     rows = []
-    for one in choice["candidates"]:
-        medians = {row["batch"]: f"{row['p50_ms']:.2f} ({row['images_per_second']:,.0f})" for row in one["latency"]}
-        rows.append((one["variant"], one["result"], one["reason"], *(medians.get(batch, "-") for batch in batches)))
-    cpu = f"{choice['machine']['cpu']}, {choice['cpu_instructions']}"
+    for one in choice.candidates:
+        medians = {row.batch: f"{row.p50_ms:.2f} ({row.images_per_second:,.0f})" for row in one.latency}
+        rows.append((one.variant, one.result, one.reason, *(medians.get(batch, "-") for batch in batches)))
+    cpu = f"{choice.machine.cpu}, {choice.cpu_instructions}"
     print_table(
-        f"Chosen by median latency (mean over batch sizes), with at most {choice['max_drop']:g} points lost, on {cpu}",
+        f"Chosen by median latency (mean over batch sizes), with at most {choice.max_drop:g} points lost, on {cpu}",
         columns,
         rows,
         left=3,
     )
 
 
-def _notes(variant: dict[str, Any]) -> list[str]:
-    return [one["note"] for one in variant.get("engines", [variant])[-1:] if one["note"]]
-
-
-def _proofs(variant: dict[str, Any]) -> list[dict[str, Any]]:
-    return [one["proof"] for one in variant.get("engines", [variant])[-1:] if one["proof"]]
+def _files(variant: Variant) -> Sequence[OnnxVariant | Engine]:
+    """Return the record of the exported file: the ONNX variant, or the last engine of a variant of engines."""
+    return [variant] if isinstance(variant, OnnxVariant) else variant.engines[-1:]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import IntList, bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
+
+if TYPE_CHECKING:
+    from regnet_deploy.bundle.measurements import Count, Latency, Profile
 
 
 @click.command()
@@ -54,73 +57,73 @@ def command(bundle_path: str, as_json: bool, plot: str | None, **options: Any) -
     if plot:
         check_plot_path(plot)
     with terminal_progress() as progress:
-        part = profile(bundle_path, progress=progress, **options)
-    name = open_bundle(bundle_path).part("architecture")["name"]
+        result = profile(bundle_path, progress=progress, **options)
+    name = open_bundle(bundle_path).architecture.name
     if as_json:
-        print_json(part)
+        print_json(result.to_json())
     else:
-        _print(name, part)
+        _print(name, result)
     if plot:
         from regnet_deploy.profiling.plot import plot_profile
 
-        plot_profile(part, name, plot)
+        plot_profile(result, name, plot)
         print_message(f"wrote {plot}")
 
 
-def _print(name: str, part: dict[str, Any]) -> None:
-    counts, machine, closed = part["complexity"], part["machine"], part["complexity"]["closed_form"]
+def _print(name: str, profile: Profile) -> None:
+    counts, machine, closed = profile.complexity, profile.machine, profile.complexity.closed_form
     columns = ("MACs M", "fvcore total M", "parameters", "activations")
-    where = f"{name} at {counts['resolution']} pixels, {counts['classes']:,} classes"
-    rows = [_count_row(count["stage"], count) for count in counts["stages"]]
+    where = f"{name} at {counts.resolution} pixels, {counts.classes:,} classes"
+    rows = [_count_row(count.stage, count) for count in counts.stages]
     print_table(f"By stage: {where}", ("stage", *columns), [*rows, _count_row("total", counts)])
-    rows = [_count_row(count["operator"], count) for count in counts["operators"]]
+    rows = [_count_row(count.operator, count) for count in counts.operators]
     print_table("By operator", ("operator", *columns), [*rows, _count_row("total", counts)])
     console = stdout_console()
     console.print(
-        f"MACs as counted in the paper (convolutions, linear and their biases): {counts['macs']:,}; "
-        f"fvcore's own total, with batch norm and pooling: {counts['fvcore_total']:,}. Counted MACs, parameters and "
-        f"activations are equal to the closed form's {closed['macs']:,}, {closed['parameters']:,} and "
-        f"{closed['activations']:,}.\n",
+        f"MACs as counted in the paper (convolutions, linear and their biases): {counts.macs:,}; "
+        f"fvcore's own total, with batch norm and pooling: {counts.fvcore_total:,}. Counted MACs, parameters and "
+        f"activations are equal to the closed form's {closed.macs:,}, {closed.parameters:,} and "
+        f"{closed.activations:,}.\n",
         soft_wrap=True,
     )
     setting = ("runtime", "variant", "device", "precision", "layout", "threads", "batch")
     print_table(
         "Latency",
         (*setting, "p50 ms", "p95 ms", "p99 ms", "images/s", "repetitions", "warm-up"),
-        [_latency_row(row) for row in part["latency"]],
+        [_latency_row(row) for row in profile.latency],
         left=5,
     )
-    busy = "" if machine["busy_cores"] is None else f" (others kept {machine['busy_cores']:.1f} busy)"
-    gpus = "".join(f", {gpu}" for gpu in machine["gpus"])
-    versions = ", ".join(f"{library} {version}" for library, version in machine["versions"].items())
+    busy = f" (other programs kept {machine.busy_cores:.1f} busy)" if isinstance(machine.busy_cores, float) else ""
+    gpus = "".join(f", {gpu}" for gpu in machine.gpus)
+    versions = ", ".join(f"{library} {version}" for library, version in machine.versions.items())
     console.print(
-        f"Machine: {machine['cpu']}, {machine['cores']} cores{busy}, {machine['memory_bytes'] / 2**30:.1f} GiB{gpus}; "
-        f"{machine['system']}; Python {machine['python']}; {versions}.",
+        f"Machine: {machine.cpu}, {machine.cores} cores{busy}, {machine.memory_bytes / 2**30:.1f} GiB{gpus}; "
+        f"{machine.system}; Python {machine.python}; {versions}.",
         soft_wrap=True,
     )
 
 
-def _count_row(name: str, count: dict[str, Any]) -> tuple[str, ...]:
+def _count_row(name: str, count: Count) -> tuple[str, ...]:
     return (
         name,
-        f"{count['macs'] / 1e6:,.2f}",
-        f"{count['fvcore_total'] / 1e6:,.2f}",
-        f"{count['parameters']:,}",
-        f"{count['activations']:,}",
+        f"{count.macs / 1e6:,.2f}",
+        f"{count.fvcore_total / 1e6:,.2f}",
+        f"{count.parameters:,}",
+        f"{count.activations:,}",
     )
 
 
-def _latency_row(row: dict[str, Any]) -> tuple[str, ...]:
+def _latency_row(row: Latency) -> tuple[str, ...]:
     return (
-        row["runtime"],
-        row["variant"] or "model",
-        row["device"],
-        row["precision"],
-        row["layout"],
-        str(row["threads"]),
-        str(row["batch"]),
-        *(f"{row[name]:.2f}" for name in ("p50_ms", "p95_ms", "p99_ms")),
-        f"{row['images_per_second']:,.1f}",
-        str(row["repetitions"]),
-        str(row["warmup_repetitions"]),
+        row.runtime,
+        row.variant or "model",
+        row.device,
+        row.precision,
+        row.layout,
+        str(row.threads),
+        str(row.batch),
+        *(f"{value:.2f}" for value in (row.p50_ms, row.p95_ms, row.p99_ms)),
+        f"{row.images_per_second:,.1f}",
+        str(row.repetitions),
+        str(row.warmup_repetitions),
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from regnet_deploy.bundle.variants import Accuracy
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.decoded_images import pixels_fingerprint
@@ -102,46 +102,6 @@ def reference_logits(
     return reference
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Accuracy of a variant, compared with the model on the same images.
-
-    Attributes:
-        images: images compared.
-        top1: share of correct answers of the variant.
-        reference_top1: share of correct answers of the model.
-        drop: percentage points of top-1 that the variant loses; below 0 where it gains.
-        low: lower end of the 95 % interval of the drop, points; see :func:`paired_difference`.
-        high: upper end, points.
-        agreement: share of images with the same first class.
-        max_abs_error: largest absolute error of a logit; infinite if a logit is not finite.
-        mean_abs_error: mean absolute error of a logit; infinite if a logit is not finite.
-        cosine: smallest cosine similarity of an image's logits with the model's; NaN if a logit is not finite.
-        left_out: files of the validation set that cannot be read.
-    """
-
-    images: int
-    top1: float
-    reference_top1: float
-    drop: float
-    low: float
-    high: float
-    agreement: float
-    max_abs_error: float
-    mean_abs_error: float
-    cosine: float
-    left_out: int = 0
-
-    @property
-    def finite(self) -> bool:
-        """Whether all logits are finite."""
-        return math.isfinite(self.max_abs_error)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data; numbers that are not finite become None."""
-        return {name: value if math.isfinite(value) else None for name, value in vars(self).items()}
-
-
 def measure_accuracy(
     session: Session,
     validation: ValidationSet,
@@ -151,6 +111,8 @@ def measure_accuracy(
     batch: int = BATCH,
 ) -> Accuracy:
     """Run a variant on validation images and compare its logits with the model's.
+
+    Errors and cosine are None if a logit is not finite.
 
     Args:
         session: the variant, opened in the runtime that will serve it.
@@ -196,14 +158,18 @@ def measure_accuracy(
         low=100 * drop.low,
         high=100 * drop.high,
         agreement=same / images,
-        max_abs_error=largest,
-        mean_abs_error=total / (images * reference.logits.shape[1]),
-        cosine=cosine,
+        max_abs_error=_finite(largest),
+        mean_abs_error=_finite(total / (images * reference.logits.shape[1])),
+        cosine=_finite(cosine),
         left_out=len(validation.unreadable),
     )
 
 
-def undecided_drops(accuracies: Mapping[str, Mapping[str, Any]], max_drop: float) -> str | None:
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def undecided_drops(accuracies: Mapping[str, Accuracy], max_drop: float) -> str | None:
     """Return one line if the images are too few to decide whether a drop is within its limit, else None.
 
     Args:
@@ -212,12 +178,12 @@ def undecided_drops(accuracies: Mapping[str, Mapping[str, Any]], max_drop: float
     """
     if not accuracies:
         return None
-    name, widest = max(accuracies.items(), key=lambda one: float(one[1]["high"] - one[1]["low"]))
-    if widest["high"] - widest["low"] <= 2 * max_drop:
+    name, widest = max(accuracies.items(), key=lambda one: one[1].high - one[1].low)
+    if widest.high - widest.low <= 2 * max_drop:
         return None
     return (
-        f"{widest['images']:,} validation images are too few to measure a drop of {max_drop:g} points: {name} loses "
-        f"{widest['drop']:.2f} points, with a 95 % interval of {widest['low']:.2f} to {widest['high']:.2f}"
+        f"{widest.images:,} validation images are too few to measure a drop of {max_drop:g} points: {name} loses "
+        f"{widest.drop:.2f} points, with a 95 % interval of {widest.low:.2f} to {widest.high:.2f}"
     )
 
 

@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.variants import Gate
+from regnet_deploy.bundle.variants import Accuracy, Gate, Proof
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting.accuracy import ReferenceLogits, measure_accuracy
 from regnet_deploy.exporting.precision import Precision
@@ -24,12 +24,8 @@ from regnet_deploy.runtimes.runtime import Session
 class Evaluation(NamedTuple):
     """Figures of a variant that passed the gate; ``accuracy`` is None without validation images."""
 
-    proof: dict[str, Any]
-    accuracy: dict[str, Any] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data, without the accuracy where it is None."""
-        return {"proof": self.proof} | ({"accuracy": self.accuracy} if self.accuracy else {})
+    proof: Proof
+    accuracy: Accuracy | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +68,8 @@ class AccuracyGate:
             return Evaluation(proof, None)
         return Evaluation(proof, self.measure_accuracy(name, session, precision, progress))
 
-    def measure_accuracy(self, name: str, session: Session, precision: Precision, progress: Progress) -> dict[str, Any]:
-        """Return the accuracy on the validation images, which must be given, as JSON data.
+    def measure_accuracy(self, name: str, session: Session, precision: Precision, progress: Progress) -> Accuracy:
+        """Return the accuracy on the validation images, which must be given.
 
         Raises:
             ProofError: the variant loses too much, or a logit is not finite.
@@ -81,7 +77,7 @@ class AccuracyGate:
         assert self.validation is not None
         assert self.reference is not None
         accuracy = measure_accuracy(session, self.validation, self.reference, progress)
-        if not accuracy.finite:
+        if accuracy.max_abs_error is None:
             raise ProofError(f"{name} gives logits that are not finite on validation images")
         # fp32 is the fallback: one answer that a different order of summation changes must not stop the export.
         if precision.name != "fp32" and accuracy.drop > self.max_drop:
@@ -90,7 +86,7 @@ class AccuracyGate:
                 f"({accuracy.reference_top1:.2%} to {accuracy.top1:.2%}; 95 % interval of the loss {accuracy.low:.2f} "
                 f"to {accuracy.high:.2f}) and may lose {self.max_drop:g} (--max-drop)"
             )
-        return accuracy.to_json()
+        return accuracy
 
 
 def check_reference_accuracy(reference: ReferenceLogits, bundle: Bundle, data: Path, progress: Progress) -> None:
@@ -107,11 +103,11 @@ def check_reference_accuracy(reference: ReferenceLogits, bundle: Bundle, data: P
     Raises:
         DataError: it is less than half of that.
     """
-    training = bundle.parts.get("training")
-    best = (training or {}).get("best") or {}
-    expected, found, n = best.get("val_top1"), reference.top1, len(reference.labels)
-    if expected is None:
+    training = bundle.manifest.training
+    if training is None:
         return
+    best = training.best
+    expected, found, n = best.val_top1, reference.top1, len(reference.labels)
     line = (
         f"the model classifies {found:.2%} of the {n:,} validation images of {data} correctly, and {expected:.2%} in "
         "training"
@@ -121,6 +117,6 @@ def check_reference_accuracy(reference: ReferenceLogits, bundle: Bundle, data: P
             f"{line}: these are different images, or they are in wrong class folders; give the training folder"
         )
     # Three standard errors of the difference, and 2 points for images that differ a little.
-    slack = 0.02 + 3 * math.sqrt(expected * (1 - expected) * (1 / n + 1 / best.get("val_images", n)))
+    slack = 0.02 + 3 * math.sqrt(expected * (1 - expected) * (1 / n + 1 / best.val_images))
     if found < expected - slack:
         progress.message(f"{line}: if these are not the images of the training run, give its folder")

@@ -7,17 +7,16 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.variants import Gate
+from regnet_deploy.bundle.variants import Calibration, CalibrationResult, Gate
 from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting.accuracy import measure_accuracy
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
@@ -56,24 +55,30 @@ class CalibrationSet:
 
     Attributes:
         pixels: ``(n, h, w, 3)`` uint8 RGB, all different.
-        part: JSON data: ``images``, ``source`` in words (with the folder, if it may not be the training folder),
-            ``folder``, ``seed``, ``digest`` (sha256 over the pixels and the preprocessing), ``left_out`` (path ->
-            reason of chosen files that cannot be used).
+        source: where they come from, in words; with the folder, if it may not be the training folder.
+        folder: its name.
+        seed: of the choice.
+        digest: sha256 over the pixels and the preprocessing.
+        unusable: path -> reason of chosen files that cannot be used.
     """
 
     pixels: NDArray[np.uint8]
-    part: dict[str, Any]
+    source: str
+    folder: str
+    seed: int
+    digest: str
+    unusable: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class CalibratedRanges:
-    """The ranges of the best method, and the part ``calibration`` of the variant."""
+    """The ranges of the best method, and the record of the calibration."""
 
     ranges: Mapping[str, TensorRange]
-    part: dict[str, Any]
+    calibration: Calibration
 
 
-class Calibration:
+class Calibrator:
     """The calibration images and the activations observed on them; both are loaded when a precision first needs them.
 
     Args:
@@ -127,7 +132,7 @@ class Calibration:
         """
         validation = None if gate.validation is None else gate.validation.subset(_COMPARED, _COMPARED_SEED)
         observed = self.observed
-        tried: dict[str, dict[str, float]] = {}
+        tried: dict[str, CalibrationResult] = {}
         ranges: dict[str, Mapping[str, TensorRange]] = {}
         for method in METHODS:
             self._progress.step(f"{precision.name}: ranges by {method}")
@@ -141,8 +146,19 @@ class Calibration:
             raise ProofError(
                 f"{precision.name}: the logits are not finite with the ranges of any method ({', '.join(METHODS)})"
             )
-        best = max(tried, key=lambda method: (tried[method]["top1"], -tried[method]["mean_abs_error"]))
-        return CalibratedRanges(ranges[best], {"method": best, "tried": tried, **self.images.part})
+        best = max(tried, key=lambda method: (tried[method].top1, -tried[method].mean_abs_error))
+        images = self.images
+        calibration = Calibration(
+            method=best,
+            tried=tried,
+            images=len(images.pixels),
+            source=images.source,
+            folder=images.folder,
+            seed=images.seed,
+            digest=images.digest,
+            left_out=images.unusable,
+        )
+        return CalibratedRanges(ranges[best], calibration)
 
 
 def make_calibration_set(
@@ -201,17 +217,8 @@ def make_calibration_set(
     if len(chosen) < MIN_IMAGES:
         raise DataError(_too_few(images.root, description, len(ordered), len(chosen), skipped, unusable))
     pixels = np.stack(chosen)
-    return CalibrationSet(
-        pixels,
-        {
-            "images": len(pixels),
-            "source": description,
-            "folder": images.root.resolve().name,
-            "seed": seed,
-            "digest": calibration_digest(pixels, preprocessing),
-            "left_out": unusable,
-        },
-    )
+    digest = calibration_digest(pixels, preprocessing)
+    return CalibrationSet(pixels, description, images.root.resolve().name, seed, digest, unusable)
 
 
 def calibration_digest(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> str:
@@ -272,12 +279,10 @@ def _too_few(
     )
 
 
-def _figures(session: Session, gate: AccuracyGate, validation: ValidationSet | None) -> dict[str, float] | None:
-    """Return ``top1`` and ``mean_abs_error``, or None if a logit is not finite."""
+def _figures(session: Session, gate: AccuracyGate, validation: ValidationSet | None) -> CalibrationResult | None:
+    """Return the figures of a method, or None if a logit is not finite."""
     if validation is None or gate.reference is None:
         agreement = replay(session, gate.golden, gate.preprocessing, Gate())
-        top1, mean, finite = agreement.top1_agreement, agreement.mean_abs_error, agreement.passed
-    else:
-        accuracy = measure_accuracy(session, validation, gate.reference.restricted_to(validation))
-        top1, mean, finite = accuracy.top1, accuracy.mean_abs_error, accuracy.finite
-    return {"top1": top1, "mean_abs_error": mean} if finite else None
+        return CalibrationResult(agreement.top1_agreement, agreement.mean_abs_error) if agreement.passed else None
+    accuracy = measure_accuracy(session, validation, gate.reference.restricted_to(validation))
+    return None if accuracy.mean_abs_error is None else CalibrationResult(accuracy.top1, accuracy.mean_abs_error)

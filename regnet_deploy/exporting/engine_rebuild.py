@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.engines.bundle_engines import add_engine, engine_variants, find_engine_variant, remaining_files
+from regnet_deploy.bundle.manifest import Manifest
+from regnet_deploy.bundle.record import to_json
+from regnet_deploy.bundle.variants import Engine, OnnxVariant
+from regnet_deploy.engines.bundle_engines import remaining_files
 from regnet_deploy.engines.engine_builder import rebuild_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import RegnetDeployError, UsageError
@@ -21,10 +22,10 @@ from regnet_deploy.runtimes.golden_set import load_golden
 
 @dataclass(frozen=True)
 class RebuildResult:
-    """The bundle as it is now, the entries of the added engines, and the errors of the others, both by variant."""
+    """The bundle as it is now, the added engines, and the errors of the others, both by the name of the variant."""
 
     bundle: Bundle
-    built: dict[str, dict[str, Any]]
+    built: dict[str, Engine]
     rejected: dict[str, RegnetDeployError]
 
 
@@ -41,36 +42,35 @@ def rebuild_engines(path: str | Path, progress: Progress | None = None) -> Rebui
     """
     progress = progress or NoProgress()
     bundle = open_bundle(path)
-    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
-    variants: dict[str, dict[str, Any]] = dict(bundle.part("variants"))
-    built: dict[str, dict[str, Any]] = {}
+    golden, preprocessing = load_golden(bundle), bundle.preprocessing
+    variants, built = dict(bundle.variants), dict[str, Engine]()
     rejected: dict[str, RegnetDeployError] = {}
     files: dict[str, bytes] = {}
-    for name in engine_variants(bundle):
-        if not needs_engine_build(bundle, name):
+    for name, variant in bundle.variants.items():
+        if isinstance(variant, OnnxVariant) or not needs_engine_build(bundle, name):
             continue
         progress.step(f"{name}: building")
         try:
-            engine = rebuild_engine(
+            rebuilt = rebuild_engine(
                 bundle,
                 name,
                 find_gpu(),
                 lambda steps, phase: progress.update(0, note=f"{phase} ({steps})"),
                 progress.message,
             )
-            if engine.session is None:
-                raise UsageError(f"{name} was built and is not added: {engine.entry['note']}")
-            progress.step(f"{name}: proving on {engine.session.device}")
-            precision = find_engine_variant(bundle, name)["precision"]
-            proof = prove(name, engine.session, golden, preprocessing, gate_of(precision), precision)
-            engine.entry["proof"] = proof
+            engine = Engine.from_json(rebuilt.entry)
+            if rebuilt.session is None:
+                raise UsageError(f"{name} was built and is not added: {engine.note}")
+            progress.step(f"{name}: proving on {rebuilt.session.device}")
+            gate = gate_of(variant.precision)
+            proof = prove(name, rebuilt.session, golden, preprocessing, gate, variant.precision)
         except RegnetDeployError as error:
             rejected[name] = error
             continue
-        variants[name] = add_engine(variants[name], engine.entry)
-        files[engine.entry["file"]], built[name] = engine.plan, engine.entry
+        built[name] = engine.replace(proof=proof)
+        variants[name] = variant.with_engine(built[name])
+        files[engine.file] = rebuilt.plan
     if built:
-        bundle = update_bundle(
-            path, {"variants": variants}, files, drop=remaining_files(bundle, variants), expect=bundle
-        )
+        unused = remaining_files(bundle, to_json(variants))
+        bundle = update_bundle(path, Manifest(variants=variants), files, drop=unused, expect=bundle)
     return RebuildResult(bundle, built, rejected)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.engines.bundle_engines import is_engine
+from regnet_deploy.bundle.variants import Engine, OnnxVariant, TensorrtRtxVariant, TensorrtVariant, Variant
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.golden_images import NewGoldenSet
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.proof import open_for_proof, prove
-from regnet_deploy.exporting.state import ExportContext, Variants
+from regnet_deploy.exporting.state import ExportContext
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import FILE as GOLDEN
+
+EngineVariants = dict[str, TensorrtVariant | TensorrtRtxVariant]
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,17 @@ class ExistingVariants:
         rejected: name of a variant that is removed -> why it does not agree with the model on the new golden set.
     """
 
-    variants: Variants
+    variants: dict[str, Variant]
     unused_files: tuple[str, ...]
     rejected: dict[str, ProofError]
 
 
 def existing_variants(
     context: ExportContext,
-    new: Mapping[str, Mapping[str, Any]],
+    new: Mapping[str, Variant],
     files: Mapping[str, bytes],
     removed: Collection[str],
-    runs_here: Callable[[Mapping[str, Any]], bool],
+    runs_here: Callable[[Engine], bool],
 ) -> ExistingVariants:
     """Return the bundle's other variants.
 
@@ -51,47 +52,55 @@ def existing_variants(
         new: the variants of this export.
         files: their files by logical name.
         removed: names of variants that were slower or did not pass the gate on this machine.
-        runs_here: tells whether an engine, given its entry, is one for this machine.
+        runs_here: tells whether an engine is one for this machine.
     """
     bundle, golden = context.bundle, context.golden
-    before: Variants = bundle.parts.get("variants", {})
-    engines: Variants = {}
-    for name, one in stored_engines(bundle, golden).items():
-        left = [engine for engine in one["engines"] if name not in removed or not runs_here(engine)]
+    before = bundle.manifest.variants
+    engines: EngineVariants = {}
+    for name, variant in stored_engines(bundle, golden).items():
+        left = tuple(engine for engine in variant.engines if name not in removed or not runs_here(engine))
         if name not in new and left:
-            engines[name] = one | {"engines": left}
-    sources = {one["source"] for one in engines.values()}
-    variants: Variants = {}
+            engines[name] = variant.replace(engines=left)
+    sources = {variant.source for variant in engines.values()}
+    variants: dict[str, Variant] = {}
     rejected: dict[str, ProofError] = {}
     for name, one in before.items():
-        if is_engine(one) or name in new or (name in removed and name not in sources):
+        if not isinstance(one, OnnxVariant) or name in new or (name in removed and name not in sources):
             continue
         try:
             variants[name] = _proved_again(context, name, one) if _is_new(bundle, golden) else one
         except ProofError as error:
             rejected[name] = error
-    onnx = {name: _sha256(one["file"], bundle, files) for name, one in {**variants, **new}.items() if "file" in one}
-    for name, one in engines.items():
-        left = [engine for engine in one["engines"] if engine["identity"]["onnx_sha256"] == onnx.get(one["source"])]
+    onnx = {
+        name: _sha256(one.file, bundle, files)
+        for name, one in {**variants, **new}.items()
+        if isinstance(one, OnnxVariant)
+    }
+    for name, variant in engines.items():
+        left = tuple(engine for engine in variant.engines if engine.identity.onnx_sha256 == onnx.get(variant.source))
         if left:
-            variants[name] = one | {"engines": left}
+            variants[name] = variant.replace(engines=left)
     used = {file for one in (*variants.values(), *new.values()) for file in files_of(one)}
     unused = [file for one in before.values() for file in files_of(one) if file not in used and file in bundle.files]
     return ExistingVariants(variants, tuple(unused), rejected)
 
 
-def stored_engines(bundle: Bundle, golden: NewGoldenSet) -> Variants:
+def stored_engines(bundle: Bundle, golden: NewGoldenSet) -> EngineVariants:
     """Return the bundle's variants of engines, without proofs if the golden set is a new one."""
-    engines = {name: one for name, one in bundle.parts.get("variants", {}).items() if is_engine(one)}
+    stored = bundle.manifest.variants.items()
+    engines: EngineVariants = {name: one for name, one in stored if not isinstance(one, OnnxVariant)}
     if not _is_new(bundle, golden):
         return engines
-    unproved = {"proof": None, "note": "not proved on the present golden set: export --trt or engines --build again"}
-    return {name: one | {"engines": [engine | unproved for engine in one["engines"]]} for name, one in engines.items()}
+    note = "not proved on the present golden set: export --trt or engines --build again"
+    return {
+        name: one.replace(engines=tuple(engine.replace(proof=None, note=note) for engine in one.engines))
+        for name, one in engines.items()
+    }
 
 
-def files_of(variant: Mapping[str, Any]) -> list[str]:
+def files_of(variant: Variant) -> list[str]:
     """Return the logical names of a variant's files."""
-    return [variant["file"]] if "file" in variant else [engine["file"] for engine in variant["engines"]]
+    return [variant.file] if isinstance(variant, OnnxVariant) else [engine.file for engine in variant.engines]
 
 
 def _sha256(file: str, bundle: Bundle, files: Mapping[str, bytes]) -> str:
@@ -103,11 +112,11 @@ def _is_new(bundle: Bundle, golden: NewGoldenSet) -> bool:
     return stored is not None and stored.sha256 != hashlib.sha256(golden.data).hexdigest()
 
 
-def _proved_again(context: ExportContext, name: str, variant: dict[str, Any]) -> dict[str, Any]:
+def _proved_again(context: ExportContext, name: str, variant: OnnxVariant) -> OnnxVariant:
     """Return an ONNX variant with a proof on the new golden set."""
-    gate_of(variant["precision"])  # raises for a precision of a later version
+    gate_of(variant.precision)  # raises for a precision of a later version
     context.progress.step(f"{name}: proving on the new golden set")
-    precision, gate = PRECISIONS[variant["precision"]], context.gate
-    session = open_for_proof(context.bundle.read(variant["file"]), precision, "cpu")
+    precision, gate = PRECISIONS[variant.precision], context.gate
+    session = open_for_proof(context.bundle.read(variant.file), precision, "cpu")
     proof = prove(name, session, gate.golden, gate.preprocessing, gate.gates[precision.name], precision.name)
-    return variant | {"proof": proof}
+    return variant.replace(proof=proof)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
-from regnet_deploy.bundle.variants import EngineIdentity
+from regnet_deploy.bundle.manifest import Choice, Manifest
+from regnet_deploy.bundle.variants import Engine, OnnxVariant, Variant
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason
 from regnet_deploy.engines.library import find_library
-from regnet_deploy.errors import BundleError, MissingExtra, UsageError
+from regnet_deploy.errors import MissingExtra, UsageError
 from regnet_deploy.exporting.accuracy import reference_logits, undecided_drops
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate, check_reference_accuracy
-from regnet_deploy.exporting.calibration import Calibration, CalibrationSet, make_calibration_set
+from regnet_deploy.exporting.calibration import CalibrationSet, Calibrator, make_calibration_set
 from regnet_deploy.exporting.existing_variants import existing_variants
 from regnet_deploy.exporting.golden_images import NewGoldenSet, make_golden_set
 from regnet_deploy.exporting.model_source import ModelSource, load_model_source
 from regnet_deploy.exporting.options import ExportOptions
-from regnet_deploy.exporting.state import EngineBuilder, ExportContext, ExportResult, ExportState, Variants
+from regnet_deploy.exporting.state import EngineBuilder, ExportContext, ExportResult, ExportState
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.exporting.validation import load_validation_set
 from regnet_deploy.exporting.variant_choice import choose_variants, rejected_names
@@ -67,8 +67,8 @@ def export(path: str | Path, options: ExportOptions, progress: Progress | None =
     dataset = _load_dataset(bundle, options, progress)
     gate = _make_gate(bundle, source, golden, dataset, options, progress)
 
-    calibration = Calibration(lambda: _calibration_images(bundle, gate, dataset, options, progress), source, progress)
-    context = ExportContext(bundle, options, source, golden, gate, calibration, builder, progress)
+    calibrator = Calibrator(lambda: _calibration_images(bundle, gate, dataset, options, progress), source, progress)
+    context = ExportContext(bundle, options, source, golden, gate, calibrator, builder, progress)
     state = make_variants(context)
 
     choice = None
@@ -137,43 +137,47 @@ def _calibration_images(
     )
 
 
-def _commit(context: ExportContext, state: ExportState, choice: dict[str, Any] | None) -> ExportResult:
+def _commit(context: ExportContext, state: ExportState, choice: Choice | None) -> ExportResult:
     """Write the variants, those of earlier exports that stay, the golden set and the choice at once."""
     bundle, options, golden, progress = context.bundle, context.options, context.golden, context.progress
     new = _with_known_accuracies(bundle, state)
     files = {GOLDEN: golden.data, **state.files}
     removed = rejected_names(choice, state.rejected)
     existing = existing_variants(context, new, files, removed, lambda engine: _runs_here(engine, context.builder))
-    for name in bundle.parts.get("variants", {}):
+    for name in bundle.manifest.variants:
         if name not in new and name not in existing.variants:
             progress.message(f"{name} of an earlier export is removed")
     outdated = _outdated_choice(bundle, files) if choice is None else ()
     progress.step("writing the bundle")
-    parts = {"golden": golden.part, "variants": {**existing.variants, **new}, "environment": environment("export")}
-    if choice is not None:
-        parts["choice"] = choice
+    parts = Manifest(
+        golden=golden.record,
+        variants={**existing.variants, **new},
+        choice=choice,
+        environment=environment("export"),
+    )
     written = update_bundle(bundle.path, parts, files, drop=(*existing.unused_files, *outdated), expect=bundle)
     # A candidate of `auto` that is not kept is no error, and its reason is in the choice; a requested variant is one.
     rejected = {name: error for name, error in state.rejected.items() if not options.auto or options.requests(name)}
-    return ExportResult(written, new, golden.part, golden.skipped, choice, {**rejected, **existing.rejected})
+    return ExportResult(written, new, golden.record, golden.skipped, choice, {**rejected, **existing.rejected})
 
 
-def _with_known_accuracies(bundle: Bundle, state: ExportState) -> Variants:
-    """Return the entries of the variants; an accuracy that an earlier export measured for the same bytes is kept."""
-    before = bundle.parts.get("variants", {})
+def _with_known_accuracies(bundle: Bundle, state: ExportState) -> dict[str, Variant]:
+    """Return the records of the variants; an accuracy that an earlier export measured for the same bytes is kept."""
     for name, one in state.onnx.items():
-        known = before.get(name, {}).get("accuracy")
-        if known and one.accuracy is None and _has_bytes(bundle, one.file, one.data):
-            state = state.with_accuracy(name, known)
-    return {name: one.entry for name, one in state.variants.items()}
+        before = bundle.manifest.variants.get(name)
+        if not isinstance(before, OnnxVariant) or before.accuracy is None or one.accuracy is not None:
+            continue
+        if _has_bytes(bundle, one.file, one.data):
+            state = state.with_accuracy(name, before.accuracy)
+    return {name: one.variant for name, one in state.variants.items()}
 
 
 def _outdated_choice(bundle: Bundle, files: Mapping[str, bytes]) -> tuple[str, ...]:
     """Return the part ``choice`` if the file of one of its candidates is replaced, else nothing."""
-    candidates = {one["variant"] for one in (bundle.parts.get("choice") or {"candidates": ()})["candidates"]}
-    for name, one in bundle.parts.get("variants", {}).items():
-        file = one.get("file")
-        if name in candidates and file in files and not _has_bytes(bundle, file, files[file]):
+    choice = bundle.manifest.choice
+    for candidate in choice.candidates if choice else ():
+        one = bundle.manifest.variants.get(candidate.variant)
+        if isinstance(one, OnnxVariant) and one.file in files and not _has_bytes(bundle, one.file, files[one.file]):
             return ("choice",)
     return ()
 
@@ -183,10 +187,7 @@ def _has_bytes(bundle: Bundle, file: str, data: bytes) -> bool:
     return stored is not None and stored.sha256 == hashlib.sha256(data).hexdigest()
 
 
-def _runs_here(engine: Mapping[str, Any], builder: EngineBuilder) -> bool:
-    """Tell whether an engine of the bundle is for this machine; one with an unreadable identity is treated as such."""
-    try:
-        identity = EngineIdentity.from_json(engine["identity"])
-    except BundleError:
-        return True
-    return builder.library is not None and engine_unsupported_reason(identity, builder.library, builder.gpu) is None
+def _runs_here(engine: Engine, builder: EngineBuilder) -> bool:
+    """Tell whether an engine of the bundle is for this machine."""
+    library, gpu = builder.library, builder.gpu
+    return library is not None and engine_unsupported_reason(engine.identity, library, gpu) is None

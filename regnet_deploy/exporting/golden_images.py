@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.preprocessing import load_pixels, normalize
@@ -39,13 +39,13 @@ class NewGoldenSet:
 
     Attributes:
         golden: images and logits.
-        part: the part ``golden``, which describes it.
+        record: the part ``golden``, which describes it.
         data: its file.
         skipped: why files of the user could not be used.
     """
 
     golden: GoldenSet
-    part: dict[str, Any]
+    record: Golden
     data: bytes
     skipped: tuple[str, ...] = ()
 
@@ -66,10 +66,9 @@ def make_golden_set(
         ProofError: the model's own logits are not finite.
     """
     weights = bundle.files[WEIGHTS].sha256 if WEIGHTS in bundle.files else None
-    before = bundle.parts.get("golden", {})
-    users = before.get("source") in (USER, TOPPED_UP)
-    known = FILE in bundle.files and before.get("weights_sha256") == weights
-    if not images and users and known:
+    before = bundle.manifest.golden
+    known = FILE in bundle.files and (before.weights_sha256 if before else None) == weights
+    if before and before.source in (USER, TOPPED_UP) and known and not images:
         return NewGoldenSet(load_golden(bundle), before, bundle.read(FILE))
     seed, skipped = None, list[str]()
     if images:
@@ -84,14 +83,14 @@ def make_golden_set(
         pixels, source = _samples(bundle, preprocessing, GOLDEN_IMAGES), TRAINING
     else:
         pixels, source, seed = noise_images(GOLDEN_IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
-    part = {"images": len(pixels), "source": source, "seed": seed, "weights_sha256": weights}
+    record = Golden(images=len(pixels), source=source, seed=seed, weights_sha256=weights)
     if known and weights is not None:  # untrained weights are initialized again, and may differ with another PyTorch
         with contextlib.suppress(BundleError):  # a damaged set is replaced
             golden = load_golden(bundle)
             if np.array_equal(golden.images, pixels):
-                return NewGoldenSet(golden, part, bundle.read(FILE), tuple(skipped))
+                return NewGoldenSet(golden, record, bundle.read(FILE), tuple(skipped))
     golden = GoldenSet(pixels, golden_logits(model, pixels, preprocessing))
-    return NewGoldenSet(golden, part, golden_to_bytes(golden), tuple(skipped))
+    return NewGoldenSet(golden, record, golden_to_bytes(golden), tuple(skipped))
 
 
 def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

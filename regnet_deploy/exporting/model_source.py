@@ -77,8 +77,8 @@ def load_model_source(bundle: Bundle) -> ModelSource:
     parts = {name: bundle.parts[name] for name in ("architecture", "preprocessing", "labels") if name in bundle}
     return ModelSource(
         model=model,
-        network=Network.from_json(bundle.part("architecture")),
+        network=bundle.architecture.network,
         weights={name: value.numpy() for name, value in model.state_dict().items()},
-        preprocessing=Preprocessing.from_json(bundle.part("preprocessing")),
+        preprocessing=bundle.preprocessing,
         metadata={name: json.dumps(value, sort_keys=True) for name, value in parts.items()},
     )

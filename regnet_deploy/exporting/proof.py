@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.variants import Gate
+from regnet_deploy.bundle.variants import Gate, Proof
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.emulation import emulate
 from regnet_deploy.exporting.precision import Precision
-from regnet_deploy.runtimes.gates import is_standard
+from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import GoldenSet, replay
 from regnet_deploy.runtimes.runtime import Device, Session, open_onnx
 
@@ -30,8 +28,8 @@ def prove(
     preprocessing: Preprocessing,
     gate: Gate,
     precision: str = "fp32",
-) -> dict[str, Any]:
-    """Replay the golden set in batches and one by one, and return the figures as JSON data.
+) -> Proof:
+    """Replay the golden set in batches and one by one, and return the figures.
 
     Args:
         name: of the variant, for errors.
@@ -47,6 +45,6 @@ def prove(
     agreement = replay(session, golden, preprocessing, gate)
     if not agreement.passed:
         raise ProofError(f"{name} does not agree with the model: {agreement}, on {session.runtime}")
+    standard = agreement.gate.within(gate_of(precision))
     figures = agreement.to_json()
-    standard = is_standard(figures, precision)
-    return {**figures, "standard": standard, "runtime": session.runtime, "device": session.device}
+    return Proof.from_json({**figures, "standard": standard, "runtime": session.runtime, "device": session.device})

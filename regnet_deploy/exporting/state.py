@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Choice, Golden
+from regnet_deploy.bundle.variants import (
+    Accuracy,
+    Engine,
+    OnnxVariant,
+    TensorrtRtxVariant,
+    TensorrtVariant,
+    Variant,
+)
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import RegnetDeployError
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
-from regnet_deploy.exporting.calibration import Calibration
+from regnet_deploy.exporting.calibration import Calibrator
 from regnet_deploy.exporting.golden_images import NewGoldenSet
 from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.runtime import Session
-
-Variants = dict[str, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ class ExportContext:
         source: the network.
         golden: the golden set of this export.
         gate: that every variant must pass.
-        calibration: for quantized precisions.
+        calibrator: of quantized precisions.
         builder: of engines.
         progress: receives steps and messages.
     """
@@ -57,59 +63,65 @@ class ExportContext:
     source: ModelSource
     golden: NewGoldenSet
     gate: AccuracyGate
-    calibration: Calibration
+    calibrator: Calibrator
     builder: EngineBuilder
     progress: Progress
 
 
 @dataclass(frozen=True, eq=False)
 class ExportedOnnx:
-    """An ONNX file: its name among the variants, its bytes, its entry in the manifest and a session that runs it."""
+    """An ONNX file: its name among the variants, its bytes, its record and a session that runs it."""
 
     name: str
     data: bytes
-    entry: dict[str, Any]
+    variant: OnnxVariant
     session: Session
 
     @property
     def file(self) -> str:
         """Logical name of the file."""
-        return str(self.entry["file"])
+        return self.variant.file
 
     @property
-    def accuracy(self) -> dict[str, Any] | None:
+    def accuracy(self) -> Accuracy | None:
         """Accuracy on the validation images, if it is measured."""
-        return self.entry.get("accuracy")
+        return self.variant.accuracy
 
-    def with_accuracy(self, accuracy: dict[str, Any]) -> ExportedOnnx:
+    def with_accuracy(self, accuracy: Accuracy) -> ExportedOnnx:
         """Return the variant with its accuracy."""
-        return replace(self, entry={**self.entry, "accuracy": accuracy})
+        return replace(self, variant=self.variant.replace(accuracy=accuracy))
 
 
 @dataclass(frozen=True, eq=False)
 class ExportedEngine:
-    """An engine: the name of its variant, its plan, the variant's entry, and a session if there is a GPU."""
+    """An engine: the name of its variant, its plan, the variant's record with it as the last engine, and a session.
+
+    The session is None without a GPU.
+    """
 
     name: str
     data: bytes
-    entry: dict[str, Any]
+    variant: TensorrtVariant | TensorrtRtxVariant
     session: EngineSession | None
+
+    @property
+    def engine(self) -> Engine:
+        """The record of the engine."""
+        return self.variant.engines[-1]
 
     @property
     def file(self) -> str:
         """Logical name of the plan."""
-        return str(self.entry["engines"][-1]["file"])
+        return self.engine.file
 
     @property
-    def accuracy(self) -> dict[str, Any] | None:
+    def accuracy(self) -> Accuracy | None:
         """Accuracy on the validation images, if it is measured."""
-        accuracy: dict[str, Any] | None = self.entry["engines"][-1].get("accuracy")
-        return accuracy
+        return self.engine.accuracy
 
-    def with_accuracy(self, accuracy: dict[str, Any]) -> ExportedEngine:
-        """Return the variant with the accuracy of its new engine, which is the last one."""
-        *others, engine = self.entry["engines"]
-        return replace(self, entry={**self.entry, "engines": [*others, {**engine, "accuracy": accuracy}]})
+    def with_accuracy(self, accuracy: Accuracy) -> ExportedEngine:
+        """Return the variant with the accuracy of the engine."""
+        return replace(self, variant=self.variant.with_engine(self.engine.replace(accuracy=accuracy)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +149,7 @@ class ExportState:
         return {one.file: one.data for one in self.variants.values()}
 
     @property
-    def accuracies(self) -> dict[str, dict[str, Any]]:
+    def accuracies(self) -> dict[str, Accuracy]:
         """The accuracies that are measured, by variant."""
         return {name: one.accuracy for name, one in self.variants.items() if one.accuracy}
 
@@ -149,7 +161,7 @@ class ExportState:
             engines={name: one for name, one in self.engines.items() if name in names},
         )
 
-    def with_accuracy(self, name: str, accuracy: dict[str, Any]) -> ExportState:
+    def with_accuracy(self, name: str, accuracy: Accuracy) -> ExportState:
         """Return the state with the accuracy of a variant."""
         if name in self.onnx:
             return replace(self, onnx={**self.onnx, name: self.onnx[name].with_accuracy(accuracy)})
@@ -166,7 +178,7 @@ class ExportResult:
 
     Attributes:
         bundle: as it was written.
-        variants: entries of the variants that this export added or replaced.
+        variants: that this export added or replaced, by name.
         golden: the part ``golden``.
         skipped_images: why images for the golden set could not be used.
         choice: the part ``choice``, the decisions of ``auto``; None without it.
@@ -174,8 +186,8 @@ class ExportResult:
     """
 
     bundle: Bundle
-    variants: Variants
-    golden: dict[str, Any]
+    variants: dict[str, Variant]
+    golden: Golden
     skipped_images: tuple[str, ...]
-    choice: dict[str, Any] | None
+    choice: Choice | None
     rejected: dict[str, RegnetDeployError]

@@ -138,7 +138,7 @@ def load_validation_set(
     """
     progress = progress or NoProgress()
     dataset = data if isinstance(data, ImageDataset) else load_training_dataset(data, bundle, progress)
-    index = {name: i for i, name in enumerate(bundle.part("labels"))}
+    index = {name: i for i, name in enumerate(bundle.labels)}
     labels = np.asarray([index[dataset.classes[image.label]] for image in dataset.val], np.int64)
     indices = tuple(image.index for image in dataset.val)
     numbers = np.arange(len(indices))

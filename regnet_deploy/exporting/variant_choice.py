@@ -9,20 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
+from regnet_deploy.bundle.manifest import Choice, ChoiceCandidate
+from regnet_deploy.bundle.measurements import Latency
+from regnet_deploy.bundle.variants import Accuracy
 from regnet_deploy.cpu import available_cores, describe_int8_support
 from regnet_deploy.errors import ProofError, RegnetDeployError
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.state import ExportContext, ExportState
-from regnet_deploy.profiling.latency import Latency, measure_latency
+from regnet_deploy.profiling.latency import measure_latency
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.profiling.runners import session_runner
 from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.runtime import Session
-
-#: ``unmeasured``: exported, but this machine cannot run it. ``refused``: cannot be exported, or is not accurate.
-Result = Literal["kept", "slower", "refused", "unmeasured"]
 
 #: Share of its time by which a less precise variant must be faster than a more precise one to be kept.
 _MIN_GAIN = 0.05
@@ -36,14 +36,14 @@ class VariantCandidate:
         name: of the variant.
         precision: its name.
         rejected: why it is rejected without regard to its speed, or None.
-        accuracy: on the validation images, JSON data.
+        accuracy: on the validation images, if it is measured.
         latency: for each batch size; empty if this machine cannot run it.
     """
 
     name: str
     precision: str
     rejected: str | None = None
-    accuracy: dict[str, Any] | None = None
+    accuracy: Accuracy | None = None
     latency: tuple[Latency, ...] = ()
 
     @property
@@ -51,26 +51,16 @@ class VariantCandidate:
         """Geometric mean over the batch sizes of the median latency per image, ms."""
         return math.exp(math.fsum(math.log(row.p50_ms / row.batch) for row in self.latency) / len(self.latency))
 
-
-@dataclass(frozen=True)
-class RankingResult:
-    """Whether a candidate is kept, and why."""
-
-    candidate: VariantCandidate
-    result: Result
-    reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        one = self.candidate
-        return {
-            "variant": one.name,
-            "precision": one.precision,
-            "result": self.result,
-            "reason": self.reason,
-            "accuracy": one.accuracy,
-            "latency": [row.to_json() for row in one.latency],
-        }
+    def decided(self, result: Literal["kept", "slower", "refused", "unmeasured"], reason: str) -> ChoiceCandidate:
+        """Return the record of the candidate with the decision."""
+        return ChoiceCandidate(
+            variant=self.name,
+            precision=self.precision,
+            result=result,
+            reason=reason,
+            accuracy=self.accuracy,
+            latency=self.latency,
+        )
 
 
 def candidate_precisions(*, cuda: bool, engines: bool) -> list[Precision]:
@@ -89,18 +79,20 @@ def candidate_precisions(*, cuda: bool, engines: bool) -> list[Precision]:
     ]
 
 
-def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportState, dict[str, Any]]:
+def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportState, Choice]:
     """Measure the variants and return the state with those that are kept, and the part ``choice``."""
     options, progress = context.options, context.progress
     candidates = [*_measured(context, state), *_unmeasured(context, state), *_rejected(state)]
     requested = {f"onnx-{precision.name}" for precision in options.precisions}
     while True:
-        results = rank_variants(candidates, requested)
-        unvalidated = [one.candidate for one in results if one.result == "kept" and one.candidate.accuracy is None]
+        decisions = rank_variants(candidates, requested)
+        unvalidated = {one.variant for one in decisions if one.result == "kept" and one.accuracy is None}
         if not unvalidated:
             break
-        for candidate in unvalidated:
+        for index, candidate in enumerate(candidates):
             name, precision = candidate.name, PRECISIONS[candidate.precision]
+            if name not in unvalidated:
+                continue
             session = state.variants[name].session
             assert session is not None  # it was measured
             progress.step(f"{name}: on the validation images")
@@ -108,23 +100,22 @@ def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportS
                 accuracy = context.gate.measure_accuracy(name, session, precision, progress)
             except ProofError as error:
                 state = state.with_rejected(name, error)
-                changed = replace(candidate, rejected=str(error))
+                candidates[index] = replace(candidate, rejected=str(error))
             else:
                 state = state.with_accuracy(name, accuracy)
-                changed = replace(candidate, accuracy=accuracy)
-            candidates[candidates.index(candidate)] = changed
-    choice = {
-        "max_drop": options.max_drop,
-        "batches": list(options.batches),
-        "seconds": options.seconds,
-        "cpu_instructions": describe_int8_support(),
-        "machine": describe_machine().to_json(),
-        "candidates": [result.to_json() for result in results],
-    }
-    return state.only(_kept_names(state, results)), choice
+                candidates[index] = replace(candidate, accuracy=accuracy)
+    choice = Choice(
+        max_drop=options.max_drop,
+        batches=options.batches,
+        seconds=options.seconds,
+        cpu_instructions=describe_int8_support(),
+        machine=describe_machine(),
+        candidates=tuple(decisions),
+    )
+    return state.only(_kept_names(state, decisions)), choice
 
 
-def rank_variants(candidates: Sequence[VariantCandidate], requested: Collection[str] = ()) -> list[RankingResult]:
+def rank_variants(candidates: Sequence[VariantCandidate], requested: Collection[str] = ()) -> list[ChoiceCandidate]:
     """Keep the fastest candidate of each runtime and device, and give the reason for every candidate.
 
     A less precise candidate is kept instead of a more precise one only if it takes at least 5 % less time.
@@ -133,49 +124,48 @@ def rank_variants(candidates: Sequence[VariantCandidate], requested: Collection[
         candidates: any number.
         requested: names of variants that are kept although they are slower.
     """
-    results: dict[str, RankingResult] = {}
+    decisions: dict[str, ChoiceCandidate] = {}
     groups: dict[tuple[str, str], list[VariantCandidate]] = {}
     for one in candidates:
         if one.rejected is not None:
-            results[one.name] = RankingResult(one, "refused", one.rejected)
+            decisions[one.name] = one.decided("refused", one.rejected)
         elif not one.latency:
-            results[one.name] = RankingResult(
-                one, "unmeasured", "this machine cannot run it, so its latency is not known"
-            )
+            reason = "this machine cannot run it, so its latency is not known"
+            decisions[one.name] = one.decided("unmeasured", reason)
         else:
             groups.setdefault((one.latency[0].runtime, one.latency[0].device), []).append(one)
     for (runtime, device), group in groups.items():
         fastest = _fastest(group)
         for one in group:
             if one is fastest:
-                results[one.name] = RankingResult(one, "kept", _kept_reason(fastest, group, runtime, device))
+                decisions[one.name] = one.decided("kept", _kept_reason(fastest, group, runtime, device))
             elif one.name in requested:
                 reason = f"requested by name, although it {_slower_reason(one, fastest)}"
-                results[one.name] = RankingResult(one, "kept", reason)
+                decisions[one.name] = one.decided("kept", reason)
             else:
-                results[one.name] = RankingResult(one, "slower", _slower_reason(one, fastest))
-    return [results[one.name] for one in candidates]
+                decisions[one.name] = one.decided("slower", _slower_reason(one, fastest))
+    return [decisions[one.name] for one in candidates]
 
 
 def measure_candidates(
-    sessions: Mapping[str, tuple[Session, dict[str, Any]]],
+    sessions: Mapping[str, tuple[Session, str]],
     batches: Sequence[int],
     seconds: float,
     resolution: int,
     progress: Progress,
 ) -> list[VariantCandidate]:
-    """Measure variants in turns, as ``profile`` does, on all CPU cores.
+    """Measure variants in turns, as ``profile`` does, on all CPU cores; the accuracies of the result are None.
 
     Args:
-        sessions: name -> session that runs the variant, and its entry in the manifest.
+        sessions: name -> session that runs the variant, and the name of its precision.
         batches: batch sizes.
         seconds: measured for each variant and batch size.
         resolution: height and width of the images, pixels.
         progress: receives the measurements.
     """
     runners, errors = [], dict[str, str]()
-    for name, (session, entry) in sessions.items():
-        runner = session_runner(session, name, entry["precision"], resolution, available_cores())
+    for name, (session, precision) in sessions.items():
+        runner = session_runner(session, name, precision, resolution, available_cores())
         try:
             runner.prepare(max(batches))()
         except RegnetDeployError as error:  # for example too little GPU memory: the other variants are still measured
@@ -186,54 +176,52 @@ def measure_candidates(
     return [
         VariantCandidate(
             name=name,
-            precision=entry["precision"],
+            precision=precision,
             rejected=errors.get(name),
-            accuracy=entry.get("accuracy"),
             latency=tuple(row for row in rows if row.variant == name),
         )
-        for name, (_, entry) in sessions.items()
+        for name, (_, precision) in sessions.items()
     ]
 
 
-def rejected_names(choice: dict[str, Any] | None, rejected: Mapping[str, RegnetDeployError]) -> set[str]:
+def rejected_names(choice: Choice | None, rejected: Mapping[str, RegnetDeployError]) -> set[str]:
     """Return the variants that were slower or did not pass the gate: those of an earlier export are removed too.
 
     A variant that could not be exported, for lack of images or memory, is not among them: the earlier one stays.
     """
-    candidates = choice["candidates"] if choice else ()
-    names = {one["variant"] for one in candidates if one["result"] == "slower"} - {"onnx-fp32"}
+    candidates = choice.candidates if choice else ()
+    names = {one.variant for one in candidates if one.result == "slower"} - {"onnx-fp32"}
     names |= {name for name, error in rejected.items() if isinstance(error, ProofError)}
     return names | {f"{name}-uint8" for name in names}
 
 
 def _measured(context: ExportContext, state: ExportState) -> list[VariantCandidate]:
     """Return the variants that this machine can run, with their latency."""
-    sessions: dict[str, tuple[Session, dict[str, Any]]] = {
-        one.name: (one.session, one.entry)
+    sessions: dict[str, tuple[Session, str]] = {
+        one.name: (one.session, one.variant.precision)
         for one in state.onnx.values()
-        if one.entry["input"] == "float32" and not one.entry["exact"]
+        if one.variant.input == "float32" and not one.variant.exact
     }
     sessions |= {
-        one.name: (one.session, one.entry | {"accuracy": one.accuracy})
-        for one in state.engines.values()
-        if one.session is not None
+        one.name: (one.session, one.variant.precision) for one in state.engines.values() if one.session is not None
     }
     options = context.options
     context.progress.step("measuring")
     resolution = context.source.preprocessing.crop
-    return measure_candidates(sessions, options.batches, options.seconds, resolution, context.progress)
+    measured = measure_candidates(sessions, options.batches, options.seconds, resolution, context.progress)
+    return [replace(one, accuracy=state.variants[one.name].accuracy) for one in measured]
 
 
 def _unmeasured(context: ExportContext, state: ExportState) -> list[VariantCandidate]:
     """Return the requested variants that this machine cannot run."""
     requested = {precision.name for precision in context.options.precisions}
     onnx = [
-        VariantCandidate(one.name, one.entry["precision"], accuracy=one.accuracy)
+        VariantCandidate(one.name, one.variant.precision, accuracy=one.accuracy)
         for one in state.onnx.values()
-        if one.entry["exact"] and one.entry["precision"] in requested
+        if one.variant.exact and one.variant.precision in requested
     ]
     engines = [
-        VariantCandidate(one.name, one.entry["precision"]) for one in state.engines.values() if one.session is None
+        VariantCandidate(one.name, one.variant.precision) for one in state.engines.values() if one.session is None
     ]
     return onnx + engines
 
@@ -246,10 +234,10 @@ def _rejected(state: ExportState) -> list[VariantCandidate]:
     ]
 
 
-def _kept_names(state: ExportState, results: Sequence[RankingResult]) -> set[str]:
+def _kept_names(state: ExportState, decisions: Sequence[ChoiceCandidate]) -> set[str]:
     """Return the variants that stay: the kept ones, the fallback fp32, and the files that engines are built from."""
-    names = {one.candidate.name for one in results if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
-    names |= {state.engines[name].entry["source"] for name in names if name in state.engines}
+    names = {one.variant for one in decisions if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
+    names |= {state.engines[name].variant.source for name in names if name in state.engines}
     return names | {f"{name}-uint8" for name in names}
 
 

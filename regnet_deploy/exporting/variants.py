@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
+from regnet_deploy.bundle.variants import ENGINE_VARIANTS, Engine, OnnxVariant
 from regnet_deploy.cpu import describe_int8_support, int8_sums_saturate
-from regnet_deploy.engines.bundle_engines import add_engine
 from regnet_deploy.engines.engine_builder import build_engine
 from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting.emulation import runs_as_typed
@@ -70,14 +67,13 @@ def _make_engine_variants(context: ExportContext, state: ExportState) -> ExportS
     rejected = dict(state.rejected)
     stored = stored_engines(context.bundle, context.golden)
     for onnx in state.onnx.values():
-        precision = PRECISIONS[onnx.entry["precision"]]
-        if onnx.entry["input"] != "float32" or not precision.tensorrt_supported:
+        precision = PRECISIONS[onnx.variant.precision]
+        if onnx.variant.input != "float32" or not precision.tensorrt_supported:
             continue
         name = library.variant(precision.name)
         try:
-            engines[name] = export_engine(
-                context, onnx, stored.get(name, {}).get("engines", ()), validate=not context.options.auto
-            )
+            before = stored[name].engines if name in stored else ()
+            engines[name] = export_engine(context, onnx, before, validate=not context.options.auto)
         except RegnetDeployError as error:
             rejected[name] = error
     return ExportState(state.onnx, engines, rejected)
@@ -97,15 +93,16 @@ def export_onnx(context: ExportContext, precision: Precision, *, validate: bool 
         ProofError: it does not pass the gate; the message has the figures.
     """
     source, progress = context.source, context.progress
-    ranges, extra, reduce_range = None, dict[str, Any](), False
+    ranges = calibration = weight_bits = None
+    note, reduce_range = _note(precision), False
     if precision.needs_ranges:
         # Only the kernels of ONNX Runtime saturate; TensorRT sums in 32 bits.
         reduce_range = precision.quantized_type == "uint8" and int8_sums_saturate()
-        calibrated = context.calibration.choose_ranges(precision, context.gate, reduce_range=reduce_range)
-        ranges, extra["calibration"] = calibrated.ranges, calibrated.part
+        calibrated = context.calibrator.choose_ranges(precision, context.gate, reduce_range=reduce_range)
+        ranges, calibration = calibrated.ranges, calibrated.calibration
         if precision.quantized_type == "uint8":
-            extra["weight_bits"] = 7 if reduce_range else 8
-            extra["note"] = f"weights of {extra['weight_bits']} bits, for {describe_int8_support()}"
+            weight_bits = 7 if reduce_range else 8
+            note = f"weights of {weight_bits} bits, for {describe_int8_support()}"
     exported = []
     for pixels in (False, True) if context.options.uint8 else (False,):
         name = f"onnx-{precision.name}" + ("-uint8" if pixels else "")
@@ -114,24 +111,25 @@ def export_onnx(context: ExportContext, precision: Precision, *, validate: bool 
         session = open_for_proof(data, precision, context.options.device)
         progress.step(f"{name}: evaluating")
         evaluation = context.gate.evaluate(name, session, precision, progress, validate=validate)
-        entry = {
-            "file": f"{name}.onnx",
-            "bytes": len(data),
-            "runtime": "onnxruntime",
-            "precision": precision.name,
-            "input": "uint8" if pixels else "float32",
-            "opset": precision.opset,
-            "exact": precision.tensorrt_only,
-            "note": _note(precision),
-            **extra,
-            **evaluation.to_json(),
-        }
-        exported.append(ExportedOnnx(name, data, entry, session))
+        variant = OnnxVariant(
+            file=f"{name}.onnx",
+            bytes=len(data),
+            precision=precision.name,
+            input="uint8" if pixels else "float32",
+            opset=precision.opset,
+            exact=precision.tensorrt_only,
+            note=note,
+            weight_bits=weight_bits,
+            calibration=calibration,
+            proof=evaluation.proof,
+            accuracy=evaluation.accuracy,
+        )
+        exported.append(ExportedOnnx(name, data, variant, session))
     return exported
 
 
 def export_engine(
-    context: ExportContext, onnx: ExportedOnnx, stored: Sequence[dict[str, Any]] = (), *, validate: bool = True
+    context: ExportContext, onnx: ExportedOnnx, stored: tuple[Engine, ...] = (), *, validate: bool = True
 ) -> ExportedEngine:
     """Build the engine of an ONNX variant and, if there is a GPU, evaluate it.
 
@@ -149,7 +147,7 @@ def export_engine(
     """
     options, progress, library = context.options, context.progress, context.builder.library
     assert library is not None
-    precision = PRECISIONS[onnx.entry["precision"]]
+    precision, calibration = PRECISIONS[onnx.variant.precision], onnx.variant.calibration
     name, convolutions = library.variant(precision.name), context.source.convolution_types(precision)
     progress.step(f"{name}: building with {library}")
     built = build_engine(
@@ -158,7 +156,7 @@ def export_engine(
         name,
         onnx.data,
         precision.name,
-        (onnx.entry.get("calibration") or {}).get("digest"),
+        calibration.digest if calibration else None,
         convolutions,
         context.source.preprocessing.crop,
         options.engine,
@@ -166,20 +164,20 @@ def export_engine(
         progress.message,
         accept_unaccounted=options.accept_unaccounted,
     )
-    entry = built.entry
+    engine = Engine.from_json(built.entry)
     if built.session is not None:
         progress.step(f"{name}: evaluating on {built.session.device}")
-        entry |= context.gate.evaluate(name, built.session, precision, progress, validate=validate).to_json()
-    variant = {
-        "runtime": library.runtime,
-        "precision": precision.name,
-        "input": "float32",
-        "opset": precision.opset,
-        "source": onnx.name,
-        "convolutions": convolutions,
-        "engines": list(stored),
-    }
-    return ExportedEngine(name, built.plan, add_engine(variant, entry), built.session)
+        evaluation = context.gate.evaluate(name, built.session, precision, progress, validate=validate)
+        engine = engine.replace(proof=evaluation.proof, accuracy=evaluation.accuracy)
+    variant = ENGINE_VARIANTS[library.runtime](
+        precision=precision.name,
+        input="float32",
+        opset=precision.opset,
+        source=onnx.name,
+        convolutions=convolutions,
+        engines=stored,
+    )
+    return ExportedEngine(name, built.plan, variant.with_engine(engine), built.session)
 
 
 def _note(precision: Precision) -> str | None:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from regnet_deploy.bundle.measurements import ClosedForm, Complexity, OperatorCount, StageCount
 from regnet_deploy.errors import ProofError, require
 from regnet_deploy.space.complexity import Cost, network_complexity
 from regnet_deploy.space.network import Network
@@ -80,17 +81,17 @@ class Counts:
             if getattr(counted[where], quantity) != value
         ]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data; stages and operators are lists, because the manifest sorts keys."""
+    def record(self) -> Complexity:
+        """Return the record of the counts."""
         closed = {quantity: int(value) for quantity, value in self.closed_form["total"]._asdict().items()}
-        return {
-            "resolution": self.resolution,
-            "classes": self.classes,
+        return Complexity(
+            resolution=self.resolution,
+            classes=self.classes,
             **self.total._asdict(),
-            "closed_form": {**closed, "equal": not self.differences()},
-            "stages": [{"stage": name, **count._asdict()} for name, count in self.stages.items()],
-            "operators": [{"operator": name, **count._asdict()} for name, count in self.operators.items()],
-        }
+            closed_form=ClosedForm(**closed, equal=not self.differences()),
+            stages=tuple(StageCount(stage=name, **count._asdict()) for name, count in self.stages.items()),
+            operators=tuple(OperatorCount(operator=name, **count._asdict()) for name, count in self.operators.items()),
+        )
 
 
 def count(model: nn.Module, network: Network, resolution: int, classes: int) -> Counts:

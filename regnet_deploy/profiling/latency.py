@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
+from regnet_deploy.bundle.measurements import Latency
 from regnet_deploy.errors import UsageError
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.space.complexity import stage_resolutions
@@ -48,32 +48,6 @@ class Runner:
     layout: str
     threads: int
     prepare: Callable[[int], TimedInference]
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Measured latency at one batch size; percentiles are interpolated between repetitions.
-
-    With fewer than 100 ``repetitions`` the 99th percentile is close to the slowest one.
-    """
-
-    runtime: str
-    variant: str | None
-    device: str
-    precision: str
-    layout: str
-    threads: int
-    batch: int
-    p50_ms: float
-    p95_ms: float
-    p99_ms: float
-    images_per_second: float
-    repetitions: int
-    warmup_repetitions: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        return asdict(self)
 
 
 def measure_latency(

@@ -6,13 +6,13 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from regnet_deploy import __version__
+from regnet_deploy.bundle.measurements import Machine
 from regnet_deploy.cpu import available_cores, cpu_model
 
 #: Distributions whose version can change a result.
@@ -34,33 +34,6 @@ LIBRARIES = (
     "safetensors",
     "pillow",
 )
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machine that a measurement was made on.
-
-    Attributes:
-        cpu: model name from the kernel.
-        cores: number of physical cores that this process may use (within CPU affinity and container quota).
-        memory_bytes: memory that this process may use.
-        system: operating system and kernel.
-        python: version.
-        gpus: names of the NVIDIA GPUs that the driver lists.
-        versions: of those of :data:`LIBRARIES` that are installed, and of regnet-deploy.
-    """
-
-    cpu: str
-    cores: int
-    memory_bytes: int
-    system: str
-    python: str
-    gpus: tuple[str, ...]
-    versions: dict[str, str]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        return {**asdict(self), "gpus": list(self.gpus)}
 
 
 def describe_machine() -> Machine:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from regnet_deploy.bundle.measurements import Complexity, Latency, Profile
 from regnet_deploy.plotting import COLOURS, MARKS, check_plot_path, save_figure
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 _QUANTITIES = {"macs": "MACs", "parameters": "parameters", "activations": "activations"}
 
 
-def plot_profile(profile: dict[str, Any], name: str, path: str | Path) -> None:
+def plot_profile(profile: Profile, name: str, path: str | Path) -> None:
     """Plot the part ``profile`` of a bundle.
 
     Args:
@@ -27,11 +29,11 @@ def plot_profile(profile: dict[str, Any], name: str, path: str | Path) -> None:
     target = check_plot_path(path)
     from matplotlib.figure import Figure
 
-    counts, rows, machine = profile["complexity"], profile["latency"], profile["machine"]
+    counts, rows, machine = profile.complexity, profile.latency, profile.machine
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     figure.suptitle(
-        f"{name} at {counts['resolution']} pixels: {counts['macs'] / 1e9:.3g} GMACs, "
-        f"{counts['parameters'] / 1e6:.3g} M parameters, {counts['activations'] / 1e6:.3g} M activations"
+        f"{name} at {counts.resolution} pixels: {counts.macs / 1e9:.3g} GMACs, "
+        f"{counts.parameters / 1e6:.3g} M parameters, {counts.activations / 1e6:.3g} M activations"
     )
     shares, latency, throughput = figure.subplots(1, 3)
     _draw_shares(shares, counts)
@@ -39,20 +41,20 @@ def plot_profile(profile: dict[str, Any], name: str, path: str | Path) -> None:
     _draw_throughput(throughput, rows)
     handles, labels = latency.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower right", ncols=len(labels), frameon=False)
-    threads = sorted({row["threads"] for row in rows})
-    where = " / ".join(machine["gpus"]) if any(row["device"] != "cpu" for row in rows) else machine["cpu"]
+    threads = sorted({row.threads for row in rows})
+    where = " / ".join(machine.gpus) if any(row.device != "cpu" for row in rows) else machine.cpu
     figure.text(0.01, 0.015, f"Measured on {where}, {', '.join(map(str, threads))} CPU threads.", fontsize=8)
     save_figure(figure, target)
 
 
-def _draw_shares(axis: Axes, counts: dict[str, Any]) -> None:
-    stages = counts["stages"]
+def _draw_shares(axis: Axes, counts: Complexity) -> None:
+    stages = counts.stages
     width = 0.8 / len(_QUANTITIES)
     for i, (quantity, label) in enumerate(_QUANTITIES.items()):
-        shares = [100 * stage[quantity] / counts[quantity] for stage in stages]
+        shares = [100 * getattr(stage, quantity) / getattr(counts, quantity) for stage in stages]
         places = [j + (i - 1) * width for j in range(len(stages))]
         axis.bar(places, shares, width * 0.92, color=COLOURS[i], label=label)
-    axis.set_xticks(range(len(stages)), [stage["stage"] for stage in stages])
+    axis.set_xticks(range(len(stages)), [stage.stage for stage in stages])
     axis.set_ylabel("share of the network (%)")
     axis.set_title("Cost by stage", fontsize=11)
     axis.legend(frameon=False, fontsize=9)
@@ -60,11 +62,11 @@ def _draw_shares(axis: Axes, counts: dict[str, Any]) -> None:
     axis.set_axisbelow(True)
 
 
-def _draw_latency(axis: Axes, rows: list[dict[str, Any]]) -> None:
+def _draw_latency(axis: Axes, rows: Sequence[Latency]) -> None:
     for i, (label, own) in enumerate(_by_runtime(rows).items()):
-        batches = [row["batch"] for row in own]
+        batches = [row.batch for row in own]
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-        p50, p99 = ([row[name] for row in own] for name in ("p50_ms", "p99_ms"))
+        p50, p99 = ([getattr(row, name) for row in own] for name in ("p50_ms", "p99_ms"))
         axis.plot(batches, p50, label=label, color=colour, marker=mark)
         axis.fill_between(batches, p50, p99, color=colour, alpha=0.15, linewidth=0)
     axis.set_yscale("log")
@@ -74,11 +76,11 @@ def _draw_latency(axis: Axes, rows: list[dict[str, Any]]) -> None:
     _batch_axis(axis, rows)
 
 
-def _draw_throughput(axis: Axes, rows: list[dict[str, Any]]) -> None:
+def _draw_throughput(axis: Axes, rows: Sequence[Latency]) -> None:
     for i, own in enumerate(_by_runtime(rows).values()):
         axis.plot(
-            [row["batch"] for row in own],
-            [row["images_per_second"] for row in own],
+            [row.batch for row in own],
+            [row.images_per_second for row in own],
             color=COLOURS[i % len(COLOURS)],
             marker=MARKS[i % len(MARKS)],
         )
@@ -88,16 +90,16 @@ def _draw_throughput(axis: Axes, rows: list[dict[str, Any]]) -> None:
     _batch_axis(axis, rows)
 
 
-def _by_runtime(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    grouped: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: int(row["batch"])):
-        label = row["runtime"] if row["variant"] is None else f"{row['runtime']}, {row['variant']}"
+def _by_runtime(rows: Sequence[Latency]) -> dict[str, list[Latency]]:
+    grouped: dict[str, list[Latency]] = {}
+    for row in sorted(rows, key=lambda row: row.batch):
+        label = row.runtime if row.variant is None else f"{row.runtime}, {row.variant}"
         grouped.setdefault(label, []).append(row)
     return grouped
 
 
-def _batch_axis(axis: Axes, rows: list[dict[str, Any]]) -> None:
-    batches = sorted({row["batch"] for row in rows})
+def _batch_axis(axis: Axes, rows: Sequence[Latency]) -> None:
+    batches = sorted({row.batch for row in rows})
     axis.set_xscale("log", base=2)
     axis.set_xticks(batches, [str(batch) for batch in batches])
     axis.minorticks_off()

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Manifest
+from regnet_deploy.bundle.measurements import Profile
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.profiling.counts import count
@@ -20,7 +20,6 @@ from regnet_deploy.profiling.machine import busy_cores, describe_machine, enviro
 from regnet_deploy.profiling.runners import pick_device, torch_runner, variant_runners
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.runtime import Device
-from regnet_deploy.space.network import Network
 
 #: Number of cores that other programs may use before a message warns of it.
 _BUSY = 0.3
@@ -43,7 +42,7 @@ class ProfileOptions:
     device: Device
 
 
-def profile(path: str | Path, options: ProfileOptions, progress: Progress | None = None) -> dict[str, Any]:
+def profile(path: str | Path, options: ProfileOptions, progress: Progress | None = None) -> Profile:
     """Profile the bundle at ``path``, write the part ``profile`` and return it.
 
     Args:
@@ -58,9 +57,7 @@ def profile(path: str | Path, options: ProfileOptions, progress: Progress | None
     """
     progress = progress or NoProgress()
     bundle = open_bundle(path)
-    architecture = bundle.part("architecture")
-    network, classes = Network.from_json(architecture), architecture["classes"]
-    resolution = Preprocessing.from_json(bundle.part("preprocessing")).crop
+    network, classes, resolution = bundle.architecture.network, bundle.architecture.classes, bundle.preprocessing.crop
     machine, device = describe_machine(), pick_device(options.device)
     threads = options.threads or machine.cores
     if device.type == "cpu":
@@ -87,13 +84,9 @@ def profile(path: str | Path, options: ProfileOptions, progress: Progress | None
         raise UsageError(
             f"a batch of {max(options.batches)} does not fit into the GPU's memory: give a smaller --batch"
         ) from None
-    part = {
-        "complexity": counts.to_json(),
-        "latency": [row.to_json() for row in rows],
-        "machine": {**machine.to_json(), "busy_cores": busy},
-    }
-    update_bundle(path, {"profile": part, "environment": environment("profile")}, expect=bundle)
-    return part
+    result = Profile(complexity=counts.record(), latency=tuple(rows), machine=machine.replace(busy_cores=busy))
+    update_bundle(path, Manifest(profile=result, environment=environment("profile")), expect=bundle)
+    return result
 
 
 @contextmanager

@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.errors import UsageError
 from regnet_deploy.profiling.latency import Runner, TimedInference
 from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.default_variant import proof_of
-from regnet_deploy.runtimes.runtime import Device, Session, find_variant, open_variant, runtime_unsupported_reason
+from regnet_deploy.runtimes.runtime import Device, Session, open_variant, runtime_unsupported_reason
 
 #: Seed of the random images; their values do not change the duration of a convolution.
 _SEED = 0
@@ -67,20 +68,21 @@ def torch_runner(model: nn.Module, device: torch.device, resolution: int, thread
 def variant_runners(bundle: Bundle, device: Device, resolution: int, threads: int, progress: Progress) -> list[Runner]:
     """Return the variants that are proved and that this machine can run; a message says why another one is left out."""
     runners = []
-    for name, variant in bundle.parts.get("variants", {}).items():
+    for name, variant in bundle.manifest.variants.items():
         reason = runtime_unsupported_reason(bundle, name, device) or _unmeasured_reason(bundle, name)
         if reason:
             progress.message(f"{name} is not measured: {reason}")
             continue
         session = open_variant(bundle, name, threads=threads, device=device)
-        runners.append(session_runner(session, name, variant["precision"], resolution, threads))
+        runners.append(session_runner(session, name, variant.precision, resolution, threads))
     return runners
 
 
 def _unmeasured_reason(bundle: Bundle, name: str) -> str | None:
     if not proof_of(bundle, name):
         return "it is not proved"
-    if find_variant(bundle, name).get("exact"):
+    variant = bundle.variants[name]
+    if isinstance(variant, OnnxVariant) and variant.exact:
         return "it is the source of TensorRT engines, and ONNX Runtime has no kernels for its types"
     return None
 

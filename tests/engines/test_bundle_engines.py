@@ -131,7 +131,7 @@ def test_a_plan_that_was_cut_short_or_is_gone_is_refused(machine, with_engine):
             lambda monkeypatch, machine: monkeypatch.setattr(
                 "regnet_deploy.engines.bundle_engines.find_gpu", lambda: None
             ),
-            "needs a CUDA device",
+            "the NVIDIA driver shows no GPU",
         ),
         (
             lambda monkeypatch, machine: monkeypatch.setattr(

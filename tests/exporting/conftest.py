@@ -15,7 +15,7 @@ from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bu
 from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.exporting.accuracy import reference_logits
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate
-from regnet_deploy.exporting.calibration import Calibration, CalibrationSet
+from regnet_deploy.exporting.calibration import CalibrationSet, Calibrator
 from regnet_deploy.exporting.golden_images import NewGoldenSet, make_golden_set
 from regnet_deploy.exporting.model_source import ModelSource, load_model_source
 from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx
@@ -230,12 +230,12 @@ def validating_gate(gate, source) -> AccuracyGate:
 @pytest.fixture
 def context(trained, source, golden, gate) -> ExportContext:
     """The context of an export without options that calibrates on the golden images."""
-    images = CalibrationSet(golden.golden.images, {"images": 16, "digest": "abc", "seed": 0})
+    images = CalibrationSet(golden.golden.images, "golden images", "none", 0, "abc")
     progress = NoProgress()
-    calibration = Calibration(lambda: images, source, progress)
+    calibrator = Calibrator(lambda: images, source, progress)
     options = ExportOptions(device="cpu")
     return ExportContext(
-        open_bundle(trained), options, source, golden, gate, calibration, EngineBuilder(None, None), progress
+        open_bundle(trained), options, source, golden, gate, calibrator, EngineBuilder(None, None), progress
     )
 
 

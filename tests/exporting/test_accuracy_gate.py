@@ -19,18 +19,18 @@ def session_of(source, precision="fp32"):
 
 def evaluated(gate, source, precision="fp32"):
     session = session_of(source, precision)
-    return gate.evaluate(f"onnx-{precision}", session, PRECISIONS[precision], NoProgress()).to_json()
+    return gate.evaluate(f"onnx-{precision}", session, PRECISIONS[precision], NoProgress())
 
 
 def evaluated_as_fp16(gate, source):
     """Evaluate the FP32 file of a network with the limits of FP16, so that only what was broken is in the figures."""
-    return gate.evaluate("onnx-fp16", session_of(source), PRECISIONS["fp16"], NoProgress()).to_json()
+    return gate.evaluate("onnx-fp16", session_of(source), PRECISIONS["fp16"], NoProgress())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_good_graph_passes_every_gate(gate, source, precision):
-    proof = evaluated(gate, source, precision)["proof"]
-    assert (proof["passed"], proof["standard"], proof["images"]) == (True, True, 16)
+    proof = evaluated(gate, source, precision).proof
+    assert (proof.passed, proof.standard, proof.images) == (True, True, 16)
 
 
 def swapped(array):
@@ -71,7 +71,7 @@ def test_the_right_gate_refuses_a_graph_that_is_broken_for_it(gate, with_weights
     assert ";" not in str(e.value).split(" - ")[0]  # no other gate
     without = {"atol": {"atol": np.inf}, "mean": {"mean": np.inf}, "cosine": {"cosine": -1.0}, "top1": {"top1": 0.0}}
     lenient = replace(gate, gates={**GATES, "fp16": limits.replace(**without[figure])})
-    assert evaluated_as_fp16(lenient, with_weights(**changes))["proof"]["passed"]
+    assert evaluated_as_fp16(lenient, with_weights(**changes)).proof.passed
 
 
 def test_logits_that_are_not_finite_pass_no_gate(gate, with_weights):
@@ -81,9 +81,9 @@ def test_logits_that_are_not_finite_pass_no_gate(gate, with_weights):
 
 
 def test_with_validation_images_the_accuracy_is_told(validating_gate, source):
-    accuracy = evaluated(validating_gate, source, "fp16")["accuracy"]
-    assert (accuracy["images"], accuracy["reference_top1"]) == (40, 1.0)
-    assert accuracy["low"] <= accuracy["drop"] <= accuracy["high"]
+    accuracy = evaluated(validating_gate, source, "fp16").accuracy
+    assert (accuracy.images, accuracy.reference_top1) == (40, 1.0)
+    assert accuracy.low <= accuracy.drop <= accuracy.high
 
 
 def test_the_accuracy_gate_refuses_what_answers_wrongly(validating_gate, with_weights):
@@ -96,7 +96,7 @@ def test_the_accuracy_gate_refuses_what_answers_wrongly(validating_gate, with_we
         r"of the loss \d+\.\d+ to 100\.00\) and may lose 0\.5 \(--max-drop\)",
     ):
         evaluated_as_fp16(lenient, broken)
-    assert evaluated_as_fp16(replace(lenient, max_drop=100.0), broken)["accuracy"]["drop"] == 100
+    assert evaluated_as_fp16(replace(lenient, max_drop=100.0), broken).accuracy.drop == 100
 
 
 def test_a_drop_of_exactly_what_may_be_lost_passes(validating_gate, source):
@@ -118,7 +118,7 @@ def test_a_drop_of_exactly_what_may_be_lost_passes(validating_gate, source):
 
     lenient = replace(validating_gate, gates={**GATES, "fp16": Gate()})
     exact = replace(lenient, max_drop=2.5)
-    assert exact.evaluate("onnx-fp16", Once(), PRECISIONS["fp16"], NoProgress()).accuracy["drop"] == 2.5
+    assert exact.evaluate("onnx-fp16", Once(), PRECISIONS["fp16"], NoProgress()).accuracy.drop == 2.5
     with pytest.raises(ProofError, match=r"loses 2\.50 points"):
         replace(lenient, max_drop=2.49).evaluate("onnx-fp16", Once(), PRECISIONS["fp16"], NoProgress())
 

@@ -3,10 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from regnet_deploy.bundle.variants import CalibrationResult
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting import calibration as module
 from regnet_deploy.exporting.activation_ranges import METHODS
-from regnet_deploy.exporting.calibration import Calibration, CalibrationSet
+from regnet_deploy.exporting.calibration import CalibrationSet, Calibrator
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.progress import NoProgress
@@ -14,12 +15,12 @@ from regnet_deploy.progress import NoProgress
 
 @pytest.fixture
 def images(golden):
-    return CalibrationSet(golden.golden.images, {"images": 16, "digest": "abc", "seed": 0})
+    return CalibrationSet(golden.golden.images, "golden images", "none", 0, "abc")
 
 
 def chosen(source, images, gate, progress=None, precision="int8"):
-    calibration = Calibration(lambda: images, source, progress or NoProgress())
-    return calibration.choose_ranges(PRECISIONS[precision], gate)
+    calibrator = Calibrator(lambda: images, source, progress or NoProgress())
+    return calibrator.choose_ranges(PRECISIONS[precision], gate)
 
 
 @pytest.fixture
@@ -47,10 +48,10 @@ def test_every_method_is_tried_and_told_and_the_set_is_recorded(source, images, 
         "activations of the calibration images",
         *(f"{precision}: ranges by {method}" for method in METHODS),
     ]
-    assert set(found.part["tried"]) == set(METHODS)
-    assert (found.part["images"], found.part["digest"]) == (16, "abc")
-    observed = Calibration(lambda: images, source, NoProgress()).observed
-    assert found.ranges == module.compute_ranges(observed, found.part["method"])
+    assert set(found.calibration.tried) == set(METHODS)
+    assert (found.calibration.images, found.calibration.digest) == (16, "abc")
+    observed = Calibrator(lambda: images, source, NoProgress()).observed
+    assert found.ranges == module.compute_ranges(observed, found.calibration.method)
 
 
 @pytest.mark.parametrize("good", METHODS)
@@ -58,22 +59,22 @@ def test_every_method_is_tried_and_told_and_the_set_is_recorded(source, images, 
 def test_the_one_that_answers_best_is_kept(source, images, gate, validating_gate, spoil, good, labelled):
     spoil(*(method for method in METHODS if method != good))
     found = chosen(source, images, validating_gate if labelled else gate)
-    assert found.part["method"] == good
-    tried = found.part["tried"]
-    assert all(tried[good]["top1"] >= one["top1"] for one in tried.values())
+    assert found.calibration.method == good
+    tried = found.calibration.tried
+    assert all(tried[good].top1 >= one.top1 for one in tried.values())
 
 
 def test_of_equal_ones_the_smaller_error_decides(source, images, gate, monkeypatch):
     errors = iter([0.3, 0.1, 0.2])
-    monkeypatch.setattr(module, "_figures", lambda *given: {"top1": 0.9, "mean_abs_error": next(errors)})
-    assert chosen(source, images, gate).part["method"] == METHODS[1]
+    monkeypatch.setattr(module, "_figures", lambda *given: CalibrationResult(0.9, next(errors)))
+    assert chosen(source, images, gate).calibration.method == METHODS[1]
 
 
 def test_a_method_whose_logits_are_not_finite_loses(source, images, gate, monkeypatch):
-    figures = iter([None, {"top1": 0.1, "mean_abs_error": 9.0}, None])
+    figures = iter([None, CalibrationResult(0.1, 9.0), None])
     monkeypatch.setattr(module, "_figures", lambda *given: next(figures))
-    part = chosen(source, images, gate).part
-    assert (part["method"], set(part["tried"])) == (METHODS[1], {METHODS[1]})
+    calibration = chosen(source, images, gate).calibration
+    assert (calibration.method, set(calibration.tried)) == (METHODS[1], {METHODS[1]})
 
 
 @pytest.mark.parametrize("labelled", [False, True])

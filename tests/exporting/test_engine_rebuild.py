@@ -30,10 +30,10 @@ def test_what_is_missing_for_this_gpu_is_built_proved_and_added(rebuild, without
     assert steps == ["trt-fp32: building", "trt-fp32: proving on cuda:0 (NVIDIA H100 80GB HBM3)"]
     assert rebuilt.rejected == {}
     bundle = open_bundle(without_engine)
-    (engine,) = bundle.part("variants")["trt-fp32"]["engines"]
+    (engine,) = bundle.variants["trt-fp32"].engines
     assert rebuilt.built == {"trt-fp32": engine}
-    assert (engine["proof"]["passed"], engine["proof"]["standard"]) == (True, True)
-    assert len(bundle.read(engine["file"])) == engine["bytes"]
+    assert (engine.proof.passed, engine.proof.standard) == (True, True)
+    assert len(bundle.read(engine.file)) == engine.bytes
     assert fitting_engine(bundle, "trt-fp32", computer.library, computer.gpu).is_proved
     assert default_variant(bundle, "trt-fp32") == "trt-fp32"
     assert find_damage(bundle) == []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle.engine_options import EngineOptions
-from regnet_deploy.bundle.variants import EngineIdentity, Gate
+from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import ProofError
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.state import EngineBuilder
@@ -46,36 +46,36 @@ def test_an_engine_is_proved_where_there_is_a_gpu_and_says_in_which_types_it_com
     onnx = onnx_of(precision)
     made = build(onnx, gate)
     assert made.name == f"trt-{precision}"
-    entry = made.entry
-    assert (entry["runtime"], entry["precision"], entry["source"]) == ("tensorrt", precision, f"onnx-{precision}")
-    (engine,) = entry["engines"]
-    assert (engine["file"], engine["bytes"]) == (made.file, len(made.data))
-    assert (engine["proof"]["passed"], engine["proof"]["standard"]) == (True, True)
-    assert engine["proof"]["device"] == "cuda:0 (NVIDIA H100 80GB HBM3)"
+    variant = made.variant
+    assert (variant.runtime, variant.precision, variant.source) == ("tensorrt", precision, f"onnx-{precision}")
+    (engine,) = variant.engines
+    assert (engine.file, engine.bytes) == (made.file, len(made.data))
+    assert (engine.proof.passed, engine.proof.standard) == (True, True)
+    assert engine.proof.device == "cuda:0 (NVIDIA H100 80GB HBM3)"
     asked = list(source.convolution_types(PRECISIONS[precision]).values())
-    assert engine["types"] == {kind: asked.count(kind) for kind in set(asked)}
-    identity = EngineIdentity.from_json(engine["identity"])
+    assert engine.types == {kind: asked.count(kind) for kind in set(asked)}
+    identity = engine.identity
     assert identity.calibration == ("abc" if PRECISIONS[precision].needs_ranges else None)
     assert made.accuracy is None
 
 
 def test_with_validation_images_it_has_its_accuracy(onnx_of, build, validating_gate):
     made = build(onnx_of("fp16"), validating_gate)
-    assert made.entry["engines"][0]["accuracy"] == made.accuracy
-    assert made.accuracy["images"] == 40
+    assert made.engine.accuracy == made.accuracy
+    assert made.accuracy.images == 40
 
 
 def test_an_engine_of_another_machine_stays(onnx_of, build, gate, computer, fake_machine):
     onnx = onnx_of("fp16")
     first = build(onnx, gate)
     computer.driver.gpu = fake_machine.A100
-    second = build(onnx, gate, first.entry["engines"])
-    assert [one["identity"]["gpu"] for one in second.entry["engines"]] == [
+    second = build(onnx, gate, first.variant.engines)
+    assert [one.identity.gpu for one in second.variant.engines] == [
         fake_machine.H100.name,
         fake_machine.A100.name,
     ]
-    again = build(onnx, gate, second.entry["engines"])
-    assert len(again.entry["engines"]) == 2
+    again = build(onnx, gate, second.variant.engines)
+    assert len(again.variant.engines) == 2
 
 
 def test_without_a_gpu_there_is_neither_proof_nor_session(onnx_of, context):
@@ -84,7 +84,7 @@ def test_without_a_gpu_there_is_neither_proof_nor_session(onnx_of, context):
 
     builder = EngineBuilder(load_library("tensorrt-rtx"), None)
     made = export_engine(replace(context, builder=builder), onnx_of("fp16"))
-    assert (made.name, made.session, made.entry["engines"][0]["proof"]) == ("rtx-fp16", None, None)
+    assert (made.name, made.session, made.engine.proof) == ("rtx-fp16", None, None)
 
 
 class TestRefused:
@@ -113,7 +113,7 @@ class TestRefused:
             build(onnx, gate)
         accepting = replace(context, options=replace(context.options, accept_unaccounted=True))
         made = export_engine(accepting, onnx)
-        assert made.entry["engines"][0]["unaccounted"] == ["stem.conv"]
+        assert made.engine.unaccounted == ("stem.conv",)
 
     def test_wrong_logits_by_the_golden_gate(self, onnx_of, build, gate, computer, fake_machine, monkeypatch):
         onnx = onnx_of("fp16")

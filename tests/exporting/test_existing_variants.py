@@ -40,8 +40,8 @@ def left(bundle, context, golden):
     """Return a function: the variants that stay in the bundle beside new ones."""
 
     def find(made=(), lost=(), files=None, on=golden, gates=GATES):
-        variants = {name: bundle.part("variants")[name] for name in made}
-        here = lambda engine: engine["key"] == "here"  # noqa: E731
+        variants = {name: bundle.variants[name] for name in made}
+        here = lambda engine: engine.key == "here"  # noqa: E731
         gate = replace(context.gate, golden=on.golden, gates=gates)
         on_golden = replace(context, bundle=bundle, golden=on, gate=gate)
         return existing_variants(on_golden, variants, files or {}, set(lost), here)
@@ -50,14 +50,14 @@ def left(bundle, context, golden):
 
 
 def engines(existing):
-    return [one["key"] for one in existing.variants.get("trt-fp16", {}).get("engines", ())]
+    return [one.key for one in existing.variants["trt-fp16"].engines] if "trt-fp16" in existing.variants else []
 
 
 @pytest.fixture
 def other_golden(golden):
     """The golden set with its images in another order: every good graph agrees with it."""
     turned = GoldenSet(golden.golden.images[::-1], golden.golden.logits[::-1])
-    return NewGoldenSet(turned, golden.part, golden_to_bytes(turned))
+    return NewGoldenSet(turned, golden.record, golden_to_bytes(turned))
 
 
 def test_all_that_was_not_made_anew_stays_but_engines_of_another_file(left):
@@ -65,7 +65,7 @@ def test_all_that_was_not_made_anew_stays_but_engines_of_another_file(left):
     assert list(existing.variants) == ["onnx-fp16", "trt-fp16"]
     assert engines(existing) == ["here", "there"]
     assert (existing.unused_files, existing.rejected) == (("stale.plan",), {})
-    assert existing.variants["onnx-fp16"]["proof"] == OLD.to_json()
+    assert existing.variants["onnx-fp16"].proof == OLD
 
 
 def test_engines_go_with_the_onnx_file_that_they_were_built_from(left):
@@ -93,8 +93,9 @@ def test_the_file_that_an_engine_of_another_machine_is_built_from_stays(left):
 
 
 def test_a_lost_file_that_nobody_needs_goes(bundle, left):
-    variants = bundle.part("variants")
-    variants["trt-fp16"]["engines"] = [one for one in variants["trt-fp16"]["engines"] if one["key"] == "here"]
+    variant = bundle.variants["trt-fp16"]
+    here = tuple(one for one in variant.engines if one.key == "here")
+    bundle.manifest.variants["trt-fp16"] = variant.replace(engines=here)
     existing = left(made=["onnx-fp32"], lost=["trt-fp16", "onnx-fp16"])
     assert existing.variants == {}
     assert set(existing.unused_files) == {"onnx-fp16.onnx", "here.plan"}
@@ -102,25 +103,25 @@ def test_a_lost_file_that_nobody_needs_goes(bundle, left):
 
 def test_on_a_new_golden_set_files_are_proved_again_and_engines_are_not_proved(left, other_golden):
     existing = left(made=["onnx-fp32"], on=other_golden)
-    assert existing.variants["onnx-fp16"]["proof"]["passed"]
-    for one in existing.variants["trt-fp16"]["engines"]:
-        assert one["proof"] is None
-        assert one["note"].startswith("not proved on the present golden set")
+    assert existing.variants["onnx-fp16"].proof.passed
+    for one in existing.variants["trt-fp16"].engines:
+        assert one.proof is None
+        assert one.note.startswith("not proved on the present golden set")
 
 
 def test_engines_that_others_are_added_to_lose_their_proofs_too(bundle, golden, other_golden):
-    before = bundle.part("variants")["trt-fp16"]
+    before = bundle.variants["trt-fp16"]
     assert stored_engines(bundle, golden) == {"trt-fp16": before}
     found = stored_engines(bundle, other_golden)
-    assert [one["proof"] for one in found["trt-fp16"]["engines"]] == [None] * 3
-    assert before["engines"][0]["proof"] == OLD.to_json()  # what was read is not changed
+    assert [one.proof for one in found["trt-fp16"].engines] == [None] * 3
+    assert before.engines[0].proof == OLD  # what was read is not changed
 
 
 def test_a_file_that_does_not_agree_with_the_new_golden_set_goes_with_its_engines_and_the_rest_stays(
     left, golden, other_golden
 ):
     off = GoldenSet(other_golden.golden.images, other_golden.golden.logits + np.float32(0.5))
-    new = NewGoldenSet(off, golden.part, golden_to_bytes(off))
+    new = NewGoldenSet(off, golden.record, golden_to_bytes(off))
     existing = left(made=["onnx-fp32"], on=new)
     assert existing.variants == {}
     assert isinstance(existing.rejected["onnx-fp16"], ProofError)
@@ -131,7 +132,7 @@ def test_a_file_that_does_not_agree_with_the_new_golden_set_goes_with_its_engine
 
 
 def test_a_precision_of_a_later_version_is_one_line(left, bundle, other_golden):
-    bundle.part("variants")["onnx-fp16"]["precision"] = "fp4"
+    bundle.manifest.variants["onnx-fp16"] = bundle.variants["onnx-fp16"].replace(precision="fp4")
     assert "onnx-fp16" in left(made=["onnx-fp32"]).variants  # nothing is proved again
     with pytest.raises(BundleError, match=r"^precision 'fp4' is not known to this version: pip install --upgrade"):
         left(made=["onnx-fp32"], on=other_golden)
@@ -143,5 +144,5 @@ def test_before_the_first_export_there_is_nothing(context):
 
 
 def test_files_of_a_variant_are_its_own_or_its_engines():
-    assert files_of({"file": "a.onnx"}) == ["a.onnx"]
-    assert files_of({"engines": [{"file": "a.plan"}, {"file": "b.plan"}]}) == ["a.plan", "b.plan"]
+    assert files_of(onnx_variant("a")) == ["a.onnx"]
+    assert files_of(engine_variant(engine(file="a.plan"), engine(file="b.plan"))) == ["a.plan", "b.plan"]

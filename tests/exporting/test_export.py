@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from bundle_parts import training
+from bundle_parts import latency, training
 from PIL import Image
 
 from regnet_deploy.bundle import Manifest, find_damage, open_bundle, update_bundle
@@ -27,7 +27,6 @@ from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.typed_graph import TypedGraph
 from regnet_deploy.exporting.variant_choice import VariantCandidate
-from regnet_deploy.profiling.latency import Latency
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
 from regnet_deploy.runtimes.golden_set import load_golden, replay
@@ -66,7 +65,7 @@ def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
     exported = run(trained, uint8=True)
     bundle = open_bundle(trained)
     assert list(exported.variants) == ["onnx-fp32", "onnx-fp32-uint8"]
-    assert bundle.part("variants") == exported.variants
+    assert bundle.variants == exported.variants
     assert bundle.part("golden")["source"] == "training images"
     assert "export" in bundle.part("environment")
     preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
@@ -85,7 +84,7 @@ def test_the_bundle_gets_the_golden_set_and_variants_that_replay(trained):
 def test_networks_of_every_kind_of_block_are_exported_and_proved(trained, network):
     exported = run(trained, uint8=True)
     assert open_bundle(trained).part("architecture")["block"] == network.block
-    assert all(variant["proof"]["passed"] for variant in exported.variants.values())
+    assert all(variant.proof.passed for variant in exported.variants.values())
 
 
 def test_the_file_tells_of_itself_what_the_bundle_knows(trained):
@@ -105,8 +104,13 @@ def test_exporting_again_writes_the_same_files(trained):
 
 def test_before_training_seeded_weights_are_exported_and_proved_on_noise(untrained):
     exported = run(untrained)
-    assert exported.golden == {"images": 16, "source": "seeded noise", "seed": 0, "weights_sha256": None}
-    assert exported.variants["onnx-fp32"]["proof"]["passed"]
+    assert exported.golden.to_json() == {
+        "images": 16,
+        "source": "seeded noise",
+        "seed": 0,
+        "weights_sha256": None,
+    }
+    assert exported.variants["onnx-fp32"].proof.passed
 
 
 def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained, spoiled):
@@ -118,20 +122,20 @@ def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained
 
 def test_the_tolerance_is_the_callers(trained, spoiled):
     exported = run(trained, gates=gates(rtol=1e3, cosine=-1))
-    proof = exported.variants["onnx-fp32"]["proof"]
-    assert (proof["gate"]["atol"], proof["gate"]["rtol"]) == (1e-4, 1e3)
+    proof = exported.variants["onnx-fp32"].proof
+    assert (proof.gate.atol, proof.gate.rtol) == (1e-4, 1e3)
 
 
 def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
-    loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).variants["onnx-fp32"]["proof"]
-    assert (loose["passed"], loose["standard"]) == (True, False)
+    loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).variants["onnx-fp32"].proof
+    assert (loose.passed, loose.standard) == (True, False)
     with pytest.raises(UsageError, match="looser gate"):
         default_variant(open_bundle(trained))
 
 
 @pytest.mark.parametrize("limits", [{}, {"atol": 5e-5, "rtol": 1e-4}])
 def test_the_tolerance_of_the_precision_or_a_tighter_one_counts(trained, limits):
-    assert run(trained, gates=gates(**limits)).variants["onnx-fp32"]["proof"]["standard"] is True
+    assert run(trained, gates=gates(**limits)).variants["onnx-fp32"].proof.standard is True
 
 
 def test_a_missing_onnxruntime_is_said_before_anything_is_computed(trained, monkeypatch):
@@ -209,10 +213,9 @@ def test_exporting_quantised_twice_writes_the_same_bytes(trained, data):
 def test_with_data_each_variant_has_its_accuracy_on_the_validation_images(trained, data):
     exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=100.0)
     for variant in exported.variants.values():
-        accuracy = variant["accuracy"]
-        assert accuracy["images"] == 40
-        assert accuracy["low"] <= accuracy["drop"] <= accuracy["high"]
-    assert exported.variants["onnx-fp32"]["accuracy"]["drop"] == 0
+        assert variant.accuracy.images == 40
+        assert variant.accuracy.low <= variant.accuracy.drop <= variant.accuracy.high
+    assert exported.variants["onnx-fp32"].accuracy.drop == 0
 
 
 @pytest.fixture
@@ -299,7 +302,7 @@ def test_auto_keeps_the_fastest_and_says_why_of_each(trained, data):
     exported = run(trained, auto=True, data=data, max_drop=100.0, seconds=0.01, batches=(1, 2))
     bundle = open_bundle(trained)
     choice = bundle.part("choice")
-    assert exported.choice == choice
+    assert exported.choice.to_json() == choice
     assert [one["variant"] for one in choice["candidates"]] == ["onnx-fp32", "onnx-fp16", "onnx-int8-cpu"]
     kept = [one["variant"] for one in choice["candidates"] if one["result"] == "kept"]
     assert len(kept) == 1
@@ -314,17 +317,14 @@ def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(
     judged, measure = [], accuracy_gate.measure_accuracy
 
     def measured(sessions, batches, *others):
-        row = Latency("onnxruntime", "", "cpu", "", "channels_first", 1, 1, 0, 0, 0, 1, 1, 1)
         return [
-            VariantCandidate(
-                name, entry["precision"], None, entry.get("accuracy"), (replace(row, p50_ms=speeds[name]),)
-            )
-            for name, (_, entry) in sessions.items()
+            VariantCandidate(name, precision, latency=(latency(name, 1, speeds[name]),))
+            for name, (_, precision) in sessions.items()
         ]
 
     def accuracy(*given):
         judged.append(given)
-        return replace(measure(*given), drop=2.0 if len(judged) == int8 else 0.0)
+        return measure(*given).replace(drop=2.0 if len(judged) == int8 else 0.0)
 
     monkeypatch.setattr(variant_choice, "measure_candidates", measured)
     monkeypatch.setattr(accuracy_gate, "measure_accuracy", accuracy)
@@ -333,9 +333,9 @@ def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(
         exported = run(trained, auto=True, data=data)
         assert set(exported.variants) == {"onnx-fp32", kept}
         assert len(judged) == (2 if int8 is None else 3)  # fp32, the fastest, and where that fails the next
-    results = {one["variant"]: one for one in exported.choice["candidates"]}
-    assert "loses 2.00 points" in results["onnx-int8-cpu"]["reason"]
-    assert results["onnx-fp16"]["accuracy"]["drop"] == 0
+    results = {one.variant: one for one in exported.choice.candidates}
+    assert "loses 2.00 points" in results["onnx-int8-cpu"].reason
+    assert results["onnx-fp16"].accuracy.drop == 0
 
 
 def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
@@ -345,8 +345,8 @@ def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
     )
     assert "onnx-fp16" not in open_bundle(trained).part("variants")
     assert exported.rejected == {}
-    (out,) = (one for one in exported.choice["candidates"] if one["variant"] == "onnx-fp16")
-    assert out["result"] == "refused"
+    (out,) = (one for one in exported.choice.candidates if one.variant == "onnx-fp16")
+    assert out.result == "refused"
 
 
 def test_what_could_not_be_made_now_says_nothing_against_what_is_there(trained, data, write_images, tmp_path):
@@ -365,7 +365,7 @@ def test_what_was_asked_for_by_name_is_kept_beside_the_winner(trained, data):
 
 def test_fp32_falls_back_on_nothing_and_is_not_held_to_the_accuracy_budget(trained, data, monkeypatch):
     measure = accuracy_gate.measure_accuracy
-    monkeypatch.setattr(accuracy_gate, "measure_accuracy", lambda *given: replace(measure(*given), drop=1.0))
+    monkeypatch.setattr(accuracy_gate, "measure_accuracy", lambda *given: measure(*given).replace(drop=1.0))
     exported = run(trained, precisions=precisions("fp16"), data=data, max_drop=0.0)
     assert set(exported.variants) == {"onnx-fp32"}
     assert "may lose 0 (--max-drop)" in str(exported.rejected["onnx-fp16"])
@@ -382,8 +382,8 @@ def test_images_that_the_model_does_not_know_are_refused(trained, data):
 
 def test_the_accuracy_of_the_same_bytes_is_remembered(trained, data):
     run(trained, precisions=precisions("fp16"), data=data, max_drop=100.0)
-    known = open_bundle(trained).part("variants")["onnx-fp16"]["accuracy"]
-    assert run(trained, precisions=precisions("fp16")).variants["onnx-fp16"]["accuracy"] == known
+    known = open_bundle(trained).variants["onnx-fp16"].accuracy
+    assert run(trained, precisions=precisions("fp16")).variants["onnx-fp16"].accuracy == known
 
 
 def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write_images, tmp_path):
@@ -391,9 +391,9 @@ def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write
         write_images(tmp_path / "few" / "train" / label, 4)
         write_images(tmp_path / "few" / "val" / label, 2, seed=1)
     exported = run(trained, auto=True, data=tmp_path / "few", max_drop=100.0, seconds=0.01)
-    results = {one["variant"]: one for one in exported.choice["candidates"]}
-    assert results["onnx-int8-cpu"]["result"] == "refused"
-    assert "300" in results["onnx-int8-cpu"]["reason"]
+    results = {one.variant: one for one in exported.choice.candidates}
+    assert results["onnx-int8-cpu"].result == "refused"
+    assert "300" in results["onnx-int8-cpu"].reason
 
 
 def test_asked_for_by_name_too_few_images_are_an_error_and_nothing_is_written(trained, write_images, tmp_path):
@@ -452,9 +452,7 @@ def test_an_engine_is_built_from_each_proved_onnx_and_names_it(rtx, untrained):
 def test_every_engine_computes_as_asked(rtx, trained, data):
     exported = run(trained, precisions=precisions("int8", "int8-1x1", "fp8-1x1"), calibration=data, engines=True)
     assert exported.rejected == {}
-    types = {
-        name: exported.variants[name]["engines"][0]["types"] for name in exported.variants if name.startswith("rtx")
-    }
+    types = {name: exported.variants[name].engines[0].types for name in exported.variants if name.startswith("rtx")}
     asked = {"rtx-fp32": {"fp32"}, "rtx-int8": {"int8", "fp16"}, "rtx-int8-1x1": {"int8", "fp16"}}
     assert {name: set(found) for name, found in types.items()} == {**asked, "rtx-fp8-1x1": {"fp8", "fp16"}}
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from bundle_parts import latency
 from PIL import Image
 
 from regnet_deploy.bundle import find_damage, open_bundle
@@ -12,7 +13,6 @@ from regnet_deploy.exporting import variant_choice
 from regnet_deploy.exporting.export import export
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
-from regnet_deploy.profiling.latency import Latency
 from regnet_deploy.runtimes.default_variant import default_variant, proof_of
 from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.runtime import open_variant
@@ -35,18 +35,13 @@ def speeds(monkeypatch):
 
     def measure(runners, batches, seconds, progress):
         return [
-            Latency(
-                one.runtime,
+            latency(
                 one.variant,
-                one.device,
-                one.precision,
-                one.layout,
-                one.threads,
                 batch,
-                *3 * [batch * given.get(one.variant, 10.0)],
-                images_per_second=1.0,
-                repetitions=1,
-                warmup_repetitions=1,
+                batch * given.get(one.variant, 10.0),
+                runtime=one.runtime,
+                device=one.device,
+                precision=one.precision,
             )
             for one in runners
             for batch in batches
@@ -129,10 +124,10 @@ def test_auto_leaves_the_engines_of_another_machine(trained, run, data, speeds, 
 def test_auto_says_of_engines_that_are_not_good_enough_why(trained, run, data, speeds, computer):
     computer.trt.convolutions = lambda name, kind: "Half" if kind == "Int8" else kind
     exported = run(auto=True, data=data, max_drop=100.0)
-    results = {one["variant"]: one for one in exported.choice["candidates"]}
-    assert results["trt-int8"]["result"] == "refused"
-    assert "int8 asked, fp16 built" in results["trt-int8"]["reason"]
-    assert results["trt-fp32"]["result"] == "kept"
+    results = {one.variant: one for one in exported.choice.candidates}
+    assert results["trt-int8"].result == "refused"
+    assert "int8 asked, fp16 built" in results["trt-int8"].reason
+    assert results["trt-fp32"].result == "kept"
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "trt-fp32"}
 
 
@@ -189,7 +184,7 @@ def test_an_engine_that_loses_too_many_answers_is_refused_by_the_accuracy(
     assert "loses 100.00 points of top-1 on 40 validation images" in str(exported.rejected["trt-fp16"])
     assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-fp16"}
     allowed = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()}, max_drop=100.0)
-    assert allowed.variants["trt-fp16"]["engines"][0]["accuracy"]["drop"] == 100
+    assert allowed.variants["trt-fp16"].engines[0].accuracy.drop == 100
 
 
 def test_a_build_that_fails_leaves_the_onnx_and_says_why(trained, run, computer):
@@ -218,7 +213,7 @@ def test_auto_keeps_engines_that_were_asked_for_and_that_nothing_runs_here(train
     computer.driver.gpu = None
     speeds["onnx-fp16"] = 1.0
     exported = run(auto=True, engines=True, data=data, max_drop=100.0)
-    results = {one["variant"]: one["result"] for one in exported.choice["candidates"]}
+    results = {one.variant: one.result for one in exported.choice.candidates}
     assert (results["rtx-fp32"], results["rtx-fp16"]) == ("unmeasured", "unmeasured")
     bundle = open_bundle(trained)
     assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "rtx-fp32", "rtx-fp16"}

@@ -6,7 +6,7 @@ import pytest
 
 from regnet_deploy.errors import DataError, ProofError
 from regnet_deploy.exporting import proof, variants
-from regnet_deploy.exporting.calibration import Calibration, CalibrationSet
+from regnet_deploy.exporting.calibration import CalibrationSet, Calibrator
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.proof import open_for_proof
 from regnet_deploy.exporting.variants import export_onnx
@@ -34,30 +34,32 @@ def test_the_entry_says_what_the_file_is(make, precision):
     (one,) = make(precision)
     known = PRECISIONS[precision]
     assert one.name == f"onnx-{precision}"
-    assert one.entry["file"] == f"onnx-{precision}.onnx"
-    assert one.entry["bytes"] == len(one.data)
-    assert (one.entry["runtime"], one.entry["input"]) == ("onnxruntime", "float32")
-    assert one.entry["opset"] == onnx.load_from_string(one.data).opset_import[0].version == known.opset
-    assert one.entry["exact"] is known.tensorrt_only
-    assert one.entry["proof"]["passed"]
-    assert (one.entry.get("calibration") or {}).get("digest") == ("abc" if known.needs_ranges else None)
-    assert "accuracy" not in one.entry
+    assert one.variant.file == f"onnx-{precision}.onnx"
+    assert one.variant.bytes == len(one.data)
+    assert (one.variant.runtime, one.variant.input) == ("onnxruntime", "float32")
+    assert one.variant.opset == onnx.load_from_string(one.data).opset_import[0].version == known.opset
+    assert one.variant.exact is known.tensorrt_only
+    assert one.variant.proof.passed
+    assert (one.variant.calibration.digest if one.variant.calibration else None) == (
+        "abc" if known.needs_ranges else None
+    )
+    assert one.accuracy is None
 
 
 def test_what_takes_pixels_is_a_variant_of_its_own_with_a_proof_of_its_own(make):
     plain, pixels = make("fp16", pixels=True)
     assert (plain.name, pixels.name) == ("onnx-fp16", "onnx-fp16-uint8")
-    assert (plain.entry["input"], pixels.entry["input"]) == ("float32", "uint8")
+    assert (plain.variant.input, pixels.variant.input) == ("float32", "uint8")
     assert pixels.session.input == "uint8"
-    assert pixels.entry["proof"]["passed"]
+    assert pixels.variant.proof.passed
 
 
 @pytest.mark.parametrize("saturates", [False, True])
 def test_where_the_cpu_saturates_weights_for_it_have_a_bit_less(make, monkeypatch, saturates):
     monkeypatch.setattr(variants, "int8_sums_saturate", lambda: saturates)
     (cpu,), (gpu,) = make("int8-cpu"), make("int8")
-    assert cpu.entry["weight_bits"] == (7 if saturates else 8)
-    assert "weight_bits" not in gpu.entry
+    assert cpu.variant.weight_bits == (7 if saturates else 8)
+    assert gpu.variant.weight_bits is None
     largest = max(
         abs(int(value))
         for constant in onnx.load_from_string(cpu.data).graph.initializer
@@ -72,28 +74,28 @@ def test_images_are_not_asked_for_before_a_precision_needs_them_and_then_once(so
 
     def images():
         asked.append(1)
-        return CalibrationSet(golden.golden.images, {"digest": "abc"})
+        return CalibrationSet(golden.golden.images, "golden images", "none", 0, "abc")
 
-    calibration = Calibration(images, source, NoProgress())
-    make("fp16", calibration=calibration)
+    calibrator = Calibrator(images, source, NoProgress())
+    make("fp16", calibrator=calibrator)
     assert asked == []
-    make("int8", calibration=calibration)
-    make("int8-cpu", calibration=calibration)
+    make("int8", calibrator=calibrator)
+    make("int8-cpu", calibrator=calibrator)
     assert asked == [1]
 
 
 def test_that_there_are_no_images_is_found_out_once(make, source):
     asked = []
-    calibration = Calibration(lambda: asked.append(1) or none(), source, NoProgress())
+    calibrator = Calibrator(lambda: asked.append(1) or none(), source, NoProgress())
     for precision in ("int8", "int8-cpu"):
         with pytest.raises(DataError, match="there are no images"):
-            make(precision, calibration=calibration)
+            make(precision, calibrator=calibrator)
     assert asked == [1]
 
 
 def test_without_images_nothing_is_quantised(make, source):
     with pytest.raises(DataError, match="there are no images"):
-        make("int8", calibration=Calibration(none, source, NoProgress()))
+        make("int8", calibrator=Calibrator(none, source, NoProgress()))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int8-cpu", "bf16", "fp8-1x1"])

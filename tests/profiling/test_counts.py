@@ -97,7 +97,7 @@ def test_fvcore_equals_the_closed_form_on_random_networks(chunk):
 def test_fvcore_equals_the_closed_form_on_whole_regnets(regnet, resolution):
     network = regnet.network()
     counted = count(AnyNet(network, 1000, seed=0), network, resolution, 1000)
-    assert counted.to_json()["closed_form"] == {
+    assert counted.record().closed_form.to_json() == {
         "macs": counted.total.macs,
         "parameters": counted.total.parameters,
         "activations": counted.total.activations,

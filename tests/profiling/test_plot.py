@@ -1,40 +1,27 @@
 import re
 
 import pytest
+from bundle_parts import latency, profile
 
+from regnet_deploy.bundle.measurements import StageCount
 from regnet_deploy.errors import UsageError
 from regnet_deploy.plotting import check_plot_path
 from regnet_deploy.profiling.plot import plot_profile
 
-COUNT = {"macs": 50, "fvcore_total": 60, "parameters": 40, "activations": 30}
+STAGES = tuple(
+    StageCount(stage=stage, macs=500, parameters=50, activations=5, fvcore_total=505) for stage in ("stem", "head")
+)
 
 
 def profile_of(runtimes, batches):
-    row = {"device": "cpu", "precision": "fp32", "layout": "channels_last", "threads": 2, "repetitions": 9}
-    total = {name: 2 * value for name, value in COUNT.items()}
-    return {
-        "complexity": {
-            "resolution": 32,
-            "classes": 3,
-            **total,
-            "stages": [{"stage": "stem", **COUNT}, {"stage": "head", **COUNT}],
-        },
-        "latency": [
-            {
-                **row,
-                "runtime": runtime,
-                "variant": variant,
-                "batch": batch,
-                "p50_ms": batch * 1.0,
-                "p95_ms": batch * 1.1,
-                "p99_ms": batch * 1.2,
-                "images_per_second": 1000.0 + batch,
-            }
+    measured = profile(
+        *(
+            latency(variant, batch, batch * 1.0, runtime=runtime, p95_ms=batch * 1.1, p99_ms=batch * 1.2)
             for batch in batches
             for runtime, variant in runtimes
-        ],
-        "machine": {"cpu": "a CPU", "gpus": []},
-    }
+        )
+    )
+    return measured.replace(complexity=measured.complexity.replace(stages=STAGES))
 
 
 @pytest.mark.parametrize(("suffix", "starts"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])

@@ -1,5 +1,3 @@
-import json
-
 import pytest
 from bundle_parts import engine, engine_variant
 
@@ -31,24 +29,22 @@ def run(recorded_progress):
 def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(run, exported_bundle):
     part, notes = run(exported_bundle)
     stored = open_bundle(exported_bundle)
-    assert stored.part("profile") == json.loads(json.dumps(part))
-    assert set(part) == {"complexity", "latency", "machine"}
-    assert part["complexity"]["closed_form"]["equal"] is True
-    stages = stored.part("profile")["complexity"]["stages"]
-    assert [stage["stage"] for stage in stages] == ["stem", "s1", "s2", "head"]
+    assert stored.profile == part
+    assert part.complexity.closed_form.equal is True
+    assert [stage.stage for stage in stored.profile.complexity.stages] == ["stem", "s1", "s2", "head"]
     assert "profile" in stored.part("environment")
     assert notes == []
 
 
 def test_the_model_and_every_proved_variant_are_measured_at_every_batch(run, exported_bundle):
     part, _ = run(exported_bundle)
-    assert [(row["variant"], row["batch"]) for row in part["latency"]] == [
+    assert [(row.variant, row.batch) for row in part.latency] == [
         (variant, batch) for batch in (1, 2) for variant in (None, "onnx-fp32", "onnx-fp32-uint8")
     ]
-    for row in part["latency"]:
-        assert row["runtime"].startswith("torch " if row["variant"] is None else "onnxruntime ")
-        assert (row["device"], row["precision"], row["threads"]) == ("cpu", "fp32", 1)
-        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+    for row in part.latency:
+        assert row.runtime.startswith("torch " if row.variant is None else "onnxruntime ")
+        assert (row.device, row.precision, row.threads) == ("cpu", "fp32", 1)
+        assert 0 < row.p50_ms <= row.p95_ms <= row.p99_ms
 
 
 def test_a_variant_without_proof_is_not_measured_and_that_is_said(run, exported_bundle):
@@ -57,14 +53,14 @@ def test_a_variant_without_proof_is_not_measured_and_that_is_said(run, exported_
     variants["rtx-fp32"] = engine_variant(engine(), runtime="tensorrt-rtx", precision="fp32")
     update_bundle(exported_bundle, Manifest(variants=variants))
     part, notes = run(exported_bundle)
-    assert {row["variant"] for row in part["latency"]} == {None, "onnx-fp32-uint8"}
+    assert {row.variant for row in part.latency} == {None, "onnx-fp32-uint8"}
     assert [note.split()[0] for note in notes] == ["onnx-fp32", "rtx-fp32"]
 
 
 def test_a_busy_machine_is_recorded_and_said(run, exported_bundle, monkeypatch):
     monkeypatch.setattr(profile_module, "busy_cores", lambda: 1.5)
     part, notes = run(exported_bundle)
-    assert part["machine"]["busy_cores"] == 1.5
+    assert part.machine.busy_cores == 1.5
     assert any("keep 1.5 of" in note for note in notes)
 
 
@@ -102,11 +98,9 @@ def test_an_engine_that_fits_is_measured_where_it_runs(run, with_h100_engine):
     """PyTorch sees no GPU here, which is nothing to an engine."""
     part, notes = run(with_h100_engine, ProfileOptions((1, 2), 0.01, 1, "auto"))
     assert notes == []
-    rows = [row for row in part["latency"] if row["variant"] == "trt-fp32"]
-    assert [row["batch"] for row in rows] == [1, 2]
-    assert {(row["runtime"], row["device"]) for row in rows} == {
-        ("tensorrt 11.4.0.106", "cuda:0 (NVIDIA H100 80GB HBM3)")
-    }
+    rows = [row for row in part.latency if row.variant == "trt-fp32"]
+    assert [row.batch for row in rows] == [1, 2]
+    assert {(row.runtime, row.device) for row in rows} == {("tensorrt 11.4.0.106", "cuda:0 (NVIDIA H100 80GB HBM3)")}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +108,7 @@ def test_an_engine_that_fits_is_measured_where_it_runs(run, with_h100_engine):
     [
         ("cpu", "H100", "it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"),
         ("auto", "A100", "it was built for NVIDIA H100"),
-        ("auto", None, "needs a CUDA device"),
+        ("auto", None, "the NVIDIA driver shows no GPU"),
     ],
 )
 def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(
@@ -124,4 +118,4 @@ def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(
     part, (note,) = run(with_h100_engine, ProfileOptions((1,), 0.01, 1, device))
     assert note.startswith("trt-fp32 is not measured: ")
     assert says in note
-    assert "trt-fp32" not in {row["variant"] for row in part["latency"]}
+    assert "trt-fp32" not in {row.variant for row in part.latency}

@@ -61,7 +61,7 @@ def test_an_engine_that_was_measured_fastest_is_taken_unasked(with_h100_engine, 
             lambda computer, a100: setattr(computer.driver, "gpu", a100),
             "it was built for NVIDIA H100.* has NVIDIA A100",
         ),
-        (lambda computer, a100: setattr(computer.driver, "gpu", None), "needs a CUDA device"),
+        (lambda computer, a100: setattr(computer.driver, "gpu", None), "the NVIDIA driver shows no GPU"),
         (
             lambda computer, a100: vars(computer.trt).update(__version__="11.3.0.1"),
             "it was built by tensorrt 11.4.0.106 and this machine has tensorrt 11.3.0.1",
