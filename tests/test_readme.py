@@ -1,4 +1,4 @@
-"""Every command of the README and of the documentation is one that the program understands."""
+"""The README and the documentation name commands, public names and files that exist."""
 
 from __future__ import annotations
 
@@ -58,3 +58,13 @@ def test_the_python_of_the_readme_uses_public_names() -> None:
     used = set(re.findall(r"\brd\.(\w+)", "\n".join(blocks(ROOT / "README.md"))))
     assert used
     assert used <= set(rd.__all__)
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    paths = [path for path in re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|csv))?)", text) if "<" not in path]
+    assert len(paths) > 50
+    missing = [path for path in paths if not any((root / path).exists() for root in (ROOT, ROOT / "regnet_deploy"))]
+    assert not missing
+    names = {path.name for path in (ROOT / "regnet_deploy").rglob("*.py")}
+    assert set(re.findall(r"[`(](\w+\.py)", text)) <= names
