@@ -44,14 +44,13 @@ def open_classifier(
         UsageError: the variant does not exist or cannot be run on this machine.
         MissingExtra: the runtime is not installed.
     """
-    from regnet_deploy.bundle.manifest import Preprocessing
     from regnet_deploy.runtimes.bundle_reader import read_bundle
     from regnet_deploy.runtimes.classifier import Classifier
     from regnet_deploy.runtimes.predictions import labels_of
 
     def load(opened: Bundle) -> Classifier:
         name, session = _open_session(opened, variant, threads, device, runtime)
-        preprocessing = Preprocessing.from_json(opened.part("preprocessing"))
+        preprocessing = opened.preprocessing
         return Classifier(session, preprocessing, labels_of(opened), name, opened.is_trained)
 
     return read_bundle(bundle, load)
@@ -119,7 +118,7 @@ def _open_session(
     from regnet_deploy.runtimes.default_variant import default_variant
     from regnet_deploy.runtimes.runtime import check_runtime, open_variant
 
-    if variant is not None or bundle.parts.get("variants"):
+    if variant is not None or bundle.manifest.variants:
         name = default_variant(bundle, variant, device, runtime)
         return name, open_variant(bundle, name, threads=threads, device=device, runtime=runtime)
     check_runtime(runtime, device)

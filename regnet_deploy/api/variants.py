@@ -149,7 +149,6 @@ def evaluate(
     opened = open_bundle(bundle)
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
-    from regnet_deploy.bundle.manifest import Preprocessing
     from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits
     from regnet_deploy.exporting.validation import load_validation_set
     from regnet_deploy.models import weights
@@ -157,12 +156,12 @@ def evaluate(
 
     names = variants
     if names is None:
-        every = opened.part("variants")
+        every = opened.variants
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
     sessions = {name: open_variant(opened, name, device=device, runtime=runtime) for name in names}
     progress = progress or NoProgress()
     progress.step("validation images")
-    validation = load_validation_set(data, opened, Preprocessing.from_json(opened.part("preprocessing")), progress)
+    validation = load_validation_set(data, opened, opened.preprocessing, progress)
     progress.step("the model on the validation images")
     reference = reference_logits(weights.load_model(opened), validation, progress)
     accuracies = {}
@@ -182,12 +181,13 @@ def open_weights(bundle: Bundle) -> Session:
 
 def _open_emulated(bundle: Bundle, name: str) -> Session:
     """Open an ONNX variant for TensorRT as it was proved: emulated where ONNX Runtime does not compute as typed."""
+    from regnet_deploy.bundle.variants import OnnxVariant
     from regnet_deploy.exporting.emulation import emulate, runs_as_typed
     from regnet_deploy.exporting.precision import find_precision
     from regnet_deploy.runtimes.runtime import find_variant, open_onnx, open_variant
 
     variant = find_variant(bundle, name)
-    precision = find_precision(variant["precision"])
-    if runs_as_typed(precision):
+    precision = find_precision(variant.precision)
+    if not isinstance(variant, OnnxVariant) or runs_as_typed(precision):
         return open_variant(bundle, name)
-    return open_onnx(emulate(bundle.read(variant["file"]), precision), device="cpu", exact=True)
+    return open_onnx(emulate(bundle.read(variant.file), precision), device="cpu", exact=True)

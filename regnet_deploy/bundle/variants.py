@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 from msgspec.structs import force_setattr
 
@@ -14,6 +14,8 @@ from regnet_deploy.bundle.record import Record, default
 
 if TYPE_CHECKING:
     from typing import Self
+
+EngineRuntime: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 #: Limits that everything keeps.
 _NO_LIMIT = {"atol": math.inf, "rtol": 0.0, "mean": math.inf, "cosine": -1.0, "top1": 0.0}
@@ -191,7 +193,7 @@ class EngineIdentity(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     onnx_sha256: str
     precision: str
     calibration: str | None
-    runtime: Literal["tensorrt", "tensorrt-rtx"]
+    runtime: EngineRuntime
     version: str
     toolkit: str | None
     gpu: str | None
@@ -317,6 +319,11 @@ class EngineVariant(_Variant, frozen=True, kw_only=True):
     source: str
     convolutions: dict[str, str]
     engines: tuple[Engine, ...]
+
+    @property
+    def runtime(self) -> EngineRuntime:
+        """The library that built them."""
+        return cast("EngineRuntime", self.__struct_config__.tag)
 
     def with_engine(self, engine: Engine) -> Self:
         """Return the variant with this engine last, without one of the same key and those of another ONNX file."""

@@ -36,11 +36,12 @@ def command(bundle_path: str, build: bool, as_json: bool) -> None:
     from regnet_deploy.engines.gpu import find_gpu
 
     bundle, gpu = open_bundle(bundle_path), find_gpu()
-    libraries = {variant["runtime"]: library_here(variant["runtime"]) for variant in engine_variants(bundle).values()}
+    variants = engine_variants(bundle)
+    libraries = {variant.runtime: library_here(variant.runtime) for variant in variants.values()}
     engines = [
-        (name, replace(engine, why_not=missing_engine_error(bundle, engine.file) or engine.why_not))
-        for name, variant in engine_variants(bundle).items()
-        for engine in fits(bundle, name, libraries[variant["runtime"]], gpu)
+        (name, replace(one, unsupported_reason=missing_engine_error(bundle, one.file) or one.unsupported_reason))
+        for name, variant in variants.items()
+        for one in fits(bundle, name, libraries[variant.runtime], gpu)
     ]
     if as_json:
         print_json(
@@ -91,11 +92,12 @@ def _row(name: str, engine: StoredEngine) -> tuple[str, ...]:
         identity.builder,
         identity.built_for,
         "yes" if engine.is_proved else "no",
-        engine.why_not or "yes",
+        engine.unsupported_reason or "yes",
         f"{options.min_batch} to {options.max_batch}, tuned for {options.tuned_batch}",
-        f"{engine.entry['bytes'] / 2**20:.1f}",
+        f"{engine.engine.bytes / 2**20:.1f}",
     )
 
 
 def _json(name: str, engine: StoredEngine) -> dict[str, Any]:
-    return {"variant": name, **engine.entry, "fits": engine.why_not is None, "why_not": engine.why_not}
+    reason = engine.unsupported_reason
+    return {"variant": name, **engine.engine.to_json(), "fits": reason is None, "why_not": reason}

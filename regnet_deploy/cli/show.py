@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import Manifest, open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
 from regnet_deploy.plotting import write_atomically
+
+if TYPE_CHECKING:
+    from regnet_deploy.report.card import ModelCard
 
 
 @click.command()
 @bundle_argument
 @click.option("--html", "html_path", type=click.Path(), metavar="FILE", help="Write one self-contained page.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of the parts of bundle.json.")
 @json_option
-def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
+def command(bundle_path: str, html_path: str | None, schema: bool, as_json: bool) -> None:
     """Show the model card of a bundle: what it is, where it comes from, what was measured and proved.
 
     \b
     Example:
       regnet-deploy show
       regnet-deploy show my-bundle --html card.html
+      regnet-deploy show --schema > bundle.schema.json
     """
+    if schema:
+        from regnet_deploy.bundle.record import json_schema
+
+        print_json(json_schema(Manifest))
+        return
     from regnet_deploy.report.card import model_card
     from regnet_deploy.report.sections import card_sections, headline
 
@@ -31,7 +42,7 @@ def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
     if html_path:
         _write_page(card, Path(html_path))
     if as_json:
-        print_json(card)
+        print_json(card.to_json())
         return
     if html_path:
         return
@@ -45,7 +56,7 @@ def command(bundle_path: str, html_path: str | None, as_json: bool) -> None:
             print_table("", table.columns, table.rows)
 
 
-def _write_page(card: dict[str, object], target: Path) -> None:
+def _write_page(card: ModelCard, target: Path) -> None:
     from regnet_deploy.report.html_page import card_html
 
     page = card_html(card)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import ensure_writable, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, ensure_writable, open_bundle, update_bundle
 from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
 from regnet_deploy.cli.output import (
     bundle_argument_text,
@@ -103,9 +103,9 @@ def command(
         ensure_writable(bundle)
     for module in ("starlette", "uvicorn", "httptools", "safetensors"):
         require(module, "serve")
+    from regnet_deploy.bundle.measurements import Serving
     from regnet_deploy.load_testing import bundle_tuning
     from regnet_deploy.profiling.machine import environment
-    from regnet_deploy.runtimes.tuned_settings import PART
 
     options = bundle_tuning.TuningOptions(
         limit_ms=limit_ms,
@@ -126,7 +126,11 @@ def command(
             raise click.Abort from None
     part, best = result.to_json(), result.best
     if not dry_run:
-        update_bundle(bundle_path, {PART: part, "environment": environment("tune")}, expect=bundle)
+        update_bundle(
+            bundle_path,
+            Manifest(serving=Serving.from_json(part), environment=environment("tune")),
+            expect=bundle,
+        )
     if as_json:
         print_json({"bundle": bundle_path, "written": not dry_run, **part})
     else:

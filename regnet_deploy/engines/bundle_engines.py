@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.variants import EngineIdentity
+from regnet_deploy.bundle.variants import Engine, EngineIdentity, EngineVariant, OnnxVariant
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason
 from regnet_deploy.engines.library import RUNTIMES, Library, Runtime, lean_runtime, load_library
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import RegnetDeployError, UsageError, did_you_mean
-
-Variant = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,24 +24,27 @@ class StoredEngine:
     """An engine of a variant.
 
     Attributes:
-        entry: what the manifest says of it.
-        identity: what it was built from and for.
-        why_not: what keeps it from running on this machine, in one line; None where it fits.
+        engine: its entry in the manifest.
+        unsupported_reason: why it does not run on this machine, in one line; None where it does.
     """
 
-    entry: Mapping[str, Any]
-    identity: EngineIdentity
-    why_not: str | None
+    engine: Engine
+    unsupported_reason: str | None
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """What it was built from, and for which GPU."""
+        return self.engine.identity
 
     @property
     def file(self) -> str:
         """Logical name of its plan."""
-        return str(self.entry["file"])
+        return self.engine.file
 
     @property
     def is_proved(self) -> bool:
         """Whether it was proved to agree with the trained model."""
-        return bool((self.entry.get("proof") or {}).get("passed"))
+        return self.engine.is_proved
 
 
 def engine_file(variant: str, key: str) -> str:
@@ -56,7 +57,7 @@ def is_engine(variant: Mapping[str, Any]) -> bool:
     return variant.get("runtime") in RUNTIMES
 
 
-def add_engine(variant: Mapping[str, Any], entry: Mapping[str, Any]) -> Variant:
+def add_engine(variant: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a variant with an engine more: in place of one of the same key, and without those of another ONNX file."""
     source = entry["identity"]["onnx_sha256"]
     kept = [
@@ -73,13 +74,13 @@ def remaining_files(bundle: Bundle, variants: Mapping[str, Mapping[str, Any]]) -
     return tuple(sorted(name for name in bundle.files if name.endswith(".plan") and name not in named))
 
 
-def engine_variants(bundle: Bundle) -> dict[str, Variant]:
+def engine_variants(bundle: Bundle) -> dict[str, EngineVariant]:
     """Return the bundle's variants of engines by name; none where nothing has been exported."""
-    return {name: one for name, one in (bundle.parts.get("variants") or {}).items() if is_engine(one)}
+    return {name: one for name, one in bundle.manifest.variants.items() if isinstance(one, EngineVariant)}
 
 
-def find_engine_variant(bundle: Bundle, name: str) -> Variant:
-    """Return what the manifest says of a variant of engines.
+def find_engine_variant(bundle: Bundle, name: str) -> EngineVariant:
+    """Return a variant of engines.
 
     Raises:
         UsageError: there is none of this name.
@@ -102,16 +103,14 @@ def fits(bundle: Bundle, name: str, library: Library | str, gpu: Gpu | None) -> 
 
     Raises:
         UsageError: no variant of engines has this name.
-        BundleError: what the manifest says of an engine cannot be read.
     """
     variant = find_engine_variant(bundle, name)
     found = []
-    for entry in variant.get("engines", ()):
-        identity = EngineIdentity.from_json(entry["identity"])
-        reason = _stale(bundle, variant, identity)
+    for engine in variant.engines:
+        reason = _stale(bundle, variant, engine.identity)
         if reason is None:
-            reason = library if isinstance(library, str) else engine_unsupported_reason(identity, library, gpu)
-        found.append(StoredEngine(entry, identity, reason))
+            reason = library if isinstance(library, str) else engine_unsupported_reason(engine.identity, library, gpu)
+        found.append(StoredEngine(engine, reason))
     return found
 
 
@@ -120,9 +119,8 @@ def fitting_engine(bundle: Bundle, name: str, library: Library | str, gpu: Gpu |
 
     Raises:
         UsageError: no variant of engines has this name.
-        BundleError: what the manifest says of an engine cannot be read.
     """
-    fitting = [engine for engine in fits(bundle, name, library, gpu) if engine.why_not is None]
+    fitting = [engine for engine in fits(bundle, name, library, gpu) if engine.unsupported_reason is None]
     return max(reversed(fitting), key=lambda engine: engine.is_proved, default=None)
 
 
@@ -131,13 +129,12 @@ def no_engine_reason(bundle: Bundle, name: str) -> str | None:
 
     Raises:
         UsageError: no variant of engines has this name.
-        BundleError: what the manifest says of an engine cannot be read.
     """
-    runtime = cast("Runtime", find_engine_variant(bundle, name)["runtime"])
+    runtime = find_engine_variant(bundle, name).runtime
     engines = fits(bundle, name, library_here(runtime), find_gpu())
-    if any(engine.why_not is None for engine in engines):
+    if any(engine.unsupported_reason is None for engine in engines):
         return None
-    reasons = list(dict.fromkeys(str(engine.why_not) for engine in engines))
+    reasons = list(dict.fromkeys(str(engine.unsupported_reason) for engine in engines))
     more = f" (and {len(reasons) - 2} more reasons)" if len(reasons) > 2 else ""
     return f"{'; '.join(reasons[:2])}{more}" if reasons else "it has no engine"
 
@@ -148,10 +145,10 @@ def open_engine(bundle: Bundle, name: str) -> EngineSession:
     Raises:
         MissingExtra: its library is not installed.
         UsageError: no variant of engines has this name, or none of its engines fits; the line says why.
-        BundleError: the plan is damaged, or what the manifest says of it cannot be read.
+        BundleError: the plan is damaged.
         RegnetDeployError: the engine does not load.
     """
-    runtime = cast("Runtime", find_engine_variant(bundle, name)["runtime"])
+    runtime = find_engine_variant(bundle, name).runtime
     library, gpu = load_library(runtime), find_gpu()
     engine = fitting_engine(bundle, name, library, gpu)
     if engine is None or gpu is None:
@@ -188,16 +185,15 @@ def missing_engine_error(bundle: Bundle, file: str) -> str | None:
     return None
 
 
-def _stale(bundle: Bundle, variant: Variant, identity: EngineIdentity) -> str | None:
+def _stale(bundle: Bundle, variant: EngineVariant, identity: EngineIdentity) -> str | None:
     """Return why an engine is not of what the bundle has now, or None."""
-    source = str(variant["source"])
-    file = (bundle.parts.get("variants") or {}).get(source, {}).get("file")
-    stored = bundle.files.get(str(file))
+    source = bundle.manifest.variants.get(variant.source)
+    stored = bundle.files.get(source.file) if isinstance(source, OnnxVariant) else None
     if stored is None:
-        return f"{source}, which it was built from, is not in the bundle any more"
+        return f"{variant.source}, which it was built from, is not in the bundle any more"
     if stored.sha256 != identity.onnx_sha256:
         return (
-            f"it was built from another {source} ({identity.onnx_sha256[:12]}) than the bundle has now "
+            f"it was built from another {variant.source} ({identity.onnx_sha256[:12]}) than the bundle has now "
             f"({stored.sha256[:12]})"
         )
     return None

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.engine_options import FP8_FROM, EngineOptions, capability, rtx_capabilities
-from regnet_deploy.bundle.variants import EngineIdentity
+from regnet_deploy.bundle.variants import EngineIdentity, OnnxVariant
 from regnet_deploy.engines.bundle_engines import engine_file, find_engine_variant
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason, identify
 from regnet_deploy.engines.inspection import check_types, is_gate
-from regnet_deploy.engines.library import Library, Runtime, lean_runtime, load_library
+from regnet_deploy.engines.library import Library, lean_runtime, load_library
 from regnet_deploy.engines.plan_builder import Progress, build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.engines.timing_cache import cache_file
@@ -130,35 +130,35 @@ def rebuild_engine(
         RegnetDeployError: the build fails.
     """
     variant = find_engine_variant(bundle, name)
-    library = load_library(cast("Runtime", variant["runtime"]))
+    library = load_library(variant.runtime)
     if gpu is None:
         raise UsageError(
             f"an engine of {name} is built for the GPU that runs it, and the NVIDIA driver shows none here"
         )
-    source = bundle.part("variants").get(variant["source"])
-    if source is None:
+    source = bundle.variants.get(variant.source)
+    if not isinstance(source, OnnxVariant):
         raise UsageError(
-            f"{name} cannot be built: {variant['source']}, which it is built from, is not in {bundle.path}: "
+            f"{name} cannot be built: {variant.source}, which it is built from, is not in {bundle.path}: "
             "run `regnet-deploy export --trt`"
         )
-    others = variant["engines"]
-    options = EngineIdentity.from_json(others[-1]["identity"]).options if others else EngineOptions()
+    last = variant.engines[-1] if variant.engines else None
+    options = last.identity.options if last else EngineOptions()
     if library.runtime == "tensorrt-rtx":
-        built_for = options.compute_capabilities or rtx_capabilities(variant["precision"])
+        built_for = options.compute_capabilities or rtx_capabilities(variant.precision)
         if gpu.compute_capability not in built_for:
             options = options.replace(compute_capabilities=(gpu.compute_capability,))
     # Whether all convolutions have to be accounted for is as it was for the others, too.
-    silent = others[-1].get("unaccounted") if others else None
-    accepted = isinstance(silent, list) and not all(map(is_gate, silent))
+    unaccounted = last.unaccounted if last else None
+    accepted = unaccounted is not None and not all(map(is_gate, unaccounted))
     return build_engine(
         library,
         gpu,
         name,
-        bundle.read(source["file"]),
-        variant["precision"],
-        (source.get("calibration") or {}).get("digest"),
-        variant["convolutions"],
-        bundle.part("preprocessing")["crop"],
+        bundle.read(source.file),
+        variant.precision,
+        source.calibration.digest if source.calibration else None,
+        variant.convolutions,
+        bundle.preprocessing.crop,
         options,
         progress,
         note,

@@ -89,7 +89,7 @@ class TuningResult:
     def to_json(self) -> dict[str, Any]:
         """Return the part ``serving`` of the bundle."""
         return {
-            "machine": machine_summary(),
+            "machine": machine_summary().to_json(),
             "p99_ms": self.options.limit_ms,
             "rate": self.best.rate,
             "kind": self.options.sent_kind,

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import EngineVariant
 from regnet_deploy.errors import ServerError, UsageError
 from regnet_deploy.load_testing.answer_check import (
     CLOSE,
@@ -87,7 +86,7 @@ def open_served_model(
         DataError: the images cannot be used.
     """
     golden = load_golden(bundle)
-    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    preprocessing = bundle.preprocessing
     files = read_images(images) if images is not None else []
     interface, properties = _read_metadata(target, model)
     if interface.classes != golden.logits.shape[1]:
@@ -173,5 +172,8 @@ def _compare_with_golden(
 
 
 def _least_share(bundle: Bundle) -> float:
-    variants: dict[str, dict[str, Any]] = bundle.parts.get("variants") or {}
-    return min([1.0, *(gate_to_serve(variant).limit("top1") for variant in variants.values())])
+    limits = [1.0]
+    for variant in bundle.manifest.variants.values():
+        proofs = [one.proof for one in variant.engines] if isinstance(variant, EngineVariant) else [variant.proof]
+        limits += [gate_to_serve(variant.precision, proof).limit("top1") for proof in proofs or [None]]
+    return min(limits)

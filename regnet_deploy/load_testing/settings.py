@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.engines.bundle_engines import is_engine
+from regnet_deploy.bundle.variants import EngineVariant
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.runtime import RUNTIMES, Device, Runtime, find_variant
@@ -87,7 +87,7 @@ def runnable_pairs(
         MissingPart: nothing has been exported.
         UsageError: there is no variant with this name, or nothing can be served.
     """
-    variants: Mapping[str, dict[str, Any]] = bundle.parts.get("variants") or {}
+    variants = bundle.manifest.variants
     if not variants:
         raise MissingPart(
             f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
@@ -98,10 +98,10 @@ def runnable_pairs(
     for name, one in variants.items():
         if variant not in (None, name):
             continue
-        alone = replace(bundle, parts={**bundle.parts, "variants": {name: one}})
+        alone = replace(bundle, manifest=bundle.manifest.replace(variants={name: one}))
         for candidate in RUNTIMES[1:]:
             if runtime not in ("auto", candidate) or (
-                runtime == "auto" and is_engine(one) != (candidate == "tensorrt")
+                runtime == "auto" and isinstance(one, EngineVariant) != (candidate == "tensorrt")
             ):
                 continue
             try:

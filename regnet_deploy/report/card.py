@@ -1,44 +1,96 @@
-"""The model card as data: what a bundle knows, with the figures that a reader would otherwise work out by hand."""
+"""The model card: a bundle, with the figures that are derived from it."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle import Bundle, Manifest
+from regnet_deploy.bundle.manifest import Architecture
+from regnet_deploy.bundle.training import BestEpoch
 from regnet_deploy.space.complexity import Cost, network_complexity
-from regnet_deploy.space.network import Network
 
 
-def model_card(bundle: Bundle) -> dict[str, Any]:
-    """Return the model card of a bundle; parts that are not there yet are None.
+@dataclass(frozen=True)
+class StageRow:
+    """Blocks, widths and cost of one stage for one image; the stem and the head count as stages."""
+
+    stage: str
+    blocks: int
+    width: int
+    group_width: int | None
+    macs: int
+    parameters: int
+    activations: int
+
+
+@dataclass(frozen=True)
+class ValidationTop1:
+    """Top-1 on the validation images with its 95 % interval, as shares, and the epoch of the weights."""
+
+    val_top1: float
+    val_images: int
+    low: float
+    high: float
+    epoch: int
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a bundle says of its network.
+
+    Attributes:
+        bundle: as it was read.
+        stages: cost by stage.
+        accuracy: None before training.
+    """
+
+    bundle: Bundle
+    stages: tuple[StageRow, ...]
+    accuracy: ValidationTop1 | None
+
+    @property
+    def manifest(self) -> Manifest:
+        """The bundle's parts."""
+        return self.bundle.manifest
+
+    @property
+    def architecture(self) -> Architecture:
+        """The bundle's architecture."""
+        return self.bundle.architecture
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data: the parts as they are stored (None where one is not there yet), and the derived figures."""
+        parts = self.bundle.parts
+        optional = ("selection", "preprocessing", "labels", "training", "profile", "golden", "choice")
+        return {
+            "bundle": self.bundle.path.resolve().name,
+            "manifest_sha256": self.bundle.digest,
+            "architecture": parts["architecture"],
+            "stages": [asdict(row) for row in self.stages],
+            "accuracy": None if self.accuracy is None else asdict(self.accuracy),
+            **{name: parts.get(name) for name in optional},
+            "variants": parts.get("variants", {}),
+            "files": {logical: vars(stored) for logical, stored in sorted(self.bundle.files.items())},
+            "environment": parts.get("environment", {}),
+        }
+
+
+def model_card(bundle: Bundle) -> ModelCard:
+    """Return the model card of a bundle.
 
     Raises:
-        MissingPart: not even an architecture is there.
+        MissingPart: it has no architecture.
     """
-    architecture = bundle.part("architecture")
-    parts = {name: bundle.parts.get(name) for name in ("selection", "preprocessing", "labels", "training", "profile")}
-    training = parts["training"]
-    return {
-        "bundle": bundle.path.resolve().name,
-        "manifest_sha256": bundle.digest,
-        "architecture": architecture,
-        "stages": _stages(architecture),
-        "accuracy": None if training is None else accuracy(training["best"]),
-        **parts,
-        "golden": bundle.parts.get("golden"),
-        "variants": bundle.parts.get("variants", {}),
-        "choice": bundle.parts.get("choice"),
-        "files": {logical: vars(stored) for logical, stored in sorted(bundle.files.items())},
-        "environment": bundle.parts.get("environment", {}),
-    }
+    training = bundle.manifest.training
+    return ModelCard(bundle, _stages(bundle.architecture), None if training is None else accuracy(training.best))
 
 
-def accuracy(best: dict[str, Any]) -> dict[str, Any]:
-    """Return validation top-1 with its 95 % interval (Wilson's score interval), as shares."""
-    share, n = float(best["val_top1"]), int(best["val_images"])
-    low, high = wilson_interval(share, n)
-    return {"val_top1": share, "val_images": n, "low": low, "high": high, "epoch": best["epoch"]}
+def accuracy(best: BestEpoch) -> ValidationTop1:
+    """Return validation top-1 with its 95 % interval (Wilson's score interval)."""
+    low, high = wilson_interval(best.val_top1, best.val_images)
+    return ValidationTop1(best.val_top1, best.val_images, low, high, best.epoch)
 
 
 def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -48,23 +100,16 @@ def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, f
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _stages(architecture: dict[str, Any]) -> list[dict[str, Any]]:
-    network = Network.from_json(architecture)
-    counted = network_complexity(network, architecture["resolution"], architecture["classes"])
-    rows: list[tuple[str, int, int, int | None, Cost]] = []
-    rows.append(("stem", 1, network.stem_width, None, counted.stem))
-    for i, cost in enumerate(counted.stages):
-        rows.append((f"s{i + 1}", network.depths[i], network.widths[i], network.group_widths[i], cost))
-    rows.append(("head", 1, architecture["classes"], None, counted.head))
-    return [
-        {
-            "stage": name,
-            "blocks": blocks,
-            "width": width,
-            "group_width": group,
-            "macs": int(cost.macs),
-            "parameters": int(cost.parameters),
-            "activations": int(cost.activations),
-        }
-        for name, blocks, width, group, cost in rows
-    ]
+def _stages(architecture: Architecture) -> tuple[StageRow, ...]:
+    network, classes = architecture.network, architecture.classes
+    cost = network_complexity(network, architecture.resolution, classes)
+    stages = zip(network.depths, network.widths, network.group_widths, cost.stages, strict=True)
+    return (
+        _row("stem", 1, network.stem_width, None, cost.stem),
+        *(_row(f"s{i}", *stage) for i, stage in enumerate(stages, start=1)),
+        _row("head", 1, classes, None, cost.head),
+    )
+
+
+def _row(name: str, blocks: int, width: int, group_width: int | None, cost: Cost) -> StageRow:
+    return StageRow(name, blocks, width, group_width, int(cost.macs), int(cost.parameters), int(cost.activations))

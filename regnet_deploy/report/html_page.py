@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from regnet_deploy.html import figures_html, html_document, section_html
+from regnet_deploy.report.card import ModelCard
 from regnet_deploy.report.plots import card_figures
 from regnet_deploy.report.sections import card_sections, headline
 
 
-def card_html(card: dict[str, Any]) -> str:
+def card_html(card: ModelCard) -> str:
     """Return the page of a model card.
 
     Raises:
-        MissingExtra: matplotlib, which draws the pictures, is not installed.
+        MissingExtra: matplotlib, which draws the figures, is not installed.
     """
-    name = card["architecture"]["name"]
+    name = card.architecture.name
     body = figures_html(card_figures(card)) + "".join(map(section_html, card_sections(card)))
     return html_document(f"{name} - model card", name, headline(card), body)

@@ -1,39 +1,40 @@
-"""The pictures of the model card: widths, cost by stage, training, speed."""
+"""The figures of the model card: widths, cost by stage, training, throughput."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from regnet_deploy.bundle.measurements import Latency
 from regnet_deploy.errors import require
 from regnet_deploy.html import HtmlFigure
 from regnet_deploy.plotting import COLOURS, GREY, MARKS, figure_to_svg
-from regnet_deploy.space.network import Network
+from regnet_deploy.report.card import ModelCard
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def card_figures(card: dict[str, Any]) -> list[HtmlFigure]:
-    """Draw whatever the card has figures for.
+def card_figures(card: ModelCard) -> list[HtmlFigure]:
+    """Draw what the card has data for.
 
     Raises:
         MissingExtra: matplotlib is not installed.
     """
     require("matplotlib", "plot")
     drawn = [
-        _picture(_widths, card, _widths_caption(card)),
-        _picture(_shares, card, "Share of each stage in the cost."),
+        _figure(_widths, card, _widths_caption(card)),
+        _figure(_shares, card, "Share of each stage in the cost."),
     ]
-    if card["training"]:
-        best = card["accuracy"]
-        caption = f"Top-1 by epoch; the weights are those of epoch {best['epoch']}, {best['val_top1'] * 100:.2f} %."
-        drawn.append(_picture(_history, card, caption))
-    if card["profile"] and card["profile"]["latency"]:
-        drawn.append(_picture(_speed, card, "Images a second by batch size, on the machine named below."))
+    if card.accuracy is not None:
+        best = card.accuracy
+        caption = f"Top-1 by epoch; the weights are those of epoch {best.epoch}, {best.val_top1 * 100:.2f} %."
+        drawn.append(_figure(_history, card, caption))
+    if card.manifest.profile is not None and card.manifest.profile.latency:
+        drawn.append(_figure(_speed, card, "Images per second by batch size, on the machine that is named below."))
     return drawn
 
 
-def _picture(draw: Any, card: dict[str, Any], caption: str) -> HtmlFigure:
+def _figure(draw: Any, card: ModelCard, caption: str) -> HtmlFigure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6, 3.1), layout="constrained")
@@ -45,18 +46,18 @@ def _picture(draw: Any, card: dict[str, Any], caption: str) -> HtmlFigure:
     return HtmlFigure(figure_to_svg(figure), caption)
 
 
-def _widths_caption(card: dict[str, Any]) -> str:
-    line = card["architecture"].get("w_a") is not None
+def _widths_caption(card: ModelCard) -> str:
+    line = card.architecture.w_a is not None
     return "Width of each block" + (", and the line u = w_0 + w_a j that was quantized." if line else ".")
 
 
-def _widths(axis: Axes, card: dict[str, Any]) -> None:
-    a = card["architecture"]
-    widths = Network.from_json(a).block_widths()
+def _widths(axis: Axes, card: ModelCard) -> None:
+    a = card.architecture
+    widths = a.network.block_widths()
     axis.step(range(len(widths)), widths, where="mid", color=COLOURS[0], linewidth=2, label="block width")
     axis.plot(range(len(widths)), widths, "o", color=COLOURS[0], markersize=4)
-    if a.get("w_a") is not None:
-        line = [a["w_0"] + a["w_a"] * j for j in range(len(widths))]
+    if a.w_0 is not None and a.w_a is not None:
+        line = [a.w_0 + a.w_a * j for j in range(len(widths))]
         axis.plot(range(len(widths)), line, color=GREY, linestyle="--", label="u = w_0 + w_a j")
         axis.legend(frameon=False, fontsize=8)
     axis.set_yscale("log", base=2)
@@ -65,43 +66,43 @@ def _widths(axis: Axes, card: dict[str, Any]) -> None:
     axis.set_ylabel("width (channels)")
 
 
-def _shares(axis: Axes, card: dict[str, Any]) -> None:
-    stages = card["stages"]
+def _shares(axis: Axes, card: ModelCard) -> None:
+    stages = card.stages
     for i, name in enumerate(("macs", "parameters", "activations")):
-        total = sum(stage[name] for stage in stages)
+        total = sum(getattr(stage, name) for stage in stages)
         places = [j + (i - 1) * 0.27 for j in range(len(stages))]
         label = "MACs" if name == "macs" else name
-        axis.bar(places, [100 * stage[name] / total for stage in stages], 0.25, color=COLOURS[i], label=label)
-    axis.set_xticks(range(len(stages)), [stage["stage"] for stage in stages])
+        axis.bar(places, [100 * getattr(stage, name) / total for stage in stages], 0.25, color=COLOURS[i], label=label)
+    axis.set_xticks(range(len(stages)), [stage.stage for stage in stages])
     axis.set_ylabel("share (%)")
     axis.legend(frameon=False, fontsize=8)
 
 
-def _history(axis: Axes, card: dict[str, Any]) -> None:
+def _history(axis: Axes, card: ModelCard) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    history = card["training"]["history"]
+    history = card.bundle.training.history
     epochs = range(1, len(history) + 1)
     for i, (key, label) in enumerate((("val_top1", "validation"), ("train_top1", "training (augmented)"))):
-        axis.plot(epochs, [100 * row[key] for row in history], color=COLOURS[i], marker=MARKS[i], ms=3, label=label)
-    axis.axvline(card["accuracy"]["epoch"], color=GREY, linestyle=":", linewidth=1)
+        axis.plot(
+            epochs, [100 * getattr(row, key) for row in history], color=COLOURS[i], marker=MARKS[i], ms=3, label=label
+        )
+    axis.axvline(card.bundle.training.best.epoch, color=GREY, linestyle=":", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
     axis.set_ylabel("top-1 (%)")
     axis.legend(frameon=False, fontsize=8)
 
 
-def _speed(axis: Axes, card: dict[str, Any]) -> None:
-    rows = sorted(card["profile"]["latency"], key=lambda row: int(row["batch"]))
-    labels: dict[str, list[dict[str, Any]]] = {}
+def _speed(axis: Axes, card: ModelCard) -> None:
+    rows = sorted(card.bundle.profile.latency, key=lambda row: row.batch)
+    labels: dict[str, list[Latency]] = {}
     for row in rows:
-        labels.setdefault(row["runtime"] + (f", {row['variant']}" if row["variant"] else ""), []).append(row)
+        labels.setdefault(row.runtime + (f", {row.variant}" if row.variant else ""), []).append(row)
     for i, (label, own) in enumerate(labels.items()):
         colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
-        axis.plot(
-            [r["batch"] for r in own], [r["images_per_second"] for r in own], color=colour, marker=mark, label=label
-        )
-    batches = sorted({row["batch"] for row in rows})
+        axis.plot([r.batch for r in own], [r.images_per_second for r in own], color=colour, marker=mark, label=label)
+    batches = sorted({row.batch for row in rows})
     axis.set_xscale("log", base=2)
     axis.set_xticks(batches, [str(batch) for batch in batches])
     axis.minorticks_off()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant, Proof
 from regnet_deploy.cpu import int8_sums_saturate
-from regnet_deploy.engines.bundle_engines import fitting_engine, is_engine, library_here
+from regnet_deploy.engines.bundle_engines import fitting_engine, library_here
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.gates import GATES, is_standard
@@ -32,32 +32,32 @@ def default_variant(
         if reason:
             raise UsageError(f"variant {wanted} of {bundle.path} cannot be served: {reason}")
         return wanted
-    names: list[str] = list(bundle.parts.get("variants") or {})
+    names: list[str] = list(bundle.manifest.variants)
     if not names:
         raise MissingPart(
             f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
         )
     if runtime == "tensorrt":
-        names = [name for name in names if is_engine(find_variant(bundle, name))]
+        names = [name for name in names if isinstance(find_variant(bundle, name), EngineVariant)]
         if not names:
             raise UsageError(
                 f"--runtime tensorrt runs engines, and {bundle.path} has none: run `regnet-deploy export --trt "
                 f"{bundle.path}`, or choose --runtime onnxruntime"
             )
     reasons = {
-        name: variant_unsupported_reason(bundle, name, device, runtime) or _why_not_unasked(bundle, name)
+        name: variant_unsupported_reason(bundle, name, device, runtime) or _not_default_reason(bundle, name)
         for name in names
     }
     runnable = [name for name in names if reasons[name] is None]
     if not runnable:
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UsageError(f"no variant of {bundle.path} can be served - {listed}")
-    speeds = _ms_an_image(bundle, runnable, by_openvino=runtime == "openvino")
+    speeds = _ms_per_image(bundle, runnable, by_openvino=runtime == "openvino")
     # Where nothing was measured, the most precise one: it is what everything else was held against.
     order = list(GATES)
     return min(
         runnable,
-        key=lambda name: (speeds.get(name, math.inf), order.index(find_variant(bundle, name)["precision"]), name),
+        key=lambda name: (speeds.get(name, math.inf), order.index(find_variant(bundle, name).precision), name),
     )
 
 
@@ -72,48 +72,49 @@ def variant_unsupported_reason(
         UsageError: no variant of this name, or no such device or runtime, or they do not go together.
     """
     reason = runtime_unsupported_reason(bundle, name, device, runtime)
-    if reason is None and not (proof_of(bundle, name) or {}).get("passed"):
+    if reason is not None:
+        return reason
+    proof = proof_of(bundle, name)
+    if proof is None or not proof.passed:
         return "it is not proved to agree with the trained model, run `regnet-deploy export` again"
-    return reason
+    return None
 
 
-def proof_of(bundle: Bundle, name: str) -> dict[str, Any] | None:
+def proof_of(bundle: Bundle, name: str) -> Proof | None:
     """Return the proof of a variant, of engines that of the one that fits this machine; None where there is none.
 
     Raises:
         UsageError: no variant of this name.
-        BundleError: what the manifest says of an engine cannot be read.
     """
     variant = find_variant(bundle, name)
-    if not is_engine(variant):
-        proof: dict[str, Any] | None = variant.get("proof")
-        return proof
-    engine = fitting_engine(bundle, name, library_here(variant["runtime"]), find_gpu())
-    return engine.entry["proof"] if engine else None
+    if isinstance(variant, OnnxVariant):
+        return variant.proof
+    stored = fitting_engine(bundle, name, library_here(variant.runtime), find_gpu())
+    return stored.engine.proof if stored else None
 
 
 def needs_engine_build(bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto") -> bool:
     """Tell whether a variant is one of engines and has none for this machine that is proved, though it has a GPU."""
-    if not is_engine(find_variant(bundle, name)) or device == "cpu" or runtime not in ("auto", "tensorrt"):
+    if isinstance(find_variant(bundle, name), OnnxVariant) or device == "cpu" or runtime not in ("auto", "tensorrt"):
         return False
     return find_gpu() is not None and variant_unsupported_reason(bundle, name, device, runtime) is not None
 
 
-def _why_not_unasked(bundle: Bundle, name: str) -> str | None:
+def _not_default_reason(bundle: Bundle, name: str) -> str | None:
     variant = find_variant(bundle, name)
-    if variant.get("exact"):
+    if isinstance(variant, OnnxVariant) and variant.exact:
         return f"TensorRT engines are built from it and ONNX Runtime runs it slowly, name it with --variant {name}"
-    if variant.get("weight_bits") == 8 and int8_sums_saturate():
+    if isinstance(variant, OnnxVariant) and variant.weight_bits == 8 and int8_sums_saturate():
         return (
             "its weights have 8 bits, with which this CPU's sums saturate: export it again here, or name it with "
             f"--variant {name}"
         )
-    if is_standard(proof_of(bundle, name) or {}, variant["precision"]):
+    if is_standard(proof_of(bundle, name), variant.precision):
         return None
-    return f"it was proved with a looser gate than {variant['precision']} has, name it with --variant {name}"
+    return f"it was proved with a looser gate than {variant.precision} has, name it with --variant {name}"
 
 
-def _ms_an_image(bundle: Bundle, names: Collection[str], *, by_openvino: bool) -> dict[str, float]:
+def _ms_per_image(bundle: Bundle, names: Collection[str], *, by_openvino: bool) -> dict[str, float]:
     """Return measured ms an image of these variants: the geometric mean over the batch sizes that all of them have.
 
     What OpenVINO took counts for it alone, and nothing else does.
@@ -121,15 +122,15 @@ def _ms_an_image(bundle: Bundle, names: Collection[str], *, by_openvino: bool) -
     Of the two measurements that a bundle may have the one that knows more of them: rows of one cannot be compared with
     rows of the other. Of equals that of ``profile``, which the user asked for.
     """
-    candidates = (bundle.parts.get("choice") or {}).get("candidates") or ()
-    chosen = [row for one in candidates for row in one["latency"]]
-    profiled = (bundle.parts.get("profile") or {}).get("latency") or []
+    choice, profile = bundle.manifest.choice, bundle.manifest.profile
+    chosen = [row for candidate in choice.candidates for row in candidate.latency] if choice else []
+    profiled = profile.latency if profile else ()
     found: dict[str, float] = {}
     for rows in (chosen, profiled):
         by_batch: dict[str, dict[int, float]] = {}
         for row in rows:
-            if row["variant"] in names and str(row.get("runtime")).startswith("openvino ") == by_openvino:
-                by_batch.setdefault(row["variant"], {})[row["batch"]] = row["p50_ms"] / row["batch"]
+            if row.variant in names and row.runtime.startswith("openvino ") == by_openvino:
+                by_batch.setdefault(str(row.variant), {})[row.batch] = row.p50_ms / row.batch
         shared = set.intersection(*map(set, by_batch.values())) if by_batch else set()
         if shared and len(by_batch) >= len(found):
             found = {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.bundle.variants import Gate
+from regnet_deploy.bundle.variants import Gate, Proof
 from regnet_deploy.errors import BundleError, UsageError, did_you_mean
 
 #: Figure -> lowest and highest limit that a user may ask for.
@@ -71,25 +71,26 @@ def scaled_gate(gate: Gate, reference: NDArray[np.float32]) -> Gate:
     return gate.replace(atol=min(gate.atol, most))
 
 
-def is_standard(proof: Mapping[str, Any], precision: str) -> bool:
-    """Tell whether a proof was held to this precision's gate or a tighter one; a looser one proves nothing.
+def is_standard(proof: Proof | None, precision: str) -> bool:
+    """Tell whether a proof applied this precision's gate or a tighter one; a looser one proves nothing.
 
-    A proof that names no gate, as those of earlier versions, was held to less.
-
-    Raises:
-        BundleError: the precision is not known to this version.
-    """
-    return Gate.from_json(proof.get("gate") or {}).within(gate_of(precision))
-
-
-def gate_to_serve(variant: Mapping[str, Any]) -> Gate:
-    """Return what a variant is held to when it is served: its precision's gate, in every figure that or its proof's.
+    Proofs of earlier versions name no gate: theirs was looser.
 
     Raises:
         BundleError: the precision is not known to this version.
     """
-    standard, proved = gate_of(variant["precision"]), (variant.get("proof") or {}).get("gate")
-    return standard.looser(Gate.from_json(proved)) if proved else standard
+    standard = gate_of(precision)
+    return proof is not None and proof.gate is not None and proof.gate.within(standard)
+
+
+def gate_to_serve(precision: str, proof: Proof | None) -> Gate:
+    """Return the gate that a variant has to pass when it is served: in every figure its precision's or its proof's.
+
+    Raises:
+        BundleError: the precision is not known to this version.
+    """
+    standard = gate_of(precision)
+    return standard.looser(proof.gate) if proof is not None and proof.gate is not None else standard
 
 
 def parse_gate_limit(text: str) -> tuple[str, str, float]:

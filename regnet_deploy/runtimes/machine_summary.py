@@ -1,13 +1,12 @@
-"""This machine, as far as a tuned setting depends on it: in a few words that can be compared."""
+"""This machine, as far as tuned settings depend on it."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from regnet_deploy.bundle.measurements import MachineSummary
 from regnet_deploy.cpu import available_cores, cpu_flags, cpu_model
 from regnet_deploy.engines.gpu import find_gpu
 
-#: Instructions that runtimes choose their kernels by, as Linux calls them on x86 and ARM.
+#: Instruction sets by which runtimes choose their kernels, as Linux names them on x86 and ARM.
 _INSTRUCTIONS = frozenset(
     {
         *("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni", "avx_vnni_int8"),
@@ -17,16 +16,12 @@ _INSTRUCTIONS = frozenset(
 )
 
 
-def machine_summary() -> dict[str, Any]:
-    """Return this machine as JSON data.
-
-    ``cpu`` (its model), ``cores`` (that this process may use), ``instructions`` (sorted, of those that decide about
-    kernels) and ``gpu`` (name of the first, or None). What is equal runs a network equally fast.
-    """
+def machine_summary() -> MachineSummary:
+    """Return this machine."""
     gpu = find_gpu()
-    return {
-        "cpu": cpu_model(),
-        "cores": available_cores(),
-        "instructions": sorted(_INSTRUCTIONS.intersection(cpu_flags())),
-        "gpu": gpu.name if gpu else None,
-    }
+    return MachineSummary(
+        cpu=cpu_model(),
+        cores=available_cores(),
+        instructions=tuple(sorted(_INSTRUCTIONS.intersection(cpu_flags()))),
+        gpu=gpu.name if gpu else None,
+    )

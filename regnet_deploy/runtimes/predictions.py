@@ -33,8 +33,8 @@ def labels_of(bundle: Bundle) -> tuple[str, ...]:
     Raises:
         BundleError: there are more or fewer names than outputs.
     """
-    classes: int = bundle.part("architecture")["classes"]
-    labels = tuple(bundle.parts.get("labels") or (f"class {i}" for i in range(classes)))
+    classes = bundle.architecture.classes
+    labels = bundle.manifest.labels or tuple(f"class {i}" for i in range(classes))
     if len(labels) != classes:
         raise BundleError(f"{bundle.path} names {len(labels)} classes but its network has {classes}: train it again")
     return labels

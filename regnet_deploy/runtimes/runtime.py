@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.variants import EngineVariant, Variant
 from regnet_deploy.cpu import available_cores
-from regnet_deploy.engines.bundle_engines import is_engine, no_engine_reason, open_engine
+from regnet_deploy.engines.bundle_engines import no_engine_reason, open_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
 from regnet_deploy.images.preprocessing import normalize
@@ -143,26 +144,26 @@ def open_variant(
     reason = runtime_unsupported_reason(bundle, name, device, runtime)
     if reason:
         raise UsageError(f"variant {name} cannot be run here: {reason}")
-    if is_engine(variant):
+    if isinstance(variant, EngineVariant):
         return open_engine(bundle, name)
-    exact = bool(variant.get("exact")) if exact is None else exact
-    if device == "auto" and (exact or variant["precision"] in _FOR_CPUS):
+    exact = variant.exact if exact is None else exact
+    if device == "auto" and (exact or variant.precision in _FOR_CPUS):
         device = "cpu"
-    data = bundle.read(variant["file"])
+    data = bundle.read(variant.file)
     session = open_onnx(data, threads=threads, device=device, exact=exact, runtime=runtime, callers=callers)
-    if session.input != variant["input"]:
-        raise BundleError(f"variant {name} takes {session.input} images, bundle.json says {variant['input']}")
+    if session.input != variant.input:
+        raise BundleError(f"variant {name} takes {session.input} images, bundle.json says {variant.input}")
     return session
 
 
-def find_variant(bundle: Bundle, name: str) -> dict[str, Any]:
-    """Return what the manifest says of a variant.
+def find_variant(bundle: Bundle, name: str) -> Variant:
+    """Return a variant of a bundle.
 
     Raises:
         MissingPart: the bundle has no variants.
         UsageError: no variant of this name.
     """
-    variants: dict[str, dict[str, Any]] = bundle.part("variants")
+    variants = bundle.variants
     if name not in variants:
         there = f"there are {', '.join(variants)}" if variants else "run `regnet-deploy export --onnx`"
         raise UsageError(f"{bundle.path} has no variant {name!r}{did_you_mean(name, variants)}; {there}")
@@ -198,24 +199,21 @@ def runtime_unsupported_reason(
     Raises:
         MissingPart: the bundle has no variants.
         UsageError: no variant of this name, or no such device or runtime, or they do not go together.
-        BundleError: what the manifest says of an engine cannot be read.
     """
     check_runtime(runtime, device)
     variant = find_variant(bundle, name)
-    made_for, precision = variant["runtime"], variant["precision"]
-    if is_engine(variant):
+    precision = variant.precision
+    if isinstance(variant, EngineVariant):
         if runtime not in ("auto", "tensorrt"):
-            return f"it is a {made_for} engine, and {runtime} is asked for"
+            return f"it is a {variant.runtime} engine, and {runtime} is asked for"
         if device == "cpu":
-            return f"it is a {made_for} engine, which runs on a GPU, and the CPU is asked for"
+            return f"it is a {variant.runtime} engine, which runs on a GPU, and the CPU is asked for"
         return no_engine_reason(bundle, name)
     if runtime == "tensorrt":
         return "it is an ONNX file, and TensorRT engines are asked for"
-    if made_for != "onnxruntime":
-        return f"runtime {made_for!r} is not known to this version"
     if precision in _FOR_CPUS and device in ("cuda", "tensorrt"):
         return f"{precision} is for ONNX Runtime on a CPU, and {device} is asked for"
-    if variant.get("exact") and runtime == "openvino":
+    if variant.exact and runtime == "openvino":
         return f"{precision} is for TensorRT engines, and OpenVINO does not compute it as the file has it"
     if precision == "bf16":
         return "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"

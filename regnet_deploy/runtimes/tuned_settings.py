@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.errors import BundleError, MissingPart, UsageError
+from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.default_variant import variant_unsupported_reason
 from regnet_deploy.runtimes.machine_summary import machine_summary
-from regnet_deploy.runtimes.runtime import DEVICES, RUNTIMES, Device, Runtime, check_runtime
-
-#: The bundle's part with it.
-PART = "serving"
+from regnet_deploy.runtimes.runtime import Device, Runtime, check_runtime
 
 
 @dataclass(frozen=True)
@@ -57,23 +52,34 @@ def tuned_settings(
 
     Raises:
         UsageError: no such device or runtime, or they do not go together.
-        BundleError: the part is not one that ``tune`` writes.
     """
     check_runtime(runtime, device)
-    if bundle.parts.get(PART) is None:
+    part = bundle.manifest.serving
+    if part is None:
         return None
-    tuned, machine = _read(bundle)
+    found = part.settings
+    tuned = TunedSettings(
+        runtime=found.runtime,
+        variant=found.variant,
+        executors=found.executors,
+        threads=found.threads,
+        batch=found.batch,
+        max_delay_ms=found.max_delay_ms,
+        p99_ms=part.p99_ms,
+        rate=part.rate,
+        device=part.device,
+    )
     here = machine_summary()
     changed = [
-        f"{name} {_told(machine.get(name))}, here {_told(now)}"
-        for name, now in here.items()
-        if machine.get(name) != now
+        f"{name} {_told(getattr(part.machine, name))}, here {_told(now)}"
+        for name in here.__struct_fields__
+        if (now := getattr(here, name)) != getattr(part.machine, name)
     ]
     if changed:
         return f"the settings of {bundle.path} were tuned on another machine ({'; '.join(changed)})"
     what = f"the settings of {bundle.path} were tuned for {tuned.variant} by {tuned.runtime}"
-    for option, asked, found in (("variant", variant, tuned.variant), ("runtime", runtime, tuned.runtime)):
-        if asked not in (None, "auto", found):
+    for option, asked, tuned_for in (("variant", variant, tuned.variant), ("runtime", runtime, tuned.runtime)):
+        if asked not in (None, "auto", tuned_for):
             return f"{what}, and --{option} {asked} is asked for"
     try:
         reason = variant_unsupported_reason(bundle, tuned.variant, device, tuned.runtime)
@@ -82,59 +88,5 @@ def tuned_settings(
     return tuned if reason is None else f"{what}, which cannot be served: {reason}"
 
 
-def _read(bundle: Bundle) -> tuple[TunedSettings, Mapping[str, Any]]:
-    part = _mapping(bundle, bundle.parts[PART], PART)
-    machine = _mapping(bundle, part.get("machine"), f"{PART}.machine")
-    settings = _mapping(bundle, part.get("settings"), f"{PART}.settings")
-    runtime, variant = settings.get("runtime"), settings.get("variant")
-    if runtime not in RUNTIMES or runtime == "auto":
-        raise _malformed(bundle, f"{PART}.settings.runtime", f"one of {', '.join(RUNTIMES[1:])}", runtime)
-    if not isinstance(variant, str):
-        raise _malformed(bundle, f"{PART}.settings.variant", "a name", variant)
-    device = settings.get("device", part.get("device", "auto"))
-    if device not in DEVICES:
-        raise _malformed(bundle, f"{PART}.settings.device", f"one of {', '.join(DEVICES)}", device)
-    executors, threads, batch = (_count(bundle, settings, name) for name in ("executors", "threads", "batch"))
-    tuned = TunedSettings(
-        runtime=cast("Runtime", runtime),
-        variant=variant,
-        executors=executors,
-        threads=threads,
-        batch=batch,
-        max_delay_ms=_number(bundle, settings, f"{PART}.settings", "max_delay_ms"),
-        p99_ms=_number(bundle, part, PART, "p99_ms"),
-        rate=_number(bundle, part, PART, "rate"),
-        device=cast("Device", device),
-    )
-    return tuned, machine
-
-
-def _mapping(bundle: Bundle, value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise _malformed(bundle, where, "an object", value)
-    return value
-
-
-def _count(bundle: Bundle, settings: Mapping[str, Any], name: str) -> int:
-    value = settings.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _malformed(bundle, f"{PART}.settings.{name}", "a whole number, 1 or more", value)
-    return value
-
-
-def _number(bundle: Bundle, part: Mapping[str, Any], where: str, name: str) -> float:
-    value = part.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not (math.isfinite(value) and value >= 0):
-        raise _malformed(bundle, f"{where}.{name}", "a number, 0 or more", value)
-    return float(value)
-
-
-def _malformed(bundle: Bundle, where: str, allowed: str, value: Any) -> BundleError:
-    return BundleError(
-        f"{bundle.path}: {where} in bundle.json must be {allowed}, got {value!r:.80}: run `regnet-deploy tune "
-        f"{bundle.path}` again"
-    )
-
-
 def _told(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

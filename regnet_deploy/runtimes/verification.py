@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from regnet_deploy.bundle import MANIFEST, Bundle, find_damage
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.engines.bundle_engines import is_engine
+from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
@@ -65,22 +65,22 @@ def verify(
     named = {check.detail for check in checks}
     checks += [VerificationCheck("folder", "damaged", line) for line in find_damage(bundle) if line not in named]
     checks.append(_labels(bundle))
-    variants: dict[str, dict[str, Any]] = bundle.parts.get("variants", {})
+    variants = bundle.manifest.variants
     if FILE not in bundle.files:
         reason = "there is no golden set yet: run `regnet-deploy export --onnx`"
         return [*checks, *(VerificationCheck(name, "not run", reason) for name in ["weights", *variants])]
     try:
         golden = load_golden(bundle)
-        preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+        preprocessing = bundle.preprocessing
     except BundleError as error:
         return [*checks, VerificationCheck("golden set", "damaged", str(error))]
     checks.append(_lineage(bundle))
     checks.append(_agreement("weights", partial(open_weights, bundle), "fp32", golden, preprocessing))
     for name, variant in variants.items():
         opener: Callable[[Bundle, str], Session] = open_variant
-        if variant.get("exact") and not is_engine(variant) and open_emulated is not None:
+        if isinstance(variant, OnnxVariant) and variant.exact and open_emulated is not None:
             opener = open_emulated
-        checks.append(_agreement(name, partial(opener, bundle, name), variant["precision"], golden, preprocessing))
+        checks.append(_agreement(name, partial(opener, bundle, name), variant.precision, golden, preprocessing))
     return checks
 
 
@@ -97,12 +97,15 @@ def _labels(bundle: Bundle) -> VerificationCheck:
         labels = labels_of(bundle)
     except BundleError as error:
         return VerificationCheck("labels", "damaged", str(error))
-    return VerificationCheck("labels", "ok", f"{len(labels)} classes" if "labels" in bundle else "none before training")
+    return VerificationCheck(
+        "labels", "ok", f"{len(labels)} classes" if bundle.manifest.labels else "none before training"
+    )
 
 
 def _lineage(bundle: Bundle) -> VerificationCheck:
     """Check that the golden logits are those of the weights that the bundle holds."""
-    made_from = bundle.parts.get("golden", {}).get("weights_sha256")
+    golden = bundle.manifest.golden
+    made_from = golden.weights_sha256 if golden else None
     weights = bundle.files.get(WEIGHTS)
     if made_from == (weights.sha256 if weights else None):
         return VerificationCheck(

@@ -199,7 +199,7 @@ def load_version(
         BundleError: a file is damaged.
     """
     limits = limits or Limits()
-    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
+    preprocessing = bundle.preprocessing
     golden = load_golden(bundle)
     options, note = _fill_in_tuned_settings(bundle, options or ServeOptions())
     executors = options.executors or 1
@@ -236,7 +236,7 @@ def load_version(
         labels=labels_of(bundle),
         max_batch=limits.max_batch,
     )
-    gate = gate_to_serve(find_variant(bundle, chosen) | {"proof": proof_of(bundle, chosen)})
+    gate = gate_to_serve(find_variant(bundle, chosen).precision, proof_of(bundle, chosen))
     batching = Batching(
         executors=executors,
         batch=options.batch or Batching().batch,

@@ -12,12 +12,11 @@ from importlib.resources import files
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.engines.bundle_engines import fitting_engine, is_engine, library_here
+from regnet_deploy.bundle.variants import Engine, OnnxVariant
+from regnet_deploy.engines.bundle_engines import fitting_engine, library_here
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.runtimes.runtime import find_variant
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.network import Network
 
 _PROOF = ("passed", "images", "max_abs_error", "mean_abs_error", "relative_error", "cosine", "top1_agreement")
 _LOSS = ("top1", "images", "drop", "low", "high")
@@ -52,40 +51,39 @@ def card_of(bundle: Bundle, variant: str) -> dict[str, Any]:
     Raises:
         MissingPart: the bundle has no architecture or preprocessing.
         UsageError: it has no such variant.
-        BundleError: what its manifest says cannot be read.
     """
     found = find_variant(bundle, variant)
-    architecture = bundle.part("architecture")
-    side: int = Preprocessing.from_json(bundle.part("preprocessing")).crop
-    total = network_complexity(Network.from_json(architecture), side, architecture["classes"]).total
-    training = bundle.parts.get("training")
-    best = training["best"] if training else None
-    made = _made(bundle, variant, found)
-    loss, proof = made.get("accuracy"), made.get("proof")
+    architecture, side = bundle.architecture, bundle.preprocessing.crop
+    total = network_complexity(architecture.network, side, architecture.classes).total
+    training = bundle.manifest.training
+    best = training.best if training else None
+    exported = _exported(bundle, variant)
+    loss, proof = (exported.accuracy, exported.proof) if exported else (None, None)
     known = {
-        "trained": {"top1": best["val_top1"], "images": best["val_images"]} if best else None,
-        "variant": {name: loss[name] for name in _LOSS} if loss else None,
+        "trained": {"top1": best.val_top1, "images": best.val_images} if best else None,
+        "variant": {name: getattr(loss, name) for name in _LOSS} if loss else None,
     }
     return {
         "variant": variant,
-        "runtime": found["runtime"],
-        "precision": found["precision"],
+        "runtime": found.runtime,
+        "precision": found.precision,
         "input": [side, side],
-        "classes": architecture["classes"],
+        "classes": architecture.classes,
         "macs": int(total.macs),
         "parameters": int(total.parameters),
         "trained": bundle.is_trained,
         "accuracy": known if best or loss else None,
-        "proof": {name: proof[name] for name in _PROOF if name in proof} if proof else None,
+        "proof": {name: getattr(proof, name) for name in _PROOF} if proof else None,
     }
 
 
-def _made(bundle: Bundle, name: str, variant: dict[str, Any]) -> dict[str, Any]:
-    """Return where proof and accuracy of a variant stand: of engines the one that fits this machine."""
-    if not is_engine(variant):
+def _exported(bundle: Bundle, name: str) -> OnnxVariant | Engine | None:
+    """Return an ONNX variant, or of a variant of engines the one that runs on this machine."""
+    variant = find_variant(bundle, name)
+    if isinstance(variant, OnnxVariant):
         return variant
-    engine = fitting_engine(bundle, name, library_here(variant["runtime"]), find_gpu())
-    return dict(engine.entry) if engine else {}
+    stored = fitting_engine(bundle, name, library_here(variant.runtime), find_gpu())
+    return stored.engine if stored else None
 
 
 def _policy(style: str, script: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.engines.bundle_engines import StoredEngine, fits, is_engine
+from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant
+from regnet_deploy.engines.bundle_engines import StoredEngine, fits
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.onnx_file import fields_of, refuse_external_data
@@ -28,7 +28,6 @@ class PackagedVariant:
     Attributes:
         bundle: that it is of.
         variant: its name.
-        manifest: what the manifest says of it.
         onnx: logical name of its ONNX file; of engines, of the one they were built from.
         input_name: of the tensor of images.
         output_name: of the tensor of logits.
@@ -41,7 +40,6 @@ class PackagedVariant:
 
     bundle: Bundle
     variant: str
-    manifest: dict[str, Any]
     onnx: str
     input_name: str
     output_name: str
@@ -73,27 +71,27 @@ def choose_packaged_variant(bundle: Bundle, wanted: str | None, *, gpu: bool) ->
     found = tuned_settings(bundle, variant=wanted, device=device)
     # Triton and the containers run ONNX files by ONNX Runtime: what was found with OpenVINO says nothing of that.
     tuned = found if isinstance(found, TunedSettings) and found.runtime != "openvino" else None
-    if wanted is not None and is_engine(find_variant(bundle, wanted)):
+    if wanted is not None and isinstance(find_variant(bundle, wanted), EngineVariant):
         if not gpu:
             raise UsageError(f"variant {wanted} is one of engines, which run on a GPU: add --gpu")
         name, engines = wanted, _proved_engines(bundle, wanted)
     else:
         name = default_variant(bundle, wanted or (tuned.variant if tuned else None), device)
-        if is_engine(find_variant(bundle, name)):
+        if isinstance(find_variant(bundle, name), EngineVariant):
             engines = _proved_engines(bundle, name)
-    manifest = find_variant(bundle, name)
-    source = find_variant(bundle, manifest["source"]) if engines else manifest
-    input_name, output_name = _tensor_names(bundle.read(source["file"]), name)
+    variant = find_variant(bundle, name)
+    source = find_variant(bundle, variant.source) if isinstance(variant, EngineVariant) else variant
+    assert isinstance(source, OnnxVariant)  # proved engines are built from one
+    input_name, output_name = _tensor_names(bundle.read(source.file), name)
     return PackagedVariant(
         bundle=bundle,
         variant=name,
-        manifest=manifest,
-        onnx=source["file"],
+        onnx=source.file,
         input_name=input_name,
         output_name=output_name,
-        dtype=manifest["input"],
+        dtype=variant.input,
         labels=labels_of(bundle),
-        preprocessing=Preprocessing.from_json(bundle.part("preprocessing")),
+        preprocessing=bundle.preprocessing,
         engines=engines,
         tuned=tuned if tuned and tuned.variant == name else None,
     )
@@ -103,10 +101,11 @@ def _proved_engines(bundle: Bundle, name: str) -> tuple[StoredEngine, ...]:
     """Return the proved engines of what the bundle has now, whatever machine each is for."""
     elsewhere = "the machine that will run it is another one"  # a reason of every engine but the stale ones
     stored = fits(bundle, name, elsewhere, None)
-    found = tuple(engine for engine in stored if engine.is_proved and engine.why_not == elsewhere)
+    found = tuple(engine for engine in stored if engine.is_proved and engine.unsupported_reason == elsewhere)
     if not found:
         reasons = dict.fromkeys(
-            str(engine.why_not) if engine.why_not != elsewhere else "its engine is not proved" for engine in stored
+            "its engine is not proved" if engine.unsupported_reason == elsewhere else str(engine.unsupported_reason)
+            for engine in stored
         )
         raise UsageError(
             f"variant {name} of {bundle.path} cannot be packaged: {'; '.join(reasons) or 'it has no engine'}; run "

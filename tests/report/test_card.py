@@ -69,8 +69,8 @@ def test_before_training_the_card_says_what_is_missing(selected):
     text = text_of(card)
     assert "not trained yet" in text
     assert "nothing exported yet: regnet-deploy export --onnx" in text
-    assert card["accuracy"] is None
-    assert sum(stage["macs"] for stage in card["stages"]) == selected.selection.met.macs
+    assert card.accuracy is None
+    assert sum(stage.macs for stage in card.stages) == selected.selection.met.macs
 
 
 def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete):

@@ -42,14 +42,15 @@ def test_a_bundle_that_was_never_tuned_has_none(exported_bundle: Path):
         ("cores", 64, r"were tuned on another machine \(cores 64, here \d+\)$"),
         ("cpu", "Z80", r"\(cpu Z80, here "),
         ("gpu", "NVIDIA H100", r"\(gpu NVIDIA H100, here None\)$"),
-        ("instructions", ["avx2", "sme"], r"\(instructions avx2 sme, here "),
+        ("instructions", ("avx2", "sme"), r"\(instructions avx2 sme, here "),
     ],
 )
 def test_what_was_tuned_elsewhere_is_a_reason_with_what_differs(
     exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, fact: str, there: Any, says: str
 ):
-    monkeypatch.setattr(module, "machine_summary", lambda: {**machine_summary(), "gpu": None})
-    found = tuned_settings(tuned_bundle(exported_bundle, machine={**machine_summary(), "gpu": None, fact: there}))
+    here = machine_summary().replace(gpu=None)
+    monkeypatch.setattr(module, "machine_summary", lambda: here)
+    found = tuned_settings(tuned_bundle(exported_bundle, machine=here.replace(**{fact: there})))
     assert re.search(says, str(found)), found
 
 

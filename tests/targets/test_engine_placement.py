@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bundle_parts as parts
 import pytest
 
 from regnet_deploy.bundle.engine_options import EngineOptions
@@ -30,7 +31,7 @@ IDENTITY = EngineIdentity(
 def engine(file: str, **changes: object) -> StoredEngine:
     options = {name: changes.pop(name) for name in list(changes) if hasattr(IDENTITY.options, name)}
     identity = IDENTITY.replace(options=IDENTITY.options.replace(**options), **changes)
-    return StoredEngine({"file": file}, identity, None)
+    return StoredEngine(parts.engine(file=file, identity=identity), None)
 
 
 def test_one_engine_is_the_default():
