@@ -1,5 +1,4 @@
 import hashlib
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -58,7 +57,7 @@ def test_plans_that_no_variant_has_any_more_are_named(machine, with_engine):
 def test_the_engine_that_fits_is_opened_and_gives_the_logits_of_its_file(machine, with_engine, a100, images):
     with_engine(machine, gpu=a100)
     bundle = open_bundle(with_engine(machine))
-    reasons = [engine.why_not for engine in fits(bundle, "trt-fp16", machine.library, machine.gpu)]
+    reasons = [engine.unsupported_reason for engine in fits(bundle, "trt-fp16", machine.library, machine.gpu)]
     assert reasons[1] is None
     assert "A100" in reasons[0]
     assert "H100" in reasons[0]
@@ -158,7 +157,7 @@ def test_a_library_that_is_not_to_be_had_is_the_reason_of_every_engine(machine, 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     reason = library_here("tensorrt")
     assert "tensorrt is not installed" in reason
-    assert fits(bundle, "trt-fp16", reason, machine.gpu)[0].why_not == reason
+    assert fits(bundle, "trt-fp16", reason, machine.gpu)[0].unsupported_reason == reason
     assert no_engine_reason(bundle, "trt-fp16") == reason
 
 
@@ -204,7 +203,6 @@ def test_files_are_named_by_variant_and_key(machine, with_engine):
     bundle = open_bundle(with_engine(machine))
     (engine,) = fits(bundle, "trt-fp16", machine.library, machine.gpu)
     assert engine.file == engine_file("trt-fp16", engine.identity.key) == f"trt-fp16-{engine.identity.key[:12]}.plan"
-    assert engine.entry["key"] == engine.identity.key
+    assert engine.engine.key == engine.identity.key
     assert is_engine(bundle.part("variants")["trt-fp16"])
     assert not is_engine(bundle.part("variants")["onnx-fp16"])
-    assert json.dumps(engine.entry)

@@ -222,7 +222,7 @@ class TestEngines:
     def test_the_proof_is_that_of_the_engine_that_fits(self, with_h100_engine: Path, computer: Any, fake_machine: Any):
         bundle = open_bundle(with_h100_engine)
         proof = proof_of(bundle, "trt-fp32")
-        assert proof == bundle.part("variants")["trt-fp32"]["engines"][0]["proof"]
+        assert proof == bundle.variants["trt-fp32"].engines[0].proof
         assert variant_unsupported_reason(bundle, "trt-fp32") is None
         assert default_variant(bundle, "trt-fp32") == "trt-fp32"
         computer.driver.gpu = fake_machine.A100

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from bundle_parts import proof
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -75,30 +76,29 @@ LOOSER = {"atol": 1e3, "rtol": 1.0, "mean": 10.0, "cosine": -0.5, "top1": 0.1}
 @pytest.mark.parametrize("figure", Gate.__struct_fields__)
 def test_a_proof_is_standard_where_it_is_as_tight_in_every_figure(precision: str, figure: str):
     standard = GATES[precision]
-    assert is_standard({"gate": standard.to_json()}, precision)
+    assert is_standard(proof(gate=standard), precision)
     tighter = Gate(*(value and value / 2 for value in (standard.atol, standard.rtol, standard.mean)), 1, 1)
-    assert is_standard({"gate": tighter.to_json()}, precision)
+    assert is_standard(proof(gate=tighter), precision)
     loose = standard.replace(**{figure: LOOSER[figure]})
-    assert is_standard({"gate": loose.to_json()}, precision) is loose.within(standard)
+    assert is_standard(proof(gate=loose), precision) is loose.within(standard)
     if getattr(standard, figure) != getattr(Gate(), figure):
-        assert not is_standard({"gate": loose.to_json()}, precision)
+        assert not is_standard(proof(gate=loose), precision)
 
 
 def test_proofs_from_before_gates_are_not_standard():
-    assert not is_standard({"atol": 1e-4, "rtol": 1e-3}, "fp32")
-    assert not is_standard({}, "int8")
+    assert not is_standard(proof(gate=None), "fp32")
+    assert not is_standard(None, "int8")
 
 
 def test_a_variant_is_served_to_its_precisions_gate_or_what_is_looser_in_its_proofs():
     def of(**changes: float) -> Gate:
-        return gate_to_serve({"precision": "fp32", "proof": {"gate": GATES["fp32"].replace(**changes).to_json()}})
+        return gate_to_serve("fp32", proof(gate=GATES["fp32"].replace(**changes)))
 
     assert of(atol=1e-7, rtol=1e-9, cosine=1.0) == GATES["fp32"]
     assert of(atol=0.5, rtol=1e-9) == GATES["fp32"].replace(atol=0.5)
     assert of(top1=0.5) == GATES["fp32"].replace(top1=0.5)
-    for proof in (None, {}, {"atol": 1e-4, "rtol": 1e-3}):
-        assert gate_to_serve({"precision": "int8", "proof": proof}) == GATES["int8"]
-    assert gate_to_serve({"precision": "int8"}) == GATES["int8"]
+    for before_gates in (None, proof(gate=None)):
+        assert gate_to_serve("int8", before_gates) == GATES["int8"]
 
 
 @pytest.mark.parametrize(
