@@ -1,4 +1,4 @@
-"""One process at a time: a lock that goes with the process, however it ends."""
+"""A lock file: one process holds it at a time, and the system releases it when the process ends."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from regnet_deploy.errors import DataError
 
 @contextlib.contextmanager
 def file_lock(lock: Path, *, busy: str, unwritable: str) -> Iterator[None]:
-    """Hold a lock file while something is under way; forked processes do not inherit the hold.
+    """Hold a lock file in a context; forked processes do not inherit the lock.
 
     Args:
-        lock: the file, made where it is not there.
-        busy: what to say if another process holds it.
-        unwritable: what to say if it cannot be made; ``{}`` in it is the reason.
+        lock: the file; it is created if it does not exist.
+        busy: error message if another process holds it.
+        unwritable: error message if it cannot be created; ``{}`` in it is the reason.
 
     Raises:
-        DataError: either.
+        DataError: another process holds it, or it cannot be created.
     """
     try:
         handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,4 +1,4 @@
-"""What every page shares: one self-contained HTML file of sections, tables and pictures; no script, nothing loaded."""
+"""Self-contained HTML pages of sections, tables and figures, without scripts and external resources."""
 
 from __future__ import annotations
 

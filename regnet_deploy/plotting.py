@@ -1,4 +1,4 @@
-"""What every picture shares: colours, formats, and being written whole or not at all."""
+"""Helpers for all plots: colors, file formats, and atomic writes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUFFIXES = (".png", ".svg", ".pdf")
-#: Okabe and Ito's colours, told apart by colour-blind readers too, with marks that tell them apart in grey.
+#: The colors of Okabe and Ito, which color-blind readers can distinguish; the marks differ also in gray.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKS = "osD^vP"
 GREY = "#999999"
 
 
 def check_plot_path(path: str | Path) -> Path:
-    """Return the path of a picture that can be drawn there, before the work that it is to show.
+    """Check before long work that a plot can be written to a path, and return the path.
 
     Raises:
-        UsageError: its suffix is none that can be drawn, or its folder is not there.
+        UsageError: its suffix is not supported, or its folder does not exist.
         MissingExtra: matplotlib is not installed.
     """
     target = Path(path)
@@ -47,7 +47,7 @@ def save_figure(figure: Figure, target: Path) -> None:
 
 
 def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file beside its place and put it there in one step: what was there before stays until then.
+    """Write a file beside its target and rename it: an earlier file stays complete until then.
 
     Raises:
         UsageError: it cannot be written.
@@ -63,7 +63,7 @@ def write_atomically(target: Path, data: bytes) -> None:
 
 
 def figure_to_svg(figure: Figure) -> str:
-    """Return a figure as an ``<svg>`` element to stand inside a page; equal figures are equal text."""
+    """Return a figure as an ``<svg>`` element for an HTML page; equal figures give equal text."""
     import matplotlib
 
     drawn = io.StringIO()
