@@ -73,7 +73,7 @@ def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object
         (["--mmacs", "900:1000"], "widen the band or the space"),
         (["--space", "RegNetX_d_2"], "no design space 'RegNetX_d_2' (did you mean RegNetX_d_20?)"),
         (["--space", "none.yaml"], "cannot read the space file none.yaml"),
-        (["--data", "none"], "no image folder at none"),
+        (["--data", "none"], "none: it does not exist"),
         (["--val-split", "0.5"], "has validation images of its own"),
         (["--cpus-per-trial", "2"], "--cpus-per-trial requires --ray"),
         (["--gpus-per-trial", "1"], "--gpus-per-trial requires --ray"),
