@@ -58,11 +58,13 @@ def measure(running: Running, request: Request, concurrency: int, seconds: float
     return {name: round(answer[name], 5) for name in FIGURES}
 
 
-def one_round(servers: dict[str, Running], requests: dict[str, Request], seconds: float, number: int) -> Measured:
-    """Measure every server without a part beside the complete one, 1 and 16 requests in flight."""
+def one_round(
+    servers: dict[str, Running], requests: dict[str, Request], seconds: float, number: int, in_flight: tuple[int, ...]
+) -> Measured:
+    """Measure every server without a part beside the complete one."""
     found: Measured = {}
     for name, request in requests.items():
-        for concurrency in (1, 16):
+        for concurrency in in_flight:
             case = found[f"{name}, {concurrency} in flight"] = {}
             # Batches of 8 arrive together: a short time has a coarse rate.
             long = seconds if concurrency == 1 else 2 * seconds
@@ -86,8 +88,8 @@ def network_rounds(folder: Path, parts: list[str], rounds: int, seconds: float) 
     requests = {"tensor": tensor_request(given, "float32"), "JPEG": photo_request(given)}
     with contextlib.ExitStack() as stack:
         servers = start(stack, parts, *arguments)
-        one_round(servers, requests, 0.6, 0)
-        return [say(number, one_round(servers, requests, seconds, number)) for number in range(rounds)]
+        one_round(servers, requests, 0.6, 0, (1, 16))
+        return [say(number, one_round(servers, requests, seconds, number, (1, 16))) for number in range(rounds)]
 
 
 def noop_rounds(folder: Path, parts: list[str], rounds: int, seconds: float) -> list[Measured]:
@@ -106,10 +108,10 @@ def noop_rounds(folder: Path, parts: list[str], rounds: int, seconds: float) -> 
         def every(seconds: float, number: int) -> Measured:
             found: Measured = {}
             for name, (request, servers) in sizes.items():
-                found |= one_round(servers, {name: request}, seconds, number)
+                found |= one_round(servers, {name: request}, seconds, number, (16,))
             return found
 
-        every(0.4, 0)
+        every(0.1, 0)
         return [say(number, every(seconds, number)) for number in range(rounds)]
 
 
