@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits on connections, request heads, pipelining and slow clients."""
+"""uvicorn's HTTP protocol with limits on connections, request heads and slow clients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,6 @@ class ConnectionLimits:
     timeout_s: float
     health_connections: int = 8
     max_head_bytes: int = 64 * 2**10
-    max_pipelined: int = 100
 
     @property
     def full_error(self) -> str:
@@ -190,10 +189,8 @@ class LimitedProtocol(_Base):  # type: ignore[misc]
     def on_message_begin(self) -> None:
         """Start counting the bytes of a request."""
         self._parsed, self._in_message = None, True
-        if len(self.pipeline) > self._limits.max_pipelined:
-            raise OverflowError("too many pipelined requests")  # httptools makes an HttpParserError of it
         self._body_bytes = 0
-        self._overhead_bytes = self._read_overhead_bytes  # too many by the heads before it in the same data
+        self._overhead_bytes = self._read_overhead_bytes  # with the heads before it in the same data
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
