@@ -40,9 +40,8 @@ class ConnectionLimits:
         health_connections: connections beyond ``max_connections`` that are accepted where none is idle, and answer
             health requests only: a busy server is not reported as broken. Further connections get 503.
         max_head_bytes: bytes of a request that are not body (head, chunk sizes, trailers) above which it gets 431. As
-            many again as the body has are allowed for its chunks. httptools keeps them all in memory.
-        max_pipelined: requests of one connection that wait behind the one that is answered; more close the connection.
-            uvicorn reads on after every response, however many wait.
+            many again as the body has are allowed for its chunks. httptools keeps them all in memory. All heads in one
+            read count together, which limits pipelined requests as well.
     """
 
     max_connections: int
