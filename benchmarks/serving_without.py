@@ -8,10 +8,9 @@ Runs `regnet-deploy` or `serving_noop.py` with the rest of the arguments. The pa
 
 from __future__ import annotations
 
-import contextlib
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnec
 
 def without_body_receiver() -> None:
     limited_server.BodyReceiver = lambda protocol, buffer: protocol
-
-
-def without_scheduling() -> None:
-    @contextlib.contextmanager
-    def default_scheduling() -> Iterator[bool]:
-        yield False
-
-    server.batch_scheduling = default_scheduling
 
 
 def without_allocator() -> None:
@@ -70,7 +61,6 @@ def nothing(self: Any, *arguments: Any) -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "body_receiver": without_body_receiver,
-    "scheduling": without_scheduling,
     "allocator": without_allocator,
     "http_parser": without_http_parser,
     "head_deadline": lambda: setattr(LimitedProtocol, "_start_head_timer", nothing),
