@@ -25,7 +25,6 @@ from starlette.routing import Route
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.serving.admission import Admission, ServerState
-from regnet_deploy.serving.allocator import keep_freed_memory
 from regnet_deploy.serving.batching import Batching
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
@@ -117,7 +116,6 @@ def main() -> None:
     options = parser.parse_args()
     door = bind("127.0.0.1", 0)
     if options.what == "ours":
-        keep_freed_memory()  # as `regnet-deploy serve` does
         core = cast(ServerCore, NoOpCore(options.side))
         serve(core, Listeners(door), 1.0, lambda ready: print(url_of(door), flush=True))
         return

@@ -17,16 +17,12 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from regnet_deploy.serving import connection_limits, limited_server, server
+from regnet_deploy.serving import connection_limits, limited_server
 from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnections, LimitedProtocol
 
 
 def without_body_receiver() -> None:
     limited_server.BodyReceiver = lambda protocol, buffer: protocol
-
-
-def without_allocator() -> None:
-    server.keep_freed_memory = lambda: False
 
 
 class PlainParser(httptools.HttpRequestParser):
@@ -61,7 +57,6 @@ def nothing(self: Any, *arguments: Any) -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "body_receiver": without_body_receiver,
-    "allocator": without_allocator,
     "http_parser": without_http_parser,
     "head_deadline": lambda: setattr(LimitedProtocol, "_start_head_timer", nothing),
     "write_stall_deadline": lambda: setattr(LimitedProtocol, "pause_writing", HttpToolsProtocol.pause_writing),

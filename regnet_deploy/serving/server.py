@@ -21,7 +21,6 @@ import uvicorn
 from regnet_deploy.errors import RegnetDeployError, ServerError
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.admission import ServerState
-from regnet_deploy.serving.allocator import keep_freed_memory
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.connection_limits import ConnectionLimits
 from regnet_deploy.serving.limited_server import LimitedServer
@@ -134,7 +133,6 @@ def run_server(
         ProofError: a golden set disagrees; no request was answered.
         RegnetDeployError: the server cannot start, or requests had to be cut off.
     """
-    keep_freed_memory()
     with contextlib.ExitStack() as stack:
         http = stack.enter_context(bind(settings.host, settings.port))
         metrics = None
