@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
+from regnet_deploy.serving import limited_server
 from regnet_deploy.serving.server import ServerReady
 
 
@@ -30,6 +32,15 @@ def test_a_port_in_use_is_one_line(exported_bundle: Path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert f"127.0.0.1:{port}" in fails(str(exported_bundle), "--port", port, code=2)
+
+
+def test_a_uvicorn_that_lacks_a_hook_is_one_line(
+    cli_error: Any, exported_bundle: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(limited_server, "_METHODS", {uvicorn.Server: ("startup", "no_such_hook")})
+    line = cli_error("serve", exported_bundle, "--port", "0")
+    assert f"uvicorn {uvicorn.__version__} lacks Server.no_such_hook" in line
+    assert f"pip install 'uvicorn[standard]{limited_server.UVICORN_VERSIONS}'" in line
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host.invalid"])

@@ -144,6 +144,7 @@ def test_compressed_requests_are_unpacked(client: Inside, encoding: str, pack: A
         ("gzip", gzip.compress(bytes(5_000_000)), 413),
         ("deflate", zlib.compress(bytes(LIMITS.max_body_bytes + 1)), 413),
     ],
+    ids=["unknown", "twice", "none", "cut-off", "trailing", "wrong-name", "large-gzip", "large-deflate"],
 )
 def test_bad_compression_is_the_clients_mistake(client: Inside, encoding: str, data: bytes, status: int):
     refusal(client.post(INFER, content=data, headers={"content-encoding": encoding}), status)
