@@ -35,7 +35,7 @@ from regnet_deploy.profiling.machine import describe_machine
 RESULT = RESULTS / "serving_ablation.json"
 COMPLETE, CONTROL = "complete", "nothing"
 #: Parts measured on the real network: those that exist for speed; the others are limits.
-NETWORK_PARTS = ("nothing", "body_receiver")
+NETWORK_PARTS = ("nothing", "body_receiver", "scheduling")
 #: Figure -> whether more of it is better.
 FIGURES = {"rate": True, "p50_ms": False, "p99_ms": False, "server_cpu_ms": False}
 WARMUP_S = 0.1

@@ -8,9 +8,10 @@ Runs `regnet-deploy` or `serving_noop.py` with the rest of the arguments. The pa
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnec
 
 def without_body_receiver() -> None:
     limited_server.BodyReceiver = lambda protocol, buffer: protocol
+
+
+def without_scheduling() -> None:
+    @contextlib.contextmanager
+    def default_scheduling() -> Iterator[bool]:
+        yield False
+
+    server.batch_scheduling = default_scheduling
 
 
 class PlainParser(httptools.HttpRequestParser):
@@ -57,6 +66,7 @@ def nothing(self: Any, *arguments: Any) -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "body_receiver": without_body_receiver,
+    "scheduling": without_scheduling,
     "http_parser": without_http_parser,
     "head_deadline": lambda: setattr(LimitedProtocol, "_start_head_timer", nothing),
     "write_stall_deadline": lambda: setattr(LimitedProtocol, "pause_writing", HttpToolsProtocol.pause_writing),

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.serving.errors import RequestError
+from regnet_deploy.serving.scheduling import restore_default_scheduling
 from regnet_deploy.serving.timeouts import Timeouts
 
 #: Runs the images ``(n, ...)`` of several requests; returns their logits ``(n, classes)``, concatenated.
@@ -183,6 +184,7 @@ class Batcher:
                 request.images = _NOTHING  # the entry stays in the queue until an executor reaches it
 
     def _work(self, number: int, run: Run) -> None:
+        restore_default_scheduling()
         while batch := self._take():
             start = time.perf_counter()
             self._busy_since[number] = start

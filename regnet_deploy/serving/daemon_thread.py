@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from regnet_deploy.serving.scheduling import restore_default_scheduling
+
 T = TypeVar("T")
 
 _NAME = "daemon-work"
@@ -45,6 +47,7 @@ async def run_in_daemon_thread(function: Callable[..., T], *arguments: Any) -> T
         result: T | None = None
         error: BaseException | None = None
         try:
+            restore_default_scheduling()  # also for the threads that the function starts
             result = function(*arguments)
         except StopIteration as raised:  # a future does not accept it
             error = RuntimeError(f"StopIteration {raised}")

@@ -25,6 +25,7 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocessing import load_pixels
+from regnet_deploy.serving.scheduling import restore_default_scheduling
 
 #: Header of a response: its kind and the bytes of its payload.
 ANSWER = struct.Struct("<BI")
@@ -70,6 +71,7 @@ def main(descriptor: int, max_pixels: int, timeout_s: float) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ends this process after its last request
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    restore_default_scheduling()
     warm_up_decoder()
     set_resource_limits(max_pixels)
     with socket.socket(fileno=descriptor) as server, contextlib.suppress(ConnectionError):

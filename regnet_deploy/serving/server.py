@@ -28,6 +28,7 @@ from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.listeners import Listeners, bind, is_loopback, url_of
 from regnet_deploy.serving.model_version import ModelVersion, ServeOptions
 from regnet_deploy.serving.request_log import RequestLog
+from regnet_deploy.serving.scheduling import batch_scheduling
 from regnet_deploy.serving.server_core import ServerCore
 from regnet_deploy.serving.tracing import open_tracing
 
@@ -220,7 +221,8 @@ def serve(
         timeout_graceful_shutdown=1,  # by then requests in flight have finished or had their time
     )
     server = _Server(config, core, listeners, linger_s, drain_s, announce, stop or threading.Event())
-    server.run(sockets=[listeners.http])
+    with batch_scheduling():
+        server.run(sockets=[listeners.http])
     if server.failure is not None:
         raise server.failure
 

@@ -25,6 +25,7 @@ from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.protocol import InferRequest
 from regnet_deploy.serving.request_body import Body
 from regnet_deploy.serving.request_record import Observer, RequestRecord
+from regnet_deploy.serving.scheduling import restore_default_scheduling
 from regnet_deploy.serving.timeouts import Timeouts, Timer
 
 T = TypeVar("T")
@@ -110,7 +111,7 @@ class Service:
         self.timeouts = Timeouts()
         self._observe = observe
         # One thread: parsing JSON holds the GIL, and several parsed documents at a time would only take memory.
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="parse")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="parse", initializer=restore_default_scheduling)
 
     async def infer(self, call: Call, model: ModelVersion, request: InferRequest) -> NDArray[np.float32]:
         """Return the logits of a request, ``(n, classes)``.
