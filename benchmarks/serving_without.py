@@ -18,7 +18,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from regnet_deploy.serving import connection_limits, limited_server
+from regnet_deploy.serving import connection_limits, limited_server, server
 from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnections, LimitedProtocol
 
 

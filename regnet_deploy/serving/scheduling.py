@@ -1,4 +1,4 @@
-"""How the system shares out the cores: the event loop takes its turn, and does not interrupt an inference for it."""
+"""Scheduling of the event loop: it does not preempt inferences."""
 
 from __future__ import annotations
 
@@ -6,48 +6,47 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-#: Marks the policy as the server's own and not an operator's: of this policy it means nothing else, and what a thread
-#: starts inherits the policy alone.
+#: Marks the policy as set by the server and not by an operator; it has no other effect with this policy, and is not
+#: inherited.
 _OURS = getattr(os, "SCHED_RESET_ON_FORK", 0)
 
 
 @contextmanager
 def batch_scheduling() -> Iterator[bool]:
-    """Have the calling thread wait for its turn while the cores are busy; yields False where that cannot be.
+    """Give the calling thread the policy ``SCHED_BATCH``; yield False where that is not possible.
 
-    By default a thread that wakes up takes the core of one that computes, at once. An event loop wakes up several times
-    for each request, and each time an inference finds less of its data in the caches than it left there. Where a core
-    is free nothing changes; where none is, the loop waits for at most a slice of the scheduler, a few ms, in which more
-    has come. What is started from the thread meanwhile does as it does, unless it calls :func:`come_at_once`. A policy
-    that somebody gave the process is left alone.
+    By default a thread that wakes up preempts one that computes. An event loop wakes up several times for each request,
+    and each time it evicts data of the running inference from the caches. With this policy it waits for a free core or
+    the end of a time slice, a few ms, in which more requests arrive. Threads and processes that are started meanwhile
+    inherit the policy, unless they call :func:`restore_default_scheduling`. A policy that an operator has set is kept.
     """
-    took = _take_turns()
+    changed = _set_batch_policy()
     try:
-        yield took
+        yield changed
     finally:
-        if took:
-            with suppress(OSError):  # rights that were given up meanwhile; nothing waits for it any more
-                # The mark stays: to take it away is a privilege.
+        if changed:
+            with suppress(OSError):  # the process has lost the privilege; it is about to end
+                # The mark stays: removing it needs a privilege.
                 os.sched_setscheduler(0, os.SCHED_OTHER | _OURS, os.sched_param(0))
 
 
-def _take_turns() -> bool:
+def _set_batch_policy() -> bool:
     if not hasattr(os, "sched_setscheduler"):
         return False
     try:
         if os.sched_getscheduler(0) & ~_OURS != os.SCHED_OTHER:
             return False
         os.sched_setscheduler(0, os.SCHED_BATCH | _OURS, os.sched_param(0))
-    except OSError:  # a sandbox does not allow it
+    except OSError:  # a sandbox may forbid it
         return False
     return True
 
 
 def restore_default_scheduling() -> bool:
-    """Have the calling thread be scheduled as by default where it inherited from :func:`taking_turns` that it is not.
+    """Undo :func:`batch_scheduling` for the calling thread, which has inherited it.
 
     Returns:
-        Whether it did; a thread of a process whose main thread does not take turns, nor its parent's, is left alone.
+        Whether the policy was changed; it is kept where neither this process nor its parent has set it.
     """
     if not hasattr(os, "sched_setscheduler"):
         return False

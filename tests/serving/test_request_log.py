@@ -122,9 +122,7 @@ def test_all_requests_are_all_of_them():
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
-def test_checklist_30_nothing_that_a_client_sends_makes_a_line_of_its_own(
-    format: str, monkeypatch: pytest.MonkeyPatch
-):
+def test_checklist_30_nothing_that_a_client_sends_makes_a_line_of_its_own(format: str, monkeypatch: pytest.MonkeyPatch):
     # pytest-xdist fails to send a captured line with a lone surrogate.
     monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", False)
     log = Log(format, every_request=True)
