@@ -113,7 +113,7 @@ def test_24d_models_have_names_that_can_stand_in_a_url(tmp_path: Path, name: str
     (tmp_path / name / "1").mkdir(parents=True)
     assert find_bundles(tmp_path) == []  # lost+found of a volume, say
     (tmp_path / name / "1" / MANIFEST).touch()
-    with pytest.raises(UsageError, match="cannot be the name of a model"):
+    with pytest.raises(UsageError, match="is not a valid name of a model"):
         find_bundles(tmp_path)
 
 
