@@ -31,7 +31,15 @@ html_copy_source = False
 
 #: The table of contents; the README has none beside the code.
 CONTENTS = {
-    "Use": ["docs/api", "docs/cli-reference", "docs/api-reference", "docs/selection", "docs/sweeps", "docs/serving"],
+    "Use": [
+        "docs/api",
+        "docs/cli-reference",
+        "docs/api-reference",
+        "docs/bundle",
+        "docs/selection",
+        "docs/sweeps",
+        "docs/serving",
+    ],
     "Measured": [
         "docs/measurements",
         "docs/precision",

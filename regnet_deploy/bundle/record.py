@@ -67,7 +67,8 @@ def from_json(data: Any, kind: type[T]) -> T:
 
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of a record."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **msgspec.json.schema(kind)}
+    return dict(_lists(schema))
 
 
 def _plain(value: Any) -> Any:
