@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize, scale_and_shift
 from regnet_deploy.runtimes.gates import gate_of
@@ -177,19 +177,16 @@ def without_engine(exported_bundle: Path) -> Path:
 @pytest.fixture
 def with_h100_engine(without_engine: Path, computer: Any) -> Path:
     """The same with an engine for the machine of ``computer``, proved."""
-    from regnet_deploy.bundle.manifest import Preprocessing
-    from regnet_deploy.engines.bundle_engines import add_engine
     from regnet_deploy.engines.engine_builder import rebuild_engine
     from regnet_deploy.exporting.proof import prove
     from regnet_deploy.runtimes.golden_set import load_golden
 
     bundle = open_bundle(without_engine)
     made = rebuild_engine(bundle, "trt-fp32", computer.gpu, lambda steps, phase: None)
-    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
-    proof = prove("trt-fp32", made.session, load_golden(bundle), preprocessing, gate_of("fp32"))
-    variants = bundle.part("variants")
-    variants["trt-fp32"] = add_engine(variants["trt-fp32"], made.entry | {"proof": proof.to_json()})
-    return update_bundle(without_engine, {"variants": variants}, {made.entry["file"]: made.plan}).path
+    proof = prove("trt-fp32", made.session, load_golden(bundle), bundle.preprocessing, gate_of("fp32"))
+    variant = bundle.variants["trt-fp32"].with_engine(made.engine.replace(proof=proof))
+    parts = Manifest(variants={**bundle.variants, "trt-fp32": variant})
+    return update_bundle(without_engine, parts, {made.engine.file: made.plan}).path
 
 
 @pytest.fixture

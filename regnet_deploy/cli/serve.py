@@ -337,5 +337,5 @@ def _build(bundle: Bundle, variant: str) -> Session:
     print_message(f"{variant}: building an engine for this machine")
     made = rebuild_engine(bundle, variant, find_gpu(), lambda steps, phase: None, print_message)
     if made.session is None:
-        raise UsageError(f"{variant} cannot be served: {made.entry['note']}")
+        raise UsageError(f"{variant} cannot be served: {made.engine.note}")
     return made.session

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.variants import Engine, EngineIdentity, EngineVariant, OnnxVariant
+from regnet_deploy.bundle.variants import Engine, EngineIdentity, EngineVariant, OnnxVariant, Variant
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason
-from regnet_deploy.engines.library import RUNTIMES, Library, Runtime, lean_runtime, load_library
+from regnet_deploy.engines.library import Library, Runtime, lean_runtime, load_library
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import RegnetDeployError, UsageError, did_you_mean
 
@@ -52,26 +51,10 @@ def engine_file(variant: str, key: str) -> str:
     return f"{variant}-{key[:12]}.plan"
 
 
-def is_engine(variant: Mapping[str, Any]) -> bool:
-    """Tell whether a variant is one of engines."""
-    return variant.get("runtime") in RUNTIMES
-
-
-def add_engine(variant: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a variant with an engine more: in place of one of the same key, and without those of another ONNX file."""
-    source = entry["identity"]["onnx_sha256"]
-    kept = [
-        engine
-        for engine in variant.get("engines", ())
-        if engine["key"] != entry["key"] and engine["identity"]["onnx_sha256"] == source
-    ]
-    return {**variant, "engines": [*kept, dict(entry)]}
-
-
-def remaining_files(bundle: Bundle, variants: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return the logical names of the bundle's plans that none of these variants has: to drop when they are written."""
-    named = {engine["file"] for variant in variants.values() for engine in variant.get("engines", ())}
-    return tuple(sorted(name for name in bundle.files if name.endswith(".plan") and name not in named))
+def unused_plans(bundle: Bundle, variants: Mapping[str, Variant]) -> tuple[str, ...]:
+    """Return the logical names of the bundle's plans that none of these variants has."""
+    used = {one.file for variant in variants.values() if isinstance(variant, EngineVariant) for one in variant.engines}
+    return tuple(sorted(name for name in bundle.files if name.endswith(".plan") and name not in used))
 
 
 def engine_variants(bundle: Bundle) -> dict[str, EngineVariant]:

@@ -1,15 +1,14 @@
-"""An engine from an ONNX file to an entry of the bundle: built, loaded where there is a GPU, its types read back."""
+"""Builds an engine from an ONNX file: build, load where there is a GPU, check of the types that it computes in."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.engine_options import FP8_FROM, EngineOptions, capability, rtx_capabilities
-from regnet_deploy.bundle.variants import EngineIdentity, OnnxVariant
+from regnet_deploy.bundle.variants import Engine, EngineIdentity, OnnxVariant
 from regnet_deploy.engines.bundle_engines import engine_file, find_engine_variant
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason, identify
@@ -31,12 +30,12 @@ class BuiltEngine:
     """An engine that was built here.
 
     Attributes:
-        entry: what the manifest will say of it; ``proof`` is None until somebody proves it.
+        engine: its entry in the manifest, not proved yet.
         plan: its bytes.
         session: of it, where there is a GPU.
     """
 
-    entry: dict[str, Any]
+    engine: Engine
     plan: bytes
     session: EngineSession | None
 
@@ -97,18 +96,17 @@ def build_engine(
     checked = None
     if layers is not None:
         checked = check_types(convolutions, layers, tf32=options.tf32, accept_unaccounted=accept_unaccounted)
-    entry = {
-        "key": identity.key,
-        "file": engine_file(name, identity.key),
-        "bytes": len(built.plan),
-        "identity": identity.to_json(),
-        "proof": None,
-        "note": elsewhere,
-        "types": checked and checked.counts,
-        "unaccounted": checked and list(checked.unaccounted),
-        "wider": checked and list(checked.wider),
-    }
-    return BuiltEngine(entry, built.plan, session)
+    engine = Engine(
+        key=identity.key,
+        file=engine_file(name, identity.key),
+        bytes=len(built.plan),
+        identity=identity,
+        note=elsewhere,
+        types=checked.counts if checked else None,
+        unaccounted=checked.unaccounted if checked else None,
+        wider=checked.wider if checked else None,
+    )
+    return BuiltEngine(engine, built.plan, session)
 
 
 def _not_here(identity: EngineIdentity, library: Library, gpu: Gpu) -> str | None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Manifest
-from regnet_deploy.bundle.record import to_json
 from regnet_deploy.bundle.variants import Engine, OnnxVariant
-from regnet_deploy.engines.bundle_engines import remaining_files
+from regnet_deploy.engines.bundle_engines import unused_plans
 from regnet_deploy.engines.engine_builder import rebuild_engine
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import RegnetDeployError, UsageError
@@ -58,7 +57,7 @@ def rebuild_engines(path: str | Path, progress: Progress | None = None) -> Rebui
                 lambda steps, phase: progress.update(0, note=f"{phase} ({steps})"),
                 progress.message,
             )
-            engine = Engine.from_json(rebuilt.entry)
+            engine = rebuilt.engine
             if rebuilt.session is None:
                 raise UsageError(f"{name} was built and is not added: {engine.note}")
             progress.step(f"{name}: proving on {rebuilt.session.device}")
@@ -71,6 +70,6 @@ def rebuild_engines(path: str | Path, progress: Progress | None = None) -> Rebui
         variants[name] = variant.with_engine(built[name])
         files[engine.file] = rebuilt.plan
     if built:
-        unused = remaining_files(bundle, to_json(variants))
+        unused = unused_plans(bundle, variants)
         bundle = update_bundle(path, Manifest(variants=variants), files, drop=unused, expect=bundle)
     return RebuildResult(bundle, built, rejected)

@@ -164,7 +164,7 @@ def export_engine(
         progress.message,
         accept_unaccounted=options.accept_unaccounted,
     )
-    engine = Engine.from_json(built.entry)
+    engine = built.engine
     if built.session is not None:
         progress.step(f"{name}: evaluating on {built.session.device}")
         evaluation = context.gate.evaluate(name, built.session, precision, progress, validate=validate)

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bundle_parts import onnx_variant, proof
+from bundle_parts import engine_variant, onnx_variant, proof
 
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
-from regnet_deploy.engines.bundle_engines import add_engine, engine_file
+from regnet_deploy.bundle.variants import Engine
+from regnet_deploy.engines.bundle_engines import engine_file
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import identify
 from regnet_deploy.engines.library import Library
@@ -137,29 +138,21 @@ def with_engine(tmp_path, onnx_of):
             source = onnx_variant("onnx-fp16", precision="fp16")
             update_bundle(path, Manifest(variants={"onnx-fp16": source}), {"onnx-fp16.onnx": onnx})
         bundle = open_bundle(path)
-        sha256, variants = bundle.files["onnx-fp16.onnx"].sha256, bundle.part("variants")
+        sha256, variants = bundle.files["onnx-fp16.onnx"].sha256, bundle.manifest.variants
         identity = identify(sha256, "fp16", None, machine.library, gpu or machine.gpu, options)
         name, plan = machine.library.variant("fp16"), machine.build(onnx, options)
-        made = {
-            "key": identity.key,
-            "file": engine_file(name, identity.key),
-            "bytes": len(plan),
-            "identity": identity.to_json(),
-            "proof": proof("fp16").to_json(),
-            "note": None,
-            "types": {"fp16": 1},
-            "unaccounted": [],
-        } | entry
-        old = variants.get(name) or {
-            "runtime": machine.library.runtime,
-            "precision": "fp16",
-            "input": "float32",
-            "opset": 18,
-            "source": "onnx-fp16",
-            "convolutions": {},
-            "engines": [],
-        }
-        update_bundle(path, {"variants": {**variants, name: add_engine(old, made)}}, {made["file"]: plan})
+        made = Engine(
+            key=identity.key,
+            file=engine_file(name, identity.key),
+            bytes=len(plan),
+            identity=identity,
+            proof=proof("fp16"),
+            types={"fp16": 1},
+            unaccounted=(),
+        ).replace(**entry)
+        old = variants.get(name) or engine_variant(runtime=machine.library.runtime).replace(convolutions={})
+        parts = Manifest(variants={**variants, name: old.with_engine(made)})
+        update_bundle(path, parts, {made.file: plan})
         return path
 
     return add

@@ -1,57 +1,51 @@
 import hashlib
 from dataclasses import replace
 
+import bundle_parts as parts
 import numpy as np
 import pytest
 
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.bundle_engines import (
-    add_engine,
     engine_file,
     engine_variants,
     fits,
     fitting_engine,
-    is_engine,
     library_here,
     no_engine_reason,
     open_engine,
-    remaining_files,
+    unused_plans,
 )
 from regnet_deploy.errors import BundleError, UsageError
 
 pytestmark = pytest.mark.parametrize("machine", ["11.4.0.106"], indirect=True)
 
 
-def entry(key, onnx="a", file="x.plan"):
-    return {"key": key, "file": file, "identity": {"onnx_sha256": onnx}}
+def of(key: str, onnx: str = "a", file: str = "x.plan"):
+    made = parts.engine(key=key, file=file)
+    return made.replace(identity=made.identity.replace(onnx_sha256=onnx))
 
 
-class TestAddEngine:
+class TestWithEngine:
     def test_another_machines_engine_stays_and_the_same_key_is_replaced(self, machine):
-        variant = add_engine({"source": "onnx-fp16"}, entry("one"))
-        variant = add_engine(variant, entry("two"))
-        variant = add_engine(variant, entry("one", file="new.plan"))
-        assert [(one["key"], one["file"]) for one in variant["engines"]] == [("two", "x.plan"), ("one", "new.plan")]
-        assert variant["source"] == "onnx-fp16"
+        variant = parts.engine_variant()
+        for engine in (of("one"), of("two"), of("one", file="new.plan")):
+            variant = variant.with_engine(engine)
+        assert [(one.key, one.file) for one in variant.engines] == [("two", "x.plan"), ("one", "new.plan")]
+        assert variant.source == "onnx-fp16"
 
     def test_engines_of_another_file_go(self, machine):
-        variant = add_engine({"engines": [entry("one"), entry("two", onnx="b")]}, entry("three", onnx="b"))
-        assert [one["key"] for one in variant["engines"]] == ["two", "three"]
-
-    def test_nothing_that_was_given_is_changed(self, machine):
-        before = {"engines": [entry("one")]}
-        add_engine(before, entry("two"))
-        assert before == {"engines": [entry("one")]}
+        variant = parts.engine_variant(of("one"), of("two", onnx="b")).with_engine(of("three", onnx="b"))
+        assert [one.key for one in variant.engines] == ["two", "three"]
 
 
 def test_plans_that_no_variant_has_any_more_are_named(machine, with_engine):
     bundle = open_bundle(with_engine(machine))
-    variants = bundle.part("variants")
-    assert remaining_files(bundle, variants) == ()
-    assert remaining_files(bundle, {"onnx-fp16": variants["onnx-fp16"]}) == (
-        variants["trt-fp16"]["engines"][0]["file"],
-    )
+    variants = bundle.variants
+    assert unused_plans(bundle, variants) == ()
+    only_onnx = {"onnx-fp16": variants["onnx-fp16"]}
+    assert unused_plans(bundle, only_onnx) == (variants["trt-fp16"].engines[0].file,)
 
 
 def test_the_engine_that_fits_is_opened_and_gives_the_logits_of_its_file(machine, with_engine, a100, images):
@@ -204,5 +198,3 @@ def test_files_are_named_by_variant_and_key(machine, with_engine):
     (engine,) = fits(bundle, "trt-fp16", machine.library, machine.gpu)
     assert engine.file == engine_file("trt-fp16", engine.identity.key) == f"trt-fp16-{engine.identity.key[:12]}.plan"
     assert engine.engine.key == engine.identity.key
-    assert is_engine(bundle.part("variants")["trt-fp16"])
-    assert not is_engine(bundle.part("variants")["onnx-fp16"])

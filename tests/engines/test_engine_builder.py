@@ -6,7 +6,6 @@ from bundle_parts import calibration, engine, engine_variant, onnx_variant
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
-from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.engine_builder import build_engine, rebuild_engine
 from regnet_deploy.engines.inspection import is_gate
 from regnet_deploy.engines.plan_builder import build_plan
@@ -29,15 +28,15 @@ def make(machine, onnx, convolutions, options=FOUR, **more):
 def test_the_entry_says_what_the_engine_is_and_its_session_runs(machine, onnx_of, types_of, images):
     onnx, asked = onnx_of("fp16"), types_of("fp16")
     made = make(machine, onnx, asked)
-    identity = EngineIdentity.from_json(made.entry["identity"])
-    assert made.entry["key"] == identity.key
-    assert made.entry["file"] == f"trt-fp16-{identity.key[:12]}.plan"
+    identity = made.engine.identity
+    assert made.engine.key == identity.key
+    assert made.engine.file == f"trt-fp16-{identity.key[:12]}.plan"
     assert identity.onnx_sha256 == hashlib.sha256(onnx).hexdigest()
     assert (identity.gpu, identity.options) == (machine.gpu.name, FOUR)
-    assert made.entry["bytes"] == len(made.plan)
-    assert made.entry["types"] == {"fp16": len(asked)}
-    assert (made.entry["proof"], made.entry["note"]) == (None, None)
-    assert not made.entry["unaccounted"]
+    assert made.engine.bytes == len(made.plan)
+    assert made.engine.types == {"fp16": len(asked)}
+    assert (made.engine.proof, made.engine.note) == (None, None)
+    assert not made.engine.unaccounted
     assert made.session.run(images).shape == (11, 5)
 
 
@@ -62,7 +61,7 @@ def test_a_convolution_that_the_report_does_not_name_is_refused_unless_that_is_a
     with pytest.raises(ProofError, match=r"which type 1 of \d+ convolutions .*: s9\.b1\.f\.a; .*--accept-unaccounted"):
         make(machine, onnx_of("fp16"), asked)
     made = make(machine, onnx_of("fp16"), asked, accept_unaccounted=True)
-    assert made.entry["unaccounted"] == ["s9.b1.f.a"]
+    assert made.engine.unaccounted == ("s9.b1.f.a",)
 
 
 def test_what_the_builder_lists_goes_before_what_the_inspector_tells(machine, onnx_of, types_of, monkeypatch):
@@ -73,7 +72,7 @@ def test_what_the_builder_lists_goes_before_what_the_inspector_tells(machine, on
         engine_builder, "build_plan", lambda *arguments, **more: replace(build_plan(*arguments, **more), layers=layers)
     )
     monkeypatch.setattr(EngineSession, "layers", lambda self: pytest.fail("the inspector is asked"))
-    assert make(machine, onnx_of("fp16"), types_of("fp16")).entry["types"] == {"fp16": len(types_of("fp16"))}
+    assert make(machine, onnx_of("fp16"), types_of("fp16")).engine.types == {"fp16": len(types_of("fp16"))}
 
 
 def test_a_version_compatible_engine_is_proved_by_the_lean_runtime_where_that_is_installed(
@@ -103,16 +102,16 @@ def test_without_a_gpu_tensorrt_rtx_builds_and_says_that_nothing_is_proved(rtx, 
     asked = types_of("fp16")
     made = build_engine(rtx, None, "rtx-fp16", onnx_of("fp16"), "fp16", None, asked, 32, FOUR, silent)
     assert made.session is None
-    assert "built without a GPU and not proved" in made.entry["note"]
-    assert set(made.entry["types"]) == {"fp16"}
-    assert made.entry["identity"]["options"]["compute_capabilities"] == ["8.0", "8.6", "8.9", "12.0", "12.1"]
+    assert "built without a GPU and not proved" in made.engine.note
+    assert set(made.engine.types) == {"fp16"}
+    assert made.engine.identity.options.compute_capabilities == ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 def test_tensorrt_rtx_beside_a_gpu_that_it_is_not_for_proves_nothing_and_says_why(rtx, h100, onnx_of, types_of):
     made = build_engine(rtx, h100, "rtx-fp16", onnx_of("fp16"), "fp16", None, types_of("fp16"), 32, FOUR, silent)
     assert made.session is None
-    assert made.entry["note"].startswith("not proved: it was built for ")
-    assert "H100" in made.entry["note"]
+    assert made.engine.note.startswith("not proved: it was built for ")
+    assert "H100" in made.engine.note
 
 
 class TestRemake:
@@ -121,7 +120,7 @@ class TestRemake:
     def test_the_options_are_those_of_the_others(self, machine, with_engine, prepared):
         path = with_engine(machine, EngineOptions.up_to(2, tf32=True), gpu=replace(machine.gpu, name="NVIDIA L4"))
         made = rebuild_engine(prepared(path), "trt-fp16", machine.gpu, silent)
-        identity = EngineIdentity.from_json(made.entry["identity"])
+        identity = made.engine.identity
         assert identity.options == EngineOptions.up_to(2, tf32=True)
         assert identity.gpu == machine.gpu.name
         assert made.session is not None
@@ -129,12 +128,12 @@ class TestRemake:
     def test_a_variant_without_engines_is_built_with_the_usual_options(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine), engines=[])
         made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
-        assert EngineIdentity.from_json(made.entry["identity"]).options == EngineOptions()
+        assert made.engine.identity.options == EngineOptions()
 
     def test_the_calibration_is_part_of_the_identity(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine), calibrated=calibration().replace(digest="abc"))
         made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
-        assert made.entry["identity"]["calibration"] == "abc"
+        assert made.engine.identity.calibration == "abc"
 
     def test_the_types_are_held_against_what_the_variant_says(self, machine, with_engine, prepared):
         machine.trt.convolutions = lambda convolution, kind: "Float"
@@ -151,7 +150,7 @@ class TestRemake:
         variants["trt-fp16"]["engines"][-1]["unaccounted"] = ["s9.b1.f.a"]
         bundle = update_bundle(bundle.path, {"variants": variants})
         made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
-        assert made.entry["unaccounted"] == ["s9.b1.f.a"]
+        assert made.engine.unaccounted == ("s9.b1.f.a",)
 
     def test_no_gpu_no_source_and_no_such_variant_are_one_line(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine))

@@ -105,7 +105,7 @@ def test_what_cannot_be_run_here_when_it_is_built_is_not_added(
 
     def for_others(*arguments):
         made = real(*arguments)
-        return replace(made, session=None, entry={**made.entry, "note": "not proved: it was built for others"})
+        return replace(made, session=None, engine=made.engine.replace(note="not proved: it was built for others"))
 
     monkeypatch.setattr(module, "rebuild_engine", for_others)
     before = snapshot(without_engine)
