@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: The band of complexity in which the paper designs spaces, million MACs, and its resolution in pixels.
 PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
+#: Options that are fields of the recipe.
+_RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area", "flip", "lighting")
 
 
 @click.command()
@@ -93,28 +95,7 @@ PAPER_MMACS, PAPER_RESOLUTION = (360.0, 400.0), 224
 )
 @click.option("--retry", is_flag=True, help="Train networks again that diverged or failed.")
 @json_option
-def command(
-    space: str,
-    data: Path,
-    n: int,
-    mmacs: tuple[float, float] | None,
-    resolution: int,
-    stem_stride: int | None,
-    store: Path | None,
-    val_split: float | None,
-    device: str,
-    precision: str,
-    threads: int | None,
-    ray: str | None,
-    cpus_per_trial: float | None,
-    gpus_per_trial: float | None,
-    retry: bool,
-    precise_bn: int,
-    as_json: bool,
-    seed: int,
-    training_seed: int | None,
-    **recipe: Any,
-) -> None:
+def command(**options: Any) -> None:
     """Draw networks from SPACE and train all of them with the same recipe.
 
     The defaults are those of the paper for the design of spaces: 10 epochs, learning rate 0.05, 360 to 400 MMACs at 224
@@ -132,48 +113,49 @@ def command(
     from regnet_deploy.space.space_file import find_space
 
     limit_thread_spinning()
-    found = find_space(space)
+    space = find_space(options["space"])
     for module in ("torch", "safetensors", "PIL"):
         require(module, "sweep")
     from regnet_deploy.sweeping.sweep import SweepOptions, sweep
     from regnet_deploy.training.execution import Execution, ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
 
-    if mmacs is None:
-        if resolution != PAPER_RESOLUTION:
-            raise UsageError(
-                f"--resolution {resolution} requires --mmacs LOW:HIGH, million MACs (the default 360:400 is for 224 "
-                "pixels)"
-            )
-        mmacs = PAPER_MMACS
-    band = Band(mmacs[0] * 1e6, mmacs[1] * 1e6, resolution, stem_stride=stem_stride)
+    lowest, highest = _mmacs(options)
+    band = Band(lowest * 1e6, highest * 1e6, options["resolution"], stem_stride=options["stem_stride"])
+    ray, device, precision = options["ray"], options["device"], options["precision"]
     # A cluster may have GPUs even if this machine has none.
     if ray not in (None, "local") and device != "auto":
         execution = Execution(device, precision, channels_last=True)
     else:
         (execution,) = ExecutionRequest(device, precision, channels_last="on").candidates()
-    executor = make_executor(ray, cpus_per_trial, gpus_per_trial, execution.device, threads)
-    options = SweepOptions(
-        data=data,
-        store=store or Path(f"{file_name(found.name)}.sweep"),
-        recipe=Recipe(precise_bn_images=precise_bn, seed=seed if training_seed is None else training_seed, **recipe),
-        val_split=val_split,
+    recipe = Recipe(
+        precise_bn_images=options["precise_bn"],
+        seed=options["seed"] if options["training_seed"] is None else options["training_seed"],
+        **{name: options[name] for name in _RECIPE},
+    )
+    training = SweepOptions(
+        data=options["data"],
+        store=options["store"] or Path(f"{file_name(space.name)}.sweep"),
+        recipe=recipe,
+        val_split=options["val_split"],
         execution=execution,
-        executor=executor,
-        threads=threads,
-        retry=retry,
+        executor=make_executor(
+            ray, options["cpus_per_trial"], options["gpus_per_trial"], execution.device, options["threads"]
+        ),
+        threads=options["threads"],
+        retry=options["retry"],
     )
     try:
         with terminal_progress() as progress:
-            result = sweep(found, band, n, options, progress, seed=seed)
+            result = sweep(space, band, options["n"], training, progress, seed=options["seed"])
     except KeyboardInterrupt:
-        print_message(f"completed trials are in {options.store}; run the same command again to continue")
+        print_message(f"completed trials are in {training.store}; run the same command again to continue")
         raise
-    if as_json:
+    if options["as_json"]:
         print_json(
             {
-                "store": str(options.store),
-                "space": found.name,
+                "store": str(training.store),
+                "space": space.name,
                 "planned": result.planned,
                 "done": len(result.errors),
                 "diverged": result.diverged,
@@ -183,7 +165,24 @@ def command(
                 "seconds": result.seconds,
             }
         )
-    print_message(f"{options.store}: {result} - next: regnet-deploy analyze {options.store}")
+    print_message(f"{training.store}: {result} - next: regnet-deploy analyze {training.store}")
+
+
+def _mmacs(options: dict[str, Any]) -> tuple[float, float]:
+    """Return the range of complexity, million MACs.
+
+    Raises:
+        UsageError: it is not given, and the default does not apply to the resolution.
+    """
+    if options["mmacs"] is not None:
+        lowest, highest = options["mmacs"]
+        return lowest, highest
+    if options["resolution"] != PAPER_RESOLUTION:
+        raise UsageError(
+            f"--resolution {options['resolution']} requires --mmacs LOW:HIGH, million MACs (the default 360:400 is for "
+            "224 pixels)"
+        )
+    return PAPER_MMACS
 
 
 def make_executor(
