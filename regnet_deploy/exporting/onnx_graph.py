@@ -51,13 +51,14 @@ def build_onnx(
 
     Args:
         network: the stages.
-        weights: arrays by the names of the model's state dict.
-        preprocessing: its crop is the height and width; its mean and std go into the graph with ``pixels``.
-        precision: what it computes in.
-        ranges: of the tensors of :func:`tensors_between`, where the precision quantises.
-        pixels: take pixels ``(batch, h, w, 3)`` uint8 and normalise them, instead of ``(batch, 3, h, w)`` float32.
-        reduce_range: weights of 7 bits instead of 8, for CPUs that would saturate.
-        metadata: texts for the file's ``metadata_props``.
+        weights: name in the model's state dict -> array.
+        preprocessing: its crop is the height and width; with ``pixels`` its mean and std are part of the graph.
+        precision: types of the operators.
+        ranges: of the tensors of :func:`activation_names`; required where the precision quantizes.
+        pixels: the input is uint8 pixels ``(batch, h, w, 3)``, which the graph normalizes, instead of normalized
+            float32 images ``(batch, 3, h, w)``.
+        reduce_range: quantize weights to 7 bits instead of 8, for CPUs whose 16-bit sums would saturate.
+        metadata: entries of the file's ``metadata_props``.
 
     Raises:
         UsageError: the network is too large for one file.

@@ -312,9 +312,9 @@ def test_auto_keeps_the_fastest_and_says_why_of_each(trained, data):
     assert find_damage(bundle) == []
 
 
-def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(trained, data, monkeypatch):
+def test_auto_validates_the_fastest_and_takes_the_next_where_that_loses_too_much(trained, data, monkeypatch):
     speeds = {"onnx-fp32": 9.0, "onnx-fp16": 5.0, "onnx-int8-cpu": 1.0}
-    judged, measure = [], accuracy_gate.measure_accuracy
+    validated, measure = [], accuracy_gate.measure_accuracy
 
     def measured(sessions, batches, *others):
         return [
@@ -323,16 +323,16 @@ def test_auto_judges_who_would_win_and_takes_the_next_where_that_loses_too_much(
         ]
 
     def accuracy(*given):
-        judged.append(given)
-        return measure(*given).replace(drop=2.0 if len(judged) == int8 else 0.0)
+        validated.append(given)
+        return measure(*given).replace(drop=2.0 if len(validated) == int8 else 0.0)
 
     monkeypatch.setattr(variant_choice, "measure_candidates", measured)
     monkeypatch.setattr(accuracy_gate, "measure_accuracy", accuracy)
     for int8, kept in ((None, "onnx-int8-cpu"), (2, "onnx-fp16")):
-        judged.clear()
+        validated.clear()
         exported = run(trained, auto=True, data=data)
         assert set(exported.variants) == {"onnx-fp32", kept}
-        assert len(judged) == (2 if int8 is None else 3)  # fp32, the fastest, and where that fails the next
+        assert len(validated) == (2 if int8 is None else 3)  # fp32, the fastest, and where that fails the next
     results = {one.variant: one for one in exported.choice.candidates}
     assert "loses 2.00 points" in results["onnx-int8-cpu"].reason
     assert results["onnx-fp16"].accuracy.drop == 0
