@@ -5,7 +5,7 @@ from PIL import Image
 from safetensors.numpy import load, save
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError
 from regnet_deploy.exporting.golden_images import MAX_USER_IMAGES, golden_logits, make_golden_set, noise_images
 from regnet_deploy.images.preprocessing import load_pixels, normalize
@@ -29,12 +29,12 @@ def test_after_training_it_is_sixteen_of_the_samples_spread_evenly(trained):
     samples = load(open_bundle(trained).read("samples.safetensors"))["images"]
     np.testing.assert_array_equal(made.golden.images, samples[[i * 40 // 16 for i in range(16)]])
     weights = open_bundle(trained).files["weights.safetensors"].sha256
-    assert made.part == {"images": 16, "source": "training images", "seed": None, "weights_sha256": weights}
+    assert made.record == Golden(images=16, source="training images", seed=None, weights_sha256=weights)
 
 
 def test_before_training_it_is_seeded_noise_and_says_so(untrained):
     made = golden_of(untrained)
-    assert made.part == {"images": 16, "source": "seeded noise", "seed": 0, "weights_sha256": None}
+    assert made.record == Golden(images=16, source="seeded noise", seed=0, weights_sha256=None)
     np.testing.assert_array_equal(made.golden.images, noise_images(16, 32, 0))
     assert golden_of(untrained).data == made.data
 
@@ -64,16 +64,16 @@ def test_few_images_of_the_users_are_filled_up_with_those_of_training(trained, t
     made = golden_of(trained, picture(tmp_path / "one.png"))
     samples = load(open_bundle(trained).read("samples.safetensors"))["images"]
     np.testing.assert_array_equal(made.golden.images[1:], samples[[i * 40 // 15 for i in range(15)]])
-    assert (made.part["images"], made.part["source"]) == (16, "user images, filled up with training images")
+    assert (made.record.images, made.record.source) == (16, "user images, filled up with training images")
 
 
 def test_many_images_of_the_users_are_left_alone_and_so_are_few_without_samples(trained, untrained, tmp_path):
     for i in range(16):
         picture(tmp_path / f"{i}.png", i)
-    assert golden_of(trained, tmp_path).part["source"] == "user images"
+    assert golden_of(trained, tmp_path).record.source == "user images"
     update_bundle(trained, {}, drop=("samples.safetensors",))
     made = golden_of(trained, tmp_path / "3.png")
-    assert (made.part["images"], made.part["source"]) == (1, "user images")
+    assert (made.record.images, made.record.source) == (1, "user images")
 
 
 def test_a_name_that_is_too_long_is_one_line(trained, tmp_path):
@@ -85,7 +85,7 @@ def test_of_very_many_images_some_are_taken_evenly(trained, tmp_path):
     for i in range(MAX_USER_IMAGES * 2):
         picture(tmp_path / f"{i:03}.png", i)
     made = golden_of(trained, tmp_path)
-    assert made.part["images"] == MAX_USER_IMAGES
+    assert made.record.images == MAX_USER_IMAGES
 
 
 @pytest.mark.parametrize(
@@ -100,9 +100,9 @@ def test_a_bad_image_is_refused_where_it_was_named_and_left_out_of_a_folder(trai
         golden_of(trained, tmp_path / "images")
     picture(tmp_path / "images" / "fine.png")
     made = golden_of(trained, tmp_path / "images")
-    assert len(made.left_out) == 1
-    assert name in made.left_out[0]
-    assert str(tmp_path) not in str(made.part)
+    assert len(made.skipped) == 1
+    assert name in made.skipped[0]
+    assert str(tmp_path) not in str(made.record)
 
 
 def test_a_missing_image_and_a_folder_without_any_are_named(trained, tmp_path):
@@ -115,13 +115,13 @@ def test_a_missing_image_and_a_folder_without_any_are_named(trained, tmp_path):
 
 def test_the_users_images_are_kept_until_the_weights_change(trained, tmp_path):
     made = golden_of(trained, picture(tmp_path / "one.png"))
-    update_bundle(trained, {"golden": made.part}, {"golden.safetensors": made.data})
+    update_bundle(trained, {"golden": made.record}, {"golden.safetensors": made.data})
     again = golden_of(trained)
-    assert (again.data, again.part) == (made.data, made.part)
+    assert (again.data, again.record) == (made.data, made.record)
     other = load(open_bundle(trained).read("weights.safetensors"))
     other["head.fc.bias"] += 1
     update_bundle(trained, {}, {"weights.safetensors": save(other)})
-    assert golden_of(trained).part["source"] == "training images"
+    assert golden_of(trained).record.source == "training images"
 
 
 @pytest.mark.parametrize("given", [False, True])
@@ -130,9 +130,9 @@ def test_answers_to_the_same_images_by_the_same_weights_stay_to_the_last_bit(tra
     images = [picture(tmp_path / "one.png")] if given else []
     made = golden_of(trained, *images)
     elsewhere = golden_to_bytes(GoldenSet(made.golden.images, np.nextafter(made.golden.logits, np.float32(np.inf))))
-    update_bundle(trained, {"golden": made.part}, {"golden.safetensors": elsewhere})
+    update_bundle(trained, {"golden": made.record}, {"golden.safetensors": elsewhere})
     again = golden_of(trained, *images)
-    assert (again.data, again.part) == (elsewhere, made.part)
+    assert (again.data, again.record) == (elsewhere, made.record)
     other = golden_of(trained, picture(tmp_path / "two.png", 2))
     assert other.data not in (elsewhere, made.data)
     weights = load(open_bundle(trained).read("weights.safetensors"))
@@ -143,14 +143,14 @@ def test_answers_to_the_same_images_by_the_same_weights_stay_to_the_last_bit(tra
 
 def test_a_damaged_set_is_made_again(trained):
     made = golden_of(trained)
-    update_bundle(trained, {"golden": made.part}, {"golden.safetensors": b"damaged"})
+    update_bundle(trained, {"golden": made.record}, {"golden.safetensors": b"damaged"})
     assert golden_of(trained).data == made.data
 
 
 def test_before_training_answers_are_computed_anew(untrained):
     made = golden_of(untrained)
     elsewhere = golden_to_bytes(GoldenSet(made.golden.images, made.golden.logits + 1))
-    update_bundle(untrained, {"golden": made.part}, {"golden.safetensors": elsewhere})
+    update_bundle(untrained, {"golden": made.record}, {"golden.safetensors": elsewhere})
     assert golden_of(untrained).data == made.data
 
 
@@ -182,5 +182,5 @@ def test_logits_that_are_not_finite_prove_nothing(trained):
 )
 def test_samples_of_another_shape_or_kind_are_refused(trained, samples):
     update_bundle(trained, {}, {"samples.safetensors": samples})
-    with pytest.raises(BundleError, match="does not hold images of 32x32 pixels"):
+    with pytest.raises(BundleError, match="does not contain images of 32x32 pixels"):
         golden_of(trained)
