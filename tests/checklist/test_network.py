@@ -211,7 +211,7 @@ def test_03b_without_either_metrics_are_nowhere():
 @pytest.mark.parametrize("verb", ["load", "unload"])
 def test_04a_models_are_not_loaded_or_unloaded_by_requests(server: Any, verb: str):
     body = b'{"parameters":{"config":"{}","file:1/model.onnx":"AAAA"}}'
-    assert "not by requests" in server.post(f"/v2/repository/models/regnet/{verb}", body).error
+    assert "models are loaded from their folder" in server.post(f"/v2/repository/models/regnet/{verb}", body).error
     with triton.InferenceServerClient(server.grpc) as client, pytest.raises(InferenceServerException) as error:
         getattr(client, f"{verb}_model")("regnet")
     assert error.value.status() == "StatusCode.UNAVAILABLE"
