@@ -1,4 +1,4 @@
-"""How commands speak: data to stdout, everything else to stderr."""
+"""Output of commands: data on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def print_json(data: Any) -> None:
 
 
 def bundle_argument_text(path: object) -> str:
-    """Return how a bundle is named on a command line: nothing for the default one, else a space and its path."""
+    """Return the argument that names a bundle: nothing for the default one, else a space and its path."""
     return "" if str(path) == DEFAULT_PATH else f" {path}"
 
 
 def print_message(text: str) -> None:
-    """Print a line for the person, to stderr."""
+    """Print one line to stderr."""
     click.echo(text, err=True)
 
 
 def stdout_console() -> Console:
-    """Return a console for what a command was asked for; as wide as it takes where stdout is not a terminal."""
+    """Return a console on stdout; 200 columns wide if stdout is not a terminal."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -45,12 +45,12 @@ def stdout_console() -> Console:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
-    """Print a table to stdout; all but the first ``left`` columns are numbers and stand to the right."""
+    """Print a table to stdout; all but the first ``left`` columns are numbers, aligned right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    # As Text, for what stands in brackets or between colons may be the name of a file, not rich's markup.
+    # Text, because rich would interpret brackets and colons in file names as markup.
     heading = Text(title, style="bold") if title else None
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for i, column in enumerate(columns):
@@ -89,33 +89,16 @@ class TerminalProgress:
         else:
             self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def say(self, line: str) -> None:
-        """Print a message, for callers that do not use the protocol yet."""
-        self.message(line)
-
-    def advance(self, what: str, done: float, total: int, note: str = "") -> None:
-        """Move the bar, for callers that do not use the protocol yet."""
-        shown = self._display.tasks[0]
-        if (shown.description, shown.total) != (what, total):
-            self.step(what, total)
-        self.update(done, total, note)
-
 
 @contextlib.contextmanager
 def terminal_progress() -> Iterator[TerminalProgress]:
     """Show progress on stderr while the context is open."""
-    with progress() as display:
-        yield TerminalProgress(display)
-
-
-def progress() -> RichProgress:
-    """Return rich's display on stderr, for commands that do not use :func:`terminal_progress` yet."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
     console = Console(stderr=True)
-    return RichProgress(
+    display = RichProgress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
@@ -125,12 +108,14 @@ def progress() -> RichProgress:
         disable=not console.is_terminal,
         transient=True,
     )
+    with display:
+        yield TerminalProgress(display)
 
 
 def limit_thread_spinning() -> None:
-    """Have PyTorch's threads sleep soon where they wait for each other; before it is imported, or it has no effect.
+    """Make PyTorch's threads sleep soon while they wait for each other. Must be called before torch is imported.
 
-    By default they spin for milliseconds, which beside one other busy process makes every step many times as long.
+    By default they spin for milliseconds, which makes every step several times slower if another process is busy.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")

@@ -11,7 +11,7 @@ import click
 from regnet_deploy.api.inference import open_classifier
 from regnet_deploy.bundle import DEFAULT_PATH, MANIFEST, open_bundle
 from regnet_deploy.cli.options import json_option
-from regnet_deploy.cli.output import print_json, print_message, print_table, progress
+from regnet_deploy.cli.output import print_json, print_message, print_table, terminal_progress
 from regnet_deploy.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -77,11 +77,11 @@ def command(
     classifier = open_classifier(bundle_path, variant=variant, device=device, runtime=runtime, threads=threads)
     session = classifier.session
     answers: list[FilePrediction] = []
-    with progress() as bar:
-        task = bar.add_task("images", total=len(files), note="")
+    with terminal_progress() as progress:
+        progress.step("images", len(files))
         for answer in classifier.predict_files(files, k=k):
             answers.append(answer)
-            bar.advance(task)
+            progress.update(len(answers))
     if as_json:
         used = {"variant": classifier.variant, "runtime": session.runtime, "device": session.device}
         print_json({"bundle": str(bundle_path), **used, "results": [answer.to_json() for answer in answers]})

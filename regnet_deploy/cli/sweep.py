@@ -116,8 +116,9 @@ def command(**options: Any) -> None:
     space = find_space(options["space"])
     for module in ("torch", "safetensors", "PIL"):
         require(module, "sweep")
+    from regnet_deploy.bundle.training import Execution
     from regnet_deploy.sweeping.sweep import SweepOptions, sweep
-    from regnet_deploy.training.execution import Execution, ExecutionRequest
+    from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
 
     lowest, highest = _mmacs(options)

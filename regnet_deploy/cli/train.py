@@ -10,12 +10,11 @@ import click
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import (
-    TerminalProgress,
     bundle_argument_text,
     limit_thread_spinning,
     print_json,
     print_message,
-    progress,
+    terminal_progress,
 )
 from regnet_deploy.errors import require
 
@@ -147,25 +146,24 @@ def command(
     from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions, train
 
-    wanted = ExecutionRequest(device, precision, channels_last, compiled)
-    options = TrainOptions(wanted, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
-    fitted = Recipe(precise_bn_images=precise_bn, **recipe)
+    execution = ExecutionRequest(device, precision, channels_last, compiled)
+    options = TrainOptions(execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
     try:
-        with progress() as display:
-            bundle = train(bundle_path, data, fitted, options, TerminalProgress(display))
+        with terminal_progress() as progress:
+            bundle = train(bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, progress)
     except KeyboardInterrupt:
         print_message(
             "the bundle is unchanged; the same command continues from the last checkpoint, or with --finish writes the "
             "best weights so far into the bundle"
         )
         raise
-    result = training_summary(bundle.part("training"))
+    training = bundle.training
     if as_json:
-        print_json({"bundle": str(bundle.path), **result})
+        print_json({"bundle": str(bundle.path), **training_summary(training)})
         return
-    best, counts = result["best"], result["data"]
+    best = training.best
     print_message(
-        f"{bundle.path}: weights of epoch {best['epoch']}, {best['val_top1']:.2%} of {best['val_images']:,} validation "
-        f"images correct; {counts['train_images']:,} images, {result['seconds']:.0f} s - "
+        f"{bundle.path}: weights of epoch {best.epoch}, {best.val_top1:.2%} of {best.val_images:,} validation images "
+        f"correct; {training.data.train_images:,} images, {training.seconds:.0f} s - "
         f"next: regnet-deploy export{bundle_argument_text(bundle.path)}"
     )

@@ -102,9 +102,10 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
     limit_thread_spinning()
     for module in ("torch", "safetensors", "PIL"):
         require(module, "sweep")
+    from regnet_deploy.bundle.training import Execution
     from regnet_deploy.sweeping.successive_halving import select_by_training
     from regnet_deploy.sweeping.sweep import SweepOptions
-    from regnet_deploy.training.execution import Execution, resolve_device
+    from regnet_deploy.training.execution import resolve_device
     from regnet_deploy.training.recipe import Recipe
 
     execution = Execution(resolve_device(options["device"]), channels_last=True)

@@ -20,10 +20,9 @@ from regnet_deploy.errors import BundleError, DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE as WEIGHTS
-from regnet_deploy.models.weights import inference_model
+from regnet_deploy.models.weights import SAMPLES, inference_model
 from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, golden_to_bytes, load_golden
 
-SAMPLES = "samples.safetensors"
 #: Number of images from the training data, or of noise. A server runs all of them before it is ready.
 GOLDEN_IMAGES = 16
 #: Largest number of the user's images; from more, this many are picked at equal distances.

@@ -1,1 +1,1 @@
-"""From image files to pixels: decoding, preprocessing, image folders. Pillow and NumPy only, shared by all rooms."""
+"""Images: sources, decoding, preprocessing, datasets. Only Pillow and NumPy are needed."""

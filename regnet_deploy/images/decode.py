@@ -1,4 +1,4 @@
-"""Image bytes to RGB pixels, the same for training, golden sets and requests."""
+"""Decoding of image files to RGB pixels, the same for training, golden sets and requests."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from regnet_deploy.errors import DataError, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: Formats that are decoded. Others (EPS runs Ghostscript, for one) are not opened, whatever the file is called.
+#: Formats that are decoded. Others are not opened, whatever the name of the file; EPS, for example, runs Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-#: Formats that are decoded for whoever can reach a server: those of the web, whose decoders are the most tried.
+#: Formats that a server decodes: those of the web, whose decoders are tested the most.
 WEB_FORMATS = ("JPEG", "PNG", "WEBP")
-#: What files of these formats are called.
+#: File name suffixes of these formats.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-#: Pixels beyond which an image is refused before it is decoded.
+#: An image with more pixels is refused before it is decoded.
 MAX_PIXELS = 100_000_000
-#: What Pillow's decoders raise on broken files.
+#: Exceptions that Pillow's decoders raise for broken files.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error)
-#: EXIF orientation -> Pillow's name of the transposition that puts the image upright.
+#: EXIF orientation -> Pillow's name of the transposition that makes the image upright.
 _UPRIGHT = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -39,10 +39,10 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 #: Orientations that swap width and height; that put the stored image's right or bottom side left; that put it on top.
 _SWAPS, _SPARE_LEFT, _SPARE_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
-#: What Pillow calls files whose images libjpeg decodes: several of them in one file are an MPO.
+#: Pillow's names of formats that libjpeg decodes; MPO is a file with several JPEG images.
 _LIBJPEG = ("JPEG", "MPO")
 
-#: From the width and height of an upright image to the width and height that are enough of it, pixels.
+#: Maps width and height of an upright image to the width and height that are needed, pixels.
 Enough = Callable[[int, int], tuple[int, int]]
 
 
@@ -64,14 +64,14 @@ class ImageError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """An upright RGB image that may have been decoded smaller than it is.
+    """An upright RGB image that may be decoded at a reduced size.
 
     Attributes:
         image: its pixels.
         size: width and height at full size, pixels.
-        scale: what the sides were divided by: 1, 2, 4 or 8.
-        origin: where in ``image`` its left upper corner lies, pixels of ``image``. Not (0, 0) where a side that is no
-            multiple of the scale was turned: the pixel that is only partly the image's own then comes first.
+        scale: divisor of width and height: 1, 2, 4 or 8.
+        origin: position of the upper left corner in ``image``, pixels of ``image``. It is not (0, 0) if a side that is
+            not a multiple of the scale was mirrored: the pixel that is only partly covered then comes first.
     """
 
     image: Image
@@ -88,17 +88,18 @@ def decode(
 ) -> Image:
     """Return an upright RGB image.
 
-    The EXIF orientation is applied; grey, palette and CMYK images are converted; transparency is laid on white; 16-bit
-    grey is scaled to 8; of an animation the first frame is taken. A JPEG is decoded at its full size.
+    The EXIF orientation is applied; gray, palette and CMYK images are converted; transparent pixels are blended with
+    white; 16-bit gray is scaled to 8 bits; only the first frame of an animation is decoded. A JPEG is decoded at full
+    size.
 
     Args:
         data: the encoded file.
-        name: what an error calls it.
-        max_pixels: width times height that is refused before decoding.
-        formats: Pillow's names of what may be decoded.
+        name: of the image, for errors.
+        max_pixels: largest width times height.
+        formats: Pillow's names of the accepted formats.
 
     Raises:
-        ImageError: not an image of a known format, truncated, too large, or with levels of no known range.
+        ImageError: not an image of an accepted format, truncated, too large, or with values of unknown range.
     """
     with _one_line(name, max_pixels, formats):
         image = _open(data, name, max_pixels, formats)
@@ -124,17 +125,17 @@ def decode_scaled(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> Scaled:
-    """Return an upright RGB image as :func:`decode` does, a large JPEG at a half, a quarter or an eighth of its size.
+    """Return an upright RGB image like :func:`decode`, but a large JPEG at 1/2, 1/4 or 1/8 of its size.
 
-    libjpeg leaves out what a smaller image does not need while it decodes, which is faster than to decode
-    everything and shrink it then. It takes the smallest of its scales at which neither side falls below ``enough``.
+    While it decodes, libjpeg skips what a smaller image does not need, which is faster than decoding everything and
+    shrinking it. The smallest scale is used at which neither side is smaller than ``enough``.
 
     Args:
         data: the encoded file.
-        enough: says for the full size, upright, which size is needed.
-        name: what an error calls it.
-        max_pixels: width times height, at full size, that is refused before decoding.
-        formats: Pillow's names of what may be decoded.
+        enough: maps the full upright size to the size that is needed.
+        name: of the image, for errors.
+        max_pixels: largest width times height at full size.
+        formats: Pillow's names of the accepted formats.
 
     Raises:
         ImageError: as of :func:`decode`.
@@ -150,7 +151,7 @@ def decode_scaled(
         upright = _upright_rgb(image, name)
         if scale == 1:
             return Scaled(upright, upright.size)
-        # The last pixel of a side stands for fewer than ``scale`` of the file where the side is no multiple of it.
+        # The last pixel of a side covers fewer than ``scale`` pixels if the side is not a multiple of it.
         spare = (image.width - width / scale, image.height - height / scale)
         if orientation in _SWAPS:
             (width, height), spare = (height, width), (spare[1], spare[0])
@@ -165,10 +166,10 @@ def rgb_pixels(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> int:
-    """Return width times height as the head of a file says, without decoding it; arguments as for :func:`decode`.
+    """Return width times height from the header of a file, without decoding it; arguments as for :func:`decode`.
 
     Raises:
-        ImageError: not an image of a known format, or too large.
+        ImageError: not an image of an accepted format, or too large.
     """
     with _one_line(name, max_pixels, formats):
         image = _open(data, name, max_pixels, formats)
@@ -176,7 +177,7 @@ def rgb_pixels(
 
 
 def _shrink(image: Image, enough: Enough, swapped: bool) -> int:
-    """Have libjpeg decode an image smaller, and return by what it divides its sides."""
+    """Make libjpeg decode an image at a reduced size, and return the divisor of its sides."""
     width, height = image.size
     if swapped:
         high, wide = enough(height, width)
@@ -184,7 +185,7 @@ def _shrink(image: Image, enough: Enough, swapped: bool) -> int:
         wide, high = enough(width, height)
     if min(width // wide, height // high) < 2:
         return 1
-    if image.draft(None, (wide, high)) is None:  # an odd file, of which Pillow decodes all or nothing
+    if image.draft(None, (wide, high)) is None:  # Pillow cannot reduce this file
         return 1
     return next(scale for scale in (8, 4, 2, 1) if min(width // wide, height // high) >= scale)
 
@@ -201,7 +202,7 @@ def _open(data: bytes | bytearray | memoryview, name: str, max_pixels: int, form
 
 @contextlib.contextmanager
 def _one_line(name: str, max_pixels: int, formats: tuple[str, ...]) -> Iterator[None]:
-    """Turn what Pillow raises into an error that names the file."""
+    """Convert Pillow's exceptions to an error of one line that names the image."""
     image_module = require("PIL.Image", "serve")
     try:
         yield
@@ -215,10 +216,10 @@ def _one_line(name: str, max_pixels: int, formats: tuple[str, ...]) -> Iterator[
 
 
 def _ignore_pillow_warnings() -> None:
-    """Have Pillow's warnings ignored: odd EXIF is not worth a word, and the limit of pixels is our own.
+    """Ignore Pillow's warnings: unusual EXIF data does not matter, and the limit of pixels is checked here.
 
-    Images are decoded in threads, where ``warnings.catch_warnings`` of one would undo that of another. So the filter is
-    set for the process, and again only where someone has taken it away.
+    Images are decoded in threads, in which ``warnings.catch_warnings`` of one thread would undo that of another.
+    Therefore the filter is set for the process, and set again only if it was removed.
     """
     wanted = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
     if wanted not in warnings.filters:
@@ -228,21 +229,21 @@ def _ignore_pillow_warnings() -> None:
 def _upright_rgb(image: Image, name: str) -> Image:
     from PIL import Image as module
 
-    # ImageOps.exif_transpose would write the EXIF anew as well, and fail where another field of it is broken.
+    # ImageOps.exif_transpose would also write the EXIF data again, and fail if another field of it is broken.
     turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     if turn:
         image = image.transpose(module.Transpose[turn])
     if image.mode == "F":
-        raise ImageError(name, "its levels are floating-point numbers, which have no known range: save it as PNG")
-    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit grey, which convert() would clip at 255
+        raise ImageError(name, "its values are floating-point numbers of unknown range: save it as PNG")
+    if image.mode.startswith("I;16") or image.mode == "I":  # 16-bit gray, which convert() would clip at 255
         image = image.convert("I")
         low, high = (int(level) for level in image.getextrema())  # type: ignore[arg-type]  # of one band: two numbers
         if low < 0 or high > 65535:
-            raise ImageError(name, f"its levels go from {low} to {high}, grey may have 0 to 65535: save it as PNG")
+            raise ImageError(name, f"its values are {low} to {high}, gray images may have 0 to 65535: save it as PNG")
         image = image.point(lambda value: value / 256).convert("L")
     if image.mode not in ("RGBA", "LA") and (image.mode in ("PA", "La", "RGBa") or "transparency" in image.info):
         image = image.convert("RGBA")
-    if image.mode in ("RGBA", "LA"):  # as its own mask: nothing but the result is made
+    if image.mode in ("RGBA", "LA"):  # the image is its own mask, so that no other image is allocated
         laid = module.new("RGB", image.size, (255, 255, 255))
         laid.paste(image, mask=image)
         return laid

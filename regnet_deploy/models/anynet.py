@@ -1,7 +1,7 @@
 """AnyNet in PyTorch: stem, stages of blocks, head.
 
 Weight names are those of pycls; its vanilla and basic blocks have two convolutions where the paper's V and VR have one,
-which is called as the first of the two.
+which has the name of the first of the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BN_MOMENTUM = 0.1
 
 
 class SqueezeExcitation(nn.Module):
-    """x * sigmoid(W_2 relu(W_1 mean(x))): one weight a channel, from the whole image."""
+    """x * sigmoid(W_2 relu(W_1 mean(x))): one factor per channel, computed from the whole image."""
 
     def __init__(self, width: int, squeezed: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class SqueezeExcitation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Weigh the channels of x, ``(n, width, h, w)``."""
+        """Scale the channels of x, ``(n, width, h, w)``."""
         weighed: Tensor = x * self.f_ex(x.mean((2, 3), keepdim=True))
         return weighed
 
@@ -149,7 +149,7 @@ class Head(nn.Module):
 
 
 class AnyNet(nn.Sequential):
-    """The network of a :class:`Network`: ``(n, 3, h, w)`` normalised RGB to logits ``(n, classes)``.
+    """The network of a :class:`Network`: ``(n, 3, h, w)`` normalized RGB to logits ``(n, classes)``.
 
     Args:
         network: its stages.
@@ -175,7 +175,7 @@ class AnyNet(nn.Sequential):
         """Return the output of every stage, for a detector or a segmentation head.
 
         Args:
-            images: ``(n, 3, h, w)``, normalised RGB.
+            images: ``(n, 3, h, w)``, normalized RGB.
 
         Returns:
             One tensor a stage, ``(n, width, h_i, w_i)``; every stage halves height and width, rounded up.

@@ -1,4 +1,4 @@
-"""The model in PyTorch, run as an exported file is run: what ``predict`` and ``verify`` hold variants against."""
+"""The PyTorch model as a session, with which ``predict`` runs and against which ``verify`` compares variants."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ class TorchSession:
         self.input_name, self.output_name = "images", "logits"
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Map normalised images, ``(n, 3, h, w)``, to logits, ``(n, classes)``."""
+        """Map normalized images, ``(n, 3, h, w)``, to logits, ``(n, classes)``."""
         logits: NDArray[np.float32] = inference_model(self._model, torch.from_numpy(images)).numpy()
         return logits

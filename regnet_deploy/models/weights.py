@@ -1,42 +1,104 @@
-"""Weights as safetensors: out of a module, into a module, out of a bundle."""
+"""Weights as safetensors: of a module, and of a bundle."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle import Bundle, Manifest, open_bundle, update_bundle
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing
+from regnet_deploy.bundle.training import Training
 from regnet_deploy.errors import BundleError, require
 from regnet_deploy.models.anynet import AnyNet
-from regnet_deploy.space.network import Network
 
 FILE = "weights.safetensors"
-
-#: Seed of the weights that stand in where nothing has been trained yet.
+#: Evaluation pixels of some training images, of which ``export`` makes its golden set.
+SAMPLES = "samples.safetensors"
+#: Seed of the random weights of a bundle that is not trained.
 UNTRAINED_SEED = 0
+#: Parts and files of a bundle that were made with its weights.
+_DERIVED_PARTS = ("golden", "variants", "choice", "profile", "serving")
+_DERIVED_FILES = ("golden.safetensors", ".onnx", ".plan")
 
 
-def weights_to_bytes(state: dict[str, Tensor]) -> bytes:
-    """Serialise a state dict as safetensors, in the order of its names so that equal weights are equal bytes."""
+@dataclass(frozen=True)
+class WeightsUpdate:
+    """New weights for a bundle, and everything that describes them.
+
+    Attributes:
+        state: weights and batch norm statistics by name.
+        architecture: the network of the weights.
+        preprocessing: from images to the network's input.
+        labels: class names in the order of the outputs.
+        training: how the weights were trained; None if it is not known.
+        samples: ``samples.safetensors``; None if there are no training images.
+        environment: command -> versions, machine and date that made the weights.
+    """
+
+    state: Mapping[str, Tensor]
+    architecture: Architecture
+    preprocessing: Preprocessing
+    labels: tuple[str, ...]
+    training: Training | None = None
+    samples: bytes | None = None
+    environment: Mapping[str, dict[str, Any]] | None = None
+
+
+def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
+    """Write new weights and their description into a bundle in one step, and return the new bundle.
+
+    What was made with the old weights is removed: golden set, variants, engines, choice, profile, settings of the
+    server, and the training part and samples if the update has none.
+
+    Args:
+        bundle: as it was when the work on the new weights began.
+        update: the new weights.
+
+    Raises:
+        BundleError: the bundle was changed meanwhile, or cannot be written; it is then as before.
+    """
+    files = {FILE: weights_to_bytes(update.state)}
+    if update.samples is not None:
+        files[SAMPLES] = update.samples
+    manifest = Manifest(
+        architecture=update.architecture,
+        preprocessing=update.preprocessing,
+        labels=update.labels,
+        training=update.training,
+        environment=dict(update.environment or {}),
+    )
+    stored = open_bundle(bundle.path).files  # an export may have written files meanwhile
+    derived = [name for name in stored if name.endswith(_DERIVED_FILES)]
+    return update_bundle(
+        bundle.path, manifest, files, drop=("training", SAMPLES, *_DERIVED_PARTS, *derived), expect=bundle
+    )
+
+
+def weights_to_bytes(state: Mapping[str, Tensor]) -> bytes:
+    """Serialize a state dict as safetensors, in the order of its names so that equal weights give equal bytes."""
     save = require("safetensors.torch", "train").save
     data: bytes = save({name: state[name].detach().cpu().contiguous() for name in sorted(state)})
     return data
 
 
 def weights_from_bytes(data: bytes) -> dict[str, Tensor]:
-    """Read what :func:`weights_to_bytes` wrote."""
+    """Return the state dict that :func:`weights_to_bytes` serialized."""
     state: dict[str, Tensor] = require("safetensors.torch", "train").load(data)
     return state
 
 
 def load_model(bundle: Bundle) -> AnyNet:
-    """Return the bundle's network in evaluation mode with its trained weights, or seeded ones before training.
+    """Return the bundle's network in evaluation mode, with its weights, or with seeded random ones before training.
 
     Raises:
         BundleError: the weights are damaged or of another network.
     """
-    architecture = bundle.part("architecture")
-    model = AnyNet(Network.from_json(architecture), architecture["classes"], seed=UNTRAINED_SEED)
+    architecture = bundle.architecture
+    model = AnyNet(architecture.network, architecture.classes, seed=UNTRAINED_SEED)
     if FILE in bundle.files:
         try:
             model.load_state_dict(weights_from_bytes(bundle.read(FILE)))
@@ -49,7 +111,7 @@ def load_model(bundle: Bundle) -> AnyNet:
 
 
 def inference_model(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits of ``images``, ``(n, 3, h, w)``, without keeping what a gradient would need."""
+    """Return the logits of ``images``, ``(n, 3, h, w)``, without recording gradients."""
     with torch.inference_mode():
         logits: Tensor = model(images)
     return logits

@@ -12,11 +12,11 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import RegnetDeployError, UsageError, require
 from regnet_deploy.populations.store import FAILED, Outcome, Trial
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.sweeping.trial import TrialCallback, run_trial
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
 LOCAL = "local"

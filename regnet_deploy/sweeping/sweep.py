@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.dataset import ImageDataset
@@ -32,7 +33,6 @@ from regnet_deploy.space.space_file import space_data
 from regnet_deploy.space.spaces import Space
 from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.sweeping.trial import TrialCallback, run_locally
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
 #: A sweep stops after so many failures in a row: before any trial of the run succeeded, and later.

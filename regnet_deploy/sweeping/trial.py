@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.training.data_loader import LoaderDied
-from regnet_deploy.training.execution import Execution, default_workers, device_name, disable_tf32
+from regnet_deploy.training.execution import default_workers, device_name, disable_tf32
 from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import make_trainer
@@ -69,15 +70,15 @@ def run_trial(
         state, message = DIVERGED, str(error).partition(":")[0]
     except (UsageError, LoaderDied, RuntimeError) as error:
         state, message = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:500]
-    history = run.progress.history if run else []
-    best = history[run.progress.best_epoch - 1] if run and run.progress.best_epoch else None
+    history = run.state.history if run else []
+    best = history[run.state.best_epoch - 1] if run and run.state.best_epoch else None
     outcome = Outcome(
         state=state,
-        error=round(100 * (1 - best["val_top1"]), 6) if best and state == DONE else None,
-        best_epoch=int(best["epoch"]) if best else 0,
-        history=history,
+        error=round(100 * (1 - best.val_top1), 6) if best and state == DONE else None,
+        best_epoch=int(best.epoch) if best else 0,
+        history=[epoch.to_json() for epoch in history],
         seconds=time.perf_counter() - start,
-        images_per_s=sum(each["images_per_s"] for each in history) / len(history) if history else 0.0,
+        images_per_s=sum(each.images_per_s for each in history) / len(history) if history else 0.0,
         message=message,
         machine=describe_worker(execution),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),

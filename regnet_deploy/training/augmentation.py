@@ -1,6 +1,6 @@
-"""Random views of training images, each a function of the seed, the epoch and the image's number and of nothing else.
+"""Augmentation of training images: a function of the seed, the epoch and the number of the image alone.
 
-So a run is the same whatever the number of loading processes, and wherever it was interrupted.
+Therefore a run does not depend on the number of loading processes, or on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
-#: Principal components of the colours of ImageNet's training images, RGB in 0..1 (as in fb.resnet.torch and pycls).
+#: Principal components of the colors of ImageNet's training images, RGB in 0..1 (as in fb.resnet.torch and pycls).
 _EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
 _EIGENVECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]  # rows: R, G, B
 )
-#: What the random numbers are for; keeps the streams of one seed apart.
+#: Purpose of the random numbers; separates the streams of one seed.
 _ORDER, _VIEW = 1, 2
 
 Box = tuple[float, float, float, float]
 
 
 def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
-    """Return the order in which an epoch takes the images: a permutation, ``(images,)``."""
+    """Return the order of the images in an epoch: a permutation, ``(images,)``."""
     order: NDArray[np.int64] = np.random.default_rng((seed, _ORDER, epoch)).permutation(images)
     return order
 
@@ -39,31 +39,31 @@ def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 def augment(
     image: Image, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a training view of an RGB image.
+    """Return a random crop of an RGB image, randomly mirrored, and a random color shift.
 
     Args:
         image: decoded, upright.
         key: epoch and number of the image.
-        recipe: which augmentation, and the seed.
-        preprocessing: how large the view is, and its normalisation.
+        recipe: the augmentation and the seed.
+        preprocessing: size of the crop, and normalization.
 
     Returns:
-        Pixels, ``(crop, crop, 3)``, and the colour shift to add after normalisation, ``(3,)``.
+        Pixels, ``(crop, crop, 3)``, and the color shift to add after normalization, ``(3,)``.
     """
     rng = np.random.default_rng((recipe.seed, _VIEW, *key))
     box = random_box(image.width, image.height, recipe.crop_area, rng)
     side = preprocessing.crop
-    view = np.asarray(image.resize((side, side), _bilinear(), box=box))
+    pixels = np.asarray(image.resize((side, side), _bilinear(), box=box))
     if recipe.flip and rng.random() < 0.5:
-        view = view[:, ::-1]
+        pixels = pixels[:, ::-1]
     shift = _EIGENVECTORS @ (rng.normal(0.0, 1.0, 3) * recipe.lighting * _EIGENVALUES) / np.asarray(preprocessing.std)
-    return np.ascontiguousarray(view), shift.astype(np.float32)
+    return np.ascontiguousarray(pixels), shift.astype(np.float32)
 
 
 def random_box(width: int, height: int, smallest: float, rng: np.random.Generator) -> Box:
-    """Return left, top, right, bottom of a crop of random area and aspect ratio, in pixels (not whole ones).
+    """Return left, top, right, bottom of a crop of random area and aspect ratio, in fractions of pixels.
 
-    After ten tries that do not fit it is the largest square in the centre.
+    If ten random crops do not fit into the image, it is the largest centered square.
     """
     for _ in range(TRIES):
         area = rng.uniform(smallest, 1.0) * width * height

@@ -1,135 +1,107 @@
-"""A short timed trial on real images: which precision and layout this device gains from, and whether to compile."""
+"""Choice of precision, memory layout and compilation by timing a few training steps on real images."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
 
+from regnet_deploy.bundle.training import Autotune, Execution
 from regnet_deploy.errors import UsageError
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.data_loader import Batch
-from regnet_deploy.training.execution import Execution, ExecutionRequest, can_compile
+from regnet_deploy.training.execution import ExecutionRequest, can_compile
 from regnet_deploy.training.trainer import Trainer
 
-#: Timed steps of each way, and the time after which there are no more rounds.
-ROUNDS, ENOUGH_S = 5, 10.0
-#: Share of the plainest way's time that another must save to be taken: less is noise.
-WORTHWHILE = 0.05
-#: A run longer than this repays the minute or two that compilation for a GPU can take.
-COMPILE_REPAYS_S = 600.0
-
-
-@dataclass(frozen=True)
-class Autotune:
-    """How steps are run, and why.
-
-    Attributes:
-        execution: what was chosen.
-        step_ms: median time of a step of each way that was tried, by its name; empty without a trial.
-        reason: in words.
-        threads: of the CPU, kept when a run goes on: sums of another number of threads have other last bits.
-    """
-
-    execution: Execution
-    step_ms: dict[str, float]
-    reason: str
-    threads: int | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data that :meth:`from_json` reads."""
-        return {
-            "execution": self.execution.to_json(),
-            "step_ms": self.step_ms,
-            "reason": self.reason,
-            "threads": self.threads,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Autotune:
-        """Read what :meth:`to_json` wrote."""
-        return cls(Execution(**data["execution"]), data["step_ms"], data["reason"], data["threads"])
+#: Timed steps of each execution, and the time after which no further round starts.
+ROUNDS, MAX_S = 5, 10.0
+#: Share of the time of the first candidate that another one must save to be chosen; less is noise.
+MIN_SAVING = 0.05
+#: Compilation for a GPU takes a minute or two; it is tried for runs that take longer than this.
+MIN_COMPILED_RUN_S = 600.0
 
 
 def autotune_execution(
-    wanted: ExecutionRequest,
-    make: Callable[[Execution], Trainer],
+    request: ExecutionRequest,
+    make_trainer: Callable[[Execution], Trainer],
     batch: Batch,
     steps: int,
-    say: Callable[[str], None] = lambda line: None,
+    progress: Progress = NoProgress(),
 ) -> Autotune:
-    """Decide how the steps of a run are executed.
+    """Choose how the steps of a run are executed.
 
     Args:
-        wanted: what the user asked for; what is left open is tried.
-        make: makes a learner that is run so, with weights of its own.
+        request: what the user requests; what is ``auto`` is timed.
+        make_trainer: returns a trainer with this execution and with weights of its own.
         batch: real images.
-        steps: of the whole run, to tell whether compilation is repaid.
-        say: told where compilation was tried and failed.
+        steps: number of steps of the whole run; decides whether compilation is worth its time.
+        progress: receives a message if compilation fails.
 
     Raises:
-        UsageError: what was asked for cannot be done here.
+        UsageError: the request cannot be met on this machine.
     """
-    candidates = wanted.candidates()
+    candidates = request.candidates()
     device = candidates[0].device
-    if wanted.compiled == "on":
+    if request.compiled == "on":
         if not can_compile(device):
             raise UsageError(
                 "--compile on: torch.compile finds no C compiler here (or no Triton for CUDA); leave it off"
             )
         try:
-            make(candidates[0]).step(batch, 0.0)
+            make_trainer(candidates[0]).step(batch, 0.0)
         except _compile_errors() as error:
             raise UsageError(f"--compile on: torch.compile fails here ({_first_line(error)}); leave it off") from None
-    if len(candidates) == 1 and (wanted.compiled != "auto" or device == "cpu"):
-        return Autotune(candidates[0], {}, "as asked")
-    times = _time_s(candidates, make, batch)
+    if len(candidates) == 1 and (request.compiled != "auto" or device == "cpu"):
+        return Autotune(execution=candidates[0], step_ms={}, reason="as asked")
+    times = _step_seconds(candidates, make_trainer, batch)
     chosen = _faster(times, candidates[0])
     if (
-        wanted.compiled == "auto"
+        request.compiled == "auto"
         and device == "cuda"
         and can_compile(device)
-        and steps * times[chosen] > COMPILE_REPAYS_S
+        and steps * times[chosen] > MIN_COMPILED_RUN_S
     ):
-        compiled = replace(chosen, compiled=True)
+        compiled = chosen.replace(compiled=True)
         try:
-            times |= _time_s([chosen, compiled], make, batch)
-            chosen = _faster({way: times[way] for way in (chosen, compiled)}, chosen)
+            times |= _step_seconds([chosen, compiled], make_trainer, batch)
+            chosen = _faster({execution: times[execution] for execution in (chosen, compiled)}, chosen)
         except _compile_errors() as error:
-            say(f"torch.compile fails here ({_first_line(error)}): going on without")
-    step_ms = {str(way): round(seconds * 1e3, 3) for way, seconds in times.items()}
+            progress.message(f"torch.compile fails here ({_first_line(error)}): continuing without it")
     return Autotune(
-        chosen, step_ms, f"the fastest that saves {WORTHWHILE:.0%} or more, median of {ROUNDS} steps at most"
+        execution=chosen,
+        step_ms={str(execution): round(seconds * 1e3, 3) for execution, seconds in times.items()},
+        reason=f"the fastest that saves {MIN_SAVING:.0%} or more, median of {ROUNDS} steps at most",
     )
 
 
-def _time_s(ways: Sequence[Execution], make: Callable[[Execution], Trainer], batch: Batch) -> dict[Execution, float]:
-    """Return the median seconds of a step, each way in turn so that a busy moment meets them all."""
-    learners = {way: make(way) for way in ways}
-    times: dict[Execution, list[float]] = {way: [] for way in ways}
-    for learner in learners.values():
-        learner.step(batch, 0.0)  # the first step sets things up
-        learner.synchronize()
+def _step_seconds(
+    executions: Sequence[Execution], make_trainer: Callable[[Execution], Trainer], batch: Batch
+) -> dict[Execution, float]:
+    """Return the median seconds of a step. Executions take turns, so that other load on the machine affects all."""
+    trainers = {execution: make_trainer(execution) for execution in executions}
+    times: dict[Execution, list[float]] = {execution: [] for execution in executions}
+    for trainer in trainers.values():
+        trainer.step(batch, 0.0)  # the first step allocates and initializes
+        trainer.synchronize()
     start = time.perf_counter()
     for _ in range(ROUNDS):
-        for way, learner in learners.items():
+        for execution, trainer in trainers.items():
             begin = time.perf_counter()
-            learner.step(batch, 0.0)
-            learner.synchronize()
-            times[way].append(time.perf_counter() - begin)
-        if time.perf_counter() - start > ENOUGH_S:
+            trainer.step(batch, 0.0)
+            trainer.synchronize()
+            times[execution].append(time.perf_counter() - begin)
+        if time.perf_counter() - start > MAX_S:
             break
-    return {way: statistics.median(values) for way, values in times.items()}
+    return {execution: statistics.median(values) for execution, values in times.items()}
 
 
-def _faster(times: dict[Execution, float], plainest: Execution) -> Execution:
+def _faster(times: dict[Execution, float], first: Execution) -> Execution:
     fastest = min(times, key=times.__getitem__)
-    return fastest if times[fastest] <= (1 - WORTHWHILE) * times[plainest] else plainest
+    return fastest if times[fastest] <= (1 - MIN_SAVING) * times[first] else first
 
 
 def _compile_errors() -> tuple[type[Exception], ...]:
-    """Return what torch.compile raises where its compilers are missing or fail."""
+    """Return the exceptions that torch.compile raises if its compilers are missing or fail."""
     from torch._dynamo.exc import TorchDynamoException
     from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
 

@@ -1,8 +1,8 @@
-"""A checkpoint: all that a run needs to go on as if it had never stopped, in one safetensors file.
+"""The checkpoint: what a run needs to continue as if it had never stopped, in one safetensors file.
 
-The tensors are the weights, their momenta and the best weights so far; the rest is JSON in the file's metadata. No
-random state is kept because there is none: order and augmentation are functions of seed, epoch and image. The file is
-replaced in one rename, so there is always a whole one.
+The tensors are the weights, their momenta and the best weights so far; the rest is JSON in the metadata of the file.
+There is no random state to store: order and augmentation are functions of seed, epoch and image. The file is replaced
+by a rename, so it is always complete.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from regnet_deploy.bundle.record import to_json
+from regnet_deploy.bundle.training import Autotune, Epoch
 from regnet_deploy.errors import DataError, require
-from regnet_deploy.training.autotune import Autotune
 from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
@@ -30,19 +31,19 @@ _TEMPORARY = ".incomplete-checkpoint"
 
 @dataclass
 class RunState:
-    """Where a run stands.
+    """How far a run is.
 
     Attributes:
-        epoch: epochs done.
-        step: steps done of the epoch that is under way.
-        loss_sum: over the training images of this epoch so far.
-        right: training images of this epoch answered rightly so far.
+        epoch: completed epochs.
+        step: completed steps of the current epoch.
+        loss_sum: sum of the loss over the training images of this epoch so far.
+        right: correctly classified training images of this epoch so far.
         images: training images of this epoch so far.
-        seconds: spent on this epoch so far.
-        step_seconds: of these, spent on training steps.
-        history: metrics of each epoch done.
-        best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is done.
-        unreadable: files that could not be read any more -> the reason.
+        seconds: time of this epoch so far.
+        step_seconds: part of ``seconds`` that was spent on training steps.
+        history: metrics of each completed epoch.
+        best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is completed.
+        unreadable: name -> reason, of images that could no longer be read.
     """
 
     epoch: int = 0
@@ -52,54 +53,56 @@ class RunState:
     images: int = 0
     seconds: float = 0.0
     step_seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data that :meth:`from_json` reads."""
+        data: dict[str, Any] = to_json(vars(self))
+        return data
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunState:
+        """Return the state of this JSON data."""
+        return cls(**{**data, "history": [Epoch.from_json(epoch) for epoch in data["history"]]})
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """What a run needs to continue.
 
     Attributes:
-        identity: recipe, data, architecture and so on: what makes it this run and no other.
-        choice: how its steps are executed.
-        progress: where it stands.
+        identity: JSON data of the :class:`regnet_deploy.training.run_identity.RunIdentity`.
+        autotune: how its steps are executed.
+        state: how far it is.
         model: weights and batch norm statistics by name.
         momentum: momentum by name of the parameter.
-        best: weights and statistics of the best epoch so far; empty before the first is done.
+        best: weights and statistics of the best epoch so far; empty before the first is completed.
         torch: version of PyTorch that wrote it.
     """
 
     identity: Mapping[str, Any]
-    choice: Autotune
-    progress: RunState
+    autotune: Autotune
+    state: RunState
     model: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     torch: str = torch.__version__
 
-
-def make_checkpoint(
-    identity: Mapping[str, Any], choice: Autotune, progress: RunState, learner: Trainer, best: Mapping[str, Tensor]
-) -> Checkpoint:
-    """Return the checkpoint of a learner as it is now (its tensors are the learner's own)."""
-    return Checkpoint(identity, choice, progress, learner.model.state_dict(), learner.momentum(), best)
-
-
-def restore(checkpoint: Checkpoint, learner: Trainer) -> None:
-    """Put the weights and momenta into a learner of the same network."""
-    learner.model.load_state_dict(dict(checkpoint.model))
-    with torch.no_grad():
-        for name, momentum in learner.momentum().items():
-            momentum.copy_(checkpoint.momentum[name])
+    def restore(self, trainer: Trainer) -> None:
+        """Load weights and momenta into a trainer of the same network."""
+        trainer.model.load_state_dict(dict(self.model))
+        with torch.no_grad():
+            for name, momentum in trainer.momentum().items():
+                momentum.copy_(self.momentum[name])
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write the checkpoint in place of the last one.
+    """Replace the last checkpoint.
 
     Raises:
-        DataError: it cannot be written; the last one is as it was.
+        DataError: it cannot be written; the last one is unchanged.
     """
     groups = {"model": checkpoint.model, "momentum": checkpoint.momentum, "best": checkpoint.best}
     tensors = {
@@ -112,24 +115,24 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "sha256": _digest(tensors),
         "torch": checkpoint.torch,
         "identity": checkpoint.identity,
-        "choice": checkpoint.choice.to_json(),
-        "progress": asdict(checkpoint.progress),
+        "choice": checkpoint.autotune.to_json(),
+        "progress": checkpoint.state.to_json(),
     }
     data = require("safetensors.torch", "train").save(tensors, metadata={"state": json.dumps(state)})
     try:
         _replace(folder / FILE, data)
     except OSError as error:
         raise DataError(
-            f"cannot write {folder / FILE}: {error.strerror}; the checkpoint before it is whole: "
-            "make room, then give the same command again to go on"
+            f"cannot write {folder / FILE}: {error.strerror}; the previous checkpoint is intact: "
+            "free some space, then repeat the command to continue"
         ) from None
 
 
 def load_checkpoint(folder: Path) -> Checkpoint | None:
-    """Read the checkpoint of a run, or return None where there is none.
+    """Return the checkpoint in a run directory, or None.
 
     Raises:
-        DataError: it is damaged, or of a newer version of this program.
+        DataError: it is damaged, or of another version of regnet-deploy.
     """
     path = folder / FILE
     if not path.exists():
@@ -137,7 +140,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     damaged = DataError(f"{path} is damaged: give --restart to drop the unfinished run")
     try:
         with require("safetensors", "train").safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
             state = json.loads((file.metadata() or {})["state"])
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
@@ -151,12 +154,12 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
         groups[group][name] = tensor
-    progress = RunState(**state["progress"])
-    return Checkpoint(state["identity"], Autotune.from_json(state["choice"]), progress, **groups, torch=state["torch"])
+    autotune, run_state = Autotune.from_json(state["choice"]), RunState.from_json(state["progress"])
+    return Checkpoint(state["identity"], autotune, run_state, **groups, torch=state["torch"])
 
 
 def drop_checkpoint(folder: Path) -> None:
-    """Delete the checkpoint: its run is over."""
+    """Delete the checkpoint."""
     (folder / FILE).unlink(missing_ok=True)
     (folder / _TEMPORARY).unlink(missing_ok=True)
 

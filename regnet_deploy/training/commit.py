@@ -1,10 +1,9 @@
-"""What a finished run writes into its bundle."""
+"""What a finished run writes into its bundle: weights, labels, metrics, lineage and a sample of its images."""
 
 from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,107 +11,100 @@ import torch
 from numpy.typing import NDArray
 
 from regnet_deploy import __version__
-from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.training import Autotune, BestEpoch, Lineage, Training, TrainingData
 from regnet_deploy.errors import require
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
-from regnet_deploy.models.weights import FILE as WEIGHTS
-from regnet_deploy.models.weights import weights_to_bytes
-from regnet_deploy.training.autotune import Autotune
+from regnet_deploy.models.weights import WeightsUpdate, replace_weights
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample
 from regnet_deploy.training.execution import device_name
 from regnet_deploy.training.loop import Run
+from regnet_deploy.training.run_identity import RunIdentity
 
-SAMPLES = "samples.safetensors"
 SAMPLE_COUNT = 32
-#: Parts that were true of the weights before.
-_OF_OLD_WEIGHTS = ("golden", "variants", "choice", "profile", "serving")
-_OF_OLD_WEIGHTS_SUFFIXES = (".onnx", ".plan")
-_GOLDEN = "golden.safetensors"
 
 
-def commit_training(
-    bundle: Bundle, architecture: Mapping[str, Any], folder: ImageDataset, run: Run, part: dict[str, Any]
-) -> Bundle:
-    """Write the best weights, labels, samples and metrics into the bundle, in one step, and drop what they make untrue.
+def commit_training(identity: RunIdentity, run: Run, autotune: Autotune) -> Bundle:
+    """Write the best weights, labels, samples and metrics into the bundle in one step, and return the new bundle.
 
     Raises:
-        BundleError: the bundle was changed meanwhile or cannot be written; it is then as before.
+        BundleError: the bundle was changed meanwhile, or cannot be written; it is then as before.
     """
-    files = {WEIGHTS: weights_to_bytes(run.best), SAMPLES: samples(folder, run.preprocessing, run.learner.recipe.seed)}
-    parts = {
-        "architecture": dict(architecture),
-        "labels": list(folder.classes),
-        "training": part,
-        "environment": {"train": training_environment(run)},
+    environment = {
+        **library_versions(),
+        "platform": platform.platform(),
+        "device": device_name(run.trainer.execution.device),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    now = open_bundle(bundle.path)  # an export may have come between
-    stale = [name for name in now.files if name == _GOLDEN or name.endswith(_OF_OLD_WEIGHTS_SUFFIXES)]
-    return update_bundle(bundle.path, parts, files, drop=(*_OF_OLD_WEIGHTS, *stale), expect=bundle)
+    update = WeightsUpdate(
+        state=run.best,
+        architecture=identity.architecture,
+        preprocessing=identity.preprocessing,
+        labels=identity.dataset.classes,
+        training=training_record(identity, run, autotune),
+        samples=sample_images(identity.dataset, identity.preprocessing, identity.recipe.seed),
+        environment={"train": environment},
+    )
+    return replace_weights(identity.bundle, update)
 
 
-def training_part(folder: ImageDataset, run: Run, choice: Autotune, start_sha256: str | None) -> dict[str, Any]:
-    """Return the manifest's part ``training``."""
-    progress = run.progress
-    best = progress.history[progress.best_epoch - 1]
-    return {
-        "recipe": run.learner.recipe.to_json(),
-        "data": {
-            "folder": folder.source.root.resolve().name,
-            "classes": len(folder.classes),
-            "train_images": len(folder.train),
-            "val_images": len(folder.val),
-            "split": folder.split,
-            "digest": folder.digest,
-            "rejected": dict(folder.rejected),
-            "unreadable": dict(progress.unreadable),
-            "in_memory": run.training.subset.cached is not None,
-        },
-        "seed": run.learner.recipe.seed,
-        "device": device_name(choice.execution.device),
-        "execution": choice.to_json(),
-        "history": progress.history,
-        # Ended by the user before its last epoch: then there are fewer epochs in the history than in the recipe.
-        "stopped": len(progress.history) < run.learner.recipe.epochs,
-        "best": {
-            "epoch": progress.best_epoch,
-            "val_top1": best["val_top1"],
-            "val_loss": best["val_loss"],
-            "val_images": best["val_images"],
-        },
-        "seconds": sum(metrics["seconds"] for metrics in progress.history),
-        "lineage": {
-            "start": "the bundle's weights" if start_sha256 else f"random weights of seed {run.learner.recipe.seed}",
-            "start_sha256": start_sha256,
-            "versions": versions(),
-        },
-    }
+def training_record(identity: RunIdentity, run: Run, autotune: Autotune) -> Training:
+    """Return the part ``training`` of the manifest."""
+    dataset, recipe, state = identity.dataset, identity.recipe, run.state
+    best = state.history[state.best_epoch - 1]
+    start = "the bundle's weights" if identity.start_sha256 else f"random weights of seed {recipe.seed}"
+    return Training(
+        recipe=recipe.to_json(),
+        data=TrainingData(
+            folder=dataset.source.root.resolve().name,
+            classes=len(dataset.classes),
+            train_images=len(dataset.train),
+            val_images=len(dataset.val),
+            split=dataset.split,
+            digest=dataset.digest,
+            rejected=dict(dataset.rejected),
+            unreadable=dict(state.unreadable),
+            in_memory=run.training.subset.cached is not None,
+        ),
+        seed=recipe.seed,
+        device=device_name(autotune.execution.device),
+        execution=autotune,
+        history=tuple(state.history),
+        # If the user ended the run before its last epoch, the history has fewer epochs than the recipe.
+        stopped=len(state.history) < recipe.epochs,
+        best=BestEpoch(
+            epoch=state.best_epoch, val_top1=best.val_top1, val_loss=best.val_loss, val_images=best.val_images
+        ),
+        seconds=sum(epoch.seconds for epoch in state.history),
+        lineage=Lineage(start=start, start_sha256=identity.start_sha256, versions=library_versions()),
+    )
 
 
-def samples(folder: ImageDataset, preprocessing: Preprocessing, seed: int) -> bytes:
-    """Return ``samples.safetensors``: evaluation views of training images, spread over the classes.
+def sample_images(dataset: ImageDataset, preprocessing: Preprocessing, seed: int) -> bytes:
+    """Return ``samples.safetensors``: training images as evaluation shows them, spread over the classes.
 
-    ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``; n is 32, or all there are.
+    ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``; n is 32, or the number of images if fewer.
     """
-    views = EvaluationDataset(ImageSubset(folder.source, folder.train), preprocessing)
+    images = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
     pixels: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    for number in stratified_order([file.label for file in folder.train], seed):
-        sample = views[number]
-        if isinstance(sample, Sample) and len(pixels) < SAMPLE_COUNT:
+    for number in stratified_order([image.label for image in dataset.train], seed):
+        sample = images[number]
+        if isinstance(sample, Sample):
             pixels.append(sample.pixels)
             labels.append(sample.label)
         if len(pixels) == SAMPLE_COUNT:
             break
     save = require("safetensors.numpy", "train").save
     side = preprocessing.crop
-    images = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
-    data: bytes = save({"images": images, "labels": np.asarray(labels, np.int64)})
+    stacked = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
+    data: bytes = save({"images": stacked, "labels": np.asarray(labels, np.int64)})
     return data
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of what decides the numbers."""
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that affect the weights."""
     return {
         "regnet-deploy": __version__,
         "python": platform.python_version(),
@@ -122,17 +114,8 @@ def versions() -> dict[str, str]:
     }
 
 
-def training_environment(run: Run) -> dict[str, Any]:
-    """Return what wrote the weights, where and when."""
-    return {
-        **versions(),
-        "platform": platform.platform(),
-        "device": device_name(run.learner.execution.device),
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def training_summary(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part ``training`` without its long tables, for machines."""
-    data = {**part["data"], "rejected": len(part["data"]["rejected"]), "unreadable": len(part["data"]["unreadable"])}
+def training_summary(training: Training) -> dict[str, Any]:
+    """Return the part ``training`` as JSON data without its long tables."""
+    part = training.to_json()
+    data = {**part["data"], "rejected": len(training.data.rejected), "unreadable": len(training.data.unreadable)}
     return {**{name: value for name, value in part.items() if name != "history"}, "data": data}

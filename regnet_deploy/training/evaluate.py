@@ -1,4 +1,4 @@
-"""How good a network is on images that it has not seen, with batch norm statistics that are true of its weights."""
+"""Evaluation on validation images, and the batch norm statistics for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regnet_deploy.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the validation images said: mean loss, share of right answers, images that counted, and that did not."""
+    """Mean loss, top-1 accuracy as a fraction, number of images, and those that cannot be read."""
 
     loss: float
     top1: float
@@ -25,32 +25,32 @@ class Evaluation:
     unreadable: tuple[UnreadableImage, ...]
 
 
-def set_precise_statistics(learner: Trainer, batches: Iterable[Batch]) -> None:
+def set_precise_statistics(trainer: Trainer, batches: Iterable[Batch]) -> None:
     """Set every batch norm's mean and variance to the mean over these training batches, as pycls does.
 
-    The running averages of training lag behind the weights; these are of the weights as they are. Batches of fewer than
-    two images are left out.
+    The running averages of training lag behind the weights; these statistics are of the current weights. Batches of
+    fewer than two images are skipped.
     """
-    norms = [module for module in learner.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms = [module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's word for the plain average
+        norm.momentum = None  # makes PyTorch compute the plain average
     with torch.no_grad():
         for batch in batches:
             if len(batch.labels) > 1:
-                learner.model(learner.images(batch))
+                trainer.model(trainer.images(batch))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def evaluate(learner: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
-    """Evaluate in FP32, as the network will be exported, on the pixels that the server would make of the files."""
-    loss_sum, right, images = 0.0, 0, 0
+def evaluate(trainer: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
+    """Evaluate in FP32, as the network is exported, on the pixels that the server makes of the images."""
+    loss_sum, correct, images = 0.0, 0, 0
     unreadable: list[UnreadableImage] = []
-    device = learner.execution.device
-    layout = torch.channels_last if learner.execution.channels_last else torch.contiguous_format
-    learner.model.eval()
+    device = trainer.execution.device
+    layout = torch.channels_last if trainer.execution.channels_last else torch.contiguous_format
+    trainer.model.eval()
     with torch.no_grad():
         for batch in batches:
             unreadable += batch.unreadable
@@ -58,9 +58,9 @@ def evaluate(learner: Trainer, batches: Iterable[Batch], preprocessing: Preproce
                 continue
             inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)).to(device, memory_format=layout)
             labels = batch.labels.to(device)
-            logits = learner.model(inputs)
+            logits = trainer.model(inputs)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
-            right += int((logits.argmax(1) == labels).sum())
+            correct += int((logits.argmax(1) == labels).sum())
             images += len(labels)
-    learner.model.train()
-    return Evaluation(loss_sum / max(1, images), right / max(1, images), images, tuple(unreadable))
+    trainer.model.train()
+    return Evaluation(loss_sum / max(1, images), correct / max(1, images), images, tuple(unreadable))

@@ -1,6 +1,6 @@
-"""The recipe: everything that decides, with the data and the seed, what the weights become.
+"""The training recipe: the hyperparameters that, with the dataset and the seed, determine the weights.
 
-The defaults are those of the paper's final networks (arXiv 2003.13678, section 5) as pycls writes them down.
+The defaults are those of the paper's final networks (arXiv 2003.13678, section 5) in the configuration of pycls.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 
-#: Images for which ``lr`` is stated.
+#: Batch size that ``lr`` refers to.
 LR_BATCH = 128
 DEFAULT_BATCH = 128
 DEFAULT_WARMUP_EPOCHS = 5
@@ -24,19 +24,19 @@ class Recipe:
     """SGD with Nesterov momentum 0.9 under a half-period cosine with linear warm-up.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step; None until :meth:`fitted` to the data.
-        lr: learning rate for a batch of 128 images; it is scaled with the batch.
-        weight_decay: of every parameter, batch norm and biases included.
+        epochs: number of passes over the training images.
+        batch_size: images per step; None until :meth:`fitted`.
+        lr: learning rate for a batch of 128 images; it is scaled with the batch size.
+        weight_decay: of every parameter, including batch norm and biases.
         warmup_epochs: epochs in which the learning rate rises from a tenth; None until fitted.
-        crop_area: smallest share of the image's area that a training crop shows; 1 shows the centre as it is.
+        crop_area: smallest area of a random crop as a fraction of the image; 1 always takes the center crop.
         flip: mirror half of the training images.
-        lighting: standard deviation of the colour shift along ImageNet's principal components; 0 for none.
-        label_smoothing: share of the target that goes to all classes alike.
-        precise_bn_images: training images from which batch norm's statistics are computed before each evaluation;
-            0 keeps the running averages.
-        seed: of the first weights, the order of the images and their augmentation.
-        fine_tune: start from the bundle's weights, not from the seed's.
+        lighting: standard deviation of the color shift along ImageNet's principal components; 0 disables it.
+        label_smoothing: fraction of the target that is distributed over all classes.
+        precise_bn_images: training images for the batch norm statistics before each evaluation; 0 uses the running
+            averages.
+        seed: of the initial weights, the order of the images and their augmentation.
+        fine_tune: start from the weights of the bundle instead of random ones.
     """
 
     epochs: int = 100
@@ -53,10 +53,10 @@ class Recipe:
     fine_tune: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained with.
+        """Check the values.
 
         Raises:
-            UsageError: with the value and what is allowed.
+            UsageError: with the value and the allowed range.
         """
         if self.epochs < 1:
             raise UsageError(f"epochs must be 1 or more, got {self.epochs}")
@@ -78,10 +78,10 @@ class Recipe:
             raise UsageError("the seed and the images for precise batch norm must be 0 or more")
 
     def fitted(self, images: int) -> Recipe:
-        """Return the recipe with batch size and warm-up decided for so many training images.
+        """Return the recipe with batch size and warm-up for this number of training images.
 
-        A batch is never more than a quarter of them, so that an epoch has four steps at least; the warm-up is the
-        paper's 5 epochs, or a quarter of a run that is shorter than 20.
+        The default batch size is at most a quarter of the images, so that an epoch has at least four steps; the default
+        warm-up is the paper's 5 epochs, or a quarter of a run of fewer than 20 epochs.
         """
         batch = self.batch_size or max(2, min(DEFAULT_BATCH, images // 4))
         warmup = min(DEFAULT_WARMUP_EPOCHS, self.epochs // 4) if self.warmup_epochs is None else self.warmup_epochs
@@ -91,18 +91,18 @@ class Recipe:
     def batch(self) -> int:
         """Batch size of a fitted recipe."""
         if self.batch_size is None:
-            raise ValueError("the recipe has not been fitted to its data")
+            raise ValueError("the recipe is not fitted to a dataset")
         return self.batch_size
 
     def learning_rate(self, epoch: int) -> float:
-        """Return the learning rate of epoch 0, 1, ...: set once an epoch, as in pycls."""
+        """Return the learning rate of epoch 0, 1, ...: it changes once per epoch, as in pycls."""
         rate = self.lr * self.batch / LR_BATCH * 0.5 * (1 + math.cos(math.pi * epoch / self.epochs))
         if self.warmup_epochs and epoch < self.warmup_epochs:
             rate *= WARMUP_FACTOR + (1 - WARMUP_FACTOR) * epoch / self.warmup_epochs
         return rate
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data, with what is the same for every recipe."""
+        """Return JSON data, including what is the same for every recipe."""
         return {
             **asdict(self),
             "optimizer": "SGD",

@@ -1,17 +1,24 @@
-"""The run directory beside the bundle: checkpoint, what the check of the images said, TensorBoard's event files."""
+"""The run directory beside the bundle: lock, checkpoint, cache of the image check, TensorBoard's event files.
+
+Event files are written with TensorBoard's own record writer, but without ``SummaryWriter``: that one writes from a
+thread, in which a full disk ends in a traceback, and threads and forked loading processes do not go together.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO, Any
 
 from regnet_deploy.bundle import Bundle, ensure_writable
-from regnet_deploy.errors import BundleError, DataError
+from regnet_deploy.errors import BundleError, DataError, require
 from regnet_deploy.file_lock import file_lock
 from regnet_deploy.space.complexity import network_complexity
-from regnet_deploy.space.network import Network
 
 _LOCK = ".lock"
 
@@ -24,10 +31,10 @@ def default_directory(bundle_path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def open_directory(path: Path) -> Iterator[Path]:
-    """Make the run directory where it is not there, and hold it while a run is in it.
+    """Create the run directory if it does not exist, and lock it while the context is open.
 
     Raises:
-        DataError: another run is in it, or it cannot be written.
+        DataError: another run uses it, or it cannot be written.
     """
     unwritable = f"cannot write {path}: {{}}; give another --run-dir"
     try:
@@ -40,20 +47,67 @@ def open_directory(path: Path) -> Iterator[Path]:
 
 
 def ensure_free_space(bundle: Bundle, directory: Path) -> None:
-    """Find out before a day of training whether its checkpoints and its result can be written.
+    """Check, before a day of training, that its checkpoints and its result can be written.
 
     Raises:
-        BundleError: the bundle cannot be written, or has no room for the weights.
-        DataError: the run directory has no room for two checkpoints, which are there while one replaces the other.
+        BundleError: the bundle cannot be written, or there is no space for the weights.
+        DataError: there is no space for two checkpoints, which exist while one replaces the other.
     """
     ensure_writable(bundle)
-    architecture = bundle.part("architecture")
-    cost = network_complexity(Network.from_json(architecture), architecture["resolution"], architecture["classes"])
+    architecture = bundle.architecture
+    cost = network_complexity(architecture.network, architecture.resolution, architecture.classes)
     weight_bytes = 4 * int(cost.total.parameters)
     for folder, size, kind in ((bundle.path, weight_bytes, BundleError), (directory, 6 * weight_bytes, DataError)):
         free = shutil.disk_usage(folder).free
         if free < size:
             raise kind(
                 f"{folder} has {free / 1e6:.0f} MB free and training needs {size / 1e6:.0f} MB there: "
-                "make room first, nothing was trained"
+                "free some space first, nothing was trained"
             )
+
+
+class MetricsWriter:
+    """An open, unbuffered event file: what is written is in the file, even if the process is killed."""
+
+    def __init__(self, file: IO[bytes], resumed_at: int) -> None:
+        event = require("tensorboard.compat.proto.event_pb2", "train")
+        self._event, self._summary = event.Event, require("tensorboard.compat.proto.summary_pb2", "train").Summary
+        self._records = require("tensorboard.summary.writer.record_writer", "train").RecordWriter(file)
+        self._write(file_version="brain.Event:2")
+        if resumed_at:  # hides what an interrupted process wrote about later steps
+            self._write(step=resumed_at, session_log=event.SessionLog(status=event.SessionLog.START))
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write values by tag, at a step counted from the start of the run.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        entries = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self._write(step=step, summary=self._summary(value=entries))
+
+    def _write(self, **fields: Any) -> None:
+        try:
+            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
+        except OSError as error:
+            raise _unwritable("TensorBoard's metrics", error) from None
+
+
+@contextlib.contextmanager
+def open_tensorboard(directory: Path, resumed_at: int) -> Iterator[MetricsWriter]:
+    """Open a new event file in the run directory; ``resumed_at`` is the step from which the run continues.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+    try:
+        file = path.open("ab", buffering=0)
+    except OSError as error:
+        raise _unwritable(str(path), error) from None
+    with file:
+        yield MetricsWriter(file, resumed_at)
+
+
+def _unwritable(what: str, error: OSError) -> DataError:
+    return DataError(f"cannot write {what}: {error.strerror}; repeat the command to continue from the checkpoint")

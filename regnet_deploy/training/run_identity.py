@@ -1,9 +1,8 @@
-"""A run before it starts: all that decides its weights."""
+"""What determines the weights of a run, and whether a checkpoint or a bundle is of the same run."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,47 +10,53 @@ from typing import Any
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import ImageDataset, ImageListing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes
-from regnet_deploy.space.network import Network
 from regnet_deploy.training.checkpoint import Checkpoint
-from regnet_deploy.training.execution import Execution, ExecutionRequest
+from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class RunIdentity:
-    """What decides the weights of a run.
+    """What determines the weights of a run.
 
     Attributes:
-        bundle: as it was read.
-        architecture: the bundle's, with as many classes as the folder has.
-        preprocessing: the bundle's.
-        folder: the data.
-        recipe: fitted to the data.
+        bundle: as it was opened.
+        dataset: the images.
+        recipe: fitted to the dataset.
     """
 
     bundle: Bundle
-    architecture: Mapping[str, Any]
-    preprocessing: Preprocessing
-    folder: ImageDataset
+    dataset: ImageDataset
     recipe: Recipe
+
+    @property
+    def architecture(self) -> Architecture:
+        """The bundle's architecture with the classes of the dataset."""
+        return self.bundle.architecture.replace(classes=len(self.dataset.classes))
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The bundle's preprocessing."""
+        return self.bundle.preprocessing
 
     @property
     def start_sha256(self) -> str | None:
         """Sha256 of the weights that the run starts from; None for random ones."""
         return self.bundle.files[WEIGHTS].sha256 if self.recipe.fine_tune else None
 
-    def identity(self) -> dict[str, Any]:
-        """Return JSON data that is the same for the same run only."""
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON data that is equal for the same run only."""
         return {
             "recipe": self.recipe.to_json(),
-            "data": {"images": self.folder.digest, "split": self.folder.split},
-            "architecture": dict(self.architecture),
+            "data": {"images": self.dataset.digest, "split": self.dataset.split},
+            # As it is stored: a bundle of an earlier version may lack keys that the record would add.
+            "architecture": {**self.bundle.parts["architecture"], "classes": len(self.dataset.classes)},
             "preprocessing": self.preprocessing.to_json(),
             "start": {"weights": self.start_sha256},
         }
@@ -62,96 +67,85 @@ class RunIdentity:
         Raises:
             BundleError: the weights to start from are damaged.
         """
-        network = Network.from_json(dict(self.architecture))
-        model = AnyNet(network, self.architecture["classes"], seed=self.recipe.seed)
+        model = AnyNet(self.architecture.network, self.architecture.classes, seed=self.recipe.seed)
         if self.recipe.fine_tune:
             start, own = weights_from_bytes(self.bundle.read(WEIGHTS)), model.state_dict()
             fitting = {name: value for name, value in start.items() if own[name].shape == value.shape}
-            model.load_state_dict({**own, **fitting})  # a head for other classes starts from the seed
+            model.load_state_dict({**own, **fitting})  # with other classes, the head keeps its random weights
         return model
 
 
-def ensure_fits(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> None:
-    """Find out before the images are decoded whether they can be what the bundle's network is trained on.
+def ensure_trainable(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> None:
+    """Check, before the images are decoded, that the bundle's network can be trained on them.
 
     Raises:
         MissingPart: the bundle has no architecture or no preprocessing.
-        DataError: one class only.
-        UsageError: no weights to start from.
+        DataError: there is only one class.
+        UsageError: there are no weights to start from.
     """
-    bundle.part("architecture")
-    Preprocessing.from_json(bundle.part("preprocessing"))
+    _ = bundle.architecture, bundle.preprocessing  # raise if they are missing
     if len(listing.train) < 2:
         (only,) = listing.train
         raise DataError(
-            f"{listing.root} has one class folder, {only}: a classifier needs two or more{_deeper(listing, only)}"
+            f"{listing.root} has one class folder, {only}: a classifier needs two or more{_folder_below(listing, only)}"
         )
     if recipe.fine_tune and not bundle.is_trained:
         raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
 
 
-def _deeper(listing: ImageListing, only: str) -> str:
-    """Point to the folder below, where the class folders lie one level deeper than they should."""
-    below = {Path(path).parent for path in listing.train[only]} - {Path(only)}
+def _folder_below(listing: ImageListing, only: str) -> str:
+    """Suggest the folder below, if the class folders are one level deeper."""
+    below = {Path(name).parent for name in listing.train[only]} - {Path(only)}
     return f"; did you mean --data {listing.root / only}?" if len(below) > 1 and listing.val is None else ""
 
 
-def make_run_identity(bundle: Bundle, folder: ImageDataset, recipe: Recipe) -> RunIdentity:
-    """Fit bundle, data and recipe, which :func:`ensure_fits` has seen, to each other."""
-    architecture = {**bundle.part("architecture"), "classes": len(folder.classes)}
-    preprocessing = Preprocessing.from_json(bundle.part("preprocessing"))
-    return RunIdentity(bundle, architecture, preprocessing, folder, recipe.fitted(len(folder.train)))
-
-
-def is_committed(checkpoint: Checkpoint, job: RunIdentity) -> bool:
-    """Tell whether this very run had ended and its weights are in the bundle, so that only its checkpoint was left."""
-    done = checkpoint.progress.epoch == checkpoint.identity["recipe"]["epochs"]
-    stored = job.bundle.files.get(WEIGHTS)
+def is_committed(checkpoint: Checkpoint, identity: RunIdentity) -> bool:
+    """Tell whether the run of a checkpoint has ended and its weights are in the bundle."""
+    done = checkpoint.state.epoch == checkpoint.identity["recipe"]["epochs"]
+    stored = identity.bundle.files.get(WEIGHTS)
     if not done or stored is None:
         return False
-    return hashlib.sha256(weights_to_bytes(dict(checkpoint.best))).hexdigest() == stored.sha256
+    return hashlib.sha256(weights_to_bytes(checkpoint.best)).hexdigest() == stored.sha256
 
 
 def identity_differences(
-    checkpoint: Checkpoint, job: RunIdentity, wanted: ExecutionRequest, leave_out: tuple[str, ...] = ()
+    checkpoint: Checkpoint, identity: RunIdentity, request: ExecutionRequest, leave_out: tuple[str, ...] = ()
 ) -> list[str]:
-    """Return, in words, what is not as in the run that the checkpoint is of; groups of the identity can be left out."""
-    found = []
-    for group, values in job.identity().items():
+    """Return, in words, what differs from the run of the checkpoint; groups of the identity can be left out."""
+    differences = []
+    for group, values in identity.to_json().items():
         if group in leave_out:
             continue
         before = checkpoint.identity.get(group, {})
         for name in sorted({*values, *before}):
             was, now = before.get(name), values.get(name)
             if was != now:
-                found.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
-    return found + wanted.contradictions(checkpoint.choice.execution)
+                differences.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
+    return differences + request.contradictions(checkpoint.autotune.execution)
 
 
-def is_already_trained(job: RunIdentity, wanted: ExecutionRequest) -> bool:
-    """Tell whether the bundle's weights are what this very job would make, executed as asked."""
-    training = job.bundle.parts.get("training")
-    if training is None or not job.bundle.is_trained or job.recipe.fine_tune:
+def is_already_trained(identity: RunIdentity, request: ExecutionRequest) -> bool:
+    """Tell whether the bundle has the weights that this run would produce, executed as requested."""
+    training = identity.bundle.manifest.training
+    if training is None or not identity.bundle.is_trained or identity.recipe.fine_tune or training.stopped:
         return False
-    data = {"digest": job.folder.digest, "split": job.folder.split}
-    same_data = {name: training["data"].get(name) for name in data} == data
-    execution = Execution(**training["execution"]["execution"])
-    if wanted.contradictions(execution):
+    if request.contradictions(training.execution.execution):
         return False
-    same_network = job.bundle.part("architecture") == job.architecture
-    return same_data and same_network and training["recipe"] == job.recipe.to_json() and not training.get("stopped")
+    same_data = (training.data.digest, training.data.split) == (identity.dataset.digest, identity.dataset.split)
+    same_network = identity.bundle.architecture == identity.architecture
+    return same_data and same_network and training.recipe == identity.recipe.to_json()
 
 
-def ensure_same(checkpoint: Checkpoint, job: RunIdentity, wanted: ExecutionRequest, directory: Path) -> None:
-    """Refuse to go on with another run.
+def ensure_same_run(checkpoint: Checkpoint, identity: RunIdentity, request: ExecutionRequest, directory: Path) -> None:
+    """Refuse to continue another run.
 
     Raises:
         UsageError: with what differs.
     """
-    found = identity_differences(checkpoint, job, wanted)
-    if found:
-        stands = f"epoch {checkpoint.progress.epoch + 1} step {checkpoint.progress.step}"
+    differences = identity_differences(checkpoint, identity, request)
+    if differences:
+        position = f"epoch {checkpoint.state.epoch + 1} step {checkpoint.state.step}"
         raise UsageError(
-            f"an unfinished run in {directory} stands at {stands} and differs in {', '.join(found)}: "
-            "give what it was started with to go on, --restart to drop it, or another --run-dir"
+            f"an unfinished run in {directory} is at {position} and differs in {', '.join(differences)}: "
+            "repeat its options to continue it, or give --restart to drop it, or another --run-dir"
         )

@@ -1,32 +1,25 @@
-"""Training from a bundle and a folder of images to new weights in the bundle, however often it is interrupted."""
+"""Training: from a bundle and a dataset to new weights in the bundle, across any number of interruptions."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.bundle.training import Autotune, Epoch, Execution
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
 from regnet_deploy.images.image_check import cache_file, check_images
-from regnet_deploy.progress import Progress
-from regnet_deploy.training.autotune import Autotune, autotune_execution
-from regnet_deploy.training.checkpoint import (
-    Checkpoint,
-    drop_checkpoint,
-    load_checkpoint,
-    make_checkpoint,
-    restore,
-    save_checkpoint,
-)
-from regnet_deploy.training.commit import commit_training, training_part
+from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.training.autotune import autotune_execution
+from regnet_deploy.training.checkpoint import Checkpoint, drop_checkpoint, load_checkpoint, save_checkpoint
+from regnet_deploy.training.commit import commit_training
 from regnet_deploy.training.data_loader import (
     TrainingDataset,
     batches_from,
@@ -36,7 +29,6 @@ from regnet_deploy.training.data_loader import (
     training_dataset,
 )
 from regnet_deploy.training.execution import (
-    Execution,
     ExecutionRequest,
     can_compile,
     default_workers,
@@ -45,40 +37,44 @@ from regnet_deploy.training.execution import (
 )
 from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
-from regnet_deploy.training.run_directory import default_directory, ensure_free_space, open_directory
+from regnet_deploy.training.run_directory import (
+    MetricsWriter,
+    default_directory,
+    ensure_free_space,
+    open_directory,
+    open_tensorboard,
+)
 from regnet_deploy.training.run_identity import (
     RunIdentity,
-    ensure_fits,
-    ensure_same,
+    ensure_same_run,
+    ensure_trainable,
     identity_differences,
     is_already_trained,
     is_committed,
-    make_run_identity,
 )
-from regnet_deploy.training.tensorboard import MetricsWriter, open_tensorboard
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
-#: Names of files that are told; all of them are in the bundle.
-_NAMED = 10
+#: Number of image names that a message lists; the bundle lists all of them.
+_LISTED = 10
 #: Seconds between two values of the loss in TensorBoard.
-_LOSS_EVERY_S = 1.0
+_LOSS_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What does not decide the weights, but how they are come by.
+    """How a run is executed; none of this determines the weights, except on a GPU or with another precision.
 
     Attributes:
-        wanted: device, precision, memory layout and compilation, as far as the user says.
-        workers: processes that load images; None leaves it to device and data.
-        val_split: share of each class to hold out where the folder has no validation images; None is 0.1.
-        run_dir: run directory; None is the bundle's sibling.
-        restart: drop an unfinished run, and train anew what is trained already.
-        finish: end an unfinished run: its best weights so far become the bundle's.
+        execution: requested device, precision, memory layout and compilation.
+        workers: processes that load images; None chooses by device and dataset.
+        val_split: share of each class to hold out if the folder has no validation images; None is 0.1.
+        run_dir: run directory; None is beside the bundle.
+        restart: drop an unfinished run, and train again what is already trained.
+        finish: end an unfinished run: its best weights so far are written into the bundle.
         checkpoint_s: seconds between checkpoints.
     """
 
-    wanted: ExecutionRequest = field(default_factory=ExecutionRequest)
+    execution: ExecutionRequest = field(default_factory=ExecutionRequest)
     workers: int | None = None
     val_split: float | None = None
     run_dir: Path | None = None
@@ -88,207 +84,212 @@ class TrainOptions:
 
 
 def train(
-    bundle_path: str | Path, data: str | Path, recipe: Recipe, options: TrainOptions, progress: Progress
+    bundle_path: str | Path,
+    data: str | Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    progress: Progress = NoProgress(),
 ) -> Bundle:
     """Train the bundle's network on a folder of images and return the bundle with its new weights.
 
-    A run that was interrupted goes on where its last checkpoint stands; on a CPU its weights become, to the bit, those
-    of a run that never stopped.
+    An interrupted run continues from its last checkpoint. On a CPU its weights are then bit-identical to those of a run
+    that was never interrupted.
 
     Raises:
         BundleError: the bundle is missing, damaged, not writable, or was changed meanwhile.
         DataError: the images cannot be used, or the run directory cannot be written.
-        UsageError: options that do not fit bundle, data, device or the unfinished run; or the loss diverged.
+        UsageError: options that do not fit the bundle, the images, the device or the unfinished run; or the loss
+            diverged.
     """
     if options.finish and options.restart:
         raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
     bundle = open_bundle(bundle_path)
-    resolve_device(options.wanted.device)
+    resolve_device(options.execution.device)
     listing = list_images(data)
-    ensure_fits(bundle, listing, recipe)
+    ensure_trainable(bundle, listing, recipe)
     if options.val_split is not None and listing.val is not None:
-        raise UsageError(f"{data} has validation images of its own: leave --val-split out, or give a folder without")
+        raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
     directory = options.run_dir or default_directory(bundle_path)
     with open_directory(directory):
         ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)
         checked = check_images(listing.source, cache_file(directory, listing.root), progress)
-        share = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
-        folder = build_dataset(listing, checked, val_split=share, seed=recipe.seed)
-        job = make_run_identity(bundle, folder, recipe)
+        val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
+        dataset = build_dataset(listing, checked, val_split=val_split, seed=recipe.seed)
+        identity = RunIdentity(bundle, dataset, recipe.fitted(len(dataset.train)))
         if options.restart:
-            drop_checkpoint(directory)  # not before it is known that there is something to train on
-        _tell_data(job, recipe, progress)
-        if checkpoint and is_committed(checkpoint, job):
+            drop_checkpoint(directory)  # only now, when it is known that the images can be used
+        _describe(identity, recipe, progress)
+        if checkpoint and is_committed(checkpoint, identity):
             drop_checkpoint(directory)
-            if not identity_differences(
-                checkpoint, job, options.wanted, leave_out=("start",)
-            ):  # those are the new weights now
-                progress.message("this run had ended and its weights are in the bundle: nothing is left to do")
+            # The start is left out: after the commit the bundle's weights are the new ones.
+            if not identity_differences(checkpoint, identity, options.execution, leave_out=("start",)):
+                progress.message("this run has ended and its weights are in the bundle: nothing is left to do")
                 return bundle
             checkpoint = None
         if checkpoint:
-            ensure_same(checkpoint, job, options.wanted, directory)
-        elif is_already_trained(job, options.wanted) and not options.restart:
-            top1 = bundle.part("training")["best"]["val_top1"]
-            progress.message(f"{bundle.path} is trained like this already ({top1:.2%}): --restart trains it anew")
+            ensure_same_run(checkpoint, identity, options.execution, directory)
+        elif is_already_trained(identity, options.execution) and not options.restart:
+            top1 = bundle.training.best.val_top1
+            progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
             return bundle
         if options.finish and (checkpoint is None or not checkpoint.best):
-            raise UsageError(f"--finish: there is no unfinished run in {directory} with an epoch done")
-        del checked, listing  # of an ImageNet they are half a gigabyte
-        return _run(job, options, directory, checkpoint, progress)
+            raise UsageError(f"--finish: {directory} has no unfinished run with a completed epoch")
+        del checked, listing  # half a gigabyte for ImageNet
+        return _run(identity, options, directory, checkpoint, progress)
 
 
 def _run(
-    job: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, progress: Progress
+    identity: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, progress: Progress
 ) -> Bundle:
     disable_tf32()
-    model = job.model()
-    folder, recipe, preprocessing = job.folder, job.recipe, job.preprocessing
+    model = identity.model()
+    dataset, recipe, preprocessing = identity.dataset, identity.recipe, identity.preprocessing
+    training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress)
+    validation = evaluation_dataset(dataset.source, dataset.val, preprocessing, progress)
 
-    training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
-    validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)
-
-    def make(execution: Execution) -> Trainer:
+    def trainer_for(execution: Execution) -> Trainer:
         return make_trainer(model, execution, recipe, preprocessing)
 
     if checkpoint:
-        choice = _resumed_choice(checkpoint, progress)
+        autotune = _resumed_autotune(checkpoint, progress)
     else:
         torch.set_num_threads(available_cores())
-        chosen = _choose(options.wanted, make, training, progress)
-        choice = replace(chosen, threads=torch.get_num_threads())
-    device = choice.execution.device
-    workers = (
-        default_workers(device, training.subset.cached is not None) if options.workers is None else options.workers
-    )
-    run = Run(make(choice.execution), training, validation, preprocessing, workers)
+        autotune = _autotune(options.execution, trainer_for, training, progress)
+    cached = training.subset.cached is not None
+    workers = default_workers(autotune.execution.device, cached) if options.workers is None else options.workers
+    run = Run(trainer_for(autotune.execution), training, validation, preprocessing, workers)
     if checkpoint:
-        restore(checkpoint, run.learner)
-        run.progress, run.best = checkpoint.progress, dict(checkpoint.best)
-        progress.message(f"resuming at epoch {run.progress.epoch + 1} step {run.progress.step}")
+        checkpoint.restore(run.trainer)
+        run.state, run.best = checkpoint.state, dict(checkpoint.best)
+        progress.message(f"resuming at epoch {run.state.epoch + 1} step {run.state.step}")
 
     def save() -> None:
-        save_checkpoint(directory, make_checkpoint(job.identity(), choice, run.progress, run.learner, run.best))
+        trainer = run.trainer
+        tensors = trainer.model.state_dict(), trainer.momentum(), run.best
+        save_checkpoint(directory, Checkpoint(identity.to_json(), autotune, run.state, *tensors))
 
     if not checkpoint:
-        save()  # so that the choice holds from now on
+        save()  # so that the choice of execution holds from now on
     if not options.finish:
         with open_tensorboard(directory, run.steps_done) as metrics:
             try:
-                fit(run, _listener(run, save, metrics, progress, options.checkpoint_s))
+                fit(run, _callbacks(run, save, metrics, progress, options.checkpoint_s))
             except DivergenceError as error:
                 if not run.best:
-                    drop_checkpoint(directory)  # to go on from it would diverge again
+                    drop_checkpoint(directory)  # a run that continued from it would diverge again
                     raise
-                kept = f"the best epoch so far, {run.progress.best_epoch}, is kept: --finish puts it into the bundle"
+                kept = f"the best epoch so far, {run.state.best_epoch}, is kept: --finish writes it into the bundle"
                 raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
-    bundle = commit_training(
-        job.bundle, job.architecture, folder, run, training_part(folder, run, choice, job.start_sha256)
-    )
+    bundle = commit_training(identity, run, autotune)
     drop_checkpoint(directory)
-    _name("could not be read any more while training", run.progress.unreadable, progress)
+    _list_images("could not be read any more during training", run.state.unreadable, progress)
     return bundle
 
 
-def _choose(
-    wanted: ExecutionRequest, make: Callable[[Execution], Trainer], training: TrainingDataset, progress: Progress
+def _autotune(
+    request: ExecutionRequest,
+    trainer_for: Callable[[Execution], Trainer],
+    training: TrainingDataset,
+    progress: Progress,
 ) -> Autotune:
     recipe = training.recipe
     batches = load(training, batches_from(recipe, len(training), 0, 0), workers=0, pin=False)
     batch = next((batch for batch in batches if len(batch.labels) > 1), None)
     if batch is None:
-        raise DataError(f"none of the images in {training.subset.source.root} can be read any more: is it still there?")
+        raise DataError(
+            f"none of the images in {training.subset.source.root} can be read any more: does it still exist?"
+        )
     steps = recipe.epochs * steps_per_epoch(len(training), recipe.batch)
-    choice = autotune_execution(wanted, make, batch, steps, progress.message)
-    times = ", ".join(f"{way} {time_ms:.0f} ms" for way, time_ms in choice.step_ms.items())
-    progress.message(f"running steps in {choice.execution}" + (f" (tried: {times} a step)" if times else ""))
-    return choice
+    autotune = autotune_execution(request, trainer_for, batch, steps, progress)
+    times = ", ".join(f"{execution} {time_ms:.0f} ms" for execution, time_ms in autotune.step_ms.items())
+    progress.message(f"running steps in {autotune.execution}" + (f" (time per step: {times})" if times else ""))
+    return autotune.replace(threads=torch.get_num_threads())
 
 
-def _resumed_choice(checkpoint: Checkpoint, progress: Progress) -> Autotune:
+def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
+    """Return the execution of a checkpoint, after checking that it is possible here."""
     if checkpoint.torch != torch.__version__:
         progress.message(
-            f"begun with PyTorch {checkpoint.torch} and going on with {torch.__version__}: "
-            "the weights will not be those of one run, bit for bit"
+            f"started with PyTorch {checkpoint.torch} and continued with {torch.__version__}: "
+            "the weights will not be bit-identical to those of an uninterrupted run"
         )
-    if checkpoint.choice.threads:
-        torch.set_num_threads(checkpoint.choice.threads)
-    execution = checkpoint.choice.execution
+    if checkpoint.autotune.threads:
+        torch.set_num_threads(checkpoint.autotune.threads)  # sums over another number of threads have other last bits
+    execution = checkpoint.autotune.execution
     resolve_device(execution.device)
     if execution.compiled and not can_compile(execution.device):
-        raise UsageError("the unfinished run is compiled, and there is no compiler here any more: --restart drops it")
-    return checkpoint.choice
+        raise UsageError("the unfinished run is compiled, and there is no compiler on this machine: --restart drops it")
+    return checkpoint.autotune
 
 
-def _listener(
+def _callbacks(
     run: Run, save: Callable[[], None], metrics: MetricsWriter, progress: Progress, checkpoint_s: float
 ) -> TrainingCallbacks:
-    recipe = run.learner.recipe
+    recipe = run.trainer.recipe
     total = recipe.epochs * run.steps_per_epoch
     last_loss_s = -math.inf
-    shown = 0
-
-    def show_epoch() -> None:
-        nonlocal shown
-        if shown != run.progress.epoch + 1:
-            shown = run.progress.epoch + 1
-            progress.step(f"epoch {shown}/{recipe.epochs}", total)
+    shown_epoch = 0
 
     def step(loss: float, images_per_s: float) -> None:
-        nonlocal last_loss_s
-        history = run.progress.history
-        val = f", val top-1 {history[-1]['val_top1']:.1%}" if history else ""
-        note = f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s"
-        show_epoch()
-        progress.update(run.steps_done, note=note)
-        if time.monotonic() - last_loss_s >= _LOSS_EVERY_S:
+        nonlocal last_loss_s, shown_epoch
+        state = run.state
+        if shown_epoch != state.epoch + 1:
+            shown_epoch = state.epoch + 1
+            progress.step(f"epoch {shown_epoch}/{recipe.epochs}", total)
+        val = f", val top-1 {state.history[-1].val_top1:.1%}" if state.history else ""
+        progress.update(run.steps_done, note=f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s")
+        if time.monotonic() - last_loss_s >= _LOSS_INTERVAL_S:
             metrics.scalars({"step/loss": loss}, run.steps_done)
             last_loss_s = time.monotonic()
 
-    def epoch(values: dict[str, Any]) -> None:
-        best = " *" if run.progress.best_epoch == values["epoch"] else ""
+    def epoch(values: Epoch) -> None:
+        best = " *" if run.state.best_epoch == values.epoch else ""
         progress.message(
-            f"epoch {values['epoch']}/{recipe.epochs}: train loss {values['train_loss']:.3f}, "
-            f"top-1 {values['train_top1']:.1%}; "
-            f"val loss {values['val_loss']:.3f}, top-1 {values['val_top1']:.2%}{best}; "
-            f"lr {values['lr']:.4g}, {values['images_per_s']:,.0f} images/s, {values['seconds']:.1f} s"
+            f"epoch {values.epoch}/{recipe.epochs}: train loss {values.train_loss:.3f}, "
+            f"top-1 {values.train_top1:.1%}; "
+            f"val loss {values.val_loss:.3f}, top-1 {values.val_top1:.2%}{best}; "
+            f"lr {values.lr:.4g}, {values.images_per_s:,.0f} images/s, {values.seconds:.1f} s"
         )
-        scalars = {name: value for name, value in values.items() if name not in ("epoch", "val_images")}
+        scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
         metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
     return TrainingCallbacks(step, epoch, save, checkpoint_s)
 
 
-def _tell_data(job: RunIdentity, asked: Recipe, progress: Progress) -> None:
-    folder, before = job.folder, job.bundle.part("architecture")["classes"]
+def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
+    """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
+    dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
     progress.message(
-        f"{len(folder.train):,} images to train on, {len(folder.val):,} to validate with ({folder.split}), "
-        f"{len(folder.classes)} classes"
+        f"{len(dataset.train):,} images to train on, {len(dataset.val):,} to validate with ({dataset.split}), "
+        f"{len(dataset.classes)} classes"
     )
-    if folder.classes_without_val:
-        names = folder.classes_without_val
-        progress.message(f"{len(names)} classes have no validation image: {', '.join(names[:_NAMED])}")
-    _name("left out", folder.rejected, progress)
-    if before != len(folder.classes):
-        progress.message(f"the network gets {len(folder.classes)} outputs in place of {before}")
-    going = sorted({*job.bundle.parts.get("variants", {}), *(["profile"] if "profile" in job.bundle else [])})
-    if going:
+    if dataset.classes_without_val:
+        names = dataset.classes_without_val
+        progress.message(f"{len(names)} classes have no validation image: {', '.join(names[:_LISTED])}")
+    _list_images("left out", dataset.rejected, progress)
+    if classes_before != len(dataset.classes):
+        progress.message(f"the network gets {len(dataset.classes)} outputs instead of {classes_before}")
+    manifest = identity.bundle.manifest
+    removed = sorted({*manifest.variants, *(["profile"] if manifest.profile else [])})
+    if removed:
         progress.message(
-            f"measured or exported with the earlier weights, and gone when this is done: {', '.join(going)}"
+            "these were made with the earlier weights, and are removed at the end of the training: "
+            f"{', '.join(removed)}"
         )
-    small = asked.batch_size is None and job.recipe.batch < DEFAULT_BATCH
+    fitted = identity.recipe
+    small = recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
     progress.message(
-        f"{job.recipe.epochs} epochs, {job.recipe.warmup_epochs} of them to warm up, "
-        f"in batches of {job.recipe.batch}{' (a quarter of the images)' if small else ''}, "
-        f"learning rate {job.recipe.lr:g} for 128 images"
+        f"{fitted.epochs} epochs, {fitted.warmup_epochs} of them for warm-up, "
+        f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
+        f"learning rate {fitted.lr:g} for 128 images"
     )
 
 
-def _name(what: str, files: Mapping[str, str], progress: Progress) -> None:
-    if files:
-        progress.message(f"{len(files):,} {'file' if len(files) == 1 else 'files'} {what}:")
-        for path, reason in list(files.items())[:_NAMED]:
-            progress.message(f"  {path}: {reason}")
-        if len(files) > _NAMED:
-            progress.message(f"  and {len(files) - _NAMED} more, all named in the bundle's training part")
+def _list_images(what: str, reasons: Mapping[str, str], progress: Progress) -> None:
+    if reasons:
+        progress.message(f"{len(reasons):,} {'file' if len(reasons) == 1 else 'files'} {what}:")
+        for name, reason in list(reasons.items())[:_LISTED]:
+            progress.message(f"  {name}: {reason}")
+        if len(reasons) > _LISTED:
+            progress.message(f"  and {len(reasons) - _LISTED} more; the part `training` of the bundle lists all")

@@ -1,4 +1,4 @@
-"""A network that learns: its weights, its optimizer and one step of training."""
+"""The trainer: a network, its optimizer and one training step."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import scale_and_shift
 from regnet_deploy.training.data_loader import Batch
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import MOMENTUM, Recipe
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A network, its optimizer, and how its steps are run.
+    """A network with its optimizer.
 
     Attributes:
-        model: the network on its device.
-        optimizer: SGD; it has a momentum for every parameter from the start, so that its state has one shape always.
-        execution: how a step is run.
-        recipe: fitted to the data.
+        model: the network, on its device.
+        optimizer: SGD; every parameter has a momentum from the start, so that its state always has the same shape.
+        execution: how a step is executed.
+        recipe: fitted to the dataset.
         forward: ``model``, compiled or not.
-        scale: factor of pixels, ``(1, 3, 1, 1)``.
-        shift: added after that, ``(1, 3, 1, 1)``.
+        scale: factor of the pixels, ``(1, 3, 1, 1)``.
+        shift: added to the scaled pixels, ``(1, 3, 1, 1)``.
     """
 
     model: nn.Module
@@ -41,10 +41,10 @@ class Trainer:
     shift: Tensor
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """Take one step with this learning rate; return the mean loss and the number of correct answers.
+        """Run one training step with this learning rate; return the mean loss and the number of correct predictions.
 
         Raises:
-            UsageError: the batch does not fit into the GPU's memory.
+            UsageError: the batch does not fit into GPU memory.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -59,7 +59,7 @@ class Trainer:
             self.optimizer.step()
         except torch.OutOfMemoryError:
             raise UsageError(
-                f"a batch of {len(labels)} does not fit into the GPU's memory: give a smaller --batch-size"
+                f"a batch of {len(labels)} images does not fit into GPU memory: give a smaller --batch-size"
             ) from None
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
@@ -71,17 +71,17 @@ class Trainer:
         return images.add_(batch.shifts.to(self.execution.device, non_blocking=True)[:, :, None, None])
 
     def momentum(self) -> dict[str, Tensor]:
-        """Return the momentum of each parameter, by its name."""
+        """Return the momentum of each parameter by name."""
         return {name: self.optimizer.state[p]["momentum_buffer"] for name, p in self.model.named_parameters()}
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given."""
+        """Wait until the device has finished."""
         if self.execution.device == "cuda":
             torch.cuda.synchronize()
 
 
 def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
-    """Return a learner with a copy of ``model`` and momentum 0."""
+    """Return a trainer with a copy of ``model`` and momentum 0."""
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     model = copy.deepcopy(model).to(execution.device).to(memory_format=layout).train()  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(

@@ -207,14 +207,14 @@ def test_changed_bytes_are_an_image_or_a_data_error(data: bytes, changes: list[t
 
 def test_floating_point_levels_are_refused_with_a_reason() -> None:
     image = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
-    with pytest.raises(DataError, match=r"^it: its levels are floating-point"):
+    with pytest.raises(DataError, match=r"^it: its values are floating-point"):
         decode(encode(image, "TIFF"), "it")
 
 
 @pytest.mark.parametrize("levels", [[0, 70_000], [-1, 5]])
 def test_levels_beyond_16_bits_are_refused_with_a_reason(levels: list[int]) -> None:
     image = Image.fromarray(np.array([levels], np.int32))
-    with pytest.raises(DataError, match=rf"^it: its levels go from {levels[0]} to {levels[1]}"):
+    with pytest.raises(DataError, match=rf"^it: its values are {levels[0]} to {levels[1]}"):
         decode(encode(image, "TIFF"), "it")
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.populations.store import Outcome, Trial
 from regnet_deploy.progress import NoProgress
 from regnet_deploy.space.ranges import Values
@@ -19,7 +20,6 @@ from regnet_deploy.space.sampling import Band
 from regnet_deploy.space.spaces import AnyNetSpace, Stages
 from regnet_deploy.sweeping.sweep import SweepOptions, planned_trials
 from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
 RESOLUTION = 16

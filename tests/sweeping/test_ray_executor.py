@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import DataError, MissingExtra, UsageError
 from regnet_deploy.populations.store import DONE, FAILED, Outcome, Trial
 from regnet_deploy.sweeping import ray_executor
 from regnet_deploy.sweeping.ray_executor import RayExecutor, run_in_worker
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.sweeping.trial import run_locally, run_trial
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 
 Results = Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]

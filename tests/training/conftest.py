@@ -10,13 +10,13 @@ from PIL import Image
 
 from regnet_deploy.bundle import Bundle, create_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.images.dataset import ImageDataset, build_dataset, list_images
 from regnet_deploy.images.image_check import check_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.data_loader import ImageSubset, TrainingDataset
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import ExecutionRequest, TrainOptions
 from regnet_deploy.training.trainer import Trainer, make_trainer
@@ -82,7 +82,7 @@ def views(folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing) ->
 
 
 @pytest.fixture
-def learner(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
+def trainer(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
     return make_trainer(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, preprocessing)
 
 

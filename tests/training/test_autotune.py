@@ -9,13 +9,14 @@ import torch
 from torch._inductor.exc import CppCompileError
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.training import Autotune, Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training import autotune, execution
-from regnet_deploy.training.autotune import Autotune, autotune_execution
+from regnet_deploy.training.autotune import autotune_execution
 from regnet_deploy.training.data_loader import Batch
-from regnet_deploy.training.execution import Execution, ExecutionRequest
+from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
@@ -52,24 +53,24 @@ def test_another_way_is_taken_where_it_saves_five_percent(
     monkeypatch: pytest.MonkeyPatch, last_ms: float, chosen: Execution
 ) -> None:
     make = paced(monkeypatch, {PLAIN: 0.1, LAST: last_ms / 1e3})
-    choice = autotune_execution(ExecutionRequest("cpu", "fp32"), make, BATCH, 100)
-    assert choice.execution == chosen
-    assert choice.step_ms == {str(PLAIN): 100.0, str(LAST): last_ms}
+    found = autotune_execution(ExecutionRequest("cpu", "fp32"), make, BATCH, 100)
+    assert found.execution == chosen
+    assert found.step_ms == {str(PLAIN): 100.0, str(LAST): last_ms}
 
 
 def test_what_was_asked_for_is_not_tried(make: Callable[[Execution], Trainer]) -> None:
-    choice = autotune_execution(ExecutionRequest("cpu", "fp32", "on", "off"), make, BATCH, 100)
-    assert choice == Autotune(LAST, {}, "as asked")
+    found = autotune_execution(ExecutionRequest("cpu", "fp32", "on", "off"), make, BATCH, 100)
+    assert found == Autotune(execution=LAST, step_ms={}, reason="as asked")
 
 
 def test_a_real_trial_measures_every_way_and_spends_no_step_of_the_run(make: Callable[[Execution], Trainer]) -> None:
     start = time.perf_counter()
-    choice = autotune_execution(ExecutionRequest("cpu"), make, BATCH, 100)
+    found = autotune_execution(ExecutionRequest("cpu"), make, BATCH, 100)
     ways = ExecutionRequest("cpu").candidates()
-    assert set(choice.step_ms) == {str(way) for way in ways}
-    assert all(0 < value < (time.perf_counter() - start) * 1e3 for value in choice.step_ms.values())
-    assert choice.execution in ways
-    assert Autotune.from_json(choice.to_json()) == choice
+    assert set(found.step_ms) == {str(way) for way in ways}
+    assert all(0 < value < (time.perf_counter() - start) * 1e3 for value in found.step_ms.values())
+    assert found.execution in ways
+    assert Autotune.from_json(found.to_json()) == found
 
 
 def test_compilation_without_a_compiler_is_refused_where_asked_for_and_left_out_where_not(
@@ -88,7 +89,7 @@ def test_a_compiler_that_fails_is_one_line(
         def forward(images: torch.Tensor) -> torch.Tensor:
             raise CppCompileError(["c++", "x.cpp"], "no such header\nand a long log")
 
-        return dataclasses.replace(make(dataclasses.replace(way, compiled=False)), forward=forward)
+        return dataclasses.replace(make(way.replace(compiled=False)), forward=forward)
 
     monkeypatch.setattr(autotune, "can_compile", lambda device: True)
     with pytest.raises(UsageError, match=r"torch\.compile fails here \(.*\); leave it off") as caught:
@@ -100,7 +101,7 @@ def test_a_compiler_that_fails_is_one_line(
 @pytest.mark.filterwarnings("ignore")  # what torch.compile warns of is PyTorch's
 @pytest.mark.skipif(not execution.can_compile("cpu"), reason="needs a C++ compiler")
 def test_a_compiled_step_is_the_same_step(make: Callable[[Execution], Trainer]) -> None:
-    plain, compiled = make(PLAIN), make(dataclasses.replace(PLAIN, compiled=True))
+    plain, compiled = make(PLAIN), make(PLAIN.replace(compiled=True))
     for _ in range(3):
-        losses = [learner.step(BATCH, 0.05)[0].item() for learner in (plain, compiled)]
+        losses = [trainer.step(BATCH, 0.05)[0].item() for trainer in (plain, compiled)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -6,63 +6,73 @@ from pathlib import Path
 import pytest
 import torch
 
+from regnet_deploy.bundle.training import Autotune, Epoch, Execution
 from regnet_deploy.errors import DataError
 from regnet_deploy.training import checkpoint
-from regnet_deploy.training.autotune import Autotune
 from regnet_deploy.training.checkpoint import (
     FILE,
+    Checkpoint,
     RunState,
     drop_checkpoint,
     load_checkpoint,
-    make_checkpoint,
-    restore,
     save_checkpoint,
 )
 from regnet_deploy.training.data_loader import TrainingDataset, batches_from, load
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
-CHOICE = Autotune(Execution("cpu"), {"fp32, contiguous on cpu": 1.5}, "as asked")
-PROGRESS = RunState(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, seconds=1.5, history=[{"val_top1": 1 / 3}])
+AUTOTUNE = Autotune(execution=Execution("cpu"), step_ms={"fp32, contiguous on cpu": 1.5}, reason="as asked")
+EPOCH = Epoch(
+    epoch=1,
+    lr=0.1,
+    train_loss=1.5,
+    train_top1=0.25,
+    val_loss=1.25,
+    val_top1=1 / 3,
+    val_images=12,
+    images_per_s=100.0,
+    seconds=0.5,
+)
+STATE = RunState(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, seconds=1.5, history=[EPOCH])
 
 
-def save(folder: Path, learner: Trainer, progress: RunState = PROGRESS) -> None:
-    best = {name: value.clone() for name, value in learner.model.state_dict().items()}
-    save_checkpoint(folder, make_checkpoint({"recipe": {"epochs": 3}}, CHOICE, progress, learner, best))
+def save(folder: Path, trainer: Trainer, state: RunState = STATE) -> None:
+    best = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    tensors = trainer.model.state_dict(), trainer.momentum(), best
+    save_checkpoint(folder, Checkpoint({"recipe": {"epochs": 3}}, AUTOTUNE, state, *tensors))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_a_restored_learner_goes_on_to_the_bit(
-    tmp_path: Path, learner: Trainer, views: TrainingDataset, recipe: Recipe, channels_last: bool
+def test_a_restored_trainer_continues_bit_identically(
+    tmp_path: Path, trainer: Trainer, views: TrainingDataset, recipe: Recipe, channels_last: bool
 ) -> None:
     execution = Execution("cpu", channels_last=channels_last)
     batches = list(load(views, batches_from(recipe, len(views.subset.images), 0, 0), 0, pin=False))
-    learner = make_trainer(learner.model, execution, recipe, views.preprocessing)
+    trainer = make_trainer(trainer.model, execution, recipe, views.preprocessing)
     for batch in batches[:4]:
-        learner.step(batch, 0.1)
-    save(tmp_path, learner)
-    other = make_trainer(learner.model, execution, recipe, views.preprocessing)
+        trainer.step(batch, 0.1)
+    save(tmp_path, trainer)
+    other = make_trainer(trainer.model, execution, recipe, views.preprocessing)
     read = load_checkpoint(tmp_path)
     assert read is not None
-    restore(read, other)
+    read.restore(other)
     for batch in batches[4:]:
-        learner.step(batch, 0.1)
+        trainer.step(batch, 0.1)
         other.step(batch, 0.1)
-    for name, value in learner.model.state_dict().items():
+    for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
-    for name, value in learner.momentum().items():
+    for name, value in trainer.momentum().items():
         assert torch.equal(value, other.momentum()[name]), name
 
 
-def test_the_rest_comes_back_as_it_was(tmp_path: Path, learner: Trainer) -> None:
-    save(tmp_path, learner)
+def test_the_rest_comes_back_as_it_was(tmp_path: Path, trainer: Trainer) -> None:
+    save(tmp_path, trainer)
     read = load_checkpoint(tmp_path)
     assert read is not None
-    assert read.progress == PROGRESS
-    assert read.choice == CHOICE
+    assert read.state == STATE
+    assert read.autotune == AUTOTUNE
     assert read.identity == {"recipe": {"epochs": 3}}
-    assert set(read.best) == set(learner.model.state_dict())
+    assert set(read.best) == set(trainer.model.state_dict())
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
@@ -71,33 +81,33 @@ def test_without_a_checkpoint_there_is_none(tmp_path: Path) -> None:
     drop_checkpoint(tmp_path)
 
 
-def test_dropping_leaves_nothing(tmp_path: Path, learner: Trainer) -> None:
-    save(tmp_path, learner)
+def test_dropping_leaves_nothing(tmp_path: Path, trainer: Trainer) -> None:
+    save(tmp_path, trainer)
     drop_checkpoint(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(
-    tmp_path: Path, learner: Trainer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(tmp_path, learner)
+    save(tmp_path, trainer)
 
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     with pytest.raises(DataError, match="No space left on device; the checkpoint before it is whole"):
-        save(tmp_path, learner, RunState(epoch=2))
+        save(tmp_path, trainer, RunState(epoch=2))
     monkeypatch.undo()
     read = load_checkpoint(tmp_path)
     assert read is not None
-    assert read.progress.epoch == 1
+    assert read.state.epoch == 1
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
 @pytest.mark.parametrize("keep", [0, 7, 500, -1])
-def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Trainer, keep: int) -> None:
-    save(tmp_path, learner)
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, trainer: Trainer, keep: int) -> None:
+    save(tmp_path, trainer)
     whole = (tmp_path / FILE).read_bytes()
     (tmp_path / FILE).write_bytes(whole[:keep])
     with pytest.raises(DataError, match="is damaged: give --restart") as caught:
@@ -105,8 +115,8 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, learner: Trainer, keep
     assert "\n" not in str(caught.value)
 
 
-def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, learner: Trainer) -> None:
-    save(tmp_path, learner)
+def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, trainer: Trainer) -> None:
+    save(tmp_path, trainer)
     whole = bytearray((tmp_path / FILE).read_bytes())
     whole[-3] ^= 4
     (tmp_path / FILE).write_bytes(whole)
@@ -115,17 +125,17 @@ def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, learner: Trainer) ->
 
 
 def test_a_checkpoint_of_another_version_is_one_line(
-    tmp_path: Path, learner: Trainer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checkpoint, "SCHEMA", 99)
-    save(tmp_path, learner)
+    save(tmp_path, trainer)
     monkeypatch.undo()
     with pytest.raises(DataError, match="another version of regnet-deploy: give --restart"):
         load_checkpoint(tmp_path)
 
 
-def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, learner: Trainer) -> None:
-    save(tmp_path, learner)
+def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, trainer: Trainer) -> None:
+    save(tmp_path, trainer)
     raw = (tmp_path / FILE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header.pop("__metadata__")["state"])

@@ -23,44 +23,44 @@ from regnet_deploy.training.trainer import Trainer
 
 
 def test_precise_statistics_are_the_mean_over_the_batches(
-    learner: Trainer, views: TrainingDataset, recipe: Recipe
+    trainer: Trainer, views: TrainingDataset, recipe: Recipe
 ) -> None:
     batches = list(load(views, epoch_batches(recipe, 0, len(views.subset.images)), 0, pin=False))
-    stem = [learner.model.stem.conv(learner.images(batch)).detach() for batch in batches]
-    before = {name: value.clone() for name, value in learner.model.named_parameters()}
-    set_precise_statistics(learner, batches)
-    norm = learner.model.stem.bn
+    stem = [trainer.model.stem.conv(trainer.images(batch)).detach() for batch in batches]
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    set_precise_statistics(trainer, batches)
+    norm = trainer.model.stem.bn
     torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in stem]).mean(0))
     torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in stem]).mean(0))
     assert norm.num_batches_tracked == len(batches)
-    assert {module.momentum for module in learner.model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
-    assert all(torch.equal(value, before[name]) for name, value in learner.model.named_parameters())
-    assert learner.model.training
+    assert {module.momentum for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.1}
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.named_parameters())
+    assert trainer.model.training
 
 
 def test_the_figures_are_those_of_one_batch_of_all_images(
-    learner: Trainer, folder: ImageDataset, preprocessing: Preprocessing
+    trainer: Trainer, folder: ImageDataset, preprocessing: Preprocessing
 ) -> None:
     views = EvaluationDataset(ImageSubset(folder.source, folder.val), preprocessing)
-    result = evaluate(learner, load(views, number_batches(len(folder.val), 5), 0, pin=False), preprocessing)
-    assert learner.model.training
+    result = evaluate(trainer, load(views, number_batches(len(folder.val), 5), 0, pin=False), preprocessing)
+    assert trainer.model.training
     pixels = np.stack(
         [load_pixels((folder.source.root / folder.name(file)).read_bytes(), preprocessing) for file in folder.val]
     )
     labels = torch.tensor([file.label for file in folder.val])
-    learner.model.eval()
+    trainer.model.eval()
     with torch.no_grad():
-        logits = learner.model(torch.from_numpy(normalize(pixels, preprocessing)))
+        logits = trainer.model(torch.from_numpy(normalize(pixels, preprocessing)))
     assert result.images == 12
     assert result.top1 == (logits.argmax(1) == labels).sum().item() / 12
     assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
 
 
 def test_an_image_that_is_gone_does_not_count(
-    learner: Trainer, folder: ImageDataset, preprocessing: Preprocessing
+    trainer: Trainer, folder: ImageDataset, preprocessing: Preprocessing
 ) -> None:
     (folder.source.root / folder.name(folder.val[0])).unlink()
     views = EvaluationDataset(ImageSubset(folder.source, folder.val), preprocessing)
-    result = evaluate(learner, load(views, number_batches(len(folder.val), 1), 0, pin=False), preprocessing)
+    result = evaluate(trainer, load(views, number_batches(len(folder.val), 1), 0, pin=False), preprocessing)
     assert result.images == 11
     assert [each.name for each in result.unreadable] == [folder.name(folder.val[0])]

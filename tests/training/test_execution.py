@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.training import execution
 from regnet_deploy.training.execution import (
-    Execution,
     ExecutionRequest,
     can_compile,
     default_workers,

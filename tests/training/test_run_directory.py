@@ -1,4 +1,4 @@
-"""The run directory: one run at a time, and no day of training for a disk that is full."""
+"""The run directory: one run at a time, no training for a full disk, and event files that TensorBoard reads."""
 
 import os
 import signal
@@ -13,7 +13,9 @@ import pytest
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, DataError
 from regnet_deploy.training import run_directory
-from regnet_deploy.training.run_directory import default_directory, ensure_free_space, open_directory
+from regnet_deploy.training.run_directory import default_directory, ensure_free_space, open_directory, open_tensorboard
+
+event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 HOLD = """
 import sys, time, os
@@ -72,7 +74,9 @@ def test_no_room_is_said_before_training(
     monkeypatch.setattr(
         run_directory.shutil, "disk_usage", lambda folder: usage(10**9, 0, 5 if folder.name == full else 10**9)
     )
-    with pytest.raises(kind, match=f"{full} has 0 MB free and training needs .*: make room first, nothing was trained"):
+    with pytest.raises(
+        kind, match=f"{full} has 0 MB free and training needs .*: free some space first, nothing was trained"
+    ):
         ensure_free_space(bundle, run)
 
 
@@ -85,3 +89,49 @@ def test_a_bundle_that_cannot_be_written_is_said_before_training(
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     with pytest.raises(BundleError, match="Read-only file system; nothing was changed"):
         ensure_free_space(bundle, tmp_path)
+
+
+def read_events(directory: Path) -> dict[str, list[tuple[int, float]]]:
+    events = event_accumulator.EventAccumulator(str(directory), purge_orphaned_data=True)
+    events.Reload()
+    return {tag: [(value.step, value.value) for value in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_reads_it(tmp_path: Path) -> None:
+    with open_tensorboard(tmp_path, 0) as metrics:
+        metrics.scalars({"epoch/val_top1": 0.5, "epoch/lr": 0.25}, 10)
+        metrics.scalars({"epoch/val_top1": 0.75}, 20)
+    assert read_events(tmp_path) == {"epoch/val_top1": [(10, 0.5), (20, 0.75)], "epoch/lr": [(10, 0.25)]}
+    assert [path.name.startswith("events.out.tfevents.") for path in tmp_path.iterdir()] == [True]
+
+
+def test_every_value_is_there_when_the_process_is_not_any_more(tmp_path: Path) -> None:
+    with open_tensorboard(tmp_path, 0) as metrics:
+        metrics.scalars({"step/loss": 0.5}, 1)
+        assert read_events(tmp_path) == {"step/loss": [(1, 0.5)]}
+
+
+def test_what_lies_beyond_the_checkpoint_is_hidden(tmp_path: Path) -> None:
+    with open_tensorboard(tmp_path, 0) as metrics:
+        for step in (1, 2, 3, 4):
+            metrics.scalars({"step/loss": float(step)}, step)
+    for file in tmp_path.iterdir():
+        file.rename(file.with_name(file.name.replace(".tfevents.", ".tfevents.0")))  # read before the next one
+    with open_tensorboard(tmp_path, 3) as metrics:
+        metrics.scalars({"step/loss": 30.0}, 3)
+    assert read_events(tmp_path) == {"step/loss": [(1, 1.0), (2, 2.0), (3, 30.0)]}
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="repeat the command to continue"), open_tensorboard(tmp_path / "none", 0):
+        pass
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regnet_deploy.training.run_directory.socket.gethostname", lambda: "host")
+    monkeypatch.setattr("regnet_deploy.training.run_directory.os.getpid", lambda: 1)
+    monkeypatch.setattr("regnet_deploy.training.run_directory.time.time", lambda: 0.0)
+    (tmp_path / "events.out.tfevents.0000000000.host.1").symlink_to("/dev/full")
+    with pytest.raises(DataError, match="No space left on device"), open_tensorboard(tmp_path, 0):
+        pass

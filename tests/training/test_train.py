@@ -14,6 +14,7 @@ from safetensors.numpy import load as load_arrays
 
 from regnet_deploy.bundle import Bundle, Manifest, create_bundle, find_damage, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Golden, Preprocessing
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
 from regnet_deploy.images.dataset import list_images
 from regnet_deploy.images.preprocessing import load_pixels, normalize
@@ -22,7 +23,7 @@ from regnet_deploy.training import loop, train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.data_loader import UnreadableImage
-from regnet_deploy.training.execution import Execution, ExecutionRequest
+from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
@@ -41,7 +42,7 @@ class Stop(BaseException):
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Make the n-th step of a learner from now on end the run."""
+    """Make the n-th step of a trainer from now on end the run."""
 
     def arm(count: int) -> None:
         step, done = Trainer.step, [0]
@@ -113,9 +114,9 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
     scores, states = iter([0.5, 0.75, 0.75, 0.25]), []
     evaluate = loop.evaluate
 
-    def scripted(learner: Trainer, *rest: object) -> object:
-        states.append({name: value.clone() for name, value in learner.model.state_dict().items()})
-        return dataclasses.replace(evaluate(learner, *rest), top1=next(scores))
+    def scripted(trainer: Trainer, *rest: object) -> object:
+        states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return dataclasses.replace(evaluate(trainer, *rest), top1=next(scores))
 
     monkeypatch.setattr(loop, "evaluate", scripted)
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=4), options, recorded_progress)
@@ -266,13 +267,13 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
         UsageError, match=r"stands at epoch 2 step 1 and differs in epochs 5 \(was 3\), lr 0\.2 \(was 0\.1\)"
     ):
         train.train(bundle.path, data, faster, options, recorded_progress)
-    other = dataclasses.replace(options, wanted=ExecutionRequest("cpu", "fp32", "on", "off"))
+    other = dataclasses.replace(options, execution=ExecutionRequest("cpu", "fp32", "on", "off"))
     with pytest.raises(UsageError, match=r"--channels-last on \(was off\): .*--restart"):
         train.train(bundle.path, data, recipe, other, recorded_progress)
     (data / "train" / "red" / "000.png").unlink()
     with pytest.raises(UsageError, match="differs in data images"):
         train.train(bundle.path, data, recipe, options, recorded_progress)
-    assert load_checkpoint(run_directory(bundle)).progress == before.progress
+    assert load_checkpoint(run_directory(bundle)).state == before.state
     trained = train.train(bundle.path, data, faster, dataclasses.replace(options, restart=True), recorded_progress)
     assert trained.part("training")["recipe"]["lr"] == 0.2
     assert "resuming" not in recorded_progress.text
@@ -316,7 +317,7 @@ def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_wi
 
     monkeypatch.setattr(train.TrainingDataset, "__getitem__", gone)
     with pytest.raises(
-        DataError, match=r"none of the training images can be read any more .*Give the same command again"
+        DataError, match=r"none of the training images can be read any more .*Repeat the command to continue"
     ):
         train.train(bundle.path, data, recipe, options, recorded_progress)
     monkeypatch.undo()
@@ -431,7 +432,7 @@ def test_another_way_to_run_the_steps_is_another_training(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     train.train(bundle.path, data, recipe, options, recorded_progress)
-    other = dataclasses.replace(options, wanted=ExecutionRequest("cpu", "fp32", "on", "off"))
+    other = dataclasses.replace(options, execution=ExecutionRequest("cpu", "fp32", "on", "off"))
     again = train.train(bundle.path, data, recipe, other, recorded_progress)
     assert again.part("training")["execution"]["execution"]["channels_last"]
 

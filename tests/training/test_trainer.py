@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
 from regnet_deploy.training.data_loader import Batch
-from regnet_deploy.training.execution import Execution
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
@@ -32,11 +32,11 @@ def test_two_steps_are_the_formula(
     network: Network, recipe: Recipe, preprocessing: Preprocessing, channels_last: bool
 ) -> None:
     start = AnyNet(network, 3, seed=0)
-    learner = make_trainer(start, Execution("cpu", channels_last=channels_last), recipe, preprocessing)
+    trainer = make_trainer(start, Execution("cpu", channels_last=channels_last), recipe, preprocessing)
     model, momentum = copy.deepcopy(start).train(), [torch.zeros_like(p) for p in start.parameters()]
     for rate, seed in ((0.1, 1), (0.05, 2)):
         batch = batch_of(seed=seed)
-        loss, right = learner.step(batch, rate)
+        loss, right = trainer.step(batch, rate)
         inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)) + batch.shifts[:, :, None, None]
         logits = model(inputs)
         wanted = F.cross_entropy(logits, batch.labels)
@@ -49,8 +49,8 @@ def test_two_steps_are_the_formula(
         assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
         assert right.item() == (logits.argmax(1) == batch.labels).sum().item()
     for name, value in model.state_dict().items():
-        torch.testing.assert_close(learner.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-    for m, (name, value) in zip(momentum, learner.momentum().items(), strict=True):
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+    for m, (name, value) in zip(momentum, trainer.momentum().items(), strict=True):
         torch.testing.assert_close(value, m, rtol=1e-3, atol=1e-5, msg=name)
 
 
@@ -61,10 +61,10 @@ def test_a_learner_has_weights_of_its_own(network: Network, recipe: Recipe, prep
     assert all(torch.equal(value, before[name]) for name, value in start.state_dict().items())
 
 
-def test_inputs_are_the_servers_plus_the_colour_shift(learner: Trainer, preprocessing: Preprocessing) -> None:
+def test_inputs_are_the_servers_plus_the_colour_shift(trainer: Trainer, preprocessing: Preprocessing) -> None:
     batch = batch_of()
     wanted = normalize(batch.pixels.numpy(), preprocessing) + batch.shifts.numpy()[:, :, None, None]
-    assert (learner.images(batch).numpy() == wanted).all()
+    assert (trainer.images(batch).numpy() == wanted).all()
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -72,10 +72,10 @@ def test_inputs_lie_in_memory_as_the_weights_do(
     network: Network, recipe: Recipe, preprocessing: Preprocessing, channels_last: bool
 ) -> None:
     execution = Execution("cpu", channels_last=channels_last)
-    learner = make_trainer(AnyNet(network, 3, seed=0), execution, recipe, preprocessing)
+    trainer = make_trainer(AnyNet(network, 3, seed=0), execution, recipe, preprocessing)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    assert learner.images(batch_of()).is_contiguous(memory_format=layout)
-    assert learner.model.s1.b1.f.b.weight.is_contiguous(memory_format=layout)
+    assert trainer.images(batch_of()).is_contiguous(memory_format=layout)
+    assert trainer.model.s1.b1.f.b.weight.is_contiguous(memory_format=layout)
 
 
 def test_bf16_trains_weights_that_stay_fp32(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
@@ -83,7 +83,7 @@ def test_bf16_trains_weights_that_stay_fp32(network: Network, recipe: Recipe, pr
         make_trainer(AnyNet(network, 3, seed=0), Execution("cpu", precision), recipe, preprocessing)
         for precision in ("fp32", "bf16")
     ]
-    losses = [[learner.step(batch_of(), 0.05)[0].item() for _ in range(8)] for learner in learners]
+    losses = [[trainer.step(batch_of(), 0.05)[0].item() for _ in range(8)] for trainer in learners]
     assert losses[0] != losses[1]
     np.testing.assert_allclose(losses[0], losses[1], atol=0.1)
     assert losses[1][-1] < losses[1][0]
