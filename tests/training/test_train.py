@@ -442,7 +442,7 @@ def test_an_unfinished_run_can_be_ended_with_its_best_weights(
 ) -> None:
     recipe = dataclasses.replace(recipe, epochs=6)
     finish = dataclasses.replace(options, finish=True)
-    with pytest.raises(UsageError, match="--finish: .* has no unfinished run"):
+    with pytest.raises(UsageError, match=r"--finish: .* has no unfinished run"):
         train.train(bundle.path, data, recipe, finish, recorded_progress)
     stop_at(11)
     with pytest.raises(Stop):
