@@ -172,7 +172,7 @@ class EvaluationDataset(Dataset[Sample | UnreadableImage]):
 
 
 def steps_per_epoch(images: int, batch: int) -> int:
-    """Return the steps of an epoch: the last, partial batch is left out unless it is the only one."""
+    """Return the number of steps of an epoch: the last, partial batch is skipped unless it is the only one."""
     return max(1, images // batch)
 
 
@@ -187,7 +187,7 @@ def epoch_batches(recipe: Recipe, epoch: int, images: int) -> list[list[Key]]:
 
 
 def batches_from(recipe: Recipe, images: int, epoch: int, step: int) -> Iterator[list[Key]]:
-    """Yield the keys of every batch that is left of a run which stands at this epoch and step."""
+    """Yield the keys of every remaining batch of a run that is at this epoch and step."""
     for each in range(epoch, recipe.epochs):
         yield from epoch_batches(recipe, each, images)[step if each == epoch else 0 :]
 
@@ -203,7 +203,7 @@ def load(
     workers: int,
     pin: bool,
 ) -> Iterator[Batch]:
-    """Yield the batches in order, made by so many processes (0: by this one).
+    """Yield the batches in order, made by this number of processes (0: by this one).
 
     Raises:
         DataError: a loading process died.

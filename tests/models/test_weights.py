@@ -4,16 +4,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from bundle_parts import onnx_variant, profile, training
 
-from regnet_deploy.bundle import Bundle, create_bundle, update_bundle
+from regnet_deploy.bundle import Bundle, Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.errors import BundleError, MissingPart
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import (
     FILE,
+    SAMPLES,
     UNTRAINED_SEED,
+    WeightsUpdate,
     inference_model,
     load_model,
+    replace_weights,
     weights_from_bytes,
     weights_to_bytes,
 )
@@ -90,3 +95,51 @@ def test_inference_keeps_nothing_for_a_gradient(bundle: Bundle) -> None:
     logits = inference_model(load_model(bundle), torch.zeros(2, 3, 16, 16))
     assert logits.shape == (2, 3)
     assert logits.is_inference()
+
+
+def imported(bundle: Bundle, seed: int = 7) -> WeightsUpdate:
+    """Weights of two classes that this program did not train."""
+    architecture = bundle.architecture.replace(classes=2)
+    state = AnyNet(NETWORK, 2, seed=seed).state_dict()
+    return WeightsUpdate(state, architecture, default_preprocessing(32), ("cat", "dog"))
+
+
+def test_new_weights_need_no_training_run(bundle: Bundle) -> None:
+    update = imported(bundle)
+    replaced = replace_weights(bundle, update)
+    assert replaced == open_bundle(bundle.path)
+    assert same(load_model(replaced).state_dict(), dict(update.state))
+    assert (replaced.architecture.classes, replaced.labels) == (2, ("cat", "dog"))
+    assert replaced.preprocessing == default_preprocessing(32)
+    assert "training" not in replaced
+
+
+def test_what_was_made_with_the_old_weights_is_removed(bundle: Bundle) -> None:
+    old = Manifest(
+        labels=("a", "b", "c"),
+        training=training(),
+        profile=profile(),
+        variants={"onnx-fp32": onnx_variant()},
+        environment={"select": {"numpy": "2"}, "export": {"onnx": "1"}},
+    )
+    files = {
+        FILE: b"old",
+        SAMPLES: b"s",
+        "golden.safetensors": b"g",
+        "fp32.onnx": b"x",
+        "a.plan": b"y",
+        "notes.txt": b"n",
+    }
+    before = update_bundle(bundle.path, old, files)
+    replaced = replace_weights(before, imported(before))
+    assert set(replaced.parts) == {"architecture", "preprocessing", "labels", "environment"}
+    assert set(replaced.files) == {FILE, "notes.txt"}
+    assert set(replaced.manifest.environment) == {"select"}
+
+
+def test_weights_are_not_replaced_in_a_bundle_that_changed_meanwhile(bundle: Bundle) -> None:
+    update = imported(bundle)
+    changed = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(AnyNet(NETWORK, 3, seed=1).state_dict())})
+    with pytest.raises(BundleError, match="changed by another command meanwhile"):
+        replace_weights(bundle, update)
+    assert open_bundle(bundle.path) == changed
