@@ -201,7 +201,9 @@ class _Endpoints:
         return _json([entry for entry in self._models.index() if not ready or entry["state"] == "READY"])
 
     async def model_control(self, request: Request) -> Response:
-        raise RequestError("explicit model load / unload is not allowed: models are loaded from their folder, not by requests", 503)
+        raise RequestError(
+            "explicit model load / unload is not allowed: models are loaded from their folder, not by requests", 503
+        )
 
     async def metrics(self, request: Request) -> Response:
         assert self._metrics is not None
