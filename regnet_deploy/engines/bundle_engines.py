@@ -1,7 +1,7 @@
-"""Engines in a bundle: a variant has one for each machine it was built for, and the right one is found at load.
+"""Engines in a bundle: a variant has one engine for each kind of machine; the one for this machine is found at load.
 
-A variant of an engine says what it was built from and in what it computes; its engines, each a plan among the bundle's
-files, say what for. One that was built from another ONNX file than the bundle has now never fits.
+A variant of engines records the ONNX variant that they are built from; each engine is a plan among the bundle's files.
+An engine that was built from another ONNX file than the one in the bundle is never used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""What an engine is made from and for: everything that can change it, and whether it fits a machine.
+"""The identity of an engine: everything that can change it, and whether it runs on a machine.
 
-A plan's bytes differ from build to build, for kernels are chosen by the clock; so an engine is known by what went in.
+The bytes of a plan differ from build to build, because kernels are chosen by measured time. An engine is therefore
+identified by the inputs of its build.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading a bundle that another command may be writing."""
+"""Reads a bundle that another command may be writing."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 def read_bundle(path: str | Path, use: Callable[[Bundle], T], spoiled: Callable[[T], bool] | None = None) -> T:
-    """Open a bundle and use it; once more where that failed because the bundle was replaced meanwhile.
+    """Open a bundle and use it; try once more if that failed because another command replaced the bundle meanwhile.
 
-    A command that writes a bundle deletes the files that its new manifest no longer names, and with them what a reader
-    of the old manifest is about to read.
+    A command that writes a bundle deletes the files that are not in the new manifest, which a reader of the old one may
+    be about to read.
 
     Args:
         path: folder of the bundle.
         use: reads what it needs.
-        spoiled: tells of a result that files may have been missing; by default an error is all that tells.
+        spoiled: tells whether files may have been missing for this result; by default only an error says so.
 
     Raises:
         BundleError: missing, damaged or newer; or what ``use`` raises.

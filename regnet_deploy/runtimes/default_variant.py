@@ -1,4 +1,4 @@
-"""Which of a bundle's exported variants is run when the user does not say."""
+"""Chooses the exported variant that runs when the user names none."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def default_variant(
 def variant_unsupported_reason(
     bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto"
 ) -> str | None:
-    """Return why a variant is not fit to answer requests on this machine, or None where it is.
+    """Return why a variant cannot be served on this machine, or None where it can.
 
-    Its proof is of the runtime that it was made for: by another one it has to be proved again before it answers.
+    A proof holds for the runtime that the variant was made for; another runtime has to prove it again before it serves.
 
     Raises:
         UsageError: no variant of this name, or no such device or runtime, or they do not go together.
@@ -81,7 +81,7 @@ def variant_unsupported_reason(
 
 
 def proof_of(bundle: Bundle, name: str) -> Proof | None:
-    """Return the proof of a variant, of engines that of the one that fits this machine; None where there is none.
+    """Return the proof of a variant (of engines: of the one that runs on this machine), or None.
 
     Raises:
         UsageError: no variant of this name.
@@ -94,7 +94,7 @@ def proof_of(bundle: Bundle, name: str) -> Proof | None:
 
 
 def needs_engine_build(bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto") -> bool:
-    """Tell whether a variant is one of engines and has none for this machine that is proved, though it has a GPU."""
+    """Tell whether this machine has a GPU and a variant of engines has no proved engine for it."""
     if isinstance(find_variant(bundle, name), OnnxVariant) or device == "cpu" or runtime not in ("auto", "tensorrt"):
         return False
     return find_gpu() is not None and variant_unsupported_reason(bundle, name, device, runtime) is not None

@@ -1,4 +1,4 @@
-"""What a variant must keep to on the golden set, by precision: its gate."""
+"""Gates: the limits that a variant has to keep on the golden set, by precision."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""What an ONNX file must not ask of the machine that opens it: to read another file.
+"""Rejects ONNX files that refer to external data.
 
-ONNX tensors may lie in other files, named by a path; ONNX Runtime follows it, out of the folder if it can. An exported
-network is one file, so any mention of external data is refused before ONNX Runtime sees the bytes. The serving
-environment has no ``onnx`` package: this walks the protobuf wire format through the message types that hold tensors.
+A tensor of an ONNX file can be stored in another file, named by a path, and ONNX Runtime follows the path even out of
+the folder. An exported network is one file, so external data is refused before ONNX Runtime reads the bytes. A serving
+environment has no ``onnx`` package; therefore this module reads the protobuf wire format of the messages that contain
+tensors.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from regnet_deploy.errors import BundleError
 from regnet_deploy.protobuf.wire_format import WireError, read_varint
 
-#: Message type -> field number -> type of the message in that field; the fields by which a tensor can be reached.
+#: Message type -> field number -> type of the message in that field, for the fields that lead to tensors.
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -25,24 +26,24 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
 _MAX_DEPTH = 64
-#: Bytes of a number. Protobuf reads a tag from 5 bytes and drops what is beyond 32 bits: a tag that says more than that
-#: would be another field to it than to this walk, so no number may be longer than it has to be.
+#: Largest size of a number, bytes. Protobuf reads a tag from 5 bytes and drops the bits beyond 32, so a longer tag
+#: would be a different field to protobuf than to this module: numbers with padding are refused.
 _TAG_BYTES, _VALUE_BYTES = 5, 10
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 def refuse_external_data(data: bytes, name: str = "the ONNX file") -> None:
-    """Check that every tensor of an ONNX file lies in the file itself.
+    """Check that every tensor of an ONNX file is stored in the file itself.
 
     Raises:
-        BundleError: a tensor lies elsewhere, or the bytes are not a protobuf message.
+        BundleError: a tensor is stored elsewhere, or the bytes are not a protobuf message.
     """
     _walk(memoryview(data), "model", name, 0)
 
 
 def fields_of(message: memoryview, name: str = "the ONNX file") -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of each field of a message: the bytes of one that has a length, else a number.
+    """Yield number and value of each field of a message: bytes for a field with a length, else an integer.
 
     Raises:
         BundleError: the bytes are not a protobuf message.

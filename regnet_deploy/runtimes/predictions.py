@@ -16,7 +16,7 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class that an image may show: its name, its place in the outputs, and the network's softmax for it."""
+    """A class: its name, its index among the outputs, and its softmax probability."""
 
     label: str
     index: int
@@ -41,7 +41,7 @@ def labels_of(bundle: Bundle) -> tuple[str, ...]:
 
 
 def top_k(logits: NDArray[np.float32], labels: tuple[str, ...], k: int) -> list[list[Prediction]]:
-    """Return the ``k`` likeliest classes of each image, likeliest first; all of them where there are fewer.
+    """Return the ``k`` most probable classes of each image, the most probable first; all classes if there are fewer.
 
     Args:
         logits: ``(n, classes)``, finite.

@@ -1,4 +1,4 @@
-"""Whether a bundle is what it says it is: its bytes, and its networks on the golden set."""
+"""Verifies a bundle: its bytes, and its networks on the golden set."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Outcome = Literal["ok", "damaged", "disagrees", "not run"]
 
 @dataclass(frozen=True)
 class VerificationCheck:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        subject: what: a file, ``manifest``, a variant.
-        outcome: what came of it.
-        detail: figures or reason, for people.
-        agreement: figures of a replayed golden set.
+        subject: what was checked: a file, the manifest, a variant.
+        outcome: the result.
+        detail: figures or the reason, in words.
+        agreement: figures of the golden set replay.
     """
 
     subject: str

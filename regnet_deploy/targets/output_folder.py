@@ -1,4 +1,4 @@
-"""A folder that is written whole or not at all."""
+"""Writes a folder completely or not at all."""
 
 from __future__ import annotations
 

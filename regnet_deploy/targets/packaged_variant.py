@@ -1,4 +1,4 @@
-"""What is packaged: a proved variant of a bundle, and what a server must be told of it."""
+"""The variant to package: proved, with everything that the configuration of a server needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _VALUE_NAME, _TENSOR_NAME = 1, 8
 
 @dataclass(frozen=True, eq=False)
 class PackagedVariant:
-    """A variant that is proved, with all that a configuration says of it.
+    """A proved variant, with everything that a configuration needs.
 
     Attributes:
         bundle: that it is of.

@@ -1,4 +1,4 @@
-"""What the user says of a deployment, and what is refused of it."""
+"""Settings of a deployment, validated."""
 
 from __future__ import annotations
 
