@@ -94,7 +94,7 @@ class EngineOptions(Record, frozen=True, forbid_unknown_fields=True):
         for option in ("version_compatible", "hardware_compatible"):
             if getattr(self, option):
                 raise UsageError(
-                    f"{option} is an option of tensorrt; engines of tensorrt-rtx are for several GPUs anyhow"
+                    f"{option} is an option of tensorrt; engines of tensorrt-rtx run on several GPUs by default"
                 )
         return self.replace(compute_capabilities=self.compute_capabilities or RTX_DEFAULT)
 

@@ -80,8 +80,8 @@ class Proof(Record, frozen=True, kw_only=True):
 
     Attributes:
         images: images compared.
-        max_abs_error: largest |error| of a logit.
-        mean_abs_error: mean |error| of a logit.
+        max_abs_error: largest absolute error of a logit.
+        mean_abs_error: mean absolute error of a logit.
         relative_error: mean |error| as a share of the spread of the reference logits.
         cosine: smallest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
@@ -118,8 +118,8 @@ class Accuracy(Record, frozen=True, kw_only=True):
         low: lower end of the 95 % interval of the drop, points.
         high: upper end.
         agreement: share of images whose first class is the same.
-        max_abs_error: largest |error| of a logit.
-        mean_abs_error: mean |error| of a logit.
+        max_abs_error: largest absolute error of a logit.
+        mean_abs_error: mean absolute error of a logit.
         cosine: smallest cosine similarity of an image's logits with the model's.
         left_out: files of the validation set that cannot be read.
     """

@@ -119,7 +119,8 @@ class Cuda:
         reason = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         if status == self._api.cudaError_t.cudaErrorMemoryAllocation and wanted:
             raise RegnetDeployError(
-                f"{wanted} cannot be had: {reason}; end what else uses it, or use an engine of a smaller largest batch"
+                f"{wanted} could not be allocated: {reason}; end other programs on the GPU, or use an engine with a "
+                "smaller largest batch"
             )
         if status == self._api.cudaError_t.cudaErrorInsufficientDriver:
             raise RegnetDeployError(_old_driver(self._api))

@@ -149,7 +149,7 @@ def layers_of_report(report: str) -> tuple[Layer, ...]:
         # Not strict: names of nodes stand in it with the control characters that separate them.
         layers = json.loads(report, strict=False)["Layers"]
         if not all(isinstance(layer, dict) for layer in layers):
-            raise ProofError("the engine lists the names of its layers and nothing of their types: build it again")
+            raise ProofError("the engine lists the names of its layers without their types: build it again")
         return tuple(_layer(layer) for layer in layers)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProofError(

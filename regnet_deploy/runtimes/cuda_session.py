@@ -245,7 +245,7 @@ def refuse_fallback(opened: Any, provider: str, version: str) -> None:
     first = opened.get_providers()[0]
     if first != provider:
         raise UsageError(
-            f"{provider} was asked for but ONNX Runtime {version} fell back to {first}: check the driver with "
+            f"{provider} was requested, but ONNX Runtime {version} fell back to {first}: check the driver with "
             "nvidia-smi and pip install --force-reinstall 'onnxruntime-gpu[cuda,cudnn]', or --device cpu"
         )
 

@@ -76,7 +76,7 @@ def variant_unsupported_reason(
         return reason
     proof = proof_of(bundle, name)
     if proof is None or not proof.passed:
-        return "it is not proved to agree with the trained model, run `regnet-deploy export` again"
+        return "it is not proved to agree with the trained model: run `regnet-deploy export` again"
     return None
 
 
@@ -106,8 +106,8 @@ def _not_default_reason(bundle: Bundle, name: str) -> str | None:
         return f"TensorRT engines are built from it and ONNX Runtime runs it slowly, name it with --variant {name}"
     if isinstance(variant, OnnxVariant) and variant.weight_bits == 8 and int8_sums_saturate():
         return (
-            "its weights have 8 bits, with which this CPU's sums saturate: export it again here, or name it with "
-            f"--variant {name}"
+            "its weights have 8 bits, and sums of such products saturate on this CPU: export it again here, or name it "
+            f"with --variant {name}"
         )
     if is_standard(proof_of(bundle, name), variant.precision):
         return None

@@ -134,7 +134,7 @@ def gates_with_overrides(
     for precision, gate in changed.items():
         if gate.rtol and gate.atol is None:
             raise UsageError(
-                f"gate of {precision}: rtol counts together with atol, which {precision} has none of: give "
+                f"gate of {precision}: rtol counts together with atol, which {precision} does not have: give "
                 f"--gate {precision}:atol=... too"
             )
     return changed

@@ -95,7 +95,7 @@ def open_onnx(
         raise UsageError("--runtime tensorrt runs engines, and this is an ONNX file: choose --runtime onnxruntime")
     if runtime == "openvino":
         if exact:
-            raise UsageError("OpenVINO joins operators always: open the file exactly by ONNX Runtime")
+            raise UsageError("OpenVINO always fuses operators: open the file exactly with ONNX Runtime")
         return open_by_openvino(data, threads=threads or available_cores(), callers=callers)
     name, version = installed_onnxruntime()
     threads = threads or available_cores()
@@ -106,7 +106,7 @@ def open_onnx(
         )
     if device == "tensorrt":
         if exact:
-            raise UsageError("TensorRT joins operators always: open the file exactly on the CPU or by CUDA")
+            raise UsageError("TensorRT always fuses operators: open the file exactly on the CPU or with CUDA")
         return open_on_tensorrt(data, version, threads=threads, tf32=tf32)
     if device == "cuda" or (device == "auto" and name == _GPU_WHEEL and find_gpu() is not None):
         return open_on_cuda(data, version, threads=threads, exact=exact, tf32=tf32)
@@ -181,12 +181,12 @@ def check_runtime(runtime: str, device: str) -> None:
             raise UsageError(f"no {what} {word!r}{did_you_mean(word, known)}; there are {', '.join(known)}")
     if runtime == "openvino" and device in ("cuda", "tensorrt"):
         raise UsageError(
-            f"--runtime openvino runs on the CPU, and --device {device} is asked for: choose --device cpu, or "
+            f"--runtime openvino runs on the CPU, and --device {device} was requested: choose --device cpu, or "
             "--runtime onnxruntime"
         )
     if runtime == "tensorrt" and device == "cpu":
         raise UsageError(
-            "--runtime tensorrt runs on a GPU, and --device cpu is asked for: choose --device auto, or --runtime "
+            "--runtime tensorrt runs on a GPU, and --device cpu was requested: choose --device auto, or --runtime "
             "onnxruntime"
         )
 
@@ -205,18 +205,18 @@ def runtime_unsupported_reason(
     precision = variant.precision
     if isinstance(variant, EngineVariant):
         if runtime not in ("auto", "tensorrt"):
-            return f"it is a {variant.runtime} engine, and {runtime} is asked for"
+            return f"it is a {variant.runtime} engine, and {runtime} was requested"
         if device == "cpu":
-            return f"it is a {variant.runtime} engine, which runs on a GPU, and the CPU is asked for"
+            return f"it is a {variant.runtime} engine, which runs on a GPU, and the CPU was requested"
         return no_engine_reason(bundle, name)
     if runtime == "tensorrt":
         return "it is an ONNX file, and TensorRT engines are asked for"
     if precision in _FOR_CPUS and device in ("cuda", "tensorrt"):
-        return f"{precision} is for ONNX Runtime on a CPU, and {device} is asked for"
+        return f"{precision} is for ONNX Runtime on a CPU, and {device} was requested"
     if variant.exact and runtime == "openvino":
-        return f"{precision} is for TensorRT engines, and OpenVINO does not compute it as the file has it"
+        return f"{precision} is for TensorRT engines, and OpenVINO does not compute the types of the file"
     if precision == "bf16":
-        return "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"
+        return "ONNX Runtime has no BF16 convolutions; the file is for building TensorRT engines"
     try:
         if runtime == "openvino":
             installed_openvino()

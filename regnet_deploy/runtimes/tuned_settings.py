@@ -80,7 +80,7 @@ def tuned_settings(
     what = f"the settings of {bundle.path} were tuned for {tuned.variant} by {tuned.runtime}"
     for option, asked, tuned_for in (("variant", variant, tuned.variant), ("runtime", runtime, tuned.runtime)):
         if asked not in (None, "auto", tuned_for):
-            return f"{what}, and --{option} {asked} is asked for"
+            return f"{what}, and --{option} {asked} was requested"
     try:
         reason = variant_unsupported_reason(bundle, tuned.variant, device, tuned.runtime)
     except (UsageError, MissingPart) as error:  # the variant is gone, or the device is one that this runtime is not for

@@ -121,7 +121,7 @@ def test_an_interrupt_leaves_the_bundle_as_it_was(cli: Any, exported_bundle: Pat
         (["--variant", "onnx-fp3"], "did you mean onnx-fp32?"),
         (["--p99-ms", "0"], "--p99-ms"),
         (["--p99-ms", "1e6"], "--p99-ms"),  # a trial takes ten times as long
-        (["--runtime", "tensorrt", "--device", "cpu"], "--device cpu is asked for"),
+        (["--runtime", "tensorrt", "--device", "cpu"], "--device cpu was requested"),
         (["--runtime", "tensorrt"], "tensorrt"),
         (["--max-executors", "0"], "--max-executors"),
     ],

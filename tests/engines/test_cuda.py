@@ -44,8 +44,14 @@ class TestCuda:
     @pytest.mark.parametrize(
         ("take", "says"),
         [
-            (lambda cuda: cuda.memory(2**31), r"2048\.0 MiB on the GPU cannot be had: out of memory; end what else"),
-            (lambda cuda: cuda.pinned((2**20, 512)), r"2048\.0 MiB of pinned memory cannot be had: out of memory"),
+            (
+                lambda cuda: cuda.memory(2**31),
+                r"2048\.0 MiB on the GPU could not be allocated: out of memory; end other",
+            ),
+            (
+                lambda cuda: cuda.pinned((2**20, 512)),
+                r"2048\.0 MiB of pinned memory could not be allocated: out of memory",
+            ),
         ],
     )
     def test_memory_that_is_short_is_one_line_with_how_much(self, machine, take, says):

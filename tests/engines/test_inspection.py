@@ -181,7 +181,7 @@ def test_types_are_read_in_a_shape_for_without_one_none_is_told(machine, onnx_of
 
 
 def test_a_report_of_names_alone_is_one_line():
-    with pytest.raises(ProofError, match="lists the names of its layers and nothing of their types"):
+    with pytest.raises(ProofError, match="lists the names of its layers without their types"):
         layers_of_report(json.dumps({"Layers": ["conv + relu"], "Bindings": ["images"]}))
 
 

@@ -130,7 +130,8 @@ def test_code_in_a_plan_stays_disallowed(machine, onnx_of, monkeypatch):
 def test_a_gpu_without_memory_for_it_is_one_line(machine, onnx_of):
     machine.cuda.limit = 1000
     with pytest.raises(
-        RegnetDeployError, match=r"MiB of pinned memory cannot be had: out of memory; end what else uses it"
+        RegnetDeployError,
+        match=r"MiB of pinned memory could not be allocated: out of memory; end other programs on the GPU",
     ):
         machine.session(onnx_of())
 

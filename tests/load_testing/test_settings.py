@@ -58,7 +58,7 @@ def test_nothing_to_choose_from_is_one_line(exported_bundle: Path):
         runnable_pairs(open_bundle(exported_bundle), "onnx-fp3")
     with pytest.raises(UsageError, match="tensorrt"):
         runnable_pairs(open_bundle(exported_bundle), runtime="tensorrt")
-    with pytest.raises(UsageError, match="--device cpu is asked for"):
+    with pytest.raises(UsageError, match="--device cpu was requested"):
         runnable_pairs(open_bundle(exported_bundle), runtime="tensorrt", device="cpu")
     bundle = update_bundle(exported_bundle, {}, drop=("variants",))
     with pytest.raises(MissingPart, match="export --onnx"):

@@ -106,7 +106,7 @@ def test_an_engine_that_fits_is_measured_where_it_runs(run, with_h100_engine):
 @pytest.mark.parametrize(
     ("device", "gpu", "says"),
     [
-        ("cpu", "H100", "it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"),
+        ("cpu", "H100", "it is a tensorrt engine, which runs on a GPU, and the CPU was requested"),
         ("auto", "A100", "it was built for NVIDIA H100"),
         ("auto", None, "the NVIDIA driver shows no GPU"),
     ],

@@ -109,7 +109,7 @@ def test_an_engine_is_not_blamed_for_the_proofs_that_its_engines_have(exported_b
     assert default_variant(bundle) == "onnx-fp32"
     with pytest.raises(UsageError, match="cannot be served: it has no engine"):
         default_variant(bundle, "trt-fp32")
-    with pytest.raises(UsageError, match="it is a tensorrt engine, which runs on a GPU, and the CPU is asked for"):
+    with pytest.raises(UsageError, match="it is a tensorrt engine, which runs on a GPU, and the CPU was requested"):
         default_variant(bundle, "trt-fp32", "cpu")
 
 
@@ -156,9 +156,13 @@ def test_a_choice_without_measurements_is_no_measurement(exported_bundle: Path):
             r"no runtime 'openvin' \(did you mean openvino\?\); there are auto, onnxruntime, tensorrt, ",
         ),
         ("auto", "cudda", r"no device 'cudda' \(did you mean cuda\?\); there are auto, cpu, cuda, tensorrt"),
-        ("openvino", "cuda", "--runtime openvino runs on the CPU, and --device cuda is asked for: choose --device cpu"),
-        ("openvino", "tensorrt", "runs on the CPU, and --device tensorrt is asked for"),
-        ("tensorrt", "cpu", "--runtime tensorrt runs on a GPU, and --device cpu is asked for: choose --device auto"),
+        (
+            "openvino",
+            "cuda",
+            "--runtime openvino runs on the CPU, and --device cuda was requested: choose --device cpu",
+        ),
+        ("openvino", "tensorrt", "runs on the CPU, and --device tensorrt was requested"),
+        ("tensorrt", "cpu", "--runtime tensorrt runs on a GPU, and --device cpu was requested: choose --device auto"),
         ("tensorrt", "auto", r"has none: run `regnet-deploy export --trt .*`, or choose --runtime onnxruntime"),
     ],
 )
@@ -178,14 +182,14 @@ def test_openvino_and_onnxruntime_take_what_the_other_takes_and_no_engines(witho
     for runtime in ("onnxruntime", "openvino"):
         assert default_variant(bundle, None, "auto", runtime) == "onnx-fp32"
         assert default_variant(bundle, "onnx-fp32-uint8", "cpu", runtime) == "onnx-fp32-uint8"
-        says = f"it is a tensorrt engine, and {runtime} is asked for"
+        says = f"it is a tensorrt engine, and {runtime} was requested"
         assert variant_unsupported_reason(bundle, "trt-fp32", "auto", runtime) == says
 
 
 @WITH_OPENVINO
 def test_openvino_is_not_given_what_is_written_for_engines(exported_bundle: Path):
     bundle = changed(exported_bundle, "onnx-fp32", exact=True)
-    says = "fp32 is for TensorRT engines, and OpenVINO does not compute it as the file has it"
+    says = "fp32 is for TensorRT engines, and OpenVINO does not compute the types of the file"
     assert variant_unsupported_reason(bundle, "onnx-fp32", runtime="openvino") == says
     assert default_variant(bundle, runtime="openvino") == "onnx-fp32-uint8"
     with pytest.raises(UsageError, match=says):
@@ -273,7 +277,7 @@ class TestEngines:
         bundle = measured(with_h100_engine, ("trt-fp32", 1, 9.0), ("onnx-fp32", 1, 2.0))
         assert default_variant(bundle) == default_variant(bundle, runtime="onnxruntime") == "onnx-fp32"
         assert default_variant(bundle, runtime="tensorrt") == "trt-fp32"
-        with pytest.raises(UsageError, match="it is a tensorrt engine, and openvino is asked for"):
+        with pytest.raises(UsageError, match="it is a tensorrt engine, and openvino was requested"):
             default_variant(bundle, "trt-fp32", runtime="openvino")
         computer.driver.gpu = fake_machine.A100
         with pytest.raises(UsageError, match=r"can be served - trt-fp32: it was built for NVIDIA H100[^;]*$"):

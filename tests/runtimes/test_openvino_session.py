@@ -155,7 +155,7 @@ def test_tensors_in_other_files_are_refused_before_openvino_sees_them():
 
 
 def test_exact_is_not_for_openvino(exported_bundle: Path):
-    with pytest.raises(UsageError, match="joins operators always"):
+    with pytest.raises(UsageError, match="always fuses operators"):
         open_onnx(network(exported_bundle), runtime="openvino", exact=True)
 
 

@@ -123,7 +123,7 @@ def test_exact_switches_graph_optimisations_off(monkeypatch: pytest.MonkeyPatch,
 
 def test_exact_is_not_for_tensorrt(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
     install(monkeypatch, onnxruntime_gpu="1.31.1")
-    with pytest.raises(UsageError, match="TensorRT joins operators"):
+    with pytest.raises(UsageError, match="TensorRT always fuses operators"):
         open_onnx(open_bundle(exported_bundle).read("onnx-fp32.onnx"), device="tensorrt", exact=True)
 
 
@@ -187,7 +187,7 @@ def test_images_that_do_not_fit_are_a_proof_error(exported_bundle: Path, images:
             {"runtime": "tensorrt-rtx", "source": "onnx-fp32-uint8", "convolutions": {}, "engines": []},
             "it has no engine",
         ),
-        ({"precision": "bf16"}, "ONNX Runtime has no BF16 convolutions, TensorRT engines are built from it"),
+        ({"precision": "bf16"}, "ONNX Runtime has no BF16 convolutions; the file is for building TensorRT engines"),
     ],
 )
 def test_what_is_not_run_here_says_so(exported_bundle: Path, fields: dict[str, Any], says: str):

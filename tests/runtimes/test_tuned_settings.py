@@ -57,8 +57,11 @@ def test_what_was_tuned_elsewhere_is_a_reason_with_what_differs(
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ({"variant": "onnx-fp32-uint8"}, "tuned for onnx-fp32 by onnxruntime, and --variant onnx-fp32-uint8 is asked"),
-        ({"runtime": "openvino"}, "tuned for onnx-fp32 by onnxruntime, and --runtime openvino is asked for"),
+        (
+            {"variant": "onnx-fp32-uint8"},
+            "tuned for onnx-fp32 by onnxruntime, and --variant onnx-fp32-uint8 was requested",
+        ),
+        ({"runtime": "openvino"}, "tuned for onnx-fp32 by onnxruntime, and --runtime openvino was requested"),
     ],
 )
 def test_what_was_tuned_for_something_else_is_a_reason(exported_bundle: Path, asked: dict[str, Any], says: str):

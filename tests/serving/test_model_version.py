@@ -149,7 +149,7 @@ class TestBuild:
         )
         assert served.variant == "onnx-fp32"
 
-    @pytest.mark.parametrize(("device", "says"), [("cpu", "the CPU is asked for"), ("auto", "it has no engine")])
+    @pytest.mark.parametrize(("device", "says"), [("cpu", "the CPU was requested"), ("auto", "it has no engine")])
     def test_without_a_gpu_or_for_the_cpu_none_is_built(self, without_engine, computer, build, device, says):
         if device == "auto":
             computer.driver.gpu = None
