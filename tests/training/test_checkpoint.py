@@ -96,7 +96,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(DataError, match="No space left on device; the checkpoint before it is whole"):
+    with pytest.raises(DataError, match="No space left on device; the previous checkpoint is intact"):
         save(tmp_path, trainer, RunState(epoch=2))
     monkeypatch.undo()
     read = load_checkpoint(tmp_path)
