@@ -210,7 +210,7 @@ def in_every_precision(exported_bundle: Path) -> Path:
             "exact": precision.tensorrt_only,
             "proof": None,
         }
-    return update_bundle(exported_bundle, {"golden": golden.part, "variants": variants}, files).path
+    return update_bundle(exported_bundle, {"golden": golden.record, "variants": variants}, files).path
 
 
 def test_each_precision_is_held_to_its_own_gate(cli: Any, in_every_precision: Path):

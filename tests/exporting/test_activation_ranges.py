@@ -254,4 +254,5 @@ def test_entropy_is_the_published_algorithm(seed, kind, outlier):
 def test_a_method_that_is_not_known(given_name, hint):
     with pytest.raises(UsageError) as error:
         compute_ranges(ObservedActivations({}, 0), given_name)
-    assert str(error.value) == (f"no calibration method '{given_name}'{hint}; there are minmax, entropy, percentile")
+    methods = "the methods are minmax, entropy, percentile"
+    assert str(error.value) == f"unknown calibration method '{given_name}'{hint}; {methods}"

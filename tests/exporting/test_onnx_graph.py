@@ -202,7 +202,7 @@ def test_se_widths_follow_the_blocks_input_half_to_even(random_model):
 
 def test_more_weights_than_one_file_holds_is_one_line(network):
     weights = dict.fromkeys(["head.fc.weight"], np.broadcast_to(np.float32(0), (2**30, 1)))
-    with pytest.raises(UsageError, match=r"4\.0 GiB of weights do not fit into one ONNX file"):
+    with pytest.raises(UsageError, match=r"the weights have 4\.0 GiB, and one ONNX file"):
         build_onnx(network, weights, default_preprocessing(32))
 
 
