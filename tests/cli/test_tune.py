@@ -55,7 +55,7 @@ def test_what_was_found_is_written_and_holds_on_this_machine(cli: Any, exported_
     assert done.returncode == 0, done.stderr
     bundle = open_bundle(exported_bundle)
     part = bundle.part("serving")
-    assert part["machine"] == machine_summary()
+    assert part["machine"] == machine_summary().to_json()
     assert part["settings"]["variant"] == "onnx-fp32-uint8"
     assert 140 < part["rate"] <= 150
     assert len(part["rows"]) >= 4
