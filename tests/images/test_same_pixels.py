@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Manifest, Preprocessing
 from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.exporting.golden_images import make_golden_set
 from regnet_deploy.images.dataset import LabelledImage
+from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.runtimes.classifier import Classifier
 from regnet_deploy.serving.decode_pool import DecodePool
@@ -82,24 +83,23 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
     files = write_all(tmp_path)
     wanted = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
 
-    labelled = [LabelledImage(file.name, 0, 1, 1) for file in files]
-    training = EvaluationDataset(ImageSubset(tmp_path, labelled), preprocessing)
-    kept = evaluation_dataset(tmp_path, labelled, preprocessing, lambda done, total: None)
+    source = FolderSource(tmp_path, tuple(file.name for file in files))
+    labelled = [LabelledImage(index, 0, 1, 1) for index in range(len(files))]
+    training = EvaluationDataset(ImageSubset(source, labelled), preprocessing)
+    cached = evaluation_dataset(source, labelled, preprocessing)
     session = Seeing()
     answers = list(Classifier(session, preprocessing, ("a", "b"), None, True).predict_files(files, k=1))
     model = torch.nn.Flatten()
-    golden = make_golden_set(SimpleNamespace(files={}, parts={}), model, preprocessing, files[:16])
+    golden = make_golden_set(SimpleNamespace(files={}, manifest=Manifest()), model, preprocessing, files[:16])
     found = {
         "validation": np.stack([training[number].pixels for number in range(len(files))]),
-        "validation in memory": np.stack([kept[number].pixels for number in range(len(files))]),
-        "accuracy and calibration": np.stack(
-            list(decode_images(tmp_path, [file.name for file in files], preprocessing))
-        ),
+        "validation in memory": np.stack([cached[number].pixels for number in range(len(files))]),
+        "accuracy and calibration": np.stack(list(decode_images(source, range(len(files)), preprocessing))),
         "predictions": np.concatenate(session.seen),
         "golden set": golden.golden.images,
         "server": asyncio.run(served(files, preprocessing)),
     }
-    assert kept.kept is not None
+    assert cached.cached is not None
     assert not any(answer.error for answer in answers)
     for name, pixels in found.items():
         np.testing.assert_array_equal(pixels, wanted[: len(pixels)], err_msg=name)
@@ -108,6 +108,8 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -
 def test_evaluation_does_not_look_at_images_that_are_kept_shrunk(tmp_path: Path) -> None:
     (file,) = [file for file in write_all(tmp_path) if file.name == "640-exif6.jpg"]
     preprocessing = default_preprocessing(24)
-    kept = ImageSubset(tmp_path, [LabelledImage(file.name, 0, 480, 640)], [Image.new("RGB", (48, 64))])
+    kept = ImageSubset(
+        FolderSource(tmp_path, (file.name,)), [LabelledImage(0, 0, 480, 640)], [Image.new("RGB", (48, 64))]
+    )
     pixels = EvaluationDataset(kept, preprocessing)[0].pixels
     assert (pixels == load_pixels(file.read_bytes(), preprocessing)).all()
