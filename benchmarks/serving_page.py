@@ -209,7 +209,7 @@ PARTS = {
     "write_stall_deadline": ("time limit of a client that does not read", "11c", "kept"),
     "idle_eviction": ("idle connections make room for new ones", "12b", "kept"),
     "head_size_limit": ("64 KiB of head, chunk sizes and trailers", "07c, 09", "kept"),
-    "pipelining_limit": ("100 pipelined requests", "none: 07h passes", "deleted"),
+    "pipelining_limit": ("100 pipelined requests", "07i", "kept"),
     "health_connections": ("health requests on a server that is full", "12a", "kept"),
 }
 

@@ -72,6 +72,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "write_stall_deadline": lambda: setattr(LimitedProtocol, "pause_writing", HttpToolsProtocol.pause_writing),
     "idle_eviction": lambda: setattr(IdleConnections, "add", nothing),
     "head_size_limit": without_limit(max_head_bytes=2**62),
+    "pipelining_limit": without_limit(max_pipelined=2**62),
     "health_connections": without_limit(health_connections=0),
 }
 

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with limits on connections, request heads and slow clients."""
+"""uvicorn's HTTP protocol with limits on connections, request heads, pipelining and slow clients."""
 
 from __future__ import annotations
 
@@ -40,14 +40,16 @@ class ConnectionLimits:
         health_connections: connections beyond ``max_connections`` that are accepted where none is idle, and answer
             health requests only: a busy server is not reported as broken. Further connections get 503.
         max_head_bytes: bytes of a request that are not body (head, chunk sizes, trailers) above which it gets 431. As
-            many again as the body has are allowed for its chunks. httptools keeps them all in memory. All heads in one
-            read count together, which limits pipelined requests as well.
+            many again as the body has are allowed for its chunks. httptools keeps them all in memory.
+        max_pipelined: requests that wait behind the one that is being answered; more of them close the connection.
+            uvicorn reads on after every response, however many requests wait.
     """
 
     max_connections: int
     timeout_s: float
     health_connections: int = 8
     max_head_bytes: int = 64 * 2**10
+    max_pipelined: int = 100
 
     @property
     def full_error(self) -> str:
@@ -188,8 +190,10 @@ class LimitedProtocol(_Base):  # type: ignore[misc]
     def on_message_begin(self) -> None:
         """Start counting the bytes of a request."""
         self._parsed, self._in_message = None, True
+        if len(self.pipeline) > self._limits.max_pipelined:
+            raise OverflowError("too many pipelined requests")  # httptools makes an HttpParserError of it
         self._body_bytes = 0
-        self._overhead_bytes = self._read_overhead_bytes  # with the heads before it in the same data
+        self._overhead_bytes = self._read_overhead_bytes  # too many by the heads before it in the same data
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

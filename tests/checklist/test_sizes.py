@@ -150,6 +150,23 @@ def test_07h_requests_that_are_sent_ahead_do_not_pile_up(server: Any):
     server.answers()
 
 
+def test_07i_requests_that_are_sent_ahead_do_not_pile_up_while_answers_are_read(server: Any):
+    """The server reads on after every answer: each time more requests come than are answered."""
+    before = server.memory()
+    with server.connect() as connection:
+        connection.settimeout(10)
+        for _ in range(400):
+            try:
+                connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+                if not connection.recv(2**10):
+                    break
+            except OSError:  # closed
+                break
+        growth = server.memory() - before
+    assert growth < 5 * MB
+    server.answers()
+
+
 @pytest.mark.parametrize("path", ["/classify", "/v2/models/regnet/infer"])
 @pytest.mark.parametrize("form", ["gzip", "deflate"])
 def test_08a_a_body_that_unpacks_to_a_gigabyte_does_not(server: Any, bomb: bytes, path: str, form: str):
