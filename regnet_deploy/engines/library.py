@@ -1,6 +1,6 @@
 """TensorRT and TensorRT-RTX: which of them is here, and whether it is one that this program knows.
 
-The two share their interface, so the module is an argument everywhere in this room. TensorRT builds on the GPU that
+The two share their interface, so the module is an argument everywhere in this package. TensorRT builds on the GPU that
 will run the engine; TensorRT-RTX builds without one, for GPUs of several generations.
 """
 
