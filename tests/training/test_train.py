@@ -457,7 +457,7 @@ def test_an_unfinished_run_can_be_ended_with_its_best_weights(
 def test_a_split_is_for_folders_without_validation(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    with pytest.raises(UsageError, match="has validation images of its own: leave --val-split out"):
+    with pytest.raises(UsageError, match="has validation images of its own: omit --val-split"):
         train.train(bundle.path, data, recipe, dataclasses.replace(options, val_split=0.2), recorded_progress)
     flat = data / "train"
     trained = train.train(bundle.path, flat, recipe, dataclasses.replace(options, val_split=0.2), recorded_progress)
