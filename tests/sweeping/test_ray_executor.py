@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -37,13 +38,18 @@ pytestmark = [
 
 
 @pytest.fixture
-def ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Ray, with workers that find this package; shut down at the end whatever became of the test."""
+def ray(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ray, with workers that find this package; shut down at the end whatever became of the test.
+
+    Tests in other processes wait for it: two clusters that start at once may time out.
+    """
     ray = pytest.importorskip("ray", reason="needs Ray (extra [ray])")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), *sys.path[1:]]))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    yield ray
-    ray.shutdown()
+    with (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture
