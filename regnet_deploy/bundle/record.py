@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -42,7 +43,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def default(value: Any) -> Any:
     """Return the default of a field that is always written."""
-    return msgspec.field(default_factory=lambda: value)
+    return msgspec.field(default_factory=lambda: copy(value))  # a container is not shared
 
 
 def to_json(value: Any) -> Any:

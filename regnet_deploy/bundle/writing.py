@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from regnet_deploy.bundle.record import from_json, to_json
 from regnet_deploy.errors import BundleError
 
 #: Part -> the entry of the environment that tells what wrote it, where the part may be dropped.
-_ENTRY_OF = {"profile": "profile", "variants": "export"}
+_ENTRY_OF = {"training": "train", "profile": "profile", "variants": "export", "serving": "tune"}
 
 
 def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, replace: bool = False) -> Bundle:
@@ -104,7 +105,8 @@ def update_bundle(
         path: folder of the bundle.
         parts: those of a manifest that are not None or empty, or parts by name; a value is a record or JSON data.
         files: contents by logical name such as ``weights.safetensors``.
-        drop: parts and logical file names to remove (what new weights make untrue, for example).
+        drop: parts and logical file names to remove (what new weights make untrue, for example); a name may be a
+            pattern such as ``*.onnx``.
         expect: the bundle as the caller read it: where another command has changed the architecture, the weights or a
             part that is to be replaced since, nothing is written.
 
@@ -118,13 +120,13 @@ def update_bundle(
         if expect is not None and _identity(now, parts) != _identity(expect, parts):
             raise BundleError(f"{folder} was changed by another command meanwhile; nothing was written, run this again")
         kept = {name: value for name, value in now.parts.items() if name not in drop}
-        stored = {name: value for name, value in now.files.items() if name not in drop}
-        # Each command adds its own entry to the environment: that of another one is never in the way. An entry goes
-        # with the part that it tells of.
-        merged = {**kept.get("environment", {}), **parts.get("environment", {})}
+        stored = {name: value for name, value in now.files.items() if not any(fnmatchcase(name, one) for one in drop)}
+        # Each command has an entry of its own in the environment. It is removed with the part that the command wrote.
+        merged = dict(kept.get("environment", {}))
         for part, command in _ENTRY_OF.items():
             if part in drop:
                 merged.pop(command, None)
+        merged |= parts.get("environment", {})
         known = to_json(now.manifest)
         changed = {name: _unchanged(value, known.get(name), now.parts.get(name)) for name, value in parts.items()}
         new = {**kept, **changed, **({"environment": merged} if merged else {})}

@@ -18,6 +18,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES
+from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import SAMPLES, inference_model
@@ -174,10 +175,7 @@ def _evenly_spaced(n: int, count: int) -> list[int]:
 
 
 def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"--images {file}: {error.strerror}") from None
+    return read_image_file(file, f"--images {file}")
 
 
 @contextlib.contextmanager

@@ -66,21 +66,7 @@ class FolderSource:
     def read(self, index: int) -> bytes:
         """Return the content of a regular file."""
         name = self.names[index]
-        try:
-            # O_NONBLOCK: opening a named pipe would wait for a writer.
-            file = os.open(os.path.join(self.root, name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            try:
-                status = os.fstat(file)
-                if not stat.S_ISREG(status.st_mode):
-                    raise ImageError(name, "not a file")
-                if status.st_size > MAX_BYTES:
-                    raise ImageError(name, f"larger than {MAX_BYTES // 2**20} MiB")
-                with open(file, "rb", buffering=0, closefd=False) as opened:
-                    return opened.read()
-            finally:
-                os.close(file)
-        except OSError as error:
-            raise _unreadable(name, error) from None
+        return read_image_file(os.path.join(self.root, name), name)
 
     def stamp(self, index: int) -> Stamp:
         """Return size and time of modification of a file."""
@@ -90,6 +76,34 @@ class FolderSource:
         except OSError as error:
             raise _unreadable(name, error) from None
         return Stamp(status.st_size, status.st_mtime_ns)
+
+
+def read_image_file(path: str | Path, name: str | None = None) -> bytes:
+    """Return the content of one image file. A named pipe or a device is not waited for.
+
+    Args:
+        path: the file.
+        name: what messages call it; the path by default.
+
+    Raises:
+        ImageError: it is not a regular file, cannot be read, or is larger than :data:`MAX_BYTES`.
+    """
+    name = str(path) if name is None else name
+    try:
+        # O_NONBLOCK: opening a named pipe would wait for a writer.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(name, "not a file")
+            if status.st_size > MAX_BYTES:
+                raise ImageError(name, f"larger than {MAX_BYTES // 2**20} MiB")
+            with open(file, "rb", buffering=0, closefd=False) as opened:
+                return opened.read()
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _unreadable(name, error) from None
 
 
 def _unreadable(name: str, error: OSError) -> ImageError:

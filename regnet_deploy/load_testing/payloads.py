@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError, require
+from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.load_testing.target import Target, post
 
@@ -120,10 +121,7 @@ def read_images(folder: str | Path) -> list[bytes]:
     if not found:
         raise DataError(f"{root} has no images ({', '.join(_SUFFIXES)})")
     picked = [found[i * len(found) // min(MAX_IMAGES, len(found))] for i in range(min(MAX_IMAGES, len(found)))]
-    try:
-        files = [path.read_bytes() for path in picked]
-    except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}") from None
+    files = [read_image_file(path) for path in picked]
     if sum(map(len, files)) > _MAX_BYTES:
         raise DataError(f"{len(files)} images of {root} are more than {_MAX_BYTES // 2**20} MiB: give smaller ones")
     return files

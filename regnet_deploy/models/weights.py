@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from regnet_deploy.bundle import Bundle, Manifest, open_bundle, update_bundle
+from regnet_deploy.bundle import Bundle, Manifest, update_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.bundle.training import Training
-from regnet_deploy.errors import BundleError, require
+from regnet_deploy.errors import BundleError, UsageError, require
 from regnet_deploy.models.anynet import AnyNet
 
 FILE = "weights.safetensors"
@@ -21,8 +21,7 @@ SAMPLES = "samples.safetensors"
 #: Seed of the random weights of a bundle that is not trained.
 UNTRAINED_SEED = 0
 #: Parts and files of a bundle that were made with its weights.
-_DERIVED_PARTS = ("golden", "variants", "choice", "profile", "serving")
-_DERIVED_FILES = ("golden.safetensors", ".onnx", ".plan")
+_DERIVED = ("golden", "variants", "choice", "profile", "serving", "golden.safetensors", "*.onnx", "*.plan")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class WeightsUpdate:
         state: weights and batch norm statistics by name.
         architecture: the network of the weights.
         preprocessing: from images to the network's input.
-        labels: class names in the order of the outputs.
+        labels: class names in the order of the outputs; empty if they are not known.
         training: how the weights were trained; None if it is not known.
         samples: ``samples.safetensors``; None if there are no training images.
         environment: command -> versions, machine and date that made the weights.
@@ -46,6 +45,17 @@ class WeightsUpdate:
     training: Training | None = None
     samples: bytes | None = None
     environment: Mapping[str, dict[str, Any]] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of labels.
+
+        Raises:
+            UsageError: there are labels, and not one for each class.
+        """
+        if self.labels and len(self.labels) != self.architecture.classes:
+            raise UsageError(
+                f"{len(self.labels)} labels for {self.architecture.classes} classes: give one for each class"
+            )
 
 
 def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
@@ -71,11 +81,7 @@ def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
         training=update.training,
         environment=dict(update.environment or {}),
     )
-    stored = open_bundle(bundle.path).files  # an export may have written files meanwhile
-    derived = [name for name in stored if name.endswith(_DERIVED_FILES)]
-    return update_bundle(
-        bundle.path, manifest, files, drop=("training", SAMPLES, *_DERIVED_PARTS, *derived), expect=bundle
-    )
+    return update_bundle(bundle.path, manifest, files, drop=("labels", "training", SAMPLES, *_DERIVED), expect=bundle)
 
 
 def weights_to_bytes(state: Mapping[str, Tensor]) -> bytes:

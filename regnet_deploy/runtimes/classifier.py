@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, ProofError, require
 from regnet_deploy.images.decode import SUFFIXES, rgb_image
+from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, resize_and_crop
 from regnet_deploy.runtimes.predictions import Prediction, top_k
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
@@ -115,11 +116,8 @@ class Classifier:
             DataError: the image cannot be read.
         """
         if isinstance(image, str | os.PathLike):
-            path = Path(image)
-            try:
-                return load_pixels(path.read_bytes(), self.preprocessing, str(path))
-            except OSError as error:
-                raise DataError(f"{path}: {error.strerror}") from None
+            path = os.fspath(image)
+            return load_pixels(read_image_file(path), self.preprocessing, path)
         return resize_and_crop(_pil_image(image), self.preprocessing)
 
     def _load(self, path: Path) -> NDArray[np.uint8] | FilePrediction:

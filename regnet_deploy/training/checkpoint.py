@@ -21,7 +21,7 @@ from torch import Tensor
 
 from regnet_deploy.bundle.record import to_json
 from regnet_deploy.bundle.training import Autotune, Epoch
-from regnet_deploy.errors import DataError, require
+from regnet_deploy.errors import BundleError, DataError, require
 from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
@@ -154,8 +154,11 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
         groups[group][name] = tensor
-    autotune, run_state = Autotune.from_json(state["choice"]), RunState.from_json(state["progress"])
-    return Checkpoint(state["identity"], autotune, run_state, **groups, torch=state["torch"])
+    try:
+        autotune, run_state = Autotune.from_json(state["choice"]), RunState.from_json(state["progress"])
+        return Checkpoint(state["identity"], autotune, run_state, **groups, torch=state["torch"])
+    except (BundleError, KeyError, TypeError):  # a key is missing, unknown or of another type
+        raise damaged from None
 
 
 def drop_checkpoint(folder: Path) -> None:

@@ -14,6 +14,7 @@ from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bu
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.reading import MANIFEST, serialize
 from regnet_deploy.bundle.record import json_schema, to_json
+from regnet_deploy.bundle.training import TrainingData
 from regnet_deploy.cli.main import main
 from regnet_deploy.errors import BundleError
 
@@ -95,3 +96,10 @@ def test_a_key_that_was_absent_stays_absent(tmp_path: Path):
 
 def test_numbers_of_numpy_are_numbers():
     assert to_json({"p50_ms": np.float64(1.5), "b": Preprocessing(1, 2).crop}) == {"p50_ms": 1.5, "b": 2}
+
+
+def test_records_do_not_share_a_default_container():
+    data = {"folder": "d", "classes": 2, "train_images": 8, "val_images": 2, "split": "", "digest": "", "rejected": {}}
+    one, other = TrainingData.from_json(data), TrainingData.from_json(data)
+    assert one.unreadable == other.unreadable == {}
+    assert one.unreadable is not other.unreadable

@@ -79,7 +79,7 @@ def test_a_bad_image_is_named_and_the_others_are_answered(cli: Any, exported_bun
     results = json.loads(done.stdout)["results"]
     assert ["error" in result for result in results] == [True, False, True, False]
     assert f"{broken}: broken image" in done.stderr
-    assert f"{missing}: No such file" in done.stderr
+    assert f"{missing}: cannot be read: No such file" in done.stderr
     assert done.stderr.endswith("regnet-deploy: 2 of 4 images could not be classified\n")
     done = cli("predict", exported_bundle, broken)
     assert (done.returncode, done.stdout) == (2, "")

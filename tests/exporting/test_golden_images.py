@@ -106,7 +106,7 @@ def test_a_bad_image_is_refused_where_it_was_named_and_left_out_of_a_folder(trai
 
 
 def test_a_missing_image_and_a_folder_without_any_are_named(trained, tmp_path):
-    with pytest.raises(DataError, match=r"none\.png: No such file"):
+    with pytest.raises(DataError, match=r"none\.png: cannot be read: No such file"):
         golden_of(trained, tmp_path / "none.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: no images in this folder"):

@@ -1,5 +1,6 @@
 """Weights out of a module, into a bundle and back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from bundle_parts import onnx_variant, profile, training
 
 from regnet_deploy.bundle import Bundle, Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Architecture
-from regnet_deploy.errors import BundleError, MissingPart
+from regnet_deploy.errors import BundleError, MissingPart, UsageError
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import (
@@ -120,7 +121,7 @@ def test_what_was_made_with_the_old_weights_is_removed(bundle: Bundle) -> None:
         training=training(),
         profile=profile(),
         variants={"onnx-fp32": onnx_variant()},
-        environment={"select": {"numpy": "2"}, "export": {"onnx": "1"}},
+        environment={"select": {"numpy": "2"}, "train": {"torch": "2"}, "export": {"onnx": "1"}},
     )
     files = {
         FILE: b"old",
@@ -143,3 +144,19 @@ def test_weights_are_not_replaced_in_a_bundle_that_changed_meanwhile(bundle: Bun
     with pytest.raises(BundleError, match="changed by another command meanwhile"):
         replace_weights(bundle, update)
     assert open_bundle(bundle.path) == changed
+
+
+def test_without_labels_those_of_the_old_weights_are_removed(bundle: Bundle) -> None:
+    before = update_bundle(bundle.path, Manifest(labels=("a", "b", "c")))
+    assert "labels" not in replace_weights(before, replace(imported(before), labels=())).parts
+
+
+def test_files_that_an_export_wrote_meanwhile_are_removed_too(bundle: Bundle) -> None:
+    update_bundle(bundle.path, Manifest(variants={"onnx-fp32": onnx_variant()}), {"fp32.onnx": b"x"})
+    replaced = replace_weights(bundle, imported(bundle))
+    assert set(replaced.files) == {FILE}
+
+
+def test_labels_are_one_for_each_class(bundle: Bundle) -> None:
+    with pytest.raises(UsageError, match="3 labels for 2 classes"):
+        replace(imported(bundle), labels=("a", "b", "c"))

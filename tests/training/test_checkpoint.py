@@ -124,6 +124,18 @@ def test_a_flipped_bit_in_a_weight_is_found(tmp_path: Path, trainer: Trainer) ->
         load_checkpoint(tmp_path)
 
 
+@pytest.mark.parametrize("change", [{"unknown": 1}, {"history": 3}, {"history": [{"epoch": "one"}]}])
+def test_a_checkpoint_with_another_state_is_damaged(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, change: dict[str, object]
+) -> None:
+    written = RunState.to_json
+    monkeypatch.setattr(RunState, "to_json", lambda state: written(state) | change)
+    save(tmp_path, trainer)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="is damaged: give --restart"):
+        load_checkpoint(tmp_path)
+
+
 def test_a_checkpoint_of_another_version_is_one_line(
     tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
