@@ -6,7 +6,7 @@ from typing import Any
 
 from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.bundle.manifest import Choice, ChoiceCandidate
-from regnet_deploy.bundle.measurements import ClosedForm, Complexity, Latency, Machine, Profile
+from regnet_deploy.bundle.measurements import ClosedForm, ComplexityRecord, Latency, Machine, Profile
 from regnet_deploy.bundle.training import Autotune, BestEpoch, Epoch, Execution, Lineage, Training, TrainingData
 from regnet_deploy.bundle.variants import (
     ENGINE_VARIANTS,
@@ -22,7 +22,7 @@ from regnet_deploy.bundle.variants import (
 from regnet_deploy.runtimes.gates import gate_of
 
 MACHINE = Machine(cpu="a CPU", cores=2, memory_bytes=2**30, system="Linux", python="3.12", gpus=(), versions={})
-COMPLEXITY = Complexity(
+COMPLEXITY = ComplexityRecord(
     macs=1000,
     parameters=100,
     activations=10,

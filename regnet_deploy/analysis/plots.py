@@ -14,7 +14,7 @@ from regnet_deploy.analysis.edf import ErrorDistribution
 from regnet_deploy.analysis.line_fit import LineFit
 from regnet_deploy.analysis.random_search import SearchCurve
 from regnet_deploy.errors import require
-from regnet_deploy.plotting import COLOURS, GREY, MARKS
+from regnet_deploy.plotting import COLORS, GREY, MARKS
 from regnet_deploy.space.network import Network
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def plot_parameters(errors: Float, columns: Mapping[str, Float], ranges: Sequenc
         x = columns[made.column] / divisor(made.column)
         _dots(axis, x, errors, top)
         low, median, high = (value / divisor(made.column) for value in (made.low, made.median, made.high))
-        axis.axvspan(low, high, color=COLOURS[1], alpha=0.16, linewidth=0, label="95 % interval of the best")
-        axis.axvline(median, color=COLOURS[1], linewidth=1.6, label="median of the best")
+        axis.axvspan(low, high, color=COLORS[1], alpha=0.16, linewidth=0, label="95 % interval of the best")
+        axis.axvline(median, color=COLORS[1], linewidth=1.6, label="median of the best")
         _scale(axis, x)
         axis.set_xlabel(label(made.column), fontsize=9)
     for axis in grid.flat[len(ranges) :]:
@@ -165,7 +165,7 @@ def plot_widths(errors: Float, networks: Sequence[Network], fits: Sequence[LineF
     across = max(1, min(each, len(order) // 2))
     figure = Figure(figsize=(max(2.35 * across, 4.2), 4.8), layout="constrained")
     grid = figure.subplots(2, across, sharey=True, squeeze=False)
-    kinds = (("best", order[:across], COLOURS[0]), ("worst", order[::-1][:across], COLOURS[1]))
+    kinds = (("best", order[:across], COLORS[0]), ("worst", order[::-1][:across], COLORS[1]))
     for (kind, rows, colour), axes in zip(kinds, grid, strict=True):
         for axis, row in zip(axes, rows, strict=True):
             _widths(axis, networks[row], fits[row], colour)
@@ -197,11 +197,11 @@ def _tidy(axis: Axes) -> None:
 
 
 def _colour(i: int) -> str:
-    return COLOURS[i % len(COLOURS)]
+    return COLORS[i % len(COLORS)]
 
 
 def _line(i: int) -> str:
-    return _LINES[i // len(COLOURS) % len(_LINES)]
+    return _LINES[i // len(COLORS) % len(_LINES)]
 
 
 def _legend(name: str) -> str:
@@ -220,7 +220,7 @@ def _top(errors: Float) -> float:
 def _dots(axis: Axes, x: Float, errors: Float, top: float) -> None:
     beyond = errors > top
     many = len(errors) > _MANY_POINTS
-    style: dict[str, Any] = {"color": COLOURS[0], "alpha": 0.55 if many else 0.85, "linewidths": 0, "zorder": 3}
+    style: dict[str, Any] = {"color": COLORS[0], "alpha": 0.55 if many else 0.85, "linewidths": 0, "zorder": 3}
     axis.scatter(x[~beyond], errors[~beyond], s=9, label="network", rasterized=many, **style)
     if beyond.any():
         edge = np.full(beyond.sum(), top)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from regnet_deploy.bundle.measurements import Cost, Latency, Machine, Profile, Serving
+from regnet_deploy.bundle.measurements import CostRecord, Latency, Machine, Profile, Serving
 from regnet_deploy.bundle.record import Record, default
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Accuracy, Variant
@@ -138,7 +138,7 @@ class SourceTrial(Record, frozen=True, kw_only=True):
     epochs: int
 
 
-class Selection(Record, frozen=True, kw_only=True):
+class SelectionRecord(Record, frozen=True, kw_only=True):
     """Why this network.
 
     Attributes:
@@ -157,7 +157,7 @@ class Selection(Record, frozen=True, kw_only=True):
     """
 
     budget: SelectionBudget
-    met: Cost
+    met: CostRecord
     considered: int
     reason: str
     reference_macs: int | None = None
@@ -255,7 +255,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     """The parts of a bundle. A part that is not there yet is None or empty; see ARCHITECTURE.md for who writes what."""
 
     architecture: Architecture | None = None
-    selection: Selection | None = None
+    selection: SelectionRecord | None = None
     preprocessing: Preprocessing | None = None
     environment: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()

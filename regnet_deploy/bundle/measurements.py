@@ -72,7 +72,7 @@ class Machine(Record, frozen=True, kw_only=True):
     busy_cores: float | UnsetType | None = UNSET
 
 
-class Cost(Record, frozen=True, kw_only=True):
+class CostRecord(Record, frozen=True, kw_only=True):
     """MACs, parameters and activations (elements) of one image."""
 
     macs: int
@@ -80,31 +80,31 @@ class Cost(Record, frozen=True, kw_only=True):
     activations: int
 
 
-class ClosedForm(Cost, frozen=True, kw_only=True):
+class ClosedForm(CostRecord, frozen=True, kw_only=True):
     """The same counts in closed form; ``equal``: they equal the counted ones."""
 
     equal: bool
 
 
-class Count(Cost, frozen=True, kw_only=True):
+class CountRecord(CostRecord, frozen=True, kw_only=True):
     """Counted MACs (the paper's rule), parameters and activations, and fvcore's own total of operations."""
 
     fvcore_total: int
 
 
-class StageCount(Count, frozen=True, kw_only=True):
+class StageCount(CountRecord, frozen=True, kw_only=True):
     """Counts of one stage."""
 
     stage: str
 
 
-class OperatorCount(Count, frozen=True, kw_only=True):
+class OperatorCount(CountRecord, frozen=True, kw_only=True):
     """Counts of one kind of operator."""
 
     operator: str
 
 
-class Complexity(Count, frozen=True, kw_only=True):
+class ComplexityRecord(CountRecord, frozen=True, kw_only=True):
     """Counts of one image at ``resolution``, in total, by stage and by operator."""
 
     resolution: int
@@ -117,7 +117,7 @@ class Complexity(Count, frozen=True, kw_only=True):
 class Profile(Record, frozen=True, kw_only=True):
     """Complexity, and measured latency on a machine."""
 
-    complexity: Complexity
+    complexity: ComplexityRecord
     latency: tuple[Latency, ...]
     machine: Machine
 

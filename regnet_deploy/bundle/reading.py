@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from regnet_deploy.bundle.manifest import Architecture, Choice, Golden, Manifest, Preprocessing, Selection
+from regnet_deploy.bundle.manifest import Architecture, Choice, Golden, Manifest, Preprocessing, SelectionRecord
 from regnet_deploy.bundle.measurements import Profile, Serving
 from regnet_deploy.bundle.record import from_json
 from regnet_deploy.bundle.training import Training
@@ -100,7 +100,7 @@ class Bundle:
         return self._part("architecture", self.manifest.architecture)
 
     @property
-    def selection(self) -> Selection:
+    def selection(self) -> SelectionRecord:
         """The part ``selection``."""
         return self._part("selection", self.manifest.selection)
 

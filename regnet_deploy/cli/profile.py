@@ -11,7 +11,7 @@ from regnet_deploy.cli.options import IntList, bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
 
 if TYPE_CHECKING:
-    from regnet_deploy.bundle.measurements import Count, Latency, Profile
+    from regnet_deploy.bundle.measurements import CountRecord, Latency, Profile
 
 
 @click.command()
@@ -103,7 +103,7 @@ def _print(name: str, profile: Profile) -> None:
     )
 
 
-def _count_row(name: str, count: Count) -> tuple[str, ...]:
+def _count_row(name: str, count: CountRecord) -> tuple[str, ...]:
     return (
         name,
         f"{count.macs / 1e6:,.2f}",

@@ -13,7 +13,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.variants import Engine, EngineIdentity, EngineVariant, OnnxVariant, Variant
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason
-from regnet_deploy.engines.library import Library, Runtime, lean_runtime, load_library
+from regnet_deploy.engines.library import EngineRuntime, Library, lean_runtime, load_library
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import RegnetDeployError, UsageError, did_you_mean
 
@@ -144,7 +144,7 @@ def open_engine(bundle: Bundle, name: str) -> EngineSession:
     return EngineSession(library, gpu, bundle.read(engine.file), identity.options, lean=lean)
 
 
-def library_here(runtime: Runtime) -> Library | str:
+def library_here(runtime: EngineRuntime) -> Library | str:
     """Return the library of a runtime, or in one line why it is not to be had."""
     try:
         return load_library(runtime)

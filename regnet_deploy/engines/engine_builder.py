@@ -12,7 +12,7 @@ from regnet_deploy.bundle.variants import Engine, EngineIdentity, OnnxVariant
 from regnet_deploy.engines.bundle_engines import engine_file, find_engine_variant
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason, identify
-from regnet_deploy.engines.inspection import check_types, is_gate
+from regnet_deploy.engines.inspection import check_types, is_squeeze_excitation
 from regnet_deploy.engines.library import Library, lean_runtime, load_library
 from regnet_deploy.engines.plan_builder import Progress, build_plan
 from regnet_deploy.engines.session import EngineSession
@@ -147,7 +147,7 @@ def rebuild_engine(
             options = options.replace(compute_capabilities=(gpu.compute_capability,))
     # Whether all convolutions have to be accounted for is as it was for the others, too.
     unaccounted = last.unaccounted if last else None
-    accepted = unaccounted is not None and not all(map(is_gate, unaccounted))
+    accepted = unaccounted is not None and not all(map(is_squeeze_excitation, unaccounted))
     return build_engine(
         library,
         gpu,

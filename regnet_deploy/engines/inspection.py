@@ -189,7 +189,7 @@ def convolution_types(layers: Iterable[Layer], names: Iterable[str]) -> dict[str
     return types
 
 
-def is_gate(name: str) -> bool:
+def is_squeeze_excitation(name: str) -> bool:
     """Tell whether a convolution is of a squeeze-and-excitation's gate: one whose type next to no time depends on."""
     return bool(_GATE.search(name))
 
@@ -220,14 +220,16 @@ def check_types(
         for name, kind in found.items()
         if kind != asked[name] and not (tf32 and (asked[name], kind) == ("fp32", "tf32"))
     }
-    wider = tuple(name for name, kind in others.items() if is_gate(name) and _is_wider_float(kind, asked[name]))
+    wider = tuple(
+        name for name, kind in others.items() if is_squeeze_excitation(name) and _is_wider_float(kind, asked[name])
+    )
     wrong = {name: kind for name, kind in others.items() if name not in wider}
     if wrong:
         shown = ", ".join(f"{name} ({asked[name]} asked, {wrong[name]} built)" for name in list(wrong)[:3])
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ProofError(f"{len(wrong)} of {len(asked)} convolutions do not compute in the type asked: {shown}{more}")
     unaccounted = tuple(name for name in asked if name not in found)
-    silent = [name for name in unaccounted if not is_gate(name)]
+    silent = [name for name in unaccounted if not is_squeeze_excitation(name)]
     if silent and not accept_unaccounted:
         more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
         raise ProofError(

@@ -18,9 +18,9 @@ from typing import Literal
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import MissingExtra, UsageError
 
-Runtime = Literal["tensorrt", "tensorrt-rtx"]
+EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
 #: Runtimes of engines, as the manifest calls them.
-RUNTIMES: tuple[Runtime, ...] = ("tensorrt", "tensorrt-rtx")
+RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 
 _PREFIXES = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _EXTRAS = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
@@ -43,7 +43,7 @@ class Library:
     """
 
     module: ModuleType
-    runtime: Runtime
+    runtime: EngineRuntime
 
     @property
     def version(self) -> str:
@@ -69,7 +69,7 @@ class Library:
         return f"{_PREFIXES[self.runtime]}-{precision}"
 
 
-def find_library(gpu: Gpu | None, runtime: Runtime | None = None) -> Library:
+def find_library(gpu: Gpu | None, runtime: EngineRuntime | None = None) -> Library:
     """Return what can build engines here: TensorRT where it and a GPU are there, else TensorRT-RTX.
 
     Args:
@@ -95,7 +95,7 @@ def find_library(gpu: Gpu | None, runtime: Runtime | None = None) -> Library:
     )
 
 
-def load_library(runtime: Runtime) -> Library:
+def load_library(runtime: EngineRuntime) -> Library:
     """Load TensorRT or TensorRT-RTX.
 
     Raises:
@@ -156,11 +156,11 @@ def _is_whole(wheel: metadata.Distribution) -> bool:
     return True
 
 
-def _is_installed(runtime: Runtime) -> bool:
+def _is_installed(runtime: EngineRuntime) -> bool:
     return importlib.util.find_spec(runtime.replace("-", "_")) is not None
 
 
-def _not_installed(runtime: Runtime) -> MissingExtra:
+def _not_installed(runtime: EngineRuntime) -> MissingExtra:
     return MissingExtra(
         f"{runtime} is not installed: on a machine with an NVIDIA GPU pip install 'regnet-deploy[{_EXTRAS[runtime]}]'"
     )

@@ -21,7 +21,7 @@ from regnet_deploy.runtimes.golden_set import GoldenSet
 from regnet_deploy.runtimes.runtime import Session
 
 
-class Evaluation(NamedTuple):
+class GateResult(NamedTuple):
     """Figures of a variant that passed the gate; ``accuracy`` is None without validation images."""
 
     proof: Proof
@@ -50,7 +50,7 @@ class AccuracyGate:
 
     def evaluate(
         self, name: str, session: Session, precision: Precision, progress: Progress, *, validate: bool = True
-    ) -> Evaluation:
+    ) -> GateResult:
         """Return the figures of a variant on the golden set and, if there are any, on the validation images.
 
         Args:
@@ -65,8 +65,8 @@ class AccuracyGate:
         """
         proof = prove(name, session, self.golden, self.preprocessing, self.gates[precision.name], precision.name)
         if not validate or self.validation is None:
-            return Evaluation(proof, None)
-        return Evaluation(proof, self.measure_accuracy(name, session, precision, progress))
+            return GateResult(proof, None)
+        return GateResult(proof, self.measure_accuracy(name, session, precision, progress))
 
     def measure_accuracy(self, name: str, session: Session, precision: Precision, progress: Progress) -> Accuracy:
         """Return the accuracy on the validation images, which must be given.

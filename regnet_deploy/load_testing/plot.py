@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_deploy.load_testing.report import RateReport
-from regnet_deploy.plotting import COLOURS, GREY, MARKS, check_plot_path, save_figure
+from regnet_deploy.plotting import COLORS, GREY, MARKS, check_plot_path, save_figure
 
 _CURVES = (("p50_ms", "p50"), ("p99_ms", "p99"))
 
@@ -33,7 +33,7 @@ def plot_rates(reports: Sequence[RateReport], title: str, path: str | Path) -> N
     answered = [(report.offered, report.latency) for report in rows if report.latency is not None]
     for i, (name, label) in enumerate(_CURVES):
         points = [(rate, getattr(figures, name)) for rate, figures in answered]
-        latency.plot(*_columns(points), color=COLOURS[i], marker=MARKS[i], label=label)
+        latency.plot(*_columns(points), color=COLORS[i], marker=MARKS[i], label=label)
     # The percentiles are of correct answers; requests that timed out would be at their upper end.
     partial = [(rate, figures.p99_ms) for rate, figures in answered if rate in {row.offered for row in rows if row.bad}]
     if partial:
@@ -46,7 +46,7 @@ def plot_rates(reports: Sequence[RateReport], title: str, path: str | Path) -> N
     latency.set_ylabel("latency from the intended send time (ms)")
     offered = [report.offered for report in rows]
     achieved.plot(offered, offered, color=GREY, linestyle="--", label="offered")
-    achieved.plot(offered, [report.achieved for report in rows], color=COLOURS[2], marker=MARKS[2], label="achieved")
+    achieved.plot(offered, [report.achieved for report in rows], color=COLORS[2], marker=MARKS[2], label="achieved")
     achieved.set_ylabel("correct answers (images/s)")
     achieved.set_ylim(bottom=0)
     for axis in (latency, achieved):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from regnet_deploy.errors import DataError, RegnetDeployError, did_you_mean
-from regnet_deploy.populations.store import DONE, Outcome, Store, Trial
+from regnet_deploy.populations.store import DONE, Store, Trial, TrialOutcome
 from regnet_deploy.populations.trials import DATA_CONDITIONS, Trials, stage_columns, training_conditions
 from regnet_deploy.space.network import Network, default_stem_stride
 from regnet_deploy.space.spaces import MAX_BLOCKS
@@ -85,7 +85,7 @@ def write_csv(store: Store) -> str:
     return text.getvalue()
 
 
-def _row(space: str, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]) -> dict[str, Any]:
+def _row(space: str, trial: Trial, outcome: TrialOutcome, identity: Mapping[str, Any]) -> dict[str, Any]:
     network, conditions = trial.network, training_conditions(identity, trial.epochs)
     return {
         "space": space,

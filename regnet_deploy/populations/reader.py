@@ -9,7 +9,7 @@ import numpy as np
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.csv_table import read_csv
-from regnet_deploy.populations.store import DONE, Outcome, Store, Trial, is_store, read_store, store_errors
+from regnet_deploy.populations.store import DONE, Store, Trial, TrialOutcome, is_store, read_store, store_errors
 from regnet_deploy.populations.trials import Trials, stage_columns, training_conditions
 
 
@@ -57,7 +57,7 @@ def trials_of(store: Store) -> Trials:
     return Trials(space, errors, columns, networks, names, len(known) - len(done), conditions)
 
 
-def find_trial(path: Path, number: int | None) -> tuple[Trial, Outcome, dict[str, Any]]:
+def find_trial(path: Path, number: int | None) -> tuple[Trial, TrialOutcome, dict[str, Any]]:
     """Return a trial of a store, its outcome, and the identity of the sweep.
 
     Args:

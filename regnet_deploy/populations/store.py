@@ -67,7 +67,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrialOutcome:
     """The outcome of a trial.
 
     Attributes:
@@ -93,7 +93,7 @@ class Outcome:
     finished: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data; ``Outcome(**data)`` reads it."""
+        """Return JSON data; ``TrialOutcome(**data)`` reads it."""
         return {**self.__dict__, "history": [dict(each) for each in self.history], "machine": dict(self.machine)}
 
 
@@ -144,7 +144,7 @@ class Store:
                 ],
             )
 
-    def record(self, number: int, outcome: Outcome) -> None:
+    def record(self, number: int, outcome: TrialOutcome) -> None:
         """Write the outcome of a trial; it is on the disk when this returns."""
         with self._writing() as connection:
             connection.execute(
@@ -170,11 +170,11 @@ class Store:
         with store_errors(self.path):
             return [Trial(row[0], Network.from_json(json.loads(row[1])), json.loads(row[2]), *row[3:]) for row in rows]
 
-    def outcomes(self) -> dict[int, Outcome]:
+    def outcomes(self) -> dict[int, TrialOutcome]:
         """Return the outcomes by the number of the trial."""
         rows = self._rows("SELECT number, outcome FROM trials WHERE outcome IS NOT NULL ORDER BY number")
         with store_errors(self.path):
-            return {number: Outcome(**json.loads(text)) for number, text in rows}
+            return {number: TrialOutcome(**json.loads(text)) for number, text in rows}
 
     def _rows(self, query: str) -> list[Any]:
         try:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from regnet_deploy.bundle.measurements import ClosedForm, Complexity, OperatorCount, StageCount
+from regnet_deploy.bundle.measurements import ClosedForm, ComplexityRecord, OperatorCount, StageCount
 from regnet_deploy.errors import ProofError, require
 from regnet_deploy.space.complexity import Cost, network_complexity
 from regnet_deploy.space.network import Network
@@ -81,10 +81,10 @@ class Counts:
             if getattr(counted[where], quantity) != value
         ]
 
-    def record(self) -> Complexity:
+    def record(self) -> ComplexityRecord:
         """Return the record of the counts."""
         closed = {quantity: int(value) for quantity, value in self.closed_form["total"]._asdict().items()}
-        return Complexity(
+        return ComplexityRecord(
             resolution=self.resolution,
             classes=self.classes,
             **self.total._asdict(),

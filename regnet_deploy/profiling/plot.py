@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_deploy.bundle.measurements import Complexity, Latency, Profile
-from regnet_deploy.plotting import COLOURS, MARKS, check_plot_path, save_figure
+from regnet_deploy.bundle.measurements import ComplexityRecord, Latency, Profile
+from regnet_deploy.plotting import COLORS, MARKS, check_plot_path, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,13 +47,13 @@ def plot_profile(profile: Profile, name: str, path: str | Path) -> None:
     save_figure(figure, target)
 
 
-def _draw_shares(axis: Axes, counts: Complexity) -> None:
+def _draw_shares(axis: Axes, counts: ComplexityRecord) -> None:
     stages = counts.stages
     width = 0.8 / len(_QUANTITIES)
     for i, (quantity, label) in enumerate(_QUANTITIES.items()):
         shares = [100 * getattr(stage, quantity) / getattr(counts, quantity) for stage in stages]
         places = [j + (i - 1) * width for j in range(len(stages))]
-        axis.bar(places, shares, width * 0.92, color=COLOURS[i], label=label)
+        axis.bar(places, shares, width * 0.92, color=COLORS[i], label=label)
     axis.set_xticks(range(len(stages)), [stage.stage for stage in stages])
     axis.set_ylabel("share of the network (%)")
     axis.set_title("Cost by stage", fontsize=11)
@@ -65,7 +65,7 @@ def _draw_shares(axis: Axes, counts: Complexity) -> None:
 def _draw_latency(axis: Axes, rows: Sequence[Latency]) -> None:
     for i, (label, own) in enumerate(_by_runtime(rows).items()):
         batches = [row.batch for row in own]
-        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        colour, mark = COLORS[i % len(COLORS)], MARKS[i % len(MARKS)]
         p50, p99 = ([getattr(row, name) for row in own] for name in ("p50_ms", "p99_ms"))
         axis.plot(batches, p50, label=label, color=colour, marker=mark)
         axis.fill_between(batches, p50, p99, color=colour, alpha=0.15, linewidth=0)
@@ -81,7 +81,7 @@ def _draw_throughput(axis: Axes, rows: Sequence[Latency]) -> None:
         axis.plot(
             [row.batch for row in own],
             [row.images_per_second for row in own],
-            color=COLOURS[i % len(COLOURS)],
+            color=COLORS[i % len(COLORS)],
             marker=MARKS[i % len(MARKS)],
         )
     axis.set_ylim(bottom=0)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from regnet_deploy.bundle.measurements import Latency
 from regnet_deploy.errors import require
 from regnet_deploy.html import HtmlFigure
-from regnet_deploy.plotting import COLOURS, GREY, MARKS, figure_to_svg
+from regnet_deploy.plotting import COLORS, GREY, MARKS, figure_to_svg
 from regnet_deploy.report.card import ModelCard
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def _widths_caption(card: ModelCard) -> str:
 def _widths(axis: Axes, card: ModelCard) -> None:
     a = card.architecture
     widths = a.network.block_widths()
-    axis.step(range(len(widths)), widths, where="mid", color=COLOURS[0], linewidth=2, label="block width")
-    axis.plot(range(len(widths)), widths, "o", color=COLOURS[0], markersize=4)
+    axis.step(range(len(widths)), widths, where="mid", color=COLORS[0], linewidth=2, label="block width")
+    axis.plot(range(len(widths)), widths, "o", color=COLORS[0], markersize=4)
     if a.w_0 is not None and a.w_a is not None:
         line = [a.w_0 + a.w_a * j for j in range(len(widths))]
         axis.plot(range(len(widths)), line, color=GREY, linestyle="--", label="u = w_0 + w_a j")
@@ -72,7 +72,7 @@ def _shares(axis: Axes, card: ModelCard) -> None:
         total = sum(getattr(stage, name) for stage in stages)
         places = [j + (i - 1) * 0.27 for j in range(len(stages))]
         label = "MACs" if name == "macs" else name
-        axis.bar(places, [100 * getattr(stage, name) / total for stage in stages], 0.25, color=COLOURS[i], label=label)
+        axis.bar(places, [100 * getattr(stage, name) / total for stage in stages], 0.25, color=COLORS[i], label=label)
     axis.set_xticks(range(len(stages)), [stage.stage for stage in stages])
     axis.set_ylabel("share (%)")
     axis.legend(frameon=False, fontsize=8)
@@ -85,7 +85,7 @@ def _history(axis: Axes, card: ModelCard) -> None:
     epochs = range(1, len(history) + 1)
     for i, (key, label) in enumerate((("val_top1", "validation"), ("train_top1", "training (augmented)"))):
         axis.plot(
-            epochs, [100 * getattr(row, key) for row in history], color=COLOURS[i], marker=MARKS[i], ms=3, label=label
+            epochs, [100 * getattr(row, key) for row in history], color=COLORS[i], marker=MARKS[i], ms=3, label=label
         )
     axis.axvline(card.bundle.training.best.epoch, color=GREY, linestyle=":", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -100,7 +100,7 @@ def _speed(axis: Axes, card: ModelCard) -> None:
     for row in rows:
         labels.setdefault(row.runtime + (f", {row.variant}" if row.variant else ""), []).append(row)
     for i, (label, own) in enumerate(labels.items()):
-        colour, mark = COLOURS[i % len(COLOURS)], MARKS[i % len(MARKS)]
+        colour, mark = COLORS[i % len(COLORS)], MARKS[i % len(MARKS)]
         axis.plot([r.batch for r in own], [r.images_per_second for r in own], color=colour, marker=mark, label=label)
     batches = sorted({row.batch for row in rows})
     axis.set_xscale("log", base=2)

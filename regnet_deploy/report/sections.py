@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regnet_deploy.bundle.manifest import Preprocessing, Selection
+from regnet_deploy.bundle.manifest import Preprocessing, SelectionRecord
 from regnet_deploy.bundle.measurements import Profile
 from regnet_deploy.html import Section, Table
 from regnet_deploy.report.card import ModelCard
@@ -68,7 +68,7 @@ def _architecture(card: ModelCard) -> Section:
     return Section("Architecture", facts)
 
 
-def _selection(selection: Selection) -> Section:
+def _selection(selection: SelectionRecord) -> Section:
     budget = selection.budget
     facts = [
         ("budget", f"{budget.macs / 1e9:g} GMACs ± {budget.tolerance * 100:g} % at {budget.resolution} pixels"),

@@ -17,7 +17,7 @@ from regnet_deploy.runtimes.predictions import WEIGHTS, labels_of
 from regnet_deploy.runtimes.runtime import Session, open_variant
 
 #: ``damaged`` and ``disagrees`` are failures, ``not run`` is not.
-Outcome = Literal["ok", "damaged", "disagrees", "not run"]
+CheckOutcome = Literal["ok", "damaged", "disagrees", "not run"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class VerificationCheck:
     """
 
     subject: str
-    outcome: Outcome
+    outcome: CheckOutcome
     detail: str
     agreement: Agreement | None = None
 
@@ -129,5 +129,5 @@ def _agreement(
         return VerificationCheck(subject, "disagrees", str(error))
     except RegnetDeployError as error:  # BundleError, or an engine that does not load or run
         return VerificationCheck(subject, "damaged", str(error))
-    outcome: Outcome = "ok" if agreement.passed else "disagrees"
+    outcome: CheckOutcome = "ok" if agreement.passed else "disagrees"
     return VerificationCheck(subject, outcome, f"golden set by {session.runtime} on {session.device}", agreement)

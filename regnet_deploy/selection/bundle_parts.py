@@ -13,9 +13,9 @@ import numpy as np
 from regnet_deploy import __version__
 from regnet_deploy.bundle import manifest
 from regnet_deploy.bundle.manifest import Architecture, Manifest, SelectionBudget, SourceTrial
-from regnet_deploy.bundle.measurements import Cost
+from regnet_deploy.bundle.measurements import CostRecord
 from regnet_deploy.images.preprocessing import default_preprocessing
-from regnet_deploy.populations.store import Outcome, Trial
+from regnet_deploy.populations.store import Trial, TrialOutcome
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.candidate_table import Candidate
 from regnet_deploy.selection.selection import SEARCHED, Selection
@@ -30,7 +30,7 @@ def selection_parts(selection: Selection) -> Manifest:
     return _parts(
         _candidate_architecture(f"RegNet{best.network.family.upper()}-{_size(best.macs)}", best, selection.budget),
         selection.budget,
-        manifest.Selection(
+        manifest.SelectionRecord(
             **_candidate_selection(best, selection.budget),
             considered=selection.considered,
             searched=SEARCHED,
@@ -57,7 +57,7 @@ def published_parts(published: PublishedNetwork, candidate: Candidate, budget: B
     return _parts(
         _candidate_architecture(published.architecture_name, candidate, budget),
         budget,
-        manifest.Selection(
+        manifest.SelectionRecord(
             **_candidate_selection(candidate, budget),
             considered=1,
             reason=f"requested by name; {published.source}, widths rounded as {published.rounding}",
@@ -66,7 +66,7 @@ def published_parts(published: PublishedNetwork, candidate: Candidate, budget: B
     )
 
 
-def trial_parts(store: Path, trial: Trial, outcome: Outcome, identity: Mapping[str, Any]) -> Manifest:
+def trial_parts(store: Path, trial: Trial, outcome: TrialOutcome, identity: Mapping[str, Any]) -> Manifest:
     """Return the parts of a network from a sweep.
 
     Args:
@@ -91,9 +91,9 @@ def trial_parts(store: Path, trial: Trial, outcome: Outcome, identity: Mapping[s
     return _parts(
         _architecture(f"{space}-{trial.number}", network, budget, generated),
         budget,
-        manifest.Selection(
+        manifest.SelectionRecord(
             budget=SelectionBudget(**budget.to_json()),
-            met=Cost(macs=trial.macs, parameters=trial.parameters, activations=trial.activations),
+            met=CostRecord(macs=trial.macs, parameters=trial.parameters, activations=trial.activations),
             considered=1,
             reason=f"trial {trial.number} of {store.name} (drawn from {space}): {error}",
             trial=SourceTrial(store=store.name, number=trial.number, error_percent=outcome.error, epochs=trial.epochs),
@@ -113,13 +113,13 @@ def _architecture(name: str, network: Network, budget: Budget, generated: Mappin
 def _candidate_selection(candidate: Candidate, budget: Budget) -> dict[str, Any]:
     return {
         "budget": SelectionBudget(**budget.to_json()),
-        "met": Cost(macs=candidate.macs, parameters=candidate.parameters, activations=candidate.activations),
+        "met": CostRecord(macs=candidate.macs, parameters=candidate.parameters, activations=candidate.activations),
         "reference_macs": candidate.reference_macs,
         "score": None if candidate.score is None else round(candidate.score, 4),
     }
 
 
-def _parts(architecture: Architecture, budget: Budget, selection: manifest.Selection) -> Manifest:
+def _parts(architecture: Architecture, budget: Budget, selection: manifest.SelectionRecord) -> Manifest:
     environment = {
         "regnet_deploy": __version__,
         "python": platform.python_version(),

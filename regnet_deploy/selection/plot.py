@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from regnet_deploy.plotting import COLOURS, GREY, check_plot_path, save_figure
+from regnet_deploy.plotting import COLORS, GREY, check_plot_path, save_figure
 from regnet_deploy.selection.selection import Selection, published_candidate
 from regnet_deploy.space.published import baselines
 
-BLUE, ORANGE = COLOURS[:2]
+BLUE, ORANGE = COLORS[:2]
 
 
 def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, max_points: int = 5000) -> None:

@@ -21,7 +21,7 @@ from regnet_deploy.serving.scheduling import restore_default_scheduling
 from regnet_deploy.serving.timeouts import Timeouts
 
 #: Runs the images ``(n, ...)`` of several requests; returns their logits ``(n, classes)``, concatenated.
-Run = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
+RunBatch = Callable[[Sequence[NDArray[Any]]], NDArray[np.float32]]
 
 #: Levels of priority, 1 before 2 before 3; a request's 0 means the default.
 PRIORITIES, DEFAULT_PRIORITY = 3, 2
@@ -86,7 +86,7 @@ class Batcher:
     Where a batch fails, its requests are run one by one, so that a bad request fails alone.
     """
 
-    def __init__(self, runs: Sequence[Run], settings: Batching, name: str = "model") -> None:
+    def __init__(self, runs: Sequence[RunBatch], settings: Batching, name: str = "model") -> None:
         """Start one thread for each of ``runs``; called on the event loop."""
         self.settings = settings
         self.running = 0
@@ -183,7 +183,7 @@ class Batcher:
                 self._depth -= len(request.images)
                 request.images = _NOTHING  # the entry stays in the queue until an executor reaches it
 
-    def _work(self, number: int, run: Run) -> None:
+    def _work(self, number: int, run: RunBatch) -> None:
         restore_default_scheduling()
         while batch := self._take():
             start = time.perf_counter()
@@ -271,7 +271,7 @@ def _leaves_at(request: QueuedRequest, delay_s: float) -> float:
     return request.queued_at + min(delay_s, left)
 
 
-def _outcomes(batch: list[QueuedRequest], run: Run, start: float) -> list[_Outcome]:
+def _outcomes(batch: list[QueuedRequest], run: RunBatch, start: float) -> list[_Outcome]:
     """Run a batch; where that fails, run each of its requests alone."""
     try:
         parts = [request.images for request in batch]

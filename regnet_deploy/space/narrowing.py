@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from regnet_deploy.errors import UsageError, did_you_mean
-from regnet_deploy.space.ranges import Choice, Range, Values
+from regnet_deploy.space.ranges import Domain, Range, Values
 from regnet_deploy.space.spaces import SYMBOLS, AnyNetSpace, RegNetSpace, Space, Stages
 
 Interval = tuple[float, float]
@@ -26,7 +26,7 @@ def narrow_space(space: Space, intervals: Mapping[str, Interval], name: str) -> 
     """
     remaining = dict(intervals)
 
-    def cut(choice: Choice, column: str) -> Choice:
+    def cut(choice: Domain, column: str) -> Domain:
         return choice.within(*remaining.pop(column)) if column in remaining else choice
 
     if isinstance(space, RegNetSpace):
@@ -69,7 +69,7 @@ def with_relation(space: Space, part: str, across: str) -> Space:
     return replace(space, **changed)
 
 
-def _hull(choices: tuple[Choice, ...]) -> Choice:
+def _hull(choices: tuple[Domain, ...]) -> Domain:
     if len(choices) == 1:
         return choices[0]
     ranges = [choice for choice in choices if isinstance(choice, Range)]

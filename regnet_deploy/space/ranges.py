@@ -198,10 +198,10 @@ class Values:
         return listed[0] if len(listed) == 1 else listed
 
 
-Choice = Range | Values
+Domain = Range | Values
 
 
-def choice_from(data: Any, what: str) -> Choice:
+def choice_from(data: Any, what: str) -> Domain:
     """Read a range from a space file: a number, a list of numbers, or low and high with step and scale.
 
     Raises:

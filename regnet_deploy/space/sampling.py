@@ -19,7 +19,7 @@ from regnet_deploy.space.complexity import NetworkConfig, complexity
 from regnet_deploy.space.constraint import names_in, satisfied
 from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, SE_RATIO, Network, default_stem_stride
 from regnet_deploy.space.population import Table
-from regnet_deploy.space.ranges import Choice
+from regnet_deploy.space.ranges import Domain
 from regnet_deploy.space.regnet import fit_groups, level_widths, line_depths, may_have_stages
 from regnet_deploy.space.spaces import REFERENCE, AnyNetSpace, RegNetSpace, Space, Stages
 
@@ -274,7 +274,7 @@ def _stages(part: Stages, stages: int, rng: np.random.Generator, draws: int) -> 
     return values, fits.all(axis=1)
 
 
-def _rising(choice: Choice, stages: int, rng: np.random.Generator, draws: int) -> Float:
+def _rising(choice: Domain, stages: int, rng: np.random.Generator, draws: int) -> Float:
     """Draw ``(draws, stages)`` from the distribution of independent draws, conditional on non-decreasing order.
 
     Sorted independent draws have another distribution: all orders of the same values become one row, so that rows of
@@ -297,7 +297,7 @@ def _rising(choice: Choice, stages: int, rng: np.random.Generator, draws: int) -
 def _regnets(space: RegNetSpace, rng: np.random.Generator, draws: int) -> Proposals:
     """Draw lines and keep those that quantize to the number of stages of the space."""
 
-    def column(choice: Choice) -> Float:
+    def column(choice: Domain) -> Float:
         return choice.draw(rng, (draws,))
 
     stages = space.stages

@@ -13,7 +13,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.constraint import check_constraint
-from regnet_deploy.space.ranges import Choice, Range, Values, check_type, short_repr, suggestion
+from regnet_deploy.space.ranges import Domain, Range, Values, check_type, short_repr, suggestion
 
 #: x: bottleneck with grouped 3x3; y: with squeeze-and-excitation; r: without groups; v: one 3x3; vr: with residual.
 BLOCKS = ("x", "y", "r", "v", "vr")
@@ -51,7 +51,7 @@ class Stages:
         across: relation of the stages: ``free``, ``same``, ``rising`` or ``falling``.
     """
 
-    choices: tuple[Choice, ...]
+    choices: tuple[Domain, ...]
     across: str = "free"
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ class Stages:
         if self.across == "same" and len(self.choices) > 1:
             raise UsageError("the relation same needs one range, not one for each stage")
 
-    def choice(self, stage: int) -> Choice:
+    def choice(self, stage: int) -> Domain:
         """Return the range of stage 0, 1, ..."""
         return self.choices[stage] if len(self.choices) > 1 else self.choices[0]
 
@@ -91,7 +91,7 @@ class Stages:
         return sum(math.log10(self.choice(i).size) for i in range(stages)) - math.log10(permutations)
 
 
-def same(choice: Choice) -> Stages:
+def same(choice: Domain) -> Stages:
     """Return the same value for all stages."""
     return Stages((choice,), "same")
 
@@ -207,12 +207,12 @@ class RegNetSpace:
     """
 
     name: str
-    d: Choice = D_RANGE
-    w_0: Choice = W_0_RANGE
-    w_a: Choice | str = W_A_RANGE
-    w_m: Choice = W_M_RANGE
-    bottleneck: Choice = B_VALUES
-    group_width: Choice = G_VALUES
+    d: Domain = D_RANGE
+    w_0: Domain = W_0_RANGE
+    w_a: Domain | str = W_A_RANGE
+    w_m: Domain = W_M_RANGE
+    bottleneck: Domain = B_VALUES
+    group_width: Domain = G_VALUES
     block: str = "x"
     stages: int = 4
     where: tuple[str, ...] = ()
@@ -253,7 +253,7 @@ class RegNetSpace:
         """Columns that a constraint can refer to."""
         return tuple(dict.fromkeys((*self.symbols, *_stage_columns(self.stages), *_cost_columns())))
 
-    def parts(self) -> dict[str, Choice]:
+    def parts(self) -> dict[str, Domain]:
         """Return the ranges of the drawn parameters, by symbol."""
         drawn = {"d": self.d, "w_0": self.w_0, "w_a": self.w_a, "w_m": self.w_m, "b": self.bottleneck}
         drawn["g"] = self.group_width
@@ -282,12 +282,12 @@ def _check(name: Any, block: Any, stages: Any) -> None:
         raise UsageError(f"{name}: stages must be a number from 1 to {MAX_STAGES}, got {short_repr(stages)}")
 
 
-def _check_between(name: str, what: str, choice: Choice, least: float, most: float) -> None:
+def _check_between(name: str, what: str, choice: Domain, least: float, most: float) -> None:
     if choice.low < least or choice.high > most:
         raise UsageError(f"{name}: {what} must be from {least:g} to {most:g}, got {choice}")
 
 
-def _check_whole(name: str, what: str, choice: Choice, least: int, most: int, unit: int = 1) -> None:
+def _check_whole(name: str, what: str, choice: Domain, least: int, most: int, unit: int = 1) -> None:
     _check_between(name, what, choice, least, most)
     if any(value % unit for value in _spanned(choice)):
         raise UsageError(
@@ -295,7 +295,7 @@ def _check_whole(name: str, what: str, choice: Choice, least: int, most: int, un
         )
 
 
-def _check_bottleneck(name: str, choice: Choice) -> None:
+def _check_bottleneck(name: str, choice: Domain) -> None:
     """Reject ratios for which the bottleneck width does not follow from the integer width of a stage."""
     _check_between(name, "bottleneck", choice, MIN_B, MAX_B)
     if isinstance(choice, Range) and choice.free:
@@ -307,7 +307,7 @@ def _check_bottleneck(name: str, choice: Choice) -> None:
         raise UsageError(f"{name}: bottleneck must be 1, 1/2, 1/3 and so on, or 2 or more, got {choice}")
 
 
-def _spanned(choice: Choice) -> tuple[float, ...]:
+def _spanned(choice: Domain) -> tuple[float, ...]:
     """Return numbers whose integer combinations include every value that can be drawn."""
     if isinstance(choice, Values):
         return choice.values

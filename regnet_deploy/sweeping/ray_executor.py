@@ -14,7 +14,7 @@ from typing import Any
 
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import RegnetDeployError, UsageError, require
-from regnet_deploy.populations.store import FAILED, Outcome, Trial
+from regnet_deploy.populations.store import FAILED, Trial, TrialOutcome
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.sweeping.trial import TrialCallback, run_trial
 from regnet_deploy.training.recipe import Recipe
@@ -43,7 +43,7 @@ class RayExecutor:
 
     def __call__(
         self, trials: Iterable[Trial], images: SweepImages, recipe: Recipe, execution: Execution, on_step: TrialCallback
-    ) -> Generator[tuple[Trial, Outcome], None, None]:
+    ) -> Generator[tuple[Trial, TrialOutcome], None, None]:
         """Yield each trial with its outcome, in the order of their completion.
 
         A trial whose worker is killed is repeated; it failed if the worker is killed every time. On an existing
@@ -121,7 +121,7 @@ class ProgressBoard:
 
 def run_in_worker(
     trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, threads: int, board: Any
-) -> Outcome:
+) -> TrialOutcome:
     """Run a trial in a worker process of Ray."""
     import torch
 
@@ -195,12 +195,12 @@ def _put(ray: Any, images: SweepImages) -> Any:
         ) from None
 
 
-def _outcome(ray: Any, reference: Any) -> Outcome:
+def _outcome(ray: Any, reference: Any) -> TrialOutcome:
     """Return the outcome of a trial: a failure if its worker died every time."""
     try:
-        outcome: Outcome = _result(ray, reference)
+        outcome: TrialOutcome = _result(ray, reference)
     except _worker_errors(ray) as error:
-        return Outcome(FAILED, message=f"its worker died {RETRIES + 1} times: {_line(error)}")
+        return TrialOutcome(FAILED, message=f"its worker died {RETRIES + 1} times: {_line(error)}")
     return outcome
 
 

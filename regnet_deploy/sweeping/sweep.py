@@ -20,9 +20,9 @@ from regnet_deploy.populations.store import (
     DIVERGED,
     DONE,
     FAILED,
-    Outcome,
     Store,
     Trial,
+    TrialOutcome,
     check_store_path,
     lock_store,
     open_store,
@@ -39,7 +39,7 @@ from regnet_deploy.training.recipe import Recipe
 _MAX_FIRST_FAILURES, _MAX_FAILURES = 3, 10
 #: Runs trials and yields each with its outcome, in any order.
 Executor = Callable[
-    [Iterable[Trial], SweepImages, Recipe, Execution, TrialCallback], Generator[tuple[Trial, Outcome], None, None]
+    [Iterable[Trial], SweepImages, Recipe, Execution, TrialCallback], Generator[tuple[Trial, TrialOutcome], None, None]
 ]
 
 
@@ -230,7 +230,7 @@ def sweep_status(store: Store, trials: Sequence[Trial]) -> SweepStatus:
     )
 
 
-def _report_other_machine(outcome: Outcome, earlier: Sequence[Outcome], progress: Progress) -> None:
+def _report_other_machine(outcome: TrialOutcome, earlier: Sequence[TrialOutcome], progress: Progress) -> None:
     """Report a machine that differs from that of earlier trials: rounding, and so the errors, may differ."""
     for name in ("device", "gpus", "torch"):
         values = {str(each.machine.get(name)) for each in earlier} - {str(outcome.machine.get(name))}
@@ -239,7 +239,7 @@ def _report_other_machine(outcome: Outcome, earlier: Sequence[Outcome], progress
             progress.message(f"earlier trials ran with {name} {', '.join(sorted(values))}, these run with {now}")
 
 
-def _outcomes(store: Store, trials: Sequence[Trial]) -> dict[int, Outcome]:
+def _outcomes(store: Store, trials: Sequence[Trial]) -> dict[int, TrialOutcome]:
     known = store.outcomes()
     return {trial.number: known[trial.number] for trial in trials if trial.number in known}
 
@@ -247,7 +247,7 @@ def _outcomes(store: Store, trials: Sequence[Trial]) -> dict[int, Outcome]:
 class _SweepProgress:
     """Progress of a sweep: completed trials, best and median error so far, images/s of the running trials."""
 
-    def __init__(self, total: int, outcomes: dict[int, Outcome], progress: Progress) -> None:
+    def __init__(self, total: int, outcomes: dict[int, TrialOutcome], progress: Progress) -> None:
         self._total, self._done, self._progress = total, len(outcomes), progress
         self._errors = [each.error for each in outcomes.values() if each.error is not None]
         self._running: dict[int, tuple[float, float]] = {}
@@ -260,7 +260,7 @@ class _SweepProgress:
         self._running[trial.number] = (fraction, rate)
         self._update()
 
-    def completed(self, trial: Trial, outcome: Outcome) -> None:
+    def completed(self, trial: Trial, outcome: TrialOutcome) -> None:
         """Report the outcome of a trial in one line."""
         self._running.pop(trial.number, None)
         self._done += 1

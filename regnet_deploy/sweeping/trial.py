@@ -13,12 +13,12 @@ import torch
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.anynet import AnyNet
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.training.data_loader import LoaderDied
 from regnet_deploy.training.execution import default_workers, device_name, disable_tf32
-from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
+from regnet_deploy.training.loop import DivergenceError, TrainingCallbacks, TrainingRun, fit
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import make_trainer
 
@@ -36,7 +36,7 @@ def run_trial(
     on_step: StepCallback = lambda fraction, rate: None,
     *,
     max_workers: int | None = None,
-) -> Outcome:
+) -> TrialOutcome:
     """Train a network and return the outcome.
 
     On a CPU, the same number of threads gives the same result to the bit. A loss that is not finite, and an error of
@@ -57,14 +57,14 @@ def run_trial(
     disable_tf32()
     fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training))
     start = time.perf_counter()
-    run: Run | None = None
+    run: TrainingRun | None = None
     state, message = DONE, ""
     try:
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
         trainer = make_trainer(model, execution, fitted, images.preprocessing)
         workers = default_workers(execution.device, images.training.subset.cached is not None)
         workers = workers if max_workers is None else min(workers, max_workers)
-        run = Run(trainer, images.training, images.validation, images.preprocessing, workers)
+        run = TrainingRun(trainer, images.training, images.validation, images.preprocessing, workers)
         fit(run, _callbacks(run, fitted, on_step))
     except DivergenceError as error:
         state, message = DIVERGED, str(error).partition(":")[0]
@@ -72,7 +72,7 @@ def run_trial(
         state, message = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:500]
     history = run.state.history if run else []
     best = history[run.state.best_epoch - 1] if run and run.state.best_epoch else None
-    outcome = Outcome(
+    outcome = TrialOutcome(
         state=state,
         error=round(100 * (1 - best.val_top1), 6) if best and state == DONE else None,
         best_epoch=int(best.epoch) if best else 0,
@@ -91,7 +91,7 @@ def run_trial(
 
 def run_locally(
     trials: Iterable[Trial], images: SweepImages, recipe: Recipe, execution: Execution, on_step: TrialCallback
-) -> Generator[tuple[Trial, Outcome], None, None]:
+) -> Generator[tuple[Trial, TrialOutcome], None, None]:
     """Run trials one after the other in this process, and yield each with its outcome."""
     for trial in trials:
 
@@ -115,7 +115,7 @@ def describe_worker(execution: Execution) -> dict[str, Any]:
     }
 
 
-def _callbacks(run: Run, recipe: Recipe, on_step: StepCallback) -> TrainingCallbacks:
+def _callbacks(run: TrainingRun, recipe: Recipe, on_step: StepCallback) -> TrainingCallbacks:
     steps = recipe.epochs * run.steps_per_epoch
     return TrainingCallbacks(
         step=lambda loss, rate: on_step(run.steps_done / steps, rate),

@@ -19,7 +19,7 @@ DEFAULT_CLAIM = "pvc://models"
 #: MiB of a node for Triton, what is in its shared memory aside.
 _TRITON_MIB = 4096
 
-Manifest = dict[str, Any]
+KubernetesManifest = dict[str, Any]
 
 
 def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, bytes]:
@@ -57,7 +57,7 @@ def service_name(name: str, suffix: str = "") -> str:
     return plain[: 40 - len(suffix)].rstrip("-") + suffix
 
 
-def _server(subject: PackagedVariant, settings: DeploymentSettings) -> Manifest:
+def _server(subject: PackagedVariant, settings: DeploymentSettings) -> KubernetesManifest:
     (manifest,) = load_yaml("kserve/inferenceservice.yaml")
     manifest["metadata"]["name"] = service_name(settings.name)
     predictor = manifest["spec"]["predictor"]
@@ -73,7 +73,7 @@ def _server(subject: PackagedVariant, settings: DeploymentSettings) -> Manifest:
     return dict(manifest)
 
 
-def _over_grpc(http: Manifest) -> Manifest:
+def _over_grpc(http: KubernetesManifest) -> KubernetesManifest:
     """Return the manifest with gRPC as the service's first port, which is the one that KServe routes to."""
     manifest = copy.deepcopy(http)
     name = manifest["metadata"]["name"]
@@ -87,7 +87,7 @@ def _over_grpc(http: Manifest) -> Manifest:
     return manifest
 
 
-def _triton(subject: PackagedVariant, settings: DeploymentSettings) -> Manifest:
+def _triton(subject: PackagedVariant, settings: DeploymentSettings) -> KubernetesManifest:
     (manifest,) = load_yaml("kserve/inferenceservice-triton.yaml")
     manifest["metadata"]["name"] = service_name(settings.name, "-triton")
     predictor = manifest["spec"]["predictor"]
@@ -106,7 +106,7 @@ def _triton(subject: PackagedVariant, settings: DeploymentSettings) -> Manifest:
     return dict(manifest)
 
 
-def _give(resources: Manifest, subject: PackagedVariant, settings: DeploymentSettings) -> None:
+def _give(resources: KubernetesManifest, subject: PackagedVariant, settings: DeploymentSettings) -> None:
     """Write how much of a node the server may take: as many cores as it computes with."""
     tuned = subject.tuned
     threads = settings.threads or (tuned.threads if tuned else None)

@@ -19,13 +19,13 @@ from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.models.weights import WeightsUpdate, replace_weights
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample
 from regnet_deploy.training.execution import device_name
-from regnet_deploy.training.loop import Run
+from regnet_deploy.training.loop import TrainingRun
 from regnet_deploy.training.run_identity import RunIdentity
 
 SAMPLE_COUNT = 32
 
 
-def commit_training(identity: RunIdentity, run: Run, autotune: Autotune) -> Bundle:
+def commit_training(identity: RunIdentity, run: TrainingRun, autotune: Autotune) -> Bundle:
     """Write the best weights, labels, samples and metrics into the bundle in one step, and return the new bundle.
 
     Raises:
@@ -49,7 +49,7 @@ def commit_training(identity: RunIdentity, run: Run, autotune: Autotune) -> Bund
     return replace_weights(identity.bundle, update)
 
 
-def training_record(identity: RunIdentity, run: Run, autotune: Autotune) -> Training:
+def training_record(identity: RunIdentity, run: TrainingRun, autotune: Autotune) -> Training:
     """Return the part ``training`` of the manifest."""
     dataset, recipe, state = identity.dataset, identity.recipe, run.state
     best = state.history[state.best_epoch - 1]

@@ -37,7 +37,7 @@ class DivergenceError(UsageError):
 
 
 @dataclass
-class Run:
+class TrainingRun:
     """A run: what it trains, on which images, and how far it is.
 
     Attributes:
@@ -86,7 +86,7 @@ class TrainingCallbacks:
     save_every_s: float
 
 
-def fit(run: Run, callbacks: TrainingCallbacks) -> None:
+def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
     """Train from the current state of the run to its last epoch.
 
     Raises:
@@ -132,7 +132,7 @@ def fit(run: Run, callbacks: TrainingCallbacks) -> None:
         callbacks.save()
 
 
-def _train_epoch(run: Run, batches: Iterable[Any], callbacks: TrainingCallbacks) -> None:
+def _train_epoch(run: TrainingRun, batches: Iterable[Any], callbacks: TrainingCallbacks) -> None:
     """Run the remaining steps of the current epoch."""
     trainer, state = run.trainer, run.state
     device = trainer.execution.device
@@ -170,12 +170,12 @@ def _train_epoch(run: Run, batches: Iterable[Any], callbacks: TrainingCallbacks)
         raise DataError(_nothing_left("training", run))
 
 
-def _load(run: Run, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]) -> Iterable[Any]:
+def _load(run: TrainingRun, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]) -> Iterable[Any]:
     in_memory = isinstance(dataset, EvaluationDataset) and dataset.cached is not None
     return load(dataset, batches, 0 if in_memory else run.workers, run.trainer.execution.device == "cuda")
 
 
-def _record_unreadable(run: Run, unreadable: Iterable[UnreadableImage]) -> None:
+def _record_unreadable(run: TrainingRun, unreadable: Iterable[UnreadableImage]) -> None:
     run.state.unreadable.update((each.name, each.reason) for each in unreadable)
 
 
@@ -183,7 +183,7 @@ def _best_top1(state: RunState) -> float:
     return state.history[state.best_epoch - 1].val_top1 if state.best_epoch else 0.0
 
 
-def _nothing_left(what: str, run: Run) -> str:
+def _nothing_left(what: str, run: TrainingRun) -> str:
     name, reason = next(iter(run.state.unreadable.items()), ("", "no batch had two images"))
     return (
         f"none of the {what} images can be read any more ({name}: {reason}); "
@@ -191,7 +191,7 @@ def _nothing_left(what: str, run: Run) -> str:
     )
 
 
-def _diverged(run: Run) -> str:
+def _diverged(run: TrainingRun) -> str:
     where = f"epoch {run.state.epoch + 1} step {run.state.step}"
     return (
         f"the loss is not finite at {where}: training diverged, the bundle is unchanged; "

@@ -35,7 +35,7 @@ from regnet_deploy.training.execution import (
     disable_tf32,
     resolve_device,
 )
-from regnet_deploy.training.loop import DivergenceError, Run, TrainingCallbacks, fit
+from regnet_deploy.training.loop import DivergenceError, TrainingCallbacks, TrainingRun, fit
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.run_directory import (
     MetricsWriter,
@@ -158,7 +158,7 @@ def _run(
         autotune = _autotune(options.execution, trainer_for, training, progress)
     cached = training.subset.cached is not None
     workers = default_workers(autotune.execution.device, cached) if options.workers is None else options.workers
-    run = Run(trainer_for(autotune.execution), training, validation, preprocessing, workers)
+    run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers)
     if checkpoint:
         checkpoint.restore(run.trainer)
         run.state, run.best = checkpoint.state, dict(checkpoint.best)
@@ -224,7 +224,7 @@ def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
 
 
 def _callbacks(
-    run: Run, save: Callable[[], None], metrics: MetricsWriter, progress: Progress, checkpoint_s: float
+    run: TrainingRun, save: Callable[[], None], metrics: MetricsWriter, progress: Progress, checkpoint_s: float
 ) -> TrainingCallbacks:
     recipe = run.trainer.recipe
     total = recipe.epochs * run.steps_per_epoch

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from regnet_deploy.populations.store import DIVERGED, Outcome, read_store
+from regnet_deploy.populations.store import DIVERGED, TrialOutcome, read_store
 from regnet_deploy.space.space_file import find_space
 
 #: Of the bootstrap, so that it takes no time.
@@ -84,10 +84,10 @@ def test_a_store_is_analysed_while_it_is_written(cli: Any, store: Path, tmp_path
     with read_store(store) as opened:
         identity = opened.identity
     with open_store(store, identity) as writing:
-        writing.record(7, Outcome(DIVERGED, message="the loss is not finite"))
-        writing.record(6, Outcome("planned"))  # has no error and is not done
+        writing.record(7, TrialOutcome(DIVERGED, message="the loss is not finite"))
+        writing.record(6, TrialOutcome("planned"))  # has no error and is not done
         done = cli("analyze", store, *FEW, "--json", "--figures", tmp_path / "figures", "--html", tmp_path / "a.html")
-        writing.record(5, Outcome(DIVERGED))
+        writing.record(5, TrialOutcome(DIVERGED))
     said = numbers(done)
     assert said["populations"][0]["n"] == 6
     assert "2 of 8 networks diverged or failed; no statistic includes them" in done.stderr

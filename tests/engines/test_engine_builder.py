@@ -7,7 +7,7 @@ from bundle_parts import calibration, engine, engine_variant, onnx_variant
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.engine_builder import build_engine, rebuild_engine
-from regnet_deploy.engines.inspection import is_gate
+from regnet_deploy.engines.inspection import is_squeeze_excitation
 from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import ProofError, UsageError
@@ -51,7 +51,7 @@ def test_a_convolution_in_another_type_than_asked_is_refused(machine, onnx_of, t
 def test_a_file_that_is_typed_otherwise_than_its_name_says_is_refused(machine, onnx_of, types_of):
     """The graph itself is broken: it is the FP32 one."""
     asked = types_of("fp16")
-    wrong = sum(not is_gate(name) for name in asked)  # a gate in a wider float is none of them
+    wrong = sum(not is_squeeze_excitation(name) for name in asked)  # a gate in a wider float is none of them
     with pytest.raises(ProofError, match=rf"{wrong} of {len(asked)} convolutions do not compute in the type asked"):
         make(machine, onnx_of("fp32"), asked)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome
 from regnet_deploy.space.network import Network
 
 IDENTITY = {
@@ -35,14 +35,16 @@ def make_trial() -> Callable[..., Trial]:
 
 
 @pytest.fixture
-def outcomes() -> dict[str, Outcome]:
+def outcomes() -> dict[str, TrialOutcome]:
     """One outcome for each state."""
     epoch = {"epoch": 1, "lr": 0.05, "train_loss": 1.25, "val_top1": 1 / 3, "seconds": 0.5}
     machine = {"cpu": "a processor", "cores": 2, "gpus": [], "threads": 1, "device": "CPU"}
     return {
-        DONE: Outcome(DONE, 66.666667, 1, [epoch], 1.5, 320.25, "", machine, "2026-01-02T03:04:05+00:00"),
-        DIVERGED: Outcome(DIVERGED, None, 0, [], 0.25, 0.0, "the loss is not finite at epoch 1 step 2", machine, "now"),
-        FAILED: Outcome(FAILED, history=[], message="RuntimeError: no \"memory\" left; 'ü' \N{SNOWMAN}"),
+        DONE: TrialOutcome(DONE, 66.666667, 1, [epoch], 1.5, 320.25, "", machine, "2026-01-02T03:04:05+00:00"),
+        DIVERGED: TrialOutcome(
+            DIVERGED, None, 0, [], 0.25, 0.0, "the loss is not finite at epoch 1 step 2", machine, "now"
+        ),
+        FAILED: TrialOutcome(FAILED, history=[], message="RuntimeError: no \"memory\" left; 'ü' \N{SNOWMAN}"),
     }
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from regnet_deploy.errors import DataError
 from regnet_deploy.populations.csv_table import ALIASES, STAGES, read_csv, write_csv
 from regnet_deploy.populations.reader import trials_of
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial, open_store
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome, open_store
 from regnet_deploy.populations.trials import Trials
 
 Make = Callable[..., Trial]
@@ -64,7 +64,7 @@ def assert_same(one: Trials, other: Trials) -> None:
 
 
 def test_what_is_written_reads_back_as_the_same_population(
-    tmp_path: Path, write: Write, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, write: Write, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     trials = [make_trial(0), make_trial(1), make_trial(2, ratio=2.0), make_trial(3), make_trial(4), make_trial(5)]
     trials[4] = replace(trials[4], network=replace(trials[4].network, bottlenecks=(40 / 39, 1.0), group_widths=(3, 8)))

@@ -11,12 +11,12 @@ import pytest
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.populations.reader import read_trials, trials_of
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Store, Trial, open_store
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Store, Trial, TrialOutcome, open_store
 
 Make = Callable[..., Trial]
 
 
-def fill(path: Path, identity: dict[str, object], trials: list[Trial], found: dict[int, Outcome]) -> Path:
+def fill(path: Path, identity: dict[str, object], trials: list[Trial], found: dict[int, TrialOutcome]) -> Path:
     with open_store(path, identity) as store:
         store.add(trials)
         for number, outcome in found.items():
@@ -25,7 +25,7 @@ def fill(path: Path, identity: dict[str, object], trials: list[Trial], found: di
 
 
 def test_of_a_store_what_is_done_counts(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     found = {
         0: replace(outcomes[DONE], error=30.0),
@@ -50,7 +50,7 @@ def test_of_a_store_what_is_done_counts(
 
 
 def test_what_was_drawn_stands_before_what_the_stages_say(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     drawn = replace(make_trial(0), drawn={"w_1": 7.5})
     path = fill(tmp_path / "a.sweep", identity, [drawn], {0: outcomes[DONE]})
@@ -60,7 +60,7 @@ def test_what_was_drawn_stands_before_what_the_stages_say(
 
 
 def test_of_rounds_the_one_of_most_epochs_counts(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     plan = [make_trial(0, 1), make_trial(1, 1), make_trial(2, 3), make_trial(3, 3), make_trial(4, 9)]
     found = {0: outcomes[DONE], 1: outcomes[DIVERGED], 2: outcomes[FAILED], 3: outcomes[DONE]}
@@ -70,7 +70,7 @@ def test_of_rounds_the_one_of_most_epochs_counts(
 
 
 def test_a_store_without_a_space_is_called_by_its_file(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     identity = {"tried": 1, **{name: value for name, value in identity.items() if name != "space"}}
     path = fill(tmp_path / "halved.sweep", identity, [make_trial(0)], {0: outcomes[DONE]})
@@ -78,7 +78,7 @@ def test_a_store_without_a_space_is_called_by_its_file(
 
 
 def test_a_store_is_read_while_a_sweep_holds_it(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     path = tmp_path / "a.sweep"
     with open_store(path, identity) as store:
@@ -98,7 +98,7 @@ def test_csv_is_read_whatever_its_name(tmp_path: Path) -> None:
 
 
 def test_nothing_done_is_one_line(
-    tmp_path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    tmp_path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     plan = [make_trial(0), make_trial(1)]
     path = fill(tmp_path / "a.sweep", identity, plan, {})

@@ -21,8 +21,8 @@ from regnet_deploy.populations.store import (
     DIVERGED,
     DONE,
     FAILED,
-    Outcome,
     Trial,
+    TrialOutcome,
     check_store_path,
     is_store,
     lock_store,
@@ -40,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def filled(path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]) -> Path:
+def filled(path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]) -> Path:
     """Three trials with an outcome of each state, and one without."""
     with open_store(path, identity) as store:
         store.add([make_trial(number) for number in range(4)])
@@ -83,7 +83,7 @@ def assert_one_line(error: pytest.ExceptionInfo[Exception], *parts: str) -> None
 
 
 def test_every_state_reads_back_as_it_was_written(
-    filled: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    filled: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     with read_store(filled) as store:
         assert store.identity == identity
@@ -93,12 +93,12 @@ def test_every_state_reads_back_as_it_was_written(
 
 
 @pytest.mark.parametrize("state", [DONE, DIVERGED, FAILED])
-def test_an_outcome_is_json(outcomes: dict[str, Outcome], state: str) -> None:
-    assert Outcome(**json.loads(json.dumps(outcomes[state].to_json()))) == outcomes[state]
+def test_an_outcome_is_json(outcomes: dict[str, TrialOutcome], state: str) -> None:
+    assert TrialOutcome(**json.loads(json.dumps(outcomes[state].to_json()))) == outcomes[state]
 
 
 def test_what_is_recorded_survives_the_death_of_the_process(
-    path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     with open_store(path, identity) as store:
         store.add([make_trial(0), make_trial(1)])
@@ -112,7 +112,7 @@ def test_what_is_recorded_survives_the_death_of_the_process(
         assert store.trials() == [make_trial(0), make_trial(1)]
 
 
-def test_a_write_that_a_kill_cuts_off_is_undone(filled: Path, outcomes: dict[str, Outcome]) -> None:
+def test_a_write_that_a_kill_cuts_off_is_undone(filled: Path, outcomes: dict[str, TrialOutcome]) -> None:
     body = (
         "store._connection.execute('PRAGMA cache_size = 1'); store._connection.execute('BEGIN');"
         "store._connection.execute(\"UPDATE trials SET network = hex(randomblob(200000)), state = 'done'\")"
@@ -130,7 +130,7 @@ def test_a_write_that_a_kill_cuts_off_is_undone(filled: Path, outcomes: dict[str
 
 
 def test_it_is_readable_while_it_is_written(
-    path: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    path: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     count, seen, wrong = 30, [0], []
     with open_store(path, identity) as store:
@@ -206,7 +206,7 @@ def test_a_second_writer_is_refused_while_the_first_holds_it(filled: Path, ident
 
 
 def test_a_larger_plan_adds_trials_and_keeps_the_outcomes(
-    filled: Path, make_trial: Make, outcomes: dict[str, Outcome], identity: dict[str, object]
+    filled: Path, make_trial: Make, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     with open_store(filled, identity) as store:
         store.add([make_trial(number) for number in range(6)])
@@ -226,7 +226,9 @@ def test_a_number_with_another_network_is_refused_and_nothing_is_added(
         assert len(store.trials()) == 4
 
 
-def test_states_are_reset_on_their_own(filled: Path, outcomes: dict[str, Outcome], identity: dict[str, object]) -> None:
+def test_states_are_reset_on_their_own(
+    filled: Path, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
+) -> None:
     with open_store(filled, identity) as store:
         assert store.reset((DIVERGED, FAILED)) == 2
         assert store.outcomes() == {0: outcomes[DONE]}
@@ -365,7 +367,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_can_be_read(
 
 
 def test_a_full_disk_is_one_line_and_loses_nothing(
-    filled: Path, outcomes: dict[str, Outcome], identity: dict[str, object]
+    filled: Path, outcomes: dict[str, TrialOutcome], identity: dict[str, object]
 ) -> None:
     code = """
 import json, resource, signal, sys

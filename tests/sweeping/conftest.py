@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from regnet_deploy.bundle.training import Execution
-from regnet_deploy.populations.store import Outcome, Trial
+from regnet_deploy.populations.store import Trial, TrialOutcome
 from regnet_deploy.progress import NoProgress
 from regnet_deploy.space.ranges import Values
 from regnet_deploy.space.sampling import Band
@@ -102,7 +102,7 @@ def options(data: Path, recipe: Recipe, execution: Execution, tmp_path: Path) ->
     return make
 
 
-def result(outcome: Outcome) -> dict[str, Any]:
+def result(outcome: TrialOutcome) -> dict[str, Any]:
     """What of an outcome must be the same in every run: all but times."""
     timed = ("seconds", "images_per_s")
     history = [{name: value for name, value in each.items() if name not in timed} for each in outcome.history]
@@ -111,7 +111,7 @@ def result(outcome: Outcome) -> dict[str, Any]:
 
 
 @pytest.fixture
-def results() -> Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]:
+def results() -> Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]:
     """Results by the number of the trial, without times."""
     return lambda outcomes: {number: result(outcome) for number, outcome in outcomes.items()}
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from regnet_deploy.populations.store import Outcome, Trial, read_store
+from regnet_deploy.populations.store import Trial, TrialOutcome, read_store
 
-Results = Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]
+Results = Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def command(data: Path, space_file: Path, as_options: list[str]) -> Callable[[in
     return make
 
 
-def read(store: Path) -> tuple[list[Trial], dict[int, Outcome]]:
+def read(store: Path) -> tuple[list[Trial], dict[int, TrialOutcome]]:
     with read_store(store) as opened:
         return opened.trials(), opened.outcomes()
 

@@ -18,15 +18,15 @@ import pytest
 
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import DataError, MissingExtra, UsageError
-from regnet_deploy.populations.store import DONE, FAILED, Outcome, Trial
+from regnet_deploy.populations.store import DONE, FAILED, Trial, TrialOutcome
 from regnet_deploy.sweeping import ray_executor
 from regnet_deploy.sweeping.ray_executor import RayExecutor, run_in_worker
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.sweeping.trial import run_locally, run_trial
 from regnet_deploy.training.recipe import Recipe
 
-Results = Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]
-Run = Callable[[RayExecutor, list[Trial]], dict[int, Outcome]]
+Results = Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]
+Run = Callable[[RayExecutor, list[Trial]], dict[int, TrialOutcome]]
 
 #: What Ray leaves open or is deprecated in it is Ray's.
 pytestmark = [
@@ -54,7 +54,7 @@ def ray(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def run(images: SweepImages, recipe: Recipe, execution: Execution) -> Run:
-    def call(executor: Any, trials: list[Trial]) -> dict[int, Outcome]:
+    def call(executor: Any, trials: list[Trial]) -> dict[int, TrialOutcome]:
         ended = executor(trials, images, recipe, execution, lambda trial, fraction, rate: None)
         return {trial.number: outcome for trial, outcome in ended}
 
@@ -63,7 +63,7 @@ def run(images: SweepImages, recipe: Recipe, execution: Execution) -> Run:
 
 def killed_once(
     trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, threads: int, board: Any
-) -> Outcome:
+) -> TrialOutcome:
     """As `run_in_worker`, but the first process that has trial 1 is killed in the middle of it."""
     mark = Path(os.environ["TEST_MARK"])
     if trial.number == 1 and not mark.exists():
@@ -79,20 +79,20 @@ def killed_once(
 
 def killed_always(
     trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, threads: int, board: Any
-) -> Outcome:
+) -> TrialOutcome:
     """Outcomes of their own, but trial 1 is the end of every process."""
     if trial.number == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    return Outcome(DONE, float(trial.number))
+    return TrialOutcome(DONE, float(trial.number))
 
 
 def images_gone(
     trial: Trial, images: SweepImages, recipe: Recipe, execution: Execution, threads: int, board: Any
-) -> Outcome:
+) -> TrialOutcome:
     raise DataError("none of the training images can be read any more")
 
 
-def by_value(function: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, ray: Any) -> None:
+def by_value(function: Callable[..., TrialOutcome], monkeypatch: pytest.MonkeyPatch, ray: Any) -> None:
     """Have a function of this file run in the workers, which cannot import it."""
     from ray import cloudpickle
 

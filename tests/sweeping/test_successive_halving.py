@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial, read_store
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome, read_store
 from regnet_deploy.sweeping.successive_halving import FACTOR, HalvingResult, rounds, successive_halving
 from regnet_deploy.sweeping.trial import run_locally
 from regnet_deploy.training.recipe import Recipe
@@ -58,7 +58,7 @@ class ByCandidate:
             candidate = int(trial.drawn["candidate"])
             self.ran.append((candidate, trial.epochs))
             found = self.errors.get((candidate, trial.epochs), self.errors.get(candidate, 50.0))
-            yield trial, Outcome(found) if isinstance(found, str) else Outcome(DONE, found)
+            yield trial, TrialOutcome(found) if isinstance(found, str) else TrialOutcome(DONE, found)
 
 
 @pytest.fixture

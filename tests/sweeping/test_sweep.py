@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial, read_store
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome, read_store
 from regnet_deploy.space.sampling import Band
 from regnet_deploy.space.spaces import AnyNetSpace
 from regnet_deploy.sweeping.sweep import SweepStatus, sweep
 from regnet_deploy.sweeping.trial import run_locally, run_trial
 from regnet_deploy.training.recipe import Recipe
 
-Results = Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]
+Results = Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]
 
 
 class Scripted:
@@ -35,7 +35,7 @@ class Scripted:
             on_step(trial, 0.5, 100.0)
             state = self.states.get(trial.number, DONE)
             error = 10.0 + trial.number if state == DONE else None
-            yield trial, Outcome(state, error, message="" if state == DONE else f"no. {trial.number}", seconds=2.0)
+            yield trial, TrialOutcome(state, error, message="" if state == DONE else f"no. {trial.number}", seconds=2.0)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def call(space: AnyNetSpace, band: Band, options: Any, recorded_progress: Any) -
     return run
 
 
-def stored(tmp_path: Path) -> dict[int, Outcome]:
+def stored(tmp_path: Path) -> dict[int, TrialOutcome]:
     with read_store(tmp_path / "a.sweep") as store:
         return store.outcomes()
 

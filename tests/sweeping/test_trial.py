@@ -14,14 +14,14 @@ import torch
 
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import DataError
-from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Outcome, Trial
+from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome
 from regnet_deploy.sweeping import trial as module
 from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.sweeping.trial import run_trial
 from regnet_deploy.training import data_loader as training_data
 from regnet_deploy.training.recipe import Recipe
 
-Results = Callable[[dict[int, Outcome]], dict[int, dict[str, Any]]]
+Results = Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]
 
 
 def test_the_same_trial_has_the_same_outcome(
