@@ -99,12 +99,11 @@ def serve(path: str | Path = DEFAULT_PATH, settings: ServerSettings | None = Non
     Raises:
         ProofError: a golden set disagrees on this machine.
         ServerError: the address is in use or not allowed.
+        UsageError: the TLS files cannot be used.
         RegnetDeployError: nothing at ``path`` can be served.
     """
     require("starlette", "serve")
     require("uvicorn", "serve")
-    if settings is not None and settings.grpc_port is not None:
-        require("grpc", "grpc")
     from regnet_deploy.serving.in_process import RunningServer
     from regnet_deploy.serving.server import ServerSettings
 

@@ -226,24 +226,10 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     require("uvicorn", "serve")
     from regnet_deploy.serving.bearer_auth import read_token
     from regnet_deploy.serving.limits import Limits
-    from regnet_deploy.serving.model_repository import MODEL_NAME, is_repository
+    from regnet_deploy.serving.model_repository import is_repository
     from regnet_deploy.serving.model_version import ServeOptions
     from regnet_deploy.serving.server import ServerSettings, run_server
 
-    if options["grpc_port"] is not None:
-        require("grpc", "grpc")
-        require("google.protobuf", "grpc")
-    if not MODEL_NAME.match(name):
-        raise UsageError(
-            f"--name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"
-        )
-    if options["max_bodies_mb"] < options["max_body_mb"]:
-        raise UsageError(
-            f"--max-bodies-mb {options['max_bodies_mb']:g} is less than one request of --max-body-mb "
-            f"{options['max_body_mb']:g}"
-        )
-    if build_engine and options["variant"] is None:
-        raise UsageError("--build-engine builds the engine of one variant: name it, such as --variant trt-fp16")
     delay_ms = options["max_delay_ms"]
     settings = ServerSettings(
         name=name,
@@ -270,7 +256,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
             hung_s=options["hung_s"],
         ),
         token=read_token(options["token_file"]),
-        tls=_tls(options["tls_cert"], options["tls_key"]),
+        tls=_tls_files(options["tls_cert"], options["tls_key"]),
         **{option: options[option] for option in _PASSED_ON},
     )
     if is_repository(bundle_path):
@@ -308,24 +294,11 @@ def _print_ready(ready: ServerReady, bundle_path: str) -> None:
         print_message(f"metrics: {ready.metrics_url}")
 
 
-def _tls(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
-    """Return the files for TLS, after loading them.
-
-    Raises:
-        UsageError: one without the other, or files that are not a certificate and its key.
-    """
-    import ssl
-
+def _tls_files(certificate: str | None, key: str | None) -> tuple[Path, Path] | None:
     if certificate is None and key is None:
         return None
     if certificate is None or key is None:
         raise UsageError("--tls-cert and --tls-key need each other")
-    try:
-        # Without a password, the library would ask for one on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except OSError as error:  # SSLError is one
-        reason = error.strerror if not isinstance(error, ssl.SSLError) else (error.reason or "not PEM")
-        raise UsageError(f"--tls-cert {certificate} and --tls-key {key} cannot be used: {reason}") from None
     return Path(certificate), Path(key)
 
 

@@ -37,16 +37,31 @@ def read_token(path: str | None) -> str | None:
         where = f"in {TOKEN_VARIABLE}"
         if TOKEN_VARIABLE not in os.environ:
             return None
-    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(
-            f"the token {where} must be {_MIN_LENGTH} or more printable ASCII characters without spaces, "
-            f"not {len(token)}: make one with `openssl rand -hex 32`"
-        )
+    check_token(token, f"the token {where}")
     return token
 
 
+def check_token(token: str, name: str = "the token") -> None:
+    """Check that a token can be sent in a header and is too long to be guessed.
+
+    Args:
+        token: bearer token.
+        name: what the error message calls it; the token itself is secret.
+
+    Raises:
+        UsageError: it is shorter than 16 characters, or not printable ASCII without spaces.
+    """
+    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(
+            f"{name} must be {_MIN_LENGTH} or more printable ASCII characters without spaces, "
+            f"not {len(token)}: make one with `openssl rand -hex 32`"
+        )
+
+
 def is_bearer(header: bytes | None, token: str) -> bool:
-    """Return whether an ``Authorization`` header has the token; compares in constant time."""
+    """Return whether an ``Authorization`` header has the token; in constant time; no header has an empty one."""
+    if not token:
+        return False
     scheme, _, given = (header or b"").partition(b" ")
     return hmac.compare_digest(given.strip(), token.encode("ascii")) and scheme.lower() == b"bearer"
 

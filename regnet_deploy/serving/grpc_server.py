@@ -26,7 +26,7 @@ from regnet_deploy.serving.message_limits import MessageLimits
 from regnet_deploy.serving.protocol import EXTENSIONS, read_document, respond
 from regnet_deploy.serving.request_body import BODIES_FULL
 from regnet_deploy.serving.request_log import request_id_of
-from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
+from regnet_deploy.serving.service import CLIENT_GONE, CUT_OFF, Call, Service, request_error_of
 
 EXTRA = "grpc"
 
@@ -66,12 +66,15 @@ class GrpcServer:
     port: int
     url: str
     _server: Any
+    _calls: _Calls
 
     async def stop(self, drain_s: float = 1.0) -> None:
         """Refuse new calls, and give running ones ``drain_s`` seconds to end.
 
-        Returns when they have ended. The last answers may still be on their way to the clients.
+        Those that are cut off get UNAVAILABLE. Returns when all have ended. The last answers may still be on their way
+        to the clients.
         """
+        self._calls.stopping = True
         await self._server.stop(drain_s)
 
 
@@ -111,7 +114,7 @@ async def start_grpc(
             reason += f", or {tls[0]} and {tls[1]} are no certificate and its key"
         raise ServerError(f"cannot listen for gRPC on {address}: {reason}") from None
     await server.start()
-    return GrpcServer(bound, f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}", server)
+    return GrpcServer(bound, f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}", server, calls)
 
 
 def _options(limits: Limits) -> list[tuple[str, int]]:
@@ -164,11 +167,16 @@ def _handlers(name: str, calls: dict[str, Callable[[Any], Awaitable[bytes]]]) ->
 
 
 class _Calls:
-    """The calls: each takes its context and returns the bytes of its response."""
+    """The calls: each takes its context and returns the bytes of its response.
+
+    Attributes:
+        stopping: calls that are cancelled from now on are cut off by the server.
+    """
 
     def __init__(self, service: Service, token: str | None) -> None:
         self._service = service
         self._token = token
+        self.stopping = False
         limits = service.limits
         # The size of a message is known when it has arrived: as many are read at a time as fit if all are large.
         messages_at_a_time = max(4, limits.max_bodies_bytes // max(1, limits.max_body_bytes))
@@ -214,6 +222,8 @@ class _Calls:
         except asyncio.CancelledError:
             if left is not None and context.time_remaining() <= 0:
                 status, error = 504, "the call's deadline passed"
+            elif self.stopping:
+                status, error = CUT_OFF.status, str(CUT_OFF)
             raise
         except Exception as raised:
             refusal = request_error_of(raised)

@@ -29,23 +29,29 @@ class RunningServer:
         """
         self._stop = threading.Event()
         self._started = threading.Event()
-        self._failures: list[BaseException] = []
+        self._failure: BaseException | None = None
+        self._failure_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, args=(path, settings), name="regnet-deploy", daemon=True)
         self._thread.start()
-        self._started.wait()
-        if self._failures:
-            self.close()
+        try:
+            self._started.wait()
+        except BaseException:  # for example KeyboardInterrupt: nobody could close the server any more
+            self._stop.set()
+            self._thread.join()
+            raise
+        self._raise_failure()
 
     def close(self) -> None:
-        """Finish the requests that have arrived and stop; nothing happens where the server is closed already.
+        """Refuse new requests, finish those in flight and stop; a closed server stays closed.
+
+        Requests in flight have ``ServerSettings.drain_s`` seconds. ``linger_s`` applies to signals only.
 
         Raises:
-            ServerError: requests had to be cut off.
+            ServerError: requests had to be cut off; raised once.
         """
         self._stop.set()
         self._thread.join()
-        if self._failures:
-            raise self._failures.pop()
+        self._raise_failure()
 
     def __enter__(self) -> RunningServer:
         """Return the server."""
@@ -63,9 +69,16 @@ class RunningServer:
             if not self._started.is_set():
                 raise ServerError("the server stopped before it was ready")
         except BaseException as error:  # raised again in the thread that waits
-            self._failures.append(error)
+            self._failure = error
         finally:
             self._started.set()
+
+    def _raise_failure(self) -> None:
+        with self._failure_lock:
+            failure, self._failure = self._failure, None
+        if failure is not None:
+            self._thread.join()
+            raise failure
 
     def _announce(self, ready: ServerReady) -> None:
         self.url, self.grpc_port = ready.url, ready.grpc_port

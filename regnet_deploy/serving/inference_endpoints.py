@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.serving.admission import AdmissionSlot
+from regnet_deploy.serving.admission import AdmissionSlot, ServerState
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.model_version import ModelVersion
 from regnet_deploy.serving.multipart import FormPart, read_form
@@ -21,7 +21,7 @@ from regnet_deploy.serving.protocol import HEADER_LENGTH, JSON_HEADERS, dumps, i
 from regnet_deploy.serving.request_body import BODIES_FULL, Body, UnreadBody, read_body, unpack
 from regnet_deploy.serving.request_log import request_id_of
 from regnet_deploy.serving.responses import ClosingResponse, PlainResponse
-from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
+from regnet_deploy.serving.service import CLIENT_GONE, CUT_OFF, Call, Service, request_error_of
 
 T = TypeVar("T")
 
@@ -34,9 +34,6 @@ _WATCH_AFTER_S = 0.05
 
 #: Fields of a query string; three are defined.
 _MAX_FIELDS = 20
-
-#: Answer to a request that does not finish in the time that a stopping server gives it.
-_CUT_OFF = RequestError("the server is stopping, and this request was cut off", 503)
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode("ascii")
 
@@ -164,9 +161,12 @@ async def _handle(service: Service, operation: str, work: _Work, scope: Scope, r
         service.finish(call, CLIENT_GONE, "the client is gone")
         return
     except asyncio.CancelledError as error:
+        if service.admission.state is not ServerState.DRAINING:  # the client's connection has ended
+            service.finish(call, CLIENT_GONE, "the client is gone")
+            raise
         cut_off = error
-        status, line = _CUT_OFF.status, str(_CUT_OFF)
-        response = error_response(_CUT_OFF)
+        status, line = CUT_OFF.status, str(CUT_OFF)
+        response = error_response(CUT_OFF)
         response.raw_headers.append((b"connection", b"close"))
     except Exception as error:
         refusal = request_error_of(error)

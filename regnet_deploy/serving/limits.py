@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
+
+from regnet_deploy.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Limits:
         deadline_s: seconds after its arrival in which a request's inference must be done, else it gets 504; a client
             can ask for less.
         hung_s: seconds after which an executor that has not returned from an inference counts as hung.
+
+    Raises:
+        UsageError: a limit is not a positive number, or ``max_bodies_bytes`` is less than ``max_body_bytes``.
     """
 
     max_batch: int = 32
@@ -34,3 +40,15 @@ class Limits:
     read_timeout_s: float = 30.0
     deadline_s: float = 30.0
     hung_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Check the limits."""
+        for limit in fields(self):
+            value = getattr(self, limit.name)
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{limit.name} must be a positive number, not {value}")
+        if self.max_bodies_bytes < self.max_body_bytes:
+            raise UsageError(
+                f"the limit of {self.max_bodies_bytes / 1e6:g} MB for all requests together is less than one request "
+                f"of {self.max_body_bytes / 1e6:g} MB"
+            )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from regnet_deploy.errors import ServerError
+from regnet_deploy.errors import ServerError, UsageError
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,20 @@ def bind(host: str, port: int, option: str = "--port") -> socket.socket:
             f"{option} 0 takes a free one"
         ) from None
     return bound
+
+
+def check_tls(certificate: Path, key: Path) -> None:
+    """Check that files can be used for TLS, by loading them.
+
+    Raises:
+        UsageError: a file cannot be read, or they are not a certificate chain and its private key.
+    """
+    try:
+        # Without a password, the library would ask for one on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except OSError as error:  # SSLError is one
+        reason = error.strerror if not isinstance(error, ssl.SSLError) else (error.reason or "not PEM")
+        raise UsageError(f"the TLS certificate {certificate} and the key {key} cannot be used: {reason}") from None
 
 
 def url_of(bound: socket.socket, scheme: str = "http") -> str:

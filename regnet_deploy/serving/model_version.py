@@ -14,7 +14,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import available_cores
-from regnet_deploy.errors import ProofError
+from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
 from regnet_deploy.runtimes.gates import gate_to_serve
@@ -57,6 +57,15 @@ class ServeOptions:
     batch: int | None = None
     max_delay_s: float | None = None
     build: BuildEngine | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            UsageError: an engine is to be built, but no variant is named.
+        """
+        if self.build is not None and self.variant is None:
+            raise UsageError("an engine is built for one variant: name it with --variant, such as --variant trt-fp16")
 
 
 @dataclass(frozen=True, eq=False)

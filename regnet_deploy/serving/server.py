@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import sys
@@ -18,14 +19,16 @@ from typing import Any
 
 import uvicorn
 
-from regnet_deploy.errors import RegnetDeployError, ServerError
+from regnet_deploy.errors import RegnetDeployError, ServerError, UsageError, require
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
+from regnet_deploy.serving.bearer_auth import check_token
 from regnet_deploy.serving.connection_limits import ConnectionLimits
 from regnet_deploy.serving.limited_server import LimitedServer
 from regnet_deploy.serving.limits import Limits
-from regnet_deploy.serving.listeners import Listeners, bind, is_loopback, url_of
+from regnet_deploy.serving.listeners import Listeners, bind, check_tls, is_loopback, url_of
+from regnet_deploy.serving.model_repository import MODEL_NAME
 from regnet_deploy.serving.model_version import ModelVersion, ServeOptions
 from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
@@ -96,6 +99,9 @@ class ServerSettings:
         log_format: of the log, on stderr.
         log_requests: log every request, not only those that the server failed.
         trace_url: of an OpenTelemetry collector; None: no traces.
+
+    Raises:
+        UsageError: the name, the token, a port or a duration is not valid.
     """
 
     name: str = "regnet"
@@ -105,7 +111,7 @@ class ServerSettings:
     port: int = 8000
     grpc_port: int | None = None
     metrics_port: int | None = None
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
     tls: tuple[Path, Path] | None = None
     decoders: int | None = None
     poll_s: float = 5.0
@@ -114,6 +120,26 @@ class ServerSettings:
     log_format: str = "text"
     log_requests: bool = False
     trace_url: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings; files and addresses are checked when the server starts."""
+        if not MODEL_NAME.match(self.name):
+            raise UsageError(
+                f"the model name {self.name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning "
+                "with '.'"
+            )
+        if self.token is not None:
+            check_token(self.token)
+        for name in ("port", "grpc_port", "metrics_port"):
+            port = getattr(self, name)
+            if port is not None and not 0 <= port <= 65535:
+                raise UsageError(f"{name} must be a number from 0 to 65535, not {port}")
+        if self.decoders is not None and self.decoders < 1:
+            raise UsageError(f"decoders must be 1 or more, not {self.decoders}")
+        for name in ("poll_s", "linger_s", "drain_s"):
+            seconds = getattr(self, name)
+            if not (seconds >= 0 and math.isfinite(seconds)):
+                raise UsageError(f"{name} must be a number of seconds, 0 or more, not {seconds}")
 
 
 def run_server(
@@ -128,12 +154,19 @@ def run_server(
         path: a bundle, or a folder of models and versions.
         settings: how to serve it.
         announce: called when requests are accepted.
-        stop: ends the server as a signal does.
+        stop: when it is set, the server drains at once: ``linger_s`` is for signals.
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
+        MissingExtra: gRPC or tracing is not installed.
+        UsageError: the TLS files cannot be used.
         RegnetDeployError: the server cannot start, or requests had to be cut off.
     """
+    if settings.grpc_port is not None:
+        require("grpc", "grpc")
+        require("google.protobuf", "grpc")
+    if settings.tls is not None:
+        check_tls(*settings.tls)
     with contextlib.ExitStack() as stack:
         http = stack.enter_context(bind(settings.host, settings.port))
         metrics = None
@@ -192,8 +225,8 @@ def serve(
         listeners: sockets and what they ask of clients.
         drain_s: seconds that requests in flight have to finish.
         announce: called when requests are accepted.
-        linger_s: seconds between the signal and the first refusal.
-        stop: ends the server as a signal does, for a server that does not run in the main thread.
+        linger_s: seconds between a signal and the first refusal.
+        stop: when it is set, the server drains at once, for a server that does not run in the main thread.
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
@@ -319,6 +352,7 @@ class _Server(LimitedServer):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Handle a signal: the first one drains, the second one ends the server."""
         if self._drain_until is not None or self._linger_until is not None:
+            self._admission.state = ServerState.DRAINING
             self._cut_off(f"by a second {signal.Signals(sig).name}")
             self.should_exit = self.force_exit = True
         elif self._linger_s > 0 and self._admission.state is ServerState.READY:

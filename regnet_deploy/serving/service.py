@@ -35,6 +35,9 @@ _LOG = logging.getLogger("regnet_deploy.serving")
 #: Status of a request whose client is gone, as nginx logs it; it is never sent.
 CLIENT_GONE = 499
 
+#: Answer to a request that does not finish in the time that a stopping server gives it.
+CUT_OFF = RequestError("the server is stopping, and this request was cut off", 503)
+
 
 class Call:
     """One request to infer or classify while it runs; :meth:`Service.finish` makes a :class:`RequestRecord` of it."""

@@ -93,8 +93,8 @@ def test_a_changed_byte_is_found_at_the_start(cli_error: Any, exported_bundle: P
     ("arguments", "says"),
     [
         (["--variant", "onnx-fp16"], "did you mean onnx-fp32?"),
-        (["--name", "a/b"], "--name 'a/b'"),
-        (["--name", ".."], "--name '..'"),
+        (["--name", "a/b"], "model name 'a/b'"),
+        (["--name", ".."], "model name '..'"),
         (["--max-batch", "0"], "--max-batch"),
         (["--threads", "0"], "--threads"),
         (["--port", "70000"], "--port"),
@@ -104,7 +104,7 @@ def test_a_changed_byte_is_found_at_the_start(cli_error: Any, exported_bundle: P
         (["--read-timeout", "inf"], "--read-timeout"),
         (["--host", ""], "empty host"),
         (["--max-connections", "0"], "--max-connections"),
-        (["--max-bodies-mb", "10"], "is less than one request of --max-body-mb 32"),
+        (["--max-bodies-mb", "10"], "the limit of 10 MB for all requests together is less than one request of 32 MB"),
     ],
 )
 def test_what_cannot_be_is_one_line(cli_error: Any, exported_bundle: Path, arguments: list[str], says: str):
@@ -132,7 +132,7 @@ def test_the_port_can_come_from_the_environment(cli_error: Any, exported_bundle:
 
 def test_an_engine_can_only_be_built_of_a_variant_that_is_named(cli_error: Any, exported_bundle: Path):
     line = cli_error("serve", exported_bundle, "--port", "0", "--build-engine")
-    assert "--build-engine builds the engine of one variant: name it, such as --variant trt-fp16" in line
+    assert "an engine is built for one variant: name it with --variant, such as --variant trt-fp16" in line
 
 
 class TestEngines:

@@ -397,7 +397,7 @@ def test_no_request_is_answered_with_an_error_of_the_server(client: Inside, data
 
 
 def test_bodies_have_a_limit_together(inside: Open):
-    client = inside(limits=replace(LIMITS, max_bodies_bytes=150_000))
+    client = inside(limits=replace(LIMITS, max_body_bytes=150_000, max_bodies_bytes=150_000))
     admission = client.core.service.admission
     with admission.enter() as other:
         assert other.take(130_000)

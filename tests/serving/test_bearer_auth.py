@@ -75,6 +75,11 @@ def test_the_header_must_carry_the_token(header: str, is_right: bool):
     assert is_bearer(header.encode("latin-1"), TOKEN) is is_right
 
 
+@pytest.mark.parametrize("header", [None, b"", b"Bearer", b"Bearer "])
+def test_an_empty_token_gives_no_access(header: bytes | None):
+    assert not is_bearer(header, "")
+
+
 def test_no_header_carries_none():
     assert is_bearer(None, TOKEN) is False
 

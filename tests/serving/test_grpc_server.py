@@ -392,11 +392,11 @@ MISTAKES = {
     "no model": (lambda: request(model_name=""), "NOT_FOUND", "unknown model"),
     "unknown version": (lambda: request(model_version="2"), "NOT_FOUND", "there are 3"),
     "version of letters": (lambda: request(model_version="abc"), "NOT_FOUND", "there are 3"),
-    "not a message": (lambda: b"\xff\xff\xff", "INVALID_ARGUMENT", "no inference.ModelInferRequest"),
+    "not a message": (lambda: b"\xff\xff\xff", "INVALID_ARGUMENT", "not an inference.ModelInferRequest"),
     "a message cut off": (
         lambda: request().SerializeToString()[:-1],
         "INVALID_ARGUMENT",
-        "no inference.ModelInferRequest",
+        "not an inference.ModelInferRequest",
     ),
     "not UTF-8": (lambda: b"\x0a\x02\xff\xfe", "INVALID_ARGUMENT", "ModelInferRequest"),
     "an empty message": (lambda: b"", "NOT_FOUND", "unknown model"),
@@ -666,6 +666,17 @@ def test_checklist_31_stopping_lets_what_runs_end(bundle):
         session.gate.set()
         assert first.result(30)
         stopping.result(30)
+
+
+def test_a_call_that_is_cut_off_by_the_stop_is_unavailable(bundle):
+    with occupied(bundle, Limits()) as (server, _channel, _session, first):
+        server.service.admission.state = ServerState.DRAINING
+        server.do(server.grpc.stop(0.1))
+        with pytest.raises(grpc.RpcError) as error:
+            first.result(30)
+        assert error.value.code().name == "UNAVAILABLE"
+        one = server.wait_for(1)[0]
+        assert (one.status, one.error) == (503, "the server is stopping, and this request was cut off")
 
 
 def test_checklist_30_a_failure_of_the_server_tells_no_details(bundle, caplog):

@@ -336,10 +336,30 @@ def test_a_request_that_is_cancelled_by_the_server_is_told_and_leaves_the_queue(
     client.entered.wait(30)
     cut = hanging(client)
     client.run(until(lambda: client.batcher.depth == 1))
-    cut.work.cancel()
-    client.run(until(lambda: client.batcher.depth == 0))
+    admission = client.core.service.admission
+    admission.state = ServerState.DRAINING
+    try:
+        cut.work.cancel()
+        client.run(until(lambda: client.batcher.depth == 0))
+        client.run(until(lambda: len(cut.sent) == 2))
+    finally:
+        admission.state = ServerState.READY
     assert (client.one().status, cut.sent[0]["status"]) == (503, 503)
     assert b"cut off" in cut.sent[1]["body"]
+    client.gate.set()
+    first.work.result(30)
+
+
+def test_a_request_that_is_cancelled_while_the_server_goes_on_is_one_whose_client_is_gone(client: Watched):
+    client.shut()
+    first = hanging(client)
+    client.entered.wait(30)
+    gone = hanging(client)
+    client.run(until(lambda: client.batcher.depth == 1))
+    gone.work.cancel()
+    client.run(until(lambda: client.batcher.depth == 0))
+    one = client.one()
+    assert (one.status, one.error, gone.sent) == (499, "the client is gone", [])
     client.gate.set()
     first.work.result(30)
 
@@ -446,13 +466,14 @@ def test_the_settings_of_the_queue_are_those_that_were_asked_for(client: Watched
 
 
 def test_what_a_body_unpacks_to_counts_as_if_it_had_been_sent(inside: Open):
-    client = inside(limits=replace(LIMITS, max_bodies_bytes=150_000))
+    client = inside(limits=replace(LIMITS, max_bodies_bytes=LIMITS.max_body_bytes))
     admission = client.core.service.admission
+    admission.bytes_in_flight = 50_000  # of another request
     packed = gzip.compress(bytes(190_000))
     answer = client.post("/classify", content=packed, headers={"content-encoding": "gzip"})
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert "use all the memory" in answer.json()["error"]
-    assert admission.bytes_in_flight == 0
+    assert admission.bytes_in_flight == 50_000
     small = gzip.compress(bytes(90_000))
     assert client.post("/classify", content=small, headers={"content-encoding": "gzip"}).status_code == 400
 

@@ -1,0 +1,156 @@
+"""A server in a thread of the process that uses it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regnet_deploy.errors import MissingExtra, RegnetDeployError, ServerError, UsageError
+from regnet_deploy.serving.in_process import RunningServer
+from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.model_version import ServeOptions
+from regnet_deploy.serving.server import ServerSettings
+
+
+def settings(**changed: Any) -> ServerSettings:
+    options = {"name": "tiny", "port": 0, "decoders": 1, "model": ServeOptions(variant="onnx-fp32"), **changed}
+    return ServerSettings(**options)
+
+
+def get(server: RunningServer, path: str, headers: dict[str, str] | None = None) -> Any:
+    with urllib.request.urlopen(urllib.request.Request(server.url + path, headers=headers or {}), timeout=20) as answer:
+        return json.loads(answer.read() or "null")
+
+
+def server_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "regnet-deploy"]
+
+
+def test_it_answers_until_it_is_closed_and_can_be_closed_again(exported_bundle: Path):
+    server = RunningServer(exported_bundle, settings())
+    assert get(server, "/v2/models/tiny")["name"] == "tiny"
+    assert server.grpc_port is None
+    server.close()
+    server.close()
+    assert server_threads() == []
+    with pytest.raises(urllib.error.URLError):
+        get(server, "/v2/health/live")
+
+
+def test_to_close_it_drains_at_once_whatever_signals_wait_for(exported_bundle: Path):
+    with RunningServer(exported_bundle, settings(linger_s=600.0)):
+        start = time.monotonic()
+    assert time.monotonic() - start < 60
+
+
+def test_a_start_that_fails_raises_and_leaves_no_thread(exported_bundle: Path):
+    with pytest.raises(RegnetDeployError, match="onnx-fp99"):
+        RunningServer(exported_bundle, settings(model=ServeOptions(variant="onnx-fp99")))
+    assert server_threads() == []
+
+
+def test_an_interrupt_while_it_starts_leaves_no_server(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            if threading.current_thread() is threading.main_thread() and not self.is_set() and not interrupted:
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            return super().wait(timeout)
+
+    interrupted: list[bool] = []
+
+    class Threading:
+        Event = Interrupted
+        Thread, Lock = threading.Thread, threading.Lock
+
+    monkeypatch.setattr("regnet_deploy.serving.in_process.threading", Threading)
+    with pytest.raises(KeyboardInterrupt):
+        RunningServer(exported_bundle, settings())
+    assert server_threads() == []
+
+
+def test_a_failure_is_raised_once_however_many_threads_close(monkeypatch: pytest.MonkeyPatch):
+    def fail(path: Any, settings: Any, announce: Any, stop: threading.Event) -> None:
+        class Ready:
+            url, grpc_port = "http://x", None
+
+        announce(Ready())
+        stop.wait(30)
+        raise ServerError("1 requests were cut off")
+
+    def close(server: RunningServer) -> str | None:
+        try:
+            server.close()
+        except ServerError as error:
+            return str(error)
+        return None
+
+    monkeypatch.setattr("regnet_deploy.serving.in_process.run_server", fail)
+    server = RunningServer("nowhere", settings())
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(close, [server] * 8))
+    assert [outcome for outcome in outcomes if outcome is not None] == ["1 requests were cut off"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"token": ""}, "the token must be 16 or more printable ASCII"),
+        ({"token": "short"}, "the token must be 16 or more printable ASCII"),
+        ({"name": "bad name/.."}, "the model name 'bad name/..' must be letters"),
+        ({"port": 70_000}, "port must be a number from 0 to 65535"),
+        ({"grpc_port": -1}, "grpc_port must be a number from 0 to 65535"),
+        ({"decoders": 0}, "decoders must be 1 or more"),
+        ({"drain_s": float("nan")}, "drain_s must be a number of seconds"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(changed: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=message):
+        settings(**changed)
+
+
+def test_limits_that_cannot_be_used_are_refused():
+    with pytest.raises(UsageError, match="for all requests together is less than one request of 2 MB"):
+        Limits(max_body_bytes=2_000_000, max_bodies_bytes=1_000_000)
+    with pytest.raises(UsageError, match="max_queue must be a positive number, not 0"):
+        Limits(max_queue=0)
+
+
+def test_an_engine_is_built_for_a_variant_that_is_named():
+    with pytest.raises(UsageError, match="built for one variant"):
+        ServeOptions(build=lambda *given: pytest.fail("was built"))
+
+
+def test_the_token_is_not_shown():
+    assert "secret" not in repr(settings(token="secret-secret-secret"))
+
+
+def test_a_token_is_asked_for(exported_bundle: Path):
+    with RunningServer(exported_bundle, settings(token="t" * 16)) as server:
+        assert get(server, "/v2/models/tiny", {"authorization": f"Bearer {'t' * 16}"})["name"] == "tiny"
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            get(server, "/v2/models/tiny", {"authorization": "Bearer "})
+
+
+def test_tls_files_that_are_not_there_are_one_error(exported_bundle: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"nowhere\.pem .* cannot be used: No such file"):
+        RunningServer(exported_bundle, settings(tls=(tmp_path / "nowhere.pem", tmp_path / "key.pem")))
+
+
+@pytest.mark.parametrize("module", ["grpc", "google.protobuf"])
+def test_grpc_needs_its_extra(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch, module: str):
+    def require(name: str, extra: str) -> None:
+        if name == module:
+            raise MissingExtra(f"this needs {name}")
+
+    monkeypatch.setattr("regnet_deploy.serving.server.require", require)
+    with pytest.raises(MissingExtra, match=module):
+        RunningServer(exported_bundle, settings(grpc_port=0))
