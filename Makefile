@@ -46,6 +46,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/serving_peers.py
+	$(BIN)/python benchmarks/serving_ablation.py --rounds 12
+	$(BIN)/python benchmarks/serving_http_servers.py
 	$(BIN)/python benchmarks/serving_page.py
 	$(BIN)/python benchmarks/measurements.py
 

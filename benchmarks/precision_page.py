@@ -164,7 +164,7 @@ shows; this table compares precisions and sizes.
 
 `python benchmarks/precision.py --part deployed`. At 224 pixels: time to write the ONNX file and its size; the engine that
 {library} builds from it without a GPU (batches of 1 to 32), and whether all its convolutions compute in the required types
-("built as asked"); median latency of ONNX Runtime on this CPU with all cores, the precisions in turns. Other programs ran
+("built as asked"); median latency of ONNX Runtime on this CPU with all cores, precisions measured alternately. Other programs ran
 at the same time, so ratios between precisions are more reliable than the latencies. Precisions without a latency are for
 TensorRT.
 

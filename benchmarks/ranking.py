@@ -77,9 +77,9 @@ def percentiles_of(left_out: PublishedNetwork) -> dict[str, float]:
         np.log(own) - trends.expected(left_out.macs),
     )
     result["full-covariance"] = better(quadratic(z, covariance), float(quadratic(z_own, covariance)[0]))
-    centre, spread = z.mean(axis=0), np.cov(z.T)
-    ratio = scores - quadratic(z - centre, spread)
-    own_ratio = trends.log_likelihood(own, left_out.macs)[0] - quadratic(z_own - centre, spread)[0]
+    center, spread = z.mean(axis=0), np.cov(z.T)
+    ratio = scores - quadratic(z - center, spread)
+    own_ratio = trends.log_likelihood(own, left_out.macs)[0] - quadratic(z_own - center, spread)[0]
     result["likelihood-ratio"] = better(ratio, float(own_ratio))
     result["fewest-activations"] = better(-population.activations, -left_out.activations)
     result["deepest"] = better(population.d, left_out.d)
@@ -95,8 +95,8 @@ def figure(results: dict[str, dict[str, float]], target: Path) -> None:
     values = [results[name][SHIPPED] for name in names]
     drawing = Figure(figsize=(9, 4), layout="constrained")
     axis = drawing.subplots()
-    colours = ["#0072B2" if "X" in name else "#D55E00" for name in names]
-    axis.bar(range(len(names)), values, color=colours)
+    colors = ["#0072B2" if "X" in name else "#D55E00" for name in names]
+    axis.bar(range(len(names)), values, color=colors)
     axis.axhline(50, color="#555555", linestyle="--", linewidth=1)
     axis.text(len(names) - 0.2, 52, "random order", ha="right", fontsize=9, color="#555555")
     axis.axhline(float(np.median(values)), color="#009E73", linewidth=1)

@@ -41,7 +41,7 @@ CONCURRENCY, NOTHING_CONCURRENCY = (8, 16), 16
 #: Side of the images of the small requests: about 1.6 KB with their JSON.
 SMALL_SIDE = 11
 VARIANTS = {"float32": "onnx-fp32", "uint8": "onnx-fp32-uint8"}
-#: The variant that photographs run on, which spares the server their normalisation.
+#: The variant that photographs run on, which spares the server their normalization.
 PHOTO_DTYPE = "uint8"
 #: The bare session's settings that take part in the rounds.
 BARE = 3

@@ -100,7 +100,7 @@ def infer(wish: dict[str, Any]) -> dict[str, float]:
 
 
 def decode(wish: dict[str, Any]) -> dict[str, float]:
-    """Decode, resize and crop photographs, and normalise them where the network does not."""
+    """Decode, resize and crop photographs, and normalize them where the network does not."""
     preprocessing = Preprocessing.from_json(wish["preprocessing"])
     photos = [Path(photo).read_bytes() for photo in wish["photos"]]
 

@@ -21,7 +21,7 @@ from regnet_deploy.runtimes.runtime import open_onnx
 NETWORK, SIDE = "RegNetX-200MF", 224
 WIDTH, HEIGHT, QUALITY, PHOTOS = 500, 375, 90, 16
 
-#: Octaves of a picture: side of a cell in pixels, and how much its colours differ.
+#: Octaves of a picture: side of a cell in pixels, and how much its colors differ.
 _OCTAVES = ((160, 55.0), (64, 40.0), (24, 22.0), (8, 12.0), (3, 8.0))
 
 
@@ -51,12 +51,12 @@ class Given:
 
 
 def photograph(seed: int) -> bytes:
-    """Return a JPEG file of the size and detail of a photograph: fields of colour at five scales, edges and grain."""
+    """Return a JPEG file of the size and detail of a photograph: fields of color at five scales, edges and grain."""
     random = np.random.default_rng(seed)
     picture = np.full((HEIGHT, WIDTH, 3), 120.0)
     for cell, spread in _OCTAVES:
         field = random.normal(0, spread, (HEIGHT // cell + 2, WIDTH // cell + 2, 3))
-        field += random.normal(0, spread, field.shape[:2])[..., None]  # light differs more than colour
+        field += random.normal(0, spread, field.shape[:2])[..., None]  # light differs more than color
         planes = [
             np.asarray(
                 Image.fromarray(field[..., i].astype(np.float32)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)

@@ -290,7 +290,7 @@ No public option of uvicorn covers these limits: `limit_concurrency` refuses hea
 connection, `h11_max_incomplete_event_size` is for the slower h11 parser, and there is no time limit for heads, bodies or
 clients that do not read. hypercorn has `h11_max_incomplete_size` and `read_timeout`, which restarts with every byte, and no limit
 of connections or of writing. granian has `http1_header_read_timeout`, `http1_buffer_size` and `backpressure`, but does not
-close idle connections in favour of new ones, does not answer health requests when it is full, and has no time limit of
+close idle connections in favor of new ones, does not answer health requests when it is full, and has no time limit of
 writing. So none of them passes checklist lines 11c, 12a and 12b. `python benchmarks/serving_http_servers.py` measures the same
 Starlette application behind each; 16 requests in flight, bodies of two sizes, responses of 4,200 bytes:
 

@@ -1,7 +1,7 @@
 """The network as the handlers of other servers run it; needs NumPy, Pillow and ONNX Runtime alone.
 
 The same ONNX files, session options and preprocessing as regnet-deploy's: a JPEG is decoded at the smallest of
-libjpeg's scales that is enough, the part of it that the crop shows is resized, and the network normalises the pixels.
+libjpeg's scales that is enough, the part of it that the crop shows is resized, and the network normalizes the pixels.
 """
 
 from __future__ import annotations

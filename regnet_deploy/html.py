@@ -91,7 +91,7 @@ def figure_html(picture: HtmlFigure) -> str:
 
 
 def figures_html(pictures: Iterable[HtmlFigure]) -> str:
-    """Return pictures side by side, as many in a row as there is room for."""
+    """Return pictures side by side, as many in a row as fit."""
     return f'<div class="pictures">{"".join(map(figure_html, pictures))}</div>'
 
 

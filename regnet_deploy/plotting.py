@@ -28,9 +28,9 @@ def check_plot_path(path: str | Path) -> Path:
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a picture is written as {', '.join(SUFFIXES)}, got {target.name}")
+        raise UsageError(f"a figure is written as {', '.join(SUFFIXES)}, got {target.name}")
     if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent} for the picture {target.name}")
+        raise UsageError(f"there is no folder {target.parent} for the figure {target.name}")
     require("matplotlib", "plot")
     return target
 

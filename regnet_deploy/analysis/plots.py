@@ -54,7 +54,7 @@ def plot_edfs(curves: Sequence[tuple[str, ErrorDistribution]], *, given: str | N
         x = np.concatenate([[left - 2 * margin], errors.errors, [max(right, errors.errors[-1]) + 2 * margin]])
         y = np.concatenate([[0.0], np.cumsum(errors.weights), [1.0]])
         text = f"[{errors.minimum:.1f}|{errors.mean:.1f}] {_legend(name)}"
-        axis.step(x, y, where="post", color=_colour(i), linestyle=_line(i), linewidth=1.8, label=text)
+        axis.step(x, y, where="post", color=_color(i), linestyle=_line(i), linewidth=1.8, label=text)
     axis.set_xlim(left - margin, right + margin)
     axis.set_ylim(0, 1.02)
     axis.set_xlabel("top-1 error (%)" + (f" given {short_label(given)}" if given else ""))
@@ -82,14 +82,14 @@ def plot_random_search(curves: Sequence[tuple[str, SearchCurve]]) -> Figure:
         axis.plot(
             m,
             curve.expected,
-            color=_colour(i),
+            color=_color(i),
             linestyle=_line(i),
             marker=MARKS[i % len(MARKS)],
             markevery=marked.tolist(),
             markersize=4,
             label=_legend(name),
         )
-        axis.fill_between(m, low, curve.expected + 2 * curve.deviation, color=_colour(i), alpha=0.13, linewidth=0)
+        axis.fill_between(m, low, curve.expected + 2 * curve.deviation, color=_color(i), alpha=0.13, linewidth=0)
     # For one network the band can be very wide, because it reflects the tail of the population.
     top = max(float(curve.expected[0]) for _, curve in curves)
     bottom = min(float(curve.expected[-1]) for _, curve in curves)
@@ -166,9 +166,9 @@ def plot_widths(errors: Float, networks: Sequence[Network], fits: Sequence[LineF
     figure = Figure(figsize=(max(2.35 * across, 4.2), 4.8), layout="constrained")
     grid = figure.subplots(2, across, sharey=True, squeeze=False)
     kinds = (("best", order[:across], COLORS[0]), ("worst", order[::-1][:across], COLORS[1]))
-    for (kind, rows, colour), axes in zip(kinds, grid, strict=True):
+    for (kind, rows, color), axes in zip(kinds, grid, strict=True):
         for axis, row in zip(axes, rows, strict=True):
-            _widths(axis, networks[row], fits[row], colour)
+            _widths(axis, networks[row], fits[row], color)
             axis.set_title(f"{kind}: {errors[row]:.1f} %, e_fit {fits[row].e_fit:.2f}", fontsize=8.5)
     for axis in figure.axes:
         _tidy(axis)
@@ -196,7 +196,7 @@ def _tidy(axis: Axes) -> None:
     axis.set_axisbelow(True)
 
 
-def _colour(i: int) -> str:
+def _color(i: int) -> str:
     return COLORS[i % len(COLORS)]
 
 
@@ -240,13 +240,13 @@ def _scale(axis: Axes, x: Float) -> None:
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=bool((known == np.round(known)).all())))
 
 
-def _widths(axis: Axes, network: Network, fit: LineFit, colour: str) -> None:
+def _widths(axis: Axes, network: Network, fit: LineFit, color: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     widths = network.block_widths()
     j = np.arange(len(widths))
-    axis.step(j, widths, where="mid", color=colour, linewidth=1.4)
-    axis.plot(j, widths, "o", color=colour, markersize=3, label="block")
+    axis.step(j, widths, where="mid", color=color, linewidth=1.4)
+    axis.plot(j, widths, "o", color=color, markersize=3, label="block")
     axis.plot(j, fit.w_0 + fit.w_a * j, color=GREY, linestyle="--", linewidth=1.4, label="fitted line w_0 + w_a j")
     axis.set_yscale("log", base=2)
     axis.yaxis.set_major_formatter("{x:g}")

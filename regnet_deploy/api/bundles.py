@@ -109,7 +109,7 @@ def create_bundle(
 def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
     """Return the network of a bundle as a ``torch.nn.Module`` in evaluation mode, on the CPU.
 
-    It maps normalised RGB images ``(n, 3, h, w)`` to logits ``(n, classes)``; ``model.stage_features(images)`` returns
+    It maps normalized RGB images ``(n, 3, h, w)`` to logits ``(n, classes)``; ``model.stage_features(images)`` returns
     the output of every stage. Before training, the weights are random.
 
     Raises:

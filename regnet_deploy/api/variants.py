@@ -127,7 +127,7 @@ def evaluate(
     runtime: Runtime = "auto",
     progress: Progress | None = None,
 ) -> dict[str, Accuracy]:
-    """Measure exported variants on labelled images, beside the model in PyTorch on the same images.
+    """Measure exported variants on labeled images, beside the model in PyTorch on the same images.
 
     Args:
         bundle: folder of a trained bundle.

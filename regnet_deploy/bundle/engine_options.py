@@ -15,7 +15,7 @@ from regnet_deploy.errors import UsageError, did_you_mean
 #: ``ampere+``: any GPU of compute capability 8.0 or later. ``same-compute-capability``: any with that of the builder's.
 HardwareCompatible = Literal["ampere+", "same-compute-capability"]
 
-#: What an engine of TensorRT-RTX runs on when nothing else is asked for: Ampere and later, not the data-centre GPUs of
+#: What an engine of TensorRT-RTX runs on when nothing else is asked for: Ampere and later, not the data-center GPUs of
 #: compute capability 9.0 and 10.0.
 RTX_DEFAULT = ("8.0", "8.6", "8.9", "12.0", "12.1")
 #: The first compute capability that has FP8.

@@ -25,7 +25,7 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from regnet_deploy.bundle.manifest import Architecture, Choice, Golden, Manifest, Preprocessing, SelectionRecord
 from regnet_deploy.bundle.measurements import Profile, Serving
@@ -73,6 +73,32 @@ class StoredFile:
     bytes: int
 
 
+class _Part(Generic[T]):
+    """An attribute of a bundle: the part of the manifest with its name.
+
+    Raises:
+        MissingPart: the bundle does not have it yet; the message names the command that makes it.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    @overload
+    def __get__(self, bundle: None, owner: type) -> _Part[T]: ...
+
+    @overload
+    def __get__(self, bundle: Bundle, owner: type) -> T: ...
+
+    def __get__(self, bundle: Bundle | None, owner: type) -> _Part[T] | T:
+        if bundle is None:
+            return self
+        value: T | None = getattr(bundle.manifest, self._name)
+        if not value:
+            command = MADE_BY.get(self._name, self._name)
+            raise MissingPart(f"{bundle.path} has no {self._name} yet: run `regnet-deploy {command}` first")
+        return value
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A bundle as it was when it was read.
@@ -94,60 +120,18 @@ class Bundle:
     digest: str
     parts: Mapping[str, Any]
 
-    @property
-    def architecture(self) -> Architecture:
-        """The part ``architecture``."""
-        return self._part("architecture", self.manifest.architecture)
-
-    @property
-    def selection(self) -> SelectionRecord:
-        """The part ``selection``."""
-        return self._part("selection", self.manifest.selection)
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The part ``preprocessing``."""
-        return self._part("preprocessing", self.manifest.preprocessing)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The part ``labels``: class names in the order of the outputs."""
-        return self._part("labels", self.manifest.labels)
-
-    @property
-    def training(self) -> Training:
-        """The part ``training``."""
-        return self._part("training", self.manifest.training)
-
-    @property
-    def profile(self) -> Profile:
-        """The part ``profile``."""
-        return self._part("profile", self.manifest.profile)
-
-    @property
-    def golden(self) -> Golden:
-        """The part ``golden``."""
-        return self._part("golden", self.manifest.golden)
-
-    @property
-    def variants(self) -> dict[str, Variant]:
-        """The part ``variants``: exported variants by name."""
-        return self._part("variants", self.manifest.variants)
-
-    @property
-    def choice(self) -> Choice:
-        """The part ``choice``."""
-        return self._part("choice", self.manifest.choice)
-
-    @property
-    def serving(self) -> Serving:
-        """The part ``serving``."""
-        return self._part("serving", self.manifest.serving)
-
-    def _part(self, name: str, value: T | None) -> T:
-        if not value:
-            raise MissingPart(f"{self.path} has no {name} yet: run `regnet-deploy {MADE_BY.get(name, name)}` first")
-        return value
+    architecture = _Part[Architecture]()
+    selection = _Part[SelectionRecord]()
+    preprocessing = _Part[Preprocessing]()
+    #: Class names in the order of the outputs.
+    labels = _Part[tuple[str, ...]]()
+    training = _Part[Training]()
+    profile = _Part[Profile]()
+    golden = _Part[Golden]()
+    #: Exported variants by name.
+    variants = _Part[dict[str, Variant]]()
+    choice = _Part[Choice]()
+    serving = _Part[Serving]()
 
     def __contains__(self, part: str) -> bool:
         """Tell whether the manifest has this part."""

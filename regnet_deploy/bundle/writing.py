@@ -140,7 +140,7 @@ def ensure_writable(bundle: Bundle) -> None:
         BundleError: it cannot.
     """
     with _writable(bundle.path), tempfile.TemporaryFile(dir=bundle.path) as file:
-        file.write(b"room?")
+        file.write(b"test")
 
 
 def _identity(bundle: Bundle, replaced: Mapping[str, Any]) -> str:

@@ -10,7 +10,14 @@ import click
 from click.core import ParameterSource
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    arrival_seed_option,
+    bundle_argument,
+    default_option,
+    images_option,
+    json_option,
+)
 from regnet_deploy.cli.output import print_json, print_message, print_table, terminal_progress
 from regnet_deploy.errors import ProofError, ServerError, UsageError, require
 
@@ -44,14 +51,13 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
 
 @click.command()
 @bundle_argument
-@click.option("--url", default="http://127.0.0.1:8000", show_default=True, help="Address of the server.")
-@click.option(
+@default_option("--url", default="http://127.0.0.1:8000", help="Address of the server.")
+@default_option(
     "--rate",
     "--rates",
     "rates",
     type=Rates(),
     default=_AUTO,
-    show_default=True,
     help="Rates in images/s, measured one after another; auto: 10 to 150 % of the capacity, which it finds.",
 )
 @click.option(
@@ -60,46 +66,30 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     metavar="N",
     help="Closed loop instead: keep N requests in flight. It gives the capacity, but hides pauses of the server.",
 )
-@click.option(
-    "--duration",
-    type=FiniteFloat(0.1, 86400),
-    default=10.0,
-    show_default=True,
-    help="Time measured at each rate, s.",
-)
-@click.option(
-    "--warmup", type=FiniteFloat(0, 3600), default=1.0, show_default=True, help="Time before that, not measured, s."
-)
-@click.option(
+@default_option("--duration", type=FiniteFloat(0.1, 86400), default=10.0, help="Time measured at each rate, s.")
+@default_option("--warmup", type=FiniteFloat(0, 3600), default=1.0, help="Time before that, not measured, s.")
+@default_option(
     "--arrivals",
     type=click.Choice(["poisson", "constant"]),
     default="poisson",
-    show_default=True,
     help="poisson: independent clients. constant: one request every 1 / rate seconds.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the arrival times.")
+@arrival_seed_option
 @click.option(
     "--kind",
     type=click.Choice(["image", "tensor"]),
     help="image: files that the server decodes. tensor: binary tensors.  [default: tensor, with --images image]",
 )
-@click.option("--images", metavar="DIR", help="Send the images of this folder.  [default: the bundle's golden set]")
-@click.option(
-    "--name", "model", default="regnet", show_default=True, help="Name of the model on the server; see `serve --name`."
+@images_option
+@default_option("--name", "model", default="regnet", help="Name of the model on the server; see `serve --name`.")
+@default_option(
+    "--connections", type=click.IntRange(1, 65536), default=256, help="Largest number of requests in flight."
 )
-@click.option(
-    "--connections",
-    type=click.IntRange(1, 65536),
-    default=256,
-    show_default=True,
-    help="Largest number of requests in flight.",
-)
-@click.option(
+@default_option(
     "--timeout",
     "timeout_s",
     type=FiniteFloat(0.01, 3600),
     default=10.0,
-    show_default=True,
     help="Time from the scheduled time of a request to its answer, at most, s.",
 )
 @click.option("--token-file", metavar="FILE", help="File with the bearer token of the server.")

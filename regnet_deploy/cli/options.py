@@ -25,6 +25,34 @@ def json_option(function: F) -> F:
     )
 
 
+def default_option(*names: str, **attributes: Any) -> Callable[[F], F]:
+    """Return ``click.option`` of an option whose help shows the default."""
+    return click.option(*names, show_default=True, **attributes)
+
+
+def device_option(help_text: str) -> Callable[[F], F]:
+    """Return ``--device`` of commands that run exported variants."""
+    choices = click.Choice(["auto", "cpu", "cuda", "tensorrt"])
+    return default_option("--device", type=choices, default="auto", help=help_text)
+
+
+def runtime_option(help_text: str) -> Callable[[F], F]:
+    """Return ``--runtime`` of commands that run exported variants."""
+    choices = click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"])
+    return default_option("--runtime", type=choices, default="auto", help=help_text)
+
+
+def images_option(function: F) -> F:
+    """Add ``--images`` of commands that send requests."""
+    text = "Send the images of this folder.  [default: the bundle's golden set]"
+    return click.option("--images", metavar="DIR", help=text)(function)
+
+
+def arrival_seed_option(function: F) -> F:
+    """Add ``--seed`` of commands that send requests."""
+    return default_option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrival times.")(function)
+
+
 class SectionedCommand(click.Command):
     """A command whose help has its options under headings.
 

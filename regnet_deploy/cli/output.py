@@ -132,7 +132,7 @@ def combined_error(refused: Mapping[str, RegnetDeployError], end: str = "") -> R
     names: dict[str, list[str]] = {}
     for name, error in refused.items():
         names.setdefault(str(error), []).extend([] if name == "engines" or name in str(error) else [name])
-    lines = [f"{', '.join(whose)}: {reason}" if whose else reason for reason, whose in names.items()]
+    lines = [f"{', '.join(owners)}: {reason}" if owners else reason for reason, owners in names.items()]
     errors = list(refused.values())
     kind = next((type(one) for one in errors if isinstance(one, ProofError)), type(errors[0]))
     return kind("; ".join(lines) + end)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import IntList, bundle_argument, json_option
+from regnet_deploy.cli.options import IntList, bundle_argument, default_option, device_option, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
 
 if TYPE_CHECKING:
@@ -16,22 +16,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_argument
-@click.option("--batch", "batches", type=IntList(), default="1,8,32", show_default=True, help="Batch sizes.")
+@default_option("--batch", "batches", type=IntList(), default="1,8,32", help="Batch sizes.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]")
-@click.option(
+@default_option(
     "--seconds",
     type=click.FloatRange(min=0, min_open=True),
     default=5.0,
-    show_default=True,
     help="Duration of the measurement of each runtime and batch size, without the warm-up.",
 )
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
-    default="auto",
-    show_default=True,
-    help="tensorrt: ONNX variants run with ONNX Runtime's TensorRT provider, the PyTorch model with CUDA.",
-)
+@device_option("tensorrt: ONNX variants run with ONNX Runtime's TensorRT provider, the PyTorch model with CUDA.")
 @click.option(
     "--plot",
     type=click.Path(),

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, SectionedCommand, bundle_argument, json_option
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    PositiveFloat,
+    SectionedCommand,
+    bundle_argument,
+    default_option,
+    device_option,
+    json_option,
+    runtime_option,
+)
 from regnet_deploy.cli.output import print_message
 from regnet_deploy.errors import UsageError, require
 
@@ -36,14 +45,11 @@ _SECTIONS = {
 
 @click.command(cls=SectionedCommand, sections=_SECTIONS)
 @bundle_argument
-@click.option(
-    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 listens on all addresses."
-)
-@click.option(
+@default_option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all addresses.")
+@default_option(
     "--port",
     type=click.IntRange(0, 65535),
     default=8000,
-    show_default=True,
     envvar="REGNET_DEPLOY_PORT",
     show_envvar=True,
     help="HTTP port; 0 takes a free one.",
@@ -56,24 +62,12 @@ _SECTIONS = {
     show_envvar=True,
     help="Port for /metrics only.  [default: --port, if it is on loopback or requires a token]",
 )
-@click.option("--name", default="regnet", show_default=True, help="Name of the model, if BUNDLE is a bundle.")
+@default_option("--name", default="regnet", help="Name of the model, if BUNDLE is a bundle.")
 @click.option(
     "--variant", metavar="NAME", help="Exported variant to run.  [default: as tuned on this machine, else the fastest]"
 )
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="Runtime: tensorrt runs engines, the others run ONNX files.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
-    default="auto",
-    show_default=True,
-    help="auto is cuda if onnxruntime-gpu and a GPU are present; tensorrt is ONNX Runtime's TensorRT provider.",
-)
+@runtime_option("Runtime: tensorrt runs engines, the others run ONNX files.")
+@device_option("auto is cuda if onnxruntime-gpu and a GPU are present; tensorrt is ONNX Runtime's TensorRT provider.")
 @click.option(
     "--build-engine",
     is_flag=True,
@@ -95,93 +89,70 @@ _SECTIONS = {
 @click.option(
     "--decoders", type=click.IntRange(1, 256), help="Processes that decode images.  [default: number of cores]"
 )
-@click.option(
-    "--max-batch", type=click.IntRange(1), default=32, show_default=True, help="Maximum number of images in a request."
-)
-@click.option(
-    "--max-queue",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Maximum number of images that wait for an inference; more get 503 and Retry-After.",
-)
-@click.option(
+@default_option("--max-batch", type=click.IntRange(1), default=32, help="Maximum number of images in a request.")
+@default_option(
     "--deadline",
     "deadline_ms",
     type=PositiveFloat(),
     default=30_000,
-    show_default=True,
     help="ms from a request's arrival until it gets 504 if its inference is not done; a request may ask for less.",
 )
-@click.option(
-    "--max-body-mb", type=PositiveFloat(), default=32, show_default=True, help="Maximum size of a request, MB."
+@default_option("--max-body-mb", type=PositiveFloat(), default=32, help="Maximum size of a request, MB.")
+@default_option(
+    "--max-queue",
+    type=click.IntRange(1),
+    default=128,
+    help="Maximum number of images that wait for an inference; more get 503 and Retry-After.",
 )
-@click.option(
-    "--max-bodies-mb",
-    type=PositiveFloat(),
-    default=256,
-    show_default=True,
-    help="Maximum size of all requests in flight together, MB.",
+@default_option(
+    "--max-bodies-mb", type=PositiveFloat(), default=256, help="Maximum size of all requests in flight together, MB."
 )
-@click.option(
-    "--max-megapixels",
-    type=PositiveFloat(),
-    default=25,
-    show_default=True,
-    help="Maximum size of an image, megapixels.",
-)
-@click.option(
+@default_option("--max-megapixels", type=PositiveFloat(), default=25, help="Maximum size of an image, megapixels.")
+@default_option(
     "--max-in-flight",
     type=click.IntRange(1),
     default=256,
-    show_default=True,
     help="Maximum number of requests in flight; more get 503 and Retry-After.",
 )
-@click.option(
+@default_option(
     "--max-connections",
     type=click.IntRange(1),
     default=512,
-    show_default=True,
     help="Maximum number of open connections; for more, idle ones are closed; if none is idle, 503.",
 )
-@click.option(
+@default_option(
     "--read-timeout",
     "read_timeout_s",
     type=PositiveFloat(),
     default=30,
-    show_default=True,
     help="Seconds in which the head of a request must arrive, then its body, and in which a client must read.",
 )
-@click.option(
+@default_option(
     "--hung-after",
     "hung_s",
     type=PositiveFloat(),
     default=60,
-    show_default=True,
     help="Seconds of an inference after which /v2/health/live reports that the server hangs.",
 )
-@click.option(
+@default_option(
     "--linger",
     "linger_s",
     type=FiniteFloat(0, 3600),
     default=0,
-    show_default=True,
     help="Seconds after SIGTERM in which /v2/health/ready is 503 but requests are answered, for load balancers.",
 )
-@click.option(
+@default_option(
     "--drain",
     "drain_s",
     type=PositiveFloat(),
     default=30,
-    show_default=True,
     help="Seconds that requests in flight have to finish after SIGTERM.",
 )
-@click.option(
+@default_option(
     "--poll",
     "poll_s",
     type=FiniteFloat(0, 1e6),
     default=5,
-    show_default=True,
     help="Seconds between two checks for new versions; 0: no checks.",
 )
 @click.option(
@@ -191,12 +162,8 @@ _SECTIONS = {
 )
 @click.option("--tls-cert", type=click.Path(), help="Certificate chain (PEM) for TLS; with --tls-key.")
 @click.option("--tls-key", type=click.Path(), help="Private key (PEM) of --tls-cert.")
-@click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of the log on stderr.",
+@default_option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", help="Format of the log on stderr."
 )
 @click.option("--log-requests", is_flag=True, help="Log every request, not only failed ones.")
 @click.option(

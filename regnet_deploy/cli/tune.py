@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import Manifest, ensure_writable, open_bundle, update_bundle
-from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    arrival_seed_option,
+    bundle_argument,
+    default_option,
+    device_option,
+    images_option,
+    json_option,
+    runtime_option,
+)
 from regnet_deploy.cli.output import (
     bundle_argument_text,
     print_json,
@@ -29,29 +38,16 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_argument
-@click.option(
+@default_option(
     "--p99-ms",
     "limit_ms",
-    type=FiniteFloat(0.01, 5000),  # each trial takes ten times as long, and a request has failed after 10 s
+    type=FiniteFloat(0.01, 5000),
     default=20.0,
-    show_default=True,
     help="Limit of the 99th percentile of latency, ms.",
 )
 @click.option("--variant", metavar="NAME", help="Exported variant to tune.  [default: all that are proved]")
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "onnxruntime", "tensorrt", "openvino"]),
-    default="auto",
-    show_default=True,
-    help="Runtime to tune; auto: all that are installed.",
-)
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt"]),
-    default="auto",
-    show_default=True,
-    help="Device to run on; see `serve --device`.",
-)
+@runtime_option("Runtime to tune; auto: all that are installed.")
+@device_option("Device to run on; see `serve --device`.")
 @click.option(
     "--max-executors",
     type=click.IntRange(1),
@@ -62,15 +58,14 @@ if TYPE_CHECKING:
     type=click.Choice(["image", "tensor"]),
     help="What the clients send: image files or tensors.  [default: tensor, with --images image]",
 )
-@click.option("--images", metavar="DIR", help="Send the images of this folder.  [default: the bundle's golden set]")
-@click.option(
+@images_option
+@default_option(
     "--duration",
     type=FiniteFloat(0.5, 3600),
     default=4.0,
-    show_default=True,
     help="Time of each trial, at least ten times the limit, s; low rates take up to three times as long.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the arrival times.")
+@arrival_seed_option
 @click.option("--dry-run", is_flag=True, help="Measure, but write nothing into the bundle.")
 @json_option
 def command(

@@ -53,7 +53,8 @@ class BuilderLog:
     def listen_to(self, runtime: str, spoken: Any) -> None:
         """Have what runs engines tell its errors to the recorder, for as long as it is there.
 
-        TensorRT alone: of TensorRT-RTX it is known to end the process, see :func:`recorded`; its logger says the same.
+        Only for TensorRT: with TensorRT-RTX a recorder ends the process, see :func:`record_log`; its logger has the
+        same messages.
         """
         if runtime == "tensorrt":
             spoken.error_recorder = self.recorder

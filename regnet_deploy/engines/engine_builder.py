@@ -63,7 +63,7 @@ def build_engine(
         name: of the variant.
         onnx: the file to build from.
         precision: its name.
-        calibration: digest of the images that a quantised one was calibrated with.
+        calibration: digest of the images that a quantized one was calibrated with.
         convolutions: in which type each must compute.
         side: height and width of the images, pixels.
         options: of the build.

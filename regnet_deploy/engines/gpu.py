@@ -35,15 +35,6 @@ class Gpu:
     cuda: str
 
 
-def count_gpus() -> int:
-    """Return how many GPUs the NVIDIA driver shows to this process; 0 without a driver."""
-    driver = _driver()
-    count = ctypes.c_int(0)
-    if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value
-
-
 def find_gpu(index: int = 0) -> Gpu | None:
     """Return the GPU of this index among those that the driver shows to this process, or None: no GPU, no driver."""
     driver = _driver()

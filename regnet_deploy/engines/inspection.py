@@ -1,7 +1,7 @@
 """In which type each convolution of a built engine really computes, read back and held against what was asked.
 
 TensorRT computes a network as its file is typed, and says nothing where a file asks for less than its user thinks. A
-quantised convolution is only one where a builder fuses what surrounds it: where it does not, the small numbers are
+quantized convolution is only one where a builder fuses what surrounds it: where it does not, the small numbers are
 converted back and multiplied in FP16, again without a word. The engine inspector tells. Its JSON differs between
 versions 10 (``Bindings``, ``Format/Datatype``) and 11 (``I/O Tensors``, ``DataType``), and a layer is many nodes of the
 file at once: its ``Metadata`` names them, or its ``Name``.
@@ -37,7 +37,7 @@ _KERNEL_TYPES = {"e4m3": "fp8", "bf16": "bf16", "i8": "int8", "f16": "fp16", "tf
 #: The two convolutions that make the gate of a squeeze-and-excitation, of one pixel and a few channels: what a builder
 #: makes of them need not be a convolution any more.
 _GATE = re.compile(r"\.se\.f_ex\.[02]$")
-#: Layers that multiply: what a convolution becomes, whole or fused with its neighbours.
+#: Layers that multiply: what a convolution becomes, whole or fused with its neighbors.
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matmul|matrix|\bfc\b|runtime_fusion", re.I)
 #: Layers that only move or convert, however they are called.
 _MOVES = re.compile(r"reformat|copy|noop|constant|shuffle|signal|wait|kgen", re.I)

@@ -92,7 +92,7 @@ class EngineSession:
         self._contexts: list[_Context] = []  # of the graphs, which need them
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the logits, ``(n, classes)``, of normalised images ``(n, 3, h, w)``; any ``n``.
+        """Return the logits, ``(n, classes)``, of normalized images ``(n, 3, h, w)``; any ``n``.
 
         Raises:
             ProofError: the images are of another size.
@@ -118,7 +118,7 @@ class EngineSession:
     def resident(self, images: NDArray[Any]) -> Callable[[], None]:
         """Return a call that computes ``images``, which stay on the GPU, and leaves the logits there: for measurements.
 
-        It is a replay of a graph; where none can be captured, :attr:`uncaptured` says why.
+        It is a replay of a graph; where none can be captured, ``uncaptured`` says why.
 
         Raises:
             ProofError: the images are of another size, or more or fewer than the engine takes at once.
@@ -180,7 +180,7 @@ class EngineSession:
             self._graphs[batch] = graph
 
     def _captured(self, own: _Context, work: Callable[[], None]) -> Any:
-        """Return a graph of what a context that is ready does, or None and put into :attr:`uncaptured` why."""
+        """Return a graph of what a context that is ready does, or None and put into ``uncaptured`` why."""
         capturable = getattr(own.context, "is_stream_capturable", None)  # of TensorRT-RTX
         if capturable is not None and not capturable(self._cuda.stream):
             self.uncaptured[own.batch] = f"{self.runtime} compiles kernels as it runs and cannot be captured"

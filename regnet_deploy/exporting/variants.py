@@ -184,7 +184,7 @@ def _note(precision: Precision) -> str | None:
     if precision.float_type == "bf16":
         return "proved with its rounding emulated in FP32: ONNX Runtime has no BF16 convolution on a CPU"
     if precision.tensorrt_only:
-        note = "for TensorRT engines: ONNX Runtime runs it as it is written, which is slow"
+        note = "for TensorRT engines: ONNX Runtime runs it without optimization, which is slow"
         truncates = "; proved with FP16 quantized in FP32, because ONNX Runtime before 1.30 truncates it"
         return note + ("" if runs_as_typed(precision) else truncates)
     return None

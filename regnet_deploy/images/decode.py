@@ -160,22 +160,6 @@ def decode_scaled(
         return Scaled(upright, (width, height), scale, (x, y))
 
 
-def rgb_pixels(
-    data: bytes | bytearray | memoryview,
-    name: str = "image",
-    max_pixels: int = MAX_PIXELS,
-    formats: tuple[str, ...] = FORMATS,
-) -> int:
-    """Return width times height from the header of a file, without decoding it; arguments as for :func:`decode`.
-
-    Raises:
-        ImageError: not an image of an accepted format, or too large.
-    """
-    with _one_line(name, max_pixels, formats):
-        image = _open(data, name, max_pixels, formats)
-        return image.width * image.height
-
-
 def _shrink(image: Image, enough: Enough, swapped: bool) -> int:
     """Make libjpeg decode an image at a reduced size, and return the divisor of its sides."""
     width, height = image.size

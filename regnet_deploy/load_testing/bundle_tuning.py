@@ -76,7 +76,7 @@ class TuningResult:
 
     Attributes:
         options: what was tuned for.
-        best: the winner, with a rate that was confirmed.
+        best: the selected setting, with a rate that was confirmed.
         rows: all settings that were tried.
         late_loads: number of loads in which requests were sent late, which counts as latency.
     """

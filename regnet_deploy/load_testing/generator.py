@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,6 @@ from regnet_deploy.progress import NoProgress, Progress
 
 #: ``poisson``: independent clients, as an SLO means them; ``constant``: one request every 1 / rate seconds.
 Arrivals = Literal["poisson", "constant"]
-ARRIVALS: tuple[str, ...] = get_args(Arrivals)
 
 #: Requests sent in a row, when the generator is behind its schedule, before answers are read again.
 _BURST = 8

@@ -39,7 +39,7 @@ class HttpReply:
     json_bytes: int | None
 
 
-#: Called once for every request that was sent, with its ticket, the status or :data:`BROKEN` or :data:`TIMED_OUT`, the
+#: Called once for every request that was sent, with its ticket, the status or ``BROKEN`` or ``TIMED_OUT``, the
 #: answer where there is one, and the time when it was complete (``time.monotonic()``).
 OnAnswer = Callable[[int, int, "HttpReply | None", float], None]
 

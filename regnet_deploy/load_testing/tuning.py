@@ -84,7 +84,7 @@ class TuningRow:
         rate: highest images/s within the limit; 0 where no rate was.
         p99_ms: 99th percentile of latency at that rate, or the lowest measured; None where the server did not start.
         trials: number of loads.
-        note: why it was rejected, or that it is the winner.
+        note: why it was rejected, or that it is selected.
     """
 
     setting: ServerSetting
@@ -269,16 +269,16 @@ class _Search:
         if not done:
             raise UsageError(
                 f"no setting stayed within a p99 of {self._limit_ms:g} ms when it was measured again; the lowest was "
-                f"{lowest:.1f} ms: other work disturbs this machine; nothing was written, run this again when the "
+                f"{lowest:.1f} ms: other programs are using this machine; nothing was written, run this again when the "
                 "machine is idle, or give a higher --p99-ms"
             )
         winner = next(one for one in rates if one in done and done[one][0] >= _CLEAR * _best(done))
         for one in finalists:
             rate, p99_ms = done.get(one, (rates[one], self.rows[one].p99_ms))
-            note = "the winner: the simplest setting that is not clearly worse, measured again in turns"
+            note = "selected: the simplest setting that is not clearly worse, measured again in turns"
             if one != winner:
                 note = (
-                    "measured again in turns with the winner"
+                    "measured again in turns with the selected one"
                     if one in done
                     else "lower rate when it was measured again"
                 )

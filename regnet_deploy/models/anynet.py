@@ -154,7 +154,7 @@ class AnyNet(nn.Sequential):
     Args:
         network: its stages.
         classes: outputs.
-        seed: initialises the weights, by the paper's rule, from this seed; None takes torch's global state.
+        seed: initializes the weights, by the paper's rule, from this seed; None takes torch's global state.
     """
 
     def __init__(self, network: Network, classes: int, seed: int | None = None) -> None:

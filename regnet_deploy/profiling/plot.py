@@ -65,10 +65,10 @@ def _draw_shares(axis: Axes, counts: ComplexityRecord) -> None:
 def _draw_latency(axis: Axes, rows: Sequence[Latency]) -> None:
     for i, (label, own) in enumerate(_by_runtime(rows).items()):
         batches = [row.batch for row in own]
-        colour, mark = COLORS[i % len(COLORS)], MARKS[i % len(MARKS)]
+        color, mark = COLORS[i % len(COLORS)], MARKS[i % len(MARKS)]
         p50, p99 = ([getattr(row, name) for row in own] for name in ("p50_ms", "p99_ms"))
-        axis.plot(batches, p50, label=label, color=colour, marker=mark)
-        axis.fill_between(batches, p50, p99, color=colour, alpha=0.15, linewidth=0)
+        axis.plot(batches, p50, label=label, color=color, marker=mark)
+        axis.fill_between(batches, p50, p99, color=color, alpha=0.15, linewidth=0)
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter("{x:g}")
     axis.set_ylabel("latency of a batch (ms)")

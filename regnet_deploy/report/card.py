@@ -95,9 +95,9 @@ def accuracy(best: BestEpoch) -> ValidationTop1:
 
 def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Return the score interval of a share observed in ``n`` trials (E. B. Wilson, JASA 22, 1927)."""
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _stages(architecture: Architecture) -> tuple[StageRow, ...]:

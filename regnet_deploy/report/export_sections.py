@@ -60,8 +60,8 @@ def _figures(exported: OnnxVariant | Engine) -> Iterator[str]:
     yield _or_dash(proof.cosine, "{:.6f}")
     yield f"{proof.top1_agreement * 100:.1f} %"
     yield _drop(exported.accuracy)
-    loosely = "" if proof.standard else ", loosely,"
-    yield f"{'passed' if proof.passed else 'FAILED'}{loosely} on {proof.runtime} ({proof.device})"
+    gate = "" if proof.standard else " a looser gate"
+    yield f"{'passed' if proof.passed else 'FAILED'}{gate} on {proof.runtime} ({proof.device})"
 
 
 def _or_dash(value: float | None, form: str) -> str:
@@ -122,7 +122,7 @@ def _choice(choice: Choice) -> Section:
         "reason",
     )
     facts = [
-        ("may lose", f"{choice.max_drop:g} points of top-1"),
+        ("maximum accuracy loss", f"{choice.max_drop:g} points of top-1"),
         ("measured on", f"{choice.machine.cpu}, {choice.cpu_instructions}"),
     ]
     return Section("Choice of precision", facts, [Table(columns, rows)])

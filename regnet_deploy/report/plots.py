@@ -100,8 +100,8 @@ def _speed(axis: Axes, card: ModelCard) -> None:
     for row in rows:
         labels.setdefault(row.runtime + (f", {row.variant}" if row.variant else ""), []).append(row)
     for i, (label, own) in enumerate(labels.items()):
-        colour, mark = COLORS[i % len(COLORS)], MARKS[i % len(MARKS)]
-        axis.plot([r.batch for r in own], [r.images_per_second for r in own], color=colour, marker=mark, label=label)
+        color, mark = COLORS[i % len(COLORS)], MARKS[i % len(MARKS)]
+        axis.plot([r.batch for r in own], [r.images_per_second for r in own], color=color, marker=mark, label=label)
     batches = sorted({row.batch for row in rows})
     axis.set_xscale("log", base=2)
     axis.set_xticks(batches, [str(batch) for batch in batches])

@@ -72,7 +72,7 @@ def _selection(selection: SelectionRecord) -> Section:
     budget = selection.budget
     facts = [
         ("budget", f"{budget.macs / 1e9:g} GMACs ± {budget.tolerance * 100:g} % at {budget.resolution} pixels"),
-        ("why this one", selection.reason),
+        ("reason", selection.reason),
     ]
     if selection.searched:
         facts.append(("searched", selection.searched))
@@ -81,7 +81,7 @@ def _selection(selection: SelectionRecord) -> Section:
     if expected:
         extrapolated = "; extrapolated" if expected.extrapolated else ""
         error = f"{expected.top1_error:.1f} % top-1 error ± {expected.leave_one_out_error:.2f}"
-        facts.append(("expected on ImageNet", f"{error} ({expected.recipe}{extrapolated}); no promise for other data"))
+        facts.append(("expected on ImageNet", f"{error} ({expected.recipe}{extrapolated}); not valid for other data"))
     return Section("Selection", facts)
 
 
@@ -95,10 +95,10 @@ def _training(card: ModelCard) -> Section:
             "validation top-1",
             f"{measured.val_top1 * 100:.2f} % of {measured.val_images:,} images "
             f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), epoch {measured.epoch} of "
-            f"{len(training.history)}; chosen on these images, so expect a little less on new ones",
+            f"{len(training.history)}; chosen on these images, so accuracy on new images is slightly lower",
         ),
         ("data", f"{data.train_images:,} training images of {data.classes:,} classes; {data.split}"),
-        ("left out", f"{len(data.rejected):,} files that are no usable images"),
+        ("left out", f"{len(data.rejected):,} unusable files"),
         ("digest of the data", data.digest),
         ("recipe", ", ".join(f"{name} {value}" for name, value in training.recipe.items())),
         ("start", training.lineage.start),
@@ -163,10 +163,10 @@ def _input(p: Preprocessing, labels: tuple[str, ...]) -> Section:
     facts = [
         (
             "resize",
-            f"short side to {p.resize} pixels, {p.interpolation}, then the centre {p.crop} x {p.crop}",
+            f"short side to {p.resize} pixels, {p.interpolation}, then the center {p.crop} x {p.crop}",
         ),
         ("decode", "large JPEGs at 1/2, 1/4 or 1/8 of their size" if p.scaled_decoding else "at full size"),
-        ("normalise", f"{p.colours} in 0..1, mean {list(p.mean)}, deviation {list(p.std)}"),
+        ("normalize", f"{p.colours} in 0..1, mean {list(p.mean)}, deviation {list(p.std)}"),
     ]
     if labels:
         shown = ", ".join(labels[:20]) + (f", ... ({len(labels):,} in all)" if len(labels) > 20 else "")

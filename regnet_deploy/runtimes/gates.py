@@ -123,7 +123,7 @@ def parse_gate_limit(text: str) -> tuple[str, str, float]:
 def gates_with_overrides(
     overrides: Iterable[tuple[str, str, float]], gates: Mapping[str, Gate] = GATES
 ) -> dict[str, Gate]:
-    """Return gates by precision, their limits replaced by those that :func:`parse_gate` read; the last one wins.
+    """Return gates by precision, their limits replaced by those that :func:`parse_gate_limit` read; the last one wins.
 
     Raises:
         UsageError: an rtol where no atol holds.

@@ -32,7 +32,7 @@ class GraphIO:
     """Where images go into a network and logits come out.
 
     Attributes:
-        input: ``float32`` for normalised images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
         classes: logits of an image; None where the file does not say.

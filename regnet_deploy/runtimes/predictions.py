@@ -1,4 +1,4 @@
-"""From logits to labelled predictions."""
+"""From logits to labeled predictions."""
 
 from __future__ import annotations
 

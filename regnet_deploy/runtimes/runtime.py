@@ -45,7 +45,7 @@ class Session(Protocol):
     Attributes:
         runtime: name and version, such as ``onnxruntime 1.32.0``.
         device: ``cpu`` or ``cuda:0``.
-        input: ``float32`` for normalised images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
     """
@@ -228,7 +228,7 @@ def runtime_unsupported_reason(
 
 
 def classify_pixels(session: Session, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)``, normalised here where the network does not."""
+    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)``, normalized here where the network does not."""
     return session.run(pixels if session.input == "uint8" else normalize(pixels, preprocessing))
 
 

@@ -3,7 +3,7 @@
 The regression (:mod:`regnet_deploy.selection.ridge_regression`) predicts the error of a network from its shape
 (:mod:`regnet_deploy.selection.shape_features`), at the MACs and under the conditions of the trials. Shapes are relative
 to the published networks with the same MACs: for a candidate at another budget, the prediction is that of a network
-with the same relative shape in the sweep. How well it predicts candidates outside the shapes of the trials, judged by
+with the same relative shape in the sweep. How well it predicts candidates outside the shapes of the trials, measured by
 their leverage, is not known.
 
 The regression is evaluated on left-out trials, with a penalty that is chosen without them, against two simpler
@@ -135,7 +135,7 @@ def read_evidence(paths: Sequence[Path], family: str) -> Evidence:
         for earlier in trial_sets[:i]:
             if each.overlaps(earlier):
                 raise UsageError(
-                    f"{earlier.file} and {each.file} hold the same trials, so that none could be left out of the fit: "
+                    f"{earlier.file} and {each.file} hold the same trials, so leave-one-out validation is impossible: "
                     "give only one of them"
                 )
     return fit_evidence(trial_sets, family)

@@ -2,7 +2,7 @@
 
 The authors of arXiv 2003.13678 chose each published network as the best of a random population of its size, so the 12
 networks of a family show what good networks look like (section 4 of the paper derives the trends from such populations:
-d and w_m are constant, w_0, w_a and g grow with MACs). With F the GMACs at 224 pixels, each parameter x is modelled as
+d and w_m are constant, w_0, w_a and g grow with MACs). With F the GMACs at 224 pixels, each parameter x is modeled as
 
     ln x = c_0 + c_1 ln F + s e,    e ~ N(0, 1),    c_1 = 0 for d and w_m,
 
@@ -13,7 +13,7 @@ is its log-likelihood under the five models,
 
 ``benchmarks/ranking.py`` measures how well the score finds a network that was left out of the fit.
 
-The top-1 error (percent) of a family is modelled as floor + scale F^-power, fitted by least squares to the same
+The top-1 error (percent) of a family is modeled as floor + scale F^-power, fitted by least squares to the same
 networks (100 epochs, no enhancements; errors of the pycls model zoo). Its uncertainty is the mean absolute error with
 which a fit to 11 networks predicts the one that was left out.
 """

@@ -55,8 +55,8 @@ class Range:
         for name in ("low", "high", "step"):
             check_number(getattr(self, name), f"{name} of a range")
         if self.scale not in SCALES:
-            said = f"{short_repr(self.scale)}{suggestion(self.scale, SCALES)}"
-            raise UsageError(f"the scale of a range must be {' or '.join(SCALES)}, got {said}")
+            given = f"{short_repr(self.scale)}{suggestion(self.scale, SCALES)}"
+            raise UsageError(f"the scale of a range must be {' or '.join(SCALES)}, got {given}")
         if self.step <= 0 or self.low > self.high:
             raise UsageError(f"a range needs low <= high and a step above 0, got {self}")
         if self.scale == "log" and self.low <= 0:

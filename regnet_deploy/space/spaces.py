@@ -61,8 +61,8 @@ class Stages:
             UsageError: a value is not valid; the message names the allowed values.
         """
         if self.across not in ACROSS:
-            said = f"{short_repr(self.across)}{suggestion(self.across, ACROSS)}"
-            raise UsageError(f"across must be one of {', '.join(ACROSS)}, got {said}")
+            given = f"{short_repr(self.across)}{suggestion(self.across, ACROSS)}"
+            raise UsageError(f"across must be one of {', '.join(ACROSS)}, got {given}")
         check_type(self.choices, tuple, "choices of Stages", "a tuple of ranges")
         for choice in self.choices:
             check_type(choice, Range | Values, "each of the choices of Stages", "Range(...) or Values(...)")
@@ -116,6 +116,9 @@ class AnyNetSpace:
         block: one of ``x``, ``y``, ``r``, ``v``, ``vr``.
         stages: number of stages.
         where: constraints on the columns, see :mod:`regnet_deploy.space.constraint`.
+
+    Raises:
+        UsageError: a value is not valid; the message names the allowed values.
     """
 
     name: str
@@ -128,11 +131,7 @@ class AnyNetSpace:
     where: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UsageError: a value is not valid; the message names the allowed values.
-        """
+        """Check the values."""
         _check(self.name, self.block, self.stages)
         for what, each in self.parts().items():
             check_type(each, Stages, f"{self.name}: {what}", "Stages(...)")
@@ -194,7 +193,7 @@ class RegNetSpace:
     """A space of RegNets; the defaults are RegNetX with the paper's ranges, drawn on the scales of pycls's sampler.
 
     Attributes:
-        name: what tables and figures call it.
+        name: name in tables and figures.
         d: blocks.
         w_0: width of the first block, a multiple of 8.
         w_a: slope, channels a block; the word ``w_0`` makes it equal to w_0.
@@ -204,6 +203,9 @@ class RegNetSpace:
         block: ``x``, ``y`` or ``r``.
         stages: number of stages that a line must quantize to.
         where: constraints on the columns, see :mod:`regnet_deploy.space.constraint`.
+
+    Raises:
+        UsageError: a value is not valid; the message names the allowed values.
     """
 
     name: str
@@ -218,11 +220,7 @@ class RegNetSpace:
     where: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            UsageError: a value is not valid; the message names the allowed values.
-        """
+        """Check the values."""
         _check(self.name, self.block, self.stages)
         if self.block in ("v", "vr"):
             raise UsageError(f"{self.name}: a RegNet has block x, y or r, got {self.block}")

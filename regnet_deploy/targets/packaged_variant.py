@@ -31,7 +31,7 @@ class PackagedVariant:
         onnx: logical name of its ONNX file; of engines, of the one they were built from.
         input_name: of the tensor of images.
         output_name: of the tensor of logits.
-        dtype: ``float32`` for normalised images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        dtype: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
         labels: of the outputs.
         preprocessing: of images.
         engines: of a variant of engines, those that are proved and of the bundle's weights; else empty.

@@ -225,7 +225,7 @@ def load(
             if "DataLoader worker" not in str(error):
                 raise
             raise LoaderDied(
-                f"a process that loads images died, most likely for want of memory: give fewer --workers than {workers}"
+                f"a process that loads images died, most likely out of memory: give fewer --workers than {workers}"
             ) from None
         yield batch
 

@@ -15,7 +15,6 @@ from regnet_deploy.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
-SWITCH = ("auto", "on", "off")
 _CPU_WORKERS, _CUDA_WORKERS = 1, 8
 
 

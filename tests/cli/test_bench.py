@@ -173,7 +173,7 @@ def inferences(url: str) -> int:
         (["--closed", "4", "--connections", "9"], "--connections has no effect with --closed"),
         (["--rate", "1000000", "--duration", "86400"], "more than the 5000000 requests"),
         (["--rate", "0.1", "--duration", "5"], "is less than one request: give a --duration of 10 s"),
-        (["--plot", "x.gif"], "a picture is written as"),
+        (["--plot", "x.gif"], "a figure is written as"),
         (["--url", "ftp://x"], "--url 'ftp://x' is not the address of a server"),
         (["--url", "http://127.0.0.1:1"], "no server answers at http://127.0.0.1:1"),
         (["--token-file", "nowhere"], "cannot read the token file nowhere"),

@@ -41,7 +41,7 @@ def test_the_picture_is_drawn(cli, exported_bundle, tmp_path):
         (("--seconds", "0"), "seconds"),
         (("--threads", "0"), "threads"),
         (("--device", "tpu"), "tpu"),
-        (("--plot", "p.gif"), "a picture is written as .png"),
+        (("--plot", "p.gif"), "a figure is written as .png"),
         (("--batch", "1000000000"), "give at most --batch"),
     ],
 )

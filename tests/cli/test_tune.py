@@ -63,7 +63,7 @@ def test_what_was_found_is_written_and_holds_on_this_machine(cli: Any, exported_
     assert isinstance(found, TunedSettings)
     assert found.variant == "onnx-fp32-uint8"
     assert "tune" in bundle.part("environment")
-    assert "the winner" in done.stdout
+    assert "selected: the simplest" in done.stdout
     assert "uses these settings on this machine" in done.stderr
 
 

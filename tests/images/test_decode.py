@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.decode import decode, decode_scaled, rgb_pixels
+from regnet_deploy.images.decode import decode, decode_scaled
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -221,14 +221,6 @@ def test_levels_beyond_16_bits_are_refused_with_a_reason(levels: list[int]) -> N
 def test_32_bit_grey_within_16_bits_is_scaled() -> None:
     levels = np.array([[0, 256, 65535]], np.int32)
     assert pixels(encode(Image.fromarray(levels), "TIFF"))[0, :, 0].tolist() == [0, 1, 255]
-
-
-def test_the_number_of_pixels_is_read_from_the_head_alone() -> None:
-    assert rgb_pixels(b"P6 300 200 255\n") == 60_000  # not a byte of pixels follows
-    with pytest.raises(DataError, match="more than 59,999 pixels"):
-        rgb_pixels(b"P6 300 200 255\n", max_pixels=59_999)
-    with pytest.raises(DataError, match="not an image"):
-        rgb_pixels(b"P6 300 200 255\n", formats=("PNG",))
 
 
 def test_transparency_is_laid_on_white_without_another_image_of_four_channels(monkeypatch: pytest.MonkeyPatch) -> None:

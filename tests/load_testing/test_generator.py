@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from regnet_deploy.errors import ServerError
 from regnet_deploy.load_testing.event_loop import run_on_event_loop
 from regnet_deploy.load_testing.generator import (
-    ARRIVALS,
+    Arrivals,
     Load,
     LoadLimits,
     arrival_schedule,
@@ -195,7 +195,7 @@ RATES, SECONDS = st.floats(0.1, 2000), st.floats(0.01, 5)
 
 
 @settings(max_examples=60, deadline=None)
-@given(rate=RATES, seconds=SECONDS, arrivals=st.sampled_from(ARRIVALS), seed=st.integers(0, 2**32))
+@given(rate=RATES, seconds=SECONDS, arrivals=st.sampled_from(get_args(Arrivals)), seed=st.integers(0, 2**32))
 def test_as_many_requests_as_the_rate_says_are_due_in_order_and_before_the_end(rate, seconds, arrivals, seed):
     times = arrival_schedule(rate, seconds, arrivals, seed)
     assert len(times) == max(1, round(rate * seconds))

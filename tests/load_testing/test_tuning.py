@@ -74,7 +74,7 @@ def test_it_finds_the_best_of_each_stage_and_its_rate():
     assert best.p99_ms is not None
     assert best.p99_ms <= 20
     assert len({row.setting for row in rows}) == len(rows) <= 12
-    assert next(row for row in rows if row.setting == best.setting).note.startswith("the winner")
+    assert next(row for row in rows if row.setting == best.setting).note.startswith("selected")
     assert machine.running == 0
     assert max(machine.at_once) <= 3
 

@@ -52,7 +52,7 @@ def test_one_runtime_and_one_batch_is_enough(tmp_path):
     plot_profile(profile_of([("torch 2", None)], [3]), "tiny", tmp_path / "profile.png")
 
 
-@pytest.mark.parametrize(("name", "reason"), [("p.gif", "a picture is written as"), ("none/p.png", "no folder")])
+@pytest.mark.parametrize(("name", "reason"), [("p.gif", "a figure is written as"), ("none/p.png", "no folder")])
 def test_a_path_that_cannot_be_drawn_to_is_refused_first(tmp_path, name, reason):
     with pytest.raises(UsageError, match=reason):
         check_plot_path(tmp_path / name)
