@@ -73,6 +73,13 @@ _SECTIONS = {
     is_flag=True,
     help="Build the engine of --variant from its ONNX file if the bundle has none for this GPU; takes minutes.",
 )
+@default_option(
+    "--poll",
+    "poll_s",
+    type=FiniteFloat(0, 1e6),
+    default=5,
+    help="Seconds between two checks for new versions; 0: no checks.",
+)
 @click.option("--executors", type=click.IntRange(1, 256), help="Concurrent inferences.  [default: as tuned, else 1]")
 @click.option(
     "--threads", type=click.IntRange(1), help="CPU threads of an inference.  [default: as tuned, else cores/executors]"
@@ -147,13 +154,6 @@ _SECTIONS = {
     type=PositiveFloat(),
     default=30,
     help="Seconds that requests in flight have to finish after SIGTERM.",
-)
-@default_option(
-    "--poll",
-    "poll_s",
-    type=FiniteFloat(0, 1e6),
-    default=5,
-    help="Seconds between two checks for new versions; 0: no checks.",
 )
 @click.option(
     "--token-file",
