@@ -47,7 +47,9 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/serving_peers.py
 	$(BIN)/python benchmarks/serving_ablation.py --rounds 12
-	$(BIN)/python benchmarks/serving_http_servers.py
+	$(BIN)/python benchmarks/serving_ablation.py --rounds 12 --noop
+	$(BIN)/python -m pip install -q --target build/servers granian hypercorn
+	PYTHONPATH=build/servers $(BIN)/python benchmarks/serving_http_servers.py
 	$(BIN)/python benchmarks/serving_page.py
 	$(BIN)/python benchmarks/measurements.py
 
