@@ -91,6 +91,7 @@ def serve(path: str | Path = DEFAULT_PATH, settings: ServerSettings | None = Non
     """Start a server in a thread of this process and return it when it answers requests.
 
     Use it as a context manager: ``with rd.serve("regnet-bundle") as server: ... server.url``. Its log goes to stderr.
+    To close it drains at once: ``linger_s`` applies to signals, which a server in a thread does not handle.
 
     Args:
         path: a bundle, or a folder of models (``MODEL/VERSION/bundle.json``).

@@ -19,6 +19,7 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 from regnet_deploy.serving.request_body import Body
+from regnet_deploy.serving.scheduling import is_batch_scheduled
 
 #: Seconds in which a process must become ready.
 START_S = 60.0
@@ -29,9 +30,9 @@ _SOCKET_BYTES = 2**20
 #: What a process runs. It imports from the server's module path: not from the environment's, and not from the current
 #: folder, where any file could have the name of a module.
 _PROGRAM = (
-    "import sys; sys.path[:] = sys.argv[4:]; "
+    "import sys; sys.path[:] = sys.argv[5:]; "
     "from regnet_deploy.serving.decode_worker import main; "
-    "main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))"
+    "main(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4] == 'True')"
 )
 #: Environment variables that a process gets: no tokens, no keys. Numerical libraries use one thread.
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL")
@@ -204,7 +205,7 @@ async def start_decoder(max_pixels: int, timeout_s: float, lost: Callable[[Decod
 
 def _start_process(stream: socket.socket, max_pixels: int, timeout_s: float) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    arguments = [str(stream.fileno()), str(max_pixels), str(2 * timeout_s)]
+    arguments = [str(stream.fileno()), str(max_pixels), str(2 * timeout_s), str(is_batch_scheduled())]
     return subprocess.Popen(
         [sys.executable, "-I", "-c", _PROGRAM, *arguments, *sys.path],
         stdin=subprocess.DEVNULL,

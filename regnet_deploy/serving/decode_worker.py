@@ -60,18 +60,19 @@ class DecodeRequest(NamedTuple):
         return cls(Preprocessing(resize, crop, kind, scaled_decoding=bool(scaled)), size)
 
 
-def main(descriptor: int, max_pixels: int, timeout_s: float) -> None:
+def main(descriptor: int, max_pixels: int, timeout_s: float, batch_scheduled: bool = False) -> None:
     """Decode the images that arrive on a socket until it is closed.
 
     Args:
         descriptor: of the socket.
         max_pixels: limit of an image's width times height.
         timeout_s: seconds after which a decode ends this process, even where the server is gone.
+        batch_scheduled: this process has inherited the scheduling policy of the server's event loop; it is undone.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the server ends this process after its last request
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    restore_default_scheduling()
+    restore_default_scheduling(batch_scheduled)
     warm_up_decoder()
     set_resource_limits(max_pixels)
     with socket.socket(fileno=descriptor) as server, contextlib.suppress(ConnectionError):

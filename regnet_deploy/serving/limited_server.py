@@ -22,6 +22,7 @@ HANDSHAKE_TIMEOUT_S = 10.0
 
 #: Parts of uvicorn that its documentation does not promise: methods that are overridden or called, and attributes.
 _METHODS: dict[type, tuple[str, ...]] = {
+    uvicorn.Config: ("configure_logging",),
     uvicorn.Server: ("startup", "shutdown", "on_tick", "handle_exit", "capture_signals"),
     HttpToolsProtocol: (
         "connection_made",
@@ -70,6 +71,13 @@ def check_uvicorn() -> None:
             f"uvicorn {uvicorn.__version__} lacks {', '.join(missing)}; this server works with uvicorn "
             f"{UVICORN_VERSIONS}: pip install 'uvicorn[standard]{UVICORN_VERSIONS}'"
         )
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's configuration, without its changes to the loggers of the process."""
+
+    def configure_logging(self) -> None:
+        """Leave the loggers as they are."""
 
 
 class LimitedServer(uvicorn.Server):

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from regnet_deploy.serving.connection_limits import ConnectionLimits
-from regnet_deploy.serving.limited_server import LimitedServer
+from regnet_deploy.serving.limited_server import LimitedServer, ServerConfig
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.protocol import dumps
 
@@ -69,12 +69,11 @@ async def start_metrics(metrics: Metrics, bound: socket.socket) -> MetricsServer
         metrics: what is answered.
         bound: as :func:`regnet_deploy.serving.listeners.bind` returns it; it is closed at the end.
     """
-    config = uvicorn.Config(
+    config = ServerConfig(
         create_metrics_app(metrics),
         http="httptools",
         lifespan="off",
         ws="none",
-        log_config=None,  # the main server has configured logging
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -7,13 +7,22 @@ import logging
 import math
 import os
 import re
+import threading
 import time
 import traceback
 from collections.abc import Callable, Hashable
 from typing import Any, Literal, TextIO, get_args
 
 from regnet_deploy.errors import UsageError, did_you_mean
-from regnet_deploy.serving.log_writer import MAX_TRACEBACK, LogWriter, RateLimit, clean, format_json, format_text
+from regnet_deploy.serving.log_writer import (
+    MAX_TRACEBACK,
+    LogWriter,
+    RateLimit,
+    clean,
+    format_json,
+    format_text,
+)
+from regnet_deploy.serving.loggers import hold_logger, release_logger
 from regnet_deploy.serving.request_record import RequestRecord
 from regnet_deploy.serving.tracing import parse_trace_parent
 
@@ -32,6 +41,9 @@ _REFUSALS = frozenset((401, 408, 413, 429))
 #: Request ids: random digits of this process, then a counter; a random id for each request would cost a system call.
 _PROCESS, _NUMBERS = os.urandom(6).hex(), itertools.count(int.from_bytes(os.urandom(4), "big"))
 
+#: Threads whose servers have an open log.
+_threads: list[int] = []
+
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
@@ -49,7 +61,12 @@ def request_id_of(given: str | bytes | None) -> str:
 
 
 class RequestLog:
-    """Writes the log. Adds a handler to the loggers of the server and of :data:`LIBRARIES` until it is closed.
+    """Writes the log of the server that runs in the thread which creates it.
+
+    A handler at the loggers of the server and of :data:`LIBRARIES` takes their records until the log is closed. In the
+    main thread, the process is the server's, and all of these records are. In another thread, records of libraries are
+    the server's where they come from that thread, and records of the server's other threads are written to the log of
+    each server in the process.
 
     Requests that ended with 5xx, 401, 408, 413 or 429 are logged as warnings, at most :data:`LINES_A_SECOND` of each
     status; with ``every_request`` all requests are logged, without that limit.
@@ -74,11 +91,11 @@ class RequestLog:
         self._every_request = every_request
         self._handler = _Handler(format == "json", stream, clock)
         self._logger = logging.getLogger(__package__)
-        self._before = (self._logger.level, self._logger.propagate)
-        self._logger.setLevel(logging.INFO)
-        self._logger.propagate = False
+        self._closed = False
+        hold_logger(self._logger.name, logging.INFO)
         for name in (self._logger.name, *LIBRARIES):
             logging.getLogger(name).addHandler(self._handler)
+        _threads.append(self._handler.thread)
 
     def observe(self, record: RequestRecord) -> None:
         """Log a request that has ended, if it is to be logged."""
@@ -92,14 +109,16 @@ class RequestLog:
 
     def close(self, timeout_s: float = 2.0) -> None:
         """Write the queued lines, for at most ``timeout_s`` seconds, and restore the loggers."""
-        for name in (self._logger.name, *LIBRARIES):
-            logging.getLogger(name).removeHandler(self._handler)
-        level, self._logger.propagate = self._before
-        self._logger.setLevel(level)
+        if not self._closed:
+            self._closed = True
+            _threads.remove(self._handler.thread)
+            for name in (self._logger.name, *LIBRARIES):
+                logging.getLogger(name).removeHandler(self._handler)
+            release_logger(self._logger.name)
         self._handler.lines.close(timeout_s)
 
     def _log(self, level: int, name: str, facts: dict[str, Any]) -> None:
-        self._logger.log(level, "%s", name, extra={"event": clean(name), "facts": facts})
+        self._logger.log(level, "%s", name, extra={"event": clean(name), "facts": facts, "handler": self._handler})
 
 
 class _Handler(logging.Handler):
@@ -110,6 +129,8 @@ class _Handler(logging.Handler):
         self._as_json = as_json
         self._clock = clock
         self._limit = RateLimit(LINES_A_SECOND)
+        self.thread = threading.get_ident()
+        self._has_process = threading.current_thread() is threading.main_thread()
         self.lines = LogWriter(stream, self._notes, self._limit.waiting)
 
     def allow(self, kind: Hashable) -> bool:
@@ -118,6 +139,16 @@ class _Handler(logging.Handler):
             return True
         self.lines.wake()
         return False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is of this server and not of another one, or of the program around it."""
+        if hasattr(record, "handler"):
+            return record.handler is self
+        if record.thread == self.thread:
+            return True
+        if record.thread in _threads:
+            return False
+        return self._has_process or record.name.startswith(__package__)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record; records of libraries are rate-limited."""

@@ -25,7 +25,7 @@ from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.bearer_auth import check_token
 from regnet_deploy.serving.connection_limits import ConnectionLimits
-from regnet_deploy.serving.limited_server import LimitedServer
+from regnet_deploy.serving.limited_server import LimitedServer, ServerConfig
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.listeners import Listeners, bind, check_tls, is_loopback, url_of
 from regnet_deploy.serving.model_repository import MODEL_NAME
@@ -234,7 +234,7 @@ def serve(
             fit.
     """
     certificate, key = listeners.tls or (None, None)
-    config = uvicorn.Config(
+    config = ServerConfig(
         create_app(
             core.service,
             token=listeners.token,
@@ -243,8 +243,6 @@ def serve(
         http="httptools",
         lifespan="off",
         ws="none",
-        log_config=None,  # the server's log is configured by its caller
-        log_level=logging.WARNING,
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -254,10 +252,32 @@ def serve(
         timeout_graceful_shutdown=1,  # by then requests in flight have finished or had their time
     )
     server = _Server(config, core, listeners, linger_s, drain_s, announce, stop or threading.Event())
-    with batch_scheduling():
-        server.run(sockets=[listeners.http])
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(server.log_filter)
+    try:
+        with batch_scheduling():
+            server.run(sockets=[listeners.http])
+    finally:
+        log.removeFilter(server.log_filter)
     if server.failure is not None:
         raise server.failure
+
+
+class _CutOffFilter(logging.Filter):
+    """Drops what uvicorn logs of requests that this thread's server has cut off: a traceback for each of them.
+
+    Attributes:
+        active: requests were cut off.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = False
+        self._thread = threading.get_ident()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to keep a record."""
+        return not (self.active and record.thread == self._thread)
 
 
 class _Server(LimitedServer):
@@ -285,6 +305,7 @@ class _Server(LimitedServer):
         self._announce = announce
         self._start: asyncio.Task[ServerReady] | None = None
         self._other_servers: list[Any] = []
+        self.log_filter = _CutOffFilter()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to replay the golden sets."""
@@ -370,5 +391,5 @@ class _Server(LimitedServer):
     def _cut_off(self, reason: str) -> bool:
         if self._admission.in_flight:
             self.failure = ServerError(f"{self._admission.in_flight} requests were cut off {reason}")
-            logging.getLogger("uvicorn.error").disabled = True  # it would log a traceback for each of them
+            self.log_filter.active = True
         return True

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from regnet_deploy import __version__
 from regnet_deploy.errors import UsageError, require
+from regnet_deploy.serving.loggers import hold_logger, release_logger
 from regnet_deploy.serving.request_record import RequestRecord
 
 #: Seconds that one export may take, with all its retries.
@@ -64,15 +65,19 @@ class Tracing:
         exporters = require("opentelemetry.exporter.otlp.proto.http.trace_exporter", "otel")
         export = require("opentelemetry.sdk.trace.export", "otel")
         self._log_handler = _ExporterLog(_without_secrets(url))
-        self._log_handler.install()
         own = {"service.name": service_name, "service.version": __version__}
-        # What the environment says goes before what we say.
-        resource = resources.Resource.create(own).merge(resources.OTELResourceDetector().detect())
-        self._exporter: Any = exporters.OTLPSpanExporter(endpoint=url, timeout=SEND_TIMEOUT_S)
-        self._provider: Any = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(export.BatchSpanProcessor(self._exporter))
-        self._tracer: Any = self._provider.get_tracer("regnet_deploy", __version__)
         self._closed = False
+        self._log_handler.install()
+        try:
+            # What the environment says goes before what we say.
+            resource = resources.Resource.create(own).merge(resources.OTELResourceDetector().detect())
+            self._exporter: Any = exporters.OTLPSpanExporter(endpoint=url, timeout=SEND_TIMEOUT_S)
+            self._provider: Any = sdk.TracerProvider(resource=resource, shutdown_on_exit=False)
+            self._provider.add_span_processor(export.BatchSpanProcessor(self._exporter))
+            self._tracer: Any = self._provider.get_tracer("regnet_deploy", __version__)
+        except BaseException:
+            self._log_handler.remove()
+            raise
 
     def observe(self, record: RequestRecord) -> None:
         """Queue the spans of a request that has ended."""
@@ -96,14 +101,16 @@ class Tracing:
         if self._closed:
             return
         self._closed = True
-        # The processor waits for its exporter for up to 30 s, which no argument shortens.
-        sending = threading.Thread(target=self._provider.shutdown, name="tracing-shutdown", daemon=True)
-        sending.start()
-        sending.join(timeout_s)
-        if sending.is_alive():
-            self._exporter.shutdown()  # ends its waiting for another attempt
-            sending.join(0.25)
-        self._log_handler.remove()
+        try:
+            # The processor waits for its exporter for up to 30 s, which no argument shortens.
+            sending = threading.Thread(target=self._provider.shutdown, name="tracing-shutdown", daemon=True)
+            sending.start()
+            sending.join(timeout_s)
+            if sending.is_alive():
+                self._exporter.shutdown()  # ends its waiting for another attempt
+                sending.join(0.25)
+        finally:
+            self._log_handler.remove()
 
     def _parent(self, record: RequestRecord) -> Any:
         """Return the context in which a request's span starts; an empty one where it begins a trace."""
@@ -146,16 +153,15 @@ class _ExporterLog(logging.Handler):
         super().__init__(logging.WARNING)
         self._destination = destination
         self._source = logging.getLogger("opentelemetry")
-        self._propagated = self._source.propagate
         self._warned_at = -WARN_EVERY_S
 
     def install(self) -> None:
-        self._source.propagate = False
+        hold_logger(self._source.name)
         self._source.addHandler(self)
 
     def remove(self) -> None:
         self._source.removeHandler(self)
-        self._source.propagate = self._propagated
+        release_logger(self._source.name)
 
     def emit(self, record: logging.LogRecord) -> None:
         now = time.monotonic()

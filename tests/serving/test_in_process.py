@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import socket
 import threading
 import time
 import urllib.error
@@ -28,6 +31,11 @@ def settings(**changed: Any) -> ServerSettings:
 def get(server: RunningServer, path: str, headers: dict[str, str] | None = None) -> Any:
     with urllib.request.urlopen(urllib.request.Request(server.url + path, headers=headers or {}), timeout=20) as answer:
         return json.loads(answer.read() or "null")
+
+
+def metrics(server: RunningServer) -> str:
+    with urllib.request.urlopen(f"{server.url}/metrics", timeout=20) as answer:
+        return str(answer.read(), "utf-8")
 
 
 def server_threads() -> list[threading.Thread]:
@@ -98,6 +106,51 @@ def test_a_failure_is_raised_once_however_many_threads_close(monkeypatch: pytest
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(close, [server] * 8))
     assert [outcome for outcome in outcomes if outcome is not None] == ["1 requests were cut off"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="needs Linux")
+def test_its_event_loop_alone_has_batch_scheduling(exported_bundle: Path):
+    with RunningServer(exported_bundle, settings()):
+        (loop,) = server_threads()
+        assert loop.native_id is not None
+        if os.sched_getscheduler(loop.native_id) != os.SCHED_BATCH:
+            pytest.skip("needs the permission to change the scheduling policy")
+        others = {int(task) for task in os.listdir("/proc/self/task")} - {loop.native_id}
+        decoders = {int(pid) for pid in Path(f"/proc/self/task/{loop.native_id}/children").read_text().split()}
+        assert decoders
+        assert {os.sched_getscheduler(task) for task in others | decoders} == {os.SCHED_OTHER}
+
+
+def test_loggers_are_left_as_they_were(exported_bundle: Path, capfd: pytest.CaptureFixture[str]):
+    def state() -> list[Any]:
+        return [
+            (logger.level, logger.propagate, logger.disabled, list(logger.handlers), list(logger.filters))
+            for logger in map(logging.getLogger, names)
+        ]
+
+    names = ("regnet_deploy.serving", "uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "grpc", "opentelemetry")
+    before = state()
+    first = RunningServer(exported_bundle, settings(metrics_port=0))
+    with RunningServer(exported_bundle, settings()) as second:
+        first.close()
+        logging.getLogger("asyncio").warning("of the program around it")
+        assert get(second, "/v2/models/tiny")["name"] == "tiny"
+    assert state() == before
+    assert "of the program around it" not in capfd.readouterr().err
+
+
+def test_what_it_cuts_off_leaves_the_loggers_as_they_were(exported_bundle: Path):
+    error = logging.getLogger("uvicorn.error")
+    before = (error.disabled, list(error.filters))
+    server = RunningServer(exported_bundle, settings(drain_s=0.1))
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /classify HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nx")
+        while "in_flight_requests 1.0" not in metrics(server):
+            time.sleep(0.01)
+        with pytest.raises(ServerError, match="1 requests were cut off"):
+            server.close()
+    assert (error.disabled, list(error.filters)) == before
 
 
 @pytest.mark.parametrize(

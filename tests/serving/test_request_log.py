@@ -2,7 +2,9 @@ import io
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -176,6 +178,37 @@ def test_other_loggers_are_left_alone():
     assert not [
         h for name in (ours.name, *LIBRARIES) for h in logging.getLogger(name).handlers if h is log.log._handler
     ]
+
+
+def test_loggers_are_restored_with_the_last_of_several_logs():
+    ours = logging.getLogger("regnet_deploy.serving")
+    before = (ours.level, ours.propagate)
+    first, second = Log(), Log()
+    first.lines()
+    assert (ours.level, ours.propagate) == (logging.INFO, False)
+    second.lines()
+    second.lines()  # closed already
+    assert (ours.level, ours.propagate) == before
+
+
+def test_a_log_of_a_thread_has_the_lines_of_its_server_only():
+    def serve(name: str) -> list[str]:
+        log = Log()
+        opened.wait(30)
+        log.log.event(name)
+        logging.getLogger("uvicorn.error").warning("uvicorn of %s", name)
+        logging.getLogger("regnet_deploy.serving.service").warning("service of %s", name)
+        written.wait(30)
+        return [line.get("message", line["event"]) for line in log.objects()]
+
+    opened, written = threading.Barrier(3), threading.Barrier(3)
+    with ThreadPoolExecutor(2) as pool:
+        logs = [pool.submit(serve, name) for name in ("first", "second")]
+        opened.wait(30)
+        logging.getLogger("asyncio").warning("the program around the servers")
+        written.wait(30)
+    for name, log in zip(("first", "second"), logs, strict=True):
+        assert log.result() == [name, f"uvicorn of {name}", f"service of {name}"]
 
 
 def test_an_unknown_format_is_one_line():

@@ -31,11 +31,12 @@ with batch_scheduling() as took:
 print(took, *told, policy())
 """
 CHILD = """
-child = "from regnet_deploy.serving.scheduling import *; import os; restore_default_scheduling();"
-child += "print(os.sched_getscheduler(0))"
+from regnet_deploy.serving.scheduling import is_batch_scheduled
+child = "from regnet_deploy.serving.scheduling import *; import os, sys;"
+child += "restore_default_scheduling(sys.argv[1] == 'True'); print(os.sched_getscheduler(0))"
 with batch_scheduling() as took:
     print(took, flush=True)
-    subprocess.run([sys.executable, "-c", child])
+    subprocess.run([sys.executable, "-c", child, str(is_batch_scheduled())])
 """
 
 
@@ -51,6 +52,21 @@ def test_a_thread_takes_turns_and_what_it_starts_comes_at_once_where_it_asks_for
         pytest.skip("needs the permission to change the scheduling policy")
     assert policies == [str(p) for p in (os.SCHED_BATCH, os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_OTHER)]
     assert said(CHILD) == ["True", str(os.SCHED_OTHER)]
+
+
+@ON_LINUX
+@pytest.mark.parametrize("work", [TURNS, CHILD], ids=["thread", "process"])
+def test_it_is_the_same_in_a_thread_that_is_not_the_main_one(work: str):
+    in_thread = f"work = threading.Thread(target=exec, args=({work!r}, globals())); work.start(); work.join()"
+    assert said(in_thread) == said(work)
+
+
+@ON_LINUX
+def test_the_flag_that_an_operator_set_stays():
+    flag = "os.sched_setscheduler(0, os.SCHED_OTHER | os.SCHED_RESET_ON_FORK, os.sched_param(0))"
+    code = "print(bool(os.sched_getscheduler(0) & os.SCHED_RESET_ON_FORK))"
+    took, *_, kept = said(f"{flag}\n{TURNS}{code}")
+    assert (took, kept) == ("True", "True")
 
 
 @ON_LINUX

@@ -212,6 +212,25 @@ def test_loggers_of_the_library_are_left_as_they_were(collector: Collector):
     assert (list(logger.handlers), logger.propagate) == before
 
 
+def test_loggers_of_the_library_are_restored_after_a_start_that_fails(monkeypatch: pytest.MonkeyPatch):
+    logger = logging.getLogger("opentelemetry")
+    before = (list(logger.handlers), logger.propagate)
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(ValueError, match="max_queue_size"):
+        open_tracing("http://127.0.0.1:1")
+    assert (list(logger.handlers), logger.propagate) == before
+
+
+def test_loggers_of_the_library_are_restored_with_the_last_of_several(collector: Collector):
+    logger = logging.getLogger("opentelemetry")
+    before = (list(logger.handlers), logger.propagate)
+    first, second = open_tracing(collector.url), open_tracing(collector.url)
+    first.close()
+    assert not logger.propagate
+    second.close()
+    assert (list(logger.handlers), logger.propagate) == before
+
+
 @pytest.mark.parametrize(
     "url", ["localhost:4318", "", "ftp://x", "http://", "http://[", "http://a b/", "http://x:99999"]
 )
