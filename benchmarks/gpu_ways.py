@@ -247,7 +247,7 @@ def _onnxruntime_cpu(setting: Setting, opened: Opened, precision: str, batch: in
 def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> Prepared:
     """Run an engine for exactly this batch size, as the server does but without the copies; its types are checked."""
     from regnet_deploy.bundle.engine_options import EngineOptions
-    from regnet_deploy.engines.engine_builder import build_engine
+    from regnet_deploy.engines.engine_builder import EngineSource, build_engine
     from regnet_deploy.engines.library import find_library
     from regnet_deploy.exporting.onnx_graph import convolution_types
     from regnet_deploy.exporting.precision import find_precision
@@ -261,25 +261,21 @@ def _tensorrt(setting: Setting, opened: Opened, precision: str, batch: int) -> P
         tf32=precision == "tf32",
         compute_capabilities=capabilities,
     )
-    asked = convolution_types(subject.network, opened.weights, find_precision(name))
-    made = build_engine(
-        library,
-        setting.gpu,
-        library.variant(name),
-        opened.onnx(precision),
-        name,
-        None,
-        asked,
-        subject.resolution,
-        options,
-        lambda steps, what: None,
-        accept_unaccounted=True,  # the row says of which
+    source = EngineSource(
+        variant=library.variant(name),
+        onnx=opened.onnx(precision),
+        side=subject.resolution,
+        precision=name,
+        convolutions=convolution_types(subject.network, opened.weights, find_precision(name)),
+        options=options,
+        accept_unaccounted=True,  # the row has their names
     )
-    session = made.session
+    built = build_engine(library, setting.gpu, source)
+    session = built.session
     if session is None:
-        raise RegnetDeployError(made.entry["note"])
+        raise RegnetDeployError(str(built.engine.note))
     call = session.resident(opened.images(batch))
-    types = {key: made.entry[key] for key in ("types", "unaccounted", "wider")}
+    types = {key: getattr(built.engine, key) for key in ("types", "unaccounted", "wider")}
     facts = {"runtime": session.runtime, **types, "graph": session.uncaptured.get(batch, "captured")}
     return Prepared(_wall_clock(call), facts)
 

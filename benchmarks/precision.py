@@ -31,9 +31,9 @@ from regnet_deploy.bundle.engine_options import EngineOptions, rtx_capabilities
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import describe_int8_support
+from regnet_deploy.engines.engine_builder import build_plan
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import find_library
-from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.errors import MissingExtra, ProofError, RegnetDeployError, UsageError, did_you_mean
 from regnet_deploy.exporting.activation_ranges import compute_ranges, observe_activations
 from regnet_deploy.exporting.export import export
@@ -186,7 +186,7 @@ def rtx_engine(source: ModelSource, precision, data: bytes) -> dict:
     options = EngineOptions(compute_capabilities=rtx_capabilities(precision.name))
     start = time.perf_counter()
     try:
-        built = build_plan(library, None, data, DEPLOYED, options, lambda steps, phase: None)
+        built = build_plan(library, None, data, DEPLOYED, options)
     except RegnetDeployError as error:
         return {"result": str(error)}
     made = {"library": str(library), "build_s": time.perf_counter() - start, "bytes": len(built.plan)}

@@ -82,9 +82,9 @@ def prepare(folder: Path, network: str = NETWORK) -> Given:
         command = [sys.executable, "-m", "regnet_deploy", *arguments]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     opened = open_bundle(bundle)
-    preprocessing = Preprocessing.from_json(opened.part("preprocessing"))
+    preprocessing = Preprocessing.from_json(opened.parts["preprocessing"])
     onnx = {}
-    for name, variant in opened.part("variants").items():
+    for name, variant in opened.parts["variants"].items():
         onnx[name] = folder / f"{name}.onnx"
         onnx[name].write_bytes(opened.read(variant["file"]))
     photos = []

@@ -161,7 +161,7 @@ def computer(fake_machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 @pytest.fixture
 def without_engine(exported_bundle: Path) -> Path:
     """A bundle with the variant ``trt-fp32``, whose engines are of no machine yet."""
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["trt-fp32"] = {
         "runtime": "tensorrt",
         "precision": "fp32",
@@ -182,7 +182,7 @@ def with_h100_engine(without_engine: Path, computer: Any) -> Path:
     from regnet_deploy.runtimes.golden_set import load_golden
 
     bundle = open_bundle(without_engine)
-    made = rebuild_engine(bundle, "trt-fp32", computer.gpu, lambda steps, phase: None)
+    made = rebuild_engine(bundle, "trt-fp32", computer.gpu)
     proof = prove("trt-fp32", made.session, load_golden(bundle), bundle.preprocessing, gate_of("fp32"))
     variant = bundle.variants["trt-fp32"].with_engine(made.engine.replace(proof=proof))
     parts = Manifest(variants={**bundle.variants, "trt-fp32": variant})

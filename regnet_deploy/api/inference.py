@@ -44,7 +44,7 @@ def open_classifier(
         UsageError: the variant does not exist or cannot be run on this machine.
         MissingExtra: the runtime is not installed.
     """
-    from regnet_deploy.runtimes.bundle_reader import read_bundle
+    from regnet_deploy.bundle import read_bundle
     from regnet_deploy.runtimes.classifier import Classifier
     from regnet_deploy.runtimes.predictions import labels_of
 

@@ -108,8 +108,8 @@ def verify(bundle: str | Path = DEFAULT_PATH) -> list[VerificationCheck]:
     Raises:
         BundleError: the bundle is missing, or its manifest is damaged.
     """
+    from regnet_deploy.bundle import read_bundle
     from regnet_deploy.runtimes import verification
-    from regnet_deploy.runtimes.bundle_reader import read_bundle
 
     return read_bundle(
         bundle,

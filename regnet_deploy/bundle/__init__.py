@@ -10,6 +10,7 @@ from regnet_deploy.bundle.reading import (
     StoredFile,
     find_damage,
     open_bundle,
+    read_bundle,
 )
 from regnet_deploy.bundle.writing import create_bundle, ensure_creatable, ensure_writable, update_bundle
 
@@ -26,5 +27,6 @@ __all__ = [
     "ensure_writable",
     "find_damage",
     "open_bundle",
+    "read_bundle",
     "update_bundle",
 ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
 from regnet_deploy.bundle.measurements import CostRecord, Latency, Machine, Profile, Serving
-from regnet_deploy.bundle.record import Record, default
+from regnet_deploy.bundle.record import Record, default, from_json
 from regnet_deploy.bundle.training import Training
-from regnet_deploy.bundle.variants import Accuracy, Variant
+from regnet_deploy.bundle.variants import RUNTIMES, Accuracy, Variant
 from regnet_deploy.space.network import Network
 
 #: Mean and standard deviation of ImageNet's training images, RGB, of 0..1 (as in pycls, timm and torchvision).
@@ -116,7 +117,7 @@ class ExpectedError(Record, frozen=True, kw_only=True):
 
 
 class SelectionBudget(Record, frozen=True, kw_only=True):
-    """What was asked for; see :class:`regnet_deploy.selection.budget.Budget`."""
+    """The requested budget; see :class:`regnet_deploy.selection.budget.Budget`."""
 
     macs: float
     tolerance: float
@@ -130,7 +131,7 @@ class SelectionBudget(Record, frozen=True, kw_only=True):
 
 
 class SourceTrial(Record, frozen=True, kw_only=True):
-    """The trial of a sweep that a network was taken from; ``error_percent`` is its top-1 error."""
+    """The trial of a sweep from which a network was taken; ``error_percent`` is its top-1 error."""
 
     store: str
     number: int
@@ -139,21 +140,21 @@ class SourceTrial(Record, frozen=True, kw_only=True):
 
 
 class SelectionRecord(Record, frozen=True, kw_only=True):
-    """Why this network.
+    """How and why the network was selected.
 
     Attributes:
-        budget: what was asked for.
-        met: what the network has.
+        budget: the requested budget.
+        met: the cost of the network.
         considered: number of candidates.
         reason: in words.
         reference_macs: MACs at 224 pixels and 1000 classes.
-        score: of the trends of published networks; None where there is none.
+        score: from the trends of published networks; None without one.
         searched: how candidates were made, in words.
         expected_error: on ImageNet.
         runners_up: the next candidates.
-        evidence: what a sweep says of the candidates.
+        evidence: evidence of a sweep on the candidates.
         tried: results of training the first candidates.
-        trial: of a network that was taken from a sweep.
+        trial: the trial of a network that was taken from a sweep.
     """
 
     budget: SelectionBudget
@@ -173,7 +174,7 @@ class SelectionRecord(Record, frozen=True, kw_only=True):
 class Preprocessing(Record, frozen=True, forbid_unknown_fields=True):
     """How a decoded image becomes the input of the network: resize, center crop, normalize.
 
-    Unknown keys are refused: a step that this version does not know would give other pixels.
+    Unknown keys are rejected, because an unknown step would give other pixels.
 
     Attributes:
         resize: short side after resizing, pixels.
@@ -200,8 +201,8 @@ class Golden(Record, frozen=True, kw_only=True):
 
     Attributes:
         images: number of images.
-        source: where they come from, in words.
-        seed: of images that were drawn; None for real ones.
+        source: origin of the images, in words.
+        seed: of generated images; None for real ones.
         weights_sha256: of the weights that gave the reference logits; None before training.
     """
 
@@ -219,8 +220,8 @@ class ChoiceCandidate(Record, frozen=True, kw_only=True):
         precision: its name.
         result: what was decided.
         reason: in words.
-        accuracy: on the validation images; None where it was not measured.
-        latency: by batch size; empty where this machine does not run it.
+        accuracy: on the validation images; None if it was not measured.
+        latency: by batch size; empty if this machine cannot run it.
     """
 
     variant: str
@@ -235,7 +236,7 @@ class Choice(Record, frozen=True, kw_only=True):
     """What ``--precision auto`` measured and decided.
 
     Attributes:
-        max_drop: percentage points of top-1 that a variant may lose.
+        max_drop: maximum loss of top-1, percentage points.
         batches: batch sizes that were measured.
         seconds: measured for each candidate and batch size.
         cpu_instructions: INT8 support of the CPU, in words.
@@ -252,7 +253,7 @@ class Choice(Record, frozen=True, kw_only=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """The parts of a bundle. A part that is not there yet is None or empty; see ARCHITECTURE.md for who writes what."""
+    """The parts of a bundle. A part that does not exist yet is None or empty."""
 
     architecture: Architecture | None = None
     selection: SelectionRecord | None = None
@@ -265,3 +266,20 @@ class Manifest(Record, frozen=True, kw_only=True):
     variants: dict[str, Variant] = field(default_factory=dict)
     choice: Choice | None = None
     serving: Serving | None = None
+
+
+def manifest_from_json(parts: Mapping[str, Any]) -> Manifest:
+    """Return the manifest of these parts, without variants of runtimes that this version does not know.
+
+    Raises:
+        BundleError: a part is not as its record has it.
+    """
+    variants = parts.get("variants")
+    if isinstance(variants, dict):
+        parts = {**parts, "variants": {name: one for name, one in variants.items() if not _has_unknown_runtime(one)}}
+    return from_json(parts, Manifest)
+
+
+def _has_unknown_runtime(variant: Any) -> bool:
+    runtime = variant.get("runtime") if isinstance(variant, dict) else None
+    return isinstance(runtime, str) and runtime not in RUNTIMES

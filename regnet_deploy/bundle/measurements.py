@@ -1,8 +1,8 @@
-"""Records of what was counted and measured: profiles, machines, tuned servers."""
+"""Records of measurements: profiles, machines, settings of the server."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from msgspec import UNSET, Meta, UnsetType
 
@@ -15,7 +15,7 @@ _NonNegative = Annotated[float, Meta(ge=0)]
 class Latency(Record, frozen=True, kw_only=True):
     """Measured latency of one batch size; percentiles are interpolated between repetitions.
 
-    With fewer than 100 repetitions the 99th percentile lies next to the slowest of them; ``repetitions`` tells.
+    With fewer than 100 repetitions, the 99th percentile is close to the slowest of them.
 
     Attributes:
         runtime: name and version, such as ``torch 2.13.0``.
@@ -29,8 +29,8 @@ class Latency(Record, frozen=True, kw_only=True):
         p95_ms: 95th percentile.
         p99_ms: 99th percentile.
         images_per_second: throughput.
-        repetitions: measured inferences.
-        warmup_repetitions: inferences before.
+        repetitions: number of measured inferences.
+        warmup_repetitions: number of inferences before.
     """
 
     runtime: str
@@ -49,7 +49,7 @@ class Latency(Record, frozen=True, kw_only=True):
 
 
 class Machine(Record, frozen=True, kw_only=True):
-    """What a measurement depends on besides the network.
+    """The machine of a measurement.
 
     Attributes:
         cpu: model as the kernel names it.
@@ -59,7 +59,7 @@ class Machine(Record, frozen=True, kw_only=True):
         python: version.
         gpus: names of the NVIDIA GPUs that the driver lists.
         versions: of installed libraries and of regnet-deploy.
-        busy_cores: cores that other programs kept busy; None where it is not known. Of a profile only.
+        busy_cores: number of cores that other programs used; None if it is not known. For profiles only.
     """
 
     cpu: str
@@ -81,7 +81,7 @@ class CostRecord(Record, frozen=True, kw_only=True):
 
 
 class ClosedForm(CostRecord, frozen=True, kw_only=True):
-    """The same counts in closed form; ``equal``: they equal the counted ones."""
+    """The same figures in closed form; ``equal`` tells whether they equal the counted ones."""
 
     equal: bool
 
@@ -123,12 +123,12 @@ class Profile(Record, frozen=True, kw_only=True):
 
 
 class MachineSummary(Record, frozen=True, kw_only=True):
-    """What tuned settings depend on: equal machines run a network equally fast.
+    """The properties of a machine on which tuned settings depend.
 
     Attributes:
         cpu: model.
         cores: that the process may use.
-        instructions: sorted names of instruction sets that decide which kernels are used.
+        instructions: sorted names of the instruction sets by which kernels are chosen.
         gpu: name of the first GPU, or None.
     """
 
@@ -138,55 +138,69 @@ class MachineSummary(Record, frozen=True, kw_only=True):
     gpu: str | None
 
 
-class ServerSettings(Record, frozen=True):
-    """Settings of ``serve``.
+#: A runtime of ``serve``: see :data:`regnet_deploy.runtimes.runtime.Runtime`.
+ServingRuntime: TypeAlias = Literal["onnxruntime", "tensorrt", "openvino"]
+
+
+class ServerSetting(Record, frozen=True):
+    """One setting of ``serve``: the options that ``tune`` varies.
 
     Attributes:
-        runtime: that runs the variant.
+        runtime: runs the variant.
         variant: its name.
-        executors: inferences at a time.
-        threads: of each.
-        batch: most images in an inference.
-        max_delay_ms: how long an image waits for others at most.
+        executors: number of concurrent inferences.
+        threads: threads of each executor.
+        batch: maximum batch size, images.
+        max_delay_ms: maximum time that an image waits for others to form a batch.
     """
 
-    runtime: Literal["onnxruntime", "tensorrt", "openvino"]
+    runtime: ServingRuntime
     variant: str
     executors: _Count
     threads: _Count
     batch: _Count = default(4)
     max_delay_ms: _NonNegative = default(0.0)
 
+    def __str__(self) -> str:
+        delay = f"delay {self.max_delay_ms:g} ms" if self.max_delay_ms else "no delay"
+        layout = f"{self.executors} x {self.threads} threads"
+        return f"{self.variant} by {self.runtime}, {layout}, batch {self.batch}, {delay}"
 
-class TuningRow(Record, frozen=True, kw_only=True):
-    """What was measured with one setting.
+
+class TuningRow(Record, frozen=True):
+    """The result of one setting.
 
     Attributes:
-        setting: that was tried.
-        rate: highest images/s within the limit; 0 where there was none.
-        p99_ms: at that rate, or the lowest seen; None where the server did not start.
-        trials: load tests that it took.
-        note: why it was chosen or given up.
+        setting: the setting.
+        rate: highest images/s within the limit; 0 if no rate was.
+        p99_ms: 99th percentile of latency at that rate, or the lowest measured; None if the server did not start.
+        trials: number of loads.
+        note: why it was rejected, or that it is selected.
     """
 
-    setting: ServerSettings
+    setting: ServerSetting
     rate: float
     p99_ms: float | None
     trials: int
     note: str
 
+    def __str__(self) -> str:
+        p99 = f"p99 {self.p99_ms:.1f} ms" if self.p99_ms is not None else ""
+        outcome = f"{self.rate:.1f} images/s, {p99}" if self.rate else self.note + (f" ({p99})" if p99 else "")
+        return f"{self.setting}: {outcome}"
+
 
 class Serving(Record, frozen=True, kw_only=True):
-    """What ``tune`` found.
+    """The result of ``tune``.
 
     Attributes:
-        machine: where it holds.
-        p99_ms: limit of the 99th percentile of the latency that was asked for.
-        rate: images/s within the limit.
-        kind: what was sent, ``tensor`` or ``image``.
-        device: that was asked for.
-        settings: the best ones.
-        rows: all that were tried.
+        machine: for which it is valid.
+        p99_ms: required limit of the 99th percentile of latency.
+        rate: highest images/s within the limit.
+        kind: what the requests contained, ``tensor`` or ``image``.
+        device: requested device.
+        settings: the best setting.
+        rows: results of all settings that were tried.
     """
 
     machine: MachineSummary
@@ -194,5 +208,5 @@ class Serving(Record, frozen=True, kw_only=True):
     rate: _NonNegative
     kind: str = default("tensor")
     device: Literal["auto", "cpu", "cuda", "tensorrt"] = default("auto")
-    settings: ServerSettings
+    settings: ServerSetting
     rows: tuple[TuningRow, ...] = default(())

@@ -22,14 +22,21 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, overload
 
-from regnet_deploy.bundle.manifest import Architecture, Choice, Golden, Manifest, Preprocessing, SelectionRecord
+from regnet_deploy.bundle.manifest import (
+    Architecture,
+    Choice,
+    Golden,
+    Manifest,
+    Preprocessing,
+    SelectionRecord,
+    manifest_from_json,
+)
 from regnet_deploy.bundle.measurements import Profile, Serving
-from regnet_deploy.bundle.record import from_json
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Variant
 from regnet_deploy.errors import BundleError, MissingPart
@@ -41,7 +48,7 @@ MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 DEFAULT_PATH = "regnet-bundle"
 
-#: Part of the manifest -> the command that makes it.
+#: Part of the manifest -> the command that writes it.
 MADE_BY = {
     "architecture": "select --gflops 4",
     "selection": "select --gflops 4",
@@ -56,17 +63,17 @@ MADE_BY = {
     "serving": "tune --p99-ms 20",
 }
 
-#: Names that this package gives to files.
+#: Names of stored files.
 STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(\.[A-Za-z0-9]+)?\Z")
-#: Start of the names of files that are being written.
+#: Prefix of files that are being written.
 TEMPORARY = ".incomplete-"
-#: Of a manifest; those of large sweeps of precisions have a hundredth of it.
+#: Maximum size of a manifest; large ones have a hundredth of it.
 _MAX_MANIFEST_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """Where a file of the bundle lies, and what it must be."""
+    """A file of the bundle: its name in the folder, sha256 and size."""
 
     name: str
     sha256: str
@@ -101,7 +108,7 @@ class _Part(Generic[T]):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle as it was when it was read.
+    """A bundle, as it was when it was read.
 
     An attribute with the name of a part, such as :attr:`architecture`, is that part, and raises MissingPart where it is
     not there yet; in :attr:`manifest` it is None or empty then.
@@ -133,19 +140,11 @@ class Bundle:
     choice = _Part[Choice]()
     serving = _Part[Serving]()
 
-    def __contains__(self, part: str) -> bool:
-        """Tell whether the manifest has this part."""
-        return part in self.parts
-
-    def part(self, name: str) -> Any:
-        """Return a part of the manifest.
-
-        Raises:
-            MissingPart: it is not there yet; the message names the command that makes it.
-        """
-        if name not in self.parts:
-            raise MissingPart(f"{self.path} has no {name} yet: run `regnet-deploy {MADE_BY.get(name, name)}` first")
-        return self.parts[name]
+    @property
+    def unknown_variants(self) -> dict[str, str]:
+        """Names of the variants whose runtime this version does not know, with that runtime; they cannot be used."""
+        stored, known = self.parts.get("variants", {}), self.manifest.variants
+        return {name: variant["runtime"] for name, variant in stored.items() if name not in known}
 
     @property
     def is_trained(self) -> bool:
@@ -153,7 +152,7 @@ class Bundle:
         return WEIGHTS in self.files
 
     def stored_path(self, logical: str) -> Path:
-        """Return where the file known as ``logical`` lies, without reading it.
+        """Return the path of a file by its logical name, without reading it.
 
         Raises:
             MissingPart: the bundle has no such file.
@@ -164,31 +163,31 @@ class Bundle:
         return self.path / self.files[logical].name
 
     def read(self, logical: str) -> bytes:
-        """Return the bytes of the file known as ``logical``, checked against the manifest.
+        """Return the content of a file by its logical name, checked against the manifest.
 
         Raises:
             MissingPart: the bundle has no such file.
-            BundleError: the file is gone or its bytes changed.
+            BundleError: the file is missing or damaged.
         """
-        path, wanted = self.stored_path(logical), self.files[logical]
+        path, stored = self.stored_path(logical), self.files[logical]
         try:
-            data = _read_file(path, wanted.bytes)
+            data = _read_file(path, stored.bytes)
         except OSError as error:
             raise BundleError(
                 f"cannot read {path}: {error.strerror}; make the bundle again or restore the file"
             ) from None
-        if len(data) != wanted.bytes or hashlib.sha256(data).hexdigest() != wanted.sha256:
+        if len(data) != stored.bytes or hashlib.sha256(data).hexdigest() != stored.sha256:
             raise BundleError(
-                f"{path} is damaged: its sha256 is not the {wanted.sha256[:12]}... of {MANIFEST}; "
+                f"{path} is damaged: its sha256 is not the {stored.sha256[:12]}... of {MANIFEST}; "
                 "restore it or make it again with the command that wrote it"
             )
         return data
 
 
 def _read_file(path: Path, most: int) -> bytes:
-    """Return the first ``most`` bytes of a file and one more, if there is one; of nothing but a file.
+    """Return the first ``most`` bytes of a regular file, and one more if there is one.
 
-    What stands in the place of a file may be a pipe, which would be waited for, or a device without an end.
+    Other kinds of files are rejected: reading a pipe would block, and a device may have no end.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -218,8 +217,37 @@ def open_bundle(path: str | Path) -> Bundle:
     return parse_bundle(folder, raw)
 
 
+def read_bundle(path: str | Path, use: Callable[[Bundle], T], is_incomplete: Callable[[T], bool] | None = None) -> T:
+    """Open a bundle and use it; try once more if another command has replaced the bundle meanwhile.
+
+    A command that writes a bundle deletes the files that are not in the new manifest, while a reader of the old
+    manifest may still need them.
+
+    Args:
+        path: folder of the bundle.
+        use: reads what it needs and returns a result.
+        is_incomplete: tells whether a result may lack files; by default, only an error means that.
+
+    Raises:
+        BundleError: missing, damaged or newer; or what ``use`` raises.
+    """
+    bundle = open_bundle(path)
+    try:
+        result = use(bundle)
+    except BundleError:
+        again = open_bundle(path)
+        if again.digest == bundle.digest:
+            raise
+        return use(again)
+    if is_incomplete is not None and is_incomplete(result):
+        again = open_bundle(path)
+        if again.digest != bundle.digest:
+            return use(again)
+    return result
+
+
 def find_damage(bundle: Bundle) -> list[str]:
-    """Return one line for each file of the bundle that is gone, changed or not in the manifest (empty: all is well)."""
+    """Return one line for each file that is missing, damaged or not in the manifest."""
     problems = []
     for logical in sorted(bundle.files):
         try:
@@ -237,7 +265,7 @@ def parse_bundle(folder: Path, raw: bytes) -> Bundle:
     """Return the bundle whose manifest has these bytes.
 
     Raises:
-        BundleError: they are damaged, of a newer schema, or a part is not as its record has it.
+        BundleError: they are damaged or of a newer schema, or a part does not match its record.
     """
     manifest = folder / MANIFEST
     damaged = BundleError(
@@ -267,7 +295,7 @@ def parse_bundle(folder: Path, raw: bytes) -> Bundle:
         if not STORED_NAME.match(stored.name):  # never follow a name out of the folder
             raise damaged
     try:
-        records = from_json(parts, Manifest)
+        records = manifest_from_json(parts)
     except BundleError as error:
         raise BundleError(
             f"{manifest} cannot be used: {error}; if a later version wrote it, pip install --upgrade regnet-deploy"

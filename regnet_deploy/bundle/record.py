@@ -1,8 +1,8 @@
-"""Records: what stands between the manifest's JSON and the program.
+"""Records: the base of typed data that is stored as JSON in the manifest.
 
 A record is a frozen ``msgspec.Struct``. Its field names are the JSON keys. What a field's default means:
 
-- ``None``, ``()`` or ``{}``: the key is left out of the JSON where the field has that value;
+- ``None``, ``()`` or ``{}``: the key is omitted from the JSON if the field has this value;
 - :func:`default`: the key is always written, and may be missing in bundles of earlier versions.
 """
 
@@ -27,12 +27,12 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """Base of all records."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data that :meth:`from_json` reads."""
+        """Return JSON data."""
         data: dict[str, Any] = to_json(self)
         return data
 
     def replace(self, **changes: Any) -> Self:
-        """Return a copy with other values in some fields."""
+        """Return a copy with changed fields."""
         return msgspec.structs.replace(self, **changes)
 
     @classmethod
@@ -52,17 +52,17 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(data: Any, kind: type[T]) -> T:
-    """Return the record of this JSON data. Unknown keys are ignored, unless the record refuses them.
+    """Return the record of this JSON data. Unknown keys are ignored, unless the record forbids them.
 
     Raises:
-        BundleError: with the path of what is wrong, such as ``variants.onnx-fp16.proof.cosine: expected float, got
-            str``.
+        BundleError: the data do not match; the message has the path, such as
+            ``variants.onnx-fp16.proof.cosine: expected float, got str``.
     """
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise BundleError(_explain(data, kind, str(error))) from None
-    except UsageError as error:  # of a record that checks more than types
+    except UsageError as error:  # raised by a record that checks more than types
         raise BundleError(str(error)) from None
 
 
@@ -80,7 +80,7 @@ def _plain(value: Any) -> Any:
 
 
 def _lists(value: Any) -> Any:
-    """Return containers as JSON has them: a tuple is a list."""
+    """Return containers as JSON data: tuples become lists."""
     if isinstance(value, dict):
         return {key: _lists(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -89,7 +89,7 @@ def _lists(value: Any) -> Any:
 
 
 def _explain(data: Any, kind: type[Any], message: str) -> str:
-    """Return ``path: what is wrong`` from msgspec's message, which writes ``[...]`` for the key of a dictionary."""
+    """Return ``path: problem`` from msgspec's message, which has ``[...]`` instead of the key of a dictionary."""
     what, _, where = message.partition(" - at `$")
     steps: list[str | int] = [
         name if name else int(index) if index.isdigit() else index

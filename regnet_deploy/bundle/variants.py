@@ -1,4 +1,4 @@
-"""Records of what was exported: ONNX files, TensorRT engines, and what is proved of them."""
+"""Records of exported variants: ONNX files, TensorRT engines, and their proofs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 EngineRuntime: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
-#: Limits that everything keeps.
+#: Values of limits that always hold.
 _NO_LIMIT = {"atol": math.inf, "rtol": 0.0, "mean": math.inf, "cosine": -1.0, "top1": 0.0}
 
 
@@ -27,10 +27,10 @@ class Gate(Record, frozen=True):
     Attributes:
         atol: a logit may differ from its reference by ``atol + rtol * |reference|``, in units of the logits.
         rtol: relative part of that limit; without ``atol`` it means nothing.
-        mean: largest mean |error|, as a share of the spread of the reference logits.
-        cosine: smallest cosine similarity of an image's logits with their reference.
-        top1: smallest share of images whose first class is the same; where the reference itself does not decide
-            between two classes, either counts as the same.
+        mean: maximum mean |error|, as a share of the spread of the reference logits.
+        cosine: minimum cosine similarity of an image's logits with their reference.
+        top1: minimum share of images whose first class is the same; if the reference does not decide between two
+            classes, either counts as the same.
     """
 
     atol: float | None = default(None)
@@ -40,13 +40,13 @@ class Gate(Record, frozen=True):
     top1: float | None = default(None)
 
     def __post_init__(self) -> None:
-        """Turn limits that everything keeps into None."""
+        """Replace limits that always hold by None."""
         for name, value in _NO_LIMIT.items():
             if getattr(self, name) == value:
                 force_setattr(self, name, None)
 
     def limit(self, name: str) -> float:
-        """Return a limit by its name; where there is none, a value that everything keeps."""
+        """Return a limit by its name; without one, a value that always holds."""
         value: float | None = getattr(self, name)
         return _NO_LIMIT[name] if value is None else value
 
@@ -169,7 +169,7 @@ class Calibration(Record, frozen=True, kw_only=True):
 
 
 class EngineIdentity(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that can change an engine. Unknown keys are refused: they would decide where an engine runs.
+    """Everything that can change an engine. Unknown keys are rejected, because they could decide where an engine runs.
 
     The driver and CUDA are part of the key, because a builder may choose other kernels with others. They do not decide
     where the engine runs: an engine outlives an update of the driver.
@@ -216,12 +216,12 @@ class EngineIdentity(Record, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def compute_capabilities(self) -> tuple[str, ...]:
-        """Compute capabilities that an engine of TensorRT-RTX was built for."""
+        """Compute capabilities for which an engine of TensorRT-RTX was built."""
         return self.options.compute_capabilities or RTX_DEFAULT
 
     @property
     def built_for(self) -> str:
-        """The GPUs that it runs on, in words."""
+        """The GPUs on which it runs, in words."""
         if self.runtime == "tensorrt-rtx":
             return f"compute capability {', '.join(self.compute_capabilities)}"
         if self.options.hardware_compatible == "ampere+":
@@ -235,16 +235,16 @@ class Engine(Record, frozen=True, kw_only=True):
     """A TensorRT engine: a plan among the bundle's files.
 
     Attributes:
-        key: of its identity.
+        key: sha256 of its identity.
         file: logical name of the plan.
         bytes: size of the plan.
         identity: what it was built from, and for which GPU.
         proof: None until it is proved on a GPU.
         note: why it is not proved, or None.
-        types: type -> number of convolutions that compute in it; None where the builder does not report them.
+        types: type -> number of convolutions that compute in it; None if the builder does not report them.
         unaccounted: names of convolutions that the report does not contain.
-        wider: names of squeeze-and-excitation convolutions that compute in a wider float than asked.
-        accuracy: on the validation images, where they were given.
+        wider: names of squeeze-and-excitation convolutions that compute in a wider float than required.
+        accuracy: on the validation images, if it was measured.
     """
 
     key: str
@@ -265,7 +265,7 @@ class Engine(Record, frozen=True, kw_only=True):
 
 
 class _Variant(Record, frozen=True, kw_only=True, tag_field="runtime"):
-    """What all variants have.
+    """Fields of all variants.
 
     Attributes:
         precision: its name.
@@ -279,7 +279,7 @@ class _Variant(Record, frozen=True, kw_only=True, tag_field="runtime"):
 
     @property
     def runtime(self) -> str:
-        """The runtime that it was made for: ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
+        """The runtime for which it was made: ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
         return str(self.__struct_config__.tag)
 
 
@@ -289,12 +289,12 @@ class OnnxVariant(_Variant, frozen=True, kw_only=True, tag="onnxruntime"):
     Attributes:
         file: its logical name.
         bytes: its size.
-        exact: it is for TensorRT, and ONNX Runtime has to compute every operator as written.
+        exact: whether it is for TensorRT, so that ONNX Runtime must run it without graph optimizations.
         note: a remark on its proof or its weights, or None.
-        weight_bits: of INT8 weights for CPUs: 7 where sums of 8 bits would saturate.
+        weight_bits: bits of INT8 weights for CPUs: 7 if sums of 8 bits would saturate.
         calibration: of a quantized variant.
         proof: that it agrees with the trained model.
-        accuracy: on the validation images, where they were given.
+        accuracy: on the validation images, if it was measured.
     """
 
     file: str
@@ -311,8 +311,8 @@ class EngineVariant(_Variant, frozen=True, kw_only=True):
     """Engines of one precision, one for each kind of machine.
 
     Attributes:
-        source: name of the ONNX variant that they are built from.
-        convolutions: name of each convolution -> the type that it has to compute in.
+        source: name of the ONNX variant from which they are built.
+        convolutions: name of each convolution -> the type in which it has to compute.
         engines: oldest first.
     """
 
@@ -326,7 +326,7 @@ class EngineVariant(_Variant, frozen=True, kw_only=True):
         return cast("EngineRuntime", self.__struct_config__.tag)
 
     def with_engine(self, engine: Engine) -> Self:
-        """Return the variant with this engine last, without one of the same key and those of another ONNX file."""
+        """Return the variant with this engine last, without engines of the same key or of another ONNX file."""
         source = engine.identity.onnx_sha256
         kept = (one for one in self.engines if one.key != engine.key and one.identity.onnx_sha256 == source)
         return self.replace(engines=(*kept, engine))
@@ -347,3 +347,6 @@ ENGINE_VARIANTS: dict[str, type[TensorrtVariant] | type[TensorrtRtxVariant]] = {
     "tensorrt": TensorrtVariant,
     "tensorrt-rtx": TensorrtRtxVariant,
 }
+
+#: Runtimes of variants that this version knows.
+RUNTIMES = ("onnxruntime", *ENGINE_VARIANTS)

@@ -1,4 +1,4 @@
-"""Writes bundles, each change in one step."""
+"""Creates and updates bundles atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.bundle.manifest import Manifest
+from regnet_deploy.bundle.manifest import Manifest, manifest_from_json
 from regnet_deploy.bundle.reading import (
     MANIFEST,
     STORED_NAME,
@@ -25,28 +25,28 @@ from regnet_deploy.bundle.reading import (
     parse_bundle,
     serialize,
 )
-from regnet_deploy.bundle.record import from_json, to_json
+from regnet_deploy.bundle.record import to_json
 from regnet_deploy.errors import BundleError
 
-#: Part -> the entry of the environment that tells what wrote it, where the part may be dropped.
+#: Part that may be dropped -> the entry of the environment of the command that wrote it.
 _ENTRY_OF = {"training": "train", "profile": "profile", "variants": "export", "serving": "tune"}
 
 
 def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, replace: bool = False) -> Bundle:
-    """Create a bundle at ``path`` with these parts; one with files is kept unless ``replace``.
+    """Create a bundle at ``path`` with these parts; an existing bundle with files is only replaced with ``replace``.
 
     Args:
         path: folder of the bundle.
         parts: the parts of a manifest, or by name; a value is a record or JSON data.
-        replace: drop a bundle with files, such as trained weights.
+        replace: replace a bundle with files, such as trained weights.
 
     Raises:
-        BundleError: the folder holds something else, holds trained weights, or cannot be written.
+        BundleError: the folder has other content or trained weights, or cannot be written.
     """
     folder = Path(path)
     with _writable(folder):
-        made = not os.path.exists(folder)
-        if not made and not os.path.isdir(folder):
+        is_new = not os.path.exists(folder)
+        if not is_new and not os.path.isdir(folder):
             raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -54,17 +54,17 @@ def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, repl
                 _refuse_to_replace(folder, replace)
                 return _commit(folder, _written(parts), {}, {})
         except OSError:
-            if made:
+            if is_new:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
             raise
 
 
 def ensure_creatable(path: str | Path, *, replace: bool = False) -> None:
-    """Find out before long work whether :func:`create_bundle` could start a bundle at ``path``; nothing is left there.
+    """Check before long work that :func:`create_bundle` can create a bundle at ``path``; leaves nothing there.
 
     Raises:
-        BundleError: it could not.
+        BundleError: it cannot.
     """
     folder = Path(path)
     with _writable(folder):
@@ -79,7 +79,7 @@ def ensure_creatable(path: str | Path, *, replace: bool = False) -> None:
 
 
 def _refuse_to_replace(folder: Path, replace: bool) -> None:
-    """Refuse to start a bundle where there is something to lose; called with the lock held."""
+    """Raise BundleError if a new bundle would replace other content; called with the lock held."""
     if (folder / MANIFEST).exists():
         old = None if replace else open_bundle(folder)
         if old is not None and old.files:
@@ -105,15 +105,15 @@ def update_bundle(
         path: folder of the bundle.
         parts: those of a manifest that are not None or empty, or parts by name; a value is a record or JSON data.
         files: contents by logical name such as ``weights.safetensors``.
-        drop: parts and logical file names to remove (what new weights make untrue, for example); a name may be a
-            pattern such as ``*.onnx``.
+        drop: parts and logical file names to remove, for example those of earlier weights; a name may be a pattern
+            such as ``*.onnx``.
         expect: the bundle as the caller read it: where another command has changed the architecture, the weights or a
             part that is to be replaced since, nothing is written.
 
     Raises:
         BundleError: the bundle is missing, damaged, changed meanwhile, or cannot be written; it is then as before.
     """
-    folder = open_bundle(path).path  # raises where there is none
+    folder = open_bundle(path).path  # raises if there is none
     parts = _written(parts)
     with _writable(folder), _lock(folder):
         now = open_bundle(folder)
@@ -129,12 +129,15 @@ def update_bundle(
         merged |= parts.get("environment", {})
         known = to_json(now.manifest)
         changed = {name: _unchanged(value, known.get(name), now.parts.get(name)) for name, value in parts.items()}
+        if "variants" in changed and "variants" not in drop:  # variants of later versions are kept
+            unknown = {name: now.parts["variants"][name] for name in now.unknown_variants}
+            changed["variants"] = {**unknown, **changed["variants"]}
         new = {**kept, **changed, **({"environment": merged} if merged else {})}
         return _commit(folder, new, stored, dict(files or {}))
 
 
 def ensure_writable(bundle: Bundle) -> None:
-    """Find out before long work whether its result can be written.
+    """Check before long work that its result can be written.
 
     Raises:
         BundleError: it cannot.
@@ -144,7 +147,7 @@ def ensure_writable(bundle: Bundle) -> None:
 
 
 def _identity(bundle: Bundle, replaced: Mapping[str, Any]) -> str:
-    """Return what must not change between reading a bundle and replacing these parts of it."""
+    """Return what must not change between reading a bundle and replacing these parts."""
     weights = bundle.files.get(WEIGHTS)
     names = {"architecture", *replaced} - {"environment"}
     content = [weights.sha256 if weights else None, {name: bundle.parts.get(name) for name in names}]
@@ -158,12 +161,12 @@ def _written(parts: Manifest | Mapping[str, Any]) -> dict[str, Any]:
         BundleError: they are not parts of a manifest.
     """
     written: dict[str, Any] = to_json(parts)
-    from_json(written, Manifest)
+    manifest_from_json(written)
     return written
 
 
 def _unchanged(new: Any, known: Any, stored: Any) -> Any:
-    """Return a new value, with what did not change as it is stored.
+    """Return a new value in which everything unchanged is as it was stored.
 
     Args:
         new: JSON data.
@@ -222,7 +225,7 @@ def _umask() -> int:
 
 
 def _sweep(folder: Path, used: set[str]) -> None:
-    """Delete what an earlier version or an interrupted write left; only names that this module gives."""
+    """Delete files of earlier versions and interrupted writes; only files with names of this module."""
     for entry in folder.iterdir():
         stale = STORED_NAME.match(entry.name) and entry.name not in used
         if stale or entry.name.startswith(TEMPORARY):
@@ -232,7 +235,7 @@ def _sweep(folder: Path, used: set[str]) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder itself while it is changed, so that two commands cannot lose each other's part."""
+    """Lock the folder while it is changed, so that concurrent commands do not lose changes."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

@@ -19,7 +19,7 @@ from regnet_deploy.cli.options import (
     json_option,
     runtime_option,
 )
-from regnet_deploy.cli.output import print_message
+from regnet_deploy.cli.output import print_message, terminal_progress
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -275,7 +275,9 @@ def _build(bundle: Bundle, variant: str) -> Session:
     from regnet_deploy.engines.gpu import find_gpu
 
     print_message(f"{variant}: building an engine for this machine")
-    made = rebuild_engine(bundle, variant, find_gpu(), lambda steps, phase: None, print_message)
-    if made.session is None:
-        raise UsageError(f"{variant} cannot be served: {made.engine.note}")
-    return made.session
+    with terminal_progress() as progress:
+        progress.step(f"{variant}: building")
+        built = rebuild_engine(bundle, variant, find_gpu(), progress)
+    if built.session is None:
+        raise UsageError(f"{variant} cannot be served: {built.engine.note}")
+    return built.session

@@ -32,8 +32,8 @@ from regnet_deploy.cli.output import (
 from regnet_deploy.errors import require
 
 if TYPE_CHECKING:
+    from regnet_deploy.bundle.measurements import TuningRow
     from regnet_deploy.load_testing.bundle_tuning import TuningResult
-    from regnet_deploy.load_testing.tuning import TuningRow
 
 
 @click.command()
@@ -98,7 +98,6 @@ def command(
         ensure_writable(bundle)
     for module in ("starlette", "uvicorn", "httptools", "safetensors"):
         require(module, "serve")
-    from regnet_deploy.bundle.measurements import Serving
     from regnet_deploy.load_testing import bundle_tuning
     from regnet_deploy.profiling.machine import environment
 
@@ -119,15 +118,11 @@ def command(
         except KeyboardInterrupt:
             progress.message(f"nothing was written: {bundle_path} is as it was")
             raise click.Abort from None
-    part, best = result.to_json(), result.best
+    best, serving = result.best, result.serving
     if not dry_run:
-        update_bundle(
-            bundle_path,
-            Manifest(serving=Serving.from_json(part), environment=environment("tune")),
-            expect=bundle,
-        )
+        update_bundle(bundle_path, Manifest(serving=serving, environment=environment("tune")), expect=bundle)
     if as_json:
-        print_json({"bundle": bundle_path, "written": not dry_run, **part})
+        print_json({"bundle": bundle_path, "written": not dry_run, **serving.to_json()})
     else:
         _print(result)
     used = f"; `regnet-deploy serve{bundle_argument_text(bundle_path)}` uses these settings on this machine"

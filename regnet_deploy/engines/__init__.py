@@ -1,1 +1,1 @@
-"""TensorRT engines: built, identified, checked, kept in a bundle and run. Never torch, never onnx."""
+"""TensorRT engines: build, identify, inspect, store and run. Imports neither torch nor onnx."""

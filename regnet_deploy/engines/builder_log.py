@@ -1,11 +1,11 @@
-"""What TensorRT says while it works, in several voices, made into one clear line."""
+"""Collects the errors that TensorRT reports through its logger and its error recorder, and follows its builds."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from types import ModuleType
 from typing import Any
@@ -14,12 +14,10 @@ from weakref import WeakSet
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
 from regnet_deploy.errors import RegnetDeployError
-
-#: Is told how many steps a phase that begins has, and its name; from threads of TensorRT's.
-Progress = Callable[[int, str], None]
+from regnet_deploy.progress import Progress
 
 _OUT_OF_MEMORY = re.compile(r"out\s?of\s?memory|could not be allocated|insufficient (device )?memory|bad_alloc", re.I)
-#: Where in TensorRT's own sources it came from; of no use to whoever reads the line.
+#: Places in TensorRT's source code, which mean nothing to a user.
 _ORIGIN = re.compile(
     r"^(I?[A-Z]\w+::\w+: )?(Error Code \d+: )?|\(?\[\w[\w.]*\.cpp:\d+: (?P<pass>\w+)\] ?|\.? ?\bIn \w+ at /\S+:\d+\)?",
     re.M,
@@ -27,88 +25,88 @@ _ORIGIN = re.compile(
 
 
 class BuilderLog:
-    """What a library said through its logger and its error recorder.
+    """The errors that a library reports through its logger and its error recorder.
 
     Attributes:
-        logger: for the constructors that take one; the same for all, see :class:`_Listeners`.
+        logger: for the constructors that take one; all logs of a library have the same, see :class:`_SharedLogger`.
         recorder: for the attribute ``error_recorder``.
-        errors: what went wrong, in the order in which it was said, each once.
-        layers: the list of an engine's layers, where a builder wrote one.
+        errors: error messages in order, without repetitions.
+        layers: list of an engine's layers that a builder logged, or None.
     """
 
     def __init__(self, trt: ModuleType) -> None:
         self.errors: list[str] = []
         self.layers: str | None = None
         self._lock = Lock()
-        listeners = _listeners(trt)
-        listeners.add(self)
-        self.logger, self.recorder = listeners.logger, _recorder(trt, self)
+        shared = _shared_logger(trt)
+        shared.add(self)
+        self.logger, self.recorder = shared.logger, _recorder(trt, self)
 
-    def forget(self) -> None:
-        """Forget what went wrong so far: what comes next may fail for another reason."""
+    def clear(self) -> None:
+        """Remove the errors, before a call that may fail for another reason."""
         with self._lock:
             self.errors.clear()
         self.recorder.clear()
 
-    def listen_to(self, runtime: str, spoken: Any) -> None:
-        """Have what runs engines tell its errors to the recorder, for as long as it is there.
+    def attach_to(self, runtime: str, trt_object: Any) -> None:
+        """Set the recorder of a TensorRT object that runs engines.
 
-        Only for TensorRT: with TensorRT-RTX a recorder ends the process, see :func:`record_log`; its logger has the
-        same messages.
+        Not for TensorRT-RTX, where this can end the process (see :func:`record_errors`) and the logger has the same
+        messages.
         """
         if runtime == "tensorrt":
-            spoken.error_recorder = self.recorder
+            trt_object.error_recorder = self.recorder
 
-    def take_error(self, text: str) -> None:
-        """Keep what went wrong; called from any thread."""
+    def add_error(self, text: str) -> None:
+        """Add an error message; called from any thread."""
         line = plain_text(text)
         with self._lock:
             if line and line not in self.errors:
                 self.errors.append(line)
 
-    def take(self, severity_is_error: bool, text: str) -> None:
-        """Keep what matters of a line of the log."""
-        if severity_is_error:
-            self.take_error(text)
+    def add_line(self, is_error: bool, text: str) -> None:
+        """Add a line of the library's log; called from any thread."""
+        if is_error:
+            self.add_error(text)
         elif text.startswith("Layers:"):
             self.layers = text
 
 
-class _Listeners:
-    """Everything that listens to a library. There is one logger for as long as the process lives.
+class _SharedLogger:
+    """The one logger of a library, which passes each line to all logs that are alive.
 
-    TensorRT keeps the first logger that it is given for all that has none of its own, and uses it after whoever gave
-    it has gone; of another one it says that it is ignored.
+    TensorRT keeps the first logger of the process, uses it for objects without one and warns about any other. So the
+    logger lives as long as the process.
     """
 
     def __init__(self, trt: ModuleType) -> None:
         self._lock, self._live = Lock(), WeakSet[BuilderLog]()
         self.logger = _logger(trt, self)
 
-    def add(self, heard: BuilderLog) -> None:
+    def add(self, log: BuilderLog) -> None:
         with self._lock:
-            self._live.add(heard)
+            self._live.add(log)
 
-    def take(self, severity_is_error: bool, text: str) -> None:
+    def add_line(self, is_error: bool, text: str) -> None:
         with self._lock:
             live = list(self._live)
-        for heard in live:
-            heard.take(severity_is_error, text)
+        for log in live:
+            log.add_line(is_error, text)
 
 
 @functools.cache
-def _listeners(trt: ModuleType) -> _Listeners:
-    return _Listeners(trt)
+def _shared_logger(trt: ModuleType) -> _SharedLogger:
+    return _SharedLogger(trt)
 
 
 @contextlib.contextmanager
-def record_log(builder: Any, heard: BuilderLog) -> Iterator[None]:
-    """Have a builder tell its errors to the recorder for as long as the body runs, and no longer.
+def record_errors(builder: Any, log: BuilderLog) -> Iterator[None]:
+    """Set the error recorder of a builder for as long as the body runs.
 
-    A network that was parsed while the builder had a recorder ends the process when it is freed (TensorRT-RTX 1.7), so
-    this begins behind the parser, which keeps its own errors.
+    A network that was parsed while the builder had a recorder ends the process when it is freed (TensorRT-RTX 1.7). So
+    the recorder is set after parsing; the parser keeps its own errors.
     """
-    builder.error_recorder = heard.recorder
+    builder.error_recorder = log.recorder
     try:
         yield
     finally:
@@ -116,31 +114,38 @@ def record_log(builder: Any, heard: BuilderLog) -> Iterator[None]:
 
 
 def plain_text(text: str) -> str:
-    """Return TensorRT's reason as one line without the places in its sources."""
+    """Return TensorRT's error message as one line without places in its source code."""
     return " ".join(_ORIGIN.sub("", text).split())
 
 
-def failure(library: Library, what: str, reasons: Iterable[str], gpu: Gpu | None = None) -> RegnetDeployError:
-    """Return the error of one line for what TensorRT says in several; that memory was short is said first."""
-    found = list(dict.fromkeys(filter(None, map(plain_text, reasons))))
-    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
-    said = "; ".join(found[:3]) or "no reason given"
-    if any(_OUT_OF_MEMORY.search(reason) for reason in found):
+def build_error(library: Library, problem: str, reasons: Iterable[str], gpu: Gpu | None = None) -> RegnetDeployError:
+    """Return an error of one line from TensorRT's messages; it says first whether memory was short.
+
+    Args:
+        library: that failed.
+        problem: such as ``does not build the network``.
+        reasons: TensorRT's messages.
+        gpu: of this machine, or None.
+    """
+    lines = list(dict.fromkeys(filter(None, map(plain_text, reasons))))
+    more = f" (and {len(lines) - 3} more)" if len(lines) > 3 else ""
+    reason = "; ".join(lines[:3]) or "no reason given"
+    if any(_OUT_OF_MEMORY.search(line) for line in lines):
         memory = f"{gpu.name} has {gpu.memory_bytes / 2**30:.1f} GiB; " if gpu else ""
-        what = (
-            f"{what}, the GPU's memory is too small or in use: {memory}end what else runs on it, or use a smaller "
-            "largest batch or workspace"
+        problem = (
+            f"{problem}, the GPU's memory is too small or in use: {memory}stop other programs on it, or use a smaller "
+            "maximum batch or workspace"
         )
-    return RegnetDeployError(f"{library} {what}: {said}{more}")
+    return RegnetDeployError(f"{library} {problem}: {reason}{more}")
 
 
-class BuildProgress:
-    """Passes on a build's progress, and ends the build where asked to.
+class BuildMonitor:
+    """Reports the phases of a build, and can cancel it.
 
     Attributes:
         hook: for the configuration's ``progress_monitor``.
-        cancelled: set it from any thread and the build ends at its next step.
-        raised: what the receiver of the progress raised, which ended the build; TensorRT's threads cannot carry it.
+        cancelled: may be set from any thread; the build then ends at its next step.
+        raised: exception of the progress, which cancelled the build; it cannot pass through TensorRT's threads.
     """
 
     def __init__(self, trt: ModuleType, progress: Progress) -> None:
@@ -150,25 +155,25 @@ class BuildProgress:
         self._progress = progress
 
     def begin(self, phase: str, steps: int) -> None:
-        """Tell of a phase that begins."""
+        """Report the start of a phase."""
         try:
-            self._progress(steps, phase)
-        except BaseException as error:  # raised again by the thread that waits for the build
+            self._progress.update(0, note=f"{phase} ({steps})")
+        except BaseException as error:  # the thread that waits for the build raises it again
             self.raised, self.cancelled = error, True
 
 
-def _logger(trt: ModuleType, listeners: _Listeners) -> Any:
+def _logger(trt: ModuleType, shared: _SharedLogger) -> Any:
     class Logger(trt.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            listeners.take(severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR), message)
+            shared.add_line(severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR), message)
 
     return Logger()
 
 
-def _recorder(trt: ModuleType, heard: BuilderLog) -> Any:
+def _recorder(trt: ModuleType, log: BuilderLog) -> Any:
     class Recorder(trt.IErrorRecorder):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IErrorRecorder.__init__(self)
@@ -194,13 +199,13 @@ def _recorder(trt: ModuleType, heard: BuilderLog) -> Any:
         def report_error(self, code: Any, text: str) -> bool:
             self._codes.append(code)
             self._texts.append(text)
-            heard.take_error(text)
-            return False  # go on: what failed says so by what it returns
+            log.add_error(text)
+            return False  # continue: the call that failed returns None or False
 
     return Recorder()
 
 
-def _progress_monitor(trt: ModuleType, monitor: BuildProgress) -> Any:
+def _progress_monitor(trt: ModuleType, monitor: BuildMonitor) -> Any:
     class Hook(trt.IProgressMonitor):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)

@@ -1,7 +1,7 @@
-"""Engines in a bundle: a variant has one engine for each kind of machine; the one for this machine is found at load.
+"""Engines in a bundle: a variant has one engine for each kind of machine; this module finds the one for this machine.
 
 A variant of engines records the ONNX variant that they are built from; each engine is a plan among the bundle's files.
-An engine that was built from another ONNX file than the one in the bundle is never used.
+An engine is only used with the ONNX file that it was built from.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class StoredEngine:
     """An engine of a variant.
 
     Attributes:
-        engine: its entry in the manifest.
-        unsupported_reason: why it does not run on this machine, in one line; None where it does.
+        engine: its record in the manifest.
+        unsupported_reason: why it does not run on this machine, in one line; None if it does.
     """
 
     engine: Engine
@@ -32,7 +32,7 @@ class StoredEngine:
 
     @property
     def identity(self) -> EngineIdentity:
-        """What it was built from, and for which GPU."""
+        """What it was built from and for which GPU."""
         return self.engine.identity
 
     @property
@@ -52,13 +52,15 @@ def engine_file(variant: str, key: str) -> str:
 
 
 def unused_plans(bundle: Bundle, variants: Mapping[str, Variant]) -> tuple[str, ...]:
-    """Return the logical names of the bundle's plans that none of these variants has."""
+    """Return the logical names of the bundle's plans that neither these variants nor unknown ones have."""
     used = {one.file for variant in variants.values() if isinstance(variant, EngineVariant) for one in variant.engines}
-    return tuple(sorted(name for name in bundle.files if name.endswith(".plan") and name not in used))
+    unknown = tuple(f"{name}-" for name in bundle.unknown_variants)
+    plans = (name for name in bundle.files if name.endswith(".plan") and not name.startswith(unknown))
+    return tuple(sorted(name for name in plans if name not in used))
 
 
 def engine_variants(bundle: Bundle) -> dict[str, EngineVariant]:
-    """Return the bundle's variants of engines by name; none where nothing has been exported."""
+    """Return the bundle's variants of engines by name; empty before export."""
     return {name: one for name, one in bundle.manifest.variants.items() if isinstance(one, EngineVariant)}
 
 
@@ -66,22 +68,22 @@ def find_engine_variant(bundle: Bundle, name: str) -> EngineVariant:
     """Return a variant of engines.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: no variant of engines has this name.
     """
-    there = engine_variants(bundle)
-    if name not in there:
-        known = f"there are {', '.join(there)}" if there else "run `regnet-deploy export --trt`"
-        raise UsageError(f"{bundle.path} has no engines {name!r}{did_you_mean(name, there)}; {known}")
-    return there[name]
+    variants = engine_variants(bundle)
+    if name not in variants:
+        known = f"there are {', '.join(variants)}" if variants else "run `regnet-deploy export --trt`"
+        raise UsageError(f"{bundle.path} has no engines {name!r}{did_you_mean(name, variants)}; {known}")
+    return variants[name]
 
 
 def fits(bundle: Bundle, name: str, library: Library | str, gpu: Gpu | None) -> list[StoredEngine]:
-    """Return the engines of a variant, each with what keeps it from running here.
+    """Return the engines of a variant, each with the reason why it does not run here.
 
     Args:
-        bundle: that has it.
+        bundle: has the variant.
         name: of the variant.
-        library: of the variant's runtime, or why it is not to be had: from :func:`library_here`.
+        library: of the variant's runtime, or why it is not available: from :func:`library_here`.
         gpu: of this machine, or None.
 
     Raises:
@@ -98,7 +100,7 @@ def fits(bundle: Bundle, name: str, library: Library | str, gpu: Gpu | None) -> 
 
 
 def fitting_engine(bundle: Bundle, name: str, library: Library | str, gpu: Gpu | None) -> StoredEngine | None:
-    """Return the engine of a variant that runs here: a proved one before others, a later one before earlier ones.
+    """Return the engine of a variant that runs here, or None: proved engines first, then the latest.
 
     Raises:
         UsageError: no variant of engines has this name.
@@ -108,7 +110,7 @@ def fitting_engine(bundle: Bundle, name: str, library: Library | str, gpu: Gpu |
 
 
 def no_engine_reason(bundle: Bundle, name: str) -> str | None:
-    """Return in one line why no engine of a variant runs on this machine, or None where one does.
+    """Return in one line why no engine of a variant runs on this machine, or None if one does.
 
     Raises:
         UsageError: no variant of engines has this name.
@@ -123,13 +125,13 @@ def no_engine_reason(bundle: Bundle, name: str) -> str | None:
 
 
 def open_engine(bundle: Bundle, name: str) -> EngineSession:
-    """Open the engine of a variant that fits this machine, its bytes checked against the manifest before it is loaded.
+    """Open the engine of a variant for this machine; its sha256 is checked before it is loaded.
 
     Raises:
         MissingExtra: its library is not installed.
-        UsageError: no variant of engines has this name, or none of its engines fits; the line says why.
+        UsageError: no variant of engines has this name, or none of its engines runs here; the message says why.
         BundleError: the plan is damaged.
-        RegnetDeployError: the engine does not load.
+        RegnetDeployError: the engine cannot be loaded.
     """
     runtime = find_engine_variant(bundle, name).runtime
     library, gpu = load_library(runtime), find_gpu()
@@ -145,7 +147,7 @@ def open_engine(bundle: Bundle, name: str) -> EngineSession:
 
 
 def library_here(runtime: EngineRuntime) -> Library | str:
-    """Return the library of a runtime, or in one line why it is not to be had."""
+    """Return the library of a runtime, or in one line why it is not available."""
     try:
         return load_library(runtime)
     except RegnetDeployError as error:
@@ -153,7 +155,7 @@ def library_here(runtime: EngineRuntime) -> Library | str:
 
 
 def missing_engine_error(bundle: Bundle, file: str) -> str | None:
-    """Return that a plan is missing or of another size, or None; its bytes are checked when it is loaded."""
+    """Return a message if a plan is missing or has another size, else None; its bytes are checked when it is loaded."""
     stored = bundle.files.get(file)
     try:
         size = None if stored is None else bundle.stored_path(file).stat().st_size
@@ -169,7 +171,7 @@ def missing_engine_error(bundle: Bundle, file: str) -> str | None:
 
 
 def _stale(bundle: Bundle, variant: EngineVariant, identity: EngineIdentity) -> str | None:
-    """Return why an engine is not of what the bundle has now, or None."""
+    """Return why an engine does not belong to the ONNX file in the bundle, or None."""
     source = bundle.manifest.variants.get(variant.source)
     stored = bundle.files.get(source.file) if isinstance(source, OnnxVariant) else None
     if stored is None:

@@ -1,38 +1,74 @@
-"""Builds an engine from an ONNX file: build, load where there is a GPU, check of the types that it computes in."""
+"""Builds TensorRT engines from ONNX files, and checks the types in which they compute.
+
+One path serves TensorRT 10.9 to 11 and TensorRT-RTX. Engines are strongly typed: they compute in the types of the ONNX
+file. Version 11 and TensorRT-RTX have no other mode, so no precision flag is set for version 10 either. Flags are found
+by name, because their numbers differ between versions.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.engine_options import FP8_FROM, EngineOptions, capability, rtx_capabilities
 from regnet_deploy.bundle.variants import Engine, EngineIdentity, OnnxVariant
+from regnet_deploy.engines.builder_log import BuilderLog, BuildMonitor, build_error, record_errors
 from regnet_deploy.engines.bundle_engines import engine_file, find_engine_variant
-from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.engines.gpu import Gpu, free_memory
 from regnet_deploy.engines.identity import engine_unsupported_reason, identify
-from regnet_deploy.engines.inspection import check_types, is_squeeze_excitation
+from regnet_deploy.engines.inspection import Layer, check_types, is_squeeze_excitation, layers_of_log
 from regnet_deploy.engines.library import Library, lean_runtime, load_library
-from regnet_deploy.engines.plan_builder import Progress, build_plan
 from regnet_deploy.engines.session import EngineSession
-from regnet_deploy.engines.timing_cache import cache_file
+from regnet_deploy.engines.timing_cache import attach, cache_file, keep
 from regnet_deploy.errors import UsageError
+from regnet_deploy.progress import NoProgress, Progress
 
 _UNPROVED = (
     "built without a GPU and not proved: `regnet-deploy export --trt` on a machine with an NVIDIA GPU builds and "
     "proves one"
 )
 
+_LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
+
+
+@dataclass(frozen=True, eq=False)
+class EngineSource:
+    """The network that an engine is built from, and how it is built.
+
+    Attributes:
+        variant: name of the variant of engines.
+        onnx: ONNX file with one float32 input ``(batch, 3, side, side)``.
+        side: height and width of the images, pixels.
+        precision: its name.
+        convolutions: name of each convolution -> the type that it has to compute in.
+        options: of the build.
+        calibration: digest of the calibration images of a quantized network.
+        accept_unaccounted: accept an engine whose report does not name every convolution.
+    """
+
+    variant: str
+    onnx: bytes
+    side: int
+    precision: str
+    convolutions: Mapping[str, str]
+    options: EngineOptions
+    calibration: str | None = None
+    accept_unaccounted: bool = False
+
 
 @dataclass(frozen=True, eq=False)
 class BuiltEngine:
-    """An engine that was built here.
+    """An engine that was built on this machine.
 
     Attributes:
-        engine: its entry in the manifest, not proved yet.
+        engine: its record for the manifest, without a proof.
         plan: its bytes.
-        session: of it, where there is a GPU.
+        session: runs it; None where this machine cannot.
     """
 
     engine: Engine
@@ -40,91 +76,88 @@ class BuiltEngine:
     session: EngineSession | None
 
 
+@dataclass(frozen=True, eq=False)
+class BuiltPlan:
+    """A plan as the builder returned it.
+
+    Attributes:
+        plan: its bytes.
+        layers: of the builder's log (TensorRT-RTX); None where the builder does not list them.
+    """
+
+    plan: bytes
+    layers: tuple[Layer, ...] | None
+
+
 def build_engine(
-    library: Library,
-    gpu: Gpu | None,
-    name: str,
-    onnx: bytes,
-    precision: str,
-    calibration: str | None,
-    convolutions: Mapping[str, str],
-    side: int,
-    options: EngineOptions,
-    progress: Progress,
-    note: Callable[[str], None] = lambda line: None,
-    *,
-    accept_unaccounted: bool = False,
+    library: Library, gpu: Gpu | None, source: EngineSource, progress: Progress | None = None
 ) -> BuiltEngine:
-    """Build an engine, and see that it computes in the types that were asked for.
+    """Build an engine and check the types in which it computes.
 
     Args:
-        library: that builds.
+        library: builds it.
         gpu: of this machine, or None.
-        name: of the variant.
-        onnx: the file to build from.
-        precision: its name.
-        calibration: digest of the images that a quantized one was calibrated with.
-        convolutions: in which type each must compute.
-        side: height and width of the images, pixels.
-        options: of the build.
-        progress: is told the phases of the build.
-        note: is told what did not work and is not needed, in a line.
-        accept_unaccounted: take an engine whose report does not name every convolution.
+        source: what to build it from.
+        progress: receives the phases of the build.
 
     Raises:
-        UsageError: an option does not fit the library, or the GPU has too little memory.
-        ProofError: a convolution computes in another type than asked, or in which one is not known.
-        RegnetDeployError: the build fails, or the engine does not load; the message has the library's reason.
+        UsageError: the library does not support an option, or the GPU has too little memory.
+        ProofError: a convolution computes in another type than required, or in an unknown one.
+        RegnetDeployError: the build fails, or the engine cannot be loaded; the message has the library's reason.
     """
+    options, precision = source.options, source.precision
     if library.runtime == "tensorrt-rtx" and not options.compute_capabilities:
         options = options.replace(compute_capabilities=rtx_capabilities(precision))
     too_old = [
         one for one in options.compute_capabilities if precision.startswith("fp8") and capability(one) < FP8_FROM
     ]
     if too_old:
-        raise UsageError(f"{name} needs compute capability 8.9 or later, where FP8 begins, not {', '.join(too_old)}")
-    identity = identify(hashlib.sha256(onnx).hexdigest(), precision, calibration, library, gpu, options)
+        raise UsageError(
+            f"{source.variant} needs FP8, which compute capability {', '.join(too_old)} does not have: choose 8.9 or "
+            "later"
+        )
+    identity = identify(hashlib.sha256(source.onnx).hexdigest(), precision, source.calibration, library, gpu, options)
     cache = cache_file(library, gpu) if gpu is not None else None
-    built = build_plan(library, gpu, onnx, side, options, progress, timing_cache=cache, note=note)
-    elsewhere = _UNPROVED if gpu is None else _not_here(identity, library, gpu)
+    built = build_plan(library, gpu, source.onnx, source.side, options, progress, timing_cache=cache)
+    note = _UNPROVED if gpu is None else _unproved_reason(identity, library, gpu)
     session = None
-    if gpu is not None and elsewhere is None:
+    if gpu is not None and note is None:
         lean = lean_runtime(library.version) if options.version_compatible else None
         session = EngineSession(library, gpu, built.plan, options, lean=lean)
-    # A builder that lists its layers lists them whole; the inspector may sum up what it compiled as one.
+    # A builder lists every layer in its log; the inspector may report several compiled layers as one.
     layers = built.layers if built.layers is not None or session is None else session.layers()
-    checked = None
+    types = None
     if layers is not None:
-        checked = check_types(convolutions, layers, tf32=options.tf32, accept_unaccounted=accept_unaccounted)
+        types = check_types(
+            source.convolutions, layers, tf32=options.tf32, accept_unaccounted=source.accept_unaccounted
+        )
     engine = Engine(
         key=identity.key,
-        file=engine_file(name, identity.key),
+        file=engine_file(source.variant, identity.key),
         bytes=len(built.plan),
         identity=identity,
-        note=elsewhere,
-        types=checked.counts if checked else None,
-        unaccounted=checked.unaccounted if checked else None,
-        wider=checked.wider if checked else None,
+        note=note,
+        types=types.counts if types else None,
+        unaccounted=types.unaccounted if types else None,
+        wider=types.wider if types else None,
     )
     return BuiltEngine(engine, built.plan, session)
 
 
-def _not_here(identity: EngineIdentity, library: Library, gpu: Gpu) -> str | None:
-    """Return why an engine that was built here does not run here: TensorRT-RTX builds for other GPUs than this one."""
-    reason = engine_unsupported_reason(identity, library, gpu)
-    return reason and f"not proved: {reason}"
+def rebuild_engine(bundle: Bundle, name: str, gpu: Gpu | None, progress: Progress | None = None) -> BuiltEngine:
+    """Build the engine of a variant for this machine, from the bundle's ONNX file, with the options of its last engine.
 
-
-def rebuild_engine(
-    bundle: Bundle, name: str, gpu: Gpu | None, progress: Progress, note: Callable[[str], None] = lambda line: None
-) -> BuiltEngine:
-    """Build the engine of a variant for this machine, from the ONNX file that the bundle has, as others were built.
+    Args:
+        bundle: has the variant.
+        name: of the variant.
+        gpu: of this machine, or None.
+        progress: receives the phases of the build.
 
     Raises:
-        MissingExtra: its library is not installed.
+        MissingExtra: the library is not installed.
         UsageError: no variant of engines has this name, or there is no GPU.
         BundleError: the ONNX file is damaged.
-        ProofError: a convolution computes in another type than asked.
+        ProofError: a convolution computes in another type than required.
         RegnetDeployError: the build fails.
     """
     variant = find_engine_variant(bundle, name)
@@ -133,8 +166,8 @@ def rebuild_engine(
         raise UsageError(
             f"an engine of {name} is built for the GPU that runs it, and the NVIDIA driver shows none here"
         )
-    source = bundle.variants.get(variant.source)
-    if not isinstance(source, OnnxVariant):
+    onnx = bundle.variants.get(variant.source)
+    if not isinstance(onnx, OnnxVariant):
         raise UsageError(
             f"{name} cannot be built: {variant.source}, which it is built from, is not in {bundle.path}: "
             "run `regnet-deploy export --trt`"
@@ -145,20 +178,155 @@ def rebuild_engine(
         built_for = options.compute_capabilities or rtx_capabilities(variant.precision)
         if gpu.compute_capability not in built_for:
             options = options.replace(compute_capabilities=(gpu.compute_capability,))
-    # Whether all convolutions have to be accounted for is as it was for the others, too.
+    # Unaccounted convolutions are accepted where they were accepted for the last engine.
     unaccounted = last.unaccounted if last else None
-    accepted = unaccounted is not None and not all(map(is_squeeze_excitation, unaccounted))
-    return build_engine(
-        library,
-        gpu,
-        name,
-        bundle.read(source.file),
-        variant.precision,
-        source.calibration.digest if source.calibration else None,
-        variant.convolutions,
-        bundle.preprocessing.crop,
-        options,
-        progress,
-        note,
-        accept_unaccounted=accepted,
+    source = EngineSource(
+        variant=name,
+        onnx=bundle.read(onnx.file),
+        side=bundle.preprocessing.crop,
+        precision=variant.precision,
+        convolutions=variant.convolutions,
+        options=options,
+        calibration=onnx.calibration.digest if onnx.calibration else None,
+        accept_unaccounted=unaccounted is not None and not all(map(is_squeeze_excitation, unaccounted)),
     )
+    return build_engine(library, gpu, source, progress)
+
+
+def build_plan(
+    library: Library,
+    gpu: Gpu | None,
+    onnx: bytes,
+    side: int,
+    options: EngineOptions,
+    progress: Progress | None = None,
+    *,
+    timing_cache: Path | None = None,
+) -> BuiltPlan:
+    """Build a plan for the batch sizes of the options and images ``(3, side, side)``; its types are not checked.
+
+    Args:
+        library: builds it.
+        gpu: on which TensorRT builds; TensorRT-RTX needs none.
+        onnx: ONNX file with one float32 input ``(batch, 3, side, side)``.
+        side: height and width of the images, pixels.
+        options: of the build.
+        progress: receives the phases of the build, from other threads, and a message if the timing cache cannot be
+            used.
+        timing_cache: file of :func:`regnet_deploy.engines.timing_cache.cache_file`, or None. TensorRT-RTX does not
+            measure kernels and has no such cache.
+
+    Raises:
+        UsageError: the library does not support an option, or the GPU has too little memory.
+        RegnetDeployError: the file cannot be parsed (with the names of the nodes), or the build fails (with TensorRT's
+            reason).
+        KeyboardInterrupt: Ctrl-C; the build is cancelled first.
+    """
+    progress = progress or NoProgress()
+    options = options.suited_to(library.runtime)
+    if gpu is not None and library.runtime == "tensorrt":
+        _ensure_memory(gpu, onnx, side, options)
+    trt = library.module
+    log = BuilderLog(trt)
+    try:
+        builder = trt.Builder(log.logger)
+    except TypeError:  # raised by the Python binding if the driver cannot be used
+        raise build_error(library, "does not start", log.errors, gpu) from None
+    # TensorRT 10 has this flag; version 11 always types strongly and deprecates it.
+    typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    network = builder.create_network(0 if typed is None else 1 << int(typed))
+    parser = trt.OnnxParser(network, log.logger)
+    if not parser.parse(onnx):
+        errors = [parser.get_error(i) for i in range(parser.num_errors)]
+        reasons = [f"{error.node_name() or 'the file'}: {error.desc()}" for error in errors]
+        raise build_error(library, "does not parse the network", reasons, gpu)
+    config = _build_config(library, builder, network, side, options)
+    if library.runtime != "tensorrt":  # TensorRT-RTX would look for a GPU
+        timing_cache = None
+    cache = attach(config, timing_cache, progress) if timing_cache is not None else None
+    monitor = BuildMonitor(trt, progress)
+    config.progress_monitor = monitor.hook
+    with record_errors(builder, log):
+        plan = _run_in_thread(lambda: builder.build_serialized_network(network, config), monitor)
+    if plan is None:
+        raise build_error(library, "does not build the network", log.errors, gpu)
+    if timing_cache is not None:
+        keep(config, cache, timing_cache, progress)
+    return BuiltPlan(bytes(plan), layers_of_log(log.layers) if log.layers else None)
+
+
+def _unproved_reason(identity: EngineIdentity, library: Library, gpu: Gpu) -> str | None:
+    """Return why an engine cannot be proved on this machine: TensorRT-RTX also builds for other GPUs."""
+    reason = engine_unsupported_reason(identity, library, gpu)
+    return reason and f"not proved: {reason}"
+
+
+def _build_config(library: Library, builder: Any, network: Any, side: int, options: EngineOptions) -> Any:
+    """Return the builder's configuration."""
+    trt = library.module
+    config = builder.create_builder_config()
+    if not options.tf32:
+        config.clear_flag(trt.BuilderFlag.TF32)  # or factors are rounded to 10 bits
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # or the types cannot be read back
+    config.builder_optimization_level = options.optimization_level
+    if options.workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
+    if options.version_compatible:
+        # The lean runtime is not embedded: loading code from a plan needs engine_host_code_allowed. Another version of
+        # TensorRT takes the lean runtime from its own wheel.
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    if options.hardware_compatible is not None:
+        level = getattr(trt.HardwareCompatibilityLevel, _LEVELS[options.hardware_compatible])
+        config.hardware_compatibility_level = level
+    if library.runtime == "tensorrt-rtx":
+        _set_targets(library, config, options.compute_capabilities)
+        user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        if user_allocation is not None:
+            config.set_flag(user_allocation)  # the engine allocates no memory at run time, so graphs can be captured
+    name = network.get_input(0).name
+    shapes = builder.create_optimization_profile()
+    batches = (options.min_batch, options.tuned_batch, options.max_batch)
+    shapes.set_shape(name, *((batch, 3, side, side) for batch in batches))
+    config.add_optimization_profile(shapes)
+    return config
+
+
+def _set_targets(library: Library, config: Any, capabilities: tuple[str, ...]) -> None:
+    """Set the GPUs for which TensorRT-RTX builds."""
+    known = library.module.ComputeCapability.__members__
+    config.num_compute_capabilities = len(capabilities)
+    for index, each in enumerate(capabilities):
+        name = f"SM{each.replace('.', '')}"
+        if name not in known:
+            supported = ", ".join(f"{one[2:-1]}.{one[-1]}" for one in known if one.startswith("SM"))
+            raise UsageError(f"{library} does not build for compute capability {each}; it builds for {supported}")
+        if not config.set_compute_capability(known[name], index):
+            raise UsageError(
+                f"{library} does not build for compute capability {', '.join(capabilities)} at once: choose fewer"
+            )
+
+
+def _ensure_memory(gpu: Gpu, onnx: bytes, side: int, options: EngineOptions) -> None:
+    """Raise UsageError if the weights and one batch of images do not fit into the GPU's free memory."""
+    free = free_memory()
+    needed = len(onnx) + options.max_batch * 3 * side * side * 4
+    if free is not None and free < needed:
+        raise UsageError(
+            f"{gpu.name} has {free / 2**20:.0f} MiB of its {gpu.memory_bytes / 2**20:.0f} MiB free and the weights "
+            f"and a batch of {options.max_batch} images alone are {needed / 2**20:.0f} MiB: stop other programs on it, "
+            "or use a smaller maximum batch"
+        )
+
+
+def _run_in_thread(work: Callable[[], Any], monitor: BuildMonitor) -> Any:
+    """Run a build in another thread, so that Ctrl-C reaches this one; the build then ends at its next step."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            result = pool.submit(work).result()
+        except BaseException:
+            monitor.cancelled = True
+            raise
+    if monitor.raised is not None:
+        raise monitor.raised
+    return result

@@ -1,4 +1,4 @@
-"""The GPU of this machine, as the NVIDIA driver itself tells of it: no library but the driver's is loaded."""
+"""Properties of the GPUs of this machine, from the library of the NVIDIA driver alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Attributes of cuDeviceGetAttribute, by the numbers that cuda.h gives them.
+#: Numbers of attributes of cuDeviceGetAttribute, from cuda.h.
 _MULTIPROCESSORS, _MAJOR, _MINOR = 16, 75, 76
 
 _DRIVER_FILES = ("/sys/module/nvidia/version", "/proc/driver/nvidia/version")
@@ -19,12 +19,12 @@ class Gpu:
     """A GPU.
 
     Attributes:
-        name: such as ``NVIDIA H100 80GB HBM3``; of a slice of one, with the slice.
+        name: such as ``NVIDIA H100 80GB HBM3``; for a MIG slice, with the slice.
         compute_capability: such as ``9.0``.
-        multiprocessors: how many streaming multiprocessors this process may use.
-        memory_bytes: its memory.
-        driver: version of the driver, such as ``580.95.05``; None where the system does not tell.
-        cuda: newest CUDA that the driver knows, such as ``13.0``.
+        multiprocessors: number of streaming multiprocessors that this process may use.
+        memory_bytes: size of its memory.
+        driver: version of the driver, such as ``580.95.05``; None if it is not known.
+        cuda: newest CUDA version that the driver supports, such as ``13.0``.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Gpu:
 
 
 def find_gpu(index: int = 0) -> Gpu | None:
-    """Return the GPU of this index among those that the driver shows to this process, or None: no GPU, no driver."""
+    """Return the GPU with this index among those that the driver shows to this process, or None."""
     driver = _driver()
     device, version, total = ctypes.c_int(0), ctypes.c_int(0), ctypes.c_size_t(0)
     name = ctypes.create_string_buffer(256)
@@ -62,10 +62,9 @@ def find_gpu(index: int = 0) -> Gpu | None:
 
 
 def free_memory(index: int = 0) -> int | None:
-    """Return how many bytes of a GPU's memory nobody uses, or None where the driver does not tell.
+    """Return the free memory of a GPU in bytes, or None if the driver does not report it.
 
-    The driver tells only from within a context, which takes some of that memory while it is there; it goes again where
-    the process has no other use for it.
+    The driver reports it only within a context, which itself needs memory. The context is released afterwards.
     """
     driver = _driver()
     device, context, old = ctypes.c_int(0), ctypes.c_void_p(), ctypes.c_void_p()
@@ -85,7 +84,7 @@ def free_memory(index: int = 0) -> int | None:
 
 
 def driver_version() -> str | None:
-    """Return the version of the NVIDIA driver that the kernel has loaded, or None."""
+    """Return the version of the loaded NVIDIA driver, or None."""
     for path in _DRIVER_FILES:
         try:
             found = _VERSION.search(Path(path).read_text(encoding="utf-8", errors="replace"))
@@ -97,7 +96,7 @@ def driver_version() -> str | None:
 
 
 def _driver() -> ctypes.CDLL | None:
-    """Return the driver's library, started, or None: not there, or without a GPU that it can use."""
+    """Return the initialized library of the driver, or None if there is no driver or no usable GPU."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

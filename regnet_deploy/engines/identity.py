@@ -23,10 +23,10 @@ def identify(
     gpu: Gpu | None,
     options: EngineOptions,
 ) -> EngineIdentity:
-    """Return the identity of the engine that :func:`regnet_deploy.engines.plan_builder.build_plan` would build here.
+    """Return the identity of the engine that :func:`regnet_deploy.engines.engine_builder.build_plan` would build here.
 
     Raises:
-        UsageError: an option is not one of the runtime's, or it is TensorRT and there is no GPU.
+        UsageError: the runtime does not support an option, or it is TensorRT and there is no GPU.
     """
     options = options.suited_to(library.runtime)
     here = None
@@ -52,16 +52,16 @@ def identify(
 
 
 def this_system() -> str:
-    """Return operating system and architecture, such as ``linux-x86_64``."""
+    """Return the operating system and architecture, such as ``linux-x86_64``."""
     return f"{platform.system()}-{platform.machine()}".lower()
 
 
 def engine_unsupported_reason(identity: EngineIdentity, library: Library, gpu: Gpu | None) -> str | None:
-    """Return the first thing that keeps an engine from running on this machine, with both values; None: it fits.
+    """Return why an engine does not run on this machine, with the value required and the one here; None if it runs.
 
     Args:
         identity: of the engine.
-        library: of the engine's runtime, as it is installed here.
+        library: installed library of the engine's runtime.
         gpu: of this machine, or None.
     """
     if identity.runtime != library.runtime:

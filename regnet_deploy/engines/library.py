@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX: which of them is here, and whether it is one that this program knows.
+"""Finds and loads TensorRT or TensorRT-RTX, and checks that the version is supported.
 
-The two share their interface, so the module is an argument everywhere in this package. TensorRT builds on the GPU that
-will run the engine; TensorRT-RTX builds without one, for GPUs of several generations.
+Both have the same interface, so the functions of this package take the library as an argument. TensorRT builds on the
+GPU that will run the engine; TensorRT-RTX builds without a GPU, for GPUs of several generations.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import MissingExtra, UsageError
 
 EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
-#: Runtimes of engines, as the manifest calls them.
+#: Runtimes of engines, with their names in the manifest.
 RUNTIMES: tuple[EngineRuntime, ...] = ("tensorrt", "tensorrt-rtx")
 
 _PREFIXES = {"tensorrt": "trt", "tensorrt-rtx": "rtx"}
 _EXTRAS = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
-#: First version that has all that is used here, and the last major version that it was written against.
+#: First supported version, and last supported major version.
 _FLOORS = {"tensorrt": (10, 9), "tensorrt-rtx": (1, 7)}
 _NEWEST_MAJOR = {"tensorrt": 11, "tensorrt-rtx": 1}
 
 
-#: CUDA that there are wheels for, the newest first.
+#: CUDA versions for which there are wheels, the newest first.
 _WHEELS_FOR = ("cu14", "cu13", "cu12")
 
 
@@ -39,7 +39,7 @@ class Library:
 
     Attributes:
         module: the imported module.
-        runtime: what the manifest calls it.
+        runtime: its name in the manifest.
     """
 
     module: ModuleType
@@ -52,33 +52,33 @@ class Library:
 
     @property
     def toolkit(self) -> str | None:
-        """CUDA that its wheel was compiled for, such as ``cu13``; None where it was not installed as a wheel."""
-        there = {}
+        """CUDA version of its wheel, such as ``cu13``; None if it was not installed as a wheel."""
+        installed = {}
         for cuda in _WHEELS_FOR:
             with suppress(metadata.PackageNotFoundError):
-                there[cuda] = metadata.distribution(f"{self.runtime}-{cuda}-libs")
-        # Wheels of several toolkits overwrite each other's files: the one that is loaded is whole.
-        whole = [cuda for cuda, found in there.items() if found.version == self.version and _is_whole(found)]
-        return next(iter([*whole, *there]), None)
+                installed[cuda] = metadata.distribution(f"{self.runtime}-{cuda}-libs")
+        # Wheels for several CUDA versions overwrite each other's files: the one that is loaded is complete.
+        complete = [cuda for cuda, wheel in installed.items() if wheel.version == self.version and _is_complete(wheel)]
+        return next(iter([*complete, *installed]), None)
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.version}"
 
     def variant(self, precision: str) -> str:
-        """Return the name of the variant of engines that it builds: ``trt-fp16``, ``rtx-fp16``."""
+        """Return the name of the variant of engines that it builds, such as ``trt-fp16`` or ``rtx-fp16``."""
         return f"{_PREFIXES[self.runtime]}-{precision}"
 
 
 def find_library(gpu: Gpu | None, runtime: EngineRuntime | None = None) -> Library:
-    """Return what can build engines here: TensorRT where it and a GPU are there, else TensorRT-RTX.
+    """Return the library that builds engines here: TensorRT if it is installed and there is a GPU, else TensorRT-RTX.
 
     Args:
         gpu: of this machine, from :func:`regnet_deploy.engines.gpu.find_gpu`.
-        runtime: the one that is wanted; by default the first of the two.
+        runtime: requested runtime; by default the first one that can build.
 
     Raises:
-        MissingExtra: neither can build here; the message says what is missing and how to get it.
-        UsageError: it cannot be loaded, or is a version that this program does not know.
+        MissingExtra: neither can build here; the message says how to install what is missing.
+        UsageError: it cannot be loaded, or its version is not supported.
     """
     installed = _is_installed("tensorrt")
     if runtime != "tensorrt-rtx" and installed and gpu is not None:
@@ -100,14 +100,14 @@ def load_library(runtime: EngineRuntime) -> Library:
 
     Raises:
         MissingExtra: it is not installed.
-        UsageError: it cannot be loaded, or is older or newer than what this program knows.
+        UsageError: it cannot be loaded, or its version is not supported.
     """
     name = runtime.replace("-", "_")
     if not _is_installed(runtime):
         raise _not_installed(runtime)
     try:
         library = Library(importlib.import_module(name), runtime)
-    except (ImportError, OSError) as error:  # its libraries are loaded at import
+    except (ImportError, OSError) as error:  # the import loads its shared libraries
         raise UsageError(f"{name} is installed but cannot be loaded: {' '.join(str(error).split())}") from None
     floor, newest = _FLOORS[runtime], _NEWEST_MAJOR[runtime]
     version, first = version_numbers(library.version), ".".join(map(str, floor))
@@ -120,7 +120,7 @@ def load_library(runtime: EngineRuntime) -> Library:
 
 
 def lean_runtime(version: str) -> Path | None:
-    """Return the library of TensorRT's lean runtime of exactly this version where its wheel is installed, or None."""
+    """Return the library of TensorRT's lean runtime of exactly this version, or None if its wheel is not installed."""
     for cuda in _WHEELS_FOR:
         with suppress(metadata.PackageNotFoundError):
             found = metadata.distribution(f"tensorrt-lean-{cuda}-libs")
@@ -132,12 +132,12 @@ def lean_runtime(version: str) -> Path | None:
 
 
 def lean_wheel(version: str, toolkit: str | None) -> str:
-    """Return in words which lean runtime an engine of a version needs, and how to get it."""
+    """Return which lean runtime an engine of a version needs and how to install it."""
     return f"the lean runtime of its own version, pip install tensorrt-lean-{toolkit or _WHEELS_FOR[1]}-libs=={version}"
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """Return a version as numbers that can be compared; what is not a number ends it."""
+    """Return the leading numbers of a version, for comparisons."""
     numbers = []
     for part in version.split("."):
         if not part.isdigit():
@@ -146,8 +146,8 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
-def _is_whole(wheel: metadata.Distribution) -> bool:
-    """Tell whether the libraries of a wheel are as long as it says, and so not those of another one."""
+def _is_complete(wheel: metadata.Distribution) -> bool:
+    """Tell whether the libraries of a wheel have the sizes that it records, and so are not those of another wheel."""
     for file in wheel.files or []:
         if ".so" in file.name and file.size is not None:
             path = Path(str(wheel.locate_file(file)))

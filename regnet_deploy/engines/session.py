@@ -1,4 +1,4 @@
-"""Runs an engine: pinned memory, one stream, and for batch sizes that come again a CUDA graph that is replayed."""
+"""Loads and runs an engine: pinned memory, one stream, and a CUDA graph for each batch size that is repeated."""
 
 from __future__ import annotations
 
@@ -12,16 +12,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle.engine_options import EngineOptions
-from regnet_deploy.engines.builder_log import failure
+from regnet_deploy.engines.builder_log import BuilderLog, build_error
 from regnet_deploy.engines.cuda import Cuda
-from regnet_deploy.engines.deserialize import deserialize_engine
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.inspection import Layer, layers_of_report, report_of
 from regnet_deploy.engines.library import Library, lean_wheel
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
 
-#: Batch sizes that get a graph of their own; a server's are few, and each takes a context.
-_MOST_GRAPHS = 16
+#: Maximum number of graphs; each needs an execution context.
+_MAX_GRAPHS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class DeserializedEngine:
+    """An engine, and the objects that have to live as long as it.
+
+    Attributes:
+        engine: TensorRT's ``ICudaEngine``.
+        log: errors of the library, also of later calls on the engine.
+        runtimes: TensorRT's runtimes that loaded it.
+    """
+
+    engine: Any
+    log: BuilderLog
+    runtimes: tuple[Any, ...]
+
+
+def deserialize_engine(
+    library: Library, plan: bytes, gpu: Gpu | None = None, lean: Path | None = None
+) -> DeserializedEngine:
+    """Load a plan. Its sha256 must have been checked, because a plan can do what a program can.
+
+    Args:
+        library: of the engine's runtime.
+        plan: the engine's bytes.
+        gpu: that it runs on, for the message.
+        lean: library of the lean runtime that built a version-compatible engine.
+
+    Raises:
+        RegnetDeployError: it cannot be loaded; one line with the library's reason.
+    """
+    log = BuilderLog(library.module)
+    try:
+        runtimes = [library.module.Runtime(log.logger)]
+    except TypeError:  # raised by the Python binding if the driver cannot be used
+        raise build_error(library, "does not start", log.errors, gpu) from None
+    if lean is not None:
+        runtimes.append(runtimes[0].load_runtime(str(lean)))
+    if runtimes[-1] is None:
+        raise build_error(library, f"does not load the lean runtime {lean}", log.errors, gpu)
+    runtimes[-1].engine_host_code_allowed = False  # the default, set because it is a matter of security
+    log.attach_to(library.runtime, runtimes[-1])
+    engine = runtimes[-1].deserialize_cuda_engine(plan)
+    if engine is None:
+        where = f" on {gpu.name}" if gpu else ""
+        raise build_error(library, f"does not load the engine{where}", log.errors, gpu)
+    log.attach_to(library.runtime, engine)
+    return DeserializedEngine(engine, log, tuple(runtimes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,20 +82,20 @@ class _Context:
 class EngineSession:
     """An engine on the GPU; safe to call from several threads. A :class:`regnet_deploy.runtimes.runtime.Session`.
 
-    A batch size runs as it is the first time, gets a context of its own the second, where a graph is captured behind
-    the run, and is a replay of that graph from then on: a context must not be used otherwise once a graph of it is
-    there. All contexts share one block of the GPU's memory, for they run one after another.
+    The first run of a batch size uses the common context. The second run uses a new context and captures a graph, which
+    later runs replay; the context of a graph must not be used for anything else. All contexts share one block of the
+    GPU's memory, because they run one after another.
 
     Attributes:
         runtime: name and version of the library.
         device: the GPU.
-        max_batch: largest batch that is run at once, images; more are run in turns.
-        uncaptured: batch size -> why it has no graph, where capturing one failed. It runs all the same.
+        max_batch: maximum number of images in one run; :meth:`run` splits larger batches.
+        uncaptured: batch size -> why its graph could not be captured. It runs without one.
 
     Raises:
         MissingExtra: ``cuda-bindings`` is not installed.
         BundleError: the engine does not map one batch of images to logits.
-        RegnetDeployError: it does not load (with the library's reason), or memory is short.
+        RegnetDeployError: it cannot be loaded (with the library's reason), or memory is short.
     """
 
     input = "float32"
@@ -56,14 +103,14 @@ class EngineSession:
     def __init__(
         self, library: Library, gpu: Gpu, plan: bytes, options: EngineOptions, *, lean: Path | None = None
     ) -> None:
-        """Load a plan, whose sha256 has to be checked before: a plan is as good as a program.
+        """Load a plan, see :func:`deserialize_engine`.
 
         Args:
             library: of the engine's runtime.
             gpu: that it runs on.
             plan: the engine's bytes.
             options: that it was built with.
-            lean: the lean runtime's library, for a version-compatible engine: of the version that built it.
+            lean: library of the lean runtime that built a version-compatible engine.
         """
         self.runtime, self.device = str(library), f"cuda:0 ({gpu.name})"
         self.min_batch, self.max_batch, self._tuned_batch = options.min_batch, options.max_batch, options.tuned_batch
@@ -78,7 +125,7 @@ class EngineSession:
             wheel = lean_wheel(library.version, library.toolkit)
             raise RegnetDeployError(f"{error}; version-compatible engines may need {wheel}") from None
         self._engine = self._loaded.engine
-        self.input_name, self.output_name = self._ends()
+        self.input_name, self.output_name = self._tensor_names()
         _, *image = self._engine.get_tensor_shape(self.input_name)
         self._image, classes = tuple(map(int, image)), int(self._engine.get_tensor_shape(self.output_name)[1])
         self._images = self._cuda.pinned((self.max_batch, *self._image))
@@ -89,7 +136,7 @@ class EngineSession:
         self._plain = self._context(self._on_gpu)
         self._seen: set[int] = set()
         self._graphs: dict[int, Any] = {}
-        self._contexts: list[_Context] = []  # of the graphs, which need them
+        self._contexts: list[_Context] = []  # of the graphs: they have to live as long
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits, ``(n, classes)``, of normalized images ``(n, 3, h, w)``; any ``n``.
@@ -110,18 +157,18 @@ class EngineSession:
         return logits
 
     def layers(self) -> tuple[Layer, ...]:
-        """Return the layers as the engine inspector tells of them, at the batch size that the engine is tuned for."""
+        """Return the layers from the engine inspector, at the batch size for which the engine is tuned."""
         with self._lock:
             shaped = self._shaped(self._plain, self._tuned_batch)
             return layers_of_report(report_of(self._library, self._engine, shaped.context))
 
     def resident(self, images: NDArray[Any]) -> Callable[[], None]:
-        """Return a call that computes ``images``, which stay on the GPU, and leaves the logits there: for measurements.
+        """Return a function that runs ``images``, for measurements: images and logits stay on the GPU.
 
-        It is a replay of a graph; where none can be captured, ``uncaptured`` says why.
+        It replays a graph; if none can be captured, :attr:`uncaptured` has the reason.
 
         Raises:
-            ProofError: the images are of another size, or more or fewer than the engine takes at once.
+            ProofError: the images are of another size, or their number is outside of the engine's batch sizes.
             RegnetDeployError: the GPU fails, or memory is short.
         """
         self._ensure_fits(images)
@@ -131,14 +178,14 @@ class EngineSession:
                 f"the engine cannot run {batch} images at once: it takes {self.min_batch} to {self.max_batch}"
             )
         with self._lock:
-            there = self._cuda.memory(images.nbytes), self._cuda.memory(self._logits[:batch].nbytes)
-            own = self._shaped(self._context(there), batch)
+            buffers = self._cuda.memory(images.nbytes), self._cuda.memory(self._logits[:batch].nbytes)
+            own = self._shaped(self._context(buffers), batch)
             self._images[:batch] = images
-            self._cuda.copy_in(there[0], self._images[:batch])
+            self._cuda.copy_in(buffers[0], self._images[:batch])
             self._execute(own)
             self._cuda.wait()
             graph = self._captured(own, lambda: self._execute(own))
-            plain = None if graph is not None else self._shaped(self._context(there), batch)
+            plain = None if graph is not None else self._shaped(self._context(buffers), batch)
 
         def call() -> None:
             with self._lock:
@@ -155,23 +202,23 @@ class EngineSession:
             raise ProofError(f"the engine cannot run images {images.shape}: it takes (n, {str(self._image)[1:]}")
 
     def _run(self, batch: int) -> None:
-        """Run what lies in the pinned images."""
+        """Run the images in pinned memory."""
         if batch in self._graphs:
             self._cuda.replay(self._graphs[batch])
             self._cuda.wait()
             return
-        if batch in self._seen and batch not in self.uncaptured and len(self._graphs) < _MOST_GRAPHS:
+        if batch in self._seen and batch not in self.uncaptured and len(self._graphs) < _MAX_GRAPHS:
             try:
                 self._run_and_capture(batch)
                 return
-            except RegnetDeployError as error:  # such as memory that is short: without a graph it needs no more of it
+            except RegnetDeployError as error:  # such as too little memory, which a run without a graph does not need
                 self.uncaptured[batch] = str(error)
         self._enqueue(self._shaped(self._plain, batch))
         self._cuda.wait()
         self._seen.add(batch)
 
     def _run_and_capture(self, batch: int) -> None:
-        """Run in a context of its own, which also makes it ready to be captured, and capture."""
+        """Run in a new context, which prepares it for capture, and capture a graph."""
         own = self._shaped(self._context(self._on_gpu), batch)
         self._enqueue(own)
         self._cuda.wait()
@@ -180,7 +227,7 @@ class EngineSession:
             self._graphs[batch] = graph
 
     def _captured(self, own: _Context, work: Callable[[], None]) -> Any:
-        """Return a graph of what a context that is ready does, or None and put into ``uncaptured`` why."""
+        """Return a graph of the work of a context, or None, with the reason in :attr:`uncaptured`."""
         capturable = getattr(own.context, "is_stream_capturable", None)  # of TensorRT-RTX
         if capturable is not None and not capturable(self._cuda.stream):
             self.uncaptured[own.batch] = f"{self.runtime} compiles kernels as it runs and cannot be captured"
@@ -190,7 +237,7 @@ class EngineSession:
         except RegnetDeployError as error:
             self.uncaptured[own.batch] = str(error)
             return None
-        self._contexts.append(own)  # a graph works in what its context has
+        self._contexts.append(own)  # a graph uses the memory of its context
         return graph
 
     def _enqueue(self, shaped: _Context) -> None:
@@ -199,55 +246,55 @@ class EngineSession:
         self._cuda.copy_out(self._logits[: shaped.batch], self._on_gpu[1])
 
     def _execute(self, shaped: _Context) -> None:
-        self._loaded.heard.forget()
+        self._loaded.log.clear()
         if not shaped.context.execute_async_v3(self._cuda.stream):
             raise self._failure("does not run the engine")
 
-    def _context(self, ends: tuple[int, int]) -> Any:
-        """Return a context that works in the memory that all share, with its input and output at these addresses."""
-        self._loaded.heard.forget()  # or a failure is told with the reasons of earlier ones
-        context = self._engine.create_execution_context(self._settings())
+    def _context(self, buffers: tuple[int, int]) -> Any:
+        """Return a new execution context in the shared memory, with input and output at these addresses."""
+        self._loaded.log.clear()  # or the message has earlier errors
+        context = self._engine.create_execution_context(self._context_settings())
         if context is None:
             raise self._failure("does not start the engine")
-        self._loaded.heard.listen_to(self._library.runtime, context)
+        self._loaded.log.attach_to(self._library.runtime, context)
         context.set_device_memory(self._scratch, self._scratch_bytes)
-        for name, address in zip((self.input_name, self.output_name), ends, strict=True):
+        for name, address in zip((self.input_name, self.output_name), buffers, strict=True):
             context.set_tensor_address(name, address)
         return context
 
-    def _settings(self) -> Any:
-        """Return how contexts are made: in our memory and, by TensorRT-RTX, with kernels made for the shape at once.
+    def _context_settings(self) -> Any:
+        """Return the settings of new contexts: memory from us and, for TensorRT-RTX, kernels compiled for the shape.
 
-        Left to itself, TensorRT-RTX runs general kernels until those of a new shape are compiled, and a graph that is
-        captured meanwhile would keep the general ones for good.
+        By default, TensorRT-RTX runs general kernels until those of a new shape are compiled, and a graph that is
+        captured meanwhile would always run the general ones.
         """
         trt = self._library.module
-        ours = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self._library.runtime == "tensorrt":
-            return ours
+            return strategy
         settings = self._engine.create_runtime_config()
-        settings.set_execution_context_allocation_strategy(ours)
+        settings.set_execution_context_allocation_strategy(strategy)
         settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         return settings
 
     def _shaped(self, context: Any, batch: int) -> _Context:
-        self._loaded.heard.forget()
+        self._loaded.log.clear()
         if not context.set_input_shape(self.input_name, (batch, *self._image)):
             raise self._failure(f"does not run a batch of {batch} images")
         return _Context(context, batch)
 
-    def _failure(self, what: str) -> RegnetDeployError:
-        return failure(self._library, f"{what} on {self.device}", self._loaded.heard.errors, self._gpu)
+    def _failure(self, problem: str) -> RegnetDeployError:
+        return build_error(self._library, f"{problem} on {self.device}", self._loaded.log.errors, self._gpu)
 
-    def _ends(self) -> tuple[str, str]:
+    def _tensor_names(self) -> tuple[str, str]:
         """Return the names of input and output."""
         trt, engine = self._library.module, self._engine
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        ends = {
+        by_mode = {
             mode: [name for name in names if engine.get_tensor_mode(name) == mode]
             for mode in (trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT)
         }
-        inputs, outputs = ends.values()
+        inputs, outputs = by_mode.values()
         fits = (
             (len(inputs), len(outputs)) == (1, 1)
             and all(engine.get_tensor_dtype(name) == trt.DataType.FLOAT for name in names)
@@ -255,6 +302,8 @@ class EngineSession:
             and len(engine.get_tensor_shape(outputs[0])) == 2
         )
         if not fits:
-            told = [(name, str(engine.get_tensor_dtype(name)), tuple(engine.get_tensor_shape(name))) for name in names]
-            raise BundleError(f"the engine does not map one batch of images to logits, its ends are {told}")
+            tensors = [
+                (name, str(engine.get_tensor_dtype(name)), tuple(engine.get_tensor_shape(name))) for name in names
+            ]
+            raise BundleError(f"the engine does not map one batch of images to logits, its tensors are {tensors}")
         return inputs[0], outputs[0]

@@ -1,8 +1,8 @@
-"""How long kernels took on a GPU, kept between builds so that the next one need not measure them again.
+"""Keeps the measured times of kernels on a GPU between builds, so that the next build is faster.
 
-One file for each GPU, driver and version of TensorRT, in the user's cache folder. It is read before a build and written
-behind it, under a lock that is held for as long as that takes, not for the build; what another process wrote meanwhile
-is kept. Nothing here can fail a build: without the file it only takes longer.
+There is one file for each GPU, driver and version of TensorRT, in the user's cache folder. It is read before a build
+and written after it, each under a lock; entries that another process wrote meanwhile are kept. An error here never
+fails a build: without the file it only takes longer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
 from regnet_deploy.errors import DataError
 from regnet_deploy.file_lock import file_lock
+from regnet_deploy.progress import Progress
 
 _FIRST_LINE = b"regnet-deploy timing cache 1\n"
 _BUSY = "another process holds it"
-#: How long the lock is waited for, seconds; whoever holds it only reads or writes a file.
-PATIENCE_S = 10.0
-
-Note = Callable[[str], None]
+#: Maximum wait for the lock, seconds; it is held only to read or write the file.
+LOCK_TIMEOUT_S = 10.0
 
 
 def cache_folder() -> Path:
@@ -37,27 +36,27 @@ def cache_folder() -> Path:
 
 
 def cache_file(library: Library, gpu: Gpu, folder: Path | None = None) -> Path:
-    """Return the timing cache of this GPU with this library; timings of another one would be wrong."""
-    made_by = (gpu.name, gpu.compute_capability, gpu.multiprocessors, gpu.driver, str(library), library.toolkit)
-    digest = hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
+    """Return the timing cache of this GPU and library; timings of another GPU or version would be wrong."""
+    key = (gpu.name, gpu.compute_capability, gpu.multiprocessors, gpu.driver, str(library), library.toolkit)
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name}-{library}").strip("-")
     return (folder or cache_folder()) / f"{words}-{digest}.timing"
 
 
-def attach(config: Any, path: Path, note: Note, patience_s: float = PATIENCE_S) -> Any:
-    """Give a builder's configuration the cache of a file, or an empty one, and return it, for :func:`keep`.
+def attach(config: Any, path: Path, progress: Progress, timeout_s: float = LOCK_TIMEOUT_S) -> Any:
+    """Add the cache of a file, or an empty one, to a builder's configuration and return it, for :func:`keep`.
 
     Args:
         config: TensorRT's ``IBuilderConfig``.
-        path: of the file; it need not be there.
-        note: is told in one line why the file is not used.
-        patience_s: how long to wait for another process, seconds.
+        path: of the file, which may not exist.
+        progress: receives a message with the reason if the file is not used.
+        timeout_s: how long to wait for another process, seconds.
     """
-    with _locked(path, note, patience_s) as locked:
-        data = _read(path, note) if locked else b""
+    with _locked(path, progress, timeout_s) as locked:
+        data = _read(path, progress) if locked else b""
     cache = _opened(config, data) if data else None
     if data and (cache is None or not config.set_timing_cache(cache, False)):
-        note(f"timing cache {path} is of another GPU or version and is made anew")
+        progress.message(f"timing cache {path} is of another GPU or version and is replaced")
         cache = None
     if cache is None:
         cache = _opened(config, b"")
@@ -65,42 +64,42 @@ def attach(config: Any, path: Path, note: Note, patience_s: float = PATIENCE_S) 
     return cache
 
 
-def keep(config: Any, cache: Any, path: Path, note: Note, patience_s: float = PATIENCE_S) -> None:
-    """Write a cache that a build has filled to its file, together with what another process wrote there meanwhile.
+def keep(config: Any, cache: Any, path: Path, progress: Progress, timeout_s: float = LOCK_TIMEOUT_S) -> None:
+    """Write a cache after a build to its file, with the entries that another process wrote meanwhile.
 
     Args:
         config: TensorRT's ``IBuilderConfig`` that the cache is attached to.
         cache: from :func:`attach`.
         path: of the file.
-        note: is told in one line why it was not written.
-        patience_s: how long to wait for another process, seconds.
+        progress: receives a message with the reason if it was not written.
+        timeout_s: how long to wait for another process, seconds.
     """
-    with _locked(path, note, patience_s) as locked:
+    with _locked(path, progress, timeout_s) as locked:
         if not locked:
             return
-        data = _read(path, note)
+        data = _read(path, progress)
         others = _opened(config, data) if data else None
         if others is not None:
-            cache.combine(others, False)  # of another version: left alone, and replaced
+            cache.combine(others, False)  # does nothing with a cache of another version, which is replaced
         blob = bytes(cache.serialize())
         try:
             _write(path, _FIRST_LINE + hashlib.sha256(blob).hexdigest().encode() + b"\n" + blob)
         except OSError as error:
-            note(f"timing cache {path} cannot be written: {error.strerror}; the next build measures again")
+            progress.message(f"timing cache {path} cannot be written: {error.strerror}; the next build measures again")
 
 
 def _opened(config: Any, data: bytes) -> Any:
-    """Return TensorRT's cache of these bytes, or None where it does not take them."""
+    """Return TensorRT's cache with these bytes, or None if it does not accept them."""
     try:
         return config.create_timing_cache(data)
-    except TypeError:  # what its binding makes of a null pointer
+    except TypeError:  # raised by the Python binding for a null pointer
         return None
 
 
 @contextlib.contextmanager
-def _locked(path: Path, note: Note, patience_s: float) -> Iterator[bool]:
-    """Hold the lock beside a file for as long as the body runs; False where it is not to be had, which is noted."""
-    until = time.monotonic() + patience_s
+def _locked(path: Path, progress: Progress, timeout_s: float) -> Iterator[bool]:
+    """Hold the lock of a file while the body runs; yields False, with a message, if it cannot be locked."""
+    until = time.monotonic() + timeout_s
     with contextlib.ExitStack() as stack:
         locked = False
         try:
@@ -115,23 +114,23 @@ def _locked(path: Path, note: Note, patience_s: float) -> Iterator[bool]:
                     time.sleep(0.05)
         except (DataError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            note(f"timing cache {path} is not used, {reason}: the build measures every kernel")
+            progress.message(f"timing cache {path} is not used, {reason}: the build measures every kernel")
         yield locked
 
 
-def _read(path: Path, note: Note) -> bytes:
-    """Return the bytes that TensorRT wrote, checked; empty where there are none or they changed."""
+def _read(path: Path, progress: Progress) -> bytes:
+    """Return TensorRT's bytes of a file, checked; empty if there is no file or it is damaged."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return b""
     except OSError as error:
-        note(f"timing cache {path} cannot be read: {error.strerror}; the build measures every kernel")
+        progress.message(f"timing cache {path} cannot be read: {error.strerror}; the build measures every kernel")
         return b""
     digest, _, blob = data.removeprefix(_FIRST_LINE).partition(b"\n")
     if data.startswith(_FIRST_LINE) and hashlib.sha256(blob).hexdigest().encode() == digest:
         return blob
-    note(f"timing cache {path} is damaged and is made anew")
+    progress.message(f"timing cache {path} is damaged and is replaced")
     return b""
 
 

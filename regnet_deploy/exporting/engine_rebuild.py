@@ -50,13 +50,7 @@ def rebuild_engines(path: str | Path, progress: Progress | None = None) -> Rebui
             continue
         progress.step(f"{name}: building")
         try:
-            rebuilt = rebuild_engine(
-                bundle,
-                name,
-                find_gpu(),
-                lambda steps, phase: progress.update(0, note=f"{phase} ({steps})"),
-                progress.message,
-            )
+            rebuilt = rebuild_engine(bundle, name, find_gpu(), progress)
             engine = rebuilt.engine
             if rebuilt.session is None:
                 raise UsageError(f"{name} was built and is not added: {engine.note}")

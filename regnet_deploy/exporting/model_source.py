@@ -74,7 +74,7 @@ def load_model_source(bundle: Bundle) -> ModelSource:
         BundleError: the weights are damaged or belong to another network.
     """
     model = load_model(bundle)
-    parts = {name: bundle.parts[name] for name in ("architecture", "preprocessing", "labels") if name in bundle}
+    parts = {name: bundle.parts[name] for name in ("architecture", "preprocessing", "labels") if name in bundle.parts}
     return ModelSource(
         model=model,
         network=bundle.architecture.network,

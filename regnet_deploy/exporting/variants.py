@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from regnet_deploy.bundle.variants import ENGINE_VARIANTS, Engine, OnnxVariant
 from regnet_deploy.cpu import describe_int8_support, int8_sums_saturate
-from regnet_deploy.engines.engine_builder import build_engine
+from regnet_deploy.engines.engine_builder import EngineSource, build_engine
 from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting.emulation import runs_as_typed
 from regnet_deploy.exporting.existing_variants import stored_engines
@@ -150,20 +150,17 @@ def export_engine(
     precision, calibration = PRECISIONS[onnx.variant.precision], onnx.variant.calibration
     name, convolutions = library.variant(precision.name), context.source.convolution_types(precision)
     progress.step(f"{name}: building with {library}")
-    built = build_engine(
-        library,
-        context.builder.gpu,
-        name,
-        onnx.data,
-        precision.name,
-        calibration.digest if calibration else None,
-        convolutions,
-        context.source.preprocessing.crop,
-        options.engine,
-        lambda steps, phase: progress.update(0, note=f"{phase} ({steps})"),
-        progress.message,
+    source = EngineSource(
+        variant=name,
+        onnx=onnx.data,
+        side=context.source.preprocessing.crop,
+        precision=precision.name,
+        convolutions=convolutions,
+        options=options.engine,
+        calibration=calibration.digest if calibration else None,
         accept_unaccounted=options.accept_unaccounted,
     )
+    built = build_engine(library, context.builder.gpu, source, progress)
     engine = built.engine
     if built.session is not None:
         progress.step(f"{name}: evaluating on {built.session.device}")

@@ -8,21 +8,21 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.measurements import ServerSetting, Serving, TuningRow
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.load_testing.http_client import raise_open_files_limit
 from regnet_deploy.load_testing.load_runs import LoadPlan, measure_capacity, run_open_loop
 from regnet_deploy.load_testing.payloads import Kind
 from regnet_deploy.load_testing.served_model import ServedModel, open_served_model
 from regnet_deploy.load_testing.server_process import running_server
-from regnet_deploy.load_testing.settings import SearchSpace, ServerSetting, executor_layouts, runnable_pairs
+from regnet_deploy.load_testing.settings import SearchSpace, executor_layouts, runnable_pairs, serve_options
 from regnet_deploy.load_testing.target import parse_target
-from regnet_deploy.load_testing.tuning import LoadTrial, MeasuredServer, TuningRow, tune
+from regnet_deploy.load_testing.tuning import LoadTrial, MeasuredServer, tune
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.runtimes.machine_summary import machine_summary
 from regnet_deploy.runtimes.runtime import Device, Runtime
+from regnet_deploy.runtimes.tuned_settings import machine_summary
 
 #: A trial takes at least as many times the limit of latency: in less time a growing queue would stay within it.
 _LIMITS = 10
@@ -86,17 +86,18 @@ class TuningResult:
     rows: list[TuningRow]
     late_loads: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the part ``serving`` of the bundle."""
-        return {
-            "machine": machine_summary().to_json(),
-            "p99_ms": self.options.limit_ms,
-            "rate": self.best.rate,
-            "kind": self.options.sent_kind,
-            "device": self.options.device,
-            "settings": self.best.setting.to_json(),
-            "rows": [row.to_json() for row in self.rows],
-        }
+    @property
+    def serving(self) -> Serving:
+        """The part ``serving`` of the bundle."""
+        return Serving(
+            machine=machine_summary(),
+            p99_ms=self.options.limit_ms,
+            rate=self.best.rate,
+            kind=self.options.sent_kind,
+            device=self.options.device,
+            settings=self.best.setting,
+            rows=tuple(self.rows),
+        )
 
 
 def tune_bundle(bundle: Bundle, options: TuningOptions, progress: Progress | None = None) -> TuningResult:
@@ -140,7 +141,7 @@ class ServerStarter:
     @contextlib.contextmanager
     def start(self, setting: ServerSetting) -> Iterator[MeasuredServer]:
         """Run a server while the context is open."""
-        options = [*setting.options(), "--device", self.options.device]
+        options = [*serve_options(setting), "--device", self.options.device]
         with running_server(self.bundle.path, options) as url:
             target = parse_target(url)
             kind, images = self.options.sent_kind, self.options.images

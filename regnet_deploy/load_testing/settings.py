@@ -3,53 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import get_args
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.measurements import ServerSetting, ServingRuntime
 from regnet_deploy.bundle.variants import EngineVariant
 from regnet_deploy.errors import MissingPart, UsageError
 from regnet_deploy.runtimes.default_variant import default_variant
-from regnet_deploy.runtimes.runtime import RUNTIMES, Device, Runtime, find_variant
-
-#: Batch and delay with which runtimes, variants and executors are compared.
-FIRST_BATCH, FIRST_DELAY_MS = 4, 0.0
-
-
-@dataclass(frozen=True)
-class ServerSetting:
-    """One setting of `serve`, as it is written into a bundle.
-
-    Attributes:
-        runtime: the runtime of the variant, never ``auto``.
-        variant: name of the variant.
-        executors: number of concurrent inferences.
-        threads: threads of each executor.
-        batch: maximum batch size.
-        max_delay_ms: maximum time that an image waits for others to form a batch.
-    """
-
-    runtime: str
-    variant: str
-    executors: int
-    threads: int
-    batch: int = FIRST_BATCH
-    max_delay_ms: float = FIRST_DELAY_MS
-
-    def options(self) -> list[str]:
-        """Return the options of `serve`."""
-        words = {"runtime": self.runtime, "variant": self.variant, "executors": self.executors}
-        words |= {"threads": self.threads, "batch": self.batch, "max-delay": f"{self.max_delay_ms:g}"}
-        return [part for name, value in words.items() for part in (f"--{name}", str(value))]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        delay = f"delay {self.max_delay_ms:g} ms" if self.max_delay_ms else "no delay"
-        layout = f"{self.executors} x {self.threads} threads"
-        return f"{self.variant} by {self.runtime}, {layout}, batch {self.batch}, {delay}"
+from regnet_deploy.runtimes.runtime import Device, Runtime, find_variant
 
 
 @dataclass(frozen=True)
@@ -63,15 +25,22 @@ class SearchSpace:
         delays_ms: delays in the order in which they are tried, each if the one before was better.
     """
 
-    pairs: Sequence[tuple[str, str]]
+    pairs: Sequence[tuple[ServingRuntime, str]]
     layouts: Sequence[tuple[int, int]]
     max_batch: int = 32
     delays_ms: Sequence[float] = (1.0, 2.0, 5.0)
 
 
+def serve_options(setting: ServerSetting) -> list[str]:
+    """Return the options of `serve` for a setting."""
+    words = {"runtime": setting.runtime, "variant": setting.variant, "executors": setting.executors}
+    words |= {"threads": setting.threads, "batch": setting.batch, "max-delay": f"{setting.max_delay_ms:g}"}
+    return [part for name, value in words.items() for part in (f"--{name}", str(value))]
+
+
 def runnable_pairs(
     bundle: Bundle, variant: str | None = None, runtime: Runtime = "auto", device: Device = "auto"
-) -> tuple[list[tuple[str, str]], dict[str, str]]:
+) -> tuple[list[tuple[ServingRuntime, str]], dict[str, str]]:
     """Return the pairs of runtime and proved variant that can run here, and the reasons for the others.
 
     Args:
@@ -99,14 +68,14 @@ def runnable_pairs(
         if variant not in (None, name):
             continue
         alone = replace(bundle, manifest=bundle.manifest.replace(variants={name: one}))
-        for candidate in RUNTIMES[1:]:
+        for candidate in get_args(ServingRuntime):
             if runtime not in ("auto", candidate) or (
                 runtime == "auto" and isinstance(one, EngineVariant) != (candidate == "tensorrt")
             ):
                 continue
             try:
                 # A variant that is named may have been proved with a looser gate than that of its precision.
-                default_variant(bundle if variant else alone, variant, device=device, runtime=candidate)  # type: ignore[arg-type]
+                default_variant(bundle if variant else alone, variant, device=device, runtime=candidate)
             except UsageError as error:
                 refused[f"{name} by {candidate}"] = str(error)
             else:

@@ -13,11 +13,12 @@ import contextlib
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
+from regnet_deploy.bundle.measurements import ServerSetting, TuningRow
 from regnet_deploy.errors import RegnetDeployError, ServerError, UsageError
-from regnet_deploy.load_testing.settings import SearchSpace, ServerSetting
+from regnet_deploy.load_testing.settings import SearchSpace
 from regnet_deploy.progress import NoProgress, Progress
 
 #: The rate of a setting is searched where it sustains this share of the best rate so far.
@@ -75,34 +76,6 @@ class MeasuredServer(Protocol):
 Start = Callable[[ServerSetting], contextlib.AbstractContextManager[MeasuredServer]]
 
 
-@dataclass(frozen=True)
-class TuningRow:
-    """The result of one setting.
-
-    Attributes:
-        setting: the setting.
-        rate: highest images/s within the limit; 0 where no rate was.
-        p99_ms: 99th percentile of latency at that rate, or the lowest measured; None where the server did not start.
-        trials: number of loads.
-        note: why it was rejected, or that it is selected.
-    """
-
-    setting: ServerSetting
-    rate: float
-    p99_ms: float | None
-    trials: int
-    note: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data."""
-        return {**asdict(self), "setting": self.setting.to_json()}
-
-    def __str__(self) -> str:
-        p99 = f"p99 {self.p99_ms:.1f} ms" if self.p99_ms is not None else ""
-        outcome = f"{self.rate:.1f} images/s, {p99}" if self.rate else self.note + (f" ({p99})" if p99 else "")
-        return f"{self.setting}: {outcome}"
-
-
 def tune(
     start: Start,
     space: SearchSpace,
@@ -132,7 +105,7 @@ def tune(
     for best in search.ranking()[:2]:
         if best.rate >= _WORTH * search.best_rate:
             for executors, threads in space.layouts[1:]:
-                setting = replace(best.setting, executors=executors, threads=threads)
+                setting = best.setting.replace(executors=executors, threads=threads)
                 search.try_setting(setting, "executors x threads")
     if search.best_rate:
         _climb_batches(search, space.max_batch)
@@ -146,7 +119,7 @@ def _climb_batches(search: _Search, max_batch: int) -> None:
         before = batch = search.ranking()[0].setting.batch
         while 1 <= int(batch * factor) <= max_batch:
             batch = int(batch * factor)
-            if not search.try_setting(replace(search.ranking()[0].setting, batch=batch), "batch"):
+            if not search.try_setting(search.ranking()[0].setting.replace(batch=batch), "batch"):
                 break
         if search.ranking()[0].setting.batch != before:
             return
@@ -155,7 +128,7 @@ def _climb_batches(search: _Search, max_batch: int) -> None:
 def _climb_delays(search: _Search, delays: Sequence[float]) -> None:
     for delay in delays:
         best = search.ranking()[0].setting
-        if best.batch == 1 or not search.try_setting(replace(best, max_delay_ms=delay), "delay"):
+        if best.batch == 1 or not search.try_setting(best.replace(max_delay_ms=delay), "delay"):
             return
 
 
@@ -220,8 +193,8 @@ class _Search:
                 return False
             rate, p99_ms = self._highest(control, best.rate / 2, trials)
         trials_taken = best.trials + len(trials)
-        self.rows[best.setting] = replace(
-            best, rate=rate, p99_ms=p99_ms, trials=trials_taken, note="had a higher rate before"
+        self.rows[best.setting] = best.replace(
+            rate=rate, p99_ms=p99_ms, trials=trials_taken, note="had a higher rate before"
         )
         return True
 
@@ -282,7 +255,7 @@ class _Search:
                     if one in done
                     else "lower rate when it was measured again"
                 )
-            self.rows[one] = replace(self.rows[one], rate=rate, p99_ms=p99_ms, note=note)
+            self.rows[one] = self.rows[one].replace(rate=rate, p99_ms=p99_ms, note=note)
         return self.rows[winner]
 
     def _gather(
@@ -305,7 +278,7 @@ class _Search:
                     own = stack.enter_context(contextlib.ExitStack())
                     running[one] = own, own.enter_context(self._start(one))
             except RegnetDeployError as error:  # the server started before: the results of the others are kept
-                self.rows[one] = replace(self.rows[one], rate=0.0, note=" ".join(str(error).split()))
+                self.rows[one] = self.rows[one].replace(rate=0.0, note=" ".join(str(error).split()))
                 del rates[one]
                 finalists.remove(one)
                 finalists.update(_finalists(rates) if len(finalists) < _FINALISTS else [])

@@ -1,1 +1,1 @@
-"""The model card: everything that a bundle knows about its model, as data, as text and as one HTML page."""
+"""The model card of a bundle, as data, as text and as one HTML page."""

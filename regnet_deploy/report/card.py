@@ -1,4 +1,4 @@
-"""The model card: a bundle, with the figures that are derived from it."""
+"""The model card: a bundle and the figures derived from it."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class ValidationTop1:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a bundle says of its network.
+    """A bundle with figures derived from it.
 
     Attributes:
-        bundle: as it was read.
+        bundle: the bundle.
         stages: cost by stage.
         accuracy: None before training.
     """
@@ -61,7 +61,7 @@ class ModelCard:
         return self.bundle.architecture
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data: the parts as they are stored (None where one is not there yet), and the derived figures."""
+        """Return JSON data: the stored parts, None for parts that do not exist yet, and the derived figures."""
         parts = self.bundle.parts
         optional = ("selection", "preprocessing", "labels", "training", "profile", "golden", "choice")
         return {

@@ -1,1 +1,1 @@
-"""Opens what a bundle holds, proves it on the golden set, runs it. Never torch."""
+"""Opens the variants of a bundle, compares them with the golden set and runs them. Does not import torch."""

@@ -1,8 +1,8 @@
-"""A network on an NVIDIA GPU by ONNX Runtime's CUDA provider: nothing falls back, and what is asked often is a graph.
+"""Runs networks on an NVIDIA GPU with ONNX Runtime's CUDA provider, without fallback, and with CUDA graphs.
 
-A CUDA graph replays an inference's kernels as one launch. It wants the same addresses each time, so that each has its
-own input and output on the GPU, bound once. Batches of a size that has been seen a few times get one; others run as
-they come. ONNX Runtime keeps graphs by thread, and a server has several: a session computes in one of its own.
+A CUDA graph replays the kernels of an inference as one launch. It needs the same addresses each time, so each graph has
+its own input and output on the GPU. A batch size gets a graph when it is repeated. ONNX Runtime keeps graphs per thread
+and a server has several threads, so each session computes in a thread of its own.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from regnet_deploy.runtimes.shared_libraries import missing_libraries, needed_li
 
 CUDA = "CUDAExecutionProvider"
 
-#: The provider loads cuDNN when a convolution wants it, so its file does not name it among what it needs.
+#: The provider loads cuDNN for the first convolution, so it is not among the libraries that its file needs.
 _CUDNN = "libcudnn.so.9"
 _DRIVER = "libcuda.so.1"
 
-#: A batch size gets a graph when it comes for this many-th time: kernels are chosen by then, and a size that came once
-#: does not take memory for ever.
+#: Number of runs of a batch size before its graph is captured: kernels are chosen by then, and a size that occurs once
+#: needs no memory.
 _USES = 3
-#: Graphs that are kept; each has an input and an output on the GPU.
+#: Maximum number of graphs; each has an input and an output on the GPU.
 _GRAPHS = 8
-#: Value of the run option ``gpu_graph_id`` that asks for no graph; 0 is ONNX Runtime's own.
+#: Value of the run option ``gpu_graph_id`` that means no graph; 0 is ONNX Runtime's default.
 _NO_GRAPH = -1
 
 _LOG = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Graph:
-    """Where a captured inference reads and writes."""
+    """A captured graph: its number, input, output and binding."""
 
     number: int
     input: Any
@@ -63,21 +63,21 @@ class _Graph:
 
 
 class CudaSession:
-    """A network opened by the CUDA provider; safe to call from several threads, which wait for each other.
+    """A network in the CUDA provider; safe to call from several threads, which wait for each other.
 
     Attributes:
         runtime: name and version.
         device: ``cuda:0``.
-        graphs: whether batches get CUDA graphs; off from the first that cannot be captured, which is logged.
+        graphs: whether batches get CUDA graphs; False after one could not be captured, which is logged.
     """
 
     device = "cuda:0"
 
-    def __init__(self, opened: Any, ends: GraphIO, runtime: str, *, graphs: bool, memory: str = "cuda") -> None:
-        """Take an opened network; ``memory`` is the kind that its inputs and outputs are kept in."""
-        self._session, self._ends, self._memory = opened, ends, memory
-        self.runtime, self.graphs = runtime, graphs and ends.classes is not None
-        self.input, self.input_name, self.output_name = ends.input, ends.input_name, ends.output_name
+    def __init__(self, session: Any, signature: GraphIO, runtime: str, *, graphs: bool, memory: str = "cuda") -> None:
+        """Use an ONNX Runtime session; ``memory`` is the kind of memory of its inputs and outputs."""
+        self._session, self._signature, self._memory = session, signature, memory
+        self.runtime, self.graphs = runtime, graphs and signature.classes is not None
+        self.input, self.input_name, self.output_name = signature.input, signature.input_name, signature.output_name
         self._uses: Counter[tuple[int, ...]] = Counter()
         self._captured: dict[tuple[int, ...], _Graph] = {}
         self._numbers = 0
@@ -96,9 +96,9 @@ class CudaSession:
             raise run_error(images, error, hint) from None
 
     def resident(self, images: NDArray[Any]) -> Callable[[], None]:
-        """Return a call that computes ``images``, which stay on the GPU, and leaves the logits there: for measurements.
+        """Return a function that runs ``images``, for measurements: images and logits stay on the GPU.
 
-        It computes in the thread that asked for it, which alone may call it.
+        Only the calling thread may call it.
 
         Raises:
             ProofError: ONNX Runtime cannot run these images.
@@ -118,7 +118,7 @@ class CudaSession:
         return call
 
     def _number(self) -> int:
-        """Return a number that no graph of this session has."""
+        """Return an unused graph number."""
         self._numbers += 1
         return self._numbers
 
@@ -127,7 +127,7 @@ class CudaSession:
         return self._plain(images) if graph is None else self._replay(graph, images)
 
     def _graph_for(self, images: NDArray[Any]) -> _Graph | None:
-        """Return the graph of such a batch, captured now where it is time to, or None."""
+        """Return the graph for these images, or None; captures it if their shape has been repeated often enough."""
         shape = images.shape
         if not self.graphs or images.dtype != np.dtype(self.input) or not len(images):
             return None
@@ -147,11 +147,11 @@ class CudaSession:
     def _capture(self, number: int, images: NDArray[Any]) -> _Graph:
         value, binding = import_onnxruntime().OrtValue, self._session.io_binding()
         entered = value.ortvalue_from_shape_and_type(list(images.shape), images.dtype.type, self._memory, 0)
-        left = value.ortvalue_from_shape_and_type([len(images), self._ends.classes], np.float32, self._memory, 0)
+        left = value.ortvalue_from_shape_and_type([len(images), self._signature.classes], np.float32, self._memory, 0)
         binding.bind_ortvalue_input(self.input_name, entered)
         binding.bind_ortvalue_output(self.output_name, left)
         graph = _Graph(number, entered, left, binding)
-        self._replay(graph, images)  # the first run with a new number captures
+        self._replay(graph, images)  # the first run with a new number captures the graph
         return graph
 
     def _replay(self, graph: _Graph, images: NDArray[Any]) -> NDArray[np.float32]:
@@ -159,13 +159,15 @@ class CudaSession:
         self._session.run_with_iobinding(graph.binding, _run_options(graph.number))
         graph.binding.synchronize_outputs()
         logits: NDArray[np.float32] = graph.output.numpy()
-        return logits.copy() if self._memory == "cpu" else logits  # on the CPU it is a view of what is written next
+        return (
+            logits.copy() if self._memory == "cpu" else logits
+        )  # on the CPU it is a view of memory that the next run overwrites
 
     def _plain(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        # Said even where there are no graphs: without a number ONNX Runtime would capture this run as its own.
+        # Also set without graphs: without a number, ONNX Runtime would capture this run.
         options, feed = _run_options(_NO_GRAPH), {self.input_name: images}
         logits: NDArray[np.float32] = self._session.run([self.output_name], feed, options)[0]
-        self._uses[images.shape] += 1  # of those that ran: a shape that does not fit is not remembered
+        self._uses[images.shape] += 1  # counted after the run: a shape that fails is not counted
         return logits
 
 
@@ -185,12 +187,12 @@ def open_on_cuda(
     Args:
         data: one file without external data.
         version: of ONNX Runtime.
-        threads: of the CPU, for what little it does.
-        exact: compute every operator as the file has it.
-        tf32: let factors of FP32 be rounded to the 10 bits of TF32.
-        nhwc: let the provider lay tensors out with channels last.
-        graphs: capture batches that come often.
-        exhaustive: try every algorithm of a convolution when a batch size comes for the first time: for measurements.
+        threads: number of CPU threads; the CPU has little to do.
+        exact: compute every operator as in the file, without graph optimizations.
+        tf32: allow FP32 factors to be rounded to the 10 bits of TF32.
+        nhwc: let the provider use channels-last layout.
+        graphs: capture repeated batch sizes.
+        exhaustive: try all algorithms of a convolution at the first run of a batch size, for measurements.
 
     Raises:
         UsageError: the provider or a library that it needs is missing, or an operator has no kernel on the GPU.
@@ -199,50 +201,50 @@ def open_on_cuda(
     ort = import_onnxruntime()
     require_cuda_provider(ort, CUDA, version)
     settings = {
-        # FP32 means FP32 unless asked. The search for the fastest algorithm of a convolution is only exhaustive where
-        # asked: that stalls the first request of every new batch size.
+        # No TF32 unless requested. The exhaustive search of convolution algorithms is off by default, because it delays
+        # the first request of each batch size.
         "use_tf32": str(int(tf32)),
         "cudnn_conv_algo_search": "EXHAUSTIVE" if exhaustive else "HEURISTIC",
         "prefer_nhwc": str(int(nhwc)),
         "enable_cuda_graph": str(int(graphs)),
     }
     try:
-        opened = create_session(data, strict_options(session_options(threads, exact)), [(CUDA, settings)])
+        session = create_session(data, strict_options(session_options(threads, exact)), [(CUDA, settings)])
     except ort_failures() as error:
         raise _not_on_gpu(version, error) from None
-    refuse_fallback(opened, CUDA, version)
-    return CudaSession(opened, graph_io(opened), f"onnxruntime {version}", graphs=graphs)
+    refuse_fallback(session, CUDA, version)
+    return CudaSession(session, graph_io(session), f"onnxruntime {version}", graphs=graphs)
 
 
 def strict_options(options: Any) -> Any:
-    """Return ``options`` so that not a node is quietly computed on the CPU: the session does not open instead."""
+    """Return ``options`` with fallback to the CPU disabled: opening a session fails instead."""
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return options
 
 
 def require_cuda_provider(ort: ModuleType, provider: str, version: str) -> None:
-    """Load what ``provider`` needs.
+    """Load the libraries that ``provider`` needs.
 
-    ONNX Runtime itself writes some lines to the terminal and goes on without the GPU.
+    ONNX Runtime would only print some lines and continue without the GPU.
 
     Raises:
-        UsageError: names every library that is missing and how to get it.
+        UsageError: libraries are missing; the message names them and how to install them.
     """
     file = provider_file(ort, provider, version)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load, which is said below
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the error below has that
         ort.preload_dlls()
     missing = missing_libraries(needed_libraries(file))
     if missing:
         raise UsageError(f"ONNX Runtime {version} cannot use the GPU: {install_hint(missing)}, or --device cpu")
 
 
-def refuse_fallback(opened: Any, provider: str, version: str) -> None:
-    """Check that a session is on the provider that was asked for.
+def refuse_fallback(session: Any, provider: str, version: str) -> None:
+    """Check that a session uses the requested provider.
 
     Raises:
-        UsageError: it is on another one.
+        UsageError: it uses another one.
     """
-    first = opened.get_providers()[0]
+    first = session.get_providers()[0]
     if first != provider:
         raise UsageError(
             f"{provider} was requested, but ONNX Runtime {version} fell back to {first}: check the driver with "
@@ -251,10 +253,10 @@ def refuse_fallback(opened: Any, provider: str, version: str) -> None:
 
 
 def provider_file(ort: ModuleType, provider: str, version: str) -> Path:
-    """Return where ONNX Runtime keeps the library of a provider.
+    """Return the path of the library of a provider.
 
     Raises:
-        UsageError: it was built or installed without it.
+        UsageError: ONNX Runtime was built or installed without it.
     """
     short = provider.removesuffix("ExecutionProvider").lower()
     file = Path(str(ort.__file__)).parent / "capi" / f"libonnxruntime_providers_{short}.so"
@@ -267,7 +269,7 @@ def provider_file(ort: ModuleType, provider: str, version: str) -> Path:
 
 
 def install_hint(missing: list[str]) -> str:
-    """Return a phrase that names the missing libraries and what brings them."""
+    """Return a phrase with the missing libraries and how to install them."""
     listed = f"{', '.join(missing)} cannot be loaded"
     if missing == [_DRIVER]:
         return f"{listed}: install the NVIDIA driver (in a container: docker run --gpus all)"
@@ -281,13 +283,12 @@ def _not_on_gpu(version: str, error: Exception) -> Exception:
         return UsageError(f"ONNX Runtime {version} cannot use the GPU: {install_hint([_CUDNN])}, or --device cpu")
     if "fallback to CPU EP" in text or "have not been partitioned to the CUDAExecutionProvider" in text:
         return UsageError(
-            f"ONNX Runtime {version} would compute a part of this network on the CPU, for want of a kernel or of a "
-            "GPU that works (nvidia-smi): take another variant, or --device cpu"
+            f"ONNX Runtime {version} would compute a part of this network on the CPU, because a kernel or a working "
+            "GPU (nvidia-smi) is missing: use another variant, or --device cpu"
         )
     if "CUDA failure" in text:
         return UsageError(
-            f"ONNX Runtime {version} cannot use the GPU: {first_line(error)}: look at it with nvidia-smi, or "
-            "--device cpu"
+            f"ONNX Runtime {version} cannot use the GPU: {first_line(error)}: check it with nvidia-smi, or --device cpu"
         )
     return open_error(version, error)
 

@@ -16,29 +16,30 @@ from regnet_deploy.runtimes.runtime import Device, Runtime, check_runtime, find_
 
 
 def default_variant(
-    bundle: Bundle, wanted: str | None = None, device: Device = "auto", runtime: Runtime = "auto"
+    bundle: Bundle, requested: str | None = None, device: Device = "auto", runtime: Runtime = "auto"
 ) -> str:
-    """Return ``wanted`` where it can be run, or the fastest that can: proved and, where it was measured, quickest.
+    """Return the requested variant if it can be run, else the fastest proved variant that can.
 
     Raises:
         MissingPart: nothing has been exported.
-        UsageError: the one wanted, or every one, is unproved or cannot be run here; one that was proved with a looser
-            gate than its precision's counts as unproved unless it is the one wanted. Or no such device or runtime, or
-            they do not go together.
+        UsageError: the requested variant, or every variant, is not proved or cannot be run here (a variant that was
+            proved with a looser gate than that of its precision has to be requested); or there is no such device or
+            runtime, or they do not go together.
     """
     check_runtime(runtime, device)
-    if wanted is not None:
-        reason = variant_unsupported_reason(bundle, wanted, device, runtime)
+    if requested is not None:
+        reason = variant_unsupported_reason(bundle, requested, device, runtime)
         if reason:
-            raise UsageError(f"variant {wanted} of {bundle.path} cannot be served: {reason}")
-        return wanted
-    names: list[str] = list(bundle.manifest.variants)
+            raise UsageError(f"variant {requested} of {bundle.path} cannot be served: {reason}")
+        return requested
+    variants = bundle.manifest.variants
+    names = [*variants, *bundle.unknown_variants]
     if not names:
         raise MissingPart(
             f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
         )
     if runtime == "tensorrt":
-        names = [name for name in names if isinstance(find_variant(bundle, name), EngineVariant)]
+        names = [name for name, variant in variants.items() if isinstance(variant, EngineVariant)]
         if not names:
             raise UsageError(
                 f"--runtime tensorrt runs engines, and {bundle.path} has none: run `regnet-deploy export --trt "
@@ -53,7 +54,7 @@ def default_variant(
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UsageError(f"no variant of {bundle.path} can be served - {listed}")
     speeds = _ms_per_image(bundle, runnable, by_openvino=runtime == "openvino")
-    # Where nothing was measured, the most precise one: it is what everything else was held against.
+    # Without measurements, the most precise one, which is the reference of all others.
     order = list(GATES)
     return min(
         runnable,
@@ -69,7 +70,7 @@ def variant_unsupported_reason(
     A proof holds for the runtime that the variant was made for; another runtime has to prove it again before it serves.
 
     Raises:
-        UsageError: no variant of this name, or no such device or runtime, or they do not go together.
+        UsageError: no variant has this name, or there is no such device or runtime, or they do not go together.
     """
     reason = runtime_unsupported_reason(bundle, name, device, runtime)
     if reason is not None:
@@ -84,7 +85,7 @@ def proof_of(bundle: Bundle, name: str) -> Proof | None:
     """Return the proof of a variant (of engines: of the one that runs on this machine), or None.
 
     Raises:
-        UsageError: no variant of this name.
+        UsageError: no variant has this name.
     """
     variant = find_variant(bundle, name)
     if isinstance(variant, OnnxVariant):
@@ -115,12 +116,10 @@ def _not_default_reason(bundle: Bundle, name: str) -> str | None:
 
 
 def _ms_per_image(bundle: Bundle, names: Collection[str], *, by_openvino: bool) -> dict[str, float]:
-    """Return measured ms an image of these variants: the geometric mean over the batch sizes that all of them have.
+    """Return the measured latency of these variants, ms per image: geometric mean over the batch sizes that all have.
 
-    What OpenVINO took counts for it alone, and nothing else does.
-
-    Of the two measurements that a bundle may have the one that knows more of them: rows of one cannot be compared with
-    rows of the other. Of equals that of ``profile``, which the user asked for.
+    Measurements with OpenVINO count for OpenVINO only, and the others not for it. A bundle may have two measurements,
+    which cannot be compared with each other: the one with more of the variants counts, else that of ``profile``.
     """
     choice, profile = bundle.manifest.choice, bundle.manifest.profile
     chosen = [row for candidate in choice.candidates for row in candidate.latency] if choice else []

@@ -1,4 +1,4 @@
-"""Gates: the limits that a variant has to keep on the golden set, by precision."""
+"""Gates: the limits of each precision on the golden set."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle.variants import Gate, Proof
 from regnet_deploy.errors import BundleError, UsageError, did_you_mean
 
-#: Figure -> lowest and highest limit that a user may ask for.
-_ASKED = {"atol": (0, math.inf), "rtol": (0, math.inf), "mean": (0, math.inf), "cosine": (-1, 1), "top1": (0, 1)}
+#: Figure -> lowest and highest limit that a user may set.
+_ALLOWED = {"atol": (0, math.inf), "rtol": (0, math.inf), "mean": (0, math.inf), "cosine": (-1, 1), "top1": (0, 1)}
 
-_QUANTISED = Gate(mean=0.15, cosine=0.95, top1=0.9)
+_QUANTIZED = Gate(mean=0.15, cosine=0.95, top1=0.9)
 
-#: Precision of a variant -> its gate: several times the error of trained networks, so that it finds what is wrong with
-#: a file and not what a precision costs, which is for validation images to say. FP16 and BF16 leave room for networks
-#: that nothing has trained yet, whose logits hardly vary.
+#: Precision -> its gate. The limits are several times the error of trained networks, so that they find wrong files; the
+#: loss of accuracy by a precision is measured on validation images. The limits of FP16 and BF16 also admit untrained
+#: networks, whose logits hardly vary.
 GATES = {
     "fp32": Gate(atol=1e-4, rtol=1e-3, cosine=0.9999, top1=1.0),
     "fp16": Gate(mean=0.01, cosine=0.999, top1=0.98),
     "bf16": Gate(mean=0.08, cosine=0.998, top1=0.95),
-    "int8-1x1": _QUANTISED,
-    "int8": _QUANTISED,
-    "int8-cpu": _QUANTISED,
-    "fp8-1x1": _QUANTISED,
+    "int8-1x1": _QUANTIZED,
+    "int8": _QUANTIZED,
+    "int8-cpu": _QUANTIZED,
+    "fp8-1x1": _QUANTIZED,
 }
 
-#: Share of the logits' spread that an absolute error may have, and share of the largest logit that it may always have.
-#: Logits of untrained networks differ by some 0.002 from image to image, so 1e-4 would pass a network that gets much of
-#: an image wrong. What FP32 in another order of summation does is far below both: up to 3e-5 of the spread and 1e-6 of
-#: the largest logit, measured on untrained networks of 0.4 and 4 GMACs and on trained ones.
+#: Maximum absolute error as a share of the spread of the logits, and the share of the largest logit that is always
+#: allowed. Logits of untrained networks differ by about 0.002 between images, so 1e-4 would pass a wrong network.
+#: Another order of summation in FP32 changes logits by at most 3e-5 of the spread and 1e-6 of the largest logit,
+#: measured on untrained networks of 0.4 and 4 GMACs and on trained ones.
 _OF_SPREAD, _OF_LARGEST = 1e-2, 1e-5
 
 
@@ -44,26 +44,31 @@ def gate_of(precision: str) -> Gate:
         BundleError: the precision is not known to this version.
     """
     if precision not in GATES:
-        raise BundleError(f"precision {precision!r} is not known to this version: pip install --upgrade regnet-deploy")
+        raise BundleError(unknown_precision(precision))
     return GATES[precision]
 
 
-def logit_spread(reference: NDArray[Any]) -> float:
-    """Return how much logits ``(n, classes)`` vary: a class's standard deviation over the images, mean over classes.
+def unknown_precision(precision: str) -> str:
+    """Return the message for a precision that has no gate."""
+    return f"precision {precision!r} is not known to this version: pip install --upgrade regnet-deploy"
 
-    Of images that all have the same logits, a single one above all: the standard deviation over the classes.
+
+def logit_spread(reference: NDArray[Any]) -> float:
+    """Return the spread of logits ``(n, classes)``: the standard deviation over the images, averaged over the classes.
+
+    If all images have the same logits, for example a single image: the standard deviation over the classes.
     """
-    wanted = reference.astype(np.float64)
-    alike = not np.ptp(wanted, axis=0).any()
-    return float(wanted.std(axis=1 if alike else 0).mean())
+    logits = reference.astype(np.float64)
+    alike = not np.ptp(logits, axis=0).any()
+    return float(logits.std(axis=1 if alike else 0).mean())
 
 
 def scaled_gate(gate: Gate, reference: NDArray[np.float32]) -> Gate:
-    """Return the gate to which logits are held: as asked, or with a smaller atol where the reference hardly varies.
+    """Return a gate for these reference logits: with a smaller atol if they hardly vary.
 
     Args:
-        gate: as asked for.
-        reference: logits, ``(n, classes)``; a single image tells nothing of a spread.
+        gate: the gate of the precision or of the user.
+        reference: logits, ``(n, classes)``; a single image has no spread.
     """
     if gate.atol is None or len(reference) < 2 or not np.isfinite(reference).all():
         return gate
@@ -72,9 +77,9 @@ def scaled_gate(gate: Gate, reference: NDArray[np.float32]) -> Gate:
 
 
 def is_standard(proof: Proof | None, precision: str) -> bool:
-    """Tell whether a proof applied this precision's gate or a tighter one; a looser one proves nothing.
+    """Tell whether a proof applied the gate of this precision or a tighter one.
 
-    Proofs of earlier versions name no gate: theirs was looser.
+    Proofs of earlier versions have no gate; theirs was looser.
 
     Raises:
         BundleError: the precision is not known to this version.
@@ -84,7 +89,7 @@ def is_standard(proof: Proof | None, precision: str) -> bool:
 
 
 def gate_to_serve(precision: str, proof: Proof | None) -> Gate:
-    """Return the gate that a variant has to pass when it is served: in every figure its precision's or its proof's.
+    """Return the gate that a variant has to pass when it is served: the looser of its precision's and its proof's.
 
     Raises:
         BundleError: the precision is not known to this version.
@@ -97,19 +102,19 @@ def parse_gate_limit(text: str) -> tuple[str, str, float]:
     """Read ``precision:figure=limit``, such as ``int8:cosine=0.98``.
 
     Raises:
-        UsageError: not of this form, no such precision or figure, or a limit that it cannot have.
+        UsageError: another form, an unknown precision or figure, or a limit outside of its range.
     """
     precision, colon, rest = text.strip().partition(":")
     figure, equals, number = (part.strip() for part in rest.partition("="))
     if not colon or not equals:
         raise UsageError(f"gate {text!r} is not of the form precision:figure=limit, such as int8:cosine=0.98")
     precision = precision.strip()
-    for what, word, known in (("precision", precision, GATES), ("figure", figure, _ASKED)):
+    for what, word, known in (("precision", precision, GATES), ("figure", figure, _ALLOWED)):
         if word not in known:
             raise UsageError(
                 f"gate {text!r}: no {what} {word!r}{did_you_mean(word, known)}; there are {', '.join(known)}"
             )
-    low, high = _ASKED[figure]
+    low, high = _ALLOWED[figure]
     try:
         limit = float(number)
     except ValueError:
@@ -123,10 +128,10 @@ def parse_gate_limit(text: str) -> tuple[str, str, float]:
 def gates_with_overrides(
     overrides: Iterable[tuple[str, str, float]], gates: Mapping[str, Gate] = GATES
 ) -> dict[str, Gate]:
-    """Return gates by precision, their limits replaced by those that :func:`parse_gate_limit` read; the last one wins.
+    """Return gates by precision with other limits, from :func:`parse_gate_limit`; the last one of a figure wins.
 
     Raises:
-        UsageError: an rtol where no atol holds.
+        UsageError: an rtol without an atol.
     """
     changed = dict(gates)
     for precision, figure, limit in overrides:

@@ -1,4 +1,4 @@
-"""The golden set: real images with the logits that the trained model gave, and how well a runtime agrees with them."""
+"""The golden set: images with the logits of the trained model, and the comparison of a runtime with them."""
 
 from __future__ import annotations
 
@@ -21,32 +21,32 @@ FILE = "golden.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class GoldenSet:
-    """Pixels as the network sees them, ``(n, h, w, 3)`` uint8 RGB, and its logits, ``(n, classes)`` float32."""
+    """Pixels of the images, ``(n, h, w, 3)`` uint8 RGB, and the reference logits, ``(n, classes)`` float32."""
 
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
 
 
-#: A first class that changed counts where the reference's lead of the old one over the new one is more than this share
-#: of the logits' spread: below it the reference does not decide between them.
+#: A changed first class counts only if the reference logits of the two classes differ by more than this share of the
+#: spread of the logits; otherwise the reference does not decide between them.
 _DECIDED = 1e-2
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well logits agree with their reference.
+    """The result of a comparison of logits with their reference.
 
     Attributes:
         images: images compared.
-        max_abs_error: largest difference of a logit; infinite where a logit is not finite.
-        mean_abs_error: mean difference of a logit.
-        relative_error: that as a share of the reference's spread (:func:`regnet_deploy.runtimes.gates.logit_spread`).
+        max_abs_error: largest absolute error of a logit; infinite if a logit is not finite.
+        mean_abs_error: mean absolute error of a logit.
+        relative_error: the mean error as a share of the reference's :func:`regnet_deploy.runtimes.gates.logit_spread`.
         cosine: lowest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
-        top1_decided: share of images whose first class is the same or is one that the reference has no more than a
-            hundredth of its spread behind its first: there the reference itself does not decide.
-        gate: that they were held to, see :func:`regnet_deploy.runtimes.gates.scaled_gate`.
-        failures: a phrase for each figure that is beyond its limit: the figure, its value, what is allowed.
+        top1_decided: the same, where images whose first class the reference does not decide (a difference of at most a
+            hundredth of the spread) count as the same.
+        gate: the limits that were applied, see :func:`regnet_deploy.runtimes.gates.scaled_gate`.
+        failures: a phrase for each figure outside its limit: the figure, its value and the limit.
     """
 
     images: int
@@ -65,7 +65,7 @@ class Agreement:
         return not self.failures
 
     def to_json(self) -> dict[str, Any]:
-        """Return figures, gate and whether it was passed as JSON data; figures that are not finite become None."""
+        """Return JSON data: figures, gate, and whether it was passed; figures that are not finite become None."""
         figures = {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in vars(self).items()
@@ -83,7 +83,7 @@ class Agreement:
 
 
 def golden_to_bytes(golden: GoldenSet) -> bytes:
-    """Serialise a golden set as safetensors; equal sets give equal bytes."""
+    """Serialize a golden set as safetensors; equal sets give equal bytes."""
     save = require("safetensors.numpy", "serve").save
     data: bytes = save(
         {
@@ -117,51 +117,52 @@ def load_golden(bundle: Bundle) -> GoldenSet:
 
 
 def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: Gate) -> Agreement:
-    """Hold logits, ``(n, classes)``, against their reference of the same shape.
+    """Compare logits ``(n, classes)`` with a reference of the same shape.
 
     Raises:
         ProofError: the shapes differ.
     """
     if reference.shape != logits.shape or reference.ndim != 2 or not len(reference):
         raise ProofError(f"logits of shape {logits.shape} cannot be compared with a reference of {reference.shape}")
-    wanted, got = reference.astype(np.float64), logits.astype(np.float64)
-    first, now = wanted.argmax(axis=1), got.argmax(axis=1)
+    expected, actual = reference.astype(np.float64), logits.astype(np.float64)
+    first, now = expected.argmax(axis=1), actual.argmax(axis=1)
     top1 = float((first == now).mean())
-    if not (np.isfinite(got).all() and np.isfinite(wanted).all()):
+    if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         infinite = (math.inf, math.inf, math.inf, math.nan)
-        return Agreement(len(wanted), *infinite, top1, top1, gate, ("a logit is not finite",))
-    error, varies = np.abs(got - wanted), logit_spread(wanted)
+        return Agreement(len(expected), *infinite, top1, top1, gate, ("a logit is not finite",))
+    error, varies = np.abs(actual - expected), logit_spread(expected)
     mean = float(error.mean())
-    images = np.arange(len(wanted))
-    lead = wanted[images, first] - wanted[images, now]
+    images = np.arange(len(expected))
+    lead = expected[images, first] - expected[images, now]
     agreement = Agreement(
-        images=len(wanted),
+        images=len(expected),
         max_abs_error=float(error.max()),
         mean_abs_error=mean,
         relative_error=mean / varies if varies > 0 else math.inf if mean > 0 else 0.0,
-        cosine=float(cosines(wanted, got).min()),
+        cosine=float(cosines(expected, actual).min()),
         top1_agreement=top1,
         top1_decided=float((lead <= _DECIDED * varies).mean()),
         gate=gate,
         failures=(),
     )
-    return replace(agreement, failures=(*_far_logit(wanted, error, gate), *_beyond(agreement)))
+    return replace(agreement, failures=(*_far_logit(expected, error, gate), *_beyond(agreement)))
 
 
 def replay(session: Session, golden: GoldenSet, preprocessing: Preprocessing, gate: Gate, batch: int = 8) -> Agreement:
-    """Run every golden image through a session, once in batches and once alone, and compare both with the reference.
+    """Run the golden images in batches and one by one, and compare both with the reference.
 
-    A golden set of one image is run twice in a batch. The gate is :func:`regnet_deploy.runtimes.gates.scaled_gate`.
+    A golden set of one image is run twice in a batch. The limits are those of
+    :func:`regnet_deploy.runtimes.gates.scaled_gate`.
 
     Args:
-        session: an opened network.
+        session: runs the network.
         golden: images and reference logits.
         preprocessing: of the bundle.
-        gate: as asked for.
-        batch: images in a batch; 1 leaves batches out.
+        gate: the limits to apply.
+        batch: images in a batch; 1 means no batches.
 
     Raises:
-        ProofError: the session cannot run the images, or gives logits of another shape.
+        ProofError: the session cannot run the images, or returns logits of another shape.
     """
     count = len(golden.images)
     alone = [classify_pixels(session, golden.images[i : i + 1], preprocessing) for i in range(count)]
@@ -176,18 +177,18 @@ def replay(session: Session, golden: GoldenSet, preprocessing: Preprocessing, ga
     return replace(agreement, images=count)
 
 
-def _far_logit(wanted: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
-    """Return a phrase on the logit that is furthest beyond its limit, or none."""
-    allowed = gate.limit("atol") + gate.limit("rtol") * np.abs(wanted)
+def _far_logit(expected: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
+    """Return a phrase for the logit that exceeds its limit most, if one does."""
+    allowed = gate.limit("atol") + gate.limit("rtol") * np.abs(expected)
     beyond = error - allowed
     worst = np.unravel_index(int(beyond.argmax()), error.shape)
     if not beyond[worst] > 0:
         return []
-    return [f"|error| {error[worst]:.3g} of a logit of {wanted[worst]:.3g} (at most {allowed[worst]:.3g})"]
+    return [f"|error| {error[worst]:.3g} of a logit of {expected[worst]:.3g} (at most {allowed[worst]:.3g})"]
 
 
 def _beyond(agreement: Agreement) -> list[str]:
-    """Return a phrase for each of the other figures that is beyond its limit."""
+    """Return a phrase for each of the other figures that is outside its limit."""
     gate, failed = agreement.gate, []
     if gate.mean is not None and agreement.relative_error > gate.mean:
         failed.append(f"mean |error| {agreement.relative_error:.2%} of the spread (at most {gate.mean:.2%})")
@@ -199,7 +200,7 @@ def _beyond(agreement: Agreement) -> list[str]:
 
 
 def cosines(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the cosine similarity of each row; rows of zeros are alike to each other and to nothing else."""
+    """Return the cosine similarity of each row: 1 for two rows of zeros, 0 for one."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     alike: NDArray[np.float64] = np.where(
         lengths > 0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1), (a == b).all(axis=1)

@@ -1,14 +1,14 @@
-"""Rejects ONNX files that refer to external data.
+"""Reads ONNX files without the ``onnx`` package, which a serving environment does not have.
 
 A tensor of an ONNX file can be stored in another file, named by a path, and ONNX Runtime follows the path even out of
-the folder. An exported network is one file, so external data is refused before ONNX Runtime reads the bytes. A serving
-environment has no ``onnx`` package; therefore this module reads the protobuf wire format of the messages that contain
-tensors.
+the folder. An exported network is one file, so external data is refused before ONNX Runtime reads the bytes. This
+module reads the protobuf wire format of the messages that contain tensors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from regnet_deploy.errors import BundleError
 from regnet_deploy.protobuf.wire_format import WireError, read_varint
@@ -26,11 +26,23 @@ _FIELDS: dict[str, dict[int, str]] = {
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of a tensor
 _MAX_DEPTH = 64
-#: Largest size of a number, bytes. Protobuf reads a tag from 5 bytes and drops the bits beyond 32, so a longer tag
-#: would be a different field to protobuf than to this module: numbers with padding are refused.
+#: Maximum size of a varint, bytes. Protobuf reads a tag from 5 bytes and drops the bits beyond 32, so a longer tag
+#: would be another field to protobuf than to this module; varints with padding are refused.
 _TAG_BYTES, _VALUE_BYTES = 5, 10
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+
+#: Field numbers: of a model, of a graph, of a tensor (its element type), of an input, and of a dimension of fixed size.
+_GRAPH = 7
+_INITIALIZER, _INPUT = 5, 11
+_TENSOR_TYPE = 2
+_NAME, _TYPE = 1, 2
+_SIZE = 1
+#: Field numbers from the type of an input to its dimensions: tensor, shape, dimension.
+_DIMENSIONS = (1, 2, 1)
+
+#: ONNX's numbers of element types.
+FLOAT16, BFLOAT16, INT8 = 10, 16, 3
 
 
 def refuse_external_data(data: bytes, name: str = "the ONNX file") -> None:
@@ -100,3 +112,50 @@ def _external(name: str) -> BundleError:
         f"{name} keeps tensors in other files (external data), which is refused: export it as one file with "
         "`regnet-deploy export --onnx`"
     )
+
+
+@dataclass(frozen=True)
+class OnnxSignature:
+    """The input of an ONNX file and the types of its weights.
+
+    Attributes:
+        name: of the input.
+        image: its dimensions after the batch.
+        types: ONNX's numbers of the element types of the weights.
+    """
+
+    name: str
+    image: tuple[int, ...]
+    types: frozenset[int]
+
+
+def read_onnx_signature(data: bytes) -> OnnxSignature:
+    """Read the signature of an ONNX file that :func:`refuse_external_data` has checked.
+
+    Raises:
+        BundleError: it does not have exactly one input, with a fixed size after the batch.
+    """
+    graphs = list(_submessages(memoryview(data), _GRAPH))
+    inputs = [entry for graph in graphs for entry in _submessages(graph, _INPUT)]
+    types = {
+        value
+        for graph in graphs
+        for tensor in _submessages(graph, _INITIALIZER)
+        for field, value in fields_of(tensor)
+        if field == _TENSOR_TYPE and isinstance(value, int)
+    }
+    if len(inputs) != 1:
+        raise BundleError(f"the network has {len(inputs)} inputs, one batch of images was expected")
+    name = b"".join(bytes(part) for part in _submessages(inputs[0], _NAME)).decode("utf-8", "replace")
+    level = list(_submessages(inputs[0], _TYPE))
+    for field in _DIMENSIONS:
+        level = [inner for message in level for inner in _submessages(message, field)]
+    sizes = [[value for field, value in fields_of(dimension) if field == _SIZE] for dimension in level]
+    image = tuple(size[0] for size in sizes[1:] if size and isinstance(size[0], int))
+    if len(image) != 3:
+        raise BundleError(f"the input {name} of the network has no fixed size: TensorRT needs height and width")
+    return OnnxSignature(name, image, frozenset(types))
+
+
+def _submessages(message: memoryview, field: int) -> Iterator[memoryview]:
+    return (value for number, value in fields_of(message) if number == field and isinstance(value, memoryview))

@@ -1,4 +1,4 @@
-"""A network opened by ONNX Runtime, and what opening one takes on every device."""
+"""Opens and runs networks with ONNX Runtime; has what all execution providers share."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from numpy.typing import NDArray
 
 from regnet_deploy.errors import BundleError, ProofError, require
 
-#: Threads that wait for their part of an operator spin for this long before they sleep, and not at all between
-#: inferences. On idle cores that is nearly as fast as ONNX Runtime's own spinning, which is many times longer and makes
-#: an inference slower than one thread would be as soon as anything else, such as decoding, wants one of the cores.
-#: Releases that do not know the duration spin during an inference as they always did.
+#: Threads that wait within an operator spin for this time before they sleep, and do not spin between inferences. On
+#: idle cores this is nearly as fast as ONNX Runtime's default, which spins many times longer and makes an inference
+#: slower than with one thread if other work, such as decoding, needs a core. Releases without this option spin as by
+#: default during an inference.
 _SPINNING = {"session.intra_op.spin_duration_us": "20", "session.force_spinning_stop": "1"}
 
-#: What an input of this ONNX type and rank is, in the words of the part ``variants``.
+#: Type and rank of an ONNX input -> the value of ``input`` in the part ``variants``.
 _INPUTS = {("tensor(float)", 4): "float32", ("tensor(uint8)", 4): "uint8"}
 
-_TOLD = re.compile(
+_REASONS = re.compile(
     r"((?:CUDA|CUDNN|CUBLAS|CURAND|CUFFT)\w* failure \d+: [^;]*);|(Failed to allocate memory for .*? of size \d+)"
 )
 
 
 @dataclass(frozen=True)
 class GraphIO:
-    """Where images go into a network and logits come out.
+    """The input and output of a network.
 
     Attributes:
         input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
-        classes: logits of an image; None where the file does not say.
+        classes: number of logits of an image; None if it is not in the file.
     """
 
     input: str
@@ -45,18 +45,18 @@ class GraphIO:
 
 
 class OnnxSession:
-    """A network opened by ONNX Runtime, from arrays to arrays; safe to call from several threads.
+    """A network in ONNX Runtime, from arrays to arrays; safe to call from several threads.
 
     Attributes:
         runtime: name and version.
         device: ``cpu`` or ``cuda:0``.
-        largest: images that go through at a time; more are split. None for any number.
+        largest: maximum number of images in one run, larger batches are split; None for no limit.
     """
 
-    def __init__(self, opened: Any, ends: GraphIO, runtime: str, device: str, largest: int | None = None) -> None:
-        self._session = opened
+    def __init__(self, session: Any, io: GraphIO, runtime: str, device: str, largest: int | None = None) -> None:
+        self._session = session
         self.runtime, self.device, self.largest = runtime, device, largest
-        self.input, self.input_name, self.output_name = ends.input, ends.input_name, ends.output_name
+        self.input, self.input_name, self.output_name = io.input, io.input_name, io.output_name
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits, ``(n, classes)``.
@@ -83,24 +83,24 @@ def open_on_cpu(data: bytes, version: str, *, threads: int, exact: bool) -> Onnx
         BundleError: ONNX Runtime cannot open it, or it does not map images to logits.
     """
     try:
-        opened = create_session(data, session_options(threads, exact), ["CPUExecutionProvider"])
+        session = create_session(data, session_options(threads, exact), ["CPUExecutionProvider"])
     except ort_failures() as error:
         raise open_error(version, error) from None
-    return OnnxSession(opened, graph_io(opened), f"onnxruntime {version}", "cpu")
+    return OnnxSession(session, graph_io(session), f"onnxruntime {version}", "cpu")
 
 
 def import_onnxruntime(module: str = "onnxruntime") -> ModuleType:
     """Import a module of ONNX Runtime, with its telemetry off.
 
-    Releases from 2026 on write an identifier of the machine into the home folder and report to Microsoft unless the
-    environment says otherwise before they are loaded. A user who wants that sets the variable to 0.
+    Releases since 2026 write an identifier of the machine into the home folder and report to Microsoft unless an
+    environment variable is set before they are loaded. A user who wants telemetry sets the variable to 0.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     return require(module, "cpu")
 
 
 def session_options(threads: int, exact: bool) -> Any:
-    """Return options of a session; with ``exact`` no operator is removed, joined with another or computed otherwise."""
+    """Return session options; with ``exact``, graph optimizations are disabled."""
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -114,49 +114,49 @@ def session_options(threads: int, exact: bool) -> Any:
 
 
 def create_session(data: bytes, options: Any, providers: list[Any]) -> Any:
-    """Return ONNX Runtime's own session with these providers and no way to others but those it always adds."""
+    """Return an ONNX Runtime session with these providers only, apart from those it always adds."""
     return import_onnxruntime().InferenceSession(data, options, providers=providers, enable_fallback=0)
 
 
-def graph_io(opened: Any) -> GraphIO:
-    """Return the ends of an opened network.
+def graph_io(session: Any) -> GraphIO:
+    """Return the input and output of an ONNX Runtime session.
 
     Raises:
         BundleError: it does not map one batch of images to logits.
     """
-    inputs, outputs = opened.get_inputs(), opened.get_outputs()
+    inputs, outputs = session.get_inputs(), session.get_outputs()
     kind = _INPUTS.get((inputs[0].type, len(inputs[0].shape))) if len(inputs) == 1 else None
     if kind is None or len(outputs) != 1 or outputs[0].type != "tensor(float)" or len(outputs[0].shape) != 2:
-        ends = [[(end.name, end.type, end.shape) for end in side] for side in (inputs, outputs)]
-        raise BundleError(f"the network does not map one batch of images to logits: {ends[0]} to {ends[1]}")
+        tensors = [[(one.name, one.type, one.shape) for one in side] for side in (inputs, outputs)]
+        raise BundleError(f"the network does not map one batch of images to logits: {tensors[0]} to {tensors[1]}")
     classes = outputs[0].shape[1]
     return GraphIO(kind, inputs[0].name, outputs[0].name, classes if isinstance(classes, int) else None)
 
 
 def open_error(version: str, error: Exception) -> BundleError:
-    """Return the one line for a file that ONNX Runtime does not open."""
+    """Return the error for a file that ONNX Runtime cannot open."""
     return BundleError(f"ONNX Runtime {version} cannot open the network: {first_line(error)}")
 
 
 def run_error(images: NDArray[Any], error: Exception, hint: str = "") -> ProofError:
-    """Return the one line for images that ONNX Runtime does not run."""
+    """Return the error for images that ONNX Runtime cannot run."""
     return ProofError(f"ONNX Runtime cannot run images {images.dtype} {images.shape}: {first_line(error)}{hint}")
 
 
 def ort_failures() -> tuple[type[Exception], ...]:
-    """Return what ONNX Runtime raises; its errors share no base but Exception."""
+    """Return the exceptions that ONNX Runtime raises; they have no common base but Exception."""
     state = import_onnxruntime("onnxruntime.capi.onnxruntime_pybind11_state")
     own = (kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception))
     return (*own, RuntimeError, ValueError)
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says in a line: what CUDA said or how much memory there is not, else its first line.
+    """Return an error in one line: CUDA's message or the failed allocation if it has one, else its first line.
 
-    Those two stand behind a page of C++ and before the name of the machine.
+    These two are behind a page of C++ code and before the name of the machine.
     """
     text = str(error).strip()
-    told = _TOLD.search(text)
-    if told:
-        return str(told[1] or told[2]).strip()
+    match = _REASONS.search(text)
+    if match:
+        return str(match[1] or match[2]).strip()
     return text.splitlines()[0][:300] if text else type(error).__name__

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError
 
-WEIGHTS = "weights.safetensors"
-
 
 @dataclass(frozen=True)
 class Prediction:

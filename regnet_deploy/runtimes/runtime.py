@@ -1,4 +1,4 @@
-"""Opens what a bundle says can be run: which file, by which runtime, on which device."""
+"""Opens variants of a bundle: chooses the file, the runtime and the device."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, MissingExtra, UsageError, did_you_mean
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.cuda_session import open_on_cuda
+from regnet_deploy.runtimes.gates import GATES, unknown_precision
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 from regnet_deploy.runtimes.onnx_session import open_on_cpu
 from regnet_deploy.runtimes.openvino_session import installed_openvino, open_by_openvino
 from regnet_deploy.runtimes.tensorrt_provider import open_on_tensorrt
 
-#: ``tensorrt`` is ONNX Runtime's provider of that name, which makes an engine of its own from an ONNX variant.
+#: ``tensorrt`` is ONNX Runtime's TensorRT provider, which builds an engine from an ONNX variant.
 Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 DEVICES: tuple[str, ...] = get_args(Device)
 
-#: Who runs a variant: ``onnxruntime`` and ``openvino`` take ONNX variants, ``tensorrt`` those of engines, TensorRT's or
-#: TensorRT-RTX's. ``auto`` is whom a variant was made for, never OpenVINO.
+#: The runtime of a variant: ``onnxruntime`` and ``openvino`` run ONNX variants, ``tensorrt`` runs engines of TensorRT
+#: and TensorRT-RTX. ``auto`` is the runtime for which the variant was made, never OpenVINO.
 Runtime = Literal["auto", "onnxruntime", "tensorrt", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
-#: Precisions that only a CPU is fast in: a GPU would take the file apart into FP32 again.
+#: Precisions that are fast on CPUs only: a GPU would convert the file back to FP32.
 _FOR_CPUS = ("int8-cpu",)
 
-#: Both distributions put their files into the folder ``onnxruntime``.
+#: Both distributions install into the folder ``onnxruntime``.
 _CPU_WHEEL, _GPU_WHEEL = "onnxruntime", "onnxruntime-gpu"
 
 
 class Session(Protocol):
-    """An opened network.
+    """Runs a network.
 
     Attributes:
         runtime: name and version, such as ``onnxruntime 1.32.0``.
@@ -75,19 +76,19 @@ def open_onnx(
 
     Args:
         data: one file without external data.
-        threads: of the CPU; by default what :func:`available_cores` says.
-        device: ``auto`` is CUDA where onnxruntime-gpu and a GPU are there, else the CPU.
-        exact: compute every operator as the file has it, none removed or joined with another: for proofs.
-        tf32: on a GPU, let factors of FP32 be rounded to the 10 bits of TF32.
+        threads: number of CPU threads; by default :func:`available_cores`.
+        device: ``auto`` is CUDA if there are onnxruntime-gpu and a GPU, else the CPU.
+        exact: compute every operator as in the file, without graph optimizations, for proofs.
+        tf32: on a GPU, allow FP32 factors to be rounded to the 10 bits of TF32.
         runtime: ``auto`` is ONNX Runtime.
-        callers: threads that will call the session at once. OpenVINO gives each of them ``threads`` of its own; by ONNX
-            Runtime they share those of the session, beside which each computes itself.
+        callers: number of threads that call the session concurrently. With OpenVINO, each gets ``threads`` threads;
+            with ONNX Runtime, they share those of the session, and each also computes.
 
     Raises:
         MissingExtra: the runtime is not installed.
-        UsageError: it is installed twice, there is no such device or runtime, they do not go together, or a GPU was
-            asked for and is not to be had.
-        BundleError: the file is not such a network, or keeps tensors elsewhere.
+        UsageError: it is installed twice, there is no such device or runtime, they do not go together, or the GPU is
+            not available.
+        BundleError: the file is not such a network, or has external data.
     """
     check_runtime(runtime, device)
     refuse_external_data(data)
@@ -123,27 +124,27 @@ def open_variant(
     runtime: Runtime = "auto",
     callers: int = 1,
 ) -> Session:
-    """Open a variant of a bundle, its bytes checked against the manifest: an ONNX file, or the engine that fits here.
+    """Open a variant of a bundle: its ONNX file, or its engine for this machine. The sha256 is checked before.
 
     Args:
-        bundle: that has it.
+        bundle: has the variant.
         name: of the variant.
-        threads: of the CPU.
+        threads: number of CPU threads.
         device: where to run it.
-        exact: see :func:`open_onnx`; by default for what was proved so, because TensorRT is what it is for.
-        runtime: who runs it.
+        exact: see :func:`open_onnx`; by default as it was proved.
+        runtime: which runtime runs it.
         callers: see :func:`open_onnx`.
 
     Raises:
         MissingPart: the bundle has no variants.
-        UsageError: no variant of this name, or not one that this machine runs.
+        UsageError: no variant has this name, or this machine cannot run it.
         BundleError: the file is damaged, or its input is not the one the manifest states.
-        RegnetDeployError: an engine does not load.
+        RegnetDeployError: an engine cannot be loaded.
     """
-    variant = find_variant(bundle, name)
     reason = runtime_unsupported_reason(bundle, name, device, runtime)
     if reason:
         raise UsageError(f"variant {name} cannot be run here: {reason}")
+    variant = find_variant(bundle, name)
     if isinstance(variant, EngineVariant):
         return open_engine(bundle, name)
     exact = variant.exact if exact is None else exact
@@ -161,12 +162,14 @@ def find_variant(bundle: Bundle, name: str) -> Variant:
 
     Raises:
         MissingPart: the bundle has no variants.
-        UsageError: no variant of this name.
+        UsageError: no variant has this name, or its runtime is not known to this version.
     """
+    if name in bundle.unknown_variants:
+        raise UsageError(f"variant {name} of {bundle.path} cannot be used: {_unknown_runtime(bundle, name)}")
     variants = bundle.variants
     if name not in variants:
-        there = f"there are {', '.join(variants)}" if variants else "run `regnet-deploy export --onnx`"
-        raise UsageError(f"{bundle.path} has no variant {name!r}{did_you_mean(name, variants)}; {there}")
+        known = f"there are {', '.join(variants)}" if variants else "run `regnet-deploy export --onnx`"
+        raise UsageError(f"{bundle.path} has no variant {name!r}{did_you_mean(name, variants)}; {known}")
     return variants[name]
 
 
@@ -174,7 +177,7 @@ def check_runtime(runtime: str, device: str) -> None:
     """Check that there are such a runtime and device and that they go together.
 
     Raises:
-        UsageError: they are not known, or each asks for what the other rules out.
+        UsageError: one of them is not known, or they do not go together.
     """
     for what, word, known in (("device", device, DEVICES), ("runtime", runtime, RUNTIMES)):
         if word not in known:
@@ -194,15 +197,19 @@ def check_runtime(runtime: str, device: str) -> None:
 def runtime_unsupported_reason(
     bundle: Bundle, name: str, device: Device = "auto", runtime: Runtime = "auto"
 ) -> str | None:
-    """Return why this program cannot run a variant on this machine, or None where it can.
+    """Return why this machine cannot run a variant, or None if it can.
 
     Raises:
         MissingPart: the bundle has no variants.
-        UsageError: no variant of this name, or no such device or runtime, or they do not go together.
+        UsageError: no variant has this name, or there is no such device or runtime, or they do not go together.
     """
     check_runtime(runtime, device)
+    if name in bundle.unknown_variants:
+        return _unknown_runtime(bundle, name)
     variant = find_variant(bundle, name)
     precision = variant.precision
+    if precision not in GATES:
+        return unknown_precision(precision)
     if isinstance(variant, EngineVariant):
         if runtime not in ("auto", "tensorrt"):
             return f"it is a {variant.runtime} engine, and {runtime} was requested"
@@ -210,7 +217,7 @@ def runtime_unsupported_reason(
             return f"it is a {variant.runtime} engine, which runs on a GPU, and the CPU was requested"
         return no_engine_reason(bundle, name)
     if runtime == "tensorrt":
-        return "it is an ONNX file, and TensorRT engines are asked for"
+        return "it is an ONNX file, and TensorRT engines were requested"
     if precision in _FOR_CPUS and device in ("cuda", "tensorrt"):
         return f"{precision} is for ONNX Runtime on a CPU, and {device} was requested"
     if variant.exact and runtime == "openvino":
@@ -227,8 +234,13 @@ def runtime_unsupported_reason(
     return None
 
 
+def _unknown_runtime(bundle: Bundle, name: str) -> str:
+    runtime = bundle.unknown_variants[name]
+    return f"runtime {runtime!r} is not known to this version: pip install --upgrade regnet-deploy"
+
+
 def classify_pixels(session: Session, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)``, normalized here where the network does not."""
+    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)``, normalized here if necessary."""
     return session.run(pixels if session.input == "uint8" else normalize(pixels, preprocessing))
 
 
@@ -236,8 +248,8 @@ def installed_onnxruntime() -> tuple[str, str]:
     """Return the name and version of the ONNX Runtime that is installed.
 
     Raises:
-        MissingExtra: none is.
-        UsageError: two are; they overwrite each other's files, so neither can be relied on.
+        MissingExtra: it is not installed.
+        UsageError: both distributions are installed; they overwrite each other's files.
     """
     found = []
     for name in (_CPU_WHEEL, _GPU_WHEEL):

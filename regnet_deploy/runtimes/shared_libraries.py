@@ -1,4 +1,4 @@
-"""Which shared libraries a library needs and which of them the loader does not find: read, not guessed."""
+"""Reads which shared libraries a library needs, and finds those that cannot be loaded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _END, _NEEDED, _STRINGS = 0, 1, 5  # tags of dynamic entries
 
 
 def missing_libraries(names: Iterable[str]) -> list[str]:
-    """Return those of the libraries ``names`` that cannot be loaded; the others are loaded from now on."""
+    """Load libraries, and return the names of those that cannot be loaded."""
     return [name for name in names if load_shared_library(name) is None]
 
 
 def load_shared_library(name: str | Path) -> ctypes.CDLL | None:
-    """Load a library for everybody in this process; None where that cannot be."""
+    """Load a library with global symbols; None if it cannot be loaded."""
     try:
         return ctypes.CDLL(str(name), mode=ctypes.RTLD_GLOBAL)
     except OSError:
@@ -26,11 +26,11 @@ def load_shared_library(name: str | Path) -> ctypes.CDLL | None:
 
 
 def needed_libraries(path: Path) -> list[str]:
-    """Return the names of the libraries that the loader must find before it loads the one at ``path``.
+    """Return the names of the libraries that the library at ``path`` needs (``DT_NEEDED``).
 
-    A file that is no 64-bit little-endian ELF library needs none that this could name.
+    Empty for a file that is not a 64-bit little-endian ELF file.
     """
-    with path.open("rb") as file:  # a provider has hundreds of megabytes, and this wants a few pages of them
+    with path.open("rb") as file:  # mapped, because a provider has hundreds of megabytes and only a few pages are read
         if file.read(6) != b"\x7fELF\x02\x01":
             return []
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -58,7 +58,7 @@ def _needed(data: mmap.mmap) -> list[str]:
             break
         if tag == _NEEDED:
             names.append(value)
-        elif tag == _STRINGS:  # an address in memory, not a place in the file
+        elif tag == _STRINGS:  # an address in memory, not an offset in the file
             strings = next(
                 value - address + offset for address, offset, extent in loaded if 0 <= value - address < extent
             )

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from regnet_deploy.bundle import MANIFEST, Bundle, find_damage
+from regnet_deploy.bundle import MANIFEST, WEIGHTS, Bundle, find_damage
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
-from regnet_deploy.runtimes.predictions import WEIGHTS, labels_of
-from regnet_deploy.runtimes.runtime import Session, open_variant
+from regnet_deploy.runtimes.predictions import labels_of
+from regnet_deploy.runtimes.runtime import Session, open_variant, runtime_unsupported_reason
 
 #: ``damaged`` and ``disagrees`` are failures, ``not run`` is not.
 CheckOutcome = Literal["ok", "damaged", "disagrees", "not run"]
@@ -55,10 +55,10 @@ def verify(
     """Check every byte of a bundle and replay its golden set on everything that this machine can run.
 
     Args:
-        bundle: opened, so its manifest is known to be whole.
-        open_weights: opens the model itself; raises MissingExtra where PyTorch is not installed.
-        open_emulated: opens an ONNX variant for TensorRT, which ONNX Runtime does not run as typed in every precision
-            and release, as it was proved; raises MissingExtra where it cannot here.
+        bundle: an opened bundle, whose manifest is undamaged.
+        open_weights: opens the trained model; raises MissingExtra without PyTorch.
+        open_emulated: opens an ONNX variant for TensorRT as it was proved, because ONNX Runtime does not support its
+            types in every precision and release; raises MissingExtra if that is not possible here.
     """
     checks = [VerificationCheck(MANIFEST, "ok", f"sha256 {bundle.digest[:12]}..., {len(bundle.parts)} parts")]
     checks += [_file(bundle, logical) for logical in sorted(bundle.files)]
@@ -68,7 +68,10 @@ def verify(
     variants = bundle.manifest.variants
     if FILE not in bundle.files:
         reason = "there is no golden set yet: run `regnet-deploy export --onnx`"
-        return [*checks, *(VerificationCheck(name, "not run", reason) for name in ["weights", *variants])]
+        return [
+            *checks,
+            *(VerificationCheck(name, "not run", reason) for name in ["weights", *variants, *bundle.unknown_variants]),
+        ]
     try:
         golden = load_golden(bundle)
         preprocessing = bundle.preprocessing
@@ -81,6 +84,8 @@ def verify(
         if isinstance(variant, OnnxVariant) and variant.exact and open_emulated is not None:
             opener = open_emulated
         checks.append(_agreement(name, partial(opener, bundle, name), variant.precision, golden, preprocessing))
+    for name in bundle.unknown_variants:
+        checks.append(VerificationCheck(name, "not run", str(runtime_unsupported_reason(bundle, name))))
     return checks
 
 
@@ -105,9 +110,9 @@ def _labels(bundle: Bundle) -> VerificationCheck:
 def _lineage(bundle: Bundle) -> VerificationCheck:
     """Check that the golden logits are those of the weights that the bundle holds."""
     golden = bundle.manifest.golden
-    made_from = golden.weights_sha256 if golden else None
+    weights_sha256 = golden.weights_sha256 if golden else None
     weights = bundle.files.get(WEIGHTS)
-    if made_from == (weights.sha256 if weights else None):
+    if weights_sha256 == (weights.sha256 if weights else None):
         return VerificationCheck(
             "golden set", "ok", f"its logits are of {'these weights' if weights else 'the untrained network'}"
         )

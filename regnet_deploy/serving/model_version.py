@@ -273,18 +273,19 @@ def _fill_in_tuned_settings(bundle: Bundle, options: ServeOptions) -> tuple[Serv
     found = tuned_settings(bundle, variant=options.variant, device=options.device, runtime=options.runtime)
     if found is None or isinstance(found, str):
         return options, found
-    asked = (options.threads, options.executors, options.batch, options.max_delay_s)
+    requested = (options.threads, options.executors, options.batch, options.max_delay_s)
     options = replace(options, device=found.device if options.device == "auto" else options.device)
-    if asked != (None, None, None, None):  # the tuned settings only belong together
-        return replace(options, variant=found.variant, runtime=found.runtime), None
+    tuned = found.settings
+    if requested != (None, None, None, None):  # the tuned settings are only valid together
+        return replace(options, variant=tuned.variant, runtime=tuned.runtime), None
     filled = replace(
         options,
-        variant=found.variant,
-        runtime=found.runtime,
-        threads=found.threads,
-        executors=found.executors,
-        batch=found.batch,
-        max_delay_s=found.max_delay_ms / 1000,
+        variant=tuned.variant,
+        runtime=tuned.runtime,
+        threads=tuned.threads,
+        executors=tuned.executors,
+        batch=tuned.batch,
+        max_delay_s=tuned.max_delay_ms / 1000,
     )
     return filled, f"as tuned here for p99 {found.p99_ms:g} ms: {found.rate:.1f} images/s"
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle import Bundle, read_bundle
 from regnet_deploy.errors import BundleError, RegnetDeployError
-from regnet_deploy.runtimes.bundle_reader import read_bundle
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
 from regnet_deploy.serving.limits import Limits

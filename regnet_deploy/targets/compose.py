@@ -7,20 +7,20 @@ from regnet_deploy.targets.packaged_variant import PackagedVariant
 from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
 
-#: Files that are copied as they are.
+#: Files that are copied unchanged.
 _COPIED = (
     "prometheus/prometheus.yml",
     "grafana/provisioning/datasources/prometheus.yml",
     "grafana/provisioning/dashboards/regnet.yml",
     "grafana/dashboards/regnet.json",
 )
-#: Limit of the slowest hundredth where nobody has tuned for another one, ms.
+#: Default limit of the 99th percentile of latency, ms; ``tune`` may have another one.
 _P99_MS = 100.0
-#: Where the project keeps its copy of the bundle.
+#: Folder of the copy of the bundle.
 _BUNDLE = "bundle"
-#: Processes and threads that the server may have where nobody says how many it computes with.
+#: Default limit of processes and threads of the server.
 _PIDS = 4096
-#: Share of the queue at which somebody should be told.
+#: Share of the queue at which an alert fires.
 _NEARLY_FULL = 0.8
 
 
@@ -37,7 +37,7 @@ def compose_files(subject: PackagedVariant, settings: DeploymentSettings) -> dic
     server["command"] = [_plain(word) for word in settings.serve_options(linger=True)]
     server["pids_limit"] = _PIDS + (settings.threads or 1) * (settings.executors or 1)
     if settings.gpu:
-        server["mem_limit"] = "${SERVER_MEMORY:-8g}"  # CUDA and its libraries take more of the machine's own
+        server["mem_limit"] = "${SERVER_MEMORY:-8g}"  # CUDA and its libraries need more host memory
         device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         server["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     head = "Made by `regnet-deploy package --compose`; README.md says how to run it."
@@ -58,14 +58,14 @@ def compose_files(subject: PackagedVariant, settings: DeploymentSettings) -> dic
 
 
 def _copy_of(subject: PackagedVariant) -> dict[str, bytes]:
-    """Return the files of the bundle, so that the folder runs wherever it is carried."""
+    """Return the files of the bundle, so that the folder can be moved to another machine."""
     bundle = subject.bundle
     files = {f"{_BUNDLE}/{stored.name}": bundle.read(logical) for logical, stored in bundle.files.items()}
     return {f"{_BUNDLE}/{MANIFEST}": (bundle.path / MANIFEST).read_bytes(), **files}
 
 
 def _alerts(subject: PackagedVariant, settings: DeploymentSettings) -> str:
-    """Return the alerts with the limits that the server has: the latency that it was tuned for, and its queue."""
+    """Return the alerts with the limits of the server: the latency for which it was tuned, and its queue."""
     p99_ms = subject.tuned.p99_ms if subject.tuned else _P99_MS
     queue = _NEARLY_FULL * (settings.max_queue or DEFAULT_MAX_QUEUE)
     text = read("compose/prometheus/alerts.yml")
@@ -75,5 +75,5 @@ def _alerts(subject: PackagedVariant, settings: DeploymentSettings) -> str:
 
 
 def _plain(value: str) -> str:
-    """Return a value so that compose does not take a part of it for the name of a variable."""
+    """Escape a value, so that compose does not substitute variables in it."""
     return value.replace("$", "$$")

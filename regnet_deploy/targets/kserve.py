@@ -11,12 +11,12 @@ from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml
 from regnet_deploy.targets.triton import DEFAULT_DECODERS, REPOSITORY, shared_memory_mib
 
-#: Where KServe mounts what STORAGE_URI names.
+#: Folder in which KServe mounts the storage of STORAGE_URI.
 MOUNT = "/mnt/models"
 GRPC_PORT = 8001
-#: Where a repository is looked for when no storage is named.
+#: Default storage of the model repository.
 DEFAULT_CLAIM = "pvc://models"
-#: MiB of a node for Triton, what is in its shared memory aside.
+#: Memory of Triton without its shared memory, MiB.
 _TRITON_MIB = 4096
 
 KubernetesManifest = dict[str, Any]
@@ -30,9 +30,13 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     """
     http, grpc = _server(subject, settings), _over_grpc(_server(subject, settings))
     triton = _triton(subject, settings)
-    made = {"inferenceservice.yaml": http, "inferenceservice-grpc.yaml": grpc, "inferenceservice-triton.yaml": triton}
+    manifests = {
+        "inferenceservice.yaml": http,
+        "inferenceservice-grpc.yaml": grpc,
+        "inferenceservice-triton.yaml": triton,
+    }
     head = "Made by `regnet-deploy package --kserve`; README.md says how to apply it."
-    files = {name: dump_yaml(manifest, head=head).encode() for name, manifest in made.items()}
+    files = {name: dump_yaml(manifest, head=head).encode() for name, manifest in manifests.items()}
     storage = settings.storage or "the image, at `/bundle`"
     values = {
         "name": http["metadata"]["name"],
@@ -50,7 +54,7 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
 
 
 def service_name(name: str, suffix: str = "") -> str:
-    """Return a name as Kubernetes takes it for a service: letters, digits and '-', 40 at most, a letter first."""
+    """Return a valid Kubernetes service name: letters, digits and '-', 40 at most, a letter first."""
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     if not plain[:1].isalpha():
         plain = f"regnet-{plain}".rstrip("-")
@@ -66,15 +70,15 @@ def _server(subject: PackagedVariant, settings: DeploymentSettings) -> Kubernete
     container["image"] = settings.image
     container["args"] = settings.serve_options(linger=True)
     if settings.storage is not None:
-        # The image's entrypoint names /bundle; what KServe fetches lies elsewhere.
+        # The entrypoint of the image serves /bundle; KServe stores the bundle in another folder.
         container["command"] = ["regnet-deploy", "serve", MOUNT, "--host", "0.0.0.0"]
         container["env"].append({"name": "STORAGE_URI", "value": settings.storage})
-    _give(container["resources"], subject, settings)
+    _set_resources(container["resources"], subject, settings)
     return dict(manifest)
 
 
 def _over_grpc(http: KubernetesManifest) -> KubernetesManifest:
-    """Return the manifest with gRPC as the service's first port, which is the one that KServe routes to."""
+    """Return the manifest with gRPC as the first port of the service, to which KServe routes."""
     manifest = copy.deepcopy(http)
     name = manifest["metadata"]["name"]
     manifest["metadata"]["name"] = service_name(name, "-grpc")
@@ -95,20 +99,20 @@ def _triton(subject: PackagedVariant, settings: DeploymentSettings) -> Kubernete
     model = predictor["model"]
     model["image"] = settings.triton_image
     model["storageUri"] = f"{(settings.storage or DEFAULT_CLAIM).rstrip('/')}/{REPOSITORY}"
-    batch = settings.max_batch or (subject.tuned.batch if subject.tuned else DEFAULT_MAX_BATCH)
+    batch = settings.max_batch or (subject.tuned.settings.batch if subject.tuned else DEFAULT_MAX_BATCH)
     shared_mib = shared_memory_mib(subject, settings.decoders or DEFAULT_DECODERS, batch)
     for volume in predictor["volumes"]:
         if volume["name"] == "shared-memory":
             volume["emptyDir"]["sizeLimit"] = f"{shared_mib}Mi"
-    model["resources"]["limits"]["memory"] = f"{_TRITON_MIB + shared_mib}Mi"  # the volume counts towards it
+    model["resources"]["limits"]["memory"] = f"{_TRITON_MIB + shared_mib}Mi"  # the volume counts as memory
     if settings.gpu:
         model["resources"]["limits"]["nvidia.com/gpu"] = "1"
     return dict(manifest)
 
 
-def _give(resources: KubernetesManifest, subject: PackagedVariant, settings: DeploymentSettings) -> None:
-    """Write how much of a node the server may take: as many cores as it computes with."""
-    tuned = subject.tuned
+def _set_resources(resources: KubernetesManifest, subject: PackagedVariant, settings: DeploymentSettings) -> None:
+    """Set the resources of the server: as many cores as it uses for inference."""
+    tuned = subject.tuned.settings if subject.tuned else None
     threads = settings.threads or (tuned.threads if tuned else None)
     if threads:
         cores = threads * (settings.executors or (tuned.executors if tuned else 1))

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from regnet_deploy.errors import UsageError
 
-#: Tells a folder that was written here, which may be replaced, from everything else.
+#: File that marks a folder as written here, so that it may be replaced.
 MARK = ".regnet-package.json"
 
 
 def ensure_free(folder: Path, *, force: bool) -> None:
-    """Find out whether :func:`write_folders` may write here.
+    """Check that :func:`write_folders` may write a folder.
 
     Raises:
-        UsageError: it is a file, or a folder with something in it; one that was written here may be replaced with
-            ``force``.
+        UsageError: it is a file or a folder that is not empty; with ``force``, a folder that was written here may be
+            replaced.
     """
     with _writable(folder):
         if not os.path.lexists(folder):
@@ -41,69 +41,73 @@ def ensure_free(folder: Path, *, force: bool) -> None:
 
 
 def write_folders(folders: Mapping[Path, Mapping[str, bytes]], *, force: bool = False) -> None:
-    """Write files by their paths below each folder; whatever happens, each holds all of them or what it held before.
+    """Write folders of files completely, or leave all folders as they were.
 
-    All are written beside their places first, and then renamed. Only with :data:`MARK` among its files can a folder be
-    replaced later.
+    The folders are written beside their destinations and then renamed. A folder can be replaced later only if
+    :data:`MARK` is among its files.
+
+    Args:
+        folders: folder -> path below it -> content.
+        force: replace folders that were written here.
 
     Raises:
-        UsageError: see :func:`ensure_free`; or one cannot be written, and then none is.
+        UsageError: see :func:`ensure_free`; or a folder cannot be written, and then none is.
     """
     for folder in folders:
         ensure_free(folder, force=force)
-    made: dict[Path, Path] = {}
+    temporary: dict[Path, Path] = {}
     try:
         for folder, files in folders.items():
             with _writable(folder):
                 parent = folder.absolute().parent
                 parent.mkdir(parents=True, exist_ok=True)
-                made[folder] = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
-                _fill(made[folder], files)
+                temporary[folder] = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
+                _fill(temporary[folder], files)
         try:
-            for folder, new in made.items():
+            for folder, new in temporary.items():
                 with _writable(folder):
-                    # A folder with something in it cannot be renamed over: it goes aside first.
+                    # A folder that is not empty cannot be replaced by a rename: it is moved away first.
                     if os.path.lexists(folder):
-                        os.rename(folder, _aside(new))
+                        os.rename(folder, _backup(new))
                     os.rename(new, folder)
         except BaseException:
-            _put_back(made)
+            _restore(temporary)
             raise
-        for new in made.values():
-            shutil.rmtree(_aside(new), ignore_errors=True)
+        for new in temporary.values():
+            shutil.rmtree(_backup(new), ignore_errors=True)
     finally:
-        for new in made.values():
+        for new in temporary.values():
             shutil.rmtree(new, ignore_errors=True)
 
 
-def _fill(made: Path, files: Mapping[str, bytes]) -> None:
+def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
-        path = made / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    made.chmod(0o777 & ~_umask())  # mkdtemp's is for its maker alone
+    folder.chmod(0o777 & ~_umask())  # only the owner can access a folder of mkdtemp
 
 
-def _aside(new: Path) -> Path:
-    """Return where the folder is kept that ``new`` replaces, until that is in its place."""
+def _backup(new: Path) -> Path:
+    """Return the path to which the folder that ``new`` replaces is moved meanwhile."""
     return new.with_name(f"{new.name}-old")
 
 
-def _put_back(made: Mapping[Path, Path]) -> None:
-    """Undo the renames that were done, as far as they were: the file system knows, whatever line was interrupted.
+def _restore(temporary: Mapping[Path, Path]) -> None:
+    """Undo the renames that were done; the file system tells which, wherever the interruption was.
 
     Raises:
-        UsageError: a folder cannot be put back; the line says where it is.
+        UsageError: a folder cannot be restored; the message has its path.
     """
-    for folder, new in made.items():
+    for folder, new in temporary.items():
         try:
             if not new.exists():
                 os.rename(folder, new)
-            if _aside(new).exists():
-                os.rename(_aside(new), folder)
+            if _backup(new).exists():
+                os.rename(_backup(new), folder)
         except OSError as error:
             raise UsageError(
-                f"cannot write {folder}: {error.strerror}; what was there before is in {_aside(new)} now"
+                f"cannot write {folder}: {error.strerror}; its earlier content is in {_backup(new)} now"
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""A bundle becomes folders, one for each deployment target: all that can go wrong goes wrong before one is written."""
+"""Packages a bundle for deployment targets, one folder each. Everything is checked before a folder is written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from regnet_deploy.targets.triton import triton_files
 
 Files = Callable[[PackagedVariant, DeploymentSettings], dict[str, bytes]]
 
-#: Name of a target -> its files.
+#: Name of a target -> the function that returns its files.
 TARGETS: dict[str, Files] = {
     "triton": triton_files,
     "kserve": kserve_files,
@@ -29,7 +29,7 @@ TARGETS: dict[str, Files] = {
 }
 
 
-#: Setting -> its option and the targets that have a use for it.
+#: Setting -> its option and the targets that use it.
 _ONLY_FOR = {
     "image": ("--image", ("kserve", "compose")),
     "storage": ("--storage", ("kserve",)),
@@ -40,7 +40,7 @@ _ONLY_FOR = {
 
 @dataclass(frozen=True)
 class Package:
-    """What was written for a target: its name, its folder and the paths of the files in it."""
+    """A packaged target: its name, its folder and the paths of its files."""
 
     target: str
     folder: Path
@@ -58,18 +58,18 @@ def package(
     """Write a folder for each target and return the variant that was packaged, and the packages.
 
     Args:
-        bundle: that has a proved variant.
-        targets: names of :data:`TARGETS`, in any order, one or several.
-        settings: how the model is to be run.
-        output: the folder; of several targets the one in which each gets a folder of its name. By default
-            ``regnet-<target>`` here.
-        force: replace what an earlier call has written.
+        bundle: has a proved variant.
+        targets: one or several names of :data:`TARGETS`.
+        settings: of the deployment.
+        output: the folder; for several targets, its parent, in which each has a folder of its name. By default
+            ``regnet-<target>`` in the working directory.
+        force: replace folders of an earlier call.
 
     Raises:
         MissingPart: nothing has been exported.
         MissingExtra: PyYAML, protobuf, Pillow or safetensors is not installed.
-        UsageError: no target, a setting that none of them has a use for, a variant that is not proved, or a folder that
-            is not free.
+        UsageError: there is no target, no target uses one of the settings, the variant is not proved, or a folder is
+            not empty.
         BundleError: a file of the bundle is damaged.
     """
     if not targets:
@@ -80,13 +80,13 @@ def package(
         _refuse_inside(bundle, folder)
         ensure_free(folder, force=force)
     subject = choose_packaged_variant(bundle, settings.variant, gpu=settings.gpu)
-    made = {target: TARGETS[target](subject, settings) for target in targets}
+    contents = {target: TARGETS[target](subject, settings) for target in targets}
     written = {}
-    for target, files in made.items():
+    for target, files in contents.items():
         mark = {"target": target, "variant": subject.variant, "bundle_sha256": bundle.digest, "version": __version__}
         written[folders[target]] = {**files, MARK: (json.dumps(mark, indent=2) + "\n").encode()}
     write_folders(written, force=force)
-    return subject.variant, [Package(target, folders[target], tuple(files)) for target, files in made.items()]
+    return subject.variant, [Package(target, folders[target], tuple(files)) for target, files in contents.items()]
 
 
 def _folder(target: str, output: Path | None, *, alone: bool) -> Path:
@@ -99,11 +99,11 @@ def _refuse_unused(targets: Sequence[str], settings: DeploymentSettings) -> None
     for name, (option, users) in _ONLY_FOR.items():
         if getattr(settings, name) != getattr(DeploymentSettings(), name) and not set(users) & set(targets):
             listed = " or ".join(f"--{user}" for user in users)
-            end = "and neither is asked for" if len(users) > 1 else "which is not asked for"
+            end = "and neither was requested" if len(users) > 1 else "which was not requested"
             raise UsageError(f"{option} is for {listed}, {end}")
 
 
 def _refuse_inside(bundle: Bundle, folder: Path) -> None:
     inside = bundle.path.resolve()
     if inside in (folder.resolve(), *folder.resolve().parents):
-        raise UsageError(f"{folder} lies in the bundle {bundle.path}: choose another folder with --output")
+        raise UsageError(f"{folder} is inside the bundle {bundle.path}: choose another folder with --output")

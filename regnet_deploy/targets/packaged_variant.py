@@ -1,4 +1,4 @@
-"""The variant to package: proved, with everything that the configuration of a server needs."""
+"""Chooses the variant to package, with everything that the configuration of a server needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.measurements import Serving
 from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant
 from regnet_deploy.engines.bundle_engines import StoredEngine, fits
 from regnet_deploy.errors import BundleError, UsageError
@@ -14,7 +15,7 @@ from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.onnx_file import fields_of, refuse_external_data
 from regnet_deploy.runtimes.predictions import labels_of
 from regnet_deploy.runtimes.runtime import Device, find_variant
-from regnet_deploy.runtimes.tuned_settings import TunedSettings, tuned_settings
+from regnet_deploy.runtimes.tuned_settings import tuned_settings
 
 _GRAPH = 7  # field of a model
 _INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12  # fields of a graph
@@ -23,19 +24,19 @@ _VALUE_NAME, _TENSOR_NAME = 1, 8
 
 @dataclass(frozen=True, eq=False)
 class PackagedVariant:
-    """A proved variant, with everything that a configuration needs.
+    """A proved variant, with everything that the configuration of a server needs.
 
     Attributes:
-        bundle: that it is of.
+        bundle: has the variant.
         variant: its name.
-        onnx: logical name of its ONNX file; of engines, of the one they were built from.
-        input_name: of the tensor of images.
-        output_name: of the tensor of logits.
+        onnx: logical name of its ONNX file, or of the one from which its engines were built.
+        input_name: name of the input tensor.
+        output_name: name of the output tensor.
         dtype: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
         labels: of the outputs.
         preprocessing: of images.
-        engines: of a variant of engines, those that are proved and of the bundle's weights; else empty.
-        tuned: what ``tune`` found for it on this machine, or None.
+        engines: proved engines of the bundle's weights; empty for an ONNX variant.
+        tuned: the result of ``tune`` for it on this machine, or None.
     """
 
     bundle: Bundle
@@ -47,36 +48,36 @@ class PackagedVariant:
     labels: tuple[str, ...]
     preprocessing: Preprocessing
     engines: tuple[StoredEngine, ...]
-    tuned: TunedSettings | None
+    tuned: Serving | None
 
     @property
     def image(self) -> tuple[int, int, int]:
-        """Shape of one image as the network takes it."""
+        """Shape of one image in the input tensor."""
         side = self.preprocessing.crop
         return (side, side, 3) if self.dtype == "uint8" else (3, side, side)
 
 
-def choose_packaged_variant(bundle: Bundle, wanted: str | None, *, gpu: bool) -> PackagedVariant:
-    """Return the variant to package: the one wanted or tuned, or the fastest that is proved for a CPU or a GPU.
+def choose_packaged_variant(bundle: Bundle, requested: str | None, *, gpu: bool) -> PackagedVariant:
+    """Return the variant to package: the requested or tuned one, else the fastest proved one for a CPU or a GPU.
 
-    A variant of engines that is named needs no GPU here: its engines are for other machines.
+    A requested variant of engines needs no GPU here, because its engines may be for other machines.
 
     Raises:
         MissingPart: nothing has been exported; the message names the command.
-        UsageError: the variant is unknown or unproved, or none can be run.
+        UsageError: the variant is unknown or not proved, or none can be run.
         BundleError: its file is damaged.
     """
     engines: tuple[StoredEngine, ...] = ()
     device: Device = "cuda" if gpu else "cpu"
-    found = tuned_settings(bundle, variant=wanted, device=device)
-    # Triton and the containers run ONNX files by ONNX Runtime: what was found with OpenVINO says nothing of that.
-    tuned = found if isinstance(found, TunedSettings) and found.runtime != "openvino" else None
-    if wanted is not None and isinstance(find_variant(bundle, wanted), EngineVariant):
+    found = tuned_settings(bundle, variant=requested, device=device)
+    # Triton and the containers use ONNX Runtime, so settings for OpenVINO are not valid there.
+    tuned = found if isinstance(found, Serving) and found.settings.runtime != "openvino" else None
+    if requested is not None and isinstance(find_variant(bundle, requested), EngineVariant):
         if not gpu:
-            raise UsageError(f"variant {wanted} is one of engines, which run on a GPU: add --gpu")
-        name, engines = wanted, _proved_engines(bundle, wanted)
+            raise UsageError(f"variant {requested} is one of engines, which run on a GPU: add --gpu")
+        name, engines = requested, _proved_engines(bundle, requested)
     else:
-        name = default_variant(bundle, wanted or (tuned.variant if tuned else None), device)
+        name = default_variant(bundle, requested or (tuned.settings.variant if tuned else None), device)
         if isinstance(find_variant(bundle, name), EngineVariant):
             engines = _proved_engines(bundle, name)
     variant = find_variant(bundle, name)
@@ -93,13 +94,15 @@ def choose_packaged_variant(bundle: Bundle, wanted: str | None, *, gpu: bool) ->
         labels=labels_of(bundle),
         preprocessing=bundle.preprocessing,
         engines=engines,
-        tuned=tuned if tuned and tuned.variant == name else None,
+        tuned=tuned if tuned and tuned.settings.variant == name else None,
     )
 
 
 def _proved_engines(bundle: Bundle, name: str) -> tuple[StoredEngine, ...]:
-    """Return the proved engines of what the bundle has now, whatever machine each is for."""
-    elsewhere = "the machine that will run it is another one"  # a reason of every engine but the stale ones
+    """Return the proved engines of the bundle's ONNX file, for any machine."""
+    elsewhere = (
+        "the machine that will run it is another one"  # the reason of every engine that belongs to the ONNX file
+    )
     stored = fits(bundle, name, elsewhere, None)
     found = tuple(engine for engine in stored if engine.is_proved and engine.unsupported_reason == elsewhere)
     if not found:
@@ -118,7 +121,7 @@ def _tensor_names(data: bytes, variant: str) -> tuple[str, str]:
     """Return the names of an ONNX file's input and output.
 
     Raises:
-        BundleError: it does not have one of each, or keeps tensors elsewhere.
+        BundleError: it does not have one of each, or has external data.
     """
     refuse_external_data(data)
     graphs = list(_inside(memoryview(data), _GRAPH))

@@ -41,8 +41,8 @@ def ray_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[st
 
 
 def _arguments(subject: PackagedVariant, settings: DeploymentSettings) -> dict[str, Any]:
-    """Return what app.py takes: names of settings of the server, and only those that are not its defaults."""
-    tuned = subject.tuned
+    """Return the arguments of app.py: settings of the server that are not defaults."""
+    tuned = subject.tuned.settings if subject.tuned else None
     executors = settings.executors or (tuned.executors if tuned else 1)
     threads = settings.threads or (tuned.threads if tuned else max(1, available_cores() // executors))
     batch = settings.max_batch or (tuned.batch if tuned else None)

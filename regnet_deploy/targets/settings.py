@@ -8,45 +8,44 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 
-#: Names that stand in a URL, a folder and a manifest as they are.
+#: Names that need no quoting in a URL, a path or a manifest.
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
-#: Registry, path, tag and digest of a container image; nothing that a shell or YAML reads as something else.
+#: Registry, path, tag and digest of a container image, without characters that a shell or YAML interprets.
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,254}\Z")
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?\Z")
 _URI = re.compile(r"[a-z][a-z0-9+.-]{0,15}://[^\s\"'`$\\]{1,1024}\Z")
 
 DEFAULT_NAME = "regnet"
 DEFAULT_IMAGE = "regnet-deploy"
-#: What the instructions of the Triton package build: Triton's own image lacks Pillow, which its preprocessing needs.
+#: The image that the README of the Triton package builds: Triton's image with Pillow, for preprocessing.
 DEFAULT_TRITON_IMAGE = "regnet-triton"
-#: Of a target that has a queue of its own; what ``serve`` has by default.
+#: Defaults of targets with their own queue; the same as those of ``serve``.
 DEFAULT_MAX_BATCH = 32
 DEFAULT_MAX_QUEUE = 128
 DEFAULT_DEADLINE_MS = 30_000.0
-#: Seconds in which a server that is to end still answers: until nothing in front sends it requests any more.
+#: Seconds for which a server still answers after SIGTERM, until load balancers send it no more requests.
 LINGER_S = 5
 
 
 @dataclass(frozen=True)
 class DeploymentSettings:
-    """How the model is to be run; None leaves the choice to what runs it.
+    """Settings of a deployment; None means the default of the target.
 
     Attributes:
         name: of the model in the protocol.
-        variant: of the bundle; None is the fastest that is proved.
+        variant: of the bundle; None is the fastest proved one.
         gpu: run it on an NVIDIA GPU.
         image: container image of ``regnet-deploy serve``.
         triton_image: container image of Triton with Pillow, on KServe.
-        storage: where KServe finds the bundle: ``pvc://claim/path`` or another URI; None: it is in the image at
-            ``/bundle``.
-        replicas: copies of the server.
-        threads: of the CPU for one inference.
-        executors: inferences at a time.
-        decoders: processes that decode images.
-        max_batch: images in one batch.
-        max_queue: images, in Triton requests, that wait; more are refused.
-        deadline_ms: milliseconds that a request waits at most.
-        max_delay_ms: milliseconds that a batch may wait to become fuller.
+        storage: URI of the bundle for KServe, such as ``pvc://claim/path``; None if it is in the image at ``/bundle``.
+        replicas: number of servers.
+        threads: number of CPU threads of one inference.
+        executors: number of concurrent inferences.
+        decoders: number of processes that decode images.
+        max_batch: maximum number of images in a batch.
+        max_queue: maximum number of waiting images (in Triton: requests); more are rejected.
+        deadline_ms: maximum time that a request waits, ms.
+        max_delay_ms: maximum time that a batch waits for more images, ms.
     """
 
     name: str = DEFAULT_NAME
@@ -65,7 +64,7 @@ class DeploymentSettings:
     max_delay_ms: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse names that something on the way would read as something else.
+        """Check that names, images and URIs contain no characters with another meaning.
 
         Raises:
             UsageError: one line with the option, the value and what is allowed.
@@ -81,12 +80,12 @@ class DeploymentSettings:
             _check_storage(self.storage)
 
     def serve_options(self, *, linger: bool = False) -> list[str]:
-        """Return the words behind ``regnet-deploy serve BUNDLE``: only what the user said.
+        """Return the options of ``regnet-deploy serve BUNDLE`` that the user has set.
 
-        What is not said here is taken by the server from the bundle, where ``tune`` has left its findings.
+        The server takes the others from the result of ``tune`` in the bundle.
 
         Args:
-            linger: have it answer for :data:`LINGER_S` after SIGTERM.
+            linger: answer for :data:`LINGER_S` after SIGTERM.
         """
         words = ["--name", self.name]
         given: dict[str, Any] = {

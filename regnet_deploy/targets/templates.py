@@ -1,4 +1,4 @@
-"""The templates of the targets, from ``export/``: files with ``{{names}}`` in double braces."""
+"""Reads and fills the templates of the targets in ``export/``, which have ``{{names}}`` in double braces."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import regnet_deploy
 from regnet_deploy.errors import require
 
-#: Extra that brings PyYAML and protobuf.
+#: Extra that installs PyYAML and protobuf.
 EXTRA = "package"
 
 _PLACE = re.compile(r"\{\{([a-z_]+)\}\}")
@@ -24,21 +24,21 @@ def template_folder() -> Path:
 
 
 def read(name: str) -> str:
-    """Return a template as it is; ``name`` is its path below the folder."""
+    """Return the text of a template; ``name`` is its path below the folder."""
     return (template_folder() / name).read_text(encoding="utf-8")
 
 
 def fill(name: str, values: Mapping[str, str]) -> str:
-    """Return a template with a value in each of its places.
+    """Return a template with its names replaced by values.
 
     Raises:
-        KeyError: it has a place without a value: a bug.
+        KeyError: a name has no value, which is a bug.
     """
     return _PLACE.sub(lambda match: values[match[1]], read(name))
 
 
 def load_yaml(name: str) -> list[Any]:
-    """Return the documents of a template in YAML.
+    """Return the documents of a YAML template.
 
     Raises:
         MissingExtra: PyYAML is not installed.
@@ -47,7 +47,7 @@ def load_yaml(name: str) -> list[Any]:
 
 
 def dump_yaml(*documents: Any, head: str = "") -> str:
-    """Return documents as YAML in the order that they have, behind a line of comment.
+    """Return documents as YAML, with ``head`` as a comment in the first line.
 
     Raises:
         MissingExtra: PyYAML is not installed.

@@ -1,10 +1,11 @@
-"""A Triton model repository: the classifier, and an ensemble that takes encoded images."""
+"""A Triton model repository: the classifier, and an ensemble for encoded images."""
 
 from __future__ import annotations
 
 import io
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 import regnet_deploy
 from regnet_deploy.cpu import available_cores
+from regnet_deploy.engines.bundle_engines import StoredEngine
 from regnet_deploy.errors import UsageError, require
 from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.golden_set import load_golden
-from regnet_deploy.targets.engine_placement import DEFAULT_FILE, EnginePlacement, place_engines
 from regnet_deploy.targets.packaged_variant import PackagedVariant
 from regnet_deploy.targets.settings import DEFAULT_DEADLINE_MS, DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, DeploymentSettings
 from regnet_deploy.targets.templates import EXTRA, fill, read
@@ -34,40 +35,40 @@ from regnet_deploy.targets.triton_config import (
     preprocess_config,
 )
 
-#: The folder to give to ``tritonserver --model-repository``.
+#: Folder for ``tritonserver --model-repository``.
 REPOSITORY = "model_repository"
-#: Triton's release of 2026-09, of which the container is named in the instructions.
+#: Triton's release of 2026-09; the README names its container.
 TRITON_RELEASE = "26.09"
 
-#: Width times height that is decoded for whoever can reach the server; the same as ``regnet-deploy serve`` has.
+#: Maximum number of pixels of an image that is decoded; the same as that of ``regnet-deploy serve``.
 MAX_PIXELS = 25_000_000
 
-#: Instances of the preprocessing where nobody says how many: of the machine that will run it nothing is known here.
+#: Default number of preprocessing instances; the machine that will run them is not known here.
 DEFAULT_DECODERS = 2
-#: MiB of shared memory for an image as it is sent; larger files take the room of smaller ones.
+#: Shared memory for one encoded image, MiB; larger files use the space of smaller ones.
 _ENCODED_MIB = 1
-#: Shared memory is asked for in steps of so many MiB: Docker's own default.
+#: Shared memory is rounded up to a multiple of this, MiB: Docker's default.
 _STEP_MIB = 64
 
-#: Modules that stand between a file and the network, copied as they are: so the pixels cannot be others than in
-#: training and in ``serve``. They need NumPy and Pillow.
+#: Modules of the preprocessing, copied unchanged, so that the pixels are the same as in training and in ``serve``. They
+#: need NumPy and Pillow.
 _MODULES = ("__init__.py", "errors.py", "images/__init__.py", "images/decode.py", "images/preprocessing.py")
 
 
 @dataclass(frozen=True)
 class Names:
-    """What the three models are called."""
+    """Names of the three models."""
 
     classifier: str
 
     @property
     def preprocess(self) -> str:
-        """Of the step from encoded images to tensors."""
+        """Name of the step from encoded images to tensors."""
         return f"{self.classifier}_preprocess"
 
     @property
     def ensemble(self) -> str:
-        """Of both steps together."""
+        """Name of both steps together."""
         return f"{self.classifier}_image"
 
 
@@ -77,10 +78,10 @@ def triton_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     Raises:
         MissingExtra: protobuf, Pillow or safetensors is not installed.
         BundleError: a file of the bundle is damaged.
-        UsageError: Triton does not run the variant, or the largest batch is larger than its engines take.
+        UsageError: Triton does not run the variant, or the maximum batch is larger than that of its engines.
     """
     for module in ("google.protobuf.message", "safetensors.numpy", "PIL.Image"):
-        require(module, EXTRA)  # what is called from here would name the extra of the server
+        require(module, EXTRA)  # the functions below would name the extra of the server
     plans = place_engines(subject.variant, subject.engines) if subject.engines else None
     scheduling, threads = _scheduling(subject, settings, plans)
     names = Names(settings.name)
@@ -108,24 +109,24 @@ def triton_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     files = {
         **_model(classifier, {LABELS: labels, f"warmup/{WARM_UP}": np.ascontiguousarray(tensor).tobytes()}, networks),
         **_model(preprocess, {f"warmup/{WARM_UP}": _element(_png(image))}, _preprocess_model()),
-        **_model(ensemble, {LABELS: labels}, {".keep": b""}),  # an ensemble's version is an empty folder
+        **_model(ensemble, {LABELS: labels}, {".keep": b""}),  # the version folder of an ensemble is empty
     }
-    made = {f"{REPOSITORY}/{name}": data for name, data in files.items()}
-    made["Dockerfile"] = fill("triton/Dockerfile", {"release": TRITON_RELEASE}).encode()
+    package = {f"{REPOSITORY}/{name}": data for name, data in files.items()}
+    package["Dockerfile"] = fill("triton/Dockerfile", {"release": TRITON_RELEASE}).encode()
     shared_mib = shared_memory_mib(subject, decoders, scheduling.max_batch)
-    made["README.md"] = _readme(subject, names, scheduling, plans, gpu, decoders, shared_mib).encode()
-    return made
+    package["README.md"] = _readme(subject, names, scheduling, plans, gpu, decoders, shared_mib).encode()
+    return package
 
 
 def shared_memory_mib(subject: PackagedVariant, decoders: int, max_batch: int) -> int:
-    """Return the MiB of /dev/shm in which the instances of the preprocessing hand batches over.
+    """Return the size of /dev/shm for the batches of the preprocessing instances, MiB.
 
-    Each has room for a batch of images as they are sent and for two of tensors: one that is being written and one that
-    has not been fetched. What it once took it does not give back.
+    Each instance needs a batch of encoded images and two batches of tensors: one being written and one not yet fetched.
+    It does not release memory.
 
     Args:
-        subject: whose images they are.
-        decoders: instances.
+        subject: the variant, whose images have a fixed size.
+        decoders: number of instances.
         max_batch: images in a batch.
     """
     tensor_mib = math.prod(subject.image) * np.dtype(subject.dtype).itemsize / 2**20
@@ -136,16 +137,18 @@ def shared_memory_mib(subject: PackagedVariant, decoders: int, max_batch: int) -
 def _scheduling(
     subject: PackagedVariant, settings: DeploymentSettings, plans: EnginePlacement | None
 ) -> tuple[Scheduling, int]:
-    """Return how requests run, and the threads of one inference: as asked for, else as ``tune`` found, else the cores'.
+    """Return the scheduling and the threads of an inference: as requested, else from ``tune``, else from the cores.
 
     Raises:
-        UsageError: the batch asked for is larger than the engines take.
+        UsageError: the requested batch is larger than that of the engines.
     """
-    tuned = subject.tuned
+    tuned = subject.tuned.settings if subject.tuned else None
     most = plans.max_batch if plans else None
     batch = settings.max_batch or min(tuned.batch if tuned else DEFAULT_MAX_BATCH, most or DEFAULT_MAX_BATCH)
     if most is not None and batch > most:
-        raise UsageError(f"--batch {batch} is more than the {most} images that the engines of {subject.variant} take")
+        raise UsageError(
+            f"--batch {batch} is larger than the maximum batch of the engines of {subject.variant}, {most} images"
+        )
     delay = settings.max_delay_ms if settings.max_delay_ms is not None else tuned.max_delay_ms if tuned else 0.0
     scheduling = Scheduling(
         max_batch=batch,
@@ -159,7 +162,7 @@ def _scheduling(
 
 
 def _model(config: Config, files: dict[str, bytes], version: dict[str, bytes]) -> dict[str, bytes]:
-    """Return the files of one model, ``version`` those of its version 1."""
+    """Return the files of one model; ``version`` has those of its version 1."""
     name = config["name"]
     return {
         f"{name}/config.pbtxt": config_text(config).encode(),
@@ -181,7 +184,7 @@ def _png(image: NDArray[np.uint8]) -> bytes:
 
 
 def _element(data: bytes) -> bytes:
-    """Return one element of a tensor of type BYTES as it is sent."""
+    """Return one element of a tensor of type BYTES in the wire format."""
     return struct.pack("<I", len(data)) + data
 
 
@@ -198,8 +201,8 @@ def _readme(
     if plans is not None:
         backend = "tensorrt"
         note = (
-            f"\nThe engines were built by TensorRT {', '.join(plans.versions)}: take the Triton release that has it "
-            "(NVIDIA's support matrix says which) as `FROM` in the Dockerfile.\n"
+            f"\nThe engines were built by TensorRT {', '.join(plans.versions)}: use the Triton release that has it "
+            "(see NVIDIA's support matrix) as `FROM` in the Dockerfile.\n"
         )
         if plans.version_compatible:
             flags = " --backend-config=tensorrt,version-compatible=true"
@@ -224,4 +227,72 @@ def _readme(
             "shared_mib": str(shared_mib),
             "release": TRITON_RELEASE,
         },
+    )
+
+
+DEFAULT_FILE = "model.plan"
+
+
+@dataclass(frozen=True, eq=False)
+class EnginePlacement:
+    """The engines of a repository and their file names.
+
+    Attributes:
+        files: file name in the folder of the version -> engine.
+        by_capability: compute capability -> file name, if it is not that of the default engine.
+        max_batch: maximum batch that all engines support, images.
+        versions: versions of TensorRT that built them.
+        version_compatible: whether later versions of TensorRT can run all of them.
+    """
+
+    files: dict[str, StoredEngine]
+    by_capability: dict[str, str]
+    max_batch: int
+    versions: tuple[str, ...]
+    version_compatible: bool
+
+
+def place_engines(variant: str, engines: Sequence[StoredEngine]) -> EnginePlacement:
+    """Return the latest engine of each compute capability; an engine for several of them is the default.
+
+    Raises:
+        UsageError: Triton does not run such engines, or not all of them in one server.
+    """
+    default: StoredEngine | None = None
+    by_capability: dict[str, StoredEngine] = {}
+    for engine in engines:
+        identity = engine.identity
+        if identity.runtime != "tensorrt":
+            raise UsageError(
+                f"variant {variant} is of {identity.runtime}, which Triton does not run: choose one of TensorRT with "
+                "--variant, or package it with --compose or --kserve"
+            )
+        if identity.options.min_batch > 1:
+            raise UsageError(
+                f"an engine of {variant} takes batches of {identity.options.min_batch} images or more, and Triton "
+                "also sends single images: build it with a minimum batch of 1"
+            )
+        if identity.options.hardware_compatible == "ampere+":
+            default = engine
+        else:
+            by_capability[str(identity.compute_capability)] = engine
+    if default is None and len(by_capability) == 1:
+        default = by_capability.popitem()[1]
+    names = {capability: f"model-{capability}.plan" for capability in sorted(by_capability)}
+    files = {names[capability]: engine for capability, engine in by_capability.items()}
+    if default is not None:
+        files[DEFAULT_FILE] = default
+    versions = tuple(sorted({engine.identity.version for engine in files.values()}))
+    compatible = all(engine.identity.options.version_compatible for engine in files.values())
+    if len(versions) > 1 and not compatible:
+        raise UsageError(
+            f"the engines of {variant} were built by TensorRT {', '.join(versions)}, and a Triton server has only "
+            "one: build them with one version"
+        )
+    return EnginePlacement(
+        files=files,
+        by_capability=names,
+        max_batch=min(engine.identity.options.max_batch for engine in files.values()),
+        versions=versions,
+        version_compatible=compatible,
     )

@@ -1,6 +1,6 @@
 """Configurations of Triton models as JSON data of the message ``inference.ModelConfig``, and as ``config.pbtxt``.
 
-Nothing is put together as text: a field that the message does not have is found here and not by the server.
+The text is written by protobuf, so a field that the message does not have is an error here, not in the server.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.protobuf.messages import message, to_text
 
-#: Files of a model's folder.
+#: Files in the folder of a model.
 LABELS = "labels.txt"
-#: Files below a model's folder ``warmup``.
+#: Files in the folder ``warmup`` of a model.
 WARM_UP = "golden"
-#: Tensor of encoded images of the ensemble and of its first step.
+#: Name of the tensor of encoded images, of the ensemble and of its first step.
 IMAGE = "image"
 
 Config = dict[str, Any]
@@ -24,14 +24,14 @@ Config = dict[str, Any]
 
 @dataclass(frozen=True)
 class Scheduling:
-    """How requests wait and run.
+    """How requests are queued and batched.
 
     Attributes:
-        max_batch: images in a batch.
-        instances: of the model, each of which runs a batch at a time.
-        max_queue: requests that wait; more are refused.
-        deadline_ms: milliseconds that a request waits at most; a client can ask for less.
-        max_delay_ms: milliseconds that a batch may wait to become fuller.
+        max_batch: maximum number of images in a batch.
+        instances: number of instances of the model; each runs one batch at a time.
+        max_queue: maximum number of waiting requests; more are rejected.
+        deadline_ms: maximum time that a request waits, ms; a client can request less.
+        max_delay_ms: maximum time that a batch waits for more images, ms.
     """
 
     max_batch: int
@@ -42,7 +42,7 @@ class Scheduling:
 
 
 def config_text(config: Config) -> str:
-    """Return a configuration as ``config.pbtxt`` has it.
+    """Return a configuration as the text of ``config.pbtxt``.
 
     Raises:
         MissingExtra: protobuf is not installed.
@@ -58,13 +58,13 @@ def classifier_config(
     logits: tuple[str, int],
     gpu: bool,
 ) -> Config:
-    """Return what every classifier has in common; its backend comes with :func:`on_onnxruntime` or :func:`on_tensorrt`.
+    """Return what all classifiers have in common; :func:`on_onnxruntime` or :func:`on_tensorrt` adds the backend.
 
     Args:
         name: of the model.
-        scheduling: how requests wait and run.
+        scheduling: how requests are queued and batched.
         images: name, type (``float32`` or ``uint8``) and shape of one image.
-        logits: name, and how many classes.
+        logits: name and number of classes.
         gpu: run it on a GPU.
     """
     tensor, dtype, shape = images
@@ -83,12 +83,12 @@ def classifier_config(
 
 
 def on_onnxruntime(config: Config, *, gpu: bool, threads: int) -> Config:
-    """Return the configuration of a classifier in ONNX.
+    """Return the configuration of an ONNX classifier.
 
-    Its threads are stated, for each of the instances would take a thread of every core it sees. On a GPU factors are
-    not rounded to TF32: the file was proved without that.
+    The number of threads is set, because by default each instance uses a thread for every core. On a GPU, TF32 is
+    disabled, because the file was proved without it.
     """
-    made = {
+    configured = {
         **config,
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
@@ -96,12 +96,12 @@ def on_onnxruntime(config: Config, *, gpu: bool, threads: int) -> Config:
     }
     if gpu:
         cuda = {"name": "cuda", "parameters": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
-        made["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
-    return made
+        configured["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
+    return configured
 
 
 def on_tensorrt(config: Config, plans: dict[str, str], default: str) -> Config:
-    """Return the configuration of a classifier in TensorRT's engines.
+    """Return the configuration of a classifier of TensorRT engines.
 
     Args:
         config: of :func:`classifier_config`.
@@ -125,7 +125,7 @@ def preprocess_config(
     formats: tuple[str, ...],
     max_pixels: int,
 ) -> Config:
-    """Return the configuration of the step from encoded images to what the classifier takes; ``images`` as above."""
+    """Return the configuration of the step from encoded images to the classifier's input; ``images`` as above."""
     tensor, dtype, shape = images
     encoded = {"data_type": "TYPE_STRING", "dims": [1]}
     return {
@@ -151,7 +151,7 @@ def preprocess_config(
 
 
 def ensemble_config(name: str, preprocess: Config, classifier: Config) -> Config:
-    """Return the configuration that sends an encoded image through both; as a whole it has no queue of its own."""
+    """Return the configuration of the ensemble of both; it has no queue of its own."""
     (image,), (pixels,) = preprocess["input"], preprocess["output"]
     (images,), (logits,) = classifier["input"], classifier["output"]
     return {
@@ -185,7 +185,7 @@ def _logits(name: str, classes: int) -> Config:
 
 
 def _batching(scheduling: Scheduling) -> Config:
-    """Return a batcher with a bound to its queue: without a batcher Triton has no queue that could be bounded."""
+    """Return a batcher with a limited queue; without a batcher, Triton has no queue to limit."""
     return {
         "max_queue_delay_microseconds": round(scheduling.max_delay_ms * 1000),
         "default_queue_policy": {
@@ -198,7 +198,7 @@ def _batching(scheduling: Scheduling) -> Config:
 
 
 def _warm_up(tensor: str, kind: Config, max_batch: int) -> list[Config]:
-    """Return the batches that are run before the model is ready: the smallest and the largest, of a golden image."""
+    """Return the warm-up batches, the smallest and the largest, of a golden image."""
     return [
         {
             "name": f"batch-{batch}",

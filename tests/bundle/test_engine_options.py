@@ -9,11 +9,11 @@ from regnet_deploy.errors import BundleError, UsageError
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"min_batch": 0}, "batches of 0 to 32 images tuned for 8 cannot be: 1 <= min_batch"),
+        ({"min_batch": 0}, "batches of 0 to 32 images tuned for 8 are impossible: 1 <= min_batch"),
         ({"max_batch": 4}, "batches of 1 to 4 images tuned for 8"),
         ({"tuned_batch": 2, "min_batch": 3}, "batches of 3 to 32 images tuned for 2"),
         ({"optimization_level": 6}, "optimization level 6 is not one of 0 to 5"),
-        ({"workspace_bytes": 0}, "a workspace of 0 bytes cannot be"),
+        ({"workspace_bytes": 0}, "a workspace of 0 bytes is not possible"),
         ({"hardware_compatible": "ampere"}, r"'ampere' \(did you mean ampere\+\?\); there are ampere\+, same-compute"),
         ({"compute_capabilities": ("89",)}, "'89' is not a compute capability such as 8.9"),
     ],

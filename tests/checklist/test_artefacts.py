@@ -211,7 +211,7 @@ def test_26a_fields_that_no_manifest_has_are_refused(exported_bundle: Path, chan
 def test_26b_parts_that_are_not_known_run_nothing(exported_bundle: Path):
     code = {"implementation": "os.system", "handler": "handler.py", "!!python/object/apply:os.system": ["touch ran"]}
     (exported_bundle / "handler.py").write_text("raise SystemExit('ran')")
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["onnx-fp32"] |= code
     bundle = update_bundle(exported_bundle, {"unknown": code, "variants": variants})
     assert load_version(bundle).variant == "onnx-fp32"

@@ -37,7 +37,7 @@ def with_engines(exported_bundle, monkeypatch):
         made.setdefault(name, {**variant, "opset": 18, "convolutions": {}, "engines": []})["engines"].append(
             {"key": identity.key, "file": file, "bytes": 2**20, "identity": identity.to_json(), "proof": proved}
         )
-    update_bundle(exported_bundle, {"variants": {**bundle.part("variants"), **made}}, files)
+    update_bundle(exported_bundle, {"variants": {**bundle.parts["variants"], **made}}, files)
     monkeypatch.setattr("regnet_deploy.engines.gpu.find_gpu", lambda: H100)
     there = {"tensorrt": TRT, "tensorrt-rtx": "tensorrt-rtx is not installed: pip install it"}
     monkeypatch.setattr("regnet_deploy.engines.bundle_engines.library_here", there.__getitem__)
@@ -101,7 +101,7 @@ class TestBuild:
         assert "trt-fp32: built for this machine" in done.stderr
         (engine,) = json.loads(done.stdout)["engines"]
         assert (engine["fits"], engine["proof"]["passed"]) == (True, True)
-        assert open_bundle(without_engine).part("variants")["trt-fp32"]["engines"][0]["key"] == engine["key"]
+        assert open_bundle(without_engine).parts["variants"]["trt-fp32"]["engines"][0]["key"] == engine["key"]
 
     def test_where_nothing_is_missing_nothing_is_built(self, cli, with_h100_engine, computer, snapshot):
         before, built = snapshot(with_h100_engine), len(computer.trt.built)
@@ -130,7 +130,7 @@ class TestBuild:
         assert snapshot(without_engine) == before
 
     def test_of_several_errors_the_proof_decides_the_exit_code(self, cli, without_engine, computer):
-        variants = open_bundle(without_engine).part("variants")
+        variants = open_bundle(without_engine).parts["variants"]
         variants["trt-bf16"] = {**variants["trt-fp32"], "precision": "bf16", "source": "onnx-bf16"}
         variants["trt-fp16"] = {**variants["trt-fp32"], "precision": "fp16", "convolutions": {"stem.conv": "fp16"}}
         update_bundle(without_engine, {"variants": variants})
@@ -138,8 +138,8 @@ class TestBuild:
         assert (done.returncode, done.stdout) == (3, "")
         last = done.stderr.splitlines()[-1]
         assert "trt-bf16 cannot be built: onnx-bf16, which it is built from, is not in" in last
-        assert "trt-fp16: 1 of 1 convolutions do not compute in the type asked" in last
-        assert open_bundle(without_engine).part("variants")["trt-fp32"]["engines"]
+        assert "trt-fp16: 1 of 1 convolutions do not compute in the type required" in last
+        assert open_bundle(without_engine).parts["variants"]["trt-fp32"]["engines"]
 
     def test_without_a_gpu_it_is_one_line(self, cli_error, without_engine, computer):
         computer.driver.gpu = None
@@ -148,7 +148,7 @@ class TestBuild:
     def test_without_tensorrt_it_is_one_line(self, cli_error, without_engine, computer, monkeypatch):
         find = importlib.util.find_spec
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "tensorrt" in name else find(name))
-        variants = open_bundle(without_engine).part("variants")
+        variants = open_bundle(without_engine).parts["variants"]
         update_bundle(without_engine, {"variants": {**variants, "trt-fp16": variants["trt-fp32"]}})
         line = cli_error("engines", without_engine, "--build")
         assert "trt-fp16, trt-fp32: tensorrt is not installed: " in line

@@ -73,14 +73,14 @@ def test_onnx_is_what_is_meant_and_the_table_has_the_proof(cli, bundle, options)
     assert "100%" in done.stdout
     assert "onnxruntime 1." in done.stdout
     assert "seeded noise" in done.stderr
-    assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
+    assert list(open_bundle(bundle).parts["variants"]) == ["onnx-fp32"]
 
 
 def test_json_is_one_document_with_golden_set_and_variants(cli_process, bundle):
     done = cli_process("export", bundle, "--uint8", "--json")
     document = json.loads(done.stdout)
-    assert document["golden"] == open_bundle(bundle).part("golden")
-    assert document["variants"] == open_bundle(bundle).part("variants")
+    assert document["golden"] == open_bundle(bundle).parts["golden"]
+    assert document["variants"] == open_bundle(bundle).parts["variants"]
     assert set(document["variants"]) == {"onnx-fp32", "onnx-fp32-uint8"}
 
 
@@ -142,7 +142,7 @@ def test_a_calibration_folder_that_will_not_do_is_one_line(cli, labelled, tmp_pa
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
-    assert "variants" not in open_bundle(labelled)
+    assert "variants" not in open_bundle(labelled).parts
 
 
 def test_a_variant_below_its_gate_exits_3_and_the_others_are_written(cli, bundle):
@@ -151,7 +151,7 @@ def test_a_variant_below_its_gate_exits_3_and_the_others_are_written(cli, bundle
     assert "onnx-fp32" in done.stdout
     assert done.stderr.splitlines()[-1].startswith("regnet-deploy: onnx-fp16 does not agree with the model: mean")
     assert done.stderr.splitlines()[-1].endswith("(the other variants are written)")
-    assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
+    assert list(open_bundle(bundle).parts["variants"]) == ["onnx-fp32"]
 
 
 def test_several_precisions_are_several_rows(cli, bundle):
@@ -170,7 +170,7 @@ def test_with_data_the_choice_is_printed_and_in_the_json(cli, labelled, write_cl
     assert "onnx-int8-cpu" in done.stdout
     done = cli(*arguments, "--json")
     document = json.loads(done.stdout)
-    assert document["choice"] == open_bundle(labelled).part("choice")
+    assert document["choice"] == open_bundle(labelled).parts["choice"]
     assert {one["result"] for one in document["choice"]["candidates"]} >= {"kept"}
 
 
@@ -182,14 +182,14 @@ def test_trt_without_tensorrt_exits_2_with_one_line_and_keeps_the_onnx(cli, bund
         "regnet-deploy: no TensorRT engine can be built: tensorrt is not installed"
     )
     assert "pip install 'regnet-deploy[trt-rtx]'" in done.stderr
-    assert list(open_bundle(bundle).part("variants")) == ["onnx-fp32"]
+    assert list(open_bundle(bundle).parts["variants"]) == ["onnx-fp32"]
 
 
 def test_trt_with_tensorrt_rtx_adds_an_engine_before_training(cli, bundle):
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
     done = cli("export", bundle, "--trt", "--max-batch", "4")
     assert done.returncode == 0, done.stderr
-    assert set(open_bundle(bundle).part("variants")) in ({"onnx-fp32", "rtx-fp32"}, {"onnx-fp32", "trt-fp32"})
+    assert set(open_bundle(bundle).parts["variants"]) in ({"onnx-fp32", "rtx-fp32"}, {"onnx-fp32", "trt-fp32"})
     assert "-fp32" in done.stdout
 
 
@@ -207,7 +207,7 @@ def test_a_bad_image_is_named_and_nothing_is_written(cli, bundle, tmp_path):
     assert "bad.png" in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
-    assert "golden" not in open_bundle(bundle)
+    assert "golden" not in open_bundle(bundle).parts
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_looser_tolerance_is_said_and_recorded(cli, bundle):
     assert "onnx-fp32 passed a looser gate than that of fp32" in done.stderr
     assert "does not count as proved and is served only with --variant onnx-fp32" in done.stderr
     assert "looser gate" in done.stdout
-    assert open_bundle(bundle).part("variants")["onnx-fp32"]["proof"]["standard"] is False
+    assert open_bundle(bundle).parts["variants"]["onnx-fp32"]["proof"]["standard"] is False
     done = cli("export", bundle)
     assert "does not count" not in done.stderr
     assert "looser gate" not in done.stdout
@@ -317,7 +317,7 @@ def test_an_option_that_would_do_nothing_is_refused(cli, bundle, options, says):
 def test_precisions_may_be_one_word(cli, bundle):
     done = cli("export", bundle, "--precision", "fp16,bf16")
     assert done.returncode == 0, done.stderr
-    assert {"onnx-fp16", "onnx-bf16"} < set(open_bundle(bundle).part("variants"))
+    assert {"onnx-fp16", "onnx-bf16"} < set(open_bundle(bundle).parts["variants"])
 
 
 def test_a_batch_that_no_memory_holds_is_refused_before_anything_is_judged(cli, labelled, write_class_folders):

@@ -30,7 +30,7 @@ def test_engines_are_rows_with_their_proofs(cli, bundle, computer):
     rows = [line for line in done.stdout.splitlines() if line.strip().startswith("trt-")]
     assert len(rows) == 2
     assert all("tensorrt" in row and "100%" in row for row in rows)
-    variants = open_bundle(bundle).part("variants")
+    variants = open_bundle(bundle).parts["variants"]
     assert set(variants) == {"onnx-fp32", "onnx-fp16", "trt-fp32", "trt-fp16"}
     assert variants["trt-fp16"]["engines"][0]["identity"]["options"]["max_batch"] == 4
 
@@ -53,10 +53,10 @@ def test_an_engine_in_another_type_exits_3_and_the_rest_is_written(cli, bundle, 
     assert done.returncode == 3
     last = done.stderr.splitlines()[-1]
     assert last.startswith("regnet-deploy: trt-fp16: ")
-    assert "convolutions do not compute in the type asked: " in last
-    assert "(fp16 asked, fp32 built)" in last
+    assert "convolutions do not compute in the type required: " in last
+    assert "(fp16 required, fp32 built)" in last
     assert last.endswith("(the other variants are written)")
-    assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32", "onnx-fp16", "trt-fp32"}
+    assert set(open_bundle(bundle).parts["variants"]) == {"onnx-fp32", "onnx-fp16", "trt-fp32"}
 
 
 def test_an_engine_that_does_not_agree_exits_3_with_the_figures(cli, bundle, computer, fake_machine, monkeypatch):
@@ -65,7 +65,7 @@ def test_an_engine_that_does_not_agree_exits_3_with_the_figures(cli, bundle, com
     assert done.returncode == 3
     assert "trt-fp32 does not agree with the model" in done.stderr.splitlines()[-1]
     assert ": |error| 0.5" in done.stderr.splitlines()[-1]
-    assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32"}
+    assert set(open_bundle(bundle).parts["variants"]) == {"onnx-fp32"}
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_tensorrt_that_is_not_known_is_one_line_and_the_onnx_is_kept(cli, bund
     done = cli("export", bundle, "--trt")
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]
-    assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32"}
+    assert set(open_bundle(bundle).parts["variants"]) == {"onnx-fp32"}
 
 
 def test_too_little_memory_of_the_gpu_is_one_line_and_the_onnx_is_kept(cli, bundle, computer):
@@ -85,7 +85,7 @@ def test_too_little_memory_of_the_gpu_is_one_line_and_the_onnx_is_kept(cli, bund
     done = cli("export", bundle, "--trt")
     assert done.returncode == 2
     assert "has 0 MiB of its 1024 MiB free" in done.stderr.splitlines()[-1]
-    assert set(open_bundle(bundle).part("variants")) == {"onnx-fp32"}
+    assert set(open_bundle(bundle).parts["variants"]) == {"onnx-fp32"}
 
 
 @pytest.mark.parametrize("exported", [False, True])

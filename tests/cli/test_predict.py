@@ -40,7 +40,7 @@ def test_files_get_the_answers_of_the_network(cli: Any, exported_bundle: Path, i
     for row, result in zip(logits, document["results"], strict=False):
         best = np.argsort(-row)[:2]
         assert [p["index"] for p in result["predictions"]] == best.tolist()
-        assert [p["label"] for p in result["predictions"]] == [bundle.part("labels")[i] for i in best]
+        assert [p["label"] for p in result["predictions"]] == [bundle.parts["labels"][i] for i in best]
         wanted = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
         assert [p["probability"] for p in result["predictions"]] == pytest.approx(wanted[best].tolist(), abs=1e-5)
 
@@ -88,7 +88,7 @@ def test_a_bad_image_is_named_and_the_others_are_answered(cli: Any, exported_bun
 def test_the_table_names_image_label_and_probability(cli: Any, exported_bundle: Path, images: list[Path]):
     done = cli("predict", exported_bundle, images[0], "-k", "1")
     assert done.returncode == 0
-    label = open_bundle(exported_bundle).part("labels")[load_golden(open_bundle(exported_bundle)).logits[0].argmax()]
+    label = open_bundle(exported_bundle).parts["labels"][load_golden(open_bundle(exported_bundle)).logits[0].argmax()]
     row = next(line for line in done.stdout.splitlines() if str(images[0]) in line)
     assert label in row
     assert "%" in row
@@ -117,7 +117,7 @@ def test_before_export_the_weights_answer(cli: Any, exported_bundle: Path, image
     assert document["variant"] is None
     assert document["runtime"].startswith("torch ")
     pixels = np.asarray(Image.open(images[0]))[None]
-    logits = classify_pixels(TorchSession(bundle), pixels, Preprocessing.from_json(bundle.part("preprocessing")))
+    logits = classify_pixels(TorchSession(bundle), pixels, Preprocessing.from_json(bundle.parts["preprocessing"]))
     best = int(logits[0].argmax())
     assert document["results"][0]["predictions"][0]["label"] == f"class {best}"
 

@@ -23,7 +23,7 @@ def test_tables_name_units_the_two_totals_and_the_closed_form(cli, exported_bund
 def test_json_is_one_document_on_stdout_and_what_the_bundle_holds(cli_process, exported_bundle):
     done = cli_process("profile", exported_bundle, "--batch", "1", "--seconds", "0.01", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == open_bundle(exported_bundle).part("profile")
+    assert json.loads(done.stdout) == open_bundle(exported_bundle).parts["profile"]
     assert "Traceback" not in done.stderr
 
 
@@ -51,7 +51,7 @@ def test_options_that_cannot_be_used_are_one_line_and_exit_2(cli, exported_bundl
     assert reason in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""
-    assert "profile" not in open_bundle(exported_bundle)
+    assert "profile" not in open_bundle(exported_bundle).parts
 
 
 def test_a_missing_bundle_is_one_line_that_names_the_command(cli, tmp_path):

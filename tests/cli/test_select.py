@@ -21,11 +21,11 @@ def test_a_budget_becomes_a_bundle_in_the_current_folder(cli, tmp_path):
     assert "Errors on your data will differ" in done.stdout
     assert "next: regnet-deploy train --data DIR" in done.stderr
     bundle = open_bundle(tmp_path / "regnet-bundle")
-    architecture = bundle.part("architecture")
+    architecture = bundle.parts["architecture"]
     total = network_complexity(Network.from_json(architecture), 224, 1000).total
-    assert int(total.macs) == bundle.part("selection")["met"]["macs"]
+    assert int(total.macs) == bundle.parts["selection"]["met"]["macs"]
     assert abs(total.macs / 0.4e9 - 1) < 0.01
-    assert bundle.part("preprocessing")["resize"] == 256
+    assert bundle.parts["preprocessing"]["resize"] == 256
 
 
 def test_json_is_one_document_with_the_promised_keys(cli, tmp_path):
@@ -43,7 +43,7 @@ def test_json_is_one_document_with_the_promised_keys(cli, tmp_path):
 def test_a_published_network_is_taken_by_name(cli, tmp_path):
     done = cli("select", "--published", "regnety_040", "-o", "y4", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["pick"]["macs"] == 3_973_301_344
-    architecture = open_bundle(tmp_path / "y4").part("architecture")
+    architecture = open_bundle(tmp_path / "y4").parts["architecture"]
     assert architecture["widths"] == [128, 192, 512, 1088]
 
 
@@ -51,7 +51,7 @@ def test_a_published_network_at_another_resolution_has_the_macs_it_has_there(cli
     done = cli("select", "--published", "RegNetX-200MF", "--resolution", 32, "--classes", 10, "--json", cwd=tmp_path)
     data = json.loads(done.stdout)
     assert data["budget"]["macs"] == data["pick"]["macs"] < 20e6
-    assert open_bundle(tmp_path / "regnet-bundle").part("selection")["reference_macs"] == 199_040_872
+    assert open_bundle(tmp_path / "regnet-bundle").parts["selection"]["reference_macs"] == 199_040_872
 
 
 def test_a_network_published_by_its_stages_only_is_taken_without_parameters(cli, tmp_path):
@@ -146,7 +146,7 @@ def test_evidence_ranks_and_is_shown_and_recorded(cli, tmp_path):
     assert "Selected candidate 1: lowest predicted error of" in done.stdout
     assert "Evidence: 60 trials of mine.csv; on trials left out of the fit the regression has" in done.stdout
     assert "the regression is better and ranks the candidates." in done.stdout
-    selection = open_bundle(tmp_path / "regnet-bundle").part("selection")
+    selection = open_bundle(tmp_path / "regnet-bundle").parts["selection"]
     evidence = selection["evidence"]
     assert evidence["decides"] is True
     assert evidence["trials"] == 60

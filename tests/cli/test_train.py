@@ -57,7 +57,7 @@ def test_json_is_on_stdout_and_everything_else_on_stderr(cli_process: Any, bundl
     assert result["data"]["train_images"] == 18
     assert result["data"]["val_images"] == 6
     assert result["data"]["rejected"] == 1
-    assert result["best"] == open_bundle(bundle).part("training")["best"]
+    assert result["best"] == open_bundle(bundle).parts["training"]["best"]
     said = done.stderr.splitlines()
     assert said[0] == "18 images to train on, 6 to validate with (25% of each class held out (seed 0)), 2 classes"
     assert "1 file left out:" in said
@@ -92,7 +92,7 @@ def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(
 )
 def test_bad_values_are_one_line(cli: Any, bundle: Path, data: Path, options: list[str], message: str) -> None:
     assert_one_line(cli("train", bundle, "--data", data, *QUICK, *options), message)
-    assert "training" not in open_bundle(bundle)
+    assert "training" not in open_bundle(bundle).parts
 
 
 def test_missing_things_are_one_line(cli: Any, bundle: Path, data: Path, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_interrupted_it_says_so_and_goes_on_later(cli_process: Any, start_cli: A
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == "regnet-deploy: interrupted"
     assert "Traceback" not in said
-    assert "training" not in open_bundle(bundle)
+    assert "training" not in open_bundle(bundle).parts
     assert_one_line(cli_process("train", bundle, "--data", data, *QUICK), "an unfinished run in")
     done = cli_process("train", bundle, "--data", data, *QUICK, "--restart")
     assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def test_the_least_measured_error_is_picked(cli, data, tmp_path):
     assert picked["pick"]["measured_error"] == min(last.values())
     assert picked["pick"]["widths"] in [list(trials[number].network.widths) for number in best]
     assert picked["budget"]["classes"] == 2  # those of the folder
-    architecture = open_bundle(tmp_path / "regnet-bundle").part("architecture")
+    architecture = open_bundle(tmp_path / "regnet-bundle").parts["architecture"]
     assert architecture["depths"] == picked["pick"]["depths"]
     assert "4 candidates, 1 epoch each" in done.stderr
     assert "2 candidates, 3 epochs each" in done.stderr
@@ -101,7 +101,7 @@ def test_a_network_of_a_sweep_becomes_a_bundle(cli, data, tmp_path):
     assert done.returncode == 0, done.stderr
     taken = json.loads(done.stdout)
     assert taken["trial"]["error_percent"] == min(errors.values())
-    architecture = open_bundle(tmp_path / "v").part("architecture")
+    architecture = open_bundle(tmp_path / "v").parts["architecture"]
     assert (architecture["block"], architecture["family"], architecture["classes"]) == ("v", "v", 2)
     done = cli("show", "v")
     assert done.returncode == 0

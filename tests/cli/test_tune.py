@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.load_testing.settings import ServerSetting
+from regnet_deploy.bundle.measurements import ServerSetting, Serving
 from regnet_deploy.load_testing.tuning import LoadTrial
-from regnet_deploy.runtimes.machine_summary import machine_summary
-from regnet_deploy.runtimes.tuned_settings import TunedSettings, tuned_settings
+from regnet_deploy.runtimes.tuned_settings import machine_summary, tuned_settings
 
 
 class Running:
@@ -54,15 +53,15 @@ def test_what_was_found_is_written_and_holds_on_this_machine(cli: Any, exported_
     done = cli("tune", exported_bundle, "--runtime", "onnxruntime")
     assert done.returncode == 0, done.stderr
     bundle = open_bundle(exported_bundle)
-    part = bundle.part("serving")
+    part = bundle.parts["serving"]
     assert part["machine"] == machine_summary().to_json()
     assert part["settings"]["variant"] == "onnx-fp32-uint8"
     assert 140 < part["rate"] <= 150
     assert len(part["rows"]) >= 4
     found = tuned_settings(bundle)
-    assert isinstance(found, TunedSettings)
-    assert found.variant == "onnx-fp32-uint8"
-    assert "tune" in bundle.part("environment")
+    assert isinstance(found, Serving)
+    assert found.settings.variant == "onnx-fp32-uint8"
+    assert "tune" in bundle.parts["environment"]
     assert "selected: the simplest" in done.stdout
     assert "uses these settings on this machine" in done.stderr
 
@@ -72,9 +71,9 @@ def test_json_is_what_was_written(cli: Any, exported_bundle: Path, fake_servers:
     done = cli("tune", exported_bundle, "--variant", "onnx-fp32", "--runtime", "onnxruntime", "--json")
     printed = json.loads(done.stdout)
     assert printed["written"]
-    assert {name: printed[name] for name in open_bundle(exported_bundle).part("serving")} == open_bundle(
+    assert {name: printed[name] for name in open_bundle(exported_bundle).parts["serving"]} == open_bundle(
         exported_bundle
-    ).part("serving")
+    ).parts["serving"]
     assert {row["setting"]["variant"] for row in printed["rows"]} == {"onnx-fp32"}
 
 
@@ -136,9 +135,9 @@ def test_real_servers_are_tuned_and_the_settings_are_served(cli_process: Any, ex
     words += ["--max-executors", "1"]
     done = cli_process("tune", exported_bundle, *words)
     assert done.returncode == 0, done.stderr
-    part = open_bundle(exported_bundle).part("serving")
+    part = open_bundle(exported_bundle).parts["serving"]
     assert part["rate"] > 0
-    assert isinstance(tuned_settings(open_bundle(exported_bundle)), TunedSettings)
+    assert isinstance(tuned_settings(open_bundle(exported_bundle)), Serving)
 
 
 @pytest.mark.slow

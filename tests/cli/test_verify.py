@@ -112,7 +112,7 @@ def test_a_network_that_disagrees_is_exit_code_3_with_figures(cli: Any, exported
 
 @pytest.mark.usefixtures("no_torch")
 def test_variants_that_this_machine_cannot_run_are_named(cli: Any, exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["onnx-fp32"]["precision"] = "bf16"
     variants["onnx-fp32-uint8"]["precision"] = "fp3"
     update_bundle(exported_bundle, {"variants": variants})
@@ -151,7 +151,7 @@ def test_the_model_itself_is_held_against_its_golden_set(cli: Any, exported_bund
     weights = weights_to_bytes(model.state_dict())
     bundle = update_bundle(exported_bundle, {}, {FILE: weights}, drop=("variants", *bundle.files))
     images = np.random.default_rng(0).integers(0, 256, (9, 24, 24, 3)).astype(np.uint8)
-    logits = classify_pixels(TorchSession(bundle), images, Preprocessing.from_json(bundle.part("preprocessing")))
+    logits = classify_pixels(TorchSession(bundle), images, Preprocessing.from_json(bundle.parts["preprocessing"]))
     golden = golden_to_bytes(GoldenSet(images, logits))
     part = {"weights_sha256": bundle.files[FILE].sha256, "images": 9, "source": "made by a test", "seed": None}
     update_bundle(exported_bundle, {"golden": part}, {"golden.safetensors": golden})
@@ -175,7 +175,7 @@ def test_no_bundle_is_one_line(cli: Any, tmp_path: Path):
 
 
 def test_an_engine_that_cannot_be_run_says_why(cli: Any, exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     engine = {"runtime": "tensorrt", "precision": "fp32", "input": "float32", "opset": 18, "source": "onnx-fp32"}
     engine |= {"convolutions": {}, "engines": []}
     update_bundle(exported_bundle, {"variants": {**variants, "trt-fp32": engine}})
@@ -237,7 +237,7 @@ def test_int8_is_held_to_its_proof_by_releases_that_truncate_fp16_too(
     bundle = open_bundle(in_every_precision)
     source = load_model_source(bundle)
     data = source.onnx(PRECISIONS["int8"], dict.fromkeys(source.activation_names(), TensorRange(-4.0, 4.0)))
-    variant = {**bundle.part("variants")["onnx-bf16"], "file": "onnx-int8.onnx", "precision": "int8"}
+    variant = {**bundle.parts["variants"]["onnx-bf16"], "file": "onnx-int8.onnx", "precision": "int8"}
     bundle = update_bundle(in_every_precision, {"variants": {"onnx-int8": variant}}, {"onnx-int8.onnx": data})
     made = []
     real = emulation.emulate_fp16_quantization

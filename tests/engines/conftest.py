@@ -12,10 +12,10 @@ from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bu
 from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.bundle.variants import Engine
 from regnet_deploy.engines.bundle_engines import engine_file
+from regnet_deploy.engines.engine_builder import build_plan
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.identity import identify
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.space.network import Network
 
@@ -91,10 +91,6 @@ def rtx() -> Library:
     return load_library("tensorrt-rtx")
 
 
-def without_progress(steps: int, phase: str) -> None:
-    """Take progress and do nothing with it."""
-
-
 @dataclass
 class Machine:
     """A machine with a GPU and TensorRT, neither of them real: see fake_tensorrt.py and fake_cuda.py."""
@@ -104,7 +100,7 @@ class Machine:
     gpu: Gpu
     library: Library
 
-    def build(self, onnx: bytes, options: EngineOptions | None = None, progress: Any = without_progress, **more: Any):
+    def build(self, onnx: bytes, options: EngineOptions | None = None, progress: Any = None, **more: Any):
         """Return a plan."""
         return build_plan(self.library, self.gpu, onnx, SIDE, options or EngineOptions.up_to(4), progress, **more).plan
 
@@ -116,7 +112,7 @@ class Machine:
 
 @pytest.fixture(params=["10.16.1.11", "11.4.0.106"])
 def machine(request, fake_machine, h100, monkeypatch, tmp_path) -> Machine:
-    """A machine that everything in the room takes for real."""
+    """A machine whose TensorRT and GPU are fakes."""
     computer = fake_machine.install(monkeypatch, tmp_path / "cache", request.param)
     return Machine(computer.trt, computer.cuda, h100, computer.library)
 

@@ -83,7 +83,7 @@ def test_an_engine_of_another_onnx_file_than_the_bundle_has_now_never_fits(machi
         UsageError, match=r"no engine of trt-fp16 runs here: .* `regnet-deploy export --trt` builds one"
     ):
         open_engine(bundle, "trt-fp16")
-    variants = bundle.part("variants")
+    variants = bundle.parts["variants"]
     del variants["onnx-fp16"]
     update_bundle(path, {"variants": variants})
     assert "is not in the bundle any more" in no_engine_reason(open_bundle(path), "trt-fp16")
@@ -92,7 +92,7 @@ def test_an_engine_of_another_onnx_file_than_the_bundle_has_now_never_fits(machi
 @pytest.mark.parametrize("at", [0, 100, -1])
 def test_a_plan_with_one_byte_changed_is_refused_before_it_is_loaded(machine, with_engine, monkeypatch, at):
     bundle = open_bundle(with_engine(machine))
-    path = bundle.stored_path(bundle.part("variants")["trt-fp16"]["engines"][0]["file"])
+    path = bundle.stored_path(bundle.parts["variants"]["trt-fp16"]["engines"][0]["file"])
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
@@ -104,7 +104,7 @@ def test_a_plan_with_one_byte_changed_is_refused_before_it_is_loaded(machine, wi
 
 def test_a_plan_that_was_cut_short_or_is_gone_is_refused(machine, with_engine):
     bundle = open_bundle(with_engine(machine))
-    path = bundle.stored_path(bundle.part("variants")["trt-fp16"]["engines"][0]["file"])
+    path = bundle.stored_path(bundle.parts["variants"]["trt-fp16"]["engines"][0]["file"])
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BundleError, match="is damaged"):
         open_engine(bundle, "trt-fp16")

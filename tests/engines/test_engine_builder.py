@@ -6,23 +6,17 @@ from bundle_parts import calibration, engine, engine_variant, onnx_variant
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
-from regnet_deploy.engines.engine_builder import build_engine, rebuild_engine
+from regnet_deploy.engines.engine_builder import EngineSource, build_engine, build_plan, rebuild_engine
 from regnet_deploy.engines.inspection import is_squeeze_excitation
-from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import ProofError, UsageError
 
 FOUR = EngineOptions.up_to(4)
 
 
-def silent(steps, phase):
-    pass
-
-
 def make(machine, onnx, convolutions, options=FOUR, **more):
-    return build_engine(
-        machine.library, machine.gpu, "trt-fp16", onnx, "fp16", None, convolutions, 32, options, silent, **more
-    )
+    source = EngineSource("trt-fp16", onnx, 32, "fp16", convolutions, options, **more)
+    return build_engine(machine.library, machine.gpu, source)
 
 
 def test_the_entry_says_what_the_engine_is_and_its_session_runs(machine, onnx_of, types_of, images):
@@ -44,7 +38,7 @@ def test_a_convolution_in_another_type_than_asked_is_refused(machine, onnx_of, t
     asked = types_of("fp16")
     name = sorted(asked)[0]
     machine.trt.convolutions = lambda convolution, kind: "Float" if convolution == name else kind
-    with pytest.raises(ProofError, match=rf"^1 of {len(asked)} convolutions .*{name} \(fp16 asked, fp32 built\)"):
+    with pytest.raises(ProofError, match=rf"^1 of {len(asked)} convolutions .*{name} \(fp16 required, fp32 built\)"):
         make(machine, onnx_of("fp16"), asked)
 
 
@@ -52,7 +46,7 @@ def test_a_file_that_is_typed_otherwise_than_its_name_says_is_refused(machine, o
     """The graph itself is broken: it is the FP32 one."""
     asked = types_of("fp16")
     wrong = sum(not is_squeeze_excitation(name) for name in asked)  # a gate in a wider float is none of them
-    with pytest.raises(ProofError, match=rf"{wrong} of {len(asked)} convolutions do not compute in the type asked"):
+    with pytest.raises(ProofError, match=rf"{wrong} of {len(asked)} convolutions do not compute in the type required"):
         make(machine, onnx_of("fp32"), asked)
 
 
@@ -100,7 +94,7 @@ def test_kernels_are_timed_once(machine, onnx_of, types_of, tmp_path):
 
 def test_without_a_gpu_tensorrt_rtx_builds_and_says_that_nothing_is_proved(rtx, onnx_of, types_of):
     asked = types_of("fp16")
-    made = build_engine(rtx, None, "rtx-fp16", onnx_of("fp16"), "fp16", None, asked, 32, FOUR, silent)
+    made = build_engine(rtx, None, EngineSource("rtx-fp16", onnx_of("fp16"), 32, "fp16", asked, FOUR))
     assert made.session is None
     assert "built without a GPU and not proved" in made.engine.note
     assert set(made.engine.types) == {"fp16"}
@@ -108,7 +102,8 @@ def test_without_a_gpu_tensorrt_rtx_builds_and_says_that_nothing_is_proved(rtx, 
 
 
 def test_tensorrt_rtx_beside_a_gpu_that_it_is_not_for_proves_nothing_and_says_why(rtx, h100, onnx_of, types_of):
-    made = build_engine(rtx, h100, "rtx-fp16", onnx_of("fp16"), "fp16", None, types_of("fp16"), 32, FOUR, silent)
+    source = EngineSource("rtx-fp16", onnx_of("fp16"), 32, "fp16", types_of("fp16"), FOUR)
+    made = build_engine(rtx, h100, source)
     assert made.session is None
     assert made.engine.note.startswith("not proved: it was built for ")
     assert "H100" in made.engine.note
@@ -119,7 +114,7 @@ class TestRemake:
 
     def test_the_options_are_those_of_the_others(self, machine, with_engine, prepared):
         path = with_engine(machine, EngineOptions.up_to(2, tf32=True), gpu=replace(machine.gpu, name="NVIDIA L4"))
-        made = rebuild_engine(prepared(path), "trt-fp16", machine.gpu, silent)
+        made = rebuild_engine(prepared(path), "trt-fp16", machine.gpu)
         identity = made.engine.identity
         assert identity.options == EngineOptions.up_to(2, tf32=True)
         assert identity.gpu == machine.gpu.name
@@ -127,42 +122,42 @@ class TestRemake:
 
     def test_a_variant_without_engines_is_built_with_the_usual_options(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine), engines=[])
-        made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        made = rebuild_engine(bundle, "trt-fp16", machine.gpu)
         assert made.engine.identity.options == EngineOptions()
 
     def test_the_calibration_is_part_of_the_identity(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine), calibrated=calibration().replace(digest="abc"))
-        made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        made = rebuild_engine(bundle, "trt-fp16", machine.gpu)
         assert made.engine.identity.calibration == "abc"
 
     def test_the_types_are_held_against_what_the_variant_says(self, machine, with_engine, prepared):
         machine.trt.convolutions = lambda convolution, kind: "Float"
-        with pytest.raises(ProofError, match=r"fp16 asked, fp32 built"):
-            rebuild_engine(prepared(with_engine(machine)), "trt-fp16", machine.gpu, silent)
+        with pytest.raises(ProofError, match=r"fp16 required, fp32 built"):
+            rebuild_engine(prepared(with_engine(machine)), "trt-fp16", machine.gpu)
 
     def test_what_the_report_leaves_out_is_accepted_where_it_was_of_the_others(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine))
-        variants = bundle.part("variants")
+        variants = bundle.parts["variants"]
         variants["trt-fp16"]["convolutions"]["s9.b1.f.a"] = "fp16"
         bundle = update_bundle(bundle.path, {"variants": variants})
         with pytest.raises(ProofError, match=r"is not known.*s9\.b1\.f\.a"):
-            rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+            rebuild_engine(bundle, "trt-fp16", machine.gpu)
         variants["trt-fp16"]["engines"][-1]["unaccounted"] = ["s9.b1.f.a"]
         bundle = update_bundle(bundle.path, {"variants": variants})
-        made = rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+        made = rebuild_engine(bundle, "trt-fp16", machine.gpu)
         assert made.engine.unaccounted == ("s9.b1.f.a",)
 
     def test_no_gpu_no_source_and_no_such_variant_are_one_line(self, machine, with_engine, prepared):
         bundle = prepared(with_engine(machine))
         with pytest.raises(UsageError, match="trt-fp16 is built for the GPU that runs it, and the NVIDIA driver shows"):
-            rebuild_engine(bundle, "trt-fp16", None, silent)
+            rebuild_engine(bundle, "trt-fp16", None)
         with pytest.raises(UsageError, match=r"no engines 'trt-fp61' \(did you mean trt-fp16\?\)"):
-            rebuild_engine(bundle, "trt-fp61", machine.gpu, silent)
-        variants = bundle.part("variants")
+            rebuild_engine(bundle, "trt-fp61", machine.gpu)
+        variants = bundle.parts["variants"]
         del variants["onnx-fp16"]
         bundle = update_bundle(bundle.path, {"variants": variants})
         with pytest.raises(UsageError, match=r"onnx-fp16, which it is built from, is not in .*export --trt"):
-            rebuild_engine(bundle, "trt-fp16", machine.gpu, silent)
+            rebuild_engine(bundle, "trt-fp16", machine.gpu)
 
     @pytest.fixture
     def prepared(self, types_of):
@@ -170,7 +165,7 @@ class TestRemake:
 
         def prepare(path, engines=None, calibrated=None):
             bundle = open_bundle(path)
-            variants = bundle.part("variants")
+            variants = bundle.parts["variants"]
             variants["trt-fp16"]["convolutions"] = types_of("fp16")
             if engines is not None:
                 variants["trt-fp16"]["engines"] = engines
@@ -199,6 +194,8 @@ def test_tensorrt_rtx_builds_for_this_gpu_where_the_others_are_not_for_it(
     create_bundle(path, {"preprocessing": {"resize": 32, "crop": 32}})
     bundle = update_bundle(path, {"variants": variants}, {"onnx-fp16.onnx": onnx})
     seen = []
-    monkeypatch.setattr(engine_builder, "build_engine", lambda *arguments, **more: seen.append(arguments[8]))
-    rebuild_engine(bundle, "rtx-fp16", replace(h100, compute_capability=capability), silent)
+    monkeypatch.setattr(
+        engine_builder, "build_engine", lambda library, gpu, source, progress: seen.append(source.options)
+    )
+    rebuild_engine(bundle, "rtx-fp16", replace(h100, compute_capability=capability))
     assert seen[0].compute_capabilities == built_for

@@ -114,11 +114,12 @@ def test_a_fake_with_another_surface_is_found(fakes):
 
 @pytest.mark.parametrize("version", sorted(RECORDING))
 def test_what_tensorrt_calls_back_has_its_methods_and_arguments(fakes, version):
-    from regnet_deploy.engines.builder_log import BuilderLog, BuildProgress
+    from regnet_deploy.engines.builder_log import BuilderLog, BuildMonitor
+    from regnet_deploy.progress import NoProgress
 
     trt = fakes.fake_tensorrt(version)
-    heard = BuilderLog(trt)
-    mine = dict(zip(CALLED_BACK, (heard.logger, heard.recorder, BuildProgress(trt, lambda *_: None).hook), strict=True))
+    log = BuilderLog(trt)
+    mine = dict(zip(CALLED_BACK, (log.logger, log.recorder, BuildMonitor(trt, NoProgress()).hook), strict=True))
     for name, made in mine.items():
         methods = {method: told for method, told in RECORDING[version][name].items() if isinstance(told, list)}
         compared = 0

@@ -2,15 +2,14 @@ import json
 
 import pytest
 
-from regnet_deploy.engines.deserialize import deserialize_engine
 from regnet_deploy.engines.inspection import (
     check_types,
     convolution_types,
-    inspect_engine,
     layers_of_log,
     layers_of_report,
     report_of,
 )
+from regnet_deploy.engines.session import deserialize_engine
 from regnet_deploy.errors import ProofError, RegnetDeployError
 
 UNTOLD = "N/A due to dynamic shapes"
@@ -97,7 +96,7 @@ def test_tf32_counts_as_fp32_only_where_it_was_allowed():
     kernel = "sm80_xmma_fprop_implicit_gemm_tf32f32_tf32f32_f32_nhwckrsc_nhwc"
     layers = layers_of_report(json.dumps({"Layers": [layer("conv", "Float", TacticName=kernel)]}))
     assert check_types({"conv": "fp32"}, layers, tf32=True).counts == {"tf32": 1}
-    with pytest.raises(ProofError, match=r"1 of 1 convolutions do not .* conv \(fp32 asked, tf32 built\)"):
+    with pytest.raises(ProofError, match=r"1 of 1 convolutions do not .* conv \(fp32 required, tf32 built\)"):
         check_types({"conv": "fp32"}, layers)
 
 
@@ -108,8 +107,8 @@ def test_another_type_is_how_many_and_the_first_names():
     with pytest.raises(ProofError) as caught:
         check_types({**{f"c{i}": "fp16" for i in range(5)}, "d": "fp16"}, layers)
     assert str(caught.value) == (
-        "5 of 6 convolutions do not compute in the type asked: c0 (fp16 asked, fp32 built), "
-        "c1 (fp16 asked, fp32 built), c2 (fp16 asked, fp32 built) and 2 more"
+        "5 of 6 convolutions do not compute in the type required: c0 (fp16 required, fp32 built), "
+        "c1 (fp16 required, fp32 built), c2 (fp16 required, fp32 built) and 2 more"
     )
     assert caught.value.exit_code == 3
 
@@ -147,7 +146,7 @@ def test_a_gate_may_compute_in_a_wider_float_which_is_recorded(asked, built, tac
     if taken:
         assert check_types({name: asked}, layers).wider == (name,)
     else:
-        with pytest.raises(ProofError, match="1 of 1 convolutions do not compute in the type asked"):
+        with pytest.raises(ProofError, match="1 of 1 convolutions do not compute in the type required"):
             check_types({name: asked}, layers)
 
 
@@ -176,8 +175,7 @@ def test_types_are_read_in_a_shape_for_without_one_none_is_told(machine, onnx_of
     engine = deserialize_engine(machine.library, plan).engine
     unshaped = layers_of_report(report_of(machine.library, engine, None))
     assert {layer.input for layer in unshaped} == {None}
-    for layers in (inspect_engine(machine.library, plan), machine.session(onnx_of("int8")).layers()):
-        assert {layer.input for layer in layers} == {"int8", "fp16"}
+    assert {layer.input for layer in machine.session(onnx_of("int8")).layers()} == {"int8", "fp16"}
 
 
 def test_a_report_of_names_alone_is_one_line():
@@ -212,17 +210,17 @@ def test_lines_of_a_builders_log_are_read_and_others_passed_over():
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-1x1", "fp8-1x1"])
 def test_an_engine_tells_its_types_in_the_report_of_its_version(machine, onnx_of, types_of, precision):
     asked = types_of(precision)
-    checked = check_types(asked, inspect_engine(machine.library, machine.build(onnx_of(precision))))
+    checked = check_types(asked, machine.session(onnx_of(precision)).layers())
     assert sum(checked.counts.values()) == len(asked)
     assert set(checked.counts) == set(asked.values())
 
 
 def test_fp16_that_was_asked_and_is_fp32_in_the_engine_is_refused(machine, onnx_of, types_of):
     machine.trt.convolutions = lambda name, kind: "Float" if name == "s1.b1.f.b" else kind
-    with pytest.raises(ProofError, match=r"1 of \d+ convolutions .*: s1\.b1\.f\.b \(fp16 asked, fp32 built\)"):
-        check_types(types_of("fp16"), inspect_engine(machine.library, machine.build(onnx_of("fp16"))))
+    with pytest.raises(ProofError, match=r"1 of \d+ convolutions .*: s1\.b1\.f\.b \(fp16 required, fp32 built\)"):
+        check_types(types_of("fp16"), machine.session(onnx_of("fp16")).layers())
 
 
 def test_a_plan_that_does_not_load_is_one_line(machine, onnx_of):
     with pytest.raises(RegnetDeployError, match="does not load the engine: Serialization"):
-        inspect_engine(machine.library, machine.build(onnx_of())[:-100])
+        deserialize_engine(machine.library, machine.build(onnx_of())[:-100])

@@ -1,6 +1,7 @@
 """TensorRT-RTX really builds; what it cannot do without a GPU is driven through the fake of TensorRT 10 and 11."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -9,17 +10,14 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle.engine_options import EngineOptions, rtx_capabilities
+from regnet_deploy.engines.engine_builder import build_plan
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.errors import ProofError, RegnetDeployError, UsageError
+from regnet_deploy.progress import NoProgress
 
 SIDE = 32
 FOUR = EngineOptions.up_to(4)
-
-
-def ignore(steps, phase):
-    pass
 
 
 def with_capabilities(*capabilities):
@@ -32,7 +30,7 @@ def test_tensorrt_rtx_builds_every_precision_and_its_convolutions_compute_in_the
     rtx, onnx_of, types_of, precision, kind
 ):
     options = with_capabilities(*rtx_capabilities(precision))
-    built = build_plan(rtx, None, onnx_of(precision, kind), SIDE, options, ignore)
+    built = build_plan(rtx, None, onnx_of(precision, kind), SIDE, options)
     asked = types_of(precision, kind)
     checked = check_types(asked, built.layers)
     # A gate of two channels may become a few multiplications in a generated kernel, which is no convolution any more.
@@ -42,9 +40,9 @@ def test_tensorrt_rtx_builds_every_precision_and_its_convolutions_compute_in_the
 
 
 def test_a_file_of_another_precision_than_asked_is_found_in_the_engine(rtx, onnx_of, types_of):
-    built = build_plan(rtx, None, onnx_of("fp32"), SIDE, FOUR, ignore)
+    built = build_plan(rtx, None, onnx_of("fp32"), SIDE, FOUR)
     asked = types_of("fp16")
-    with pytest.raises(ProofError, match=rf"of {len(asked)} convolutions do not .*\(fp16 asked, fp32 built\)"):
+    with pytest.raises(ProofError, match=rf"of {len(asked)} convolutions do not .*\(fp16 required, fp32 built\)"):
         check_types(asked, built.layers)
 
 
@@ -56,8 +54,8 @@ def test_int8_that_the_builder_does_not_fuse_and_computes_in_fp16_is_found(rtx, 
     for constant in model.graph.initializer:
         if not constant.dims:
             constant.dims.append(1)
-    built = build_plan(rtx, None, model.SerializeToString(), SIDE, FOUR, ignore)
-    with pytest.raises(ProofError, match=r"convolutions do not .* stem\.conv \(int8 asked, fp16 built\)"):
+    built = build_plan(rtx, None, model.SerializeToString(), SIDE, FOUR)
+    with pytest.raises(ProofError, match=r"convolutions do not .* stem\.conv \(int8 required, fp16 built\)"):
         check_types(types_of("int8"), built.layers)
 
 
@@ -75,10 +73,10 @@ def test_tensorrt_rtx_builds_for_every_gpu_or_says_why_not(rtx, onnx_of, precisi
     options, onnx = with_capabilities(capability), onnx_of(precision)
     reason = REFUSED.get((precision, capability))
     if reason is None:
-        assert len(build_plan(rtx, None, onnx, SIDE, options, ignore).plan) > 10_000
+        assert len(build_plan(rtx, None, onnx, SIDE, options).plan) > 10_000
     else:
         with pytest.raises(RegnetDeployError, match=reason) as caught:
-            build_plan(rtx, None, onnx, SIDE, options, ignore)
+            build_plan(rtx, None, onnx, SIDE, options)
         assert "\n" not in str(caught.value)
         assert ".cpp" not in str(caught.value)
 
@@ -89,58 +87,63 @@ def test_every_gpu_that_tensorrt_rtx_knows_is_among_these(rtx):
 
 
 def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_one_line(rtx, onnx_of):
-    with pytest.raises(UsageError, match=r"does not build for compute capability 9\.0, it does for 7\.5, 8\.0"):
-        build_plan(rtx, None, onnx_of(), SIDE, with_capabilities("9.0"), ignore)
+    with pytest.raises(UsageError, match=r"does not build for compute capability 9\.0; it builds for 7\.5, 8\.0"):
+        build_plan(rtx, None, onnx_of(), SIDE, with_capabilities("9.0"))
 
 
 def test_int8_with_zero_points_is_onnx_runtimes_alone(rtx, onnx_of):
     with pytest.raises(RegnetDeployError, match=r"does not parse the network: .*[Zz]ero point"):
-        build_plan(rtx, None, onnx_of("int8-cpu"), SIDE, FOUR, ignore)
+        build_plan(rtx, None, onnx_of("int8-cpu"), SIDE, FOUR)
 
 
 def test_what_the_parser_refuses_is_one_line_with_the_node(rtx, onnx_of):
     broken = onnx_of().replace(b"Sigmoid", b"Sigmoxd")
     with pytest.raises(RegnetDeployError, match=r"does not parse the network: s1\.b1\.f\.se\.f_ex\.3: ") as caught:
-        build_plan(rtx, None, broken, SIDE, FOUR, ignore)
+        build_plan(rtx, None, broken, SIDE, FOUR)
     assert str(caught.value).count("f_ex.3") <= 3
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_no_onnx_is_one_line(rtx):
     with pytest.raises(RegnetDeployError, match="does not parse the network: the file: "):
-        build_plan(rtx, None, b"not onnx", SIDE, FOUR, ignore)
+        build_plan(rtx, None, b"not onnx", SIDE, FOUR)
 
 
 def test_a_build_that_fails_gives_the_reason_of_the_error_recorder(rtx, onnx_of):
     with pytest.raises(RegnetDeployError, match=r"does not build the network: .*profile has min=24.*tensor has 32"):
-        build_plan(rtx, None, onnx_of(), 24, FOUR, ignore)
+        build_plan(rtx, None, onnx_of(), 24, FOUR)
 
 
-def test_progress_is_told_from_the_build(rtx, onnx_of):
-    phases = []
-    build_plan(rtx, None, onnx_of(), SIDE, FOUR, lambda steps, phase: phases.append((steps, phase)))
-    assert phases
-    assert all(steps >= 0 and phase for steps, phase in phases)
+def test_progress_has_the_phases_of_the_build(rtx, onnx_of, recorded_progress):
+    recorded_progress.step("building")
+    build_plan(rtx, None, onnx_of(), SIDE, FOUR, recorded_progress)
+    notes = [note for *_, note in recorded_progress.updates]
+    assert notes
+    assert all(re.fullmatch(r".+ \(\d+\)", note) for note in notes)
 
 
-def interrupting(steps, phase):
+class Interrupting(NoProgress):
     """Ctrl-C, which reaches the main thread, while the build runs in another."""
-    assert threading.current_thread() is not threading.main_thread()
-    os.kill(os.getpid(), signal.SIGINT)
+
+    def update(self, completed, total=None, note=""):
+        assert threading.current_thread() is not threading.main_thread()
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Failing(NoProgress):
+    def update(self, completed, total=None, note=""):
+        raise BrokenPipeError("nobody listens")
 
 
 def test_ctrl_c_in_the_middle_ends_a_build_of_tensorrt_rtx(rtx, onnx_of):
     with pytest.raises(KeyboardInterrupt):
-        build_plan(rtx, None, onnx_of(), SIDE, FOUR, interrupting)
-    assert len(build_plan(rtx, None, onnx_of(), SIDE, FOUR, ignore).plan) > 10_000  # the next one is not disturbed
+        build_plan(rtx, None, onnx_of(), SIDE, FOUR, Interrupting())
+    assert len(build_plan(rtx, None, onnx_of(), SIDE, FOUR).plan) > 10_000  # the next one is not disturbed
 
 
-def test_what_the_receiver_of_progress_raises_ends_the_build_and_is_raised(rtx, onnx_of):
-    def fail(steps, phase):
-        raise BrokenPipeError("nobody listens")
-
+def test_what_progress_raises_ends_the_build_and_is_raised(rtx, onnx_of):
     with pytest.raises(BrokenPipeError, match="nobody listens"):
-        build_plan(rtx, None, onnx_of(), SIDE, FOUR, fail)
+        build_plan(rtx, None, onnx_of(), SIDE, FOUR, Failing())
 
 
 def test_ctrl_c_in_the_middle_cancels_the_build_through_the_monitor(machine, onnx_of, tmp_path):
@@ -196,7 +199,7 @@ def test_options_of_the_other_runtime_are_one_line(machine, rtx, onnx_of):
     with pytest.raises(UsageError, match="for tensorrt-rtx only"):
         machine.build(onnx_of(), with_capabilities("8.9"))
     with pytest.raises(UsageError, match="hardware_compatible is an option of tensorrt"):
-        build_plan(rtx, None, onnx_of(), SIDE, EngineOptions.up_to(4, hardware_compatible="ampere+"), ignore)
+        build_plan(rtx, None, onnx_of(), SIDE, EngineOptions.up_to(4, hardware_compatible="ampere+"))
 
 
 @pytest.mark.parametrize(
@@ -212,19 +215,19 @@ def test_memory_that_runs_out_in_a_build_is_one_line_that_says_so(machine, onnx_
     with pytest.raises(RegnetDeployError) as caught:
         machine.build(onnx_of())
     line = str(caught.value)
-    assert "the GPU's memory is too small or in use: NVIDIA H100 80GB HBM3 has 80.0 GiB; end what else runs" in line
+    assert "the GPU's memory is too small or in use: NVIDIA H100 80GB HBM3 has 80.0 GiB; stop other programs" in line
     assert reason.split("(")[0].strip() in line
     assert "\n" not in line
 
 
 def test_a_gpu_that_is_full_is_found_before_the_build(machine, onnx_of, monkeypatch):
-    monkeypatch.setattr("regnet_deploy.engines.plan_builder.free_memory", lambda: 10_000)
+    monkeypatch.setattr("regnet_deploy.engines.engine_builder.free_memory", lambda: 10_000)
     with pytest.raises(
         UsageError, match=r"H100 80GB HBM3 has 0 MiB of its 81920 MiB free and the weights and a batch of 4"
     ):
         machine.build(onnx_of())
     assert machine.trt.built == []
-    monkeypatch.setattr("regnet_deploy.engines.plan_builder.free_memory", lambda: None)  # the driver does not tell
+    monkeypatch.setattr("regnet_deploy.engines.engine_builder.free_memory", lambda: None)  # the driver does not tell
     assert machine.build(onnx_of())
 
 
@@ -240,26 +243,27 @@ def test_a_failure_without_a_reason_says_so(machine, onnx_of):
         machine.build(onnx_of())
 
 
-def test_timings_are_kept_and_used_by_the_next_build(machine, onnx_of, tmp_path):
-    path, notes = tmp_path / "cache" / "h100.timing", []
-    machine.build(onnx_of("fp32"), timing_cache=path, note=notes.append)
+def test_timings_are_kept_and_used_by_the_next_build(machine, onnx_of, tmp_path, recorded_progress):
+    path = tmp_path / "cache" / "h100.timing"
+    recorded_progress.step("building")
+    machine.build(onnx_of("fp32"), progress=recorded_progress, timing_cache=path)
     first = path.read_bytes()
-    machine.build(onnx_of("fp16"), timing_cache=path, note=notes.append)
+    machine.build(onnx_of("fp16"), progress=recorded_progress, timing_cache=path)
     assert len(machine.trt.built[1]._cache._entries) == 2  # those of the first build, and its own
     assert path.read_bytes() != first
-    assert notes == []
+    assert recorded_progress.messages == []
 
 
 def test_tensorrt_rtx_is_not_asked_for_timings(rtx, onnx_of, tmp_path):
     path = tmp_path / "rtx.timing"
-    build_plan(rtx, None, onnx_of(), SIDE, FOUR, ignore, timing_cache=path)
+    build_plan(rtx, None, onnx_of(), SIDE, FOUR, timing_cache=path)
     assert not path.exists()
 
 
 def test_a_library_of_another_version_with_the_same_interface_builds(fakes, h100, onnx_of, monkeypatch):
-    monkeypatch.setattr("regnet_deploy.engines.plan_builder.free_memory", lambda: None)
+    monkeypatch.setattr("regnet_deploy.engines.engine_builder.free_memory", lambda: None)
     library = Library(fakes.fake_tensorrt("11.0.0.114"), "tensorrt")
-    assert build_plan(library, h100, onnx_of(), SIDE, FOUR, ignore).plan
+    assert build_plan(library, h100, onnx_of(), SIDE, FOUR).plan
 
 
 @pytest.mark.gpu
@@ -275,7 +279,7 @@ def test_on_a_gpu_every_precision_builds_in_its_types_and_gives_the_logits_of_th
     pytest.importorskip("tensorrt", reason="needs TensorRT (extra [trt])")
     library = find_library(gpu, "tensorrt")
     for precision in ("fp32", "fp16", "bf16", "int8", "int8-1x1"):
-        plan = build_plan(library, gpu, onnx_of(precision), SIDE, FOUR, ignore).plan
+        plan = build_plan(library, gpu, onnx_of(precision), SIDE, FOUR).plan
         session = EngineSession(library, gpu, plan, FOUR)
         check_types(types_of(precision), session.layers())
         wanted = open_onnx(onnx_of("fp32" if precision == "bf16" else precision), device="cpu").run(images)

@@ -7,9 +7,9 @@ import onnxruntime
 import pytest
 
 from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.engines.engine_builder import build_plan
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.plan_builder import build_plan
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
 
@@ -54,7 +54,7 @@ def test_replayed_logits_are_of_the_new_images_and_are_the_callers_own(machine, 
 
 
 def test_sizes_beyond_the_most_graphs_run_without_one(machine, onnx_of, images, monkeypatch):
-    monkeypatch.setattr("regnet_deploy.engines.session._MOST_GRAPHS", 1)
+    monkeypatch.setattr("regnet_deploy.engines.session._MAX_GRAPHS", 1)
     session = machine.session(onnx_of("fp32"))
     for size in (1, 2, 1, 2, 1, 2, 1):
         session.run(images[:size])
@@ -233,7 +233,7 @@ def test_tensorrt_rtx_makes_kernels_for_a_shape_before_they_are_captured(fakes, 
     trt = fakes.fake_tensorrt("11.4.0.106", machine.cuda, rtx=True)
     library, options = Library(trt, "tensorrt-rtx"), EngineOptions.up_to(4, compute_capabilities=("8.9",))
     ada = replace(h100, compute_capability="8.9")
-    plan = build_plan(library, ada, onnx_of("fp32"), 32, options, lambda steps, phase: None).plan
+    plan = build_plan(library, ada, onnx_of("fp32"), 32, options).plan
     (config,) = trt.built
     assert "REQUIRE_USER_ALLOCATION" in {flag.name for flag in config._flags}
     session = EngineSession(library, ada, plan, options)
@@ -261,7 +261,7 @@ def test_a_driver_that_cannot_be_used_is_one_line(machine, onnx_of):
 
 def test_a_network_of_other_ends_is_refused(machine, onnx_of, monkeypatch):
     monkeypatch.setattr(machine.trt.ICudaEngine, "get_tensor_dtype", lambda self, name: machine.trt.DataType.HALF)
-    with pytest.raises(BundleError, match="does not map one batch of images to logits, its ends are"):
+    with pytest.raises(BundleError, match="does not map one batch of images to logits, its tensors are"):
         machine.session(onnx_of())
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.timing_cache import attach, cache_file, cache_folder, keep
+from regnet_deploy.progress import NoProgress
 
 
 @pytest.fixture
@@ -20,13 +21,12 @@ def config(fakes):
     return make
 
 
-def fill(config, path, *entries, notes=None):
+def fill(config, path, *entries, progress=NoProgress()):
     """Build once: read the cache, measure these kernels, write it."""
-    note = (notes if notes is not None else []).append
-    cache = attach(config, path, note, patience_s=0.2)
+    cache = attach(config, path, progress, timeout_s=0.2)
     found = set(cache._entries)
     cache._entries.update(entries)
-    keep(config, cache, path, note, patience_s=0.2)
+    keep(config, cache, path, progress, timeout_s=0.2)
     return found
 
 
@@ -37,38 +37,39 @@ def test_what_one_build_measured_the_next_one_knows(config, tmp_path):
     assert fill(config(), path) == {"one", "two"}
 
 
-def test_what_another_process_wrote_meanwhile_is_kept(config, tmp_path):
+def test_what_another_process_wrote_meanwhile_is_kept(config, tmp_path, recorded_progress):
     path, mine = tmp_path / "a.timing", config()
-    cache = attach(mine, path, pytest.fail)
+    cache = attach(mine, path, recorded_progress)
     fill(config(), path, "theirs")
     cache._entries.add("mine")
-    keep(mine, cache, path, pytest.fail)
+    keep(mine, cache, path, recorded_progress)
+    assert recorded_progress.messages == []
     assert fill(config(), path) == {"mine", "theirs"}
 
 
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-1], lambda data: data[:-2] + b"xx", lambda data: b"", lambda d: b"\0"]
 )
-def test_a_damaged_cache_is_made_anew_and_noted(config, tmp_path, damage):
-    path, notes = tmp_path / "a.timing", []
+def test_a_damaged_cache_is_replaced_and_noted(config, tmp_path, damage, recorded_progress):
+    path = tmp_path / "a.timing"
     fill(config(), path, "one")
     path.write_bytes(damage(path.read_bytes()))
-    assert fill(config(), path, "two", notes=notes) == set()
-    assert "is damaged and is made anew" in notes[0]
+    assert fill(config(), path, "two", progress=recorded_progress) == set()
+    assert "is damaged and is replaced" in recorded_progress.messages[0]
     assert fill(config(), path) == {"two"}
 
 
 @pytest.mark.parametrize("other", [{"version": "10.16.1.11"}, {"device": "A100"}])
-def test_a_cache_of_another_gpu_or_version_is_made_anew_and_noted(config, tmp_path, other):
-    path, notes = tmp_path / "a.timing", []
+def test_a_cache_of_another_gpu_or_version_is_replaced_and_noted(config, tmp_path, other, recorded_progress):
+    path = tmp_path / "a.timing"
     fill(config(**other), path, "one")
-    assert fill(config(), path, "two", notes=notes) == set()
-    assert "is of another GPU or version" in notes[0]
+    assert fill(config(), path, "two", progress=recorded_progress) == set()
+    assert "is of another GPU or version" in recorded_progress.messages[0]
     assert fill(config(), path) == {"two"}
 
 
-def test_a_cache_that_tensorrt_cannot_open_at_all_is_made_anew(config, tmp_path, monkeypatch):
-    path, notes, made = tmp_path / "a.timing", [], config()
+def test_a_cache_that_tensorrt_cannot_open_at_all_is_replaced(config, tmp_path, monkeypatch, recorded_progress):
+    path, made = tmp_path / "a.timing", config()
     fill(config(), path, "one")
     create = type(made).create_timing_cache
 
@@ -78,7 +79,7 @@ def test_a_cache_that_tensorrt_cannot_open_at_all_is_made_anew(config, tmp_path,
         return create(self, data)
 
     monkeypatch.setattr(type(made), "create_timing_cache", refusing)
-    assert fill(made, path, "two", notes=notes) == set()
+    assert fill(made, path, "two", progress=recorded_progress) == set()
     assert fill(config(), path) == {"two"}
 
 
@@ -91,31 +92,32 @@ sys.stdin.read()
 """
 
 
-def test_a_lock_that_another_process_holds_is_waited_for_and_then_gone_without(config, tmp_path):
-    path, notes = tmp_path / "a.timing", []
+def test_a_lock_that_another_process_holds_is_waited_for_and_then_gone_without(config, tmp_path, recorded_progress):
+    path = tmp_path / "a.timing"
     fill(config(), path, "one")
     command = [sys.executable, "-c", HOLDER, str(path.with_suffix(".lock"))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        assert fill(config(), path, "two", notes=notes) == set()
+        assert fill(config(), path, "two", progress=recorded_progress) == set()
         holder.stdin.close()
-    assert len(notes) == 2
-    assert all("another process holds it: the build measures every kernel" in note for note in notes)
+    assert len(recorded_progress.messages) == 2
+    assert all(
+        "another process holds it: the build measures every kernel" in note for note in recorded_progress.messages
+    )
     assert fill(config(), path) == {"one"}
 
 
-def test_a_folder_that_cannot_be_written_is_noted_and_nothing_fails(config, tmp_path):
+def test_a_folder_that_cannot_be_written_is_noted_and_nothing_fails(config, tmp_path, recorded_progress):
     (tmp_path / "file").write_text("")
-    notes = []
-    assert fill(config(), tmp_path / "file" / "a.timing", "one", notes=notes) == set()
-    assert "is not used" in notes[0]
+    assert fill(config(), tmp_path / "file" / "a.timing", "one", progress=recorded_progress) == set()
+    assert "is not used" in recorded_progress.messages[0]
 
 
-def test_a_file_that_cannot_be_written_is_noted(config, tmp_path):
-    path, notes = tmp_path / "a.timing", []
+def test_a_file_that_cannot_be_written_is_noted(config, tmp_path, recorded_progress):
+    path = tmp_path / "a.timing"
     path.mkdir()
-    fill(config(), path, "one", notes=notes)
-    assert any("cannot be written" in note for note in notes)
+    fill(config(), path, "one", progress=recorded_progress)
+    assert any("cannot be written" in note for note in recorded_progress.messages)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".incomplete")]
 
 

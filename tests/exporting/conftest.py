@@ -178,7 +178,7 @@ def trained_on():
 @pytest.fixture
 def data(trained, write_images, tmp_path):
     """A folder as one trains on, with the bundle's classes."""
-    for number, label in enumerate(open_bundle(trained).part("labels")):
+    for number, label in enumerate(open_bundle(trained).parts["labels"]):
         write_images(tmp_path / "data" / "train" / label, 70, seed=number)
         write_images(tmp_path / "data" / "val" / label, 8, seed=100 + number)
     return tmp_path / "data"

@@ -200,7 +200,7 @@ def test_the_reference_is_the_model(validation, bundle):
 def test_an_exported_file_answers_as_the_model_does(validation, bundle, pixels):
     model = load_model(bundle)
     weights = {name: value.numpy() for name, value in model.state_dict().items()}
-    data = build_onnx(Network.from_json(bundle.part("architecture")), weights, PREPROCESSING, pixels=pixels)
+    data = build_onnx(Network.from_json(bundle.parts["architecture"]), weights, PREPROCESSING, pixels=pixels)
     reference = reference_logits(model, validation)
     found = measure_accuracy(open_onnx(data, threads=1, device="cpu"), validation, reference, batch=4)
     assert (found.images, found.agreement, found.drop) == (21, 1.0, 0.0)

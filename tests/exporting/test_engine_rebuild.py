@@ -50,23 +50,23 @@ def test_an_engine_of_another_machine_stays(rebuild, with_h100_engine, computer,
     computer.driver.gpu = fake_machine.A100
     rebuild(with_h100_engine)
     bundle = open_bundle(with_h100_engine)
-    engines = bundle.part("variants")["trt-fp32"]["engines"]
+    engines = bundle.parts["variants"]["trt-fp32"]["engines"]
     assert [one["identity"]["gpu"] for one in engines] == [fake_machine.H100.name, fake_machine.A100.name]
     assert all(one["file"] in bundle.files and one["proof"]["passed"] for one in engines)
 
 
 def test_an_engine_without_proof_is_built_and_proved_again(rebuild, with_h100_engine):
-    variants = open_bundle(with_h100_engine).part("variants")
+    variants = open_bundle(with_h100_engine).parts["variants"]
     variants["trt-fp32"]["engines"][0]["proof"] = None
     update_bundle(with_h100_engine, {"variants": variants})
     rebuilt, _ = rebuild(with_h100_engine)
     assert list(rebuilt.built) == ["trt-fp32"]
-    assert len(open_bundle(with_h100_engine).part("variants")["trt-fp32"]["engines"]) == 1
+    assert len(open_bundle(with_h100_engine).parts["variants"]["trt-fp32"]["engines"]) == 1
 
 
 def test_plans_of_another_onnx_file_go(rebuild, with_h100_engine):
     bundle = open_bundle(with_h100_engine)
-    old = bundle.part("variants")["trt-fp32"]["engines"][0]["file"]
+    old = bundle.parts["variants"]["trt-fp32"]["engines"][0]["file"]
     model = onnx.load_from_string(bundle.read("onnx-fp32.onnx"))
     model.doc_string = "other bytes, the same network"
     update_bundle(with_h100_engine, {}, {"onnx-fp32.onnx": model.SerializeToString()})
@@ -89,13 +89,13 @@ def test_one_that_does_not_agree_is_refused_and_the_bundle_is_left(
 
 
 def test_one_in_another_type_is_refused_and_the_others_are_added(rebuild, without_engine, computer):
-    variants = open_bundle(without_engine).part("variants")
+    variants = open_bundle(without_engine).parts["variants"]
     variants["trt-fp16"] = {**variants["trt-fp32"], "precision": "fp16", "convolutions": {"stem.conv": "fp16"}}
     update_bundle(without_engine, {"variants": variants})
     rebuilt, _ = rebuild(without_engine)
-    assert "fp16 asked, fp32 built" in str(rebuilt.rejected["trt-fp16"])
+    assert "fp16 required, fp32 built" in str(rebuilt.rejected["trt-fp16"])
     assert list(rebuilt.built) == ["trt-fp32"]
-    assert rebuilt.bundle.part("variants")["trt-fp16"]["engines"] == []
+    assert rebuilt.bundle.parts["variants"]["trt-fp16"]["engines"] == []
 
 
 def test_what_cannot_be_run_here_when_it_is_built_is_not_added(

@@ -93,13 +93,13 @@ class TestRefused:
     def test_an_engine_in_another_type_by_the_type_gate(self, onnx_of, build, gate, computer):
         computer.trt.convolutions = lambda name, kind: "Float" if name == "stem.conv" else kind
         with pytest.raises(
-            ProofError, match=r"^1 of \d+ convolutions do not .* stem\.conv \(fp16 asked, fp32 built\)$"
+            ProofError, match=r"^1 of \d+ convolutions do not .* stem\.conv \(fp16 required, fp32 built\)$"
         ):
             build(onnx_of("fp16"), gate)
 
     def test_int8_that_is_computed_in_fp16_by_the_type_gate(self, onnx_of, build, gate, computer):
         computer.trt.convolutions = lambda name, kind: "Half"
-        with pytest.raises(ProofError, match=r"int8 asked, fp16 built"):
+        with pytest.raises(ProofError, match=r"int8 required, fp16 built"):
             build(onnx_of("int8"), gate)
 
     def test_a_convolution_that_no_layer_names_by_the_type_gate_unless_that_is_accepted(

@@ -59,9 +59,9 @@ def test_engines_are_proved_and_have_types_and_accuracy(trained, run, data):
     exported = run("fp16", engines=True, data=data, max_drop=100.0)
     assert exported.rejected == {}
     bundle = open_bundle(trained)
-    assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "trt-fp32", "trt-fp16"}
+    assert set(bundle.parts["variants"]) == {"onnx-fp32", "onnx-fp16", "trt-fp32", "trt-fp16"}
     for name in ("trt-fp32", "trt-fp16"):
-        (engine,) = bundle.part("variants")[name]["engines"]
+        (engine,) = bundle.parts["variants"][name]["engines"]
         assert engine["proof"]["passed"]
         assert engine["proof"]["runtime"] == "tensorrt 11.4.0.106"
         assert set(engine["types"]) == {name[4:]}
@@ -76,8 +76,8 @@ def test_auto_keeps_a_winner_of_each_runtime_and_the_file_of_a_winning_engine(tr
     speeds.update({"onnx-int8-cpu": 5.0, "trt-int8": 1.0})
     exported = run(auto=True, data=data, max_drop=100.0)
     bundle = open_bundle(trained)
-    assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-int8-cpu", "onnx-int8", "trt-int8"}
-    results = {one["variant"]: one["result"] for one in bundle.part("choice")["candidates"]}
+    assert set(bundle.parts["variants"]) == {"onnx-fp32", "onnx-int8-cpu", "onnx-int8", "trt-int8"}
+    results = {one["variant"]: one["result"] for one in bundle.parts["choice"]["candidates"]}
     assert results == {
         "onnx-fp32": "slower",
         "onnx-fp16": "slower",
@@ -88,7 +88,7 @@ def test_auto_keeps_a_winner_of_each_runtime_and_the_file_of_a_winning_engine(tr
         "trt-int8-1x1": "slower",
     }
     assert exported.rejected == {}
-    assert plans(bundle) == [bundle.part("variants")["trt-int8"]["engines"][0]["file"]]
+    assert plans(bundle) == [bundle.parts["variants"]["trt-int8"]["engines"][0]["file"]]
     onnx = {name for name in bundle.files if name.endswith(".onnx")}
     assert onnx == {"onnx-fp32.onnx", "onnx-int8-cpu.onnx", "onnx-int8.onnx"}
     assert find_damage(bundle) == []
@@ -102,7 +102,7 @@ def test_auto_drops_what_an_earlier_export_left_and_lost_now(trained, run, data,
     speeds.update({"trt-int8": 1.0})
     run(auto=True, data=data, max_drop=100.0)
     bundle = open_bundle(trained)
-    assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp32-uint8", "onnx-int8", "trt-int8"}
+    assert set(bundle.parts["variants"]) == {"onnx-fp32", "onnx-fp32-uint8", "onnx-int8", "trt-int8"}
     assert len(plans(bundle)) == 1
     assert find_damage(bundle) == []
 
@@ -112,7 +112,7 @@ def test_auto_leaves_the_engines_of_another_machine(trained, run, data, speeds, 
     computer.driver.gpu = fake_machine.A100
     speeds.update({"trt-int8": 1.0})
     run(auto=True, data=data, max_drop=100.0)
-    variants = open_bundle(trained).part("variants")
+    variants = open_bundle(trained).parts["variants"]
     assert {one["identity"]["gpu"] for one in variants["trt-fp16"]["engines"]} == {fake_machine.H100.name}
     assert {one["identity"]["gpu"] for one in variants["trt-int8"]["engines"]} == {fake_machine.A100.name}
     assert "onnx-fp16" in variants  # which that machine's engine is of
@@ -126,9 +126,9 @@ def test_auto_says_of_engines_that_are_not_good_enough_why(trained, run, data, s
     exported = run(auto=True, data=data, max_drop=100.0)
     results = {one.variant: one for one in exported.choice.candidates}
     assert results["trt-int8"].result == "refused"
-    assert "int8 asked, fp16 built" in results["trt-int8"].reason
+    assert "int8 required, fp16 built" in results["trt-int8"].reason
     assert results["trt-fp32"].result == "kept"
-    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "trt-fp32"}
+    assert set(open_bundle(trained).parts["variants"]) == {"onnx-fp32", "trt-fp32"}
 
 
 def test_engines_of_other_machines_stay_in_the_bundle(trained, run, computer, fake_machine):
@@ -136,7 +136,7 @@ def test_engines_of_other_machines_stay_in_the_bundle(trained, run, computer, fa
     computer.driver.gpu = fake_machine.A100
     run(engines=True)
     bundle = open_bundle(trained)
-    engines = bundle.part("variants")["trt-fp32"]["engines"]
+    engines = bundle.parts["variants"]["trt-fp32"]["engines"]
     assert [one["identity"]["gpu"] for one in engines] == [fake_machine.H100.name, fake_machine.A100.name]
     assert plans(bundle) == sorted(one["file"] for one in engines)
     for gpu in (fake_machine.H100, fake_machine.A100):
@@ -149,7 +149,7 @@ def test_a_new_golden_set_takes_the_proofs_of_other_machines_engines(trained, ru
     computer.driver.gpu = fake_machine.A100
     Image.new("RGB", (32, 32)).save(tmp_path / "mine.png")
     run(engines=True, images=(tmp_path / "mine.png",))
-    first, second = open_bundle(trained).part("variants")["trt-fp32"]["engines"]
+    first, second = open_bundle(trained).parts["variants"]["trt-fp32"]["engines"]
     assert first["proof"] is None
     assert "golden set" in first["note"]
     assert second["proof"]["passed"]
@@ -160,15 +160,15 @@ def test_an_engine_in_another_type_is_refused_and_the_rest_is_written(trained, r
     exported = run("fp16", engines=True)
     assert list(exported.rejected) == ["trt-fp16"]
     assert isinstance(exported.rejected["trt-fp16"], ProofError)
-    assert "fp16 asked, fp32 built" in str(exported.rejected["trt-fp16"])
-    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-fp16", "trt-fp32"}
+    assert "fp16 required, fp32 built" in str(exported.rejected["trt-fp16"])
+    assert set(open_bundle(trained).parts["variants"]) == {"onnx-fp32", "onnx-fp16", "trt-fp32"}
 
 
 def test_an_engine_that_answers_wrongly_is_refused_by_the_golden_set(trained, run, computer, fake_machine, monkeypatch):
     fake_machine.shifted(computer, monkeypatch, lambda logits: logits + np.float32(0.5))
     exported = run(engines=True)
     assert "trt-fp32 does not agree with the model" in str(exported.rejected["trt-fp32"])
-    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32"}
+    assert set(open_bundle(trained).parts["variants"]) == {"onnx-fp32"}
     assert plans(open_bundle(trained)) == []
 
 
@@ -182,7 +182,7 @@ def test_an_engine_that_loses_too_many_answers_is_refused_by_the_accuracy(
     exported = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()})
     assert isinstance(exported.rejected["trt-fp16"], ProofError)
     assert "loses 100.00 points of top-1 on 40 validation images" in str(exported.rejected["trt-fp16"])
-    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32", "onnx-fp16"}
+    assert set(open_bundle(trained).parts["variants"]) == {"onnx-fp32", "onnx-fp16"}
     allowed = run("fp16", engines=True, data=tmp_path, gates={**GATES, "fp16": Gate()}, max_drop=100.0)
     assert allowed.variants["trt-fp16"].engines[0].accuracy.drop == 100
 
@@ -191,7 +191,7 @@ def test_a_build_that_fails_leaves_the_onnx_and_says_why(trained, run, computer)
     computer.trt.error = "Could not find any implementation for node stem.conv"
     exported = run(engines=True)
     assert "Could not find any implementation" in str(exported.rejected["trt-fp32"])
-    assert set(open_bundle(trained).part("variants")) == {"onnx-fp32"}
+    assert set(open_bundle(trained).parts["variants"]) == {"onnx-fp32"}
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -216,6 +216,6 @@ def test_auto_keeps_engines_that_were_asked_for_and_that_nothing_runs_here(train
     results = {one.variant: one.result for one in exported.choice.candidates}
     assert (results["rtx-fp32"], results["rtx-fp16"]) == ("unmeasured", "unmeasured")
     bundle = open_bundle(trained)
-    assert set(bundle.part("variants")) == {"onnx-fp32", "onnx-fp16", "rtx-fp32", "rtx-fp16"}
-    assert bundle.part("variants")["rtx-fp16"]["engines"][0]["proof"] is None
+    assert set(bundle.parts["variants"]) == {"onnx-fp32", "onnx-fp16", "rtx-fp32", "rtx-fp16"}
+    assert bundle.parts["variants"]["rtx-fp16"]["engines"][0]["proof"] is None
     assert default_variant(bundle) == "onnx-fp16"

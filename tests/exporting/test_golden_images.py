@@ -15,7 +15,7 @@ from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes
 
 def golden_of(path, *images):
     bundle = open_bundle(path)
-    return make_golden_set(bundle, load_model(bundle), Preprocessing.from_json(bundle.part("preprocessing")), images)
+    return make_golden_set(bundle, load_model(bundle), Preprocessing.from_json(bundle.parts["preprocessing"]), images)
 
 
 def picture(path, seed=0):
@@ -52,7 +52,7 @@ def test_the_users_images_are_seen_as_the_network_sees_them(trained, tmp_path):
     picture(folder / "deeper" / "a.PNG", 3)
     (folder / "notes.txt").write_text("not an image, not asked for")
     made = golden_of(trained, single, folder)
-    preprocessing = Preprocessing.from_json(open_bundle(trained).part("preprocessing"))
+    preprocessing = Preprocessing.from_json(open_bundle(trained).parts["preprocessing"])
     expected = [
         load_pixels(path.read_bytes(), preprocessing)
         for path in (single, folder / "b.jpg", folder / "deeper" / "a.PNG")
@@ -156,7 +156,7 @@ def test_before_training_answers_are_computed_anew(untrained):
 
 def test_logits_of_an_image_do_not_depend_on_its_company_or_on_threads(trained):
     bundle = open_bundle(trained)
-    model, preprocessing = load_model(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
+    model, preprocessing = load_model(bundle), Preprocessing.from_json(bundle.parts["preprocessing"])
     images = noise_images(5, 32, 1)
     together = golden_logits(model, images, preprocessing)
     torch.set_num_threads(2)
@@ -170,7 +170,7 @@ def test_logits_of_an_image_do_not_depend_on_its_company_or_on_threads(trained):
 
 def test_logits_that_are_not_finite_prove_nothing(trained):
     bundle = open_bundle(trained)
-    model, preprocessing = load_model(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
+    model, preprocessing = load_model(bundle), Preprocessing.from_json(bundle.parts["preprocessing"])
     with torch.no_grad():
         model.head.fc.bias[0] = float("nan")
     with pytest.raises(ProofError, match="not finite"):

@@ -14,7 +14,7 @@ from regnet_deploy.exporting.precision import PRECISIONS
 def test_it_is_the_network_and_the_weights_of_the_bundle(trained, source, network):
     bundle = open_bundle(trained)
     assert replace(source.network) == network
-    assert source.preprocessing.to_json() == bundle.part("preprocessing")
+    assert source.preprocessing.to_json() == bundle.parts["preprocessing"]
     assert not source.model.training
     assert set(source.weights) == set(source.model.state_dict())
     np.testing.assert_array_equal(source.weights["head.fc.bias"], source.model.head.fc.bias.detach().numpy())
@@ -23,7 +23,7 @@ def test_it_is_the_network_and_the_weights_of_the_bundle(trained, source, networ
 def test_files_are_those_of_the_graph_and_tell_of_the_bundle(trained, source):
     bundle = open_bundle(trained)
     metadata = {
-        name: json.dumps(bundle.part(name), sort_keys=True) for name in ("architecture", "preprocessing", "labels")
+        name: json.dumps(bundle.parts[name], sort_keys=True) for name in ("architecture", "preprocessing", "labels")
     }
     assert source.metadata == metadata
     arguments = (source.network, source.weights, source.preprocessing)
@@ -49,7 +49,7 @@ def test_before_training_the_weights_are_seeded_and_there_are_no_labels_to_tell_
 
 
 def test_what_is_missing_or_of_another_network_is_one_line(trained):
-    architecture = open_bundle(trained).part("architecture")
+    architecture = open_bundle(trained).parts["architecture"]
     update_bundle(trained, {"architecture": {**architecture, "classes": 7}})
     with pytest.raises(BundleError) as caught:
         load_model_source(open_bundle(trained))

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle.measurements import ServerSetting
 from regnet_deploy.load_testing import bundle_tuning as module
 from regnet_deploy.load_testing.bundle_tuning import ServerStarter, TuningOptions
 from regnet_deploy.load_testing.generator import Load
 from regnet_deploy.load_testing.served_model import ServedModel
-from regnet_deploy.load_testing.settings import ServerSetting
+from regnet_deploy.load_testing.settings import serve_options
 from regnet_deploy.load_testing.target import parse_target, post
 
 SETTING = ServerSetting("onnxruntime", "onnx-fp32", 1, 1)
@@ -32,7 +33,7 @@ def start(exported_bundle: Any, fake: Any, answer: Any, monkeypatch: pytest.Monk
 
         @contextlib.contextmanager
         def server(bundle: Any, options: list[str]) -> Iterator[str]:
-            assert options == [*SETTING.options(), "--device", "auto"]
+            assert options == [*serve_options(SETTING), "--device", "auto"]
             with fake(respond) as (target, _):
                 yield target.url
 

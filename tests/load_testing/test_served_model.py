@@ -31,7 +31,7 @@ PLAN = LoadPlan(duration=0.3, warmup=0.1)
 def network(exported_bundle: Path, answer: Any) -> Callable[..., Any]:
     """A function that returns a server's answers: those of the bundle's network, changed by ``change``."""
     golden = load_golden(open_bundle(exported_bundle))
-    preprocessing = Preprocessing.from_json(open_bundle(exported_bundle).part("preprocessing"))
+    preprocessing = Preprocessing.from_json(open_bundle(exported_bundle).parts["preprocessing"])
     logits = {image.tobytes(): row for image, row in zip(golden.images, golden.logits, strict=True)}
     metadata = {
         "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, 24, 24, 3]}],

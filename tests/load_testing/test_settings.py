@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.bundle.measurements import ServerSetting
 from regnet_deploy.errors import MissingPart, UsageError
-from regnet_deploy.load_testing.settings import ServerSetting, executor_layouts, runnable_pairs
+from regnet_deploy.load_testing.settings import executor_layouts, runnable_pairs, serve_options
 
 
 def test_layouts_of_two_cores():
@@ -29,7 +30,7 @@ def test_layouts_fit_the_cores_and_differ(cores, most):
 
 
 def test_options_are_those_of_serve():
-    words = ServerSetting("openvino", "onnx-fp32", 2, 1, 8, 0.5).options()
+    words = serve_options(ServerSetting("openvino", "onnx-fp32", 2, 1, 8, 0.5))
     wanted = "--runtime openvino --variant onnx-fp32 --executors 2 --threads 1 --batch 8 --max-delay 0.5"
     assert words == wanted.split()
 
@@ -43,7 +44,7 @@ def test_every_proved_variant_by_every_runtime_that_is_here(exported_bundle: Pat
 
 
 def test_what_is_not_proved_is_left_out_and_why(exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["onnx-fp32"]["proof"]["passed"] = False
     bundle = update_bundle(exported_bundle, {"variants": variants})
     pairs, refused = runnable_pairs(bundle, runtime="onnxruntime")

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from regnet_deploy.bundle.measurements import ServerSetting
 from regnet_deploy.errors import ServerError, UsageError
-from regnet_deploy.load_testing.settings import SearchSpace, ServerSetting
+from regnet_deploy.load_testing.settings import SearchSpace
 from regnet_deploy.load_testing.tuning import LoadTrial, find_rate, tune
 
 PAIRS = (("onnxruntime", "onnx-fp32"), ("onnxruntime", "onnx-int8-cpu"), ("openvino", "onnx-fp32"))

@@ -32,7 +32,7 @@ def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(run, e
     assert stored.profile == part
     assert part.complexity.closed_form.equal is True
     assert [stage.stage for stage in stored.profile.complexity.stages] == ["stem", "s1", "s2", "head"]
-    assert "profile" in stored.part("environment")
+    assert "profile" in stored.parts["environment"]
     assert notes == []
 
 
@@ -91,7 +91,7 @@ def test_a_bundle_whose_weights_change_meanwhile_is_left_alone(run, exported_bun
     monkeypatch.setattr(profile_module, "measure_latency", measure_while_somebody_trains)
     with pytest.raises(BundleError, match="changed by another command"):
         run(exported_bundle)
-    assert "profile" not in open_bundle(exported_bundle)
+    assert "profile" not in open_bundle(exported_bundle).parts
 
 
 def test_an_engine_that_fits_is_measured_where_it_runs(run, with_h100_engine):

@@ -290,7 +290,7 @@ def test_a_session_on_another_provider_is_an_error(monkeypatch: pytest.MonkeyPat
         ("nodes that are assigned to the default CPU EP, but fallback to CPU EP has been disabled", UsageError, "part"),
         ("compute graph nodes have not been partitioned to the CUDAExecutionProvider", UsageError, "part of this"),
         ("Could not find an implementation for Conv(22)", BundleError, r"cannot open the network.*Conv\(22\)"),
-        (OLD_DRIVER, UsageError, r"cannot use the GPU: CUDA failure 35: CUDA driver .* CUDA runtime version: look at"),
+        (OLD_DRIVER, UsageError, r"cannot use the GPU: CUDA failure 35: CUDA driver .* CUDA runtime version: check"),
     ],
 )
 def test_what_does_not_open_on_the_gpu_is_one_line(monkeypatch: pytest.MonkeyPatch, text, kind, said):

@@ -171,7 +171,7 @@ def test_a_runtime_that_cannot_be_is_one_line(
     exported_bundle: Path, wanted: str | None, runtime: Any, device: Any, says: str
 ):
     if wanted and (runtime, device) == ("tensorrt", "auto"):
-        says = "variant onnx-fp32 of .* cannot be served: it is an ONNX file, and TensorRT engines are asked for"
+        says = "variant onnx-fp32 of .* cannot be served: it is an ONNX file, and TensorRT engines were requested"
     with pytest.raises(UsageError, match=says):
         default_variant(open_bundle(exported_bundle), wanted, device, runtime)
 
@@ -234,7 +234,7 @@ class TestEngines:
         assert "it was built for NVIDIA H100" in str(variant_unsupported_reason(bundle, "trt-fp32"))
 
     def test_one_that_was_proved_loosely_is_only_taken_when_it_is_named(self, with_h100_engine: Path):
-        variants = open_bundle(with_h100_engine).part("variants")
+        variants = open_bundle(with_h100_engine).parts["variants"]
         variants["trt-fp32"]["engines"][0]["proof"]["gate"] = Gate().to_json()
         update_bundle(with_h100_engine, {"variants": variants})
         bundle = measured(with_h100_engine, ("trt-fp32", 1, 1.0), ("onnx-fp32", 1, 2.0))
@@ -262,7 +262,7 @@ class TestEngines:
         must: bool,
     ):
         bundle = open_bundle(with_h100_engine)
-        variants = bundle.part("variants")
+        variants = bundle.parts["variants"]
         if proof is None:
             variants["trt-fp32"]["engines"][0]["proof"] = None
             bundle = update_bundle(with_h100_engine, {"variants": variants})

@@ -5,8 +5,8 @@ import pytest
 from regnet_deploy.bundle.measurements import MachineSummary
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.gpu import Gpu
-from regnet_deploy.runtimes import machine_summary as module
-from regnet_deploy.runtimes.machine_summary import machine_summary
+from regnet_deploy.runtimes import tuned_settings as module
+from regnet_deploy.runtimes.tuned_settings import machine_summary
 
 
 def test_it_is_json_that_stays_the_same():

@@ -4,7 +4,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import BundleError
-from regnet_deploy.runtimes.onnx_signature import BFLOAT16, FLOAT16, INT8, read_onnx_signature
+from regnet_deploy.runtimes.onnx_file import BFLOAT16, FLOAT16, INT8, read_onnx_signature
 
 
 def file(shapes: list[list], types: tuple[int, ...] = (TensorProto.FLOAT,)) -> bytes:

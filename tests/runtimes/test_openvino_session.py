@@ -35,7 +35,7 @@ def test_every_input_passes_the_gate_of_fp32_on_the_golden_set(exported_bundle: 
     bundle = open_bundle(exported_bundle)
     session = open_variant(bundle, name, runtime="openvino")
     agreement = replay(
-        session, load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing")), gate_of("fp32"), 5
+        session, load_golden(bundle), Preprocessing.from_json(bundle.parts["preprocessing"]), gate_of("fp32"), 5
     )
     assert agreement.passed, agreement
     assert session.runtime == f"openvino {metadata.version('openvino')}"

@@ -15,6 +15,7 @@ from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.errors import BundleError, MissingExtra, MissingPart, ProofError, UsageError
 from regnet_deploy.runtimes import runtime, tensorrt_provider
+from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import (
     classify_pixels,
@@ -23,6 +24,7 @@ from regnet_deploy.runtimes.runtime import (
     open_variant,
     runtime_unsupported_reason,
 )
+from regnet_deploy.runtimes.verification import verify
 
 GPU = Gpu("NVIDIA H100 80GB HBM3", "9.0", 132, 80 * 2**30, "580.95.05", "13.0")
 
@@ -40,7 +42,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **versions: str) -> None:
 def test_every_input_gives_the_golden_logits(exported_bundle: Path, name: str):
     bundle = open_bundle(exported_bundle)
     session, golden = open_variant(bundle, name), load_golden(bundle)
-    logits = classify_pixels(session, golden.images, Preprocessing.from_json(bundle.part("preprocessing")))
+    logits = classify_pixels(session, golden.images, Preprocessing.from_json(bundle.parts["preprocessing"]))
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, golden.logits, rtol=1e-5, atol=1e-5)
     assert session.runtime == f"onnxruntime {metadata.version('onnxruntime')}"
@@ -87,7 +89,7 @@ def test_the_gpu_build_takes_the_cpu_where_there_is_no_gpu(monkeypatch: pytest.M
 
 
 def test_a_variant_for_cpus_takes_the_cpu_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch, exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["onnx-int8-cpu"] = {**variants["onnx-fp32"], "precision": "int8-cpu"}
     bundle = update_bundle(exported_bundle, {"variants": variants})
     install(monkeypatch, onnxruntime_gpu="1.31.1")
@@ -117,7 +119,7 @@ def test_exact_switches_graph_optimisations_off(monkeypatch: pytest.MonkeyPatch,
     session, golden = open_variant(bundle, "onnx-fp32", exact=exact), load_golden(bundle)
     level = onnxruntime.GraphOptimizationLevel
     assert seen == [level.ORT_DISABLE_ALL if exact else level.ORT_ENABLE_ALL]
-    logits = classify_pixels(session, golden.images, Preprocessing.from_json(bundle.part("preprocessing")))
+    logits = classify_pixels(session, golden.images, Preprocessing.from_json(bundle.parts["preprocessing"]))
     np.testing.assert_allclose(logits, golden.logits, rtol=1e-5, atol=1e-5)
 
 
@@ -147,7 +149,7 @@ def test_unknown_and_missing_variants_say_what_there_is(exported_bundle: Path):
 
 
 def test_a_manifest_that_states_another_input_is_an_error(exported_bundle: Path):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["onnx-fp32"]["input"] = "uint8"
     with pytest.raises(BundleError, match="takes float32 images"):
         open_variant(update_bundle(exported_bundle, {"variants": variants}), "onnx-fp32")
@@ -191,13 +193,40 @@ def test_images_that_do_not_fit_are_a_proof_error(exported_bundle: Path, images:
     ],
 )
 def test_what_is_not_run_here_says_so(exported_bundle: Path, fields: dict[str, Any], says: str):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     variants["onnx-fp32"] |= fields
     bundle = update_bundle(exported_bundle, {"variants": variants})
     assert runtime_unsupported_reason(bundle, "onnx-fp32") == says
     with pytest.raises(UsageError, match="variant onnx-fp32 cannot be run here: "):
         open_variant(bundle, "onnx-fp32")
     assert runtime_unsupported_reason(bundle, "onnx-fp32-uint8") is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"runtime": "qnn"}, "runtime 'qnn' is not known to this version: pip install --upgrade regnet-deploy"),
+        ({"precision": "fp4"}, "precision 'fp4' is not known to this version: pip install --upgrade regnet-deploy"),
+    ],
+)
+def test_a_variant_of_a_later_version_cannot_be_used_and_the_others_can(
+    exported_bundle: Path, fields: dict[str, str], reason: str
+):
+    variants = open_bundle(exported_bundle).parts["variants"]
+    later = {**variants["onnx-fp32"], **fields, "layout": ["of", "a", "later", "version"]}
+    bundle = update_bundle(exported_bundle, {"variants": {"later": later, **variants}})
+    assert runtime_unsupported_reason(bundle, "later") == reason
+    with pytest.raises(UsageError, match=f"^variant later cannot be run here: {reason}"):
+        open_variant(bundle, "later")
+    with pytest.raises(UsageError, match=f"variant later of .* cannot be served: {reason}"):
+        default_variant(bundle, "later")
+    assert default_variant(bundle) in variants
+    (check,) = [
+        check for check in verify(bundle, lambda bundle: open_variant(bundle, "onnx-fp32")) if check.subject == "later"
+    ]
+    assert check.detail.endswith(reason)
+    kept = update_bundle(exported_bundle, open_bundle(exported_bundle).manifest)
+    assert kept.parts["variants"]["later"] == later
 
 
 @pytest.mark.parametrize(

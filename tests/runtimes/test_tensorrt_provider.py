@@ -128,7 +128,7 @@ def test_a_build_that_is_broken_off_leaves_nothing_to_load(asked: dict, tmp_path
 
 def test_a_part_on_another_provider_is_an_error(asked: dict):
     asked["error"] = RuntimeError("nodes assigned to the default CPU EP, but fallback to CPU EP has been disabled")
-    with pytest.raises(UsageError, match=r"does not compute the whole of this network.*--device cuda"):
+    with pytest.raises(UsageError, match=r"does not support the whole network.*--device cuda"):
         open_on_tensorrt(DATA, "1.31.1", threads=1)
     asked.update(error=None, first="CPUExecutionProvider")
     with pytest.raises(UsageError, match="fell back to CPUExecutionProvider"):
@@ -138,7 +138,7 @@ def test_a_part_on_another_provider_is_an_error(asked: dict):
 def test_a_cache_that_cannot_be_written_is_one_line(asked: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UsageError, match=r"cannot be kept in .*Not a directory; set XDG_CACHE_HOME"):
+    with pytest.raises(UsageError, match=r"cannot be stored in .*Not a directory; set XDG_CACHE_HOME"):
         open_on_tensorrt(DATA, "1.31.1", threads=1)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
+from regnet_deploy.bundle.measurements import ServerSetting, Serving
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.runtimes import tuned_settings as module
-from regnet_deploy.runtimes.machine_summary import machine_summary
-from regnet_deploy.runtimes.tuned_settings import TunedSettings, tuned_settings
+from regnet_deploy.runtimes.tuned_settings import machine_summary, tuned_settings
 
 SETTINGS = {
     "runtime": "onnxruntime",
@@ -26,10 +26,12 @@ def tuned_bundle(path: Path, settings: dict[str, Any] | None = None, **part: Any
 
 
 def test_what_was_tuned_here_is_returned(exported_bundle: Path):
-    wanted = TunedSettings("onnxruntime", "onnx-fp32", 2, 1, 8, 0.5, 20.0, 250.0)
     bundle = tuned_bundle(exported_bundle)
-    assert tuned_settings(bundle) == wanted
-    assert tuned_settings(bundle, variant="onnx-fp32", runtime="onnxruntime", device="cpu") == wanted
+    found = tuned_settings(bundle)
+    assert isinstance(found, Serving)
+    assert found.settings == ServerSetting("onnxruntime", "onnx-fp32", 2, 1, 8, 0.5)
+    assert (found.p99_ms, found.rate) == (20.0, 250.0)
+    assert tuned_settings(bundle, variant="onnx-fp32", runtime="onnxruntime", device="cpu") == found
 
 
 def test_a_bundle_that_was_never_tuned_has_none(exported_bundle: Path):
@@ -78,7 +80,7 @@ def test_a_variant_that_is_gone_or_unproved_is_a_reason(exported_bundle: Path):
     assert "which cannot be served: " in str(found)
     assert "has no variant 'onnx-fp16'" in str(found)
     bundle = tuned_bundle(exported_bundle)
-    variants = bundle.part("variants")
+    variants = bundle.parts["variants"]
     variants["onnx-fp32"]["proof"] = None
     assert "not proved" in str(tuned_settings(update_bundle(exported_bundle, {"variants": variants})))
     assert "export" in str(tuned_settings(update_bundle(exported_bundle, {}, drop=("variants",))))

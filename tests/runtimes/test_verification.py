@@ -41,7 +41,7 @@ def test_an_engine_of_another_machine_is_not_run_and_why_is_said(with_h100_engin
 def test_a_tampered_plan_is_damaged_and_never_loaded(with_h100_engine, computer, monkeypatch):
     monkeypatch.setattr(computer.trt.Runtime, "deserialize_cuda_engine", lambda *given: pytest.fail("was loaded"))
     bundle = open_bundle(with_h100_engine)
-    path = bundle.stored_path(bundle.part("variants")["trt-fp32"]["engines"][0]["file"])
+    path = bundle.stored_path(bundle.parts["variants"]["trt-fp32"]["engines"][0]["file"])
     data = bytearray(path.read_bytes())
     data[40] ^= 1
     path.write_bytes(data)

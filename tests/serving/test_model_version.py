@@ -42,7 +42,7 @@ def test_an_engine_that_fits_is_opened_and_answers(with_h100_engine, deserialise
     assert served.session.device == "cuda:0 (NVIDIA H100 80GB HBM3)"
     assert served.interface.dtype == "float32"
     assert served.prove().passed
-    assert deserialised == [bundle.read(bundle.part("variants")["trt-fp32"]["engines"][0]["file"])]
+    assert deserialised == [bundle.read(bundle.parts["variants"]["trt-fp32"]["engines"][0]["file"])]
 
 
 def test_an_engine_that_was_measured_fastest_is_taken_unasked(with_h100_engine, computer):
@@ -81,7 +81,7 @@ def test_one_that_does_not_fit_is_refused_with_the_reason(
 
 
 def test_an_engine_without_proof_is_not_served(with_h100_engine):
-    variants = open_bundle(with_h100_engine).part("variants")
+    variants = open_bundle(with_h100_engine).parts["variants"]
     variants["trt-fp32"]["engines"][0]["proof"] = None
     bundle = update_bundle(with_h100_engine, {"variants": variants})
     with pytest.raises(UsageError, match="it is not proved to agree with the trained model"):
@@ -91,7 +91,7 @@ def test_an_engine_without_proof_is_not_served(with_h100_engine):
 @pytest.mark.parametrize("at", [0, 50, -1])
 def test_a_tampered_plan_is_refused_by_its_sha256_and_never_loaded(with_h100_engine, deserialised, at):
     bundle = open_bundle(with_h100_engine)
-    path = bundle.stored_path(bundle.part("variants")["trt-fp32"]["engines"][0]["file"])
+    path = bundle.stored_path(bundle.parts["variants"]["trt-fp32"]["engines"][0]["file"])
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
@@ -102,7 +102,7 @@ def test_a_tampered_plan_is_refused_by_its_sha256_and_never_loaded(with_h100_eng
 
 def test_a_plan_that_was_cut_short_is_refused_and_never_loaded(with_h100_engine, deserialised):
     bundle = open_bundle(with_h100_engine)
-    path = bundle.stored_path(bundle.part("variants")["trt-fp32"]["engines"][0]["file"])
+    path = bundle.stored_path(bundle.parts["variants"]["trt-fp32"]["engines"][0]["file"])
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(BundleError, match="is damaged"):
         load_version(bundle, ServeOptions(variant="trt-fp32"))
@@ -165,7 +165,7 @@ class TestBuild:
 
     def test_one_in_another_type_is_refused(self, without_engine, computer, build):
         computer.trt.convolutions = lambda name, kind: "Half"
-        with pytest.raises(ProofError, match="fp32 asked, fp16 built"):
+        with pytest.raises(ProofError, match="fp32 required, fp16 built"):
             load_version(open_bundle(without_engine), ServeOptions(variant="trt-fp32", build=build))
 
     def test_too_little_memory_of_the_gpu_is_one_line(self, without_engine, computer, build):

@@ -125,7 +125,7 @@ def test_tritons_client_works_unchanged(start: Start, exported_bundle: Path):
     server = start("--name", "my-net")
     images = floats(3)
     bundle = open_bundle(exported_bundle)
-    wanted, labels = open_variant(bundle, server.facts["variant"]).run(images), bundle.part("labels")
+    wanted, labels = open_variant(bundle, server.facts["variant"]).run(images), bundle.parts["labels"]
     with contextlib.closing(triton(server)) as client:
         assert client.is_server_live()
         assert client.is_server_ready()
@@ -393,7 +393,7 @@ def test_a_read_only_bundle_is_served(start: Start, exported_bundle: Path):
 def test_answers_agree_with_the_network_of_the_bundle(start: Start, exported_bundle: Path):
     """From the pixels of the golden set to the answer of the server, by another way than its own replay."""
     bundle = open_bundle(exported_bundle)
-    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
+    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.parts["preprocessing"])
     server = start("--threads", "1", "--variant", "onnx-fp32")
     with contextlib.closing(triton(server)) as client:
         answer = client.infer("regnet", [triton_input(normalize(golden.images, preprocessing))])

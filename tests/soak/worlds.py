@@ -72,7 +72,7 @@ def make_world(folder: Path, tiny: Any) -> World:
     bundles = [_bundle(folder / f"network-{seed}", tiny, seed, seed) for seed in range(SEEDS)]
     wrong = _bundle(folder / "wrong", tiny, 98, 99)
     sessions = [open_variant(open_bundle(path), "onnx-fp32", device="cpu", threads=1) for path in bundles]
-    preprocessing = Preprocessing.from_json(open_bundle(bundles[0]).part("preprocessing"))
+    preprocessing = Preprocessing.from_json(open_bundle(bundles[0]).parts["preprocessing"])
     draw = np.random.default_rng(5)
     tensors = []
     for count in (1, 1, 2, MOST):

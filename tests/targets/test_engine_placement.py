@@ -9,7 +9,7 @@ from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.bundle.variants import EngineIdentity
 from regnet_deploy.engines.bundle_engines import StoredEngine
 from regnet_deploy.errors import UsageError
-from regnet_deploy.targets.engine_placement import place_engines
+from regnet_deploy.targets.triton import place_engines
 
 IDENTITY = EngineIdentity(
     onnx_sha256="0" * 64,

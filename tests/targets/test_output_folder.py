@@ -128,7 +128,7 @@ def test_a_folder_that_cannot_be_put_back_is_kept_and_named(tmp_path, monkeypatc
         rename(source, target)
 
     monkeypatch.setattr(module.os, "rename", once)
-    with pytest.raises(UsageError, match=r"what was there before is in .*-old now"):
+    with pytest.raises(UsageError, match=r"its earlier content is in .*-old now"):
         write_folder(tmp_path / "out", {"other": b"", MARK: b""}, force=True)
     (kept,) = tmp_path.iterdir()
     assert files_of(kept) == FILES

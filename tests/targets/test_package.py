@@ -71,7 +71,7 @@ def test_a_folder_in_the_way_is_found_before_anything_is_written(exported_bundle
 @pytest.mark.parametrize("inside", ["", "deploy"])
 def test_the_bundle_itself_is_never_written_into(exported_bundle, inside, snapshot):
     before = snapshot(exported_bundle)
-    with pytest.raises(UsageError, match="lies in the bundle"):
+    with pytest.raises(UsageError, match="is inside the bundle"):
         package(open_bundle(exported_bundle), ["ray"], DeploymentSettings(), exported_bundle / inside, force=True)
     assert snapshot(exported_bundle) == before
 

@@ -6,7 +6,7 @@ import pytest
 
 from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
 from regnet_deploy.errors import BundleError, MissingPart, UsageError
-from regnet_deploy.runtimes.machine_summary import machine_summary
+from regnet_deploy.runtimes.tuned_settings import machine_summary
 from regnet_deploy.targets.packaged_variant import choose_packaged_variant
 
 
@@ -29,7 +29,7 @@ def test_a_variant_that_does_not_exist_is_one_line(exported_bundle):
 
 
 def test_an_unproved_variant_is_refused(exported_bundle):
-    variants = open_bundle(exported_bundle).part("variants")
+    variants = open_bundle(exported_bundle).parts["variants"]
     for variant in variants.values():
         variant["proof"]["passed"] = False
     bundle = update_bundle(exported_bundle, {"variants": variants})
@@ -64,7 +64,7 @@ def test_engines_need_a_gpu_to_be_asked_for(with_h100_engine):
 
 
 def test_an_engine_of_other_weights_or_without_proof_is_refused(with_h100_engine):
-    variants = open_bundle(with_h100_engine).part("variants")
+    variants = open_bundle(with_h100_engine).parts["variants"]
     variants["trt-fp32"]["engines"][0]["proof"]["passed"] = False
     bundle = update_bundle(with_h100_engine, {"variants": variants})
     with pytest.raises(UsageError, match="its engine is not proved"):
@@ -88,5 +88,5 @@ def test_what_was_tuned_on_this_machine_is_taken(exported_bundle):
     subject = choose_packaged_variant(bundle, None, gpu=False)
     assert subject.variant == "onnx-fp32-uint8"
     assert subject.tuned is not None
-    assert subject.tuned.batch == 4
+    assert subject.tuned.settings.batch == 4
     assert choose_packaged_variant(bundle, "onnx-fp32", gpu=False).tuned is None

@@ -112,7 +112,7 @@ def test_it_answers_on_a_local_ray(subject, exported_bundle, tmp_path, ray_pytho
     from PIL import Image
 
     bundle = open_bundle(exported_bundle)
-    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
+    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.parts["preprocessing"])
     folder = tmp_path / "out"
     write_folders({folder: ray_files(subject(), DeploymentSettings(name="dogs", threads=1))})
     images = normalize(golden.images[:2], preprocessing)
@@ -135,4 +135,4 @@ def test_it_answers_on_a_local_ray(subject, exported_bundle, tmp_path, ray_pytho
     assert metadata["name"] == "dogs"
     (logits,) = inferred["outputs"]
     np.testing.assert_allclose(np.reshape(logits["data"], logits["shape"]), golden.logits[:2], atol=1e-3)
-    assert bundle.part("labels")[int(golden.logits[0].argmax())] in json.dumps(classified)
+    assert bundle.parts["labels"][int(golden.logits[0].argmax())] in json.dumps(classified)

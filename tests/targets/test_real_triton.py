@@ -75,7 +75,7 @@ def jpeg(pixels: np.ndarray, side: int) -> bytes:
 @pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-fp32-uint8"])
 def test_the_repository_answers_as_our_session_does(exported_bundle, tmp_path, twin, variant):
     bundle = open_bundle(exported_bundle)
-    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.part("preprocessing"))
+    golden, preprocessing = load_golden(bundle), Preprocessing.from_json(bundle.parts["preprocessing"])
     images = golden.images if variant.endswith("uint8") else normalize(golden.images, preprocessing)
     repository = twin.write_twin(exported_bundle, tmp_path / "out", DeploymentSettings(variant=variant))
     files = [jpeg(pixels, 100 + 60 * i) for i, pixels in enumerate(golden.images[:4])]
@@ -87,7 +87,7 @@ def test_the_repository_answers_as_our_session_does(exported_bundle, tmp_path, t
         answer = client.infer("regnet", [tensor("images", images)])
         np.testing.assert_allclose(answer.as_numpy("logits"), golden.logits, atol=1e-3)
         named = client.infer("regnet", [tensor("images", images)], outputs=labels_asked(2)).as_numpy("logits")
-        labels = bundle.part("labels")
+        labels = bundle.parts["labels"]
         first = [line.decode().split(":")[2] for line in named[:, 0]]
         assert first == [labels[i] for i in golden.logits.argmax(axis=1)]
         # Files: the same pixels, so the same logits as ours.

@@ -76,7 +76,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(bundle: Bundle, data: Path, tmp_p
     trained, said_last = finish(bundle.path, data, 12)
     assert "resuming at epoch" in said + said_last
     assert trained.files == wanted.files
-    assert trained.part("training")["history"][-1]["train_loss"] == wanted.part("training")["history"][-1]["train_loss"]
+    assert (
+        trained.parts["training"]["history"][-1]["train_loss"] == wanted.parts["training"]["history"][-1]["train_loss"]
+    )
     assert not (tmp_path / "bundle.training" / "checkpoint.safetensors").exists()
 
 

@@ -63,14 +63,14 @@ def test_a_run_gives_weights_that_know_the_images(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, preprocessing: Preprocessing
 ) -> None:
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, recorded_progress)
-    part = trained.part("training")
+    part = trained.parts["training"]
     assert part["best"]["val_top1"] >= 0.9
     files = [path for paths in list_images(data).val.values() for path in paths]
     pixels = np.stack([load_pixels((data / path).read_bytes(), preprocessing) for path in files])
     with torch.no_grad():
         answers = load_model(trained)(torch.from_numpy(normalize(pixels, preprocessing))).argmax(1)
     right = sum(
-        trained.part("labels")[answer] == path.split("/")[1] for answer, path in zip(answers, files, strict=True)
+        trained.parts["labels"][answer] == path.split("/")[1] for answer, path in zip(answers, files, strict=True)
     )
     assert right / len(files) == part["best"]["val_top1"]
 
@@ -80,9 +80,9 @@ def test_the_bundle_says_how_its_weights_came_about(
 ) -> None:
     (data / "train" / "red" / "note.txt").write_text("hello")
     trained = train.train(bundle.path, data, recipe, options, recorded_progress)
-    assert trained.part("labels") == ["blue", "green", "red"]
-    assert trained.part("architecture") == {**bundle.part("architecture"), "classes": 3}
-    part = trained.part("training")
+    assert trained.parts["labels"] == ["blue", "green", "red"]
+    assert trained.parts["architecture"] == {**bundle.parts["architecture"], "classes": 3}
+    part = trained.parts["training"]
     assert part["recipe"] == recipe.fitted(30).to_json()
     assert part["seed"] == recipe.seed
     assert (part["data"]["train_images"], part["data"]["val_images"], part["data"]["classes"]) == (30, 12, 3)
@@ -95,7 +95,7 @@ def test_the_bundle_says_how_its_weights_came_about(
     assert part["execution"]["execution"] == Execution("cpu").to_json()
     assert part["lineage"]["start_sha256"] is None
     assert part["lineage"]["versions"]["torch"] == torch.__version__
-    assert set(trained.part("environment")["train"]) >= {"python", "torch", "regnet-deploy", "platform", "date"}
+    assert set(trained.parts["environment"]["train"]) >= {"python", "torch", "regnet-deploy", "platform", "date"}
     assert str(data) not in json.dumps(trained.parts)
     assert find_damage(trained) == []
     assert "1 file left out:" in recorded_progress.text
@@ -120,7 +120,7 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
 
     monkeypatch.setattr(loop, "evaluate", scripted)
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=4), options, recorded_progress)
-    assert trained.part("training")["best"]["epoch"] == 3
+    assert trained.parts["training"]["best"]["epoch"] == 3
     weights = weights_from_bytes(trained.read(FILE))
     assert all(torch.equal(value, states[2][name]) for name, value in weights.items())
     assert not torch.equal(weights["head.fc.weight"], states[1]["head.fc.weight"])
@@ -138,7 +138,7 @@ def test_samples_are_evaluation_views_of_training_images_of_every_class(
     assert np.bincount(labels).tolist() == [10, 10, 10]
     assert set(labels[:3]) == {0, 1, 2}
     for image, label in zip(images, labels, strict=True):
-        files = (data / "train" / trained.part("labels")[label]).iterdir()
+        files = (data / "train" / trained.parts["labels"][label]).iterdir()
         assert any((load_pixels(file.read_bytes(), preprocessing) == image).all() for file in files)
 
 
@@ -157,7 +157,7 @@ def test_new_weights_drop_what_was_true_of_the_old(
     trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert set(trained.parts) == {"architecture", "preprocessing", "environment", "labels", "training"}
     assert set(trained.files) == {FILE, "samples.safetensors", "notes.txt"}
-    assert set(trained.part("environment")) == {"select", "train"}
+    assert set(trained.parts["environment"]) == {"select", "train"}
 
 
 def test_a_finished_run_leaves_no_checkpoint(
@@ -208,7 +208,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
             {name: value for name, value in metrics.items() if name not in ("seconds", "images_per_s")}
             for metrics in part
         ]
-        for part in (trained.part("training")["history"], wanted.part("training")["history"])
+        for part in (trained.parts["training"]["history"], wanted.parts["training"]["history"])
     ]
     assert timeless[0] == timeless[1]
 
@@ -275,7 +275,7 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
         train.train(bundle.path, data, recipe, options, recorded_progress)
     assert load_checkpoint(run_directory(bundle)).state == before.state
     trained = train.train(bundle.path, data, faster, dataclasses.replace(options, restart=True), recorded_progress)
-    assert trained.part("training")["recipe"]["lr"] == 0.2
+    assert trained.parts["training"]["recipe"]["lr"] == 0.2
     assert "resuming" not in recorded_progress.text
 
 
@@ -296,8 +296,8 @@ def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
 
     monkeypatch.setattr(train, "training_dataset", then_vanish)
     trained = train.train(bundle.path, data, recipe, options, recorded_progress)
-    assert set(trained.part("training")["data"]["unreadable"]) == {"train/red/003.png", "val/blue/001.png"}
-    assert trained.part("training")["best"]["val_images"] == 11
+    assert set(trained.parts["training"]["data"]["unreadable"]) == {"train/red/003.png", "val/blue/001.png"}
+    assert trained.parts["training"]["best"]["val_images"] == 11
     assert "2 files could not be read any more during training:" in recorded_progress.messages
     assert "  val/blue/001.png: cannot be read: No such file or directory" in recorded_progress.messages
 
@@ -345,7 +345,7 @@ def test_fine_tuning_starts_from_the_bundles_weights_and_names_them(
     before = weights_from_bytes(first.read(FILE))["s2.b1.f.b.weight"]
     second = train.train(bundle.path, data, tune, options, recorded_progress)
     after = weights_from_bytes(second.read(FILE))["s2.b1.f.b.weight"]
-    assert second.part("training")["lineage"]["start_sha256"] == first.files[FILE].sha256
+    assert second.parts["training"]["lineage"]["start_sha256"] == first.files[FILE].sha256
     torch.testing.assert_close(after, before, atol=1e-6, rtol=0)
     assert not torch.equal(after, before)
 
@@ -376,9 +376,9 @@ def test_a_fine_tuning_stopped_at_its_very_end_is_over_too(
 def test_the_network_gets_the_outputs_of_the_folder(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
-    update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "classes": 5}})
+    update_bundle(bundle.path, {"architecture": {**bundle.parts["architecture"], "classes": 5}})
     trained = train.train(bundle.path, data, recipe, options, recorded_progress)
-    assert trained.part("architecture")["classes"] == 3
+    assert trained.parts["architecture"]["classes"] == 3
     assert "the network gets 3 outputs instead of 5" in recorded_progress.messages
 
 
@@ -434,7 +434,7 @@ def test_another_way_to_run_the_steps_is_another_training(
     train.train(bundle.path, data, recipe, options, recorded_progress)
     other = dataclasses.replace(options, execution=ExecutionRequest("cpu", "fp32", "on", "off"))
     again = train.train(bundle.path, data, recipe, other, recorded_progress)
-    assert again.part("training")["execution"]["execution"]["channels_last"]
+    assert again.parts["training"]["execution"]["execution"]["channels_last"]
 
 
 def test_an_unfinished_run_can_be_ended_with_its_best_weights(
@@ -448,7 +448,7 @@ def test_an_unfinished_run_can_be_ended_with_its_best_weights(
     with pytest.raises(Stop):
         train.train(bundle.path, data, recipe, options, recorded_progress)
     ended = train.train(bundle.path, data, recipe, finish, recorded_progress)
-    part = ended.part("training")
+    part = ended.parts["training"]
     assert part["stopped"]
     assert 1 <= len(part["history"]) < 6
     assert not any(path.name == "checkpoint.safetensors" for path in run_directory(bundle).iterdir())
@@ -461,7 +461,7 @@ def test_a_split_is_for_folders_without_validation(
         train.train(bundle.path, data, recipe, dataclasses.replace(options, val_split=0.2), recorded_progress)
     flat = data / "train"
     trained = train.train(bundle.path, flat, recipe, dataclasses.replace(options, val_split=0.2), recorded_progress)
-    assert trained.part("training")["data"]["split"] == "20% of each class held out (seed 0)"
+    assert trained.parts["training"]["data"]["split"] == "20% of each class held out (seed 0)"
     assert (
         "24 images to train on, 6 to validate with (20% of each class held out (seed 0)), 3 classes"
         in recorded_progress.messages
@@ -475,7 +475,7 @@ def test_a_handful_of_images_trains(
     put_images(tmp_path / "few" / "train", count)
     put_images(tmp_path / "few" / "val", 1)
     trained = train.train(bundle.path, tmp_path / "few", Recipe(epochs=2), options, recorded_progress)
-    assert trained.part("training")["recipe"]["batch_size"] == 2
+    assert trained.parts["training"]["recipe"]["batch_size"] == 2
     assert any("in batches of 2 (a quarter of the images)" in line for line in recorded_progress.messages)
 
 
@@ -483,7 +483,7 @@ def test_a_batch_larger_than_the_data_is_the_data(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, batch_size=500), options, recorded_progress)
-    assert len(trained.part("training")["history"]) == 3
+    assert len(trained.parts["training"]["history"]) == 3
 
 
 def test_without_precise_statistics_the_running_averages_are_kept(
@@ -495,7 +495,7 @@ def test_without_precise_statistics_the_running_averages_are_kept(
             bundle.path, data, dataclasses.replace(recipe, precise_bn_images=images), options, recorded_progress
         )
         weights = weights_from_bytes(trained.read(FILE))
-        return weights["stem.bn.num_batches_tracked"].item(), trained.part("training")["best"]["epoch"]
+        return weights["stem.bn.num_batches_tracked"].item(), trained.parts["training"]["best"]["epoch"]
 
     batches, epoch = batches_seen(0)
     assert batches == 3 * epoch  # of every step so far
@@ -515,7 +515,7 @@ def test_a_bundle_changed_meanwhile_is_left_alone(
 
     def then_change(*arguments: object) -> None:
         fitted(*arguments)
-        update_bundle(bundle.path, {"architecture": {**bundle.part("architecture"), "name": "other"}})
+        update_bundle(bundle.path, {"architecture": {**bundle.parts["architecture"], "name": "other"}})
 
     monkeypatch.setattr(train, "fit", then_change)
     with pytest.raises(BundleError, match="was changed by another command meanwhile"):

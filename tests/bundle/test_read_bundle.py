@@ -4,11 +4,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-from regnet_deploy.bundle import Bundle, update_bundle
+from regnet_deploy.bundle import Bundle, read_bundle, reading, update_bundle
 from regnet_deploy.cli.main import run
 from regnet_deploy.errors import BundleError
-from regnet_deploy.runtimes import bundle_reader
-from regnet_deploy.runtimes.bundle_reader import read_bundle
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 
 FILE = "golden.safetensors"
@@ -18,7 +16,7 @@ FILE = "golden.safetensors"
 def replaced(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[Bundle]:
     """Another command replaces the files between the first reading of the manifest and theirs; lists the openings."""
     openings: list[Bundle] = []
-    real = bundle_reader.open_bundle
+    real = reading.open_bundle
 
     def open_bundle(path: str | Path) -> Bundle:
         bundle = real(path)
@@ -33,12 +31,12 @@ def replaced(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> list[Bun
         openings.append(bundle)
         return bundle
 
-    monkeypatch.setattr(bundle_reader, "open_bundle", open_bundle)
+    monkeypatch.setattr(reading, "open_bundle", open_bundle)
     return openings
 
 
 def test_a_bundle_that_is_replaced_while_it_is_read_is_read_again(exported_bundle: Path, replaced: list[Bundle]):
-    assert read_bundle(exported_bundle, lambda bundle: (bundle.read(FILE), bundle.part("labels")))[1] == list("abcdef")
+    assert read_bundle(exported_bundle, lambda bundle: (bundle.read(FILE), bundle.parts["labels"]))[1] == list("abcdef")
     assert len(replaced) == 2
 
 
