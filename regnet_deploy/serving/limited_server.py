@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 import inspect
 import socket
 from typing import Any
 
 import uvicorn
+from uvicorn.lifespan.off import LifespanOff
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from regnet_deploy.errors import ServerError
 from regnet_deploy.serving.body_receiver import BodyReceiver, create_read_buffer
 from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnections, LimitedProtocol
 
-#: Versions of uvicorn with which the tests pass; the same as in pyproject.toml.
+#: Versions of uvicorn that are accepted, as in pyproject.toml. The tests were run with 0.34, 0.38, 0.44, 0.50, 0.52 and
+#: 0.54; for the versions between them there is :func:`check_uvicorn`.
 UVICORN_VERSIONS = ">=0.34,<0.55"
 
 #: Seconds for a TLS handshake; asyncio's default is 60.
@@ -22,7 +26,8 @@ HANDSHAKE_TIMEOUT_S = 10.0
 
 #: Parts of uvicorn that its documentation does not promise: methods that are overridden or called, and attributes.
 _METHODS: dict[type, tuple[str, ...]] = {
-    uvicorn.Config: ("configure_logging",),
+    uvicorn.Config: ("configure_logging", "load"),
+    FlowControl: ("pause_reading", "resume_reading"),
     uvicorn.Server: ("startup", "shutdown", "on_tick", "handle_exit", "capture_signals"),
     HttpToolsProtocol: (
         "connection_made",
@@ -42,10 +47,12 @@ _METHODS: dict[type, tuple[str, ...]] = {
     ),
 }
 _ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    uvicorn.Server: ("server_state", "started", "should_exit", "force_exit"),
+    uvicorn.Config: ("backlog", "loaded_app", "ssl"),
+    uvicorn.Server: ("force_exit", "lifespan", "server_state", "servers", "should_exit", "started"),
+    LifespanOff: ("state",),
     HttpToolsProtocol: (
         *("app", "connections", "cycle", "flow", "headers", "loop", "parser", "pipeline"),
-        *("timeout_keep_alive", "timeout_keep_alive_task", "transport"),
+        *("timeout_keep_alive", "timeout_keep_alive_task", "transport", "url"),
     ),
     RequestResponseCycle: (
         *("body", "default_headers", "disconnected", "keep_alive", "message_event", "more_body", "response_complete"),
@@ -64,7 +71,13 @@ def check_uvicorn() -> None:
     for owner, names in _METHODS.items():
         missing += [f"{owner.__name__}.{name}" for name in names if not hasattr(owner, name)]
     for owner, names in _ATTRIBUTES.items():
-        assigned = inspect.getattr_static(owner, "__init__").__code__.co_names
+        assigned = {
+            instruction.argval
+            for function in vars(owner).values()
+            if inspect.isfunction(function)
+            for instruction in dis.get_instructions(function)
+            if instruction.opname == "STORE_ATTR"
+        }
         missing += [f"{owner.__name__}.{name}" for name in names if name not in assigned]
     if missing:
         raise ServerError(
@@ -98,8 +111,12 @@ class LimitedServer(uvicorn.Server):
         """Listen on bound sockets.
 
         A connection counts from the end of its TLS handshake, for which uvicorn has no limit of its own.
+
+        Raises:
+            ServerError: a socket cannot be served.
         """
         await super().startup([])
+        self.started = False  # until the sockets are served
         config, buffer = self.config, create_read_buffer()
         handshake_s = None if config.ssl is None else min(self._limits.timeout_s, HANDSHAKE_TIMEOUT_S)
 
@@ -109,11 +126,17 @@ class LimitedServer(uvicorn.Server):
 
         loop = asyncio.get_running_loop()
         for bound in sockets or []:
-            server = await loop.create_server(
-                create_protocol,
-                sock=bound,
-                ssl=config.ssl,
-                backlog=config.backlog,
-                ssl_handshake_timeout=handshake_s,
-            )
+            try:
+                server = await loop.create_server(
+                    create_protocol,
+                    sock=bound,
+                    ssl=config.ssl,
+                    backlog=config.backlog,
+                    ssl_handshake_timeout=handshake_s,
+                )
+            except (OSError, ValueError) as error:
+                for other in self.servers:
+                    other.close()
+                raise ServerError(f"cannot listen on {bound}: {error}") from error
             self.servers.append(server)
+        self.started = True

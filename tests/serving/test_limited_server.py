@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import inspect
 import socket
 import ssl
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
+from uvicorn.lifespan.off import LifespanOff
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from regnet_deploy.errors import ServerError
 from regnet_deploy.serving import limited_server
@@ -161,6 +164,48 @@ def test_an_uvicorn_that_lacks_a_hook_is_one_line(monkeypatch: pytest.MonkeyPatc
         f"works with uvicorn {versions}: pip install 'uvicorn[standard]{versions}'"
     )
     assert error.value.exit_code == 2
+
+
+def test_an_attribute_may_be_assigned_in_any_method_and_reading_it_is_not_enough(monkeypatch: pytest.MonkeyPatch):
+    class Server:
+        async def startup(self) -> None:
+            self.servers: list[int] = []
+            print(self.lifespan)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(limited_server, "_ATTRIBUTES", {Server: ("servers", "lifespan")})
+    with pytest.raises(ServerError, match=r"lacks Server\.lifespan; this"):
+        check_uvicorn()
+
+
+@pytest.mark.parametrize("owner", [HttpToolsProtocol, LifespanOff, uvicorn.Config, uvicorn.Server])
+def test_an_uvicorn_whose_objects_lack_what_is_used_is_refused(owner: type, monkeypatch: pytest.MonkeyPatch):
+    used = {
+        HttpToolsProtocol: "HttpToolsProtocol.url",
+        LifespanOff: "LifespanOff.state",
+        uvicorn.Config: "Config.backlog, Config.loaded_app, Config.ssl",
+        uvicorn.Server: "Server.lifespan, Server.server_state, Server.servers",
+    }
+    for name, method in list(vars(owner).items()):
+        if inspect.isfunction(method):
+            monkeypatch.setattr(owner, name, len)
+    with pytest.raises(ServerError) as error:
+        check_uvicorn()
+    for name in used[owner].split(", "):
+        assert name in str(error.value)
+
+
+def test_a_socket_that_cannot_be_served_is_an_error_and_the_server_has_not_started(run: Any):
+    async def work(place: Site) -> None:
+        server = LimitedServer(place.server.config, ConnectionLimits(8, 5.0))
+        server.lifespan = place.server.lifespan
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+            pytest.raises(ServerError, match="cannot listen on"),
+        ):
+            await server.startup([datagrams])
+        assert not server.started
+
+    run(work, None)
 
 
 def test_the_versions_that_are_named_are_those_that_are_installed():

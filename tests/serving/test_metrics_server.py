@@ -4,6 +4,9 @@ import signal
 import socket
 from types import SimpleNamespace
 
+import pytest
+
+from regnet_deploy.errors import ServerError
 from regnet_deploy.serving.admission import Admission
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.metrics_server import LIMITS, start_metrics
@@ -14,6 +17,17 @@ def bound() -> socket.socket:
     made.bind(("127.0.0.1", 0))
     made.listen(1)
     return made
+
+
+def test_a_socket_that_cannot_be_served_is_an_error_at_the_start():
+    async def start() -> None:
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+            pytest.raises(ServerError, match="cannot listen on"),
+        ):
+            await start_metrics(made_metrics(), datagrams)
+
+    asyncio.run(start())
 
 
 def made_metrics() -> Metrics:
