@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from regnet_deploy.api.inference import open_classifier, predict, serve
     from regnet_deploy.api.variants import evaluate, export, profile, verify
     from regnet_deploy.bundle import Bundle, open_bundle
+    from regnet_deploy.bundle.engine_options import EngineOptions
+    from regnet_deploy.bundle.variants import Gate
     from regnet_deploy.errors import RegnetDeployError
     from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.progress import Progress
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from regnet_deploy.serving.limits import Limits
     from regnet_deploy.serving.model_version import ServeOptions
     from regnet_deploy.serving.server import ServerSettings
+    from regnet_deploy.space.enumeration import Bounds
+    from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions
 
@@ -36,9 +40,13 @@ __version__ = "0.1.0"
 
 #: Public name -> the module that defines it.
 _MODULES = {
+    "Bounds": "space.enumeration",
     "Budget": "selection.budget",
     "Bundle": "bundle",
+    "EngineOptions": "bundle.engine_options",
+    "ExecutionRequest": "training.execution",
     "ExportOptions": "exporting.options",
+    "Gate": "bundle.variants",
     "Limits": "serving.limits",
     "Progress": "progress",
     "Recipe": "training.recipe",
@@ -62,9 +70,13 @@ _MODULES = {
 }
 
 __all__ = [
+    "Bounds",
     "Budget",
     "Bundle",
+    "EngineOptions",
+    "ExecutionRequest",
     "ExportOptions",
+    "Gate",
     "Limits",
     "Progress",
     "Recipe",

@@ -52,7 +52,7 @@ class Section:
 
 @dataclass(frozen=True)
 class HtmlFigure:
-    """A picture as an ``<svg>`` element, and what it shows in words."""
+    """A figure as an ``<svg>`` element, and what it shows in words."""
 
     svg: str
     caption: str
@@ -82,17 +82,17 @@ def section_html(section: Section) -> str:
     return f"<section><h2>{escape(section.title)}</h2>{listed}{''.join(map(_table_html, section.tables))}</section>"
 
 
-def figure_html(picture: HtmlFigure) -> str:
-    """Return a picture with its caption, as wide as the page."""
+def figure_html(figure: HtmlFigure) -> str:
+    """Return a figure with its caption, as wide as the page."""
     return (
-        f'<figure role="img" aria-label="{escape(picture.caption, quote=True)}">{picture.svg}'
-        f"<figcaption>{escape(picture.caption)}</figcaption></figure>"
+        f'<figure role="img" aria-label="{escape(figure.caption, quote=True)}">{figure.svg}'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
     )
 
 
-def figures_html(pictures: Iterable[HtmlFigure]) -> str:
-    """Return pictures side by side, as many in a row as fit."""
-    return f'<div class="pictures">{"".join(map(figure_html, pictures))}</div>'
+def figures_html(figures: Iterable[HtmlFigure]) -> str:
+    """Return figures side by side, as many in a row as fit."""
+    return f'<div class="pictures">{"".join(map(figure_html, figures))}</div>'
 
 
 def _table_html(table: Table) -> str:

@@ -23,9 +23,13 @@ ROOT = Path(__file__).parents[1]
 
 #: Every public name; of a function, its parameters: those after ``*`` are keywords only.
 PUBLIC = {
+    "Bounds": None,
     "Budget": None,
     "Bundle": None,
+    "EngineOptions": None,
+    "ExecutionRequest": None,
     "ExportOptions": None,
+    "Gate": None,
     "Limits": None,
     "Progress": None,
     "Recipe": None,
@@ -138,7 +142,7 @@ def test_paths_arrays_and_pil_images_get_the_same_answers(exported_bundle: Path,
         (np.zeros((4, 4), np.uint8), r"give uint8 with the shape \(height, width, 3\)"),
         (np.zeros((2, 0, 4, 3), np.uint8), "is not an image"),
         (7, "int is not an image: give a path"),
-        (["missing.png"], "missing.png: No such file"),
+        (["missing.png"], "missing.png: cannot be read: No such file"),
     ],
 )
 def test_what_is_no_image_is_an_error_that_says_what_one_is(
@@ -146,6 +150,14 @@ def test_what_is_no_image_is_an_error_that_says_what_one_is(
 ) -> None:
     with pytest.raises(rd.RegnetDeployError, match=message):
         rd.predict(exported_bundle, image)
+
+
+def test_functions_take_a_bundle_as_well_as_its_folder(exported_bundle: Path) -> None:
+    bundle = rd.open_bundle(exported_bundle)
+    images = load_golden(bundle).images
+    assert rd.predict(bundle, images, k=1) == rd.predict(exported_bundle, images, k=1)
+    assert rd.open_classifier(bundle).variant == rd.open_classifier(exported_bundle).variant
+    assert rd.verify(bundle) == rd.verify(exported_bundle)
 
 
 def test_no_images_give_no_predictions(exported_bundle: Path) -> None:

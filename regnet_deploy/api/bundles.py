@@ -125,7 +125,7 @@ def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
 
 
 def train(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     data: str | Path,
     recipe: Recipe | None = None,
     options: TrainOptions | None = None,
@@ -138,7 +138,7 @@ def train(
     arguments.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: the bundle, or its folder.
         data: folder with ``train/<class>/`` and ``val/<class>/``, or with ``<class>/`` alone; a share of each class is
             then held out for validation.
         recipe: what decides the weights: epochs, learning rate, augmentation, seed.
@@ -151,12 +151,16 @@ def train(
         UsageError: the options do not fit the bundle, the images, the device or the unfinished run; or the loss
             diverged.
     """
-    open_bundle(bundle)  # reports a wrong path before torch takes seconds to import
+    path = bundle_path(bundle)
+    open_bundle(path)  # reports a wrong path before torch takes seconds to import
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
     from regnet_deploy.training import train as training
     from regnet_deploy.training.recipe import Recipe
 
-    return training.train(
-        bundle, data, recipe or Recipe(), options or training.TrainOptions(), progress or NoProgress()
-    )
+    return training.train(path, data, recipe or Recipe(), options or training.TrainOptions(), progress or NoProgress())
+
+
+def bundle_path(bundle: str | Path | Bundle) -> str | Path:
+    """Return the folder of a bundle, which functions that write or may run for long read again."""
+    return bundle.path if isinstance(bundle, Bundle) else bundle

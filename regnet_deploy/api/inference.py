@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regnet_deploy.api.bundles import bundle_path
 from regnet_deploy.api.variants import open_weights
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle
 from regnet_deploy.errors import MissingExtra, MissingPart, require
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def open_classifier(
-    bundle: str | Path = DEFAULT_PATH,
+    bundle: str | Path | Bundle = DEFAULT_PATH,
     *,
     variant: str | None = None,
     device: Device = "auto",
@@ -32,7 +33,7 @@ def open_classifier(
     """Open a network of a bundle for inference in this process.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: the bundle, or its folder.
         variant: name of an exported variant; None is the fastest that is proved, or the weights in PyTorch where
             nothing has been exported.
         device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
@@ -53,11 +54,11 @@ def open_classifier(
         preprocessing = opened.preprocessing
         return Classifier(session, preprocessing, labels_of(opened), name, opened.is_trained)
 
-    return read_bundle(bundle, load)
+    return read_bundle(bundle_path(bundle), load)
 
 
 def predict(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     images: ImageLike | Sequence[ImageLike] | NDArray[np.uint8],
     *,
     k: int = 5,
@@ -70,7 +71,7 @@ def predict(
     The network is opened for this call alone; :func:`open_classifier` keeps it open.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: the bundle, or its folder.
         images: one image or a sequence of them.
         k: classes to return for each image.
         variant: name of an exported variant; see :func:`open_classifier`.

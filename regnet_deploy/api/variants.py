@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regnet_deploy.api.bundles import bundle_path
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle, ensure_writable, open_bundle
 from regnet_deploy.errors import require
 from regnet_deploy.progress import NoProgress, Progress
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     data: str | Path | None = None,
     *,
     precisions: Sequence[str] | None = None,
@@ -31,7 +32,7 @@ def export(
     """Export the network of a bundle as ONNX and TensorRT variants, each proved to agree with the model.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: the bundle, or its folder.
         data: the folder that was trained on, for accuracy on its validation images and for calibration.
         precisions: names such as ``fp16`` or ``int8-cpu``, in addition to ``fp32``; ``auto`` measures what this machine
             can run and keeps the fastest precision that is accurate enough. None is ``auto`` with ``data``, else
@@ -48,7 +49,8 @@ def export(
         UsageError: there is no such precision, or it needs images for its calibration.
         ProofError: the variant ``onnx-fp32`` does not agree with the model; nothing was written.
     """
-    ensure_writable(open_bundle(bundle))
+    path = bundle_path(bundle)
+    ensure_writable(open_bundle(path))
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")
     from regnet_deploy.exporting import export as exporting
@@ -63,11 +65,11 @@ def export(
     else:
         named = tuple(find_precision(name) for name in precisions if name != "auto")
         options = replace(options, precisions=named, auto="auto" in precisions)
-    return exporting.export(bundle, options, progress)
+    return exporting.export(path, options, progress)
 
 
 def profile(
-    bundle: str | Path = DEFAULT_PATH,
+    bundle: str | Path | Bundle = DEFAULT_PATH,
     *,
     batches: Sequence[int] = (1, 8, 32),
     seconds: float = 5.0,
@@ -78,7 +80,7 @@ def profile(
     """Count MACs, parameters and activations, measure latency on this machine, and write both into the bundle.
 
     Args:
-        bundle: folder of the bundle.
+        bundle: the bundle, or its folder.
         batches: images in an inference.
         seconds: measured for each runtime and batch size, without warm-up.
         threads: CPU threads; None is every core that this process may use.
@@ -90,17 +92,21 @@ def profile(
         UsageError: the device does not exist, or a batch does not fit into its memory.
         ProofError: the counts differ from the closed form.
     """
-    ensure_writable(open_bundle(bundle))
+    path = bundle_path(bundle)
+    ensure_writable(open_bundle(path))
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
     from regnet_deploy.profiling import profile as profiling
 
     options = profiling.ProfileOptions(tuple(batches), seconds, threads, device)
-    return profiling.profile(bundle, options, progress)
+    return profiling.profile(path, options, progress)
 
 
-def verify(bundle: str | Path = DEFAULT_PATH) -> list[VerificationCheck]:
+def verify(bundle: str | Path | Bundle = DEFAULT_PATH) -> list[VerificationCheck]:
     """Check every byte of a bundle, and its golden set on every network in it that this machine can run.
+
+    Args:
+        bundle: the bundle, or its folder.
 
     Returns:
         One entry for each check; its ``outcome`` is ``ok``, ``damaged``, ``disagrees`` or ``not run``.
@@ -112,14 +118,14 @@ def verify(bundle: str | Path = DEFAULT_PATH) -> list[VerificationCheck]:
     from regnet_deploy.runtimes import verification
 
     return read_bundle(
-        bundle,
+        bundle_path(bundle),
         lambda opened: verification.verify(opened, open_weights, _open_emulated),
         lambda checks: any(check.outcome == "damaged" for check in checks),
     )
 
 
 def evaluate(
-    bundle: str | Path,
+    bundle: str | Path | Bundle,
     data: str | Path,
     *,
     variants: Sequence[str] | None = None,
@@ -130,7 +136,7 @@ def evaluate(
     """Measure exported variants on labeled images, beside the model in PyTorch on the same images.
 
     Args:
-        bundle: folder of a trained bundle.
+        bundle: a trained bundle, or its folder.
         data: the folder that was trained on, or one with ``val/`` and the same classes.
         variants: their names; None is every variant that this machine runs.
         device: where to run them.
@@ -146,7 +152,7 @@ def evaluate(
         DataError: the images cannot be used.
         UsageError: a variant does not exist or cannot be run on this machine.
     """
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle_path(bundle))
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
     from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits

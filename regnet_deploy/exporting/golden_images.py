@@ -26,7 +26,7 @@ from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, golden_to_bytes, 
 
 #: Number of images from the training data, or of noise. A server runs all of them before it is ready.
 GOLDEN_IMAGES = 16
-#: Largest number of the user's images; from more, this many are picked at equal distances.
+#: Largest number of the user's images; from more, this many are selected at equal distances.
 MAX_USER_IMAGES = 64
 NOISE_SEED = 0
 TRAINING, USER, NOISE = "training images", "user images", "seeded noise"

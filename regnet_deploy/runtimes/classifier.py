@@ -49,6 +49,8 @@ class FilePrediction:
 class Classifier:
     """A network of a bundle, opened for inference, with its preprocessing and labels.
 
+    Its methods can be called from several threads at the same time.
+
     Attributes:
         session: runs the network.
         preprocessing: maps an image to the pixels that the network sees.
