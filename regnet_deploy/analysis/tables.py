@@ -25,7 +25,7 @@ def comparison_sections(analysis: Analysis) -> list[Section]:
     if analysis.distances:
         made.append(_distances(analysis))
     if len(analysis.populations) > 1 and analysis.normalized:
-        made.append(_normalised(analysis))
+        made.append(_normalized(analysis))
     made.append(_search(analysis))
     return made
 
@@ -111,7 +111,7 @@ def _matrix(analysis: Analysis) -> Table:
     )
 
 
-def _normalised(analysis: Analysis) -> Section:
+def _normalized(analysis: Analysis) -> Section:
     facts, rows = [], []
     for column, made in analysis.normalized.items():
         low, high = format_value(column, made.edges[0]), format_value(column, made.edges[-1])
