@@ -21,7 +21,7 @@ def build(args):
             args["bundle"],
             token=os.environ.get("REGNET_DEPLOY_TOKEN"),
             name=args["name"],
-            options=ServeOptions(**args["wish"]),
+            options=ServeOptions(**args["options"]),
             limits=Limits(**args["limits"]),
             decoders=args["decoders"],
         )

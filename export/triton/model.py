@@ -32,7 +32,7 @@ class TritonPythonModel:
         self._normalise = config["output"][0]["data_type"] != "TYPE_UINT8"
 
     def execute(self, requests):
-        """Answer each request for itself: an image that cannot be used spoils no other request's."""
+        """Answer each request separately: an image that cannot be decoded fails only its own request."""
         return [self._respond(request) for request in requests]
 
     def _respond(self, request):

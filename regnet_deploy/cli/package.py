@@ -106,7 +106,7 @@ def command(
     bundle = open_bundle(bundle_path)
     variant, packages = package(bundle, chosen, settings, Path(output) if output else None, force=force)
     if not bundle.is_trained:
-        print_message(f"{bundle_path} is not trained: its predictions are random")
+        print_message(f"{bundle_path} is not trained: predictions are meaningless")
     if as_json:
         print_json(
             {

@@ -78,7 +78,7 @@ def command(
         name = f"variant {classifier.variant}" if classifier.variant else "the weights"
         print_message(f"{name} of {bundle_path}, {session.runtime} on {session.device}")
     if not classifier.trained:
-        print_message(f"{bundle_path} is not trained: its predictions are random")
+        print_message(f"{bundle_path} is not trained: predictions are meaningless")
     failed = [answer for answer in answers if answer.error is not None]
     for answer in failed:
         print_message(str(answer.error))

@@ -180,7 +180,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     does not agree with the trained model on this machine is not served (exit code 3). When requests are accepted, a
     line that starts with "ready:" is written to stderr (an event with --log-format json; with --json, also an object to
     stdout). A bundle that changes, or a new version beside it, is checked on its golden set and replaces the old one
-    without losing a request; if it fails, it is refused and the old one goes on serving.
+    without losing a request; if it fails, it is refused and the old one continues to serve.
 
     \b
     Example:
@@ -246,7 +246,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
 def _print_ready(ready: ServerReady, bundle_path: str) -> None:
     for model, agreement in ready.models:
         if not model.card["trained"]:
-            print_message(f"{bundle_path} is not trained: its predictions are meaningless")
+            print_message(f"{bundle_path} is not trained: predictions are meaningless")
         if model.note:
             print_message(f"{model.name}: {model.note}")
         print_message(

@@ -43,7 +43,7 @@ def read_message(data: bytes) -> tuple[Any, list[memoryview]]:
     """
     try:
         if overhead(data, _REQUEST, HEAD_BYTES) > HEAD_BYTES:
-            raise RequestError(f"the request has more than {HEAD_BYTES} bytes beside its tensors", 413)
+            raise RequestError(f"the request has more than {HEAD_BYTES} bytes besides its raw tensors", 413)
         head, raw = split(data, _RAW)
     except WireError as error:
         raise RequestError(f"the request is not an inference.ModelInferRequest: {error}") from None

@@ -109,7 +109,7 @@ class ModelRegistry:
         entry = known.get(int(version)) if version.isascii() and version.isdigit() and len(version) < 19 else None
         if entry is None or str(int(version)) != version:
             listed = ", ".join(answering) or "none"
-            raise RequestError(f"unknown version {version[:80]!r}; of model {name} there are {listed}", status)
+            raise RequestError(f"unknown version {version[:80]!r}; available versions of {name}: {listed}", status)
         if entry.model is None:
             raise RequestError(f"version {version} of model {name} is not ready", 503)
         return entry.model

@@ -104,7 +104,7 @@ at("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   const given = at("token").value.trim();
   if (!/^[\x21-\x7e]+$/.test(given)) {
-    at("token-error").textContent = "A token has letters, digits and signs of ASCII only, and no spaces.";
+    at("token-error").textContent = "A token consists of printable ASCII characters without spaces.";
     return;
   }
   token = given;
@@ -154,7 +154,7 @@ function showCard() {
   at("shell-part").hidden = model === undefined;
   at("card-state").className = model?.trained === false || model === undefined ? "error" : "";
   at("card-state").textContent = model === undefined ? "The server has no model at present."
-    : model.trained === false ? "Not trained: the weights are random, and so are the answers." : "";
+    : model.trained === false ? "Not trained: predictions are meaningless." : "";
   at("card-state").hidden = at("card-state").textContent === "";
   if (model === undefined) return;
   for (const [name, ...lines] of facts(model)) at("card").append(element("dt", {}, name), element("dd", {}, ...lines));
@@ -313,7 +313,7 @@ function showAnswer(entry, body, roundTrip) {
     const meter = element("span", { className: "meter", ariaHidden: "true" }, length);
     return element("li", {}, element("span", { className: "label" }, label), " ", share, meter);
   });
-  entry.answer.replaceChildren(element("ol", { className: "predictions", role: "list", ariaLabel: "Likeliest classes" }, ...rows));
+  entry.answer.replaceChildren(element("ol", { className: "predictions", role: "list", ariaLabel: "Most probable classes" }, ...rows));
   showTimes(entry.times, body.timing_ms, roundTrip);
 }
 

@@ -42,7 +42,7 @@ _JSON_BYTES, _JSON_COMMAS = 64 * 2**10, 4096
 _JSON_NUMBERS = 400_000
 #: Bytes of a number in JSON, with all its digits, its comma and white space.
 _NUMBER_BYTES = 32
-#: Lists and objects within each other; a tensor has five.
+#: Limit of nested lists and objects; a tensor has five.
 _JSON_DEPTH = 100
 
 #: How parameters begin that ask for what only Triton has.
@@ -216,7 +216,7 @@ def respond(request: InferRequest, logits: NDArray[np.float32], interface: Model
         RequestError: JSON is asked for and the logits are not finite, which absurd inputs lead to.
     """
     if not request.binary and not np.isfinite(logits).all():
-        raise RequestError("the network's answer is not finite, as its input is or makes it, and JSON cannot say that")
+        raise RequestError("the logits are not finite and JSON cannot represent them: request binary output")
     raw = b""
     data: list[Any] | None = None
     if request.top:
@@ -260,10 +260,10 @@ def _document(data: memoryview, interface: ModelInterface) -> dict[str, Any]:
         numbers = images * an_image
         if len(data) > _JSON_BYTES + _NUMBER_BYTES * numbers or text.count(",") > _JSON_COMMAS + numbers:
             raise RequestError(
-                f"the JSON is larger than {images} images take, the most that is read as JSON: send binary tensors", 413
+                f"the JSON is larger than {images} images need, the limit for JSON: send binary tensors", 413
             )
         if _deeper(text, _JSON_DEPTH):
-            raise RequestError(f"the JSON has more than {_JSON_DEPTH} lists and objects within each other")
+            raise RequestError(f"the JSON has more than {_JSON_DEPTH} nested lists and objects")
         document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         raise RequestError(f"the request is not JSON: {error}") from None

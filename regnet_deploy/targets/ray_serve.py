@@ -22,8 +22,8 @@ def ray_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[st
     application["args"] = _arguments(subject, settings)
     (deployment,) = application["deployments"]
     deployment["num_replicas"] = settings.replicas
-    wish = application["args"]["wish"]
-    batch, executors, threads = wish.get("batch", 8), wish.get("executors", 1), wish["threads"]
+    options = application["args"]["options"]
+    batch, executors, threads = options.get("batch", 8), options.get("executors", 1), options["threads"]
     deployment["max_ongoing_requests"] = max(deployment["max_ongoing_requests"], 2 * batch * executors)
     if settings.max_queue is not None:
         deployment["max_queued_requests"] = settings.max_queue
@@ -47,13 +47,13 @@ def _arguments(subject: PackagedVariant, settings: DeploymentSettings) -> dict[s
     threads = settings.threads or (tuned.threads if tuned else max(1, available_cores() // executors))
     batch = settings.max_batch or (tuned.batch if tuned else None)
     delay_ms = settings.max_delay_ms if settings.max_delay_ms is not None else tuned.max_delay_ms if tuned else None
-    wish: dict[str, Any] = {"variant": subject.variant, "threads": threads, "executors": executors}
+    options: dict[str, Any] = {"variant": subject.variant, "threads": threads, "executors": executors}
     if batch is not None:
-        wish["batch"] = batch
+        options["batch"] = batch
     if delay_ms is not None:
-        wish["max_delay_s"] = delay_ms / 1000
+        options["max_delay_s"] = delay_ms / 1000
     if not settings.gpu:
-        wish["device"] = "cpu"
+        options["device"] = "cpu"
     limits: dict[str, Any] = {}
     if settings.max_queue is not None:
         limits["max_queue"] = settings.max_queue
@@ -62,7 +62,7 @@ def _arguments(subject: PackagedVariant, settings: DeploymentSettings) -> dict[s
     return {
         "bundle": str(subject.bundle.path.resolve()),
         "name": settings.name,
-        "wish": wish,
+        "options": options,
         "limits": limits,
         "decoders": settings.decoders or threads * executors,
     }

@@ -493,7 +493,7 @@ def test_a_token_is_asked_of_everybody(inside: Open):
 
 
 def test_an_executor_that_hangs_fails_liveness_and_nothing_else(inside: Open, monkeypatch: Any):
-    client = inside(limits=replace(LIMITS, hung_s=0.0))
+    client = inside(limits=replace(LIMITS, hung_s=1e-9))
     batcher = client.core.opened[0].batcher
     monkeypatch.setattr(batcher, "_busy_since", [0.0])
     answer = client.get("/v2/health/live")

@@ -390,8 +390,8 @@ BLACK = bytes(4 * 3 * 24 * 24)
 MISTAKES = {
     "unknown model": (lambda: request(model_name="regent"), "NOT_FOUND", "regent"),
     "no model": (lambda: request(model_name=""), "NOT_FOUND", "unknown model"),
-    "unknown version": (lambda: request(model_version="2"), "NOT_FOUND", "there are 3"),
-    "version of letters": (lambda: request(model_version="abc"), "NOT_FOUND", "there are 3"),
+    "unknown version": (lambda: request(model_version="2"), "NOT_FOUND", ": 3"),
+    "version of letters": (lambda: request(model_version="abc"), "NOT_FOUND", ": 3"),
     "not a message": (lambda: b"\xff\xff\xff", "INVALID_ARGUMENT", "not an inference.ModelInferRequest"),
     "a message cut off": (
         lambda: request().SerializeToString()[:-1],
@@ -472,9 +472,9 @@ MISTAKES = {
     "more beside the tensors than a request takes": (
         lambda: with_raw(without_raw(name="x" * 70_000), BLACK),
         "RESOURCE_EXHAUSTED",
-        "65536 bytes beside its tensors",
+        "65536 bytes besides its raw tensors",
     ),
-    "very many inputs": (lambda: b"\x2a\x00" * 100_000, "RESOURCE_EXHAUSTED", "beside its tensors"),
+    "very many inputs": (lambda: b"\x2a\x00" * 100_000, "RESOURCE_EXHAUSTED", "besides its raw tensors"),
 }
 
 

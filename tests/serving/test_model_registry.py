@@ -52,7 +52,7 @@ def test_a_version_that_is_not_there_is_said_with_those_that_are(version: str):
     models, _ = with_versions("1", "2")
     status, text = refused(models, "cats", version)
     assert status == 404
-    assert text.endswith("of model cats there are 1, 2")
+    assert text.endswith("available versions of cats: 1, 2")
 
 
 def test_a_model_that_is_not_there_is_said_with_those_that_are_and_is_cut_short():

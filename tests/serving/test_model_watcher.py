@@ -295,7 +295,7 @@ def test_an_executor_of_an_old_version_that_hangs_is_said_to(
 ):
     from dataclasses import replace
 
-    client = inside(limits=replace(LIMITS, hung_s=0.0))
+    client = inside(limits=replace(LIMITS, hung_s=1e-9))
     old = client.core.opened[0]
     entered, gate, run = threading.Event(), threading.Event(), old.session.run
     monkeypatch.setattr(old.session, "run", lambda images: (entered.set(), gate.wait(30), run(images))[2])
@@ -381,7 +381,7 @@ def test_a_version_that_is_removed_answers_no_more_and_neither_does_a_model_with
     looks(client)
     assert ask(client, CATS)[1] == "1"
     status, error, _ = ask(client, CATS + "/versions/2")
-    assert (status, error) == (404, "unknown version '2'; of model cats there are 1")
+    assert (status, error) == (404, "unknown version '2'; available versions of cats: 1")
     until(lambda: executors("cats") == threads - 1)
     shutil.rmtree(models / "cats")
     looks(client)

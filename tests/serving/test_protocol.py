@@ -106,8 +106,8 @@ def test_the_output_comes_as_it_is_asked_for(request_parameters, output_paramete
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe\xfd", "not JSON"),
-        (b"[" * 60_000, "within each other"),
-        (b'{"inputs":' + b"[" * 60_000, "within each other"),
+        (b"[" * 60_000, "nested lists and objects"),
+        (b'{"inputs":' + b"[" * 60_000, "nested lists and objects"),
         (b'{"a":' + b"1" * 5000 + b"}", "not JSON"),
         (b"[]", "JSON object"),
         (b"null", "JSON object"),
@@ -363,7 +363,7 @@ def test_more_numbers_than_the_largest_batch_has_are_refused_before_they_become_
 ):
     monkeypatch.setattr(json, "loads", lambda *arguments, **options: pytest.fail("it was parsed"))
     for data in (b'{"inputs":[{"data":[' + b"0," * 5000 + b"0]}]}", b'{"inputs":"' + b"x" * 70_000 + b'"}'):
-        with pytest.raises(RequestError, match="larger than 4 images take") as error:
+        with pytest.raises(RequestError, match="larger than 4 images need") as error:
             parse_infer(data, None, interface)
         assert error.value.status == 413
 

@@ -411,7 +411,7 @@ def test_another_version_and_another_k_are_asked_for(open_page, canned, photo):
     model = seen.page.get_by_label("Model", exact=True)
     assert model.locator("option").all_inner_texts() == ["regnet, version 1 (default)", "regnet, version 2"]
     model.select_option(index=1)
-    assert seen.text("#card-state") == "Not trained: the weights are random, and so are the answers."
+    assert seen.text("#card-state") == "Not trained: predictions are meaningless."
     shown = seen.page.get_by_label("Classes shown")
     assert shown.locator("option").all_inner_texts() == ["1", "3", "5", "8"]
     shown.select_option("8")
@@ -472,7 +472,7 @@ def test_a_screen_reader_is_told_names_roles_and_results(open_page, canned, phot
         '- button "Classify again"',
         '- img "moon.jpg"',
         '- heading "moon.jpg" [level=3]',
-        '- list "Likeliest classes":',
+        '- list "Most probable classes":',
         "- listitem: bee 6.0 %",
         "- term: inference",
         '- complementary "Model card":',
@@ -491,8 +491,8 @@ def test_a_screen_reader_is_told_names_roles_and_results(open_page, canned, phot
 def test_a_server_with_a_token_is_given_it_and_it_is_stored_nowhere(open_page, canned, photo):
     canned.token = TOKEN
     seen = open_page("dialog")
-    dialog = seen.page.get_by_role("dialog", name="This server asks for a token")
-    for given, error in (("two words", "A token has letters"), ("wrong", "not the token")):
+    dialog = seen.page.get_by_role("dialog", name="This server requires a token")
+    for given, error in (("two words", "A token consists of printable ASCII"), ("wrong", "not the token")):
         dialog.get_by_label("Bearer token").fill(given)
         seen.page.keyboard.press("Enter")
         dialog.get_by_role("alert").get_by_text(error).wait_for()

@@ -178,7 +178,7 @@ def test_every_metric_of_the_dashboard_is_one_of_the_server(files, metrics):
     (variable,) = dashboard["templating"]["list"]
     assert series_of(variable["query"]["query"].replace("label_values", "")) <= metrics
     titles = " ".join(panel["title"].lower() for panel in dashboard["panels"])
-    for shown in ("latency by stage", "queue", "images in a batch", "refusals", "requests by status"):
+    for shown in ("latency by stage", "queue", "batch size", "rejected and failed requests", "requests by status"):
         assert shown in titles
 
 

@@ -51,8 +51,8 @@ def test_the_names_of_settings_are_those_of_the_server(subject, exported_bundle)
         "applications"
     ]
     arguments = application["args"]
-    wish, limits = ServeOptions(**arguments["wish"]), Limits(**arguments["limits"])
-    assert (wish.threads, wish.batch, wish.max_delay_s, wish.device) == (2, 8, 0.002, "cpu")
+    options, limits = ServeOptions(**arguments["options"]), Limits(**arguments["limits"])
+    assert (options.threads, options.batch, options.max_delay_s, options.device) == (2, 8, 0.002, "cpu")
     assert (limits.max_queue, limits.deadline_s) == (9, 0.5)
     assert arguments["bundle"] == str(exported_bundle.resolve())
 
@@ -60,7 +60,7 @@ def test_the_names_of_settings_are_those_of_the_server(subject, exported_bundle)
 def test_a_gpu_is_asked_of_ray(subject):
     (application,) = config_of(subject, gpu=True, variant="onnx-fp32")["applications"]
     assert application["deployments"][0]["ray_actor_options"]["num_gpus"] == 1
-    assert "device" not in application["args"]["wish"]
+    assert "device" not in application["args"]["options"]
 
 
 def test_the_application_opens_nothing_where_it_is_imported(subject):
