@@ -67,7 +67,7 @@ def test_engines_are_proved_and_have_types_and_accuracy(trained, run, data):
         assert set(engine["types"]) == {name[4:]}
         assert not engine["unaccounted"]
         assert engine["accuracy"]["images"] == 40
-        assert proof_of(bundle, name) == engine["proof"]
+        assert proof_of(bundle, name).to_json() == engine["proof"]
         assert open_variant(bundle, name).device.startswith("cuda:0")
     assert find_damage(bundle) == []
 

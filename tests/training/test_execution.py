@@ -52,7 +52,7 @@ def test_contradictions_name_the_option_and_both_values() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
 def test_cuda_that_is_not_there_is_one_line() -> None:
     assert resolve_device("auto") == "cpu"
-    with pytest.raises(UsageError, match=r"--device cuda: PyTorch .* finds no CUDA device here; give --device cpu"):
+    with pytest.raises(UsageError, match=r"--device cuda: PyTorch .* finds no CUDA device; give --device cpu"):
         resolve_device("cuda")
 
 
