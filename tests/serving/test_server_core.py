@@ -144,7 +144,7 @@ def test_what_was_tuned_elsewhere_or_for_another_variant_is_left_alone_and_that_
 def test_a_part_of_tune_that_is_none_is_one_line(exported_bundle: Path):
     tuned(exported_bundle)
     bundle = open_bundle(exported_bundle)
-    serving = {**bundle.part("serving"), "settings": {"runtime": "onnxruntime"}}
+    serving = {**bundle.parts["serving"], "settings": {"runtime": "onnxruntime"}}
     (exported_bundle / MANIFEST).write_bytes(serialize({**bundle.parts, "serving": serving}, bundle.files))
     with pytest.raises(BundleError, match=r"serving\.settings: object missing required field variant") as error:
         ServerCore(exported_bundle)
