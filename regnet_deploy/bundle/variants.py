@@ -27,7 +27,7 @@ class Gate(Record, frozen=True):
     Attributes:
         atol: a logit may differ from its reference by ``atol + rtol * |reference|``, in units of the logits.
         rtol: relative part of that limit; without ``atol`` it means nothing.
-        mean: maximum mean |error|, as a share of the spread of the reference logits.
+        mean: maximum mean absolute error, as a share of the spread of the reference logits.
         cosine: minimum cosine similarity of an image's logits with their reference.
         top1: minimum share of images whose first class is the same; if the reference does not decide between two
             classes, either counts as the same.
