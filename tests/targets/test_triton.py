@@ -147,7 +147,7 @@ def test_engines_become_plans(with_h100_engine):
     version = chosen.engines[0].identity.version
     assert f"built by TensorRT {version}" in files["README.md"].decode()
     assert config.max_batch_size <= chosen.engines[0].identity.options.max_batch
-    with pytest.raises(UsageError, match="--batch 4096 is more than"):
+    with pytest.raises(UsageError, match="--batch 4096 is larger than"):
         triton_files(chosen, DeploymentSettings(gpu=True, max_batch=4096))
 
 
