@@ -39,7 +39,7 @@ class Latency(Record, frozen=True, kw_only=True):
     precision: str
     layout: str
     threads: int
-    batch: int
+    batch: _Count
     p50_ms: float
     p95_ms: float
     p99_ms: float

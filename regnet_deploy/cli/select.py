@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
-from regnet_deploy.cli.options import RangeParam, json_option
+from regnet_deploy.cli.options import FiniteFloat, RangeParam, json_option
 from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--gflops", "gmacs", type=float, metavar="GMACS", help="Budget: 10^9 multiply-adds (MACs) per image.")
+@click.option(
+    "--gflops", "gmacs", type=FiniteFloat(), metavar="GMACS", help="Budget: 10^9 multiply-adds (MACs) per image."
+)
 @click.option("--published", metavar="NAME", help="Take a published network instead, such as RegNetY-4.0GF.")
 @click.option(
     "--trial", metavar="STORE[:N]", help="Take a network of a sweep instead: the best one, or the one with number N."
 )
 @click.option("--family", default="any", show_default=True, help="x, y (with squeeze-and-excitation), or any.")
 @click.option(
-    "--tolerance", type=float, default=1.0, show_default=True, help="Accepted deviation from the budget, percent."
+    "--tolerance",
+    type=FiniteFloat(),
+    default=1.0,
+    show_default=True,
+    help="Accepted deviation from the budget, percent.",
 )
 @click.option("--resolution", type=int, default=224, show_default=True, help="Width and height of the image, pixels.")
 @click.option("--classes", type=int, default=1000, show_default=True, help="Number of classes.")
@@ -37,8 +43,10 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 2),
     help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
 )
-@click.option("--max-params", type=float, metavar="M", help="Maximum number of parameters, millions.")
-@click.option("--max-acts", type=float, metavar="M", help="Maximum number of activations at this resolution, millions.")
+@click.option("--max-params", type=FiniteFloat(), metavar="M", help="Maximum number of parameters, millions.")
+@click.option(
+    "--max-acts", type=FiniteFloat(), metavar="M", help="Maximum number of activations at this resolution, millions."
+)
 @click.option("--depth", type=RangeParam(int), help="Number of blocks, n or low:high.  [default: 12:28]")
 @click.option("--group-width", type=RangeParam(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
 @click.option("--group-multiple", type=int, default=1, help="Group widths are multiples of N (8 for tensor cores).")
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
 @click.option(
     "--params-bound", type=RangeParam(float), help="a:c for parameters < a + c F, millions.  [default: 3:5.5]"
 )
-@click.option("--acts-bound", type=float, help="c for activations < c sqrt(F), millions.  [default: 6.5]")
+@click.option("--acts-bound", type=FiniteFloat(), help="c for activations < c sqrt(F), millions.  [default: 6.5]")
 @click.option("--no-bounds", is_flag=True, help="Remove the bounds on parameters and activations.")
 @click.option(
     "--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of candidates to list."

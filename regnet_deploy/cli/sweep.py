@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.cli.options import RangeParam, json_option
+from regnet_deploy.cli.options import FiniteFloat, RangeParam, json_option
 from regnet_deploy.cli.output import limit_thread_spinning, print_json, print_message, terminal_progress
 from regnet_deploy.errors import UsageError, require
 
@@ -72,7 +72,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
 )
 @click.option(
     "--val-split",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteFloat(0, 1, min_open=True, max_open=True),
     help="Fraction of the images that is held out for validation.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -85,12 +85,10 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
     metavar="[ADDRESS]",
     help="Run several trials at a time on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, ray://...).",
 )
-@click.option(
-    "--cpus-per-trial", type=click.FloatRange(0, min_open=True), help="With --ray: CPUs of a trial.  [default: 1]"
-)
+@click.option("--cpus-per-trial", type=FiniteFloat(0, min_open=True), help="With --ray: CPUs of a trial.  [default: 1]")
 @click.option(
     "--gpus-per-trial",
-    type=click.FloatRange(0),
+    type=FiniteFloat(0),
     help="With --ray: GPUs of a trial; 0.25 runs four on a GPU.  [default: 1 with CUDA]",
 )
 @click.option("--retry", is_flag=True, help="Train networks again that diverged or failed.")

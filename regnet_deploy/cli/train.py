@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
 from regnet_deploy.cli.output import (
     bundle_argument_text,
     limit_thread_spinning,
@@ -32,7 +32,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 )
 @click.option(
     "--val-split",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=FiniteFloat(0, 1, min_open=True, max_open=True),
     help="Share of each class held out for validation, if DIR has no val/.  [default: 0.1]",
 )
 @click.option("--epochs", default=100, show_default=True, help="Passes over the training images.")
@@ -101,7 +101,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     help="Folder for checkpoint and TensorBoard files.  [default: BUNDLE.training]",
 )
 @click.option(
-    "--checkpoint-seconds", type=click.FloatRange(0), default=30.0, show_default=True, help="Time between checkpoints."
+    "--checkpoint-seconds", type=FiniteFloat(0), default=30.0, show_default=True, help="Time between checkpoints."
 )
 @click.option(
     "--restart", is_flag=True, help="Discard an unfinished run, or train a trained network again from the start."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from regnet_deploy.cli.options import FiniteFloat
 from regnet_deploy.cli.output import limit_thread_spinning, print_message, terminal_progress
 from regnet_deploy.cli.sweep import make_executor
 from regnet_deploy.errors import UsageError, require
@@ -26,21 +27,24 @@ _OPTIONS = (
         "--epochs", type=click.IntRange(1), default=10, help="With --try: epochs of the last round.  [default: 10]"
     ),
     click.option(
-        "--lr", type=float, default=0.05, help="With --try: learning rate for a batch of 128 images.  [default: 0.05]"
+        "--lr",
+        type=FiniteFloat(),
+        default=0.05,
+        help="With --try: learning rate for a batch of 128 images.  [default: 0.05]",
     ),
     click.option(
         "--batch-size", type=int, help="With --try.  [default: 128, or a quarter of the training images if fewer]"
     ),
     click.option(
         "--crop-area",
-        type=float,
+        type=FiniteFloat(),
         default=0.08,
         help="With --try: smallest area of a random crop, as a fraction of the image.  [default: 0.08]",
     ),
     click.option("--flip/--no-flip", default=True, help="With --try: mirror half of the images.  [default: flip]"),
     click.option(
         "--val-split",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=FiniteFloat(0, 1, min_open=True, max_open=True),
         help="With --try: fraction of the images that is held out for validation.",
     ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="With --try."),

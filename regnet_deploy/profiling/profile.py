@@ -25,6 +25,11 @@ from regnet_deploy.runtimes.runtime import Device
 _BUSY = 0.3
 
 
+#: Longest measurement, s, and most threads: above them a number is a mistake.
+MAX_SECONDS = 3600
+MAX_THREADS = 1024
+
+
 @dataclass(frozen=True)
 class ProfileOptions:
     """What to measure.
@@ -40,6 +45,21 @@ class ProfileOptions:
     seconds: float
     threads: int | None
     device: Device
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            UsageError: one is out of range.
+        """
+        if not self.batches or min(self.batches) < 1:
+            raise UsageError(f"batch sizes must be 1 or more, not {', '.join(map(str, self.batches)) or 'none'}")
+        if not 0 < self.seconds <= MAX_SECONDS:
+            raise UsageError(
+                f"the time of each measurement must be above 0 and at most {MAX_SECONDS} s, not {self.seconds}"
+            )
+        if self.threads is not None and not 1 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"threads must be from 1 to {MAX_THREADS}, not {self.threads}")
 
 
 def profile(path: str | Path, options: ProfileOptions, progress: Progress | None = None) -> Profile:

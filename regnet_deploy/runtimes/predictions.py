@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.errors import BundleError
+from regnet_deploy.errors import BundleError, UsageError
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,12 @@ def top_k(logits: NDArray[np.float32], labels: tuple[str, ...], k: int) -> list[
         logits: ``(n, classes)``, finite.
         labels: names in the order of the logits.
         k: 1 or more.
+
+    Raises:
+        UsageError: ``k`` is less than 1.
     """
+    if k < 1:
+        raise UsageError(f"k must be 1 or more, not {k}")
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities = shifted / shifted.sum(axis=1, keepdims=True)
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]

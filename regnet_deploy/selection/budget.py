@@ -60,8 +60,10 @@ class Budget:
             raise UsageError(f"classes must be 1 to 1,000,000, got {self.classes}")
         for name in ("max_parameters", "max_activations"):
             limit = getattr(self, name)
-            if limit is not None and not limit > 0:
-                raise UsageError(f"{name.replace('_', ' ')} must be above 0, got {limit:g}")
+            if limit is not None and not (limit > 0 and math.isfinite(limit)):
+                raise UsageError(
+                    f"{name.replace('_', ' ')} must be finite and above 0, got {limit:g}: leave it out for no limit"
+                )
 
     @property
     def stride(self) -> int:

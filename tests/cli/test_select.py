@@ -79,7 +79,7 @@ def test_the_picture_is_written(cli, tmp_path, suffix):
         (["--gflops", 0.2, "--seed", -1], "-1 is not in the range"),
         (["--gflops", 0], "above 0, got 0"),
         (["--gflops", -1], "above 0, got -1"),
-        (["--gflops", "nan"], "above 0, got nan"),
+        (["--gflops", "nan"], "'nan' is not a finite number"),
         (["--gflops", 1e9], "the nearest has 157.7"),
         (["--gflops", "four"], "'four' is not a valid float"),
         (["--gflops", 4, "--family", "anny"], "got 'anny' (did you mean any?)"),

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from bundle_parts import engine, engine_variant
 
@@ -119,3 +121,18 @@ def test_an_engine_that_is_not_for_this_is_not_measured_and_that_is_said(
     assert note.startswith("trt-fp32 is not measured: ")
     assert says in note
     assert "trt-fp32" not in {row.variant for row in part.latency}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batches": ()}, "batch sizes must be 1 or more, not none"),
+        ({"batches": (8, 0)}, "batch sizes must be 1 or more, not 8, 0"),
+        ({"seconds": math.nan}, "at most 3600 s, not nan"),
+        ({"seconds": math.inf}, "at most 3600 s, not inf"),
+        ({"threads": 0}, "threads must be from 1 to 1024, not 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(change, message):
+    with pytest.raises(UsageError, match=message):
+        ProfileOptions(**{"batches": (1,), "seconds": 1.0, "threads": None, "device": "cpu", **change})

@@ -1,6 +1,6 @@
 """A budget becomes the likeliest networks that meet it, or one line that says what exists."""
 
-from __future__ import annotations
+import math
 
 import numpy as np
 import pytest
@@ -83,7 +83,8 @@ def test_a_tolerance_that_is_too_narrow_names_the_nearest():
         ({"resolution": 8}, "resolution must be 16 to 2048 pixels, got 8"),
         ({"classes": 0}, "classes must be 1 to 1,000,000, got 0"),
         ({"family": "z"}, "family must be one of any, x, y, got z"),
-        ({"max_parameters": -1.0}, "max parameters must be above 0"),
+        ({"max_parameters": -1.0}, "max parameters must be finite and above 0"),
+        ({"max_activations": math.inf}, "max activations must be finite and above 0, got inf"),
     ],
 )
 def test_what_cannot_be_a_budget_is_refused(wrong, said):
