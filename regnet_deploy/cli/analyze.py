@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.cli.options import json_option
+from regnet_deploy.cli.options import Finite, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
 from regnet_deploy.errors import UsageError, did_you_mean, require
 
@@ -25,7 +25,11 @@ _FORMATS = ("svg", "png", "pdf")
     "--columns", metavar="NAME,...", help="Columns to analyze.  [default: the drawn parameters and the costs]"
 )
 @click.option(
-    "--share", default=0.25, show_default=True, help="Size of a bootstrap sample, as a fraction of the population."
+    "--share",
+    type=Finite(),
+    default=0.25,
+    show_default=True,
+    help="Size of a bootstrap sample, as a fraction of the population.",
 )
 @click.option(
     "--repeats", type=click.IntRange(1), default=10_000, show_default=True, help="Number of bootstrap samples."

@@ -77,8 +77,8 @@ class SectionedCommand(click.Command):
                     formatter.write_dl(records)
 
 
-class FiniteFloat(click.FloatRange):
-    """A finite number in a range."""
+class Finite(click.types.FloatParamType):
+    """A finite number."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse a number."""
@@ -86,6 +86,10 @@ class FiniteFloat(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
+
+
+class FiniteFloat(Finite, click.FloatRange):
+    """A finite number in a range."""
 
 
 class PositiveFloat(FiniteFloat):

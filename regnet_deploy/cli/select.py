@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
-from regnet_deploy.cli.options import FiniteFloat, RangeParam, json_option
+from regnet_deploy.cli.options import Finite, RangeParam, json_option
 from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option(
-    "--gflops", "gmacs", type=FiniteFloat(), metavar="GMACS", help="Budget: 10^9 multiply-adds (MACs) per image."
-)
+@click.option("--gflops", "gmacs", type=Finite(), metavar="GMACS", help="Budget: 10^9 multiply-adds (MACs) per image.")
 @click.option("--published", metavar="NAME", help="Take a published network instead, such as RegNetY-4.0GF.")
 @click.option(
     "--trial", metavar="STORE[:N]", help="Take a network of a sweep instead: the best one, or the one with number N."
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--family", default="any", show_default=True, help="x, y (with squeeze-and-excitation), or any.")
 @click.option(
     "--tolerance",
-    type=FiniteFloat(),
+    type=Finite(),
     default=1.0,
     show_default=True,
     help="Accepted deviation from the budget, percent.",
@@ -43,9 +41,9 @@ if TYPE_CHECKING:
     type=click.IntRange(1, 2),
     help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
 )
-@click.option("--max-params", type=FiniteFloat(), metavar="M", help="Maximum number of parameters, millions.")
+@click.option("--max-params", type=Finite(), metavar="M", help="Maximum number of parameters, millions.")
 @click.option(
-    "--max-acts", type=FiniteFloat(), metavar="M", help="Maximum number of activations at this resolution, millions."
+    "--max-acts", type=Finite(), metavar="M", help="Maximum number of activations at this resolution, millions."
 )
 @click.option("--depth", type=RangeParam(int), help="Number of blocks, n or low:high.  [default: 12:28]")
 @click.option("--group-width", type=RangeParam(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
@@ -56,7 +54,7 @@ if TYPE_CHECKING:
 @click.option(
     "--params-bound", type=RangeParam(float), help="a:c for parameters < a + c F, millions.  [default: 3:5.5]"
 )
-@click.option("--acts-bound", type=FiniteFloat(), help="c for activations < c sqrt(F), millions.  [default: 6.5]")
+@click.option("--acts-bound", type=Finite(), help="c for activations < c sqrt(F), millions.  [default: 6.5]")
 @click.option("--no-bounds", is_flag=True, help="Remove the bounds on parameters and activations.")
 @click.option(
     "--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of candidates to list."

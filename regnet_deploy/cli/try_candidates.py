@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from regnet_deploy.cli.options import FiniteFloat
+from regnet_deploy.cli.options import Finite, FiniteFloat
 from regnet_deploy.cli.output import limit_thread_spinning, print_message, terminal_progress
 from regnet_deploy.cli.sweep import make_executor
 from regnet_deploy.errors import UsageError, require
@@ -28,7 +28,7 @@ _OPTIONS = (
     ),
     click.option(
         "--lr",
-        type=FiniteFloat(),
+        type=Finite(),
         default=0.05,
         help="With --try: learning rate for a batch of 128 images.  [default: 0.05]",
     ),
@@ -37,7 +37,7 @@ _OPTIONS = (
     ),
     click.option(
         "--crop-area",
-        type=FiniteFloat(),
+        type=Finite(),
         default=0.08,
         help="With --try: smallest area of a random crop, as a fraction of the image.  [default: 0.08]",
     ),

@@ -50,6 +50,7 @@ regnets = st.builds(
 )  # fmt: skip
 
 
+@settings(deadline=None)  # the first example takes long
 @given(space=anynets | regnets)
 def test_any_space_reads_back_as_it_was_written(space):
     assert read_space(write_space(space), "it") == space
