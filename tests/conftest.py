@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Architecture
@@ -24,7 +25,9 @@ from regnet_deploy.space.network import Network
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Tests that import ONNX Runtime themselves report nothing either; see runtimes/runtime.py.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-
+# How long an example takes depends on what else the machine does.
+settings.register_profile("without deadline", deadline=None)
+settings.load_profile("without deadline")
 
 RESOLUTION = 24
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox"]

@@ -66,7 +66,7 @@ def read_all(path: Path) -> None:
 OPENING = """
 import json, os, sys
 from pathlib import Path
-from regnet_deploy.populations.store import Outcome, lock_store, open_store
+from regnet_deploy.populations.store import TrialOutcome, lock_store, open_store
 path = Path(sys.argv[1])
 with lock_store(path), open_store(path, json.loads(sys.argv[2])) as store:
     {body}
@@ -102,7 +102,7 @@ def test_what_is_recorded_survives_the_death_of_the_process(
 ) -> None:
     with open_store(path, identity) as store:
         store.add([make_trial(0), make_trial(1)])
-    body = f"store.record(1, Outcome(**json.loads({json.dumps(outcomes[DONE].to_json())!r})))"
+    body = f"store.record(1, TrialOutcome(**json.loads({json.dumps(outcomes[DONE].to_json())!r})))"
     with run_python(OPENING.format(body=body), path, json.dumps(identity)) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -373,13 +373,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
 import json, resource, signal, sys
 from pathlib import Path
 from regnet_deploy.errors import DataError
-from regnet_deploy.populations.store import Outcome, open_store
+from regnet_deploy.populations.store import TrialOutcome, open_store
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
 with open_store(path, json.loads(sys.argv[2])) as store:
     resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size,) * 2)
     try:
-        store.record(3, Outcome("done", 1.0, message="x" * 100_000))
+        store.record(3, TrialOutcome("done", 1.0, message="x" * 100_000))
     except DataError as error:
         print(error)
 """
