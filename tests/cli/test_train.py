@@ -81,7 +81,7 @@ def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(
     ("options", "message"),
     [
         (["--epochs", "0"], "epochs must be 1 or more, got 0"),
-        (["--lr", "nan"], "learning rate must be above 0, got nan"),
+        (["--lr", "nan"], "'--lr': 'nan' is not a finite number"),
         (["--batch-size", "1"], "batch size must be 2 or more"),
         (["--val-split", "1"], "--val-split"),
         (["--precision", "fp8"], "fp8"),
