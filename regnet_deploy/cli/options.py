@@ -53,6 +53,25 @@ def arrival_seed_option(function: F) -> F:
     return default_option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrival times.")(function)
 
 
+def recipe_options(*, lr: float) -> Callable[[F], F]:
+    """Return the options of the recipe that commands which train share; ``lr`` is the default learning rate."""
+    crop = "Smallest area of a random crop, as a fraction of the image; 1: no random crops."
+    options = [
+        default_option("--lr", type=Finite(), default=lr, help="Learning rate for 128 images; scaled with the batch."),
+        default_option("--weight-decay", type=Finite(), default=5e-5, help="Weight decay of all parameters."),
+        default_option("--crop-area", type=Finite(), default=0.08, help=crop),
+        default_option("--flip/--no-flip", default=True, help="Mirror half of the training images at random."),
+        default_option("--lighting", type=Finite(), default=0.1, help="Deviation of the random color shift; 0: none."),
+    ]
+
+    def add(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return add
+
+
 class SectionedCommand(click.Command):
     """A command whose help has its options under headings.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.cli.options import Finite, FiniteFloat, RangeParam, json_option
+from regnet_deploy.cli.options import FiniteFloat, RangeParam, json_option, recipe_options
 from regnet_deploy.cli.output import limit_thread_spinning, print_json, print_message, terminal_progress
 from regnet_deploy.errors import UsageError, require
 
@@ -54,30 +54,8 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
 )
 @click.option("--epochs", default=10, show_default=True, help="Passes over the training images.")
 @click.option("--batch-size", type=int, help="[default: 128, or a quarter of the training images if fewer]")
-@click.option(
-    "--lr",
-    type=Finite(),
-    default=0.05,
-    show_default=True,
-    help="Learning rate for 128 images; scaled with the batch.",
-)
-@click.option("--weight-decay", type=Finite(), default=5e-5, show_default=True)
+@recipe_options(lr=0.05)
 @click.option("--warmup-epochs", type=int, default=0, show_default=True)
-@click.option(
-    "--crop-area",
-    type=Finite(),
-    default=0.08,
-    show_default=True,
-    help="Smallest area of a random crop, as a fraction of the image.",
-)
-@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images.")
-@click.option(
-    "--lighting",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Standard deviation of the color shift; 0 disables it.",
-)
 @click.option(
     "--precise-bn",
     default=8192,

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import Finite, FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.options import Finite, FiniteFloat, bundle_argument, json_option, recipe_options
 from regnet_deploy.cli.output import (
     bundle_argument_text,
     limit_thread_spinning,
@@ -39,33 +39,11 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @click.option(
     "--batch-size", type=int, help="Images in a step.  [default: 128, at most a quarter of the training images]"
 )
-@click.option(
-    "--lr",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Learning rate for a batch of 128 images; scaled with the batch size.",
-)
-@click.option("--weight-decay", type=Finite(), default=5e-5, show_default=True, help="Weight decay of all parameters.")
+@recipe_options(lr=0.1)
 @click.option(
     "--warmup-epochs",
     type=int,
     help="Epochs with a rising learning rate.  [default: 5, at most a quarter of the epochs]",
-)
-@click.option(
-    "--crop-area",
-    type=Finite(),
-    default=0.08,
-    show_default=True,
-    help="Smallest area of a random crop, as a share of the image; 1: no random crops.",
-)
-@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror half of the training images at random.")
-@click.option(
-    "--lighting",
-    type=Finite(),
-    default=0.1,
-    show_default=True,
-    help="Standard deviation of the random color shift; 0: none.",
 )
 @click.option(
     "--label-smoothing",
