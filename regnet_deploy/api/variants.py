@@ -25,7 +25,7 @@ def export(
     bundle: str | Path | Bundle,
     data: str | Path | None = None,
     *,
-    precisions: Sequence[str] | None = None,
+    precisions: str | Sequence[str] | None = None,
     options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> ExportResult:
@@ -60,6 +60,8 @@ def export(
     options = options or ExportOptions()
     if data is not None:
         options = replace(options, data=Path(data))
+    if isinstance(precisions, str):
+        precisions = (precisions,)
     if precisions is None:
         options = replace(options, auto=options.auto or (options.data is not None and not options.precisions))
     else:
