@@ -261,6 +261,13 @@ def find_damage(bundle: Bundle) -> list[str]:
     return problems
 
 
+def _damaged(manifest: Path, reason: str) -> BundleError:
+    return BundleError(
+        f"{manifest} is damaged ({reason}): restore it, or start again with "
+        f"`regnet-deploy select --gflops 4 -o {manifest.parent} --force`"
+    )
+
+
 def parse_bundle(folder: Path, raw: bytes) -> Bundle:
     """Return the bundle whose manifest has these bytes.
 
@@ -268,16 +275,13 @@ def parse_bundle(folder: Path, raw: bytes) -> Bundle:
         BundleError: they are damaged or of a newer schema, or a part does not match its record.
     """
     manifest = folder / MANIFEST
-    damaged = BundleError(
-        f"{manifest} is damaged (its own sha256 does not match): restore it, or start again with "
-        f"`regnet-deploy select --gflops 4 -o {folder} --force`"
-    )
+    damaged = _damaged(manifest, "its own sha256 does not match")
     try:
         document = json.loads(raw)
     except (ValueError, RecursionError):
-        raise damaged from None
+        raise _damaged(manifest, f"its {len(raw):,} bytes are not valid JSON") from None
     if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
-        raise damaged
+        raise _damaged(manifest, "it is JSON, but not a manifest")
     if document["schema"] > SCHEMA:
         raise BundleError(
             f"{manifest} has schema {document['schema']}, this regnet-deploy reads up to {SCHEMA}: "
