@@ -38,7 +38,7 @@ class GpuState:
 def open_nvml() -> Any:
     """Return the module ``pynvml`` (package nvidia-ml-py), initialized; None without the package or a driver."""
     try:
-        import pynvml  # type: ignore[import-not-found, unused-ignore]
+        import pynvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError:
         return None
     try:
