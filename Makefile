@@ -12,8 +12,8 @@ demo: $(STAMP)
 # In as many processes as there are cores, 4 at most; WORKERS=0 runs them in one.
 WORKERS ?= auto
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow and not image and not gpu and not triton and not soak and not ray"
-	$(BIN)/python -m pytest -m "ray and not slow"  # alone: Ray gives its processes 30 s to start
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow and not image and not gpu and not triton and not soak and not alone"
+	$(BIN)/python -m pytest -m "alone and not slow"
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m "(slow or image or gpu or triton) and not soak"

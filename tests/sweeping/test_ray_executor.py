@@ -30,7 +30,7 @@ Run = Callable[[RayExecutor, list[Trial]], dict[int, TrialOutcome]]
 
 #: What Ray leaves open or is deprecated in it is Ray's.
 pytestmark = [
-    pytest.mark.ray,
+    pytest.mark.alone,  # Ray gives its processes 30 s to start
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),

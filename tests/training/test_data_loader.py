@@ -29,6 +29,9 @@ from regnet_deploy.training.data_loader import (
 )
 from regnet_deploy.training.recipe import Recipe
 
+#: Loaders fork: not from a process with threads of pytest-xdist.
+pytestmark = pytest.mark.alone
+
 #: Python 3.12 and newer warn of every fork beside threads; PyTorch's loading processes are forked and use none.
 FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
 
