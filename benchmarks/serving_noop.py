@@ -75,6 +75,7 @@ class NoOpCore:
             limits=limits,
             card={},
             digest="",
+            content="",
         )
         self._models = ModelRegistry()
         pool = DecodePool(1, limits.max_pixels, limits.deadline_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle import WEIGHTS, Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import available_cores
@@ -18,7 +20,7 @@ from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
 from regnet_deploy.runtimes.gates import gate_to_serve
-from regnet_deploy.runtimes.golden_set import Agreement, GoldenSet, load_golden, replay
+from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
 from regnet_deploy.runtimes.predictions import labels_of
 from regnet_deploy.runtimes.runtime import Device, Runtime, Session, classify_pixels, find_variant, open_variant
 from regnet_deploy.runtimes.tuned_settings import tuned_settings
@@ -84,6 +86,7 @@ class ModelVersion:
         limits: what clients may ask for.
         card: description for people, JSON data.
         digest: of the bundle's manifest.
+        content: see :func:`served_content`.
         note: for the operator; None: nothing to say.
         statistics: counts and durations of its requests.
         header_cache: parsed JSON headers of requests, and headers of responses, that repeat.
@@ -100,6 +103,7 @@ class ModelVersion:
     limits: Limits
     card: dict[str, Any]
     digest: str
+    content: str
     note: str | None = None
     statistics: Statistics = field(default_factory=Statistics)
     header_cache: HeaderCache = field(default_factory=HeaderCache)
@@ -185,6 +189,18 @@ class ModelVersion:
         return self.statistics.to_json(self.name, self.version, self.batcher.executions)
 
 
+def served_content(bundle: Bundle) -> str:
+    """Return a sha256 of what clients know as a version: the network, its classes and its preprocessing.
+
+    A version has the same number for as long as this is the same, whatever ``profile``, ``tune`` or another export add
+    to the bundle: all variants are proved to agree with the weights. A network that is not trained is known by its
+    golden set.
+    """
+    network = bundle.files.get(WEIGHTS) or bundle.files.get(FILE)
+    content = [network and network.sha256, bundle.parts.get("labels"), bundle.parts.get("preprocessing")]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 def load_version(
     bundle: Bundle,
     options: ServeOptions | None = None,
@@ -264,6 +280,7 @@ def load_version(
         limits=limits,
         card=card_of(bundle, chosen),
         digest=bundle.digest,
+        content=served_content(bundle),
         note=note,
     )
 

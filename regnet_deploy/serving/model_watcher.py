@@ -9,14 +9,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.bundle import Bundle, read_bundle
+from regnet_deploy.bundle import Bundle, open_bundle, read_bundle
 from regnet_deploy.errors import BundleError, RegnetDeployError
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_registry import ModelRegistry
 from regnet_deploy.serving.model_repository import FoundBundle, bundle_fingerprint, find_bundles, is_repository
-from regnet_deploy.serving.model_version import ModelVersion, ServeOptions, load_proved_version, load_version
+from regnet_deploy.serving.model_version import (
+    ModelVersion,
+    ServeOptions,
+    load_proved_version,
+    load_version,
+    served_content,
+)
 
 #: Logs what happens to the server: name of the event, facts as keyword arguments.
 LogEvent = Callable[..., None]
@@ -30,6 +36,8 @@ class WatchedModel:
         version: under which it is served now.
         loaded: fingerprint of what was loaded or refused.
         digest: of the manifest that is served.
+        content: of the version that is served; see :func:`served_content`.
+        refused: version that was refused in its place and is still listed; empty: none.
         last_seen: fingerprint at the last look.
         missing: it was not there at the last look.
     """
@@ -37,6 +45,8 @@ class WatchedModel:
     version: str
     loaded: Any
     digest: str = ""
+    content: str = ""
+    refused: str = ""
     last_seen: Any = field(default=())
     missing: bool = False
 
@@ -71,13 +81,13 @@ class ModelWatcher:
         failed: list[tuple[FoundBundle, str, RegnetDeployError]] = []
         for found in self._bundles():
             seen, version = bundle_fingerprint(found.path), found.version or "1"
-            self._watched[found] = WatchedModel(version, seen, last_seen=seen)
+            watched = self._watched[found] = WatchedModel(version, seen, last_seen=seen)
             try:
-                model = self._open(found, version)
+                model = self._open(found, watched)
             except RegnetDeployError as error:
                 failed.append((found, version, error))
                 continue
-            self._watched[found].digest = model.digest
+            watched.digest, watched.content = model.digest, model.content
             opened.append(model)
         if not self._watched:
             raise BundleError(
@@ -156,24 +166,32 @@ class ModelWatcher:
     async def _replace(self, found: FoundBundle, watched: WatchedModel) -> None:
         """Load and prove a changed bundle; where that fails, the version before goes on answering."""
         version = watched.version
-        if found.version is None and watched.digest:
-            version = str(int(version) + 1)
-        self._models.loading(found.model, version)
         try:
-            model = await run_in_daemon_thread(self._open, found, version)
-            if model.digest == watched.digest:  # touched, not changed
+            bundle = await run_in_daemon_thread(open_bundle, found.path)
+            version = _number(found, watched, bundle)
+            self._models.loading(found.model, version)
+            model = await run_in_daemon_thread(self._open, found, watched)
+            if model.version != version:  # it has changed meanwhile: the next look sees that
                 self._remove_unless(found.model, version, watched.version)
+                return
+            if model.digest == watched.digest:  # touched, not changed
+                self._forget_refused(found, watched)
                 self._models.confirm(found.model, watched.version)
                 return
             agreement: Agreement = await load_proved_version(model)
-        except RegnetDeployError as error:
-            self._refuse(found, version, error)
         except Exception as error:  # for example MemoryError: whatever it is, the version before goes on
-            self._refuse(found, version, RegnetDeployError(f"{type(error).__name__}: {error}"))
+            if not isinstance(error, RegnetDeployError):
+                error = RegnetDeployError(f"{type(error).__name__}: {error}")
+            if version != watched.refused:
+                self._forget_refused(found, watched)
+            watched.refused = version
+            self._refuse(found, version, error)
         else:
-            before, watched.version, watched.digest = watched.version, version, model.digest
+            before, watched.version = watched.version, version
+            watched.digest, watched.content = model.digest, model.content
             self._models.put(model)
             self._remove_unless(found.model, before, version)
+            self._forget_refused(found, watched)
             self._log_event(
                 "swapped",
                 model=found.model,
@@ -188,16 +206,29 @@ class ModelWatcher:
         self._models.refuse(found.model, version, _public_reason(error))
         self._log_event("refused", level=logging.WARNING, model=found.model, version=version, error=str(error))
 
+    def _forget_refused(self, found: FoundBundle, watched: WatchedModel) -> None:
+        """Remove the version that was refused in the place of the one that is served."""
+        if watched.refused:
+            self._remove_unless(found.model, watched.refused, watched.version)
+        watched.refused = ""
+
     def _remove_unless(self, model: str, version: str, other: str) -> None:
         """Remove a version unless it is ``other``."""
         if version != other:
             self._models.remove(model, version)
 
-    def _open(self, found: FoundBundle, version: str) -> ModelVersion:
+    def _open(self, found: FoundBundle, watched: WatchedModel) -> ModelVersion:
         def load(bundle: Bundle) -> ModelVersion:
+            version = _number(found, watched, bundle)
             return load_version(bundle, self._options, model=found.model, version=version, limits=self._limits)
 
         return read_bundle(found.path, load)
+
+
+def _number(found: FoundBundle, watched: WatchedModel, bundle: Bundle) -> str:
+    """Return the version of a bundle: that of its folder, else the next one where another network is served."""
+    is_other = watched.digest and served_content(bundle) != watched.content
+    return str(int(watched.version) + 1) if found.version is None and is_other else watched.version
 
 
 def _public_reason(error: RegnetDeployError) -> str:

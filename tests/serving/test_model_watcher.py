@@ -207,13 +207,48 @@ def test_what_was_served_and_comes_back_is_not_loaded_again(
     kept = shutil.copytree(exported_bundle, tmp_path / "kept")
     break_(exported_bundle)
     looks(client)
-    assert states(client) == [("regnet", "1", "READY"), ("regnet", "2", "UNAVAILABLE")]
+    assert states(client) == [("regnet", "1", "READY")]
+    reason = client.post("/v2/repository/index").json()[0]["reason"]
+    assert reason == "still serves the version before: BundleError; the server's log has the details"
     shutil.rmtree(exported_bundle)
     shutil.copytree(kept, exported_bundle)
     looks(client)
     assert states(client) == [("regnet", "1", "READY")]
     assert client.core.service.models.get("regnet") is served
     assert told.take() == ["refused"]
+
+
+def test_what_profile_tune_and_another_export_write_keeps_the_number_of_the_version(
+    inside: Open, exported_bundle: Path, told: Told
+):
+    """The network is the same, so clients that ask for version 1 go on; a replica that starts later says 1 as well."""
+    client = inside(log_event=told, options=ServeOptions())
+    variants = open_bundle(exported_bundle).parts["variants"]
+    served = client.core.service.models.get("regnet")
+    for change in ({"environment": {"profile": {}}}, {"variants": {"onnx-fp32-uint8": variants["onnx-fp32-uint8"]}}):
+        update_bundle(exported_bundle, change)
+        looks(client)
+        assert client.get("/v2/models/regnet/versions/1").status_code == 200
+        assert states(client) == [("regnet", "1", "READY")]
+    assert told.take() == ["swapped", "swapped"]
+    now = client.core.service.models.get("regnet", "1")
+    assert (served.variant, now.variant) == ("onnx-fp32", "onnx-fp32-uint8")
+
+
+def test_a_refused_version_is_not_listed_once_the_network_before_is_back(
+    inside: Open, exported_bundle: Path, tmp_path: Path, told: Told
+):
+    client = inside(log_event=told)
+    golden = open_bundle(exported_bundle).read("golden.safetensors")
+    retrain(exported_bundle, 2, error=0.5)
+    looks(client)
+    assert states(client) == [("regnet", "1", "READY"), ("regnet", "2", "UNAVAILABLE")]
+    retrain(exported_bundle, 1)
+    update_bundle(exported_bundle, {"environment": {"export": {}}}, {"golden.safetensors": golden})
+    looks(client)
+    assert states(client) == [("regnet", "1", "READY")]
+    answers(client, "1", 1)
+    assert told.take() == ["refused", "swapped"]
 
 
 def test_a_bundle_that_is_gone_goes_on_answering(inside: Open, exported_bundle: Path, told: Told):
