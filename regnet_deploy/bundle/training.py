@@ -20,6 +20,9 @@ class TrainingData(Record, frozen=True, kw_only=True):
         rejected: path -> reason, of files that are not usable images.
         unreadable: path -> reason, of files that could no longer be read while training.
         in_memory: whether the decoded images were kept in memory.
+        train_by_class: training images of each class, in the order of the labels; empty in older bundles.
+        val_by_class: validation images of each class, likewise.
+        findings: what is wrong with the images, a sentence each.
     """
 
     folder: str
@@ -31,6 +34,9 @@ class TrainingData(Record, frozen=True, kw_only=True):
     rejected: dict[str, str]
     unreadable: dict[str, str] = default({})
     in_memory: bool = default(False)
+    train_by_class: tuple[int, ...] = ()
+    val_by_class: tuple[int, ...] = ()
+    findings: tuple[str, ...] = ()
 
 
 class Execution(Record, frozen=True):

@@ -132,6 +132,7 @@ def command(
     open_bundle(bundle_path)  # reports a wrong path before torch is imported, which takes seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
+    from regnet_deploy.report.card import baseline
     from regnet_deploy.training.commit import training_summary
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
@@ -152,6 +153,12 @@ def command(
     if as_json:
         print_json({"bundle": str(bundle.path), **training_summary(training)})
         return
+    compared = baseline(bundle)
+    if compared and compared.verdict:
+        print_message(
+            f"always answering {compared.label} gives {compared.top1:.2%}, and {compared.verdict}: check images and "
+            "labels, train on more images or longer"
+        )
     best = training.best
     print_message(
         f"{bundle.path}: weights of epoch {best.epoch}, {best.val_top1:.2%} of {best.val_images:,} validation images "

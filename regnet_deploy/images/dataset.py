@@ -72,6 +72,7 @@ class ImageDataset:
         rejected: name of an image that cannot be used -> reason.
         split: where the validation images come from, in words.
         digest: sha256 over subset, name, size and content of every usable image.
+        findings: what is wrong with the usable images, a sentence each.
     """
 
     source: ImageSource
@@ -81,16 +82,21 @@ class ImageDataset:
     rejected: Mapping[str, str]
     split: str
     digest: str
+    findings: tuple[str, ...] = ()
 
     def name(self, image: LabelledImage) -> str:
         """Return the name of an image in the source."""
         return self.source.names[image.index]
 
+    def counts(self, images: Sequence[LabelledImage]) -> tuple[int, ...]:
+        """Return how many of these images each class has, in the order of the classes."""
+        counts = Counter(image.label for image in images)
+        return tuple(counts[label] for label in range(len(self.classes)))
+
     @property
     def classes_without_val(self) -> list[str]:
         """Classes without a validation image."""
-        counts = Counter(image.label for image in self.val)
-        return [name for label, name in enumerate(self.classes) if not counts[label]]
+        return [name for name, count in zip(self.classes, self.counts(self.val), strict=True) if not count]
 
 
 def list_images(root: str | Path) -> ImageListing:

@@ -37,6 +37,21 @@ class ValidationTop1:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What a network reaches that answers the largest class of the validation images for every image.
+
+    Attributes:
+        label: of that class.
+        top1: share of the validation images that are of that class.
+        verdict: in words, if the trained network is not better; empty if it is.
+    """
+
+    label: str
+    top1: float
+    verdict: str = ""
+
+
+@dataclass(frozen=True)
 class ModelCard:
     """A bundle with figures derived from it.
 
@@ -44,11 +59,13 @@ class ModelCard:
         bundle: the bundle.
         stages: cost by stage.
         accuracy: None before training.
+        baseline: with which to compare the accuracy; None before training, and in bundles without counts by class.
     """
 
     bundle: Bundle
     stages: tuple[StageRow, ...]
     accuracy: ValidationTop1 | None
+    baseline: Baseline | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -70,6 +87,7 @@ class ModelCard:
             "architecture": parts["architecture"],
             "stages": [asdict(row) for row in self.stages],
             "accuracy": None if self.accuracy is None else asdict(self.accuracy),
+            "baseline": None if self.baseline is None else asdict(self.baseline),
             **{name: parts.get(name) for name in optional},
             "variants": parts.get("variants", {}),
             "files": {logical: vars(stored) for logical, stored in sorted(self.bundle.files.items())},
@@ -84,13 +102,33 @@ def model_card(bundle: Bundle) -> ModelCard:
         MissingPart: it has no architecture.
     """
     training = bundle.manifest.training
-    return ModelCard(bundle, _stages(bundle.architecture), None if training is None else accuracy(training.best))
+    measured = None if training is None else accuracy(training.best)
+    return ModelCard(bundle, _stages(bundle.architecture), measured, baseline(bundle))
 
 
 def accuracy(best: BestEpoch) -> ValidationTop1:
     """Return validation top-1 with its 95 % interval (Wilson's score interval)."""
     low, high = wilson_interval(best.val_top1, best.val_images)
     return ValidationTop1(best.val_top1, best.val_images, low, high, best.epoch)
+
+
+def baseline(bundle: Bundle) -> Baseline | None:
+    """Return the baseline of a trained bundle; None before training, and in bundles without counts by class."""
+    training, labels = bundle.manifest.training, bundle.manifest.labels
+    if training is None or not sum(training.data.val_by_class) or len(training.data.val_by_class) != len(labels):
+        return None
+    counts = training.data.val_by_class
+    largest = max(range(len(counts)), key=counts.__getitem__)
+    share, measured = counts[largest] / sum(counts), accuracy(training.best)
+    verdict = ""
+    if measured.val_top1 <= share:
+        verdict = "the network is no better than that"
+    elif measured.low <= share:
+        verdict = (
+            f"the network is not clearly better than that: {measured.val_images:,} images give a 95 % interval of "
+            f"{measured.low * 100:.2f} to {measured.high * 100:.2f} %"
+        )
+    return Baseline(labels[largest], share, verdict)
 
 
 def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -18,6 +18,9 @@ _FAMILIES = {
     "vr": "AnyNetVR (one 3x3 convolution per block, residual)",
 }
 
+#: Classes whose numbers of images are listed.
+_CLASSES_SHOWN = 20
+
 
 def card_sections(card: ModelCard) -> list[Section]:
     """Return the sections of the card, in the order of the pipeline."""
@@ -100,7 +103,10 @@ def _training(card: ModelCard) -> Section:
             f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), epoch {measured.epoch} of "
             f"{len(training.history)}; chosen on these images, so accuracy on new images is slightly lower",
         ),
+        *_baseline(card),
         ("data", f"{data.train_images:,} training images of {data.classes:,} classes; {data.split}"),
+        *_class_sizes(card),
+        *(("finding", finding) for finding in data.findings),
         ("left out", f"{len(data.rejected):,} unusable files"),
         ("digest of the data", data.digest),
         ("recipe", ", ".join(f"{name} {value}" for name, value in training.recipe.items())),
@@ -108,6 +114,23 @@ def _training(card: ModelCard) -> Section:
         ("time", f"{training.seconds:.0f} s on {training.device}"),
     ]
     return Section("Training", facts)
+
+
+def _baseline(card: ModelCard) -> Iterator[tuple[str, str]]:
+    if card.baseline:
+        verdict = f"; {card.baseline.verdict}" if card.baseline.verdict else ""
+        yield "baseline", f"{card.baseline.top1 * 100:.2f} % by always answering {card.baseline.label}{verdict}"
+
+
+def _class_sizes(card: ModelCard) -> Iterator[tuple[str, str]]:
+    """Yield the images of each class, to train on and to validate with; of many classes the smallest ones."""
+    training, labels = card.manifest.training, card.manifest.labels
+    if training is None or len(training.data.train_by_class) != len(labels):
+        return
+    sizes = list(zip(labels, training.data.train_by_class, training.data.val_by_class, strict=True))
+    shown = sizes if len(sizes) <= _CLASSES_SHOWN else sorted(sizes, key=lambda size: size[1])[:_CLASSES_SHOWN]
+    which = "" if len(shown) == len(sizes) else f"the {_CLASSES_SHOWN} smallest classes: "
+    yield "images by class", which + ", ".join(f"{name} {train:,} + {val:,}" for name, train, val in shown)
 
 
 def _complexity(card: ModelCard) -> Section:

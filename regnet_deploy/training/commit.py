@@ -66,6 +66,9 @@ def training_record(identity: RunIdentity, run: TrainingRun, autotune: Autotune)
             rejected=dict(dataset.rejected),
             unreadable=dict(state.unreadable),
             in_memory=run.training.subset.cached is not None,
+            train_by_class=dataset.counts(dataset.train),
+            val_by_class=dataset.counts(dataset.val),
+            findings=dataset.findings,
         ),
         seed=recipe.seed,
         device=device_name(autotune.execution.device),
@@ -118,4 +121,8 @@ def training_summary(training: Training) -> dict[str, Any]:
     """Return the part ``training`` as JSON data without its long tables."""
     part = training.to_json()
     data = {**part["data"], "rejected": len(training.data.rejected), "unreadable": len(training.data.unreadable)}
-    return {**{name: value for name, value in part.items() if name != "history"}, "data": data}
+    tables = ("train_by_class", "val_by_class")
+    return {
+        **{name: value for name, value in part.items() if name != "history"},
+        "data": {name: value for name, value in data.items() if name not in tables},
+    }

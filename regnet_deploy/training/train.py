@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from regnet_deploy.bundle.training import Autotune, Epoch, Execution
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
+from regnet_deploy.images.dataset_summary import dataset_lines, left_out_lines
 from regnet_deploy.images.image_check import cache_file, check_images
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.autotune import autotune_execution
@@ -54,8 +55,6 @@ from regnet_deploy.training.run_identity import (
 )
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
-#: Number of image names that a message lists; the bundle lists all of them.
-_LISTED = 10
 #: Seconds between two values of the loss in TensorBoard.
 _LOSS_INTERVAL_S = 1.0
 
@@ -183,7 +182,8 @@ def _run(
                 raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
     bundle = commit_training(identity, run, autotune)
     drop_checkpoint(directory)
-    _list_images("could not be read any more during training", run.state.unreadable, progress)
+    for line in left_out_lines("could not be read any more during training", run.state.unreadable):
+        progress.message(line)
     return bundle
 
 
@@ -260,14 +260,8 @@ def _callbacks(
 def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
     """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
     dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
-    progress.message(
-        f"{len(dataset.train):,} images to train on, {len(dataset.val):,} to validate with ({dataset.split}), "
-        f"{len(dataset.classes)} classes"
-    )
-    if dataset.classes_without_val:
-        names = dataset.classes_without_val
-        progress.message(f"{len(names)} classes have no validation image: {', '.join(names[:_LISTED])}")
-    _list_images("left out", dataset.rejected, progress)
+    for line in dataset_lines(dataset):
+        progress.message(line)
     if classes_before != len(dataset.classes):
         progress.message(f"the network gets {len(dataset.classes)} outputs instead of {classes_before}")
     manifest = identity.bundle.manifest
@@ -284,12 +278,3 @@ def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None
         f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {fitted.lr:g} for 128 images"
     )
-
-
-def _list_images(what: str, reasons: Mapping[str, str], progress: Progress) -> None:
-    if reasons:
-        progress.message(f"{len(reasons):,} {'file' if len(reasons) == 1 else 'files'} {what}:")
-        for name, reason in list(reasons.items())[:_LISTED]:
-            progress.message(f"  {name}: {reason}")
-        if len(reasons) > _LISTED:
-            progress.message(f"  and {len(reasons) - _LISTED} more; the part `training` of the bundle lists all")

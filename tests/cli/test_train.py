@@ -77,6 +77,14 @@ def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(
     assert not Path(f"{bundle}.training").exists()
 
 
+def test_a_network_that_learned_nothing_is_compared_with_a_constant_answer(cli: Any, bundle: Path, data: Path) -> None:
+    done = cli("train", bundle, "--data", data, "--val-split", "0.5", *QUICK, "--lr", "1e-9")
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.splitlines()
+    assert "a network that always answered dark would be right on 50.00% of the validation images" in said
+    assert said[-2].startswith("always answering dark gives 50.00%, and the network is no")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

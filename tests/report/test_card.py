@@ -25,7 +25,7 @@ from bundle_parts import (
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Golden
 from regnet_deploy.bundle.variants import Gate
-from regnet_deploy.report.card import model_card, wilson_interval
+from regnet_deploy.report.card import baseline, model_card, wilson_interval
 from regnet_deploy.report.sections import card_sections, headline, quantity
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.bundle_parts import selection_parts
@@ -79,6 +79,33 @@ def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete
     assert "1 unusable files" in text
     assert "passed on onnxruntime 1.32.0 (cpu)" in text
     assert "built without a GPU" in text
+
+
+def test_a_card_without_counts_by_class_has_no_baseline(complete):
+    assert model_card(complete).baseline is None
+
+
+@pytest.mark.parametrize(
+    ("val_by_class", "share", "verdict"),
+    [
+        ((20, 20, 20), 1 / 3, ""),
+        ((48, 6, 6), 0.8, "the network is not clearly better than that: 60 images give a 95 % interval of 79.85 to"),
+        ((4, 55, 1), 55 / 60, "the network is no better than that"),
+    ],
+)
+def test_accuracy_is_compared_with_always_answering_the_largest_class(complete, val_by_class, share, verdict):
+    data = training_data(train_by_class=(8, 1, 2), val_by_class=val_by_class, findings=("3 images show one color",))
+    bundle = update_bundle(complete.path, Manifest(training=training(data=data)))
+    found = baseline(bundle)
+    assert found.top1 == share
+    assert found.verdict.startswith(verdict) if verdict else not found.verdict
+    card = model_card(bundle)
+    text = text_of(card)
+    assert f"baseline: {share * 100:.2f} % by always answering {found.label}" in text
+    assert verdict in text
+    assert f"images by class: cat 8 + {val_by_class[0]}, dog & wolf 1 + {val_by_class[1]}, " in text
+    assert "finding: 3 images show one color" in text
+    assert card.to_json()["baseline"]["top1"] == share
 
 
 @pytest.fixture

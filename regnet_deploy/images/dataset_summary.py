@@ -1,0 +1,100 @@
+"""What a user is told of a dataset before networks are trained on it: lines of text, the same for every command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+
+from regnet_deploy.images.dataset import ImageDataset
+from regnet_deploy.images.decode import SUFFIXES
+
+#: A line names as many classes at most; of more, the first ones, the smallest and the largest.
+_CLASSES = 12
+#: A list of files has as many lines at most, one for each reason, with as many names.
+_REASONS, _NAMES = 10, 3
+#: Length at which the reason of a single file is cut off, characters.
+_REASON_LENGTH = 160
+
+
+def dataset_lines(dataset: ImageDataset) -> list[str]:
+    """Return lines that describe a dataset.
+
+    They say how many images there are and where validation images come from, the classes with their counts, what a
+    constant answer reaches, what is wrong with the images, and which files are left out and why.
+    """
+    lines = [
+        f"{len(dataset.train):,} images to train on, {len(dataset.val):,} to validate with ({dataset.split}), "
+        f"{len(dataset.classes):,} classes",
+        _classes(dataset),
+    ]
+    counts = dataset.counts(dataset.val)
+    largest = max(range(len(counts)), key=counts.__getitem__)
+    lines.append(
+        f"a network that always answered {dataset.classes[largest]} would be right on "
+        f"{counts[largest] / len(dataset.val):.2%} of the validation images"
+    )
+    if dataset.classes_without_val:
+        names = dataset.classes_without_val
+        are = "class has" if len(names) == 1 else "classes have"
+        lines.append(f"{len(names):,} {are} no validation image: {shortened(names, 10)}")
+    lines += dataset.findings
+    return lines + left_out_lines("left out", dataset.rejected)
+
+
+def left_out_lines(what: str, reasons: Mapping[str, str]) -> list[str]:
+    """Return lines that list files by the reason why they are not used, broken images before files that are none.
+
+    Args:
+        what: happened to the files, such as ``left out``.
+        reasons: name of a file, or of a folder with ``/`` at its end -> reason.
+    """
+    if not reasons:
+        return []
+    groups: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        groups.setdefault(_kind(reason), []).append(name)
+    ordered = sorted(groups.values(), key=lambda names: (not any(map(_is_called_image, names)), -len(names)))
+    folders = sum(name.endswith("/") for name in reasons)
+    noun = "file" if not folders else "folder" if folders == len(reasons) else "files and folders"
+    lines = [f"{len(reasons):,} {noun}{'s' * (len(reasons) > 1 and ' ' not in noun)} {what}:"]
+    for names in ordered[:_REASONS]:
+        reason = reasons[names[0]]
+        reason = reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}..."
+        if len(names) == 1:
+            lines.append(f"  {names[0]}: {reason}")
+        else:
+            lines.append(f"  {len(names):,} like {shortened(names, _NAMES)}: {reason}")
+    if len(ordered) > _REASONS:
+        count = sum(map(len, ordered[_REASONS:]))
+        lines.append(f"  and {count:,} more for {len(ordered) - _REASONS} other reasons")
+    return lines
+
+
+def shortened(names: Sequence[str], count: int) -> str:
+    """Return names separated by commas: all of them, or the first ``count`` and three dots."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _classes(dataset: ImageDataset) -> str:
+    train, val = dataset.counts(dataset.train), dataset.counts(dataset.val)
+    labels = list(range(len(train)))
+    ending = ""
+    if len(labels) > _CLASSES:
+        smallest, largest = min(labels, key=train.__getitem__), max(labels, key=train.__getitem__)
+        ending = ", ...; " + ", ".join(
+            f"the {word} is {dataset.classes[label]} {train[label]:,} + {val[label]:,}"
+            for word, label in (("smallest", smallest), ("largest", largest))
+        )
+        labels = labels[: _CLASSES // 2]
+    named = ", ".join(f"{dataset.classes[label]} {train[label]:,} + {val[label]:,}" for label in labels)
+    return f"classes, with images to train on + to validate with: {named}{ending}"
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without what differs from file to file: numbers, and details in brackets."""
+    return re.sub(r"\d[\d,.x]*|\(.*", "#", reason)
+
+
+def _is_called_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in SUFFIXES
