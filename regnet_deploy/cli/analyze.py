@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.cli.options import Finite, json_option
+from regnet_deploy.cli.options import FiniteFloat, Whole, json_option, seed_type
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
 from regnet_deploy.errors import UsageError, did_you_mean, require
 
@@ -26,15 +26,15 @@ _FORMATS = ("svg", "png", "pdf")
 )
 @click.option(
     "--share",
-    type=Finite(),
+    type=FiniteFloat(0, 1, min_open=True),
     default=0.25,
     show_default=True,
     help="Size of a bootstrap sample, as a fraction of the population.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(1), default=10_000, show_default=True, help="Number of bootstrap samples."
+    "--repeats", type=Whole(1, 1_000_000), default=10_000, show_default=True, help="Number of bootstrap samples."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option("--seed", type=seed_type(), default=0, show_default=True, help="Seed of the bootstrap.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with every figure.")
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write the figures as files.")
 @click.option(

@@ -12,6 +12,7 @@ from click.core import ParameterSource
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import (
     FiniteFloat,
+    Whole,
     arrival_seed_option,
     bundle_argument,
     default_option,
@@ -62,7 +63,7 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
 )
 @click.option(
     "--closed",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     metavar="N",
     help="Closed loop instead: keep N requests in flight. It gives the capacity, but hides pauses of the server.",
 )
@@ -82,9 +83,7 @@ class Rates(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
 )
 @images_option
 @default_option("--name", "model", default="regnet", help="Name of the model on the server; see `serve --name`.")
-@default_option(
-    "--connections", type=click.IntRange(1, 65536), default=256, help="Largest number of requests in flight."
-)
+@default_option("--connections", type=Whole(1, 65536), default=256, help="Largest number of requests in flight.")
 @default_option(
     "--timeout",
     "timeout_s",

@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.export_output import export_json, passed_looser_gate, print_export, print_golden_set
-from regnet_deploy.cli.options import FiniteFloat, IntList, bundle_argument, json_option
+from regnet_deploy.cli.options import FiniteFloat, IntList, Whole, bundle_argument, json_option, seed_type
 from regnet_deploy.cli.output import (
     bundle_argument_text,
     combined_error,
@@ -49,17 +49,17 @@ _PATH = click.Path(path_type=Path)
 @click.option("--calibration", type=_PATH, metavar="DIR", help="Calibrate INT8 and FP8 on the images in this folder.")
 @click.option(
     "--calibration-images",
-    type=click.IntRange(300, 512),
+    type=Whole(300, 512),
     default=512,
     show_default=True,
     help="Number of images for calibration.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the choice of calibration images."
+    "--seed", type=seed_type(), default=0, show_default=True, help="Seed of the choice of calibration images."
 )
 @click.option(
     "--max-drop",
-    type=FiniteFloat(min=0, max=100),
+    type=FiniteFloat(0, 100),
     default=0.5,
     show_default=True,
     help="Percentage points of validation top-1 that a variant may lose; needs --data.",
@@ -71,8 +71,8 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     help="Use these images as the golden set (may be repeated; at most 64 are used).",
 )
-@click.option("--atol", type=FiniteFloat(min=0), help="Same as --gate fp32:atol=...  [default: 1e-4]")
-@click.option("--rtol", type=FiniteFloat(min=0), help="Same as --gate fp32:rtol=...  [default: 1e-3]")
+@click.option("--atol", type=FiniteFloat(0, 1e9), help="Same as --gate fp32:atol=...  [default: 1e-4]")
+@click.option("--rtol", type=FiniteFloat(0, 1e9), help="Same as --gate fp32:rtol=...  [default: 1e-3]")
 @click.option(
     "--gate",
     "limits",
@@ -81,11 +81,11 @@ _PATH = click.Path(path_type=Path)
     help="Limit of a precision on the golden set (may be repeated): atol, rtol, mean, cosine or top1.",
 )
 @click.option(
-    "--batch", "batches", type=IntList(), default="1,8", show_default=True, help="Batch sizes that auto measures."
+    "--batch", "batches", type=IntList(1_000_000_000), default="1,8", show_default=True, help="Batch sizes that auto measures."
 )
 @click.option(
     "--seconds",
-    type=FiniteFloat(min=0, min_open=True),
+    type=FiniteFloat(0, 3600, min_open=True),
     default=2.0,
     show_default=True,
     help="Duration of the measurement of each candidate and batch size by auto.",
@@ -98,22 +98,22 @@ _PATH = click.Path(path_type=Path)
     help="Where ONNX Runtime runs.",
 )
 @click.option(
-    "--max-batch", type=click.IntRange(1, 4096), default=32, show_default=True, help="Largest batch size of an engine."
+    "--max-batch", type=Whole(1, 4096), default=32, show_default=True, help="Largest batch size of an engine."
 )
 @click.option(
     "--tuned-batch",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     help="Batch size to tune engines for.  [default: 8 or --max-batch]",
 )
 @click.option(
     "--workspace",
-    type=click.IntRange(1),
+    type=Whole(1, 1_000_000),
     metavar="MIB",
     help="GPU memory for the workspace of layers.  [default: all]",
 )
 @click.option(
     "--optimization-level",
-    type=click.IntRange(0, 5),
+    type=Whole(0, 5),
     default=3,
     show_default=True,
     help="Effort of the search for fast kernels.",

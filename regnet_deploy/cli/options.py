@@ -12,6 +12,9 @@ from regnet_deploy.bundle import DEFAULT_PATH
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: Largest number of a range of values.
+_HIGHEST = 1e9
+
 
 def bundle_argument(function: F) -> F:
     """Add the optional argument BUNDLE, passed as ``bundle_path``."""
@@ -50,18 +53,24 @@ def images_option(function: F) -> F:
 
 def arrival_seed_option(function: F) -> F:
     """Add ``--seed`` of commands that send requests."""
-    return default_option("--seed", type=click.IntRange(0), default=0, help="Seed of the arrival times.")(function)
+    return default_option("--seed", type=seed_type(), default=0, help="Seed of the arrival times.")(function)
 
 
 def recipe_options(*, lr: float) -> Callable[[F], F]:
     """Return the options of the recipe that commands which train share; ``lr`` is the default learning rate."""
     crop = "Smallest area of a random crop, as a fraction of the image; 1: no random crops."
     options = [
-        default_option("--lr", type=Finite(), default=lr, help="Learning rate for 128 images; scaled with the batch."),
-        default_option("--weight-decay", type=Finite(), default=5e-5, help="Weight decay of all parameters."),
-        default_option("--crop-area", type=Finite(), default=0.08, help=crop),
+        default_option(
+            "--lr", type=PositiveFloat(), default=lr, help="Learning rate for 128 images; scaled with the batch."
+        ),
+        default_option(
+            "--weight-decay", type=FiniteFloat(0, 1e9), default=5e-5, help="Weight decay of all parameters."
+        ),
+        default_option("--crop-area", type=FiniteFloat(0, 1, min_open=True), default=0.08, help=crop),
         default_option("--flip/--no-flip", default=True, help="Mirror half of the training images at random."),
-        default_option("--lighting", type=Finite(), default=0.1, help="Deviation of the random color shift; 0: none."),
+        default_option(
+            "--lighting", type=FiniteFloat(0, 1e9), default=0.1, help="Deviation of the random color shift; 0: none."
+        ),
     ]
 
     def add(function: F) -> F:
@@ -96,19 +105,25 @@ class SectionedCommand(click.Command):
                     formatter.write_dl(records)
 
 
-class Finite(click.types.FloatParamType):
-    """A finite number."""
+class Whole(click.IntRange):
+    """A whole number in a range that is closed on both sides: an option without an upper bound overflows somewhere."""
+
+    def __init__(self, lowest: int, highest: int) -> None:
+        super().__init__(lowest, highest)
+
+
+class FiniteFloat(click.FloatRange):
+    """A finite number in a range that is bounded on both sides."""
+
+    def __init__(self, lowest: float, highest: float, *, min_open: bool = False, max_open: bool = False) -> None:
+        super().__init__(lowest, highest, min_open=min_open, max_open=max_open)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse a number."""
         number = super().convert(value, param, ctx)
-        if not math.isfinite(number):
+        if not math.isfinite(number):  # nan is in every range
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
-
-
-class FiniteFloat(Finite, click.FloatRange):
-    """A finite number in a range."""
 
 
 class PositiveFloat(FiniteFloat):
@@ -118,10 +133,23 @@ class PositiveFloat(FiniteFloat):
         super().__init__(0, 1e9, min_open=True)
 
 
+def seed_type() -> Whole:
+    """Return the type of a seed: every generator takes 63 bits."""
+    return Whole(0, 2**63 - 1)
+
+
+def threads_type() -> Whole:
+    """Return the type of a number of CPU threads."""
+    return Whole(1, 1024)
+
+
 class IntList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
-    """Whole numbers above 0, separated by commas."""
+    """Whole numbers from 1 to ``highest``, separated by commas."""
 
     name = "n,n,..."
+
+    def __init__(self, highest: int) -> None:
+        self.highest = highest
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """Parse ``1,8,32``."""
@@ -131,13 +159,13 @@ class IntList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gener
             numbers = tuple(int(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not a list of whole numbers such as 1,8,32", param, ctx)
-        if min(numbers) < 1:
-            self.fail(f"{value!r} holds a number below 1", param, ctx)
+        if min(numbers) < 1 or max(numbers) > self.highest:
+            self.fail(f"{value!r} holds a number that is not in the range 1<=x<={self.highest}", param, ctx)
         return numbers
 
 
 class RangeParam(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A pair ``low:high``, or one number for both."""
+    """A pair ``low:high``, or one number for both, each from 0 to 10^9."""
 
     name = "low:high"
 
@@ -150,6 +178,9 @@ class RangeParam(click.ParamType):  # type: ignore[type-arg,unused-ignore]
             return value[0], value[1]
         low, _, high = str(value).partition(":")
         try:
-            return self.number(low), self.number(high or low)
+            pair = self.number(low), self.number(high or low)
         except ValueError:
             self.fail(f"{value!r} is not a range such as 12:28, or one number", param, ctx)
+        if not all(0 <= number <= _HIGHEST for number in pair):  # nan is in no range
+            self.fail(f"{value!r} holds a number that is not in the range 0<=x<={_HIGHEST:g}", param, ctx)
+        return pair

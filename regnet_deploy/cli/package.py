@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from regnet_deploy.cli.options import FiniteFloat, bundle_argument, json_option
+from regnet_deploy.cli.options import FiniteFloat, Whole, bundle_argument, json_option, threads_type
 from regnet_deploy.cli.output import print_json, print_message
 
 
@@ -45,30 +45,28 @@ from regnet_deploy.cli.output import print_json, print_message
     help="Where KServe finds the bundle, such as pvc://claim/path.  [default: /bundle of the image]",
 )
 @click.option(
-    "--replicas", type=click.IntRange(1, 1000), default=1, show_default=True, help="Replicas for KServe and Ray Serve."
+    "--replicas", type=Whole(1, 1000), default=1, show_default=True, help="Replicas for KServe and Ray Serve."
 )
 @click.option(
     "--executors",
-    type=click.IntRange(1, 256),
+    type=Whole(1, 256),
     help="Inferences that run at the same time.  [default: as tuned, else 1]",
 )
 @click.option(
-    "--threads", type=click.IntRange(1, 1024), help="CPU threads for an inference.  [default: as tuned, else all cores]"
+    "--threads", type=threads_type(), help="CPU threads for an inference.  [default: as tuned, else all cores]"
 )
 @click.option(
     "--decoders",
-    type=click.IntRange(1, 256),
+    type=Whole(1, 256),
     help="Processes that decode images.  [default: one for each core; Triton: 2]",
 )
 @click.option(
     "--batch",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     help="Largest batch of an inference, images.  [default: as tuned, else that of serve; Triton: 32]",
 )
 @click.option("--max-delay", "max_delay_ms", type=FiniteFloat(0, 10_000), help="Longest wait for a fuller batch, ms.")
-@click.option(
-    "--max-queue", type=click.IntRange(1, 10**6), help="Images (on Triton: requests) that may wait; more are refused."
-)
+@click.option("--max-queue", type=Whole(1, 10**6), help="Images (on Triton: requests) that may wait; more are refused.")
 @click.option(
     "--deadline", "deadline_ms", type=FiniteFloat(1, 1e7), help="Longest wait of a request, ms.  [default: 30000]"
 )

@@ -10,7 +10,7 @@ import click
 
 from regnet_deploy.api.inference import open_classifier
 from regnet_deploy.bundle import DEFAULT_PATH, MANIFEST, open_bundle
-from regnet_deploy.cli.options import default_option, device_option, json_option, runtime_option
+from regnet_deploy.cli.options import Whole, default_option, device_option, json_option, runtime_option, threads_type
 from regnet_deploy.cli.output import print_json, print_message, print_table, terminal_progress
 from regnet_deploy.errors import DataError, UsageError
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("paths", metavar="[BUNDLE] IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@default_option("-k", type=click.IntRange(1), default=5, help="Classes to show for each image.")
+@default_option("-k", type=Whole(1, 1_000_000), default=5, help="Classes to show for each image.")
 @click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest proved one]")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores that this process may use]")
+@click.option("--threads", type=threads_type(), help="CPU threads.  [default: all cores that this process may use]")
 @device_option("auto: cuda if onnxruntime-gpu and a GPU are present. tensorrt: the TensorRT provider of ONNX Runtime.")
 @runtime_option("tensorrt runs engines, the others run ONNX variants; auto never selects openvino.")
 @json_option

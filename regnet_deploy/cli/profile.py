@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import FiniteFloat, IntList, bundle_argument, default_option, device_option, json_option
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    IntList,
+    bundle_argument,
+    default_option,
+    device_option,
+    json_option,
+    threads_type,
+)
 from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
 
 if TYPE_CHECKING:
@@ -16,11 +24,11 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_argument
-@default_option("--batch", "batches", type=IntList(), default="1,8,32", help="Batch sizes.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: the cores this process may use]")
+@default_option("--batch", "batches", type=IntList(1_000_000_000), default="1,8,32", help="Batch sizes.")
+@click.option("--threads", type=threads_type(), help="CPU threads.  [default: the cores this process may use]")
 @default_option(
     "--seconds",
-    type=FiniteFloat(min=0, min_open=True),
+    type=FiniteFloat(0, 3600, min_open=True),
     default=5.0,
     help="Duration of the measurement of each runtime and batch size, without the warm-up.",
 )

@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
-from regnet_deploy.cli.options import Finite, RangeParam, json_option
+from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Whole, json_option, seed_type
 from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--gflops", "gmacs", type=Finite(), metavar="GMACS", help="Budget: 10^9 multiply-adds (MACs) per image.")
+@click.option(
+    "--gflops",
+    "gmacs",
+    type=FiniteFloat(0, 1e18, min_open=True),
+    metavar="GMACS",
+    help="Budget: 10^9 multiply-adds (MACs) per image.",
+)
 @click.option("--published", metavar="NAME", help="Take a published network instead, such as RegNetY-4.0GF.")
 @click.option(
     "--trial", metavar="STORE[:N]", help="Take a network of a sweep instead: the best one, or the one with number N."
@@ -29,36 +35,38 @@ if TYPE_CHECKING:
 @click.option("--family", default="any", show_default=True, help="x, y (with squeeze-and-excitation), or any.")
 @click.option(
     "--tolerance",
-    type=Finite(),
+    type=FiniteFloat(0, 50, min_open=True),
     default=1.0,
     show_default=True,
     help="Accepted deviation from the budget, percent.",
 )
-@click.option("--resolution", type=int, default=224, show_default=True, help="Width and height of the image, pixels.")
-@click.option("--classes", type=int, default=1000, show_default=True, help="Number of classes.")
+@click.option(
+    "--resolution", type=Whole(16, 2048), default=224, show_default=True, help="Width and height of the image, pixels."
+)
+@click.option("--classes", type=Whole(1, 1_000_000), default=1000, show_default=True, help="Number of classes.")
 @click.option(
     "--stem-stride",
-    type=click.IntRange(1, 2),
+    type=Whole(1, 2),
     help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
 )
-@click.option("--max-params", type=Finite(), metavar="M", help="Maximum number of parameters, millions.")
+@click.option("--max-params", type=PositiveFloat(), metavar="M", help="Maximum number of parameters, millions.")
 @click.option(
-    "--max-acts", type=Finite(), metavar="M", help="Maximum number of activations at this resolution, millions."
+    "--max-acts", type=PositiveFloat(), metavar="M", help="Maximum number of activations at this resolution, millions."
 )
 @click.option("--depth", type=RangeParam(int), help="Number of blocks, n or low:high.  [default: 12:28]")
 @click.option("--group-width", type=RangeParam(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
-@click.option("--group-multiple", type=int, default=1, help="Group widths are multiples of N (8 for tensor cores).")
+@click.option(
+    "--group-multiple", type=Whole(1, 4096), default=1, help="Group widths are multiples of N (8 for tensor cores)."
+)
 @click.option("--w0", "w_0", type=RangeParam(int), help="w_0, n or low:high.  [default: 8:256; 8:384 above 8 GMACs]")
 @click.option("--wa", "w_a", type=RangeParam(float), help="w_a, low:high.  [default: 8:256]")
 @click.option("--wm", "w_m", type=RangeParam(float), help="w_m, n or low:high.  [default: 2:3]")
 @click.option(
     "--params-bound", type=RangeParam(float), help="a:c for parameters < a + c F, millions.  [default: 3:5.5]"
 )
-@click.option("--acts-bound", type=Finite(), help="c for activations < c sqrt(F), millions.  [default: 6.5]")
+@click.option("--acts-bound", type=PositiveFloat(), help="c for activations < c sqrt(F), millions.  [default: 6.5]")
 @click.option("--no-bounds", is_flag=True, help="Remove the bounds on parameters and activations.")
-@click.option(
-    "--show", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of candidates to list."
-)
+@click.option("--show", type=Whole(1, 1000), default=5, show_default=True, help="Number of candidates to list.")
 @click.option(
     "--evidence",
     multiple=True,
@@ -67,7 +75,7 @@ if TYPE_CHECKING:
     help="Rank by a sweep of your own (store or CSV) if it predicts errors better. Repeatable.",
 )
 @try_options
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of --try, and of the sample that --plot draws.")
+@click.option("--seed", type=seed_type(), default=0, help="Seed of --try, and of the sample that --plot draws.")
 @click.option("--plot", type=click.Path(), metavar="FILE", help="Plot the candidates: .png, .svg or .pdf.")
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
 @click.option("--force", is_flag=True, help="Replace the bundle even if it holds trained weights.")

@@ -13,11 +13,13 @@ from regnet_deploy.cli.options import (
     FiniteFloat,
     PositiveFloat,
     SectionedCommand,
+    Whole,
     bundle_argument,
     default_option,
     device_option,
     json_option,
     runtime_option,
+    threads_type,
 )
 from regnet_deploy.cli.output import print_message, terminal_progress
 from regnet_deploy.errors import UsageError, require
@@ -48,16 +50,16 @@ _SECTIONS = {
 @default_option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all addresses.")
 @default_option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     default=8000,
     envvar="REGNET_DEPLOY_PORT",
     show_envvar=True,
     help="HTTP port; 0 takes a free one.",
 )
-@click.option("--grpc-port", type=click.IntRange(0, 65535), help="Port for gRPC.  [default: no gRPC]")
+@click.option("--grpc-port", type=Whole(0, 65535), help="Port for gRPC.  [default: no gRPC]")
 @click.option(
     "--metrics-port",
-    type=click.IntRange(0, 65535),
+    type=Whole(0, 65535),
     envvar="REGNET_DEPLOY_METRICS_PORT",
     show_envvar=True,
     help="Port for /metrics only.  [default: --port, if it is on loopback or requires a token]",
@@ -80,12 +82,12 @@ _SECTIONS = {
     default=5,
     help="Seconds between two checks for new versions; 0: no checks.",
 )
-@click.option("--executors", type=click.IntRange(1, 256), help="Concurrent inferences.  [default: as tuned, else 1]")
+@click.option("--executors", type=Whole(1, 256), help="Concurrent inferences.  [default: as tuned, else 1]")
 @click.option(
-    "--threads", type=click.IntRange(1), help="CPU threads of an inference.  [default: as tuned, else cores/executors]"
+    "--threads", type=threads_type(), help="CPU threads of an inference.  [default: as tuned, else cores/executors]"
 )
 @click.option(
-    "--batch", type=click.IntRange(1), help="Maximum batch of an inference, in images.  [default: as tuned, else 8]"
+    "--batch", type=Whole(1, 4096), help="Maximum batch of an inference, in images.  [default: as tuned, else 8]"
 )
 @click.option(
     "--max-delay",
@@ -93,10 +95,8 @@ _SECTIONS = {
     type=FiniteFloat(0, 10_000),
     help="ms for which an incomplete batch waits for more requests.  [default: as tuned, else 0]",
 )
-@click.option(
-    "--decoders", type=click.IntRange(1, 256), help="Processes that decode images.  [default: number of cores]"
-)
-@default_option("--max-batch", type=click.IntRange(1), default=32, help="Maximum number of images in a request.")
+@click.option("--decoders", type=Whole(1, 256), help="Processes that decode images.  [default: number of cores]")
+@default_option("--max-batch", type=Whole(1, 4096), default=32, help="Maximum number of images in a request.")
 @default_option(
     "--deadline",
     "deadline_ms",
@@ -107,7 +107,7 @@ _SECTIONS = {
 @default_option("--max-body-mb", type=PositiveFloat(), default=32, help="Maximum size of a request, MB.")
 @default_option(
     "--max-queue",
-    type=click.IntRange(1),
+    type=Whole(1, 1_000_000),
     default=128,
     help="Maximum number of images that wait for an inference; more get 503 and Retry-After.",
 )
@@ -117,13 +117,13 @@ _SECTIONS = {
 @default_option("--max-megapixels", type=PositiveFloat(), default=25, help="Maximum size of an image, megapixels.")
 @default_option(
     "--max-in-flight",
-    type=click.IntRange(1),
+    type=Whole(1, 1_000_000),
     default=256,
     help="Maximum number of requests in flight; more get 503 and Retry-After.",
 )
 @default_option(
     "--max-connections",
-    type=click.IntRange(1),
+    type=Whole(1, 1_000_000),
     default=512,
     help="Maximum number of open connections; for more, idle ones are closed; if none is idle, 503.",
 )

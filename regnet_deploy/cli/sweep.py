@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.cli.options import FiniteFloat, RangeParam, json_option, recipe_options
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    RangeParam,
+    Whole,
+    json_option,
+    recipe_options,
+    seed_type,
+    threads_type,
+)
 from regnet_deploy.cli.output import limit_thread_spinning, print_json, print_message, terminal_progress
 from regnet_deploy.errors import UsageError, require
 
@@ -31,33 +39,38 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
     metavar="DIR",
     help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... with --val-split.",
 )
-@click.option("--n", "n", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Number of networks.")
+@click.option("--n", "n", type=Whole(1, 100_000), default=100, show_default=True, help="Number of networks.")
 @click.option(
     "--mmacs",
     type=RangeParam(float),
     help="Range of complexity, million MACs at --resolution.  [default: 360:400 at 224 pixels]",
 )
-@click.option("--resolution", type=click.IntRange(8), default=224, show_default=True, help="Width and height, pixels.")
+@click.option("--resolution", type=Whole(8, 2048), default=224, show_default=True, help="Width and height, pixels.")
 @click.option(
     "--stem-stride",
-    type=click.IntRange(1, 2),
+    type=Whole(1, 2),
     help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
 )
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FILE", help="File of the results.  [default: <space>.sweep]"
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
+@click.option("--seed", type=seed_type(), default=0, show_default=True, help="Seed of the draws.")
 @click.option(
     "--training-seed",
-    type=click.IntRange(0),
+    type=seed_type(),
     help="Seed of initial weights, order and augmentation.  [default: --seed]",
 )
-@click.option("--epochs", default=10, show_default=True, help="Passes over the training images.")
-@click.option("--batch-size", type=int, help="[default: 128, or a quarter of the training images if fewer]")
+@click.option(
+    "--epochs", type=Whole(1, 1_000_000), default=10, show_default=True, help="Passes over the training images."
+)
+@click.option(
+    "--batch-size", type=Whole(2, 1_000_000), help="[default: 128, or a quarter of the training images if fewer]"
+)
 @recipe_options(lr=0.05)
-@click.option("--warmup-epochs", type=int, default=0, show_default=True)
+@click.option("--warmup-epochs", type=Whole(0, 1_000_000), default=0, show_default=True)
 @click.option(
     "--precise-bn",
+    type=Whole(0, 1_000_000_000),
     default=8192,
     show_default=True,
     help="Images for the batch norm statistics after each epoch; 0 disables it.",
@@ -69,7 +82,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of a trial.  [default: all cores]")
+@click.option("--threads", type=threads_type(), help="CPU threads of a trial.  [default: all cores]")
 @click.option(
     "--ray",
     is_flag=False,
@@ -77,10 +90,12 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
     metavar="[ADDRESS]",
     help="Run several trials at a time on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, ray://...).",
 )
-@click.option("--cpus-per-trial", type=FiniteFloat(0, min_open=True), help="With --ray: CPUs of a trial.  [default: 1]")
+@click.option(
+    "--cpus-per-trial", type=FiniteFloat(0, 1024, min_open=True), help="With --ray: CPUs of a trial.  [default: 1]"
+)
 @click.option(
     "--gpus-per-trial",
-    type=FiniteFloat(0),
+    type=FiniteFloat(0, 1024),
     help="With --ray: GPUs of a trial; 0.25 runs four on a GPU.  [default: 1 with CUDA]",
 )
 @click.option("--retry", is_flag=True, help="Train networks again that diverged or failed.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import Finite, FiniteFloat, bundle_argument, json_option, recipe_options
+from regnet_deploy.cli.options import FiniteFloat, Whole, bundle_argument, json_option, recipe_options, seed_type
 from regnet_deploy.cli.output import (
     bundle_argument_text,
     limit_thread_spinning,
@@ -35,31 +35,40 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     type=FiniteFloat(0, 1, min_open=True, max_open=True),
     help="Share of each class held out for validation, if DIR has no val/.  [default: 0.1]",
 )
-@click.option("--epochs", default=100, show_default=True, help="Passes over the training images.")
 @click.option(
-    "--batch-size", type=int, help="Images in a step.  [default: 128, at most a quarter of the training images]"
+    "--epochs", type=Whole(1, 1_000_000), default=100, show_default=True, help="Passes over the training images."
+)
+@click.option(
+    "--batch-size",
+    type=Whole(2, 1_000_000),
+    help="Images in a step.  [default: 128, at most a quarter of the training images]",
 )
 @recipe_options(lr=0.1)
 @click.option(
     "--warmup-epochs",
-    type=int,
+    type=Whole(0, 1_000_000),
     help="Epochs with a rising learning rate.  [default: 5, at most a quarter of the epochs]",
 )
 @click.option(
     "--label-smoothing",
-    type=Finite(),
+    type=FiniteFloat(0, 1, max_open=True),
     default=0.0,
     show_default=True,
     help="Share of the target that is spread over all classes.",
 )
 @click.option(
     "--precise-bn",
+    type=Whole(0, 1_000_000_000),
     default=8192,
     show_default=True,
     help="Training images for the batch norm statistics of each evaluation; 0: running averages.",
 )
 @click.option(
-    "--seed", default=0, show_default=True, help="Seed of initial weights, held-out images, order and augmentation."
+    "--seed",
+    type=seed_type(),
+    default=0,
+    show_default=True,
+    help="Seed of initial weights, held-out images, order and augmentation.",
 )
 @click.option("--fine-tune", is_flag=True, help="Start from the weights of the bundle.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -83,7 +92,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 )
 @click.option(
     "--workers",
-    type=click.IntRange(0),
+    type=Whole(0, 256),
     help="Processes that load images.  [default: up to 8 with CUDA, 0 or 1 on the CPU]",
 )
 @click.option(
@@ -92,7 +101,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     help="Folder for checkpoint and TensorBoard files.  [default: BUNDLE.training]",
 )
 @click.option(
-    "--checkpoint-seconds", type=FiniteFloat(0), default=30.0, show_default=True, help="Time between checkpoints."
+    "--checkpoint-seconds", type=FiniteFloat(0, 1e9), default=30.0, show_default=True, help="Time between checkpoints."
 )
 @click.option(
     "--restart", is_flag=True, help="Discard an unfinished run, or train a trained network again from the start."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from regnet_deploy.cli.options import Finite, FiniteFloat
+from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, Whole, threads_type
 from regnet_deploy.cli.output import limit_thread_spinning, print_message, terminal_progress
 from regnet_deploy.cli.sweep import make_executor
 from regnet_deploy.errors import UsageError, require
@@ -24,20 +24,22 @@ _OPTIONS = (
         "--data", type=click.Path(path_type=Path), metavar="DIR", help="With --try: folder of images, as for `train`."
     ),
     click.option(
-        "--epochs", type=click.IntRange(1), default=10, help="With --try: epochs of the last round.  [default: 10]"
+        "--epochs", type=Whole(1, 1_000_000), default=10, help="With --try: epochs of the last round.  [default: 10]"
     ),
     click.option(
         "--lr",
-        type=Finite(),
+        type=PositiveFloat(),
         default=0.05,
         help="With --try: learning rate for a batch of 128 images.  [default: 0.05]",
     ),
     click.option(
-        "--batch-size", type=int, help="With --try.  [default: 128, or a quarter of the training images if fewer]"
+        "--batch-size",
+        type=Whole(2, 1_000_000),
+        help="With --try.  [default: 128, or a quarter of the training images if fewer]",
     ),
     click.option(
         "--crop-area",
-        type=Finite(),
+        type=FiniteFloat(0, 1, min_open=True),
         default=0.08,
         help="With --try: smallest area of a random crop, as a fraction of the image.  [default: 0.08]",
     ),
@@ -48,7 +50,7 @@ _OPTIONS = (
         help="With --try: fraction of the images that is held out for validation.",
     ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="With --try."),
-    click.option("--threads", type=click.IntRange(1), help="With --try: CPU threads of a trial.  [default: all cores]"),
+    click.option("--threads", type=threads_type(), help="With --try: CPU threads of a trial.  [default: all cores]"),
     click.option("--retry", is_flag=True, help="With --try: train candidates again that diverged or failed."),
     click.option(
         "--ray", is_flag=False, flag_value="local", metavar="[ADDRESS]", help="With --try: train on Ray, as `sweep`."
@@ -65,7 +67,7 @@ def try_options(function: F) -> F:
     count = click.option(
         "--try",
         "tries",
-        type=click.IntRange(1, 500),
+        type=Whole(1, 500),
         metavar="N",
         help="Train the first N candidates that differ in shape, and take the best.",
     )

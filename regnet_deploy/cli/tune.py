@@ -14,6 +14,7 @@ import click
 from regnet_deploy.bundle import Manifest, ensure_writable, open_bundle, update_bundle
 from regnet_deploy.cli.options import (
     FiniteFloat,
+    Whole,
     arrival_seed_option,
     bundle_argument,
     default_option,
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 @device_option("Device to run on; see `serve --device`.")
 @click.option(
     "--max-executors",
-    type=click.IntRange(1),
+    type=Whole(1, 256),
     help="Largest number of inferences at the same time.  [default: the number of cores]",
 )
 @click.option(

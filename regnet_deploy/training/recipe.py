@@ -74,8 +74,10 @@ class Recipe:
             raise UsageError(f"the lighting must be 0 or more, got {self.lighting}")
         if not 0 <= self.label_smoothing < 1:
             raise UsageError(f"the label smoothing must be 0 or more and below 1, got {self.label_smoothing}")
-        if self.precise_bn_images < 0 or self.seed < 0:
-            raise UsageError("the seed and the images for precise batch norm must be 0 or more")
+        if self.precise_bn_images < 0:
+            raise UsageError(f"the images for precise batch norm must be 0 or more, got {self.precise_bn_images}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"the seed must be 0 to 2^63 - 1, got {self.seed}")
 
     def fitted(self, images: int) -> Recipe:
         """Return the recipe with batch size and warm-up for this number of training images.

@@ -183,7 +183,7 @@ def test_a_table_is_refined_with_the_space_that_is_named(
     ("options", "said"),
     [
         (["--columns", "w_1,deepth"], "no population has a column 'deepth'"),
-        (["--share", "0"], "above 0 and at most 1, got 0"),
+        (["--share", "0"], "0.0 is not in the range 0<x<=1"),
         (["--share", "nan"], "'--share': 'nan' is not a finite number"),
         (["--repeats", "0"], "--repeats"),
         (["--html", "none/a.html"], "there is no folder none for a.html: create it first"),

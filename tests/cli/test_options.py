@@ -5,18 +5,66 @@ import importlib
 import click
 import pytest
 
+from regnet_deploy.cli.bench import Rates
 from regnet_deploy.cli.main import COMMANDS
-from regnet_deploy.cli.options import Finite
+from regnet_deploy.cli.options import FiniteFloat, IntList, RangeParam, Whole
+
+#: What nobody means, whatever the option: too large for 64 bits, for a float, or no number.
+EXTREMES = ["99999999999999999999", "-99999999999999999999", "1e400", "nan", "inf", "-inf"]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_number_may_be_infinite_or_nan(name: str):
-    command: click.Command = importlib.import_module(f"regnet_deploy.cli.{name}").command
-    numbers = [option for option in command.params if isinstance(option.type, click.types.FloatParamType)]
-    assert [option.name for option in numbers if not isinstance(option.type, Finite)] == []
+def number_options() -> list[tuple[str, click.Parameter]]:
+    commands = {name: importlib.import_module(f"regnet_deploy.cli.{name}").command for name in COMMANDS}
+    kinds = (click.types.IntParamType, click.types.FloatParamType, IntList, RangeParam, Rates)
+    return [
+        (f"{name} {option.opts[0]}", option)
+        for name, command in commands.items()
+        for option in command.params
+        if isinstance(option.type, kinds)
+    ]
+
+
+NUMBERS = pytest.mark.parametrize("option", [pytest.param(option, id=name) for name, option in number_options()])
+
+
+@NUMBERS
+def test_every_number_is_bounded_on_both_sides(option: click.Parameter):
+    kind = option.type
+    if not isinstance(kind, IntList | RangeParam | Rates):
+        assert isinstance(kind, Whole | FiniteFloat)
+        assert kind.min is not None
+        assert kind.max is not None
+
+
+@pytest.mark.parametrize("value", EXTREMES)
+@NUMBERS
+def test_an_extreme_number_is_refused_with_its_value(option: click.Parameter, value: str):
+    with pytest.raises(click.BadParameter) as caught:
+        option.type.convert(value, option, None)
+    said = caught.value.message
+    assert any(text in said for text in (value, str(float(value)), f"{float(value):.0f}")), said
+
+
+@NUMBERS
+def test_the_default_of_a_number_is_in_its_range(option: click.Parameter):
+    default = getattr(option, "default", None)
+    if isinstance(default, int | float | str):
+        option.type.convert(default, option, None)
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e400"])
 def test_a_number_that_is_not_finite_is_refused(value: str):
-    with pytest.raises(click.BadParameter, match="is not a finite number"):
-        Finite().convert(value, None, None)
+    with pytest.raises(click.BadParameter, match=r"is not a finite number|is not in the range"):
+        FiniteFloat(0, 1).convert(value, None, None)
+
+
+@pytest.mark.parametrize("value", ["1,0", "4097", "8,99999999999999999999", "1,,2", "x"])
+def test_a_list_of_whole_numbers_is_refused_with_its_value(value: str):
+    with pytest.raises(click.BadParameter, match=value):
+        IntList(4096).convert(value, None, None)
+
+
+@pytest.mark.parametrize("value", ["nan:2", "1:inf", "-1:2", "1:1e10", "1:2:3"])
+def test_a_range_is_refused_with_its_value(value: str):
+    with pytest.raises(click.BadParameter, match=value):
+        RangeParam(float).convert(value, None, None)

@@ -37,7 +37,7 @@ def test_the_picture_is_drawn(cli, exported_bundle, tmp_path):
     ("options", "reason"),
     [
         (("--batch", "1,x"), "not a list of whole numbers"),
-        (("--batch", "0"), "below 1"),
+        (("--batch", "0"), "not in the range"),
         (("--seconds", "0"), "seconds"),
         (("--threads", "0"), "threads"),
         (("--device", "tpu"), "tpu"),

@@ -63,7 +63,7 @@ def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--epochs", "0"], "epochs must be 1 or more, got 0"),
+        (["--epochs", "0"], "'--epochs': 0 is not in the range"),
         (["--lr", "nan"], "'--lr': 'nan' is not a finite number"),
         (["--mmacs", "3:1"], "from low to high"),
         (["--mmacs", "many"], "'many' is not a range such as 12:28"),

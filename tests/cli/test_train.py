@@ -88,9 +88,14 @@ def test_a_network_that_learned_nothing_is_compared_with_a_constant_answer(cli: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--epochs", "0"], "epochs must be 1 or more, got 0"),
+        (["--epochs", "0"], "'--epochs': 0 is not in the range"),
+        (["--epochs", "99999999999999999999"], "'--epochs': 99999999999999999999 is not in the range"),
+        (["--seed", "20240131123456789012"], "'--seed': 20240131123456789012 is not in the range"),
+        (["--seed", "-1"], "'--seed': -1 is not in the range"),
+        (["--precise-bn", "-1"], "'--precise-bn': -1 is not in the range"),
+        (["--val-split", "nan"], "'--val-split': 'nan' is not a finite number"),
         (["--lr", "nan"], "'--lr': 'nan' is not a finite number"),
-        (["--batch-size", "1"], "batch size must be 2 or more"),
+        (["--batch-size", "1"], "'--batch-size': 1 is not in the range"),
         (["--val-split", "1"], "--val-split"),
         (["--precision", "fp8"], "fp8"),
         (["--warmup-epochs", "2"], "warm-up epochs must be 0 to 1, got 2"),

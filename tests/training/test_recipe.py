@@ -61,7 +61,9 @@ def test_without_warm_up_the_first_rate_is_the_highest() -> None:
         ({"crop_area": 1.5}, "crop area must be above 0 and at most 1, got 1.5"),
         ({"lighting": -0.1}, "lighting must be 0 or more"),
         ({"label_smoothing": 1.0}, "label smoothing must be 0 or more and below 1"),
-        ({"seed": -1}, "must be 0 or more"),
+        ({"seed": -1}, "the seed must be 0 to .* got -1"),
+        ({"seed": 2**63}, "got 9223372036854775808"),
+        ({"precise_bn_images": -2}, "must be 0 or more, got -2"),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused(change: dict[str, float], message: str) -> None:
