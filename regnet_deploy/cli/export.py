@@ -81,7 +81,12 @@ _PATH = click.Path(path_type=Path)
     help="Limit of a precision on the golden set (may be repeated): atol, rtol, mean, cosine or top1.",
 )
 @click.option(
-    "--batch", "batches", type=IntList(1_000_000_000), default="1,8", show_default=True, help="Batch sizes that auto measures."
+    "--batch",
+    "batches",
+    type=IntList(1_000_000_000),
+    default="1,8",
+    show_default=True,
+    help="Batch sizes that auto measures.",
 )
 @click.option(
     "--seconds",
