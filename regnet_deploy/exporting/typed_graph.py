@@ -20,7 +20,13 @@ from onnx import helper
 
 from regnet_deploy import __version__
 from regnet_deploy.exporting.precision import ConvolutionKind, Precision
-from regnet_deploy.exporting.quantization import TensorRange, affine_scale, quantize_weights, symmetric_scale
+from regnet_deploy.exporting.quantization import (
+    TensorRange,
+    affine_scale,
+    least_weight_scale,
+    quantize_weights,
+    symmetric_scale,
+)
 
 #: Opset -> version of the file format that was released with it.
 _IR_VERSIONS = {18: 8, 19: 9, 22: 10}
@@ -168,7 +174,10 @@ class TypedGraph:
         if not quantized:
             return [self.float_constant(f"{name}.weight", weight), self.float_constant(f"{name}.bias", bias)]
         kind = "fp8" if self.precision.quantized_type == "fp8" else "int8"
-        tensor = quantize_weights(weight, kind, self._float, reduce_range=self._reduce_range)
+        least: Array | float = 0.0
+        if self.precision.quantized_type == "int8":
+            least = least_weight_scale(bias, symmetric_scale(self._range_of(x.removesuffix(".dq")), kind))
+        tensor = quantize_weights(weight, kind, self._float, reduce_range=self._reduce_range, least_scale=least)
         scale = self.constant(f"{name}.weight.scale", tensor.scale)
         zero = self.constant(f"{name}.weight.zero", np.zeros(len(weight), tensor.values.dtype))
         values = self.constant(f"{name}.weight", tensor.values)

@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from regnet_deploy.exporting.quantization import TensorRange, affine_scale, quantize_weights, symmetric_scale
+from regnet_deploy.exporting.quantization import (
+    TensorRange,
+    affine_scale,
+    least_weight_scale,
+    quantize_weights,
+    symmetric_scale,
+)
 
 TINY = float(np.finfo(np.float16).tiny)  # no scale is smaller
 weights = arrays.arrays(
@@ -98,3 +104,27 @@ def test_an_affine_scale_reaches_both_ends_and_has_a_zero(bounds):
 )
 def test_affine_scales_are_those_of_the_definition(bounds, scale, point):
     assert affine_scale(bounds) == (pytest.approx(scale), point)
+
+
+@given(
+    weights,
+    st.floats(2**-13, 2.0),
+    st.lists(st.floats(-2000, 2000, allow_subnormal=False), min_size=5, max_size=5),
+)
+def test_every_bias_divided_by_its_scales_is_within_fp16(weight, input_scale, biases):
+    bias = np.asarray(biases[: len(weight)])
+    small = quantize_weights(weight, "int8", np.float16, least_scale=least_weight_scale(bias, input_scale))
+    product = np.float16(input_scale) * small.scale
+    nonzero = bias.astype(np.float16) != 0
+    assert (product[nonzero] > 0).all()
+    quotient = bias.astype(np.float16)[nonzero].astype(np.float32) / product[nonzero].astype(np.float32)
+    assert np.isfinite(quotient.astype(np.float16)).all()
+    assert np.isfinite(small.scale).all()
+
+
+def test_weights_of_usual_biases_have_the_scale_of_their_largest_value():
+    weight, bias = np.full((2, 3, 1, 1), 0.5), np.array([0.0, 4 * 0.5 * 0.9])
+    plain = quantize_weights(weight, "int8", np.float16)
+    small = quantize_weights(weight, "int8", np.float16, least_scale=least_weight_scale(bias, 0.9 / 127))
+    np.testing.assert_array_equal(small.scale, plain.scale)
+    np.testing.assert_array_equal(small.values, plain.values)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper, shape_inference
 
-from regnet_deploy.exporting.emulation import emulate_bf16
+from regnet_deploy.exporting.emulation import emulate, emulate_bf16
 from regnet_deploy.exporting.onnx_graph import build_onnx, convolution_types
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
@@ -191,6 +191,35 @@ def test_onnx_runtime_gives_nearly_the_logits_of_torch(networks, build, precisio
 @pytest.mark.parametrize("seed", range(4))
 def test_of_the_usual_network_it_is_nearer(build, precision, seed):
     assert signal_to_noise_db(build, SOME, seed, precision, pixels=bool(seed % 2)) >= LEAST_DB[precision.name][1]
+
+
+@pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL"])
+@pytest.mark.parametrize("precision", ["int8", "int8-1x1", "fp8-1x1"])
+@pytest.mark.parametrize("block", ["bottleneck", "v", "vr"])
+def test_a_plain_session_computes_a_file_for_tensorrt_as_well_as_one_without_optimizations(
+    random_model, measured_ranges, block, precision, level
+):
+    """Biases are large and weights small in some channels: divided by their scales, they are beyond FP16."""
+    network = SOME if block == "bottleneck" else Network((1, 2), (16, 24), (16, 24), (1.0, 1.0), 0.0, 2, 8, block=block)
+    model, preprocessing, views = random_model(network, 5, 0), default_preprocessing(SIDE), pixels_of(12, 1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bn.weight"):
+                parameter[::4] *= 0.01
+            elif name.endswith("bn.bias"):
+                parameter[::4] = 2.0
+    images, weights = normalize(views, preprocessing), arrays(model)
+    ranges = measured_ranges(network, weights, preprocessing, images)
+    made = emulate(build_onnx(network, weights, preprocessing, PRECISIONS[precision], ranges), PRECISIONS[precision])
+    exact = open_onnx(made, threads=1, device="cpu", exact=True).run(images)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    plain = onnxruntime.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    got = plain.run(None, {"images": images})[0]
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(images)).numpy()
+    spread = wanted.std(axis=0).mean()
+    assert np.abs(got - wanted).mean() / spread <= np.abs(exact - wanted).mean() / spread + 0.05
 
 
 @pytest.mark.parametrize("block", ["bottleneck", "v", "vr"])
