@@ -13,7 +13,7 @@ def build(args):
 
     def application():
         # Called in the replica: what is opened there cannot be sent to it.
-        from regnet_deploy.serving.asgi_application import create_application
+        from regnet_deploy.serving.embedding import create_application
         from regnet_deploy.serving.limits import Limits
         from regnet_deploy.serving.model_version import ServeOptions
 

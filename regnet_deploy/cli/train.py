@@ -171,6 +171,6 @@ def command(
     best = training.best
     print_message(
         f"{bundle.path}: weights of epoch {best.epoch}, {best.val_top1:.2%} of {best.val_images:,} validation images "
-        f"correct; {training.data.train_images:,} images, {training.seconds:.0f} s - "
+        f"right; {training.data.train_images:,} images, {training.seconds:.0f} s - "
         f"next: regnet-deploy export{bundle_argument_text(bundle.path)}"
     )

@@ -17,7 +17,7 @@ import uvicorn
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.errors import ProofError
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
-from regnet_deploy.serving.asgi_application import create_application
+from regnet_deploy.serving.embedding import create_application
 from regnet_deploy.serving.model_version import ServeOptions
 
 SETTINGS: dict[str, Any] = {"options": ServeOptions(variant="onnx-fp32"), "decoders": 1, "poll_s": 0}
