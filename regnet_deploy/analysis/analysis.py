@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.analysis.best_range import REPEATS, SHARE, BestRange, best_range, check_bootstrap
+from regnet_deploy.analysis.best_range import (
+    MIN_NETWORKS,
+    REPEATS,
+    SHARE,
+    BestRange,
+    best_range,
+    check_bootstrap,
+    too_few,
+)
 from regnet_deploy.analysis.columns import COMPLEXITIES, check_columns, columns_of, default_columns
 from regnet_deploy.analysis.edf import (
     ErrorDistribution,
@@ -35,8 +43,9 @@ class PopulationAnalysis:
     Attributes:
         name: name of the space or file; numbered if several populations have the same.
         distribution: distribution of the errors.
-        ranges: range of the best value of each column.
-        rankings: rank correlation of each column with the error, where both vary.
+        ranges: range of the best value of each column; empty where there are too few networks.
+        rankings: rank correlation of each column with the error, where both vary; empty where there are too few
+            networks.
         search: expected result of random search.
         fits: the best-fitting quantized line of each network; empty where the networks are not known.
         unsuccessful: number of networks that diverged or failed; no statistic includes them.
@@ -70,7 +79,7 @@ class Analysis:
 
     Attributes:
         populations: the analysis of each population.
-        distances: the distance of each pair.
+        distances: the distance of each pair of populations that have enough networks.
         normalized: column of a complexity -> the error distributions, weighted so that all populations have the same
             distribution of it. Columns without a common bin are omitted.
         share: size of a bootstrap sample, as a fraction of the population.
@@ -119,8 +128,12 @@ def analyze(
     share: float = SHARE,
     seed: int = 0,
     columns: Sequence[str] | None = None,
+    min_networks: int = MIN_NETWORKS,
 ) -> Analysis:
     """Analyze populations.
+
+    Of a population with fewer than ``min_networks`` networks the errors are described, and nothing is concluded: it has
+    no ranges of the best, rank correlations and distances, and a remark says so.
 
     Args:
         populations: one or more populations of at least two networks.
@@ -129,6 +142,7 @@ def analyze(
         seed: seed of all draws.
         columns: the columns to analyze; ``e_fit`` is available where the networks are known. The default is every
             column of the drawn parameters, depth, costs and e_fit that varies. A population can lack a column.
+        min_networks: smallest number of networks from which ranges, correlations and distances are computed.
 
     Raises:
         UsageError: a population has fewer than two networks or errors that are not numbers, no population has a
@@ -147,6 +161,8 @@ def analyze(
     for name, trials, own_fits, own in zip(names, populations, fits, known, strict=True):
         selected = default_columns(own, trials.drawn) if columns is None else dict.fromkeys(columns)
         analyzed = {column: own[column] for column in selected if column in own and np.isfinite(own[column]).any()}
+        if len(trials) < min_networks:
+            analyzed = {}
         ranges = [
             best_range(column, values, trials.error, share=share, repeats=repeats, seed=seed)
             for column, values in analyzed.items()
@@ -173,13 +189,21 @@ def analyze(
             distributions = normalized_distributions(errors, [own[column] for own in known])
             if distributions is not None:
                 normalized[column] = distributions
-    distances = pairwise_distances(names, errors)
-    return Analysis(tuple(made), distances, normalized, share, repeats, seed, _remarks(names, populations))
+    enough = [(name, each) for name, each in zip(names, errors, strict=True) if len(each) >= min_networks]
+    distances = pairwise_distances([name for name, _ in enough], [each for _, each in enough])
+    remarks = _remarks(names, populations, min_networks)
+    return Analysis(tuple(made), distances, normalized, share, repeats, seed, remarks)
 
 
-def _remarks(names: Sequence[str], populations: Sequence[Trials]) -> tuple[str, ...]:
+def _remarks(names: Sequence[str], populations: Sequence[Trials], min_networks: int) -> tuple[str, ...]:
     """Return the limitations of the results."""
-    made = [
+    made = [remark for trials in populations for remark in trials.remarks]
+    made += [
+        f"{too_few(name, len(trials), min_networks)}: no ranges of the best, rank correlations and distances of it"
+        for name, trials in zip(names, populations, strict=True)
+        if len(trials) < min_networks
+    ]
+    made += [
         f"{name}: {trials.unsuccessful} of {len(trials) + trials.unsuccessful} networks diverged or failed; no "
         "statistic includes them, so the population looks better than it is"
         for name, trials in zip(names, populations, strict=True)

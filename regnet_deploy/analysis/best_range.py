@@ -18,6 +18,9 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 SHARE, REPEATS = 0.25, 10_000
+#: With fewer networks, the 95 % interval of the best value contains the best value less often than it says:
+#: ``benchmarks/population_size.py`` measures how often.
+MIN_NETWORKS = 20
 PERCENTILES = (2.5, 50.0, 97.5)
 #: Rows drawn at a time, which limits the memory.
 _MAX_ROWS = 4_000_000
@@ -68,6 +71,11 @@ def check_bootstrap(share: float, repeats: int) -> None:
         raise UsageError(f"the size of a bootstrap sample is a fraction above 0 and at most 1, got {share:g}")
     if repeats < 1:
         raise UsageError(f"the bootstrap needs at least 1 repeat, got {repeats}")
+
+
+def too_few(name: str, n: int, needed: int) -> str:
+    """Return the text that a population has too few networks to conclude anything from it."""
+    return f"{name} has too few networks, {n} of {needed} that are needed"
 
 
 def sample_size(n: int, share: float = SHARE) -> int:
@@ -138,6 +146,7 @@ def refined_space(
     share: float = SHARE,
     repeats: int = REPEATS,
     seed: int = 0,
+    min_networks: int = MIN_NETWORKS,
 ) -> Space:
     """Return the space with each free parameter narrowed to the 95 % interval of its best values.
 
@@ -149,10 +158,16 @@ def refined_space(
         share: size of a bootstrap sample, as a fraction of the population.
         repeats: number of bootstrap samples.
         seed: seed of the bootstrap.
+        min_networks: smallest number of networks from which a space is refined.
 
     Raises:
-        UsageError: the population was drawn from another space, or has none of its parameters.
+        UsageError: the population has too few networks, was drawn from another space, or has none of its parameters.
     """
+    if len(trials) < min_networks:
+        raise UsageError(
+            f"{too_few(trials.space, len(trials), min_networks)} to narrow a space: train more with `sweep --n`, or "
+            "accept fewer with --min-networks"
+        )
     ranges = refined_ranges(space, trials, share=share, repeats=repeats, seed=seed)
     refined = narrow_space(space, {column: (low, high) for column, (low, _, high) in ranges.items()}, name)
     for part, relation in across:

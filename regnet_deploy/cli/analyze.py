@@ -35,6 +35,13 @@ _FORMATS = ("svg", "png", "pdf")
     "--repeats", type=Whole(1, 1_000_000), default=10_000, show_default=True, help="Number of bootstrap samples."
 )
 @click.option("--seed", type=seed_type(), default=0, show_default=True, help="Seed of the bootstrap.")
+@click.option(
+    "--min-networks",
+    type=Whole(2, 1_000_000),
+    default=20,
+    show_default=True,
+    help="Smallest population from which ranges, correlations and distances are computed.",
+)
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write an HTML page with every figure.")
 @click.option("--figures", type=click.Path(path_type=Path), metavar="DIR", help="Write the figures as files.")
 @click.option(
@@ -78,7 +85,7 @@ def command(**options: Any) -> None:
     from regnet_deploy.populations.reader import read_trials
 
     files, csv, html, figures, refine = (options[name] for name in ("files", "csv", "html", "figures", "refine"))
-    bootstrap = {name: options[name] for name in ("share", "repeats", "seed")}
+    bootstrap = {name: options[name] for name in ("share", "repeats", "seed", "min_networks")}
     columns = [name.strip() for name in (options["columns"] or "").split(",") if name.strip()] or None
     populations = [read_trials(path) for path in files]
     analysis = analyze(populations, columns=columns, **bootstrap)

@@ -1,8 +1,7 @@
 """Reads and writes populations as CSV.
 
-Columns are identified by name. ``error`` is the top-1 error in percent; ``top1_err`` is read as the same, and
-``top1_acc`` as 100 minus the error. Stages are lists of numbers separated by spaces. Every other column of numbers is a
-column of the population.
+Columns are identified by name; :mod:`regnet_deploy.populations.csv_rows` says which names and forms are read. Stages
+are lists of numbers separated by spaces. Every other column of numbers is a column of the population.
 """
 
 from __future__ import annotations
@@ -16,26 +15,21 @@ from typing import Any
 
 import numpy as np
 
-from regnet_deploy.errors import DataError, RegnetDeployError, did_you_mean
-from regnet_deploy.populations.store import DONE, Store, Trial, TrialOutcome
-from regnet_deploy.populations.trials import DATA_CONDITIONS, Trials, stage_columns, training_conditions
+from regnet_deploy.errors import DataError, RegnetDeployError
+from regnet_deploy.populations.csv_rows import STOPPED, CsvRows, Row, number, read_rows
+from regnet_deploy.populations.store import DONE, PLANNED, Store, Trial, TrialOutcome
+from regnet_deploy.populations.trials import (
+    DATA_CONDITIONS,
+    Trials,
+    left_out_rounds,
+    stage_columns,
+    training_conditions,
+)
 from regnet_deploy.space.network import Network, default_stem_stride
 from regnet_deploy.space.spaces import MAX_BLOCKS
 
 #: Columns that describe the stages of the network.
 STAGES = ("depths", "widths", "group_widths", "bottlenecks")
-#: Names of the columns in files of other programs.
-ALIASES = {
-    "top1_err": "error",
-    "top1_error": "error",
-    "params": "parameters",
-    "acts": "activations",
-    "depth": "d",
-    "group_w": "g",
-    "bot_mul": "bottleneck_multiplier",
-    "stage_depths": "depths",
-    "stage_widths": "widths",
-}
 #: Columns that describe the training run, not the network: they are not columns of the population.
 _RUN = (
     "id",
@@ -117,54 +111,60 @@ def _row(space: str, trial: Trial, outcome: TrialOutcome, identity: Mapping[str,
 def read_csv(path: Path) -> Trials:
     """Read a population from CSV.
 
+    Rows without an outcome are left out. So are, in a file of :func:`write_csv`, the networks of the earlier rounds of
+    successive halving. ``remarks`` of the result say how many, and why.
+
     Raises:
-        DataError: the file cannot be read, or has no column of errors.
+        DataError: the file cannot be read, has no column of errors, or a row has an error outside 0 to 100 percent.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text)))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    if not rows:
-        raise DataError(
-            f"{path} has no rows: a population is a CSV file with a line of column names and one line for each network"
-        )
-    named = {name: ALIASES.get(name, name) for name in rows[0] if name}
-    table = [{new: (row[old] or "").strip() for old, new in named.items()} for row in rows]
-    if "error" not in table[0] and "top1_acc" in table[0]:
-        table = [{**row, "error": _complement(row["top1_acc"])} for row in table]
-    if "error" not in table[0]:
-        hint = did_you_mean("error", named)
-        listed = " ".join(", ".join(named).split())
-        raise DataError(f"{path} has no column error (top-1 error, percent), top1_err or top1_acc{hint}: {listed:.300}")
-    numbered = _longest_training(list(enumerate(table, start=2)))
-    kept = [(number, row) for number, row in numbered if row.get("state", DONE) == DONE]
-    errors = np.array([_error(row["error"], path, line) for line, row in kept], dtype=np.float64)
-    table = [row for _, row in kept]
-    drawn = tuple(name.removeprefix("drawn:") for name in named.values() if name.startswith("drawn:"))
+    table = read_rows(path)
+    outcomes, remarks = _of_one_training(table, path.name)
+    completed = [row for row in outcomes if row.state == DONE]
+    errors = np.array([_error(row, path) for row in completed], dtype=np.float64)
+    rows = [row.values for row in completed]
+    drawn = tuple(name.removeprefix("drawn:") for name in table.names if name.startswith("drawn:"))
     columns = {}
-    for name in named.values():
+    for name in filter(None, table.names):
         if name not in ("error", "top1_acc", *_RUN, *_CONDITIONS, *_NETWORK):
-            numbers = np.array([_number(row[name]) for row in table], dtype=np.float64)
+            numbers = np.array([number(row[name]) for row in rows], dtype=np.float64)
             if not np.isnan(numbers).all():
                 columns[name.removeprefix("drawn:")] = numbers
-    networks = (
-        tuple(_network(row, path) for row in table) if {"depths", "widths"} <= set(table[0] if table else ()) else ()
-    )
+    networks = tuple(_network(row, path) for row in rows) if {"depths", "widths"} <= set(table.names) else ()
     found = () if any(network is None for network in networks) else tuple(each for each in networks if each)
-    spaces = {row["space"] for row in table if row.get("space")}
+    spaces = {row["space"] for row in rows if row.get("space")}
     name = spaces.pop() if len(spaces) == 1 else path.stem
     columns = {**columns, **{k: v for k, v in stage_columns(found).items() if k not in columns}}
     likely = tuple(each for each in ("d", "w_0", "w_a", "w_m", "b", "g") if each in columns)
-    conditions = {} if not table else {name: table[0][name] for name in _CONDITIONS if table[0].get(name)}
-    return Trials(name, errors, columns, found, drawn or likely, len(numbered) - len(table), conditions)
+    conditions = {} if not rows else {name: rows[0][name] for name in _CONDITIONS if rows[0].get(name)}
+    if len({row.get("epochs") for row in rows}) > 1:
+        del conditions["epochs"]
+    unsuccessful = len(outcomes) - len(completed)
+    return Trials(name, errors, columns, found, drawn or likely, unsuccessful, conditions, remarks)
 
 
-def _longest_training(rows: list[tuple[int, dict[str, str]]]) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows with the largest number of epochs, and those without a number of epochs."""
-    epochs = [_number(row.get("epochs", "")) for _, row in rows]
-    most = max((value for value in epochs if not math.isnan(value)), default=math.nan)
-    return [row for row, value in zip(rows, epochs, strict=True) if math.isnan(value) or value == most]
+def _of_one_training(table: CsvRows, file: str) -> tuple[list[Row], tuple[str, ...]]:
+    """Return the rows with an outcome that belong to one population, and remarks on those that are left out."""
+    remarks = list(table.remarks)
+    rows = []
+    for state, reason in ((PLANNED, "have no result yet"), (STOPPED, "were stopped before the end of their training")):
+        left_out = sum(row.state == state for row in table.rows)
+        if left_out:
+            remarks.append(f"{file}: {left_out} of {len(table.rows)} networks {reason} and are left out")
+    rows = [row for row in table.rows if row.state not in (PLANNED, STOPPED)]
+    epochs = [number(row.values.get("epochs", "")) for row in rows]
+    known = [value for value in epochs if not math.isnan(value)]
+    if not known or min(known) == max(known):
+        return rows, tuple(remarks)
+    fewest, most = min(known), max(known)
+    if "training_seed" in table.names:  # a file of write_csv: fewer epochs are earlier rounds of successive halving
+        last = [row for row, value in zip(rows, epochs, strict=True) if math.isnan(value) or value == most]
+        remarks.append(left_out_rounds(file, len(rows) - len(last), most))
+        return last, tuple(remarks)
+    remarks.append(
+        f"{file}: the networks were trained for {fewest:g} to {most:g} epochs; all are used, but their errors also "
+        "differ because of that"
+    )
+    return rows, tuple(remarks)
 
 
 def _network(row: Mapping[str, str], path: Path) -> Network | None:
@@ -201,24 +201,17 @@ def _whole(text: str) -> int:
     return value
 
 
-def _error(text: str, path: Path, line: int) -> float:
-    value = _number(text)
+def _error(row: Row, path: Path) -> float:
+    value = number(row.values["error"])
     if not 0 <= value <= 100:
-        raise DataError(f"{path} line {line}: the error must be 0 to 100 percent, got {text!r}")
+        of, given = ("accuracy", row.values["top1_acc"]) if "top1_acc" in row.values else ("error", row.values["error"])
+        raise DataError(
+            f"{path} line {row.line}: the {of} must be 0 to 100 percent, got {given!r}: correct it, or give the row a "
+            "state such as failed"
+        )
     return value
 
 
 def _shortest(value: float) -> str:
     """Return the shortest text that is read back as the same number."""
     return str(int(value)) if value == int(value) else repr(value)
-
-
-def _complement(text: str) -> str:
-    return f"{100 - _number(text):.6f}"
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -10,7 +10,7 @@ import numpy as np
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.csv_table import read_csv
 from regnet_deploy.populations.store import DONE, Store, Trial, TrialOutcome, is_store, read_store, store_errors
-from regnet_deploy.populations.trials import Trials, stage_columns, training_conditions
+from regnet_deploy.populations.trials import Trials, left_out_rounds, stage_columns, training_conditions
 
 
 def read_trials(path: Path) -> Trials:
@@ -40,7 +40,9 @@ def trials_of(store: Store) -> Trials:
     outcomes = store.outcomes()
     known = [trial for trial in store.trials() if trial.number in outcomes]
     most = max((trial.epochs for trial in known), default=0)
-    known = [trial for trial in known if trial.epochs == most]
+    last = [trial for trial in known if trial.epochs == most]
+    remarks = (left_out_rounds(store.path.name, len(known) - len(last), most),) if len(last) < len(known) else ()
+    known = last
     done = [trial for trial in known if outcomes[trial.number].state == DONE]
     networks = tuple(trial.network for trial in done)
     names = tuple(done[0].drawn) if done else ()
@@ -54,7 +56,7 @@ def trials_of(store: Store) -> Trials:
     space = identity.get("space", {}).get("name", store.path.stem)
     with store_errors(store.path):
         conditions = training_conditions(identity, most)
-    return Trials(space, errors, columns, networks, names, len(known) - len(done), conditions)
+    return Trials(space, errors, columns, networks, names, len(known) - len(done), conditions, remarks)
 
 
 def find_trial(path: Path, number: int | None) -> tuple[Trial, TrialOutcome, dict[str, Any]]:

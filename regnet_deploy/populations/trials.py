@@ -29,6 +29,7 @@ class Trials:
         drawn: names of the columns that are drawn, in the order of the space.
         unsuccessful: number of networks that diverged or failed and have no error.
         conditions: the training conditions, as far as the source describes them; see :func:`training_conditions`.
+        remarks: what was left out of the source, and how it was read where that is not evident, one sentence each.
     """
 
     space: str
@@ -38,6 +39,7 @@ class Trials:
     drawn: tuple[str, ...] = ()
     unsuccessful: int = 0
     conditions: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -57,6 +59,14 @@ def stage_columns(networks: Sequence[Network]) -> dict[str, Float]:
         for i in range(stages):
             columns[f"{symbol}_{i + 1}"] = np.array([getattr(n, name)[i] for n in networks], dtype=np.float64)
     return columns
+
+
+def left_out_rounds(name: str, count: int, epochs: float) -> str:
+    """Return the remark that ``count`` networks with fewer than ``epochs`` epochs were left out."""
+    return (
+        f"{name}: {count} networks with fewer than {epochs:g} epochs are left out: they are of earlier rounds of "
+        "successive halving"
+    )
 
 
 def file_name(space: str) -> str:

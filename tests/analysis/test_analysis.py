@@ -85,10 +85,27 @@ def test_equal_errors_rank_nothing_and_warn_of_nothing(population):
 
 
 def test_two_networks_are_enough(population):
-    made = analyze([population(n=2)], repeats=50)
+    made = analyze([population(n=2)], repeats=50, min_networks=2)
     assert made.populations[0].rankings == ()
     assert made.populations[0].ranges
     json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_of_too_few_networks_the_errors_are_described_and_nothing_is_concluded(population):
+    made = analyze([population("few", n=19), population("A", n=20), population("B", n=20, seed=1)], repeats=50)
+    few, enough, _ = made.populations
+    assert (few.ranges, few.rankings) == ((), ())
+    assert few.distribution.n == 19
+    assert enough.ranges
+    assert enough.rankings
+    assert [(d.first, d.second) for d in made.distances] == [("A", "B")]
+    assert "few has too few networks, 19 of 20 that are needed" in " ".join(made.remarks)
+    json.dumps(made.to_json(), allow_nan=False)
+
+
+def test_remarks_of_the_source_are_kept(population):
+    made = analyze([replace(population(), remarks=("left out: 3",))], repeats=50)
+    assert "left out: 3" in made.remarks
 
 
 @pytest.mark.parametrize(

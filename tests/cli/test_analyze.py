@@ -15,8 +15,8 @@ import pytest
 from regnet_deploy.populations.store import DIVERGED, TrialOutcome, read_store
 from regnet_deploy.space.space_file import find_space
 
-#: Of the bootstrap, so that it takes no time.
-FEW = ["--repeats", "50"]
+#: Of the bootstrap, so that it takes no time; and of the population, which has few networks.
+FEW = ["--repeats", "50", "--min-networks", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -211,9 +211,20 @@ def test_bad_values_are_one_line_and_nothing_is_written(
     cli_error: Callable[..., str], store: Path, tmp_path: Path, options: list[str], said: str
 ) -> None:
     before = store.read_bytes()
-    assert said in cli_error("analyze", "tiny.sweep", *options, cwd=tmp_path)
+    assert said in cli_error("analyze", "tiny.sweep", *options, "--min-networks", "2", cwd=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.sweep"]
     assert store.read_bytes() == before
+
+
+def test_too_few_networks_refine_no_space_and_are_remarked(
+    cli: Any, cli_error: Callable[..., str], store: Path, tmp_path: Path
+) -> None:
+    said = cli_error("analyze", store, "--refine", tmp_path / "b.yaml")
+    assert re.search(r"tiny has too few networks, \d+ of 20 that are needed to narrow a space", said)
+    assert not (tmp_path / "b.yaml").exists()
+    done = cli("analyze", store, "--repeats", "50", "--json")
+    assert numbers(done)["populations"][0]["best_ranges"] == []
+    assert "too few networks" in " ".join(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.populations.csv_table import ALIASES, STAGES, read_csv, write_csv
+from regnet_deploy.populations.csv_rows import ALIASES
+from regnet_deploy.populations.csv_table import STAGES, read_csv, write_csv
 from regnet_deploy.populations.reader import trials_of
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome, open_store
 from regnet_deploy.populations.trials import Trials
@@ -106,9 +107,13 @@ def test_of_nothing_a_line_of_names_is_written(tmp_path: Path, write: Write, ide
 
 
 def test_of_rounds_the_one_of_most_epochs_counts(write: Write) -> None:
-    trials = read_csv(write("error,epochs,state\n90,1,done\n80,1,done\n20,9,done\n,9,diverged\n21,9,done\n"))
+    rows = "90,1,done,0\n80,1,done,0\n20,9,done,0\n,9,diverged,0\n21,9,done,0\n"
+    trials = read_csv(write(f"error,epochs,state,training_seed\n{rows}"))
     assert trials.error.tolist() == [20, 21]
     assert trials.unsuccessful == 1
+    (remark,) = trials.remarks
+    assert "2 networks with fewer than 9 epochs are left out" in remark
+    assert "epochs" in trials.conditions
     assert read_csv(write("error,epochs\n90,\n80,\n")).error.tolist() == [90, 80]
 
 
@@ -118,8 +123,10 @@ def test_what_others_call_a_column_is_known(write: Write, name: str) -> None:
     if ours in STAGES:
         text = "error,g,depths,widths\n1,8,1 2,8 16\n".replace(ours, name)
         assert read_csv(write(text)).networks[0].depths == (1, 2)
-    elif ours == "error":
-        assert read_csv(write(f"{name}\n12.5\n")).error.tolist() == [12.5]
+    elif ours in ("error", "top1_acc"):
+        value = 12.5 if ours == "error" else 87.5
+        for written in (name, name.upper(), f" {name} "):
+            assert read_csv(write(f"{written}\n{value}\n")).error.tolist() == [12.5]
     else:
         assert read_csv(write(f"error,{name}\n1,12.5\n")).columns[ours].tolist() == [12.5]
 
@@ -127,7 +134,7 @@ def test_what_others_call_a_column_is_known(write: Write, name: str) -> None:
 def test_accuracy_is_100_less_the_error(write: Write) -> None:
     assert read_csv(write("top1_acc,macs\n75.5,1\n0,2\n100,3\n")).error.tolist() == [24.5, 100, 0]
     assert read_csv(write("top1_acc,error\n75.5,1\n")).error.tolist() == [1]
-    assert "line 3: the error must be 0 to 100 percent" in refused(write("top1_acc\n75\n-5\n"))
+    assert "line 3: the accuracy must be 0 to 100 percent" in refused(write("top1_acc\n75\n-5\n"))
 
 
 def test_spaces_name_a_population_where_they_are_one(write: Write) -> None:
@@ -170,7 +177,7 @@ def test_those_that_diverged_or_failed_are_counted_and_left_out(write: Write) ->
 @pytest.mark.parametrize("value", ["", "nan", "-0.01", "100.01", "inf", "many", "0x10", "1e999"])
 def test_an_error_that_is_none_is_refused_with_its_line(write: Write, value: str) -> None:
     said = refused(write(f"error,macs\n10,1\n{value},2\n"))
-    assert f"line 3: the error must be 0 to 100 percent, got {value!r}" in said
+    assert f"line 3: the error must be 0 to 100 percent, got {value!r}: correct it" in said
 
 
 def test_errors_at_both_ends_are_read(write: Write) -> None:
@@ -291,3 +298,68 @@ def test_any_bytes_are_a_population_or_one_line(tmp_path: Path, content: bytes) 
     path = tmp_path / "a.csv"
     path.write_bytes(content)
     read_or_one_line(path)
+
+
+def test_accuracies_that_are_fractions_are_read_as_such_and_said(write: Write) -> None:
+    trials = read_csv(write("top1_acc\n0.755\n1\n0.2\n"))
+    assert trials.error.tolist() == [24.5, 0, 80]
+    assert "read as fractions" in " ".join(trials.remarks)
+    assert read_csv(write("top1_acc\n75.5\n1\n")).remarks == ()
+    assert read_csv(write("top1_acc\n75.5 %\n1%\n")).error.tolist() == [24.5, 99]
+
+
+def test_epochs_of_other_programs_are_no_rounds(write: Write) -> None:
+    trials = read_csv(write("error,epochs\n20,60\n30,100\n40,80\n"))
+    assert trials.error.tolist() == [20, 30, 40]
+    assert "trained for 60 to 100 epochs" in " ".join(trials.remarks)
+    assert "epochs" not in trials.conditions
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "unsuccessful", "remark"),
+    [
+        ("COMPLETE,10\nTrialState.COMPLETE,11\nTERMINATED,12\nfinished,13\n", [10, 11, 12, 13], 0, ""),
+        ("done,10\nFAIL,\nERROR,\ncrashed,\n", [10], 3, ""),
+        ("done,10\nRUNNING,\nWAITING,20\n", [10], 0, "2 of 3 networks have no result yet"),
+        ("done,10\nPRUNED,60\n", [10], 0, "1 of 2 networks were stopped before the end"),
+    ],
+)
+def test_states_of_other_programs_are_known(
+    write: Write, text: str, error: list[float], unsuccessful: int, remark: str
+) -> None:
+    trials = read_csv(write(f"state,error\n{text}"))
+    assert trials.error.tolist() == error
+    assert trials.unsuccessful == unsuccessful
+    assert remark in " ".join(trials.remarks)
+    assert bool(remark) == bool(trials.remarks)
+
+
+def test_a_state_that_nobody_knows_is_refused(write: Write) -> None:
+    assert "line 3: the state 'dome' is not known (did you mean done?)" in refused(write("state,error\n,1\ndome,2\n"))
+
+
+def test_semicolons_tabs_and_decimal_commas_are_read(write: Write) -> None:
+    trials = read_csv(write("error;macs;depths;widths;g\n12,5;100;1 2;8 16;8\n20;200;1 2;8 16;8\n"))
+    assert trials.error.tolist() == [12.5, 20]
+    assert trials.columns["macs"].tolist() == [100, 200]
+    assert len(trials.networks) == 2
+    assert read_csv(write("error\tmacs\n12.5\t100\n")).columns["macs"].tolist() == [100]
+
+
+def test_rows_that_are_longer_than_the_names_are_refused(write: Write) -> None:
+    said = refused(write("error,macs\n12,5,100\n"))
+    assert "line 2 has 3 values, but the file has 2 columns, separated by commas" in said
+    assert read_csv(write("error,macs\n12,5,\n")).error.tolist() == [12]
+
+
+def test_columns_of_one_name_are_refused_unless_one_is_an_alias(write: Write) -> None:
+    assert "two columns 'error'" in refused(write("error,error\n1,2\n"))
+    assert read_csv(write("top1_err,error\n1,2\n")).error.tolist() == [2]
+    assert read_csv(write("top1,top1_err\n99,1\n")).error.tolist() == [1]
+    assert "two columns 'macs'" in refused(write("error,macs, macs\n1,2,3\n"))
+
+
+def test_other_encodings_are_one_line_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("error,macs\n1,2\n".encode("utf-16"))
+    assert "save it as CSV UTF-8" in refused(path)
