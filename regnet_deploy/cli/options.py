@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -141,6 +142,61 @@ def seed_type() -> Whole:
 def threads_type() -> Whole:
     """Return the type of a number of CPU threads."""
     return Whole(1, 1024)
+
+
+#: Factors of the suffixes of numbers.
+_PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_WITH_SUFFIX = re.compile(
+    r"(?P<number>[^a-z]*(?:e[-+]?\d+)?)\s*(?P<prefix>[kmgt])(?:MACs?|FLOPs?|F|B)?", re.IGNORECASE
+)
+
+
+def scaled_number(text: str, prefix: str, quantity: str) -> float:
+    """Return a finite number in units of ``prefix`` (k, M, G or T): with ``G``, ``4`` and ``4000M`` are both 4.
+
+    Args:
+        text: a number, with or without a suffix such as ``M``, ``MF`` or ``GMACs``.
+        prefix: the prefix of a number without a suffix.
+        quantity: what is counted, such as MACs, for the message.
+
+    Raises:
+        ValueError: the text is not a finite number.
+        click.BadParameter: the number is so large that another unit was meant.
+    """
+    with_suffix = _WITH_SUFFIX.fullmatch(text.strip())
+    if with_suffix:
+        found = with_suffix["prefix"]
+        factor = _PREFIXES["k" if found in "kK" else found.upper()]
+        number = float(with_suffix["number"]) * factor / _PREFIXES[prefix]
+    else:
+        number = float(text)
+        if 1e6 <= number < math.inf:
+            meant = number / _PREFIXES[prefix]
+            raise click.BadParameter(
+                f"{text} stands for {text} x 10^{math.log10(_PREFIXES[prefix]):.0f} {quantity}: for {number:.4g} "
+                f"{quantity} give {meant:.4g} or {meant:.4g}{prefix}"
+            )
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is not a finite number")
+    return number
+
+
+class Scaled(FiniteFloat):
+    """A number above 0 and at most 10^9, in units of a prefix, such as 10^9 MACs; see :func:`scaled_number`."""
+
+    def __init__(self, prefix: str, quantity: str) -> None:
+        super().__init__(0, 1e9, min_open=True)
+        self.prefix, self.quantity = prefix, quantity
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Parse ``0.4`` or ``400M``."""
+        try:
+            number = scaled_number(str(value), self.prefix, self.quantity)
+        except ValueError:
+            self.fail(f"{value!r} is not a finite number such as 0.4 or 400M", param, ctx)
+        except click.BadParameter as error:
+            self.fail(error.message, param, ctx)
+        return super().convert(number, param, ctx)
 
 
 class IntList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on

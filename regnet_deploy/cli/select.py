@@ -9,12 +9,13 @@ import click
 
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
-from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Whole, json_option, seed_type
+from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Scaled, Whole, json_option, seed_type
 from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
 
 if TYPE_CHECKING:
+    from regnet_deploy.bundle.manifest import ExpectedError
     from regnet_deploy.selection.budget import Budget
     from regnet_deploy.selection.candidate_table import Candidate
     from regnet_deploy.selection.selection import Selection
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 @click.option(
     "--gflops",
     "gmacs",
-    type=FiniteFloat(0, 1e18, min_open=True),
+    type=Scaled("G", "MACs"),
     metavar="GMACS",
-    help="Budget: 10^9 multiply-adds (MACs) per image.",
+    help="Budget: 10^9 multiply-adds (MACs) per image; 400M is 0.4.",
 )
 @click.option("--published", metavar="NAME", help="Take a published network instead, such as RegNetY-4.0GF.")
 @click.option(
@@ -49,9 +50,14 @@ if TYPE_CHECKING:
     type=Whole(1, 2),
     help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
 )
-@click.option("--max-params", type=PositiveFloat(), metavar="M", help="Maximum number of parameters, millions.")
 @click.option(
-    "--max-acts", type=PositiveFloat(), metavar="M", help="Maximum number of activations at this resolution, millions."
+    "--max-params", type=Scaled("M", "parameters"), metavar="M", help="Maximum number of parameters, millions."
+)
+@click.option(
+    "--max-acts",
+    type=Scaled("M", "activations"),
+    metavar="M",
+    help="Maximum number of activations at this resolution, millions.",
 )
 @click.option("--depth", type=RangeParam(int), help="Number of blocks, n or low:high.  [default: 12:28]")
 @click.option("--group-width", type=RangeParam(int), help="g, n or low:high.  [default: 1:128; 1:256 above 8 GMACs]")
@@ -139,8 +145,8 @@ def _search(options: dict[str, Any]) -> None:
                 "pick": shown[0].to_json(),
                 "runners_up": [candidate.to_json() for candidate in shown[1:]],
                 "reason": selection.reason(),
-                "expected_error": selection.expectation.to_json(),
-                "other_family": None if selection.other_expectation is None else selection.other_expectation.to_json(),
+                "expected_error": _json_or_none(selection.expectation),
+                "other_family": _json_or_none(selection.other_expectation),
                 **ranking_json(selection),
                 "bundle": str(bundle.path),
             }
@@ -254,30 +260,56 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
 def _print_selection(title: str, selection: Selection, shown: list[Candidate]) -> None:
     """Print candidates, why the first is the best, and the error to expect."""
     from regnet_deploy.selection.selection import SEARCHED
-    from regnet_deploy.space.published import baselines
 
     _print_candidates(title, shown)
-    expectation, other = selection.expectation, selection.other_expectation
     lines = [f"Selected candidate 1: {selection.reason()}."]
     if selection.evidence_ranking is not None:
         notes = selection.evidence_ranking.notes(selection.budget, selection.candidates)
         lines += [f"Evidence: {note}." for note in notes]
-    if other is not None:
-        by_evidence = ", the family of the evidence" if selection.evidence_ranking else ""
-        lines.append(
-            f"Family: RegNet{selection.family.upper()}{by_evidence}, expected top-1 error {expectation.top1_error:.1f} "
-            f"% at this budget; RegNet{other.family.upper()} {other.top1_error:.1f} %; --family sets the family."
+    lines += [*_family_lines(selection), f"Search: {SEARCHED}.", _expectation_line(selection)]
+    for line in lines:
+        stdout_console().print(line, soft_wrap=True, markup=False)
+
+
+def _family_lines(selection: Selection) -> list[str]:
+    """Return why the family was selected, where the budget does not name it."""
+    expectation, other = selection.expectation, selection.other_expectation
+    chosen, rest = f"RegNet{selection.family.upper()}", f"RegNet{'XY'.replace(selection.family.upper(), '')}"
+    if selection.budget.family != "any":
+        return []
+    if selection.evidence_ranking:
+        chosen += ", the family of the evidence"
+    if expectation is None or other is None:
+        why = f"which has the lower errors of the published networks at 224 pixels; the other is {rest}"
+        return [f"Family: {chosen}{'' if selection.evidence_ranking else ', ' + why}; --family sets the family."]
+    return [
+        f"Family: {chosen}, expected top-1 error {expectation.top1_error:.1f} % at this budget; {rest} "
+        f"{other.top1_error:.1f} %; --family sets the family."
+    ]
+
+
+def _expectation_line(selection: Selection) -> str:
+    """Return the error to expect on ImageNet, or why none is stated."""
+    from regnet_deploy.space.published import baselines
+
+    expectation, budget = selection.expectation, selection.budget
+    if expectation is None:
+        reference_gmacs = selection.best.reference_macs / 1e9
+        return (
+            f"Expected error: not known at {budget.resolution} pixels with a stem of stride {budget.stride}. The "
+            f"published errors were measured at 224 pixels, where this network has {reference_gmacs:.3g} GMACs."
         )
-    lines.append(f"Search: {SEARCHED}.")
     outside = ", extrapolated beyond the published networks" if expectation.extrapolated else ""
-    lines.append(
+    return (
         f"Expected error: {expectation.top1_error:.1f} % top-1 on {expectation.recipe} "
         f"(± {expectation.leave_one_out_error:.2f}, the mean error of this prediction for each of the "
         f"{len(baselines(selection.family))} published networks when it is left out{outside}). "
         "Errors on your data will differ."
     )
-    for line in lines:
-        stdout_console().print(line, soft_wrap=True, markup=False)
+
+
+def _json_or_none(expected: ExpectedError | None) -> dict[str, Any] | None:
+    return None if expected is None else expected.to_json()
 
 
 def _print_candidates(title: str, candidates: list[Candidate]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from regnet_deploy.cli.options import (
     Whole,
     json_option,
     recipe_options,
+    scaled_number,
     seed_type,
     threads_type,
 )
@@ -42,7 +44,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
 @click.option("--n", "n", type=Whole(1, 100_000), default=100, show_default=True, help="Number of networks.")
 @click.option(
     "--mmacs",
-    type=RangeParam(float),
+    type=RangeParam(partial(scaled_number, prefix="M", quantity="MACs")),
     help="Range of complexity, million MACs at --resolution.  [default: 360:400 at 224 pixels]",
 )
 @click.option("--resolution", type=Whole(8, 2048), default=224, show_default=True, help="Width and height, pixels.")

@@ -10,6 +10,7 @@ from regnet_deploy.bundle.measurements import Profile
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
 from regnet_deploy.html import Section, Table
 from regnet_deploy.report.card import ModelCard
+from regnet_deploy.space.network import REFERENCE_RESOLUTION
 
 _FAMILIES = {
     "x": "RegNetX",
@@ -84,7 +85,7 @@ def _selection(selection: SelectionRecord) -> Section:
         facts.append(("searched", selection.searched))
     facts += [("evidence", note) for note in (selection.evidence or {}).get("notes", ())]
     expected = selection.expected_error
-    if expected:
+    if expected and budget.resolution == REFERENCE_RESOLUTION:  # earlier versions stated it for every resolution
         extrapolated = "; extrapolated" if expected.extrapolated else ""
         error = f"{expected.top1_error:.1f} % top-1 error ± {expected.leave_one_out_error:.2f}"
         facts.append(("expected on ImageNet", f"{error} ({expected.recipe}{extrapolated}); not valid for other data"))

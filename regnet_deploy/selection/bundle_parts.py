@@ -18,8 +18,7 @@ from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.populations.store import Trial, TrialOutcome
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.candidate_table import Candidate
-from regnet_deploy.selection.selection import SEARCHED, Selection
-from regnet_deploy.selection.trends import expected_error
+from regnet_deploy.selection.selection import SEARCHED, Selection, budget_expectation
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import PublishedNetwork
 
@@ -61,7 +60,7 @@ def published_parts(published: PublishedNetwork, candidate: Candidate, budget: B
             **_candidate_selection(candidate, budget),
             considered=1,
             reason=f"requested by name; {published.source}, widths rounded as {published.rounding}",
-            expected_error=expected_error(published.family, float(candidate.reference_macs)),
+            expected_error=budget_expectation(budget, published.family, float(candidate.reference_macs)),
         ),
     )
 

@@ -46,7 +46,8 @@ class EvidenceRanking:
     def notes(self, budget: Budget, candidates: CandidateTable) -> list[str]:
         """Return facts about the evidence that the user should know, one line each."""
         sources = ", ".join(map(_source, self.evidence.trial_sets))
-        notes = [f"{sources}; {self._quality()}", self._coverage(candidates)]
+        read = [remark for each in self.evidence.trial_sets for remark in each.remarks]
+        notes = [f"{sources}; {self._quality()}", *read, self._coverage(candidates)]
         return [*notes, *filter(None, (_other_conditions(each, budget) for each in self.evidence.trial_sets))]
 
     def to_json(self, budget: Budget, candidates: CandidateTable) -> dict[str, Any]:

@@ -14,7 +14,7 @@ BLUE, ORANGE = COLORS[:2]
 
 
 def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, max_points: int = 5000) -> None:
-    """Plot the score over MACs and over activations, side by side.
+    """Plot the score over parameters and over activations, side by side; all candidates have the MACs of the budget.
 
     Args:
         selection: the candidates.
@@ -41,20 +41,20 @@ def plot_selection(selection: Selection, path: str | Path, *, seed: int = 0, max
         f"{selection.considered:,} {family}s with {selection.budget.macs / 1e9:g} GMACs "
         f"± {selection.budget.tolerance * 100:g} % at {selection.budget.resolution} pixels"
     )
-    panels = (("macs", 1e9, "MACs (G)"), ("activations", 1e6, "activations (M)"))
-    for axis, (name, unit, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
-        values = getattr(candidates, name)[rows] / unit
+    panels = (("parameters", "parameters (M)"), ("activations", "activations (M)"))
+    for axis, (name, label) in zip(figure.subplots(1, 2, sharey=True), panels, strict=True):
+        values = getattr(candidates, name)[rows] / 1e6
         axis.scatter(
             values, scores[rows], s=6, color=GREY, alpha=0.5, linewidths=0, label="candidates", rasterized=True
         )
         for i, (text, candidate, score) in enumerate(near):
-            x = getattr(candidate, name) / unit
+            x = getattr(candidate, name) / 1e6
             legend = None if i else "published"
             axis.scatter(x, score, s=45, marker="D", color=BLUE, label=legend, zorder=3)
             axis.annotate(
                 text.removeprefix("RegNet"), (x, score), xytext=(6, -10), textcoords="offset points", fontsize=8
             )
-        x = getattr(best, name) / unit
+        x = getattr(best, name) / 1e6
         axis.scatter(x, scores[0], s=130, marker="*", color=ORANGE, label="first", zorder=4)
         axis.margins(x=0.15)
         axis.set_xlabel(label)

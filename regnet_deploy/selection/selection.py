@@ -19,7 +19,7 @@ from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_ev
 from regnet_deploy.selection.trends import Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import W_M_STEP, ConstrainedSpace, regnets_between, regnets_nearest
-from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network
+from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network, default_stem_stride
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 from regnet_deploy.space.regnet import RegNet
@@ -85,8 +85,9 @@ class Selection:
         family: ``x`` or ``y``.
         candidates: all of them, the best first.
         trends: the trends that the scores are computed with.
-        expectation: the error to expect of the family at this budget.
-        other_expectation: the same for the other family; None where the budget names the family.
+        expectation: the error to expect of the family at this budget; None where no published network has the
+            resolution and the stem of the budget.
+        other_expectation: the same for the other family; None also where the budget names the family.
         evidence_ranking: the ranking by trained populations; None without evidence.
         measured_ranking: the ranking by training; None where no candidate was trained.
     """
@@ -95,7 +96,7 @@ class Selection:
     family: str
     candidates: CandidateTable
     trends: Trends
-    expectation: ExpectedError
+    expectation: ExpectedError | None
     other_expectation: ExpectedError | None = None
     evidence_ranking: EvidenceRanking | None = None
     measured_ranking: MeasuredRanking | None = None
@@ -182,8 +183,10 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
         family=family,
         candidates=candidates,
         trends=trends,
-        expectation=expected_error(family, reference_macs),
-        other_expectation=expected_error("xy".replace(family, ""), reference_macs) if budget.family == "any" else None,
+        expectation=budget_expectation(budget, family, reference_macs),
+        other_expectation=(
+            budget_expectation(budget, "xy".replace(family, ""), reference_macs) if budget.family == "any" else None
+        ),
         evidence_ranking=ranking,
     )
 
@@ -226,6 +229,17 @@ def diverse_ranks(selection: Selection, n: int) -> list[int]:
             nearest = np.minimum(nearest, _nearest_distance(points, ranks[-1:]))
         distance /= 2
     return sorted(ranks)
+
+
+def budget_expectation(budget: Budget, family: str, reference_macs: float) -> ExpectedError | None:
+    """Return the error to expect of a family, with its MACs at 224 pixels; None where the published errors do not tell.
+
+    They were measured at 224 pixels with a stem of stride 2. At another resolution the same network has another error,
+    which its MACs do not tell.
+    """
+    if budget.resolution != REFERENCE_RESOLUTION or budget.stride != default_stem_stride(REFERENCE_RESOLUTION):
+        return None
+    return expected_error(family, reference_macs)
 
 
 def default_family(budget: Budget) -> str:

@@ -50,6 +50,7 @@ class TrialSet:
         reference_macs: MACs at 224 pixels with 1000 classes, ``(n,)``.
         conditions: classes and resolution of the training.
         excluded: number of trials that are not usable, by reason.
+        remarks: of the reader: what was left out of the file, and how it was read.
     """
 
     file: str
@@ -60,6 +61,7 @@ class TrialSet:
     reference_macs: Int
     conditions: TrialConditions
     excluded: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of trials."""
@@ -128,6 +130,7 @@ class TrialSet:
             reference_macs=_reference_macs(networks, family),
             conditions=_conditions(networks[0], columns),
             excluded=dict(excluded),
+            remarks=trials.remarks,
         )
 
     def to_json(self) -> dict[str, Any]:

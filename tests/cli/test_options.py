@@ -7,7 +7,7 @@ import pytest
 
 from regnet_deploy.cli.bench import Rates
 from regnet_deploy.cli.main import COMMANDS
-from regnet_deploy.cli.options import FiniteFloat, IntList, RangeParam, Whole
+from regnet_deploy.cli.options import FiniteFloat, IntList, RangeParam, Scaled, Whole
 
 #: What nobody means, whatever the option: too large for 64 bits, for a float, or no number.
 EXTREMES = ["99999999999999999999", "-99999999999999999999", "1e400", "nan", "inf", "-inf"]
@@ -68,3 +68,24 @@ def test_a_list_of_whole_numbers_is_refused_with_its_value(value: str):
 def test_a_range_is_refused_with_its_value(value: str):
     with pytest.raises(click.BadParameter, match=value):
         RangeParam(float).convert(value, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "gmacs"),
+    [("4", 4), ("0.4", 0.4), ("400M", 0.4), ("400mf", 0.4), ("4GF", 4), ("4 GMACs", 4), ("4e2M", 0.4), ("2T", 2000)],
+)
+def test_a_number_with_a_unit_is_converted(text: str, gmacs: float):
+    assert Scaled("G", "MACs").convert(text, None, None) == pytest.approx(gmacs)
+
+
+@pytest.mark.parametrize("text", ["4e9", "4000000000"])
+def test_a_number_in_another_unit_gets_a_hint(text: str):
+    meant = f"^{text} stands for {text} x 10\\^9 MACs: for 4e\\+09 MACs give 4 or 4G$"
+    with pytest.raises(click.BadParameter, match=meant):
+        Scaled("G", "MACs").convert(text, None, None)
+
+
+@pytest.mark.parametrize("text", ["", "M", "4Q", "four", "1e400", "nan", "infG", "nanM", "4MM", "--4M"])
+def test_what_is_no_number_with_a_unit_is_refused(text: str):
+    with pytest.raises(click.BadParameter, match=r"is not a finite number such as 0\.4 or 400M"):
+        Scaled("G", "MACs").convert(text, None, None)

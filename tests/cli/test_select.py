@@ -40,6 +40,16 @@ def test_json_is_one_document_with_the_promised_keys(cli, tmp_path):
     assert data["considered"] >= 1000
 
 
+def test_off_224_pixels_no_imagenet_error_is_stated(cli, tmp_path):
+    done = cli("select", "--gflops", "0.1", "--resolution", "112", cwd=tmp_path)
+    assert "Expected error: not known at 112 pixels" in done.stdout
+    assert "where this network has 0.351 GMACs" in done.stdout
+    assert "RegNetY, which has the lower errors of the published networks at 224 pixels" in done.stdout
+    assert " % top-1" not in done.stdout
+    data = json.loads(cli("select", "--gflops", "100M", "--resolution", "112", "--json", "--force", cwd=tmp_path).stdout)
+    assert (data["expected_error"], data["other_family"]) == (None, None)
+
+
 def test_a_published_network_is_taken_by_name(cli, tmp_path):
     done = cli("select", "--published", "regnety_040", "-o", "y4", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["pick"]["macs"] == 3_973_301_344
@@ -80,8 +90,10 @@ def test_the_picture_is_written(cli, tmp_path, suffix):
         (["--gflops", 0], "0.0 is not in the range"),
         (["--gflops", -1], "-1.0 is not in the range"),
         (["--gflops", "nan"], "'nan' is not a finite number"),
-        (["--gflops", 1e9], "the nearest has 157.7"),
-        (["--gflops", "four"], "'four' is not a valid float"),
+        (["--gflops", 1000], "the nearest has 157.7"),
+        (["--gflops", "4e9"], "for 4e+09 MACs give 4 or 4G"),
+        (["--gflops", 4, "--max-params", "25e6"], "for 2.5e+07 parameters give 25 or 25M"),
+        (["--gflops", "four"], "'four' is not a finite number such as 0.4 or 400M"),
         (["--gflops", 4, "--family", "anny"], "got 'anny' (did you mean any?)"),
         (["--gflops", 4, "--resolution", 7], "7 is not in the range 16<=x<=2048"),
         (["--gflops", 4, "--depth", "3:x"], "'3:x' is not a range such as 12:28"),

@@ -48,6 +48,15 @@ def test_any_takes_the_family_with_the_lower_expected_error():
     assert selection.best.network.se_ratio == 0.25
 
 
+def test_an_expected_error_is_stated_where_the_published_ones_were_measured():
+    assert select(Budget(macs=0.1e9)).expectation is not None
+    for other in (Budget(macs=0.1e9, resolution=112), Budget(macs=1.6e9, stem_stride=1)):
+        made = select(other)
+        assert made.expectation is None
+        assert made.other_expectation is None
+        assert selection_parts(made).selection.expected_error is None
+
+
 def test_limits_hold_for_every_candidate():
     selection = select(Budget(0.4e9, max_parameters=4e6, max_activations=3.7e6, bounds=Bounds(d=(14, 16), g=(8, 8))))
     assert (selection.candidates.parameters <= 4e6).all()
