@@ -146,9 +146,7 @@ def threads_type() -> Whole:
 
 #: Factors of the suffixes of numbers.
 _PREFIXES = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-_WITH_SUFFIX = re.compile(
-    r"(?P<number>[^a-z]*(?:e[-+]?\d+)?)\s*(?P<prefix>[kmgt])(?:MACs?|FLOPs?|F|B)?", re.IGNORECASE
-)
+_WITH_SUFFIX = re.compile(r"(?P<number>[^a-z]*(?:e[-+]?\d+)?)\s*(?P<prefix>[kmgt])(?:MACs?|FLOPs?|F|B)?", re.IGNORECASE)
 
 
 def scaled_number(text: str, prefix: str, quantity: str) -> float:

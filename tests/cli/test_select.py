@@ -46,7 +46,9 @@ def test_off_224_pixels_no_imagenet_error_is_stated(cli, tmp_path):
     assert "where this network has 0.351 GMACs" in done.stdout
     assert "RegNetY, which has the lower errors of the published networks at 224 pixels" in done.stdout
     assert " % top-1" not in done.stdout
-    data = json.loads(cli("select", "--gflops", "100M", "--resolution", "112", "--json", "--force", cwd=tmp_path).stdout)
+    data = json.loads(
+        cli("select", "--gflops", "100M", "--resolution", "112", "--json", "--force", cwd=tmp_path).stdout
+    )
     assert (data["expected_error"], data["other_family"]) == (None, None)
 
 
