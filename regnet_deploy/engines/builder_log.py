@@ -31,7 +31,7 @@ class BuilderLog:
         logger: for the constructors that take one; all logs of a library have the same, see :class:`_SharedLogger`.
         recorder: for the attribute ``error_recorder``.
         errors: error messages in order, without repetitions.
-        layers: list of an engine's layers that a builder logged, or None.
+        layers: the builder's last list of an engine's layers, or None. Only that of TensorRT-RTX has their types.
     """
 
     def __init__(self, trt: ModuleType) -> None:

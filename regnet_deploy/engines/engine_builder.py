@@ -82,7 +82,7 @@ class BuiltPlan:
 
     Attributes:
         plan: its bytes.
-        layers: of the builder's log (TensorRT-RTX); None where the builder does not list them.
+        layers: of TensorRT-RTX's log; None for TensorRT, whose log does not have the types of dynamic shapes.
     """
 
     plan: bytes
@@ -124,8 +124,7 @@ def build_engine(
     if gpu is not None and note is None:
         lean = lean_runtime(library.version) if options.version_compatible else None
         session = EngineSession(library, gpu, built.plan, options, lean=lean)
-    # A builder lists every layer in its log; the inspector may report several compiled layers as one.
-    layers = built.layers if built.layers is not None or session is None else session.layers()
+    layers = _layers(library, gpu, built, options, session)
     types = None
     if layers is not None:
         types = check_types(
@@ -142,6 +141,20 @@ def build_engine(
         wider=types.wider if types else None,
     )
     return BuiltEngine(engine, built.plan, session)
+
+
+def _layers(
+    library: Library, gpu: Gpu | None, built: BuiltPlan, options: EngineOptions, session: EngineSession | None
+) -> tuple[Layer, ...] | None:
+    """Return the layers of an engine with their types, or None where nothing tells them.
+
+    The builder of TensorRT-RTX lists every layer, and its inspector may report several compiled layers as one.
+    """
+    if built.layers is not None or session is None or gpu is None:
+        return built.layers
+    if session.is_lean:  # the lean runtime has no inspector; the runtime that built the engine has one
+        return EngineSession(library, gpu, built.plan, options).layers()
+    return session.layers()
 
 
 def rebuild_engine(bundle: Bundle, name: str, gpu: Gpu | None, progress: Progress | None = None) -> BuiltEngine:
@@ -252,7 +265,9 @@ def build_plan(
         raise build_error(library, "does not build the network", log.errors, gpu)
     if timing_cache is not None:
         keep(config, cache, timing_cache, progress)
-    return BuiltPlan(bytes(plan), layers_of_log(log.layers) if log.layers else None)
+    # TensorRT lists layers in its log too, but with a dynamic batch size it has "N/A due to dynamic shapes" for types.
+    listed = log.layers if library.runtime == "tensorrt-rtx" else None
+    return BuiltPlan(bytes(plan), layers_of_log(listed) if listed else None)
 
 
 def _unproved_reason(identity: EngineIdentity, library: Library, gpu: Gpu) -> str | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,17 @@ _GATE = re.compile(r"\.se\.f_ex\.[02]$")
 #: Kinds of layers that compute a convolution, alone or fused with other nodes.
 _MULTIPLIES = re.compile(r"conv|correlation|gemm|matmul|matrix|\bfc\b|runtime_fusion", re.I)
 #: Kinds of layers that only move or convert data.
-_MOVES = re.compile(r"reformat|copy|noop|constant|shuffle|signal|wait|kgen", re.I)
+_MOVES = re.compile(r"reformat|copy|noop|constant|shuffle|signal|wait", re.I)
+#: Kernels that the compiler generates: most only do what comes before or after a convolution, some compute it.
+_GENERATED = re.compile(r"kgen", re.I)
+#: The name of a generated kernel has an abbreviation of each of its operators, such as ``__myl_CastMulSum_0x3f12``;
+#: ``Conc`` is a concatenation.
+_GENERATED_MULTIPLIES = re.compile(r"Conv|Corr|Dot|Fc|Mul|[Gg]emm")
 _ONNX_LAYER = re.compile(r"\[ONNX Layer: ([^\]]+)\]")
 _LOGGED = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants|Outputs): "
 )
+_LOGGED_TENSOR = re.compile(r"Dimensions: \[(?P<dimensions>[^\]]*)\].*?Datatype: (?P<type>\w+)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,7 @@ class Layer:
         names: of the nodes of the ONNX file that it computes, entirely or in part.
         kind: TensorRT's name of its kind, such as ``CaskConvolution``.
         input: type of its first input: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp8``; None if it is not reported.
+            Of a generated kernel, whose inputs have no fixed order, the widest type of its factors.
         weights: type of its weights, or None.
         tactic: name of the kernel, or empty.
     """
@@ -64,10 +71,20 @@ class Layer:
 
     @property
     def multiplies(self) -> bool:
-        """Whether it computes a convolution, rather than moving data."""
-        if _MOVES.search(self.kind):
+        """Whether it computes a convolution, rather than moving data; not known of generated kernels."""
+        if self.is_generated or _MOVES.search(self.kind):
             return False
         return bool(_MULTIPLIES.search(self.kind)) or self.weights is not None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the compiler generated its kernel."""
+        return bool(_GENERATED.search(self.kind))
+
+    @property
+    def may_multiply(self) -> bool:
+        """Whether it is a generated kernel that has a multiplication among its operators."""
+        return self.is_generated and (self.weights is not None or bool(_GENERATED_MULTIPLIES.search(self.tactic)))
 
     @property
     def computes_in(self) -> str | None:
@@ -110,8 +127,16 @@ def report_of(library: Library, engine: Any, context: Any) -> str:
         engine: TensorRT's ``ICudaEngine``.
         context: one of its execution contexts with the shape of the input set; without it, the types of an engine with
             a dynamic batch size are not reported.
+
+    Raises:
+        ProofError: the runtime that loaded the engine has no inspector, such as the lean runtime.
     """
     inspector = engine.create_engine_inspector()
+    if inspector is None:
+        raise ProofError(
+            f"in which types the engine computes is not known, because the runtime of {library} that loaded it has no "
+            "engine inspector"
+        )
     inspector.execution_context = context
     return str(inspector.get_engine_information(library.module.LayerInformationFormat.JSON))
 
@@ -138,13 +163,17 @@ def layers_of_report(report: str) -> tuple[Layer, ...]:
 def layers_of_log(text: str) -> tuple[Layer, ...]:
     """Return the layers that a builder listed in its log, one per line."""
     layers = []
-    for line in text.splitlines():
+    for line in text.split("\n"):  # splitlines() would also split at \x1e, which separates names of nodes
         found = _LOGGED.match(line)
         if found:
-            kinds = re.findall(r"Datatype: (\w+)", found["inputs"])
+            inputs = [
+                {"Dimensions": tensor["dimensions"].split(","), "Datatype": tensor["type"]}
+                for tensor in _LOGGED_TENSOR.finditer(found["inputs"])
+            ]
+            tactic = re.search(r", TacticName: ([^,]*),", line)
             metadata = line.rpartition(", Metadata: ")[2]
-            layer = {"Name": found["name"], "LayerType": found["kind"], "Metadata": metadata}
-            layers.append(_layer({**layer, "Inputs": [{"Datatype": kind} for kind in kinds]}))
+            layer = {"Name": found["name"], "LayerType": found["kind"], "Metadata": metadata, "Inputs": inputs}
+            layers.append(_layer({**layer, "TacticName": tactic[1] if tactic else ""}))
     return tuple(layers)
 
 
@@ -156,12 +185,15 @@ def convolution_types(layers: Iterable[Layer], names: Iterable[str]) -> dict[str
         names: of the convolutions in the ONNX file. TensorRT may split a grouped convolution into several layers; it
             then has the widest of their types.
     """
-    required = set(names)
+    layers, required = tuple(layers), set(names)
+    multiplied = frozenset[str]().union(*(layer.names for layer in layers if layer.multiplies))
     types: dict[str, str] = {}
     for layer in layers:
+        # A generated kernel computes a convolution only if no other layer does.
+        computed = layer.names if layer.multiplies else layer.names - multiplied if layer.may_multiply else frozenset()
         kind = layer.computes_in
-        if layer.multiplies and kind is not None:
-            for name in layer.names & required:
+        if kind is not None:
+            for name in computed & required:
                 types[name] = max(types.get(name, kind), kind, key=_WIDTH.index)
     return types
 
@@ -228,13 +260,22 @@ def _layer(data: Mapping[str, Any]) -> Layer:
     names = [re.sub(r"^PWN\((.*)\)$", r"\1", part.strip()) for part in parts]
     inputs, weights = data.get("Inputs") or [], data.get("Weights")
     words = " ".join(str(data.get(key) or "") for key in ("LayerType", "ParameterType"))
+    generated = bool(_GENERATED.search(words))
     return Layer(
         names=frozenset([*_ONNX_LAYER.findall(metadata), *names]),
         kind=words.strip(),
-        input=_type(_datatype(inputs[0])) if inputs else None,
+        input=_widest_factor(inputs) if generated else _type(_datatype(inputs[0])) if inputs else None,
         weights=_type(str(weights.get("Type"))) if isinstance(weights, Mapping) else None,
         tactic=str(data.get("TacticName") or ""),
     )
+
+
+def _widest_factor(inputs: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the widest type of the inputs of a generated kernel, without scales and biases: scalars and vectors."""
+    factors = [one for one in inputs if sum(str(size) != "1" for size in one.get("Dimensions") or []) > 1]
+    types = [_type(_datatype(one)) for one in factors or inputs]
+    known = [one for one in types if one is not None]
+    return max(known, key=_WIDTH.index) if known and len(known) == len(types) else None
 
 
 def _datatype(tensor: Mapping[str, Any]) -> str:

@@ -91,6 +91,7 @@ class EngineSession:
         device: the GPU.
         max_batch: maximum number of images in one run; :meth:`run` splits larger batches.
         uncaptured: batch size -> why its graph could not be captured. It runs without one.
+        is_lean: whether a lean runtime runs the engine; that has no inspector.
 
     Raises:
         MissingExtra: ``cuda-bindings`` is not installed.
@@ -115,6 +116,7 @@ class EngineSession:
         self.runtime, self.device = str(library), f"cuda:0 ({gpu.name})"
         self.min_batch, self.max_batch, self._tuned_batch = options.min_batch, options.max_batch, options.tuned_batch
         self.uncaptured: dict[int, str] = {}
+        self.is_lean = lean is not None
         self._library, self._gpu, self._lock = library, gpu, Lock()
         self._cuda = Cuda()
         try:
@@ -157,7 +159,11 @@ class EngineSession:
         return logits
 
     def layers(self) -> tuple[Layer, ...]:
-        """Return the layers from the engine inspector, at the batch size for which the engine is tuned."""
+        """Return the layers from the engine inspector, at the batch size for which the engine is tuned.
+
+        Raises:
+            ProofError: the runtime has no inspector, or its report cannot be read.
+        """
         with self._lock:
             shaped = self._shaped(self._plain, self._tuned_batch)
             return layers_of_report(report_of(self._library, self._engine, shaped.context))

@@ -110,7 +110,7 @@ class Machine:
         return EngineSession(self.library, self.gpu, self.build(onnx, options), options)
 
 
-@pytest.fixture(params=["10.16.1.11", "11.4.0.106"])
+@pytest.fixture(params=["10.9.0.34", "11.4.0.106"])  # the oldest and the newest that are supported
 def machine(request, fake_machine, h100, monkeypatch, tmp_path) -> Machine:
     """A machine whose TensorRT and GPU are fakes."""
     computer = fake_machine.install(monkeypatch, tmp_path / "cache", request.param)

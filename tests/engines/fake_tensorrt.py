@@ -225,6 +225,9 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
                 return None
             detailed = config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
             head = {"version": version, "batches": [shape[0] for shape in shapes], "detailed": detailed}
+            layers = report(head, network._onnx, version, trt.convolutions, rtx or shapes[0][0] == shapes[2][0])
+            if detailed:
+                self._logger.log(ILogger.Severity.VERBOSE, log_of(layers["Layers"], rtx))
             content = json.dumps(head).encode() + b"\n" + network._onnx
             return host_memory(hashlib.sha256(content).digest() + content)
 
@@ -236,7 +239,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             low, _, high = self._engine._head["batches"]
             context = self.execution_context
             is_told = low == high or (context is not None and context._batch is not None)
-            return json.dumps(report(self._engine, version, trt.convolutions, is_told))
+            return json.dumps(report(self._engine._head, self._engine._onnx, version, trt.convolutions, is_told))
 
     class IRuntimeConfig:
         __slots__ = ("_strategy", *(("dynamic_shapes_kernel_specialization_strategy",) if rtx else ()))
@@ -294,7 +297,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             return True
 
     class ICudaEngine:
-        __slots__ = ("_head", "_inference", "_onnx", "error_recorder")
+        __slots__ = ("_head", "_inference", "_is_lean", "_onnx", "error_recorder")
         device_memory_size_v2 = 1024
 
         @property
@@ -315,6 +318,8 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             return (-1, *shape[1:])
 
         def create_engine_inspector(self) -> Any:
+            if self._is_lean:
+                return None
             inspector = EngineInspector.__new__(EngineInspector)
             inspector._engine, inspector.execution_context = self, None
             return inspector
@@ -346,17 +351,18 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             logits[:] = self._inference.run(None, {entry.name: images})[0]
 
     class Runtime:
-        __slots__ = ("_loads", "_logger", "engine_host_code_allowed", "error_recorder")
+        __slots__ = ("_is_lean", "_loads", "_logger", "engine_host_code_allowed", "error_recorder")
 
         def __init__(self, logger: Any) -> None:
             if not trt.starts:
                 logger.log(ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
                 raise TypeError("pybind11::init(): factory function returned nullptr")
-            self._logger, self._loads = logger, version
+            self._logger, self._loads, self._is_lean = logger, version, False
 
         def load_runtime(self, path: str) -> Any:
             other = Runtime(self._logger)
             other._loads = Path(path).read_text(encoding="ascii")  # the version whose lean runtime it is
+            other._is_lean = True
             return other
 
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Any:
@@ -377,7 +383,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
                 self._logger.log(ILogger.Severity.ERROR, "The engine plan file is not compatible with this version")
                 return None
             engine = ICudaEngine.__new__(ICudaEngine)
-            engine._head, engine._onnx = built, onnx
+            engine._head, engine._onnx, engine._is_lean = built, onnx, self._is_lean
             engine._inference = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
             return engine
 
@@ -414,6 +420,8 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
         Runtime,
     ):
         setattr(trt, kind.__name__, kind)
+    if "IRuntimeConfig" not in recorded:  # before 10.14
+        del trt.IRuntimeConfig, ICudaEngine.create_runtime_config
     module: ModuleType = trt
     return module
 
@@ -428,15 +436,50 @@ def view(address: int, shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
     return np.ctypeslib.as_array((ctypes.c_float * int(np.prod(shape))).from_address(address)).reshape(shape)
 
 
+def log_of(layers: list[dict[str, Any]], rtx: bool) -> str:
+    """Return the list of layers that a builder logs at the level VERBOSE.
+
+    That of TensorRT 10 is as https://github.com/NVIDIA/TensorRT/issues/4397 and issue 3583 there quote it; that of
+    TensorRT-RTX 1.7 has constants, strides and other separators of nodes beside.
+    """
+    lines = []
+    for layer in layers:
+        (tensor,) = layer["Inputs"]
+        size = ",".join(map(str, tensor["Dimensions"]))
+        kind = tensor.get("Format/Datatype") or tensor["DataType"]
+        location, key = ("", "Datatype") if rtx else ("Location: Device, ", "Format/Datatype")
+        said = f"{{ Name: {tensor['Name']}, {location}Dimensions: [{size}], {key}: {kind} }}"
+        constants = "Constants: [], " if rtx else ""
+        weights = "" if rtx else f"ParameterType: Convolution, Weights: {json.dumps(layer['Weights'])}, "
+        metadata = layer["Metadata"] if rtx else layer["Metadata"].replace("\x1f", "\x1e")
+        lines.append(
+            f"Name: {layer['Name']}, LayerType: {layer['LayerType']}, Inputs: [ {said}], {constants}"
+            f"Outputs: [ {said}], {weights}TacticName: {layer['TacticName']}, StreamId: 0, Metadata: {metadata}"
+        )
+    return "\n".join(["Layers:", *lines, "", "Bindings:", "images", "logits"])
+
+
 def report(
-    engine: Any, version: str, override: Callable[[str, str], str | None] | None = None, is_told: bool = True
+    head: dict[str, Any],
+    data: bytes,
+    version: str,
+    override: Callable[[str, str], str | None] | None = None,
+    is_told: bool = True,
 ) -> dict[str, Any]:
-    """Return what the engine inspector of a version tells of a file's convolutions; the types of tensors if told."""
+    """Return what the engine inspector of a version tells of a file's convolutions; the types of tensors if told.
+
+    Args:
+        head: of the plan.
+        data: the ONNX file that it was built from.
+        version: of TensorRT.
+        override: see :func:`fake_tensorrt`.
+        is_told: whether the types of tensors are known.
+    """
     import onnx
 
-    if not engine._head["detailed"]:
+    if not head["detailed"]:
         return {"Layers": ["names only"], "Bindings": ["images", "logits"]}
-    graph = onnx.load_from_string(engine._onnx).graph
+    graph = onnx.load_from_string(data).graph
     kinds = {constant.name: constant.data_type for constant in graph.initializer}
     small = {node.output[0]: kinds[node.input[0]] for node in graph.node if node.input[0] in kinds}
     layers = []

@@ -2,8 +2,10 @@
 
     python tests/engines/record_tensorrt_api.py WHEEL...
 
-The wheels are those of ``pip download --no-deps tensorrt-cu13-bindings==VERSION``, for the running Python. Bindings
-load without TensorRT's own libraries where stubs of the few functions that they link to stand in.
+The wheels are those of ``pip download --no-deps tensorrt-cu13-bindings==VERSION`` for the running Python, or of
+``tensorrt-cu12-bindings`` for versions before 10.13. Recorded are the oldest version that is supported, the newest one
+of each major version, and one between. Bindings load without TensorRT's own libraries where stubs of the few functions
+that they link to stand in.
 """
 
 from __future__ import annotations

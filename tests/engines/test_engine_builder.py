@@ -1,15 +1,20 @@
 import hashlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from bundle_parts import calibration, engine, engine_variant, onnx_variant
 
 from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.engines.builder_log import BuilderLog
 from regnet_deploy.engines.engine_builder import EngineSource, build_engine, build_plan, rebuild_engine
+from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.inspection import is_squeeze_excitation
+from regnet_deploy.engines.library import Library, find_library
 from regnet_deploy.engines.session import EngineSession
 from regnet_deploy.errors import ProofError, UsageError
+from regnet_deploy.runtimes.runtime import open_onnx
 
 FOUR = EngineOptions.up_to(4)
 
@@ -58,15 +63,30 @@ def test_a_convolution_that_the_report_does_not_name_is_refused_unless_that_is_a
     assert made.engine.unaccounted == ("s9.b1.f.a",)
 
 
-def test_what_the_builder_lists_goes_before_what_the_inspector_tells(machine, onnx_of, types_of, monkeypatch):
-    from regnet_deploy.engines import engine_builder
+@pytest.mark.parametrize("options", [FOUR, EngineOptions(min_batch=2, tuned_batch=2, max_batch=2)])
+def test_tensorrt_logs_layers_without_types_and_the_inspector_has_them(
+    machine, onnx_of, types_of, monkeypatch, options
+):
+    logged = []
+    with monkeypatch.context() as patch:
+        patch.setattr(BuilderLog, "add_line", lambda self, is_error, text: logged.append(text))
+        built = build_plan(machine.library, machine.gpu, onnx_of("fp16"), 32, options)
+    assert built.layers is None
+    (lines,) = [text for text in logged if text.startswith("Layers:")]
+    assert ("N/A due to dynamic shapes" in lines) == (options is FOUR)
+    assert make(machine, onnx_of("fp16"), types_of("fp16"), options).engine.types == {"fp16": len(types_of("fp16"))}
 
-    layers = machine.session(onnx_of("fp16")).layers()
-    monkeypatch.setattr(
-        engine_builder, "build_plan", lambda *arguments, **more: replace(build_plan(*arguments, **more), layers=layers)
-    )
+
+def test_the_layers_that_tensorrt_rtx_logs_go_before_those_of_its_inspector(
+    machine, fakes, onnx_of, types_of, monkeypatch
+):
+    library = Library(fakes.fake_tensorrt("11.4.0.106", machine.cuda, rtx=True), "tensorrt-rtx")
+    options = FOUR.replace(compute_capabilities=("8.9",))
+    source = EngineSource("rtx-fp16", onnx_of("fp16"), 32, "fp16", types_of("fp16"), options)
     monkeypatch.setattr(EngineSession, "layers", lambda self: pytest.fail("the inspector is asked"))
-    assert make(machine, onnx_of("fp16"), types_of("fp16")).engine.types == {"fp16": len(types_of("fp16"))}
+    made = build_engine(library, replace(machine.gpu, compute_capability="8.9"), source)
+    assert made.engine.types == {"fp16": len(types_of("fp16"))}
+    assert made.session is not None
 
 
 def test_a_version_compatible_engine_is_proved_by_the_lean_runtime_where_that_is_installed(
@@ -81,9 +101,14 @@ def test_a_version_compatible_engine_is_proved_by_the_lean_runtime_where_that_is
     )
     monkeypatch.setattr(machine.trt.Runtime, "load_runtime", lambda self, path: loaded.append(path) or load(self, path))
     options = FOUR.replace(version_compatible=True)
-    make(machine, onnx_of("fp16"), types_of("fp16"), options=options)
+    made = make(machine, onnx_of("fp16"), types_of("fp16"), options=options)
     make(machine, onnx_of("fp16"), types_of("fp16"))
     assert loaded == [str(lean)]
+    assert made.session.is_lean
+    # The lean runtime has no inspector: the types are those that the full one reports.
+    assert made.engine.types == {"fp16": len(types_of("fp16"))}
+    with pytest.raises(ProofError, match=r"not known, because the runtime of tensorrt .* has no engine inspector"):
+        made.session.layers()
 
 
 def test_kernels_are_timed_once(machine, onnx_of, types_of, tmp_path):
@@ -199,3 +224,32 @@ def test_tensorrt_rtx_builds_for_this_gpu_where_the_others_are_not_for_it(
     )
     rebuild_engine(bundle, "rtx-fp16", replace(h100, compute_capability=capability))
     assert seen[0].compute_capabilities == built_for
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int8-1x1"])
+def test_on_a_gpu_an_engine_is_built_in_its_types_and_gives_the_logits_of_the_file(
+    onnx_of, types_of, images, runtime, precision
+):
+    gpu = find_gpu()
+    if gpu is None:
+        pytest.skip("needs a CUDA device")
+    if runtime == "tensorrt":
+        pytest.importorskip("tensorrt", reason="needs TensorRT (extra [trt])")
+    else:
+        pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX (extra [trt-rtx])")
+    library = find_library(gpu, runtime)
+    variant = library.variant(precision)
+    built = build_engine(
+        library, gpu, EngineSource(variant, onnx_of(precision), 32, precision, types_of(precision), FOUR)
+    )
+    assert sum(built.engine.types.values()) + len(built.engine.unaccounted) == len(types_of(precision))
+    if built.session is None:  # TensorRT-RTX does not run on every GPU
+        assert built.engine.note.startswith("not proved")
+        return
+    wanted = open_onnx(onnx_of("fp32" if precision == "bf16" else precision), device="cpu").run(images)
+    bound = {"fp32": 1e-4, "fp16": 2e-2}.get(precision, 2e-1)
+    for _ in range(3):  # plain, captured, replayed
+        assert np.abs(built.session.run(images) - wanted).max() < bound * max(1.0, np.abs(wanted).max())
+    assert built.session.uncaptured == {}

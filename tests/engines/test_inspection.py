@@ -2,6 +2,8 @@ import json
 
 import pytest
 
+from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.engines.engine_builder import build_plan
 from regnet_deploy.engines.inspection import (
     check_types,
     convolution_types,
@@ -68,6 +70,43 @@ def test_a_name_within_another_is_not_it():
     assert (
         types(layer("s1.b1.f.a_af + s1.b1.f.ab", metadata="[ONNX Layer: s1.b1.f.a.weight]"), names=["s1.b1.f.a"]) == {}
     )
+
+
+def generated(operators, *inputs, metadata="[ONNX Layer: conv]", **more):
+    """A layer whose kernel the compiler generates, with these inputs: type and size of each."""
+    tensors = [{"Name": "x", "Dimensions": size, "Format/Datatype": kind} for kind, size in inputs]
+    name = f"__myl_{operators}_myl0_5"
+    made = layer(name, weights=None, metadata=metadata, layer_type="kgen", TacticName=f"__myl_{operators}_0xfcd0")
+    return {**made, "Inputs": tensors, **more}
+
+
+IMAGE, KERNEL, VECTOR = [8, 16, 32, 32], [24, 16, 1, 1], [1, 24, 1, 1]
+
+
+@pytest.mark.parametrize("operators", ["ConvAddRelu", "CorrAdd", "MulSum", "FcAddCast", "SlicMulMulAddSigm"])
+@pytest.mark.parametrize(("kind", "type_"), [("Half", "fp16"), ("Float", "fp32")])
+def test_a_generated_kernel_computes_a_convolution_that_no_other_layer_computes(operators, kind, type_):
+    # TensorRT lists the weights first.
+    assert types(generated(operators, (kind, KERNEL), ("Half", IMAGE)), names=["conv"]) == {"conv": type_}
+
+
+def test_a_generated_kernel_before_or_after_a_convolution_says_nothing_of_it():
+    after = generated("MulCastAddReluMulMinMaxRounCast", ("Float", IMAGE))
+    before = generated("CastReplConc", ("Float", IMAGE))
+    assert types(before, layer("conv", "Int8"), after, names=["conv"]) == {"conv": "int8"}
+    assert types(before, names=["conv"]) == {}
+    untold = layer("conv", UNTOLD, weights=None)
+    assert types(untold, after, names=["conv"]) == {}
+
+
+def test_scales_and_biases_of_a_generated_kernel_are_no_factors():
+    assert types(generated("Conv", ("Int8", IMAGE), ("Int8", KERNEL), ("Float", VECTOR)), names=["conv"]) == {
+        "conv": "int8"
+    }
+    assert types(generated("Conv", ("Int8", KERNEL), ("Half", IMAGE)), names=["conv"]) == {"conv": "fp16"}
+    assert types(generated("Conv", (UNTOLD, IMAGE), ("Int8", KERNEL)), names=["conv"]) == {}
+    one_pixel = generated("MulSum", ("Half", [1, 16, 1, 1]))
+    assert types(one_pixel, names=["conv"]) == {"conv": "fp16"}
 
 
 @pytest.mark.parametrize("moves", ["Reformat", "kgen", "NoOp", "Constant", "signal"])
@@ -205,6 +244,30 @@ def test_lines_of_a_builders_log_are_read_and_others_passed_over():
         "Name: signal_0, LayerType: signal\n\n"
     )
     assert convolution_types(layers_of_log(log), ["conv"]) == {"conv": "fp16"}
+
+
+def test_names_of_nodes_in_a_log_are_separated_by_either_control_character():
+    line = (
+        "Name: conv1 + af, LayerType: CaskConvolution, Inputs: [ { Name: x, Location: Device, Dimensions: "
+        "[1,3,32,32], Format/Datatype: Half }], Outputs: [ { Name: y, Location: Device, Dimensions: [1,8,32,32], "
+        "Format/Datatype: Half }], ParameterType: Convolution, TacticName: some, StreamId: 0, Metadata: "
+    )
+    for separator in ("\x1e", "\x1f"):
+        metadata = f"[ONNX Layer: a]{separator}[ONNX Layer: b]{separator}[ONNX Layer: c]"
+        layers = layers_of_log(f"Layers:\n{line}{metadata}\n")
+        assert convolution_types(layers, ["a", "b", "c"]) == {"a": "fp16", "b": "fp16", "c": "fp16"}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_a_log_of_tensorrt_rtx_accounts_for_the_convolutions_that_it_generates_kernels_for(
+    rtx, onnx_of, types_of, precision
+):
+    options = EngineOptions.up_to(4, compute_capabilities=("8.9",))
+    layers = build_plan(rtx, None, onnx_of(precision), 32, options).layers
+    gates = {name for layer in layers if layer.may_multiply for name in layer.names if name.endswith(".se.f_ex.2")}
+    assert gates  # two multiplications of the squeeze-and-excitation are unrolled into such a kernel
+    found = convolution_types(layers, types_of(precision))
+    assert found == types_of(precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-1x1", "fp8-1x1"])
