@@ -197,16 +197,18 @@ def _readme(
     decoders: int,
     shared_mib: int,
 ) -> str:
-    backend, flags, note = "onnxruntime", "", ""
+    backend, note = "onnxruntime", ""
     if plans is not None:
         backend = "tensorrt"
         note = (
-            f"\nThe engines were built by TensorRT {', '.join(plans.versions)}: use the Triton release that has it "
+            f"\nThe engines were built by TensorRT {plans.version}: use the Triton release that has it "
             "(see NVIDIA's support matrix) as `FROM` in the Dockerfile.\n"
         )
         if plans.version_compatible:
-            flags = " --backend-config=tensorrt,version-compatible=true"
-            note += "They are version-compatible, so a later TensorRT runs them too.\n"
+            note += (
+                "They are version-compatible, but need the lean runtime of their own version in a later TensorRT, "
+                "and Triton does not load one.\n"
+            )
     return fill(
         "triton/README.md",
         {
@@ -216,7 +218,6 @@ def _readme(
             "variant": subject.variant,
             "backend": backend,
             "gpus": " --gpus all" if gpu else "",
-            "flags": flags,
             "note": note,
             "input": subject.input_name,
             "output": subject.output_name,
@@ -241,14 +242,15 @@ class EnginePlacement:
         files: file name in the folder of the version -> engine.
         by_capability: compute capability -> file name, if it is not that of the default engine.
         max_batch: maximum batch that all engines support, images.
-        versions: versions of TensorRT that built them.
-        version_compatible: whether later versions of TensorRT can run all of them.
+        version: of TensorRT that built them.
+        version_compatible: whether any of them is version-compatible. The lean runtime is not part of the plan, and
+            Triton does not load one, so this does not help there.
     """
 
     files: dict[str, StoredEngine]
     by_capability: dict[str, str]
     max_batch: int
-    versions: tuple[str, ...]
+    version: str
     version_compatible: bool
 
 
@@ -283,8 +285,7 @@ def place_engines(variant: str, engines: Sequence[StoredEngine]) -> EnginePlacem
     if default is not None:
         files[DEFAULT_FILE] = default
     versions = tuple(sorted({engine.identity.version for engine in files.values()}))
-    compatible = all(engine.identity.options.version_compatible for engine in files.values())
-    if len(versions) > 1 and not compatible:
+    if len(versions) > 1:
         raise UsageError(
             f"the engines of {variant} were built by TensorRT {', '.join(versions)}, and a Triton server has only "
             "one: build them with one version"
@@ -293,6 +294,6 @@ def place_engines(variant: str, engines: Sequence[StoredEngine]) -> EnginePlacem
         files=files,
         by_capability=names,
         max_batch=min(engine.identity.options.max_batch for engine in files.values()),
-        versions=versions,
-        version_compatible=compatible,
+        version=versions[0],
+        version_compatible=any(engine.identity.options.version_compatible for engine in files.values()),
     )

@@ -18,6 +18,9 @@ LABELS = "labels.txt"
 WARM_UP = "golden"
 #: Name of the tensor of encoded images, of the ensemble and of its first step.
 IMAGE = "image"
+#: Value of the parameter ``cudnn_conv_algo_search`` of Triton's ONNX Runtime backend: 0 is exhaustive, 2 the default of
+#: cuDNN.
+_HEURISTIC = 1
 
 Config = dict[str, Any]
 
@@ -86,16 +89,20 @@ def on_onnxruntime(config: Config, *, gpu: bool, threads: int) -> Config:
     """Return the configuration of an ONNX classifier.
 
     The number of threads is set, because by default each instance uses a thread for every core. On a GPU, TF32 is
-    disabled, because the file was proved without it.
+    disabled, because the file was proved without it. The search of convolution algorithms is a parameter of the model:
+    the backend reads it there only, and without it searches exhaustively, whatever the accelerator says.
     """
+    parameters: dict[str, object] = {"intra_op_thread_count": threads, "inter_op_thread_count": 1, "execution_mode": 0}
+    if gpu:
+        parameters["cudnn_conv_algo_search"] = _HEURISTIC
     configured = {
         **config,
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
-        "parameters": _parameters({"intra_op_thread_count": threads, "inter_op_thread_count": 1, "execution_mode": 0}),
+        "parameters": _parameters(parameters),
     }
     if gpu:
-        cuda = {"name": "cuda", "parameters": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}}
+        cuda = {"name": "cuda", "parameters": {"use_tf32": "0"}}
         configured["optimization"] = {"execution_accelerators": {"gpu_execution_accelerator": [cuda]}}
     return configured
 

@@ -66,7 +66,30 @@ def test_a_gpu_is_used_as_the_variant_was_proved(exported_bundle):
     group = config.instance_group[0]
     assert group.Kind.Name(group.kind) == "KIND_GPU"
     (cuda,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    assert (cuda.name, cuda.parameters["use_tf32"]) == ("cuda", "0")
+    assert cuda.name == "cuda"
+    options = cuda_options_of_triton(config)
+    assert (options["use_tf32"], options["cudnn_conv_algo_search"]) == ("0", "HEURISTIC")
+
+
+def cuda_options_of_triton(config) -> dict[str, str]:
+    """Return the options of the CUDA provider as Triton's ONNX Runtime backend merges them (src/onnxruntime.cc).
+
+    The options of the accelerator come first. If the model has any parameters, the backend then reads four options from
+    these, and writes its defaults over the accelerator's options where a parameter is missing.
+    """
+    options = {}
+    for accelerator in config.optimization.execution_accelerators.gpu_execution_accelerator:
+        assert accelerator.name == "cuda"
+        options |= dict(accelerator.parameters)
+    parameters = {name: value.string_value for name, value in config.parameters.items()}
+    if parameters:
+        search = int(parameters.get("cudnn_conv_algo_search", "0"))
+        options["cudnn_conv_algo_search"] = ("EXHAUSTIVE", "HEURISTIC", "DEFAULT")[search]
+        options["gpu_mem_limit"] = parameters.get("gpu_mem_limit", str(2**64 - 1))
+        strategy = int(parameters.get("arena_extend_strategy", "0"))
+        options["arena_extend_strategy"] = ("kNextPowerOfTwo", "kSameAsRequested")[strategy]
+        options["do_copy_in_default_stream"] = parameters.get("do_copy_in_default_stream", "1")
+    return options
 
 
 def test_the_ensemble_joins_both_steps(subject):
