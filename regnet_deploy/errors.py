@@ -6,6 +6,7 @@
       UsageError        an option or a value that cannot be used
       BundleError       a bundle that is missing, damaged, newer than this program or not writable
         MissingPart     a bundle without a part that is needed; names the command that makes it
+        DamagedManifest bundle.json is damaged or missing; names the command that restores it
       DataError         images or folders that cannot be used
       MissingExtra      a library of an optional extra is not installed; names the pip command
       ProofError        an exported file does not agree with the trained model (exit code 3)
@@ -38,6 +39,18 @@ class BundleError(RegnetDeployError):
 
 class MissingPart(BundleError):
     """A bundle without the part that a command needs."""
+
+
+class DamagedManifest(BundleError):
+    """A bundle whose ``bundle.json`` is damaged, or missing beside its copy.
+
+    Attributes:
+        what: what is damaged and how, without what to do about it.
+    """
+
+    def __init__(self, what: str, advice: str) -> None:
+        super().__init__(f"{what}: {advice}")
+        self.what = what
 
 
 class DataError(RegnetDeployError):

@@ -1,5 +1,6 @@
 """The bundle: one folder that grows from a budget to a served model."""
 
+from regnet_deploy.bundle.damage import find_damage, find_leftovers
 from regnet_deploy.bundle.manifest import Manifest
 from regnet_deploy.bundle.reading import (
     DEFAULT_PATH,
@@ -8,10 +9,10 @@ from regnet_deploy.bundle.reading import (
     WEIGHTS,
     Bundle,
     StoredFile,
-    find_damage,
     open_bundle,
     read_bundle,
 )
+from regnet_deploy.bundle.repair import repair_bundle
 from regnet_deploy.bundle.writing import create_bundle, ensure_creatable, ensure_writable, update_bundle
 
 __all__ = [
@@ -26,7 +27,9 @@ __all__ = [
     "ensure_creatable",
     "ensure_writable",
     "find_damage",
+    "find_leftovers",
     "open_bundle",
     "read_bundle",
+    "repair_bundle",
     "update_bundle",
 ]

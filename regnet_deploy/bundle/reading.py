@@ -4,10 +4,12 @@
 and the table of *files*. A file lies in the folder under a name that contains the start of its sha256
 (``weights-3f2a9c1b0d4e.safetensors``), so a new version never overwrites the old one: new files are written and synced
 first, then the manifest is replaced by one rename, then files that are no longer in it are deleted. At every moment,
-also after a crash or on a full disk, the manifest and the files that it names agree.
+also after a crash or on a full disk, the manifest and the files that it names agree. Files that it does not name are what
+an interrupted command left; they do no harm, and the next command that writes deletes them.
 
 The manifest contains the sha256 of its own content, and its bytes are the canonical ones for that content, so a changed
-byte anywhere in a bundle is found.
+byte anywhere in a bundle is found. A copy of it lies beside it (``bundle-3f2a9c1b0d4e.json``), from which
+:func:`regnet_deploy.bundle.repair.repair_bundle` restores a damaged one.
 
 Parts are read as records (:mod:`regnet_deploy.bundle.manifest`), and all of them are validated when a bundle is opened.
 What does not change is written as it was read: an unknown key, which a later version may have written, stays as long as
@@ -39,7 +41,7 @@ from regnet_deploy.bundle.manifest import (
 from regnet_deploy.bundle.measurements import Profile, Serving
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Variant
-from regnet_deploy.errors import BundleError, MissingPart
+from regnet_deploy.errors import BundleError, DamagedManifest, MissingPart
 
 T = TypeVar("T")
 
@@ -64,9 +66,9 @@ MADE_BY = {
 }
 
 #: Names of stored files.
-STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-[0-9a-f]{12}(\.[A-Za-z0-9]+)?\Z")
-#: Prefix of files that are being written.
-TEMPORARY = ".incomplete-"
+STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-([0-9a-f]{12})(\.[A-Za-z0-9]+)?\Z")
+#: Names of copies of the manifest.
+COPY_NAME = re.compile(r"bundle-[0-9a-f]{12}\.json\Z")
 #: Maximum size of a manifest; large ones have a hundredth of it.
 _MAX_MANIFEST_BYTES = 256 * 2**20
 
@@ -171,7 +173,7 @@ class Bundle:
         """
         path, stored = self.stored_path(logical), self.files[logical]
         try:
-            data = _read_file(path, stored.bytes)
+            data = read_file(path, stored.bytes)
         except OSError as error:
             raise BundleError(
                 f"cannot read {path}: {error.strerror}; make the bundle again or restore the file"
@@ -184,15 +186,15 @@ class Bundle:
         return data
 
 
-def _read_file(path: Path, most: int) -> bytes:
-    """Return the first ``most`` bytes of a regular file, and one more if there is one.
+def read_file(path: Path, most: int | None = None) -> bytes:
+    """Return a regular file, or its first ``most`` bytes, and one more if there is one.
 
     Other kinds of files are rejected: reading a pipe would block, and a device may have no end.
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file")
-        return file.read(most + 1)
+        return file.read() if most is None else file.read(most + 1)
 
 
 def open_bundle(path: str | Path) -> Bundle:
@@ -204,9 +206,11 @@ def open_bundle(path: str | Path) -> Bundle:
     folder = Path(path)
     manifest = folder / MANIFEST
     try:
-        raw = _read_file(manifest, _MAX_MANIFEST_BYTES)
+        raw = read_file(manifest, _MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         what = "does not exist"
+        if find_copies(folder):
+            raise DamagedManifest(f"{manifest} is missing", _restore(folder)) from None
         if os.path.exists(folder):
             what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
         raise BundleError(
@@ -246,26 +250,64 @@ def read_bundle(path: str | Path, use: Callable[[Bundle], T], is_incomplete: Cal
     return result
 
 
-def find_damage(bundle: Bundle) -> list[str]:
-    """Return one line for each file that is missing, damaged or not in the manifest."""
-    problems = []
-    for logical in sorted(bundle.files):
-        try:
-            bundle.read(logical)
-        except BundleError as error:
-            problems.append(str(error))
-    known = {stored.name for stored in bundle.files.values()} | {MANIFEST}
-    for entry in sorted(bundle.path.iterdir()):
-        if entry.name not in known and not entry.name.startswith(TEMPORARY):
-            problems.append(f"{entry} is not part of the bundle: delete it or keep it elsewhere")
-    return problems
+def find_copies(folder: Path) -> list[Path]:
+    """Return the copies of manifests in a folder, the latest first; they may be damaged."""
+    try:
+        copies = [entry for entry in folder.iterdir() if COPY_NAME.match(entry.name) and entry.is_file()]
+        return sorted(copies, key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    except OSError:
+        return []
 
 
-def _damaged(manifest: Path, reason: str) -> BundleError:
-    return BundleError(
-        f"{manifest} is damaged ({reason}): restore it, or start again with "
-        f"`regnet-deploy select --gflops 4 -o {manifest.parent} --force`"
-    )
+def copy_name(raw: bytes) -> str:
+    """Return the name of the copy of a manifest with these bytes."""
+    return f"bundle-{hashlib.sha256(raw).hexdigest()[:12]}.json"
+
+
+def _restore(folder: Path) -> str:
+    return f"`regnet-deploy verify {folder} --repair` restores it from its copy, or restore it from a backup"
+
+
+def damaged_manifest(folder: Path, reason: str) -> DamagedManifest:
+    """Return the error of a manifest that is damaged."""
+    return DamagedManifest(f"{folder / MANIFEST} is damaged ({reason})", _restore(folder))
+
+
+def manifest_content(folder: Path, raw: bytes) -> tuple[dict[str, Any], dict[str, StoredFile], str]:
+    """Return the parts, the files and the sha256 that a manifest names, without checking that they agree.
+
+    Raises:
+        BundleError: the bytes are not those of a manifest, or of a newer schema.
+    """
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise damaged_manifest(folder, _json_damage(raw)) from None
+    if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
+        raise damaged_manifest(folder, "it is JSON, but not a manifest")
+    if document["schema"] > SCHEMA:
+        raise BundleError(
+            f"{folder / MANIFEST} has schema {document['schema']}, this regnet-deploy reads up to {SCHEMA}: "
+            "pip install --upgrade regnet-deploy"
+        )
+    try:
+        parts, table, digest = document["parts"], document["files"], document["sha256"]
+        files = {logical: StoredFile(**entry) for logical, entry in table.items()}
+        serialize(parts, files)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):  # ValueError: a number like 1e400
+        raise damaged_manifest(folder, "it is JSON, but not a manifest") from None
+    return parts, files, digest
+
+
+def _json_damage(raw: bytes) -> str:
+    """Return in words what is wrong with bytes that are not JSON."""
+    if not raw:
+        return "it is empty"
+    if b"\0" in raw:
+        return f"it has zero bytes from byte {raw.index(0):,} on"
+    if raw.startswith(b"{") and not raw.endswith(b"\n}\n"):  # as every manifest ends
+        return f"it is cut off after {len(raw):,} bytes"
+    return f"its {len(raw):,} bytes are not valid JSON"
 
 
 def parse_bundle(folder: Path, raw: bytes) -> Bundle:
@@ -275,29 +317,14 @@ def parse_bundle(folder: Path, raw: bytes) -> Bundle:
         BundleError: they are damaged or of a newer schema, or a part does not match its record.
     """
     manifest = folder / MANIFEST
-    damaged = _damaged(manifest, "its own sha256 does not match")
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise _damaged(manifest, f"its {len(raw):,} bytes are not valid JSON") from None
-    if not isinstance(document, dict) or not isinstance(document.get("schema"), int):
-        raise _damaged(manifest, "it is JSON, but not a manifest")
-    if document["schema"] > SCHEMA:
-        raise BundleError(
-            f"{manifest} has schema {document['schema']}, this regnet-deploy reads up to {SCHEMA}: "
-            "pip install --upgrade regnet-deploy"
-        )
-    try:
-        parts, table, digest = document["parts"], document["files"], document["sha256"]
-        files = {logical: StoredFile(**entry) for logical, entry in table.items()}
-        canonical = serialize(parts, files)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):  # ValueError: a number like 1e400
-        raise damaged from None
+    parts, files, digest = manifest_content(folder, raw)
+    canonical = serialize(parts, files)
     if canonical != raw:
-        raise damaged
+        was_cut = canonical.startswith(raw)
+        raise damaged_manifest(folder, f"it is cut off after {len(raw):,} bytes" if was_cut else "it was changed")
     for stored in files.values():
         if not STORED_NAME.match(stored.name):  # never follow a name out of the folder
-            raise damaged
+            raise damaged_manifest(folder, "it names a file outside the bundle")
     try:
         records = manifest_from_json(parts)
     except BundleError as error:

@@ -8,24 +8,27 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle.manifest import Manifest, manifest_from_json
 from regnet_deploy.bundle.reading import (
+    COPY_NAME,
     MANIFEST,
     STORED_NAME,
-    TEMPORARY,
     WEIGHTS,
     Bundle,
     StoredFile,
+    copy_name,
+    find_copies,
     open_bundle,
     parse_bundle,
     serialize,
 )
 from regnet_deploy.bundle.record import to_json
+from regnet_deploy.durable_files import TEMPORARY, lock, sync_folder, write_whole
 from regnet_deploy.errors import BundleError
 
 #: Part that may be dropped -> the entry of the environment of the command that wrote it.
@@ -43,20 +46,20 @@ def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, repl
     Raises:
         BundleError: the folder has other content or trained weights, or cannot be written.
     """
-    folder = Path(path)
-    with _writable(folder):
-        is_new = not os.path.exists(folder)
-        if not is_new and not os.path.isdir(folder):
+    folder, written = Path(path), _written(parts)
+    with writable(folder):
+        if os.path.lexists(folder) and not os.path.isdir(folder):
             raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
-        folder.mkdir(parents=True, exist_ok=True)
+        missing = [each for each in (folder, *folder.absolute().parents) if not each.exists()]
         try:
-            with _lock(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            with lock_folder(folder):
                 _refuse_to_replace(folder, replace)
-                return _commit(folder, _written(parts), {}, {})
-        except OSError:
-            if is_new:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
+                return commit(folder, written, {}, {})
+        except BaseException:
+            for each in missing:
+                with contextlib.suppress(OSError):  # it is not empty
+                    each.rmdir()
             raise
 
 
@@ -67,11 +70,11 @@ def ensure_creatable(path: str | Path, *, replace: bool = False) -> None:
         BundleError: it cannot.
     """
     folder = Path(path)
-    with _writable(folder):
+    with writable(folder):
         if os.path.isdir(folder):
-            with _lock(folder):
+            with lock_folder(folder):
                 _refuse_to_replace(folder, replace)
-        elif os.path.exists(folder):
+        elif os.path.lexists(folder):
             raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
         else:
             with tempfile.TemporaryDirectory(dir=folder.absolute().parent):
@@ -80,15 +83,21 @@ def ensure_creatable(path: str | Path, *, replace: bool = False) -> None:
 
 def _refuse_to_replace(folder: Path, replace: bool) -> None:
     """Raise BundleError if a new bundle would replace other content; called with the lock held."""
-    if (folder / MANIFEST).exists():
+    # A copy of the manifest alone is what a command left that was killed while it created the bundle.
+    others = [path.name for path in folder.iterdir() if not (COPY_NAME.match(path.name) or _is_temporary(path.name))]
+    if MANIFEST in others or (others and find_copies(folder)):
         old = None if replace else open_bundle(folder)
         if old is not None and old.files:
             raise BundleError(
                 f"{folder} already holds {', '.join(sorted(old.files))}: "
                 "choose another folder with -o, or give --force to start it anew"
             )
-    elif any(not entry.name.startswith(TEMPORARY) for entry in folder.iterdir()):
+    elif others:
         raise BundleError(f"{folder} exists and is not a bundle: choose another folder with -o")
+
+
+def _is_temporary(name: str) -> bool:
+    return name.startswith(TEMPORARY)
 
 
 def update_bundle(
@@ -115,10 +124,10 @@ def update_bundle(
     """
     folder = open_bundle(path).path  # raises if there is none
     parts = _written(parts)
-    with _writable(folder), _lock(folder):
+    with writable(folder), lock_folder(folder) as is_locked:
         now = open_bundle(folder)
         if expect is not None and _identity(now, parts) != _identity(expect, parts):
-            raise BundleError(f"{folder} was changed by another command meanwhile; nothing was written, run this again")
+            raise _changed(folder)
         kept = {name: value for name, value in now.parts.items() if name not in drop}
         stored = {name: value for name, value in now.files.items() if not any(fnmatchcase(name, one) for one in drop)}
         # Each command has an entry of its own in the environment. It is removed with the part that the command wrote.
@@ -133,7 +142,11 @@ def update_bundle(
             unknown = {name: now.parts["variants"][name] for name in now.unknown_variants}
             changed["variants"] = {**unknown, **changed["variants"]}
         new = {**kept, **changed, **({"environment": merged} if merged else {})}
-        return _commit(folder, new, stored, dict(files or {}))
+        if is_locked:
+            return commit(folder, new, stored, files or {})
+        # Another command may be writing: its files are left alone, and what it has replaced is not replaced again.
+        own = {copy_name(serialize(now.parts, now.files)), *(one.name for one in now.files.values())}
+        return commit(folder, new, stored, files or {}, sweep=own, expect=now)
 
 
 def ensure_writable(bundle: Bundle) -> None:
@@ -142,7 +155,7 @@ def ensure_writable(bundle: Bundle) -> None:
     Raises:
         BundleError: it cannot.
     """
-    with _writable(bundle.path), tempfile.TemporaryFile(dir=bundle.path) as file:
+    with writable(bundle.path), tempfile.TemporaryFile(dir=bundle.path) as file:
         file.write(b"test")
 
 
@@ -186,66 +199,106 @@ def _unchanged(new: Any, known: Any, stored: Any) -> Any:
     return new
 
 
-def _commit(folder: Path, parts: dict[str, Any], files: dict[str, StoredFile], new: dict[str, bytes]) -> Bundle:
+def commit(
+    folder: Path,
+    parts: Mapping[str, Any],
+    files: Mapping[str, StoredFile],
+    new: Mapping[str, bytes],
+    *,
+    sweep: Collection[str] | None = None,
+    expect: Bundle | None = None,
+) -> Bundle:
+    """Write files, then replace the manifest, then delete files of earlier manifests; called with the lock held.
+
+    Args:
+        folder: of the bundle.
+        parts: all parts of the new manifest, JSON data.
+        files: files that it keeps, by logical name.
+        new: contents of new files, by logical name.
+        sweep: names of the files that may be deleted; None is every file with a name of a stored file.
+        expect: the bundle that is replaced, where it may change meanwhile because the folder could not be locked.
+
+    Raises:
+        OSError: the bundle is as before.
+        BundleError: it was changed by another command meanwhile; or it has its new content, but it is not known whether
+            that is on the disk.
+    """
+    contents: dict[str, bytes] = {}
+    table = dict(files)
     for logical, data in new.items():
         digest = hashlib.sha256(data).hexdigest()
         stem, dot, suffix = logical.rpartition(".")
         name = f"{stem}-{digest[:12]}{dot}{suffix}" if dot else f"{logical}-{digest[:12]}"
-        _write(folder, name, data)
-        files[logical] = StoredFile(name, digest, len(data))
-    _write(folder, MANIFEST, serialize(parts, files))
-    _sweep(folder, {stored.name for stored in files.values()})
-    return parse_bundle(folder, (folder / MANIFEST).read_bytes())
-
-
-def _write(folder: Path, name: str, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=folder)
+        contents[name], table[logical] = data, StoredFile(name, digest, len(data))
+    raw = serialize(parts, table)
+    bundle = parse_bundle(folder, raw)  # what could not be read again is not written
+    contents[copy_name(raw)] = raw
+    earlier = set(os.listdir(folder))
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, folder / name)
+        for name, data in contents.items():
+            write_whole(folder / name, data)
+        sync_folder(folder)
+        if expect is not None and open_bundle(folder).digest != expect.digest:
+            raise _changed(folder)
+        write_whole(folder / MANIFEST, raw)
     except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+        # The manifest tells whether the last rename was done: Ctrl-C may come right behind it.
+        if not _has_manifest(folder, raw):
+            for name in contents.keys() - earlier:
+                with contextlib.suppress(OSError):
+                    os.unlink(folder / name)
         raise
-    directory = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        sync_folder(folder)
+    except OSError as error:
+        raise BundleError(
+            f"{folder} has its new content, but the file system cannot tell whether that is on the disk: "
+            f"{error.strerror}; check the disk, then run `regnet-deploy verify {folder}`"
+        ) from None
+    _sweep(folder, {copy_name(raw), *(stored.name for stored in table.values())}, sweep)
+    return bundle
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _has_manifest(folder: Path, raw: bytes) -> bool:
+    try:
+        return (folder / MANIFEST).read_bytes() == raw
+    except OSError:
+        return False
 
 
-def _sweep(folder: Path, used: set[str]) -> None:
-    """Delete files of earlier versions and interrupted writes; only files with names of this module."""
-    for entry in folder.iterdir():
-        stale = STORED_NAME.match(entry.name) and entry.name not in used
-        if stale or entry.name.startswith(TEMPORARY):
-            with contextlib.suppress(OSError):
-                entry.unlink()
+def _changed(folder: Path) -> BundleError:
+    return BundleError(f"{folder} was changed by another command meanwhile; nothing was written, run this again")
+
+
+def _sweep(folder: Path, used: Collection[str], only: Collection[str] | None) -> None:
+    """Delete files of earlier manifests and of interrupted commands; only files with names of this module.
+
+    What cannot be deleted is left: the bundle is complete, and the next command tries again.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            stale = (STORED_NAME.match(name) and name not in used) or _is_temporary(name)
+            if stale and (only is None or name in only):
+                with contextlib.suppress(OSError):
+                    os.unlink(folder / name)
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Lock the folder while it is changed, so that concurrent commands do not lose changes."""
+def lock_folder(folder: Path) -> Iterator[bool]:
+    """Lock the folder while it is changed, so that concurrent commands do not lose changes.
+
+    Yields False where the file system has no locks.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        yield lock(handle, fcntl.LOCK_EX)
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> Iterator[None]:
+    """Turn an OSError, after which the folder is as before, into a BundleError."""
     try:
         yield
     except OSError as error:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from regnet_deploy.api.variants import verify
+from regnet_deploy.bundle import repair_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_table
+from regnet_deploy.cli.output import print_json, print_message, print_table
 from regnet_deploy.errors import BundleError, ProofError
 
 if TYPE_CHECKING:
@@ -17,9 +18,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_argument
+@click.option("--repair", is_flag=True, help="Restore a damaged bundle.json first, from its copy.")
 @json_option
-def command(bundle_path: str, as_json: bool) -> None:
+def command(bundle_path: str, repair: bool, as_json: bool) -> None:
     """Check every file of a bundle, and run its golden set on every network that this machine can run.
+
+    What an interrupted command left in the folder is listed and is no damage: the next command that writes deletes it.
 
     Exit codes: 0 if all checks pass; 2 if a file is damaged, missing or not part of the bundle; 3 if a network does not
     agree with the golden set.
@@ -28,7 +32,11 @@ def command(bundle_path: str, as_json: bool) -> None:
     Example:
       regnet-deploy verify
       regnet-deploy verify my-bundle --json
+      regnet-deploy verify my-bundle --repair
     """
+    repaired = repair_bundle(bundle_path) if repair else None
+    if repaired is not None:
+        print_message(f"repaired: {repaired}")
     checks = verify(bundle_path)
     if as_json:
         failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from regnet_deploy.bundle import MANIFEST, WEIGHTS, Bundle, find_damage
+from regnet_deploy.bundle import MANIFEST, WEIGHTS, Bundle, find_damage, find_leftovers
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.errors import BundleError, MissingExtra, ProofError, RegnetDeployError, UsageError
@@ -64,6 +64,10 @@ def verify(
     checks += [_file(bundle, logical) for logical in sorted(bundle.files)]
     named = {check.detail for check in checks}
     checks += [VerificationCheck("folder", "damaged", line) for line in find_damage(bundle) if line not in named]
+    left = [path.name for path in find_leftovers(bundle)]
+    if left:
+        detail = f"{', '.join(left)}: of a command that writes now, or was interrupted; the next one deletes them"
+        checks.append(VerificationCheck("folder", "ok", detail))
     checks.append(_labels(bundle))
     variants = bundle.manifest.variants
     if FILE not in bundle.files:

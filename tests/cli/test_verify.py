@@ -1,3 +1,4 @@
+import hashlib
 import json
 import re
 import sys
@@ -95,6 +96,36 @@ def test_a_file_that_does_not_belong_is_found(cli: Any, exported_bundle: Path):
     (exported_bundle / "model.pkl").write_bytes(b"cos\nsystem\n")
     found = checks(cli, exported_bundle, 2)
     assert "model.pkl is not part of the bundle" in found["folder"]["detail"]
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_a_damaged_manifest_names_the_command_that_restores_it(cli: Any, exported_bundle: Path):
+    update_bundle(exported_bundle, {"labels": list("abcdef")})
+    whole = (exported_bundle / MANIFEST).read_bytes()
+    (exported_bundle / MANIFEST).write_bytes(whole[:-100])
+    for command in ("verify", "show", "serve", "export", "train", "predict", "package"):
+        more = {"train": ("--data", "x"), "predict": ("x.png",), "package": ("--kserve",)}.get(command, ())
+        done = cli(command, exported_bundle, *more)
+        assert done.returncode == 2
+        assert f"is cut off after {len(whole) - 100:,} bytes" in done.stderr
+        assert f"`regnet-deploy verify {exported_bundle} --repair` restores it" in done.stderr
+    done = cli("verify", exported_bundle, "--repair", "--json")
+    assert done.returncode == 0
+    assert "repaired: " in done.stderr
+    assert json.loads(done.stdout)["ok"]
+    assert (exported_bundle / MANIFEST).read_bytes() == whole
+
+
+@pytest.mark.usefixtures("no_torch")
+def test_what_a_dead_command_left_is_listed_and_no_damage(cli: Any, exported_bundle: Path):
+    data = b"of a command that was killed"
+    name = f"onnx-fp16-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
+    (exported_bundle / name).write_bytes(data)
+    found = checks(cli, exported_bundle, 0)
+    assert found["folder"]["outcome"] == "ok"
+    assert name in found["folder"]["detail"]
+    update_bundle(exported_bundle, {})
+    assert "folder" not in checks(cli, exported_bundle, 0)
 
 
 @pytest.mark.usefixtures("no_torch")

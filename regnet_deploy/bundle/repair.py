@@ -1,0 +1,109 @@
+"""Restores a damaged manifest from its copy, or from its own content where that is intact."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from regnet_deploy.bundle.damage import find_damage
+from regnet_deploy.bundle.reading import (
+    MANIFEST,
+    Bundle,
+    copy_name,
+    find_copies,
+    manifest_content,
+    open_bundle,
+    parse_bundle,
+    read_file,
+    serialize,
+)
+from regnet_deploy.bundle.writing import commit, lock_folder, writable
+from regnet_deploy.errors import BundleError, DamagedManifest
+
+
+def repair_bundle(path: str | Path) -> str | None:
+    """Restore the manifest of a bundle if it is damaged or missing.
+
+    It is restored from its own content where only its layout was changed (such as line ends), else from the copy whose
+    files are in the best condition. Without a copy, as in bundles of early versions, a manifest that was edited is
+    taken as it is if it can be read and its files are intact.
+
+    Args:
+        path: folder of the bundle.
+
+    Returns:
+        What was damaged and what was done, in words; None: the manifest and its copy are intact.
+
+    Raises:
+        DamagedManifest: there is nothing to restore it from; nothing was changed.
+        BundleError: there is no bundle, it is of a later version, or it cannot be written.
+    """
+    folder = Path(path)
+    try:
+        bundle = open_bundle(folder)
+    except DamagedManifest as error:
+        with writable(folder), lock_folder(folder):
+            restored, how = _best_source(folder, error)
+            _write(restored)
+        return f"{error.what}; {how}"
+    copy = folder / copy_name(serialize(bundle.parts, bundle.files))
+    if any(line.startswith(f"{copy} is damaged") for line in find_damage(bundle)):
+        with writable(folder), lock_folder(folder):
+            _write(open_bundle(folder))
+        return f"{copy} was damaged, and is written again"
+    return None
+
+
+def _write(bundle: Bundle) -> None:
+    commit(bundle.path, bundle.parts, bundle.files, {}, sweep=())  # no file is deleted: another manifest may name it
+
+
+def _best_source(folder: Path, error: DamagedManifest) -> tuple[Bundle, str]:
+    """Return what a manifest is restored from, and how that is said.
+
+    Raises:
+        DamagedManifest: there is nothing.
+    """
+    edited = _own_content(folder)
+    if edited is not None and edited[1]:
+        return edited[0], "its content is intact, and it is written again in its own layout"
+    copies: list[tuple[int, Bundle, Path]] = []
+    for copy in find_copies(folder):
+        with contextlib.suppress(OSError, BundleError):
+            bundle = parse_bundle(folder, read_file(copy))
+            copies.append((_damaged_files(bundle), bundle, copy))
+    if copies:
+        damaged, bundle, copy = min(copies, key=lambda one: one[0])  # the latest of equal ones
+        files = f"; {damaged} of its files are damaged or missing" if damaged else ""
+        return bundle, f"restored from {copy.name}{files}"
+    if edited is not None and not _damaged_files(edited[0]):
+        return edited[0], "there is no copy of it; it can be read, its files are intact, and it is taken as it is"
+    kept = sorted(name for name in os.listdir(folder) if name.startswith("weights-"))
+    weights = f"; {', '.join(kept)} stays as it is" if kept else ""
+    raise DamagedManifest(
+        f"{error.what} and cannot be repaired, because there is no intact copy of it{weights}",
+        f"restore {MANIFEST} from a backup, or make another bundle with `regnet-deploy select -o FOLDER`",
+    )
+
+
+def _own_content(folder: Path) -> tuple[Bundle, bool] | None:
+    """Return the bundle of a manifest whose bytes are not as they were written, and whether its content is."""
+    try:
+        parts, files, digest = manifest_content(folder, read_file(folder / MANIFEST))
+        bundle = parse_bundle(folder, serialize(parts, files))
+    except (OSError, BundleError):
+        return None
+    return bundle, bundle.digest == digest
+
+
+def _damaged_files(bundle: Bundle) -> int:
+    return sum(not _is_intact(bundle, logical) for logical in bundle.files)
+
+
+def _is_intact(bundle: Bundle, logical: str) -> bool:
+    try:
+        bundle.read(logical)
+    except BundleError:
+        return False
+    return True

@@ -1,0 +1,148 @@
+"""A damaged manifest says how it is damaged, and is restored as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from regnet_deploy.bundle import (
+    MANIFEST,
+    create_bundle,
+    find_damage,
+    find_leftovers,
+    open_bundle,
+    repair_bundle,
+    update_bundle,
+)
+from regnet_deploy.bundle.manifest import Architecture
+from regnet_deploy.bundle.reading import COPY_NAME
+from regnet_deploy.errors import BundleError, DamagedManifest
+from regnet_deploy.space.network import Network
+
+OLD_BUNDLE = Path(__file__).parents[1] / "fixtures" / "bundles" / "exported"
+NETWORK = Network((1,), (8,), (8,), (1.0,))
+PARTS = {"architecture": Architecture.of(NETWORK, name="größte", classes=2, resolution=32).to_json()}
+
+#: Name -> what it does to the bytes of a manifest, and what the error says of it.
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda raw: b"", "it is empty"),
+    "cut within a text": (lambda raw: raw[:70], "it is cut off after 70 bytes"),
+    "cut behind a bracket": (lambda raw: raw[: raw.index(b"}") + 1], "it is cut off after"),
+    "cut within a character": (lambda raw: raw[: raw.index("ö".encode()) + 1], "it is cut off after"),
+    "without its last byte": (lambda raw: raw[:-1], "it is cut off after"),
+    "zero bytes, as a file system leaves after a crash": (
+        lambda raw: bytes(len(raw)),
+        "it has zero bytes from byte 0 on",
+    ),
+    "edited": (lambda raw: raw.replace(b'"classes": 2', b'"classes": 3'), "it was changed"),
+    "line ends": (lambda raw: raw.replace(b"\n", b"\r\n"), "it was changed"),
+    "not JSON": (lambda raw: b"<html>" + raw, "are not valid JSON"),
+    "another document": (lambda raw: b"[1, 2]", "it is JSON, but not a manifest"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    create_bundle(tmp_path / "b", PARTS)
+    return update_bundle(tmp_path / "b", {"labels": ["a", "b"]}, {"weights.safetensors": b"w" * 1000}).path
+
+
+def copies(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if COPY_NAME.match(path.name)]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_says_how_and_is_restored_from_its_copy(folder: Path, damage: str):
+    change, said = DAMAGES[damage]
+    whole = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).write_bytes(change(whole))
+    with pytest.raises(DamagedManifest, match=said) as error:
+        open_bundle(folder)
+    assert f"`regnet-deploy verify {folder} --repair`" in str(error.value)
+    assert "--force" not in str(error.value)
+    done = repair_bundle(folder)
+    assert done is not None
+    assert done.startswith(error.value.what)
+    assert (folder / MANIFEST).read_bytes() == whole
+    assert find_damage(open_bundle(folder)) == find_leftovers(open_bundle(folder)) == []
+    assert repair_bundle(folder) is None
+
+
+def test_a_missing_manifest_is_restored(folder: Path):
+    whole = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).unlink()
+    for use in (open_bundle, lambda path: create_bundle(path, PARTS)):
+        with pytest.raises(DamagedManifest, match=r"bundle\.json is missing: .*--repair"):
+            use(folder)
+    assert "restored from bundle-" in str(repair_bundle(folder))
+    assert (folder / MANIFEST).read_bytes() == whole
+
+
+def test_a_damaged_copy_is_found_and_written_again(folder: Path):
+    (copy,) = copies(folder)
+    copy.write_bytes(b"{")
+    assert find_damage(open_bundle(folder)) == [
+        f"{copy} is damaged: `regnet-deploy verify {folder} --repair` writes it again"
+    ]
+    assert repair_bundle(folder) == f"{copy} was damaged, and is written again"
+    assert copy.read_bytes() == (folder / MANIFEST).read_bytes()
+
+
+def test_of_two_copies_the_one_whose_files_are_intact_is_taken(folder: Path):
+    """A command that died before it replaced the manifest has left its own copy and files."""
+    (earlier,) = copies(folder)
+    kept = earlier.read_bytes()
+    update_bundle(folder, {"labels": ["c", "d"]}, {"weights.safetensors": b"new"})
+    earlier.write_bytes(kept)
+    os.utime(earlier, (2**31, 2**31))
+    (folder / MANIFEST).write_bytes(b"")
+    repair_bundle(folder)
+    assert open_bundle(folder).labels == ("c", "d")
+    assert open_bundle(folder).read("weights.safetensors") == b"new"
+
+
+def test_a_file_that_is_damaged_too_is_said_and_the_rest_is_restored(folder: Path):
+    weights = open_bundle(folder).stored_path("weights.safetensors")
+    weights.unlink()
+    (folder / MANIFEST).write_bytes(b"{")
+    assert "1 of its files are damaged or missing" in str(repair_bundle(folder))
+    assert [line.split(":")[0] for line in find_damage(open_bundle(folder))] == [f"cannot read {weights}"]
+
+
+def test_without_a_copy_what_can_be_read_is_taken_as_it_is(folder: Path):
+    """Early versions wrote no copy."""
+    (copy,) = copies(folder)
+    copy.unlink()
+    text = (folder / MANIFEST).read_text(encoding="utf-8")
+    document = json.loads(text)
+    document["parts"]["labels"] = ["x", "y"]
+    (folder / MANIFEST).write_text(json.dumps(document))
+    assert "it is taken as it is" in str(repair_bundle(folder))
+    assert open_bundle(folder).labels == ("x", "y")
+    assert find_damage(open_bundle(folder)) == []
+
+
+@pytest.mark.parametrize("rest", [b'{"files"', b"{}"])
+def test_without_a_copy_the_weights_are_kept_and_named(folder: Path, rest: bytes):
+    (copy,) = copies(folder)
+    copy.unlink()
+    weights = open_bundle(folder).stored_path("weights.safetensors")
+    (folder / MANIFEST).write_bytes(rest)
+    with pytest.raises(DamagedManifest, match=f"cannot be repaired, .*{weights.name} stays as it is: restore bundle"):
+        repair_bundle(folder)
+    assert weights.exists()
+    assert (folder / MANIFEST).read_bytes() == rest
+
+
+def test_only_damage_is_repaired(tmp_path: Path):
+    assert repair_bundle(OLD_BUNDLE) is None
+    with pytest.raises(BundleError, match="it does not exist"):
+        repair_bundle(tmp_path / "nowhere")
+    (tmp_path / MANIFEST).write_text('{"schema": 99}')
+    with pytest.raises(BundleError, match="pip install --upgrade") as error:
+        repair_bundle(tmp_path)
+    assert not isinstance(error.value, DamagedManifest)
