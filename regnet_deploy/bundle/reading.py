@@ -4,8 +4,8 @@
 and the table of *files*. A file lies in the folder under a name that contains the start of its sha256
 (``weights-3f2a9c1b0d4e.safetensors``), so a new version never overwrites the old one: new files are written and synced
 first, then the manifest is replaced by one rename, then files that are no longer in it are deleted. At every moment,
-also after a crash or on a full disk, the manifest and the files that it names agree. Files that it does not name are what
-an interrupted command left; they do no harm, and the next command that writes deletes them.
+also after a crash or on a full disk, the manifest and the files that it names agree. Files that it does not name are
+what an interrupted command left; they do no harm, and the next command that writes deletes them.
 
 The manifest contains the sha256 of its own content, and its bytes are the canonical ones for that content, so a changed
 byte anywhere in a bundle is found. A copy of it lies beside it (``bundle-3f2a9c1b0d4e.json``), from which
