@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.cli.options import FiniteFloat, Whole, json_option, seed_type
-from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
+from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
 from regnet_deploy.errors import UsageError, did_you_mean, require
 
 if TYPE_CHECKING:
@@ -119,10 +119,9 @@ def command(**options: Any) -> None:
 
 def _print_sections(sections: Sequence[Section]) -> None:
     for section in sections:
-        console = stdout_console()
-        console.print(f"\n{section.title}", style="bold", markup=False)
+        print_text(f"\n{section.title}", style="bold")
         for name, value in section.facts:
-            console.print(f"{name}: {value}", markup=False, soft_wrap=True)
+            print_text(f"{name}: {value}")
         for table in section.tables:
             print_table("", table.columns, table.rows)
 

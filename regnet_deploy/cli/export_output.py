@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from regnet_deploy.bundle.record import to_json
 from regnet_deploy.bundle.variants import OnnxVariant
-from regnet_deploy.cli.output import print_message, print_table, stdout_console
+from regnet_deploy.cli.output import print_message, print_table, print_text
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.manifest import Choice
@@ -80,11 +80,10 @@ def print_export(result: ExportResult) -> None:
     )
     rows = [row for name, variant in result.variants.items() for row in _rows(name, variant)]
     print_table(f"Exported to {result.bundle.path}", columns, rows, left=4)
-    console = stdout_console()
     for name, variant in result.variants.items():
         for one in _files(variant):
             if one.note:
-                console.print(f"{name}: {one.note}", soft_wrap=True, markup=False)
+                print_text(f"{name}: {one.note}")
     if result.choice is not None:
         _print_choice(result.choice)
 

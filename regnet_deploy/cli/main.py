@@ -115,5 +115,7 @@ def run(arguments: list[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"regnet-deploy: {' '.join(message.split())}", err=True)
+    from regnet_deploy.cli.output import print_message  # not needed by --help
+
+    print_message(f"regnet-deploy: {' '.join(message.split())}")
     return code

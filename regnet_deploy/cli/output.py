@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
+import sys
+import textwrap
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,8 +33,41 @@ def bundle_argument_text(path: object) -> str:
 
 
 def print_message(text: str) -> None:
-    """Print one line to stderr."""
-    click.echo(text, err=True)
+    """Print one line to stderr.
+
+    A terminal gets it wrapped between words, and the command after ``next:`` on a line of its own, to be copied.
+    """
+    if not sys.stderr.isatty():
+        click.echo(text, err=True)
+        return
+    prose, separator, command = text.partition(" - next: ")
+    click.echo(wrap_words(prose), err=True)
+    if separator:
+        click.echo(f"next: {command}", err=True)
+
+
+def print_text(text: str, **style: Any) -> None:
+    """Print a line of prose to stdout; a terminal gets it wrapped between words. ``style`` is of ``Console.print``."""
+    console = stdout_console()
+    shown = wrap_words(text, console.width) if console.is_terminal else text
+    console.print(shown, soft_wrap=True, markup=False, **style)
+
+
+def wrap_words(text: str, columns: int | None = None) -> str:
+    """Return text with line breaks between words, so that no line but that of a longer word exceeds the columns.
+
+    Args:
+        text: one or more lines.
+        columns: None means those of the terminal.
+    """
+    width = columns or shutil.get_terminal_size().columns
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip(" "))]
+        lines += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(lines)
 
 
 def stdout_console() -> Console:
@@ -45,7 +81,46 @@ def stdout_console() -> Console:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
-    """Print a table to stdout; all but the first ``left`` columns are numbers, aligned right."""
+    """Print a table to stdout; all but the first ``left`` columns are numbers, aligned right.
+
+    A table that is wider than the terminal continues below, with the first ``left`` columns repeated. Where these leave
+    little room, each row is printed as a paragraph.
+    """
+    from rich.cells import cell_len
+
+    console = stdout_console()
+    table = [tuple(row) for row in rows]
+    gap = 3  # between two columns; the frame takes one more character on each side
+    widths = [max(cell_len(cell) for cell in (column, *(row[i] for row in table))) for i, column in enumerate(columns)]
+    repeated = sum(width + gap for width in widths[:left])
+    room = console.width - repeated
+    if repeated + sum(width + gap for width in widths[left:]) <= console.width + 1:
+        parts = [list(range(len(columns)))]
+    elif room < console.width / 2 or max(widths[left:], default=0) + gap > room:
+        _print_paragraphs(title, columns, table, left)
+        return
+    else:
+        parts = [[*range(left), *own] for own in _parts([width + gap for width in widths[left:]], room, left)]
+    for part, chosen in enumerate(parts):
+        _print_columns("" if part else title, columns, table, chosen, left)
+
+
+def _parts(widths: Sequence[int], room: int, first: int) -> list[list[int]]:
+    """Split columns of these widths into runs that fit into the room; the first one has the number ``first``."""
+    parts: list[list[int]] = [[]]
+    used = 0
+    for i, width in enumerate(widths, start=first):
+        if parts[-1] and used + width > room + 1:
+            parts.append([])
+            used = 0
+        parts[-1].append(i)
+        used += width
+    return parts
+
+
+def _print_columns(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], chosen: Sequence[int], left: int
+) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -53,11 +128,21 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     # Text, because rich would interpret brackets and colons in file names as markup.
     heading = Text(title, style="bold") if title else None
     table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < left else "right", overflow="fold")
+    for i in chosen:
+        table.add_column(columns[i], justify="left" if i < left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(row[i]) for i in chosen))
     stdout_console().print(table)
+
+
+def _print_paragraphs(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:
+    """Print each row as its first ``left`` cells, and below them its other cells with the names of their columns."""
+    if title:
+        print_text(title, style="bold")
+    for row in rows:
+        print_text("\n" + "  ".join(row[:left]))
+        print_text("  " + "; ".join(f"{name} {cell}" for name, cell in zip(columns[left:], row[left:], strict=True)))
+    print_text("")
 
 
 class TerminalProgress:

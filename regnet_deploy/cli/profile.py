@@ -16,7 +16,7 @@ from regnet_deploy.cli.options import (
     json_option,
     threads_type,
 )
-from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console, terminal_progress
+from regnet_deploy.cli.output import print_json, print_message, print_table, print_text, terminal_progress
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.measurements import CountRecord, Latency, Profile
@@ -79,13 +79,11 @@ def _print(name: str, profile: Profile) -> None:
     print_table(f"By stage: {where}", ("stage", *columns), [*rows, _count_row("total", counts)])
     rows = [_count_row(count.operator, count) for count in counts.operators]
     print_table("By operator", ("operator", *columns), [*rows, _count_row("total", counts)])
-    console = stdout_console()
-    console.print(
+    print_text(
         f"MACs as counted in the paper (convolutions, linear and their biases): {counts.macs:,}; "
         f"fvcore's own total, with batch norm and pooling: {counts.fvcore_total:,}. Counted MACs, parameters and "
         f"activations are equal to the closed form's {closed.macs:,}, {closed.parameters:,} and "
-        f"{closed.activations:,}.\n",
-        soft_wrap=True,
+        f"{closed.activations:,}.\n"
     )
     setting = ("runtime", "variant", "device", "precision", "layout", "threads", "batch")
     print_table(
@@ -97,10 +95,9 @@ def _print(name: str, profile: Profile) -> None:
     busy = f" (other programs kept {machine.busy_cores:.1f} busy)" if isinstance(machine.busy_cores, float) else ""
     gpus = "".join(f", {gpu}" for gpu in machine.gpus)
     versions = ", ".join(f"{library} {version}" for library, version in machine.versions.items())
-    console.print(
+    print_text(
         f"Machine: {machine.cpu}, {machine.cores} cores{busy}, {machine.memory_bytes / 2**30:.1f} GiB{gpus}; "
-        f"{machine.system}; Python {machine.python}; {versions}.",
-        soft_wrap=True,
+        f"{machine.system}; Python {machine.python}; {versions}."
     )
 
 

@@ -10,7 +10,7 @@ import click
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
 from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Scaled, Whole, json_option, seed_type
-from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, stdout_console
+from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, print_text
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
 
@@ -185,7 +185,7 @@ def _take_published(options: dict[str, Any]) -> None:
         _print_candidates(
             f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
         )
-        stdout_console().print(f"Source: {published.source}; widths rounded as {published.rounding}.", soft_wrap=True)
+        print_text(f"Source: {published.source}; widths rounded as {published.rounding}.")
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
 
@@ -203,12 +203,10 @@ def _take_trial(options: dict[str, Any]) -> None:
     if options["as_json"]:
         print_json({**bundle.architecture.to_json(), **bundle.selection.to_json(), "bundle": str(bundle.path)})
     else:
-        stdout_console().print(
+        print_text(
             f"{bundle.architecture.name}: depths {' '.join(map(str, trial.network.depths))}, widths "
             f"{' '.join(map(str, trial.network.widths))}, {trial.macs / 1e6:.4g} MMACs, "
-            f"{trial.parameters / 1e6:.3g} M parameters; {bundle.selection.reason}.",
-            soft_wrap=True,
-            markup=False,
+            f"{trial.parameters / 1e6:.3g} M parameters; {bundle.selection.reason}."
         )
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
 
@@ -268,7 +266,7 @@ def _print_selection(title: str, selection: Selection, shown: list[Candidate]) -
         lines += [f"Evidence: {note}." for note in notes]
     lines += [*_family_lines(selection), f"Search: {SEARCHED}.", _expectation_line(selection)]
     for line in lines:
-        stdout_console().print(line, soft_wrap=True, markup=False)
+        print_text(line)
 
 
 def _family_lines(selection: Selection) -> list[str]:

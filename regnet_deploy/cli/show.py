@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.bundle import Manifest, open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_message, print_table, stdout_console
+from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
 from regnet_deploy.plotting import write_atomically
 
 if TYPE_CHECKING:
@@ -46,12 +46,11 @@ def command(bundle_path: str, html_path: str | None, schema: bool, as_json: bool
         return
     if html_path:
         return
-    console = stdout_console()
-    console.print(f"[bold]{headline(card)}[/bold]", soft_wrap=True)
+    print_text(headline(card), style="bold")
     for section in card_sections(card):
-        console.print(f"\n[bold]{section.title}[/bold]")
+        print_text(f"\n{section.title}", style="bold")
         for name, value in section.facts:
-            console.print(f"  {name}: {value}", soft_wrap=True, markup=False)
+            print_text(f"  {name}: {value}")
         for table in section.tables:
             print_table("", table.columns, table.rows)
 

@@ -1,4 +1,6 @@
 import io
+import re
+import sys
 import threading
 from typing import Any
 
@@ -7,7 +9,16 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 from rich.progress import TextColumn
 
-from regnet_deploy.cli.output import TerminalProgress, combined_error, terminal_progress
+from regnet_deploy.cli import output
+from regnet_deploy.cli.output import (
+    TerminalProgress,
+    combined_error,
+    print_message,
+    print_table,
+    print_text,
+    terminal_progress,
+    wrap_words,
+)
 from regnet_deploy.errors import MissingExtra, ProofError, UsageError
 
 
@@ -91,3 +102,74 @@ def test_where_stderr_is_no_terminal_only_messages_are_printed(capfd: Any) -> No
         progress.update(1, note="loss 0.5")
         progress.message("a [line] of text")
     assert capfd.readouterr() == ("", "a [line] of text\n")
+
+
+@pytest.fixture
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make stdout a terminal of 80 columns."""
+    monkeypatch.setattr(output, "stdout_console", lambda: Console(force_terminal=True, width=80, no_color=True))
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+def printed(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    text = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    return [line.rstrip() for line in text.splitlines()]
+
+
+@pytest.mark.usefixtures("narrow")
+@pytest.mark.parametrize("count", [2, 12, 30])
+def test_a_wide_table_continues_below_and_breaks_no_word(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    columns = ["", "family", *(f"column{i}" for i in range(count))]
+    rows = [[str(i), "RegNetY", *(f"{i}.{j:06d}" for j in range(count))] for i in range(3)]
+    print_table("Title", columns, rows, left=2)
+    lines = printed(capsys)
+    assert max(map(len, lines)) <= 80
+    words = " ".join(lines).split()
+    assert set(columns[1:]) <= set(words)
+    assert {cell for row in rows for cell in row} <= set(words)
+    assert words.count("Title") == 1
+    assert words.count("family") == -(-count // 6) if count > 6 else words.count("family") == 1
+
+
+@pytest.mark.usefixtures("narrow")
+def test_rows_become_paragraphs_where_the_first_columns_leave_no_room(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table("Files", ["file", "bytes", "sha256"], [["a-long-file-name.onnx", "12", "f" * 64], ["b.onnx", "3", "0" * 64]])
+    assert printed(capsys) == [
+        *("Files", "", "a-long-file-name.onnx", "  bytes 12; sha256", "  " + "f" * 64),
+        *("", "b.onnx", "  bytes 3; sha256", "  " + "0" * 64, ""),
+    ]
+
+
+@pytest.mark.usefixtures("narrow")
+def test_prose_is_wrapped_between_words_at_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text("  " + "words of [a] sentence " * 20)
+    lines = printed(capsys)
+    assert len(lines) > 4
+    assert max(map(len, lines)) <= 80
+    assert all(line.startswith("  ") for line in lines)
+    assert " ".join(lines).split() == ("words of [a] sentence " * 20).split()
+
+
+def test_off_a_terminal_a_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_text("word " * 100)
+    print_message("word " * 100 + "- next: regnet-deploy train")
+    out, err = capsys.readouterr()
+    assert (out.count("\n"), err.count("\n")) == (1, 1)
+
+
+def test_at_a_terminal_the_next_command_is_a_line_to_copy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    command = "regnet-deploy train a-bundle-with-a-long-name --data my-images"
+    print_message("wrote a bundle with a rather long name of its own - next: " + command)
+    assert capsys.readouterr().err.splitlines() == [
+        "wrote a bundle with a rather long name",
+        "of its own",
+        f"next: {command}",
+    ]
+
+
+def test_a_long_word_is_not_broken() -> None:
+    assert wrap_words("see " + "x" * 50 + " there", 20).splitlines() == ["see", "x" * 50, "there"]
