@@ -133,7 +133,9 @@ def test_a_wide_table_continues_below_and_breaks_no_word(capsys: pytest.CaptureF
 
 @pytest.mark.usefixtures("narrow")
 def test_rows_become_paragraphs_where_the_first_columns_leave_no_room(capsys: pytest.CaptureFixture[str]) -> None:
-    print_table("Files", ["file", "bytes", "sha256"], [["a-long-file-name.onnx", "12", "f" * 64], ["b.onnx", "3", "0" * 64]])
+    print_table(
+        "Files", ["file", "bytes", "sha256"], [["a-long-file-name.onnx", "12", "f" * 64], ["b.onnx", "3", "0" * 64]]
+    )
     assert printed(capsys) == [
         *("Files", "", "a-long-file-name.onnx", "  bytes 12; sha256", "  " + "f" * 64),
         *("", "b.onnx", "  bytes 3; sha256", "  " + "0" * 64, ""),
