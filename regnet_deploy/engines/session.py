@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,6 +16,7 @@ from regnet_deploy.engines.builder_log import BuilderLog, build_error
 from regnet_deploy.engines.cuda import Cuda
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.inspection import Layer, layers_of_report, report_of
+from regnet_deploy.engines.kernel_cache import KernelCache, kernel_cache
 from regnet_deploy.engines.library import Library, lean_wheel
 from regnet_deploy.errors import BundleError, ProofError, RegnetDeployError
 
@@ -73,10 +74,19 @@ def deserialize_engine(
 
 @dataclass(frozen=True, eq=False)
 class _Context:
-    """An execution context whose shapes are set for a batch size."""
+    """An execution context with what has to live as long as it.
+
+    Attributes:
+        context: TensorRT's ``IExecutionContext``.
+        settings: that it was created with: an ``IRuntimeConfig`` of TensorRT-RTX, to which it refers.
+        kernels: the cache to which the settings refer, or None.
+        batch: batch size for which its shapes are set; 0 before.
+    """
 
     context: Any
-    batch: int
+    settings: Any
+    kernels: KernelCache | None
+    batch: int = 0
 
 
 class EngineSession:
@@ -119,6 +129,7 @@ class EngineSession:
         self.is_lean = lean is not None
         self._library, self._gpu, self._lock = library, gpu, Lock()
         self._cuda = Cuda()
+        self._kernels = kernel_cache(library, gpu, plan) if library.runtime == "tensorrt-rtx" else None
         try:
             self._loaded = deserialize_engine(library, plan, gpu, lean)
         except RegnetDeployError as error:
@@ -190,6 +201,7 @@ class EngineSession:
             self._cuda.copy_in(buffers[0], self._images[:batch])
             self._execute(own)
             self._cuda.wait()
+            self._save_kernels()
             graph = self._captured(own, lambda: self._execute(own))
             plain = None if graph is not None else self._shaped(self._context(buffers), batch)
 
@@ -221,13 +233,16 @@ class EngineSession:
                 self.uncaptured[batch] = str(error)
         self._enqueue(self._shaped(self._plain, batch))
         self._cuda.wait()
-        self._seen.add(batch)
+        if batch not in self._seen:
+            self._seen.add(batch)
+            self._save_kernels()
 
     def _run_and_capture(self, batch: int) -> None:
         """Run in a new context, which prepares it for capture, and capture a graph."""
         own = self._shaped(self._context(self._on_gpu), batch)
         self._enqueue(own)
         self._cuda.wait()
+        self._save_kernels()
         graph = self._captured(own, lambda: self._enqueue(own))
         if graph is not None:
             self._graphs[batch] = graph
@@ -256,23 +271,29 @@ class EngineSession:
         if not shaped.context.execute_async_v3(self._cuda.stream):
             raise self._failure("does not run the engine")
 
-    def _context(self, buffers: tuple[int, int]) -> Any:
+    def _save_kernels(self) -> None:
+        """Keep kernels that were compiled for a new batch size."""
+        if self._kernels is not None:
+            self._kernels.save()
+
+    def _context(self, buffers: tuple[int, int]) -> _Context:
         """Return a new execution context in the shared memory, with input and output at these addresses."""
         self._loaded.log.clear()  # or the message has earlier errors
-        context = self._engine.create_execution_context(self._context_settings())
+        settings = self._context_settings()
+        context = self._engine.create_execution_context(settings)
         if context is None:
             raise self._failure("does not start the engine")
         self._loaded.log.attach_to(self._library.runtime, context)
         context.set_device_memory(self._scratch, self._scratch_bytes)
         for name, address in zip((self.input_name, self.output_name), buffers, strict=True):
             context.set_tensor_address(name, address)
-        return context
+        return _Context(context, settings, self._kernels)
 
     def _context_settings(self) -> Any:
-        """Return the settings of new contexts: memory from us and, for TensorRT-RTX, kernels compiled for the shape.
+        """Return the settings of a new context: memory from us and, for TensorRT-RTX, kernels compiled for the shape.
 
-        By default, TensorRT-RTX runs general kernels until those of a new shape are compiled, and a graph that is
-        captured meanwhile would always run the general ones.
+        Contexts share compiled kernels by a cache. By default, TensorRT-RTX runs general kernels until those of a new
+        shape are compiled, and a graph that is captured meanwhile would always run the general ones.
         """
         trt = self._library.module
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -281,13 +302,15 @@ class EngineSession:
         settings = self._engine.create_runtime_config()
         settings.set_execution_context_allocation_strategy(strategy)
         settings.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        if self._kernels is not None:
+            self._kernels.attach(settings)
         return settings
 
-    def _shaped(self, context: Any, batch: int) -> _Context:
+    def _shaped(self, own: _Context, batch: int) -> _Context:
         self._loaded.log.clear()
-        if not context.set_input_shape(self.input_name, (batch, *self._image)):
+        if not own.context.set_input_shape(self.input_name, (batch, *self._image)):
             raise self._failure(f"does not run a batch of {batch} images")
-        return _Context(context, batch)
+        return replace(own, batch=batch)
 
     def _failure(self, problem: str) -> RegnetDeployError:
         return build_error(self._library, f"{problem} on {self.device}", self._loaded.log.errors, self._gpu)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from regnet_deploy.engines.cache_files import cache_folder, read_cache, write_cache
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
 from regnet_deploy.errors import DataError
@@ -29,18 +28,12 @@ _BUSY = "another process holds it"
 LOCK_TIMEOUT_S = 10.0
 
 
-def cache_folder() -> Path:
-    """Return the folder of the timing caches: below ``$XDG_CACHE_HOME``, or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "regnet-deploy" / "timing"
-
-
 def cache_file(library: Library, gpu: Gpu, folder: Path | None = None) -> Path:
     """Return the timing cache of this GPU and library; timings of another GPU or version would be wrong."""
     key = (gpu.name, gpu.compute_capability, gpu.multiprocessors, gpu.driver, str(library), library.toolkit)
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:12]
     words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{gpu.name}-{library}").strip("-")
-    return (folder or cache_folder()) / f"{words}-{digest}.timing"
+    return (folder or cache_folder("timing")) / f"{words}-{digest}.timing"
 
 
 def attach(config: Any, path: Path, progress: Progress, timeout_s: float = LOCK_TIMEOUT_S) -> Any:
@@ -83,7 +76,7 @@ def keep(config: Any, cache: Any, path: Path, progress: Progress, timeout_s: flo
             cache.combine(others, False)  # does nothing with a cache of another version, which is replaced
         blob = bytes(cache.serialize())
         try:
-            _write(path, _FIRST_LINE + hashlib.sha256(blob).hexdigest().encode() + b"\n" + blob)
+            write_cache(path, _FIRST_LINE, blob)
         except OSError as error:
             progress.message(f"timing cache {path} cannot be written: {error.strerror}; the next build measures again")
 
@@ -121,26 +114,10 @@ def _locked(path: Path, progress: Progress, timeout_s: float) -> Iterator[bool]:
 def _read(path: Path, progress: Progress) -> bytes:
     """Return TensorRT's bytes of a file, checked; empty if there is no file or it is damaged."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return b""
+        content = read_cache(path, _FIRST_LINE)
     except OSError as error:
         progress.message(f"timing cache {path} cannot be read: {error.strerror}; the build measures every kernel")
         return b""
-    digest, _, blob = data.removeprefix(_FIRST_LINE).partition(b"\n")
-    if data.startswith(_FIRST_LINE) and hashlib.sha256(blob).hexdigest().encode() == digest:
-        return blob
-    progress.message(f"timing cache {path} is damaged and is replaced")
-    return b""
-
-
-def _write(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=".incomplete-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    if content is None:
+        progress.message(f"timing cache {path} is damaged and is replaced")
+    return content or b""

@@ -1,6 +1,6 @@
 """Networks and their files in every precision, and machines with a GPU that are not there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,15 @@ def machine(request, fake_machine, h100, monkeypatch, tmp_path) -> Machine:
     """A machine whose TensorRT and GPU are fakes."""
     computer = fake_machine.install(monkeypatch, tmp_path / "cache", request.param)
     return Machine(computer.trt, computer.cuda, h100, computer.library)
+
+
+@pytest.fixture
+def rtx_machine(fakes, fake_machine, h100, monkeypatch, tmp_path) -> Machine:
+    """A machine with an RTX GPU, whose TensorRT-RTX and GPU are fakes; it also runs what it builds."""
+    computer = fake_machine.install(monkeypatch, tmp_path / "cache")
+    trt = fakes.fake_tensorrt("11.4.0.106", computer.cuda, rtx=True)
+    gpu = replace(h100, name="NVIDIA RTX 4090", compute_capability="8.9")
+    return Machine(trt, computer.cuda, gpu, Library(trt, "tensorrt-rtx"))
 
 
 @pytest.fixture

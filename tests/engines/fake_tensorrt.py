@@ -38,11 +38,12 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
     The module has beside TensorRT's names: ``error`` (what a build that fails says; None: none does), ``steps`` of a
     build and ``step`` (called before each), ``convolutions`` (a function of name and type of a convolution: the type
     it is computed in, or None and no layer names it), ``starts`` (False: no driver), ``built`` (the configurations
-    that were built with).
+    that were built with), ``compiled`` (batch sizes for which TensorRT-RTX compiled kernels).
     """
     trt: Any = ModuleType("tensorrt")
     trt.__version__ = version
     trt.error, trt.step, trt.steps, trt.convolutions, trt.starts, trt.built = None, lambda: None, 3, None, True, []
+    trt.compiled = []
     recorded = RECORDING.get(version, RECORDING[VERSIONS[-1]])
     for name, members in recorded.items():
         if "members" in members:
@@ -241,8 +242,26 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             is_told = low == high or (context is not None and context._batch is not None)
             return json.dumps(report(self._engine._head, self._engine._onnx, version, trt.convolutions, is_told))
 
+    class IRuntimeCache:
+        __slots__ = ("__weakref__", "_entries")
+
+        def serialize(self) -> Any:
+            return host_memory(json.dumps([[version, device], sorted(self._entries)]).encode())
+
+        def deserialize(self, blob: bytes) -> bool:
+            header, entries = json.loads(blob)
+            if header != [version, device]:
+                return False
+            self._entries |= {tuple(entry) for entry in entries}
+            return True
+
     class IRuntimeConfig:
-        __slots__ = ("_strategy", *(("dynamic_shapes_kernel_specialization_strategy",) if rtx else ()))
+        __slots__ = (
+            "__weakref__",
+            "_cache",
+            "_strategy",
+            *(("dynamic_shapes_kernel_specialization_strategy",) if rtx else ()),
+        )
 
         def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
             self._strategy = strategy
@@ -253,6 +272,8 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             "_addresses",
             "_batch",
             "_captured",
+            "_compiled",
+            "_config",
             "_eager",
             "_engine",
             "_memory",
@@ -285,6 +306,8 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
                 assert self._ran, "a context is captured before it ran in its shape"
                 assert self._eager or not rtx, "the general kernels are captured"
                 self._captured = True
+            if self._config is not None:
+                self._compile(self._config())
             self._ran = True
             batch, known = self._batch, weakref.ref(self)
 
@@ -295,6 +318,17 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
 
             cuda.do(compute)
             return True
+
+        def _compile(self, config: Any) -> None:
+            """Compile the kernels of the shape, unless this context or its cache has them."""
+            assert config is not None, "a context is used and its IRuntimeConfig has gone"
+            cache = config._cache()
+            assert cache is not None, "a context is used and its IRuntimeCache has gone"
+            key = (hashlib.sha256(self._engine._onnx).hexdigest(), self._batch)
+            if key not in self._compiled and key not in cache._entries:
+                trt.compiled.append(self._batch)
+                cache._entries.add(key)
+            self._compiled.add(key)
 
     class ICudaEngine:
         __slots__ = ("_head", "_inference", "_is_lean", "_onnx", "error_recorder")
@@ -331,15 +365,18 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
         def create_runtime_config(self) -> Any:
             config = IRuntimeConfig.__new__(IRuntimeConfig)
             config._strategy = trt.ExecutionContextAllocationStrategy.STATIC
+            own = new_runtime_cache()  # without one that is set, kernels are forgotten with the context
+            config._cache = lambda: own
             return config
 
         def create_execution_context(self, strategy: Any = None) -> Any:
             context = IExecutionContext.__new__(IExecutionContext)
             context._engine, context._addresses, context._captured, context._memory = self, {}, False, 0
-            context._batch, context._eager = None, False
+            context._batch, context._eager, context._compiled, context._config = None, False, set(), None
             if isinstance(strategy, IRuntimeConfig):  # the other overload
                 chosen = getattr(strategy, "dynamic_shapes_kernel_specialization_strategy", None)
                 context._eager = rtx and chosen == trt.DynamicShapesKernelSpecializationStrategy.EAGER
+                context._config = weakref.ref(strategy) if rtx else None  # the real one refers to it and owns it not
                 strategy = strategy._strategy
             context._needs_memory = strategy == trt.ExecutionContextAllocationStrategy.USER_MANAGED
             return context
@@ -394,6 +431,22 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             return True
 
         IBuilderConfig.set_compute_capability = set_compute_capability
+
+        def create_runtime_cache(self: Any) -> Any:
+            return new_runtime_cache()
+
+        def set_runtime_cache(self: Any, cache: Any) -> bool:
+            self._cache = weakref.ref(cache)
+            return True
+
+        IRuntimeConfig.create_runtime_cache = create_runtime_cache
+        IRuntimeConfig.set_runtime_cache = set_runtime_cache
+        trt.IRuntimeCache = IRuntimeCache
+
+    def new_runtime_cache() -> Any:
+        cache = IRuntimeCache.__new__(IRuntimeCache)
+        cache._entries = set()
+        return cache
 
     def host_memory(data: bytes) -> Any:
         memory = IHostMemory.__new__(IHostMemory)

@@ -44,6 +44,7 @@ CLASSES = (
     "INetworkDefinition",
     "IOptimizationProfile",
     "IProgressMonitor",
+    "IRuntimeCache",
     "IRuntimeConfig",
     "ITensor",
     "ITimingCache",

@@ -1,13 +1,11 @@
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import onnxruntime
 import pytest
 
 from regnet_deploy.bundle.engine_options import EngineOptions
-from regnet_deploy.engines.engine_builder import build_plan
 from regnet_deploy.engines.inspection import check_types
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.session import EngineSession
@@ -229,17 +227,39 @@ class TestResident:
             machine.session(onnx_of("fp32")).resident(images[:count])
 
 
-def test_tensorrt_rtx_makes_kernels_for_a_shape_before_they_are_captured(fakes, h100, onnx_of, machine, images, wanted):
-    trt = fakes.fake_tensorrt("11.4.0.106", machine.cuda, rtx=True)
-    library, options = Library(trt, "tensorrt-rtx"), EngineOptions.up_to(4, compute_capabilities=("8.9",))
-    ada = replace(h100, compute_capability="8.9")
-    plan = build_plan(library, ada, onnx_of("fp32"), 32, options).plan
-    (config,) = trt.built
+ADA = EngineOptions.up_to(4, compute_capabilities=("8.9",))
+
+
+def test_tensorrt_rtx_makes_kernels_for_a_shape_before_they_are_captured(rtx_machine, onnx_of, images, wanted):
+    session = rtx_machine.session(onnx_of("fp32"), ADA)
+    (config,) = rtx_machine.trt.built
     assert "REQUIRE_USER_ALLOCATION" in {flag.name for flag in config._flags}
-    session = EngineSession(library, ada, plan, options)
     for _ in range(3):
         np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
-    assert machine.cuda.replayed == 1
+    assert rtx_machine.cuda.replayed == 1
+
+
+def test_tensorrt_rtx_compiles_a_batch_size_once_for_all_contexts_and_sessions(rtx_machine, onnx_of, images, wanted):
+    plan = rtx_machine.build(onnx_of("fp32"), ADA)
+    sessions = [EngineSession(rtx_machine.library, rtx_machine.gpu, plan, ADA) for _ in range(2)]
+    for session in sessions:
+        for _ in range(4):  # the common context, one of its own that is captured, replays
+            gc.collect()  # settings of a context go unless they are kept
+            np.testing.assert_allclose(session.run(images[:2]), wanted[:2], atol=1e-5)
+    sessions[0].resident(images[:2])()
+    assert rtx_machine.trt.compiled == [2]
+    sessions[1].run(images[:3])
+    assert rtx_machine.trt.compiled == [2, 3]
+
+
+def test_the_next_process_finds_what_tensorrt_rtx_compiled(rtx_machine, fakes, onnx_of, images):
+    plan = rtx_machine.build(onnx_of("fp32"), ADA)
+    for sizes, compiled in (((2, 2, 4), [2, 4]), ((4, 2, 3), [3]), ((2, 3, 4), [])):
+        trt = fakes.fake_tensorrt("11.4.0.106", rtx_machine.cuda, rtx=True)
+        session = EngineSession(Library(trt, "tensorrt-rtx"), rtx_machine.gpu, plan, ADA)
+        for size in sizes:
+            session.run(images[:size])
+        assert trt.compiled == compiled
 
 
 def test_a_version_compatible_engine_that_does_not_load_names_the_lean_runtime(machine, onnx_of):

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from regnet_deploy.engines.cache_files import cache_folder
 from regnet_deploy.engines.library import Library
-from regnet_deploy.engines.timing_cache import attach, cache_file, cache_folder, keep
+from regnet_deploy.engines.timing_cache import attach, cache_file, keep
 from regnet_deploy.progress import NoProgress
 
 
@@ -134,4 +135,4 @@ def test_each_gpu_driver_and_version_has_its_own_file_in_the_users_cache_folder(
     assert cache_file(new, h100).name.startswith("NVIDIA-H100-80GB-HBM3-tensorrt-11.4.0.106-")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert cache_folder() == tmp_path / "home" / ".cache" / "regnet-deploy" / "timing"
+    assert cache_folder("timing") == tmp_path / "home" / ".cache" / "regnet-deploy" / "timing"
