@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,7 @@ from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bu
 from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize, scale_and_shift
 from regnet_deploy.runtimes.gates import gate_of
-from regnet_deploy.runtimes.golden_set import GoldenSet, compare, golden_to_bytes
+from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, compare, golden_to_bytes, load_golden
 from regnet_deploy.space.network import Network
 
 # The networks of the tests are tiny: more threads only wait for each other, the more so beside other processes. PyTorch
@@ -90,6 +91,14 @@ def tiny_network() -> Network:
     return Network((1, 1), (8, 16), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what the tests cache out of the user's folder, and what the user's folder has out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import onnxruntime
@@ -132,6 +141,16 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported_bundle(_exported: Path, tmp_path: Path) -> Path:
     """A bundle with two ONNX variants and a golden set; the test may change it."""
     return Path(shutil.copytree(_exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def disagreeing_bundle(exported_bundle: Path) -> Path:
+    """A bundle whose variants do not agree with its golden set, as on a machine on which they are computed wrongly."""
+    golden = load_golden(open_bundle(exported_bundle))
+    logits = golden.logits.copy()
+    logits[7, 2] += 0.5
+    update_bundle(exported_bundle, {}, {FILE: golden_to_bytes(GoldenSet(golden.images, logits))})
+    return exported_bundle
 
 
 @pytest.fixture

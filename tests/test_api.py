@@ -17,6 +17,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 import regnet_deploy as rd
+from regnet_deploy import errors
 from regnet_deploy.runtimes.golden_set import load_golden
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +159,14 @@ def test_functions_take_a_bundle_as_well_as_its_folder(exported_bundle: Path) ->
     assert rd.predict(bundle, images, k=1) == rd.predict(exported_bundle, images, k=1)
     assert rd.open_classifier(bundle).variant == rd.open_classifier(exported_bundle).variant
     assert rd.verify(bundle) == rd.verify(exported_bundle)
+
+
+def test_a_variant_that_is_wrong_here_is_not_opened(disagreeing_bundle: Path, tmp_path: Path) -> None:
+    pixels = load_golden(rd.open_bundle(disagreeing_bundle)).images[0]
+    with pytest.raises(errors.ProofError, match=r"onnx-fp32 .* does not agree with its golden set"):
+        rd.predict(disagreeing_bundle, pixels)
+    with pytest.raises(errors.ProofError, match=r"onnx-fp32-uint8 .* does not agree with its golden set"):
+        rd.evaluate(disagreeing_bundle, tmp_path, variants=["onnx-fp32-uint8"])
 
 
 def test_no_images_give_no_predictions(exported_bundle: Path) -> None:

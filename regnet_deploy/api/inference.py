@@ -32,6 +32,8 @@ def open_classifier(
 ) -> Classifier:
     """Open a network of a bundle for inference in this process.
 
+    The golden set of a variant is replayed when it is opened for the first time with this runtime on this machine.
+
     Args:
         bundle: the bundle, or its folder.
         variant: name of an exported variant; None is the fastest that is proved, or the weights in PyTorch where
@@ -43,6 +45,7 @@ def open_classifier(
     Raises:
         BundleError: the bundle is missing or damaged.
         UsageError: the variant does not exist or cannot be run on this machine.
+        ProofError: the variant does not agree with its golden set on this machine.
         MissingExtra: the runtime is not installed.
     """
     from regnet_deploy.bundle import read_bundle
@@ -116,12 +119,13 @@ def _open_session(
     bundle: Bundle, variant: str | None, threads: int | None, device: Device, runtime: Runtime
 ) -> tuple[str | None, Session]:
     """Open a variant, or the weights in PyTorch where nothing has been exported; returns the variant's name too."""
+    from regnet_deploy.runtimes.checked_variant import open_checked_variant
     from regnet_deploy.runtimes.default_variant import default_variant
-    from regnet_deploy.runtimes.runtime import check_runtime, open_variant
+    from regnet_deploy.runtimes.runtime import check_runtime
 
     if variant is not None or bundle.manifest.variants:
         name = default_variant(bundle, variant, device, runtime)
-        return name, open_variant(bundle, name, threads=threads, device=device, runtime=runtime)
+        return name, open_checked_variant(bundle, name, threads=threads, device=device, runtime=runtime)
     check_runtime(runtime, device)
     if runtime != "auto":
         raise MissingPart(

@@ -153,6 +153,7 @@ def evaluate(
         MissingPart: the bundle is not trained or has no variants.
         DataError: the images cannot be used.
         UsageError: a variant does not exist or cannot be run on this machine.
+        ProofError: a variant does not agree with its golden set on this machine.
     """
     opened = open_bundle(bundle_path(bundle))
     for module in ("torch", "safetensors", "PIL"):
@@ -160,13 +161,14 @@ def evaluate(
     from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits
     from regnet_deploy.exporting.validation import load_validation_set
     from regnet_deploy.models import weights
-    from regnet_deploy.runtimes.runtime import open_variant, runtime_unsupported_reason
+    from regnet_deploy.runtimes.checked_variant import open_checked_variant
+    from regnet_deploy.runtimes.runtime import runtime_unsupported_reason
 
     names = variants
     if names is None:
         every = opened.variants
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
-    sessions = {name: open_variant(opened, name, device=device, runtime=runtime) for name in names}
+    sessions = {name: open_checked_variant(opened, name, device=device, runtime=runtime) for name in names}
     progress = progress or NoProgress()
     progress.step("validation images")
     validation = load_validation_set(data, opened, opened.preprocessing, progress)

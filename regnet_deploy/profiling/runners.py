@@ -15,11 +15,12 @@ from torch import nn
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.variants import OnnxVariant
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.profiling.latency import Runner, TimedInference
 from regnet_deploy.progress import Progress
+from regnet_deploy.runtimes.checked_variant import open_checked_variant
 from regnet_deploy.runtimes.default_variant import proof_of
-from regnet_deploy.runtimes.runtime import Device, Session, open_variant, runtime_unsupported_reason
+from regnet_deploy.runtimes.runtime import Device, Session, runtime_unsupported_reason
 
 #: Seed of the random images; their values do not change the duration of a convolution.
 _SEED = 0
@@ -73,7 +74,11 @@ def variant_runners(bundle: Bundle, device: Device, resolution: int, threads: in
         if reason:
             progress.message(f"{name} is not measured: {reason}")
             continue
-        session = open_variant(bundle, name, threads=threads, device=device)
+        try:
+            session = open_checked_variant(bundle, name, threads=threads, device=device)
+        except ProofError as error:  # the speed of wrong answers is of no use
+            progress.message(f"{name} is not measured: {error}")
+            continue
         runners.append(session_runner(session, name, variant.precision, resolution, threads))
     return runners
 

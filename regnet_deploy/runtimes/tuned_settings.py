@@ -22,13 +22,18 @@ _INSTRUCTIONS = frozenset(
 )
 
 
+def cpu_instructions() -> tuple[str, ...]:
+    """Return the instruction sets of this CPU by which runtimes choose their kernels, sorted."""
+    return tuple(sorted(_INSTRUCTIONS.intersection(cpu_flags())))
+
+
 def machine_summary() -> MachineSummary:
     """Return the properties of this machine on which tuned settings depend."""
     gpu = find_gpu()
     return MachineSummary(
         cpu=cpu_model(),
         cores=available_cores(),
-        instructions=tuple(sorted(_INSTRUCTIONS.intersection(cpu_flags()))),
+        instructions=cpu_instructions(),
         gpu=gpu.name if gpu else None,
     )
 

@@ -16,8 +16,9 @@ from regnet_deploy.bundle import WEIGHTS, Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import available_cores
-from regnet_deploy.errors import ProofError, UsageError
+from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import normalize
+from regnet_deploy.runtimes.checked_variant import disagreement
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
 from regnet_deploy.runtimes.gates import gate_to_serve
 from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
@@ -75,6 +76,7 @@ class ModelVersion:
     """An opened variant with all that its requests need.
 
     Attributes:
+        bundle: has the variant.
         variant: its name in the bundle.
         sessions: one for each executor, or one for all.
         interface: names, types and shapes.
@@ -92,6 +94,7 @@ class ModelVersion:
         header_cache: parsed JSON headers of requests, and headers of responses, that repeat.
     """
 
+    bundle: Bundle
     variant: str
     sessions: tuple[Session, ...]
     interface: ModelInterface
@@ -153,7 +156,7 @@ class ModelVersion:
         ]
         for agreement in agreements:
             if not agreement.passed:
-                raise ProofError(f"variant {self.variant} does not agree with its golden set: {agreement}")
+                raise disagreement(self.bundle, self.variant, self.session, agreement)
         warm = np.repeat(self.golden.images[:1], self.batching.batch, axis=0)
         for session in self.sessions:
             classify_pixels(session, warm, self.preprocessing)
@@ -269,6 +272,7 @@ def load_version(
         max_queue=limits.max_queue,
     )
     return ModelVersion(
+        bundle=bundle,
         variant=chosen,
         sessions=tuple(sessions),
         interface=interface,

@@ -45,6 +45,14 @@ def test_files_get_the_answers_of_the_network(cli: Any, exported_bundle: Path, i
         assert [p["probability"] for p in result["predictions"]] == pytest.approx(wanted[best].tolist(), abs=1e-5)
 
 
+def test_a_variant_that_is_wrong_here_answers_nothing_and_another_is_named(
+    cli_error: Any, disagreeing_bundle: Path, images: list[Path]
+):
+    line = cli_error("predict", disagreeing_bundle, *images, "--variant", "onnx-fp32", code=3)
+    assert f"variant onnx-fp32 of {disagreeing_bundle} does not agree with its golden set: |error| 0.5 " in line
+    assert "choose --variant onnx-fp32-uint8" in line
+
+
 def test_a_folder_of_images_alone_is_for_the_default_bundle(
     cli: Any, exported_bundle: Path, images: list[Path], tmp_path: Path
 ) -> None:

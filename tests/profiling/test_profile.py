@@ -38,6 +38,16 @@ def test_the_part_holds_counts_latencies_and_machine_and_is_in_the_bundle(run, e
     assert notes == []
 
 
+def test_a_variant_that_is_wrong_here_is_not_measured_and_that_is_said(run, disagreeing_bundle):
+    part, notes = run(disagreeing_bundle)
+    assert {row.variant for row in part.latency} == {None}
+    assert [note.split(":")[0] for note in notes] == [
+        "onnx-fp32 is not measured",
+        "onnx-fp32-uint8 is not measured",
+    ]
+    assert "does not agree with its golden set" in notes[0]
+
+
 def test_the_model_and_every_proved_variant_are_measured_at_every_batch(run, exported_bundle):
     part, _ = run(exported_bundle)
     assert [(row.variant, row.batch) for row in part.latency] == [
