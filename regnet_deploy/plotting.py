@@ -63,11 +63,15 @@ def write_atomically(target: Path, data: bytes) -> None:
 
 
 def figure_to_svg(figure: Figure) -> str:
-    """Return a figure as an ``<svg>`` element for an HTML page; equal figures give equal text."""
+    """Return a figure as an ``<svg>`` element for an HTML page; equal figures give equal text.
+
+    Black and white become the color of the text and the background of the page, which may be dark.
+    """
     import matplotlib
 
     drawn = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "regnet-deploy"}):
         figure.savefig(drawn, format="svg", metadata={"Date": None}, transparent=True)
     text = drawn.getvalue()
-    return text[text.index("<svg") :]
+    text = text[text.index("<svg") :]
+    return text.replace("#000000", "currentColor").replace("#ffffff", "var(--paper, #ffffff)")

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: A wider figure has several panels in a row, which are not legible on a narrow screen.
+_WIDE_INCHES = 6
+
+
 class NamedFigure(NamedTuple):
     """A figure, its file name without the suffix, and its caption."""
 
@@ -157,4 +161,4 @@ def space_of(source: Path, name: str | None) -> Space:
 
 
 def _html_figure(named: NamedFigure) -> HtmlFigure:
-    return HtmlFigure(figure_to_svg(named.figure), named.caption)
+    return HtmlFigure(figure_to_svg(named.figure), named.caption, wide=named.figure.get_size_inches()[0] > _WIDE_INCHES)

@@ -71,8 +71,8 @@ def command(**options: Any) -> None:
     \b
     Example:
       regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html
-      regnet-deploy analyze AnyNetX_A.sweep --refine narrowed.yaml --across bottleneck=same
-      regnet-deploy sweep --space narrowed.yaml --data my-images
+      regnet-deploy analyze AnyNetX_A.sweep --refine new.yaml --across bottleneck=same
+      regnet-deploy sweep --space new.yaml --data my-images
     """
     _check_options(options)
     require("scipy", "analysis")

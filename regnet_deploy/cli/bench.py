@@ -121,7 +121,7 @@ def command(
     \b
     Example:
       regnet-deploy bench --url http://127.0.0.1:8000
-      regnet-deploy bench --rate 20,50,100 --duration 30 --kind image --plot rates.svg
+      regnet-deploy bench --rate 20,50,100 --duration 30 --plot rates.svg
       regnet-deploy bench --closed 16
     """
     bundle = open_bundle(bundle_path)
@@ -158,7 +158,9 @@ def command(
     else:
         _print(served, reports)
     _print_remarks(reports)
-    if plot and any(report.latency for report in reports):
+    if plot and len(reports) < 2:
+        print_message(f"{plot} was not written: a figure of latency by rate needs two rates or more")
+    elif plot and any(report.latency for report in reports):
         plot_rates(reports, f"{model} at {target.url}, {kind}s, {arrivals} arrivals", plot)
         print_message(f"wrote {plot}")
     elif plot:

@@ -153,9 +153,9 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
     \b
     Example:
       regnet-deploy export --onnx
-      regnet-deploy export --data my-images                     # measure precisions, keep the fastest accurate one
+      regnet-deploy export --data my-images  # keeps the fastest accurate precision
       regnet-deploy export --precision int8-cpu --data my-images --max-drop 0.2
-      regnet-deploy export --precision int8 --calibration photos --gate int8:cosine=0.98
+      regnet-deploy export --precision int8 --calibration photos
       regnet-deploy export --trt --precision fp16 --max-batch 64
     """
     ensure_writable(open_bundle(bundle_path))  # errors before the slow import of torch

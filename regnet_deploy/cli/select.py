@@ -101,7 +101,7 @@ def command(**options: Any) -> None:
     \b
     Example:
       regnet-deploy select --gflops 4
-      regnet-deploy select --gflops 0.8 --family x --group-multiple 8 --classes 10 -o my-bundle
+      regnet-deploy select --gflops 0.8 --family x --group-multiple 8 -o mine
       regnet-deploy select --gflops 0.4 --family x --evidence RegNetX.sweep
       regnet-deploy select --gflops 0.1 --resolution 112 --try 9 --data my-images
       regnet-deploy select --published RegNetY-4.0GF

@@ -186,7 +186,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     Example:
       regnet-deploy serve
       curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
-      regnet-deploy serve models --grpc-port 8001 --metrics-port 8002 --token-file token
+      regnet-deploy serve models --grpc-port 8001 --token-file token
       regnet-deploy serve --variant trt-fp16 --build-engine
     """
     require("starlette", "serve")

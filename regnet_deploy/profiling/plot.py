@@ -16,7 +16,7 @@ _QUANTITIES = {"macs": "MACs", "parameters": "parameters", "activations": "activ
 
 
 def plot_profile(profile: Profile, name: str, path: str | Path) -> None:
-    """Plot the part ``profile`` of a bundle.
+    """Plot the part ``profile`` of a bundle; latency and throughput by batch size if more than one was measured.
 
     Args:
         profile: the part.
@@ -30,11 +30,16 @@ def plot_profile(profile: Profile, name: str, path: str | Path) -> None:
     from matplotlib.figure import Figure
 
     counts, rows, machine = profile.complexity, profile.latency, profile.machine
-    figure = Figure(figsize=(13, 4.8), layout="constrained")
+    curves = len({row.batch for row in rows}) > 1
+    figure = Figure(figsize=(11 if curves else 6, 4.4), layout="constrained")
     figure.suptitle(
-        f"{name} at {counts.resolution} pixels: {counts.macs / 1e9:.3g} GMACs, "
+        f"{name} at {counts.resolution} pixels: {counts.macs / 1e9:.3g} GMACs,{' ' if curves else chr(10)}"
         f"{counts.parameters / 1e6:.3g} M parameters, {counts.activations / 1e6:.3g} M activations"
     )
+    if not curves:
+        _draw_shares(figure.subplots(), counts)
+        save_figure(figure, target)
+        return
     shares, latency, throughput = figure.subplots(1, 3)
     _draw_shares(shares, counts)
     _draw_latency(latency, rows)

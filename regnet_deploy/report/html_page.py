@@ -41,8 +41,9 @@ def card_figures(card: ModelCard) -> list[HtmlFigure]:
     if card.accuracy is not None:
         best = card.accuracy
         caption = f"Top-1 by epoch; the weights are those of epoch {best.epoch}, {best.val_top1 * 100:.2f} %."
-        drawn.append(_figure(_history, card, caption))
-    if card.manifest.profile is not None and card.manifest.profile.latency:
+        if len(card.bundle.training.history) > 1:
+            drawn.append(_figure(_history, card, caption))
+    if card.manifest.profile is not None and len({row.batch for row in card.manifest.profile.latency}) > 1:
         drawn.append(_figure(_speed, card, "Images per second by batch size, on the machine named below."))
     return drawn
 

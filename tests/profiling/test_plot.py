@@ -62,3 +62,11 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "p.png").mkdir()
     with pytest.raises(UsageError, match=r"cannot write .*p\.png: Is a directory"):
         plot_profile(profile_of([("torch 2", None)], [1]), "tiny", tmp_path / "p.png")
+
+
+def test_of_one_batch_size_no_curve_is_drawn(tmp_path):
+    path = tmp_path / "profile.svg"
+    plot_profile(profile_of([("torch 2", None)], [8]), "RegNetX-1MF", path)
+    texts = re.findall(r"<!-- (.*?) -->", path.read_text())
+    assert "share of the network (%)" in texts
+    assert "throughput (images/s)" not in texts
