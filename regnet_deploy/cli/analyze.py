@@ -71,7 +71,7 @@ def command(**options: Any) -> None:
     \b
     Example:
       regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html
-      regnet-deploy analyze AnyNetX_A.sweep --refine new.yaml --across bottleneck=same
+      regnet-deploy analyze A.sweep --refine new.yaml --across bottleneck=same
       regnet-deploy sweep --space new.yaml --data my-images
     """
     _check_options(options)

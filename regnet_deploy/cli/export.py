@@ -153,7 +153,7 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
     \b
     Example:
       regnet-deploy export --onnx
-      regnet-deploy export --data my-images  # keeps the fastest accurate precision
+      regnet-deploy export --data my-images  # keeps the fastest precision
       regnet-deploy export --precision int8-cpu --data my-images --max-drop 0.2
       regnet-deploy export --precision int8 --calibration photos
       regnet-deploy export --trt --precision fp16 --max-batch 64

@@ -88,7 +88,7 @@ def command(
     \b
     Example:
       regnet-deploy package --triton
-      regnet-deploy package my-bundle --kserve -o deploy --image example/regnet:1.0
+      regnet-deploy package mine --kserve -o deploy --image example/regnet:1.0
       regnet-deploy package --triton --gpu --variant trt-fp16
     """
     from regnet_deploy.bundle import open_bundle

@@ -111,8 +111,8 @@ def command(**options: Any) -> None:
 
     \b
     Example:
-      regnet-deploy sweep --space AnyNetX_A --data my-images --n 50 --mmacs 360:400
-      regnet-deploy sweep --space RegNetX --data my-images --n 50 --mmacs 360:400
+      regnet-deploy sweep --space AnyNetX_A --data my-images --mmacs 360:400
+      regnet-deploy sweep --space RegNetX --data my-images --mmacs 360:400
       regnet-deploy analyze AnyNetX_A.sweep RegNetX.sweep --html spaces.html
     """
     from regnet_deploy.populations.trials import file_name
