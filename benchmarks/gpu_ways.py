@@ -310,13 +310,19 @@ def _only_on(device: str, *modules: str) -> Callable[[Setting], str | None]:
 
 
 def _no_cuda_provider(setting: Setting) -> str | None:
-    from regnet_deploy.runtimes.cuda_session import CUDA
+    from regnet_deploy.errors import UsageError
+    from regnet_deploy.runtimes.cuda_session import CUDA, provider_file
     from regnet_deploy.runtimes.onnx_session import import_onnxruntime
 
     absent = _only_on("cuda", "onnx", "onnxruntime")(setting)
-    if absent is None and CUDA not in import_onnxruntime().get_available_providers():
-        return "onnxruntime is the build for CPUs"
-    return absent
+    if absent is not None:
+        return absent
+    ort = import_onnxruntime()
+    try:
+        provider_file(ort, CUDA, ort.__version__)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def _no_tensorrt(setting: Setting) -> str | None:

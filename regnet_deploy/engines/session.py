@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.engines.builder_log import BuilderLog, build_error
+from regnet_deploy.engines.capture_lock import capture_lock
 from regnet_deploy.engines.cuda import Cuda
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.inspection import Layer, layers_of_report, report_of
@@ -128,8 +129,17 @@ class EngineSession:
         self.uncaptured: dict[int, str] = {}
         self.is_lean = lean is not None
         self._library, self._gpu, self._lock = library, gpu, Lock()
-        self._cuda = Cuda()
         self._kernels = kernel_cache(library, gpu, plan) if library.runtime == "tensorrt-rtx" else None
+        self._seen: set[int] = set()
+        self._graphs: dict[int, Any] = {}
+        self._contexts: list[_Context] = []  # of the graphs: they have to live as long
+        with capture_lock().working():
+            self._open(plan, options, lean)
+
+    def _open(self, plan: bytes, options: EngineOptions, lean: Path | None) -> None:
+        """Load the plan and allocate memory on the GPU."""
+        library, gpu = self._library, self._gpu
+        self._cuda = Cuda()
         try:
             self._loaded = deserialize_engine(library, plan, gpu, lean)
         except RegnetDeployError as error:
@@ -147,9 +157,6 @@ class EngineSession:
         self._scratch_bytes = int(self._engine.device_memory_size_v2)
         self._scratch = self._cuda.memory(max(self._scratch_bytes, 1))
         self._plain = self._context(self._on_gpu)
-        self._seen: set[int] = set()
-        self._graphs: dict[int, Any] = {}
-        self._contexts: list[_Context] = []  # of the graphs: they have to live as long
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits, ``(n, classes)``, of normalized images ``(n, 3, h, w)``; any ``n``.
@@ -160,7 +167,7 @@ class EngineSession:
         """
         self._ensure_fits(images)
         logits = np.empty((len(images), self._logits.shape[1]), np.float32)
-        with self._lock:
+        with capture_lock().working(), self._lock:
             for start in range(0, len(images), self.max_batch):
                 part = images[start : start + self.max_batch]
                 batch = max(len(part), self.min_batch)
@@ -175,7 +182,7 @@ class EngineSession:
         Raises:
             ProofError: the runtime has no inspector, or its report cannot be read.
         """
-        with self._lock:
+        with capture_lock().working(), self._lock:
             shaped = self._shaped(self._plain, self._tuned_batch)
             return layers_of_report(report_of(self._library, self._engine, shaped.context))
 
@@ -194,7 +201,7 @@ class EngineSession:
             raise ProofError(
                 f"the engine cannot run {batch} images at once: it takes {self.min_batch} to {self.max_batch}"
             )
-        with self._lock:
+        with capture_lock().working(), self._lock:
             buffers = self._cuda.memory(images.nbytes), self._cuda.memory(self._logits[:batch].nbytes)
             own = self._shaped(self._context(buffers), batch)
             self._images[:batch] = images
@@ -206,7 +213,7 @@ class EngineSession:
             plain = None if graph is not None else self._shaped(self._context(buffers), batch)
 
         def call() -> None:
-            with self._lock:
+            with capture_lock().working(), self._lock:
                 if plain is not None:
                     self._execute(plain)
                 else:

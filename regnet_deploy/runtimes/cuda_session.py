@@ -2,7 +2,8 @@
 
 A CUDA graph replays the kernels of an inference as one launch. It needs the same addresses each time, so each graph has
 its own input and output on the GPU. A batch size gets a graph when it is repeated. ONNX Runtime keeps graphs per thread
-and a server has several threads, so each session computes in a thread of its own.
+and a server has several threads, so each session computes in a thread of its own. While a graph is captured, no other
+session of the process may use the GPU, see :mod:`regnet_deploy.engines.capture_lock`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.engines.capture_lock import capture_lock
 from regnet_deploy.errors import UsageError
 from regnet_deploy.runtimes.onnx_session import (
     GraphIO,
@@ -46,6 +48,14 @@ _DRIVER = "libcuda.so.1"
 _USES = 3
 #: Maximum number of graphs; each has an input and an output on the GPU.
 _GRAPHS = 8
+#: Number of captures of a batch size that may fail before it runs without a graph: other CUDA work of the process, such
+#: as a model that is released, can break a capture.
+_TRIES = 3
+#: Maximum wait for other sessions before a capture, seconds; they wait as long. Opening a session takes longer, and the
+#: capture is then left for later.
+_PATIENCE_S = 0.05
+#: The same for measurements, where nobody waits.
+_MEASURING_PATIENCE_S = 60.0
 #: Value of the run option ``gpu_graph_id`` that means no graph; 0 is ONNX Runtime's default.
 _NO_GRAPH = -1
 
@@ -68,7 +78,8 @@ class CudaSession:
     Attributes:
         runtime: name and version.
         device: ``cuda:0``.
-        graphs: whether batches get CUDA graphs; False after one could not be captured, which is logged.
+        graphs: whether batches get CUDA graphs. A batch size whose graph cannot be captured runs without one, which is
+            logged.
     """
 
     device = "cuda:0"
@@ -80,6 +91,8 @@ class CudaSession:
         self.input, self.input_name, self.output_name = signature.input, signature.input_name, signature.output_name
         self._uses: Counter[tuple[int, ...]] = Counter()
         self._captured: dict[tuple[int, ...], _Graph] = {}
+        self._failed: Counter[tuple[int, ...]] = Counter()  # captures
+        self._next_try: dict[tuple[int, ...], int] = {}  # number of uses
         self._numbers = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cuda")
 
@@ -103,17 +116,26 @@ class CudaSession:
         Raises:
             ProofError: ONNX Runtime cannot run these images.
         """
-        number = self._number() if self.graphs else _NO_GRAPH
-        options = _run_options(number)
         try:
-            self._plain(images)  # kernels are chosen before a graph is captured
-            graph = self._capture(number, images)
+            with capture_lock().working():
+                self._plain(images)  # kernels are chosen before a graph is captured
+                graph = None if self.graphs else self._bound(_NO_GRAPH, images)
+            for turn in range(_TRIES) if graph is None else ():
+                try:
+                    with capture_lock().capturing(_MEASURING_PATIENCE_S):
+                        graph = self._bound(self._number(), images)
+                        break
+                except ort_failures():
+                    if turn == _TRIES - 1:
+                        raise
         except ort_failures() as error:
             raise run_error(images, error) from None
+        assert graph is not None
+        bound, options = graph, _run_options(graph.number)
 
         def call() -> None:
-            self._session.run_with_iobinding(graph.binding, options)
-            graph.binding.synchronize_outputs()
+            with capture_lock().working():
+                self._session.run_with_iobinding(bound.binding, options)
 
         return call
 
@@ -124,7 +146,8 @@ class CudaSession:
 
     def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         graph = self._graph_for(images)
-        return self._plain(images) if graph is None else self._replay(graph, images)
+        with capture_lock().working():
+            return self._plain(images) if graph is None else self._replay(graph, images)
 
     def _graph_for(self, images: NDArray[Any]) -> _Graph | None:
         """Return the graph for these images, or None; captures it if their shape has been repeated often enough."""
@@ -133,31 +156,44 @@ class CudaSession:
             return None
         if shape in self._captured:
             return self._captured[shape]
-        if self._uses[shape] < _USES or len(self._captured) == _GRAPHS:
+        given_up = sum(failures >= _TRIES for failures in self._failed.values())
+        due = self._next_try.get(shape, _USES)
+        if self._uses[shape] < due or self._failed[shape] >= _TRIES or len(self._captured) + given_up >= _GRAPHS:
             return None
-        try:
-            graph = self._capture(self._number(), images)
-        except ort_failures() as error:
-            self.graphs = False
-            _LOG.warning("%s goes on without CUDA graphs: %s", self.runtime, first_line(error))
-            return None
-        self._captured[shape] = graph
-        return graph
+        self._next_try[shape] = 2 * due  # if it does not succeed now
+        with capture_lock().capturing(_PATIENCE_S) as alone:
+            if not alone:
+                return None
+            try:
+                self._captured[shape] = self._bound(self._number(), images)
+            except ort_failures() as error:
+                self._failed[shape] += 1
+                if self._failed[shape] == _TRIES:
+                    _LOG.warning(
+                        "%s runs batches of %d without a CUDA graph, %d captures failed: %s",
+                        self.runtime,
+                        len(images),
+                        _TRIES,
+                        first_line(error),
+                    )
+        return self._captured.get(shape)
 
-    def _capture(self, number: int, images: NDArray[Any]) -> _Graph:
+    def _bound(self, number: int, images: NDArray[Any]) -> _Graph:
+        """Run with an input and output of its own; the first run with a new number captures the graph."""
         value, binding = import_onnxruntime().OrtValue, self._session.io_binding()
         entered = value.ortvalue_from_shape_and_type(list(images.shape), images.dtype.type, self._memory, 0)
         left = value.ortvalue_from_shape_and_type([len(images), self._signature.classes], np.float32, self._memory, 0)
         binding.bind_ortvalue_input(self.input_name, entered)
         binding.bind_ortvalue_output(self.output_name, left)
         graph = _Graph(number, entered, left, binding)
-        self._replay(graph, images)  # the first run with a new number captures the graph
+        self._replay(graph, images)
         return graph
 
     def _replay(self, graph: _Graph, images: NDArray[Any]) -> NDArray[np.float32]:
         graph.input.update_inplace(np.ascontiguousarray(images))
+        # It returns when the stream is idle. Synchronizing the outputs would wait for the whole device, also for the
+        # streams of other sessions, and break their captures.
         self._session.run_with_iobinding(graph.binding, _run_options(graph.number))
-        graph.binding.synchronize_outputs()
         logits: NDArray[np.float32] = graph.output.numpy()
         return (
             logits.copy() if self._memory == "cpu" else logits
@@ -209,7 +245,8 @@ def open_on_cuda(
         "enable_cuda_graph": str(int(graphs)),
     }
     try:
-        session = create_session(data, strict_options(session_options(threads, exact)), [(CUDA, settings)])
+        with capture_lock().working():
+            session = create_session(data, strict_options(session_options(threads, exact)), [(CUDA, settings)])
     except ort_failures() as error:
         raise _not_on_gpu(version, error) from None
     refuse_fallback(session, CUDA, version)
@@ -223,7 +260,7 @@ def strict_options(options: Any) -> Any:
 
 
 def require_cuda_provider(ort: ModuleType, provider: str, version: str) -> None:
-    """Load the libraries that ``provider`` needs.
+    """Check that the libraries that ``provider`` needs can be loaded.
 
     ONNX Runtime would only print some lines and continue without the GPU.
 
@@ -231,8 +268,6 @@ def require_cuda_provider(ort: ModuleType, provider: str, version: str) -> None:
         UsageError: libraries are missing; the message names them and how to install them.
     """
     file = provider_file(ort, provider, version)
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; the error below has that
-        ort.preload_dlls()
     missing = missing_libraries(needed_libraries(file))
     if missing:
         raise UsageError(f"ONNX Runtime {version} cannot use the GPU: {install_hint(missing)}, or --device cpu")
@@ -253,11 +288,15 @@ def refuse_fallback(session: Any, provider: str, version: str) -> None:
 
 
 def provider_file(ort: ModuleType, provider: str, version: str) -> Path:
-    """Return the path of the library of a provider.
+    """Preload CUDA's libraries, and return the path of the library of a provider.
+
+    Builds of ONNX Runtime whose providers are plugins list a provider only when its libraries are loaded.
 
     Raises:
         UsageError: ONNX Runtime was built or installed without it.
     """
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot load; an error of the caller has that
+        ort.preload_dlls()
     short = provider.removesuffix("ExecutionProvider").lower()
     file = Path(str(ort.__file__)).parent / "capi" / f"libonnxruntime_providers_{short}.so"
     if provider not in ort.get_available_providers() or not file.is_file():

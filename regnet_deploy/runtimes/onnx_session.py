@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.engines.capture_lock import capture_lock
 from regnet_deploy.errors import BundleError, ProofError, require
 
 #: Threads that wait within an operator spin for this time before they sleep, and do not spin between inferences. On
@@ -69,8 +71,10 @@ class OnnxSession:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _run(self, images: NDArray[Any]) -> NDArray[np.float32]:
+        apart = contextlib.nullcontext() if self.device == "cpu" else capture_lock().working()
         try:
-            logits: NDArray[np.float32] = self._session.run([self.output_name], {self.input_name: images})[0]
+            with apart:
+                logits: NDArray[np.float32] = self._session.run([self.output_name], {self.input_name: images})[0]
         except ort_failures() as error:
             raise run_error(images, error) from None
         return logits

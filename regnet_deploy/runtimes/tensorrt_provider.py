@@ -23,6 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from regnet_deploy.engines.capture_lock import capture_lock
 from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import UsageError
 from regnet_deploy.runtimes.cuda_session import provider_file, refuse_fallback, require_cuda_provider, strict_options
@@ -75,9 +76,10 @@ def open_on_tensorrt(data: bytes, version: str, *, threads: int, tf32: bool = Fa
     with _engine_folder(key) as folder:
         settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
         try:
-            session = create_session(
-                data, strict_options(session_options(threads, exact=False)), [(TENSORRT, settings)]
-            )
+            with capture_lock().working():
+                session = create_session(
+                    data, strict_options(session_options(threads, exact=False)), [(TENSORRT, settings)]
+                )
         except ort_failures() as error:
             if "fallback to CPU EP" in str(error):
                 raise UsageError(

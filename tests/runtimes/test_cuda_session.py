@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from regnet_deploy.engines.capture_lock import capture_lock
+from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, ProofError, UsageError
 from regnet_deploy.runtimes import cuda_session
 from regnet_deploy.runtimes.cuda_session import (
@@ -131,22 +134,192 @@ def test_images_that_do_not_fit_are_refused_before_and_after_capture(bad):
         session.run(bad)
 
 
-def test_a_batch_that_cannot_be_captured_is_said_once_and_runs_without(caplog):
+class Device:
+    """A GPU in which a capture is in CUDA's global mode, as ONNX Runtime 1.32 captures.
+
+    Other work of the process meanwhile fails, and it breaks the capture.
+    """
+
+    def __init__(self) -> None:
+        self.capturing, self.is_broken = False, False
+        self.captures = 0
+
+    def use(self) -> None:
+        if self.capturing:
+            self.is_broken = True
+            raise RuntimeError("CUDA failure 900: operation not permitted when stream is capturing ; GPU=0 ;")
+
+    def capture(self) -> None:
+        self.use()
+        self.captures += 1
+        self.capturing, self.is_broken = True, False
+        time.sleep(0.02)  # others get their turn
+        self.capturing = False
+        if self.is_broken:
+            raise RuntimeError(
+                "CUDA failure 901: operation failed due to a previous error during capture ; GPU=0 ; more"
+            )
+
+
+class Binding:
+    """A binding whose outputs may not be synchronized: that waits for all streams of the device."""
+
+    def __init__(self, real) -> None:
+        self.real = real
+
+    def __getattr__(self, name):
+        assert name != "synchronize_outputs", "it breaks the capture of another session"
+        return getattr(self.real, name)
+
+
+class OnDevice(Watched):
+    """A session whose first run with a new number captures on a :class:`Device`."""
+
+    def __init__(self, real, device: Device) -> None:
+        super().__init__(real)
+        self.device, self.numbers = device, set()
+
+    def io_binding(self):
+        return Binding(super().io_binding())
+
+    def run_with_iobinding(self, binding, options):
+        number = options.get_run_config_entry("gpu_graph_id")
+        if number == "-1" or number in self.numbers:
+            self.device.use()
+        else:
+            self.device.capture()
+            self.numbers.add(number)
+        return super().run_with_iobinding(binding.real, options)
+
+    def run(self, names, feed, options=None):
+        self.device.use()
+        return super().run(names, feed, options)
+
+
+def on_device(device: Device, graphs: bool = True) -> tuple[CudaSession, OnDevice]:
+    real = create_session(tiny_onnx("float32"), session_options(1, exact=False), ["CPUExecutionProvider"])
+    watched = OnDevice(real, device)
+    return CudaSession(watched, graph_io(real), "onnxruntime 1", memory="cpu", graphs=graphs), watched
+
+
+def test_sessions_of_a_process_do_not_break_each_others_captures():
+    device = Device()
+    pairs = [on_device(device) for _ in range(3)]
+    failures = []
+
+    def ask(session: CudaSession) -> None:
+        try:
+            for turn in range(30):
+                session.run(images(1 + turn % 3, turn))
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=ask, args=(session,)) for session, _ in pairs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert device.captures == 9
+    assert all(len(watched.numbers) == 3 for _, watched in pairs)
+
+
+def test_sessions_are_measured_beside_others():
+    device = Device()
+    session, _ = on_device(device)
+    other, _ = on_device(device, graphs=False)
+    stopped = threading.Event()
+    failures = []
+
+    def ask() -> None:
+        while not stopped.is_set():
+            try:
+                other.run(images(2, 0))
+            except Exception as error:
+                failures.append(error)
+                return
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    for count in (1, 2, 3):
+        session.resident(images(count, 0))()
+    stopped.set()
+    thread.join()
+    assert failures == []
+    assert device.captures == 3
+    other.resident(images(1, 0))()
+
+
+def test_a_capture_that_something_else_breaks_is_tried_again(caplog):
+    device = Device()
+    session, watched = on_device(device)
+    capture, broken = device.capture, []
+
+    def breaks() -> None:
+        if not broken:  # such as a model that is released
+            broken.append(True)
+            raise RuntimeError("CUDA failure 901: operation failed due to a previous error during capture ; GPU=0 ;")
+        capture()
+
+    device.capture = breaks
+    with caplog.at_level(logging.WARNING):
+        for turn in range(12):
+            session.run(images(2, turn))
+    assert watched.numbers == {"2"}
+    assert not caplog.records
+
+
+def test_a_session_that_is_being_opened_delays_captures_and_not_requests():
+    device = Device()
+    session, watched = on_device(device)
+    with capture_lock().working():
+        for turn in range(5):
+            assert session.run(images(2, turn)).shape == (2, 6)
+    assert device.captures == 0
+    for turn in range(5):
+        session.run(images(2, turn))
+    assert watched.numbers == {"1"}
+
+
+def test_a_batch_size_that_cannot_be_captured_is_said_once_and_others_have_graphs(caplog):
     session, watched, real = sessions()
+    bound = watched.run_with_iobinding
 
     def refuses(binding, options):
-        raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
+        if len(binding.get_outputs()[0].numpy()) == 2:
+            raise RuntimeError("operation not permitted when stream is capturing\nsecond line")
+        return bound(binding, options)
 
     watched.run_with_iobinding = refuses
     with caplog.at_level(logging.WARNING):
-        for turn in range(6):
-            batch = images(2, turn)
-            np.testing.assert_array_equal(session.run(batch), real.run(None, {"images": batch})[0])
+        for turn in range(20):
+            for count in (2, 3):
+                batch = images(count, turn)
+                np.testing.assert_array_equal(session.run(batch), real.run(None, {"images": batch})[0])
     assert [record.getMessage() for record in caplog.records] == [
-        "onnxruntime 1 goes on without CUDA graphs: operation not permitted when stream is capturing"
+        "onnxruntime 1 runs batches of 2 without a CUDA graph, 3 captures failed: operation not permitted when stream "
+        "is capturing"
     ]
-    assert not session.graphs
-    assert watched.plain == ["-1"] * 6  # without a number ONNX Runtime would capture on its own
+    assert session.graphs
+    assert len(watched.bound) == 1 + 20 - 3  # the capture, and a replay for each but the first three
+    assert set(watched.plain) == {"-1"}  # without a number ONNX Runtime would capture on its own
+
+
+def test_a_network_that_cannot_be_captured_is_not_tried_without_end():
+    session, watched, _ = sessions()
+    tried = []
+
+    def refuses(binding, options):
+        tried.append(options.get_run_config_entry("gpu_graph_id"))
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    watched.run_with_iobinding = refuses
+    for count in range(1, 13):
+        for turn in range(14):
+            session.run(images(count, turn))
+    assert len(tried) == 8 * 3
+    with pytest.raises(ProofError, match="operation not permitted"):
+        session.resident(images(1, 0))
 
 
 def test_without_graphs_every_batch_runs_as_it_comes():
@@ -306,10 +479,12 @@ def test_the_missing_libraries_are_named_with_the_commands_that_bring_them(monke
     file.parent.mkdir()
     file.touch()
     printed = "Failed to load libcublasLt.so.13"
+    loaded = []
     ort = SimpleNamespace(
         __file__=str(tmp_path / "__init__.py"),
-        preload_dlls=lambda: print(printed),
-        get_available_providers=lambda: [CUDA, "CPUExecutionProvider"],
+        preload_dlls=lambda: loaded.append(print(printed)),
+        # Builds with plugins list a provider when its libraries are loaded.
+        get_available_providers=lambda: [CUDA, "CPUExecutionProvider"] if loaded else ["CPUExecutionProvider"],
     )
     assert provider_file(ort, CUDA, "1.31.1") == file
     monkeypatch.setattr(
@@ -344,9 +519,14 @@ def test_onnxruntime_does_not_look_at_the_type_of_what_it_copies():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(CUDA not in onnxruntime.get_available_providers(), reason="needs onnxruntime-gpu (extra [gpu])")
 @pytest.mark.parametrize("kind", ["float32", "uint8"])
 def test_a_gpu_replays_graphs_of_several_sizes_with_the_logits_of_the_cpu(kind):
+    if find_gpu() is None:
+        pytest.skip("needs a CUDA device")
+    try:
+        provider_file(onnxruntime, CUDA, onnxruntime.__version__)
+    except UsageError:
+        pytest.skip("needs onnxruntime-gpu (extra [gpu])")
     data = tiny_onnx(kind)
     session = open_on_cuda(data, onnxruntime.__version__, threads=1)
     reference = create_session(data, session_options(1, exact=False), ["CPUExecutionProvider"])
