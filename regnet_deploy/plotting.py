@@ -1,13 +1,13 @@
-"""Helpers for all plots: colors, file formats, and atomic writes."""
+"""Helpers for all plots: colors and file formats."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regnet_deploy.errors import UsageError, require
+from regnet_deploy.errors import require
+from regnet_deploy.output_file import check_output_file, write_output_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,14 +23,10 @@ def check_plot_path(path: str | Path) -> Path:
     """Check before long work that a plot can be written to a path, and return the path.
 
     Raises:
-        UsageError: its suffix is not supported, or its folder does not exist.
+        UsageError: its suffix is not supported, its folder does not exist, or it is not a regular file.
         MissingExtra: matplotlib is not installed.
     """
-    target = Path(path)
-    if target.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"a figure is written as {', '.join(SUFFIXES)}, got {target.name}")
-    if not target.parent.is_dir():
-        raise UsageError(f"there is no folder {target.parent} for the figure {target.name}")
+    target = check_output_file(path, SUFFIXES, "a figure")
     require("matplotlib", "plot")
     return target
 
@@ -43,23 +39,7 @@ def save_figure(figure: Figure, target: Path) -> None:
     """
     drawn = io.BytesIO()
     figure.savefig(drawn, format=target.suffix[1:].lower(), dpi=150)
-    write_atomically(target, drawn.getvalue())
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file beside its target and rename it: an earlier file stays complete until then.
-
-    Raises:
-        UsageError: it cannot be written.
-    """
-    beside = target.with_name(f".{target.name}.incomplete")
-    try:
-        beside.write_bytes(data)
-        beside.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise UsageError(f"cannot write {target}: {error.strerror}; choose another file") from None
+    write_output_file(target, drawn.getvalue())
 
 
 def figure_to_svg(figure: Figure) -> str:

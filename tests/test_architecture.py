@@ -101,7 +101,18 @@ NEVER_AT_THE_TOP = {
 }
 
 #: Modules that every package may import.
-SHARED = {"bundle", "cpu", "durable_files", "errors", "file_lock", "html", "plotting", "progress", "user_cache"}
+SHARED = {
+    "bundle",
+    "cpu",
+    "durable_files",
+    "errors",
+    "file_lock",
+    "html",
+    "output_file",
+    "plotting",
+    "progress",
+    "user_cache",
+}
 
 #: Module, as its path within the package -> its syntax tree.
 MODULES = {

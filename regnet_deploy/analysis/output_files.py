@@ -12,7 +12,8 @@ from regnet_deploy.analysis.plots import plot_edfs, plot_parameters, plot_random
 from regnet_deploy.analysis.tables import comparison_sections, population_section
 from regnet_deploy.errors import UsageError
 from regnet_deploy.html import HtmlFigure, figure_html, figures_html, html_document, section_html
-from regnet_deploy.plotting import figure_to_svg, save_figure, write_atomically
+from regnet_deploy.output_file import write_output_file
+from regnet_deploy.plotting import figure_to_svg, save_figure
 from regnet_deploy.populations.csv_table import write_csv
 from regnet_deploy.populations.store import is_store, read_store
 from regnet_deploy.populations.trials import Trials, file_name
@@ -112,7 +113,7 @@ def analysis_html(analysis: Analysis, populations: Sequence[Trials]) -> str:
 
 def write_page(path: Path, analysis: Analysis, populations: Sequence[Trials]) -> None:
     """Write the HTML page."""
-    write_atomically(path, analysis_html(analysis, populations).encode())
+    write_output_file(path, analysis_html(analysis, populations).encode())
 
 
 def write_figures(folder: Path, suffix: str, analysis: Analysis, populations: Sequence[Trials]) -> list[str]:
@@ -134,13 +135,13 @@ def write_figures(folder: Path, suffix: str, analysis: Analysis, populations: Se
 def write_csv_file(path: Path, source: Path) -> int:
     """Write the population of a store as CSV, with the trials that diverged or failed; return the number of trials."""
     with read_store(source) as store:
-        write_atomically(path, write_csv(store).encode())
+        write_output_file(path, write_csv(store).encode())
         return len(store.outcomes())
 
 
 def write_space_file(path: Path, space: Space) -> None:
     """Write a space as a YAML file."""
-    write_atomically(path, write_space(space).encode())
+    write_output_file(path, write_space(space).encode())
 
 
 def space_of(source: Path, name: str | None) -> Space:

@@ -9,7 +9,8 @@ import click
 
 from regnet_deploy.cli.options import FiniteFloat, Whole, json_option, seed_type
 from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
-from regnet_deploy.errors import UsageError, did_you_mean, require
+from regnet_deploy.errors import UsageError, require
+from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,20 +167,18 @@ def _check_options(options: dict[str, Any]) -> None:
     for pair in options["across"]:
         if "=" not in pair:
             raise UsageError(f"--across takes PART=RELATION such as bottleneck=same, got {pair!r}")
-    outputs = [path for path in (options["html"], csv, refine) if path is not None]
-    inputs = {path.resolve() for path in files}
-    for path in outputs:
-        if not path.parent.is_dir():
-            raise UsageError(f"there is no folder {path.parent} for {path.name}: create it first")
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder: give the name of a file")
-        if path.resolve() in inputs or is_store(path):
+    formats = (
+        (options["html"], PAGE_SUFFIXES, "a page"),
+        (csv, (".csv",), "a table"),
+        (refine, (".yaml", ".yml"), "a space"),
+    )
+    outputs, inputs = [], {path.resolve() for path in files}
+    for path, suffixes, what in formats:
+        if path is not None and (path.resolve() in inputs or is_store(path)):
             raise UsageError(f"{path} is a population, which is never overwritten: give another file")
+        if path is not None:
+            outputs.append(check_output_file(path, suffixes, what))
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UsageError("two outputs have the same file name: give each its own")
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures takes a folder, but {figures} is a file")
-    if refine and refine.suffix not in (".yaml", ".yml"):
-        raise UsageError(
-            f"a space file ends in .yaml, got {refine.name}{did_you_mean(refine.suffix, ('.yaml', '.yml'))}"
-        )

@@ -10,7 +10,7 @@ import click
 from regnet_deploy.bundle import Manifest, open_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
-from regnet_deploy.plotting import write_atomically
+from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file, write_output_file
 
 if TYPE_CHECKING:
     from regnet_deploy.report.card import ModelCard
@@ -35,6 +35,8 @@ def command(bundle_path: str, html_path: str | None, schema: bool, as_json: bool
 
         print_json(json_schema(Manifest))
         return
+    if html_path:
+        check_output_file(html_path, PAGE_SUFFIXES, "a page")
     from regnet_deploy.report.card import model_card
     from regnet_deploy.report.sections import card_sections, headline
 
@@ -59,5 +61,5 @@ def _write_page(card: ModelCard, target: Path) -> None:
     from regnet_deploy.report.html_page import card_html
 
     page = card_html(card)
-    write_atomically(target, page.encode("utf-8", "replace"))
+    write_output_file(target, page.encode("utf-8", "replace"))
     print_message(f"wrote {target}")

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regnet_deploy.durable_files import sync_folder
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.file_lock import file_lock
+from regnet_deploy.output_file import check_regular
 from regnet_deploy.space.network import Network
 
 SCHEMA = 1
@@ -196,11 +198,13 @@ def open_store(path: Path, identity: Mapping[str, Any]) -> Iterator[Store]:
     """Open the store of a sweep for writing, and create it if it does not exist; within :func:`lock_store`.
 
     Raises:
-        UsageError: the store belongs to another sweep; the message names the differences.
+        UsageError: the store belongs to another sweep, and the message names the differences; or the path is not a
+            regular file.
         DataError: the file is not a store, or cannot be written.
     """
-    if not path.exists() or not path.stat().st_size:
-        _create(path, identity)
+    target = check_regular(path)  # a link stays one
+    if not target.exists() or not target.stat().st_size:
+        _create(target, identity)
     with contextlib.closing(_connect(path)) as connection:
         store = Store(path, connection)
         found = sweep_differences(store.identity, json.loads(json.dumps(identity)))
@@ -231,13 +235,11 @@ def check_store_path(path: Path) -> None:
     """Check before any work that a sweep can write its results to this path.
 
     Raises:
-        DataError: the folder does not exist, or the path is something other than a store.
+        UsageError: the folder does not exist, or the path is not a regular file.
+        DataError: the file is not a store.
     """
-    if not path.parent.is_dir():
-        raise DataError(f"there is no folder {path.parent} for the store {path.name}: create it first")
-    if path.is_dir():
-        raise DataError(f"{path} is a folder, but a store is a file: give another --store")
-    if path.exists() and path.stat().st_size:
+    target = check_regular(path)
+    if target.exists() and target.stat().st_size:
         _connect(path).close()
 
 
@@ -256,6 +258,8 @@ def read_store(path: Path) -> Iterator[Store]:
 
 def is_store(path: Path) -> bool:
     """Return whether a file is an SQLite file, by its first bytes."""
+    if not path.is_file():  # a pipe would be waited for
+        return False
     try:
         with path.open("rb") as file:
             return file.read(16) == b"SQLite format 3\0"
@@ -287,6 +291,7 @@ def _create(path: Path, identity: Mapping[str, Any]) -> None:
             connection.execute("INSERT INTO about VALUES ('schema', ?)", (str(SCHEMA),))
             connection.execute("INSERT INTO about VALUES ('identity', ?)", (json.dumps(identity),))
         incomplete.replace(path)
+        sync_folder(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise DataError(f"cannot write {path}: {error}; give another --store") from None
 

@@ -189,7 +189,7 @@ def test_a_table_is_refined_with_the_space_that_is_named(
         (["--html", "none/a.html"], "there is no folder none for a.html: create it first"),
         (["--html", "."], "is a folder"),
         (["--html", "./x/../tiny.sweep"], "there is no folder"),
-        (["--html", "a.html", "--csv", "./a.html"], "two outputs have the same file name"),
+        (["--html", "a.htm", "--csv", "a.txt"], "a table is written as .csv, got a.txt"),
         (
             ["--html", "tiny.sweep"],
             "tiny.sweep is a population, which is never overwritten: give another file",
@@ -198,7 +198,7 @@ def test_a_table_is_refined_with_the_space_that_is_named(
         (["--format", "gif"], "gif"),
         (["--across", "bottleneck=same"], "--across and --space require --refine FILE"),
         (["--space", "RegNetX"], "--across and --space require --refine FILE"),
-        (["--refine", "b.json"], "a space file ends in .yaml, got b.json"),
+        (["--refine", "b.json"], "a space is written as .yaml or .yml, got b.json"),
         (["--refine", "b.yaml", "--across", "bottleneck"], "--across takes PART=RELATION"),
         (["--refine", "b.yaml", "--across", "bottelneck=same", "--csv", "a.csv"], "(did you mean bottleneck?)"),
         (["--refine", "b.yaml", "--across", "width=risng", "--html", "a.html"], "(did you mean rising?)"),
@@ -214,6 +214,13 @@ def test_bad_values_are_one_line_and_nothing_is_written(
     assert said in cli_error("analyze", "tiny.sweep", *options, "--min-networks", "2", cwd=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["tiny.sweep"]
     assert store.read_bytes() == before
+
+
+def test_two_outputs_that_are_one_file_are_refused(cli_error: Callable[..., str], store: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to("a.html")
+    assert "two outputs have the same file name" in cli_error(
+        "analyze", store, "--html", tmp_path / "a.html", "--csv", tmp_path / "a.csv"
+    )
 
 
 def test_too_few_networks_refine_no_space_and_are_remarked(

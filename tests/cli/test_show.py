@@ -38,5 +38,5 @@ def test_a_page_that_cannot_be_written_is_one_line(cli, folder):
     pytest.importorskip("matplotlib")
     done = cli("show", "--html", "no/such/card.html", cwd=folder)
     assert done.returncode == 2
-    assert "cannot write no/such/card.html: No such file or directory" in done.stderr
+    assert "there is no folder no/such for card.html: create it first" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -78,7 +78,7 @@ def test_the_default_store_is_named_after_the_space(cli: Any, given: list[object
         (["--cpus-per-trial", "2"], "--cpus-per-trial requires --ray"),
         (["--gpus-per-trial", "1"], "--gpus-per-trial requires --ray"),
         (["--stem-stride", "3"], "--stem-stride"),
-        (["--store", "none/a.sweep"], "there is no folder none for the store a.sweep: create it first"),
+        (["--store", "none/a.sweep"], "there is no folder none for a.sweep: create it first"),
         (["--store", "."], "is a folder"),
     ],
 )

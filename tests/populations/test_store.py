@@ -334,16 +334,37 @@ def test_an_empty_file_becomes_a_store_and_is_none_to_read(path: Path, identity:
         assert store.trials() == []
 
 
+def test_a_store_is_made_where_a_link_leads(tmp_path: Path, identity: dict[str, object]) -> None:
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "a.sweep"
+    link.symlink_to("disk/b.sweep")
+    check_store_path(link)
+    with open_store(link, identity) as store:
+        assert store.trials() == []
+    assert link.is_symlink()
+    assert is_store(tmp_path / "disk" / "b.sweep")
+
+
+def test_a_pipe_is_not_replaced_by_a_store(tmp_path: Path, identity: dict[str, object]) -> None:
+    """As root, a device would become a file."""
+    os.mkfifo(tmp_path / "a.sweep")
+    with pytest.raises(UsageError, match="is a pipe"):
+        check_store_path(tmp_path / "a.sweep")
+    with pytest.raises(UsageError, match="is a pipe"), open_store(tmp_path / "a.sweep", identity):
+        pass
+    assert (tmp_path / "a.sweep").is_fifo()
+
+
 def test_a_folder_and_a_missing_folder_are_one_line(tmp_path: Path, identity: dict[str, object]) -> None:
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "folder", tmp_path / "none" / "a.sweep"):
-        with pytest.raises(DataError) as error, open_store(path, identity):
+        with pytest.raises(UsageError) as error, open_store(path, identity):
             pass
-        assert_one_line(error, str(path))
+        assert_one_line(error, str(path.parent))
         with pytest.raises(DataError) as error, read_store(path):
             pass
         assert_one_line(error, f"no store of a sweep at {path}")
-        with pytest.raises(DataError) as error:
+        with pytest.raises(UsageError) as error:
             check_store_path(path)
         assert_one_line(error, "folder")
     assert not (tmp_path / "none").exists()
