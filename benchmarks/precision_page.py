@@ -125,8 +125,10 @@ particular one without VNNI, `int8-cpu` can be slower than FP32: `export --data 
 
 A precision sets the type of every operator in the ONNX file. TensorRT 11 and TensorRT-RTX compute a network in exactly
 these types; they have no precision flags. A variant that does not pass its gate on the golden set is left out (exit code
-3); `--gate int8:cosine=0.98` sets another limit. "Mean" is the mean absolute error of a logit divided by the spread of
-the logits over the images. With `--data` a variant must also not lose more than `--max-drop` percentage points of top-1
+3); `--gate int8:worst=0.3` sets another limit. "Mean" is the mean absolute error of a logit, and "worst image" the
+root mean square error of the image where it is largest; both are shares of the spread of the logits over the images. "Top-1"
+is the share of images with the same first class; a change between two classes whose logits differ by less than the mean error
+that the gate allows (or a hundredth of the spread) does not count. With `--data` a variant must also not lose more than `--max-drop` percentage points of top-1
 on all validation images.
 
 {table(["precision", "computes", "gate"], gate_rows())}

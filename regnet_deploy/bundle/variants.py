@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EngineRuntime: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 
 #: Values of limits that always hold.
-_NO_LIMIT = {"atol": math.inf, "rtol": 0.0, "mean": math.inf, "cosine": -1.0, "top1": 0.0}
+_NO_LIMIT = {"atol": math.inf, "rtol": 0.0, "mean": math.inf, "cosine": -1.0, "top1": 0.0, "worst": math.inf}
 
 
 class Gate(Record, frozen=True):
@@ -28,9 +28,12 @@ class Gate(Record, frozen=True):
         atol: a logit may differ from its reference by ``atol + rtol * |reference|``, in units of the logits.
         rtol: relative part of that limit; without ``atol`` it means nothing.
         mean: maximum mean absolute error, as a share of the spread of the reference logits.
-        cosine: minimum cosine similarity of an image's logits with their reference.
+        cosine: minimum cosine similarity of an image's logits with their reference. It says little about few classes:
+            the logits of an image between two classes are near 0, and a small error turns them.
         top1: minimum share of images whose first class is the same; if the reference does not decide between two
             classes, either counts as the same.
+        worst: maximum error of an image, as a share of the spread of the reference logits: the root mean square over
+            the classes, of the image where it is largest. Proofs of earlier versions do not have it.
     """
 
     atol: float | None = default(None)
@@ -38,6 +41,7 @@ class Gate(Record, frozen=True):
     mean: float | None = default(None)
     cosine: float | None = default(None)
     top1: float | None = default(None)
+    worst: float | None = default(None)
 
     def __post_init__(self) -> None:
         """Replace limits that always hold by None."""
@@ -52,7 +56,7 @@ class Gate(Record, frozen=True):
 
     def looser(self, other: Gate) -> Gate:
         """Return the looser of two gates in every figure."""
-        larger = {name: max(self.limit(name), other.limit(name)) for name in ("atol", "rtol", "mean")}
+        larger = {name: max(self.limit(name), other.limit(name)) for name in ("atol", "rtol", "mean", "worst")}
         smaller = {name: min(self.limit(name), other.limit(name)) for name in ("cosine", "top1")}
         if larger["atol"] == math.inf:
             del larger["rtol"]
@@ -68,6 +72,8 @@ class Gate(Record, frozen=True):
             limits.append(f"atol {self.atol:g}, rtol {self.rtol or 0:g}")
         if self.mean is not None:
             limits.append(f"mean {self.mean:.2%} of the spread")
+        if self.worst is not None:
+            limits.append(f"worst image {self.worst:.2%} of the spread")
         if self.cosine is not None:
             limits.append(f"cosine {self.cosine:g}")
         if self.top1 is not None:
@@ -86,6 +92,8 @@ class Proof(Record, frozen=True, kw_only=True):
         cosine: smallest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
         top1_decided: the same, where images whose first class the reference does not decide count as the same.
+        worst_error: root mean square error of the image where it is largest, as a share of the same spread; None in
+            proofs of earlier versions.
         gate: the limits that were applied; None in proofs of earlier versions.
         passed: whether every figure is within its limit.
         standard: whether the gate was that of the precision, or a tighter one.
@@ -100,6 +108,7 @@ class Proof(Record, frozen=True, kw_only=True):
     cosine: float | None
     top1_agreement: float
     top1_decided: float | None = default(None)
+    worst_error: float | None = default(None)
     gate: Gate | None = default(None)
     passed: bool
     standard: bool = default(True)

@@ -78,7 +78,7 @@ _PATH = click.Path(path_type=Path)
     "limits",
     multiple=True,
     metavar="PRECISION:FIGURE=LIMIT",
-    help="Limit of a precision on the golden set (may be repeated): atol, rtol, mean, cosine or top1.",
+    help="Limit of a precision on the golden set (may be repeated): atol, rtol, mean, worst, cosine or top1.",
 )
 @click.option(
     "--batch",

@@ -42,7 +42,7 @@ def command(bundle_path: str, repair: bool, as_json: bool) -> None:
         failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]
         print_json({"bundle": bundle_path, "ok": not failed, "checks": [check.to_json() for check in checks]})
     else:
-        columns = ("what", "outcome", "detail", "max |error|", "mean, of spread", "cosine", "same top-1", "images")
+        columns = ("what", "outcome", "detail", "max |error|", "mean, of spread", "worst image", "same top-1", "images")
         print_table(f"{bundle_path}: {_summary(checks)}", columns, [_row(check) for check in checks], left=3)
     for outcome, error in (("damaged", BundleError), ("disagrees", ProofError)):
         # A damaged file fails two checks, as a file and as its content; it is reported once.
@@ -65,7 +65,7 @@ def _row(check: VerificationCheck) -> tuple[str, ...]:
         check.detail,
         f"{figures.max_abs_error:.2g}",
         f"{figures.relative_error:.2%}",
-        f"{figures.cosine:.6f}",
+        f"{figures.worst_error:.2%}",
         f"{figures.top1_agreement:.1%}",
         str(figures.images),
     )

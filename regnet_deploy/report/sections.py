@@ -293,6 +293,7 @@ def _gate(gate: Gate) -> str:
         "atol": "absolute error {:g}",
         "rtol": "and {:g} of the logit",
         "mean": "mean error {:.2%} of the spread",
+        "worst": "error of each image {:.2%} of the spread",
         "cosine": "cosine at least {:g}",
         "top1": "same first class on at least {:.1%}",
     }

@@ -28,7 +28,8 @@ class GoldenSet:
 
 
 #: A changed first class counts only if the reference logits of the two classes differ by more than this share of the
-#: spread of the logits; otherwise the reference does not decide between them.
+#: spread of the logits, and by more than the mean error that the gate allows; otherwise the reference does not decide
+#: between them.
 _DECIDED = 1e-2
 
 
@@ -44,7 +45,8 @@ class Agreement:
         cosine: lowest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
         top1_decided: the same, where images whose first class the reference does not decide (a difference of at most a
-            hundredth of the spread) count as the same.
+            hundredth of the spread, or of at most the gate's limit of the mean error) count as the same.
+        worst_error: root mean square error over the classes of the image where it is largest, as a share of the spread.
         gate: the limits that were applied, see :func:`regnet_deploy.runtimes.gates.scaled_gate`.
         failures: a phrase for each figure outside its limit: the figure, its value and the limit.
     """
@@ -56,6 +58,7 @@ class Agreement:
     cosine: float
     top1_agreement: float
     top1_decided: float
+    worst_error: float
     gate: Gate
     failures: tuple[str, ...]
 
@@ -77,7 +80,7 @@ class Agreement:
         failed = f"{'; '.join(self.failures)} - " if self.failures else ""
         return (
             f"{failed}max |error| {self.max_abs_error:.3g}, mean |error| {self.mean_abs_error:.3g} "
-            f"({self.relative_error:.2%} of the spread), cosine {self.cosine:.6f}, "
+            f"({self.relative_error:.2%} of the spread), worst image {self.worst_error:.2%}, cosine {self.cosine:.6f}, "
             f"top-1 {self.top1_agreement:.1%} the same on {self.images} images (allowed: {self.gate})"
         )
 
@@ -129,19 +132,21 @@ def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: G
     top1 = float((first == now).mean())
     if not (np.isfinite(actual).all() and np.isfinite(expected).all()):
         infinite = (math.inf, math.inf, math.inf, math.nan)
-        return Agreement(len(expected), *infinite, top1, top1, gate, ("a logit is not finite",))
+        return Agreement(len(expected), *infinite, top1, top1, math.inf, gate, ("a logit is not finite",))
     error, varies = np.abs(actual - expected), logit_spread(expected)
-    mean = float(error.mean())
+    mean, worst = float(error.mean()), float(np.sqrt((error**2).mean(axis=1)).max())
+    decided = max(_DECIDED, gate.mean or 0.0)
     images = np.arange(len(expected))
     lead = expected[images, first] - expected[images, now]
     agreement = Agreement(
         images=len(expected),
         max_abs_error=float(error.max()),
         mean_abs_error=mean,
-        relative_error=mean / varies if varies > 0 else math.inf if mean > 0 else 0.0,
+        relative_error=_share(mean, varies),
         cosine=float(cosines(expected, actual).min()),
         top1_agreement=top1,
-        top1_decided=float((lead <= _DECIDED * varies).mean()),
+        top1_decided=float((lead <= decided * varies).mean()),
+        worst_error=_share(worst, varies),
         gate=gate,
         failures=(),
     )
@@ -177,6 +182,11 @@ def replay(session: Session, golden: GoldenSet, preprocessing: Preprocessing, ga
     return replace(agreement, images=count)
 
 
+def _share(error: float, spread: float) -> float:
+    """Return an error as a share of the spread; infinity where all reference logits are equal and it is not 0."""
+    return error / spread if spread > 0 else math.inf if error > 0 else 0.0
+
+
 def _far_logit(expected: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
     """Return a phrase for the logit that exceeds its limit most, if one does."""
     allowed = gate.limit("atol") + gate.limit("rtol") * np.abs(expected)
@@ -192,6 +202,8 @@ def _beyond(agreement: Agreement) -> list[str]:
     gate, failed = agreement.gate, []
     if gate.mean is not None and agreement.relative_error > gate.mean:
         failed.append(f"mean |error| {agreement.relative_error:.2%} of the spread (at most {gate.mean:.2%})")
+    if gate.worst is not None and agreement.worst_error > gate.worst:
+        failed.append(f"error of one image {agreement.worst_error:.2%} of the spread (at most {gate.worst:.2%})")
     if gate.cosine is not None and agreement.cosine < gate.cosine:
         failed.append(f"cosine {agreement.cosine:.6f} (at least {gate.cosine:g})")
     if gate.top1 is not None and agreement.top1_decided < gate.top1:

@@ -114,7 +114,7 @@ def test_gates_are_options(cli, bundle):
         (("--gate", "fp23:cosine=0.9"), "no precision 'fp23' (did you mean fp32?)"),
         (("--gate", "fp32:cosin=0.9"), "no figure 'cosin' (did you mean cosine?)"),
         (("--gate", "fp32:cosine=2"), "cosine must be a number from -1 to 1"),
-        (("--gate", "fp32"), "not of the form precision:figure=limit, such as int8:cosine=0.98"),
+        (("--gate", "fp32"), "not of the form precision:figure=limit, such as int8:worst=0.3"),
         (("--tuned-batch", "64"), "batches of 1 to 32 images tuned for 64 are impossible"),
         (("--calibration-images", "100"), "100 is not in the range 300<=x<=512"),
     ],

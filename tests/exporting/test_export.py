@@ -121,13 +121,13 @@ def test_a_wrong_graph_is_a_proof_error_with_figures_and_changes_nothing(trained
 
 
 def test_the_tolerance_is_the_callers(trained, spoiled):
-    exported = run(trained, gates=gates(rtol=1e3, cosine=-1))
+    exported = run(trained, gates=gates(rtol=1e3))
     proof = exported.variants["onnx-fp32"].proof
     assert (proof.gate.atol, proof.gate.rtol) == (1e-4, 1e3)
 
 
 def test_a_looser_tolerance_does_not_count_as_proved(trained, spoiled):
-    loose = run(trained, gates=gates(rtol=1e3, cosine=-1)).variants["onnx-fp32"].proof
+    loose = run(trained, gates=gates(rtol=1e3)).variants["onnx-fp32"].proof
     assert (loose.passed, loose.standard) == (True, False)
     with pytest.raises(UsageError, match="looser gate"):
         default_variant(open_bundle(trained))

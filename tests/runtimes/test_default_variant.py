@@ -76,7 +76,6 @@ def test_before_export_the_command_is_named(exported_bundle: Path):
     [
         GATES["fp32"].replace(atol=0.5),
         GATES["fp32"].replace(rtol=0.1),
-        GATES["fp32"].replace(cosine=0.5),
         GATES["fp32"].replace(top1=0.9),
         Gate(),
         None,  # of a version before gates

@@ -30,13 +30,19 @@ logits = arrays.arrays(
 )
 positive = st.floats(0, 1e6) | st.just(math.inf)
 gates = st.builds(
-    Gate, atol=positive, rtol=st.floats(0, 1e6), mean=positive, cosine=st.floats(-1, 1), top1=st.floats(0, 1)
+    Gate,
+    atol=positive,
+    rtol=st.floats(0, 1e6),
+    mean=positive,
+    cosine=st.floats(-1, 1),
+    top1=st.floats(0, 1),
+    worst=positive,
 )
 
 
 def test_every_precision_has_a_gate_and_only_known_ones():
     assert list(GATES) == list(PRECISIONS)
-    assert gate_of("fp32") == Gate(1e-4, 1e-3, cosine=0.9999, top1=1.0)
+    assert gate_of("fp32") == Gate(1e-4, 1e-3, top1=1.0)
     with pytest.raises(BundleError, match=r"'int4' is not known .* pip install --upgrade"):
         gate_of("int4")
 
@@ -54,10 +60,10 @@ def test_a_gate_is_read_back_from_json_as_it_was(gate: Gate):
 
 
 def test_limits_that_do_not_hold_are_null():
-    assert Gate().to_json() == {"atol": None, "rtol": None, "mean": None, "cosine": None, "top1": None}
+    assert Gate().to_json() == dict.fromkeys(("atol", "rtol", "mean", "cosine", "top1", "worst"))
     assert str(Gate()) == "anything finite"
-    assert str(GATES["fp32"]) == "atol 0.0001, rtol 0.001, cosine 0.9999, top-1 100.0%"
-    assert str(GATES["int8"]) == "mean 15.00% of the spread, cosine 0.95, top-1 90.0%"
+    assert str(GATES["fp32"]) == "atol 0.0001, rtol 0.001, top-1 100.0%"
+    assert str(GATES["int8"]) == "mean 15.00% of the spread, worst image 50.00% of the spread, top-1 90.0%"
 
 
 @given(gates, gates)
@@ -69,7 +75,7 @@ def test_the_looser_of_two_gates_lets_through_what_either_does(a: Gate, b: Gate)
     assert a.within(b) == (loose == b.looser(b))
 
 
-LOOSER = {"atol": 1e3, "rtol": 1.0, "mean": 10.0, "cosine": -0.5, "top1": 0.1}
+LOOSER = {"atol": 1e3, "rtol": 1.0, "mean": 10.0, "cosine": -0.5, "top1": 0.1, "worst": 10.0}
 
 
 @pytest.mark.parametrize("precision", GATES)
@@ -77,12 +83,37 @@ LOOSER = {"atol": 1e3, "rtol": 1.0, "mean": 10.0, "cosine": -0.5, "top1": 0.1}
 def test_a_proof_is_standard_where_it_is_as_tight_in_every_figure(precision: str, figure: str):
     standard = GATES[precision]
     assert is_standard(proof(gate=standard), precision)
-    tighter = Gate(*(value and value / 2 for value in (standard.atol, standard.rtol, standard.mean)), 1, 1)
+    limits = {name: getattr(standard, name) for name in ("atol", "rtol", "mean", "worst")}
+    halved = {name: limit / 2 for name, limit in limits.items() if limit is not None}
+    tighter = Gate(**halved, cosine=1, top1=1)
     assert is_standard(proof(gate=tighter), precision)
     loose = standard.replace(**{figure: LOOSER[figure]})
     assert is_standard(proof(gate=loose), precision) is loose.within(standard)
     if getattr(standard, figure) != getattr(Gate(), figure):
         assert not is_standard(proof(gate=loose), precision)
+
+
+@pytest.mark.parametrize(
+    ("precision", "gate"),
+    [
+        ("fp32", Gate(atol=1e-4, rtol=1e-3, cosine=0.9999, top1=1.0)),
+        ("fp16", Gate(mean=0.01, cosine=0.999, top1=0.98)),
+        ("bf16", Gate(mean=0.08, cosine=0.998, top1=0.95)),
+        ("int8-cpu", Gate(mean=0.15, cosine=0.95, top1=0.9)),
+        ("int8-cpu", Gate(mean=0.1, cosine=0.98, top1=0.9)),
+    ],
+)
+def test_a_proof_by_the_gate_of_an_earlier_version_is_standard_and_served_to_the_present_one(
+    precision: str, gate: Gate
+):
+    assert is_standard(proof(gate=gate), precision)
+    assert gate_to_serve(precision, proof(gate=gate)) == GATES[precision]
+
+
+def test_a_proof_that_was_looser_than_the_gate_of_its_version_is_not_standard():
+    loose = proof(gate=Gate(mean=0.15, cosine=0.5, top1=0.9))
+    assert not is_standard(loose, "int8-cpu")
+    assert gate_to_serve("int8-cpu", loose) == Gate(mean=0.15, top1=0.9)
 
 
 def test_proofs_from_before_gates_are_not_standard():
@@ -110,6 +141,7 @@ def test_a_variant_is_served_to_its_precisions_gate_or_what_is_looser_in_its_pro
         ("fp32:rtol=0", ("fp32", "rtol", 0.0)),
         ("fp16:mean=1.5", ("fp16", "mean", 1.5)),
         ("bf16:cosine=-1", ("bf16", "cosine", -1.0)),
+        ("int8:worst=0.3", ("int8", "worst", 0.3)),
     ],
 )
 def test_gates_are_options(text: str, read: tuple[str, str, float]):
@@ -119,12 +151,12 @@ def test_gates_are_options(text: str, read: tuple[str, str, float]):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "is not of the form precision:figure=limit, such as int8:cosine=0.98"),
+        ("", "is not of the form precision:figure=limit, such as int8:worst=0.3"),
         ("int8", "is not of the form"),
         ("int8:cosine", "is not of the form"),
         ("cosine=0.9", "is not of the form"),
         ("int9:cosine=0.9", r"no precision 'int9' \(did you mean int8\?\); there are fp32, fp16"),
-        ("int8:cosin=0.9", r"no figure 'cosin' \(did you mean cosine\?\); there are atol, rtol, mean, cosine, top1"),
+        ("int8:cosin=0.9", r"no figure 'cosin' \(did you mean cosine\?\); there are atol, rtol, mean, worst, cosine"),
         ("int8:cosine=high", "cosine must be a number from -1 to 1, got 'high'"),
         ("int8:cosine=1.01", "cosine must be a number from -1 to 1"),
         ("int8:top1=98", "top1 must be a number from 0 to 1"),
