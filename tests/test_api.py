@@ -92,7 +92,6 @@ def test_the_import_loads_no_other_library() -> None:
 
 def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    monkeypatch.setattr("regnet_deploy.training.autotune.MAX_S", 0.0)  # one step of each execution
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # or the threads wait for each other where the machine is busy
     draw = np.random.default_rng(0)

@@ -126,7 +126,7 @@ def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
 
 def train(
     bundle: str | Path | Bundle,
-    data: str | Path,
+    data: str | Path | None = None,
     recipe: Recipe | None = None,
     options: TrainOptions | None = None,
     *,
@@ -140,7 +140,7 @@ def train(
     Args:
         bundle: the bundle, or its folder.
         data: folder with ``train/<class>/`` and ``val/<class>/``, or with ``<class>/`` alone; a share of each class is
-            then held out for validation.
+            then held out for validation. None with ``TrainOptions(finish=True)``, which needs no images.
         recipe: what decides the weights: epochs, learning rate, augmentation, seed.
         options: how the run is executed: device, precision, loading processes, checkpoints.
         progress: receives the progress.

@@ -64,7 +64,7 @@ class Autotune(Record, frozen=True, kw_only=True):
 
     Attributes:
         execution: what was chosen.
-        step_ms: median ms of a step of each execution that was tried, by its name.
+        step_ms: of bundles of earlier versions, which chose by a trial: median ms of a step of each execution.
         reason: in words.
         threads: CPU threads.
     """

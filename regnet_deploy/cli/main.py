@@ -106,8 +106,11 @@ def run(arguments: list[str] | None = None) -> NoReturn:
             raise  # the command should have reported this file: a bug
         code = _fail(f"cannot write the output: {error.strerror}", 2)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (click.Abort, KeyboardInterrupt):
-        code = _fail("interrupted", 130)
+    except (click.Abort, KeyboardInterrupt) as error:
+        reason = str(
+            error.__cause__ or error
+        )  # click raises Abort from the KeyboardInterrupt, and a command may say more
+        code = _fail(f"interrupted: {reason}" if reason else "interrupted", 130)
     daemon = sys.modules.get("regnet_deploy.serving.daemon_thread")  # only a command that served has it
     if daemon is not None:
         daemon.exit_if_threads_remain(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +137,7 @@ def command(**options: Any) -> None:
     if ray not in (None, "local") and device != "auto":
         execution = Execution(device, precision, channels_last=True)
     else:
-        (execution,) = ExecutionRequest(device, precision, channels_last="on").candidates()
+        execution = ExecutionRequest(device, precision, compiled="off").execution()
     recipe = Recipe(
         precise_bn_images=options["precise_bn"],
         seed=options["seed"] if options["training_seed"] is None else options["training_seed"],
@@ -153,12 +155,8 @@ def command(**options: Any) -> None:
         threads=options["threads"],
         retry=options["retry"],
     )
-    try:
-        with terminal_progress() as progress:
-            result = sweep(space, band, options["n"], training, progress, seed=options["seed"])
-    except KeyboardInterrupt:
-        print_message(f"completed trials are in {training.store}; run the same command again to continue")
-        raise
+    with continued_from(training.store), terminal_progress() as progress:
+        result = sweep(space, band, options["n"], training, progress, seed=options["seed"])
     if options["as_json"]:
         print_json(
             {
@@ -191,6 +189,15 @@ def _mmacs(options: dict[str, Any]) -> tuple[float, float]:
             "224 pixels)"
         )
     return PAPER_MMACS
+
+
+@contextlib.contextmanager
+def continued_from(store: Path) -> Iterator[None]:
+    """Say, where the context is interrupted, that the same command continues."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"completed trials are in {store}: the same command continues") from None
 
 
 def make_executor(

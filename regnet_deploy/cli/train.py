@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from regnet_deploy.bundle import open_bundle
-from regnet_deploy.cli.options import FiniteFloat, Whole, bundle_argument, json_option, recipe_options, seed_type
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    Whole,
+    bundle_argument,
+    json_option,
+    recipe_options,
+    seed_type,
+    threads_type,
+)
 from regnet_deploy.cli.output import (
     bundle_argument_text,
     limit_thread_spinning,
@@ -16,7 +24,7 @@ from regnet_deploy.cli.output import (
     print_message,
     terminal_progress,
 )
-from regnet_deploy.errors import require
+from regnet_deploy.errors import UsageError, require
 
 _SWITCH = click.Choice(["auto", "on", "off"])
 
@@ -25,10 +33,10 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @bundle_argument
 @click.option(
     "--data",
-    required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... (see --val-split).",
+    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... (see --val-split). Required, "
+    "except with --finish.",
 )
 @click.option(
     "--val-split",
@@ -77,19 +85,18 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     type=click.Choice(["auto", "fp32", "bf16"]),
     default="auto",
     show_default=True,
-    help="auto: the faster one in a short trial.",
+    help="auto: fp32 on a CPU, bf16 on a GPU that has it. Another precision gives other weights.",
 )
-@click.option(
-    "--channels-last", type=_SWITCH, default="auto", show_default=True, help="auto: the faster one in the same trial."
-)
+@click.option("--channels-last", type=_SWITCH, default="auto", show_default=True, help="Memory layout NHWC.  auto: on.")
 @click.option(
     "--compile",
     "compiled",
     type=_SWITCH,
     default="auto",
     show_default=True,
-    help="torch.compile; auto: for long runs on CUDA.",
+    help="torch.compile; auto: on CUDA for 10,000 steps or more.",
 )
+@click.option("--threads", type=threads_type(), help="CPU threads.  [default: the cores this process may use]")
 @click.option(
     "--workers",
     type=Whole(0, 256),
@@ -98,7 +105,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
-    help="Folder for checkpoint and TensorBoard files.  [default: BUNDLE.training]",
+    help="Folder for checkpoint, earlier weights and TensorBoard files.  [default: BUNDLE.training]",
 )
 @click.option(
     "--checkpoint-seconds", type=FiniteFloat(0, 1e9), default=30.0, show_default=True, help="Time between checkpoints."
@@ -106,16 +113,21 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @click.option(
     "--restart", is_flag=True, help="Discard an unfinished run, or train a trained network again from the start."
 )
-@click.option("--finish", is_flag=True, help="End an unfinished run: write its best weights so far into the bundle.")
+@click.option(
+    "--finish",
+    is_flag=True,
+    help="End an unfinished run: write its best weights so far into the bundle. No other option is needed.",
+)
 @json_option
 def command(
     bundle_path: str,
-    data: Path,
+    data: Path | None,
     val_split: float | None,
     device: str,
     precision: str,
     channels_last: str,
     compiled: str,
+    threads: int | None,
     workers: int | None,
     run_dir: Path | None,
     checkpoint_seconds: float,
@@ -129,7 +141,8 @@ def command(
 
     The recipe is the paper's: SGD with Nesterov momentum, cosine schedule, warm-up, random crops and flips. After an
     interruption, the same command continues from the last checkpoint. It writes the best weights into the bundle, with
-    labels and metrics. The run directory beside the bundle has the checkpoint and the TensorBoard files.
+    labels and metrics. Earlier weights are kept, unless the new ones are better. The run directory beside the bundle
+    has them, the checkpoint and the TensorBoard files.
 
     \b
     Example:
@@ -138,6 +151,8 @@ def command(
       tensorboard --logdir regnet-bundle.training
     """
     limit_thread_spinning()
+    if data is None and not finish:
+        raise UsageError("give a folder of images with --data DIR")
     open_bundle(bundle_path)  # reports a wrong path before torch is imported, which takes seconds
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
@@ -147,17 +162,10 @@ def command(
     from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions, train
 
-    execution = ExecutionRequest(device, precision, channels_last, compiled)
+    execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
     options = TrainOptions(execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
-    try:
-        with terminal_progress() as progress:
-            bundle = train(bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, progress)
-    except KeyboardInterrupt:
-        print_message(
-            "the bundle is unchanged; the same command continues from the last checkpoint, or with --finish writes the "
-            "best weights so far into the bundle"
-        )
-        raise
+    with terminal_progress() as progress:
+        bundle = train(bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, progress)
     training = bundle.training
     if as_json:
         print_json({"bundle": str(bundle.path), **training_summary(training)})

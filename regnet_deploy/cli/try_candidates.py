@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, Whole, threads_type
-from regnet_deploy.cli.output import limit_thread_spinning, print_message, terminal_progress
-from regnet_deploy.cli.sweep import make_executor
+from regnet_deploy.cli.output import limit_thread_spinning, terminal_progress
+from regnet_deploy.cli.sweep import continued_from, make_executor
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -125,9 +125,5 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
         threads=options["threads"],
         retry=options["retry"],
     )
-    try:
-        with terminal_progress() as progress:
-            return select_by_training(selection, options["tries"], training, progress)
-    except KeyboardInterrupt:
-        print_message(f"completed trials are in {training.store}; run the same command again to continue")
-        raise
+    with continued_from(training.store), terminal_progress() as progress:
+        return select_by_training(selection, options["tries"], training, progress)

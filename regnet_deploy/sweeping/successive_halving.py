@@ -20,7 +20,13 @@ from regnet_deploy.progress import Progress
 from regnet_deploy.selection.selection import Selection, diverse_ranks, ranked_by_measurement
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
-from regnet_deploy.sweeping.sweep import SweepOptions, reset_failures, run_pending_trials, sweep_identity
+from regnet_deploy.sweeping.sweep import (
+    SweepOptions,
+    report_oversized_batch,
+    reset_failures,
+    run_pending_trials,
+    sweep_identity,
+)
 from regnet_deploy.sweeping.sweep_images import check_folder, list_folder, load_images
 
 FACTOR = 3
@@ -98,6 +104,7 @@ def successive_halving(
     results = [HalvingResult(candidate, {}) for candidate in range(len(networks))]
     with lock_store(options.store):
         folder = check_folder(listing, options.val_split, options.recipe.seed, options.store, progress)
+        report_oversized_batch(options.recipe, folder, progress)
         identity = {"tried": len(networks), **sweep_identity(folder, options, resolution)}
         with open_store(options.store, identity) as store:
             if options.retry:

@@ -130,6 +130,7 @@ def sweep(space: Space, band: Band, n: int, options: SweepOptions, progress: Pro
     trials = planned_trials(space, band, options.recipe.epochs, n, seed, progress)
     with lock_store(options.store):
         folder = check_folder(listing, options.val_split, options.recipe.seed, options.store, progress)
+        report_oversized_batch(options.recipe, folder, progress)
         identity = {
             **sweep_identity(folder, options, band.resolution),
             "space": space_data(space),
@@ -209,6 +210,13 @@ def run_pending_trials(
                     f"{failures} trials failed in a row, probably for the same reason: {outcome.message}; correct it "
                     "and run the same command with --retry"
                 )
+
+
+def report_oversized_batch(recipe: Recipe, folder: ImageDataset, progress: Progress) -> None:
+    """Report a batch size that is larger than the number of training images."""
+    oversized = recipe.oversized_batch(len(folder.train))
+    if oversized:
+        progress.message(oversized)
 
 
 def reset_failures(store: Store, progress: Progress) -> None:

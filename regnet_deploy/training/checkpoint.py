@@ -1,6 +1,7 @@
-"""The checkpoint: what a run needs to continue as if it had never stopped, in one safetensors file.
+"""The checkpoint: what a run needs to continue as if it had never stopped, or to end now, in one safetensors file.
 
-The tensors are the weights, their momenta and the best weights so far; the rest is JSON in the metadata of the file.
+The tensors are the weights, their momenta, the best weights so far and the sample images of the bundle; the rest is
+JSON in the metadata of the file. The images of the run are needed to continue it, but not to end it.
 There is no random state to store: order and augmentation are functions of seed, epoch and image. The file is replaced
 by a rename, so it is always complete.
 """
@@ -19,14 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regnet_deploy.bundle.record import to_json
-from regnet_deploy.bundle.training import Autotune, Epoch
+from regnet_deploy.bundle.record import Record, to_json
+from regnet_deploy.bundle.training import Autotune, Epoch, TrainingData
 from regnet_deploy.errors import BundleError, DataError, require
 from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
-SCHEMA = 2
+SCHEMA = 3
 _TEMPORARY = ".incomplete-checkpoint"
+_GROUPS = ("model", "momentum", "best", "samples")
 
 
 @dataclass
@@ -57,6 +59,11 @@ class RunState:
     best_epoch: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def best(self) -> Epoch | None:
+        """Metrics of the best epoch so far."""
+        return self.history[self.best_epoch - 1] if self.best_epoch else None
+
     def to_json(self) -> dict[str, Any]:
         """Return JSON data that :meth:`from_json` reads."""
         data: dict[str, Any] = to_json(vars(self))
@@ -68,27 +75,52 @@ class RunState:
         return cls(**{**data, "history": [Epoch.from_json(epoch) for epoch in data["history"]]})
 
 
+class RunDescription(Record, frozen=True, kw_only=True):
+    """What the bundle says of a run beside its weights and metrics, known from its start.
+
+    Attributes:
+        labels: class names in the order of the outputs.
+        data: the images.
+        device: name of the device.
+        name: folder of its TensorBoard files in the run directory.
+    """
+
+    labels: tuple[str, ...]
+    data: TrainingData
+    device: str
+    name: str
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to continue.
+    """What a run needs to continue, and to end.
 
     Attributes:
         identity: JSON data of the :class:`regnet_deploy.training.run_identity.RunIdentity`.
+        description: of its images and its device.
         autotune: how its steps are executed.
         state: how far it is.
         model: weights and batch norm statistics by name.
         momentum: momentum by name of the parameter.
         best: weights and statistics of the best epoch so far; empty before the first is completed.
+        samples: ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``: some training images.
         torch: version of PyTorch that wrote it.
     """
 
     identity: Mapping[str, Any]
+    description: RunDescription
     autotune: Autotune
     state: RunState
     model: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
+    samples: Mapping[str, Tensor]
     torch: str = torch.__version__
+
+    @property
+    def position(self) -> str:
+        """How far the run is, in words."""
+        return f"epoch {self.state.epoch + 1} step {self.state.step}"
 
     def restore(self, trainer: Trainer) -> None:
         """Load weights and momenta into a trainer of the same network."""
@@ -104,7 +136,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises:
         DataError: it cannot be written; the last one is unchanged.
     """
-    groups = {"model": checkpoint.model, "momentum": checkpoint.momentum, "best": checkpoint.best}
+    groups = {name: getattr(checkpoint, name) for name in _GROUPS}
     tensors = {
         f"{group}.{name}": tensor.detach().cpu().contiguous()
         for group, members in groups.items()
@@ -115,6 +147,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "sha256": _digest(tensors),
         "torch": checkpoint.torch,
         "identity": checkpoint.identity,
+        "run": checkpoint.description.to_json(),
         "choice": checkpoint.autotune.to_json(),
         "progress": checkpoint.state.to_json(),
     }
@@ -150,13 +183,14 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         raise DataError(f"{path} was written by another version of regnet-deploy: give --restart to drop its run")
     if state.get("sha256") != _digest(tensors):
         raise damaged
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "momentum": {}, "best": {}}
+    groups: dict[str, dict[str, Tensor]] = {name: {} for name in _GROUPS}
     for key, tensor in tensors.items():
         group, _, name = key.partition(".")
         groups[group][name] = tensor
     try:
-        autotune, run_state = Autotune.from_json(state["choice"]), RunState.from_json(state["progress"])
-        return Checkpoint(state["identity"], autotune, run_state, **groups, torch=state["torch"])
+        description, autotune = RunDescription.from_json(state["run"]), Autotune.from_json(state["choice"])
+        run_state = RunState.from_json(state["progress"])
+        return Checkpoint(state["identity"], description, autotune, run_state, **groups, torch=state["torch"])
     except (BundleError, KeyError, TypeError):  # a key is missing, unknown or of another type
         raise damaged from None
 

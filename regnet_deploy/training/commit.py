@@ -4,88 +4,113 @@ from __future__ import annotations
 
 import datetime
 import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.training import Autotune, BestEpoch, Lineage, Training, TrainingData
+from regnet_deploy.bundle.training import BestEpoch, Execution, Lineage, Training, TrainingData
 from regnet_deploy.errors import require
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
-from regnet_deploy.models.weights import WeightsUpdate, replace_weights
+from regnet_deploy.models.weights import WeightsUpdate, replace_weights, weights_to_bytes
+from regnet_deploy.progress import Progress
+from regnet_deploy.training.checkpoint import Checkpoint, RunDescription
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample
+from regnet_deploy.training.earlier_weights import is_worth_keeping, keep_earlier
 from regnet_deploy.training.execution import device_name
-from regnet_deploy.training.loop import TrainingRun
 from regnet_deploy.training.run_identity import RunIdentity
 
 SAMPLE_COUNT = 32
 
 
-def commit_training(identity: RunIdentity, run: TrainingRun, autotune: Autotune) -> Bundle:
-    """Write the best weights, labels, samples and metrics into the bundle in one step, and return the new bundle.
+def commit_training(bundle: Bundle, checkpoint: Checkpoint, directory: Path, progress: Progress) -> Bundle:
+    """Write the best weights, labels, samples and metrics of a run into a bundle in one step; return the new bundle.
+
+    Earlier weights that are not worse on the same validation images are kept in the run directory.
+
+    Args:
+        bundle: as it was when the run began, or when its end was requested.
+        checkpoint: of the run, with at least one completed epoch.
+        directory: the run directory.
+        progress: receives where the earlier weights are kept.
 
     Raises:
         BundleError: the bundle was changed meanwhile, or cannot be written; it is then as before.
+        DataError: the earlier weights cannot be kept; the bundle is as before.
     """
+    description, training = checkpoint.description, training_record(checkpoint)
     environment = {
         **library_versions(),
         "platform": platform.platform(),
-        "device": device_name(run.trainer.execution.device),
+        "device": description.device,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    samples = {name: value.numpy() for name, value in checkpoint.samples.items()}
     update = WeightsUpdate(
-        state=run.best,
-        architecture=identity.architecture,
-        preprocessing=identity.preprocessing,
-        labels=identity.dataset.classes,
-        training=training_record(identity, run, autotune),
-        samples=sample_images(identity.dataset, identity.preprocessing, identity.recipe.seed),
+        state=checkpoint.best,
+        architecture=bundle.architecture.replace(classes=len(description.labels)),
+        preprocessing=bundle.preprocessing,
+        labels=description.labels,
+        training=training,
+        samples=require("safetensors.numpy", "train").save(samples),
         environment={"train": environment},
     )
-    return replace_weights(identity.bundle, update)
+    if is_worth_keeping(bundle, training, weights_to_bytes(update.state)):
+        keep_earlier(bundle, directory, progress)
+    return replace_weights(bundle, update)
 
 
-def training_record(identity: RunIdentity, run: TrainingRun, autotune: Autotune) -> Training:
+def describe_run(identity: RunIdentity, execution: Execution, in_memory: bool, name: str) -> RunDescription:
+    """Return what the bundle will say of a run beside its weights and metrics."""
+    dataset = identity.dataset
+    data = TrainingData(
+        folder=dataset.source.root.resolve().name,
+        classes=len(dataset.classes),
+        train_images=len(dataset.train),
+        val_images=len(dataset.val),
+        split=dataset.split,
+        digest=dataset.digest,
+        rejected=dict(dataset.rejected),
+        in_memory=in_memory,
+        train_by_class=dataset.counts(dataset.train),
+        val_by_class=dataset.counts(dataset.val),
+        findings=dataset.findings,
+    )
+    return RunDescription(labels=dataset.classes, data=data, device=device_name(execution.device), name=name)
+
+
+def training_record(checkpoint: Checkpoint) -> Training:
     """Return the part ``training`` of the manifest."""
-    dataset, recipe, state = identity.dataset, identity.recipe, run.state
-    best = state.history[state.best_epoch - 1]
-    start = "the bundle's weights" if identity.start_sha256 else f"random weights of seed {recipe.seed}"
+    description, state, recipe = checkpoint.description, checkpoint.state, checkpoint.identity["recipe"]
+    best, start_sha256 = state.history[state.best_epoch - 1], checkpoint.identity["start"]["weights"]
+    start = "the bundle's weights" if start_sha256 else f"random weights of seed {recipe['seed']}"
     return Training(
-        recipe=recipe.to_json(),
-        data=TrainingData(
-            folder=dataset.source.root.resolve().name,
-            classes=len(dataset.classes),
-            train_images=len(dataset.train),
-            val_images=len(dataset.val),
-            split=dataset.split,
-            digest=dataset.digest,
-            rejected=dict(dataset.rejected),
-            unreadable=dict(state.unreadable),
-            in_memory=run.training.subset.cached is not None,
-            train_by_class=dataset.counts(dataset.train),
-            val_by_class=dataset.counts(dataset.val),
-            findings=dataset.findings,
-        ),
-        seed=recipe.seed,
-        device=device_name(autotune.execution.device),
-        execution=autotune,
+        recipe=dict(recipe),
+        data=description.data.replace(unreadable=dict(state.unreadable)),
+        seed=recipe["seed"],
+        device=description.device,
+        execution=checkpoint.autotune,
         history=tuple(state.history),
         # If the user ended the run before its last epoch, the history has fewer epochs than the recipe.
-        stopped=len(state.history) < recipe.epochs,
+        stopped=len(state.history) < recipe["epochs"],
         best=BestEpoch(
             epoch=state.best_epoch, val_top1=best.val_top1, val_loss=best.val_loss, val_images=best.val_images
         ),
         seconds=sum(epoch.seconds for epoch in state.history),
-        lineage=Lineage(start=start, start_sha256=identity.start_sha256, versions=library_versions()),
+        lineage=Lineage(
+            start=start, start_sha256=start_sha256, versions={**library_versions(), "torch": checkpoint.torch}
+        ),
     )
 
 
-def sample_images(dataset: ImageDataset, preprocessing: Preprocessing, seed: int) -> bytes:
-    """Return ``samples.safetensors``: training images as evaluation shows them, spread over the classes.
+def sample_images(dataset: ImageDataset, preprocessing: Preprocessing, seed: int) -> dict[str, Tensor]:
+    """Return the tensors of ``samples.safetensors``: training images as evaluation shows them, spread over the classes.
 
     ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``; n is 32, or the number of images if fewer.
     """
@@ -99,11 +124,9 @@ def sample_images(dataset: ImageDataset, preprocessing: Preprocessing, seed: int
             labels.append(sample.label)
         if len(pixels) == SAMPLE_COUNT:
             break
-    save = require("safetensors.numpy", "train").save
     side = preprocessing.crop
     stacked = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
-    data: bytes = save({"images": stacked, "labels": np.asarray(labels, np.int64)})
-    return data
+    return {"images": torch.from_numpy(stacked), "labels": torch.tensor(labels, dtype=torch.int64)}
 
 
 def library_versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -64,6 +65,30 @@ class Batch(NamedTuple):
     shifts: Tensor
     labels: Tensor
     unreadable: list[UnreadableImage]
+
+
+@dataclass(frozen=True)
+class _Arrays:
+    """A batch as NumPy arrays, as it travels from a loading process.
+
+    PyTorch would send tensors through /dev/shm, of which a container has 64 MB by default: the sending thread of a
+    loading process fails when it is full, and training waits for ever. Arrays go through a pipe, whatever their size.
+    """
+
+    pixels: NDArray[np.uint8]
+    shifts: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    unreadable: list[UnreadableImage]
+
+    def batch(self) -> Batch:
+        """Return the batch as tensors, which share the memory of the arrays."""
+        pixels, shifts, labels = (torch.from_numpy(array) for array in (self.pixels, self.shifts, self.labels))
+        return Batch(pixels, shifts, labels, self.unreadable)
+
+    def pin_memory(self) -> Batch:
+        """Return the batch as tensors in page-locked memory; called by the thread of the loader that pins."""
+        pixels, shifts, labels, unreadable = self.batch()
+        return Batch(pixels.pin_memory(), shifts.pin_memory(), labels.pin_memory(), unreadable)
 
 
 @dataclass(frozen=True)
@@ -206,16 +231,22 @@ def load(
     """Yield the batches in order, made by this number of processes (0: by this one).
 
     Raises:
-        DataError: a loading process died.
+        DataError: a loading process died, or none can be started.
     """
-    loader: DataLoader[Batch] = DataLoader(
+    loader: DataLoader[_Arrays | Batch] = DataLoader(
         dataset,  # type: ignore[arg-type]  # the collation makes batches of samples
         batch_sampler=batches,
         collate_fn=_collate,
         num_workers=workers,
         pin_memory=pin,
+        worker_init_fn=_ignore_signals,
     )
-    iterator = iter(loader)
+    try:
+        iterator = iter(loader)
+    except OSError as error:  # semaphores and processes of the system are used up, or there is no /dev/shm at all
+        raise LoaderDied(
+            f"cannot start {workers} processes that load images: {error.strerror}; give --workers 0"
+        ) from None
     while True:
         try:
             batch = next(iterator)
@@ -227,19 +258,25 @@ def load(
             raise LoaderDied(
                 f"a process that loads images died, most likely out of memory: give fewer --workers than {workers}"
             ) from None
-        yield batch
+        yield batch.batch() if isinstance(batch, _Arrays) else batch
 
 
-def _collate(samples: list[Sample | UnreadableImage]) -> Batch:
+def _ignore_signals(worker: int) -> None:
+    """Leave SIGINT and SIGTERM, which terminals and service managers send to all processes, to the training.
+
+    It needs batches until its step is completed, and ends its loading processes itself; they also end without it.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _collate(samples: list[Sample | UnreadableImage]) -> _Arrays:
     good = [sample for sample in samples if isinstance(sample, Sample)]
     unreadable = [sample for sample in samples if isinstance(sample, UnreadableImage)]
-    if not good:
-        empty = torch.empty(0)
-        return Batch(empty.to(torch.uint8), empty, empty.long(), unreadable)
-    return Batch(
-        torch.from_numpy(np.stack([sample.pixels for sample in good])),
-        torch.from_numpy(np.stack([sample.shift for sample in good])),
-        torch.tensor([sample.label for sample in good]),
+    return _Arrays(
+        np.stack([sample.pixels for sample in good]) if good else np.empty((0, 0, 0, 3), np.uint8),
+        np.stack([sample.shift for sample in good]) if good else np.empty((0, 3), np.float32),
+        np.array([sample.label for sample in good], np.int64),
         unreadable,
     )
 

@@ -9,49 +9,78 @@ from dataclasses import dataclass
 
 import torch
 
-from regnet_deploy.bundle.training import Execution
+from regnet_deploy.bundle.training import Autotune, Execution
 from regnet_deploy.cpu import available_cores, cpu_has_bf16
 from regnet_deploy.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
+#: Compilation for a GPU takes a minute or two; it is used for runs of this many steps or more.
+COMPILED_STEPS = 10_000
 _CPU_WORKERS, _CUDA_WORKERS = 1, 8
 
 
 @dataclass(frozen=True)
 class ExecutionRequest:
-    """What the user requests; ``auto`` is decided by timed steps."""
+    """What the user requests; :meth:`execution` decides ``auto`` by rule.
+
+    Attributes:
+        device: ``cpu``, ``cuda`` or ``auto``.
+        precision: ``fp32``, ``bf16`` or ``auto``.
+        channels_last: ``on``, ``off`` or ``auto``.
+        compiled: ``on``, ``off`` or ``auto``.
+        threads: CPU threads; None is one for each core that this process may use.
+    """
 
     device: str = "auto"
     precision: str = "auto"
     channels_last: str = "auto"
     compiled: str = "auto"
+    threads: int | None = None
 
-    def contradictions(self, execution: Execution) -> list[str]:
-        """Return, in words, what is requested and differs in ``execution``."""
+    def contradictions(self, before: Autotune) -> list[str]:
+        """Return, in words, what is requested and differs from an earlier execution."""
+        execution = before.execution
         pairs = {
             "--device": (self.device, execution.device),
             "--precision": (self.precision, execution.precision),
             "--channels-last": (self.channels_last, "on" if execution.channels_last else "off"),
             "--compile": (self.compiled, "on" if execution.compiled else "off"),
         }
+        if self.threads is not None and before.threads is not None:
+            pairs["--threads"] = (str(self.threads), str(before.threads))
         return [f"{option} {now} (was {was})" for option, (now, was) in pairs.items() if now not in ("auto", was)]
 
-    def candidates(self) -> list[Execution]:
-        """Return the executions to choose from, FP32 and contiguous first; compiled only if it is requested.
+    def execution(self, steps: int = 0) -> Execution:
+        """Return how steps are executed.
+
+        ``auto`` follows from the device and the length of the run alone. A timed trial would choose by the load of the
+        machine, and another precision or memory layout gives other weights: the same command would not give the same
+        weights twice. FP32 on a CPU, BF16 on a GPU that supports it, channels last, and compilation on a GPU for
+        :data:`COMPILED_STEPS` steps or more.
+
+        Args:
+            steps: of the whole run.
 
         Raises:
             UsageError: the device is not available, or does not support what is requested.
         """
         device = resolve_device(self.device)
-        native = has_bf16(device)
-        if self.precision == "bf16" and device == "cuda" and not native:
+        cuda = device == "cuda"
+        if self.precision == "bf16" and cuda and not has_bf16(device):
             raise UsageError("this GPU does not support bfloat16: give --precision fp32")
-        precisions = ["fp32", "bf16"] if self.precision == "auto" and native else [self.precision]
-        precisions = ["fp32" if precision == "auto" else precision for precision in precisions]
-        layouts = {"auto": [False, True], "on": [True], "off": [False]}[self.channels_last]
-        compiled = self.compiled == "on"
-        return [Execution(device, precision, layout, compiled) for precision in precisions for layout in layouts]
+        if self.compiled == "on" and not can_compile(device):
+            raise UsageError(
+                "--compile on: torch.compile finds no C compiler here (or no Triton for CUDA); leave it off"
+            )
+        precision = "bf16" if cuda and has_bf16(device) else "fp32"
+        long = self.compiled == "auto" and cuda and steps >= COMPILED_STEPS and can_compile(device)
+        return Execution(
+            device,
+            precision if self.precision == "auto" else self.precision,
+            channels_last=self.channels_last != "off",
+            compiled=self.compiled == "on" or long,
+        )
 
 
 def resolve_device(device: str) -> str:

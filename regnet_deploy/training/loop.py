@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ from regnet_deploy.training.data_loader import (
     steps_per_epoch,
 )
 from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
+from regnet_deploy.training.interruption import Interrupted
 from regnet_deploy.training.trainer import Trainer
 
 #: Seconds between two reads of the loss from a GPU: each waits for the GPU.
@@ -78,12 +79,14 @@ class TrainingCallbacks:
         epoch: after each epoch, with its metrics.
         save: when a checkpoint is due.
         save_every_s: seconds after which a checkpoint is due; it is always due at the end of an epoch.
+        stopping: whether the run is to end now, for example after a signal.
     """
 
     step: Callable[[float, float], None]
     epoch: Callable[[Epoch], None]
     save: Callable[[], None]
     save_every_s: float
+    stopping: Callable[[], bool] = lambda: False
 
 
 def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
@@ -92,6 +95,7 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
     Raises:
         DivergenceError: the loss is not finite.
         DataError: no image of an epoch, or of the validation set, could be read.
+        Interrupted: the callbacks said so; the checkpoint is of this moment.
     """
     recipe, state = run.trainer.recipe, run.state
     images = len(run.training)
@@ -102,9 +106,10 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         _train_epoch(run, batches, callbacks)
         precise = epoch_batches(recipe, state.epoch, images)[: math.ceil(recipe.precise_bn_images / recipe.batch)]
         if precise:
-            set_precise_statistics(run.trainer, _load(run, run.training, precise))
+            set_precise_statistics(run.trainer, _until_stopped(_load(run, run.training, precise), callbacks))
         numbers = number_batches(len(run.validation), recipe.batch)
-        result = evaluate(run.trainer, _load(run, run.validation, numbers), run.preprocessing)
+        validation = _until_stopped(_load(run, run.validation, numbers), callbacks)
+        result = evaluate(run.trainer, validation, run.preprocessing)
         _record_unreadable(run, result.unreadable)
         if not result.images:
             raise DataError(_nothing_left("validation", run))
@@ -154,7 +159,8 @@ def _train_epoch(run: TrainingRun, batches: Iterable[Any], callbacks: TrainingCa
             state.images += count
         state.step += 1
         now = time.perf_counter()
-        due = now - saved >= callbacks.save_every_s
+        stopping = callbacks.stopping()
+        due = stopping or now - saved >= callbacks.save_every_s
         if due or device == "cpu" or now - synced >= _SYNC_S or state.step == run.steps_per_epoch:
             state.loss_sum, state.right = loss_sum.item(), int(right)
             if not math.isfinite(state.loss_sum):
@@ -166,8 +172,22 @@ def _train_epoch(run: TrainingRun, batches: Iterable[Any], callbacks: TrainingCa
         if due:
             callbacks.save()
             saved = time.perf_counter()
+        if stopping:
+            raise Interrupted
     if not state.images:
         raise DataError(_nothing_left("training", run))
+
+
+def _until_stopped(batches: Iterable[Any], callbacks: TrainingCallbacks) -> Iterator[Any]:
+    """Yield batches for the evaluation of an epoch.
+
+    Of a checkpoint that is written here, the steps of the epoch are complete: the run continues with its evaluation.
+    """
+    for batch in batches:
+        yield batch
+        if callbacks.stopping():
+            callbacks.save()
+            raise Interrupted
 
 
 def _load(run: TrainingRun, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]) -> Iterable[Any]:

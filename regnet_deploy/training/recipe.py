@@ -82,12 +82,23 @@ class Recipe:
     def fitted(self, images: int) -> Recipe:
         """Return the recipe with batch size and warm-up for this number of training images.
 
-        The default batch size is at most a quarter of the images, so that an epoch has at least four steps; the default
-        warm-up is the paper's 5 epochs, or a quarter of a run of fewer than 20 epochs.
+        The default batch size is at most a quarter of the images, so that an epoch has at least four steps; a requested
+        one is at most all images, and the learning rate goes with the images that a step has. The default warm-up is
+        the paper's 5 epochs, or a quarter of a run of fewer than 20 epochs.
         """
-        batch = self.batch_size or max(2, min(DEFAULT_BATCH, images // 4))
+        batch = min(self.batch_size, images) if self.batch_size else max(2, min(DEFAULT_BATCH, images // 4))
         warmup = min(DEFAULT_WARMUP_EPOCHS, self.epochs // 4) if self.warmup_epochs is None else self.warmup_epochs
         return replace(self, batch_size=batch, warmup_epochs=warmup)
+
+    def oversized_batch(self, images: int) -> str | None:
+        """Return one line if the requested batch is larger than the number of training images, else None."""
+        if self.batch_size is None or self.batch_size <= images:
+            return None
+        rate = self.lr * images / LR_BATCH
+        return (
+            f"--batch-size {self.batch_size} is more than the {images} training images: a step has {images}, and its "
+            f"learning rate is that of {images} images, {rate:.4g}"
+        )
 
     @property
     def batch(self) -> int:

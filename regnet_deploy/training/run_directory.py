@@ -1,4 +1,4 @@
-"""The run directory beside the bundle: lock, checkpoint, cache of the image check, TensorBoard's event files.
+"""The run directory beside the bundle: lock, checkpoint, cache of the image check, earlier weights, event files.
 
 Event files are written with TensorBoard's own record writer, but without ``SummaryWriter``: that one writes from a
 thread, in which a full disk ends in a traceback, and threads and forked loading processes do not go together.
@@ -21,6 +21,7 @@ from regnet_deploy.file_lock import file_lock
 from regnet_deploy.space.complexity import network_complexity
 
 _LOCK = ".lock"
+_RUN = "run-"
 
 
 def default_directory(bundle_path: str | Path) -> Path:
@@ -93,15 +94,22 @@ class MetricsWriter:
             raise _unwritable("TensorBoard's metrics", error) from None
 
 
+def new_run_name(directory: Path) -> str:
+    """Return the name of a new run, ``run-1``, ``run-2``, ...: TensorBoard draws each folder as a run of its own."""
+    numbers = [path.name.removeprefix(_RUN) for path in directory.glob(f"{_RUN}*")]
+    return f"{_RUN}{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
+
+
 @contextlib.contextmanager
 def open_tensorboard(directory: Path, resumed_at: int) -> Iterator[MetricsWriter]:
-    """Open a new event file in the run directory; ``resumed_at`` is the step from which the run continues.
+    """Open a new event file in the folder of a run; ``resumed_at`` is the step from which the run continues.
 
     Raises:
         DataError: it cannot be written.
     """
     path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
     try:
+        directory.mkdir(exist_ok=True)
         file = path.open("ab", buffering=0)
     except OSError as error:
         raise _unwritable(str(path), error) from None

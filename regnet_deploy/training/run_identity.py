@@ -55,8 +55,7 @@ class RunIdentity:
         return {
             "recipe": self.recipe.to_json(),
             "data": {"images": self.dataset.digest, "split": self.dataset.split},
-            # As it is stored: a bundle of an earlier version may lack keys that the record would add.
-            "architecture": {**self.bundle.parts["architecture"], "classes": len(self.dataset.classes)},
+            "architecture": architecture_json(self.bundle, len(self.dataset.classes)),
             "preprocessing": self.preprocessing.to_json(),
             "start": {"weights": self.start_sha256},
         }
@@ -73,6 +72,12 @@ class RunIdentity:
             fitting = {name: value for name, value in start.items() if own[name].shape == value.shape}
             model.load_state_dict({**own, **fitting})  # with other classes, the head keeps its random weights
         return model
+
+
+def architecture_json(bundle: Bundle, classes: int) -> dict[str, Any]:
+    """Return the architecture of a bundle with this number of classes, as the identity of a run has it."""
+    # As it is stored: a bundle of an earlier version may lack keys that the record would add.
+    return {**bundle.parts["architecture"], "classes": classes}
 
 
 def ensure_trainable(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> None:
@@ -99,10 +104,10 @@ def _folder_below(listing: ImageListing, only: str) -> str:
     return f"; did you mean --data {listing.root / only}?" if len(below) > 1 and listing.val is None else ""
 
 
-def is_committed(checkpoint: Checkpoint, identity: RunIdentity) -> bool:
+def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:
     """Tell whether the run of a checkpoint has ended and its weights are in the bundle."""
     done = checkpoint.state.epoch == checkpoint.identity["recipe"]["epochs"]
-    stored = identity.bundle.files.get(WEIGHTS)
+    stored = bundle.files.get(WEIGHTS)
     if not done or stored is None:
         return False
     return hashlib.sha256(weights_to_bytes(checkpoint.best)).hexdigest() == stored.sha256
@@ -121,7 +126,7 @@ def identity_differences(
             was, now = before.get(name), values.get(name)
             if was != now:
                 differences.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
-    return differences + request.contradictions(checkpoint.autotune.execution)
+    return differences + request.contradictions(checkpoint.autotune)
 
 
 def is_already_trained(identity: RunIdentity, request: ExecutionRequest) -> bool:
@@ -129,7 +134,7 @@ def is_already_trained(identity: RunIdentity, request: ExecutionRequest) -> bool
     training = identity.bundle.manifest.training
     if training is None or not identity.bundle.is_trained or identity.recipe.fine_tune or training.stopped:
         return False
-    if request.contradictions(training.execution.execution):
+    if request.contradictions(training.execution):
         return False
     same_data = (training.data.digest, training.data.split) == (identity.dataset.digest, identity.dataset.split)
     same_network = identity.bundle.architecture == identity.architecture
@@ -144,8 +149,9 @@ def ensure_same_run(checkpoint: Checkpoint, identity: RunIdentity, request: Exec
     """
     differences = identity_differences(checkpoint, identity, request)
     if differences:
-        position = f"epoch {checkpoint.state.epoch + 1} step {checkpoint.state.step}"
+        best = checkpoint.state.best
+        end = f"--finish to write its best weights so far ({best.val_top1:.2%}) into the bundle, " if best else ""
         raise UsageError(
-            f"an unfinished run in {directory} is at {position} and differs in {', '.join(differences)}: "
-            "repeat its options to continue it, or give --restart to drop it, or another --run-dir"
+            f"an unfinished run in {directory} is at {checkpoint.position} and differs in {', '.join(differences)}: "
+            f"repeat its options to continue it, or give {end}--restart to drop it, or another --run-dir"
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.bundle.training import Autotune, Epoch, Execution
@@ -18,10 +19,17 @@ from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_
 from regnet_deploy.images.dataset_summary import dataset_lines, left_out_lines
 from regnet_deploy.images.image_check import cache_file, check_images
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.training.autotune import autotune_execution
-from regnet_deploy.training.checkpoint import Checkpoint, drop_checkpoint, load_checkpoint, save_checkpoint
-from regnet_deploy.training.commit import commit_training
+from regnet_deploy.training.checkpoint import (
+    Checkpoint,
+    RunDescription,
+    drop_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from regnet_deploy.training.commit import commit_training, describe_run, sample_images
+from regnet_deploy.training.compilation import compile_error
 from regnet_deploy.training.data_loader import (
+    Batch,
     TrainingDataset,
     batches_from,
     evaluation_dataset,
@@ -34,14 +42,18 @@ from regnet_deploy.training.execution import (
     can_compile,
     default_workers,
     disable_tf32,
+    has_bf16,
     resolve_device,
 )
+from regnet_deploy.training.finish import finish_training
+from regnet_deploy.training.interruption import Interrupted, stop_signals
 from regnet_deploy.training.loop import DivergenceError, TrainingCallbacks, TrainingRun, fit
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.run_directory import (
     MetricsWriter,
     default_directory,
     ensure_free_space,
+    new_run_name,
     open_directory,
     open_tensorboard,
 )
@@ -61,15 +73,16 @@ _LOSS_INTERVAL_S = 1.0
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a run is executed; none of this determines the weights, except on a GPU or with another precision.
+    """How a run is executed; of this only ``execution`` and ``val_split`` determine the weights.
 
     Attributes:
-        execution: requested device, precision, memory layout and compilation.
+        execution: requested device, precision, memory layout, compilation and CPU threads.
         workers: processes that load images; None chooses by device and dataset.
         val_split: share of each class to hold out if the folder has no validation images; None is 0.1.
         run_dir: run directory; None is beside the bundle.
         restart: drop an unfinished run, and train again what is already trained.
-        finish: end an unfinished run: its best weights so far are written into the bundle.
+        finish: end an unfinished run: its best weights so far are written into the bundle. All other options but
+            ``run_dir``, the recipe and the images are not looked at.
         checkpoint_s: seconds between checkpoints.
     """
 
@@ -84,7 +97,7 @@ class TrainOptions:
 
 def train(
     bundle_path: str | Path,
-    data: str | Path,
+    data: str | Path | None,
     recipe: Recipe,
     options: TrainOptions,
     progress: Progress = NoProgress(),
@@ -92,7 +105,14 @@ def train(
     """Train the bundle's network on a folder of images and return the bundle with its new weights.
 
     An interrupted run continues from its last checkpoint. On a CPU its weights are then bit-identical to those of a run
-    that was never interrupted.
+    that was never interrupted. SIGINT and SIGTERM end a run after its step, with a checkpoint, by KeyboardInterrupt.
+
+    Args:
+        bundle_path: folder of the bundle.
+        data: folder of images; None with ``finish``.
+        recipe: what, with the images, determines the weights.
+        options: how the run is executed.
+        progress: receives the progress.
 
     Raises:
         BundleError: the bundle is missing, damaged, not writable, or was changed meanwhile.
@@ -102,6 +122,10 @@ def train(
     """
     if options.finish and options.restart:
         raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
+    if options.finish:
+        return finish_training(bundle_path, options.run_dir, progress)
+    if data is None:
+        raise UsageError("give a folder of images with --data DIR")
     bundle = open_bundle(bundle_path)
     resolve_device(options.execution.device)
     listing = list_images(data)
@@ -118,8 +142,7 @@ def train(
         identity = RunIdentity(bundle, dataset, recipe.fitted(len(dataset.train)))
         if options.restart:
             drop_checkpoint(directory)  # only now, when it is known that the images can be used
-        _describe(identity, recipe, progress)
-        if checkpoint and is_committed(checkpoint, identity):
+        if checkpoint and is_committed(checkpoint, bundle):
             drop_checkpoint(directory)
             # The start is left out: after the commit the bundle's weights are the new ones.
             if not identity_differences(checkpoint, identity, options.execution, leave_out=("start",)):
@@ -132,8 +155,7 @@ def train(
             top1 = bundle.training.best.val_top1
             progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
             return bundle
-        if options.finish and (checkpoint is None or not checkpoint.best):
-            raise UsageError(f"--finish: {directory} has no unfinished run with a completed epoch")
+        _describe(identity, recipe, progress)
         del checked, listing  # half a gigabyte for ImageNet
         return _run(identity, options, directory, checkpoint, progress)
 
@@ -146,65 +168,105 @@ def _run(
     dataset, recipe, preprocessing = identity.dataset, identity.recipe, identity.preprocessing
     training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress)
     validation = evaluation_dataset(dataset.source, dataset.val, preprocessing, progress)
+    in_memory = training.subset.cached is not None
 
     def trainer_for(execution: Execution) -> Trainer:
         return make_trainer(model, execution, recipe, preprocessing)
 
     if checkpoint:
-        autotune = _resumed_autotune(checkpoint, progress)
+        autotune, description, samples = _resumed_autotune(checkpoint, progress), *_constants(checkpoint)
     else:
-        torch.set_num_threads(available_cores())
-        autotune = _autotune(options.execution, trainer_for, training, progress)
-    cached = training.subset.cached is not None
-    workers = default_workers(autotune.execution.device, cached) if options.workers is None else options.workers
+        torch.set_num_threads(options.execution.threads or available_cores())
+        autotune = _execution(options.execution, trainer_for, training, progress)
+        description = describe_run(identity, autotune.execution, in_memory, new_run_name(directory))
+        samples = sample_images(dataset, preprocessing, recipe.seed)
+    workers = default_workers(autotune.execution.device, in_memory) if options.workers is None else options.workers
     run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers)
     if checkpoint:
         checkpoint.restore(run.trainer)
         run.state, run.best = checkpoint.state, dict(checkpoint.best)
-        progress.message(f"resuming at epoch {run.state.epoch + 1} step {run.state.step}")
+        progress.message(f"resuming at {checkpoint.position}")
+
+    def snapshot() -> Checkpoint:
+        tensors = run.trainer.model.state_dict(), run.trainer.momentum(), run.best, samples
+        return Checkpoint(identity.to_json(), description, autotune, run.state, *tensors)
 
     def save() -> None:
-        trainer = run.trainer
-        tensors = trainer.model.state_dict(), trainer.momentum(), run.best
-        save_checkpoint(directory, Checkpoint(identity.to_json(), autotune, run.state, *tensors))
+        save_checkpoint(directory, snapshot())
 
     if not checkpoint:
         save()  # so that the choice of execution holds from now on
-    if not options.finish:
-        with open_tensorboard(directory, run.steps_done) as metrics:
-            try:
-                fit(run, _callbacks(run, save, metrics, progress, options.checkpoint_s))
-            except DivergenceError as error:
-                if not run.best:
-                    drop_checkpoint(directory)  # a run that continued from it would diverge again
-                    raise
-                kept = f"the best epoch so far, {run.state.best_epoch}, is kept: --finish writes it into the bundle"
-                raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
-    bundle = commit_training(identity, run, autotune)
+    with open_tensorboard(directory / description.name, run.steps_done) as metrics, stop_signals() as stopping:
+        try:
+            fit(run, _callbacks(run, save, metrics, progress, options.checkpoint_s, stopping))
+        except DivergenceError as error:
+            if not run.best:
+                drop_checkpoint(directory)  # a run that continued from it would diverge again
+                raise
+            kept = f"the best epoch so far, {run.state.best_epoch}, is kept: --finish writes it into the bundle"
+            raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
+        except Interrupted:
+            raise KeyboardInterrupt(_after_interruption(snapshot())) from None
+    bundle = commit_training(identity.bundle, snapshot(), directory, progress)
     drop_checkpoint(directory)
     for line in left_out_lines("could not be read any more during training", run.state.unreadable):
         progress.message(line)
     return bundle
 
 
-def _autotune(
+def _constants(checkpoint: Checkpoint) -> tuple[RunDescription, Mapping[str, Tensor]]:
+    """Return what a checkpoint says of its run from the start."""
+    return checkpoint.description, checkpoint.samples
+
+
+def _after_interruption(checkpoint: Checkpoint) -> str:
+    """Return what the user can do with a run that a signal has ended."""
+    best = checkpoint.state.best
+    end = f", and --finish writes its best weights so far ({best.val_top1:.2%}) into the bundle" if best else ""
+    return (
+        f"a checkpoint is written and the bundle is unchanged: the same command continues at {checkpoint.position}{end}"
+    )
+
+
+def _execution(
     request: ExecutionRequest,
     trainer_for: Callable[[Execution], Trainer],
     training: TrainingDataset,
     progress: Progress,
 ) -> Autotune:
+    """Decide how the steps of a run are executed, and say so.
+
+    Raises:
+        UsageError: the request cannot be met on this machine.
+    """
     recipe = training.recipe
-    batches = load(training, batches_from(recipe, len(training), 0, 0), workers=0, pin=False)
-    batch = next((batch for batch in batches if len(batch.labels) > 1), None)
-    if batch is None:
-        raise DataError(
-            f"none of the images in {training.subset.source.root} can be read any more: does it still exist?"
-        )
-    steps = recipe.epochs * steps_per_epoch(len(training), recipe.batch)
-    autotune = autotune_execution(request, trainer_for, batch, steps, progress)
-    times = ", ".join(f"{execution} {time_ms:.0f} ms" for execution, time_ms in autotune.step_ms.items())
-    progress.message(f"running steps in {autotune.execution}" + (f" (time per step: {times})" if times else ""))
-    return autotune.replace(threads=torch.get_num_threads())
+    execution = request.execution(recipe.epochs * steps_per_epoch(len(training), recipe.batch))
+    if execution.compiled:
+        error = compile_error(trainer_for(execution), _first_batch(training))
+        if error and request.compiled == "on":
+            raise UsageError(f"--compile on: torch.compile fails here ({error}); leave it off")
+        if error:
+            progress.message(f"torch.compile fails here ({error}): continuing without it")
+            execution = execution.replace(compiled=False)
+    threads = torch.get_num_threads()
+    faster = request.precision == "auto" and execution.precision == "fp32" and has_bf16(execution.device)
+    progress.message(
+        f"running steps in {execution} with {threads} {'thread' if threads == 1 else 'threads'}"
+        + ("; --precision bf16 may be faster on this CPU, with other weights" if faster else "")
+    )
+    return Autotune(execution=execution, step_ms={}, reason="as requested, else by rule", threads=threads)
+
+
+def _first_batch(training: TrainingDataset) -> Batch:
+    """Return the first batch of two images or more.
+
+    Raises:
+        DataError: there is none.
+    """
+    for batch in load(training, batches_from(training.recipe, len(training), 0, 0), workers=0, pin=False):
+        if len(batch.labels) > 1:
+            return batch
+    raise DataError(f"none of the images in {training.subset.source.root} can be read any more: does it still exist?")
 
 
 def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
@@ -224,7 +286,12 @@ def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
 
 
 def _callbacks(
-    run: TrainingRun, save: Callable[[], None], metrics: MetricsWriter, progress: Progress, checkpoint_s: float
+    run: TrainingRun,
+    save: Callable[[], None],
+    metrics: MetricsWriter,
+    progress: Progress,
+    checkpoint_s: float,
+    stopping: Callable[[], bool],
 ) -> TrainingCallbacks:
     recipe = run.trainer.recipe
     total = recipe.epochs * run.steps_per_epoch
@@ -254,7 +321,7 @@ def _callbacks(
         scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
         metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
-    return TrainingCallbacks(step, epoch, save, checkpoint_s)
+    return TrainingCallbacks(step, epoch, save, checkpoint_s, stopping)
 
 
 def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
@@ -271,6 +338,9 @@ def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None
             "these were made with the earlier weights, and are removed at the end of the training: "
             f"{', '.join(removed)}"
         )
+    oversized = recipe.oversized_batch(len(dataset.train))
+    if oversized:
+        progress.message(oversized)
     fitted = identity.recipe
     small = recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
     progress.message(

@@ -151,10 +151,20 @@ def test_interrupted_it_says_so_and_goes_on_later(cli_process: Any, start_cli: A
                 break
         said += process.stderr.read()
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "regnet-deploy: interrupted"
+    last = said.splitlines()[-1]
+    assert last.startswith("regnet-deploy: interrupted: a checkpoint is written and the bundle is unchanged: ")
+    assert ", and --finish writes its best weights so far (" in last
+    assert said.count("checkpoint is written") == 1
     assert "Traceback" not in said
     assert "training" not in open_bundle(bundle).parts
-    assert_one_line(cli_process("train", bundle, "--data", data, *QUICK), "an unfinished run in")
+    refused = cli_process("train", bundle, "--data", data, *QUICK)
+    assert_one_line(refused, "an unfinished run in")
+    assert len(refused.stderr.splitlines()) == 1  # no plan of a run that is refused
+    data.rename(data.with_name("elsewhere"))
+    done = cli_process("train", bundle, "--finish", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["stopped"]
+    data.with_name("elsewhere").rename(data)
     done = cli_process("train", bundle, "--data", data, *QUICK, "--restart")
     assert done.returncode == 0, done.stderr
 

@@ -96,5 +96,5 @@ def bundle(tmp_path: Path, network: Network, preprocessing: Preprocessing) -> Bu
 
 @pytest.fixture
 def options() -> TrainOptions:
-    """Without a trial, so that two runs are executed alike."""
-    return TrainOptions(ExecutionRequest("cpu", "fp32", "off", "off"), workers=0)
+    """One thread, which is enough for a tiny network."""
+    return TrainOptions(ExecutionRequest("cpu", "fp32", "off", "off", threads=1), workers=0)

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from regnet_deploy.bundle.training import Autotune, Epoch, Execution
+from regnet_deploy.bundle.training import Autotune, Epoch, Execution, TrainingData
 from regnet_deploy.errors import DataError
 from regnet_deploy.training import checkpoint
 from regnet_deploy.training.checkpoint import (
     FILE,
     Checkpoint,
+    RunDescription,
     RunState,
     drop_checkpoint,
     load_checkpoint,
@@ -21,7 +22,12 @@ from regnet_deploy.training.data_loader import TrainingDataset, batches_from, lo
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
-AUTOTUNE = Autotune(execution=Execution("cpu"), step_ms={"fp32, contiguous on cpu": 1.5}, reason="as asked")
+AUTOTUNE = Autotune(execution=Execution("cpu"), step_ms={}, reason="as asked", threads=1)
+DATA = TrainingData(
+    folder="data", classes=2, train_images=3, val_images=1, split="val/", digest="0", rejected={"a.txt": "no image"}
+)
+DESCRIPTION = RunDescription(labels=("a", "猫"), data=DATA, device="CPU, 1 threads", name="run-1")
+SAMPLES = {"images": torch.arange(12, dtype=torch.uint8).reshape(1, 2, 2, 3), "labels": torch.tensor([1])}
 EPOCH = Epoch(
     epoch=1,
     lr=0.1,
@@ -38,8 +44,8 @@ STATE = RunState(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, second
 
 def save(folder: Path, trainer: Trainer, state: RunState = STATE) -> None:
     best = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    tensors = trainer.model.state_dict(), trainer.momentum(), best
-    save_checkpoint(folder, Checkpoint({"recipe": {"epochs": 3}}, AUTOTUNE, state, *tensors))
+    tensors = trainer.model.state_dict(), trainer.momentum(), best, SAMPLES
+    save_checkpoint(folder, Checkpoint({"recipe": {"epochs": 3}}, DESCRIPTION, AUTOTUNE, state, *tensors))
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -71,6 +77,12 @@ def test_the_rest_comes_back_as_it_was(tmp_path: Path, trainer: Trainer) -> None
     assert read is not None
     assert read.state == STATE
     assert read.autotune == AUTOTUNE
+    assert read.description == DESCRIPTION
+    assert read.position == "epoch 2 step 2"
+    assert {name: value.tolist() for name, value in read.samples.items()} == {
+        "images": SAMPLES["images"].tolist(),
+        "labels": [1],
+    }
     assert read.identity == {"recipe": {"epochs": 3}}
     assert set(read.best) == set(trainer.model.state_dict())
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
@@ -151,5 +163,5 @@ def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, traine
     raw = (tmp_path / FILE).read_bytes()
     header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
     state = json.loads(header.pop("__metadata__")["state"])
-    assert set(state) == {"schema", "sha256", "torch", "identity", "choice", "progress"}
-    assert {name.split(".")[0] for name in header} == {"model", "momentum", "best"}
+    assert set(state) == {"schema", "sha256", "torch", "identity", "run", "choice", "progress"}
+    assert {name.split(".")[0] for name in header} == {"model", "momentum", "best", "samples"}

@@ -1,6 +1,10 @@
 """Batches: one order for every run, whoever loads them, and nothing lost or shown twice."""
 
 import dataclasses
+import multiprocessing
+import os
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.errors import DataError
 from regnet_deploy.images.dataset import ImageDataset, LabelledImage
 from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.preprocessing import load_pixels
@@ -81,6 +86,43 @@ def test_evaluation_takes_every_image_in_order() -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loading_processes_change_nothing(views: TrainingDataset, recipe: Recipe, workers: int) -> None:
     assert equal(loaded(views, recipe, workers), loaded(views, recipe))
+
+
+@FORKS
+def test_a_batch_needs_no_shared_memory(views: TrainingDataset, recipe: Recipe) -> None:
+    """A container has 64 MB of it; here a loading process may not write to files at all, and /dev/shm has files."""
+    parent = os.getpid()
+
+    class Limited(TrainingDataset):
+        def __getitem__(self, key: tuple[int, int]) -> object:
+            if os.getpid() != parent:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+            return super().__getitem__(key)
+
+    limited = Limited(views.subset, views.recipe, views.preprocessing)
+    assert equal(loaded(limited, recipe, workers=1), loaded(views, recipe))
+
+
+@FORKS
+def test_loading_processes_leave_signals_to_the_training(views: TrainingDataset, recipe: Recipe) -> None:
+    iterator = load(views, batches_from(recipe, len(views.subset.images), 0, 0), 1, pin=False)
+    batches = [next(iterator)]
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGINT)
+        os.kill(process.pid, signal.SIGTERM)
+    batches += iterator
+    assert equal(batches, loaded(views, recipe))
+
+
+def test_processes_that_cannot_be_started_are_one_line(
+    views: TrainingDataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(data_loader.DataLoader, "__iter__", refuse)
+    with pytest.raises(DataError, match=r"cannot start 2 processes .*Function not implemented; give --workers 0"):
+        loaded(views, recipe, workers=2)
 
 
 def test_images_kept_in_memory_change_nothing_where_they_are_not_shrunk(

@@ -12,7 +12,7 @@ import pytest
 
 from regnet_deploy.bundle import Bundle, create_bundle, find_damage, open_bundle
 
-#: A checkpoint at every step, and nothing that is chosen by a timed trial.
+#: A checkpoint at every step.
 ARGUMENTS = {
     "--batch-size": 8,
     "--crop-area": 0.5,

@@ -13,7 +13,13 @@ import pytest
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import BundleError, DataError
 from regnet_deploy.training import run_directory
-from regnet_deploy.training.run_directory import default_directory, ensure_free_space, open_directory, open_tensorboard
+from regnet_deploy.training.run_directory import (
+    default_directory,
+    ensure_free_space,
+    new_run_name,
+    open_directory,
+    open_tensorboard,
+)
 
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
@@ -123,8 +129,21 @@ def test_what_lies_beyond_the_checkpoint_is_hidden(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="repeat the command to continue"), open_tensorboard(tmp_path / "none", 0):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="repeat the command to continue"), open_tensorboard(tmp_path / "file", 0):
         pass
+
+
+def test_every_new_run_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    names = []
+    for _ in range(3):
+        names.append(new_run_name(tmp_path))
+        with open_tensorboard(tmp_path / names[-1], 0) as metrics:
+            metrics.scalars({"step/loss": 1.0}, 1)
+    assert names == ["run-1", "run-2", "run-3"]
+    (tmp_path / "run-x").mkdir()
+    (tmp_path / "run-12").mkdir()
+    assert new_run_name(tmp_path) == "run-13"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -165,7 +165,25 @@ def test_a_finished_run_leaves_no_checkpoint(
 ) -> None:
     train.train(bundle.path, data, recipe, options, recorded_progress)
     names = [path.name.split("-")[0].split(".out")[0] for path in run_directory(bundle).iterdir()]
-    assert sorted(names) == [".lock", "checked", "events"]
+    assert sorted(names) == [".lock", "checked", "run"]
+
+
+def test_every_run_is_one_of_its_own_in_tensorboard(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, stop_at
+) -> None:
+    def files(name: str) -> int:
+        return len(list((run_directory(bundle) / name).glob("events.out.tfevents.*")))
+
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
+    train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert files("run-1") >= 1  # the run that continues draws into the folder that it began with
+    assert not (run_directory(bundle) / "run-2").exists()
+    train.train(bundle.path, data, recipe, dataclasses.replace(options, restart=True), recorded_progress)
+    tuned = dataclasses.replace(recipe, epochs=2, fine_tune=True, lr=1e-3)
+    train.train(bundle.path, data, tuned, options, recorded_progress)
+    assert [files(f"run-{number}") for number in (2, 3)] == [1, 1]
 
 
 @FORKS
@@ -270,9 +288,11 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
     other = dataclasses.replace(options, execution=ExecutionRequest("cpu", "fp32", "on", "off"))
     with pytest.raises(UsageError, match=r"--channels-last on \(was off\): .*--restart"):
         train.train(bundle.path, data, recipe, other, recorded_progress)
+    recorded_progress.messages.clear()
     (data / "train" / "red" / "000.png").unlink()
-    with pytest.raises(UsageError, match="differs in data images"):
+    with pytest.raises(UsageError, match=r"differs in data images: .*--finish to write its best weights so far \("):
         train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert recorded_progress.messages == []  # no plan of a run that is refused
     assert load_checkpoint(run_directory(bundle)).state == before.state
     trained = train.train(bundle.path, data, faster, dataclasses.replace(options, restart=True), recorded_progress)
     assert trained.parts["training"]["recipe"]["lr"] == 0.2
@@ -299,7 +319,7 @@ def test_files_that_vanish_while_training_are_skipped_and_named_at_the_end(
     assert set(trained.parts["training"]["data"]["unreadable"]) == {"train/red/003.png", "val/blue/001.png"}
     assert trained.parts["training"]["best"]["val_images"] == 11
     assert "2 files could not be read any more during training:" in recorded_progress.messages
-    assert "  val/blue/001.png: cannot be read: No such file or directory" in recorded_progress.messages
+    assert "val/blue/001.png: cannot be read: No such file or directory" in recorded_progress.text
 
 
 def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_with(
@@ -483,7 +503,13 @@ def test_a_batch_larger_than_the_data_is_the_data(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, batch_size=500), options, recorded_progress)
-    assert len(trained.parts["training"]["history"]) == 3
+    part = trained.parts["training"]
+    assert part["recipe"]["batch_size"] == 30
+    assert part["history"][1]["lr"] == dataclasses.replace(recipe, batch_size=30).learning_rate(1)
+    assert (
+        "--batch-size 500 is more than the 30 training images: a step has 30, and its learning rate is that of 30 "
+        "images, 0.02344" in recorded_progress.messages
+    )
 
 
 def test_without_precise_statistics_the_running_averages_are_kept(

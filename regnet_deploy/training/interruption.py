@@ -1,0 +1,44 @@
+"""SIGINT and SIGTERM while a run trains: the step is completed, and a checkpoint written, before the run ends."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was ended by a signal, after its checkpoint was written."""
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Return a function that tells whether SIGINT or SIGTERM has arrived since the context was opened.
+
+    The second signal has its usual effect at once. Signals are handled in the main thread only, and those that the
+    process ignores (as under nohup) remain ignored.
+    """
+    arrived: list[int] = []
+    before: dict[int, Any] = {}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: object) -> None:
+        arrived.append(number)
+        restore()
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if handler not in (signal.SIG_IGN, None):  # None: it was not installed from Python
+                before[number] = handler
+                signal.signal(number, handle)
+    try:
+        yield lambda: bool(arrived)
+    finally:
+        if not arrived:
+            restore()

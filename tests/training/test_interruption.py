@@ -1,0 +1,115 @@
+"""Ctrl-C and SIGTERM: nothing that was computed is lost."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from regnet_deploy.bundle import Bundle, create_bundle, open_bundle
+from regnet_deploy.models.weights import FILE
+from regnet_deploy.training import loop, train
+from regnet_deploy.training.checkpoint import load_checkpoint
+from regnet_deploy.training.interruption import stop_signals
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.run_directory import default_directory
+from regnet_deploy.training.train import TrainOptions
+from regnet_deploy.training.trainer import Trainer
+
+
+def test_the_first_signal_is_noted_and_the_second_has_its_usual_effect() -> None:
+    with stop_signals() as stopping:
+        assert not stopping()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stopping()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_signals():
+        assert signal.getsignal(signal.SIGTERM) not in before
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_ignored_signals_remain_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_signals() as stopping:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stopping()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_another_thread_handles_no_signals() -> None:
+    seen: list[bool] = []
+
+    def run() -> None:
+        with stop_signals() as stopping:
+            seen.append(stopping())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [False]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("where", "count", "position"), [("step", 5, "epoch 2 step 2"), ("evaluate", 2, "epoch 2 step 3")]
+)
+def test_a_run_ends_with_a_checkpoint_and_goes_on_to_the_same_bits(
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: int,
+    where: str,
+    count: int,
+    position: str,
+) -> None:
+    whole = create_bundle(tmp_path / "whole", dict(bundle.parts))
+    wanted = train.train(whole.path, data, recipe, options, recorded_progress)
+    owner, done = (Trainer, "step") if where == "step" else (loop, "evaluate"), [0]
+    original = getattr(*owner)
+
+    def signalled(*arguments: object) -> object:
+        done[0] += 1
+        if done[0] == count:
+            os.kill(os.getpid(), number)
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*owner, signalled)
+        with pytest.raises(KeyboardInterrupt, match=f"the same command continues at {position}, and --finish writes"):
+            train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert load_checkpoint(default_directory(bundle.path)).position == position
+    assert open_bundle(bundle.path) == bundle
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert f"resuming at {position}" in recorded_progress.messages
+    assert trained.files[FILE] == wanted.files[FILE]
+
+
+def test_before_the_first_epoch_there_is_nothing_to_finish(
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step = Trainer.step
+
+    def signalled(*arguments: object) -> object:
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(Trainer, "step", signalled)
+    with pytest.raises(KeyboardInterrupt, match=r"continues at epoch 1 step 1$"):
+        train.train(bundle.path, data, recipe, options, recorded_progress)
