@@ -80,15 +80,13 @@ class NoOpCore:
         self._models = ModelRegistry()
         pool = DecodePool(1, limits.max_pixels, limits.deadline_s)
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
-        self.opened: list[ModelVersion] = []
         self.metrics = Metrics(self._models, admission, pool)
         self.service = Service(self._models, admission, limits, pool, notify_all((self.metrics.observe,)))
 
-    async def start(self) -> list[Any]:
+    async def start(self) -> None:
         """Start the executor; there is nothing to prove."""
         self._model.start()
         self._models.put(self._model)
-        return []
 
     async def stop(self) -> None:
         """End the executor."""

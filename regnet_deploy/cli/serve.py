@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 #: Options of the command line that are fields of ``ServerSettings`` as they are.
 _PASSED_ON = (
-    *("host", "port", "grpc_port", "metrics_port", "decoders", "poll_s", "linger_s", "drain_s"),
+    *("host", "port", "grpc_port", "metrics_port", "decoders", "poll_s", "ready", "linger_s", "drain_s"),
     *("log_format", "log_requests", "trace_url"),
 )
 
 #: Headings of the help and their options.
 _SECTIONS = {
     "Network": ("host", "port", "grpc_port", "metrics_port", "token_file", "tls_cert", "tls_key"),
-    "Model": ("name", "variant", "runtime", "device", "build_engine", "poll_s"),
+    "Model": ("name", "variant", "runtime", "device", "build_engine", "poll_s", "versions", "ready"),
     "Performance (see `regnet-deploy tune`)": ("executors", "threads", "batch", "max_delay_ms", "decoders"),
     "Limits of a request": ("max_batch", "max_body_mb", "max_megapixels", "deadline_ms", "read_timeout_s"),
     "Limits of all requests together": ("max_queue", "max_in_flight", "max_bodies_mb", "max_connections"),
@@ -81,6 +81,19 @@ _SECTIONS = {
     type=FiniteFloat(0, 1e6),
     default=5,
     help="Seconds between two checks for new versions; 0: no checks.",
+)
+@click.option(
+    "--versions",
+    multiple=True,
+    metavar="[MODEL=]POLICY",
+    help="Versions to serve in a folder of models: all, latest:N (the newest N that pass) or 3,5; can be repeated.  "
+    "[default: all]",
+)
+@default_option(
+    "--ready",
+    metavar="all|any|MODEL",
+    default="any",
+    help="Models that must answer for /v2/health/ready to be 200.",
 )
 @click.option("--executors", type=Whole(1, 256), help="Concurrent inferences.  [default: as tuned, else 1]")
 @click.option(
@@ -196,6 +209,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     from regnet_deploy.serving.model_repository import is_repository
     from regnet_deploy.serving.model_version import ServeOptions
     from regnet_deploy.serving.server import ServerSettings, run_server
+    from regnet_deploy.serving.version_policy import parse_version_policies
 
     delay_ms = options["max_delay_ms"]
     settings = ServerSettings(
@@ -222,6 +236,7 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
             deadline_s=options["deadline_ms"] / 1000,
             hung_s=options["hung_s"],
         ),
+        versions=parse_version_policies(options["versions"]) if options["versions"] else None,
         token=read_token(options["token_file"]),
         tls=_tls_files(options["tls_cert"], options["tls_key"]),
         **{option: options[option] for option in _PASSED_ON},

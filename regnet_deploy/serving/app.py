@@ -171,7 +171,7 @@ class _Endpoints:
         return _json({"live": False, "error": "; ".join(hung)}, 503) if hung else _json({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        return self._readiness({})
+        return self._readiness({}, self._models.unready_reason())
 
     async def model(self, request: Request) -> Response:
         model = self._find(request)
@@ -179,7 +179,7 @@ class _Endpoints:
 
     async def model_ready(self, request: Request) -> Response:
         model = self._find(request, 400)  # as Triton answers here
-        return self._readiness({"name": model.name})
+        return self._readiness({"name": model.name}, None)
 
     async def config(self, request: Request) -> Response:
         return _json(self._find(request).config())
@@ -213,12 +213,12 @@ class _Endpoints:
     def _find(self, request: Request, status: int = 404) -> ModelVersion:
         return self._models.get(request.path_params["model"], request.path_params.get("version"), status)
 
-    def _readiness(self, body: dict[str, Any]) -> Response:
+    def _readiness(self, body: dict[str, Any], reason: str | None) -> Response:
         state = self._service.admission.state
         if state is not ServerState.READY:
-            return _json({**body, "ready": False, "error": state.value}, 503)
-        if not self._models.ready():
-            return _json({**body, "ready": False, "error": "no model is ready"}, 503)
+            reason = state.value
+        if reason is not None:
+            return _json({**body, "ready": False, "error": reason}, 503)
         return _json({**body, "ready": True})
 
 

@@ -186,8 +186,13 @@ class Metrics:
 
     def _loaded(self) -> Iterator[Metric]:
         ready = GaugeMetricFamily(PREFIX + "model_ready", "1 where the version answers requests.", labels=_MODEL)
+        failed = GaugeMetricFamily(
+            PREFIX + "model_load_failed", "1 where what lies in the version's folder is not served.", labels=_MODEL
+        )
         for entry in self._models.index():
-            ready.add_metric((entry["name"], entry["version"]), entry["state"] == "READY")
+            names = (entry["name"], entry.get("version", ""))
+            ready.add_metric(names, entry["state"] == "READY")
+            failed.add_metric(names, bool(entry["reason"]))
         info = InfoMetricFamily(PREFIX + "model", "What a version runs.", labels=_MODEL)
         queue = GaugeMetricFamily(PREFIX + "queue_images", "Images that wait for a batch.", labels=_MODEL)
         running = GaugeMetricFamily(PREFIX + "running_images", "Images that are being run.", labels=_MODEL)
@@ -196,7 +201,7 @@ class Metrics:
             info.add_metric(names, {"variant": model.variant, "runtime": session.runtime, "device": session.device})
             queue.add_metric(names, model.batcher.depth)
             running.add_metric(names, model.batcher.running)
-        yield from (ready, info, queue, running)
+        yield from (ready, failed, info, queue, running)
 
     def _server(self) -> Iterator[Metric]:
         admission = self._admission

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from regnet_deploy.serving.batching import DEFAULT_PRIORITY, PRIORITIES, Batching
+from regnet_deploy.serving.version_policy import ALL_VERSIONS, VersionPolicy
 
 _DATATYPES = {"float32": "FP32", "uint8": "UINT8"}
 
@@ -23,6 +24,7 @@ class ModelInterface:
         output: name of the output tensor.
         labels: class names in the order of the logits.
         max_batch: limit of images in a request.
+        policy: which versions of the model are served.
     """
 
     model: str
@@ -33,6 +35,7 @@ class ModelInterface:
     output: str
     labels: tuple[str, ...]
     max_batch: int
+    policy: VersionPolicy = ALL_VERSIONS
 
     @property
     def datatype(self) -> str:
@@ -61,7 +64,7 @@ class ModelInterface:
             "name": self.model,
             "platform": platform,
             "backend": platform.split("_")[0],
-            "version_policy": {"all": {}},
+            "version_policy": self.policy.to_json(),
             "max_batch_size": self.max_batch,
             "input": [
                 {

@@ -31,6 +31,7 @@ from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_interface import ModelInterface
 from regnet_deploy.serving.protocol import HeaderCache
 from regnet_deploy.serving.statistics import Statistics
+from regnet_deploy.serving.version_policy import ALL_VERSIONS, VersionPolicy
 from regnet_deploy.serving.web_page import card_of
 
 #: Opens the engine of a variant, built for this machine.
@@ -210,6 +211,7 @@ def load_version(
     *,
     model: str = "regnet",
     version: str = "1",
+    policy: VersionPolicy = ALL_VERSIONS,
     limits: Limits | None = None,
 ) -> ModelVersion:
     """Open a variant of a bundle for serving.
@@ -219,6 +221,7 @@ def load_version(
         options: how to run it.
         model: what clients call it.
         version: of the model.
+        policy: which of its versions are served.
         limits: what clients may ask for.
 
     Raises:
@@ -263,6 +266,7 @@ def load_version(
         output=session.output_name,
         labels=labels_of(bundle),
         max_batch=limits.max_batch,
+        policy=policy,
     )
     gate = gate_to_serve(find_variant(bundle, chosen).precision, proof_of(bundle, chosen))
     batching = Batching(

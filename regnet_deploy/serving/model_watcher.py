@@ -10,12 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.bundle import Bundle, open_bundle, read_bundle
-from regnet_deploy.errors import BundleError, RegnetDeployError
+from regnet_deploy.errors import BundleError, MissingPart, RegnetDeployError, UsageError
 from regnet_deploy.runtimes.golden_set import Agreement
 from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_registry import ModelRegistry
-from regnet_deploy.serving.model_repository import FoundBundle, bundle_fingerprint, find_bundles, is_repository
+from regnet_deploy.serving.model_repository import (
+    FoundBundle,
+    RepositoryListing,
+    UnusablePath,
+    bundle_fingerprint,
+    is_repository,
+    list_repository,
+)
 from regnet_deploy.serving.model_version import (
     ModelVersion,
     ServeOptions,
@@ -23,6 +30,10 @@ from regnet_deploy.serving.model_version import (
     load_version,
     served_content,
 )
+from regnet_deploy.serving.version_policy import ALL_VERSIONS, VersionPolicies
+
+#: Looks between two attempts to load a version, at most.
+_MOST_LOOKS = 64
 
 #: Logs what happens to the server: name of the event, facts as keyword arguments.
 LogEvent = Callable[..., None]
@@ -34,25 +45,52 @@ class WatchedModel:
 
     Attributes:
         version: under which it is served now.
-        loaded: fingerprint of what was loaded or refused.
+        loaded: fingerprint of what was loaded or refused; None: neither.
         digest: of the manifest that is served.
         content: of the version that is served; see :func:`served_content`.
         refused: version that was refused in its place and is still listed; empty: none.
         last_seen: fingerprint at the last look.
         missing: it was not there at the last look.
+        failures: loads in a row that failed for a reason that may go away by itself, such as a lack of memory.
+        retry_in: looks until the next attempt after such a failure.
+        error: why it was refused, as it was logged; empty: it was not.
     """
 
     version: str
-    loaded: Any
+    loaded: Any = None
     digest: str = ""
     content: str = ""
     refused: str = ""
     last_seen: Any = field(default=())
     missing: bool = False
+    failures: int = 0
+    retry_in: int = 0
+    error: str = ""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is served or was refused, and not left out by a version policy."""
+        return bool(self.digest or self.refused)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was seen at one look: the bundles with their fingerprints, newest version first, and what is unusable."""
+
+    bundles: dict[FoundBundle, Any]
+    unusable: dict[tuple[str, str | None], UnusablePath]
+
+    def is_unusable(self, found: FoundBundle) -> bool:
+        """Return whether a bundle may still be there, in a folder that cannot be opened."""
+        return (found.model, found.version) in self.unusable or (found.model, None) in self.unusable
 
 
 class ModelWatcher:
-    """Keeps the models of a server as the bundles at a path are."""
+    """Keeps the models of a server as the bundles at a path are.
+
+    Attributes:
+        waits: no model can be served yet, and the server waits for one.
+    """
 
     def __init__(
         self,
@@ -62,43 +100,60 @@ class ModelWatcher:
         limits: Limits,
         models: ModelRegistry,
         log_event: LogEvent,
+        versions: VersionPolicies,
     ) -> None:
         self.path = path
-        self._name, self._options, self._limits = name, options, limits
+        self.waits = False
+        self._name, self._options, self._limits, self._policies = name, options, limits, versions
         self._models, self._log_event = models, log_event
         self._watched: dict[FoundBundle, WatchedModel] = {}
         # Decided once: a bundle that is gone for a moment is not an empty repository.
         self._is_repository = is_repository(path)
         self._last_error = ""  # that was logged
+        self._last_unusable: dict[tuple[str, str | None], UnusablePath] = {}  # at the last look
+        self._logged_unusable: dict[tuple[str, str | None], str] = {}
 
-    def load(self) -> list[ModelVersion]:
+    def load(self, may_wait: bool = False) -> list[ModelVersion]:
         """Open what is there now, without proving it; called before there are clients.
 
+        Args:
+            may_wait: where no model of a repository opens, and one of them may be half copied, wait for it.
+
         Raises:
-            RegnetDeployError: nothing is there, or a model has no version that opens.
+            RegnetDeployError: nothing is there, or no model opens.
         """
+        look = self._look()
         opened: list[ModelVersion] = []
-        failed: list[tuple[FoundBundle, str, RegnetDeployError]] = []
-        for found in self._bundles():
-            seen, version = bundle_fingerprint(found.path), found.version or "1"
-            watched = self._watched[found] = WatchedModel(version, seen, last_seen=seen)
+        failed: list[tuple[FoundBundle, Exception]] = []
+        for found, seen in look.bundles.items():
+            watched = self._watched[found] = WatchedModel(found.version or "1", last_seen=seen)
+            if not self._is_wanted(found, look):
+                continue
+            watched.loaded = seen
+            self._models.loading(found.model, watched.version)
             try:
                 model = self._open(found, watched)
-            except RegnetDeployError as error:
-                failed.append((found, version, error))
+            except Exception as error:  # whatever it is, the other models are served
+                failed.append((found, error))
                 continue
             watched.digest, watched.content = model.digest, model.content
             opened.append(model)
-        if not self._watched:
+        self._last_unusable = look.unusable | self._missing_versions(look)
+        problems = [*(error for _, error in failed), *(one.error for one in self._last_unusable.values())]
+        if not opened and not problems:
             raise BundleError(
                 f"{self.path} is neither a bundle nor a folder of models with a bundle for each version, "
                 "MODEL/1/bundle.json: run `regnet-deploy select` to make a bundle"
             )
-        for found, version, reason in failed:
-            if all(model.name != found.model for model in opened):
-                raise reason
-            self._refuse(found, version, reason)
-        return opened
+        self.waits = not opened and may_wait and self._is_repository and any(map(_may_heal, problems))
+        if not opened and not self.waits:
+            raise problems[0]
+        self._note_unusable(look)
+        for found, reason in failed:
+            self._fail(found, self._watched[found], self._watched[found].version, reason)
+        if self.waits:
+            self._log_event("waiting", level=logging.WARNING, path=str(self.path), error="no model can be served yet")
+        return sorted(opened, key=lambda model: (model.name, int(model.version)))
 
     async def watch(self, every_s: float) -> None:
         """Look for changes every ``every_s`` seconds, whatever errors a look raises."""
@@ -115,32 +170,46 @@ class ModelWatcher:
         A bundle is loaded when it has not changed between two looks, and unloaded when two looks have not found it.
         """
         try:
-            there = await run_in_daemon_thread(self._fingerprints)
+            look = await run_in_daemon_thread(self._look)
         except (RegnetDeployError, OSError) as error:
             self._log_once(str(error))
             return
+        self._note_unusable(look)
         # New bundles first: a model that becomes a folder of versions, or a bundle, goes on answering.
-        for found, now in there.items():
-            watched = self._watched.setdefault(found, WatchedModel(found.version or "1", None))
+        for found, now in look.bundles.items():
+            watched = self._watched.setdefault(found, WatchedModel(found.version or "1"))
             settled, watched.last_seen = now == watched.last_seen, now
-            if now and settled and now != watched.loaded:
-                watched.loaded = now
+            if watched.retry_in:
+                watched.retry_in -= 1
+                watched.loaded = watched.loaded if watched.retry_in else None
+            if now and settled and now != watched.loaded and self._is_wanted(found, look):
+                watched.loaded, watched.retry_in = now, 0
                 await self._replace(found, watched)
+        for found in look.bundles:
+            watched = self._watched[found]
+            if watched.is_listed and not self._is_wanted(found, look):
+                self._unload(found, watched)
         for found, known in list(self._watched.items()):
-            was_missing, known.missing = known.missing, found not in there
-            if was_missing and known.missing and not self._is_being_written(found.model):
+            was_missing, known.missing = known.missing, found not in look.bundles and not look.is_unusable(found)
+            if was_missing and known.missing and not (known.digest and self._is_needed(found, look)):
                 del self._watched[found]
-                self._log_event("removed", model=found.model, version=known.version)
+                if known.is_listed:
+                    self._log_event("removed", model=found.model, version=known.version)
                 if not self._is_watched(found.model, known.version):  # else the other bundle has replaced it
+                    self._forget_refused(found, known)
                     self._models.remove(found.model, known.version)
         self._last_error = ""
 
-    def refuse(self, model: ModelVersion, error: RegnetDeployError) -> None:
+    def has_others(self) -> bool:
+        """Return whether there are versions that a version policy has served where newer ones cannot be."""
+        return any(watched.loaded is None for watched in self._watched.values())
+
+    def refuse(self, model: ModelVersion, error: Exception) -> None:
         """Refuse a version that was opened; it is looked at again when it changes."""
         for found, watched in self._watched.items():
             if (found.model, watched.version) == (model.name, model.version):
                 watched.digest = ""
-                self._refuse(found, watched.version, error)
+                self._fail(found, watched, watched.version, error)
 
     def _log_once(self, error: str) -> None:
         """Log why a look failed: once, not at every look."""
@@ -148,20 +217,97 @@ class ModelWatcher:
             self._last_error = error
             self._log_event("unreadable", level=logging.WARNING, error=error)
 
-    def _is_being_written(self, model: str) -> bool:
-        """Return whether a new bundle of a model is being written."""
-        return any(
-            found.model == model and not one.missing and one.loaded is None for found, one in self._watched.items()
+    def _is_needed(self, found: FoundBundle, look: _Look) -> bool:
+        """Return whether a bundle that is gone answers alone for a model with another that may come to answer."""
+        if len(self._models.versions(found.model)) > 1:
+            return False
+        return any(model == found.model for model, _ in look.unusable) or any(
+            other.model == found.model and not one.missing and not one.digest and self._is_wanted(other, look)
+            for other, one in self._watched.items()
         )
+
+    def _is_wanted(self, found: FoundBundle, look: _Look) -> bool:
+        """Return whether the policy has a bundle served; of a number of versions those count that can be served."""
+        policy = self._policies.of(found.model)
+        if found.version is None:
+            return True
+        number = int(found.version)
+        if policy.named is not None:
+            return number in policy.named
+        if policy.latest is None:
+            return True
+        newer = [
+            other
+            for other in look.bundles
+            if other.model == found.model and other.version is not None and int(other.version) > number
+        ]
+        return sum(bool(self._watched[other].digest) for other in newer if other in self._watched) < policy.latest
+
+    def _unload(self, found: FoundBundle, watched: WatchedModel) -> None:
+        """Remove a version that the policy does not have served, or not any more."""
+        if watched.digest:
+            self._log_event("removed", model=found.model, version=watched.version, reason="version policy")
+        watched.loaded, watched.digest, watched.refused, watched.error = None, "", "", ""
+        self._models.remove(found.model, watched.version)
 
     def _is_watched(self, model: str, version: str) -> bool:
         return any((found.model, one.version) == (model, version) for found, one in self._watched.items())
 
-    def _fingerprints(self) -> dict[FoundBundle, Any]:
-        return {found: bundle_fingerprint(found.path) for found in self._bundles()}
+    def _look(self) -> _Look:
+        """Look at the disk.
 
-    def _bundles(self) -> list[FoundBundle]:
-        return find_bundles(self.path) if self._is_repository else [FoundBundle(self._name, None, Path(self.path))]
+        Raises:
+            UsageError: the folder of all models cannot be read.
+        """
+        listing = RepositoryListing((FoundBundle(self._name, None, Path(self.path)),))
+        if self._is_repository:
+            listing = list_repository(self.path, {found.model for found in self._watched})
+        unusable = {(one.model, one.version): one for one in listing.unusable}
+        bundles = {}
+        for found in sorted(listing.bundles, key=lambda one: (one.model, -int(one.version or 0))):
+            try:
+                bundles[found] = bundle_fingerprint(found.path)
+            except OSError as error:
+                reason = f"cannot be read: {error.strerror}"
+                unusable[found.model, found.version] = UnusablePath(
+                    found.model, found.version, reason, BundleError(f"{found.path} {reason}")
+                )
+        return _Look(bundles, unusable)
+
+    def _missing_versions(self, look: _Look) -> dict[tuple[str, str | None], UnusablePath]:
+        """Return the versions that a policy names and that are not there."""
+        there = {(one.model, one.version) for one in look.bundles} | look.unusable.keys()
+        numbered = {model for model, version in there if version is not None}
+        missing = {
+            (model, str(number))
+            for model in sorted(numbered)
+            for number in self._policies.of(model).named or ()
+            if (model, str(number)) not in there
+        }
+        return {
+            (model, number): UnusablePath(
+                model, number, "is not there", UsageError(f"model {model} has no version {number}")
+            )
+            for model, number in sorted(missing)
+        }
+
+    def _note_unusable(self, look: _Look) -> None:
+        """Tell clients and the log what cannot be opened, once two looks have found it so: it may be being copied."""
+        wanted = {
+            (model, version): one
+            for (model, version), one in look.unusable.items()
+            if version is None or self._is_wanted(FoundBundle(model, version, Path()), look)
+        }
+        unusable = wanted | self._missing_versions(look)
+        before = self._last_unusable
+        twice = {key: one for key, one in unusable.items() if key in before and before[key].seen == one.seen}
+        self._last_unusable = unusable
+        for (model, version), one in twice.items():
+            if self._logged_unusable.get((model, version)) != str(one.error):
+                facts = {} if version is None else {"version": version}
+                self._log_event("refused", level=logging.WARNING, model=model, **facts, error=str(one.error))
+        self._logged_unusable = {key: str(one.error) for key, one in twice.items()}
+        self._models.set_unusable({key: one.reason for key, one in twice.items()})
 
     async def _replace(self, found: FoundBundle, watched: WatchedModel) -> None:
         """Load and prove a changed bundle; where that fails, the version before goes on answering."""
@@ -180,16 +326,14 @@ class ModelWatcher:
                 return
             agreement: Agreement = await load_proved_version(model)
         except Exception as error:  # for example MemoryError: whatever it is, the version before goes on
-            if not isinstance(error, RegnetDeployError):
-                error = RegnetDeployError(f"{type(error).__name__}: {error}")
             if version != watched.refused:
                 self._forget_refused(found, watched)
-            watched.refused = version
-            self._refuse(found, version, error)
+            self._fail(found, watched, version, error)
         else:
+            watched.failures = 0
             before, watched.version = watched.version, version
             watched.digest, watched.content = model.digest, model.content
-            self._models.put(model)
+            self._models.put(model, agreement)
             self._remove_unless(found.model, before, version)
             self._forget_refused(found, watched)
             self._log_event(
@@ -202,15 +346,23 @@ class ModelWatcher:
                 max_abs_error=agreement.max_abs_error,
             )
 
-    def _refuse(self, found: FoundBundle, version: str, error: RegnetDeployError) -> None:
+    def _fail(self, found: FoundBundle, watched: WatchedModel, version: str, error: Exception) -> None:
+        """Refuse a version; where the reason may go away by itself, it is tried again, later and later."""
+        if _may_heal(error):
+            watched.failures += 1
+            watched.retry_in = min(2**watched.failures, _MOST_LOOKS)
+        if not isinstance(error, RegnetDeployError):
+            error = RegnetDeployError(f"{type(error).__name__}: {error}")
+        if version != watched.refused or str(error) != watched.error:  # else the log has it
+            self._log_event("refused", level=logging.WARNING, model=found.model, version=version, error=str(error))
+        watched.refused, watched.error = version, str(error)
         self._models.refuse(found.model, version, _public_reason(error))
-        self._log_event("refused", level=logging.WARNING, model=found.model, version=version, error=str(error))
 
     def _forget_refused(self, found: FoundBundle, watched: WatchedModel) -> None:
         """Remove the version that was refused in the place of the one that is served."""
         if watched.refused:
             self._remove_unless(found.model, watched.refused, watched.version)
-        watched.refused = ""
+        watched.refused = watched.error = ""
 
     def _remove_unless(self, model: str, version: str, other: str) -> None:
         """Remove a version unless it is ``other``."""
@@ -220,7 +372,10 @@ class ModelWatcher:
     def _open(self, found: FoundBundle, watched: WatchedModel) -> ModelVersion:
         def load(bundle: Bundle) -> ModelVersion:
             version = _number(found, watched, bundle)
-            return load_version(bundle, self._options, model=found.model, version=version, limits=self._limits)
+            policy = self._policies.of(found.model) if found.version else ALL_VERSIONS
+            return load_version(
+                bundle, self._options, model=found.model, version=version, policy=policy, limits=self._limits
+            )
 
         return read_bundle(found.path, load)
 
@@ -229,6 +384,13 @@ def _number(found: FoundBundle, watched: WatchedModel, bundle: Bundle) -> str:
     """Return the version of a bundle: that of its folder, else the next one where another network is served."""
     is_other = watched.digest and served_content(bundle) != watched.content
     return str(int(watched.version) + 1) if found.version is None and is_other else watched.version
+
+
+def _may_heal(error: Exception) -> bool:
+    """Return whether the same bundle may open later: it is half copied, or memory or the disk failed."""
+    if isinstance(error, RegnetDeployError):
+        return isinstance(error, BundleError) and not isinstance(error, MissingPart)
+    return True
 
 
 def _public_reason(error: RegnetDeployError) -> str:

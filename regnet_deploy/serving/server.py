@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,6 +34,7 @@ from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
 from regnet_deploy.serving.server_core import ServerCore
 from regnet_deploy.serving.tracing import open_tracing
+from regnet_deploy.serving.version_policy import VersionPolicies
 
 #: Seconds for which an idle connection is kept: longer than proxies in front of the server keep theirs.
 KEEP_ALIVE_S = 75
@@ -94,6 +95,8 @@ class ServerSettings:
         tls: files of the certificate chain and its private key (PEM); None: no TLS.
         decoders: processes that decode images; None: one for each core.
         poll_s: seconds between two looks for new versions; 0: none.
+        versions: which versions of the models are served; None: all.
+        ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
         linger_s: see :func:`serve`.
         drain_s: see :func:`serve`.
         log_format: of the log, on stderr.
@@ -115,6 +118,8 @@ class ServerSettings:
     tls: tuple[Path, Path] | None = None
     decoders: int | None = None
     poll_s: float = 5.0
+    versions: VersionPolicies | None = None
+    ready: str = "any"
     linger_s: float = 0.0
     drain_s: float = 30.0
     log_format: str = "text"
@@ -123,11 +128,12 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Check the settings; files and addresses are checked when the server starts."""
-        if not MODEL_NAME.match(self.name):
-            raise UsageError(
-                f"the model name {self.name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning "
-                "with '.'"
-            )
+        for name in (self.name, self.ready, *(self.versions.models if self.versions else ())):
+            if not MODEL_NAME.match(name):
+                raise UsageError(
+                    f"the model name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning "
+                    "with '.'"
+                )
         if self.token is not None:
             check_token(self.token)
         for name in ("port", "grpc_port", "metrics_port"):
@@ -191,6 +197,8 @@ def run_server(
             limits=settings.limits,
             decoders=settings.decoders,
             poll_s=settings.poll_s,
+            versions=settings.versions,
+            ready=settings.ready,
             log_event=log.event,
             observers=tuple(observers),
         )
@@ -304,6 +312,7 @@ class _Server(LimitedServer):
         self._drain_until: float | None = None
         self._announce = announce
         self._start: asyncio.Task[ServerReady] | None = None
+        self._unannounced: ServerReady | None = None
         self._other_servers: list[Any] = []
         self.log_filter = _CutOffFilter()
 
@@ -325,12 +334,12 @@ class _Server(LimitedServer):
             grpc = await start_grpc(self._core.service, host, wanted, token=listeners.token, tls=listeners.tls)
             self._other_servers.append(grpc)
             port = grpc.port
-        agreements = await self._core.start()
+        await self._core.start()
         url = url_of(listeners.http, "https" if listeners.tls else "http")
         metrics = f"{url}/metrics" if listeners.metrics_at_http else None
         if listeners.metrics is not None:
             metrics = f"{url_of(listeners.metrics)}/metrics"
-        return ServerReady(url, port, metrics, tuple(zip(self._core.opened, agreements, strict=True)))
+        return ServerReady(url, port, metrics, ())
 
     async def on_tick(self, counter: int) -> bool:
         """Move from one state to the next; called ten times a second, True ends the server."""
@@ -346,7 +355,11 @@ class _Server(LimitedServer):
             self._start = None
             if self._admission.state is ServerState.STARTING:
                 self._admission.state = ServerState.READY
-                self._announce(ready)
+                self._unannounced = ready
+        models = self._core.service.models
+        if self._unannounced is not None and models.all():  # a server without a model waits for one
+            self._announce(replace(self._unannounced, models=tuple(models.served())))
+            self._unannounced = None
         if self._stop.is_set() and self._drain_until is None:
             self._drain()
         if self._linger_until is not None and time.monotonic() > self._linger_until:

@@ -6,17 +6,18 @@ import asyncio
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
-from regnet_deploy.errors import ProofError
-from regnet_deploy.runtimes.golden_set import Agreement
+from regnet_deploy.errors import UsageError
 from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.model_registry import ModelRegistry
+from regnet_deploy.serving.model_repository import is_repository
 from regnet_deploy.serving.model_version import ModelVersion, ServeOptions, load_proved_version
 from regnet_deploy.serving.model_watcher import LogEvent, ModelWatcher
 from regnet_deploy.serving.request_record import Observer, notify_all
 from regnet_deploy.serving.service import Service
+from regnet_deploy.serving.version_policy import VersionPolicies
 
 #: Seconds after which the decoding of an image is given up and its process replaced.
 _DECODE_S = 10.0
@@ -41,6 +42,8 @@ class ServerCore:
         limits: Limits | None = None,
         decoders: int | None = None,
         poll_s: float = 5.0,
+        versions: VersionPolicies | None = None,
+        ready: str = "any",
         log_event: LogEvent = lambda event, **facts: None,
         observers: tuple[Observer, ...] = (),
     ) -> None:
@@ -53,19 +56,27 @@ class ServerCore:
             limits: what clients may ask for.
             decoders: processes that decode images; by default one for each core.
             poll_s: seconds between two looks for new versions; 0: none after the start.
+            versions: which versions of the models are served; by default all.
+            ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
             log_event: is called with what happens to the server.
             observers: get a record of each request, beside the metrics.
 
         Raises:
+            UsageError: ``ready`` names another model than that of a bundle, or ``versions`` are given for one.
             RegnetDeployError: nothing is there that can be served.
         """
+        if not is_repository(path):
+            if ready not in ("any", "all", name):
+                raise UsageError(f"--ready {ready}: {path} is a bundle, and its model is {name}; see --name")
+            if versions:
+                raise UsageError(f"--versions is for a folder of models; {path} is a bundle, which is one version")
         limits = limits or Limits()
-        models = ModelRegistry(self._retire)
+        models = ModelRegistry(self._retire, ready)
         self.log_event = log_event
-        self._watcher = ModelWatcher(path, name, options or ServeOptions(), limits, models, log_event)
-        self.opened: list[ModelVersion] = self._watcher.load()
-        for model in self.opened:
-            models.loading(model.name, model.version)
+        self._watcher = ModelWatcher(
+            path, name, options or ServeOptions(), limits, models, log_event, versions or VersionPolicies()
+        )
+        self.opened: list[ModelVersion] = self._watcher.load(may_wait=poll_s > 0)
         self._poll_s = poll_s
         pool = DecodePool(decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
@@ -73,33 +84,34 @@ class ServerCore:
         self.service = Service(models, admission, limits, pool, notify_all((self.metrics.observe, *observers)))
         self._watching: asyncio.Task[None] | None = None
 
-    async def start(self) -> list[Agreement]:
+    async def start(self) -> None:
         """Start processes and executors and replay every golden set; after that, requests can be accepted.
 
-        Returns the agreement of each of ``opened``; versions that disagree are removed from it.
+        Versions that disagree are removed from ``opened``; a version policy may have others opened in their place.
 
         Raises:
-            ProofError: no version of a model agrees with its golden set.
+            ProofError: no model agrees with its golden set.
             RegnetDeployError: the decoders do not start.
         """
         await self.service.decoders.start()
-        agreements: dict[ModelVersion, Agreement] = {}
-        refused: list[tuple[ModelVersion, ProofError]] = []
+        models = self.service.models
+        refused: list[tuple[ModelVersion, Exception]] = []
         for model in self.opened:
             try:
-                agreements[model] = await load_proved_version(model)
-            except ProofError as error:
+                agreement = await load_proved_version(model)
+            except Exception as error:  # whatever it is, the other models are served
                 refused.append((model, error))
                 continue
-            self.service.models.put(model)
-        for model, reason in refused:
-            if all(other.name != model.name for other in agreements):
-                raise reason
-            self._watcher.refuse(model, reason)
-        self.opened = list(agreements)
+            models.put(model, agreement)
+        if refused and (models.all() or self._watcher.has_others()):
+            for model, reason in refused:
+                self._watcher.refuse(model, reason)
+            await self._watcher.look()
+        if refused and not models.all():
+            raise refused[0][1]
+        self.opened = models.all()
         if self._poll_s > 0:
             self._watching = asyncio.ensure_future(self._watcher.watch(self._poll_s))
-        return list(agreements.values())
 
     async def stop(self) -> None:
         """Stop executors and processes."""

@@ -15,8 +15,8 @@ from onnx import TensorProto, helper
 
 from regnet_deploy.bundle import MANIFEST, StoredFile, open_bundle, update_bundle
 from regnet_deploy.bundle.reading import serialize
-from regnet_deploy.errors import BundleError, UsageError
-from regnet_deploy.serving.model_repository import find_bundles
+from regnet_deploy.errors import BundleError
+from regnet_deploy.serving.model_repository import RepositoryListing, list_repository
 from regnet_deploy.serving.model_version import load_version
 
 
@@ -111,10 +111,11 @@ def test_24c_a_link_is_as_good_as_its_bytes(exported_bundle: Path, tmp_path: Pat
 @pytest.mark.parametrize("name", ["a b", "a\nb", "a" * 129, "é", "a%2fb"])
 def test_24d_models_have_names_that_can_stand_in_a_url(tmp_path: Path, name: str):
     (tmp_path / name / "1").mkdir(parents=True)
-    assert find_bundles(tmp_path) == []  # lost+found of a volume, say
+    assert list_repository(tmp_path) == RepositoryListing()  # lost+found of a volume, say
     (tmp_path / name / "1" / MANIFEST).touch()
-    with pytest.raises(UsageError, match="is not a valid name of a model"):
-        find_bundles(tmp_path)
+    listing = list_repository(tmp_path)
+    assert listing.bundles == ()
+    assert listing.unusable[0].reason.startswith("is not a valid name of a model")
 
 
 def index(server: Any) -> dict[tuple[str, str], dict[str, str]]:

@@ -1,6 +1,7 @@
 """Versions that come, change, break and go while requests are answered; most looks are the test's own."""
 
 import asyncio
+import os
 import shutil
 import threading
 import time
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
-from regnet_deploy.errors import BundleError, ProofError
+from regnet_deploy.errors import BundleError, MissingPart, ProofError, UsageError
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.serving import model_watcher
 from regnet_deploy.serving.model_version import ServeOptions
 from regnet_deploy.serving.server_core import ServerCore
+from regnet_deploy.serving.version_policy import parse_version_policies
 from tests.conftest import tiny_onnx
 from tests.serving.conftest import LIMITS, Inside, Open
 
@@ -463,29 +465,184 @@ def test_a_version_that_is_replaced_by_a_bad_one_under_its_number_goes_on(inside
     assert told.take() == ["refused", "swapped"]
 
 
-def test_a_name_that_cannot_be_is_said_once_and_nothing_is_lost(inside: Open, models: Path, told: Told):
-    client = inside(models, log_event=told)
-    bad = Path(shutil.copytree(models / "cats" / "1", models / "c@ts" / "1"))
+def test_a_folder_with_an_odd_name_is_told_once_and_the_other_models_go_on(inside: Open, models: Path, told: Told):
+    client = inside(models, log_event=told, ready="all")
+    bad = Path(shutil.copytree(models / "cats", models / "cats (copy)"))
     looks(client, 3)
-    assert told.take() == ["unreadable"]
-    answers(client, "1", 1, CATS)
+    assert told.events == [
+        (
+            "refused",
+            {
+                "model": "cats (copy)",
+                "error": f"{bad} is not a valid name of a model: letters, digits, '.', '_' or '-', 128 at most, "
+                "not beginning with '.'",
+            },
+        )
+    ]
+    *_, entry = client.post("/v2/repository/index").json()
+    assert (entry["name"], entry["state"]) == ("cats (copy)", "UNAVAILABLE")
+    assert entry["reason"].startswith("is not a valid name of a model")
+    assert b'model_load_failed{model="cats (copy)",version=""} 1.0' in client.run(client.core.metrics.scrape())[0]
+    assert client.get("/v2/health/ready").json()["error"] == "1 of 3 models are not ready"
+    assert client.get(CATS + "/ready").status_code == 200
+    told.take()
+    shutil.copytree(models / "cats" / "1", models / "cats" / "2")
+    retrain(models / "dogs", 6)
+    looks(client)
+    answers(client, "2", 1, CATS)
+    answers(client, "2", 6, DOGS)
     shutil.rmtree(bad)
     looks(client)
-    assert told.take() == []
+    assert told.take() == ["swapped", "swapped"]
+    assert client.get("/v2/health/ready").status_code == 200
 
 
-def test_a_folder_that_cannot_be_read_does_not_end_the_looking(
+def cannot_be_read(path: Path) -> Callable[[], None]:
+    """Have every reading of a folder fail, also that of root; returns what mends it."""
+    moved = path.rename(path.with_name(f".{path.name}"))
+    path.symlink_to(path.name)  # a link to itself
+
+    def mend() -> None:
+        path.unlink()
+        moved.rename(path)
+
+    return mend
+
+
+def dangles(path: Path) -> Callable[[], None]:
+    """Have a folder be a link to what is gone, as where a volume is not mounted; returns what mends it."""
+    moved = path.rename(path.with_name(f".{path.name}"))
+    path.symlink_to("nowhere")
+
+    def mend() -> None:
+        path.unlink()
+        moved.rename(path)
+
+    return mend
+
+
+def is_a_file(path: Path) -> Callable[[], None]:
+    moved = path.rename(path.with_name(f".{path.name}"))
+    path.write_text("a file")
+
+    def mend() -> None:
+        path.unlink()
+        moved.rename(path)
+
+    return mend
+
+
+@pytest.mark.parametrize("spoil", [cannot_be_read, dangles, is_a_file])
+@pytest.mark.parametrize(("where", "name"), [("cats", "cats"), ("cats/1", "cats"), ("dogs", "dogs")])
+def test_a_model_whose_folder_becomes_ill_goes_on_with_its_last_version(
+    inside: Open, models: Path, told: Told, spoil: Callable[[Path], Callable[[], None]], where: str, name: str
+):
+    client = inside(models, log_event=told, ready="all")
+    mend = spoil(models / where)
+    looks(client, 4)
+    answers(client, "1", {"cats": 1, "dogs": 5}[name], f"/v2/models/{name}")
+    assert told.take() == ["refused"]
+    (entry,) = (entry for entry in client.post("/v2/repository/index").json() if entry["name"] == name)
+    assert entry["state"] == "READY"
+    assert entry["reason"].startswith("still serves the version before: ")
+    assert str(models) not in entry["reason"]
+    metrics = client.run(client.core.metrics.scrape())[0].decode()
+    assert f'model_load_failed{{model="{name}",version="1"}} 1.0' in metrics
+    assert f'model_ready{{model="{name}",version="1"}} 1.0' in metrics
+    assert client.get("/v2/health/ready").status_code == 200
+    other = {"cats": "dogs", "dogs": "cats/1"}[name]
+    retrain(models / other, 9)
+    looks(client)
+    answers(client, {"cats": "2", "dogs": "1"}[name], 9, f"/v2/models/{other.split('/')[0]}")
+    mend()
+    looks(client)
+    assert {entry["reason"] for entry in client.post("/v2/repository/index").json()} == {""}
+    assert told.take() == ["swapped"]
+
+
+def test_a_bundle_with_a_link_to_nothing_beside_its_files_is_watched(inside: Open, models: Path, told: Told):
+    client = inside(models, log_event=told)
+    (models / "dogs" / ".#lock").symlink_to("user@host.1234:1700000000")  # as an editor makes it
+    retrain(models / "dogs", 6)
+    looks(client)
+    answers(client, "2", 6, DOGS)
+
+
+def test_permissions_that_are_mended_have_a_refused_version_tried_again(
+    inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    client = inside(models, log_event=told)
+    new = Path(shutil.copytree(models / "cats" / "1", models / "cats" / "2"))
+    closed = open_bundle(new).stored_path("onnx-fp32.onnx")
+    closed.chmod(0)
+    opened = os.open
+
+    def refuses(path: Any, *arguments: Any, **options: Any) -> int:
+        if Path(path) == closed and not closed.stat().st_mode & 0o777:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refuses)
+    looks(client)
+    assert [name for name, _ in told.events] == ["refused"]
+    assert "Permission denied" in told.events[0][1]["error"]
+    told.take()
+    closed.chmod(0o644)
+    looks(client)
+    assert told.take() == ["swapped"]
+    answers(client, "2", 1, CATS)
+
+
+@pytest.mark.parametrize("error", [MemoryError("8 GB"), OSError(5, "Input/output error")])
+def test_what_failed_for_a_reason_outside_the_bundle_is_tried_again_and_logged_once(
+    inside: Open, exported_bundle: Path, told: Told, monkeypatch: pytest.MonkeyPatch, error: Exception
+):
+    client = inside(log_event=told)
+    tries = []
+
+    def fails(*arguments: Any, **options: Any) -> Any:
+        tries.append(arguments)
+        raise error
+
+    retrain(exported_bundle, 2)
+    monkeypatch.setattr(model_watcher, "load_version", fails)
+    looks(client, 16)
+    assert len(tries) == 4  # at looks 2, 4, 8 and 16: later and later
+    assert told.take() == ["refused"]
+    assert states(client) == [("regnet", "1", "READY"), ("regnet", "2", "UNAVAILABLE")]
+    monkeypatch.undo()
+    looks(client, 16)
+    answers(client, "2", 2)
+
+
+def test_a_folder_of_models_that_cannot_be_read_does_not_end_the_looking(
     inside: Open, models: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ):
     client = inside(models, log_event=told, poll_s=0.01)
     monkeypatch.setattr(
-        model_watcher, "find_bundles", lambda path: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+        model_watcher, "list_repository", lambda *arguments: (_ for _ in ()).throw(OSError(5, "Input/output error"))
     )
     until(lambda: bool(told.events))
     assert told.take() == ["unreadable"]
     monkeypatch.undo()
     retrain(models / "dogs", 6)
     until(lambda: ask(client, DOGS)[1] == "2")
+
+
+def test_the_last_version_stays_while_the_one_in_its_place_is_ill(inside: Open, models: Path, told: Told):
+    client = inside(models, log_event=told)
+    source = shutil.copytree(models / "cats" / "1", models.parent / "source")
+    shutil.copytree(source, models / "cats" / "2")
+    break_(models / "cats" / "2")
+    shutil.rmtree(models / "cats" / "1")
+    looks(client, 4)
+    answers(client, "1", 1, CATS)
+    shutil.rmtree(models / "cats" / "2")
+    shutil.copytree(source, models / "cats" / "2")
+    looks(client, 3)
+    answers(client, "2", 1, CATS)
+    assert states(client)[0] == ("cats", "2", "READY")
+    assert ask(client, CATS + "/versions/1")[0] == 404
 
 
 def test_a_bundle_that_becomes_a_folder_of_versions_and_back_answers_all_the_while(
@@ -560,14 +717,128 @@ def test_a_version_that_does_not_open_or_agree_at_the_start_leaves_the_others_of
     answers(client, "3", 6, CATS + "/versions/3")
 
 
-def test_a_model_without_a_version_that_opens_ends_the_start(models: Path):
-    break_(models / "cats" / "1")
-    with pytest.raises(BundleError, match=r"cats/1/onnx-fp32.* is damaged"):
+def half_copied(models: Path) -> None:
+    source = models / "cats" / "1"
+    (models / "half" / "1").mkdir(parents=True)
+    shutil.copy2(source / MANIFEST, models / "half" / "1")
+
+
+def without_its_manifest(models: Path) -> None:
+    shutil.copytree(models / "cats" / "1", models / "half" / "1")
+    (models / "half" / "1" / MANIFEST).unlink()
+
+
+def cut_off(models: Path) -> None:
+    shutil.copytree(models / "cats" / "1", models / "half" / "1")
+    manifest = models / "half" / "1" / MANIFEST
+    manifest.write_bytes(manifest.read_bytes()[:100])
+
+
+def disagrees(models: Path) -> None:
+    retrain(Path(shutil.copytree(models / "cats" / "1", models / "half" / "1")), 2, error=0.5)
+
+
+def not_exported(models: Path) -> None:
+    bundle = Path(shutil.copytree(models / "cats" / "1", models / "half" / "1"))
+    update_bundle(bundle, {}, drop=("variants", "onnx-fp32.onnx", "onnx-fp32-uint8.onnx"))
+
+
+def link_to_nothing(models: Path) -> None:
+    (models / "half").mkdir()
+    (models / "half" / "1").symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "spoil", [half_copied, without_its_manifest, cut_off, disagrees, not_exported, link_to_nothing]
+)
+def test_a_model_that_is_ill_at_the_start_leaves_the_others_and_is_served_when_it_heals(
+    inside: Open, models: Path, told: Told, spoil: Callable[[Path], None]
+):
+    spoil(models)
+    client = inside(models, log_event=told, ready="all")
+    assert [name for name, _ in told.events] == ["refused"]
+    assert (told.events[0][1]["model"], told.events[0][1]["version"]) == ("half", "1")
+    told.take()
+    answers(client, "1", 1, CATS)
+    answers(client, "1", 5, DOGS)
+    assert states(client)[-1] == ("half", "1", "UNAVAILABLE")
+    assert client.post("/v2/repository/index").json()[-1]["reason"]
+    assert ask(client, "/v2/models/half")[0] == 503
+    assert client.get("/v2/models/half/ready").status_code == 503
+    assert client.get("/v2/health/ready").status_code == 503
+    assert b'model_ready{model="half",version="1"} 0.0' in client.run(client.core.metrics.scrape())[0]
+    assert b"regnet_deploy_ready 0.0" in client.run(client.core.metrics.scrape())[0]
+    looks(client, 4)
+    assert told.take() == []
+    if (models / "half" / "1").is_symlink():
+        (models / "half" / "1").unlink()
+    shutil.copytree(models / "cats" / "1", models / "half" / "1", dirs_exist_ok=True)
+    for stale in {path.name for path in (models / "half" / "1").iterdir()} - {
+        path.name for path in (models / "cats" / "1").iterdir()
+    }:
+        (models / "half" / "1" / stale).unlink()
+    looks(client)
+    answers(client, "1", 1, "/v2/models/half")
+    assert told.take() == ["swapped"]
+    assert client.get("/v2/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("ready", "before", "after"), [("any", 200, 200), ("all", 503, 200), ("cats", 200, 200), ("half", 503, 200)]
+)
+def test_the_policy_says_which_models_must_answer(inside: Open, models: Path, ready: str, before: int, after: int):
+    half_copied(models)
+    client = inside(models, ready=ready)
+    assert client.get("/v2/health/ready").status_code == before
+    assert client.get("/v2/health/live").status_code == 200
+    assert client.get(CATS + "/ready").status_code == 200
+    shutil.copytree(models / "cats" / "1", models / "half" / "1", dirs_exist_ok=True)
+    looks(client)
+    assert client.get("/v2/health/ready").status_code == after
+
+
+def test_a_new_model_makes_a_server_that_waits_for_all_unready_only_once_it_is_refused(inside: Open, models: Path):
+    client = inside(models, ready="all")
+    (models / "birds").mkdir()
+    (models / "birds" / "1").mkdir()
+    for path in sorted((models / "cats" / "1").iterdir(), key=lambda path: path.name == MANIFEST):
+        shutil.copy2(path, models / "birds" / "1")
+        looks(client, 1)
+        assert client.get("/v2/health/ready").status_code == 200
+    looks(client)
+    assert client.get("/v2/models/birds/ready").status_code == 200
+    shutil.copytree(models / "cats", models / "fish")
+    break_(models / "fish" / "1")
+    looks(client)
+    assert client.get("/v2/health/ready").status_code == 503
+
+
+def test_a_server_whose_only_model_is_half_copied_waits_for_it(inside: Open, models: Path, told: Told):
+    half_copied(models)
+    source = (models / "cats").rename(models.parent / "source")
+    shutil.rmtree(models / "dogs")
+    with pytest.raises(BundleError, match="half/1"):
+        ServerCore(models, limits=LIMITS, poll_s=0)  # there would be no second look
+    client = inside(models, log_event=told, poll_s=0.01)
+    assert told.events[-1][0] == "waiting"
+    assert client.get("/v2/health/ready").json() == {"ready": False, "error": "no model is ready"}
+    assert client.get("/v2/health/live").status_code == 200
+    assert ask(client, "/v2/models/half")[0] == 503
+    shutil.copytree(source / "1", models / "half" / "1", dirs_exist_ok=True)
+    until(lambda: client.get("/v2/health/ready").status_code == 200)
+    answers(client, "1", 1, "/v2/models/half")
+
+
+def test_a_start_with_models_that_cannot_be_served_ends_with_the_first_reason(models: Path):
+    for bundle in (models / "cats" / "1", models / "dogs"):
+        update_bundle(bundle, {}, drop=("variants", "onnx-fp32.onnx", "onnx-fp32-uint8.onnx"))
+    with pytest.raises(MissingPart, match=r"cats/1 has no .*export --onnx"):
         ServerCore(models, limits=LIMITS)
 
 
-def test_a_model_without_a_version_that_agrees_ends_the_start(models: Path):
+def test_a_start_with_models_that_disagree_ends(models: Path):
     retrain(models / "cats" / "1", 2, error=0.5)
+    retrain(models / "dogs", 2, error=0.5)
 
     async def start() -> None:
         core = ServerCore(models, limits=LIMITS, decoders=1, options=ServeOptions(variant="onnx-fp32"))
@@ -580,6 +851,100 @@ def test_a_model_without_a_version_that_agrees_ends_the_start(models: Path):
     with pytest.raises(ProofError, match="does not agree"):
         asyncio.run(start())
     until(lambda: threading.active_count() <= before)
+
+
+# Policies of versions
+
+
+def with_versions(models: Path, *versions: int) -> None:
+    """Have versions of ``cats``; the network of each has its number as its seed."""
+    for version in versions:
+        target = Path(shutil.copytree(models.parent / "source", models / "cats" / str(version)))
+        retrain(target, version)
+
+
+@pytest.fixture
+def versions(models: Path) -> Path:
+    """A repository: ``cats`` in versions 1, 2 and 3."""
+    shutil.rmtree(models / "dogs")
+    (models / "cats" / "1").rename(models.parent / "source")
+    with_versions(models, 1, 2, 3)
+    return models
+
+
+def served(client: Inside) -> list[str]:
+    return client.core.service.models.versions("cats")
+
+
+@pytest.mark.parametrize(
+    ("policy", "numbers", "config"),
+    [
+        ("all", ["1", "2", "3"], {"all": {}}),
+        ("latest", ["3"], {"latest": {"num_versions": 1}}),
+        ("latest:2", ["2", "3"], {"latest": {"num_versions": 2}}),
+        ("latest:9", ["1", "2", "3"], {"latest": {"num_versions": 9}}),
+        ("3,1", ["1", "3"], {"specific": {"versions": [1, 3]}}),
+        ("cats=2", ["2"], {"specific": {"versions": [2]}}),
+        ("dogs=2", ["1", "2", "3"], {"all": {}}),
+    ],
+)
+def test_a_policy_says_which_versions_are_served(
+    inside: Open, versions: Path, policy: str, numbers: list[str], config: dict[str, Any]
+):
+    client = inside(versions, versions=parse_version_policies([policy]))
+    looks(client)
+    assert served(client) == numbers
+    assert [version for _, version, _ in states(client)] == numbers
+    assert client.get(CATS + "/config").json()["version_policy"] == config
+    answers(client, numbers[-1], int(numbers[-1]), CATS)
+
+
+def test_the_newest_versions_follow_what_comes_and_goes(inside: Open, versions: Path, told: Told):
+    client = inside(versions, log_event=told, versions=parse_version_policies(["latest:2"]))
+    with_versions(versions, 4)
+    looks(client)
+    assert served(client) == ["3", "4"]
+    assert told.events[-1] == ("removed", {"model": "cats", "version": "2", "reason": "version policy"})
+    assert ask(client, CATS + "/versions/2")[0] == 404
+    shutil.rmtree(versions / "cats" / "4")  # a rollback
+    looks(client)
+    assert served(client) == ["2", "3"]
+    answers(client, "3", 3, CATS)
+    answers(client, "2", 2, CATS + "/versions/2")
+
+
+@pytest.mark.parametrize("spoil", [break_, lambda bundle: retrain(bundle, 9, error=0.5)])
+def test_a_newest_version_that_is_ill_leaves_the_one_before_in_its_place(
+    inside: Open, versions: Path, told: Told, spoil: Callable[[Path], None]
+):
+    spoil(versions / "cats" / "3")
+    client = inside(versions, log_event=told, versions=parse_version_policies(["latest"]))
+    assert served(client) == ["2"]
+    assert states(client) == [("cats", "2", "READY"), ("cats", "3", "UNAVAILABLE")]
+    shutil.rmtree(versions / "cats" / "3")
+    with_versions(versions, 3)
+    looks(client, 3)
+    assert states(client) == [("cats", "3", "READY")]
+    with_versions(versions, 4)
+    spoil(versions / "cats" / "4")
+    looks(client, 3)
+    assert states(client) == [("cats", "3", "READY"), ("cats", "4", "UNAVAILABLE")]
+    answers(client, "3", 3, CATS)
+
+
+def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path, told: Told):
+    client = inside(versions, log_event=told, versions=parse_version_policies(["cats=2,7"]))
+    assert told.events == [("refused", {"model": "cats", "version": "7", "error": "model cats has no version 7"})]
+    assert states(client) == [("cats", "2", "READY"), ("cats", "7", "UNAVAILABLE")]
+    assert ask(client, CATS + "/versions/7")[0] == 503
+    with_versions(versions, 7)
+    looks(client)
+    answers(client, "7", 7, CATS)
+    shutil.rmtree(versions / "cats" / "7")
+    looks(client)
+    assert states(client) == [("cats", "2", "READY"), ("cats", "7", "UNAVAILABLE")]
+    with pytest.raises(UsageError, match="model cats has no version 8"):
+        ServerCore(versions, limits=LIMITS, versions=parse_version_policies(["8"]))
 
 
 def test_a_folder_without_a_bundle_names_what_makes_one(tmp_path: Path):

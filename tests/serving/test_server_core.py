@@ -56,8 +56,9 @@ def test_it_starts_proves_answers_and_leaves_no_thread_and_no_process_behind(exp
         assert core.service.admission.state is ServerState.STARTING
         assert core.service.models.index()[0]["state"] == "LOADING"
         assert not core.service.models.ready()
-        (agreement,) = await core.start()
-        assert agreement.passed
+        await core.start()
+        ((model, agreement),) = core.service.models.served()
+        assert (model.name, agreement.passed) == ("regnet", True)
         assert core.service.models.ready()
         pids = core.service.decoders.pids
         assert len(pids) == 2
