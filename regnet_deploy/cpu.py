@@ -1,4 +1,4 @@
-"""The CPU: its model and instructions as the kernel lists them, and how many cores this process may use."""
+"""The CPU: its model and instructions as the kernel lists them, and how many cores and how much memory may be used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import platform
 import sys
 from pathlib import Path
+
+from regnet_deploy.cgroup import cpu_quota, memory_limit
 
 _CPUINFO = Path("/proc/cpuinfo")
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
@@ -28,10 +30,17 @@ def cpu_flags() -> frozenset[str]:
 
 
 def available_cores() -> int:
-    """Return how many physical cores this process may use: those of its affinity, at most the quota of its cgroup."""
+    """Return how many physical cores this process may use: those of its affinity, at most the quota of its cgroups."""
     cpus = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
     cores = {_text(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
-    return max(1, math.ceil(min(len(cores), _cgroup_quota())))
+    return max(1, math.ceil(min(len(cores), cpu_quota(_text))))
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory this process may use: those of the machine, at most the limit of its cgroups."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = memory_limit(_text)
+    return total if limit is None else min(total, limit)
 
 
 def cpu_has_bf16() -> bool:
@@ -74,15 +83,6 @@ def _first_cpu() -> dict[str, str]:
         key, _, value = line.partition(":")
         facts.setdefault(key.strip(), value.strip())
     return facts
-
-
-def _cgroup_quota() -> float:
-    """Return how many cores' time the cgroup may use; infinity without a limit."""
-    quota, _, period = (_text("/sys/fs/cgroup/cpu.max") or "max").partition(" ")  # version 2
-    if quota == "max":
-        quota = _text("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") or "-1"  # version 1
-        period = _text("/sys/fs/cgroup/cpu/cpu.cfs_period_us") or "100000"
-    return int(quota) / int(period) if int(quota) > 0 else math.inf
 
 
 def _text(path: str | Path) -> str | None:

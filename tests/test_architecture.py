@@ -103,6 +103,7 @@ NEVER_AT_THE_TOP = {
 #: Modules that every package may import.
 SHARED = {
     "bundle",
+    "cgroup",
     "cpu",
     "durable_files",
     "errors",

@@ -104,3 +104,13 @@ def test_bf16_is_one_of_the_flags(put_cpu, text, native):
 def test_this_machine_can_be_described():
     assert platform.machine() in cpu.describe_int8_support()
     assert "\n" not in cpu.describe_int8_support()
+
+
+def test_memory_is_that_of_the_machine_or_of_its_cgroups(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cpu, "_text", lambda path: None)
+    machine = cpu.available_memory()
+    assert machine > 2**28
+    monkeypatch.setattr(cpu, "_text", {"/sys/fs/cgroup/memory.max": str(2**28)}.get)
+    assert cpu.available_memory() == 2**28
+    monkeypatch.setattr(cpu, "_text", {"/sys/fs/cgroup/memory.max": str(2**60)}.get)
+    assert cpu.available_memory() == machine

@@ -13,7 +13,7 @@ from typing import Any
 
 from regnet_deploy import __version__
 from regnet_deploy.bundle.measurements import Machine
-from regnet_deploy.cpu import available_cores, cpu_model
+from regnet_deploy.cpu import available_cores, available_memory, cpu_model
 
 #: Distributions whose version can change a result.
 LIBRARIES = (
@@ -41,7 +41,7 @@ def describe_machine() -> Machine:
     return Machine(
         cpu=cpu_model(),
         cores=available_cores(),
-        memory_bytes=_memory_bytes(),
+        memory_bytes=available_memory(),
         system=_system(),
         python=platform.python_version(),
         gpus=_gpus(),
@@ -88,12 +88,6 @@ def _versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return installed
-
-
-def _memory_bytes() -> int:
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = (*_lines("/sys/fs/cgroup/memory.max"), *_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-    return min([total, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def _system() -> str:

@@ -65,6 +65,18 @@ class RepositoryListing:
     unusable: tuple[UnusablePath, ...] = ()
 
 
+def check_model_name(name: str) -> None:
+    """Check what a model is to be called.
+
+    Raises:
+        UsageError: it cannot stand in a URL, a metric or a log.
+    """
+    if not MODEL_NAME.match(name):
+        raise UsageError(
+            f"the model name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning with '.'"
+        )
+
+
 def is_repository(path: str | Path) -> bool:
     """Return whether a path is a folder that is not a bundle."""
     return os.path.isdir(path) and not os.path.exists(Path(path) / MANIFEST)

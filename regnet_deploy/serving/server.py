@@ -28,7 +28,7 @@ from regnet_deploy.serving.connection_limits import ConnectionLimits
 from regnet_deploy.serving.limited_server import LimitedServer, ServerConfig
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.listeners import Listeners, bind, check_tls, is_loopback, url_of
-from regnet_deploy.serving.model_repository import MODEL_NAME
+from regnet_deploy.serving.model_repository import check_model_name
 from regnet_deploy.serving.model_version import ModelVersion, ServeOptions
 from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
@@ -75,8 +75,8 @@ class ServerReady:
             }
             for model, agreement in self.models
         ]
-        first = models[0] if models else {}
-        return {"url": self.url, "grpc_port": self.grpc_port, "metrics": self.metrics_url, **first, "models": models}
+        facts = {"url": self.url, "grpc_port": self.grpc_port, "metrics": self.metrics_url}
+        return {**facts, **(models[0] if models else {}), "models": models}
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,9 @@ class ServerSettings:
         tls: files of the certificate chain and its private key (PEM); None: no TLS.
         decoders: processes that decode images; None: one for each core.
         poll_s: seconds between two looks for new versions; 0: none.
-        versions: which versions of the models are served; None: all.
+        versions: which are served; None: all.
         ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
-        linger_s: see :func:`serve`.
-        drain_s: see :func:`serve`.
+        linger_s, drain_s: see :func:`serve`.
         log_format: of the log, on stderr.
         log_requests: log every request, not only those that the server failed.
         trace_url: of an OpenTelemetry collector; None: no traces.
@@ -129,11 +128,7 @@ class ServerSettings:
     def __post_init__(self) -> None:
         """Check the settings; files and addresses are checked when the server starts."""
         for name in (self.name, self.ready, *(self.versions.models if self.versions else ())):
-            if not MODEL_NAME.match(name):
-                raise UsageError(
-                    f"the model name {name!r} must be letters, digits, '.', '_' or '-', 128 at most, not beginning "
-                    "with '.'"
-                )
+            check_model_name(name)
         if self.token is not None:
             check_token(self.token)
         for name in ("port", "grpc_port", "metrics_port"):
@@ -164,9 +159,7 @@ def run_server(
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
-        MissingExtra: gRPC or tracing is not installed.
-        UsageError: the TLS files cannot be used.
-        RegnetDeployError: the server cannot start, or requests had to be cut off.
+        RegnetDeployError: the server cannot start (no gRPC, TLS files, ...), or requests had to be cut off.
     """
     if settings.grpc_port is not None:
         require("grpc", "grpc")
@@ -345,7 +338,7 @@ class _Server(LimitedServer):
         """Move from one state to the next; called ten times a second, True ends the server."""
         if self._start is not None and self._start.done():
             try:
-                ready = self._start.result()
+                self._unannounced = self._start.result()
             except RegnetDeployError as error:
                 self.failure = error
                 return True
@@ -355,10 +348,9 @@ class _Server(LimitedServer):
             self._start = None
             if self._admission.state is ServerState.STARTING:
                 self._admission.state = ServerState.READY
-                self._unannounced = ready
-        models = self._core.service.models
-        if self._unannounced is not None and models.all():  # a server without a model waits for one
-            self._announce(replace(self._unannounced, models=tuple(models.served())))
+        ready, models = self._unannounced, self._core.service.models
+        if ready is not None and models.all() and self._admission.state is ServerState.READY:
+            self._announce(replace(ready, models=tuple(models.served())))
             self._unannounced = None
         if self._stop.is_set() and self._drain_until is None:
             self._drain()

@@ -74,12 +74,12 @@ def parse_version_policies(texts: Iterable[str]) -> VersionPolicies:
 
 def _parse(text: str, policy: str) -> VersionPolicy:
     latest = _LATEST.match(policy)
-    if latest is not None:
-        return VersionPolicy(latest=int(latest[2] or 1))
-    if _VERSIONS.match(policy):
-        return VersionPolicy(named=tuple(sorted({int(number) for number in policy.split(",")})))
-    if policy != "all" or text.startswith("="):
+    if text.startswith("=") or not (policy == "all" or latest or _VERSIONS.match(policy)):
         raise UsageError(
             f"--versions must be all, latest:N or versions such as 3,5, or MODEL= and one of these, not {text[:80]!r}"
         )
-    return ALL_VERSIONS
+    if policy == "all":
+        return ALL_VERSIONS
+    if latest:
+        return VersionPolicy(latest=int(latest[2] or 1))
+    return VersionPolicy(named=tuple(sorted({int(number) for number in policy.split(",")})))

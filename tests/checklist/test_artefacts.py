@@ -158,7 +158,7 @@ def test_25_a_spoiled_version_is_refused_while_the_one_before_serves(
         beside.rename(models / "alpha" / "2")
         path = spoil(models / "beta")
         tools.wait_until(lambda: index(server).get(("alpha", "2"), {}).get("state") == "UNAVAILABLE")
-        tools.wait_until(lambda: index(server).get(("beta", "2"), {}).get("state") == "UNAVAILABLE")
+        tools.wait_until(lambda: index(server)["beta", "1"]["reason"] != "")
         found = index(server)
         assert found["alpha", "1"]["state"] == found["beta", "1"]["state"] == "READY"
         assert str(tmp_path) not in json.dumps(list(found.values()))
@@ -172,7 +172,7 @@ def test_25_a_spoiled_version_is_refused_while_the_one_before_serves(
         tools.wait_until(lambda: index(server)["alpha", "2"]["state"] == "READY")
         assert server.post("/v2/models/alpha/infer", body).json["model_version"] == "2"
         spoil(path.parent)
-        tools.wait_until(lambda: ("beta", "2") not in index(server))
+        tools.wait_until(lambda: index(server)["beta", "1"]["reason"] == "")
     finally:
         stop.set()
         asking.join()
