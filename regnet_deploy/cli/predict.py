@@ -35,7 +35,7 @@ def command(
     runtime: Any,
     as_json: bool,
 ) -> None:
-    """Classify images: files, or every file in a folder.
+    """Classify images: files, or every image in a folder and its subfolders.
 
     Runs an exported variant, or the weights in PyTorch if nothing is exported yet. The first argument is the bundle,
     unless it is an image or a folder of images. If an image cannot be read, its error is shown, the other images are
@@ -46,8 +46,9 @@ def command(
       regnet-deploy predict regnet-bundle cat.jpg dog.png
       regnet-deploy predict cat.jpg -k 1 --json
     """
+    from regnet_deploy.images.dataset_summary import left_out_lines
     from regnet_deploy.images.decode import SUFFIXES
-    from regnet_deploy.runtimes.classifier import image_files
+    from regnet_deploy.runtimes.classifier import find_image_files
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
     folder_of_images = os.path.isdir(paths[0]) and not os.path.exists(paths[0] / MANIFEST)
@@ -60,7 +61,10 @@ def command(
     if not given:
         open_bundle(bundle_path)
         raise UsageError(f"no images given: regnet-deploy predict {bundle_path} IMAGE...")
-    files = image_files(given)
+    found = find_image_files(given)
+    files = found.files
+    for line in left_out_lines("left out", found.left_out):
+        print_message(line)
 
     classifier = open_classifier(bundle_path, variant=variant, device=device, runtime=runtime, threads=threads)
     session = classifier.session

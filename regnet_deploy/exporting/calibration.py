@@ -34,7 +34,8 @@ from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
 from regnet_deploy.exporting.validation import ValidationSet
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
-from regnet_deploy.images.decode import SUFFIXES, ImageError
+from regnet_deploy.images.decode import FORMATS, ImageError
+from regnet_deploy.images.folder_files import entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import replay
@@ -246,15 +247,9 @@ def _ordered(
 
 def _images_without_classes(root: Path) -> list[str] | None:
     """Return the names of the images in a folder; None if it contains folders or does not exist."""
-    try:
-        entries = [entry for entry in os.scandir(root) if not entry.name.startswith(".")]
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.isdir(root) or entries(root).folders:
         return None
-    except OSError as error:
-        raise DataError(f"cannot read {root}: {error.strerror}") from None
-    if any(entry.is_dir() for entry in entries):
-        return None
-    return sorted(entry.name for entry in entries if Path(entry.name).suffix.lower() in SUFFIXES)
+    return image_files(root).files
 
 
 def _skip_reason(
@@ -267,7 +262,7 @@ def _skip_reason(
 def _too_few(
     root: Path, description: str, files: int, usable: int, skipped: Mapping[str, int], unusable: dict[str, str]
 ) -> str:
-    what = f"images ({', '.join(sorted(SUFFIXES))})" if description == USER else description
+    what = f"images ({', '.join(FORMATS)})" if description == USER else description
     details = [f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in skipped.items()]
     if unusable:
         path, reason = next(iter(unusable.items()))

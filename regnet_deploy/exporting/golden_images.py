@@ -17,7 +17,8 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
-from regnet_deploy.images.decode import SUFFIXES
+from regnet_deploy.images.decode import FORMATS
+from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE as WEIGHTS
@@ -162,10 +163,10 @@ def _files(given: Sequence[Path]) -> list[tuple[Path, bool]]:
         if not os.path.isdir(path):  # False where Path.is_dir would raise: name too long, no permission
             found.append((path, True))
             continue
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and os.path.isfile(file)]
+        inside = image_files(path).files
         if not inside:
-            raise DataError(f"--images {path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
-        found += [(file, False) for file in inside]
+            raise DataError(f"--images {path}: no images in this folder ({', '.join(FORMATS)})")
+        found += [(path / name, False) for name in inside]
     return found
 
 

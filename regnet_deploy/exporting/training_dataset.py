@@ -19,7 +19,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.training import TrainingData
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
-from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images
+from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images, spelled_as
 from regnet_deploy.images.decode import ImageError
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import ImageSource
@@ -46,7 +46,7 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
             images and is not the training folder, so that the held-out images are not known.
         MissingPart: the bundle is not trained.
     """
-    listing = list_images(source)
+    listing = spelled_as(list_images(source), bundle.labels)
     _ensure_classes(listing, bundle.labels)
     training = bundle.manifest.training if listing.val else bundle.training
     rejected = training.data.rejected if training else {}

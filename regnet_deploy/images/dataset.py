@@ -1,28 +1,29 @@
 """Datasets from folders of images: classes, usable images, and the split into training and validation images.
 
-Two layouts are read: ``train/`` and ``val/`` (or ``valid``, ``validation``) with a folder per class in each, or class
-folders alone, of which a share is held out. Names that start with a dot are ignored. ``test/`` is never read: the best
-epoch is chosen on the validation images, so a result on the same images would not be a test.
+Two layouts are read: ``train/`` and ``val/``, or other usual names, with a folder per class in each
+(:mod:`regnet_deploy.images.layout`); or class folders alone, of which a share is held out. ``test/`` is never read: the
+best epoch is chosen on the validation images, so a result on the same images would not be a test.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from regnet_deploy.errors import DataError
+from regnet_deploy.images.findings import dataset_findings
+from regnet_deploy.images.folder_files import entries, files_below
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import FolderSource, ImageSource
+from regnet_deploy.images.layout import ensure_no_splits_in_classes, find_layout
 
-TRAIN = "train"
-#: Folder names that stand for validation beside ``train``, the first that is there.
-VAL = ("val", "valid", "validation")
 DEFAULT_VAL_SPLIT = 0.1
 
 
@@ -34,15 +35,15 @@ class ImageListing:
         source: the images of all classes, of ``train`` and then of ``val``.
         train: class name -> names of its training images in ``source``, sorted.
         val: the same for validation images; None if a share of ``train`` is to be held out.
-        stray: files outside the class folders.
-        ignored: folders that are neither for training nor for validation.
+        left_out: files, and folders with ``/`` at their end, that are not used -> reason.
+        notes: what to say of the reading of the folder, a sentence each.
     """
 
     source: ImageSource
     train: Mapping[str, tuple[str, ...]]
     val: Mapping[str, tuple[str, ...]] | None
-    stray: tuple[str, ...]
-    ignored: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
@@ -103,32 +104,57 @@ def list_images(root: str | Path) -> ImageListing:
     """Find the class folders in ``root`` and all files below them.
 
     Raises:
-        DataError: no such folder, no class folders, classes for validation alone, or a folder that cannot be read.
+        DataError: no such folder, no class folders, names that can be read in two ways, classes for validation alone,
+            or a folder that cannot be read.
     """
     folder = Path(root).absolute()  # loading processes on other machines start in other folders
     if not os.path.isdir(folder):
         state = "is a file" if os.path.exists(folder) else "does not exist"
         raise DataError(f"no image folder at {folder}: it {state}")
-    folders = {name.lower(): name for name in _folders(folder)}
-    if TRAIN not in folders or _is_class(folder, folders):
-        train, stray = _classes(folder, "")
-        return _listing(folder, _some(train, folder), None, stray)
-    train, stray = _classes(folder, folders[TRAIN])
-    _some(train, folder / folders[TRAIN])
-    found = next((folders[name] for name in VAL if name in folders), None)
-    if found is None:
-        return _listing(folder, train, None, stray, _beside(folders, folders[TRAIN]))
-    val, stray_val = _classes(folder, found)
-    _some(val, folder / found)
+    layout = find_layout(folder, entries(folder).folders)
+    train, left_out = _classes(folder, layout.train)
+    if layout.train:
+        left_out |= entries(folder).left_out
+        left_out |= {f"{name}/": "neither for training nor for validation" for name in layout.unused}
+    else:
+        ensure_no_splits_in_classes(
+            folder, {name: [file[len(name) + 1 :] for file in files] for name, files in train.items()}
+        )
+    notes = layout.notes + _case_notes(train)
+    if layout.val is None:
+        return _listing(folder, train, None, left_out, notes)
+    found, left_out_val = _classes(folder, layout.val)
+    val = _spelled_alike(found, train)
     if not any(val.values()):
-        raise DataError(f"{folder / found} has class folders and no files in them: add images, or remove it")
+        raise DataError(f"{folder / layout.val} has class folders and no files in them: add images, or remove it")
     unknown = sorted(set(val) - set(train))
     if unknown:
         raise DataError(
-            f"{folder / found} has {len(unknown)} class(es) that {folder / folders[TRAIN]} has not: "
+            f"{folder / layout.val} has {len(unknown)} class(es) that {folder / layout.train} has not: "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; both need the same class folders"
         )
-    return _listing(folder, train, val, stray + stray_val, _beside(folders, folders[TRAIN], found))
+    return _listing(folder, train, val, left_out | left_out_val, notes)
+
+
+def ensure_several_classes(listing: ImageListing) -> None:
+    """Refuse a folder with one class folder, and suggest the one below if its classes are there.
+
+    Raises:
+        DataError: there is one class folder.
+    """
+    if len(listing.train) > 1:
+        return
+    (only,) = listing.train
+    below = {name.split("/")[1] for name in listing.train[only] if name.count("/") > 1} if listing.val is None else ()
+    hint = f"; did you mean --data {listing.root / only}?" if len(below) > 1 else ""
+    raise DataError(f"{listing.root} has one class folder, {only}: a classifier needs two or more{hint}")
+
+
+def spelled_as(listing: ImageListing, labels: Sequence[str]) -> ImageListing:
+    """Return a listing with its classes spelled as these labels, where only the form of Unicode is another."""
+    like = dict.fromkeys(labels, ())
+    val = None if listing.val is None else _spelled_alike(listing.val, like)
+    return replace(listing, train=_spelled_alike(listing.train, like), val=val)
 
 
 def build_dataset(
@@ -161,10 +187,14 @@ def build_dataset(
     if not val:
         raise DataError(f"{listing.root} has no usable image for validation ({split}): add images to it")
     rejected = {name: checked[name].reason for name in source.names if checked[name].reason}
-    rejected.update(dict.fromkeys(listing.stray, "not in a class folder"))
-    rejected.update({f"{name}/": "neither for training nor for validation" for name in listing.ignored})
+    rejected.update(listing.left_out)
     digest = _digest({"train": train, "val": val}, source, classes, checked)
-    return ImageDataset(source, classes, tuple(train), tuple(val), dict(sorted(rejected.items())), split, digest)
+    named = [(source.names[image.index] for image in images) for images in (train, val)]
+    checks = [{name: checked[name] for name in names} for names in named]
+    labels = {source.names[image.index]: classes[image.label] for image in (*train, *val)}
+    findings = (*listing.notes, *dataset_findings(checks[0], checks[1], labels))
+    rejected = dict(sorted(rejected.items()))
+    return ImageDataset(source, classes, tuple(train), tuple(val), rejected, split, digest, findings)
 
 
 def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
@@ -185,66 +215,58 @@ def _listing(
     folder: Path,
     train: Mapping[str, tuple[str, ...]],
     val: Mapping[str, tuple[str, ...]] | None,
-    stray: tuple[str, ...],
-    ignored: tuple[str, ...] = (),
+    left_out: Mapping[str, str],
+    notes: tuple[str, ...],
 ) -> ImageListing:
     names = tuple(name for subset in (train, val or {}) for files in subset.values() for name in files)
-    return ImageListing(FolderSource(folder, names), train, val, stray, ignored)
+    return ImageListing(FolderSource(folder, names), train, val, left_out, notes)
 
 
-def _is_class(folder: Path, folders: Mapping[str, str]) -> bool:
-    """Tell whether ``train`` is a class among others: the vehicle, not the word."""
-    others = [name for name in folders if name != TRAIN]
-    return bool(others) and not set(others) & {*VAL, "test"} and not _folders(folder / folders[TRAIN])
+def _classes(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """Return the files of each class folder in ``root / below``, and what is left out there, with reasons.
 
-
-def _beside(folders: Mapping[str, str], *used: str) -> tuple[str, ...]:
-    return tuple(sorted(set(folders.values()) - set(used)))
-
-
-def _folders(folder: Path) -> list[str]:
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"cannot read {folder}: {error.strerror}") from None
-
-
-def _classes(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """Return the files of each class folder in ``root / below``, and the files beside the class folders."""
-    base = root / below
-    names = _folders(base)
-    for name in names:
+    Raises:
+        DataError: no class folders, names that are not UTF-8 or equal, or a folder that cannot be read.
+    """
+    base, prefix = root / below, f"{below}/" if below else ""
+    inside = entries(base)
+    if not inside.folders:
+        raise DataError(
+            f"{base} has no class folders: put the images into one folder per class, "
+            "DIR/<class>/... or DIR/train/<class>/... and DIR/val/<class>/..."
+        )
+    left_out = {prefix + name: reason for name, reason in inside.left_out.items()}
+    left_out.update(dict.fromkeys((prefix + name for name in inside.files), "not in a class folder"))
+    classes, spellings = {}, dict[str, str]()
+    for name in inside.folders:
         try:
             name.encode()
         except UnicodeEncodeError:
             raise DataError(f"the class folder {name!a} in {base} has a name that is not UTF-8: rename it") from None
-    classes = {name: tuple(sorted(_files(base / name, root))) for name in names}
-    stray = sorted(
-        Path(below, entry.name).as_posix()
-        for entry in os.scandir(base)
-        if not entry.is_dir() and not entry.name.startswith(".")
-    )
-    return classes, tuple(stray)
+        twin = spellings.setdefault(unicodedata.normalize("NFC", name), name)
+        if twin != name:
+            raise DataError(
+                f"the class folders {twin!a} and {name!a} in {base} have the same name in two forms of Unicode "
+                "(NFC and NFD, as of Linux and macOS): move their images into one"
+            )
+        found = files_below(root, prefix + name)
+        classes[name] = tuple(sorted(found.files))
+        left_out.update(found.left_out)
+    return classes, left_out
 
 
-def _files(folder: Path, root: Path) -> Iterable[str]:
-    def refuse(error: OSError) -> None:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}")
-
-    for where, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                yield Path(where, name).relative_to(root).as_posix()
+def _spelled_alike(
+    classes: Mapping[str, tuple[str, ...]], like: Mapping[str, tuple[str, ...]]
+) -> dict[str, tuple[str, ...]]:
+    """Return classes by the names that others have, where these are the same in another form of Unicode."""
+    spellings = {unicodedata.normalize("NFC", name): name for name in like}
+    return {spellings.get(unicodedata.normalize("NFC", name), name): files for name, files in classes.items()}
 
 
-def _some(classes: dict[str, tuple[str, ...]], where: Path) -> dict[str, tuple[str, ...]]:
-    if not classes:
-        raise DataError(
-            f"{where} has no class folders: put the images into one folder per class, "
-            "DIR/<class>/... or DIR/train/<class>/... and DIR/val/<class>/..."
-        )
-    return classes
+def _case_notes(classes: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    names: dict[str, str] = {}
+    twins = [(names.setdefault(name.casefold(), name), name) for name in classes]
+    return tuple(f"the classes {one} and {name} differ in case alone" for one, name in twins if one != name)
 
 
 def _usable(

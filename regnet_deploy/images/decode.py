@@ -9,7 +9,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from regnet_deploy.errors import DataError, require
 
@@ -20,8 +20,18 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 #: Formats that a server decodes: those of the web, whose decoders are tested the most.
 WEB_FORMATS = ("JPEG", "PNG", "WEBP")
-#: File name suffixes of these formats.
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+#: Format -> suffixes of the names of its files.
+_SUFFIXES = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".pjpeg"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+}
+#: Suffixes of all of them.
+SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 #: An image with more pixels is refused before it is decoded.
 MAX_PIXELS = 100_000_000
 #: Exceptions that Pillow's decoders raise for broken files.
@@ -39,6 +49,8 @@ _UPRIGHT = {
 _ORIENTATION = 0x0112
 #: Orientations that swap width and height; that put the stored image's right or bottom side left; that put it on top.
 _SWAPS, _SPARE_LEFT, _SPARE_TOP = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
+#: Start of a PNG, and the byte that has its bits per sample.
+_PNG, _PNG_BITS = b"\x89PNG\r\n\x1a\n", 24
 #: Pillow's names of formats that libjpeg decodes; MPO is a file with several JPEG images.
 _LIBJPEG = ("JPEG", "MPO")
 
@@ -80,6 +92,23 @@ class Scaled:
     origin: tuple[float, float] = (0.0, 0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """An image that was decoded to look at its levels.
+
+    Attributes:
+        size: width and height, upright, pixels.
+        contrast: largest difference of two levels in a channel of the image as the network sees it, of 255.
+        transparent: whether it has transparent pixels.
+        peak: highest level of an image of 16 bits, of 65,535; None for other images.
+    """
+
+    size: tuple[int, int]
+    contrast: int
+    transparent: bool
+    peak: int | None
+
+
 def decode(
     data: bytes | bytearray | memoryview,
     name: str = "image",
@@ -105,6 +134,47 @@ def decode(
         image = _open(data, name, max_pixels, formats)
         image.load()
         return _upright_rgb(image, name)
+
+
+def measure_levels(data: bytes, name: str = "image") -> Levels:
+    """Decode an image like :func:`decode`, and return what its levels are.
+
+    Raises:
+        ImageError: as of :func:`decode`.
+    """
+    with _one_line(name, MAX_PIXELS, FORMATS):
+        image = _open(data, name, MAX_PIXELS, FORMATS)
+        image.load()
+        seen = _upright_rgb(image, name)
+        bands: Any = seen.getextrema()
+        contrast = max(high - low for low, high in bands)
+        transparent = False
+        if contrast < 16 and image.has_transparency_data and not image.mode.startswith("I"):  # else it matters little
+            transparent = image.convert("RGBA").getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
+        peak = None
+        if image.mode.startswith("I"):  # gray of 16 bits; of other numbers, _upright_rgb has refused those beyond
+            peak = int(image.convert("I").getextrema()[1])  # type: ignore[arg-type]
+        elif data[:8] == _PNG and data[_PNG_BITS] == 16:  # of colors, Pillow keeps the upper 8 bits
+            peak = max(high for _, high in bands) * 256 + 255
+        return Levels(seen.size, contrast, transparent, peak)
+
+
+def suffixes_of(formats: tuple[str, ...]) -> frozenset[str]:
+    """Return the suffixes of the names of files of these formats, in lower case."""
+    return frozenset(suffix for name in formats for suffix in _SUFFIXES[name])
+
+
+def is_image(file: IO[bytes], formats: tuple[str, ...] = FORMATS) -> bool:
+    """Tell from the head of an opened file whether it is of one of these formats; it can be broken all the same."""
+    _ignore_pillow_warnings()
+    module = require("PIL.Image", "serve")
+    try:
+        module.open(file, formats=formats)
+    except module.UnidentifiedImageError:
+        return False
+    except (module.DecompressionBombError, *_BROKEN):
+        return True
+    return True
 
 
 def rgb_image(image: Image, name: str = "image") -> Image:

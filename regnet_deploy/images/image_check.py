@@ -13,7 +13,7 @@ from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, require
-from regnet_deploy.images.decode import ImageError, decode
+from regnet_deploy.images.decode import ImageError, measure_levels
 from regnet_deploy.images.image_source import ImageSource, Stamp
 from regnet_deploy.progress import NoProgress, Progress
 
@@ -33,6 +33,11 @@ class ImageCheck:
         width: pixels, after the EXIF orientation is applied.
         height: pixels, likewise.
         reason: why the image cannot be used; empty if it can.
+        ctime_ns: time of change.
+        inode: number of the file.
+        contrast: largest difference of two levels, of 255; see :class:`regnet_deploy.images.decode.Levels`.
+        transparent: whether an image of nearly one color has transparent pixels.
+        peak: highest level of an image of 16 bits, of 65,535; None for other images.
     """
 
     path: str
@@ -42,6 +47,16 @@ class ImageCheck:
     width: int
     height: int
     reason: str
+    ctime_ns: int = 0
+    inode: int = 0
+    contrast: int = 255
+    transparent: bool = False
+    peak: int | None = None
+
+    @property
+    def stamp(self) -> Stamp:
+        """The stamp of the image when it was checked."""
+        return Stamp(self.size, self.mtime_ns, self.ctime_ns, self.inode)
 
 
 def check_images(
@@ -68,7 +83,7 @@ def check_images(
     pending: list[int] = []
     for index, name in enumerate(source.names):
         entry = known.get(name)
-        if entry and entry.sha256 and _stamp(source, index) == (entry.size, entry.mtime_ns):
+        if entry and entry.sha256 and _stamp(source, index) == entry.stamp:
             results[name] = entry
         else:
             pending.append(index)
@@ -83,15 +98,29 @@ def check_images(
 
 def check_image(source: ImageSource, index: int) -> ImageCheck:
     """Read and decode one image."""
-    name, size, mtime_ns, digest = source.names[index], 0, 0, ""
+    name, stamp, digest = source.names[index], Stamp(0, 0, 0, 0), ""
     try:
-        size, mtime_ns = source.stamp(index)
+        stamp = source.stamp(index)
         data = source.read(index)
         digest = hashlib.sha256(data).hexdigest()
-        width, height = decode(data, name).size
+        levels = measure_levels(data, name)
     except ImageError as error:
-        return ImageCheck(name, size, mtime_ns, digest, 0, 0, error.reason)
-    return ImageCheck(name, size, mtime_ns, digest, width, height, "")
+        return ImageCheck(
+            name, stamp.size, stamp.mtime_ns, digest, 0, 0, error.reason, ctime_ns=stamp.ctime_ns, inode=stamp.inode
+        )
+    return ImageCheck(
+        name,
+        stamp.size,
+        stamp.mtime_ns,
+        digest,
+        *levels.size,
+        "",
+        ctime_ns=stamp.ctime_ns,
+        inode=stamp.inode,
+        contrast=levels.contrast,
+        transparent=levels.transparent,
+        peak=levels.peak,
+    )
 
 
 def cache_file(directory: Path, root: Path) -> Path:

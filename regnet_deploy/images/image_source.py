@@ -16,10 +16,22 @@ MAX_BYTES = 512 * 2**20
 
 
 class Stamp(NamedTuple):
-    """Identifies the content of an image without reading it: size in bytes, time of modification in ns."""
+    """Identifies the content of an image without reading it.
+
+    Size and time of modification are the same for two files that were swapped, or that came out of one archive. The
+    number of the file tells these apart, and the time of change is not set back by what copies times.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: time of modification.
+        ctime_ns: time at which content, name, owner or permissions were changed.
+        inode: number of the file.
+    """
 
     size: int
     mtime_ns: int
+    ctime_ns: int
+    inode: int
 
 
 class ImageSource(Protocol):
@@ -69,13 +81,13 @@ class FolderSource:
         return read_image_file(os.path.join(self.root, name), name)
 
     def stamp(self, index: int) -> Stamp:
-        """Return size and time of modification of a file."""
+        """Return size, times and number of a file."""
         name = self.names[index]
         try:
             status = os.stat(os.path.join(self.root, name))
         except OSError as error:
             raise _unreadable(name, error) from None
-        return Stamp(status.st_size, status.st_mtime_ns)
+        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def read_image_file(path: str | Path, name: str | None = None) -> bytes:
@@ -104,6 +116,18 @@ def read_image_file(path: str | Path, name: str | None = None) -> bytes:
             os.close(file)
     except OSError as error:
         raise _unreadable(name, error) from None
+
+
+def read_head(path: str | Path, size: int = 4096) -> bytes:
+    """Return the first bytes of a regular file; nothing if it is none or cannot be read."""
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            return os.read(file, size) if stat.S_ISREG(os.fstat(file).st_mode) else b""
+        finally:
+            os.close(file)
+    except OSError:
+        return b""
 
 
 def _unreadable(name: str, error: OSError) -> ImageError:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, UsageError, require
+from regnet_deploy.images.decode import WEB_FORMATS
+from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.load_testing.target import Target, post
@@ -26,8 +27,6 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 #: Maximum number of images of a load: more would not fit into the caches of the CPU.
 MAX_IMAGES = 32
-#: File name suffixes of the formats that the server decodes.
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _MAX_BYTES = 64 * 2**20
 #: Datatypes of the protocol -> types of NumPy.
 _DTYPES = {"FP32": "float32", "UINT8": "uint8"}
@@ -115,11 +114,9 @@ def read_images(folder: str | Path) -> list[bytes]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"no image folder at {root}: it {'is a file' if root.exists() else 'does not exist'}")
-    found = sorted(
-        Path(where, name) for where, _, names in os.walk(root) for name in names if name.lower().endswith(_SUFFIXES)
-    )
+    found = [root / name for name in image_files(root, WEB_FORMATS).files]
     if not found:
-        raise DataError(f"{root} has no images ({', '.join(_SUFFIXES)})")
+        raise DataError(f"{root} has no images ({', '.join(WEB_FORMATS)})")
     picked = [found[i * len(found) // min(MAX_IMAGES, len(found))] for i in range(min(MAX_IMAGES, len(found)))]
     files = [read_image_file(path) for path in picked]
     if sum(map(len, files)) > _MAX_BYTES:

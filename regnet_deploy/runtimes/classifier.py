@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, ProofError, require
-from regnet_deploy.images.decode import SUFFIXES, rgb_image
+from regnet_deploy.images.decode import FORMATS, rgb_image
+from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, resize_and_crop
 from regnet_deploy.runtimes.predictions import Prediction, top_k
@@ -135,28 +136,37 @@ class Classifier:
         return logits
 
 
-def image_files(given: Sequence[Path]) -> list[Path]:
-    """Return the given files, and the image files inside the given folders; hidden files and folders are left out.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files to classify.
+
+    Attributes:
+        files: the given files, and the images inside the given folders.
+        left_out: path of what is not used in these folders -> reason.
+    """
+
+    files: list[Path]
+    left_out: dict[str, str]
+
+
+def find_image_files(given: Sequence[Path]) -> ImageFiles:
+    """Return the given files, and the images inside the given folders, by suffix or content as training reads them.
 
     Raises:
         DataError: a folder has no images or cannot be read.
     """
     files: list[Path] = []
+    left_out: dict[str, str] = {}
     for path in given:
         if not os.path.isdir(path):  # False also where Path would raise: names too long, folders that may not be read
             files.append(path)
             continue
-        inside = sorted(
-            entry
-            for entry in path.rglob("*")
-            if entry.suffix.lower() in SUFFIXES
-            and os.path.isfile(entry)
-            and not any(part.startswith(".") for part in entry.relative_to(path).parts)
-        )
-        if not inside:
-            raise DataError(f"{path}: no images in this folder ({', '.join(sorted(SUFFIXES))})")
-        files += inside
-    return files
+        inside = image_files(path)
+        if not inside.files:
+            raise DataError(f"{path}: no images in this folder ({', '.join(FORMATS)})")
+        files += [path / name for name in inside.files]
+        left_out.update((os.path.join(path, name), reason) for name, reason in inside.left_out.items())
+    return ImageFiles(files, left_out)
 
 
 def _as_sequence(images: Any) -> Sequence[ImageLike]:

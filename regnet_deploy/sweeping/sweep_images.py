@@ -6,8 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, ImageListing, build_dataset, list_images
+from regnet_deploy.errors import UsageError
+from regnet_deploy.images.dataset import (
+    DEFAULT_VAL_SPLIT,
+    ImageDataset,
+    ImageListing,
+    build_dataset,
+    ensure_several_classes,
+    list_images,
+)
+from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.images.image_check import cache_file, check_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.progress import Progress
@@ -42,8 +50,7 @@ def list_folder(data: Path, val_split: float | None) -> ImageListing:
     listing = list_images(data)
     if val_split is not None and listing.val is not None:
         raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
-    if len(listing.train) < 2:
-        raise DataError(f"{data} has one class folder, {next(iter(listing.train))}: a classifier needs two or more")
+    ensure_several_classes(listing)
     return listing
 
 
@@ -63,7 +70,9 @@ def check_folder(
 
 
 def load_images(folder: ImageDataset, recipe: Recipe, resolution: int, progress: Progress) -> SweepImages:
-    """Open a checked folder at a resolution; the images are kept in memory if they fit."""
+    """Report a checked folder, and open it at a resolution; the images are kept in memory if they fit."""
+    for line in dataset_lines(folder):
+        progress.message(line)
     preprocessing = default_preprocessing(resolution)
     training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
     validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)

@@ -11,8 +11,8 @@ from torch import nn
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
-from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.images.dataset import ImageDataset, ImageListing
+from regnet_deploy.errors import UsageError
+from regnet_deploy.images.dataset import ImageDataset, ImageListing, ensure_several_classes
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes
@@ -89,19 +89,9 @@ def ensure_trainable(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> N
         UsageError: there are no weights to start from.
     """
     _ = bundle.architecture, bundle.preprocessing  # raise if they are missing
-    if len(listing.train) < 2:
-        (only,) = listing.train
-        raise DataError(
-            f"{listing.root} has one class folder, {only}: a classifier needs two or more{_folder_below(listing, only)}"
-        )
+    ensure_several_classes(listing)
     if recipe.fine_tune and not bundle.is_trained:
         raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
-
-
-def _folder_below(listing: ImageListing, only: str) -> str:
-    """Suggest the folder below, if the class folders are one level deeper."""
-    below = {Path(name).parent for name in listing.train[only]} - {Path(only)}
-    return f"; did you mean --data {listing.root / only}?" if len(below) > 1 and listing.val is None else ""
 
 
 def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:

@@ -62,6 +62,25 @@ def test_a_folder_of_images_alone_is_for_the_default_bundle(
     assert len(json.loads(done.stdout)["results"]) == len(images)
 
 
+def test_of_a_folder_the_images_that_training_reads_are_answered_and_the_rest_is_named(
+    cli: Any, exported_bundle: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "odd"
+    (folder / "@eaDir").mkdir(parents=True)
+    names = ["a.jfif", "b.jpe", "c.jpg_large", "noext"]
+    for name in (*names, "@eaDir/thumb.jpg"):
+        Image.new("RGB", (24, 24)).save(folder / name, "JPEG")
+    for number in range(3):
+        (folder / f"{number}.xml").write_text("<annotation/>")
+    done = cli("predict", exported_bundle, folder, "-k", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [result["image"] for result in json.loads(done.stdout)["results"]] == [str(folder / name) for name in names]
+    said = done.stderr.splitlines()
+    assert said[0] == "4 files and folders left out:"
+    assert f"  {folder}/@eaDir/: thumbnails of a NAS" in said
+    assert any(line.startswith(f"  3 like {folder}/0.xml, {folder}/1.xml, {folder}/2.xml: not an im") for line in said)
+
+
 def test_a_folder_is_every_file_in_it(cli: Any, exported_bundle: Path, images: list[Path]):
     (images[0].parent / ".hidden").write_bytes(b"x")
     done = cli("predict", exported_bundle, images[0].parent, "--json")

@@ -186,4 +186,5 @@ def test_on_ray_it_has_the_same_results(cli_process: Any, given: list[object], s
     assert done.returncode == 0, done.stderr
     ours, theirs = (json.loads(each.stdout)["errors_percent"] for each in (done, swept[1]))
     assert ours == theirs
-    assert all(line.startswith(("trial ", str(tmp_path))) for line in done.stderr.splitlines())
+    expected = ("trial ", str(tmp_path), "30 images to train on", "classes, with images", "a network that always")
+    assert all(line.startswith(expected) for line in done.stderr.splitlines())

@@ -63,6 +63,17 @@ def test_a_plain_folder_gives_what_it_has(plain, untrained, recorded_progress):
     assert recorded_progress.updates == [("images", done, 512, "") for done in range(1, 341)]
 
 
+def test_a_plain_folder_is_read_as_training_reads_it(plain, untrained, tmp_path):
+    plain = shutil.copytree(plain, tmp_path / "plain")
+    for number, name in ((0, "000"), (1, "001.jfif")):
+        (plain / f"{number:03}.png").rename(plain / name)
+    (plain / "@eaDir").mkdir()
+    (plain / "003.png").rename(plain / "@eaDir" / "003.png")
+    found = make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE)
+    assert len(found.pixels) == 339
+    assert found.source == "user images"
+
+
 def test_a_seed_says_which_images_and_in_which_order(plain, untrained):
     bundle = open_bundle(untrained)
     one, same, other = (make_calibration_set(plain, bundle, PREPROCESSING, NONE, count=300, seed=s) for s in (1, 1, 2))

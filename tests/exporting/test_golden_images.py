@@ -105,6 +105,21 @@ def test_a_bad_image_is_refused_where_it_was_named_and_left_out_of_a_folder(trai
     assert str(tmp_path) not in str(made.record)
 
 
+def test_a_folder_is_read_as_training_reads_it(trained, tmp_path):
+    for seed, name in enumerate(("one.jfif", "noext", "@eaDir/thumb.jpg")):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / "x.png", seed).rename(tmp_path / "images" / name)
+    (tmp_path / "images" / "note.txt").write_text("hello")
+    made = golden_of(trained, tmp_path / "images")
+    assert made.skipped == ()
+    seen = {image.tobytes() for image in made.golden.images}
+    views = [
+        load_pixels((tmp_path / "images" / name).read_bytes(), open_bundle(trained).preprocessing).tobytes()
+        for name in ("one.jfif", "noext", "@eaDir/thumb.jpg")
+    ]
+    assert [view in seen for view in views] == [True, True, False]
+
+
 def test_a_missing_image_and_a_folder_without_any_are_named(trained, tmp_path):
     with pytest.raises(DataError, match=r"none\.png: cannot be read: No such file"):
         golden_of(trained, tmp_path / "none.png")

@@ -11,8 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from regnet_deploy.bundle import create_bundle
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.dataset import ImageDataset, LabelledImage, build_dataset, list_images, stratified_order
+from regnet_deploy.images.dataset import (
+    ImageDataset,
+    LabelledImage,
+    build_dataset,
+    ensure_several_classes,
+    list_images,
+    stratified_order,
+)
 from regnet_deploy.images.image_check import check_images
 
 
@@ -132,7 +140,7 @@ def test_nested_files_are_found_and_hidden_ones_are_not(tmp_path: Path) -> None:
     (tmp_path / ".DS_Store").write_bytes(b"x")
     listing = list_images(tmp_path)
     assert listing.train == {"a": ("a/2020/may/x.png", "a/y.png")}
-    assert listing.stray == ()
+    assert listing.left_out == {"a/.hidden.png": "hidden: its name starts with a dot"}
 
 
 def test_what_cannot_be_used_is_named_with_its_reason(tmp_path: Path) -> None:
@@ -208,6 +216,56 @@ def test_what_is_no_data_set_is_said_in_one_line(tmp_path: Path, make, message: 
     with pytest.raises(DataError, match=message) as caught:
         read(tmp_path / "data")
     assert "\n" not in str(caught.value)
+
+
+def test_systems_folders_and_bundles_are_no_classes_and_are_named(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/a", 3)
+    put_class(tmp_path, "train/b", 3)
+    put_class(tmp_path, "train/a/@eaDir", 3)
+    put_class(tmp_path, "__MACOSX/train/a", 1)
+    create_bundle(tmp_path / "train" / "my-bundle", {"labels": ["x"]})
+    folder = read(tmp_path)
+    assert folder.classes == ("a", "b")
+    assert folder.rejected == {
+        "__MACOSX/": "made by macOS in archives, no images",
+        "train/a/@eaDir/": "thumbnails of a NAS",
+        "train/my-bundle/": "a bundle of regnet-deploy",
+    }
+
+
+def test_class_names_in_two_forms_of_unicode_are_one_class_or_refused(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/caf\u00e9", 2)
+    put_class(tmp_path, "train/tea", 2)
+    put_class(tmp_path, "val/cafe\u0301", 1)
+    folder = read(tmp_path)
+    assert folder.classes == ("caf\u00e9", "tea")
+    assert names(folder, folder.val) == ["val/cafe\u0301/000.png"]
+    put_class(tmp_path, "train/cafe\u0301", 2)
+    with pytest.raises(DataError, match=r"have the same name in two forms of Unicode") as caught:
+        list_images(tmp_path)
+    assert r"'cafe\u0301' and 'caf\xe9'" in str(caught.value)
+
+
+def test_class_names_that_differ_in_case_alone_are_said(tmp_path: Path) -> None:
+    put_class(tmp_path, "Cat", 2)
+    put_class(tmp_path, "cat", 3)
+    assert read(tmp_path).findings[0] == "the classes Cat and cat differ in case alone"
+
+
+def test_splits_inside_of_class_folders_are_refused(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        put_class(tmp_path, f"{name}/train", 2)
+        put_class(tmp_path, f"{name}/test", 2)
+    with pytest.raises(DataError, match=r"folder cat in .* has the splits test, train in it: move them above"):
+        list_images(tmp_path)
+
+
+def test_one_class_is_refused_with_the_folder_that_may_be_meant(tmp_path: Path) -> None:
+    put_class(tmp_path, "images/a", 2)
+    put_class(tmp_path, "images/b", 2)
+    with pytest.raises(DataError, match=r"one class folder, images: .*; did you mean --data .*/images\?$"):
+        ensure_several_classes(list_images(tmp_path))
+    ensure_several_classes(list_images(tmp_path / "images"))
 
 
 LABELS = st.lists(st.integers(0, 5), max_size=60)

@@ -82,6 +82,43 @@ def test_a_changed_file_is_opened_again(root: Path, tmp_path: Path, opened: list
     assert found["06.png"].reason == ""
 
 
+@pytest.mark.parametrize("by", ["renaming", "copying"])
+def test_two_files_of_equal_size_and_time_that_were_swapped_are_opened_again(
+    root: Path, tmp_path: Path, opened: list[str], by: str
+) -> None:
+    for name in ("a.pgm", "b.pgm"):
+        (root / name).write_bytes(b"P5\n2 2\n255\n" + name.encode()[:1] * 4)
+        os.utime(root / name, (1e9, 1e9))
+    cache = tmp_path / "cache.jsonl"
+    before = check_images(source(root), cache)
+    opened.clear()
+    one, other = root / "a.pgm", root / "b.pgm"
+    if by == "renaming":
+        one.rename(root / "x")
+        other.rename(one)
+        (root / "x").rename(other)
+    else:
+        content, second = one.read_bytes(), other.read_bytes()
+        one.write_bytes(second)
+        other.write_bytes(content)
+        for name in (one, other):
+            os.utime(name, (1e9, 1e9))
+    after = check_images(source(root), cache)
+    assert sorted(opened) == ["a.pgm", "b.pgm"]
+    assert after["a.pgm"].sha256 == before["b.pgm"].sha256 != after["b.pgm"].sha256
+
+
+def test_a_cache_of_an_earlier_version_is_not_believed(root: Path, tmp_path: Path, opened: list[str]) -> None:
+    cache = tmp_path / "cache.jsonl"
+    check_images(source(root), cache)
+    known = ("path", "size", "mtime_ns", "sha256", "width", "height", "reason")
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    cache.write_text("".join(json.dumps({name: line[name] for name in known}) + "\n" for line in lines))
+    opened.clear()
+    check_images(source(root), cache)
+    assert len(opened) == 71
+
+
 def test_a_file_that_could_not_be_read_is_tried_again(root: Path, tmp_path: Path, opened: list[str]) -> None:
     cache = tmp_path / "cache.jsonl"
     assert (

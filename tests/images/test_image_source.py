@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regnet_deploy.images import image_source
-from regnet_deploy.images.image_source import FolderSource, ImageError, Stamp
+from regnet_deploy.images.image_source import FolderSource, ImageError
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_images_are_read_by_index(source: FolderSource) -> None:
 def test_a_stamp_changes_with_the_content(source: FolderSource) -> None:
     file = source.root / "a" / "1.png"
     os.utime(file, ns=(1, 12_345))
-    assert source.stamp(0) == Stamp(3, 12_345)
+    assert source.stamp(0)[:2] == (3, 12_345)
     file.write_bytes(b"four")
     assert source.stamp(0).size == 4
     assert source.stamp(0).mtime_ns > 12_345

@@ -92,6 +92,12 @@ def test_images_of_a_folder_are_spread_over_its_names(tmp_path: Path):
     assert reds.tolist() == list(range(0, 2 * MAX_IMAGES, 2))
 
 
+def test_images_are_those_that_a_server_decodes_whatever_their_suffix(tmp_path: Path):
+    Image.new("RGB", (9, 9)).save(tmp_path / "noext", "JPEG")
+    Image.new("RGB", (9, 9)).save(tmp_path / "x.bmp")
+    assert read_images(tmp_path) == [(tmp_path / "noext").read_bytes()]
+
+
 def test_folders_without_images_are_one_line(tmp_path: Path):
     with pytest.raises(DataError, match="does not exist"):
         read_images(tmp_path / "nowhere")
