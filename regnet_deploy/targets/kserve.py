@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+import shlex
 from typing import Any
 
+from regnet_deploy.errors import UsageError
 from regnet_deploy.targets.packaged_variant import PackagedVariant
 from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml
-from regnet_deploy.targets.triton import DEFAULT_DECODERS, REPOSITORY, shared_memory_mib
+from regnet_deploy.targets.triton import DEFAULT_DECODERS, REPOSITORY, place_for_triton, shared_memory_mib
 
 #: Folder in which KServe mounts the storage of STORAGE_URI.
 MOUNT = "/mnt/models"
@@ -29,12 +31,23 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
         MissingExtra: PyYAML is not installed.
     """
     http, grpc = _server(subject, settings), _over_grpc(_server(subject, settings))
-    triton = _triton(subject, settings)
-    manifests = {
-        "inferenceservice.yaml": http,
-        "inferenceservice-grpc.yaml": grpc,
-        "inferenceservice-triton.yaml": triton,
-    }
+    manifests = {"inferenceservice.yaml": http, "inferenceservice-grpc.yaml": grpc}
+    try:
+        place_for_triton(subject)
+    except UsageError as error:
+        about_triton = f"There is no manifest for Triton: {error}."
+    else:
+        manifests["inferenceservice-triton.yaml"] = triton = _triton(subject, settings)
+        about_triton = fill(
+            "kserve/triton.md",
+            {
+                "bundle": subject.bundle.argument,
+                "flags": " --gpu" if settings.gpu else "",
+                "image": settings.triton_image,
+                "storage": triton["spec"]["predictor"]["model"]["storageUri"],
+                "repository": REPOSITORY,
+            },
+        ).rstrip()
     head = "Made by `regnet-deploy package --kserve`; README.md says how to apply it."
     files = {name: dump_yaml(manifest, head=head).encode() for name, manifest in manifests.items()}
     storage = settings.storage or "the image, at `/bundle`"
@@ -43,11 +56,10 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
         "model": settings.name,
         "variant": subject.variant,
         "image": settings.image,
-        "triton_image": settings.triton_image,
         "storage": f"`{storage}`" if settings.storage else storage,
-        "triton_storage": triton["spec"]["predictor"]["model"]["storageUri"],
-        "repository": REPOSITORY,
-        "triton_flag": " --gpu" if settings.gpu else "",
+        "from_image": shlex.quote(f"FROM {settings.image}"),
+        "copy_bundle": shlex.quote(f'COPY ["{subject.bundle.path.resolve().name}", "/bundle"]'),
+        "triton": about_triton,
     }
     files["README.md"] = fill("kserve/README.md", values).encode()
     return files

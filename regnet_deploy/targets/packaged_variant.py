@@ -30,6 +30,8 @@ class PackagedVariant:
         bundle: has the variant.
         variant: its name.
         onnx: logical name of its ONNX file, or of the one from which its engines were built.
+        exact: whether ONNX Runtime must run the file without graph optimizations; False for engines.
+        weight_bits: of the weights, where their number depends on the CPU; else None.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
         dtype: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
@@ -42,6 +44,8 @@ class PackagedVariant:
     bundle: Bundle
     variant: str
     onnx: str
+    exact: bool
+    weight_bits: int | None
     input_name: str
     output_name: str
     dtype: str
@@ -88,6 +92,8 @@ def choose_packaged_variant(bundle: Bundle, requested: str | None, *, gpu: bool)
         bundle=bundle,
         variant=name,
         onnx=source.file,
+        exact=isinstance(variant, OnnxVariant) and variant.exact,
+        weight_bits=variant.weight_bits if isinstance(variant, OnnxVariant) else None,
         input_name=input_name,
         output_name=output_name,
         dtype=variant.input,

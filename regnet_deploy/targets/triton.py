@@ -19,6 +19,7 @@ from regnet_deploy.errors import UsageError, require
 from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.golden_set import load_golden
+from regnet_deploy.runtimes.runtime import find_variant
 from regnet_deploy.targets.packaged_variant import PackagedVariant
 from regnet_deploy.targets.settings import DEFAULT_DEADLINE_MS, DEFAULT_MAX_BATCH, DEFAULT_MAX_QUEUE, DeploymentSettings
 from regnet_deploy.targets.templates import EXTRA, fill, read
@@ -39,6 +40,8 @@ from regnet_deploy.targets.triton_config import (
 REPOSITORY = "model_repository"
 #: Triton's release of 2026-09; the README names its container.
 TRITON_RELEASE = "26.09"
+#: Its release of ONNX Runtime: ``DEFAULT_TRITON_VERSION_MAP`` in ``build.py`` of github.com/triton-inference-server/server.
+TRITON_ONNXRUNTIME = "1.27"
 
 #: Maximum number of pixels of an image that is decoded; the same as that of ``regnet-deploy serve``.
 MAX_PIXELS = 25_000_000
@@ -80,9 +83,9 @@ def triton_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
         BundleError: a file of the bundle is damaged.
         UsageError: Triton does not run the variant, or the maximum batch is larger than that of its engines.
     """
+    plans = place_for_triton(subject)
     for module in ("google.protobuf.message", "safetensors.numpy", "PIL.Image"):
         require(module, EXTRA)  # the functions below would name the extra of the server
-    plans = place_engines(subject.variant, subject.engines) if subject.engines else None
     scheduling, threads = _scheduling(subject, settings, plans)
     names = Names(settings.name)
     images = (subject.input_name, subject.dtype, subject.image)
@@ -116,6 +119,28 @@ def triton_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     shared_mib = shared_memory_mib(subject, decoders, scheduling.max_batch)
     package["README.md"] = _readme(subject, names, scheduling, plans, gpu, decoders, shared_mib).encode()
     return package
+
+
+def place_for_triton(subject: PackagedVariant) -> EnginePlacement | None:
+    """Return how the engines of a variant are placed in a repository, or None for an ONNX variant.
+
+    To disable the graph optimizations (``optimization.graph.level: 2``) would not be enough for a file for TensorRT:
+    Triton's ONNX Runtime also truncates where such a file quantizes FP16 to INT8, which ONNX Runtime has not done since
+    1.30.
+
+    Raises:
+        UsageError: Triton does not run the variant as it was proved.
+    """
+    if subject.engines:
+        return place_engines(subject.variant, subject.engines)
+    if subject.exact:
+        precision = find_variant(subject.bundle, subject.variant).precision
+        raise UsageError(
+            f"variant {subject.variant} is for TensorRT engines, and ONNX Runtime {TRITON_ONNXRUNTIME} of Triton "
+            f"{TRITON_RELEASE} does not compute it as it was proved: package an engine (--variant trt-{precision} --gpu) "
+            "or another variant, or use --compose, whose server checks its answers"
+        )
+    return None
 
 
 def shared_memory_mib(subject: PackagedVariant, decoders: int, max_batch: int) -> int:
