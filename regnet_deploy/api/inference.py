@@ -130,12 +130,12 @@ def _open_session(
     if runtime != "auto":
         raise MissingPart(
             f"--runtime {runtime} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export "
-            f"--onnx {bundle.path}` first"
+            f"--onnx{bundle.argument}` first"
         )
     if device not in ("auto", "cpu"):
         raise MissingPart(
-            f"--device {device} runs an exported variant, and {bundle.path} has none: run `regnet-deploy export --onnx "
-            f"{bundle.path}` first, or choose --device cpu"
+            f"--device {device} runs an exported variant, and {bundle.path} has none: run "
+            f"`regnet-deploy export --onnx{bundle.argument}` first, or choose --device cpu"
         )
     try:
         return None, open_weights(bundle)

@@ -9,6 +9,7 @@ from regnet_deploy.bundle.reading import (
     WEIGHTS,
     Bundle,
     StoredFile,
+    bundle_as_argument,
     open_bundle,
     read_bundle,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Bundle",
     "Manifest",
     "StoredFile",
+    "bundle_as_argument",
     "create_bundle",
     "ensure_creatable",
     "ensure_writable",

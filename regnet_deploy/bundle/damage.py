@@ -24,7 +24,7 @@ def find_damage(bundle: Bundle) -> list[str]:
         if entry.name in known or entry.name.startswith(TEMPORARY) or _is_whole(entry):
             continue
         if entry.name == copy:
-            problems.append(f"{entry} is damaged: `regnet-deploy verify {bundle.path} --repair` writes it again")
+            problems.append(f"{entry} is damaged: `regnet-deploy verify{bundle.argument} --repair` writes it again")
         else:
             problems.append(f"{entry} is not part of the bundle: delete it or keep it elsewhere")
     return problems

@@ -23,6 +23,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -65,6 +66,21 @@ MADE_BY = {
     "serving": "tune --p99-ms 20",
 }
 
+
+def bundle_as_argument(path: str | Path) -> str:
+    """Return what names a bundle in a command line: nothing for the default one, else a space and its path.
+
+    A shell reads the path as it is: it is quoted where that is necessary.
+    """
+    return "" if str(path) == DEFAULT_PATH else f" {shlex.quote(str(path))}"
+
+
+def _command(part: str, path: str | Path) -> str:
+    """Return the command line that writes a part of a bundle."""
+    command, argument = MADE_BY.get(part, part), bundle_as_argument(path)
+    return f"regnet-deploy {command}{' -o' if argument and command.startswith('select') else ''}{argument}"
+
+
 #: Names of stored files.
 STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-([0-9a-f]{12})(\.[A-Za-z0-9]+)?\Z")
 #: Names of copies of the manifest.
@@ -103,8 +119,7 @@ class _Part(Generic[T]):
             return self
         value: T | None = getattr(bundle.manifest, self._name)
         if not value:
-            command = MADE_BY.get(self._name, self._name)
-            raise MissingPart(f"{bundle.path} has no {self._name} yet: run `regnet-deploy {command}` first")
+            raise MissingPart(f"{bundle.path} has no {self._name} yet: run `{_command(self._name, bundle.path)}` first")
         return value
 
 
@@ -149,6 +164,11 @@ class Bundle:
         return {name: variant["runtime"] for name, variant in stored.items() if name not in known}
 
     @property
+    def argument(self) -> str:
+        """The argument that names it in a command line, see :func:`bundle_as_argument`."""
+        return bundle_as_argument(self.path)
+
+    @property
     def is_trained(self) -> bool:
         """Whether it holds trained weights."""
         return WEIGHTS in self.files
@@ -161,7 +181,7 @@ class Bundle:
         """
         if logical not in self.files:
             stem = logical.split(".")[0]
-            raise MissingPart(f"{self.path} has no {logical} yet: run `regnet-deploy {MADE_BY.get(stem, stem)}` first")
+            raise MissingPart(f"{self.path} has no {logical} yet: run `{_command(stem, self.path)}` first")
         return self.path / self.files[logical].name
 
     def read(self, logical: str) -> bytes:
@@ -214,7 +234,8 @@ def open_bundle(path: str | Path) -> Bundle:
         if os.path.exists(folder):
             what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
         raise BundleError(
-            f"no bundle at {folder}: it {what}; make one with `regnet-deploy select --gflops 4 -o {folder}`"
+            f"no bundle at {folder}: it {what}; make one with `regnet-deploy select --gflops 4 -o "
+            f"{shlex.quote(str(folder))}`"
         ) from None
     except OSError as error:
         raise BundleError(f"cannot read {manifest}: {error.strerror}") from None
@@ -265,7 +286,8 @@ def copy_name(raw: bytes) -> str:
 
 
 def _restore(folder: Path) -> str:
-    return f"`regnet-deploy verify {folder} --repair` restores it from its copy, or restore it from a backup"
+    argument = bundle_as_argument(folder)
+    return f"`regnet-deploy verify{argument} --repair` restores it from its copy, or restore it from a backup"
 
 
 def damaged_manifest(folder: Path, reason: str) -> DamagedManifest:

@@ -21,6 +21,7 @@ from regnet_deploy.bundle.reading import (
     WEIGHTS,
     Bundle,
     StoredFile,
+    bundle_as_argument,
     copy_name,
     find_copies,
     open_bundle,
@@ -253,7 +254,7 @@ def commit(
     except OSError as error:
         raise BundleError(
             f"{folder} has its new content, but the file system cannot tell whether that is on the disk: "
-            f"{error.strerror}; check the disk, then run `regnet-deploy verify {folder}`"
+            f"{error.strerror}; check the disk, then run `regnet-deploy verify{bundle_as_argument(folder)}`"
         ) from None
     _sweep(folder, {copy_name(raw), *(stored.name for stored in table.values())}, sweep)
     return bundle

@@ -55,7 +55,7 @@ def command(bundle_path: str, build: bool, as_json: bool) -> None:
         return
     here = f"{gpu.name} (compute capability {gpu.compute_capability})" if gpu else "no NVIDIA GPU"
     if not engines:
-        click.echo(f"{bundle_path} has no engines: `regnet-deploy export --trt {bundle_path}` builds them")
+        click.echo(f"{bundle_path} has no engines: `regnet-deploy export --trt{bundle.argument}` builds them")
         return
     columns = ("engine", "precision", "built by", "for", "proved", "runs here", "batches", "MiB")
     rows = [_row(name, engine) for name, engine in engines]

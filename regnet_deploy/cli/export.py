@@ -11,7 +11,6 @@ from regnet_deploy.bundle import ensure_writable, open_bundle
 from regnet_deploy.cli.export_output import export_json, passed_looser_gate, print_export, print_golden_set
 from regnet_deploy.cli.options import FiniteFloat, IntList, Whole, bundle_argument, json_option, seed_type
 from regnet_deploy.cli.output import (
-    bundle_argument_text,
     combined_error,
     print_json,
     print_message,
@@ -174,9 +173,7 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
         print_export(result)
     loose = [name for name, one in result.variants.items() if passed_looser_gate(one)]
     variant = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
-    print_message(
-        f"wrote {result.bundle.path} - next: regnet-deploy serve{bundle_argument_text(result.bundle.path)}{variant}"
-    )
+    print_message(f"wrote {result.bundle.path} - next: regnet-deploy serve{result.bundle.argument}{variant}")
     if result.rejected:
         raise combined_error(result.rejected, " (the other variants are written)")
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH
 from regnet_deploy.errors import ProofError, RegnetDeployError
 
 if TYPE_CHECKING:
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 def print_json(data: Any) -> None:
     """Print one JSON document to stdout."""
     click.echo(json.dumps(data, indent=2, allow_nan=False))
-
-
-def bundle_argument_text(path: object) -> str:
-    """Return the argument that names a bundle: nothing for the default one, else a space and its path."""
-    return "" if str(path) == DEFAULT_PATH else f" {path}"
 
 
 def print_message(text: str) -> None:

@@ -59,8 +59,7 @@ def command(
     else:
         bundle_path, given = paths[0], paths[1:]
     if not given:
-        open_bundle(bundle_path)
-        raise UsageError(f"no images given: regnet-deploy predict {bundle_path} IMAGE...")
+        raise UsageError(f"no images given: regnet-deploy predict{open_bundle(bundle_path).argument} IMAGE...")
     found = find_image_files(given)
     files = found.files
     for line in left_out_lines("left out", found.left_out):

@@ -10,7 +10,7 @@ import click
 from regnet_deploy.api.bundles import create_bundle, select, select_published
 from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
 from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Scaled, Whole, json_option, seed_type
-from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_table, print_text
+from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
 from regnet_deploy.errors import UsageError
 
@@ -157,7 +157,7 @@ def _search(options: dict[str, Any]) -> None:
             f"at {budget.resolution} pixels, {budget.classes:,} classes"
         )
         _print_selection(title, selection, shown)
-    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle.argument} --data DIR")
 
 
 def _take_published(options: dict[str, Any]) -> None:
@@ -186,7 +186,7 @@ def _take_published(options: dict[str, Any]) -> None:
             f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
         )
         print_text(f"Source: {published.source}; widths rounded as {published.rounding}.")
-    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle.argument} --data DIR")
 
 
 def _take_trial(options: dict[str, Any]) -> None:
@@ -208,7 +208,7 @@ def _take_trial(options: dict[str, Any]) -> None:
             f"{' '.join(map(str, trial.network.widths))}, {trial.macs / 1e6:.4g} MMACs, "
             f"{trial.parameters / 1e6:.3g} M parameters; {bundle.selection.reason}."
         )
-    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle_argument_text(bundle.path)} --data DIR")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle.argument} --data DIR")
 
 
 def _check_no_search_options(kept: set[str]) -> None:

@@ -18,7 +18,6 @@ from regnet_deploy.cli.options import (
     threads_type,
 )
 from regnet_deploy.cli.output import (
-    bundle_argument_text,
     limit_thread_spinning,
     print_json,
     print_message,
@@ -180,5 +179,5 @@ def command(
     print_message(
         f"{bundle.path}: weights of epoch {best.epoch}, {best.val_top1:.2%} of {best.val_images:,} validation images "
         f"right; {training.data.train_images:,} images, {training.seconds:.0f} s - "
-        f"next: regnet-deploy export{bundle_argument_text(bundle.path)}"
+        f"next: regnet-deploy export{bundle.argument}"
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import Manifest, ensure_writable, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, bundle_as_argument, ensure_writable, open_bundle, update_bundle
 from regnet_deploy.cli.options import (
     FiniteFloat,
     Whole,
@@ -24,7 +24,6 @@ from regnet_deploy.cli.options import (
     runtime_option,
 )
 from regnet_deploy.cli.output import (
-    bundle_argument_text,
     print_json,
     print_message,
     print_table,
@@ -126,7 +125,7 @@ def command(
         print_json({"bundle": bundle_path, "written": not dry_run, **serving.to_json()})
     else:
         _print(result)
-    used = f"; `regnet-deploy serve{bundle_argument_text(bundle_path)}` uses these settings on this machine"
+    used = f"; `regnet-deploy serve{bundle_as_argument(bundle_path)}` uses these settings on this machine"
     end = " (dry run: nothing was written)" if dry_run else used
     print_message(f"{best.setting}: {best.rate:.1f} images/s with a p99 of {best.p99_ms:.1f} ms{end}")
     if result.late_loads:

@@ -72,7 +72,7 @@ def find_engine_variant(bundle: Bundle, name: str) -> EngineVariant:
     """
     variants = engine_variants(bundle)
     if name not in variants:
-        known = f"there are {', '.join(variants)}" if variants else "run `regnet-deploy export --trt`"
+        known = f"there are {', '.join(variants)}" if variants else f"run `regnet-deploy export --trt{bundle.argument}`"
         raise UsageError(f"{bundle.path} has no engines {name!r}{did_you_mean(name, variants)}; {known}")
     return variants[name]
 
@@ -138,8 +138,8 @@ def open_engine(bundle: Bundle, name: str) -> EngineSession:
     engine = fitting_engine(bundle, name, library, gpu)
     if engine is None or gpu is None:
         raise UsageError(
-            f"no engine of {name} runs here: {no_engine_reason(bundle, name)}; `regnet-deploy export --trt` builds one "
-            "for this machine"
+            f"no engine of {name} runs here: {no_engine_reason(bundle, name)}; "
+            f"`regnet-deploy export --trt{bundle.argument}` builds one for this machine"
         )
     identity = engine.identity
     lean = lean_runtime(identity.version) if identity.options.version_compatible else None
@@ -162,10 +162,11 @@ def missing_engine_error(bundle: Bundle, file: str) -> str | None:
     except OSError:
         size = None
     if stored is None or size is None:
-        return f"its file {file} is missing: `regnet-deploy export --trt` builds it again"
+        return f"its file {file} is missing: `regnet-deploy export --trt{bundle.argument}` builds it again"
     if size != stored.bytes:
         return (
-            f"its file {file} is damaged, {size} bytes of {stored.bytes}: `regnet-deploy export --trt` builds it again"
+            f"its file {file} is damaged, {size} bytes of {stored.bytes}: "
+            f"`regnet-deploy export --trt{bundle.argument}` builds it again"
         )
     return None
 

@@ -28,10 +28,7 @@ from regnet_deploy.engines.timing_cache import attach, cache_file, keep
 from regnet_deploy.errors import UsageError
 from regnet_deploy.progress import NoProgress, Progress
 
-_UNPROVED = (
-    "built without a GPU and not proved: `regnet-deploy export --trt` on a machine with an NVIDIA GPU builds and "
-    "proves one"
-)
+_UNPROVED = "built without a GPU and not proved: export --trt on a machine with an NVIDIA GPU builds and proves one"
 
 _LEVELS = {"ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 
@@ -183,7 +180,7 @@ def rebuild_engine(bundle: Bundle, name: str, gpu: Gpu | None, progress: Progres
     if not isinstance(onnx, OnnxVariant):
         raise UsageError(
             f"{name} cannot be built: {variant.source}, which it is built from, is not in {bundle.path}: "
-            "run `regnet-deploy export --trt`"
+            f"run `regnet-deploy export --trt{bundle.argument}`"
         )
     last = variant.engines[-1] if variant.engines else None
     options = last.identity.options if last else EngineOptions()

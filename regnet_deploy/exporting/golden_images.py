@@ -129,7 +129,7 @@ def _samples(bundle: Bundle, preprocessing: Preprocessing, count: int) -> NDArra
     safetensors = require("safetensors", "export")
     error = BundleError(
         f"{bundle.stored_path(SAMPLES)} does not contain images of {preprocessing.crop}x{preprocessing.crop} pixels: "
-        "run `regnet-deploy train` again, or give your own with --images"
+        f"run `regnet-deploy train --data DIR{bundle.argument}` again, or give your own with --images"
     )
     try:
         images: NDArray[Any] = require("safetensors.numpy", "export").load(bundle.read(SAMPLES))["images"]

@@ -182,6 +182,7 @@ def _note(precision: Precision) -> str | None:
         return "proved with its rounding emulated in FP32: ONNX Runtime has no BF16 convolution on a CPU"
     if precision.tensorrt_only:
         note = "for TensorRT engines: ONNX Runtime runs it without optimization, which is slow"
-        truncates = "; proved with FP16 quantized in FP32, because ONNX Runtime before 1.30 truncates it"
-        return note + ("" if runs_as_typed(precision) else truncates)
+        if precision.quantized_type == "int8":
+            note += "; releases before 1.30 truncate where it quantizes FP16, so their answers are wrong"
+        return note if runs_as_typed(precision) else f"{note}: proved with FP16 quantized in FP32"
     return None

@@ -59,7 +59,7 @@ def runnable_pairs(
     variants = bundle.manifest.variants
     if not variants:
         raise MissingPart(
-            f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
+            f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx{bundle.argument}`"
         )
     if variant is not None:
         find_variant(bundle, variant)

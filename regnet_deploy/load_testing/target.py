@@ -115,7 +115,8 @@ def get(target: Target, path: str, timeout_s: float = 10.0) -> tuple[int, Any]:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ServerError(
-            f"no server answers at {target.url} ({reason}): start one with `regnet-deploy serve`, or give its --url"
+            f"no server answers at {target.url} ({reason}): start one with `regnet-deploy serve BUNDLE`, or give its "
+            "--url"
         ) from None
     try:
         return answer.status, json.loads(body)

@@ -110,7 +110,8 @@ def load_model(bundle: Bundle) -> AnyNet:
             model.load_state_dict(weights_from_bytes(bundle.read(FILE)))
         except (RuntimeError, require("safetensors", "train").SafetensorError):
             raise BundleError(
-                f"the weights in {bundle.path} are of another network: run `regnet-deploy train` again"
+                f"the weights in {bundle.path} are of another network: run `regnet-deploy train --data "
+                f"DIR{bundle.argument}` again"
             ) from None
     model.eval()
     return model

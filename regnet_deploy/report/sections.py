@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
-from regnet_deploy.bundle import Manifest
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord
 from regnet_deploy.bundle.measurements import Profile
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
@@ -33,7 +33,7 @@ def card_sections(card: ModelCard) -> list[Section]:
     sections.append(_complexity(card))
     if manifest.profile:
         sections.append(_latency(manifest.profile))
-    sections += _exports(manifest, card.bundle.unknown_variants)
+    sections += _exports(card.bundle)
     if manifest.preprocessing:
         sections.append(_input(manifest.preprocessing, manifest.labels))
     sections.append(_origin(card))
@@ -229,20 +229,18 @@ _COLUMNS = (
 )
 
 
-def _exports(manifest: Manifest, unknown: Mapping[str, str]) -> list[Section]:
-    """Return the section on exports, and the one on the choice between them if there was one.
-
-    Args:
-        manifest: of the bundle.
-        unknown: variants whose runtime is not known to this version, with that runtime.
-    """
+def _exports(bundle: Bundle) -> list[Section]:
+    """Return the section on exports, and the one on the choice between them if there was one."""
+    manifest, unknown = bundle.manifest, bundle.unknown_variants
     if not manifest.variants and not unknown:
-        return [Section("Exports", [("state", "nothing exported yet: regnet-deploy export --onnx")])]
+        return [Section("Exports", [("state", f"nothing exported yet: regnet-deploy export --onnx{bundle.argument}")])]
     golden, choice = manifest.golden, manifest.choice
     facts = [("golden set", f"{golden.images} images: {golden.source}")] if golden else []
     gates: dict[str, list[str]] = {}
     rows = []
     for name, variant in manifest.variants.items():
+        if isinstance(variant, OnnxVariant) and variant.exact and variant.note:
+            facts.append((name, variant.note))
         if isinstance(variant, OnnxVariant) and variant.calibration:
             facts.append((f"calibration of {name}", _calibration(variant.calibration)))
         for exported in (variant,) if isinstance(variant, OnnxVariant) else variant.engines:

@@ -89,7 +89,7 @@ def _remedy(bundle: Bundle, name: str, session: Session, device: Device) -> str:
         ways.append(f"choose --runtime {there[1].removesuffix('-rtx')} (it was proved by {there[0]})")
     else:
         options = "--trt" if isinstance(find_variant(bundle, name), EngineVariant) else "--data DIR"
-        ways.append(f"export it again on this machine: `regnet-deploy export {options} {bundle.path}`")
+        ways.append(f"export it again on this machine: `regnet-deploy export {options}{bundle.argument}`")
     return ", or ".join(ways)
 
 

@@ -132,7 +132,7 @@ class Classifier:
     def _run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         logits = classify_pixels(self.session, pixels, self.preprocessing)
         if not np.isfinite(logits).all():
-            raise ProofError(f"{self.session.runtime} returns logits that are not finite: run `regnet-deploy verify`")
+            raise ProofError(f"{self.session.runtime} returns logits that are not finite: choose another variant")
         return logits
 
 

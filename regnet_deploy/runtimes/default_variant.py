@@ -36,14 +36,14 @@ def default_variant(
     names = [*variants, *bundle.unknown_variants]
     if not names:
         raise MissingPart(
-            f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx {bundle.path}`"
+            f"{bundle.path} has no exported variants yet: run `regnet-deploy export --onnx{bundle.argument}`"
         )
     if runtime == "tensorrt":
         names = [name for name, variant in variants.items() if isinstance(variant, EngineVariant)]
         if not names:
             raise UsageError(
-                f"--runtime tensorrt runs engines, and {bundle.path} has none: run `regnet-deploy export --trt "
-                f"{bundle.path}`, or choose --runtime onnxruntime"
+                f"--runtime tensorrt runs engines, and {bundle.path} has none: run `regnet-deploy export "
+                f"--trt{bundle.argument}`, or choose --runtime onnxruntime"
             )
     reasons = {
         name: variant_unsupported_reason(bundle, name, device, runtime) or _not_default_reason(bundle, name)
@@ -77,7 +77,7 @@ def variant_unsupported_reason(
         return reason
     proof = proof_of(bundle, name)
     if proof is None or not proof.passed:
-        return "it is not proved to agree with the trained model: run `regnet-deploy export` again"
+        return f"it is not proved to agree with the trained model: run `regnet-deploy export{bundle.argument}` again"
     return None
 
 

@@ -107,7 +107,9 @@ def load_golden(bundle: Bundle) -> GoldenSet:
     data = bundle.read(FILE)
     safetensors = require("safetensors", "serve")
     load = require("safetensors.numpy", "serve").load
-    wrong = BundleError(f"{bundle.stored_path(FILE)} is not a golden set: run `regnet-deploy export --onnx` again")
+    wrong = BundleError(
+        f"{bundle.stored_path(FILE)} is not a golden set: run `regnet-deploy export --onnx{bundle.argument}` again"
+    )
     try:
         tensors = load(data)
         images, logits = tensors["images"], tensors["logits"]

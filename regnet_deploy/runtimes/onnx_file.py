@@ -104,14 +104,11 @@ def _varint(message: memoryview, at: int, name: str, max_bytes: int) -> tuple[in
 
 
 def _broken(name: str) -> BundleError:
-    return BundleError(f"{name} is not an ONNX file: run `regnet-deploy export --onnx` again")
+    return BundleError(f"{name} is not an ONNX file: export it again")
 
 
 def _external(name: str) -> BundleError:
-    return BundleError(
-        f"{name} keeps tensors in other files (external data), which is refused: export it as one file with "
-        "`regnet-deploy export --onnx`"
-    )
+    return BundleError(f"{name} keeps tensors in other files (external data), which is refused: export it as one file")
 
 
 @dataclass(frozen=True)

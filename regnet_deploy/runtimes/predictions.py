@@ -34,7 +34,10 @@ def labels_of(bundle: Bundle) -> tuple[str, ...]:
     classes = bundle.architecture.classes
     labels = bundle.manifest.labels or tuple(f"class {i}" for i in range(classes))
     if len(labels) != classes:
-        raise BundleError(f"{bundle.path} names {len(labels)} classes but its network has {classes}: train it again")
+        raise BundleError(
+            f"{bundle.path} names {len(labels)} classes but its network has {classes}: run `regnet-deploy train --data "
+            f"DIR{bundle.argument}` again"
+        )
     return labels
 
 

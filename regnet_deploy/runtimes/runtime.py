@@ -168,7 +168,9 @@ def find_variant(bundle: Bundle, name: str) -> Variant:
         raise UsageError(f"variant {name} of {bundle.path} cannot be used: {_unknown_runtime(bundle, name)}")
     variants = bundle.variants
     if name not in variants:
-        known = f"there are {', '.join(variants)}" if variants else "run `regnet-deploy export --onnx`"
+        known = (
+            f"there are {', '.join(variants)}" if variants else f"run `regnet-deploy export --onnx{bundle.argument}`"
+        )
         raise UsageError(f"{bundle.path} has no variant {name!r}{did_you_mean(name, variants)}; {known}")
     return variants[name]
 

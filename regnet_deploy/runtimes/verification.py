@@ -71,7 +71,7 @@ def verify(
     checks.append(_labels(bundle))
     variants = bundle.manifest.variants
     if FILE not in bundle.files:
-        reason = "there is no golden set yet: run `regnet-deploy export --onnx`"
+        reason = f"there is no golden set yet: run `regnet-deploy export --onnx{bundle.argument}`"
         return [
             *checks,
             *(VerificationCheck(name, "not run", reason) for name in ["weights", *variants, *bundle.unknown_variants]),
@@ -121,7 +121,9 @@ def _lineage(bundle: Bundle) -> VerificationCheck:
             "golden set", "ok", f"its logits are of {'these weights' if weights else 'the untrained network'}"
         )
     return VerificationCheck(
-        "golden set", "damaged", "its logits are of other weights than the bundle's: run `regnet-deploy export --onnx`"
+        "golden set",
+        "damaged",
+        f"its logits are of other weights than the bundle's: run `regnet-deploy export --onnx{bundle.argument}`",
     )
 
 

@@ -143,7 +143,7 @@ class ModelWatcher:
         if not opened and not problems:
             raise BundleError(
                 f"{self.path} is neither a bundle nor a folder of models with a bundle for each version, "
-                "MODEL/1/bundle.json: run `regnet-deploy select` to make a bundle"
+                "MODEL/1/bundle.json: `regnet-deploy select --gflops 4 -o FOLDER` makes a bundle"
             )
         self.waits = not opened and may_wait and self._is_repository and any(map(_may_heal, problems))
         if not opened and not self.waits:

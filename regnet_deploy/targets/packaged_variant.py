@@ -118,7 +118,7 @@ def _proved_engines(bundle: Bundle, name: str) -> tuple[StoredEngine, ...]:
         )
         raise UsageError(
             f"variant {name} of {bundle.path} cannot be packaged: {'; '.join(reasons) or 'it has no engine'}; run "
-            "`regnet-deploy export --trt` on the machine that will run it"
+            f"`regnet-deploy export --trt{bundle.argument}` on the machine that will run it"
         )
     return found
 

@@ -40,7 +40,7 @@ from regnet_deploy.targets.triton_config import (
 REPOSITORY = "model_repository"
 #: Triton's release of 2026-09; the README names its container.
 TRITON_RELEASE = "26.09"
-#: Its release of ONNX Runtime: ``DEFAULT_TRITON_VERSION_MAP`` in ``build.py`` of github.com/triton-inference-server/server.
+#: Its release of ONNX Runtime: ``ort_version`` in ``build.py`` of github.com/triton-inference-server/server.
 TRITON_ONNXRUNTIME = "1.27"
 
 #: Maximum number of pixels of an image that is decoded; the same as that of ``regnet-deploy serve``.
@@ -137,8 +137,8 @@ def place_for_triton(subject: PackagedVariant) -> EnginePlacement | None:
         precision = find_variant(subject.bundle, subject.variant).precision
         raise UsageError(
             f"variant {subject.variant} is for TensorRT engines, and ONNX Runtime {TRITON_ONNXRUNTIME} of Triton "
-            f"{TRITON_RELEASE} does not compute it as it was proved: package an engine (--variant trt-{precision} --gpu) "
-            "or another variant, or use --compose, whose server checks its answers"
+            f"{TRITON_RELEASE} does not compute it as it was proved: package an engine (--variant trt-{precision} "
+            "--gpu) or another variant, or use --compose, whose server checks its answers"
         )
     return None
 
@@ -234,6 +234,11 @@ def _readme(
                 "They are version-compatible, but need the lean runtime of their own version in a later TensorRT, "
                 "and Triton does not load one.\n"
             )
+    elif subject.weight_bits == 8:
+        note = (
+            "\nThe weights have 8 bits: run the network on CPUs that add products of 8 bits in 32 (x86 with VNNI, ARM "
+            "with dot products).\nOn others their sums saturate; export it again there.\n"
+        )
     return fill(
         "triton/README.md",
         {

@@ -57,10 +57,10 @@ def test_an_update_replaces_its_part_and_keeps_the_others(bundle):
 
 def test_a_missing_part_names_the_command_that_makes_it(tmp_path):
     made = create_bundle(tmp_path / "b", PARTS)
-    with pytest.raises(MissingPart, match="has no profile yet: run `regnet-deploy profile` first"):
+    with pytest.raises(MissingPart, match=r"has no profile yet: run `regnet-deploy profile \S+/b` first"):
         assert made.profile
     with pytest.raises(
-        MissingPart, match=r"has no weights\.safetensors yet: run `regnet-deploy train --data DIR` first"
+        MissingPart, match=r"has no weights\.safetensors yet: run `regnet-deploy train --data DIR \S+` first"
     ):
         made.read("weights.safetensors")
 

@@ -80,7 +80,7 @@ def test_an_engine_of_another_onnx_file_than_the_bundle_has_now_never_fits(machi
     bundle = open_bundle(path)
     assert "was built from another onnx-fp16 (" in no_engine_reason(bundle, "trt-fp16")
     with pytest.raises(
-        UsageError, match=r"no engine of trt-fp16 runs here: .* `regnet-deploy export --trt` builds one"
+        UsageError, match=r"no engine of trt-fp16 runs here: .* `regnet-deploy export --trt \S+` builds one"
     ):
         open_engine(bundle, "trt-fp16")
     variants = bundle.parts["variants"]
@@ -182,7 +182,7 @@ def test_a_name_that_is_no_engine_is_suggested(machine, with_engine):
 def test_a_bundle_without_engines_says_which_command_builds_them(machine, tmp_path):
     bundle = create_bundle(tmp_path / "bundle", {})
     assert engine_variants(bundle) == {}
-    with pytest.raises(UsageError, match=r"no engines 'trt-fp16'; run `regnet-deploy export --trt`"):
+    with pytest.raises(UsageError, match=r"no engines 'trt-fp16'; run `regnet-deploy export --trt \S+`"):
         open_engine(bundle, "trt-fp16")
 
 

@@ -949,5 +949,5 @@ def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path,
 
 def test_a_folder_without_a_bundle_names_what_makes_one(tmp_path: Path):
     (tmp_path / "cats" / "v1").mkdir(parents=True)
-    with pytest.raises(BundleError, match=r"neither a bundle nor a folder of models .* `regnet-deploy select`"):
+    with pytest.raises(BundleError, match=r"neither a bundle nor a folder of models .* `regnet-deploy select "):
         ServerCore(tmp_path)

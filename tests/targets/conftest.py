@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.targets.packaged_variant import PackagedVariant, choose_packaged_variant
 from regnet_deploy.targets.settings import DeploymentSettings
 
@@ -37,3 +37,11 @@ def subject(exported_bundle: Path) -> Callable[..., PackagedVariant]:
         return choose_packaged_variant(open_bundle(exported_bundle), wanted.variant, gpu=wanted.gpu)
 
     return choose
+
+
+@pytest.fixture
+def for_tensorrt(exported_bundle: Path) -> PackagedVariant:
+    """An ONNX file for TensorRT engines: it is proved without graph optimizations."""
+    variants = open_bundle(exported_bundle).variants
+    variants["onnx-int8"] = variants["onnx-fp32"].replace(precision="int8", exact=True)
+    return choose_packaged_variant(update_bundle(exported_bundle, {"variants": variants}), "onnx-int8", gpu=False)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from regnet_deploy.bundle import open_bundle
 from regnet_deploy.targets.kserve import kserve_files, service_name
 from regnet_deploy.targets.output_folder import write_folders
+from regnet_deploy.targets.packaged_variant import choose_packaged_variant
 from regnet_deploy.targets.settings import DeploymentSettings
 from regnet_deploy.targets.triton import triton_files
 
@@ -110,6 +113,26 @@ def test_triton_runs_its_repository_on_kserves_runtime(subject):
     assert model["modelFormat"] == {"name": "triton"}
     assert (model["runtime"], model["protocolVersion"]) == ("kserve-tritonserver", "v2")
     assert model["storageUri"].startswith("pvc://")
+
+
+def test_a_file_for_tensorrt_has_no_manifest_for_triton_which_would_run_it_otherwise(for_tensorrt):
+    files = kserve_files(for_tensorrt, DeploymentSettings(variant="onnx-int8"))
+    assert "inferenceservice-triton.yaml" not in files
+    readme = files["README.md"].decode()
+    assert "There is no manifest for Triton: variant onnx-int8 is for TensorRT engines" in readme
+    assert "{{" not in readme
+    container = yaml.safe_load(files["inferenceservice.yaml"])["spec"]["predictor"]["containers"][0]
+    assert container["args"][container["args"].index("--variant") + 1] == "onnx-int8"
+
+
+def test_the_instructions_name_the_bundle(exported_bundle):
+    folder = exported_bundle.rename(exported_bundle.with_name("my bundle"))
+    subject = choose_packaged_variant(open_bundle(folder), None, gpu=False)
+    readme = kserve_files(subject, DeploymentSettings())["README.md"].decode()
+    assert f"`regnet-deploy package --triton '{folder}'`" in readme
+    (line,) = re.findall(r"printf .* \| ", readme)
+    _, _, *lines, _ = shlex.split(line)
+    assert lines == ["FROM regnet-deploy", 'COPY ["my bundle", "/bundle"]']
 
 
 def test_triton_runs_in_an_image_that_has_what_the_preprocessing_needs(subject):

@@ -77,7 +77,7 @@ def test_an_engine_of_other_weights_or_without_proof_is_refused(with_h100_engine
 
 
 def test_a_variant_of_engines_that_has_none_names_the_command(without_engine):
-    with pytest.raises(UsageError, match="it has no engine; run `regnet-deploy export --trt`"):
+    with pytest.raises(UsageError, match=r"it has no engine; run `regnet-deploy export --trt \S+/bundle`"):
         choose_packaged_variant(open_bundle(without_engine), "trt-fp32", gpu=True)
 
 

@@ -6,6 +6,7 @@ import io
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,6 +160,21 @@ def test_a_label_stays_one_line(exported_bundle):
     chosen = choose_packaged_variant(open_bundle(exported_bundle), None, gpu=False)
     labels = triton_files(chosen, DeploymentSettings())["model_repository/regnet/labels.txt"].decode()
     assert labels == "a b\nc\nd\ne\nf\ngé\n"
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_file_for_tensorrt_is_refused_and_what_to_package_is_said(for_tensorrt, gpu):
+    with pytest.raises(UsageError) as raised:
+        triton_files(for_tensorrt, DeploymentSettings(gpu=gpu))
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith("variant onnx-int8 is for TensorRT engines, and ONNX Runtime 1.27 of Triton 26.09 does not ")
+    assert "--variant trt-int8 --gpu" in line
+
+
+@pytest.mark.parametrize(("bits", "said"), [(8, True), (7, False), (None, False)])
+def test_weights_of_8_bits_say_on_which_cpus_they_are_right(subject, bits, said):
+    files = triton_files(replace(subject(), weight_bits=bits), DeploymentSettings())
+    assert ("run the network on CPUs that add products of 8 bits in 32" in files["README.md"].decode()) is said
 
 
 def test_engines_become_plans(with_h100_engine):
