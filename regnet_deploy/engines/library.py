@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import platform
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from regnet_deploy.engines.gpu import Gpu
+from regnet_deploy.engines.gpu import Gpu, find_gpu
 from regnet_deploy.errors import MissingExtra, UsageError
 
 EngineRuntime = Literal["tensorrt", "tensorrt-rtx"]
@@ -27,8 +28,9 @@ _EXTRAS = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
 #: First supported version, and last supported major version.
 _FLOORS = {"tensorrt": (10, 9), "tensorrt-rtx": (1, 7)}
 _NEWEST_MAJOR = {"tensorrt": 11, "tensorrt-rtx": 1}
-
-
+#: Compute capabilities of NVIDIA's Jetson modules that have a TensorRT of their own, in JetPack. Wheels for aarch64 are
+#: for servers and newer modules, and have no kernels for these.
+_JETSON = {"5.3": "Nano", "6.2": "TX2", "7.2": "Xavier", "8.7": "Orin"}
 #: CUDA versions for which there are wheels, the newest first.
 _WHEELS_FOR = ("cu14", "cu13", "cu12")
 
@@ -81,12 +83,13 @@ def find_library(gpu: Gpu | None, runtime: EngineRuntime | None = None) -> Libra
         UsageError: it cannot be loaded, or its version is not supported.
     """
     installed = _is_installed("tensorrt")
+    jetson = _jetson()
     if runtime != "tensorrt-rtx" and installed and gpu is not None:
         return load_library("tensorrt")
     if runtime != "tensorrt" and _is_installed("tensorrt-rtx"):
         return load_library("tensorrt-rtx")
-    if runtime == "tensorrt-rtx":
-        raise _not_installed(runtime)
+    if runtime == "tensorrt-rtx" or jetson is not None:
+        raise _not_installed(runtime or "tensorrt")
     here = "tensorrt is installed but the NVIDIA driver shows no GPU" if installed else "tensorrt is not installed"
     other = "" if runtime else (", or build for RTX GPUs without one: pip install 'regnet-deploy[trt-rtx]'")
     raise MissingExtra(
@@ -109,8 +112,13 @@ def load_library(runtime: EngineRuntime) -> Library:
         library = Library(importlib.import_module(name), runtime)
     except (ImportError, OSError) as error:  # the import loads its shared libraries
         raise UsageError(f"{name} is installed but cannot be loaded: {' '.join(str(error).split())}") from None
+    jetson = _jetson()
+    if jetson is not None and library.toolkit is not None:
+        raise UsageError(f"{library} was installed by pip: {_on_jetson(jetson)}")
     floor, newest = _FLOORS[runtime], _NEWEST_MAJOR[runtime]
     version, first = version_numbers(library.version), ".".join(map(str, floor))
+    if jetson is not None and version < floor:
+        raise UsageError(f"{library} is older than {first}: {_on_jetson(jetson)}")
     if not floor <= version < (newest + 1,):
         raise UsageError(
             f"{library} is {'older' if version < floor else 'newer'} than what this version of regnet-deploy knows, "
@@ -160,7 +168,26 @@ def _is_installed(runtime: EngineRuntime) -> bool:
     return importlib.util.find_spec(runtime.replace("-", "_")) is not None
 
 
+def _jetson() -> Gpu | None:
+    """Return the GPU of this machine if it is a Jetson module whose TensorRT is that of JetPack."""
+    gpu = find_gpu() if platform.machine() == "aarch64" else None
+    return gpu if gpu is not None and gpu.compute_capability in _JETSON else None
+
+
+def _on_jetson(gpu: Gpu) -> str:
+    """Return why engines are not supported on a Jetson module, and what to do instead."""
+    first = ".".join(map(str, _FLOORS["tensorrt"]))
+    return (
+        f"engines on {gpu.name}, a Jetson {_JETSON[gpu.compute_capability]} (compute capability "
+        f"{gpu.compute_capability}), need a JetPack with TensorRT {first} or later, because TensorRT's wheels have no "
+        "kernels for it; without one run an ONNX variant (export --onnx, serve --device cpu)"
+    )
+
+
 def _not_installed(runtime: EngineRuntime) -> MissingExtra:
+    jetson = _jetson()
+    if jetson is not None:
+        return MissingExtra(f"{runtime} is not installed: {_on_jetson(jetson)}")
     return MissingExtra(
         f"{runtime} is not installed: on a machine with an NVIDIA GPU pip install 'regnet-deploy[{_EXTRAS[runtime]}]'"
     )

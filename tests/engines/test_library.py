@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,57 @@ def test_tensorrt_without_a_gpu_says_so(installed):
 def test_tensorrt_builds_where_it_and_a_gpu_are_else_tensorrt_rtx(installed, h100, names, has_gpu, variant):
     installed(**{name: {"tensorrt": "10.16.1.11", "tensorrt_rtx": "1.7.1.116"}[name] for name in names})
     assert find_library(h100 if has_gpu else None).variant("fp16") == variant
+
+
+class TestJetson:
+    """Modules whose TensorRT is that of JetPack: no wheel has kernels for them."""
+
+    @pytest.fixture
+    def orin(self, h100, monkeypatch):
+        gpu = replace(h100, name="Orin (nvgpu)", compute_capability="8.7", multiprocessors=16)
+        monkeypatch.setattr("regnet_deploy.engines.library.find_gpu", lambda: gpu)
+        monkeypatch.setattr("platform.machine", lambda: "aarch64")
+        return gpu
+
+    SAYS = (
+        r"engines on Orin \(nvgpu\), a Jetson Orin \(compute capability 8\.7\), need a JetPack with TensorRT 10\.9 or "
+        r"later, because TensorRT's wheels have no kernels for it; without one run an ONNX variant "
+        r"\(export --onnx, serve --device cpu\)$"
+    )
+
+    def test_the_tensorrt_of_jetpack_6_is_too_old_and_pip_is_not_advised(self, installed, orin):
+        installed(tensorrt="10.3.0")
+        for find in (lambda: load_library("tensorrt"), lambda: find_library(orin)):
+            with pytest.raises(UsageError, match=rf"^tensorrt 10\.3\.0 is older than 10\.9: {self.SAYS}") as caught:
+                find()
+            assert "pip install" not in str(caught.value)
+
+    @pytest.mark.parametrize("runtime", [None, "tensorrt", "tensorrt-rtx"])
+    def test_without_tensorrt_pip_is_not_advised(self, installed, orin, runtime):
+        installed()
+        with pytest.raises(MissingExtra, match=rf"^{runtime or 'tensorrt'} is not installed: {self.SAYS}") as caught:
+            find_library(orin, runtime)
+        assert "pip install" not in str(caught.value)
+
+    def test_a_wheel_is_refused_before_it_fails_in_a_build(self, installed, orin, tmp_path, monkeypatch):
+        installed(tensorrt="10.16.1.11")
+        wheel(tmp_path, "tensorrt-cu13-libs", "10.16.1.11")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(UsageError, match=rf"^tensorrt 10\.16\.1\.11 was installed by pip: {self.SAYS}"):
+            load_library("tensorrt")
+
+    def test_a_later_jetpack_is_supported(self, installed, orin):
+        installed(tensorrt="10.16.1.11")
+        assert str(find_library(orin)) == "tensorrt 10.16.1.11"
+
+    @pytest.mark.parametrize(("machine", "capability"), [("x86_64", "8.7"), ("aarch64", "9.0"), ("aarch64", "11.0")])
+    def test_other_machines_get_pips_advice(self, installed, orin, monkeypatch, machine, capability):
+        gpu = replace(orin, compute_capability=capability)
+        monkeypatch.setattr("regnet_deploy.engines.library.find_gpu", lambda: gpu)
+        monkeypatch.setattr("platform.machine", lambda: machine)
+        installed(tensorrt="10.3.0")
+        with pytest.raises(UsageError, match=r"10\.3\.0 is older than .*pip install 'tensorrt>=10\.9,<12'"):
+            find_library(gpu)
 
 
 def test_the_runtime_that_is_wanted_is_the_one(installed, h100):
