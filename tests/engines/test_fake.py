@@ -10,8 +10,11 @@ from types import FunctionType
 
 import pytest
 
+from regnet_deploy.engines import cuda
+
 HERE = Path(__file__).parent
 RECORDING = json.loads((HERE / "tensorrt_api.json").read_text(encoding="utf-8"))
+CUDA_RECORDING = json.loads((HERE / "cuda_api.json").read_text(encoding="utf-8"))
 #: Enumerations and members of them that the package names.
 USED = {
     "BuilderFlag": ("TF32", "VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"),
@@ -33,8 +36,8 @@ USED_OF_RTX = {
 CALLED_BACK = ("ILogger", "IErrorRecorder", "IProgressMonitor")
 
 
-def recorder():
-    spec = importlib.util.spec_from_file_location("record_tensorrt_api", HERE / "record_tensorrt_api.py")
+def recorder(name="record_tensorrt_api"):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -131,14 +134,20 @@ def test_what_tensorrt_calls_back_has_its_methods_and_arguments(fakes, version):
         assert compared, name
 
 
-def test_the_fake_of_cuda_takes_what_the_real_one_takes(machine):
-    real = machine.cuda._real
-    assert importlib.util.find_spec("cuda.bindings.runtime") is not None
+@pytest.mark.parametrize("version", sorted(CUDA_RECORDING))
+def test_the_fake_of_cuda_takes_what_every_supported_version_takes(machine, version):
+    recorded = CUDA_RECORDING[version]
     for name, method in vars(type(machine.cuda)).items():
         if name.startswith("cuda"):
-            (line, *_) = getattr(real, name).__doc__.splitlines()
-            wanted = [re.split(r"[ :]", part.split(":")[0].strip())[-1] for part in line[len(name) + 1 : -1].split(",")]
-            assert list(inspect.signature(method).parameters)[1:] == [one for one in wanted if one], name
+            assert list(inspect.signature(method).parameters)[1:] == recorded[name], name
+
+
+def test_what_is_called_of_cuda_is_recorded_and_the_installed_version_has_it(machine):
+    source = Path(cuda.__file__).read_text(encoding="utf-8")
+    named = set(re.findall(r"\bcuda[A-Z]\w*(?:_t)?\b", source))
+    for recorded in (*CUDA_RECORDING.values(), recorder("record_cuda_api").interface_of(machine.cuda._real)):
+        assert named <= {*recorded, *(member for one in recorded.values() if isinstance(one, dict) for member in one)}
+        assert recorded == CUDA_RECORDING["12.9.0"]
 
 
 def test_the_recorder_reads_properties_methods_overloads_and_enumerations():
