@@ -123,7 +123,11 @@ _PATH = click.Path(path_type=Path)
     help="Effort of the search for fast kernels.",
 )
 @click.option("--tf32", is_flag=True, help="Let FP32 engines round the inputs of convolutions to TF32.")
-@click.option("--version-compatible", is_flag=True, help="Build engines that later versions of TensorRT can run.")
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Build engines that later versions of TensorRT run with the lean runtime of this one.",
+)
 @click.option(
     "--hardware-compatible",
     type=click.Choice(["ampere+", "same-compute-capability"]),
