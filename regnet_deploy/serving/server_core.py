@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
@@ -110,6 +111,9 @@ class ServerCore:
         if refused and not models.all():
             raise refused[0][1]
         self.opened = models.all()
+        unready = models.unready_reason()
+        if unready is not None:
+            self.log_event("unready", level=logging.WARNING, error=unready)
         if self._poll_s > 0:
             self._watching = asyncio.ensure_future(self._watcher.watch(self._poll_s))
 

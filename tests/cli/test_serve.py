@@ -131,6 +131,21 @@ def test_an_engine_can_only_be_built_of_a_variant_that_is_named(cli_error: Any, 
     assert "an engine is built for one variant: name it with --variant, such as --variant trt-fp16" in line
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--versions", "latest"), "--versions is for a folder of models"),
+        (("--versions", "newest"), "all, latest:N or versions such as 3,5"),
+        (("--ready", "cats"), "its model is regnet"),
+        (("--ready", "a b"), "the model name 'a b' must be"),
+    ],
+)
+def test_policies_that_cannot_be_are_one_line(
+    cli_error: Any, exported_bundle: Path, options: tuple[str, ...], says: str
+):
+    assert says in cli_error("serve", exported_bundle, "--port", "0", *options)
+
+
 class TestEngines:
     """Beside a GPU and TensorRT that are not there, as far as the server being ready."""
 

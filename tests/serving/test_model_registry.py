@@ -141,3 +141,54 @@ def test_closing_ends_every_version():
     models, there = with_versions("1", "2")
     models.close()
     assert [one.closed for one in there.values()] == [1, 1]
+
+
+def test_what_cannot_be_opened_is_listed_without_taking_anything_away():
+    models, there = with_versions("1", "2")
+    models.set_unusable(
+        {("cats", "2"): "gone", ("cats", "3"): "a file", ("dogs", None): "closed", ("a b", None): "name"}
+    )
+    assert models.index() == [
+        {"name": "cats", "version": "1", "state": "READY", "reason": ""},
+        {"name": "cats", "version": "2", "state": "READY", "reason": "still serves the version before: gone"},
+        {"name": "cats", "version": "3", "state": "UNAVAILABLE", "reason": "a file"},
+        {"name": "dogs", "state": "UNAVAILABLE", "reason": "closed"},
+        {"name": "a b", "state": "UNAVAILABLE", "reason": "name"},
+    ]
+    assert models.get("cats", "2") is there["2"]
+    assert models.names() == ["cats", "dogs"]  # what no request can name is no model
+    assert refused(models, "cats", "3") == (503, "version 3 of model cats is not ready")
+    assert refused(models, "dogs") == (503, "no version of model dogs is ready")
+    assert refused(models, "a b")[0] == 404
+    models.set_unusable({})
+    assert [entry["reason"] for entry in models.index()] == ["", ""]
+    assert refused(models, "dogs")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("policy", "none", "one_ill", "both"),
+    [
+        ("any", "no model is ready", None, None),
+        ("all", "no model is ready", "1 of 2 models are not ready", None),
+        ("cats", "model cats is not ready", None, None),
+        ("dogs", "model dogs is not ready", "model dogs is not ready", None),
+    ],
+)
+def test_the_policy_says_which_models_must_answer(policy: str, none: str | None, one_ill: str | None, both: str | None):
+    models = ModelRegistry(ready=policy)
+    assert models.unready_reason() == none
+    models.put(Version("cats"))  # type: ignore[arg-type]
+    models.loading("dogs", "1")
+    models.refuse("dogs", "1", "damaged")
+    assert models.unready_reason() == one_ill
+    models.loading("dogs", "1")  # again, after it has changed
+    assert models.unready_reason() == one_ill
+    models.put(Version("dogs"))  # type: ignore[arg-type]
+    assert (models.unready_reason(), models.ready()) == (both, True)
+
+
+def test_a_model_that_is_loaded_for_the_first_time_is_not_waited_for():
+    models = ModelRegistry(ready="all")
+    models.put(Version("cats"))  # type: ignore[arg-type]
+    models.loading("dogs", "1")
+    assert models.ready()
