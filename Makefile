@@ -43,6 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/export_time.py --json benchmarks/results/export_time.json
 	$(BIN)/python benchmarks/evidence.py --json benchmarks/results/evidence.json
 	$(BIN)/python benchmarks/precision.py
+	$(BIN)/python benchmarks/golden_gate.py
 	$(BIN)/python benchmarks/precision_page.py
 	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/serving.py

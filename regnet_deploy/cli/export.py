@@ -70,6 +70,11 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     help="Use these images as the golden set (may be repeated; at most 64 are used).",
 )
+@click.option(
+    "--remove-refused",
+    is_flag=True,
+    help="Remove a variant of an earlier export where the new one does not pass its gate or loses too much.",
+)
 @click.option("--atol", type=FiniteFloat(0, 1e9), help="Same as --gate fp32:atol=...  [default: 1e-4]")
 @click.option("--rtol", type=FiniteFloat(0, 1e9), help="Same as --gate fp32:rtol=...  [default: 1e-3]")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import click
@@ -63,12 +64,16 @@ def _row(check: VerificationCheck) -> tuple[str, ...]:
         check.subject,
         check.outcome,
         check.detail,
-        f"{figures.max_abs_error:.2g}",
-        f"{figures.relative_error:.2%}",
-        f"{figures.worst_error:.2%}",
+        _finite(figures.max_abs_error, ".2g"),
+        _finite(figures.relative_error, ".2%"),
+        _finite(figures.worst_error, ".2%"),
         f"{figures.top1_agreement:.1%}",
         str(figures.images),
     )
+
+
+def _finite(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"
 
 
 def _summary(checks: list[VerificationCheck]) -> str:

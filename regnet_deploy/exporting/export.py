@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
@@ -12,7 +12,7 @@ from regnet_deploy.bundle.variants import Engine, OnnxVariant, Variant
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason
 from regnet_deploy.engines.library import find_library
-from regnet_deploy.errors import MissingExtra, UsageError
+from regnet_deploy.errors import MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting.accuracy import reference_logits, undecided_drops
 from regnet_deploy.exporting.accuracy_gate import AccuracyGate, check_reference_accuracy
 from regnet_deploy.exporting.calibration import CalibrationSet, Calibrator, make_calibration_set
@@ -23,7 +23,7 @@ from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.state import EngineBuilder, ExportContext, ExportResult, ExportState
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.exporting.validation import load_validation_set
-from regnet_deploy.exporting.variant_choice import choose_variants, rejected_names
+from regnet_deploy.exporting.variant_choice import choose_variants, removed_names
 from regnet_deploy.exporting.variants import make_variants
 from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.profiling.latency import check_memory
@@ -48,7 +48,7 @@ def export(path: str | Path, options: ExportOptions, progress: Progress | None =
         BundleError: the bundle is missing, damaged, changed meanwhile or not writable.
         DataError: images for the golden set, the calibration or the validation cannot be used.
         MissingExtra: ONNX Runtime, which runs the variants, is not installed.
-        UsageError: it is installed twice.
+        UsageError: it is installed twice, or a requested precision would change nothing in this network.
         ProofError: the fp32 variant does not agree with the model; nothing is written.
     """
     progress = progress or NoProgress()
@@ -57,6 +57,8 @@ def export(path: str | Path, options: ExportOptions, progress: Progress | None =
     builder = _find_builder(options)
 
     source = load_model_source(bundle)
+    for precision in options.precisions:
+        source.check_has_effect(precision)
     if options.auto:
         memory = describe_machine().memory_bytes
         check_memory(source.network, source.preprocessing.crop, max(options.batches), memory)
@@ -142,12 +144,17 @@ def _commit(context: ExportContext, state: ExportState, choice: Choice | None) -
     bundle, options, golden, progress = context.bundle, context.options, context.golden, context.progress
     new = _with_known_accuracies(bundle, state)
     files = {GOLDEN: golden.data, **state.files}
-    removed = rejected_names(choice, state.rejected)
+    removed = removed_names(choice, state.rejected, remove_refused=options.remove_refused)
     existing = existing_variants(context, new, files, removed, lambda engine: _runs_here(engine, context.builder))
     for name in bundle.manifest.variants:
         if name not in new and name not in existing.variants:
             progress.message(f"{name} of an earlier export is removed")
-    outdated = _outdated_choice(bundle, files) if choice is None else ()
+    for name, error in state.rejected.items():
+        if name in existing.variants and isinstance(error, ProofError):
+            progress.message(
+                f"{name} of an earlier export stays, with the gate that it passed then: --remove-refused removes it"
+            )
+    outdated = _outdated_choice(bundle, files, new) if choice is None else ()
     progress.step("writing the bundle")
     parts = Manifest(
         golden=golden.record,
@@ -172,10 +179,18 @@ def _with_known_accuracies(bundle: Bundle, state: ExportState) -> dict[str, Vari
     return {name: one.variant for name, one in state.variants.items()}
 
 
-def _outdated_choice(bundle: Bundle, files: Mapping[str, bytes]) -> tuple[str, ...]:
-    """Return the part ``choice`` if the file of one of its candidates is replaced, else nothing."""
+def _outdated_choice(bundle: Bundle, files: Mapping[str, bytes], new: Collection[str]) -> tuple[str, ...]:
+    """Return the part ``choice`` if one of its candidates is replaced, or was refused and has passed now; else nothing.
+
+    Args:
+        bundle: as it was.
+        files: new files by logical name.
+        new: names of the new variants.
+    """
     choice = bundle.manifest.choice
     for candidate in choice.candidates if choice else ():
+        if candidate.result == "refused" and candidate.variant in new:
+            return ("choice",)
         one = bundle.manifest.variants.get(candidate.variant)
         if isinstance(one, OnnxVariant) and one.file in files and not _has_bytes(bundle, one.file, files[one.file]):
             return ("choice",)

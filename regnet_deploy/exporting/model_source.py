@@ -12,8 +12,9 @@ from torch import nn
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.onnx_graph import activation_names, build_onnx, convolution_types
-from regnet_deploy.exporting.precision import Precision
+from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.network import Network
@@ -64,6 +65,29 @@ class ModelSource:
     def convolution_types(self, precision: Precision) -> dict[str, str]:
         """Return the type in which each convolution computes, by name."""
         return convolution_types(self.network, self.weights, precision)
+
+    def check_has_effect(self, precision: Precision) -> None:
+        """Check that no more precise precision computes this network in the same types.
+
+        Raises:
+            UsageError: one does, for example where ``int8-1x1`` finds no 1x1 convolution.
+        """
+        if precision.quantized_type in (None, "uint8"):  # these differ in operators that every network has
+            return
+        types = self.convolution_types(precision)
+        if precision.quantized_type in types.values():
+            return
+        same = next(
+            one.name
+            for one in PRECISIONS.values()
+            if one.quantized_type is None and one.float_type == precision.float_type
+        )
+        kinds = ", ".join(sorted(precision.quantized_kinds))
+        raise UsageError(
+            f"precision {precision.name} would quantize nothing in this network, which has no {kinds} convolution: it "
+            f"would be {same} under another name; give --precision {same}, or int8, which quantizes the 3x3 "
+            "convolutions too"
+        )
 
 
 def load_model_source(bundle: Bundle) -> ModelSource:

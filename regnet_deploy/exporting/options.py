@@ -30,6 +30,7 @@ class ExportOptions:
         seed: of the choice of these images.
         gates: name of a precision -> limits on the golden set.
         max_drop: percentage points of validation top-1 that a variant may lose.
+        remove_refused: remove the variant of an earlier export where the new one does not pass its gate.
         engine: options of engines.
         accept_unaccounted: accept engines whose report does not name every convolution.
         batches: batch sizes that ``auto`` measures.
@@ -48,6 +49,7 @@ class ExportOptions:
     seed: int = 0
     gates: Mapping[str, Gate] = field(default_factory=lambda: GATES)
     max_drop: float = 0.5
+    remove_refused: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
     accept_unaccounted: bool = False
     batches: tuple[int, ...] = (1, 8)

@@ -65,7 +65,8 @@ def quantize_weights(
     """
     largest = LARGEST_REDUCED if reduce_range else LARGEST[kind]
     magnitude = np.abs(weight.reshape(len(weight), -1)).max(axis=1).astype(np.float64)
-    scale = np.maximum(np.maximum(magnitude / largest, _SMALLEST_SCALE), least_scale).astype(scale_type)
+    with np.errstate(over="ignore"):  # who writes the graph checks the scales, and knows their name
+        scale = np.maximum(np.maximum(magnitude / largest, _SMALLEST_SCALE), least_scale).astype(scale_type)
     exact = weight / scale.astype(np.float64).reshape(-1, *[1] * (weight.ndim - 1))
     if kind == "fp8":
         return QuantizedTensor(np.clip(exact, -largest, largest).astype(ml_dtypes.float8_e4m3fn), scale)

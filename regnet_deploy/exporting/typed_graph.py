@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from regnet_deploy import __version__
+from regnet_deploy.exporting.float_range import check_finite, convert_constant
 from regnet_deploy.exporting.precision import ConvolutionKind, Precision
 from regnet_deploy.exporting.quantization import (
     TensorRange,
@@ -81,8 +82,8 @@ class TypedGraph:
         return name
 
     def float_constant(self, name: str, value: Array) -> str:
-        """Add a constant in the float type of the precision."""
-        return self.constant(name, value.astype(self._float))
+        """Add a constant in the float type of the precision; raise ProofError where it is beyond its range."""
+        return self.constant(name, convert_constant(name, value, self._float, self.precision.name))
 
     def cast(self, x: str, name: str, to: Any, output: str | None = None) -> str:
         """Add a cast, or nothing where the float type is FP32."""
@@ -178,6 +179,7 @@ class TypedGraph:
         if self.precision.quantized_type == "int8":
             least = least_weight_scale(bias, symmetric_scale(self._range_of(x.removesuffix(".dq")), kind))
         tensor = quantize_weights(weight, kind, self._float, reduce_range=self._reduce_range, least_scale=least)
+        check_finite(f"the scale of {name}.weight", tensor.scale, self.precision.name)
         scale = self.constant(f"{name}.weight.scale", tensor.scale)
         zero = self.constant(f"{name}.weight.zero", np.zeros(len(weight), tensor.values.dtype))
         values = self.constant(f"{name}.weight", tensor.values)

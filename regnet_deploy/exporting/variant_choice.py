@@ -38,6 +38,7 @@ class VariantCandidate:
         rejected: why it is rejected without regard to its speed, or None.
         accuracy: on the validation images, if it is measured.
         latency: for each batch size; empty if this machine cannot run it.
+        inaccurate: whether it is rejected because it does not agree with the model; else it could not be made here.
     """
 
     name: str
@@ -45,6 +46,7 @@ class VariantCandidate:
     rejected: str | None = None
     accuracy: Accuracy | None = None
     latency: tuple[Latency, ...] = ()
+    inaccurate: bool = True
 
     @property
     def ms_per_image(self) -> float:
@@ -128,7 +130,7 @@ def rank_variants(candidates: Sequence[VariantCandidate], requested: Collection[
     groups: dict[tuple[str, str], list[VariantCandidate]] = {}
     for one in candidates:
         if one.rejected is not None:
-            decisions[one.name] = one.decided("refused", one.rejected)
+            decisions[one.name] = one.decided("refused" if one.inaccurate else "unmeasured", one.rejected)
         elif not one.latency:
             reason = "this machine cannot run it, so its latency is not known"
             decisions[one.name] = one.decided("unmeasured", reason)
@@ -184,14 +186,22 @@ def measure_candidates(
     ]
 
 
-def rejected_names(choice: Choice | None, rejected: Mapping[str, RegnetDeployError]) -> set[str]:
-    """Return the variants that were slower or did not pass the gate: those of an earlier export are removed too.
+def removed_names(
+    choice: Choice | None, rejected: Mapping[str, RegnetDeployError], *, remove_refused: bool = False
+) -> set[str]:
+    """Return the variants whose files of an earlier export are removed.
 
-    A variant that could not be exported, for lack of images or memory, is not among them: the earlier one stays.
+    Args:
+        choice: of ``auto``: the slower variants are removed.
+        rejected: variants that this export does not add. The earlier ones stay, because they passed the gate of their
+            export.
+        remove_refused: also remove those that did not pass the gate of this export. A variant that could not be
+            exported, for lack of images or memory, stays.
     """
     candidates = choice.candidates if choice else ()
     names = {one.variant for one in candidates if one.result == "slower"} - {"onnx-fp32"}
-    names |= {name for name, error in rejected.items() if isinstance(error, ProofError)}
+    if remove_refused:
+        names |= {name for name, error in rejected.items() if isinstance(error, ProofError)}
     return names | {f"{name}-uint8" for name in names}
 
 
@@ -228,7 +238,7 @@ def _unmeasured(context: ExportContext, state: ExportState) -> list[VariantCandi
 
 def _rejected(state: ExportState) -> list[VariantCandidate]:
     return [
-        VariantCandidate(name, name.partition("-")[2], rejected=str(error))
+        VariantCandidate(name, name.partition("-")[2], rejected=str(error), inaccurate=isinstance(error, ProofError))
         for name, error in state.rejected.items()
         if name != "engines"
     ]

@@ -8,6 +8,7 @@ from regnet_deploy.engines.engine_builder import EngineSource, build_engine
 from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, UsageError
 from regnet_deploy.exporting.emulation import runs_as_typed
 from regnet_deploy.exporting.existing_variants import stored_engines
+from regnet_deploy.exporting.float_range import check_float_range
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.proof import open_for_proof
 from regnet_deploy.exporting.state import ExportContext, ExportedEngine, ExportedOnnx, ExportState
@@ -89,12 +90,15 @@ def export_onnx(context: ExportContext, precision: Precision, *, validate: bool 
 
     Raises:
         DataError: there are too few images for calibration, or their classes are not the bundle's.
-        UsageError: no images for calibration are given.
-        ProofError: it does not pass the gate; the message has the figures.
+        UsageError: no images for calibration are given, or the precision changes nothing in this network.
+        ProofError: it does not pass the gate; the message has the figures. Or a weight or an activation is beyond the
+            range of its type; the message names it.
     """
     source, progress = context.source, context.progress
+    source.check_has_effect(precision)
     ranges = calibration = weight_bits = None
     note, reduce_range = _note(precision), False
+    check_float_range(source, context.golden.golden, precision)
     if precision.needs_ranges:
         # Only the kernels of ONNX Runtime saturate; TensorRT sums in 32 bits.
         reduce_range = precision.quantized_type == "uint8" and int8_sums_saturate()

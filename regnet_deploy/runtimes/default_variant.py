@@ -110,6 +110,10 @@ def _not_default_reason(bundle: Bundle, name: str) -> str | None:
             "its weights have 8 bits, and sums of such products saturate on this CPU: export it again here, or name it "
             f"with --variant {name}"
         )
+    choice = bundle.manifest.choice
+    for candidate in choice.candidates if choice else ():
+        if candidate.result == "refused" and candidate.variant == name.removesuffix("-uint8"):
+            return f"`export --precision auto` refused it ({candidate.reason}), name it with --variant {name}"
     if is_standard(proof_of(bundle, name), variant.precision):
         return None
     return f"it was proved with a looser gate than {variant.precision} has, name it with --variant {name}"

@@ -77,11 +77,14 @@ class Agreement:
         return {**figures, "gate": self.gate.to_json(), "passed": self.passed}
 
     def __str__(self) -> str:
+        if not math.isfinite(self.max_abs_error):
+            return f"{'; '.join(self.failures)}, of {self.images} images"
         failed = f"{'; '.join(self.failures)} - " if self.failures else ""
         return (
             f"{failed}max |error| {self.max_abs_error:.3g}, mean |error| {self.mean_abs_error:.3g} "
-            f"({self.relative_error:.2%} of the spread), worst image {self.worst_error:.2%}, cosine {self.cosine:.6f}, "
-            f"top-1 {self.top1_agreement:.1%} the same on {self.images} images (allowed: {self.gate})"
+            f"({_of_spread(self.relative_error)}), worst image {_of_spread(self.worst_error)}, "
+            f"cosine {self.cosine:.6f}, top-1 {self.top1_agreement:.1%} the same on {self.images} images "
+            f"(allowed: {self.gate})"
         )
 
 
@@ -189,6 +192,10 @@ def _share(error: float, spread: float) -> float:
     return error / spread if spread > 0 else math.inf if error > 0 else 0.0
 
 
+def _of_spread(share: float) -> str:
+    return f"{share:.2%} of the spread" if math.isfinite(share) else "above a spread of 0"
+
+
 def _far_logit(expected: NDArray[np.float64], error: NDArray[np.float64], gate: Gate) -> list[str]:
     """Return a phrase for the logit that exceeds its limit most, if one does."""
     allowed = gate.limit("atol") + gate.limit("rtol") * np.abs(expected)
@@ -203,9 +210,9 @@ def _beyond(agreement: Agreement) -> list[str]:
     """Return a phrase for each of the other figures that is outside its limit."""
     gate, failed = agreement.gate, []
     if gate.mean is not None and agreement.relative_error > gate.mean:
-        failed.append(f"mean |error| {agreement.relative_error:.2%} of the spread (at most {gate.mean:.2%})")
+        failed.append(f"mean |error| {_of_spread(agreement.relative_error)} (at most {gate.mean:.2%})")
     if gate.worst is not None and agreement.worst_error > gate.worst:
-        failed.append(f"error of one image {agreement.worst_error:.2%} of the spread (at most {gate.worst:.2%})")
+        failed.append(f"error of one image {_of_spread(agreement.worst_error)} (at most {gate.worst:.2%})")
     if gate.cosine is not None and agreement.cosine < gate.cosine:
         failed.append(f"cosine {agreement.cosine:.6f} (at least {gate.cosine:g})")
     if gate.top1 is not None and agreement.top1_decided < gate.top1:

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,11 @@ import onnx
 import pytest
 from bundle_parts import latency, training
 from PIL import Image
+from safetensors.numpy import load as load_weights
+from safetensors.numpy import save as save_weights
 
 from regnet_deploy.bundle import Manifest, find_damage, open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.errors import BundleError, DataError, MissingExtra, ProofError, UsageError
@@ -27,6 +30,8 @@ from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.typed_graph import TypedGraph
 from regnet_deploy.exporting.variant_choice import VariantCandidate
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
 from regnet_deploy.runtimes.golden_set import load_golden, replay
@@ -42,6 +47,10 @@ pytestmark = pytest.mark.usefixtures("short_warmup")
 
 def run(path, **changes):
     return export(path, ExportOptions(**changes))
+
+
+def architecture_of(network):
+    return Architecture.of(network, name="other", classes=5, resolution=32)
 
 
 def gates(**limits):
@@ -281,12 +290,67 @@ def test_a_variant_below_its_gate_is_left_out_with_the_figures_and_the_others_ar
     assert "mean |error|" in str(exported.rejected["onnx-fp16"])
 
 
-def test_what_does_not_pass_its_gate_any_more_is_not_left_from_an_earlier_export(trained):
+def test_a_stricter_gate_that_fails_leaves_the_earlier_variant_and_says_so(trained, recorded_progress):
     run(trained, precisions=precisions("fp16", "bf16"))
-    exported = run(trained, precisions=precisions("fp16"), gates=gates_with_overrides([("fp16", "mean", 0.0)]))
+    before = open_bundle(trained)
+    strict = {"precisions": precisions("fp16"), "gates": gates_with_overrides([("fp16", "mean", 0.0)])}
+    exported = export(trained, ExportOptions(**strict), recorded_progress)
     assert "onnx-fp16" in exported.rejected
-    assert set(open_bundle(trained).parts["variants"]) == {"onnx-fp32", "onnx-bf16"}
+    after = open_bundle(trained)
+    assert after.variants == before.variants
+    assert after.read("onnx-fp16.onnx") == before.read("onnx-fp16.onnx")
+    assert recorded_progress.messages == [
+        "onnx-fp16 of an earlier export stays, with the gate that it passed then: --remove-refused removes it"
+    ]
+    assert default_variant(after, "onnx-fp16") == "onnx-fp16"
+
+
+def test_asked_for_a_stricter_gate_that_fails_removes_the_earlier_variant(trained):
+    run(trained, precisions=precisions("fp16", "bf16"), uint8=True)
+    strict = gates_with_overrides([("fp16", "mean", 0.0)])
+    exported = run(trained, precisions=precisions("fp16"), gates=strict, remove_refused=True)
+    assert "onnx-fp16" in exported.rejected
+    left = {"onnx-fp32", "onnx-fp32-uint8", "onnx-bf16", "onnx-bf16-uint8"}
+    assert set(open_bundle(trained).parts["variants"]) == left
     assert find_damage(open_bundle(trained)) == []
+
+
+def test_what_auto_refuses_stays_but_is_not_the_default(trained, data, monkeypatch):
+    run(trained, precisions=precisions("int8-cpu"), data=data, max_drop=100.0)
+    measure = accuracy_gate.measure_accuracy
+    monkeypatch.setattr(accuracy_gate, "measure_accuracy", lambda *given: measure(*given).replace(drop=1.0))
+    strict = gates_with_overrides([("int8-cpu", "mean", 0.0), ("fp16", "mean", 0.0)])
+    run(trained, auto=True, data=data, max_drop=0.0, seconds=0.01, gates=strict)
+    bundle = open_bundle(trained)
+    assert "onnx-int8-cpu" in bundle.variants
+    assert default_variant(bundle) == "onnx-fp32"
+    run(trained, precisions=precisions("int8-cpu"), data=data, max_drop=100.0)  # passes when it is named
+    assert open_bundle(trained).manifest.choice is None
+
+
+def test_weights_beyond_fp16_are_named_without_a_warning(trained):
+    weights = load_weights(open_bundle(trained).read("weights.safetensors"))
+    weights["head.fc.weight"] = weights["head.fc.weight"] * np.float32(1e7)
+    update_bundle(trained, {}, {"weights.safetensors": save_weights(weights)})
+    exported = run(trained, precisions=precisions("fp16"))  # warnings are errors in tests
+    assert set(exported.variants) == {"onnx-fp32"}
+    line = str(exported.rejected["onnx-fp16"])
+    assert re.match(
+        r"fp16 is not exported: logits \(the output of head\.fc\) reach \d\S* on the .* beyond .* 65,504\): ", line
+    )
+    assert isinstance(exported.rejected["onnx-fp16"], ProofError)
+
+
+@pytest.mark.parametrize("name", ["int8-1x1", "fp8-1x1"])
+def test_a_precision_that_changes_nothing_is_refused_before_anything_is_written(trained, data, name):
+    update_bundle(trained, {"architecture": architecture_of(PLAIN)})
+    update_bundle(trained, {}, {"weights.safetensors": weights_to_bytes(AnyNet(PLAIN, 5, seed=0).state_dict())})
+    before = (trained / "bundle.json").read_bytes()
+    with pytest.raises(
+        UsageError, match=rf"^precision {name} would quantize nothing .* no 1x1 .* give --precision fp16"
+    ):
+        run(trained, precisions=precisions(name), calibration=data)
+    assert (trained / "bundle.json").read_bytes() == before
 
 
 def test_a_choice_goes_when_what_it_tells_of_is_replaced(trained, data, write_images, tmp_path):
@@ -341,7 +405,13 @@ def test_auto_validates_the_fastest_and_takes_the_next_where_that_loses_too_much
 def test_auto_takes_out_what_an_earlier_export_left_and_lost_now(trained, data):
     run(trained, precisions=precisions("fp16"))
     exported = run(
-        trained, auto=True, data=data, max_drop=100.0, seconds=0.01, gates=gates_with_overrides([("fp16", "mean", 0)])
+        trained,
+        auto=True,
+        data=data,
+        max_drop=100.0,
+        seconds=0.01,
+        gates=gates_with_overrides([("fp16", "mean", 0)]),
+        remove_refused=True,
     )
     assert "onnx-fp16" not in open_bundle(trained).parts["variants"]
     assert exported.rejected == {}
@@ -392,7 +462,7 @@ def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write
         write_images(tmp_path / "few" / "val" / label, 2, seed=1)
     exported = run(trained, auto=True, data=tmp_path / "few", max_drop=100.0, seconds=0.01)
     results = {one.variant: one for one in exported.choice.candidates}
-    assert results["onnx-int8-cpu"].result == "refused"
+    assert results["onnx-int8-cpu"].result == "unmeasured"
     assert "300" in results["onnx-int8-cpu"].reason
 
 
@@ -414,16 +484,15 @@ def test_pixels_can_be_taken_in_every_precision(trained, data):
     }
 
 
-def test_an_earlier_variant_that_a_new_golden_set_refuses_goes_and_the_rest_is_written(trained, tmp_path):
+def test_an_earlier_variant_is_proved_on_a_new_golden_set_with_the_gate_that_it_passed(trained, tmp_path):
     run(trained, precisions=precisions("fp16"))
     Image.new("RGB", (32, 32), "teal").save(tmp_path / "mine.png")
     strict = gates_with_overrides([("fp16", "mean", 0)])
     exported = run(trained, images=(tmp_path / "mine.png",), gates=strict)
-    assert isinstance(exported.rejected["onnx-fp16"], ProofError)
-    bundle = open_bundle(trained)
-    assert set(bundle.parts["variants"]) == {"onnx-fp32"}
-    assert "onnx-fp16.onnx" not in bundle.files
-    assert find_damage(bundle) == []
+    assert exported.rejected == {}
+    proof = open_bundle(trained).variants["onnx-fp16"].proof
+    assert (proof.images, proof.gate) == (exported.golden.images, GATES["fp16"])
+    assert find_damage(open_bundle(trained)) == []
 
 
 @pytest.fixture

@@ -291,3 +291,14 @@ def test_one_image_with_the_logits_of_another_is_found_whatever_the_number_of_cl
     got[3, 0] += np.float32(1.0) - np.float32(0.0)
     agreement = compare(wanted, got, GATES["int8-cpu"])
     assert any("error of one image" in failure for failure in agreement.failures)
+
+
+def test_a_logit_that_is_not_finite_is_told_without_figures_that_mean_nothing():
+    broken = REFERENCE.copy()
+    broken[0, 0] = np.inf
+    assert str(compare(REFERENCE, broken, GATES["fp16"])) == "a logit is not finite, of 2 images"
+
+
+def test_an_error_where_all_reference_logits_are_equal_is_no_infinite_share():
+    zeros = np.zeros((2, 3), np.float32)
+    assert "inf" not in str(compare(zeros, zeros + 1, GATES["int8"]))
