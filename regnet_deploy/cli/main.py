@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
 import sys
 from typing import Any, NoReturn
 
 import click
 
 from regnet_deploy import __version__
+from regnet_deploy.cli.streams import discard, flush_or_discard, open_closed_streams
 from regnet_deploy.errors import RegnetDeployError, did_you_mean
 
 #: Commands in the order of the pipeline, with what each does; each is ``command`` of the module of its name in this
@@ -84,6 +85,7 @@ def main() -> None:
 
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 2 an input cannot be used, 3 a proof failed, 130 interrupted."""
+    open_closed_streams()
     try:
         result: Any = main.main(arguments, prog_name="regnet-deploy", standalone_mode=False)
         sys.stdout.flush()
@@ -91,7 +93,8 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except RegnetDeployError as error:
         code = _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        with contextlib.suppress(OSError):
+            error.show()
         code = error.exit_code
     except click.UsageError as error:
         where = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
@@ -99,18 +102,18 @@ def run(arguments: list[str] | None = None) -> NoReturn:
     except click.ClickException as error:
         code = _fail(error.format_message(), 2)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter reports an error at its end
+        discard(sys.stdout)  # or the interpreter reports an error at its end
         code = 0
     except OSError as error:
         if error.filename is not None:
             raise  # the command should have reported this file: a bug
         code = _fail(f"cannot write the output: {error.strerror}", 2)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
     except (click.Abort, KeyboardInterrupt) as error:
-        reason = str(
-            error.__cause__ or error
-        )  # click raises Abort from the KeyboardInterrupt, and a command may say more
+        # click raises Abort from the KeyboardInterrupt, and a command may say more
+        reason = str(error.__cause__ or error)
         code = _fail(f"interrupted: {reason}" if reason else "interrupted", 130)
+    flush_or_discard()
     daemon = sys.modules.get("regnet_deploy.serving.daemon_thread")  # only a command that served has it
     if daemon is not None:
         daemon.exit_if_threads_remain(code)

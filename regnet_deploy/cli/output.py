@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from regnet_deploy.cli.streams import echo_message
 from regnet_deploy.errors import ProofError, RegnetDeployError
 
 if TYPE_CHECKING:
@@ -27,17 +28,17 @@ def print_json(data: Any) -> None:
 
 
 def print_message(text: str) -> None:
-    """Print one line to stderr.
+    """Print one line to stderr, if it can be written.
 
     A terminal gets it wrapped between words, and the command after ``next:`` on a line of its own, to be copied.
     """
     if not sys.stderr.isatty():
-        click.echo(text, err=True)
+        echo_message(text)
         return
     prose, separator, command = text.partition(" - next: ")
-    click.echo(wrap_words(prose), err=True)
+    echo_message(wrap_words(prose))
     if separator:
-        click.echo(f"next: {command}", err=True)
+        echo_message(f"next: {command}")
 
 
 def print_text(text: str, **style: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from regnet_deploy.cli.options import (
     threads_type,
 )
 from regnet_deploy.cli.output import print_message, terminal_progress
+from regnet_deploy.cli.streams import discard
 from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
@@ -253,7 +255,11 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
         if settings.log_format == "text":
             _print_ready(ready, bundle_path)
         if as_json:
-            click.echo(json.dumps(ready.to_json()))
+            try:
+                click.echo(json.dumps(ready.to_json()))
+            except OSError as error:  # a server whose stdout nobody can take serves all the same
+                print_message(f"cannot write the output: {error.strerror}")
+                discard(sys.stdout)
 
     run_server(bundle_path, settings, announce)
 

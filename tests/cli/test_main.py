@@ -75,6 +75,35 @@ def test_a_full_disk_behind_stdout_is_one_line(start_cli, tmp_path, extra):
     assert "Traceback" not in errors
 
 
+#: Redirections of the shell -> what they do. A closed stdout takes everything, as /dev/null does.
+STREAMS = {"2>/dev/full": "full", "2>&-": "closed", ">&- 2>&-": "both closed", "<&- >&- 2>&-": "all closed"}
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        ("select --gflops 0.2 -o b", 0),
+        ("show nowhere", 2),
+        ("select --gflops", 2),
+        ("nonsense", 2),
+        ("", 2),
+        ("--version", 0),
+    ],
+)
+def test_messages_that_cannot_be_written_change_neither_the_work_nor_the_exit_code(tmp_path, arguments, code, streams):
+    command = f"{sys.executable} -m regnet_deploy {arguments} {streams}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+    if "-o b" in arguments:
+        assert (tmp_path / "b" / "bundle.json").exists()
+
+
+def test_a_full_disk_behind_both_streams_is_an_exit_code(tmp_path):
+    command = f"{sys.executable} -m regnet_deploy select --gflops 0.2 --json >/dev/full 2>/dev/full"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path).returncode == 2
+
+
 @pytest.mark.parametrize("name", ["x" * 300, "file"])
 def test_a_name_that_cannot_be_a_folder_is_one_line(cli, tmp_path, name):
     (tmp_path / "file").write_text("hello")

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -40,6 +41,36 @@ def test_a_uvicorn_that_lacks_a_hook_is_one_line(
     line = cli_error("serve", exported_bundle, "--port", "0")
     assert f"uvicorn {uvicorn.__version__} lacks Server.no_such_hook" in line
     assert f"pip install 'uvicorn[standard]{limited_server.UVICORN_VERSIONS}'" in line
+
+
+@pytest.mark.parametrize(
+    ("streams", "options"),
+    [(">/dev/full 2>/dev/full", ("--json", "--log-requests")), (">&- 2>&-", ("--log-format", "json"))],
+)
+def test_a_log_that_cannot_be_written_is_no_reason_not_to_serve(
+    exported_bundle: Path, streams: str, options: tuple[str, ...]
+):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "regnet_deploy", "serve", str(exported_bundle), "--port", str(port), *options]
+    with subprocess.Popen(["bash", "-c", f'exec "$@" {streams}', "bash", *words]) as server:
+        try:
+            end = time.monotonic() + 60
+            while True:
+                assert server.poll() is None
+                assert time.monotonic() < end
+                try:
+                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/health/ready", timeout=5) as answer:
+                        assert answer.status == 200
+                        break
+                except (urllib.error.URLError, ConnectionError):
+                    time.sleep(0.05)
+            for _ in range(3):
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/models/regnet", timeout=5) as answer:
+                    assert answer.status == 200
+        finally:
+            server.terminate()
+        assert server.wait(30) == 0
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host.invalid"])
