@@ -25,6 +25,7 @@ NO_HINTS = (
     "Made by `regnet-deploy package",
     "was not made by `regnet-deploy package`",
     "(see `regnet-deploy tune`)",
+    "a run directory of regnet-deploy train",
 )
 
 

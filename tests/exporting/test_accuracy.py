@@ -326,5 +326,5 @@ def test_other_classes_are_refused(bundle, folder):
 
 
 def test_an_untrained_bundle_is_refused(folder, untrained):
-    with pytest.raises(MissingPart, match="no labels yet: run `regnet-deploy train --data DIR` first"):
+    with pytest.raises(MissingPart, match=r"no labels yet: run `regnet-deploy train --data DIR \S+` first"):
         load_validation_set(folder, open_bundle(untrained), PREPROCESSING)

@@ -157,7 +157,7 @@ def test_another_class_layout_names_both_and_suggests(untrained, folder, trained
 
 
 def test_a_bundle_that_is_not_trained_says_so(untrained, folder):
-    with pytest.raises(MissingPart, match=r"no labels yet: run `regnet-deploy train --data DIR`"):
+    with pytest.raises(MissingPart, match=r"no labels yet: run `regnet-deploy train --data DIR \S+`"):
         load_training_dataset(folder, open_bundle(untrained))
     update_bundle(untrained, {"labels": ["finch", "gull", "owl"]})
     with pytest.raises(MissingPart, match="no training yet"):
