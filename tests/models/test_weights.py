@@ -82,7 +82,9 @@ def test_after_training_the_model_has_the_bundles_weights(bundle: Bundle) -> Non
 def test_weights_of_another_network_are_refused_in_one_line(bundle: Bundle) -> None:
     other = Network((2,), (16,), (8,), (1.0,), stem_width=8)
     wrong = update_bundle(bundle.path, {}, {FILE: weights_to_bytes(AnyNet(other, 3, seed=0).state_dict())})
-    with pytest.raises(BundleError, match=r"of another network: run `regnet-deploy train --data DIR \S+` again") as caught:
+    with pytest.raises(
+        BundleError, match=r"of another network: run `regnet-deploy train --data DIR \S+` again"
+    ) as caught:
         load_model(wrong)
     assert "\n" not in str(caught.value)
 
