@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 #: Options of the command line that are fields of ``ServerSettings`` as they are.
 _PASSED_ON = (
-    *("host", "port", "grpc_port", "metrics_port", "decoders", "poll_s", "ready", "linger_s", "drain_s"),
+    *("host", "port", "grpc_port", "metrics_port", "decoders", "poll_s", "versions", "ready", "linger_s", "drain_s"),
     *("log_format", "log_requests", "trace_url"),
 )
 
@@ -211,7 +211,6 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
     from regnet_deploy.serving.model_repository import is_repository
     from regnet_deploy.serving.model_version import ServeOptions
     from regnet_deploy.serving.server import ServerSettings, run_server
-    from regnet_deploy.serving.version_policy import parse_version_policies
 
     delay_ms = options["max_delay_ms"]
     settings = ServerSettings(
@@ -238,7 +237,6 @@ def command(bundle_path: str, name: str, build_engine: bool, as_json: bool, **op
             deadline_s=options["deadline_ms"] / 1000,
             hung_s=options["hung_s"],
         ),
-        versions=parse_version_policies(options["versions"]) if options["versions"] else None,
         token=read_token(options["token_file"]),
         tls=_tls_files(options["tls_cert"], options["tls_key"]),
         **{option: options[option] for option in _PASSED_ON},

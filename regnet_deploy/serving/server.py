@@ -34,7 +34,7 @@ from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
 from regnet_deploy.serving.server_core import ServerCore
 from regnet_deploy.serving.tracing import open_tracing
-from regnet_deploy.serving.version_policy import VersionPolicies
+from regnet_deploy.serving.version_policy import parse_version_policies
 
 #: Seconds for which an idle connection is kept: longer than proxies in front of the server keep theirs.
 KEEP_ALIVE_S = 75
@@ -95,7 +95,7 @@ class ServerSettings:
         tls: files of the certificate chain and its private key (PEM); None: no TLS.
         decoders: processes that decode images; None: one for each core.
         poll_s: seconds between two looks for new versions; 0: none.
-        versions: which are served; None: all.
+        versions: which are served, such as ``latest:2`` or ``cats=3,5``; empty: all.
         ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
         linger_s, drain_s: see :func:`serve`.
         log_format: of the log, on stderr.
@@ -117,7 +117,7 @@ class ServerSettings:
     tls: tuple[Path, Path] | None = None
     decoders: int | None = None
     poll_s: float = 5.0
-    versions: VersionPolicies | None = None
+    versions: tuple[str, ...] = ()
     ready: str = "any"
     linger_s: float = 0.0
     drain_s: float = 30.0
@@ -127,7 +127,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Check the settings; files and addresses are checked when the server starts."""
-        for name in (self.name, self.ready, *(self.versions.models if self.versions else ())):
+        for name in (self.name, self.ready, *parse_version_policies(self.versions).models):
             check_model_name(name)
         if self.token is not None:
             check_token(self.token)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
@@ -18,7 +19,7 @@ from regnet_deploy.serving.model_version import ModelVersion, ServeOptions, load
 from regnet_deploy.serving.model_watcher import LogEvent, ModelWatcher
 from regnet_deploy.serving.request_record import Observer, notify_all
 from regnet_deploy.serving.service import Service
-from regnet_deploy.serving.version_policy import VersionPolicies
+from regnet_deploy.serving.version_policy import parse_version_policies
 
 #: Seconds after which the decoding of an image is given up and its process replaced.
 _DECODE_S = 10.0
@@ -43,7 +44,7 @@ class ServerCore:
         limits: Limits | None = None,
         decoders: int | None = None,
         poll_s: float = 5.0,
-        versions: VersionPolicies | None = None,
+        versions: Sequence[str] = (),
         ready: str = "any",
         log_event: LogEvent = lambda event, **facts: None,
         observers: tuple[Observer, ...] = (),
@@ -57,7 +58,7 @@ class ServerCore:
             limits: what clients may ask for.
             decoders: processes that decode images; by default one for each core.
             poll_s: seconds between two looks for new versions; 0: none after the start.
-            versions: which versions of the models are served; by default all.
+            versions: which versions of the models are served, such as ``latest:2`` or ``cats=3,5``; by default all.
             ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
             log_event: is called with what happens to the server.
             observers: get a record of each request, beside the metrics.
@@ -72,11 +73,10 @@ class ServerCore:
             if versions:
                 raise UsageError(f"--versions is for a folder of models; {path} is a bundle, which is one version")
         limits = limits or Limits()
+        policies = parse_version_policies(versions)
         models = ModelRegistry(self._retire, ready)
         self.log_event = log_event
-        self._watcher = ModelWatcher(
-            path, name, options or ServeOptions(), limits, models, log_event, versions or VersionPolicies()
-        )
+        self._watcher = ModelWatcher(path, name, options or ServeOptions(), limits, models, log_event, policies)
         self.opened: list[ModelVersion] = self._watcher.load(may_wait=poll_s > 0)
         self._poll_s = poll_s
         pool = DecodePool(decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))

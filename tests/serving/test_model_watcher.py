@@ -20,7 +20,6 @@ from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_g
 from regnet_deploy.serving import model_watcher
 from regnet_deploy.serving.model_version import ServeOptions
 from regnet_deploy.serving.server_core import ServerCore
-from regnet_deploy.serving.version_policy import parse_version_policies
 from tests.conftest import tiny_onnx
 from tests.serving.conftest import LIMITS, Inside, Open
 
@@ -892,7 +891,7 @@ def served(client: Inside) -> list[str]:
 def test_a_policy_says_which_versions_are_served(
     inside: Open, versions: Path, policy: str, numbers: list[str], config: dict[str, Any]
 ):
-    client = inside(versions, versions=parse_version_policies([policy]))
+    client = inside(versions, versions=[policy])
     looks(client)
     assert served(client) == numbers
     assert [version for _, version, _ in states(client)] == numbers
@@ -901,7 +900,7 @@ def test_a_policy_says_which_versions_are_served(
 
 
 def test_the_newest_versions_follow_what_comes_and_goes(inside: Open, versions: Path, told: Told):
-    client = inside(versions, log_event=told, versions=parse_version_policies(["latest:2"]))
+    client = inside(versions, log_event=told, versions=["latest:2"])
     with_versions(versions, 4)
     looks(client)
     assert served(client) == ["3", "4"]
@@ -919,7 +918,7 @@ def test_a_newest_version_that_is_ill_leaves_the_one_before_in_its_place(
     inside: Open, versions: Path, told: Told, spoil: Callable[[Path], None]
 ):
     spoil(versions / "cats" / "3")
-    client = inside(versions, log_event=told, versions=parse_version_policies(["latest"]))
+    client = inside(versions, log_event=told, versions=["latest"])
     assert served(client) == ["2"]
     assert states(client) == [("cats", "2", "READY"), ("cats", "3", "UNAVAILABLE")]
     shutil.rmtree(versions / "cats" / "3")
@@ -934,7 +933,7 @@ def test_a_newest_version_that_is_ill_leaves_the_one_before_in_its_place(
 
 
 def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path, told: Told):
-    client = inside(versions, log_event=told, versions=parse_version_policies(["cats=2,7"]))
+    client = inside(versions, log_event=told, versions=["cats=2,7"])
     assert told.events == [("refused", {"model": "cats", "version": "7", "error": "model cats has no version 7"})]
     assert states(client) == [("cats", "2", "READY"), ("cats", "7", "UNAVAILABLE")]
     assert ask(client, CATS + "/versions/7")[0] == 503
@@ -945,7 +944,7 @@ def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path,
     looks(client)
     assert states(client) == [("cats", "2", "READY"), ("cats", "7", "UNAVAILABLE")]
     with pytest.raises(UsageError, match="model cats has no version 8"):
-        ServerCore(versions, limits=LIMITS, versions=parse_version_policies(["8"]))
+        ServerCore(versions, limits=LIMITS, versions=["8"])
 
 
 def test_a_folder_without_a_bundle_names_what_makes_one(tmp_path: Path):
