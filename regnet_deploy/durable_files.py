@@ -8,6 +8,7 @@ such as a full disk or a defect, is raised.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -19,8 +20,10 @@ from pathlib import Path
 TEMPORARY = ".incomplete-"
 
 _UNSUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-#: EBADF: NFS locks a file only if it is open for writing, which a directory cannot be. ENOLCK: no lock daemon.
-_NO_LOCKS = {*_UNSUPPORTED, errno.ENOLCK, errno.EBADF}
+#: Errors of a file system without locks. EBADF: NFS locks only what is open for writing, which no directory can be.
+NO_LOCKS = {*_UNSUPPORTED, errno.ENOLCK, errno.EBADF}
+#: Of Linux: paths are relative to the working directory; exchange, do not replace.
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 def write_temporary(folder: Path, data: bytes, mode: int | None = None) -> Path:
@@ -109,10 +112,27 @@ def lock(handle: int, operation: int) -> bool:
     try:
         fcntl.flock(handle, operation)
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         return False
     return True
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two files or folders in one step; return False where the system cannot.
+
+    Raises:
+        OSError: it failed.
+    """
+    function = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # glibc 2.28, musl 1.2.5
+    if function is None:
+        return False
+    if function(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in _UNSUPPORTED:
+        return False
+    raise OSError(code, os.strerror(code))
 
 
 def kind_of_file(mode: int) -> str | None:

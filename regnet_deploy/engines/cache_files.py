@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from pathlib import Path
+
+from regnet_deploy.durable_files import write_whole
 
 
 def cache_folder(kind: str) -> Path:
@@ -36,12 +36,4 @@ def write_cache(path: Path, first_line: bytes, content: bytes) -> None:
     Raises:
         OSError: it cannot be written; an earlier file stays.
     """
-    handle, temporary = tempfile.mkstemp(prefix=".incomplete-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(first_line + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+    write_whole(path, first_line + hashlib.sha256(content).hexdigest().encode() + b"\n" + content, 0o600)

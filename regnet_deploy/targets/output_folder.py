@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from regnet_deploy.durable_files import TEMPORARY, exchange, sync_folder, write_whole
 from regnet_deploy.errors import UsageError
 
 #: File that marks a folder as written here, so that it may be replaced.
@@ -23,9 +24,9 @@ def ensure_free(folder: Path, *, force: bool) -> None:
             replaced.
     """
     with _writable(folder):
-        if not os.path.lexists(folder):
+        if not folder.exists():
             return
-        if folder.is_symlink() or not folder.is_dir():
+        if not folder.is_dir():
             raise UsageError(f"{folder} exists and is not a folder: choose another one with --output")
         if not any(folder.iterdir()):
             return
@@ -43,8 +44,9 @@ def ensure_free(folder: Path, *, force: bool) -> None:
 def write_folders(folders: Mapping[Path, Mapping[str, bytes]], *, force: bool = False) -> None:
     """Write folders of files completely, or leave all folders as they were.
 
-    The folders are written beside their destinations and then renamed. A folder can be replaced later only if
-    :data:`MARK` is among its files.
+    The folders are written beside their destinations and then renamed; a link to a folder stays one. A folder can be
+    replaced later only if :data:`MARK` is among its files. Where the system can exchange two folders in one step, as
+    Linux does, a folder is at every moment the earlier one or the new one; elsewhere it is away between two renames.
 
     Args:
         folders: folder -> path below it -> content.
@@ -55,36 +57,48 @@ def write_folders(folders: Mapping[Path, Mapping[str, bytes]], *, force: bool = 
     """
     for folder in folders:
         ensure_free(folder, force=force)
+    folders = {Path(os.path.realpath(folder)): files for folder, files in folders.items()}
     temporary: dict[Path, Path] = {}
     try:
         for folder, files in folders.items():
             with _writable(folder):
-                parent = folder.absolute().parent
-                parent.mkdir(parents=True, exist_ok=True)
-                temporary[folder] = Path(tempfile.mkdtemp(prefix=".incomplete-", dir=parent))
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                temporary[folder] = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder.parent))
                 _fill(temporary[folder], files)
+        numbers = {folder: new.stat().st_ino for folder, new in temporary.items()}
         try:
             for folder, new in temporary.items():
                 with _writable(folder):
-                    # A folder that is not empty cannot be replaced by a rename: it is moved away first.
-                    if os.path.lexists(folder):
-                        os.rename(folder, _backup(new))
-                    os.rename(new, folder)
+                    _put(new, folder)
         except BaseException:
-            _restore(temporary)
+            _restore(temporary, numbers)
             raise
-        for new in temporary.values():
+        for folder, new in temporary.items():
+            with contextlib.suppress(OSError):  # what is there is complete
+                sync_folder(folder.parent)
             shutil.rmtree(_backup(new), ignore_errors=True)
     finally:
         for new in temporary.values():
             shutil.rmtree(new, ignore_errors=True)
 
 
+def _put(new: Path, folder: Path) -> None:
+    """Put a new folder in its place; an earlier one has then the name of the new one, or that of its backup."""
+    if not os.path.lexists(folder):
+        os.rename(new, folder)
+    elif not exchange(new, folder):
+        # A folder that is not empty cannot be replaced by a rename: it is moved away first.
+        os.rename(folder, _backup(new))
+        os.rename(new, folder)
+
+
 def _fill(folder: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        write_whole(path, data)
+    for each in (folder, *(path for path in folder.rglob("*") if path.is_dir())):
+        sync_folder(each)
     folder.chmod(0o777 & ~_umask())  # only the owner can access a folder of mkdtemp
 
 
@@ -93,15 +107,22 @@ def _backup(new: Path) -> Path:
     return new.with_name(f"{new.name}-old")
 
 
-def _restore(temporary: Mapping[Path, Path]) -> None:
+def _restore(temporary: Mapping[Path, Path], numbers: Mapping[Path, int]) -> None:
     """Undo the renames that were done; the file system tells which, wherever the interruption was.
+
+    Args:
+        temporary: folder -> the new folder beside it.
+        numbers: folder -> inode of the new folder.
 
     Raises:
         UsageError: a folder cannot be restored; the message has its path.
     """
     for folder, new in temporary.items():
         try:
-            if not new.exists():
+            is_new = os.path.lexists(folder) and folder.stat().st_ino == numbers[folder]
+            if is_new and new.exists():  # after an exchange
+                os.rename(new, _backup(new))
+            if is_new:
                 os.rename(folder, new)
             if _backup(new).exists():
                 os.rename(_backup(new), folder)

@@ -8,10 +8,8 @@ by a rename, so it is always complete.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +20,12 @@ from torch import Tensor
 
 from regnet_deploy.bundle.record import Record, to_json
 from regnet_deploy.bundle.training import Autotune, Epoch, TrainingData
+from regnet_deploy.durable_files import TEMPORARY, sync_folder, write_whole
 from regnet_deploy.errors import BundleError, DataError, require
 from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
 SCHEMA = 3
-_TEMPORARY = ".incomplete-checkpoint"
 _GROUPS = ("model", "momentum", "best", "samples")
 
 
@@ -156,7 +154,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         _replace(folder / FILE, data)
     except OSError as error:
         raise DataError(
-            f"cannot write {folder / FILE}: {error.strerror}; the previous checkpoint is intact: "
+            f"cannot write {folder / FILE}: {error.strerror}; the last complete checkpoint is intact: "
             "free some space, then repeat the command to continue"
         ) from None
 
@@ -198,7 +196,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
 def drop_checkpoint(folder: Path) -> None:
     """Delete the checkpoint."""
     (folder / FILE).unlink(missing_ok=True)
-    (folder / _TEMPORARY).unlink(missing_ok=True)
+    _drop_interrupted(folder)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -210,19 +208,13 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    temporary = path.parent / _TEMPORARY
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    _drop_interrupted(path.parent)
+    write_whole(path, data)
+    sync_folder(path.parent)
+
+
+def _drop_interrupted(folder: Path) -> None:
+    """Delete what processes that were killed have left of checkpoints; the run directory is locked."""
+    for temporary in folder.glob(f"{TEMPORARY}*"):
+        if temporary.is_file():
+            temporary.unlink(missing_ok=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.reading import MANIFEST
 from regnet_deploy.bundle.training import Training
+from regnet_deploy.durable_files import sync, sync_folder
 from regnet_deploy.errors import DataError
 from regnet_deploy.models.weights import FILE
 from regnet_deploy.progress import Progress
@@ -53,9 +53,9 @@ def keep_earlier(bundle: Bundle, directory: Path, progress: Progress) -> Path:
             temporary.mkdir()
             for name in [*(stored.name for stored in bundle.files.values()), MANIFEST]:
                 _link_or_copy(bundle.path / name, temporary / name)
-            _sync(temporary)
+            sync_folder(temporary)
             temporary.rename(kept)
-            _sync(directory)
+            sync_folder(directory)
     except OSError as error:
         raise DataError(
             f"cannot keep the earlier weights in {directory}: {error.strerror}; the bundle is unchanged: free some "
@@ -91,13 +91,4 @@ def _link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
         with target.open("rb") as file:
-            os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # not every file system can
-            os.fsync(handle)
-    finally:
-        os.close(handle)
+            sync(file.fileno())

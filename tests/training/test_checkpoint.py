@@ -1,6 +1,7 @@
 """Checkpoints: a run goes on from one to the bit, and there is always a whole one or none."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -107,14 +108,32 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(DataError, match="No space left on device; the previous checkpoint is intact"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DataError, match="No space left on device; the last complete checkpoint is intact"):
         save(tmp_path, trainer, RunState(epoch=2))
     monkeypatch.undo()
     read = load_checkpoint(tmp_path)
     assert read is not None
     assert read.state.epoch == 1
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_what_killed_processes_left_is_deleted_and_folders_stay(tmp_path: Path, trainer: Trainer) -> None:
+    (tmp_path / ".incomplete-0123").write_bytes(b"half a checkpoint")
+    (tmp_path / ".incomplete-earlier").mkdir()
+    save(tmp_path, trainer)
+    assert {path.name for path in tmp_path.iterdir()} == {FILE, ".incomplete-earlier"}
+
+
+def test_a_file_system_without_fsync_takes_checkpoints(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(handle: int) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", unsupported)
+    save(tmp_path, trainer)
+    assert load_checkpoint(tmp_path) is not None
 
 
 @pytest.mark.parametrize("keep", [0, 7, 500, -1])
