@@ -3,8 +3,6 @@
 `RAY_ADDRESS=local serve run config.yaml` in this folder starts it; its arguments stand in config.yaml.
 """
 
-import os
-
 from ray import serve
 
 
@@ -13,13 +11,14 @@ def build(args):
 
     def application():
         # Called in the replica: what is opened there cannot be sent to it.
+        from regnet_deploy.serving.bearer_auth import read_token
         from regnet_deploy.serving.embedding import create_application
         from regnet_deploy.serving.limits import Limits
         from regnet_deploy.serving.model_version import ServeOptions
 
         return create_application(
             args["bundle"],
-            token=os.environ.get("REGNET_DEPLOY_TOKEN"),
+            token=read_token(None),  # of the environment's REGNET_DEPLOY_TOKEN
             name=args["name"],
             options=ServeOptions(**args["options"]),
             limits=Limits(**args["limits"]),

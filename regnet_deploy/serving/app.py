@@ -20,10 +20,10 @@ from regnet_deploy import __version__
 from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.bearer_auth import BearerAuth
 from regnet_deploy.serving.errors import RequestError
-from regnet_deploy.serving.inference_endpoints import ClassifyEndpoint, InferEndpoint, error_response
+from regnet_deploy.serving.inference_endpoints import ClassifyEndpoint, InferEndpoint, error_response, read_query
 from regnet_deploy.serving.model_version import ModelVersion
-from regnet_deploy.serving.protocol import EXTENSIONS, dumps
-from regnet_deploy.serving.request_body import Body, read_body, unpack
+from regnet_deploy.serving.protocol import EXTENSIONS, HEADER_LENGTH, dumps
+from regnet_deploy.serving.request_body import Body, UnreadBody, read_body, unpack
 from regnet_deploy.serving.request_log import request_id_of
 from regnet_deploy.serving.service import CLIENT_GONE, Call, Service, request_error_of
 from regnet_deploy.serving.web_page import render_page
@@ -44,6 +44,9 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
         service: answers the requests; its owner starts and stops it.
         token: bearer token that clients must send; None: requests need none.
         metrics: renders ``GET /metrics``; None: there is no such route.
+
+    Raises:
+        UsageError: the token is shorter than 16 characters, or not printable ASCII without spaces.
     """
     endpoints = _Endpoints(service, metrics)
     model, version = "/v2/models/{model}", "/v2/models/{model}/versions/{version}"
@@ -80,8 +83,10 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     }
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False
-    router = _InferRouter(infer, app)
-    return BearerAuth(router, token, partial(_record_unauthorized, service)) if token is not None else router
+    guarded: ASGIApp = _InferRouter(infer, app)
+    if token is not None:
+        guarded = BearerAuth(guarded, token, partial(_record_unauthorized, service))
+    return _SingleHeaders(guarded)
 
 
 def _record_unauthorized(service: Service, scope: Scope) -> None:
@@ -90,6 +95,33 @@ def _record_unauthorized(service: Service, scope: Scope) -> None:
         given = dict(scope["headers"]).get(b"x-request-id")
         call = Call("http", "classify" if scope["path"].endswith("/classify") else "infer", request_id_of(given))
         service.finish(call, 401, "a bearer token is needed")
+
+
+#: Headers of which a request has one: they decide who is let in, where a body ends and what its bytes are.
+_SINGLE_HEADERS = frozenset(
+    (
+        *(b"host", b"authorization", b"content-length", b"transfer-encoding", b"content-type", b"content-encoding"),
+        *(HEADER_LENGTH.lower().encode("ascii"), b"x-request-id", b"traceparent"),
+    )
+)
+
+
+class _SingleHeaders:
+    """Refuses requests with two values of a header of which there is one: a proxy may have checked the other one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse a request, or pass it on."""
+        if scope["type"] == "http":
+            seen: dict[bytes, bytes] = {}
+            for name, value in scope["headers"]:
+                if name in _SINGLE_HEADERS and seen.setdefault(name, value) != value:
+                    error = UnreadBody(f"the request has the header {name.decode('ascii')} twice, with two values")
+                    await error_response(error)(scope, receive, send)
+                    return
+        await self._app(scope, receive, send)
 
 
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
@@ -129,6 +161,7 @@ class _Endpoints:
     async def welcome(self, request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
             return Response(*_page(self._page))
+        read_query(request.scope)
         url = f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
         name = next(iter(self._models.names()), "MODEL")
         path = f"/v2/models/{name}"
@@ -149,6 +182,7 @@ class _Endpoints:
         )
 
     async def card(self, request: Request) -> Response:
+        read_query(request.scope)
         newest = {name: self._models.get(name) for name in self._models.names() if self._models.versions(name)}
         cards = [
             {

@@ -23,26 +23,25 @@ def read_token(path: str | None) -> str | None:
     """Return the token of a file, else of the environment's ``REGNET_DEPLOY_TOKEN``, else None.
 
     Raises:
-        UsageError: the file cannot be read, or the token is shorter than 16 characters or not printable ASCII.
+        UsageError: the file cannot be read; or see :func:`check_token`.
     """
     if path is not None:
         try:
-            token = Path(path).read_text(encoding="utf-8").strip()
+            token = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise UsageError(f"the token's file {path} cannot be read: {reason}") from None
         where = f"in {path}"
     else:
-        token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        where = f"in {TOKEN_VARIABLE}"
         if TOKEN_VARIABLE not in os.environ:
             return None
-    check_token(token, f"the token {where}")
-    return token
+        token = os.environ[TOKEN_VARIABLE]
+        where = f"in {TOKEN_VARIABLE}"
+    return check_token(token, f"the token {where}")
 
 
-def check_token(token: str, name: str = "the token") -> None:
-    """Check that a token can be sent in a header and is too long to be guessed.
+def check_token(token: str, name: str = "the token") -> str:
+    """Return a token without the space around it, such as a line end, if clients can send it and nobody can guess it.
 
     Args:
         token: bearer token.
@@ -51,17 +50,21 @@ def check_token(token: str, name: str = "the token") -> None:
     Raises:
         UsageError: it is shorter than 16 characters, or not printable ASCII without spaces.
     """
-    if len(token) < _MIN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
+    plain = token.strip() if isinstance(token, str) else ""
+    allowed = sum(character.isascii() and character.isprintable() and character != " " for character in plain)
+    if len(plain) < _MIN_LENGTH or allowed < len(plain):
+        found = f"{len(plain)} characters" if isinstance(token, str) else f"a {type(token).__name__}"
+        if allowed < len(plain):
+            found += f", {len(plain) - allowed} of which are others"
         raise UsageError(
-            f"{name} must be {_MIN_LENGTH} or more printable ASCII characters without spaces, "
-            f"not {len(token)}: make one with `openssl rand -hex 32`"
+            f"{name} must be {_MIN_LENGTH} or more printable ASCII characters without spaces, not {found}: make one "
+            "with `openssl rand -hex 32`"
         )
+    return plain
 
 
 def is_bearer(header: bytes | None, token: str) -> bool:
-    """Return whether an ``Authorization`` header has the token; in constant time; no header has an empty one."""
-    if not token:
-        return False
+    """Return whether an ``Authorization`` header has the token, which :func:`check_token` returned; in constant time."""
     scheme, _, given = (header or b"").partition(b" ")
     return hmac.compare_digest(given.strip(), token.encode("ascii")) and scheme.lower() == b"bearer"
 
@@ -70,8 +73,12 @@ class BearerAuth:
     """An ASGI application that answers 401 to requests without the token, except for health and the page."""
 
     def __init__(self, app: ASGIApp, token: str, on_refused: Callable[[Scope], None] = lambda scope: None) -> None:
-        """Wrap an application; ``on_refused`` is called for each request that gets 401."""
-        self._app, self._token, self._on_refused = app, token, on_refused
+        """Wrap an application; ``on_refused`` is called for each request that gets 401.
+
+        Raises:
+            UsageError: see :func:`check_token`.
+        """
+        self._app, self._token, self._on_refused = app, check_token(token), on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
+from regnet_deploy.serving.bearer_auth import check_token
 from regnet_deploy.serving.server_core import ServerCore
 
 
@@ -67,10 +68,13 @@ def create_application(path: str | Path, *, token: str | None = None, **settings
 
     Args:
         path: a bundle, or a folder of models and versions.
-        token: bearer token that clients must send; None: requests need none.
+        token: bearer token that clients must send; None: requests need none. For that of the environment or of a file,
+            pass what :func:`~regnet_deploy.serving.bearer_auth.read_token` returns.
         settings: keyword arguments of :class:`~regnet_deploy.serving.server_core.ServerCore`.
 
     Raises:
+        UsageError: the token is shorter than 16 characters, or not printable ASCII without spaces.
         RegnetDeployError: nothing is there that can be served.
     """
+    token = None if token is None else check_token(token)
     return Application(ServerCore(path, **settings), token)

@@ -18,7 +18,7 @@ from regnet_deploy.errors import ServerError, UsageError, require
 from regnet_deploy.protobuf import messages
 from regnet_deploy.serving.admission import AdmissionSlot, ServerState
 from regnet_deploy.serving.app import SERVER
-from regnet_deploy.serving.bearer_auth import is_bearer
+from regnet_deploy.serving.bearer_auth import check_token, is_bearer
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.grpc_messages import parse, read_message, read_request, write_response
 from regnet_deploy.serving.limits import Limits
@@ -43,6 +43,9 @@ _CODES = {
     503: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",
 }
+
+#: Keys of metadata of which a call has one: a proxy may have checked the other one.
+_SINGLE_KEYS = frozenset(("authorization", "x-request-id", "traceparent"))
 
 #: Calls at a time beside those that :class:`Limits` counts: queries of the server and its models.
 _QUERIES = 64
@@ -93,7 +96,7 @@ async def start_grpc(
     Raises:
         MissingExtra: grpcio is not installed.
         ServerError: the port is taken, or the host is not this machine's.
-        UsageError: the certificate or its key cannot be used.
+        UsageError: the token is not valid, or the certificate or its key cannot be used.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each client without TLS is a line of the log
     aio = require("grpc.aio", EXTRA)
@@ -129,7 +132,9 @@ def _options(limits: Limits) -> list[tuple[str, int]]:
         # Detects clients that vanished, so that their requests leave the queue.
         ("grpc.keepalive_time_ms", 30_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        # Clients may ask so often whether an idle connection is still there; both options are needed for that.
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
     ]
 
 
@@ -175,7 +180,7 @@ class _Calls:
 
     def __init__(self, service: Service, token: str | None) -> None:
         self._service = service
-        self._token = token
+        self._token = None if token is None else check_token(token)
         self.stopping = False
         limits = service.limits
         # The size of a message is known when it has arrived: as many are read at a time as fit if all are large.
@@ -346,8 +351,16 @@ def _parse(data: bytes, name: str) -> Any:
 
 
 def _metadata(context: Any) -> dict[str, str]:
-    """Return the text metadata of a call; of repeated keys the last."""
-    return {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    """Return the text metadata of a call.
+
+    Raises:
+        RequestError: a key of which there is one has two values, status 400.
+    """
+    found: dict[str, str] = {}
+    for key, value in context.invocation_metadata() or ():
+        if isinstance(value, str) and found.setdefault(key, value) != value and key in _SINGLE_KEYS:
+            raise RequestError(f"the call has the metadata {key} twice, with two values")
+    return found
 
 
 def _serialize(name: str, values: dict[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from regnet_deploy.errors import DataError
+from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.serving.admission import AdmissionSlot, ServerState
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.model_version import ModelVersion
@@ -31,6 +31,10 @@ _INLINE_JSON_BYTES = 16 * 2**10
 _MIN_COMPRESSED_BYTES = 1024
 #: Seconds after which a request starts to watch for its client's disconnect; most requests are answered by then.
 _WATCH_AFTER_S = 0.05
+
+#: Content-Type of what ``curl`` sends with ``-d`` and ``--data-binary``, unless it is told another one.
+_URL_ENCODED = "application/x-www-form-urlencoded"
+_CURL_HINT = "with curl, send it by --data-binary @FILE: -d drops line ends, and without @ it sends the name"
 
 #: Fields of a query string; three are defined.
 _MAX_FIELDS = 20
@@ -85,7 +89,7 @@ class ClassifyEndpoint:
 
     async def _classify(self, call: Call, headers: _Headers, scope: Scope, receive: Receive) -> PlainResponse:
         service = self._service
-        query = _query(scope)
+        query = read_query(scope, "k", "model", "version")
         given_k = _single(query, "k")
         k = 5 if given_k is None else _parse_k(given_k)
         with service.models.lease(_model(query, service), _single(query, "version")) as model:
@@ -101,15 +105,22 @@ class ClassifyEndpoint:
                     parts = await _cancel_on_disconnect(service, service.before_deadline(call, reading), receive)
                     work = _classify_form(service, call, model, parts, k)
                 else:
-                    work = _classify_image(service, call, model, body, k)
+                    work = _classify_image(service, call, model, body, k, kind)
                 answer = await _cancel_on_disconnect(service, work, receive)
         status = 400 if "error" in answer else 200
         answer = {"model": model.name, "version": model.version, **answer, "timing_ms": call.timing_ms()}
         return _compress(dumps(answer), JSON_HEADERS, headers, status)
 
 
-async def _classify_image(service: Service, call: Call, model: ModelVersion, image: Body, k: int) -> dict[str, Any]:
-    predictions = await service.classify(call, model, image, k)
+async def _classify_image(
+    service: Service, call: Call, model: ModelVersion, image: Body, k: int, kind: str
+) -> dict[str, Any]:
+    try:
+        predictions = await service.classify(call, model, image, k)
+    except DataError as error:
+        if kind.lower().startswith(_URL_ENCODED):  # both of curl's options send it
+            raise RequestError(f"{error}; {_CURL_HINT}") from None
+        raise
     return {"predictions": [prediction.to_json() for prediction in predictions]}
 
 
@@ -293,11 +304,27 @@ def _model(query: dict[str, list[str]], service: Service) -> str:
     return given if given is not None else "".join(names)
 
 
-def _query(scope: Scope) -> dict[str, list[str]]:
+def read_query(scope: Scope, *known: str) -> dict[str, list[str]]:
+    """Return the parameters of a request's URL, each with its values.
+
+    Args:
+        scope: of ASGI.
+        known: the parameters that there are.
+
+    Raises:
+        RequestError: there is another one, or there are too many.
+    """
+    if not scope["query_string"]:
+        return {}
     try:
-        return parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise RequestError(f"the URL has more than {_MAX_FIELDS} parameters") from None
+    for name in query:
+        if name not in known:
+            there = f"{scope['path'][:80]} has {', '.join(known)}" if known else f"{scope['path'][:80]} has none"
+            raise RequestError(f"unknown parameter {name[:40]!r} of the URL{did_you_mean(name, known)}; {there}")
+    return query
 
 
 def _parse_k(text: str) -> int:

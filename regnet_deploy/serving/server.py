@@ -130,7 +130,7 @@ class ServerSettings:
         for name in (self.name, self.ready, *parse_version_policies(self.versions).models):
             check_model_name(name)
         if self.token is not None:
-            check_token(self.token)
+            object.__setattr__(self, "token", check_token(self.token))
         for name in ("port", "grpc_port", "metrics_port"):
             port = getattr(self, name)
             if port is not None and not 0 <= port <= 65535:

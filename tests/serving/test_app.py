@@ -499,3 +499,30 @@ def test_an_executor_that_hangs_fails_liveness_and_nothing_else(inside: Open, mo
     answer = client.get("/v2/health/live")
     assert (answer.status_code, answer.json()["live"]) == (503, False)
     assert client.get("/v2/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("host", "authorization", "content-type", "content-encoding", "inference-header-content-length"),
+        *("transfer-encoding", "x-request-id", "traceparent"),
+    ],
+)
+def test_two_values_of_a_header_of_which_there_is_one_are_refused(client: Inside, name: str):
+    for path in ("/v2/models/regnet", "/classify", INFER):
+        answer = client.post(path, content=b"", headers=[(name, "one"), (name, "two")])
+        assert answer.status_code == 400
+        assert answer.json() == {"error": f"the request has the header {name} twice, with two values"}
+    assert "twice" not in client.post("/classify", content=b"", headers=[(name, "one"), (name, "one")]).text
+    assert client.get("/v2/health/live", headers=[("accept", "a"), ("accept", "b")]).status_code == 200
+
+
+def test_pages_without_parameters_refuse_them_but_probes_and_browsers_are_let_be(client: Inside):
+    for path in ("/card?topk=3", "/?topk=3"):
+        answer = client.get(path)
+        assert answer.status_code == 400
+        assert "unknown parameter 'topk' of the URL" in answer.json()["error"]
+        assert answer.json()["error"].endswith("has none")
+    assert client.get("/?topk=3", headers={"accept": "text/html"}).status_code == 200
+    for path in ("/v2/health/ready?now", "/v2/models/regnet?api-version=1"):  # as Triton
+        assert client.get(path).status_code == 200

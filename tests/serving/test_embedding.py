@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.errors import ProofError
+from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.serving.embedding import create_application
 from regnet_deploy.serving.model_version import ServeOptions
@@ -49,6 +49,20 @@ def threads_end(count: int) -> None:
     while threading.active_count() > count:
         assert time.monotonic() < end, threading.enumerate()
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("token", ["", " ", "a", "geh\u00e9im-0123456789abcdef", "two words 0123456789"])
+def test_what_is_no_token_is_refused_before_anything_is_opened(tmp_path: Path, token: str):
+    with pytest.raises(UsageError, match="16 or more printable ASCII"):
+        create_application(tmp_path / "nowhere", token=token, **SETTINGS)
+
+
+def test_the_line_end_of_a_token_is_no_part_of_it(exported_bundle: Path):
+    app = create_application(exported_bundle, name="cats", token=f"{TOKEN}\n", **SETTINGS)
+    with hosted(app) as (_, url), httpx.Client(base_url=url, timeout=30) as client:
+        for given, status in ((TOKEN, 200), ("x", 401), (f"{TOKEN}x", 401)):
+            answer = client.get("/v2/models/cats", headers={"authorization": f"Bearer {given}"})
+            assert answer.status_code == status
 
 
 def test_it_lives_and_ends_with_its_host(exported_bundle: Path):

@@ -712,6 +712,11 @@ def test_checklist_02_without_the_token_only_the_server_s_health_is_answered(bun
             assert code == "UNAUTHENTICATED"
             assert "sesame" not in details
         infer(channel, request(), metadata=(("authorization", f"Bearer {token}"),))
+        twice = (("authorization", f"Bearer {token}"), ("authorization", "Bearer other"))
+        with pytest.raises(grpc.RpcError) as refused:
+            infer(channel, request(), metadata=twice)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert refused.value.details() == "the call has the metadata authorization twice, with two values"
         assert [one.status for one in server.wait_for(6)] == [401] * 5 + [200]
 
 

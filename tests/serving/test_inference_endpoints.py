@@ -538,3 +538,28 @@ def test_a_full_queue_refuses_before_the_body_is_read_or_decoded(client: Watched
         client.gate.set()
     for future in (running, *queued):
         client.run(future)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("topk=3", "unknown parameter 'topk' of the URL; /classify has k, model, version"),
+        ("k=1&versoin=1", "unknown parameter 'versoin' of the URL (did you mean version?); /classify has k, model,"),
+        ("K=1", "unknown parameter 'K' of the URL"),
+        ("=1", "unknown parameter '' of the URL"),
+    ],
+)
+def test_a_parameter_that_there_is_not_is_refused(client: Watched, query: str, said: str):
+    answer = client.post(f"/classify?{query}", content=png())
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+def test_what_curl_sends_with_the_wrong_option_gets_a_hint(client: Watched):
+    sent = {"content-type": "application/x-www-form-urlencoded"}
+    assert client.post("/classify", content=png(), headers=sent).status_code == 200  # --data-binary sends it as well
+    for mangled in (png().replace(b"\n", b"").replace(b"\r", b""), b"image.jpg"):
+        answer = client.post("/classify", content=mangled, headers=sent)
+        assert answer.status_code == 400
+        assert "send it by --data-binary @FILE" in answer.json()["error"]
+        assert "--data-binary" not in client.post("/classify", content=mangled).json()["error"]
