@@ -26,6 +26,7 @@ from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.batching import Batching
+from regnet_deploy.serving.connection_places import ConnectionCounts
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.listeners import Listeners, bind, url_of
@@ -80,6 +81,7 @@ class NoOpCore:
         self._models = ModelRegistry()
         pool = DecodePool(1, limits.max_pixels, limits.deadline_s)
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
+        self.connections = ConnectionCounts()
         self.metrics = Metrics(self._models, admission, pool)
         self.service = Service(self._models, admission, limits, pool, notify_all((self.metrics.observe,)))
 

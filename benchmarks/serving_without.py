@@ -18,12 +18,25 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from regnet_deploy.serving import connection_limits, limited_server, server
-from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnections, LimitedProtocol
+from regnet_deploy.serving import limited_protocol, limited_server, server
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.connection_places import ConnectionPlaces
+from regnet_deploy.serving.limited_protocol import LimitedProtocol
 
 
 def without_body_receiver() -> None:
-    limited_server.BodyReceiver = lambda protocol, buffer: protocol
+    class Told(LimitedProtocol):
+        """Says itself that its connection is lost, as a body receiver does."""
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self.lost()
+            super().connection_lost(error)
+
+    def plain(protocol: Any, buffer: memoryview, lost: Callable[[], None]) -> Any:
+        protocol.__class__, protocol.lost = Told, lost
+        return protocol
+
+    limited_server.BodyReceiver = plain
 
 
 def without_scheduling() -> None:
@@ -46,7 +59,7 @@ def without_http_parser() -> None:
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
-    connection_limits.Parser = plain
+    limited_protocol.Parser = plain
 
 
 def without_limit(**fields: int) -> Callable[[], None]:
@@ -70,7 +83,7 @@ PARTS: dict[str, Callable[[], None]] = {
     "http_parser": without_http_parser,
     "head_deadline": lambda: setattr(LimitedProtocol, "_start_head_timer", nothing),
     "write_stall_deadline": lambda: setattr(LimitedProtocol, "pause_writing", HttpToolsProtocol.pause_writing),
-    "idle_eviction": lambda: setattr(IdleConnections, "add", nothing),
+    "idle_eviction": lambda: setattr(ConnectionPlaces, "add_idle", nothing),
     "head_size_limit": without_limit(max_head_bytes=2**62),
     "pipelining_limit": without_limit(max_pipelined=2**62),
     "health_connections": without_limit(health_connections=0),

@@ -28,12 +28,12 @@ from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.runtime import Session
-    from regnet_deploy.serving.server import ServerReady
+    from regnet_deploy.serving.draining_server import ServerReady
 
 #: Options of the command line that are fields of ``ServerSettings`` as they are.
 _PASSED_ON = (
     *("host", "port", "grpc_port", "metrics_port", "decoders", "poll_s", "versions", "ready", "linger_s", "drain_s"),
-    *("log_format", "log_requests", "trace_url"),
+    *("keep_alive_s", "log_format", "log_requests", "trace_url"),
 )
 
 #: Headings of the help and their options.
@@ -42,14 +42,15 @@ _SECTIONS = {
     "Model": ("name", "variant", "runtime", "device", "build_engine", "poll_s", "versions", "ready"),
     "Performance (see `regnet-deploy tune`)": ("executors", "threads", "batch", "max_delay_ms", "decoders"),
     "Limits of a request": ("max_batch", "max_body_mb", "max_megapixels", "deadline_ms", "read_timeout_s"),
-    "Limits of all requests together": ("max_queue", "max_in_flight", "max_bodies_mb", "max_connections"),
+    "Limits of all requests together": ("max_queue", "max_in_flight", "max_bodies_mb"),
+    "Limits of connections": ("max_connections", "keep_alive_s"),
     "Operation": ("linger_s", "drain_s", "hung_s", "log_format", "log_requests", "trace_url"),
 }
 
 
 @click.command(cls=SectionedCommand, sections=_SECTIONS)
 @bundle_argument
-@default_option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 listens on all addresses.")
+@default_option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0: all, IPv4 and IPv6.")
 @default_option(
     "--port",
     type=Whole(0, 65535),
@@ -141,6 +142,13 @@ _SECTIONS = {
     type=Whole(1, 1_000_000),
     default=512,
     help="Maximum number of open connections; for more, idle ones are closed; if none is idle, 503.",
+)
+@default_option(
+    "--keep-alive",
+    "keep_alive_s",
+    type=PositiveFloat(),
+    default=75,
+    help="Seconds for which an idle HTTP connection is kept: longer than proxies in front of the server keep theirs.",
 )
 @default_option(
     "--read-timeout",

@@ -64,7 +64,7 @@ def check_token(token: str, name: str = "the token") -> str:
 
 
 def is_bearer(header: bytes | None, token: str) -> bool:
-    """Return whether an ``Authorization`` header has the token, which :func:`check_token` returned; in constant time."""
+    """Return whether an ``Authorization`` header has a token that :func:`check_token` returned; in constant time."""
     scheme, _, given = (header or b"").partition(b" ")
     return hmac.compare_digest(given.strip(), token.encode("ascii")) and scheme.lower() == b"bearer"
 

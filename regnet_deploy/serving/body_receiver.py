@@ -47,15 +47,16 @@ class BodyReceiver(asyncio.BufferedProtocol):
     joins them: every byte of a tensor is copied three times.
     """
 
-    def __init__(self, protocol: Any, buffer: memoryview) -> None:
+    def __init__(self, protocol: Any, buffer: memoryview, lost: Callable[[], None] = lambda: None) -> None:
         """Create the receiver of one connection.
 
         Args:
             protocol: an :class:`asyncio.Protocol` with an attribute ``receiver``. It gets views of ``buffer``, which
                 are valid during the call.
             buffer: see :func:`create_read_buffer`.
+            lost: called when the connection is gone.
         """
-        self._protocol, self._buffer = protocol, buffer
+        self._protocol, self._buffer, self._lost = protocol, buffer, lost
         self._body: PartialBody | DiscardedBody | None = None
         self._on_complete: Callable[[], None] | None = None
         self._read_bytes = READ_BYTES
@@ -100,6 +101,7 @@ class BodyReceiver(asyncio.BufferedProtocol):
         body, self._body, self._on_complete = self._body, None, None
         if body is not None:
             body.connection_lost()
+        self._lost()
         self._protocol.connection_lost(exc)
         self._protocol.receiver = None  # a reference cycle would keep the memory until the next garbage collection
 

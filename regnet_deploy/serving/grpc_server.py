@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from regnet_deploy.serving.bearer_auth import check_token, is_bearer
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.grpc_messages import parse, read_message, read_request, write_response
 from regnet_deploy.serving.limits import Limits
+from regnet_deploy.serving.listeners import shut_down_listeners
 from regnet_deploy.serving.message_limits import MessageLimits
 from regnet_deploy.serving.protocol import EXTENSIONS, read_document, respond
 from regnet_deploy.serving.request_body import BODIES_FULL
@@ -44,6 +44,12 @@ _CODES = {
     504: "DEADLINE_EXCEEDED",
 }
 
+#: Share of the lingering after which a connection is replaced; the library adds or takes off a tenth. In the first half
+#: of the lingering new connections are accepted, in the second half all that are there reach that age.
+_AGE_SHARE = 0.4
+#: Seconds that running calls have, where somebody else sets their end.
+_FOR_EVER_S = 1e6
+
 #: Keys of metadata of which a call has one: a proxy may have checked the other one.
 _SINGLE_KEYS = frozenset(("authorization", "x-request-id", "traceparent"))
 
@@ -57,7 +63,6 @@ _GRACE_S = 1.0
 _CHECKS, _CHECK_S = 16, 2.0
 
 
-@dataclass(frozen=True)
 class GrpcServer:
     """A running gRPC server.
 
@@ -66,10 +71,25 @@ class GrpcServer:
         url: host and port, as gRPC clients take them.
     """
 
-    port: int
-    url: str
-    _server: Any
-    _calls: _Calls
+    def __init__(self, port: int, url: str, server: Any, calls: _Calls) -> None:
+        self.port, self.url, self._server, self._calls = port, url, server, calls
+        self._draining: asyncio.Task[None] | None = None
+        self._is_listening = True
+
+    def stop_listening(self) -> None:
+        """Refuse new connections; those that are open are answered until they are replaced for their age.
+
+        The library does this only where it ends the server, which cancels calls that arrive before the client knows. So
+        the listening socket is shut down below the library, on Linux.
+        """
+        if self._is_listening:
+            self._is_listening = False
+            shut_down_listeners(self.port)
+
+    def drain(self) -> None:
+        """Refuse new connections and calls, and tell clients so (GOAWAY); running calls go on."""
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._server.stop(_FOR_EVER_S))
 
     async def stop(self, drain_s: float = 1.0) -> None:
         """Refuse new calls, and give running ones ``drain_s`` seconds to end.
@@ -79,10 +99,18 @@ class GrpcServer:
         """
         self._calls.stopping = True
         await self._server.stop(drain_s)
+        if self._draining is not None:
+            await self._draining
 
 
 async def start_grpc(
-    service: Service, host: str, port: int, *, token: str | None = None, tls: tuple[Path, Path] | None = None
+    service: Service,
+    host: str,
+    port: int,
+    *,
+    token: str | None = None,
+    tls: tuple[Path, Path] | None = None,
+    linger_s: float = 0.0,
 ) -> GrpcServer:
     """Listen for gRPC on the running event loop.
 
@@ -92,16 +120,19 @@ async def start_grpc(
         port: 0 takes a free one.
         token: bearer token that calls must send, except health checks; None: calls need none.
         tls: files of the certificate chain and its private key (PEM); None: no TLS.
+        linger_s: seconds between the decision to end and :meth:`GrpcServer.drain`. Each connection is replaced before
+            it is so old (GOAWAY, without losing a call); below 1 s none is.
 
     Raises:
         MissingExtra: grpcio is not installed.
         ServerError: the port is taken, or the host is not this machine's.
         UsageError: the token is not valid, or the certificate or its key cannot be used.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # else each client without TLS is a line of the log
+    # Else each client without TLS is a line of the log, and so is the end of the listening socket.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     aio = require("grpc.aio", EXTRA)
     limits = service.limits
-    server = aio.server(options=_options(limits), maximum_concurrent_rpcs=limits.max_in_flight + _QUERIES)
+    server = aio.server(options=_options(limits, linger_s), maximum_concurrent_rpcs=limits.max_in_flight + _QUERIES)
     calls = _Calls(service, token)
     server.add_generic_rpc_handlers((_handlers(PROTOCOL, calls.protocol()), _handlers(HEALTH, calls.health())))
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -120,8 +151,10 @@ async def start_grpc(
     return GrpcServer(bound, f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}", server, calls)
 
 
-def _options(limits: Limits) -> list[tuple[str, int]]:
+def _options(limits: Limits, linger_s: float) -> list[tuple[str, int]]:
+    age = [("grpc.max_connection_age_ms", int(linger_s * 1000 * _AGE_SHARE))] if linger_s >= 1 else []
     return [
+        *age,
         ("grpc.max_receive_message_length", limits.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_metadata_size", 16 * 2**10),
@@ -351,11 +384,7 @@ def _parse(data: bytes, name: str) -> Any:
 
 
 def _metadata(context: Any) -> dict[str, str]:
-    """Return the text metadata of a call.
-
-    Raises:
-        RequestError: a key of which there is one has two values, status 400.
-    """
+    """Return the text metadata of a call; a key of which there is one and that has two values is an error (400)."""
     found: dict[str, str] = {}
     for key, value in context.invocation_metadata() or ():
         if isinstance(value, str) and found.setdefault(key, value) != value and key in _SINGLE_KEYS:

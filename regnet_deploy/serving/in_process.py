@@ -7,7 +7,8 @@ from pathlib import Path
 from types import TracebackType
 
 from regnet_deploy.errors import ServerError
-from regnet_deploy.serving.server import ServerReady, ServerSettings, run_server
+from regnet_deploy.serving.draining_server import ServerReady
+from regnet_deploy.serving.server import ServerSettings, run_server
 
 
 class RunningServer:

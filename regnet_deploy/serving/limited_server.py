@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import dis
 import inspect
 import socket
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -14,8 +14,11 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from regnet_deploy.errors import ServerError
+from regnet_deploy.serving.acceptor import Acceptor
 from regnet_deploy.serving.body_receiver import BodyReceiver, create_read_buffer
-from regnet_deploy.serving.connection_limits import ConnectionLimits, IdleConnections, LimitedProtocol
+from regnet_deploy.serving.connection_limits import ConnectionLimits
+from regnet_deploy.serving.connection_places import ConnectionCounts, ConnectionPlaces
+from regnet_deploy.serving.limited_protocol import LimitedProtocol
 
 #: Versions of uvicorn that are accepted, as in pyproject.toml. The tests were run with 0.34, 0.38, 0.44, 0.50, 0.52 and
 #: 0.54; for the versions between them there is :func:`check_uvicorn`.
@@ -47,11 +50,11 @@ _METHODS: dict[type, tuple[str, ...]] = {
     ),
 }
 _ATTRIBUTES: dict[type, tuple[str, ...]] = {
-    uvicorn.Config: ("backlog", "loaded_app", "ssl"),
+    uvicorn.Config: ("loaded_app", "ssl"),
     uvicorn.Server: ("force_exit", "lifespan", "server_state", "servers", "should_exit", "started"),
     LifespanOff: ("state",),
     HttpToolsProtocol: (
-        *("app", "connections", "cycle", "flow", "headers", "loop", "parser", "pipeline"),
+        *("app", "config", "connections", "cycle", "flow", "headers", "loop", "parser", "pipeline", "scheme"),
         *("timeout_keep_alive", "timeout_keep_alive_task", "transport", "url"),
     ),
     RequestResponseCycle: (
@@ -94,10 +97,17 @@ class ServerConfig(uvicorn.Config):
 
 
 class LimitedServer(uvicorn.Server):
-    """uvicorn's server, whose connections are :class:`~regnet_deploy.serving.connection_limits.LimitedProtocol`."""
+    """uvicorn's server, whose connections are :class:`~regnet_deploy.serving.limited_protocol.LimitedProtocol`."""
 
-    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits) -> None:
+    def __init__(
+        self, config: uvicorn.Config, limits: ConnectionLimits, counts: ConnectionCounts | None = None
+    ) -> None:
         """Create a server.
+
+        Args:
+            config: of uvicorn.
+            limits: of connections.
+            counts: of connections, for metrics; they are updated.
 
         Raises:
             ServerError: the installed uvicorn does not fit.
@@ -105,38 +115,48 @@ class LimitedServer(uvicorn.Server):
         check_uvicorn()
         super().__init__(config)
         self._limits = limits
-        self._idle = IdleConnections()
+        self._counts = counts or ConnectionCounts()
+        self._places = ConnectionPlaces(limits, self._counts)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen on bound sockets.
-
-        A connection counts from the end of its TLS handshake, for which uvicorn has no limit of its own.
 
         Raises:
             ServerError: a socket cannot be served.
         """
         await super().startup([])
         self.started = False  # until the sockets are served
-        config, buffer = self.config, create_read_buffer()
-        handshake_s = None if config.ssl is None else min(self._limits.timeout_s, HANDSHAKE_TIMEOUT_S)
+        config, buffer, limits = self.config, create_read_buffer(), self._limits
+        self._counts.limit = limits.max_connections
 
-        def create_protocol() -> Any:
-            protocol = LimitedProtocol(config, self.server_state, self.lifespan.state, self._limits, self._idle)
-            return BodyReceiver(protocol, buffer)
+        def create_protocol(lost: Callable[[], None]) -> Any:
+            protocol = LimitedProtocol(config, self.server_state, self.lifespan.state, limits, self._places)
+            return BodyReceiver(protocol, buffer, lost)
 
-        loop = asyncio.get_running_loop()
         for bound in sockets or []:
             try:
-                server = await loop.create_server(
+                acceptor = Acceptor(
+                    bound,
                     create_protocol,
-                    sock=bound,
-                    ssl=config.ssl,
-                    backlog=config.backlog,
-                    ssl_handshake_timeout=handshake_s,
+                    self._counts,
+                    limits.max_open(tls=config.ssl is not None),
+                    self._places.close_refused,
+                    config.ssl,
+                    min(limits.timeout_s, HANDSHAKE_TIMEOUT_S),
                 )
             except (OSError, ValueError) as error:
                 for other in self.servers:
                     other.close()
                 raise ServerError(f"cannot listen on {bound}: {error}") from error
-            self.servers.append(server)
+            self.servers.append(acceptor)  # type: ignore[arg-type]  # it has what uvicorn calls
         self.started = True
+
+    def leave(self) -> None:
+        """Have each connection closed after its next response, which says so."""
+        self._places.leaving = True
+        for connection in self.server_state.connections:
+            connection.leave()  # type: ignore[union-attr]
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a request."""
+        self._places.close_idle()

@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 
 from regnet_deploy import __version__
 from regnet_deploy.serving.admission import Admission, ServerState
+from regnet_deploy.serving.connection_places import ABORT_REASONS, ConnectionCounts
 from regnet_deploy.serving.gpu_metrics import GpuReader, GpuState
 from regnet_deploy.serving.request_record import RequestRecord
 
@@ -91,6 +92,7 @@ class Metrics:
         admission: the server's state and its requests in flight.
         decoders: the pool that decodes images; None: no metrics of it.
         gpus: reads the GPUs; by default with NVML.
+        connections: of the HTTP socket; None: no metrics of them.
     """
 
     def __init__(
@@ -99,11 +101,13 @@ class Metrics:
         admission: Admission,
         decoders: Decoders | None = None,
         gpus: GpuReader | None = None,
+        connections: ConnectionCounts | None = None,
     ) -> None:
         self._models = models
         self._admission = admission
         self._decoders = decoders
         self._gpus = gpus or GpuReader()
+        self._connections = connections or ConnectionCounts()
         self._gpu_states: tuple[GpuState, ...] = ()
         self._versions: dict[tuple[str, str], _Version] = {}
         self._registry = CollectorRegistry()
@@ -158,6 +162,7 @@ class Metrics:
         yield from self._requests()
         yield from self._loaded()
         yield from self._server()
+        yield from _connection_families(self._connections)
         yield from _gpu_families(self._gpu_states)
 
     def _requests(self) -> Iterator[Metric]:
@@ -311,6 +316,19 @@ def _resident_bytes(pid: int) -> int:
     except (OSError, IndexError):  # the process has just ended
         return 0
     return int(pages) * resource.getpagesize()
+
+
+def _connection_families(counts: ConnectionCounts) -> Iterator[Metric]:
+    if counts.limit:
+        yield GaugeMetricFamily(PREFIX + "connections", "HTTP connections that are open.", counts.open)
+        yield GaugeMetricFamily(PREFIX + "connections_limit", "HTTP connections that may be open.", counts.limit)
+        yield CounterMetricFamily(PREFIX + "connections_refused", "HTTP connections that got 503.", counts.refused)
+        aborted = CounterMetricFamily(
+            PREFIX + "connections_aborted", "HTTP connections that ended without an answer.", labels=("reason",)
+        )
+        for reason in ABORT_REASONS:
+            aborted.add_metric((reason,), counts.aborted[reason])
+        yield aborted
 
 
 def _gpu_families(states: Sequence[GpuState]) -> Iterator[Metric]:

@@ -2,81 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import math
-import signal
-import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
-import uvicorn
-
-from regnet_deploy.errors import RegnetDeployError, ServerError, UsageError, require
-from regnet_deploy.runtimes.golden_set import Agreement
-from regnet_deploy.serving.admission import ServerState
+from regnet_deploy.cpu import available_cores
+from regnet_deploy.errors import UsageError, require
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.bearer_auth import check_token
-from regnet_deploy.serving.connection_limits import ConnectionLimits
-from regnet_deploy.serving.limited_server import LimitedServer, ServerConfig
+from regnet_deploy.serving.draining_server import DrainingServer, ServerReady
+from regnet_deploy.serving.limited_server import ServerConfig
 from regnet_deploy.serving.limits import Limits
-from regnet_deploy.serving.listeners import Listeners, bind, check_tls, is_loopback, url_of
+from regnet_deploy.serving.listeners import Listeners, bind, check_tls, is_loopback
+from regnet_deploy.serving.metrics_server import LIMITS as METRICS_LIMITS
 from regnet_deploy.serving.model_repository import check_model_name
-from regnet_deploy.serving.model_version import ModelVersion, ServeOptions
+from regnet_deploy.serving.model_version import ServeOptions
+from regnet_deploy.serving.open_files import fit_connections
 from regnet_deploy.serving.request_log import RequestLog
 from regnet_deploy.serving.scheduling import batch_scheduling
 from regnet_deploy.serving.server_core import ServerCore
 from regnet_deploy.serving.tracing import open_tracing
 from regnet_deploy.serving.version_policy import parse_version_policies
 
-#: Seconds for which an idle connection is kept: longer than proxies in front of the server keep theirs.
-KEEP_ALIVE_S = 75
-
-
-@dataclass(frozen=True)
-class ServerReady:
-    """A server that answers requests from now on.
-
-    Attributes:
-        url: base URL of HTTP.
-        grpc_port: port of gRPC; None: no gRPC.
-        metrics_url: of ``GET /metrics``; None: metrics are not served.
-        models: what is served, each with its golden set's agreement.
-    """
-
-    url: str
-    grpc_port: int | None
-    metrics_url: str | None
-    models: tuple[tuple[ModelVersion, Agreement], ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return JSON data; the first model's facts stand at the top level as well."""
-        models = [
-            {
-                "model": model.name,
-                "version": model.version,
-                "variant": model.variant,
-                "runtime": model.session.runtime,
-                "device": model.session.device,
-                "executors": model.batching.executors,
-                "threads": model.threads,
-                "batch": model.batching.batch,
-                "max_delay_ms": model.batching.max_delay_s * 1000,
-                "trained": model.card["trained"],
-                "note": model.note,
-                "golden": agreement.to_json(),
-            }
-            for model, agreement in self.models
-        ]
-        facts = {"url": self.url, "grpc_port": self.grpc_port, "metrics": self.metrics_url}
-        return {**facts, **(models[0] if models else {}), "models": models}
+#: Seconds for which an idle HTTP connection is kept: longer than proxies in front of the server keep theirs.
+KEEP_ALIVE_S = 75.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +52,8 @@ class ServerSettings:
         versions: which are served, such as ``latest:2`` or ``cats=3,5``; empty: all.
         ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
         linger_s, drain_s: see :func:`serve`.
+        keep_alive_s: seconds for which an idle HTTP connection is kept; by default longer than proxies in front of the
+            server keep theirs.
         log_format: of the log, on stderr.
         log_requests: log every request, not only those that the server failed.
         trace_url: of an OpenTelemetry collector; None: no traces.
@@ -121,6 +77,7 @@ class ServerSettings:
     ready: str = "any"
     linger_s: float = 0.0
     drain_s: float = 30.0
+    keep_alive_s: float = KEEP_ALIVE_S
     log_format: str = "text"
     log_requests: bool = False
     trace_url: str | None = None
@@ -141,6 +98,8 @@ class ServerSettings:
             seconds = getattr(self, name)
             if not (seconds >= 0 and math.isfinite(seconds)):
                 raise UsageError(f"{name} must be a number of seconds, 0 or more, not {seconds}")
+        if not (self.keep_alive_s > 0 and math.isfinite(self.keep_alive_s)):
+            raise UsageError(f"keep_alive_s must be a number of seconds, more than 0, not {self.keep_alive_s}")
 
 
 def run_server(
@@ -171,10 +130,11 @@ def run_server(
         metrics = None
         if settings.metrics_port is not None:
             metrics = stack.enter_context(bind(settings.host, settings.metrics_port, "--metrics-port"))
-        grpc = None if settings.grpc_port is None else (settings.host, settings.grpc_port)
-        if grpc is not None:  # an error of the address is reported before the models are opened
-            bind(*grpc, "--grpc-port").close()
-        is_open = settings.token is None and not is_loopback(http.getsockname()[0])
+        address = http.getsockname()[0]  # gRPC gets it and not the host, of whose addresses it would take all
+        if settings.grpc_port is not None:  # an error of the port is reported before the models are opened
+            bind(settings.host, settings.grpc_port, "--grpc-port").close()
+        grpc = None if settings.grpc_port is None else (address, settings.grpc_port)
+        is_open = settings.token is None and not is_loopback(address)
         listeners = Listeners(http, grpc, metrics, metrics is None and not is_open, settings.token, settings.tls)
         log = RequestLog(settings.log_format, settings.log_requests, sys.stderr)
         stack.callback(log.close)
@@ -183,11 +143,19 @@ def run_server(
             tracing = open_tracing(settings.trace_url)
             stack.callback(tracing.close)
             observers.append(tracing.observe)
+        fitted = fit_connections(
+            settings.limits.max_connections,
+            decoders=settings.decoders or available_cores(),
+            grpc=grpc is not None,
+            tls=settings.tls is not None,
+            others=0 if metrics is None else METRICS_LIMITS.max_open(tls=False),
+            may_raise=stop is None,  # else the process is not the server's
+        )
         core = ServerCore(
             path,
             name=settings.name,
             options=settings.model,
-            limits=settings.limits,
+            limits=replace(settings.limits, max_connections=fitted.connections),
             decoders=settings.decoders,
             poll_s=settings.poll_s,
             versions=settings.versions,
@@ -200,10 +168,19 @@ def run_server(
             if settings.log_format == "json":  # in text the caller says it
                 log.event("ready", **ready.to_json())
             announce(ready)
+            if fitted.connections < settings.limits.max_connections:
+                log.event(
+                    "few_open_files",
+                    logging.WARNING,
+                    connections=fitted.connections,
+                    wanted=settings.limits.max_connections,
+                    open_files=fitted.open_files,
+                    hint=f"for all, raise the limit of open files: ulimit -n {fitted.needed}",
+                )
             if is_open:
                 log.event("open", logging.WARNING, host=settings.host, token=None, tls=settings.tls is not None)
 
-        serve(core, listeners, settings.drain_s, log_and_announce, settings.linger_s, stop)
+        serve(core, listeners, settings.drain_s, log_and_announce, settings.linger_s, stop, settings.keep_alive_s)
 
 
 def serve(
@@ -213,13 +190,15 @@ def serve(
     announce: Callable[[ServerReady], None],
     linger_s: float = 0.0,
     stop: threading.Event | None = None,
+    keep_alive_s: float = KEEP_ALIVE_S,
 ) -> None:
     """Answer requests until a signal arrives or ``stop`` is set.
 
     Probes are answered at once, while the golden sets are replayed; requests are accepted, and ``announce`` is called,
-    when they agree. On SIGTERM or SIGINT the server reports that it is not ready. For ``linger_s`` seconds it still
-    accepts requests, because load balancers take a moment to notice. Then it refuses new requests and gives those in
-    flight ``drain_s`` seconds to finish. A second signal ends it at once.
+    when they agree. On SIGTERM, SIGINT, SIGQUIT or SIGHUP the server reports that it is not ready, and each response
+    closes its connection, so that clients go elsewhere. For ``linger_s`` seconds it still accepts requests, because
+    load balancers take a moment to notice. Then it closes idle connections, refuses new requests and gives those in
+    flight ``drain_s`` seconds to finish. A second SIGTERM or SIGINT ends it at once.
 
     Args:
         core: models and everything around them.
@@ -228,6 +207,7 @@ def serve(
         announce: called when requests are accepted.
         linger_s: seconds between a signal and the first refusal.
         stop: when it is set, the server drains at once, for a server that does not run in the main thread.
+        keep_alive_s: seconds for which an idle HTTP connection is kept.
 
     Raises:
         ProofError: a golden set disagrees; no request was answered.
@@ -249,10 +229,10 @@ def serve(
         proxy_headers=False,
         ssl_certfile=certificate,
         ssl_keyfile=key,
-        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_keep_alive=keep_alive_s,  # type: ignore[arg-type]  # it is given to call_later
         timeout_graceful_shutdown=1,  # by then requests in flight have finished or had their time
     )
-    server = _Server(config, core, listeners, linger_s, drain_s, announce, stop or threading.Event())
+    server = DrainingServer(config, core, listeners, linger_s, drain_s, announce, stop or threading.Event())
     log = logging.getLogger("uvicorn.error")
     log.addFilter(server.log_filter)
     try:
@@ -262,139 +242,3 @@ def serve(
         log.removeFilter(server.log_filter)
     if server.failure is not None:
         raise server.failure
-
-
-class _CutOffFilter(logging.Filter):
-    """Drops what uvicorn logs of requests that this thread's server has cut off: a traceback for each of them.
-
-    Attributes:
-        active: requests were cut off.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.active = False
-        self._thread = threading.get_ident()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to keep a record."""
-        return not (self.active and record.thread == self._thread)
-
-
-class _Server(LimitedServer):
-    """A uvicorn server with a golden-set check at its start and a drain at its end."""
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        core: ServerCore,
-        listeners: Listeners,
-        linger_s: float,
-        drain_s: float,
-        announce: Callable[[ServerReady], None],
-        stop: threading.Event,
-    ) -> None:
-        limits = core.service.limits
-        super().__init__(config, ConnectionLimits(limits.max_connections, limits.read_timeout_s))
-        self._stop = stop
-        self.failure: RegnetDeployError | None = None
-        self._core, self._listeners = core, listeners
-        self._admission = core.service.admission
-        self._linger_s, self._drain_s = linger_s, drain_s
-        self._linger_until: float | None = None
-        self._drain_until: float | None = None
-        self._announce = announce
-        self._start: asyncio.Task[ServerReady] | None = None
-        self._unannounced: ServerReady | None = None
-        self._other_servers: list[Any] = []
-        self.log_filter = _CutOffFilter()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and begin to replay the golden sets."""
-        await super().startup(sockets)
-        self._start = asyncio.ensure_future(self._begin())
-
-    async def _begin(self) -> ServerReady:
-        """Open the other listeners, which answer probes as well, and replay the golden sets."""
-        from regnet_deploy.serving.grpc_server import start_grpc
-        from regnet_deploy.serving.metrics_server import start_metrics
-
-        listeners, port = self._listeners, None
-        if listeners.metrics is not None:
-            self._other_servers.append(await start_metrics(self._core.metrics, listeners.metrics))
-        if listeners.grpc is not None:
-            host, wanted = listeners.grpc
-            grpc = await start_grpc(self._core.service, host, wanted, token=listeners.token, tls=listeners.tls)
-            self._other_servers.append(grpc)
-            port = grpc.port
-        await self._core.start()
-        url = url_of(listeners.http, "https" if listeners.tls else "http")
-        metrics = f"{url}/metrics" if listeners.metrics_at_http else None
-        if listeners.metrics is not None:
-            metrics = f"{url_of(listeners.metrics)}/metrics"
-        return ServerReady(url, port, metrics, ())
-
-    async def on_tick(self, counter: int) -> bool:
-        """Move from one state to the next; called ten times a second, True ends the server."""
-        if self._start is not None and self._start.done():
-            try:
-                self._unannounced = self._start.result()
-            except RegnetDeployError as error:
-                self.failure = error
-                return True
-            except Exception as error:  # for example MemoryError: a server that is not proved ends, whatever it is
-                self.failure = ServerError(f"the golden set could not be replayed: {type(error).__name__} {error}")
-                return True
-            self._start = None
-            if self._admission.state is ServerState.STARTING:
-                self._admission.state = ServerState.READY
-        ready, models = self._unannounced, self._core.service.models
-        if ready is not None and models.all() and self._admission.state is ServerState.READY:
-            self._announce(replace(ready, models=tuple(models.served())))
-            self._unannounced = None
-        if self._stop.is_set() and self._drain_until is None:
-            self._drain()
-        if self._linger_until is not None and time.monotonic() > self._linger_until:
-            self._linger_until = None
-            self._drain()
-        if self._drain_until is not None:
-            if not self._admission.in_flight:
-                return True
-            if time.monotonic() > self._drain_until:
-                return self._cut_off(f"after {self._drain_s:g} s of draining")
-        return await super().on_tick(counter)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the listeners, then stop the core."""
-        if self._start is not None:
-            self._start.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):  # reported already, or of no interest any more
-                await self._start
-        await super().shutdown(sockets)
-        for other in self._other_servers:
-            await other.stop()
-        await self._core.stop()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Handle a signal: the first one drains, the second one ends the server."""
-        if self._drain_until is not None or self._linger_until is not None:
-            self._admission.state = ServerState.DRAINING
-            self._cut_off(f"by a second {signal.Signals(sig).name}")
-            self.should_exit = self.force_exit = True
-        elif self._linger_s > 0 and self._admission.state is ServerState.READY:
-            self._admission.state = ServerState.LEAVING
-            self._linger_until = time.monotonic() + self._linger_s
-            self._core.log_event("leaving", seconds=self._linger_s)
-        else:
-            self._drain()
-
-    def _drain(self) -> None:
-        self._admission.state = ServerState.DRAINING
-        self._drain_until = time.monotonic() + self._drain_s
-        self._core.log_event("draining", requests=self._admission.in_flight)
-
-    def _cut_off(self, reason: str) -> bool:
-        if self._admission.in_flight:
-            self.failure = ServerError(f"{self._admission.in_flight} requests were cut off {reason}")
-            self.log_filter.active = True
-        return True

@@ -10,6 +10,7 @@ from pathlib import Path
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.serving.admission import Admission, ServerState
+from regnet_deploy.serving.connection_places import ConnectionCounts
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.metrics import Metrics
@@ -31,6 +32,7 @@ class ServerCore:
     Attributes:
         service: answers requests.
         metrics: of the service.
+        connections: of the HTTP socket, where there is one.
         opened: versions that are opened at the start.
         log_event: is called with what happens to the server.
     """
@@ -81,7 +83,8 @@ class ServerCore:
         self._poll_s = poll_s
         pool = DecodePool(decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
-        self.metrics = Metrics(models, admission, pool)
+        self.connections = ConnectionCounts()
+        self.metrics = Metrics(models, admission, pool, connections=self.connections)
         self.service = Service(models, admission, limits, pool, notify_all((self.metrics.observe, *observers)))
         self._watching: asyncio.Task[None] | None = None
 

@@ -114,12 +114,18 @@ def test_02i_who_sends_much_without_the_token_is_told_so(locked: Any, size: int)
         f"Bearer {TOKEN.upper()}",
         f"Bearer {TOKEN}\xff",
         f"Bearer {TOKEN}, Bearer {TOKEN}",
-        f"Bearer x\r\nAuthorization: Bearer {TOKEN}",  # of two the first counts, as for proxies
     ],
 )
 def test_02c_what_is_not_quite_the_token_is_not_the_token(locked: Any, header: str):
     request = f"GET /v2 HTTP/1.1\r\nHost: x\r\nAuthorization: {header}\r\n\r\n"
     assert locked.raw(request.encode("latin-1")).status == 401
+
+
+@pytest.mark.parametrize("tokens", [("x", TOKEN), (TOKEN, "x")])
+def test_02c2_two_tokens_are_a_malformed_request(locked: Any, tokens: tuple[str, str]):
+    """A proxy may have checked the other one."""
+    headers = "".join(f"Authorization: Bearer {token}\r\n" for token in tokens)
+    assert locked.raw(f"GET /v2 HTTP/1.1\r\nHost: x\r\n{headers}\r\n".encode()).status == 400
 
 
 @pytest.mark.parametrize(

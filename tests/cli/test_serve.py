@@ -15,7 +15,7 @@ import uvicorn
 
 from regnet_deploy.bundle import MANIFEST, open_bundle, update_bundle
 from regnet_deploy.serving import limited_server
-from regnet_deploy.serving.server import ServerReady
+from regnet_deploy.serving.draining_server import ServerReady
 
 
 def fails(*arguments: str, code: int) -> str:
@@ -185,7 +185,7 @@ class TestEngines:
         """What would be served: proved and announced, and then the server ends."""
         seen: list[Any] = []
 
-        def serve(core: Any, listeners: Any, drain_s: float, announce: Any, linger_s: float, stop: Any) -> None:
+        def serve(core: Any, listeners: Any, drain_s: float, announce: Any, *rest: Any) -> None:
             announce(ServerReady("http://x", None, None, tuple((model, model.prove()) for model in core.opened)))
             seen.append(core)
 

@@ -234,7 +234,7 @@ def test_what_is_answered_unread_is_thrown_away_and_the_connection_is_idle(run: 
             await made.send(body[begun:])
         await asyncio.sleep(0.05)
         (connection,) = made.server.server_state.connections
-        assert connection in connection._idle
+        assert connection in connection._places
         assert connection._head_timer is None
         await made.send(post("/next", body))
         assert await made.answer() == read("/next", body)

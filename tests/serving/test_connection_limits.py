@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -92,13 +93,13 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(max_connections: int = 20) -> AsyncIterator[Site]:
+async def site(max_connections: int = 20, min_idle_s: float = 0.5) -> AsyncIterator[Site]:
     app = Echo()
     config = uvicorn.Config(
         app, http="httptools", lifespan="off", ws="none", log_config=None, access_log=False, timeout_keep_alive=75
     )
     config.load()
-    server = LimitedServer(config, ConnectionLimits(max_connections, 30.0))
+    server = LimitedServer(config, ConnectionLimits(max_connections, 30.0, min_idle_s=min_idle_s))
     server.lifespan = config.lifespan_class(config)
     bound = socket.create_server(("127.0.0.1", 0))
     await server.startup([bound])
@@ -340,5 +341,118 @@ def test_a_client_that_leaves_is_missed_though_it_had_sent_another_request():
         await made.until(lambda: made.app.held)
         client.writer.close()
         await made.app.left.wait()
+
+    run(work)
+
+
+@pytest.mark.parametrize("path", ["/a", "/held"])
+def test_a_client_that_only_sends_no_more_gets_its_answers(path: str):
+    async def work(made: Site) -> None:
+        client = await made.connect(get("/a") + get(path) + post("/b", b"body"))
+        client.writer.write_eof()
+        assert await client.answer() == (200, ["GET", "/a", ""])
+        if path == "/held":
+            await made.until(lambda: made.app.held)
+            assert await client.answer() == (100, None)  # after a while it is asked whether it is still there
+            made.app.let.set()
+        assert await client.answer() == (200, ["GET", path, ""])
+        assert await client.answer() == (200, ["POST", "/b", "body"])
+        assert "connection: close" in client.head
+        assert await client.rest() == b""
+
+    run(work)
+
+
+def test_a_client_of_http_1_0_that_sends_no_more_gets_its_answer_alone():
+    async def work(made: Site) -> None:
+        client = await made.connect(b"GET /held HTTP/1.0\r\n\r\n")
+        client.writer.write_eof()
+        await made.until(lambda: made.app.held)
+        await asyncio.sleep(0.6)  # longer than others have until they are asked
+        made.app.let.set()
+        assert await client.answer() == (200, ["GET", "/held", ""])
+
+    run(work)
+
+
+@pytest.mark.parametrize("cut", [b"GET /a HT", post("/a", b"body")[:-1], CHUNKED + b"5\r\nab"])
+def test_a_request_whose_end_does_not_come_is_refused(cut: bytes):
+    async def work(made: Site) -> None:
+        client = await made.connect(get("/a") + cut)
+        client.writer.write_eof()
+        assert await client.answer() == (200, ["GET", "/a", ""])
+        status, said = await client.answer()
+        assert (status, said["error"]) == (400, "the request ended before its head and its body were complete")
+        assert await client.rest() == b""
+
+    run(work)
+
+
+def test_clients_that_ask_again_and_again_keep_their_connections():
+    """Nobody is cut off for a newcomer, who gets in where one of them stops."""
+
+    async def work(made: Site) -> None:
+        clients = [await made.connect() for _ in range(3)]
+        ended = asyncio.Event()
+
+        async def ask(client: Client) -> None:
+            while not ended.is_set():
+                client.send(get("/a"))
+                assert (await client.answer())[0] == 200
+                await asyncio.sleep(0.01)
+
+        asking = [asyncio.ensure_future(ask(client)) for client in clients]
+        await asyncio.sleep(0.05)
+        for path, status in (("/v2/health/live", 200), ("/a", 503)):
+            one_more = await made.connect(get(path))
+            assert (await one_more.answer())[0] == status
+        assert "retry-after: 1" in one_more.head
+        ended.set()
+        await asyncio.gather(*asking)
+        one_more = await made.connect(get("/a"))
+        assert (await one_more.answer())[0] == 200
+        await made.until(lambda: any(client.reader.at_eof() for client in clients))
+        assert made.server._counts.refused == 1
+        assert made.server._counts.aborted == {"idle": 1}
+
+    run(work, max_connections=3, min_idle_s=0.3)
+
+
+def test_from_a_signal_on_each_answer_says_that_its_connection_closes():
+    async def work(made: Site) -> None:
+        busy = await made.connect(get("/held") + get("/held"))
+        idle = await made.connect(get("/a"))
+        assert (await idle.answer())[0] == 200
+        await made.until(lambda: made.app.held)
+        made.server.leave()
+        made.app.let.set()
+        assert await busy.answer() == (200, ["GET", "/held", ""])
+        assert "connection: close" not in busy.head  # another request was there before
+        assert await busy.answer() == (200, ["GET", "/held", ""])
+        assert "connection: close" in busy.head
+        late = await made.connect()
+        for client in (idle, late):
+            client.send(get("/a") + get("/b"))
+            assert await client.answer() == (200, ["GET", "/a", ""])
+            assert await client.answer() == (200, ["GET", "/b", ""])
+            assert client.head.count("connection: close") == 1
+        for client in (busy, idle, late):
+            assert await client.rest() == b""
+
+    run(work)
+
+
+def test_a_head_that_has_arrived_is_read_though_its_time_is_up():
+    """The event loop was busy meanwhile: its timers come before what it reads."""
+
+    async def work(made: Site) -> None:
+        made.server._limits = ConnectionLimits(20, 0.1)
+        with socket.create_connection(("127.0.0.1", made.port)) as client:
+            await made.until(lambda: made.server.server_state.connections)
+            client.sendall(get("/a"))
+            time.sleep(0.3)
+            client.setblocking(False)
+            answer = await asyncio.get_running_loop().sock_recv(client, 1000)
+            assert answer.startswith(b"HTTP/1.1 200 ")
 
     run(work)

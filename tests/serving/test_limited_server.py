@@ -182,7 +182,7 @@ def test_an_uvicorn_whose_objects_lack_what_is_used_is_refused(owner: type, monk
     used = {
         HttpToolsProtocol: "HttpToolsProtocol.url",
         LifespanOff: "LifespanOff.state",
-        uvicorn.Config: "Config.backlog, Config.loaded_app, Config.ssl",
+        uvicorn.Config: "Config.loaded_app, Config.ssl",
         uvicorn.Server: "Server.lifespan, Server.server_state, Server.servers",
     }
     for name, method in list(vars(owner).items()):
