@@ -63,7 +63,9 @@ class ConnectionPlaces:
 
     def take(self, connection: LimitedProtocol) -> bool:
         """Give a connection a place, that of an idle one if need be; return False where there is none."""
-        if len(self._taken) >= self._limits.max_connections and not self._free_one(self._taken):
+        if len(self._taken) >= self._limits.max_connections and not self._free_one(
+            self._taken, self._limits.min_idle_s
+        ):
             return False
         self._excess.discard(connection)
         self._taken.add(connection)
@@ -71,7 +73,8 @@ class ConnectionPlaces:
 
     def take_excess(self, connection: LimitedProtocol) -> bool:
         """Let in a connection that has no place yet; return False where there are too many of them."""
-        if len(self._excess) >= self._limits.health_connections and not self._free_one(self._excess):
+        # These have asked about health only: a probe that is lost is repeated.
+        if len(self._excess) >= self._limits.health_connections and not self._free_one(self._excess, 0.0):
             self.counts.refused += 1
             return False
         self._excess.add(connection)
@@ -121,11 +124,11 @@ class ConnectionPlaces:
         for connection in list(self._idle):
             connection.transport.close()
 
-    def _free_one(self, among: set[LimitedProtocol]) -> bool:
-        """Close the connection of some that has been idle for the longest, if it has been for long enough."""
+    def _free_one(self, among: set[LimitedProtocol], min_idle_s: float) -> bool:
+        """Close the connection of some that has been idle for the longest, if it has been for so long."""
         for connection, since in self._idle.items():
             if connection in among and not connection.transport.get_write_buffer_size():
-                if connection.loop.time() - since < self._limits.min_idle_s:
+                if connection.loop.time() - since < min_idle_s:
                     return False
                 self.closed(connection)
                 self.counts.aborted["idle"] += 1
