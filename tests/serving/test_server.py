@@ -626,7 +626,7 @@ def test_versions_are_swapped_under_load_without_a_failed_request(start: Start, 
         asking = [pool.submit(ask, model) for model in ("cats", "dogs")]
         try:
             wait_until(lambda: all("1" in versions for versions in seen.values()))
-            update_bundle(models / "dogs", {"note": {"text": "new"}})
+            update_bundle(models / "dogs", {"labels": [f"class {number}" for number in range(6)]})
             shutil.copytree(models / "cats" / "1", models / "cats" / "2")
             wait_until(
                 lambda: all("2" in versions or one.done() for versions, one in zip(seen.values(), asking, strict=True))
