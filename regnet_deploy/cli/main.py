@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from regnet_deploy import __version__
-from regnet_deploy.cli.streams import discard, flush_or_discard, open_closed_streams
+from regnet_deploy.cli.streams import discard, escape_what_cannot_be_shown, flush_or_discard, open_closed_streams
 from regnet_deploy.errors import RegnetDeployError, did_you_mean
 
 #: Commands in the order of the pipeline, with what each does; each is ``command`` of the module of its name in this
@@ -86,6 +86,7 @@ def main() -> None:
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and exit: 0 done, 2 an input cannot be used, 3 a proof failed, 130 interrupted."""
     open_closed_streams()
+    escape_what_cannot_be_shown()
     try:
         result: Any = main.main(arguments, prog_name="regnet-deploy", standalone_mode=False)
         sys.stdout.flush()

@@ -46,7 +46,7 @@ def command(
       regnet-deploy predict regnet-bundle cat.jpg dog.png
       regnet-deploy predict cat.jpg -k 1 --json
     """
-    from regnet_deploy.images.dataset_summary import left_out_lines
+    from regnet_deploy.images.dataset_summary import left_out_lines, shortened
     from regnet_deploy.images.decode import SUFFIXES
     from regnet_deploy.runtimes.classifier import find_image_files
 
@@ -82,6 +82,12 @@ def command(
         print_message(f"{name} of {bundle_path}, {session.runtime} on {session.device}")
     if not classifier.trained:
         print_message(f"{bundle_path} is not trained: predictions are meaningless")
+    blank = [str(answer.path) for answer in answers if answer.one_color]
+    if blank:
+        print_message(
+            f"{len(blank):,} of {len(answers):,} images come out in one color, so their answers say nothing ("
+            f"transparent pixels become white, and images of 16 bits with few levels dark): {shortened(blank, 3)}"
+        )
     failed = [answer for answer in answers if answer.error is not None]
     for answer in failed:
         print_message(str(answer.error))

@@ -1,4 +1,4 @@
-"""The standard streams where they are closed, or lead to a full disk or a reader that is gone.
+"""The standard streams where they are closed, lack characters, or lead to a full disk or a reader that is gone.
 
 What was asked for on stdout and cannot be written is an error. A message on stderr that cannot be written is not: the
 work goes on, and the exit code tells how it ended.
@@ -7,6 +7,7 @@ work goes on, and the exit code tells how it ended.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from typing import TextIO
@@ -29,6 +30,16 @@ def open_closed_streams() -> None:
                 os.close(null)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the process ends
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Make stdout write what its encoding lacks as an escape, such as ``\\u732b``, as stderr does.
+
+    Else a class name in another script, or a file name that is not UTF-8, would end the command with all its results.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def echo_message(text: str) -> None:

@@ -166,15 +166,15 @@ def command(
     with terminal_progress() as progress:
         bundle = train(bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, progress)
     training = bundle.training
-    if as_json:
-        print_json({"bundle": str(bundle.path), **training_summary(training)})
-        return
     compared = baseline(bundle)
     if compared and compared.verdict:
         print_message(
             f"always answering {compared.label} gives {compared.top1:.2%}, and {compared.verdict}: check images and "
             "labels, train on more images or longer"
         )
+    if as_json:
+        print_json({"bundle": str(bundle.path), **training_summary(training)})
+        return
     best = training.best
     print_message(
         f"{bundle.path}: weights of epoch {best.epoch}, {best.val_top1:.2%} of {best.val_images:,} validation images "

@@ -20,6 +20,7 @@ from regnet_deploy.bundle.training import TrainingData
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images, spelled_as
+from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.decode import ImageError
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import ImageSource
@@ -39,7 +40,7 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
     Args:
         source: the folder.
         bundle: a trained bundle.
-        progress: receives the files read, where they are read.
+        progress: receives the files read, where they are read, and what was not yet said of the folder in training.
 
     Raises:
         DataError: the folder is not an image folder; its classes are not the bundle's labels; or it has no validation
@@ -53,9 +54,21 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
     unread = ImageCheck("", 0, 0, "", 0, 0, "")  # shared by all files: ImageNet has a million
     checked = dict.fromkeys(listing.source.names, unread)
     checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
+    progress = progress or NoProgress()
     if training is None or listing.val is not None:
-        return build_dataset(listing, checked)
-    return _held_out(listing, checked, training.data, training.seed, progress or NoProgress())
+        dataset = build_dataset(listing, checked)
+    else:
+        dataset = _held_out(listing, checked, training.data, training.seed, progress)
+    for line in _news(dataset, listing, training.data if training else None):
+        progress.message(line)
+    return dataset
+
+
+def _news(dataset: ImageDataset, listing: ImageListing, known: TrainingData | None) -> list[str]:
+    """Return what is to be said of a folder that was not said, and recorded, when the network was trained."""
+    said = (known.rejected, known.findings) if known else ({}, ())
+    left_out = {name: reason for name, reason in listing.left_out.items() if name not in said[0]}
+    return [each for each in dataset.findings if each not in said[1]] + left_out_lines("left out", left_out)
 
 
 def is_training_dataset(dataset: ImageDataset, bundle: Bundle) -> bool:

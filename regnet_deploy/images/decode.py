@@ -32,6 +32,8 @@ _SUFFIXES = {
 }
 #: Suffixes of all of them.
 SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
+#: An image whose levels differ by no more than this in every channel, of 255, is taken for one color.
+ONE_COLOR = 3
 #: An image with more pixels is refused before it is decoded.
 MAX_PIXELS = 100_000_000
 #: Exceptions that Pillow's decoders raise for broken files.

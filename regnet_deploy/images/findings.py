@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from regnet_deploy.images.decode import ONE_COLOR
 from regnet_deploy.images.image_check import ImageCheck
 
-#: An image whose levels differ by no more than this in every channel, of 255, is taken for one color.
-_ONE_COLOR = 3
 #: Levels of 16-bit images that use no more than this, of 65,535, are those of fewer bits: 8 to 14.
 _FEW_LEVELS = 2**14 - 1
 #: Names that a sentence lists.
@@ -64,7 +63,7 @@ def _copies(train: Mapping[str, ImageCheck], val: Mapping[str, ImageCheck], labe
 
 
 def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[str]:
-    found = {name: one for name, one in images.items() if one.contrast <= _ONE_COLOR}
+    found = {name: one for name, one in images.items() if one.contrast <= ONE_COLOR}
     if not found:
         return
     reasons = []

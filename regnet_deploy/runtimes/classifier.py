@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, ProofError, require
-from regnet_deploy.images.decode import FORMATS, rgb_image
+from regnet_deploy.images.decode import FORMATS, ONE_COLOR, rgb_image
 from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, resize_and_crop
@@ -33,11 +33,19 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class FilePrediction:
-    """The result for one image file: its most probable classes, or the error that prevented a prediction."""
+    """The result for one image file.
+
+    Attributes:
+        path: the file.
+        predictions: its most probable classes.
+        error: what prevented a prediction.
+        one_color: whether the network saw one color only, so that the predictions mean nothing.
+    """
 
     path: Path
     predictions: tuple[Prediction, ...] = ()
     error: str | None = None
+    one_color: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data."""
@@ -110,7 +118,10 @@ class Classifier:
             pixels = [item for item in loaded if not isinstance(item, FilePrediction)]
             rows = iter(top_k(self._run(np.stack(pixels)), self.labels, k) if pixels else ())
             for path, item in zip(chunk, loaded, strict=True):
-                yield item if isinstance(item, FilePrediction) else FilePrediction(path, tuple(next(rows)))
+                if isinstance(item, FilePrediction):
+                    yield item
+                else:
+                    yield FilePrediction(path, tuple(next(rows)), one_color=_is_one_color(item))
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
         """Return the pixels of an image that the network sees, ``(crop, crop, 3)`` RGB.
@@ -167,6 +178,11 @@ def find_image_files(given: Sequence[Path]) -> ImageFiles:
         files += [path / name for name in inside.files]
         left_out.update((os.path.join(path, name), reason) for name, reason in inside.left_out.items())
     return ImageFiles(files, left_out)
+
+
+def _is_one_color(pixels: NDArray[np.uint8]) -> bool:
+    lowest, highest = pixels.min(axis=(0, 1)), pixels.max(axis=(0, 1))
+    return int((highest - lowest).max()) <= ONE_COLOR
 
 
 def _as_sequence(images: Any) -> Sequence[ImageLike]:

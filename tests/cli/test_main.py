@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from regnet_deploy import __version__
-from regnet_deploy.cli.main import COMMANDS, main
+from regnet_deploy.bundle import update_bundle
+from regnet_deploy.cli.main import COMMANDS, main, run
 
 
 def test_help_lists_every_command(cli):
@@ -102,6 +106,27 @@ def test_messages_that_cannot_be_written_change_neither_the_work_nor_the_exit_co
 def test_a_full_disk_behind_both_streams_is_an_exit_code(tmp_path):
     command = f"{sys.executable} -m regnet_deploy select --gflops 0.2 --json >/dev/full 2>/dev/full"
     assert subprocess.run(["bash", "-c", command], cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("arguments", [("predict", "-k", "6"), ("predict", "--json"), ("show",), ("show", "--json")])
+def test_what_the_encoding_of_the_terminal_lacks_is_escaped(
+    exported_bundle, tmp_path, monkeypatch, encoding, arguments
+):
+    update_bundle(exported_bundle, {"labels": ["\u732b", "\u72ac", "\u00e4", "b", "c", "d"]})
+    image = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png")  # a name that is not UTF-8
+    Image.new("RGB", (24, 24)).save(image)
+    command, *options = arguments
+    screen = io.BytesIO()
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, io.TextIOWrapper(screen, encoding=encoding, write_through=True))
+    with pytest.raises(SystemExit) as left:
+        run([command, str(exported_bundle), *([image] if command == "predict" else []), *options])
+    shown = screen.getvalue().decode(encoding)
+    assert left.value.code == 0, shown
+    if "--json" not in options:
+        assert ("\u732b" if encoding == "utf-8" else r"\u732b") in shown
+        assert ("\u00e4" if encoding != "ascii" else r"\xe4") in shown
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "file"])

@@ -81,6 +81,19 @@ def test_of_a_folder_the_images_that_training_reads_are_answered_and_the_rest_is
     assert any(line.startswith(f"  3 like {folder}/0.xml, {folder}/1.xml, {folder}/2.xml: not an im") for line in said)
 
 
+def test_images_in_which_the_network_sees_nothing_are_named(
+    cli: Any, exported_bundle: Path, images: list[Path]
+) -> None:
+    icon = np.zeros((24, 24, 4), np.uint8)
+    icon[8:16, 8:16] = 255  # white on transparent ground
+    Image.fromarray(icon).save(images[0].parent / "icon.png")
+    done = cli("predict", exported_bundle, images[0].parent, "-k", "1")
+    assert done.returncode == 0
+    (line,) = [line for line in done.stderr.splitlines() if "come out in one color" in line]
+    assert line.startswith("1 of 6 images come out in one color, so their answers say nothing")
+    assert line.endswith(f"dark): {images[0].parent}/icon.png")
+
+
 def test_a_folder_is_every_file_in_it(cli: Any, exported_bundle: Path, images: list[Path]):
     (images[0].parent / ".hidden").write_bytes(b"x")
     done = cli("predict", exported_bundle, images[0].parent, "--json")

@@ -85,6 +85,26 @@ def test_progress_receives_the_files_that_are_read(untrained, folder, trained_on
     assert recorded_progress.updates == [("files", done, 34, "") for done in range(1, 35)]
 
 
+def test_what_training_did_not_say_of_the_folder_is_said(untrained, folder, trained_on, recorded_progress):
+    recorded_progress.step("files")
+    trained_on(untrained, folder)
+    load_training_dataset(folder, open_bundle(untrained), recorded_progress)
+    assert recorded_progress.messages == []
+    shutil.copytree(folder / "owl", folder / "owl" / "@eaDir")
+    load_training_dataset(folder, open_bundle(untrained), recorded_progress)
+    assert recorded_progress.messages == ["1 folder left out:", "  owl/@eaDir/: thumbnails of a NAS"]
+
+
+def test_a_class_that_another_system_spells_in_other_unicode_is_the_same(untrained, folder, trained_on):
+    (folder / "owl").rename(folder / "mo\u0308we")  # as macOS writes it
+    trained_on(untrained, folder)
+    (folder / "mo\u0308we").rename(folder / "m\u00f6we")
+    for split in ("train", "val"):
+        shutil.copytree(folder, folder.parent / "split" / split)
+    found = load_training_dataset(folder.parent / "split", open_bundle(untrained))
+    assert found.classes == open_bundle(untrained).labels == ("finch", "gull", "mo\u0308we")
+
+
 def test_as_many_images_are_needed_to_be_the_folder_that_was_trained_on(untrained, folder, trained_on):
     trained_on(untrained, folder)
     bundle = open_bundle(untrained)
