@@ -9,12 +9,6 @@ from pathlib import Path
 from regnet_deploy.durable_files import write_whole
 
 
-def cache_folder(kind: str) -> Path:
-    """Return the folder of the caches of a kind: below ``$XDG_CACHE_HOME``, or ``~/.cache``."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "regnet-deploy" / kind
-
-
 def read_cache(path: Path, first_line: bytes) -> bytes | None:
     """Return the content of a file of :func:`write_cache`; empty if there is no file, None if it is damaged.
 

@@ -17,9 +17,10 @@ from types import ModuleType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from regnet_deploy.engines.cache_files import cache_folder, read_cache, write_cache
+from regnet_deploy.engines.cache_files import read_cache, write_cache
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
+from regnet_deploy.user_cache import cache_folder
 
 _FIRST_LINE = b"regnet-deploy kernel cache 1\n"
 _LOG = logging.getLogger(__name__)

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.engines.cache_files import cache_folder, read_cache, write_cache
+from regnet_deploy.engines.cache_files import read_cache, write_cache
 from regnet_deploy.engines.gpu import Gpu
 from regnet_deploy.engines.library import Library
 from regnet_deploy.errors import DataError
 from regnet_deploy.file_lock import file_lock
 from regnet_deploy.progress import Progress
+from regnet_deploy.user_cache import cache_folder
 
 _FIRST_LINE = b"regnet-deploy timing cache 1\n"
 _BUSY = "another process holds it"

@@ -38,6 +38,7 @@ from regnet_deploy.runtimes.onnx_session import (
     session_options,
 )
 from regnet_deploy.runtimes.shared_libraries import load_shared_library, needed_libraries
+from regnet_deploy.user_cache import cache_folder
 
 TENSORRT = "TensorrtExecutionProvider"
 
@@ -145,7 +146,7 @@ def _settings(signature: OnnxSignature) -> dict[str, str]:
 @contextlib.contextmanager
 def _engine_folder(key: str) -> Any:
     """Yield the folder for the engines of ``key``; a new folder is stored only if the body succeeds."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "regnet-deploy" / "onnxruntime-tensorrt"
+    home = cache_folder("onnxruntime-tensorrt")
     kept = home / key[:32]
     if kept.is_dir():
         yield kept

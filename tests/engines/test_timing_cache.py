@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from regnet_deploy.engines.cache_files import cache_folder
 from regnet_deploy.engines.library import Library
 from regnet_deploy.engines.timing_cache import attach, cache_file, keep
 from regnet_deploy.progress import NoProgress
+from regnet_deploy.user_cache import cache_folder
 
 
 @pytest.fixture
