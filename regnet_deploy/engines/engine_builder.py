@@ -149,8 +149,8 @@ def _layers(
     """
     if built.layers is not None or session is None or gpu is None:
         return built.layers
-    if session.is_lean:  # the lean runtime has no inspector; the runtime that built the engine has one
-        return EngineSession(library, gpu, built.plan, options).layers()
+    if session.is_lean:  # it has no inspector; the runtime that built the engine has one, and needs no lean runtime
+        return EngineSession(library, gpu, built.plan, options.replace(version_compatible=False)).layers()
     return session.layers()
 
 
