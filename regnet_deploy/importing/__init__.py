@@ -1,0 +1,1 @@
+"""Imports weights that other libraries trained, and writes weights for them."""

@@ -1,0 +1,146 @@
+"""Recognizes the library of a weight file, and converts its tensors to those of this program."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from regnet_deploy.errors import DataError, UsageError, did_you_mean
+from regnet_deploy.importing.layouts import LAYOUTS, SOURCES, Layout, match_counts
+from regnet_deploy.importing.recover import classes_of, recover_network
+from regnet_deploy.importing.weight_file import WeightFile, read_weight_file
+from regnet_deploy.space.network import Network
+
+_NAMED = 5
+#: Patterns of names of other networks, and what they are.
+_OTHERS = (
+    (r"s1\.b1\.norm1\.|stem\.weight\Z", "a RegNetV of timm, whose blocks normalize before they convolve"),
+    (r"final_conv\.conv\.|head\.(?:conv|bn)\.", "a RegNetZ, whose blocks are inverted bottlenecks"),
+    (r"stages\.\d+\.\d+\.conv1_1x1\.", "a network of timm's byobnet, such as its RegNetZ"),
+    (r"stages\.\d+\.\d+\.(?:conv1|norm1|conv2)\.", "an NF-RegNet or another network of timm with numbered stages"),
+    (r"layer[1-4]\.\d+\.conv1\.weight", "a ResNet"),
+    (r"features\.\d+\.(?:conv|block)\.", "a MobileNet or an EfficientNet of torchvision"),
+    (r"features\.denseblock", "a DenseNet"),
+    (r"blocks\.\d+\.(?:attn|\d+\.conv_pw)", "a vision transformer or an EfficientNet of timm"),
+    (r"encoder\.layers?\.", "a transformer"),
+    (r"model\.\d+\.(?:conv|cv1)\.", "a YOLO network"),
+    (r"s1\.b1\.b\.weight|s1\.b1\.f\.b\.weight", "a RegNet of pycls with blocks of two 3x3 convolutions"),
+)
+#: Entries that checkpoints of networks have beside weights and batch norm statistics.
+_IGNORED = re.compile(r".*(?:total_ops|total_params|projection_head\..*|prototypes.*|head\.fc_aux\..*)\Z")
+
+
+@dataclass(frozen=True)
+class ForeignWeights:
+    """Weights of another library as this program has them.
+
+    Attributes:
+        file: the file, with its container and what was chosen in it.
+        source: name of the library, one of :data:`regnet_deploy.importing.layouts.SOURCES`.
+        state: tensors with the names of this program, for RGB images.
+        network: the network.
+        classes: number of outputs.
+        assumptions: what the file does not say and was assumed, one sentence each.
+    """
+
+    file: WeightFile
+    source: str
+    state: Mapping[str, Tensor]
+    network: Network
+    classes: int
+    assumptions: tuple[str, ...]
+
+
+def read_foreign_weights(
+    path: Path, *, source: str | None = None, channels: str | None = None, stem_stride: int = 2
+) -> ForeignWeights:
+    """Read the weights of a RegNet that another library saved.
+
+    Args:
+        path: the file; see :mod:`regnet_deploy.importing.weight_file` for its containers.
+        source: the library; None recognizes it by the names of the tensors.
+        channels: ``rgb`` or ``bgr``, the order in which the network takes the channels of an image; None takes that of
+            the library, and of pycls's stored configuration.
+        stem_stride: stride of the stem, 1 or 2, which the weights do not tell.
+
+    Raises:
+        UsageError: the library is not known.
+        DataError: the file cannot be read, or does not hold a RegNet; the message names the network or the tensors.
+    """
+    if source is not None and source not in SOURCES:
+        raise UsageError(f"--from must be one of {', '.join(SOURCES)}, got {source!r}{did_you_mean(source, SOURCES)}")
+    file = read_weight_file(path)
+    names = [name for name in file.tensors if not _IGNORED.match(name)]
+    layout = _recognize(names, source, path)
+    unknown = [name for name in names if layout.own_name(name) is None]
+    if unknown:
+        raise DataError(f"{path} is {_description(names, layout, unknown)}")
+    state = {own: file.tensors[name] for name in names if (own := layout.own_name(name))}
+    if "head.fc.weight" not in state:
+        raise DataError(
+            f"{path} has no classifier: it holds the trunk of a network alone, such as of self-supervised training; "
+            "give the file that was fine-tuned on classes"
+        )
+    try:
+        network = recover_network(state, stem_stride)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    bgr, assumptions = _channel_order(file, layout, channels)
+    if bgr:
+        state["stem.conv.weight"] = state["stem.conv.weight"].flip(1)
+    for name in [name for name in state if name.endswith("running_mean")]:
+        counter = name.removesuffix("running_mean") + "num_batches_tracked"
+        state.setdefault(counter, torch.zeros((), dtype=torch.int64))
+    return ForeignWeights(file, layout.name, state, network, classes_of(state), tuple(assumptions))
+
+
+def _recognize(names: Sequence[str], source: str | None, path: Path) -> Layout:
+    """Return the layout that knows most of the names."""
+    counts = [(layout, count) for layout, count in match_counts(names) if source in (None, layout.name)]
+    layout, count = counts[0]
+    if 2 * count > len(names) or (source is not None and count):
+        return layout
+    other = _other_network(names)
+    listed = ", ".join(list(names)[:_NAMED])
+    if other:
+        raise DataError(f"{path} is {other}, not a RegNet that can be imported; its tensors are {listed}, ...")
+    expected = f"names of {source}" if source else f"the names of {', '.join(SOURCES)}"
+    raise DataError(f"{path} has no RegNet with {expected}; its first tensors are {listed}")
+
+
+def _other_network(names: Sequence[str]) -> str | None:
+    return next((what for pattern, what in _OTHERS if any(re.search(pattern, name) for name in names)), None)
+
+
+def _description(names: Sequence[str], layout: Layout, unknown: Sequence[str]) -> str:
+    other = _other_network(unknown)
+    listed = ", ".join(unknown[:_NAMED]) + (f", and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
+    if other:
+        return f"{other}, not a RegNet that can be imported; tensors: {listed}"
+    return f"almost a RegNet of {layout.name}, but {len(unknown)} of {len(names)} tensors are of no RegNet: {listed}"
+
+
+def _channel_order(file: WeightFile, layout: Layout, channels: str | None) -> tuple[bool, list[str]]:
+    """Return whether the network takes BGR, and what was assumed."""
+    if channels is not None:
+        return channels == "bgr", []
+    if layout.name == "pycls":
+        config = str(dict(file.metadata).get("cfg", ""))
+        if config:
+            ffcv = re.search(r"MODE:\s*['\"]?ffcv", config) is not None
+            return not ffcv, []
+        return True, [
+            "the file does not say the order of the channels: BGR is assumed, as pycls's loader gives it; --channels "
+            "rgb is for weights that were trained with ffcv or converted before"
+        ]
+    return layout.bgr, []
+
+
+def layouts_of(source: str) -> list[Layout]:
+    """Return the layouts of a library."""
+    return [layout for layout in LAYOUTS if layout.name == source]

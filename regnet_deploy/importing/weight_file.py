@@ -1,0 +1,257 @@
+"""Reads the tensors of a weight file, whatever container another library wrote, and runs no code of the file.
+
+Containers: safetensors; the zip files of ``torch.save`` and its older pickle streams, read by ``torch.load`` with
+``weights_only``; either of them inside a plain zip archive. Tensors may be nested in dictionaries, as in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regnet_deploy.errors import DataError, require
+
+#: Prefixes that wrappers of modules add to every name: DataParallel, torch.compile, Lightning, ModelEMA.
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.backbone.")
+#: Places of the weights in a checkpoint, the first one that exists: those of an exponential moving average before
+#: others, because they are what is evaluated; pycls's are chosen by their errors.
+_PLACES = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "classy_state_dict",
+    "base_model",
+    "model_state",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "params_ema",
+    "params",
+    "weights",
+)
+#: How other files begin, and what they are.
+_OTHER_KINDS = (
+    (b"\x89HDF\r\n", "a HDF5 file (Keras): convert it to PyTorch first, for example with timm's names"),
+    (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull` where it comes from"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"ustar", "a tar archive: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive: unpack it first"),
+)
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """The tensors of a file.
+
+    Attributes:
+        tensors: name -> float32 tensor, or integers as they are; names without the prefixes of wrappers.
+        container: ``safetensors``, ``torch zip`` or ``torch pickle``.
+        place: keys of the dictionaries in which the tensors were, outermost first.
+        metadata: texts and numbers beside the tensors, such as ``cfg`` of pycls or ``arch`` of timm.
+        remarks: what was chosen or converted, one sentence each.
+    """
+
+    tensors: Mapping[str, Tensor]
+    container: str
+    place: tuple[str, ...] = ()
+    metadata: Mapping[str, str | int | float] = ()  # type: ignore[assignment]
+    remarks: tuple[str, ...] = ()
+
+
+def read_weight_file(path: Path) -> WeightFile:
+    """Read the tensors of a file.
+
+    Raises:
+        DataError: the file cannot be read, is truncated or of another kind, holds objects that are not tensors, no
+            tensors, or tensors with values that are not finite.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: give the weight file, such as {path}/model.safetensors")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    _refuse_other_kinds(path, start)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27:
+        content, container = _read_safetensors(path), "safetensors"
+    else:
+        content, container = _read_torch(path, start)
+    return _weights_of(content, container, path)
+
+
+def _refuse_other_kinds(path: Path, start: bytes) -> None:
+    if not start:
+        raise DataError(f"{path} is empty: download it again")
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise DataError(f"{path} is a web page, not weights: the download was refused or redirected; download it again")
+    for magic, kind in _OTHER_KINDS:
+        if start.startswith(magic) or (magic == b"ustar" and start[257:262] == magic):
+            raise DataError(f"{path} is {kind}")
+    if text.startswith((b"{", b"[")) and start[8:9] != b"{":
+        raise DataError(f"{path} is JSON, not weights: give the file with the tensors")
+    if re.match(rb"\x08[\x01-\x0c]\x12", start):
+        raise DataError(f"{path} is an ONNX file: give the weights from which it was exported")
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    safe_open = require("safetensors", "train").safe_open
+    error_type = require("safetensors", "train").SafetensorError
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = {f"metadata.{name}": text for name, text in (file.metadata() or {}).items()}
+            return {**{name: file.get_tensor(name) for name in file.keys()}, **metadata}  # noqa: SIM118, it is no dict
+    except (error_type, OSError, ValueError) as error:
+        raise DataError(f"{path} is damaged or cut off: {_one_line(error)}; download it again") from None
+
+
+def _read_torch(path: Path, start: bytes) -> tuple[dict[str, Any], str]:
+    """Return what ``torch.save`` wrote, and the name of the container."""
+    if start.startswith(b"PK"):
+        with _opened_zip(path) as archive:
+            names = archive.namelist()
+            if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
+                inner = [name for name in names if name.lower().endswith((".pth", ".pt", ".pyth", ".bin", ".torch"))]
+                if len(inner) != 1:
+                    listed = ", ".join(names[:3])
+                    raise DataError(f"{path} is a zip archive without weights of PyTorch ({listed:.200}): unpack it")
+                data = archive.read(inner[0])
+                return _load(io.BytesIO(data), path), "torch zip" if data.startswith(b"PK") else "torch pickle"
+        return _load(path, path), "torch zip"
+    if start[:1] != b"\x80":
+        raise DataError(f"{path} is neither safetensors nor a file of torch.save: it starts with {start[:8]!r}")
+    return _load(path, path), "torch pickle"
+
+
+def _opened_zip(path: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{path} is damaged or cut off: {_one_line(error)}; download it again") from None
+
+
+def _load(source: Path | io.BytesIO, path: Path) -> dict[str, Any]:
+    """Unpickle tensors, containers, texts and numbers; no other class and no function."""
+    try:
+        with torch.serialization.safe_globals(_inert_classes()):
+            content = torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler meets whatever bytes are in the file, with any exception
+        raise DataError(_load_message(path, error)) from None
+    if isinstance(content, Tensor):
+        raise DataError(f"{path} is one tensor, not the weights of a network")
+    if not isinstance(content, Mapping):
+        raise DataError(
+            f"{path} holds a {type(content).__name__}, not a dictionary of tensors: save model.state_dict()"
+        )
+    return dict(content)
+
+
+def _inert_classes() -> list[Any]:
+    """Return classes that checkpoints hold beside tensors, and that only keep values."""
+    import numpy as np
+    from numpy.dtypes import BoolDType, Float32DType, Float64DType, Int64DType, StrDType
+
+    scalar = np.float64(0).__reduce__()[0]  # numpy's function that makes a scalar of its bytes
+    return [argparse.Namespace, scalar, np.dtype, BoolDType, Float32DType, Float64DType, Int64DType, StrDType]
+
+
+def _load_message(path: Path, error: Exception) -> str:
+    text = _one_line(error)
+    found = re.search(r"GLOBAL ([\w.]+)|global[: ]+([\w.]+)", text) or re.search(
+        r"Unsupported (?:class|operand) (\S+)", text
+    )
+    if found or "weights_only" in text or "Unsupported" in text:
+        name = f" ({next(filter(None, found.groups()))})" if found and any(found.groups()) else ""
+        return (
+            f"{path} holds objects that are not tensors{name}, which could run code, so it was not loaded: where you "
+            "trust it, save its weights alone with torch.save(model.state_dict(), FILE)"
+        )
+    return f"{path} is damaged or cut off: {text}; download it again"
+
+
+def _weights_of(content: Mapping[str, Any], container: str, path: Path) -> WeightFile:
+    """Return the weights in the dictionaries of a checkpoint."""
+    remarks: list[str] = []
+    place: list[str] = []
+    metadata = {name: value for name, value in content.items() if isinstance(value, str | int | float)}
+    current: Mapping[str, Any] = content
+    while (key := _next_place(current, place, remarks)) is not None:
+        place.append(key)
+        current = current[key]
+    tensors = {name: value for name, value in _flat(current) if isinstance(value, Tensor)}
+    if not tensors:
+        listed = ", ".join(map(str, list(content)[:5])) or "none"
+        raise DataError(f"{path} holds no tensors by name; its keys are {listed[:200]}")
+    names = _without_wrappers(list(tensors))
+    tensors = {name: tensors[old] for name, old in zip(names, tensors, strict=True)}
+    return WeightFile(_as_float32(tensors, path, remarks), container, tuple(place), metadata, tuple(remarks))
+
+
+def _next_place(current: Mapping[str, Any], place: list[str], remarks: list[str]) -> str | None:
+    """Return the key under which the weights are, None where they are here."""
+    held = [key for key in _PLACES if isinstance(current.get(key), Mapping) and current[key]]
+    if "model_state" in held and isinstance(current.get("ema_state"), Mapping) and current["ema_state"]:
+        plain, average = current.get("test_err"), current.get("ema_err")
+        key, reason = "model_state", "because no errors are stored"
+        if isinstance(plain, int | float) and isinstance(average, int | float):
+            key = "ema_state" if average < plain else "model_state"
+            reason = f"whose stored error is {min(plain, average):g} %"
+        remarks.append(f"of the plain and the averaged weights, {key} is taken, {reason}")
+        return key
+    if not held:
+        return None
+    if held[0] in ("state_dict_ema", "model_ema", "ema", "params_ema"):
+        remarks.append(f"the averaged weights in {held[0]} are taken")
+    return held[0]
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _without_wrappers(names: list[str]) -> list[str]:
+    """Remove prefixes that all names have, and names of counters of wrappers such as ``n_averaged``."""
+    while True:
+        own = [name for name in names if name not in ("n_averaged",)]
+        prefix = next((each for each in _WRAPPERS if own and all(name.startswith(each) for name in own)), None)
+        if prefix is None:
+            return names
+        names = [name.removeprefix(prefix) for name in names]
+
+
+def _as_float32(tensors: Mapping[str, Tensor], path: Path, remarks: list[str]) -> dict[str, Tensor]:
+    converted, kinds, bad = {}, set(), []
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            if tensor.dtype != torch.float32:
+                kinds.add(str(tensor.dtype).removeprefix("torch."))
+            tensor = tensor.to(torch.float32)
+            if not bool(torch.isfinite(tensor).all()):
+                bad.append(name)
+        converted[name] = tensor
+    if bad:
+        raise DataError(
+            f"{path}: {len(bad)} of {len(tensors)} tensors hold values that are not finite (NaN or infinite): "
+            f"{', '.join(bad[:5])}"
+        )
+    if kinds:
+        remarks.append(f"weights of type {' and '.join(sorted(kinds))} are converted to float32")
+    return converted
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
