@@ -2,9 +2,9 @@
 
     python benchmarks/public_weights.py
 
-needs timm and torchvision: of timm it reads the pretrained configurations, of torchvision the metadata and the transforms
-of its weights. Files of pycls and the measured accuracies come from profiles/published_networks.csv. Of timm's test
-settings (such as 288 pixels) and training settings, the row has the one with the published accuracy.
+It needs timm and torchvision: of timm it reads the pretrained configurations, of torchvision the metadata and the
+transforms of its weights. Files of pycls and the measured accuracies come from profiles/published_networks.csv. Of
+timm's test settings (such as 288 pixels) and training settings, the row has the one with the published accuracy.
 """
 
 from __future__ import annotations

@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "training": {"models", "images", "space"},
     "sweeping": {"selection", "training", "profiling", "populations", "models", "images", "space"},
     "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},
+    "importing": {"models", "profiling", "images", "space"},
     "report": {"models", "images", "space"},
     "api": {
         "exporting",
@@ -45,6 +46,7 @@ MAY_IMPORT = {
     "cli": {
         "api",
         "analysis",
+        "importing",
         "report",
         "engines",
         "exporting",

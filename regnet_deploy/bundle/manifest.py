@@ -196,6 +196,34 @@ class Preprocessing(Record, frozen=True, forbid_unknown_fields=True):
     scaled_decoding: bool = False
 
 
+class WeightsOrigin(Record, frozen=True, kw_only=True):
+    """Where weights that were not trained by this program come from.
+
+    Attributes:
+        file: name of the file, without folders.
+        sha256: of the file.
+        source: library whose names the tensors had, such as ``timm``.
+        container: ``safetensors``, ``torch zip`` or ``torch pickle``.
+        published: name of the public weights that the file was recognized as; None if it was not.
+        license: of the weights; None if it is not known.
+        top1_percent: published top-1 accuracy on the validation images of ImageNet-1k; None if there is none.
+        top1_setting: where the accuracy is published.
+        assumptions: what the file does not say and was assumed.
+        remarks: what was chosen in the file, and converted.
+    """
+
+    file: str
+    sha256: str
+    source: str
+    container: str
+    published: str | None = None
+    license: str | None = None
+    top1_percent: float | None = None
+    top1_setting: str | None = None
+    assumptions: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
 class Golden(Record, frozen=True, kw_only=True):
     """The golden set.
 
@@ -260,6 +288,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     preprocessing: Preprocessing | None = None
     environment: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    imported: WeightsOrigin | None = None
     training: Training | None = None
     profile: Profile | None = None
     golden: Golden | None = None

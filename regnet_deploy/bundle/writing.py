@@ -36,12 +36,19 @@ from regnet_deploy.errors import BundleError
 _ENTRY_OF = {"training": "train", "profile": "profile", "variants": "export", "serving": "tune"}
 
 
-def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, replace: bool = False) -> Bundle:
+def create_bundle(
+    path: str | Path,
+    parts: Manifest | Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+    *,
+    replace: bool = False,
+) -> Bundle:
     """Create a bundle at ``path`` with these parts; an existing bundle with files is only replaced with ``replace``.
 
     Args:
         path: folder of the bundle.
         parts: the parts of a manifest, or by name; a value is a record or JSON data.
+        files: contents of its files, by logical name.
         replace: replace a bundle with files, such as trained weights.
 
     Raises:
@@ -56,7 +63,7 @@ def create_bundle(path: str | Path, parts: Manifest | Mapping[str, Any], *, repl
             folder.mkdir(parents=True, exist_ok=True)
             with lock_folder(folder):
                 _refuse_to_replace(folder, replace)
-                return commit(folder, written, {}, {})
+                return commit(folder, written, {}, files or {})
         except BaseException:
             for each in missing:
                 with contextlib.suppress(OSError):  # it is not empty

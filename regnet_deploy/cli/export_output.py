@@ -27,7 +27,9 @@ def print_golden_set(result: ExportResult, *, validated: bool) -> None:
     """
     golden = result.golden
     line = f"golden set: {golden.images} images ({golden.source})"
-    if golden.source == "seeded noise":
+    if golden.source == "seeded noise" and result.bundle.is_trained:
+        line += "; --images DIR or --data DIR proves the variants on real images"
+    elif golden.source == "seeded noise":
         line += "; the network is not trained, so its weights are random and its logits have no meaning"
     elif golden.images < 16:
         line += "; 16 or more images make a stronger proof"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import keyword
 import sys
 from typing import Any, NoReturn
 
@@ -13,10 +14,12 @@ from regnet_deploy import __version__
 from regnet_deploy.cli.streams import discard, escape_what_cannot_be_shown, flush_or_discard, open_closed_streams
 from regnet_deploy.errors import RegnetDeployError, did_you_mean
 
-#: Commands in the order of the pipeline, with what each does; each is ``command`` of the module of its name in this
-#: package.
+#: Commands in the order of the pipeline, with what each does; each is ``command`` of the module that
+#: :func:`load_command` imports.
 COMMANDS = {
     "select": "Select the best network for a compute budget.",
+    "import": "Make a bundle of weights of another library.",
+    "weights": "List public weights of RegNets.",
     "train": "Train the network on a folder of images.",
     "profile": "Count MACs and parameters, and measure latency.",
     "export": "Export to ONNX and TensorRT, and prove the result.",
@@ -34,6 +37,13 @@ COMMANDS = {
 }
 
 
+def load_command(name: str) -> click.Command:
+    """Import the module of a command, and return the command; a name that is a keyword has ``_`` at its end."""
+    module = f"{name}_" if keyword.iskeyword(name) else name.replace("-", "_")
+    command: click.Command = importlib.import_module(f"regnet_deploy.cli.{module}").command
+    return command
+
+
 class Pipeline(click.Group):
     """A group whose commands are imported when they are called, not for its help."""
 
@@ -48,10 +58,7 @@ class Pipeline(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import and return a command, or None."""
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = importlib.import_module(f"regnet_deploy.cli.{cmd_name}").command
-        return command
+        return load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

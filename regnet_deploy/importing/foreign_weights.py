@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.errors import DataError, UsageError, did_you_mean
-from regnet_deploy.importing.layouts import LAYOUTS, SOURCES, Layout, match_counts
+from regnet_deploy.importing.layouts import SOURCES, Layout, match_counts
 from regnet_deploy.importing.recover import classes_of, recover_network
 from regnet_deploy.importing.weight_file import WeightFile, read_weight_file
 from regnet_deploy.space.network import Network
@@ -19,7 +19,7 @@ from regnet_deploy.space.network import Network
 _NAMED = 5
 #: Patterns of names of other networks, and what they are.
 _OTHERS = (
-    (r"s1\.b1\.norm1\.|stem\.weight\Z", "a RegNetV of timm, whose blocks normalize before they convolve"),
+    (r"\As1\.b1\.norm1\.|\Astem\.weight\Z", "a RegNetV of timm, whose blocks normalize before they convolve"),
     (r"final_conv\.conv\.|head\.(?:conv|bn)\.", "a RegNetZ, whose blocks are inverted bottlenecks"),
     (r"stages\.\d+\.\d+\.conv1_1x1\.", "a network of timm's byobnet, such as its RegNetZ"),
     (r"stages\.\d+\.\d+\.(?:conv1|norm1|conv2)\.", "an NF-RegNet or another network of timm with numbered stages"),
@@ -139,8 +139,3 @@ def _channel_order(file: WeightFile, layout: Layout, channels: str | None) -> tu
             "rgb is for weights that were trained with ffcv or converted before"
         ]
     return layout.bgr, []
-
-
-def layouts_of(source: str) -> list[Layout]:
-    """Return the layouts of a library."""
-    return [layout for layout in LAYOUTS if layout.name == source]

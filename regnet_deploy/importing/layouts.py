@@ -84,7 +84,7 @@ class Layout:
                 numbers = found.groupdict()
                 i = int(numbers.get("i") or 1) + self.first_stage - 1
                 j = int(numbers.get("j") or 1) + self.first_block - 1
-                return f"{self.modules[part].format(i=i, j=j)}.{tensor}"
+                return f"{self.modules[part].format(i=i, j=j, any=i)}.{tensor}"
         raise KeyError(name)
 
 

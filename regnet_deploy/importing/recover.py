@@ -92,7 +92,7 @@ def _depths(tensors: Mapping[str, Tensor]) -> list[int]:
 def _network(tensors: Mapping[str, Tensor], depths: Sequence[int], stem_stride: int) -> Network:
     stem = tensors["stem.conv.weight"]
     stem_width = len(stem)
-    if "s1.b1.f.b.weight" not in tensors:  # blocks of one 3x3 convolution
+    if not any(".f.b." in name for name in tensors):  # blocks of one 3x3 convolution
         block = "vr" if any(".f.a." in name for name in tensors) else "v"
         first = "f.a" if block == "vr" else "a"
         plain = tuple(len(tensors[f"s{i}.b1.{first}.weight"]) for i in range(1, len(depths) + 1))
@@ -103,6 +103,11 @@ def _network(tensors: Mapping[str, Tensor], depths: Sequence[int], stem_stride: 
     squeezed: list[tuple[int, int]] = []
     width_in = stem_width
     for i, depth in enumerate(depths, start=1):
+        if f"s{i}.b1.proj.weight" not in tensors:
+            raise DataError(
+                f"the first block of stage {i} has no projection in its shortcut, as the inverted bottlenecks of a "
+                "RegNetZ: this kind of network cannot be imported"
+            )
         width, inner = len(tensors[f"s{i}.b1.f.c.weight"]), len(tensors[f"s{i}.b1.f.a.weight"])
         widths.append(width)
         groups.append(tensors[f"s{i}.b1.f.b.weight"].shape[1])

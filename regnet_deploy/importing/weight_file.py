@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -143,7 +144,8 @@ def _opened_zip(path: Path) -> zipfile.ZipFile:
 def _load(source: Path | io.BytesIO, path: Path) -> dict[str, Any]:
     """Unpickle tensors, containers, texts and numbers; no other class and no function."""
     try:
-        with torch.serialization.safe_globals(_inert_classes()):
+        with torch.serialization.safe_globals(_inert_classes()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a pickle protocol other than that of torch.save, for example
             content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler meets whatever bytes are in the file, with any exception
         raise DataError(_load_message(path, error)) from None
@@ -176,6 +178,8 @@ def _load_message(path: Path, error: Exception) -> str:
             f"{path} holds objects that are not tensors{name}, which could run code, so it was not loaded: where you "
             "trust it, save its weights alone with torch.save(model.state_dict(), FILE)"
         )
+    if "magic number" in text:
+        return f"{path} is a pickle that torch.save did not write, such as one of NumPy arrays: convert it to tensors"
     return f"{path} is damaged or cut off: {text}; download it again"
 
 

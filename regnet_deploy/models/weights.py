@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from regnet_deploy.bundle import Bundle, Manifest, update_bundle
-from regnet_deploy.bundle.manifest import Architecture, Preprocessing
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOrigin
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.errors import BundleError, UsageError, require
 from regnet_deploy.models.anynet import AnyNet
@@ -34,6 +34,7 @@ class WeightsUpdate:
         preprocessing: from images to the network's input.
         labels: class names in the order of the outputs; empty if they are not known.
         training: how the weights were trained; None if it is not known.
+        imported: where weights of another library come from.
         samples: ``samples.safetensors``; None if there are no training images.
         environment: command -> versions, machine and date that made the weights.
     """
@@ -43,6 +44,7 @@ class WeightsUpdate:
     preprocessing: Preprocessing
     labels: tuple[str, ...]
     training: Training | None = None
+    imported: WeightsOrigin | None = None
     samples: bytes | None = None
     environment: Mapping[str, dict[str, Any]] | None = None
 
@@ -78,10 +80,13 @@ def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
         architecture=update.architecture,
         preprocessing=update.preprocessing,
         labels=update.labels,
+        imported=update.imported,
         training=update.training,
         environment=dict(update.environment or {}),
     )
-    return update_bundle(bundle.path, manifest, files, drop=("labels", "training", SAMPLES, *_DERIVED), expect=bundle)
+    return update_bundle(
+        bundle.path, manifest, files, drop=("labels", "imported", "training", SAMPLES, *_DERIVED), expect=bundle
+    )
 
 
 def weights_to_bytes(state: Mapping[str, Tensor]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord
+from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord, WeightsOrigin
 from regnet_deploy.bundle.measurements import Profile
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
 from regnet_deploy.html import Section, Table
@@ -92,8 +92,23 @@ def _selection(selection: SelectionRecord) -> Section:
     return Section("Selection", facts)
 
 
+def _imported_weights(origin: WeightsOrigin) -> Section:
+    """Return where imported weights come from."""
+    facts = [("file", f"{origin.file}, of {origin.source} ({origin.container}), SHA-256 {origin.sha256}")]
+    if origin.published:
+        facts.append(("public weights", origin.published))
+    facts.append(("license", origin.license or "not known"))
+    if origin.top1_percent is not None:
+        facts.append(("published top-1", f"{origin.top1_percent:.2f} % on ImageNet-1k ({origin.top1_setting})"))
+    facts += [("assumed", text) for text in origin.assumptions]
+    facts += [("read", text) for text in origin.remarks]
+    return Section("Imported weights", facts)
+
+
 def _training(card: ModelCard) -> Section:
-    training, measured = card.manifest.training, card.accuracy
+    training, measured, origin = card.manifest.training, card.accuracy, card.manifest.imported
+    if training is None and origin is not None:
+        return _imported_weights(origin)
     if training is None or measured is None:
         return Section("Training", [("state", "not trained yet: the weights are random")])
     data = training.data

@@ -57,7 +57,11 @@ def test_help_imports_nothing_heavy(cli_process):
     assert done.stdout.endswith("set()\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", [c for c in COMMANDS if c not in ("select", "predict", "spaces", "sweep", "analyze")])
+#: Commands whose first argument is no bundle.
+WITHOUT_BUNDLE = ("select", "import", "weights", "predict", "spaces", "sweep", "analyze")
+
+
+@pytest.mark.parametrize("name", [c for c in COMMANDS if c not in WITHOUT_BUNDLE])
 def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(cli, name, tmp_path):
     extra = ["--data", str(tmp_path)] if name == "train" else []
     done = cli(name, "nowhere", *extra, cwd=tmp_path)

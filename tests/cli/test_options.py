@@ -1,12 +1,10 @@
 """Options of all commands: what they have in common."""
 
-import importlib
-
 import click
 import pytest
 
 from regnet_deploy.cli.bench import Rates
-from regnet_deploy.cli.main import COMMANDS
+from regnet_deploy.cli.main import COMMANDS, load_command
 from regnet_deploy.cli.options import FiniteFloat, IntList, RangeParam, Scaled, Whole
 
 #: What nobody means, whatever the option: too large for 64 bits, for a float, or no number.
@@ -14,7 +12,7 @@ EXTREMES = ["99999999999999999999", "-99999999999999999999", "1e400", "nan", "in
 
 
 def number_options() -> list[tuple[str, click.Parameter]]:
-    commands = {name: importlib.import_module(f"regnet_deploy.cli.{name}").command for name in COMMANDS}
+    commands = {name: load_command(name) for name in COMMANDS}
     kinds = (click.types.IntParamType, click.types.FloatParamType, IntList, RangeParam, Rates)
     return [
         (f"{name} {option.opts[0]}", option)

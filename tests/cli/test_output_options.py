@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import pytest
 
 from regnet_deploy.bundle import create_bundle
 from regnet_deploy.bundle.manifest import Architecture
-from regnet_deploy.cli.main import COMMANDS
+from regnet_deploy.cli.main import COMMANDS, load_command
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
 
@@ -38,6 +37,7 @@ OTHERS = {
     *(("serve", option) for option in ("--token-file", "--tls-cert", "--tls-key")),
     *(("analyze", option) for option in ("files", "--figures")),
     ("predict", "paths"),
+    *(("import", option) for option in ("file", "--labels", "--output")),
     ("select", "--output"),
     ("select", "--evidence"),
     ("package", "--output"),
@@ -48,7 +48,7 @@ OTHERS = {
 def path_options() -> set[tuple[str, str]]:
     found = set()
     for name in COMMANDS:
-        command: click.Command = importlib.import_module(f"regnet_deploy.cli.{name}").command
+        command: click.Command = load_command(name)
         for parameter in command.params:
             if isinstance(parameter.type, click.Path):
                 option = parameter.name if isinstance(parameter, click.Argument) else parameter.opts[-1]

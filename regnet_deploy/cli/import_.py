@@ -1,0 +1,134 @@
+"""``regnet-deploy import``: makes a bundle of weights that another library trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from regnet_deploy.bundle import DEFAULT_PATH
+from regnet_deploy.cli.options import Whole, json_option
+from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_text
+from regnet_deploy.errors import require
+
+if TYPE_CHECKING:
+    from regnet_deploy.bundle import Bundle
+
+_SOURCES = ("pycls", "timm", "torchvision", "classy", "vissl", "transformers", "mmpretrain")
+
+
+class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
+    """One number for each of red, green and blue."""
+
+    name = "r,g,b"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, float, float]:
+        """Parse ``0.485,0.456,0.406``."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            red, green, blue = (float(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not three numbers for red, green and blue such as 0.485,0.456,0.406", param, ctx)
+        if not all(0 <= number <= 1 for number in (red, green, blue)):  # nan is in no range
+            self.fail(f"{value!r} holds a number that is not in the range 0<=x<=1 (of pixels in 0..1)", param, ctx)
+        return red, green, blue
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(_SOURCES),
+    help="Library that wrote the file.  [default: recognized by the names of the tensors]",
+)
+@click.option(
+    "--weights",
+    "published",
+    metavar="NAME",
+    help="Which public weights the file holds, as `regnet-deploy weights` lists them.  [default: recognized]",
+)
+@click.option(
+    "--channels",
+    type=click.Choice(["rgb", "bgr"]),
+    help="Order of the channels that the network takes.  [default: that of the library; pycls: bgr]",
+)
+@click.option(
+    "--stem-stride",
+    type=Whole(1, 2),
+    default=2,
+    show_default=True,
+    help="Stride of the first convolution, which the weights do not tell.",
+)
+@click.option("--resolution", type=Whole(16, 2048), help="Width and height of the network's input, pixels.")
+@click.option("--resize", type=Whole(16, 4096), help="Short side of the image before the central crop, pixels.")
+@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How images are resized.")
+@click.option("--mean", type=Channels(), help="Mean of the pixels in 0..1.  [default: that of ImageNet]")
+@click.option("--std", type=Channels(), help="Deviation of the pixels in 0..1.  [default: that of ImageNet]")
+@click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Class names, one a line or a JSON list.  [default: those of ImageNet for 1,000 classes]",
+)
+@click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
+@click.option("--force", is_flag=True, help="Replace the bundle even if it holds weights.")
+@json_option
+def command(file: Path, output: str, force: bool, as_json: bool, **options: Any) -> None:
+    """Make a bundle of a weight FILE of pycls, timm, torchvision, Classy Vision, VISSL, transformers or mmpretrain.
+
+    The library is recognized by the names of the tensors, and the network is recovered from their shapes. FILE is
+    safetensors or a file of torch.save; nothing in it is executed. Public weights are recognized by their digest or
+    name, and bring their preprocessing, license and published accuracy. What the file does not say is assumed, and
+    printed.
+
+    \b
+    Example:
+      regnet-deploy import regnet_y_400mf-e6988f5f.pth -o my-bundle
+      regnet-deploy import model.safetensors --weights regnety_016.tv2_in1k
+      regnet-deploy import checkpoint.pth --labels classes.txt --resolution 160
+    """
+    require("torch", "train")
+    from regnet_deploy.importing.import_weights import ImportOptions, import_weights
+
+    bundle = import_weights(file, output, ImportOptions(**options), replace_existing=force)
+    origin = bundle.manifest.imported
+    assert origin is not None  # it was just written
+    if as_json:
+        print_json(
+            {
+                "bundle": str(bundle.path),
+                "architecture": bundle.architecture.to_json(),
+                "preprocessing": bundle.preprocessing.to_json(),
+                "imported": origin.to_json(),
+            }
+        )
+    else:
+        _print_bundle(bundle)
+    for line in (*origin.remarks, *origin.assumptions):
+        print_message(line)
+    print_message(f"wrote {bundle.path} - next: regnet-deploy export{bundle_argument_text(bundle.path)}")
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    architecture, origin = bundle.architecture, bundle.manifest.imported
+    assert origin is not None
+    network, pixels = architecture.network, bundle.preprocessing
+    print_text(
+        f"{architecture.name} of {origin.source}: depths {' '.join(map(str, network.depths))}, widths "
+        f"{' '.join(map(str, network.widths))}, group widths {' '.join(map(str, network.group_widths))}, "
+        f"{architecture.classes:,} classes."
+    )
+    print_text(
+        f"Preprocessing: short side {pixels.resize}, center {pixels.crop} x {pixels.crop} pixels, "
+        f"{pixels.interpolation}."
+    )
+    if origin.published:
+        accuracy = ""
+        if origin.top1_percent is not None:
+            accuracy = f", {origin.top1_percent:.2f} % top-1 on ImageNet ({origin.top1_setting})"
+        print_text(f"Public weights: {origin.published}, license {origin.license}{accuracy}.")

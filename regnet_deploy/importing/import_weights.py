@@ -1,0 +1,274 @@
+"""Makes a bundle of the weights of another library: network, preprocessing, class names, and where they come from."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.bundle import Bundle, Manifest, create_bundle
+from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOrigin
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
+from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize
+from regnet_deploy.models.weights import FILE, weights_to_bytes
+from regnet_deploy.profiling.machine import environment
+from regnet_deploy.space.complexity import network_complexity
+from regnet_deploy.space.network import Network
+from regnet_deploy.space.published import data_folder, published_networks
+
+#: Number of outputs -> file of class names, in the order of the outputs.
+_CLASS_NAMES = {1000: "imagenet1k", 11821: "imagenet12k"}
+#: Library -> (short side of the image in units of the crop, interpolation) of its default test, where the file is not
+#: one of the public ones.
+_DEFAULT_TEST = {
+    "pycls": (256 / 224, "bilinear"),
+    "mmpretrain": (256 / 224, "bilinear"),
+    "torchvision": (256 / 224, "bilinear"),
+    "classy": (256 / 224, "bilinear"),
+    "vissl": (256 / 224, "bilinear"),
+    "transformers": (256 / 224, "bicubic"),
+    "timm": (1 / 0.95, "bicubic"),
+}
+_DEFAULT_RESOLUTION = 224
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a file does not say.
+
+    Attributes:
+        source: library; None recognizes it.
+        published: name of the public weights that the file holds; None recognizes them.
+        channels: ``rgb`` or ``bgr``; None is the order of the library.
+        stem_stride: stride of the stem, 1 or 2.
+        resolution: pixels a side of the network's input; this and what follows is None where the published test or the
+            default of the library is wanted.
+        resize: short side of the image before the central crop, pixels.
+        interpolation: ``bilinear`` or ``bicubic``.
+        mean: subtracted from RGB in 0..1, ``(3,)``.
+        std: divided by after that, ``(3,)``.
+        labels: file of class names: one a line, or a JSON list.
+    """
+
+    source: str | None = None
+    published: str | None = None
+    channels: str | None = None
+    stem_stride: int = 2
+    resolution: int | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    labels: Path | None = None
+
+
+def import_weights(
+    file: Path, bundle: str | Path, options: ImportOptions | None = None, *, replace_existing: bool = False
+) -> Bundle:
+    """Make a bundle of a weight file, and return it.
+
+    Args:
+        file: weights of pycls, timm, torchvision, Classy Vision, VISSL, transformers or mmpretrain.
+        bundle: folder of the bundle.
+        options: what the file does not say.
+        replace_existing: start anew where the folder is a bundle that holds weights.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, or does not hold a RegNet.
+        UsageError: an option is not valid, or does not fit the file.
+        BundleError: the bundle cannot be written, or holds weights.
+    """
+    options = options or ImportOptions()
+    published = None if options.published is None else find_weights(options.published)
+    foreign = read_foreign_weights(
+        file,
+        source=options.source or (published.source if published else None),
+        channels=options.channels,
+        stem_stride=options.stem_stride,
+    )
+    digest = _sha256(file)
+    promised = digest_in_name(file.name)
+    if promised is not None and not digest.startswith(promised):
+        raise DataError(
+            f"{file} is damaged or was changed: its SHA-256 begins with {digest[:8]}, and its name says {promised}; "
+            "download it again, or rename it if you changed it"
+        )
+    assumptions = list(foreign.assumptions)
+    entry = _published_entry(foreign, published, file, digest, assumptions)
+    preprocessing = _preprocessing(foreign, entry, options, assumptions)
+    parts = Manifest(
+        architecture=_architecture(foreign, preprocessing.crop),
+        preprocessing=preprocessing,
+        labels=_labels(foreign.classes, options.labels, assumptions),
+        imported=WeightsOrigin(
+            file=file.name,
+            sha256=digest,
+            source=foreign.source,
+            container=foreign.file.container,
+            published=entry.name if entry else None,
+            license=entry.license if entry else None,
+            top1_percent=entry.top1_percent if entry else None,
+            top1_setting=entry.top1_setting if entry else None,
+            assumptions=tuple(assumptions),
+            remarks=foreign.file.remarks,
+        ),
+        environment=environment("import"),
+    )
+    return create_bundle(bundle, parts, {FILE: weights_to_bytes(foreign.state)}, replace=replace_existing)
+
+
+def class_names(classes: int) -> list[tuple[str, str]]:
+    """Return (WordNet synset, name) of the classes of ImageNet with so many classes, in the order of the outputs.
+
+    Sources: the order of the synsets is that of timm 1.0.31 (Apache-2.0); names are those of torchvision 0.29 (BSD-3)
+    for 1,000 classes, and the first lemma of WordNet 3.0 in timm for 11,821. Empty for any other number.
+    """
+    name = _CLASS_NAMES.get(classes)
+    if name is None:
+        return []
+    with open(data_folder() / "classes" / f"{name}.csv", newline="", encoding="utf-8") as opened:
+        return [(row["synset"], row["name"]) for row in csv.DictReader(opened)]
+
+
+def _published_entry(
+    foreign: ForeignWeights, named: PublicWeights | None, file: Path, digest: str, assumptions: list[str]
+) -> PublicWeights | None:
+    """Return the public weights that a file is, None where it is none of them or may be several."""
+    if named is not None:
+        alike = recognize(named.source, foreign.network, foreign.classes, named.name, "-")
+        if named not in alike:
+            raise UsageError(f"{file} does not have the network of {named.name}: omit --weights")
+        if named.sha256_prefix and not digest.startswith(named.sha256_prefix):
+            raise DataError(
+                f"{file} is not {named.name}: its SHA-256 begins with {digest[:8]}, not with {named.sha256_prefix}; "
+                "omit --weights if you trained it further"
+            )
+        return named
+    alike = recognize(foreign.source, foreign.network, foreign.classes, file.name, digest)
+    if len(alike) == 1 and (not alike[0].sha256_prefix or digest.startswith(alike[0].sha256_prefix)):
+        if not alike[0].sha256_prefix:
+            assumptions.append(
+                f"the file is taken for {alike[0].name}, the only public weights of this network in {foreign.source}; "
+                "its digest is not published"
+            )
+        return alike[0]
+    if alike:
+        names = ", ".join(entry.name for entry in alike)
+        assumptions.append(
+            f"the file is not recognized as one of the public weights of this network ({names}): --weights NAME sets "
+            "their preprocessing and accuracy"
+        )
+    return None
+
+
+def _preprocessing(
+    foreign: ForeignWeights, entry: PublicWeights | None, options: ImportOptions, assumptions: list[str]
+) -> Preprocessing:
+    if entry is not None:
+        resolution, resize, interpolation = entry.resolution, entry.resize, entry.interpolation
+    else:
+        share, interpolation = _DEFAULT_TEST[foreign.source]
+        resolution = options.resolution or _DEFAULT_RESOLUTION
+        resize = round(resolution * share)
+    if options.resolution is not None and options.resolution != resolution:
+        resize = round(resize * options.resolution / resolution)
+        resolution = options.resolution
+    given = [name for name in ("resolution", "resize", "interpolation", "mean", "std") if getattr(options, name)]
+    if entry is None:
+        text = f"short side {options.resize or resize}, center {resolution}, {options.interpolation or interpolation}"
+        named = ", ".join(f"--{name}" for name in ("resolution", "resize", "interpolation", "mean", "std"))
+        if set(given) != {"resolution", "resize", "interpolation", "mean", "std"}:
+            assumptions.append(
+                f"preprocessing as in the default test of {foreign.source} ({text}, mean and deviation of ImageNet): "
+                f"{named} set what differs"
+            )
+    if (options.resize or resize) < resolution:
+        raise UsageError(f"--resize {options.resize} is smaller than the input of the network, {resolution} pixels")
+    defaults = Preprocessing(resize=options.resize or resize, crop=resolution, scaled_decoding=True)
+    changes: dict[str, Any] = {"interpolation": options.interpolation or interpolation}
+    changes |= {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
+    return defaults.replace(**changes)
+
+
+def _architecture(foreign: ForeignWeights, resolution: int) -> Architecture:
+    network = foreign.network
+    published = next((one for one in published_networks() if _same(one.network, network)), None)
+    ratios, groups = set(network.bottlenecks), set(network.group_widths)
+    generated: dict[str, Any] = {
+        "w_0": published.w_0 if published else None,
+        "w_a": published.w_a if published else None,
+        "w_m": published.w_m if published else None,
+        "b": ratios.pop() if len(ratios) == 1 else None,
+        "g": published.g if published else groups.pop() if len(groups) == 1 else None,
+    }
+    name = published.architecture_name if published else _name(network, resolution, foreign.classes)
+    return Architecture.of(network, name=name, classes=foreign.classes, resolution=resolution, **generated)
+
+
+def _same(one: Network, other: Network) -> bool:
+    return (one.depths, one.widths, one.group_widths, one.bottlenecks, one.se_ratio, one.stem_width, one.block) == (
+        other.depths,
+        other.widths,
+        other.group_widths,
+        other.bottlenecks,
+        other.se_ratio,
+        other.stem_width,
+        other.block,
+    )
+
+
+def _name(network: Network, resolution: int, classes: int) -> str:
+    macs = int(network_complexity(network, resolution, classes).total.macs)
+    size = f"{macs / 1e9:.1f}GF" if macs >= 1e9 else f"{macs / 1e6:.0f}MF"
+    return f"RegNet{network.family.upper()}-{size}"
+
+
+def _labels(classes: int, file: Path | None, assumptions: list[str]) -> tuple[str, ...]:
+    if file is not None:
+        return _read_labels(file, classes)
+    known = class_names(classes)
+    if known:
+        assumptions.append(
+            f"{classes:,} outputs are taken for the classes of ImageNet in the order of their synsets: --labels FILE "
+            "names other classes"
+        )
+    return tuple(name for _, name in known)
+
+
+def _read_labels(file: Path, classes: int) -> tuple[str, ...]:
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
+    names: Any = [line.strip() for line in text.splitlines() if line.strip()]
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            names = json.loads(text)
+        except ValueError as error:
+            raise DataError(f"{file} is not JSON: {error}") from None
+        names = _from_mapping(names) if isinstance(names, Mapping) else names
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{file} is no list of class names: write one a line, or a JSON list of texts")
+    if len(names) != classes:
+        raise DataError(f"{file} has {len(names)} class names, and the network has {classes} outputs")
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated is not None:
+        raise DataError(f"{file} names the class {repeated!r} twice: every class needs a name of its own")
+    return tuple(names)
+
+
+def _from_mapping(names: Mapping[str, Any]) -> list[Any]:
+    """Return the names of ``{"0": "cat", ...}``, as in ``id2label`` of transformers, in the order of their numbers."""
+    if "id2label" in names and isinstance(names["id2label"], Mapping):
+        names = names["id2label"]
+    return [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
+
+
+def _sha256(file: Path) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,65 @@
+"""`regnet-deploy import` and `weights` as they are typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign_weights import X, as_library, weights_of
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    torch.save({"state_dict": as_library("torchvision", weights_of(X), X), "epoch": 3}, tmp_path / "a.pth")
+    return tmp_path / "a.pth"
+
+
+def test_a_file_becomes_a_bundle_that_is_exported_and_predicts(cli: Any, file: Path, tmp_path: Path) -> None:
+    done = cli("import", "a.pth", "-o", "b", "--resolution", 32, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "of torchvision: depths 1 1 2, widths 8 24 40" in done.stdout
+    assert done.stderr.endswith("wrote b - next: regnet-deploy export b\n")
+    assert "preprocessing as in the default test of torchvision" in done.stderr
+    exported = cli("export", "b", "--onnx", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert "random" not in exported.stderr
+    shown = cli("show", "b", cwd=tmp_path).stdout
+    assert "Imported weights" in shown
+    assert "a.pth, of torchvision (torch zip)" in shown
+
+
+def test_json_is_one_document(cli: Any, file: Path, tmp_path: Path) -> None:
+    data = json.loads(cli("import", file, "-o", tmp_path / "b", "--json").stdout)
+    assert data["architecture"]["widths"] == [8, 24, 40]
+    assert data["imported"]["source"] == "torchvision"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["none.pth"], "cannot read none.pth: No such file"),
+        (["a.pth", "--from", "vissl"], "a.pth has no RegNet with names of vissl"),
+        (["a.pth", "--weights", "regnetx_003"], "no public weights 'regnetx_003'"),
+        (["a.pth", "--mean", "0.5"], "three numbers for red, green and blue"),
+        (["a.pth", "--std", "0.5,nan,0.5"], "not in the range"),
+        (["a.pth", "--resolution", 64, "--resize", 32], "--resize 32 is smaller than the input of the network"),
+        (["a.pth", "--labels", "none.txt"], "cannot read none.txt"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(
+    cli_error: Callable[..., str], file: Path, tmp_path: Path, arguments: list[Any], said: str
+) -> None:
+    assert said in cli_error("import", *arguments, cwd=tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_weights_are_listed_by_a_part_of_their_name(cli: Any, cli_error: Callable[..., str]) -> None:
+    done = cli("weights", "y_016")
+    assert "regnety_016.tv2_in1k" in done.stdout
+    assert "80.67" in done.stdout
+    assert len(json.loads(cli("weights", "--json").stdout)) == 116
+    assert "no public weights have 'resnet' in their name" in cli_error("weights", "resnet")

@@ -1,0 +1,116 @@
+"""Weights of other libraries: recognized, converted, or refused with the name of what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from foreign_weights import X, Y, as_library, weights_of
+
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.importing.foreign_weights import read_foreign_weights
+from regnet_deploy.importing.layouts import SOURCES
+from regnet_deploy.space.network import Network
+
+Save = Callable[..., Path]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("network", [X, Y], ids=["x", "y"])
+def test_the_same_network_and_weights_come_back(saved: Save, source: str, network: Network) -> None:
+    if source == "mmpretrain" and network.se_ratio:
+        pytest.skip("mmpretrain has no squeeze-and-excitation in its RegNets")
+    state = weights_of(network)
+    read = read_foreign_weights(saved(as_library(source, state, network)))
+    assert (read.source, read.network, read.classes) == (source, network, 5)
+    assert read.state.keys() == state.keys()
+    assert all(torch.equal(read.state[name], tensor) for name, tensor in state.items())
+
+
+def test_the_order_of_channels_is_the_library_s_the_configuration_s_or_the_given_one(saved: Save) -> None:
+    state = weights_of(X)
+    flipped = state["stem.conv.weight"].flip(1)
+
+    def stem(content: object, **options: str) -> torch.Tensor:
+        return read_foreign_weights(saved(content), **options).state["stem.conv.weight"]  # type: ignore[arg-type]
+
+    assert torch.equal(stem(state), flipped)
+    assert "BGR is assumed" in read_foreign_weights(saved(state)).assumptions[0]
+    assert torch.equal(stem(state, channels="rgb"), state["stem.conv.weight"])
+    for mode, wanted in (("opencv", flipped), ("ffcv", state["stem.conv.weight"])):
+        content = {"model_state": state, "cfg": f"DATA_LOADER:\n  MODE: {mode}\n"}
+        assert torch.equal(stem(content), wanted)
+        assert read_foreign_weights(saved(content)).assumptions == ()
+
+
+def test_a_library_without_counters_gets_them(saved: Save) -> None:
+    state = {name: tensor for name, tensor in weights_of(X).items() if "num_batches" not in name}
+    read = read_foreign_weights(saved(as_library("timm", state, X)))
+    assert read.state.keys() == weights_of(X).keys()
+
+
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        (("s2.b1.", "s9.b1."), "the stages are numbered 1, 3, 9, not from 1 without gaps"),
+        (("s3.b2.", "s3.b4."), "the blocks of stage 3 are numbered 1, 4, not from 1 without gaps"),
+        (("s1.b1.f.b.weight", "s1.b1.f.b.kernel"), "a RegNet has a tensor s1.b1.f.b.weight"),
+        (("head.fc.", "head.none."), "tensors are of no RegNet: head.none.weight, head.none.bias"),
+    ],
+)
+def test_indices_with_gaps_and_names_of_no_regnet_are_named(saved: Save, rename: tuple[str, str], said: str) -> None:
+    state = {name.replace(*rename): tensor for name, tensor in weights_of(X).items()}
+    with pytest.raises(DataError, match=said) as caught:
+        read_foreign_weights(saved(state))
+    assert "\n" not in str(caught.value)
+
+
+def test_shapes_that_do_not_fit_are_named_five_at_most(saved: Save) -> None:
+    state = {
+        name: torch.cat([tensor, tensor]) if ".a_bn." in name and tensor.ndim else tensor
+        for name, tensor in weights_of(X).items()
+    }
+    said = r"16 tensors have other shapes: s1\.b1\.f\.a_bn\.weight \(16\) in place of \(8\)"
+    with pytest.raises(DataError, match=said) as caught:
+        read_foreign_weights(saved(state))
+    assert str(caught.value).count("in place of") == 5
+    assert str(caught.value).endswith("and 11 more")
+
+
+def test_a_trunk_without_a_classifier_is_said_to_be_one(saved: Save) -> None:
+    state = {name: tensor for name, tensor in weights_of(X).items() if not name.startswith("head")}
+    with pytest.raises(DataError, match="has no classifier: it holds the trunk of a network alone"):
+        read_foreign_weights(saved(state))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["stem.weight", "s1.b1.norm1.weight", "s1.b1.conv1.weight"], "a RegNetV of timm"),
+        (["stem.conv.weight", "final_conv.conv.weight"], "a RegNetZ"),
+        (["conv1.weight", "layer1.0.conv1.weight", "fc.weight"], "a ResNet"),
+        (["features.0.0.weight", "features.1.conv.0.0.weight"], "a MobileNet"),
+        (["cls_token", "blocks.0.attn.qkv.weight"], "a vision transformer"),
+        (["a.weight", "b.weight"], "no RegNet with the names of pycls, timm, torchvision"),
+    ],
+)
+def test_another_network_is_refused_by_its_name(saved: Save, names: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        read_foreign_weights(saved({name: torch.zeros(4, 3, 3, 3) for name in names}))
+
+
+def test_inverted_bottlenecks_are_refused_by_name(saved: Save) -> None:
+    state = {name: tensor for name, tensor in weights_of(X).items() if ".proj." not in name and ".b1.bn." not in name}
+    with pytest.raises(DataError, match="inverted bottlenecks of a RegNetZ"):
+        read_foreign_weights(saved(state))
+
+
+def test_a_library_that_is_named_must_exist_and_fit(saved: Save) -> None:
+    path = saved(as_library("timm", weights_of(X), X))
+    assert read_foreign_weights(path, source="timm").source == "timm"
+    with pytest.raises(UsageError, match=r"got 'tim' \(did you mean timm\?\)"):
+        read_foreign_weights(path, source="tim")
+    with pytest.raises(DataError, match="no RegNet with names of vissl"):
+        read_foreign_weights(path, source="vissl")

@@ -1,0 +1,124 @@
+"""A bundle of weights of another library: the same network, its preprocessing, its class names, and their origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from foreign_weights import X, as_library, weights_of
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.errors import BundleError, DataError, UsageError
+from regnet_deploy.importing.import_weights import ImportOptions, class_names, import_weights
+from regnet_deploy.models.weights import load_model
+from regnet_deploy.space.published import find_published
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def timm_file(saved: Save) -> Path:
+    return saved(as_library("timm", weights_of(X), X), "mine.pth")
+
+
+def test_the_bundle_has_the_network_of_the_file_and_says_where_it_is_from(timm_file: Path, tmp_path: Path) -> None:
+    bundle = import_weights(timm_file, tmp_path / "b", ImportOptions(resolution=64))
+    opened = open_bundle(tmp_path / "b")
+    assert opened.architecture.network == X
+    assert (opened.architecture.name, opened.architecture.classes) == (bundle.architecture.name, 5)
+    origin = opened.manifest.imported
+    assert origin is not None
+    assert (origin.file, origin.source, origin.container, origin.published) == ("mine.pth", "timm", "torch zip", None)
+    assert origin.sha256 == hashlib.sha256(timm_file.read_bytes()).hexdigest()
+    assert "preprocessing as in the default test of timm (short side 67, center 64, bicubic" in origin.assumptions[0]
+    assert (opened.preprocessing.resize, opened.preprocessing.crop) == (67, 64)
+    state = load_model(opened).state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights_of(X).items())
+    assert opened.is_trained
+
+
+def test_what_is_given_is_taken_and_nothing_is_assumed(timm_file: Path, tmp_path: Path) -> None:
+    options = ImportOptions(
+        resolution=64, resize=64, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5)
+    )
+    bundle = import_weights(timm_file, tmp_path / "b", options)
+    pixels = bundle.preprocessing
+    assert (pixels.resize, pixels.crop, pixels.interpolation) == (64, 64, "bilinear")
+    assert (pixels.mean, pixels.std) == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
+    assert bundle.manifest.imported is not None
+    assert bundle.manifest.imported.assumptions == ()
+
+
+def test_public_weights_bring_preprocessing_license_and_accuracy(saved: Save, tmp_path: Path) -> None:
+    network = find_published("RegNetX-200MF").network
+    file = saved(as_library("timm", weights_of(network, 1000), network), "model.pth")
+    bundle = import_weights(file, tmp_path / "b", ImportOptions(published="regnetx_002.pycls_in1k"))
+    origin = bundle.manifest.imported
+    assert origin is not None
+    assert (origin.published, origin.license, origin.top1_percent) == ("regnetx_002.pycls_in1k", "MIT", 68.758)
+    assert (bundle.preprocessing.resize, bundle.preprocessing.interpolation) == (256, "bicubic")
+    assert (bundle.architecture.name, bundle.architecture.w_a) == ("RegNetX-200MF", 36.44)
+    assert bundle.labels[:2] == ("tench", "goldfish")
+    with pytest.raises(UsageError, match=r"does not have the network of regnety_002\.pycls_in1k: omit --weights"):
+        import_weights(file, tmp_path / "c", ImportOptions(published="regnety_002.pycls_in1k"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_digest_in_the_name_has_to_agree(timm_file: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256(timm_file.read_bytes()).hexdigest()[:8]
+    right, wrong = (timm_file.with_name(f"regnet-{each}.pth") for each in (digest, "e6988f5f"))
+    right.write_bytes(timm_file.read_bytes())
+    wrong.write_bytes(timm_file.read_bytes())
+    import_weights(right, tmp_path / "b")
+    with pytest.raises(DataError, match=f"its SHA-256 begins with {digest}, and its name says e6988f5f"):
+        import_weights(wrong, tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a\nb\n", "has 2 class names, and the network has 5 outputs"),
+        ("a\nb\nc\nd\na\n", "names the class 'a' twice"),
+        ('["a", "b", 3, "d", "e"]', "is no list of class names"),
+        ("[", "is not JSON"),
+    ],
+)
+def test_class_names_that_do_not_fit_are_one_line(timm_file: Path, tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "names").write_text(content)
+    with pytest.raises(DataError, match=said):
+        import_weights(timm_file, tmp_path / "b", ImportOptions(labels=tmp_path / "names"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "a\nb\n\nc\nd\ne\n",
+        '["a", "b", "c", "d", "e"]',
+        json.dumps({"id2label": {str(i): name for i, name in enumerate("abcde")}}),
+    ],
+)
+def test_class_names_are_read_as_lines_a_list_or_numbers(timm_file: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "names").write_text(content)
+    bundle = import_weights(timm_file, tmp_path / "b", ImportOptions(labels=tmp_path / "names"))
+    assert bundle.labels == ("a", "b", "c", "d", "e")
+
+
+def test_weights_are_not_replaced_unasked(timm_file: Path, tmp_path: Path) -> None:
+    first = import_weights(timm_file, tmp_path / "b")
+    with pytest.raises(BundleError, match="already holds weights"):
+        import_weights(timm_file, tmp_path / "b")
+    again = import_weights(timm_file, tmp_path / "b", replace_existing=True)
+    assert again.files == first.files
+
+
+def test_the_classes_of_imagenet_have_unique_names_in_the_order_of_their_synsets() -> None:
+    for classes, first in ((1000, ("n01440764", "tench")), (11821, ("n00005787", "benthos (n00005787)"))):
+        names = class_names(classes)
+        assert len(names) == len({name for _, name in names}) == classes
+        assert names[0] == first
+        assert [synset for synset, _ in names] == sorted(synset for synset, _ in names)
+    assert class_names(10) == []
