@@ -41,7 +41,7 @@ class Gate(Record, frozen=True):
     mean: float | None = default(None)
     cosine: float | None = default(None)
     top1: float | None = default(None)
-    worst: float | None = default(None)
+    worst: float | None = None
 
     def __post_init__(self) -> None:
         """Replace limits that always hold by None."""
@@ -108,7 +108,7 @@ class Proof(Record, frozen=True, kw_only=True):
     cosine: float | None
     top1_agreement: float
     top1_decided: float | None = default(None)
-    worst_error: float | None = default(None)
+    worst_error: float | None = None
     gate: Gate | None = default(None)
     passed: bool
     standard: bool = default(True)

@@ -9,7 +9,7 @@ import click
 
 from regnet_deploy.bundle import DEFAULT_PATH
 from regnet_deploy.cli.options import Whole, json_option
-from regnet_deploy.cli.output import bundle_argument_text, print_json, print_message, print_text
+from regnet_deploy.cli.output import print_json, print_message, print_text
 from regnet_deploy.errors import require
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def command(file: Path, output: str, force: bool, as_json: bool, **options: Any)
         _print_bundle(bundle)
     for line in (*origin.remarks, *origin.assumptions):
         print_message(line)
-    print_message(f"wrote {bundle.path} - next: regnet-deploy export{bundle_argument_text(bundle.path)}")
+    print_message(f"wrote {bundle.path} - next: regnet-deploy export{bundle.argument}")
 
 
 def _print_bundle(bundle: Bundle) -> None:
