@@ -152,6 +152,50 @@ def test_what_is_no_image_is_an_error_that_says_what_one_is(
         rd.predict(exported_bundle, image)
 
 
+def test_a_grey_array_is_named_by_its_own_shape(exported_bundle: Path) -> None:
+    with pytest.raises(errors.DataError, match=r"an array of uint8 with the shape \(32, 30\) is not an image"):
+        rd.predict(exported_bundle, np.zeros((32, 30), np.uint8))
+
+
+#: What is called with the folder of a bundle -> what the error says was expected.
+MISTAKES: dict[str, tuple[typing.Callable[[Path], typing.Any], str]] = {
+    "one batch size": (lambda path: rd.profile(path, batches=8), r"batches must be whole numbers .*, got 8 \(int\)"),
+    "a text of batch sizes": (lambda path: rd.profile(path, batches="1,8"), r"batches must .*, got '1,8' \(str\)"),
+    "a fraction of a batch": (lambda path: rd.profile(path, batches=(1.5,)), r"each of batches must .*, got 1\.5"),
+    "seconds in words": (lambda path: rd.profile(path, seconds="1"), "seconds must be a number of seconds, got '1'"),
+    "threads in words": (lambda path: rd.open_classifier(path, threads="2"), "threads must be a number of CPU threads"),
+    "a device by number": (lambda path: rd.profile(path, device=0), "no device 0; there are"),
+    "no bundle": (lambda path: rd.verify(None), r"bundle must be a bundle or its folder, got None \(NoneType\)"),
+    "a bundle by number": (lambda path: rd.open_bundle(5), r"by the path of its folder, got 5 \(int\)"),
+    "a model by number": (lambda path: rd.load_model(5), "bundle must be a bundle or its folder, got 5"),
+    "a budget in words": (
+        lambda path: rd.select("4"),
+        r"budget must be a Budget such as .*, got '4'",
+    ),
+    "one file of evidence": (
+        lambda path: rd.select(rd.Budget(macs=4e8), evidence="a.csv"),
+        "evidence must be a sequence of files",
+    ),
+    "a network by number": (lambda path: rd.select_published(4), "name must be a name such as 'RegNetY-4.0GF', got 4"),
+    "no selection": (lambda path: rd.create_bundle(path / "new", None), "selection must be a result of rd.select"),
+    "images by number": (lambda path: rd.train(path, 5), "data must be a folder of images, got 5"),
+    "a recipe in JSON": (lambda path: rd.train(path, path, {"epochs": 1}), "recipe must be a Recipe such as"),
+    "precision by number": (lambda path: rd.export(path, precisions=16), "precisions must be a name or several"),
+    "options in JSON": (lambda path: rd.export(path, options={}), "options must be ExportOptions"),
+    "k in words": (lambda path: rd.predict(path, [], k="3"), "k must be a whole number, got '3'"),
+    "settings in JSON": (lambda path: rd.serve(path, {"port": 1}), "settings must be ServerSettings"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_an_argument_of_another_type_is_an_error_that_says_what_was_expected(
+    exported_bundle: Path, mistake: str
+) -> None:
+    call, message = MISTAKES[mistake]
+    with pytest.raises(errors.UsageError, match=message):
+        call(exported_bundle)
+
+
 def test_functions_take_a_bundle_as_well_as_its_folder(exported_bundle: Path) -> None:
     bundle = rd.open_bundle(exported_bundle)
     images = load_golden(bundle).images

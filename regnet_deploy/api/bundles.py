@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regnet_deploy.api.arguments import PATH, expect, expect_each
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle, open_bundle
 from regnet_deploy.bundle import create_bundle as _create_bundle
 from regnet_deploy.errors import require
@@ -49,9 +50,12 @@ def select(budget: Budget, *, evidence: Sequence[str | Path] = ()) -> Selection:
         UsageError: no network meets the budget; the message names the nearest one.
         DataError: a population cannot be read.
     """
+    from regnet_deploy.selection.budget import Budget
     from regnet_deploy.selection.selection import select as rank_candidates
 
-    return rank_candidates(budget, [Path(path) for path in evidence])
+    expect("budget", budget, Budget, "a Budget such as rd.Budget(macs=4e9)")
+    paths = expect_each("evidence", evidence, PATH, 'a sequence of files such as ["a.sweep"]')
+    return rank_candidates(budget, [Path(path) for path in paths])
 
 
 def select_published(
@@ -72,6 +76,7 @@ def select_published(
     from regnet_deploy.selection.selection import published_candidate
     from regnet_deploy.space.published import find_published
 
+    expect("name", name, str, "a name such as 'RegNetY-4.0GF'")
     published = find_published(name)
     asked = Budget(
         macs=float(published.macs),
@@ -98,7 +103,10 @@ def create_bundle(
         BundleError: the folder holds something else, holds weights, or cannot be written.
     """
     from regnet_deploy.selection.bundle_parts import published_parts, selection_parts
+    from regnet_deploy.selection.selection import Selection
 
+    expect("path", path, PATH, "the folder of a bundle")
+    expect("selection", selection, (Selection, PublishedSelection), "a result of rd.select or rd.select_published")
     if isinstance(selection, PublishedSelection):
         parts = published_parts(selection.published, selection.best, selection.budget)
     else:
@@ -116,7 +124,7 @@ def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
         BundleError: the bundle is missing or damaged.
         MissingExtra: PyTorch is not installed.
     """
-    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle_path(bundle))
     for module in ("torch", "safetensors"):
         require(module, "train")
     from regnet_deploy.models import weights
@@ -152,15 +160,28 @@ def train(
             diverged.
     """
     path = bundle_path(bundle)
+    if data is not None:
+        expect("data", data, PATH, "a folder of images")
     open_bundle(path)  # reports a wrong path before torch takes seconds to import
     for module in ("torch", "safetensors", "PIL", "tensorboard"):
         require(module, "train")
     from regnet_deploy.training import train as training
     from regnet_deploy.training.recipe import Recipe
 
+    if recipe is not None:
+        expect("recipe", recipe, Recipe, "a Recipe such as rd.Recipe(epochs=10)")
+    if options is not None:
+        expect("options", options, training.TrainOptions, "TrainOptions such as rd.TrainOptions(device='cpu')")
     return training.train(path, data, recipe or Recipe(), options or training.TrainOptions(), progress or NoProgress())
 
 
 def bundle_path(bundle: str | Path | Bundle) -> str | Path:
-    """Return the folder of a bundle, which functions that write or may run for long read again."""
-    return bundle.path if isinstance(bundle, Bundle) else bundle
+    """Return the folder of a bundle, which functions that write or may run for long read again.
+
+    Raises:
+        UsageError: it is neither a bundle nor a path.
+    """
+    if isinstance(bundle, Bundle):
+        return bundle.path
+    expect("bundle", bundle, PATH, "a bundle or its folder")
+    return bundle

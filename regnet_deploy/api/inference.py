@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
+from regnet_deploy.api.arguments import PATH, expect
 from regnet_deploy.api.bundles import bundle_path
 from regnet_deploy.api.variants import open_weights
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle
@@ -48,6 +51,8 @@ def open_classifier(
         ProofError: the variant does not agree with its golden set on this machine.
         MissingExtra: the runtime is not installed.
     """
+    expect("threads", threads, (Integral, NoneType), "a number of CPU threads or None")
+    expect("variant", variant, (str, NoneType), "the name of a variant or None")
     from regnet_deploy.bundle import read_bundle
     from regnet_deploy.runtimes.classifier import Classifier
     from regnet_deploy.runtimes.predictions import labels_of
@@ -88,6 +93,7 @@ def predict(
         DataError: an image cannot be read.
         RegnetDeployError: see :func:`open_classifier`.
     """
+    expect("k", k, Integral, "a whole number")
     return open_classifier(bundle, variant=variant, device=device, runtime=runtime).predict(images, k=k)
 
 
@@ -112,7 +118,10 @@ def serve(path: str | Path = DEFAULT_PATH, settings: ServerSettings | None = Non
     from regnet_deploy.serving.in_process import RunningServer
     from regnet_deploy.serving.server import ServerSettings
 
-    return RunningServer(path, settings or ServerSettings(port=0))
+    expect("path", path, PATH, "a bundle's folder or a folder of models")
+    settings = ServerSettings(port=0) if settings is None else settings
+    expect("settings", settings, ServerSettings, "ServerSettings such as rd.ServerSettings(port=8000)")
+    return RunningServer(path, settings)
 
 
 def _open_session(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING
 
+from regnet_deploy.api.arguments import PATH, expect, expect_each
 from regnet_deploy.api.bundles import bundle_path
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle, ensure_writable, open_bundle
 from regnet_deploy.errors import require
@@ -50,6 +53,12 @@ def export(
         ProofError: the variant ``onnx-fp32`` does not agree with the model; nothing was written.
     """
     path = bundle_path(bundle)
+    if data is not None:
+        expect("data", data, PATH, "a folder of images")
+    if isinstance(precisions, str):
+        precisions = (precisions,)
+    if precisions is not None:
+        precisions = expect_each("precisions", precisions, str, "a name or several, such as ('fp16', 'int8')")
     ensure_writable(open_bundle(path))
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")
@@ -57,11 +66,10 @@ def export(
     from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.exporting.precision import find_precision
 
-    options = options or ExportOptions()
+    options = ExportOptions() if options is None else options
+    expect("options", options, ExportOptions, "ExportOptions such as rd.ExportOptions(engines=True)")
     if data is not None:
         options = replace(options, data=Path(data))
-    if isinstance(precisions, str):
-        precisions = (precisions,)
     if precisions is None:
         options = replace(options, auto=options.auto or (options.data is not None and not options.precisions))
     else:
@@ -95,12 +103,15 @@ def profile(
         ProofError: the counts differ from the closed form.
     """
     path = bundle_path(bundle)
+    sizes = expect_each("batches", batches, Integral, "whole numbers such as (1, 8, 32)")
+    expect("seconds", seconds, Real, "a number of seconds")
+    expect("threads", threads, (Integral, NoneType), "a number of CPU threads or None")
     ensure_writable(open_bundle(path))
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
     from regnet_deploy.profiling import profile as profiling
 
-    options = profiling.ProfileOptions(tuple(batches), seconds, threads, device)
+    options = profiling.ProfileOptions(sizes, seconds, threads, device)
     return profiling.profile(path, options, progress)
 
 
@@ -130,7 +141,7 @@ def evaluate(
     bundle: str | Path | Bundle,
     data: str | Path,
     *,
-    variants: Sequence[str] | None = None,
+    variants: str | Sequence[str] | None = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
     progress: Progress | None = None,
@@ -155,6 +166,10 @@ def evaluate(
         UsageError: a variant does not exist or cannot be run on this machine.
         ProofError: a variant does not agree with its golden set on this machine.
     """
+    expect("data", data, PATH, "a folder of images")
+    names: Sequence[str] | None = (variants,) if isinstance(variants, str) else variants
+    if names is not None:
+        names = expect_each("variants", names, str, "a name or several, such as ('onnx-fp32',)")
     opened = open_bundle(bundle_path(bundle))
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
@@ -164,7 +179,6 @@ def evaluate(
     from regnet_deploy.runtimes.checked_variant import open_checked_variant
     from regnet_deploy.runtimes.runtime import runtime_unsupported_reason
 
-    names = variants
     if names is None:
         every = opened.variants
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]

@@ -11,6 +11,7 @@ from regnet_deploy.bundle.measurements import CostRecord, Latency, Machine, Prof
 from regnet_deploy.bundle.record import Record, default, from_json
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import RUNTIMES, Accuracy, Variant
+from regnet_deploy.errors import UsageError
 from regnet_deploy.space.network import Network
 
 #: Mean and standard deviation of ImageNet's training images, RGB, of 0..1 (as in pycls, timm and torchvision).
@@ -63,6 +64,17 @@ class Architecture(Record, frozen=True, kw_only=True):
     block: str = default("bottleneck")
     classes: _Count
     resolution: _Count
+
+    def __post_init__(self) -> None:
+        """Check the stages.
+
+        Raises:
+            UsageError: they cannot be built.
+        """
+        try:
+            _ = self.network
+        except UsageError as error:
+            raise UsageError(f"architecture: {error}") from None
 
     @classmethod
     def of(cls, network: Network, *, name: str, classes: int, resolution: int, **generated: Any) -> Architecture:

@@ -42,7 +42,7 @@ from regnet_deploy.bundle.manifest import (
 from regnet_deploy.bundle.measurements import Profile, Serving
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Variant
-from regnet_deploy.errors import BundleError, DamagedManifest, MissingPart
+from regnet_deploy.errors import BundleError, DamagedManifest, MissingPart, UsageError
 
 T = TypeVar("T")
 
@@ -222,7 +222,10 @@ def open_bundle(path: str | Path) -> Bundle:
 
     Raises:
         BundleError: missing, damaged, not a bundle, or written by a newer schema.
+        UsageError: it is not a path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(f"a bundle is opened by the path of its folder, got {path!r:.60} ({type(path).__name__})")
     folder = Path(path)
     manifest = folder / MANIFEST
     try:

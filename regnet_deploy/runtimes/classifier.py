@@ -186,9 +186,9 @@ def _is_one_color(pixels: NDArray[np.uint8]) -> bool:
 
 
 def _as_sequence(images: Any) -> Sequence[ImageLike]:
-    """Return the images as a sequence: a path, a PIL image or an array ``(h, w, 3)`` is one image."""
+    """Return the images as a sequence: a path, a PIL image or an array but ``(n, h, w, 3)`` is one image."""
     if isinstance(images, np.ndarray):
-        return cast("Sequence[ImageLike]", images[None] if images.ndim == 3 else images)
+        return cast("Sequence[ImageLike]", images if images.ndim == 4 else images[None])
     if isinstance(images, str | os.PathLike) or not isinstance(images, Sequence):
         return [cast("ImageLike", images)]
     return images

@@ -183,7 +183,7 @@ def check_runtime(runtime: str, device: str) -> None:
     """
     for what, word, known in (("device", device, DEVICES), ("runtime", runtime, RUNTIMES)):
         if word not in known:
-            raise UsageError(f"no {what} {word!r}{did_you_mean(word, known)}; there are {', '.join(known)}")
+            raise UsageError(f"no {what} {word!r}{did_you_mean(str(word), known)}; there are {', '.join(known)}")
     if runtime == "openvino" and device in ("cuda", "tensorrt"):
         raise UsageError(
             f"--runtime openvino runs on the CPU, and --device {device} was requested: choose --device cpu, or "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +57,26 @@ class Network:
             UsageError: the numbers of stages differ, a value is below 1, a width is not a multiple of its group width,
                 or the kind of block does not have a parameter.
         """
-        lengths = {len(self.depths), len(self.widths), len(self.group_widths), len(self.bottlenecks)}
-        if len(lengths) != 1 or not self.depths:
-            raise UsageError(
-                f"depths, widths, group widths and bottlenecks must have one value for each stage, got {self}"
-            )
-        if min(*self.depths, *self.widths, *self.group_widths, self.stem_width) < 1:
-            raise UsageError(f"depths, widths and group widths must be 1 or more, got {self}")
+        stages = {name: getattr(self, name) for name in ("depths", "widths", "group_widths", "bottlenecks")}
+        if len(set(map(len, stages.values()))) != 1 or not self.depths:
+            listed = "; ".join(f"{name} {_listed(values) or 'none'}" for name, values in stages.items())
+            raise UsageError(f"{', '.join(stages)} must have one value for each stage, got {listed}")
+        for name, values in {**stages, "stem_width": (self.stem_width,)}.items():
+            if name != "bottlenecks" and min(values) < 1:
+                raise UsageError(f"{name} must be 1 or more, got {_listed(values)}")
+        if not all(0 < b < math.inf for b in self.bottlenecks):
+            raise UsageError(f"bottlenecks must be above 0, got {_listed(self.bottlenecks)}")
+        if not 0 <= self.se_ratio < math.inf:
+            raise UsageError(f"se_ratio must be 0 or more, got {self.se_ratio:g}")
         if self.stem_stride not in (1, 2):
             raise UsageError(f"stem stride must be 1 or 2, got {self.stem_stride}")
         check_block(self.block)
         if self.block != "bottleneck":
             self._check_single_convolution()
         for inner, group in zip(self.bottleneck_widths, self.group_widths, strict=True):
+            if inner < 1:
+                wide, narrow = _listed(self.widths), _listed(self.bottlenecks)
+                raise UsageError(f"bottlenecks {narrow} leave no channel of widths {wide}")
             if inner % group:
                 raise UsageError(f"bottleneck width {inner} is not a multiple of its group width {group}")
 

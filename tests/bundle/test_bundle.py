@@ -126,6 +126,15 @@ def test_a_manifest_that_cannot_be_used_is_one_clear_line(tmp_path, content, sai
         open_bundle(tmp_path)
 
 
+def test_stages_that_cannot_be_built_are_found_when_the_bundle_is_opened(bundle):
+    from regnet_deploy.bundle.reading import serialize
+
+    parts = {**bundle.parts, "architecture": {**bundle.parts["architecture"], "depths": [1, 1]}}
+    (bundle.path / MANIFEST).write_bytes(serialize(parts, bundle.files))
+    with pytest.raises(BundleError, match=r"architecture: .* one value for each stage, got depths 1, 1; widths 8;"):
+        open_bundle(bundle.path)
+
+
 def test_a_file_name_never_leads_out_of_the_folder(bundle):
     from regnet_deploy.bundle.reading import StoredFile, serialize
 

@@ -80,3 +80,22 @@ def test_a_group_width_beyond_every_width_makes_a_network_without_groups(widths,
     network = Network((1,) * stages, tuple(fitted.tolist()), tuple(groups.tolist()), (b,) * stages)
     assert network.group_widths == network.bottleneck_widths
     assert network.family == "x"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"depths": (1,)}, "must have one value for each stage, got depths 1; widths 16, 32; group_widths 8, 8"),
+        ({"depths": (), "widths": ()}, "got depths none; widths none; group_widths 8, 8; bottlenecks 1, 1"),
+        ({"depths": (0, 1)}, "depths must be 1 or more, got 0, 1"),
+        ({"stem_width": 0}, "stem_width must be 1 or more, got 0"),
+        ({"bottlenecks": (0.0, 1.0)}, "bottlenecks must be above 0, got 0, 1"),
+        ({"bottlenecks": (1e9, 1.0)}, "leave no channel of widths 16, 32"),
+        ({"se_ratio": -1.0}, "se_ratio must be 0 or more, got -1"),
+    ],
+)
+def test_what_cannot_be_built_names_the_values(changes: dict[str, object], said: str):
+    values = {"depths": (1, 1), "widths": (16, 32), "group_widths": (8, 8), "bottlenecks": (1.0, 1.0), **changes}
+    with pytest.raises(UsageError, match=said) as error:
+        Network(**values)
+    assert "Network(" not in str(error.value)
