@@ -214,4 +214,6 @@ def _open_emulated(bundle: Bundle, name: str) -> Session:
     precision = find_precision(variant.precision)
     if not isinstance(variant, OnnxVariant) or runs_as_typed(precision):
         return open_variant(bundle, name)
-    return open_onnx(emulate(bundle.read(variant.file), precision), device="cpu", exact=True)
+    session = open_onnx(emulate(bundle.read(variant.file), precision), device="cpu", exact=True)
+    session.runtime += ", which emulates its types,"
+    return session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +115,7 @@ def command(**options: Any) -> None:
         print_message(
             f"{refine}: {given.name} narrowed from 10^{given.log10_size:.1f} to 10^{refined.log10_size:.1f} networks "
             f"({given.degrees_of_freedom} to {refined.degrees_of_freedom} degrees of freedom) - "
-            f"next: regnet-deploy sweep --space {refine} --data DIR{_sweep_options(files[0])}"
+            f"next: regnet-deploy sweep --space {shlex.quote(str(refine))} --data DIR{_sweep_options(files[0])}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -171,7 +172,7 @@ def command(**options: Any) -> None:
                 "seconds": result.seconds,
             }
         )
-    print_message(f"{training.store}: {result} - next: regnet-deploy analyze {training.store}")
+    print_message(f"{training.store}: {result} - next: regnet-deploy analyze {shlex.quote(str(training.store))}")
 
 
 def _mmacs(options: dict[str, Any]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -251,7 +252,9 @@ def read_store(path: Path) -> Iterator[Store]:
         DataError: the file does not exist, or is not a store.
     """
     if not path.is_file():
-        raise DataError(f"no store of a sweep at {path}: `regnet-deploy sweep --store {path}` creates one")
+        raise DataError(
+            f"no store of a sweep at {path}: `regnet-deploy sweep --store {shlex.quote(str(path))}` creates one"
+        )
     with contextlib.closing(_connect(path)) as connection:
         yield Store(path, connection)
 
