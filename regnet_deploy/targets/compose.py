@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from regnet_deploy.bundle import MANIFEST
 from regnet_deploy.targets.packaged_variant import PackagedVariant
-from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, DeploymentSettings
+from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, LINGER_S, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
 
 #: Files that are copied unchanged.
@@ -34,7 +34,8 @@ def compose_files(subject: PackagedVariant, settings: DeploymentSettings) -> dic
     (project,) = load_yaml("compose/docker-compose.yaml")
     server = project["services"]["server"]
     server["image"] = _plain(settings.image)
-    server["command"] = [_plain(word) for word in settings.serve_options(linger=True)]
+    server["command"] = [_plain(word) for word in settings.serve_options(linger_s=LINGER_S)]
+    server["stop_grace_period"] = f"{settings.grace_s()}s"
     server["pids_limit"] = _PIDS + (settings.threads or 1) * (settings.executors or 1)
     if settings.gpu:
         server["mem_limit"] = "${SERVER_MEMORY:-8g}"  # CUDA and its libraries need more host memory

@@ -9,7 +9,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets.packaged_variant import PackagedVariant
-from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, DeploymentSettings
+from regnet_deploy.targets.settings import DEFAULT_MAX_BATCH, GRPC_LINGER_S, LINGER_S, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml
 from regnet_deploy.targets.triton import DEFAULT_DECODERS, REPOSITORY, place_for_triton, shared_memory_mib
 
@@ -30,7 +30,7 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     Raises:
         MissingExtra: PyYAML is not installed.
     """
-    http, grpc = _server(subject, settings), _over_grpc(_server(subject, settings))
+    http, grpc = _server(subject, settings, LINGER_S), _over_grpc(_server(subject, settings, GRPC_LINGER_S))
     manifests = {"inferenceservice.yaml": http, "inferenceservice-grpc.yaml": grpc}
     try:
         place_for_triton(subject)
@@ -73,14 +73,15 @@ def service_name(name: str, suffix: str = "") -> str:
     return plain[: 40 - len(suffix)].rstrip("-") + suffix
 
 
-def _server(subject: PackagedVariant, settings: DeploymentSettings) -> KubernetesManifest:
+def _server(subject: PackagedVariant, settings: DeploymentSettings, linger_s: int) -> KubernetesManifest:
     (manifest,) = load_yaml("kserve/inferenceservice.yaml")
     manifest["metadata"]["name"] = service_name(settings.name)
     predictor = manifest["spec"]["predictor"]
     predictor["minReplicas"] = predictor["maxReplicas"] = settings.replicas
     (container,) = predictor["containers"]
     container["image"] = settings.image
-    container["args"] = settings.serve_options(linger=True)
+    container["args"] = settings.serve_options(linger_s=linger_s)
+    predictor["terminationGracePeriodSeconds"] = settings.grace_s(linger_s)
     if settings.storage is not None:
         # The entrypoint of the image serves /bundle; KServe stores the bundle in another folder.
         container["command"] = ["regnet-deploy", "serve", MOUNT, "--host", "0.0.0.0"]
@@ -110,6 +111,8 @@ def _triton(subject: PackagedVariant, settings: DeploymentSettings) -> Kubernete
     predictor["minReplicas"] = predictor["maxReplicas"] = settings.replicas
     model = predictor["model"]
     model["image"] = settings.triton_image
+    model["args"].append(f"--exit-timeout-secs={settings.drain_s}")
+    predictor["terminationGracePeriodSeconds"] = settings.grace_s()  # its preStop lingers
     model["storageUri"] = f"{(settings.storage or DEFAULT_CLAIM).rstrip('/')}/{REPOSITORY}"
     batch = settings.max_batch or (subject.tuned.settings.batch if subject.tuned else DEFAULT_MAX_BATCH)
     shared_mib = shared_memory_mib(subject, settings.decoders or DEFAULT_DECODERS, batch)

@@ -22,6 +22,7 @@ def ray_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict[st
     application["args"] = _arguments(subject, settings)
     (deployment,) = application["deployments"]
     deployment["num_replicas"] = settings.replicas
+    deployment["graceful_shutdown_timeout_s"] = settings.drain_s
     options = application["args"]["options"]
     batch, executors, threads = options.get("batch", 8), options.get("executors", 1), options["threads"]
     deployment["max_ongoing_requests"] = max(deployment["max_ongoing_requests"], 2 * batch * executors)

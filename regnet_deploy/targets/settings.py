@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ DEFAULT_MAX_QUEUE = 128
 DEFAULT_DEADLINE_MS = 30_000.0
 #: Seconds for which a server still answers after SIGTERM, until load balancers send it no more requests.
 LINGER_S = 5
+#: The same where clients use gRPC: a connection lives for two fifths of it, so that each is replaced in time.
+GRPC_LINGER_S = 20
+#: Seconds that the server needs beyond those of its requests: to answer that a deadline passed, and to stop.
+_DRAIN_RESERVE_S, _STOP_S = 5, 10
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,22 @@ class DeploymentSettings:
         if self.storage is not None:
             _check_storage(self.storage)
 
-    def serve_options(self, *, linger: bool = False) -> list[str]:
+    @property
+    def drain_s(self) -> int:
+        """Seconds in which every request that was accepted is answered: its deadline passes before."""
+        return math.ceil((self.deadline_ms or DEFAULT_DEADLINE_MS) / 1000) + _DRAIN_RESERVE_S
+
+    def grace_s(self, linger_s: int = LINGER_S) -> int:
+        """Return the seconds from SIGTERM to the end of a server that lingers: what is to wait before SIGKILL."""
+        return linger_s + self.drain_s + _STOP_S
+
+    def serve_options(self, *, linger_s: int | None = None) -> list[str]:
         """Return the options of ``regnet-deploy serve BUNDLE`` that the user has set.
 
         The server takes the others from the result of ``tune`` in the bundle.
 
         Args:
-            linger: answer for :data:`LINGER_S` after SIGTERM.
+            linger_s: seconds to answer after SIGTERM; None: the server's default, and that of draining.
         """
         words = ["--name", self.name]
         given: dict[str, Any] = {
@@ -101,7 +115,7 @@ class DeploymentSettings:
         for option, value in given.items():
             if value is not None:
                 words += [option, f"{value:.15g}" if isinstance(value, float) else str(value)]
-        return [*words, "--linger", str(LINGER_S)] if linger else words
+        return words if linger_s is None else [*words, "--linger", str(linger_s), "--drain", str(self.drain_s)]
 
 
 def _check_storage(storage: str) -> None:

@@ -85,7 +85,8 @@ def test_the_server_gets_its_settings(subject):
     made = compose_files(subject(), DeploymentSettings(name="dogs", image="registry.example/r:1", threads=2, gpu=True))
     server = yaml.safe_load(made["docker-compose.yaml"])["services"]["server"]
     assert server["image"] == "registry.example/r:1"
-    assert server["command"] == ["--name", "dogs", "--threads", "2", "--linger", "5"]
+    assert server["command"] == ["--name", "dogs", "--threads", "2", "--linger", "5", "--drain", "35"]
+    assert server["stop_grace_period"] == "50s"
     assert server["mem_limit"] == "${SERVER_MEMORY:-8g}"
     assert "within 8 GB" in made["README.md"].decode()
     (device,) = server["deploy"]["resources"]["reservations"]["devices"]

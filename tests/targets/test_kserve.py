@@ -42,7 +42,7 @@ def test_the_server_is_an_inference_service_with_probes_and_ports(subject):
     assert manifest["spec"]["predictor"]["minReplicas"] == 3
     container = container_of(manifest)
     assert (container["name"], container["image"]) == ("kserve-container", "registry.example/r:1")
-    assert container["args"] == ["--name", "My.Dogs", "--threads", "2", "--linger", "5"]
+    assert container["args"] == ["--name", "My.Dogs", "--threads", "2", "--linger", "5", "--drain", "35"]
     assert "command" not in container  # the image's own: the bundle is in it
     assert container["ports"][0] == {"name": "http1", "containerPort": 8000, "protocol": "TCP"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/v2/health/ready", "port": 8000}
@@ -212,3 +212,21 @@ def test_the_typed_models_of_kserve_take_the_manifests(subject, tmp_path, kserve
     broken = tmp_path / "broken.yaml"
     broken.write_text(Path(paths[0]).read_text().replace("containerPort", "containerPrt").replace("storageUri", "uri"))
     assert subprocess.run([kserve_python, str(program), str(broken)], capture_output=True).returncode != 0
+
+
+@pytest.mark.parametrize("deadline_ms", [None, 120_000.0])
+def test_a_pod_has_the_time_to_linger_to_finish_its_requests_and_to_stop(subject, deadline_ms):
+    files = kserve_files(subject(), DeploymentSettings(deadline_ms=deadline_ms))
+    for name in ("inferenceservice.yaml", "inferenceservice-grpc.yaml"):
+        predictor = yaml.safe_load(files[name])["spec"]["predictor"]
+        (container,) = predictor["containers"]
+        seconds = {
+            option: float(container["args"][container["args"].index(option) + 1]) for option in ("--linger", "--drain")
+        }
+        assert seconds["--drain"] > (deadline_ms or 30_000) / 1000  # a request ends before it is cut off
+        assert predictor["terminationGracePeriodSeconds"] > sum(seconds.values()) + 5
+    assert seconds["--linger"] == 20  # over gRPC
+    predictor = yaml.safe_load(files["inferenceservice-triton.yaml"])["spec"]["predictor"]
+    (exit_s,) = (word.split("=")[1] for word in predictor["model"]["args"] if word.startswith("--exit-timeout-secs="))
+    before = predictor["model"]["lifecycle"]["preStop"]["exec"]["command"][1]
+    assert predictor["terminationGracePeriodSeconds"] > float(exit_s) + float(before)

@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.targets.output_folder import write_folders
@@ -67,6 +69,33 @@ def test_the_application_opens_nothing_where_it_is_imported(subject):
     tree = ast.parse(ray_files(subject(), DeploymentSettings())["app.py"])
     imported = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
     assert imported == ["ray"]
+
+
+def test_an_empty_token_of_the_environment_is_refused_where_a_replica_starts(subject, exported_bundle, monkeypatch):
+    """Ray is not asked: an application that the decorators only pass on is what its replica calls."""
+    made = []
+    serve = SimpleNamespace(
+        deployment=lambda **options: lambda server: SimpleNamespace(bind=lambda: server),
+        ingress=lambda application: lambda server: made.append(application) or server,
+    )
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
+    files = ray_files(subject(threads=1), DeploymentSettings(threads=1))
+    module = {}
+    exec(compile(files["app.py"], "app.py", "exec"), module)
+    module["build"](yaml.safe_load(files["config.yaml"])["applications"][0]["args"])
+    (application,) = made
+    for token in ("", " ", "short", "geh\u00e9im-0123456789abcdef"):
+        monkeypatch.setenv("REGNET_DEPLOY_TOKEN", token)
+        with pytest.raises(UsageError, match="the token in REGNET_DEPLOY_TOKEN must be 16 or more"):
+            application()
+    monkeypatch.setenv("REGNET_DEPLOY_TOKEN", "0123456789abcdef")
+    application()
+
+
+def test_a_replica_has_the_time_to_finish_its_requests(subject):
+    for deadline_ms, seconds in ((None, 35), (90_000.0, 95)):
+        (application,) = config_of(subject, deadline_ms=deadline_ms)["applications"]
+        assert application["deployments"][0]["graceful_shutdown_timeout_s"] == seconds
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def test_the_server_has_every_option_that_it_is_told():
         max_queue=1,
         deadline_ms=1.0,
         max_delay_ms=1.0,
-    ).serve_options(linger=True)
+    ).serve_options(linger_s=5)
     known = {option for parameter in command.params for option in parameter.opts}
     assert {word for word in every if word.startswith("--")} <= known
 
