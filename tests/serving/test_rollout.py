@@ -240,11 +240,11 @@ def server_in_flight(server: Server) -> float:
     return next(float(line.split()[1]) for line in lines if line.startswith("regnet_deploy_in_flight_requests "))
 
 
-def test_what_the_parent_has_ignored_stays_ignored(_exported: Path):
+def test_what_the_parent_has_ignored_stays_ignored(start: Callable[..., Server]):
     """As nohup does with SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        server = Server(_exported)
+        server = start()
     finally:
         signal.signal(signal.SIGHUP, before)
     server.process.send_signal(signal.SIGHUP)

@@ -89,7 +89,8 @@ def test_a_pod_that_is_to_end_answers_until_nothing_sends_it_requests(subject):
             assert predictor["model"]["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "5"]
         else:
             arguments = container_of(manifest)["args"]
-            assert arguments[arguments.index("--linger") + 1] == "5"
+            over_grpc = "--grpc-port" in arguments
+            assert arguments[arguments.index("--linger") + 1] == ("20" if over_grpc else "5")
 
 
 def test_every_pod_is_scraped_where_its_metrics_are(subject):
