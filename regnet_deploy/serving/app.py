@@ -163,7 +163,7 @@ class _Endpoints:
             return Response(*_page(self._page))
         read_query(request.scope)
         url = f"{request.url.scheme}://{request.url.netloc}{request.scope.get('root_path', '')}"
-        name = next(iter(self._models.names()), "MODEL")
+        name = next((model.name for model in self._models.all()), "MODEL")
         path = f"/v2/models/{name}"
         return _json(
             {
