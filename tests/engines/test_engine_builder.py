@@ -1,4 +1,9 @@
 import hashlib
+import os
+import re
+import signal
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -6,14 +11,15 @@ import pytest
 from bundle_parts import calibration, engine, engine_variant, onnx_variant
 
 from regnet_deploy.bundle import open_bundle, update_bundle
-from regnet_deploy.bundle.engine_options import EngineOptions
+from regnet_deploy.bundle.engine_options import EngineOptions, rtx_capabilities
 from regnet_deploy.engines.builder_log import BuilderLog
 from regnet_deploy.engines.engine_builder import EngineSource, build_engine, build_plan, rebuild_engine
 from regnet_deploy.engines.gpu import find_gpu
-from regnet_deploy.engines.inspection import is_squeeze_excitation
+from regnet_deploy.engines.inspection import check_types, is_squeeze_excitation
 from regnet_deploy.engines.library import Library, find_library
 from regnet_deploy.engines.session import EngineSession
-from regnet_deploy.errors import ProofError, UsageError
+from regnet_deploy.errors import ProofError, RegnetDeployError, UsageError
+from regnet_deploy.progress import NoProgress
 from regnet_deploy.runtimes.runtime import open_onnx
 
 FOUR = EngineOptions.up_to(4)
@@ -253,3 +259,255 @@ def test_on_a_gpu_an_engine_is_built_in_its_types_and_gives_the_logits_of_the_fi
     for _ in range(3):  # plain, captured, replayed
         assert np.abs(built.session.run(images) - wanted).max() < bound * max(1.0, np.abs(wanted).max())
     assert built.session.uncaptured == {}
+
+
+# TensorRT-RTX really builds; what it cannot do without a GPU is driven through the fake of TensorRT 10 and 11.
+
+
+SIDE = 32
+
+
+def with_capabilities(*capabilities):
+    return EngineOptions.up_to(4, compute_capabilities=capabilities)
+
+
+@pytest.mark.parametrize("kind", ["x", "y"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int8-1x1", "fp8-1x1"])
+def test_tensorrt_rtx_builds_every_precision_and_its_convolutions_compute_in_the_type_asked(
+    rtx, onnx_of, types_of, precision, kind
+):
+    options = with_capabilities(*rtx_capabilities(precision))
+    built = build_plan(rtx, None, onnx_of(precision, kind), SIDE, options)
+    asked = types_of(precision, kind)
+    checked = check_types(asked, built.layers)
+    # A gate of two channels may become a few multiplications in a generated kernel, which is no convolution any more.
+    assert all(name.endswith("se.f_ex.2") for name in checked.unaccounted)
+    found = [asked[name] for name in asked if name not in checked.unaccounted]
+    assert checked.counts == {type_: found.count(type_) for type_ in set(found)}
+
+
+def test_a_file_of_another_precision_than_asked_is_found_in_the_engine(rtx, onnx_of, types_of):
+    built = build_plan(rtx, None, onnx_of("fp32"), SIDE, FOUR)
+    asked = types_of("fp16")
+    with pytest.raises(ProofError, match=rf"of {len(asked)} convolutions do not .*\(fp16 required, fp32 built\)"):
+        check_types(asked, built.layers)
+
+
+def test_int8_that_the_builder_does_not_fuse_and_computes_in_fp16_is_found(rtx, onnx_of, types_of):
+    """Scales of one element where scalars belong: the parser takes them and the fusion does not know them."""
+    import onnx
+
+    model = onnx.load_from_string(onnx_of("int8"))
+    for constant in model.graph.initializer:
+        if not constant.dims:
+            constant.dims.append(1)
+    built = build_plan(rtx, None, model.SerializeToString(), SIDE, FOUR)
+    with pytest.raises(ProofError, match=r"convolutions do not .* stem\.conv \(int8 required, fp16 built\)"):
+        check_types(types_of("int8"), built.layers)
+
+
+#: What TensorRT-RTX has no kernels for: its own words, in part.
+REFUSED = {
+    ("fp32", "7.5"): "FP32 GEMM is not supported",
+    ("bf16", "7.5"): "HW-specific datatypes: b16",
+    **{("fp8-1x1", one): "HW-specific datatypes: fp8" for one in ("7.5", "8.0", "8.6")},
+}
+
+
+@pytest.mark.parametrize("capability", ["7.5", "8.0", "8.6", "8.9", "12.0", "12.1"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16", "int8", "int8-1x1", "fp8-1x1"])
+def test_tensorrt_rtx_builds_for_every_gpu_or_says_why_not(rtx, onnx_of, precision, capability):
+    options, onnx = with_capabilities(capability), onnx_of(precision)
+    reason = REFUSED.get((precision, capability))
+    if reason is None:
+        assert len(build_plan(rtx, None, onnx, SIDE, options).plan) > 10_000
+    else:
+        with pytest.raises(RegnetDeployError, match=reason) as caught:
+            build_plan(rtx, None, onnx, SIDE, options)
+        assert "\n" not in str(caught.value)
+        assert ".cpp" not in str(caught.value)
+
+
+def test_every_gpu_that_tensorrt_rtx_knows_is_among_these(rtx):
+    known = {name for name in rtx.module.ComputeCapability.__members__ if name.startswith("SM")}
+    assert known == {"SM75", "SM80", "SM86", "SM89", "SM120", "SM121"}
+
+
+def test_a_gpu_that_tensorrt_rtx_does_not_build_for_is_one_line(rtx, onnx_of):
+    with pytest.raises(UsageError, match=r"does not build for compute capability 9\.0; it builds for 7\.5, 8\.0"):
+        build_plan(rtx, None, onnx_of(), SIDE, with_capabilities("9.0"))
+
+
+def test_int8_with_zero_points_is_onnx_runtimes_alone(rtx, onnx_of):
+    with pytest.raises(RegnetDeployError, match=r"does not parse the network: .*[Zz]ero point"):
+        build_plan(rtx, None, onnx_of("int8-cpu"), SIDE, FOUR)
+
+
+def test_what_the_parser_refuses_is_one_line_with_the_node(rtx, onnx_of):
+    broken = onnx_of().replace(b"Sigmoid", b"Sigmoxd")
+    with pytest.raises(RegnetDeployError, match=r"does not parse the network: s1\.b1\.f\.se\.f_ex\.3: ") as caught:
+        build_plan(rtx, None, broken, SIDE, FOUR)
+    assert str(caught.value).count("f_ex.3") <= 3
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_onnx_is_one_line(rtx):
+    with pytest.raises(RegnetDeployError, match="does not parse the network: the file: "):
+        build_plan(rtx, None, b"not onnx", SIDE, FOUR)
+
+
+def test_a_build_that_fails_gives_the_reason_of_the_error_recorder(rtx, onnx_of):
+    with pytest.raises(RegnetDeployError, match=r"does not build the network: .*profile has min=24.*tensor has 32"):
+        build_plan(rtx, None, onnx_of(), 24, FOUR)
+
+
+def test_progress_has_the_phases_of_the_build(rtx, onnx_of, recorded_progress):
+    recorded_progress.step("building")
+    build_plan(rtx, None, onnx_of(), SIDE, FOUR, recorded_progress)
+    notes = [note for *_, note in recorded_progress.updates]
+    assert notes
+    assert all(re.fullmatch(r".+ \(\d+\)", note) for note in notes)
+
+
+class Interrupting(NoProgress):
+    """Ctrl-C, which reaches the main thread, while the build runs in another."""
+
+    def update(self, completed, total=None, note=""):
+        assert threading.current_thread() is not threading.main_thread()
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+class Failing(NoProgress):
+    def update(self, completed, total=None, note=""):
+        raise BrokenPipeError("nobody listens")
+
+
+def test_ctrl_c_in_the_middle_ends_a_build_of_tensorrt_rtx(rtx, onnx_of):
+    with pytest.raises(KeyboardInterrupt):
+        build_plan(rtx, None, onnx_of(), SIDE, FOUR, Interrupting())
+    assert len(build_plan(rtx, None, onnx_of(), SIDE, FOUR).plan) > 10_000  # the next one is not disturbed
+
+
+def test_what_progress_raises_ends_the_build_and_is_raised(rtx, onnx_of):
+    with pytest.raises(BrokenPipeError, match="nobody listens"):
+        build_plan(rtx, None, onnx_of(), SIDE, FOUR, Failing())
+
+
+def test_ctrl_c_in_the_middle_cancels_the_build_through_the_monitor(machine, onnx_of, tmp_path):
+    asked = []
+
+    def step():
+        asked.append(1)
+        if len(asked) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.001)
+
+    machine.trt.step, machine.trt.steps = step, 100_000
+    path = tmp_path / "h100.timing"
+    with pytest.raises(KeyboardInterrupt):
+        machine.build(onnx_of(), timing_cache=path)
+    assert len(asked) < 100_000
+    assert not path.exists()
+
+
+def test_tensorrt_builds_strongly_typed_with_what_the_options_say(machine, onnx_of):
+    options = EngineOptions(2, 16, 1, 2**28, 4, version_compatible=True, hardware_compatible="ampere+")
+    machine.build(onnx_of(), options)
+    (config,) = machine.trt.built
+    flags = {flag.name for flag in config._flags}
+    assert flags == {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"}  # and no TF32, and no precision
+    assert config._pools == {"WORKSPACE": 2**28}
+    assert config.builder_optimization_level == 4
+    assert config.profiling_verbosity.name == "DETAILED"
+    assert config.hardware_compatibility_level.name == "AMPERE_PLUS"
+    assert config._profiles[0]._shapes == {"images": tuple((batch, 3, SIDE, SIDE) for batch in (1, 2, 16))}
+
+
+def test_strong_typing_is_asked_for_by_name_whatever_its_number(machine, onnx_of, monkeypatch):
+    flags = []
+    create = machine.trt.Builder.create_network
+    monkeypatch.setattr(
+        machine.trt.Builder, "create_network", lambda self, flag: flags.append(flag) or create(self, flag)
+    )
+    machine.build(onnx_of())
+    assert flags == [1 << {"10": 1, "11": 0}[machine.trt.__version__[:2]]]
+    monkeypatch.delattr(machine.trt, "NetworkDefinitionCreationFlag")
+    machine.trt.NetworkDefinitionCreationFlag = type("NetworkDefinitionCreationFlag", (), {})  # one without it
+    machine.build(onnx_of())
+    assert flags[1:] == [0]
+
+
+def test_tf32_stays_on_where_it_is_asked_for(machine, onnx_of):
+    machine.build(onnx_of(), EngineOptions.up_to(4, tf32=True))
+    assert {flag.name for flag in machine.trt.built[0]._flags} == {"TF32"}
+
+
+def test_options_of_the_other_runtime_are_one_line(machine, rtx, onnx_of):
+    with pytest.raises(UsageError, match="for tensorrt-rtx only"):
+        machine.build(onnx_of(), with_capabilities("8.9"))
+    with pytest.raises(UsageError, match="hardware_compatible is an option of tensorrt"):
+        build_plan(rtx, None, onnx_of(), SIDE, EngineOptions.up_to(4, hardware_compatible="ampere+"))
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "OutOfMemory (Requested size was 8589934592 bytes.)",
+        "Cuda Runtime (out of memory)",
+        "Requested amount of GPU memory (2147483648 bytes) could not be allocated.",
+    ],
+)
+def test_memory_that_runs_out_in_a_build_is_one_line_that_says_so(machine, onnx_of, reason):
+    machine.trt.error = reason
+    with pytest.raises(RegnetDeployError) as caught:
+        machine.build(onnx_of())
+    line = str(caught.value)
+    assert "the GPU's memory is too small or in use: NVIDIA H100 80GB HBM3 has 80.0 GiB; stop other programs" in line
+    assert reason.split("(")[0].strip() in line
+    assert "\n" not in line
+
+
+def test_a_gpu_that_is_full_is_found_before_the_build(machine, onnx_of, monkeypatch):
+    monkeypatch.setattr("regnet_deploy.engines.engine_builder.free_memory", lambda: 10_000)
+    with pytest.raises(
+        UsageError, match=r"H100 80GB HBM3 has 0 MiB of its 81920 MiB free and the weights and a batch of 4"
+    ):
+        machine.build(onnx_of())
+    assert machine.trt.built == []
+    monkeypatch.setattr("regnet_deploy.engines.engine_builder.free_memory", lambda: None)  # the driver does not tell
+    assert machine.build(onnx_of())
+
+
+def test_a_driver_that_cannot_be_used_is_one_line(machine, onnx_of):
+    machine.trt.starts = False
+    with pytest.raises(RegnetDeployError, match="does not start: CUDA initialization failure with error: 35"):
+        machine.build(onnx_of())
+
+
+def test_a_failure_without_a_reason_says_so(machine, onnx_of):
+    machine.trt.Builder.build_serialized_network = lambda self, network, config: None
+    with pytest.raises(RegnetDeployError, match="does not build the network: no reason given"):
+        machine.build(onnx_of())
+
+
+def test_timings_are_kept_and_used_by_the_next_build(machine, onnx_of, tmp_path, recorded_progress):
+    path = tmp_path / "cache" / "h100.timing"
+    recorded_progress.step("building")
+    machine.build(onnx_of("fp32"), progress=recorded_progress, timing_cache=path)
+    first = path.read_bytes()
+    machine.build(onnx_of("fp16"), progress=recorded_progress, timing_cache=path)
+    assert len(machine.trt.built[1]._cache._entries) == 2  # those of the first build, and its own
+    assert path.read_bytes() != first
+    assert recorded_progress.messages == []
+
+
+def test_tensorrt_rtx_is_not_asked_for_timings(rtx, onnx_of, tmp_path):
+    path = tmp_path / "rtx.timing"
+    build_plan(rtx, None, onnx_of(), SIDE, FOUR, timing_cache=path)
+    assert not path.exists()
+
+
+def test_a_library_of_another_version_with_the_same_interface_builds(fakes, h100, onnx_of, monkeypatch):
+    monkeypatch.setattr("regnet_deploy.engines.engine_builder.free_memory", lambda: None)
+    library = Library(fakes.fake_tensorrt("11.0.0.114"), "tensorrt")
+    assert build_plan(library, h100, onnx_of(), SIDE, FOUR).plan
