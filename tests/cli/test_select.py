@@ -103,7 +103,7 @@ def test_the_picture_is_written(cli, tmp_path, suffix):
         (["--gflops", 4, "--group-width", "3:5", "--group-multiple", 8], "no group width from 3 to 5"),
         (["--gflops", 4, "--max-params", 1], "no candidate has at most 1 M parameters"),
         (["--gflops", 4, "--plot", "a.gif"], "a figure is written as .png, .svg or .pdf, got a.gif"),
-        (["--gflops", 4, "--plot", "no/a.png"], "there is no folder no for the figure"),
+        (["--gflops", 4, "--plot", "no/a.png"], "there is no folder no for a.png"),
         (["--published", "RegNetX-4.0GF", "--depth", "20"], "--depth applies to a search"),
         (["--published", "RegNetX-4.0GF", "--plot", "a.png"], "--plot applies to a search"),
         (["--published", "RegNetX-4.0GF", "--evidence", "a.sweep"], "--evidence applies to a search"),

@@ -9,6 +9,7 @@ import pytest
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import UsageError
+from regnet_deploy.targets import output_folder
 from regnet_deploy.targets import package as module
 from regnet_deploy.targets.package import TARGETS, package
 from regnet_deploy.targets.settings import DeploymentSettings
@@ -47,14 +48,14 @@ def test_nothing_is_written_where_one_target_cannot_be(exported_bundle, tmp_path
 
 
 def test_nothing_is_written_where_the_second_folder_cannot_be(exported_bundle, tmp_path, monkeypatch):
-    write, out = Path.write_bytes, tmp_path / "out"
+    write, out = output_folder.write_whole, tmp_path / "out"
 
-    def full(path: Path, data: bytes) -> int:
+    def full(path: Path, data: bytes) -> None:
         if path.name == "docker-compose.yaml":
             raise OSError(28, "No space left on device")
-        return write(path, data)
+        write(path, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(output_folder, "write_whole", full)
     with pytest.raises(UsageError, match="No space left on device; nothing was changed"):
         package(open_bundle(exported_bundle), ["ray", "compose"], DeploymentSettings(), out)
     assert not list(out.iterdir())
