@@ -9,6 +9,7 @@ import shutil
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 
+#: Seconds without a line after which long work says how far it is, where stderr is no terminal.
+QUIET_S = 30.0
+
+
 def print_json(data: Any) -> None:
     """Print one JSON document to stdout."""
     click.echo(json.dumps(data, indent=2, allow_nan=False))
@@ -30,7 +35,8 @@ def print_json(data: Any) -> None:
 def print_message(text: str) -> None:
     """Print one line to stderr, if it can be written.
 
-    A terminal gets it wrapped between words, and the command after ``next:`` on a line of its own, to be copied.
+    A terminal gets it wrapped between words, and the command after ``next:`` on a line of its own, to be copied. While
+    a progress bar is shown, the line is above it.
     """
     if not sys.stderr.isatty():
         echo_message(text)
@@ -141,10 +147,7 @@ def _print_paragraphs(title: str, columns: Sequence[str], rows: Sequence[Sequenc
 
 
 class TerminalProgress:
-    """A :class:`regnet_deploy.progress.Progress` on stderr: one progress bar at a time, messages above it.
-
-    Where stderr is not a terminal there is no bar, and messages are plain lines.
-    """
+    """A :class:`regnet_deploy.progress.Progress` at a terminal: one progress bar at a time, messages above it."""
 
     def __init__(self, display: RichProgress) -> None:
         self._display = display
@@ -164,32 +167,98 @@ class TerminalProgress:
 
     def message(self, line: str) -> None:
         """Print one line to stderr, above the bar."""
-        if self._display.disable:
+        console = self._display.console
+        console.print(wrap_words(line, console.width), markup=False, highlight=False, soft_wrap=True)
+
+
+class LineProgress:
+    """A :class:`regnet_deploy.progress.Progress` where stderr is no terminal: messages are plain lines.
+
+    Where nothing has been printed for ``quiet_s``, a line tells how far the step is: a log shows that the work goes on.
+    """
+
+    def __init__(self, quiet_s: float) -> None:
+        self._quiet_s = quiet_s
+        self._lock = threading.Lock()
+        self._printed = self._begun = time.monotonic()
+        self._description, self._note = "working", ""
+        self._completed: float | None = None
+        self._total: float | None = None
+
+    def step(self, description: str, total: float | None = None) -> None:
+        """Begin the next step."""
+        with self._lock:
+            self._description, self._note, self._completed, self._total = description, "", None, total
+            self._begun = time.monotonic()
+
+    def update(self, completed: float, total: float | None = None, note: str = "") -> None:
+        """Note how far the step is."""
+        with self._lock:
+            self._completed, self._note = completed, note
+            self._total = self._total if total is None else total
+
+    def message(self, line: str) -> None:
+        """Print one line to stderr."""
+        with self._lock:
+            self._printed = time.monotonic()
             print_message(line)
-        else:
-            self._display.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def print_when_quiet(self, ended: threading.Event) -> None:
+        """Print a line whenever nothing has been printed for long, until the event is set; run by a thread."""
+        while not ended.wait(max(0.0, self._printed + self._quiet_s - time.monotonic())):
+            with self._lock:
+                now = time.monotonic()
+                if now - self._printed >= self._quiet_s:
+                    self._printed = now
+                    print_message(self._line(now - self._begun))
+
+    def _line(self, seconds: float) -> str:
+        done = "" if self._completed is None else f" {self._completed:,.0f}"
+        if done and self._total is not None:
+            done += f" of {self._total:,.0f}"
+        note = f", {self._note}" if self._note else ""
+        return f"{self._description}:{done}{note}{',' if done or note else ''} after {seconds:.0f} s"
 
 
 @contextlib.contextmanager
-def terminal_progress() -> Iterator[TerminalProgress]:
-    """Show progress on stderr while the context is open."""
+def terminal_progress() -> Iterator[TerminalProgress | LineProgress]:
+    """Show progress on stderr while the context is open: a bar at a terminal, else a line now and then."""
+    if not sys.stderr.isatty() or os.environ.get("TERM") in ("dumb", "unknown"):
+        lines, ended = LineProgress(QUIET_S), threading.Event()
+        thread = threading.Thread(target=lines.print_when_quiet, args=(ended,), daemon=True)
+        thread.start()
+        try:
+            yield lines
+        finally:
+            ended.set()
+            thread.join()
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
 
-    console = Console(stderr=True)
-    display = RichProgress(
+    with bar_display(Console(stderr=True)) as display:
+        yield TerminalProgress(display)
+
+
+def bar_display(console: Console) -> RichProgress:
+    """Return a progress bar with its numbers in full; the note beside it is cut where the terminal is narrow."""
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+    from rich.table import Column
+    from rich.text import Text
+
+    class NoteColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+    return RichProgress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-        TimeRemainingColumn(),
+        BarColumn(bar_width=10, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        NoteColumn(),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=console,
-        disable=not console.is_terminal,
         transient=True,
     )
-    with display:
-        yield TerminalProgress(display)
 
 
 def limit_thread_spinning() -> None:

@@ -12,8 +12,6 @@ import os
 import sys
 from typing import TextIO
 
-import click
-
 
 def open_closed_streams() -> None:
     """Lead standard streams that are closed (``2>&-``) to /dev/null.
@@ -45,7 +43,8 @@ def escape_what_cannot_be_shown() -> None:
 def echo_message(text: str) -> None:
     """Print a line to stderr, if it can be written."""
     with contextlib.suppress(OSError):
-        click.echo(text, err=True)
+        # Not click.echo: it writes past the stream that a progress bar puts in place of stderr, onto the line of the bar.
+        print(text, file=sys.stderr, flush=True)
 
 
 def discard(stream: TextIO) -> None:

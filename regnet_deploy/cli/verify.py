@@ -10,7 +10,7 @@ import click
 from regnet_deploy.api.variants import verify
 from regnet_deploy.bundle import repair_bundle
 from regnet_deploy.cli.options import bundle_argument, json_option
-from regnet_deploy.cli.output import print_json, print_message, print_table
+from regnet_deploy.cli.output import print_json, print_message, print_table, terminal_progress
 from regnet_deploy.errors import BundleError, ProofError
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def command(bundle_path: str, repair: bool, as_json: bool) -> None:
     repaired = repair_bundle(bundle_path) if repair else None
     if repaired is not None:
         print_message(f"repaired: {repaired}")
-    checks = verify(bundle_path)
+    with terminal_progress() as progress:
+        progress.step("checks")
+        checks = verify(bundle_path)
     if as_json:
         failed = [check.subject for check in checks if check.outcome in ("damaged", "disagrees")]
         print_json({"bundle": bundle_path, "ok": not failed, "checks": [check.to_json() for check in checks]})

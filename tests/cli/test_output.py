@@ -11,7 +11,9 @@ from rich.progress import TextColumn
 
 from regnet_deploy.cli import output
 from regnet_deploy.cli.output import (
+    LineProgress,
     TerminalProgress,
+    bar_display,
     combined_error,
     print_message,
     print_table,
@@ -102,6 +104,76 @@ def test_where_stderr_is_no_terminal_only_messages_are_printed(capfd: Any) -> No
         progress.update(1, note="loss 0.5")
         progress.message("a [line] of text")
     assert capfd.readouterr() == ("", "a [line] of text\n")
+
+
+def test_where_stderr_is_no_terminal_a_quiet_step_says_how_far_it_is(capfd: Any) -> None:
+    progress, ended = LineProgress(0.0), threading.Event()
+
+    def lines() -> list[str]:
+        """Return what is said of the step once, and the text without its seconds."""
+        with pytest.raises(Ended):
+            progress.print_when_quiet(Once())
+        return re.sub(r"after \d+ s", "after n s", capfd.readouterr().err).splitlines()
+
+    class Ended(Exception):
+        pass
+
+    class Once(threading.Event):
+        """Not set the first time, and then the end of the test."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if self.is_set():
+                raise Ended
+            self.set()
+            return False
+
+    assert lines() == ["working: after n s"]
+    progress.step("checking images", 50_000)
+    assert lines() == ["checking images: after n s"]
+    progress.update(12_000)
+    assert lines() == ["checking images: 12,000 of 50,000, after n s"]
+    progress.step("settings tried")
+    progress.update(3, note="1,234 images/s")
+    assert lines() == ["settings tried: 3, 1,234 images/s, after n s"]
+    progress.update(4, 9)
+    assert lines() == ["settings tried: 4 of 9, after n s"]
+    ended.set()
+    progress.print_when_quiet(ended)  # ends at once
+
+
+def test_a_line_within_the_time_is_sign_enough(capfd: Any) -> None:
+    progress, ended = LineProgress(3600.0), threading.Event()
+    thread = threading.Thread(target=progress.print_when_quiet, args=(ended,))
+    thread.start()
+    progress.step("epoch 1/2", 2)
+    progress.message("a [line] of text")
+    ended.set()
+    thread.join()
+    assert capfd.readouterr() == ("", "a [line] of text\n")
+
+
+def test_nothing_is_left_of_the_thread_that_prints(capfd: Any) -> None:
+    before = threading.active_count()
+    with terminal_progress():
+        assert threading.active_count() == before + 1
+    assert threading.active_count() == before
+
+
+def test_lines_printed_beside_a_bar_are_above_it(stream: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", stream)
+    with bar_display(Console(file=stream, force_terminal=True, width=60, no_color=True)) as display:
+        progress = TerminalProgress(display)
+        progress.step("epoch 1/2", 1234)
+        progress.update(567, note="loss 0.123, val top-1 50.0%, 1,234 images/s")
+        display.refresh()
+        print_message("printed")
+        progress.message("a message of " + "several words " * 5)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue().replace("\x1b[2K", "<clear>"))
+    assert "<clear>printed\n" in shown
+    assert "<clear>a message of several words several words several words\nseveral words several words\n" in shown
+    assert " 567/1234 " in shown  # the numbers are not cut in favor of the note
+    assert "loss 0.1" in shown
 
 
 @pytest.fixture
