@@ -24,6 +24,7 @@ LOCAL = "local"
 RETRIES = 3
 _POLL_S = 1.0
 _CONNECT_TIMEOUT_S = 5.0
+_START_ERRORS = (OSError, ValueError, RuntimeError)  # TimeoutError and ConnectionError are of OSError
 _REQUIREMENT = "every machine needs the same Python with regnet-deploy[sweep,ray] installed"
 
 
@@ -156,8 +157,17 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         options |= {"address": address}
     try:
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except Exception as error:
+        # Ray raises a plain Exception where it does not start in time.
+        if type(error) is not Exception and not isinstance(error, (*_START_ERRORS, ray.exceptions.RayError)):
+            raise
+        ray.shutdown()
         reason = " ".join(str(error).split()) or type(error).__name__
+        if address == LOCAL:
+            raise UsageError(
+                f"cannot start Ray on this machine: {reason:.300}; where the machine is busy, run the same command "
+                "again, or without --ray"
+            ) from None
         raise UsageError(
             f"cannot connect to Ray at {address}: {reason:.300}; check that it runs, and whether it requires a token "
             "(RAY_AUTH_MODE=token); --ray without an address starts Ray on this machine"

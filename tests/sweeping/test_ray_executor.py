@@ -175,6 +175,31 @@ def test_an_invalid_address_is_one_line(ray: Any, run: Run, trials: list[Trial],
         run(RayExecutor(address), trials)
 
 
+@pytest.mark.parametrize("kind", [Exception, TimeoutError, "RaySystemError"])
+def test_a_ray_that_does_not_start_in_time_is_one_line(
+    ray: Any, run: Run, trials: list[Trial], monkeypatch: pytest.MonkeyPatch, kind: type[Exception] | str
+) -> None:
+    def too_slow(**_: object) -> None:
+        raised = getattr(ray.exceptions, kind) if isinstance(kind, str) else kind
+        raise raised("The current node timed out during startup.\nThis could happen because")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    with pytest.raises(UsageError, match=r"^cannot start Ray on this machine: .*timed out during startup") as error:
+        run(RayExecutor(), trials)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_the_call_of_ray_keeps_its_traceback(
+    ray: Any, run: Run, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def mistaken(**_: object) -> None:
+        raise TypeError("init() got an unexpected keyword argument")
+
+    monkeypatch.setattr(ray, "init", mistaken)
+    with pytest.raises(TypeError):
+        run(RayExecutor(), trials)
+
+
 @pytest.mark.slow
 def test_an_executor_that_is_closed_leaves_nothing_running(
     ray: Any, trials: list[Trial], images: SweepImages, recipe: Recipe, execution: Execution

@@ -47,6 +47,16 @@ def test_without_warm_up_the_first_rate_is_the_highest() -> None:
     assert Recipe(batch_size=128, warmup_epochs=0).learning_rate(0) == pytest.approx(0.1)
 
 
+def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said():
+    wished = Recipe(batch_size=512)
+    fitted = wished.fitted(60)
+    assert fitted.batch == 60
+    assert fitted.learning_rate(20) == Recipe(batch_size=60).fitted(60).learning_rate(20)
+    assert "512 is more than the 60 training images" in (wished.oversized_batch(60) or "")
+    assert wished.oversized_batch(512) is None
+    assert Recipe().oversized_batch(2) is None
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,25 @@ def test_the_same_run_gives_the_same_weights_whoever_loads(
     assert len(set(digests)) == 1
     other = train.train(bundle.path, data, dataclasses.replace(recipe, seed=1), options, recorded_progress)
     assert other.files[FILE].sha256 != digests[0]
+
+
+def test_the_default_execution_gives_the_same_weights_however_long_its_steps_take(
+    bundle: Bundle, data: Path, recipe: Recipe, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = TrainOptions(ExecutionRequest("cpu", threads=1), restart=True)
+    files = {train.train(bundle.path, data, recipe, options, recorded_progress).files[FILE]}
+    step, taken = Trainer.step, [0]
+
+    def slower(self: Trainer, batch: object, rate: float) -> object:
+        taken[0] += 1
+        time.sleep(0.01)  # as on a machine that is busy just now
+        return step(self, batch, rate)
+
+    monkeypatch.setattr(Trainer, "step", slower)
+    files.add(train.train(bundle.path, data, recipe, options, recorded_progress).files[FILE])
+    assert len(files) == 1
+    assert taken[0] == 9  # no step but those of the run
+    assert "running steps in fp32, channels_last on cpu with 1 thread" in recorded_progress.text
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 5, 8])
