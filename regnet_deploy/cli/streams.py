@@ -43,7 +43,7 @@ def escape_what_cannot_be_shown() -> None:
 def echo_message(text: str) -> None:
     """Print a line to stderr, if it can be written."""
     with contextlib.suppress(OSError):
-        # Not click.echo: it writes past the stream that a progress bar puts in place of stderr, onto the line of the bar.
+        # Not click.echo, which writes past the stream that a progress bar puts in place of stderr: onto its line.
         print(text, file=sys.stderr, flush=True)
 
 
