@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train the network on a folder of images.",
     "profile": "Count MACs and parameters, and measure latency.",
     "export": "Export to ONNX and TensorRT, and prove the result.",
+    "export-weights": "Write the weights for timm, torchvision, pycls or transformers.",
     "engines": "List or build TensorRT engines.",
     "verify": "Check all files and exported networks of a bundle.",
     "predict": "Classify images.",

@@ -39,6 +39,7 @@ OTHERS = {
     ("predict", "paths"),
     *(("import", option) for option in ("file", "--labels", "--output")),
     ("select", "--output"),
+    ("export-weights", "--output"),  # needs weights: tests/importing/test_export_weights.py
     ("select", "--evidence"),
     ("package", "--output"),
     ("train", "--run-dir"),

@@ -1,0 +1,46 @@
+"""``regnet-deploy export-weights``: writes the weights of a bundle for another library."""
+
+from __future__ import annotations
+
+import click
+
+from regnet_deploy.cli.options import bundle_argument, json_option
+from regnet_deploy.cli.output import print_json, print_message
+from regnet_deploy.errors import require
+
+_TARGETS = ("timm", "torchvision", "pycls", "transformers")
+
+
+@click.command()
+@bundle_argument
+@click.option("--to", "target", required=True, type=click.Choice(_TARGETS), help="Library that will load the weights.")
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    required=True,
+    type=click.Path(),
+    help="File to write: .safetensors, or .pth for a file of torch.save.",
+)
+@json_option
+def command(bundle_path: str, target: str, output: str, as_json: bool) -> None:
+    """Write the weights of a BUNDLE with the names of another library, which loads them with strict=True.
+
+    The weights of pycls take the channels of an image as blue, green, red, as its loader gives them. The input is
+    normalized as `regnet-deploy show` says.
+
+    \b
+    Example:
+      regnet-deploy export-weights my-bundle --to timm -o my-net.safetensors
+      regnet-deploy export-weights --to torchvision -o my-net.pth
+    """
+    require("torch", "train")
+    from regnet_deploy.bundle import open_bundle
+    from regnet_deploy.importing.export_weights import export_weights
+
+    bundle = open_bundle(bundle_path)
+    file = export_weights(bundle, target, output)
+    architecture = bundle.architecture
+    if as_json:
+        print_json({"file": str(file), "library": target, "architecture": architecture.to_json()})
+    print_message(f"wrote {file}: {architecture.name} with {architecture.classes:,} classes for {target}")
