@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import subprocess
 import sys
 import typing
@@ -155,6 +156,34 @@ def test_what_is_no_image_is_an_error_that_says_what_one_is(
 def test_a_grey_array_is_named_by_its_own_shape(exported_bundle: Path) -> None:
     with pytest.raises(errors.DataError, match=r"an array of uint8 with the shape \(32, 30\) is not an image"):
         rd.predict(exported_bundle, np.zeros((32, 30), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("record", "field", "value", "wanted"),
+    [
+        (lambda **given: rd.Budget(**{"macs": 4e8, **given}), "macs", "4e9", "a number"),
+        (lambda **given: rd.Budget(**{"macs": 4e8, **given}), "classes", 2.5, "a whole number"),
+        (lambda **given: rd.Recipe(**given), "epochs", "3", "a whole number"),
+        (lambda **given: rd.Recipe(**given), "flip", "no", "True or False"),
+        (lambda **given: rd.TrainOptions(**given), "workers", 1.5, "a whole number or None"),
+        (lambda **given: rd.ExportOptions(**given), "max_drop", "half", "a number"),
+        (lambda **given: rd.EngineOptions(**given), "max_batch", "8", "a whole number"),
+        (lambda **given: rd.ServeOptions(**given), "threads", "all", "a whole number or None"),
+        (lambda **given: rd.ServerSettings(**given), "port", "8000", "a whole number"),
+        (lambda **given: rd.Limits(**given), "max_queue", None, "a whole number"),
+    ],
+)
+def test_an_option_of_another_type_is_an_error_that_says_what_was_expected(
+    record: typing.Callable[..., object], field: str, value: object, wanted: str
+) -> None:
+    said = re.escape(f"{field} must be {wanted}, got {value!r} ({type(value).__name__})")
+    with pytest.raises(errors.UsageError, match=said):
+        record(**{field: value})
+    record()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert rd.Recipe(epochs=np.int64(3), lr=np.float32(0.1)).epochs == 3
 
 
 #: What is called with the folder of a bundle -> what the error says was expected.

@@ -109,6 +109,7 @@ SHARED = {
     "cpu",
     "durable_files",
     "errors",
+    "field_types",
     "file_lock",
     "html",
     "output_file",

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 
 from regnet_deploy.bundle.record import Record, default
 from regnet_deploy.errors import UsageError, did_you_mean
+from regnet_deploy.field_types import check_field_types
 
 #: ``ampere+``: all GPUs of compute capability 8.0 or later. ``same-compute-capability``: all with that of the builder.
 HardwareCompatible = Literal["ampere+", "same-compute-capability"]
@@ -53,6 +54,7 @@ class EngineOptions(Record, frozen=True, forbid_unknown_fields=True):
         Raises:
             UsageError: no builder supports the value of an option; the message has what is allowed.
         """
+        check_field_types(self)
         if not 1 <= self.min_batch <= self.tuned_batch <= self.max_batch:
             raise UsageError(
                 f"batches of {self.min_batch} to {self.max_batch} images tuned for {self.tuned_batch} are impossible: "

@@ -10,6 +10,7 @@ from regnet_deploy.bundle.engine_options import EngineOptions
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.precision import Precision
+from regnet_deploy.field_types import check_field_types
 from regnet_deploy.runtimes.gates import GATES
 from regnet_deploy.runtimes.runtime import Device
 
@@ -62,6 +63,7 @@ class ExportOptions:
         Raises:
             UsageError: an option is missing.
         """
+        check_field_types(self)
         if self.auto and self.data is None:
             raise UsageError(
                 "--precision auto measures accuracy on validation images: give --data DIR, the training folder"

@@ -13,6 +13,7 @@ from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Manifest
 from regnet_deploy.bundle.measurements import Profile
 from regnet_deploy.errors import UsageError
+from regnet_deploy.field_types import check_field_types
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.profiling.counts import count
 from regnet_deploy.profiling.latency import check_memory, measure_latency
@@ -52,6 +53,7 @@ class ProfileOptions:
         Raises:
             UsageError: one is out of range.
         """
+        check_field_types(self)
         if not self.batches or min(self.batches) < 1:
             raise UsageError(f"batch sizes must be 1 or more, not {', '.join(map(str, self.batches)) or 'none'}")
         if not 0 < self.seconds <= MAX_SECONDS:

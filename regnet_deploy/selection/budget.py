@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from regnet_deploy.errors import UsageError
+from regnet_deploy.field_types import check_field_types
 from regnet_deploy.space.enumeration import Bounds
 from regnet_deploy.space.network import default_stem_stride
 
@@ -46,6 +47,7 @@ class Budget:
         Raises:
             UsageError: a value is not valid; the message names the allowed values.
         """
+        check_field_types(self)
         if not (math.isfinite(self.macs) and self.macs > 0):
             raise UsageError(f"the budget must be a number of GMACs above 0, got {self.macs / 1e9:g}: try --gflops 4")
         if not 0 < self.tolerance <= 0.5:

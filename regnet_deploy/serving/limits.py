@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from regnet_deploy.errors import UsageError
+from regnet_deploy.field_types import check_field_types
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check the limits."""
+        check_field_types(self)
         for limit in fields(self):
             value = getattr(self, limit.name)
             if not (value > 0 and math.isfinite(value)):

@@ -17,6 +17,7 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
+from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.runtimes.checked_variant import disagreement
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
@@ -68,6 +69,7 @@ class ServeOptions:
         Raises:
             UsageError: an engine is to be built, but no variant is named.
         """
+        check_field_types(self)
         if self.build is not None and self.variant is None:
             raise UsageError("an engine is built for one variant: name it with --variant, such as --variant trt-fp16")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError, require
+from regnet_deploy.field_types import check_field_types
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.bearer_auth import check_token
 from regnet_deploy.serving.draining_server import DrainingServer, ServerReady
@@ -84,6 +85,7 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Check the settings; files and addresses are checked when the server starts."""
+        check_field_types(self)
         for name in (self.name, self.ready, *parse_version_policies(self.versions).models):
             check_model_name(name)
         if self.token is not None:

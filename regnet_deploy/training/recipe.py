@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from regnet_deploy.errors import UsageError
+from regnet_deploy.field_types import check_field_types
 
 #: Batch size that ``lr`` refers to.
 LR_BATCH = 128
@@ -58,6 +59,7 @@ class Recipe:
         Raises:
             UsageError: with the value and the allowed range.
         """
+        check_field_types(self)
         if self.epochs < 1:
             raise UsageError(f"epochs must be 1 or more, got {self.epochs}")
         if self.batch_size is not None and self.batch_size < 2:

@@ -15,6 +15,7 @@ from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.bundle.training import Autotune, Epoch, Execution
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
 from regnet_deploy.images.dataset_summary import dataset_lines, left_out_lines
 from regnet_deploy.images.image_check import cache_file, check_images
@@ -93,6 +94,14 @@ class TrainOptions:
     restart: bool = False
     finish: bool = False
     checkpoint_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the types.
+
+        Raises:
+            UsageError: a value has another type.
+        """
+        check_field_types(self)
 
 
 def train(
