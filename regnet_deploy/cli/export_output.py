@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from regnet_deploy.bundle.variants import Accuracy, Engine, Variant
     from regnet_deploy.exporting.state import ExportResult
 
-#: Number of unusable files that are listed.
-_LISTED = 10
-
 
 def print_golden_set(result: ExportResult, *, validated: bool) -> None:
     """Print to stderr which images the variants were compared on, and which variants do not count as proved.
@@ -25,6 +22,8 @@ def print_golden_set(result: ExportResult, *, validated: bool) -> None:
         result: of the export.
         validated: whether validation images were given.
     """
+    from regnet_deploy.images.dataset_summary import left_out_lines
+
     golden = result.golden
     line = f"golden set: {golden.images} images ({golden.source})"
     if golden.source == "seeded noise" and result.bundle.is_trained:
@@ -39,10 +38,8 @@ def print_golden_set(result: ExportResult, *, validated: bool) -> None:
         print_message(
             f"the model classifies {accuracy.reference_top1:.2%} of {accuracy.images:,} validation images correctly"
         )
-    if result.skipped_images:
-        print_message(f"{len(result.skipped_images)} files of --images could not be used:")
-        for reason in result.skipped_images[:_LISTED]:
-            print_message(f"  {reason}")
+    for line in left_out_lines("of --images could not be used", result.skipped_images):
+        print_message(line)
     for name, variant in result.variants.items():
         if passed_looser_gate(variant):
             print_message(

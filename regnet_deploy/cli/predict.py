@@ -17,6 +17,9 @@ from regnet_deploy.errors import DataError, UsageError
 if TYPE_CHECKING:
     from regnet_deploy.runtimes.classifier import FilePrediction
 
+#: Of more images that cannot be read, each reason is shown once.
+_LISTED = 10
+
 
 @click.command()
 @click.argument("paths", metavar="[BUNDLE] IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -46,8 +49,9 @@ def command(
       regnet-deploy predict regnet-bundle cat.jpg dog.png
       regnet-deploy predict cat.jpg -k 1 --json
     """
-    from regnet_deploy.images.dataset_summary import left_out_lines, shortened
+    from regnet_deploy.images.dataset_summary import left_out_lines
     from regnet_deploy.images.decode import SUFFIXES
+    from regnet_deploy.images.names import shortened
     from regnet_deploy.runtimes.classifier import find_image_files
 
     # os.path, for Path raises where a name is too long or a folder may not be read.
@@ -62,11 +66,10 @@ def command(
         raise UsageError(f"no images given: regnet-deploy predict{open_bundle(bundle_path).argument} IMAGE...")
     found = find_image_files(given)
     files = found.files
-    for line in left_out_lines("left out", found.left_out):
-        print_message(line)
-
     classifier = open_classifier(bundle_path, variant=variant, device=device, runtime=runtime, threads=threads)
     session = classifier.session
+    for line in left_out_lines("left out", found.left_out):
+        print_message(line)
     answers: list[FilePrediction] = []
     with terminal_progress() as progress:
         progress.step("images", len(files))
@@ -85,12 +88,17 @@ def command(
     blank = [str(answer.path) for answer in answers if answer.one_color]
     if blank:
         print_message(
-            f"{len(blank):,} of {len(answers):,} images come out in one color, so their answers say nothing ("
-            f"transparent pixels become white, and images of 16 bits with few levels dark): {shortened(blank, 3)}"
+            f"in {len(blank):,} of {len(answers):,} images the network sees one color, so the answer says nothing "
+            f"(transparent pixels become white, 16-bit images with few levels dark): {shortened(blank, 3)}"
         )
     failed = [answer for answer in answers if answer.error is not None]
-    for answer in failed:
-        print_message(str(answer.error))
+    if len(failed) > _LISTED:
+        reasons = {str(answer.path): str(answer.error).removeprefix(f"{answer.path}: ") for answer in failed}
+        for line in left_out_lines("could not be classified", reasons):
+            print_message(line)
+    else:
+        for answer in failed:
+            print_message(str(answer.error))
     if failed:
         raise DataError(f"{len(failed)} of {len(answers)} images could not be classified")
 

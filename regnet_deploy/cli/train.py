@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,8 @@ def command(
             "labels, train on more images or longer"
         )
     if as_json:
-        print_json({"bundle": str(bundle.path), **training_summary(training)})
+        shown = None if compared is None else dataclasses.asdict(compared)
+        print_json({"bundle": str(bundle.path), **training_summary(training), "baseline": shown})
         return
     best = training.best
     print_message(

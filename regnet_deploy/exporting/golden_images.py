@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.errors import BundleError, DataError, ProofError, require
-from regnet_deploy.images.decode import FORMATS
+from regnet_deploy.images.decode import FORMATS, ImageError
 from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
 from regnet_deploy.images.preprocessing import load_pixels, normalize
@@ -42,13 +42,13 @@ class NewGoldenSet:
         golden: images and logits.
         record: the part ``golden``, which describes it.
         data: its file.
-        skipped: why files of the user could not be used.
+        skipped: path -> reason, of files of the user that could not be used.
     """
 
     golden: GoldenSet
     record: Golden
     data: bytes
-    skipped: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_golden_set(
@@ -71,7 +71,7 @@ def make_golden_set(
     known = FILE in bundle.files and (before.weights_sha256 if before else None) == weights
     if before and before.source in (USER, TOPPED_UP) and known and not images:
         return NewGoldenSet(load_golden(bundle), before, bundle.read(FILE))
-    seed, skipped = None, list[str]()
+    seed, skipped = None, dict[str, str]()
     if images:
         files = _files(images)
         picked = [files[i] for i in _evenly_spaced(len(files), MAX_USER_IMAGES)]
@@ -89,9 +89,9 @@ def make_golden_set(
         with contextlib.suppress(BundleError):  # a damaged set is replaced
             golden = load_golden(bundle)
             if np.array_equal(golden.images, pixels):
-                return NewGoldenSet(golden, record, bundle.read(FILE), tuple(skipped))
+                return NewGoldenSet(golden, record, bundle.read(FILE), skipped)
     golden = GoldenSet(pixels, golden_logits(model, pixels, preprocessing))
-    return NewGoldenSet(golden, record, golden_to_bytes(golden), tuple(skipped))
+    return NewGoldenSet(golden, record, golden_to_bytes(golden), skipped)
 
 
 def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
@@ -141,18 +141,19 @@ def _samples(bundle: Bundle, preprocessing: Preprocessing, count: int) -> NDArra
     return chosen
 
 
-def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], list[str]]:
+def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], dict[str, str]]:
     """Return the pixels ``(n, h, w, 3)``, and why files in folders cannot be used; a named file must be usable."""
-    images, skipped = [], list[str]()
+    images, skipped = [], dict[str, str]()
     for file, named in files:
         try:
             images.append(load_pixels(_read(file), preprocessing, str(file)))
-        except DataError as error:
+        except ImageError as error:
             if named:
                 raise
-            skipped.append(str(error))
+            skipped[str(file)] = error.reason
     if not images:
-        raise DataError(f"--images: none of the {len(files)} files can be used, for example {skipped[0]}")
+        name, reason = next(iter(skipped.items()))
+        raise DataError(f"--images: none of the {len(files)} files can be used, for example {name}: {reason}")
     return np.stack(images), skipped
 
 

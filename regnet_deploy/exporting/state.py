@@ -180,7 +180,7 @@ class ExportResult:
         bundle: as it was written.
         variants: that this export added or replaced, by name.
         golden: the part ``golden``.
-        skipped_images: why images for the golden set could not be used.
+        skipped_images: path -> reason, of images that could not be used for the golden set.
         choice: the part ``choice``, the decisions of ``auto``; None without it.
         rejected: name of a requested variant -> why it is not in the bundle; the caller raises these.
     """
@@ -188,6 +188,6 @@ class ExportResult:
     bundle: Bundle
     variants: dict[str, Variant]
     golden: Golden
-    skipped_images: tuple[str, ...]
+    skipped_images: Mapping[str, str]
     choice: Choice | None
     rejected: dict[str, RegnetDeployError]

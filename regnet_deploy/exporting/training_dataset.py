@@ -24,10 +24,8 @@ from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.decode import ImageError
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import ImageSource
+from regnet_deploy.images.names import shortened
 from regnet_deploy.progress import NoProgress, Progress
-
-#: Number of class names that an error message lists.
-_LISTED = 5
 
 
 def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress | None = None) -> ImageDataset:
@@ -156,13 +154,11 @@ def _ensure_classes(listing: ImageListing, labels: Sequence[str]) -> None:
     problems = []
     if unknown:
         guess = did_you_mean(unknown[0], missing)
-        problems.append(f"{len(unknown)} class folders are not among the bundle's labels: {_some(unknown)}{guess}")
+        problems.append(f"{len(unknown)} class folders are not among the bundle's labels: {shortened(unknown)}{guess}")
     if missing:
-        problems.append(f"{len(missing)} of the bundle's {len(labels)} labels have no class folder: {_some(missing)}")
+        problems.append(
+            f"{len(missing)} of the bundle's {len(labels)} labels have no class folder: {shortened(missing)}"
+        )
     raise DataError(
         f"the classes of {listing.root} are not those of the bundle: {'; '.join(problems)}; give the training folder"
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"

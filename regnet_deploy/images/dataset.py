@@ -23,6 +23,7 @@ from regnet_deploy.images.folder_files import entries, files_below
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.images.layout import ensure_no_splits_in_classes, find_layout
+from regnet_deploy.images.names import shortened
 
 DEFAULT_VAL_SPLIT = 0.1
 
@@ -131,7 +132,7 @@ def list_images(root: str | Path) -> ImageListing:
     if unknown:
         raise DataError(
             f"{folder / layout.val} has {len(unknown)} class(es) that {folder / layout.train} has not: "
-            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}; both need the same class folders"
+            f"{shortened(unknown)}; both need the same class folders"
         )
     return _listing(folder, train, val, left_out | left_out_val, notes)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.decode import SUFFIXES
+from regnet_deploy.images.names import shortened
 
 #: A line names as many classes at most; of more, the first ones, the smallest and the largest.
 _CLASSES = 12
@@ -69,11 +70,6 @@ def left_out_lines(what: str, reasons: Mapping[str, str]) -> list[str]:
         count = sum(map(len, ordered[_REASONS:]))
         lines.append(f"  and {count:,} more for {len(ordered) - _REASONS} other reasons")
     return lines
-
-
-def shortened(names: Sequence[str], count: int) -> str:
-    """Return names separated by commas: all of them, or the first ``count`` and three dots."""
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _classes(dataset: ImageDataset) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from regnet_deploy.images.decode import ONE_COLOR
 from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.images.names import shortened
 
 #: Levels of 16-bit images that use no more than this, of 65,535, are those of fewer bits: 8 to 14.
 _FEW_LEVELS = 2**14 - 1
@@ -69,16 +70,14 @@ def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[str]:
     reasons = []
     transparent = sum(one.transparent for one in found.values())
     if transparent:
-        reasons.append(
-            f"{transparent:,} have transparent pixels, which are laid on white: give them another background"
-        )
+        reasons.append(f"transparent pixels of {transparent:,} become white: give them another background")
     dark = sum(one.peak is not None and one.peak <= _FEW_LEVELS for one in found.values())
     if dark:
-        reasons.append(f"{dark:,} have 16 bits and use few of their levels: save them with 8 bits")
+        reasons.append(f"16-bit levels of {dark:,} are all but 0: save them with 8 bits")
     why = f" ({'; '.join(reasons)})" if reasons else ""
     yield (
-        f"{len(found):,} of {len(images):,} images come out in one color, so there is nothing to learn from them"
-        f"{why}: {_some(list(found))}"
+        f"in {len(found):,} of {len(images):,} images the network sees one color, so it can learn nothing from them"
+        f"{why}: {shortened(list(found), _LISTED)}"
     )
 
 
@@ -100,8 +99,4 @@ def _images(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return _some([f"{one} = {other}" for one, other in pairs])
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
+    return shortened([f"{one} = {other}" for one, other in pairs], _LISTED)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.folder_files import entries
+from regnet_deploy.images.names import shortened
 
 #: Split -> the words for it in names of folders, the most usual first. Images to test on are never read.
 _WORDS = {
@@ -20,8 +21,6 @@ _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
 #: Words, or ends of words, that say no more than that there are images.
 _FILLERS = ("set", "sets", "data", "dataset", "images", "imgs", "img", "split", "folder", "samples")
 _SPLIT_WORD = re.compile(rf"({'|'.join(sorted(_SPLITS, key=len, reverse=True))})(?:{'|'.join(_FILLERS)})?")
-#: Names that a message lists.
-_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ def find_layout(root: Path, folders: Sequence[str]) -> Layout:
     twice = sorted(classes & set(unused))
     if twice:
         raise DataError(
-            f"{root} has the class folders {_some(twice)} and {root / train.name} has them too: move all images of a "
-            f"class into one folder in {root / train.name}"
+            f"{root} has the class folders {shortened(twice)} and {root / train.name} has them too: move all images of "
+            f"a class into one folder in {root / train.name}"
         )
     return Layout(_nested(root, train), _nested(root, val) if val else None, unused)
 
@@ -96,8 +95,8 @@ def ensure_no_splits_in_classes(root: Path, classes: Mapping[str, Iterable[str]]
         splits = {each.split: each.name for each in map(_named, sorted(below)) if each and not each.rest}
         if "train" in splits and len(splits) > 1:
             raise DataError(
-                f"the class folder {name} in {root} has the splits {_some(sorted(splits.values()))} in it: move them "
-                f"above the classes, as {root}/train/{name} and {root}/val/{name}"
+                f"the class folder {name} in {root} has the splits {shortened(sorted(splits.values()))} in it: move "
+                f"them above the classes, as {root}/train/{name} and {root}/val/{name}"
             )
 
 
@@ -126,7 +125,7 @@ def _training_folder(root: Path, folders: Sequence[str], named: Sequence[_Named]
     if len(candidates) > 1:
         names = [each.name for each in candidates]
         raise DataError(
-            f"{root} has {len(names)} folders of training images, {_some(names)}: keep one of them there, "
+            f"{root} has {len(names)} folders of training images, {shortened(names)}: keep one of them there, "
             "with all images in it"
         )
     return candidates[0] if candidates else None
@@ -140,7 +139,7 @@ def _validation_folder(root: Path, train: _Named, named: Sequence[_Named]) -> _N
     found.sort(key=lambda each: (order.index(each.word), each.name))
     if len(found) > 1 and (found[0].rest != train.rest or found[0].word == found[1].word):
         raise DataError(
-            f"{root} has several folders of validation images, {_some([each.name for each in found])}: keep one of "
+            f"{root} has several folders of validation images, {shortened([each.name for each in found])}: keep one of "
             "them there"
         )
     return found[0] if found else None
@@ -168,8 +167,8 @@ def _ensure_classes(root: Path, folders: Sequence[str], named: Sequence[_Named])
     shared = any(one.rest == other.rest and one.split != other.split for one in named for other in named)
     if len(named) == len(folders) and shared:
         raise DataError(
-            f"{root} has {_some(folders)} and no folder of training images: give the folder that has train/, or class "
-            f"folders. If these are the classes, move them into {train}/"
+            f"{root} has {shortened(folders)} and no folder of training images: give the folder that has train/, or "
+            f"class folders. If these are the classes, move them into {train}/"
         )
     for each in named:
         others = [name for name in folders if name not in {other.name for other in named}]
@@ -177,9 +176,9 @@ def _ensure_classes(root: Path, folders: Sequence[str], named: Sequence[_Named])
         if others and each.split != "train" and (not each.rest or repeats):
             use = "for validation" if each.split == "val" else "to test on, which are not read"
             raise DataError(
-                f"{root} has {each.name}/ beside {_some(others)}: by its name it has images {use}, and beside class "
-                f"folders it would be a class. Move the class folders into {train}/; if {each.name} is a class, move "
-                "it there too"
+                f"{root} has {each.name}/ beside {shortened(others)}: by its name it has images {use}, and beside "
+                f"class folders it would be a class. Move the class folders into {train}/; if {each.name} is a class, "
+                "move it there too"
             )
     return tuple(
         f"{each.name}/ is taken for a class like the others, not for images to {_USES[each.split]}" for each in named
@@ -187,7 +186,3 @@ def _ensure_classes(root: Path, folders: Sequence[str], named: Sequence[_Named])
 
 
 _USES = {"train": "train on", "val": "validate with", "test": "test on"}
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"

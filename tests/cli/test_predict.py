@@ -89,8 +89,8 @@ def test_images_in_which_the_network_sees_nothing_are_named(
     Image.fromarray(icon).save(images[0].parent / "icon.png")
     done = cli("predict", exported_bundle, images[0].parent, "-k", "1")
     assert done.returncode == 0
-    (line,) = [line for line in done.stderr.splitlines() if "come out in one color" in line]
-    assert line.startswith("1 of 6 images come out in one color, so their answers say nothing")
+    (line,) = [line for line in done.stderr.splitlines() if "the network sees one color" in line]
+    assert line.startswith("in 1 of 6 images the network sees one color, so the answer says nothing")
     assert line.endswith(f"dark): {images[0].parent}/icon.png")
 
 

@@ -57,6 +57,7 @@ def test_json_is_on_stdout_and_everything_else_on_stderr(cli_process: Any, bundl
     assert result["data"]["train_images"] == 18
     assert result["data"]["val_images"] == 6
     assert result["data"]["rejected"] == 1
+    assert (result["baseline"]["label"], result["baseline"]["top1"]) == ("dark", 0.5)
     assert result["best"] == open_bundle(bundle).parts["training"]["best"]
     said = done.stderr.splitlines()
     assert said[0] == "18 images to train on, 6 to validate with (25% of each class held out (seed 0)), 2 classes"

@@ -85,7 +85,7 @@ def white_on_transparent_gray(root: Path) -> None:
 def test_white_shapes_on_transparent_ground_are_named(data: Path, make: Callable[[Path], None]) -> None:
     make(data)
     (said,) = findings(data)
-    assert said.startswith("1 of 11 images come out in one color, so there is nothing to learn from them (1 have trans")
+    assert said.startswith("in 1 of 11 images the network sees one color, so it can learn nothing from them (trans")
     assert said.endswith(": train/cat/icon.png")
 
 
@@ -94,7 +94,7 @@ def test_images_of_16_bits_with_levels_of_fewer_are_named(data: Path, highest: i
     levels = np.linspace(0, highest, 64).astype(np.uint16).reshape(8, 8)
     put(data, "train/cat/deep.png", levels)
     said = findings(data)
-    assert ["come out in one color" in line for line in said] == [True, False][not one_color :]
+    assert ["the network sees one color" in line for line in said] == [True, False][not one_color :]
     assert said[-1].startswith(f"images of 16 bits have no level above {highest:,} of 65,535 (1 image), so")
 
 
@@ -109,7 +109,7 @@ def test_colors_of_16_bits_with_levels_of_8_are_named(data: Path) -> None:
     levels = noise(1).astype(">u2")
     (data / "train" / "cat" / "deep.ppm").write_bytes(header + levels.tobytes())
     (said,) = findings(data)
-    assert said.startswith("1 of 11 images come out in one color")
+    assert said.startswith("in 1 of 11 images the network sees one color")
 
 
 def test_files_that_were_not_read_have_no_findings(data: Path) -> None:
