@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 from regnet_deploy.bundle.damage import find_damage
 from regnet_deploy.bundle.reading import (
     MANIFEST,
     Bundle,
+    StoredFile,
     copy_name,
     find_copies,
     manifest_content,
@@ -27,7 +31,7 @@ def repair_bundle(path: str | Path) -> str | None:
 
     It is restored from its own content where only its layout was changed (such as line ends), else from the copy whose
     files are in the best condition. Without a copy, as in bundles of early versions, a manifest that was edited is
-    taken as it is if it can be read and its files are intact.
+    taken as it is if it can be read and its files are intact, and of one that is cut off the beginning is kept.
 
     Args:
         path: folder of the bundle.
@@ -79,6 +83,12 @@ def _best_source(folder: Path, error: DamagedManifest) -> tuple[Bundle, str]:
         return bundle, f"restored from {copy.name}{files}"
     if edited is not None and not _damaged_files(edited[0]):
         return edited[0], "there is no copy of it; it can be read, its files are intact, and it is taken as it is"
+    beginning = _beginning(folder)
+    if beginning is not None:
+        bundle, names = beginning
+        damaged = _damaged_files(bundle)
+        files = f"; {damaged} of its files are damaged or missing" if damaged else ""
+        return bundle, f"there is no copy of it; its beginning is kept, with the parts {', '.join(names)}{files}"
     kept = sorted(name for name in os.listdir(folder) if name.startswith("weights-"))
     weights = f"; {', '.join(kept)} stays as it is" if kept else ""
     raise DamagedManifest(
@@ -95,6 +105,34 @@ def _own_content(folder: Path) -> tuple[Bundle, bool] | None:
     except (OSError, BundleError):
         return None
     return bundle, bundle.digest == digest
+
+
+def _beginning(folder: Path) -> tuple[Bundle, list[str]] | None:
+    """Return the bundle of the files and the parts before the place where a manifest is cut off, and these parts.
+
+    The files and the first parts, in the order of the alphabet, come first. Without the network and its preprocessing,
+    a bundle cannot be used.
+    """
+    try:
+        text = read_file(folder / MANIFEST).decode("utf-8", "ignore")
+        decoder, found = json.JSONDecoder(), re.match(r'\{\s*"files": ', text)
+        if found is None:
+            return None
+        table, end = decoder.raw_decode(text, found.end())
+        files = {logical: StoredFile(**entry) for logical, entry in table.items()}
+        parts: dict[str, Any] = {}
+        found = re.compile(r',\s*"parts": \{').match(text, end)
+        end = found.end() if found else len(text)
+        while found := re.compile(r'\s*,?\s*"(\w+)": ').match(text, end):
+            try:
+                parts[found[1]], end = decoder.raw_decode(text, found.end())
+            except ValueError:
+                break
+        if not {"architecture", "preprocessing"} <= parts.keys():
+            return None
+        return parse_bundle(folder, serialize(parts, files)), sorted(parts)
+    except (OSError, BundleError, ValueError, TypeError, AttributeError, RecursionError):
+        return None
 
 
 def _damaged_files(bundle: Bundle) -> int:

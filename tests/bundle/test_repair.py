@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,6 +125,42 @@ def test_without_a_copy_what_can_be_read_is_taken_as_it_is(folder: Path):
     assert "it is taken as it is" in str(repair_bundle(folder))
     assert open_bundle(folder).labels == ("x", "y")
     assert find_damage(open_bundle(folder)) == []
+
+
+def test_without_a_copy_the_parts_before_the_cut_are_kept(tmp_path: Path):
+    folder = Path(shutil.copytree(OLD_BUNDLE, tmp_path / "b"))
+    whole = open_bundle(folder)
+    assert copies(folder) == []
+    raw = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).write_bytes(raw[: raw.index(b'"variants": {') + 100])
+    done = str(repair_bundle(folder))
+    assert "is damaged (it is cut off after" in done
+    assert "its beginning is kept, with the parts architecture," in done
+    now = open_bundle(folder)
+    assert now.parts == {name: part for name, part in whole.parts.items() if name != "variants"}
+    assert {name: now.read(name) for name in now.files} == {name: whole.read(name) for name in whole.files}
+    assert find_damage(now) == []
+
+
+@pytest.mark.parametrize("share", [n / 40 for n in range(40)])
+def test_wherever_a_manifest_without_a_copy_is_cut_it_is_repaired_or_the_reason_is_one_line(
+    tmp_path: Path, share: float
+):
+    folder = Path(shutil.copytree(OLD_BUNDLE, tmp_path / "b"))
+    raw = (folder / MANIFEST).read_bytes()
+    cut = raw[: int(len(raw) * share)]
+    (folder / MANIFEST).write_bytes(cut)
+    refused = ""
+    try:
+        repair_bundle(folder)
+    except DamagedManifest as error:
+        refused = str(error)
+    if not refused:
+        assert find_damage(open_bundle(folder)) == []
+        return
+    assert "\n" not in refused
+    assert (folder / MANIFEST).read_bytes() == cut
+    assert b'"preprocessing": {' not in cut[:-400]
 
 
 @pytest.mark.parametrize("rest", [b'{"files"', b"{}"])
