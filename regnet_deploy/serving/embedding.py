@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.bearer_auth import check_token
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.server_core import ServerCore
 
 
@@ -70,11 +71,11 @@ def create_application(path: str | Path, *, token: str | None = None, **settings
         path: a bundle, or a folder of models and versions.
         token: bearer token that clients must send; None: requests need none. For that of the environment or of a file,
             pass what :func:`~regnet_deploy.serving.bearer_auth.read_token` returns.
-        settings: keyword arguments of :class:`~regnet_deploy.serving.server_core.ServerCore`.
+        settings: keyword arguments of :class:`~regnet_deploy.serving.core_settings.CoreSettings`.
 
     Raises:
         UsageError: the token is shorter than 16 characters, or not printable ASCII without spaces.
         RegnetDeployError: nothing is there that can be served.
     """
     token = None if token is None else check_token(token)
-    return Application(ServerCore(path, **settings), token)
+    return Application(ServerCore(path, CoreSettings(**settings)), token)

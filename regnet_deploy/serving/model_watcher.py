@@ -12,8 +12,8 @@ from typing import Any
 from regnet_deploy.bundle import Bundle, open_bundle, read_bundle
 from regnet_deploy.errors import BundleError, MissingPart, RegnetDeployError, UsageError
 from regnet_deploy.runtimes.golden_set import Agreement
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.daemon_thread import run_in_daemon_thread
-from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_registry import ModelRegistry
 from regnet_deploy.serving.model_repository import (
     FoundBundle,
@@ -25,12 +25,11 @@ from regnet_deploy.serving.model_repository import (
 )
 from regnet_deploy.serving.model_version import (
     ModelVersion,
-    ServeOptions,
     load_proved_version,
     load_version,
     served_content,
 )
-from regnet_deploy.serving.version_policy import ALL_VERSIONS, VersionPolicies
+from regnet_deploy.serving.version_policy import ALL_VERSIONS
 
 #: Looks between two attempts to load a version, at most.
 _MOST_LOOKS = 64
@@ -92,19 +91,10 @@ class ModelWatcher:
         waits: no model can be served yet, and the server waits for one.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        name: str,
-        options: ServeOptions,
-        limits: Limits,
-        models: ModelRegistry,
-        log_event: LogEvent,
-        versions: VersionPolicies,
-    ) -> None:
+    def __init__(self, path: str | Path, settings: CoreSettings, models: ModelRegistry, log_event: LogEvent) -> None:
         self.path = path
         self.waits = False
-        self._name, self._options, self._limits, self._policies = name, options, limits, versions
+        self._settings, self._policies = settings, settings.policies
         self._models, self._log_event = models, log_event
         self._watched: dict[FoundBundle, WatchedModel] = {}
         # Decided once: a bundle that is gone for a moment is not an empty repository.
@@ -259,7 +249,7 @@ class ModelWatcher:
         Raises:
             UsageError: the folder of all models cannot be read.
         """
-        listing = RepositoryListing((FoundBundle(self._name, None, Path(self.path)),))
+        listing = RepositoryListing((FoundBundle(self._settings.name, None, Path(self.path)),))
         if self._is_repository:
             listing = list_repository(self.path, {found.model for found in self._watched})
         unusable = {(one.model, one.version): one for one in listing.unusable}
@@ -374,7 +364,12 @@ class ModelWatcher:
             version = _number(found, watched, bundle)
             policy = self._policies.of(found.model) if found.version else ALL_VERSIONS
             return load_version(
-                bundle, self._options, model=found.model, version=version, policy=policy, limits=self._limits
+                bundle,
+                self._settings.options,
+                model=found.model,
+                version=version,
+                policy=policy,
+                limits=self._settings.limits,
             )
 
         return read_bundle(found.path, load)

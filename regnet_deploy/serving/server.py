@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
@@ -16,6 +16,7 @@ from regnet_deploy.errors import UsageError, require
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.serving.app import create_app
 from regnet_deploy.serving.bearer_auth import check_token
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.draining_server import DrainingServer, ServerReady
 from regnet_deploy.serving.limited_server import ServerConfig
 from regnet_deploy.serving.limits import Limits
@@ -155,13 +156,15 @@ def run_server(
         )
         core = ServerCore(
             path,
-            name=settings.name,
-            options=settings.model,
-            limits=replace(settings.limits, max_connections=fitted.connections),
-            decoders=settings.decoders,
-            poll_s=settings.poll_s,
-            versions=settings.versions,
-            ready=settings.ready,
+            CoreSettings(
+                name=settings.name,
+                options=settings.model,
+                limits=settings.limits,
+                decoders=settings.decoders,
+                poll_s=settings.poll_s,
+                versions=settings.versions,
+                ready=settings.ready,
+            ),
             log_event=log.event,
             observers=tuple(observers),
         )

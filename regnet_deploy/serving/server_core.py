@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.serving.admission import Admission, ServerState
 from regnet_deploy.serving.connection_places import ConnectionCounts
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.decode_pool import DecodePool
-from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.model_registry import ModelRegistry
 from regnet_deploy.serving.model_repository import is_repository
-from regnet_deploy.serving.model_version import ModelVersion, ServeOptions, load_proved_version
+from regnet_deploy.serving.model_version import ModelVersion, load_proved_version
 from regnet_deploy.serving.model_watcher import LogEvent, ModelWatcher
 from regnet_deploy.serving.request_record import Observer, notify_all
 from regnet_deploy.serving.service import Service
-from regnet_deploy.serving.version_policy import parse_version_policies
 
 #: Seconds after which the decoding of an image is given up and its process replaced.
 _DECODE_S = 10.0
@@ -40,14 +38,8 @@ class ServerCore:
     def __init__(
         self,
         path: str | Path,
+        settings: CoreSettings | None = None,
         *,
-        name: str = "regnet",
-        options: ServeOptions | None = None,
-        limits: Limits | None = None,
-        decoders: int | None = None,
-        poll_s: float = 5.0,
-        versions: Sequence[str] = (),
-        ready: str = "any",
         log_event: LogEvent = lambda event, **facts: None,
         observers: tuple[Observer, ...] = (),
     ) -> None:
@@ -55,13 +47,7 @@ class ServerCore:
 
         Args:
             path: a bundle, or a folder of models and versions.
-            name: of the model where it is a bundle.
-            options: how to run the models.
-            limits: what clients may ask for.
-            decoders: processes that decode images; by default one for each core.
-            poll_s: seconds between two looks for new versions; 0: none after the start.
-            versions: which versions of the models are served, such as ``latest:2`` or ``cats=3,5``; by default all.
-            ready: models that must answer where the server is ready: ``any``, ``all``, or the name of one.
+            settings: which models are served, and how.
             log_event: is called with what happens to the server.
             observers: get a record of each request, beside the metrics.
 
@@ -69,19 +55,20 @@ class ServerCore:
             UsageError: ``ready`` names another model than that of a bundle, or ``versions`` are given for one.
             RegnetDeployError: nothing is there that can be served.
         """
+        settings = settings or CoreSettings()
         if not is_repository(path):
+            name, ready = settings.name, settings.ready
             if ready not in ("any", "all", name):
                 raise UsageError(f"--ready {ready}: {path} is a bundle, and its model is {name}; see --name")
-            if versions:
+            if settings.versions:
                 raise UsageError(f"--versions is for a folder of models; {path} is a bundle, which is one version")
-        limits = limits or Limits()
-        policies = parse_version_policies(versions)
-        models = ModelRegistry(self._retire, ready)
+        limits = settings.limits
+        models = ModelRegistry(self._retire, settings.ready)
         self.log_event = log_event
-        self._watcher = ModelWatcher(path, name, options or ServeOptions(), limits, models, log_event, policies)
-        self.opened: list[ModelVersion] = self._watcher.load(may_wait=poll_s > 0)
-        self._poll_s = poll_s
-        pool = DecodePool(decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))
+        self._watcher = ModelWatcher(path, settings, models, log_event)
+        self._poll_s = settings.poll_s
+        self.opened: list[ModelVersion] = self._watcher.load(may_wait=self._poll_s > 0)
+        pool = DecodePool(settings.decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
         self.connections = ConnectionCounts()
         self.metrics = Metrics(models, admission, pool, connections=self.connections)

@@ -11,6 +11,7 @@ import pytest
 
 from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.app import create_app
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_version import ServeOptions
 from regnet_deploy.serving.server_core import ServerCore
@@ -78,7 +79,12 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
     """Opens assemblies of a bundle, by default the tiny one with FP32 input; closes them after the test."""
     opened: list[Inside] = []
 
-    def open_one(path: Path | None = None, app: dict[str, Any] | None = None, **settings: Any) -> Inside:
+    def open_one(
+        path: Path | None = None,
+        app: dict[str, Any] | None = None,
+        log_event: Callable[..., None] = lambda event, **facts: None,
+        **settings: Any,
+    ) -> Inside:
         settings = {
             "options": ServeOptions(variant="onnx-fp32"),
             "limits": LIMITS,
@@ -86,7 +92,7 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
             "poll_s": 0,
             **settings,
         }
-        one = Inside(ServerCore(path or exported_bundle, **settings), **(app or {}))
+        one = Inside(ServerCore(path or exported_bundle, CoreSettings(**settings), log_event=log_event), **(app or {}))
         opened.append(one)
         return one
 
@@ -98,6 +104,10 @@ def inside(exported_bundle: Path) -> Iterator[Open]:
 @pytest.fixture(scope="module")
 def client(_exported: Path) -> Iterator[Inside]:
     """One assembly of the tiny bundle for all tests of a module that change nothing of it."""
-    one = Inside(ServerCore(_exported, options=ServeOptions(variant="onnx-fp32"), limits=LIMITS, decoders=1, poll_s=0))
+    one = Inside(
+        ServerCore(
+            _exported, CoreSettings(options=ServeOptions(variant="onnx-fp32"), limits=LIMITS, decoders=1, poll_s=0)
+        )
+    )
     yield one
     one.close()

@@ -18,6 +18,7 @@ from PIL import Image
 
 from regnet_deploy.serving.admission import ServerState
 from regnet_deploy.serving.batching import Batching
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.model_version import ServeOptions
 from regnet_deploy.serving.request_record import RequestRecord
 from regnet_deploy.serving.server_core import ServerCore
@@ -71,10 +72,9 @@ def _watched(_exported: Any) -> Iterator[Watched]:
     limits = replace(LIMITS, max_queue=3)
     core = ServerCore(
         _exported,
-        options=ServeOptions(variant="onnx-fp32", batch=2, threads=1),
-        limits=limits,
-        decoders=1,
-        poll_s=0,
+        CoreSettings(
+            options=ServeOptions(variant="onnx-fp32", batch=2, threads=1), limits=limits, decoders=1, poll_s=0
+        ),
         observers=(finished.append,),
     )
     one = Watched(core, finished)

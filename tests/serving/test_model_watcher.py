@@ -18,6 +18,7 @@ from regnet_deploy.errors import BundleError, MissingPart, ProofError, UsageErro
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize
 from regnet_deploy.runtimes.golden_set import GoldenSet, golden_to_bytes, load_golden
 from regnet_deploy.serving import model_watcher
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.model_version import ServeOptions
 from regnet_deploy.serving.server_core import ServerCore
 from tests.conftest import tiny_onnx
@@ -818,7 +819,7 @@ def test_a_server_whose_only_model_is_half_copied_waits_for_it(inside: Open, mod
     source = (models / "cats").rename(models.parent / "source")
     shutil.rmtree(models / "dogs")
     with pytest.raises(BundleError, match="half/1"):
-        ServerCore(models, limits=LIMITS, poll_s=0)  # there would be no second look
+        ServerCore(models, CoreSettings(limits=LIMITS, poll_s=0))  # there would be no second look
     client = inside(models, log_event=told, poll_s=0.01)
     assert told.take() == ["refused", "waiting", "unready"]
     assert client.get("/v2/health/ready").json() == {"ready": False, "error": "no model is ready"}
@@ -833,7 +834,7 @@ def test_a_start_with_models_that_cannot_be_served_ends_with_the_first_reason(mo
     for bundle in (models / "cats" / "1", models / "dogs"):
         update_bundle(bundle, {}, drop=("variants", "onnx-fp32.onnx", "onnx-fp32-uint8.onnx"))
     with pytest.raises(MissingPart, match=r"cats/1 has no .*export --onnx"):
-        ServerCore(models, limits=LIMITS)
+        ServerCore(models, CoreSettings(limits=LIMITS))
 
 
 def test_a_start_with_models_that_disagree_ends(models: Path):
@@ -841,7 +842,7 @@ def test_a_start_with_models_that_disagree_ends(models: Path):
     retrain(models / "dogs", 2, error=0.5)
 
     async def start() -> None:
-        core = ServerCore(models, limits=LIMITS, decoders=1, options=ServeOptions(variant="onnx-fp32"))
+        core = ServerCore(models, CoreSettings(limits=LIMITS, decoders=1, options=ServeOptions(variant="onnx-fp32")))
         try:
             await core.start()
         finally:
@@ -891,7 +892,7 @@ def served(client: Inside) -> list[str]:
 def test_a_policy_says_which_versions_are_served(
     inside: Open, versions: Path, policy: str, numbers: list[str], config: dict[str, Any]
 ):
-    client = inside(versions, versions=[policy])
+    client = inside(versions, versions=(policy,))
     looks(client)
     assert served(client) == numbers
     assert [version for _, version, _ in states(client)] == numbers
@@ -900,7 +901,7 @@ def test_a_policy_says_which_versions_are_served(
 
 
 def test_the_newest_versions_follow_what_comes_and_goes(inside: Open, versions: Path, told: Told):
-    client = inside(versions, log_event=told, versions=["latest:2"])
+    client = inside(versions, log_event=told, versions=("latest:2",))
     with_versions(versions, 4)
     looks(client)
     assert served(client) == ["3", "4"]
@@ -918,7 +919,7 @@ def test_a_newest_version_that_is_ill_leaves_the_one_before_in_its_place(
     inside: Open, versions: Path, told: Told, spoil: Callable[[Path], None]
 ):
     spoil(versions / "cats" / "3")
-    client = inside(versions, log_event=told, versions=["latest"])
+    client = inside(versions, log_event=told, versions=("latest",))
     assert served(client) == ["2"]
     assert states(client) == [("cats", "2", "READY"), ("cats", "3", "UNAVAILABLE")]
     shutil.rmtree(versions / "cats" / "3")
@@ -933,7 +934,7 @@ def test_a_newest_version_that_is_ill_leaves_the_one_before_in_its_place(
 
 
 def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path, told: Told):
-    client = inside(versions, log_event=told, versions=["cats=2,7"])
+    client = inside(versions, log_event=told, versions=("cats=2,7",))
     assert told.events == [("refused", {"model": "cats", "version": "7", "error": "model cats has no version 7"})]
     assert states(client) == [("cats", "2", "READY"), ("cats", "7", "UNAVAILABLE")]
     assert ask(client, CATS + "/versions/7")[0] == 503
@@ -944,7 +945,7 @@ def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path,
     looks(client)
     assert states(client) == [("cats", "2", "READY"), ("cats", "7", "UNAVAILABLE")]
     with pytest.raises(UsageError, match="model cats has no version 8"):
-        ServerCore(versions, limits=LIMITS, versions=["8"])
+        ServerCore(versions, CoreSettings(limits=LIMITS, versions=("8",)))
 
 
 def test_a_folder_without_a_bundle_names_what_makes_one(tmp_path: Path):

@@ -521,6 +521,7 @@ def test_bodies_that_are_too_much_together_are_told_to_come_back(start: Start):
 
 def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path, monkeypatch: pytest.MonkeyPatch):
     from regnet_deploy.errors import ServerError
+    from regnet_deploy.serving.core_settings import CoreSettings
     from regnet_deploy.serving.listeners import Listeners, bind
     from regnet_deploy.serving.server import serve
     from regnet_deploy.serving.server_core import ServerCore
@@ -528,7 +529,7 @@ def test_a_proof_that_ends_in_something_else_is_one_error(exported_bundle: Path,
     def exhausted(images: np.ndarray) -> np.ndarray:
         raise MemoryError("4 GB")
 
-    core = ServerCore(exported_bundle, decoders=1)
+    core = ServerCore(exported_bundle, CoreSettings(decoders=1))
     monkeypatch.setattr(core.opened[0].session, "run", exhausted)
     with bind("127.0.0.1", 0) as bound, pytest.raises(ServerError, match="could not be replayed: MemoryError 4 GB"):
         serve(core, Listeners(bound), 1, lambda ready: pytest.fail("it was announced"))

@@ -18,6 +18,7 @@ from regnet_deploy.bundle.reading import serialize
 from regnet_deploy.errors import BundleError, MissingPart, UsageError
 from regnet_deploy.runtimes.tuned_settings import machine_summary
 from regnet_deploy.serving.admission import ServerState
+from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.model_version import ServeOptions
 from regnet_deploy.serving.server_core import ServerCore
 from tests.serving.conftest import LIMITS, Open
@@ -52,7 +53,7 @@ def test_it_starts_proves_answers_and_leaves_no_thread_and_no_process_behind(exp
 
     async def life() -> None:
         nonlocal pids
-        core = ServerCore(exported_bundle, options=FP32, limits=LIMITS, decoders=2)
+        core = ServerCore(exported_bundle, CoreSettings(options=FP32, limits=LIMITS, decoders=2))
         assert core.service.admission.state is ServerState.STARTING
         assert core.service.models.index()[0]["state"] == "LOADING"
         assert not core.service.models.ready()
@@ -76,7 +77,7 @@ def test_whatever_the_following_ended_in_stopping_ends_the_rest(exported_bundle:
     before = threading.active_count()
 
     async def life() -> None:
-        core = ServerCore(exported_bundle, options=FP32, limits=LIMITS, decoders=1, poll_s=0.001)
+        core = ServerCore(exported_bundle, CoreSettings(options=FP32, limits=LIMITS, decoders=1, poll_s=0.001))
         await core.start()
 
         async def fails(every_s: float) -> None:
@@ -94,7 +95,7 @@ def test_whatever_the_following_ended_in_stopping_ends_the_rest(exported_bundle:
 
 
 def test_it_can_be_stopped_before_it_was_started(exported_bundle: Path):
-    asyncio.run(ServerCore(exported_bundle, options=FP32, limits=LIMITS, decoders=1).stop())
+    asyncio.run(ServerCore(exported_bundle, CoreSettings(options=FP32, limits=LIMITS, decoders=1)).stop())
 
 
 def test_a_model_is_called_as_is_asked(inside: Open):
@@ -121,7 +122,7 @@ def test_settings_that_are_asked_for_are_not_mixed_with_those_that_were_found_to
     exported_bundle: Path, options: dict[str, Any]
 ):
     tuned(exported_bundle)
-    (served,) = ServerCore(exported_bundle, options=ServeOptions(**options), decoders=1).opened
+    (served,) = ServerCore(exported_bundle, CoreSettings(options=ServeOptions(**options), decoders=1)).opened
     assert served.variant == "onnx-fp32-uint8"  # which was found fastest all the same
     assert served.batching.max_delay_s == 0
     assert served.batching.batch == options.get("batch", 8)
@@ -131,12 +132,12 @@ def test_settings_that_are_asked_for_are_not_mixed_with_those_that_were_found_to
 
 def test_what_was_tuned_elsewhere_or_for_another_variant_is_left_alone_and_that_is_said(exported_bundle: Path):
     tuned(exported_bundle)
-    (served,) = ServerCore(exported_bundle, options=FP32, decoders=1).opened
+    (served,) = ServerCore(exported_bundle, CoreSettings(options=FP32, decoders=1)).opened
     assert served.batching.batch == 8
     assert served.note is not None
     assert "were tuned for onnx-fp32-uint8" in served.note
     tuned(exported_bundle, machine=machine_summary().replace(cpu="another"))
-    (served,) = ServerCore(exported_bundle, decoders=1).opened
+    (served,) = ServerCore(exported_bundle, CoreSettings(decoders=1)).opened
     assert served.batching.executors == 1
     assert served.note is not None
     assert "tuned on another machine" in served.note
@@ -176,7 +177,7 @@ def test_what_cannot_be_served_is_one_line(
     exported_bundle: Path, options: ServeOptions, error: type[Exception], says: str
 ):
     with pytest.raises(error, match=says) as caught:
-        ServerCore(exported_bundle, options=options)
+        ServerCore(exported_bundle, CoreSettings(options=options))
     assert "\n" not in str(caught.value)
 
 
