@@ -7,6 +7,12 @@ from pathlib import Path
 
 
 def cache_folder(purpose: str) -> Path:
-    """Return the folder for a purpose: below ``$XDG_CACHE_HOME``, or ``~/.cache``. It may not exist or be writable."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "regnet-deploy" / purpose
+    """Return the folder for a purpose: below ``$XDG_CACHE_HOME``, or ``~/.cache``. It may not exist or be writable.
+
+    A user without a home folder, as in some containers, has none: the path is below ``/dev/null`` then, where every
+    access is an OSError. Otherwise ``~`` would become a folder in the working directory.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not os.path.isabs(base):  # the specification of XDG: relative paths are ignored
+        base = os.path.expanduser("~/.cache")
+    return Path(base if os.path.isabs(base) else os.devnull) / "regnet-deploy" / purpose
