@@ -130,7 +130,7 @@ def exchange(first: Path, second: Path) -> bool:
     if function(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
-    if code in _UNSUPPORTED:
+    if code in {*_UNSUPPORTED, errno.EXDEV}:  # EXDEV: a folder of an image, seen through overlayfs
         return False
     raise OSError(code, os.strerror(code))
 

@@ -31,10 +31,10 @@ def check_output_file(path: str | Path, suffixes: Sequence[str], what: str) -> P
             regular file or a link to one.
     """
     target = Path(path)
+    check_regular(target)
     if target.suffix.lower() not in suffixes:
         listed = " or ".join(filter(None, [", ".join(suffixes[:-1]), suffixes[-1]]))
         raise UsageError(f"{what} is written as {listed}, got {target.name}: give a name that ends so")
-    check_regular(target)
     return target
 
 

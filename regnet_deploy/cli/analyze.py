@@ -11,7 +11,7 @@ import click
 from regnet_deploy.cli.options import FiniteFloat, Whole, json_option, seed_type
 from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
 from regnet_deploy.errors import UsageError, require
-from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file
+from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file, check_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,10 +175,12 @@ def _check_options(options: dict[str, Any]) -> None:
     )
     outputs, inputs = [], {path.resolve() for path in files}
     for path, suffixes, what in formats:
-        if path is not None and (path.resolve() in inputs or is_store(path)):
+        if path is None:
+            continue
+        check_regular(path)
+        if path.resolve() in inputs or is_store(path):
             raise UsageError(f"{path} is a population, which is never overwritten: give another file")
-        if path is not None:
-            outputs.append(check_output_file(path, suffixes, what))
+        outputs.append(check_output_file(path, suffixes, what))
     if len({path.resolve() for path in outputs}) < len(outputs):
         raise UsageError("two outputs have the same file name: give each its own")
     if figures is not None and figures.exists() and not figures.is_dir():
