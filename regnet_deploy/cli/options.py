@@ -15,6 +15,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Largest number of a range of values.
 _HIGHEST = 1e9
+_MAX_SEED = 2**63 - 1
 
 
 def bundle_argument(function: F) -> F:
@@ -109,12 +110,19 @@ class SectionedCommand(click.Command):
 class Whole(click.IntRange):
     """A whole number in a range that is closed on both sides: an option without an upper bound overflows somewhere."""
 
+    name = "integer"
+
     def __init__(self, lowest: int, highest: int) -> None:
         super().__init__(lowest, highest)
+
+    def _describe_range(self) -> str:
+        return _range_text(self)
 
 
 class FiniteFloat(click.FloatRange):
     """A finite number in a range that is bounded on both sides."""
+
+    name = "number"
 
     def __init__(self, lowest: float, highest: float, *, min_open: bool = False, max_open: bool = False) -> None:
         super().__init__(lowest, highest, min_open=min_open, max_open=max_open)
@@ -126,6 +134,17 @@ class FiniteFloat(click.FloatRange):
             self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
 
+    def _describe_range(self) -> str:
+        return _range_text(self)
+
+
+def _range_text(kind: click.IntRange | click.FloatRange) -> str:
+    """Return a range as help and errors show it: short where click writes 9223372036854775807 and 1000000000.0."""
+    highest = "2^63-1" if kind.max == _MAX_SEED else f"{kind.max:.10g}" if (kind.max or 0) < 1e7 else f"{kind.max:g}"
+    return f"{kind.min:.10g}{'<' if kind.min_open else '<='}x{'<' if kind.max_open else '<='}{highest}".replace(
+        "e+0", "e"
+    )
+
 
 class PositiveFloat(FiniteFloat):
     """A finite number above 0 and at most 10^9."""
@@ -136,7 +155,7 @@ class PositiveFloat(FiniteFloat):
 
 def seed_type() -> Whole:
     """Return the type of a seed: every generator takes 63 bits."""
-    return Whole(0, 2**63 - 1)
+    return Whole(0, _MAX_SEED)
 
 
 def threads_type() -> Whole:

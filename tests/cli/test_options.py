@@ -1,11 +1,13 @@
 """Options of all commands: what they have in common."""
 
+import re
+
 import click
 import pytest
 
 from regnet_deploy.cli.bench import Rates
 from regnet_deploy.cli.main import COMMANDS, load_command
-from regnet_deploy.cli.options import FiniteFloat, IntList, RangeParam, Scaled, Whole
+from regnet_deploy.cli.options import FiniteFloat, IntList, PositiveFloat, RangeParam, Scaled, Whole, seed_type
 
 #: What nobody means, whatever the option: too large for 64 bits, for a float, or no number.
 EXTREMES = ["99999999999999999999", "-99999999999999999999", "1e400", "nan", "inf", "-inf"]
@@ -87,3 +89,17 @@ def test_a_number_in_another_unit_gets_a_hint(text: str):
 def test_what_is_no_number_with_a_unit_is_refused(text: str):
     with pytest.raises(click.BadParameter, match=r"is not a finite number such as 0\.4 or 400M"):
         Scaled("G", "MACs").convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shown"),
+    [
+        (seed_type(), "0<=x<=2^63-1"),
+        (Whole(1, 65535), "1<=x<=65535"),
+        (PositiveFloat(), "0<x<=1e9"),
+        (FiniteFloat(0.5, 1, max_open=True), "0.5<=x<1"),
+    ],
+)
+def test_a_range_is_short(kind: Whole | FiniteFloat, shown: str):
+    with pytest.raises(click.BadParameter, match=rf"-1(\.0)? is not in the range {re.escape(shown)}\.$"):
+        kind.convert("-1", None, None)

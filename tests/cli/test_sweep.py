@@ -142,10 +142,9 @@ def test_interrupted_it_says_how_to_continue(
         assert process.stdout.read() == ""
     assert process.returncode == 130, said
     store = tmp_path / "tiny.sweep"
-    assert [line for line in said.splitlines() if line][-2:] == [
-        f"completed trials are in {store}; run the same command again to continue",
-        "regnet-deploy: interrupted",
-    ]
+    assert said.splitlines()[-1] == (
+        f"regnet-deploy: interrupted: completed trials are in {store}: the same command continues"
+    )
     assert "Traceback" not in said
     with read_store(store) as opened:
         done = len(opened.outcomes())
@@ -175,7 +174,10 @@ def test_at_a_terminal_a_bar_tells_how_it_goes_and_goes_away(given: list[object]
     assert "trials" in text
     assert "3/3" in text
     assert re.search(r"best [\d.]+ %, median [\d.]+ %; \d+ images/s", text)
-    assert text.rstrip().splitlines()[-1].split("\r")[-1].startswith(str(given[given.index("--store") + 1]))
+    store = given[given.index("--store") + 1]
+    *_, result, following = [line.split("\r")[-1] for line in text.rstrip().splitlines()]
+    assert result.startswith(f"{store}: 3 of 3 trials done")
+    assert following == f"next: regnet-deploy analyze {store}"
 
 
 @pytest.mark.slow

@@ -127,7 +127,7 @@ def test_when_none_can_be_trained_it_says_so(call: Any) -> None:
 def test_a_place_for_the_store_is_looked_at_first(
     trials: list[Trial], options: Any, tmp_path: Path, recorded_progress: Any
 ) -> None:
-    with pytest.raises(DataError, match="is a folder"):
+    with pytest.raises((DataError, UsageError), match="is a folder"):
         successive_halving([trials[0].network], 16, options(store=tmp_path), recorded_progress)
 
 

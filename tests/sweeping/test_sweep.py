@@ -174,7 +174,7 @@ def test_a_place_for_the_store_is_looked_at_before_the_images(
 ) -> None:
     (tmp_path / "recorded_progress.txt").write_text("not a store")
     for path in (tmp_path / "none" / "a.sweep", tmp_path, tmp_path / "recorded_progress.txt"):
-        with pytest.raises(DataError):
+        with pytest.raises((DataError, UsageError)):
             sweep(space, band, 4, options(data=tmp_path / "no-images", store=path), recorded_progress)
     assert [each.name for each in tmp_path.iterdir()] == ["recorded_progress.txt"]
     assert (tmp_path / "recorded_progress.txt").read_text() == "not a store"
