@@ -212,7 +212,9 @@ class Metrics:
         admission = self._admission
         yield InfoMetricFamily(PREFIX + "server", "The server itself.", value={"version": __version__})
         ready = admission.state is ServerState.READY and self._models.ready()
-        yield GaugeMetricFamily(PREFIX + "ready", "1 where requests are accepted.", ready)
+        yield GaugeMetricFamily(
+            PREFIX + "ready", "1 where requests are accepted and the models of --ready answer.", ready
+        )
         yield GaugeMetricFamily(PREFIX + "in_flight_requests", "Requests in flight.", admission.in_flight)
         yield GaugeMetricFamily(PREFIX + "body_bytes_in_flight", "Bytes of their bodies.", admission.bytes_in_flight)
         if self._decoders is not None:

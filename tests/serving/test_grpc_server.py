@@ -240,6 +240,25 @@ def test_the_index_lists_every_version(client):
     }
 
 
+def test_a_model_that_cannot_be_opened_is_listed_and_not_serving_beside_the_others(client, channel, server):
+    models = server.service.models
+    models.set_unusable({("half", "1"): "has no bundle.json", ("a b", None): "is not a valid name"})
+    try:
+        index = {entry.name: entry for entry in client.get_model_repository_index().models}
+        assert (index["half"].version, index["half"].state) == ("1", "UNAVAILABLE")
+        assert (index["a b"].version, index["a b"].reason) == ("", "is not a valid name")
+        assert not client.is_model_ready("half")
+        assert client.is_model_ready("regnet")
+        assert client.is_server_ready()
+        answers = [check(channel, service) for service in ("half", "regnet", "")]
+        assert answers == ["NOT_SERVING", "SERVING", "SERVING"]
+        with pytest.raises(InferenceServerException, match="no version of model half is ready") as refused:
+            client.infer("half", tensor(images()))
+        assert refused.value.status() == "StatusCode.UNAVAILABLE"
+    finally:
+        models.set_unusable({})
+
+
 @pytest.mark.parametrize("verb", ["load_model", "unload_model"])
 def test_checklist_04_clients_load_and_unload_nothing(client, verb):
     with pytest.raises(InferenceServerException, match="not allowed") as refused:
