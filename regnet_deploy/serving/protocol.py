@@ -153,6 +153,7 @@ def read_document(document: Mapping[str, Any], rest: memoryview, interface: Mode
     for name, value in parameters.items():
         if isinstance(value, (list, dict)):
             raise RequestError(f"parameter {_short(name)} must be a text, a number or a flag, not {_short(value)}")
+    _check_sequence(parameters)
     try:
         images = _images(document, rest, interface)
     except TensorError as error:
@@ -307,6 +308,17 @@ def _schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
     if type(timeout_us) is not int or not 0 <= timeout_us <= _LONGEST_US:
         raise RequestError(f"timeout must be a whole number of microseconds, 0 or more, not {_short(timeout_us)}")
     return priority, timeout_us / 1e6 if timeout_us else None
+
+
+def _check_sequence(parameters: Mapping[str, Any]) -> None:
+    """Check the parameters of sequences, which mean nothing to a model without state, as Triton does."""
+    identity = parameters.get("sequence_id")
+    is_number = type(identity) is int and 0 <= identity < 2**64
+    if identity is not None and not (is_number or isinstance(identity, str)):
+        raise RequestError(f"sequence_id must be a text or a whole number of 64 bits, not {_short(identity)}")
+    for name in ("sequence_start", "sequence_end"):
+        if parameters.get(name) is not None:
+            _flag(parameters, name, False)
 
 
 def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interface: ModelInterface) -> tuple[bool, int]:

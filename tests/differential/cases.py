@@ -174,8 +174,8 @@ def parameters(draw: Draw, draft: Draft) -> None:
         "timeout": [0, 10**7, 2**40, 2**63 - 1, 2**63, -1, 1.5, "x", True, None],
         "binary_data_output": [True, False, 1, 0, "true", None, []],
         "custom": ["x", 1, 2**70, 1.5, True, None, [1], {"a": 1}],
-        "sequence_id": [0, 1, "a"],
-        "sequence_start": [True, False],
+        "sequence_id": [0, 1, "a", 1.5, True, None, [1], -1, 2**64 - 1, 2**64],
+        "sequence_start": [True, False, 1, "a", None],
         "headers": [1, "a"],
         "triton_enable_empty_final_response": [True],
     }[key]
@@ -353,7 +353,9 @@ def questions(draw: Draw) -> Case:
     """Requests to the endpoints that carry no images."""
     paths = ["/v2", "/v2/", "/v2/health/live", "/v2/health/ready", "/v2/models/stats", "/v2/repository/index",
              "/v2/repository/models/regnet/load", "/v2/repository/models/regnet/unload", "/v2/nothing", "/v1",
-             "/v2/health", "/v2/models", "/v2/models/", "/v2/repository/models/other/load"]  # fmt: skip
+             "/v2/health", "/v2/models", "/v2/models/", "/v2/repository/models/other/load", "/v2/logging",
+             "/v2/trace/setting", "/v2/models/regnet/trace/setting", "/v2/systemsharedmemory/status", "/", "/card",
+             "/v2/cudasharedmemory/status", "/v2/systemsharedmemory/unregister", "/metrics", "/classify"]  # fmt: skip
     model = st.builds(str.__add__, st.sampled_from([*_MODEL, *_MODEL, *_UNKNOWN]), st.sampled_from(_ENDS))
     path = draw(st.one_of(st.sampled_from(paths), model))
     wanted = "POST" if "/repository/" in path else "GET"

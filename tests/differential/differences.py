@@ -321,6 +321,42 @@ JUSTIFIED = (
         lambda: examples.infer("method", method="NOPE"),
     ),
     Difference(
+        "settings of the server",
+        "`/v2/logging`, `/v2/trace/setting` and `/v2/models/.../trace/setting`",
+        "404",
+        "200, the settings; 405 with the wrong method",
+        "Not supported: `/v2` does not list the extensions. `serve --log-requests` and `--trace` set what they would.",
+        lambda case, ours, triton: _path(case, "/v2/logging", "/trace/setting") and ours.status == 404,
+        lambda: examples.ask("GET", "/v2/logging"),
+    ),
+    Difference(
+        "regions of shared memory",
+        "`/v2/systemsharedmemory/...` and `/v2/cudasharedmemory/...`: status, register, unregister",
+        "404",
+        "200, or 400 and 500 for a region that is not there",
+        "Not supported: `/v2` does not list the extensions.",
+        lambda case, ours, triton: _path(case, "/v2/systemsharedmemory", "/v2/cudasharedmemory") and ours.status == 404,
+        lambda: examples.ask("GET", "/v2/systemsharedmemory/status"),
+    ),
+    Difference(
+        "own endpoints",
+        "`/`, `/card`, `/classify` and `/metrics`",
+        "as [serving.md](serving.md) describes them",
+        "404; metrics are on a port of their own, as with `--metrics-port`",
+        "They are not of the protocol.",
+        lambda case, ours, triton: case.path in ("/", "/card", "/classify", "/metrics") and triton.status == 404,
+        lambda: examples.ask("GET", "/card"),
+    ),
+    Difference(
+        "headers twice",
+        "a header of which there is one (`Authorization`, `Host`, `Content-Type`, ...) twice, with two values",
+        "400",
+        "200, one of them counts",
+        "A proxy in front may have checked the other one.",
+        _tagged("headers-twice", {400}, {200}),
+        lambda: examples.infer("headers-twice", headers={"Content-Type": "text/plain", "content-type": "image/png"}),
+    ),
+    Difference(
         "generate",
         "`/v2/models/.../generate`",
         "404",
@@ -384,6 +420,14 @@ JUSTIFIED = (
         ),
         lambda: examples.ask("POST", "/v2/repository/models/regnet/load", b"x", "body"),
     ),
+)
+
+#: Calls of gRPC that Triton has and this server has not: it answers UNIMPLEMENTED.
+UNSUPPORTED_CALLS = (
+    "ModelStreamInfer",
+    *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"),
+    *("CudaSharedMemoryStatus", "CudaSharedMemoryRegister", "CudaSharedMemoryUnregister"),
+    *("TraceSetting", "LogSettings"),
 )
 
 

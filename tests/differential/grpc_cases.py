@@ -105,6 +105,8 @@ def _parameters(draw: Any, request: Any) -> None:
         request.parameters["timeout"].int64_param = draw(st.sampled_from([0, 10**7, 2**40]))
     elif kind == "sequence":
         request.parameters["sequence_start"].bool_param = True
+        kind = draw(st.sampled_from(["string_param", "int64_param", "bool_param", "double_param"]))
+        setattr(request.parameters["sequence_id"], kind, {"string_param": "a", "double_param": 1.5}.get(kind, 1))
     elif kind == "triton":
         request.parameters["triton_x"].bool_param = True
     elif kind == "text":

@@ -83,6 +83,23 @@ def test_questions_get_the_codes_of_triton(stubs: Any, grpc_cases: Any, call: st
     assert ours.code == theirs.code
 
 
+def test_calls_that_are_listed_are_those_of_triton_alone(stubs: Any, differences: Any):
+    import grpc
+    from tritonclient.grpc import service_pb2
+
+    for name in differences.UNSUPPORTED_CALLS:
+        codes = []
+        for stub in stubs:
+            is_stream = name == "ModelStreamInfer"
+            request = service_pb2.ModelInferRequest() if is_stream else getattr(service_pb2, f"{name}Request")()
+            try:
+                answer = getattr(stub, name)(iter([request]) if is_stream else request, timeout=5)
+                codes.append("OK" if not is_stream or list(answer) else "")
+            except grpc.RpcError as error:
+                codes.append(error.code().name)
+        assert codes[0] == "UNIMPLEMENTED" != codes[1], (name, codes)
+
+
 def test_tritons_client_reads_the_same_from_both(both: Any):
     import tritonclient.grpc as triton
 

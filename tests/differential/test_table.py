@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ except for the differences of HTTP in the table.
 | --- | --- | --- | --- |
 """
 
+_CALLS = (
+    "Over gRPC, Triton also has these calls, which this server answers with UNIMPLEMENTED: {calls}. A model without "
+    "state gains nothing from a stream of requests: `ModelInfer` on one connection runs as many at a time."
+)
+
 _END = """
 Triton lacks these limits, so they are not compared: 413 for a body, an image or JSON that is too large, 408 for a
 body that does not arrive, 431 for a head that is too large, 503 with `Retry-After` for too many requests, connections
@@ -31,7 +37,14 @@ or images, 504 for a deadline, 401 without the token.
 def page(differences: Any) -> str:
     """Return the page."""
     rows = [f"| {entry.request} | {entry.ours} | {entry.triton} | {entry.why} |\n" for entry in differences.JUSTIFIED]
-    return _TEXT + "".join(rows) + _END
+    calls = ", ".join(f"`{name}`" for name in differences.UNSUPPORTED_CALLS)
+    return (
+        _TEXT
+        + "".join(rows)
+        + textwrap.fill(_CALLS.format(calls=calls).strip(), 118, initial_indent="\n")
+        + "\n"
+        + _END
+    )
 
 
 def test_the_page_is_the_table(differences: Any):

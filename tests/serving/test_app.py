@@ -526,3 +526,17 @@ def test_pages_without_parameters_refuse_them_but_probes_and_browsers_are_let_be
     assert client.get("/?topk=3", headers={"accept": "text/html"}).status_code == 200
     for path in ("/v2/health/ready?now", "/v2/models/regnet?api-version=1"):  # as Triton
         assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/v2/logging", "/v2/trace/setting", "/v2/models/regnet/trace/setting", "/v2/systemsharedmemory/status"),
+        *("/v2/cudasharedmemory/region/a/register", "/v2/systemsharedmemory/unregister"),
+    ],
+)
+def test_extensions_that_are_not_listed_are_not_there(client: Inside, path: str):
+    listed = client.get("/v2").json()["extensions"]
+    assert not {"logging", "trace", "system_shared_memory", "cuda_shared_memory", "sequence"} & set(listed)
+    for answer in (client.get(path), client.post(path, content=b"{}")):
+        assert answer.status_code == 404

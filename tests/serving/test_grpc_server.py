@@ -781,3 +781,37 @@ def test_a_port_that_is_taken_is_one_line(bundle, server):
 
     with pytest.raises(ServerError, match="taken"):
         server.do(again())
+
+
+def test_calls_of_triton_that_are_not_offered_are_unimplemented(bundle):
+    from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+    with running(load(bundle)) as server, grpc.insecure_channel(server.url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        for call in (
+            lambda: list(stub.ModelStreamInfer(iter([service_pb2.ModelInferRequest()]))),
+            lambda: stub.SystemSharedMemoryStatus(service_pb2.SystemSharedMemoryStatusRequest()),
+            lambda: stub.TraceSetting(service_pb2.TraceSettingRequest()),
+            lambda: stub.LogSettings(service_pb2.LogSettingsRequest()),
+        ):
+            with pytest.raises(grpc.RpcError) as error:
+                call()
+            assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_connections_are_replaced_before_a_server_that_lingers_ends(bundle):
+    """Each is told to go (GOAWAY) without losing a call; when the server listens no more, nobody comes back."""
+    with running(load(bundle), linger_s=1.0) as server, grpc.insecure_channel(server.url) as channel:
+        begin = time.monotonic()
+        while time.monotonic() - begin < 1.2:
+            infer(channel, request())
+        server.loop.call_soon_threadsafe(server.grpc.stop_listening)
+
+        def ask_on():
+            while time.monotonic() - begin < 30:
+                infer(channel, request())
+
+        with pytest.raises(grpc.RpcError) as error:
+            ask_on()
+        assert error.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "Connection refused" in error.value.details()

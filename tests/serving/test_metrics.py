@@ -9,6 +9,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from regnet_deploy.serving.admission import Admission, ServerState
+from regnet_deploy.serving.connection_places import ABORT_REASONS, ConnectionCounts
 from regnet_deploy.serving.gpu_metrics import GpuState
 from regnet_deploy.serving.metrics import DURATIONS, Metrics
 from regnet_deploy.serving.request_record import RequestRecord
@@ -230,3 +231,24 @@ def test_names_are_those_that_prometheus_wants(metrics: Metrics):
     for family in parse(metrics.render()[0].decode()):
         assert re.fullmatch(r"(regnet_deploy|process|python)_[a-z_]+", family.name)
         assert family.documentation
+
+
+def test_connections_are_counted_where_a_socket_is_served(models: Models, admission: Admission):
+    counts = ConnectionCounts()
+    metrics = Metrics(models, admission, connections=counts)
+    assert b"regnet_deploy_connections" not in metrics.render()[0]
+    counts.limit, counts.open, counts.refused = 512, 3, 2
+    counts.aborted["slow"] += 1
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in parse(metrics.render()[0].decode())
+        for sample in family.samples
+        if "connections" in sample.name
+    }
+    prefix = "regnet_deploy_connections"
+    assert found == {
+        (prefix,): 3,
+        (f"{prefix}_limit",): 512,
+        (f"{prefix}_refused_total",): 2,
+        **{(f"{prefix}_aborted_total", reason): float(reason == "slow") for reason in ABORT_REASONS},
+    }

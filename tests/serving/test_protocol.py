@@ -373,3 +373,20 @@ def test_the_largest_batch_fits_with_every_digit_and_white_space():
     values = np.full((8, 3, 64, 64), -1.2345678901234567e-30)
     tensor = {"name": "images", "shape": list(values.shape), "datatype": "FP32", "data": values.tolist()}
     assert parse_infer(json.dumps({"inputs": [tensor]}).encode(), None, large).images.shape == values.shape
+
+
+@pytest.mark.parametrize("value", [0, 1, 2**64 - 1, "a", "", None])
+def test_a_sequence_means_nothing_to_a_model_without_state(value: Any):
+    parameters = {"sequence_id": value, "sequence_start": True, "sequence_end": None}
+    assert parse_infer(body(tensor(), parameters=parameters), None, FLOATS).images.shape == (1, 3, 2, 2)
+
+
+@pytest.mark.parametrize("value", [1.5, True, -1, 2**64, [1], {"a": 1}])
+def test_the_kind_of_a_sequence_is_checked_all_the_same(value: Any):
+    assert "sequence_id" in refused(body(tensor(), parameters={"sequence_id": value}))
+
+
+@pytest.mark.parametrize("name", ["sequence_start", "sequence_end"])
+@pytest.mark.parametrize("value", [1, 0, "true", [True]])
+def test_start_and_end_of_a_sequence_are_flags(name: str, value: Any):
+    assert name in refused(body(tensor(), parameters={name: value}))

@@ -641,3 +641,80 @@ def test_versions_are_swapped_under_load_without_a_failed_request(start: Start, 
     code, errors = server.end()
     assert code == 0
     assert errors.count('"event":"swapped"') == 2
+
+
+def test_it_accepts_as_many_connections_as_files_may_be_open(start: Start, exported_bundle: Path):
+    """Beyond them requests get 503, and health is answered; the start says it."""
+    command = ["prlimit", "--nofile=64:64", sys.executable, "-m", "regnet_deploy", "serve", str(exported_bundle)]
+    if shutil.which("prlimit") is None:
+        pytest.skip("needs prlimit and setpriv (util-linux)")
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--json", "--decoders", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    server = Server(process, json.loads(process.stdout.readline()))
+    head = b"POST /classify HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            one = stack.enter_context(socket.create_connection((server.host, server.port), timeout=30))
+            one.sendall(head)
+        assert server.status("/v2/health/live") == 200
+        one.settimeout(30)
+        assert one.recv(100).startswith(b"HTTP/1.1 503 ")
+    wait_until(lambda: post(server, infer_body()) == 200)
+    process.terminate()
+    code, errors = server.end()
+    assert code == 0
+    assert "few_open_files" in errors
+    assert "ulimit -n" in errors
+    assert "cannot be accepted" not in errors
+
+
+def test_too_few_files_for_one_connection_are_one_line(exported_bundle: Path):
+    if shutil.which("prlimit") is None:
+        pytest.skip("needs prlimit and setpriv (util-linux)")
+    command = ["prlimit", "--nofile=30:30", sys.executable, "-m", "regnet_deploy", "serve", str(exported_bundle)]
+    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "the process may open 30 files, too few for a server" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_every_address_is_that_of_both_families_for_http_and_grpc(start: Start):
+    import grpc
+
+    server = start("--host", "0.0.0.0", "--grpc-port", "0")
+    assert server.url.startswith("http://0.0.0.0:")
+    hosts = ["::ffff:127.0.0.1"]
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        hosts.append("::1")
+    for host in hosts:
+        with socket.create_connection((host, server.port), timeout=30) as connection:
+            ask_if_live(connection)
+        with grpc.insecure_channel(f"[{host}]:{server.facts['grpc_port']}") as channel:
+            live = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            assert live(b"", timeout=30) == b"\x08\x01"
+
+
+def test_a_name_is_the_same_address_for_http_and_grpc(start: Start):
+    server = start("--host", "localhost", "--grpc-port", "0")
+    local = set()
+    for table in ("tcp", "tcp6"):
+        with open(f"/proc/{server.process.pid}/net/{table}") as lines:
+            rows = [row.split() for row in lines]
+        listening = [row[1].split(":") for row in rows[1:] if row[3] == "0A"]
+        ports = (server.port, server.facts["grpc_port"])
+        local |= {host.removeprefix("0000000000000000FFFF0000") for host, port in listening if int(port, 16) in ports}
+    assert len(local) == 1
+
+
+def test_an_idle_connection_is_kept_for_as_long_as_said(start: Start):
+    server = start("--keep-alive", "0.3")
+    with socket.create_connection((server.host, server.port), timeout=30) as connection:
+        ask_if_live(connection)
+        ask_if_live(connection)
+        assert connection.recv(100) == b""
