@@ -104,10 +104,10 @@ class Swaps:
         right = manifest.read_bytes()
         (manifest.parent / ".spoilt").write_bytes(right[: len(right) // 2])
         os.replace(manifest.parent / ".spoilt", manifest)
-        self._expect("spoilt refused", self._in_place, _states("READY", "UNAVAILABLE"))
+        self._expect("spoilt refused", self._in_place, _is_ready(because=True))
         (manifest.parent / ".right").write_bytes(right)
         os.replace(manifest.parent / ".right", manifest)
-        self._expect("put right", self._in_place, _states("READY"))
+        self._expect("put right", self._in_place, _is_ready(because=False))
 
     def _worlds_bundle(self, number: int) -> Path:
         bundles: list[Path] = self._field.world.bundles
@@ -161,5 +161,6 @@ class Swaps:
         return entries
 
 
-def _states(*states: str) -> Callable[[list[Any]], bool]:
-    return lambda entries: [one["state"] for one in entries] == list(states)
+def _is_ready(*, because: bool) -> Callable[[list[Any]], bool]:
+    """Hold that the one version is ready, with or without the reason why another was refused in its place."""
+    return lambda entries: [(one["state"], bool(one["reason"])) for one in entries] == [("READY", because)]
