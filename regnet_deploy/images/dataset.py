@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from regnet_deploy.errors import DataError
+from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.findings import dataset_findings
 from regnet_deploy.images.folder_files import entries, files_below
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import FolderSource, ImageSource
-from regnet_deploy.images.layout import ensure_no_splits_in_classes, find_layout
+from regnet_deploy.images.layout import Layout, ensure_no_splits_in_classes, find_layout
 from regnet_deploy.images.names import shortened
 
 DEFAULT_VAL_SPLIT = 0.1
@@ -115,8 +116,7 @@ def list_images(root: str | Path) -> ImageListing:
     layout = find_layout(folder, entries(folder).folders)
     train, left_out = _classes(folder, layout.train)
     if layout.train:
-        left_out |= entries(folder).left_out
-        left_out |= {f"{name}/": "neither for training nor for validation" for name in layout.unused}
+        left_out |= _beside_splits(folder, layout)
     else:
         ensure_no_splits_in_classes(
             folder, {name: [file[len(name) + 1 :] for file in files] for name, files in train.items()}
@@ -210,6 +210,18 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
         rounds.append((seen[labels[index]], index))
         seen[labels[index]] += 1
     return [index for _, index in sorted(rounds, key=lambda each: each[0])]
+
+
+def _beside_splits(root: Path, layout: Layout) -> dict[str, str]:
+    """Return images and folders beside the splits, and beside splits that are nested, with the reason."""
+    left_out = {f"{name}/": "neither for training nor for validation" for name in layout.unused}
+    nested = (split.split("/")[0] for split in (layout.train, layout.val) if split and "/" in split)
+    for below in ("", *nested):
+        inside, prefix = entries(root / below), f"{below}/" if below else ""
+        left_out.update((prefix + name, reason) for name, reason in inside.left_out.items())
+        images = (name for name in inside.files if Path(name).suffix.lower() in SUFFIXES)
+        left_out.update(dict.fromkeys((prefix + name for name in images), "not in a class folder"))
+    return left_out
 
 
 def _listing(

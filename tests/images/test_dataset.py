@@ -260,6 +260,22 @@ def test_splits_inside_of_class_folders_are_refused(tmp_path: Path) -> None:
         list_images(tmp_path)
 
 
+def test_images_beside_the_splits_are_named(tmp_path: Path) -> None:
+    for name in ("set_train/set_train/a", "set_val/set_val/a"):
+        put_class(tmp_path, name, 2)
+    put(tmp_path, "x.png")
+    put(tmp_path, "set_train/y.png")
+    (tmp_path / "labels.csv").touch()
+    assert read(tmp_path).rejected == {"set_train/y.png": "not in a class folder", "x.png": "not in a class folder"}
+
+
+def test_of_the_folder_above_the_data_set_the_right_one_is_suggested(tmp_path: Path) -> None:
+    for name in ("birds/train/a", "birds/test/a"):
+        put_class(tmp_path, name, 2)
+    with pytest.raises(DataError, match=r"did you mean --data .*/birds\?"):
+        ensure_several_classes(list_images(tmp_path))
+
+
 def test_one_class_is_refused_with_the_folder_that_may_be_meant(tmp_path: Path) -> None:
     put_class(tmp_path, "images/a", 2)
     put_class(tmp_path, "images/b", 2)
