@@ -45,13 +45,18 @@ _PATH = click.Path(path_type=Path)
     metavar="DIR",
     help="Training folder: measures accuracy on its validation images, calibrates on its training images.",
 )
-@click.option("--calibration", type=_PATH, metavar="DIR", help="Calibrate INT8 and FP8 on the images in this folder.")
+@click.option(
+    "--calibration",
+    type=_PATH,
+    metavar="DIR",
+    help="Calibrate INT8 and FP8 on the images in this folder, or in its folders.",
+)
 @click.option(
     "--calibration-images",
-    type=Whole(300, 512),
+    type=Whole(1, 512),
     default=512,
     show_default=True,
-    help="Number of images for calibration.",
+    help="Number of images for calibration; 300 or more are advisable.",
 )
 @click.option(
     "--seed", type=seed_type(), default=0, show_default=True, help="Seed of the choice of calibration images."

@@ -33,7 +33,8 @@ from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
 from regnet_deploy.exporting.validation import ValidationSet
-from regnet_deploy.images.dataset import ImageDataset, stratified_order
+from regnet_deploy.images.dataset import ImageDataset, ImageListing, list_images, stratified_order
+from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.decode import FORMATS, ImageError
 from regnet_deploy.images.folder_files import entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
@@ -41,8 +42,9 @@ from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import replay
 from regnet_deploy.runtimes.runtime import Session, open_onnx
 
-#: With fewer images, values that a deployed network meets are missing; more images do not change the ranges.
-MIN_IMAGES, MAX_IMAGES = 300, 512
+#: With fewer images than the first, values that a deployed network meets may be missing; more than the second do not
+#: change the ranges.
+ENOUGH_IMAGES, MAX_IMAGES = 300, 512
 
 TRAINING, USER = "training images", "user images"
 #: Number of validation images on which the methods are compared.
@@ -177,23 +179,24 @@ def make_calibration_set(
 
     Args:
         source: the folder that was given to ``train --data``, of which only training images are used, spread over the
-            classes; its dataset; or a folder that contains images and no folders.
+            classes; its dataset; another folder with one folder for each class; or a folder of images.
         bundle: its labels and its part ``training`` say what was trained on.
         preprocessing: of the bundle.
         golden_images: ``(n, h, w, 3)`` uint8: none of these is used.
         count: number of images; fewer are used if there are not as many.
         seed: of the choice.
         excluded: fingerprints of validation images: none of these is used either.
-        progress: receives the images found, and before that the files read, if the dataset has to be loaded.
+        progress: receives the images found, and before that the files read, if the dataset has to be loaded; and
+            messages on files that cannot be used and on too few images.
 
     Raises:
-        UsageError: ``count`` is not 300 to 512.
-        DataError: the folder does not exist, its classes are not the bundle's, its held-out images are not known, or it
-            has fewer than 300 usable images.
-        MissingPart: the folder has classes and the bundle is not trained.
+        UsageError: ``count`` is not 1 to 512.
+        DataError: the folder does not exist, has no usable image, or is split into training and validation images with
+            other classes than the bundle's; or the images that training held out are not known.
+        MissingPart: the folder is split and the bundle is not trained.
     """
-    if not MIN_IMAGES <= count <= MAX_IMAGES:
-        raise UsageError(f"calibration needs {MIN_IMAGES} to {MAX_IMAGES} images, not {count}")
+    if not 1 <= count <= MAX_IMAGES:
+        raise UsageError(f"calibration takes 1 to {MAX_IMAGES} images, not {count}")
     progress = progress or NoProgress()
     images, ordered, description = _ordered(source, bundle, seed, progress)
     golden = {pixels_fingerprint(image) for image in golden_images}
@@ -215,8 +218,18 @@ def make_calibration_set(
         progress.update(len(chosen), count)
         if len(chosen) == count:
             break
-    if len(chosen) < MIN_IMAGES:
-        raise DataError(_too_few(images.root, description, len(ordered), len(chosen), skipped, unusable))
+    for line in left_out_lines("cannot be used for calibration", unusable):
+        progress.message(line)
+    if not chosen:
+        raise DataError(
+            f"calibration: {_found(images.root, description, 0, skipped, unusable, len(ordered))}: add images"
+        )
+    if len(chosen) < ENOUGH_IMAGES:
+        found = _found(images.root, description, len(chosen), skipped, unusable, len(ordered))
+        progress.message(
+            f"calibration: {found}; with fewer than {ENOUGH_IMAGES} the ranges may miss values of other images: compare "
+            "the accuracy on validation images (--data), or add images"
+        )
     pixels = np.stack(chosen)
     digest = calibration_digest(pixels, preprocessing)
     return CalibrationSet(pixels, description, images.root.resolve().name, seed, digest, unusable)
@@ -236,6 +249,9 @@ def _ordered(
         files = _images_without_classes(Path(source))
         if files is not None:
             return FolderSource(Path(source), tuple(files)), stratified_order([0] * len(files), seed), USER
+        listing = list_images(source)
+        if not _holds_images_out(listing, bundle):
+            return _by_folder(listing, bundle, seed, progress)
         source = load_training_dataset(source, bundle, progress)
     train = source.train
     ordered = [train[i].index for i in stratified_order([file.label for file in train], seed)]
@@ -252,6 +268,34 @@ def _images_without_classes(root: Path) -> list[str] | None:
     return image_files(root).files
 
 
+def _holds_images_out(listing: ImageListing, bundle: Bundle) -> bool:
+    """Tell whether some of the images are for validation: in a folder of their own, or held out by training."""
+    if listing.val is not None:
+        return True
+    training = bundle.manifest.training
+    if training is None or "held out" not in training.data.split:
+        return False
+    usable = sum(path not in training.data.rejected for paths in listing.train.values() for path in paths)
+    return usable == training.data.train_images + training.data.val_images
+
+
+def _by_folder(
+    listing: ImageListing, bundle: Bundle, seed: int, progress: Progress
+) -> tuple[ImageSource, list[int], str]:
+    """Return all images of a folder of folders, spread over these, as user images."""
+    labels = bundle.manifest.labels
+    others = sorted(set(listing.train) - set(labels)) if labels else []
+    if others:
+        progress.message(
+            f"calibration: {len(others)} of {len(listing.train)} folders in {listing.root} are no classes of the bundle, "
+            f"such as {others[0]}; their images are used all the same"
+        )
+    index = {name: number for number, name in enumerate(listing.source.names)}
+    images = [(index[path], label) for label, paths in enumerate(listing.train.values()) for path in paths]
+    order = stratified_order([label for _, label in images], seed)
+    return listing.source, [images[i][0] for i in order], USER
+
+
 def _skip_reason(
     fingerprint: bytes, golden: Collection[bytes], validation: Collection[bytes], seen: Collection[bytes]
 ) -> str | None:
@@ -259,19 +303,17 @@ def _skip_reason(
     return next((name for name, fingerprints in sets.items() if fingerprint in fingerprints), None)
 
 
-def _too_few(
-    root: Path, description: str, files: int, usable: int, skipped: Mapping[str, int], unusable: dict[str, str]
+def _found(
+    root: Path, description: str, usable: int, skipped: Mapping[str, int], unusable: dict[str, str], files: int
 ) -> str:
+    """Return in words how many of the files in a folder are usable, and why not all."""
     what = f"images ({', '.join(FORMATS)})" if description == USER else description
     details = [f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in skipped.items()]
     if unusable:
         path, reason = next(iter(unusable.items()))
         details.append(f"{len(unusable)} cannot be used, for example {path}: {reason}")
     explanation = f" ({'; '.join(details)})" if details else ""
-    return (
-        f"calibration needs {MIN_IMAGES} images and {root} has {usable} usable ones among {files} {what}{explanation}: "
-        "add images, or give another folder of real ones"
-    )
+    return f"{root} has {usable} usable images among {files} {what}{explanation}"
 
 
 def _figures(session: Session, gate: AccuracyGate, validation: ValidationSet | None) -> CalibrationResult | None:

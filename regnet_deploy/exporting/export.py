@@ -26,6 +26,7 @@ from regnet_deploy.exporting.validation import load_validation_set
 from regnet_deploy.exporting.variant_choice import choose_variants, removed_names
 from regnet_deploy.exporting.variants import make_variants
 from regnet_deploy.images.dataset import ImageDataset
+from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.profiling.latency import check_memory
 from regnet_deploy.profiling.machine import describe_machine, environment
 from regnet_deploy.progress import NoProgress, Progress
@@ -118,6 +119,9 @@ def _make_gate(
         unreadable = validation.check_unreadable()
         if unreadable:
             progress.message(unreadable)
+        if len(validation.unreadable) > 1:  # one of them is in the line above
+            for line in left_out_lines("of the validation images cannot be read", validation.unreadable):
+                progress.message(line)
         check_reference_accuracy(reference, bundle, options.data, progress)
     return AccuracyGate(golden.golden, source.preprocessing, options.gates, validation, reference, options.max_drop)
 

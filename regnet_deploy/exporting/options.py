@@ -27,7 +27,7 @@ class ExportOptions:
         images: files and folders for the golden set; without them the samples that training stored are used.
         data: the training folder, for accuracy on its validation images and for calibration.
         calibration: another folder of images for calibration.
-        calibration_images: number of images for calibration, 300 to 512.
+        calibration_images: number of images for calibration, 1 to 512; 300 or more are advisable.
         seed: of the choice of these images.
         gates: name of a precision -> limits on the golden set.
         max_drop: percentage points of validation top-1 that a variant may lose.

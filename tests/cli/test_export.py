@@ -117,7 +117,7 @@ def test_gates_are_options(cli, bundle):
         (("--gate", "fp32:cosine=2"), "cosine must be a number from -1 to 1"),
         (("--gate", "fp32"), "not of the form precision:figure=limit, such as int8:worst=0.3"),
         (("--tuned-batch", "64"), "batches of 1 to 32 images tuned for 64 are impossible"),
-        (("--calibration-images", "100"), "100 is not in the range 300<=x<=512"),
+        (("--calibration-images", "513"), "513 is not in the range 1<=x<=512"),
     ],
 )
 def test_what_cannot_be_asked_for_is_one_line_before_anything_is_computed(cli, bundle, options, says):

@@ -456,21 +456,27 @@ def test_the_accuracy_of_the_same_bytes_is_remembered(trained, data):
     assert run(trained, precisions=precisions("fp16")).variants["onnx-fp16"].accuracy == known
 
 
-def test_auto_goes_on_without_int8_where_there_are_too_few_images(trained, write_images, tmp_path):
-    for label in open_bundle(trained).parts["labels"]:
-        write_images(tmp_path / "few" / "train" / label, 4)
-        write_images(tmp_path / "few" / "val" / label, 2, seed=1)
-    exported = run(trained, auto=True, data=tmp_path / "few", max_drop=100.0, seconds=0.01)
+def test_few_images_calibrate_with_a_warning(trained, write_images, tmp_path, messages_of):
+    write_images(tmp_path / "few", 40)
+    loose = dict.fromkeys(PRECISIONS, Gate())
+    (told,) = messages_of(trained, precisions=precisions("int8-cpu"), calibration=tmp_path / "few", gates=loose)
+    assert "has 40 usable images" in told
+    assert open_bundle(trained).variants["onnx-int8-cpu"].calibration.images == 40
+
+
+def test_auto_goes_on_without_int8_where_there_is_no_image_for_it(trained, data, tmp_path):
+    (tmp_path / "none").mkdir()
+    exported = run(trained, auto=True, data=data, calibration=tmp_path / "none", max_drop=100.0, seconds=0.01)
     results = {one.variant: one for one in exported.choice.candidates}
     assert results["onnx-int8-cpu"].result == "unmeasured"
-    assert "300" in results["onnx-int8-cpu"].reason
+    assert "0 usable images" in results["onnx-int8-cpu"].reason
 
 
-def test_asked_for_by_name_too_few_images_are_an_error_and_nothing_is_written(trained, write_images, tmp_path):
-    write_images(tmp_path / "few", 20)
+def test_asked_for_by_name_no_image_is_an_error_and_nothing_is_written(trained, tmp_path):
+    (tmp_path / "none").mkdir()
     before = (trained / "bundle.json").read_bytes()
-    with pytest.raises(DataError, match="300"):
-        run(trained, precisions=precisions("int8"), calibration=tmp_path / "few")
+    with pytest.raises(DataError, match="0 usable images"):
+        run(trained, precisions=precisions("int8"), calibration=tmp_path / "none")
     assert (trained / "bundle.json").read_bytes() == before
 
 
