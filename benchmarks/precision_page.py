@@ -143,14 +143,17 @@ particular one without VNNI, `int8-cpu` can be slower than FP32: `export --data 
 A precision sets the type of every operator in the ONNX file. TensorRT 11 and TensorRT-RTX compute a network in exactly
 these types; they have no precision flags. A variant that does not pass its gate on the golden set is left out (exit code
 3); `--gate int8:worst=0.3` sets another limit. "Mean" is the mean absolute error of a logit, and "worst image" the
-root mean square error of the image where it is largest; both are shares of the spread of the logits over the images. "Top-1"
+root mean square error of the image where it is largest; both are shares of the spread of the logits over the images (the second
+of how far the image's logits are from the mean of all images, where they are farther than the spread). "Top-1"
 is the share of images with the same first class; a change between two classes whose logits differ by less than the mean error
 that the gate allows (or a hundredth of the spread) does not count. With `--data` a variant must also not lose more than `--max-drop` percentage points of top-1
 on all validation images.
 
 {table(["precision", "computes", "gate"], gate_rows())}
 
-INT8 and FP8 are calibrated on 300 to 512 training images that are neither in the golden set nor in the validation set.
+INT8 and FP8 are calibrated on up to 512 training images that are neither in the golden set nor in the validation set; with
+fewer than 300 a line says that values may be missing. `--calibration` takes another folder of images, with or without folders
+for the classes.
 MinMax, entropy and percentile ranges are all tried, and the most accurate ones are kept. Scales must be scalars: with
 scales of shape (1,), {library} accepts the file and computes every INT8 and FP8 convolution in FP16
 without a message, and ONNX Runtime computes additions and products in FP32. The first of these was found by reading the

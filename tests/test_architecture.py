@@ -107,6 +107,7 @@ SHARED = {
     "bundle",
     "cgroup",
     "cpu",
+    "cpu_load",
     "durable_files",
     "errors",
     "field_types",

@@ -176,6 +176,7 @@ class TuningRow(Record, frozen=True):
         p99_ms: 99th percentile of latency at that rate, or the lowest measured; None if the server did not start.
         trials: number of loads.
         note: why it was rejected, or that it is selected.
+        first_rate: rate of the search, where it was lower when it was measured again.
     """
 
     setting: ServerSetting
@@ -183,6 +184,7 @@ class TuningRow(Record, frozen=True):
     p99_ms: float | None
     trials: int
     note: str
+    first_rate: float | None = default(None)
 
     def __str__(self) -> str:
         p99 = f"p99 {self.p99_ms:.1f} ms" if self.p99_ms is not None else ""

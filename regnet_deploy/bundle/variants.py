@@ -32,8 +32,9 @@ class Gate(Record, frozen=True):
             the logits of an image between two classes are near 0, and a small error turns them.
         top1: minimum share of images whose first class is the same; if the reference does not decide between two
             classes, either counts as the same.
-        worst: maximum error of an image, as a share of the spread of the reference logits: the root mean square over
-            the classes, of the image where it is largest. Proofs of earlier versions do not have it.
+        worst: maximum root mean square error over the classes of one image, as a share of the spread of the reference
+            logits, or of how far the image's logits are from the mean of all images where they are farther. Proofs of
+            earlier versions do not have it.
     """
 
     atol: float | None = default(None)
@@ -92,8 +93,8 @@ class Proof(Record, frozen=True, kw_only=True):
         cosine: smallest cosine similarity of an image's logits with their reference.
         top1_agreement: share of images whose first class is the same.
         top1_decided: the same, where images whose first class the reference does not decide count as the same.
-        worst_error: root mean square error of the image where it is largest, as a share of the same spread; None in
-            proofs of earlier versions.
+        worst_error: root mean square error of the image where it is largest, as a share like that of the gate's limit;
+            None in proofs of earlier versions.
         gate: the limits that were applied; None in proofs of earlier versions.
         passed: whether every figure is within its limit.
         standard: whether the gate was that of the precision, or a tighter one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,8 @@ def command(
 
     The load is an open loop: requests are sent at scheduled times, whether or not earlier ones are answered. Latency is
     measured from the scheduled time. So a pause of the server counts for every request that it delays. Answers are
-    compared with the golden set; the exit code is 3 if one is wrong. Every request has one image.
+    compared with the golden set; the exit code is 3 if one is wrong, and 2 if a request failed: by a connection, a
+    timeout, or a status other than 503. Every request has one image.
 
     \b
     Example:
@@ -175,6 +177,28 @@ def command(
         )
     if reports[-1].is_server_gone:
         raise ServerError(f"the server at {target.url} no longer answers: the load ended early")
+    failure = _failure(checked)
+    if failure:
+        raise ServerError(f"{failure}, at {target.url}")
+
+
+def _failure(reports: Sequence[RateReport]) -> str | None:
+    """Return in words which requests failed, or that none had a correct answer; None where all is well.
+
+    Refusals with status 503, and requests that the load generator did not send, are how a server above its capacity is
+    measured.
+    """
+    kinds = Counter[str]()
+    for report in reports:
+        kinds.update(report.failed)
+    requests = sum(report.requests for report in reports)
+    if kinds:
+        words = ", ".join(f"{count:,} {name}" for name, count in sorted(kinds.items()))
+        problem = next((f"; the last connection: {report.problem}" for report in reports if report.problem), "")
+        return f"{sum(kinds.values()):,} of {requests:,} requests failed ({words}{problem})"
+    if requests and not any(report.ok for report in reports):
+        return f"none of {requests:,} requests had a correct answer"
+    return None
 
 
 def _run(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from regnet_deploy.bundle.record import to_json
 from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.cli.output import print_message, print_table, print_text
-from regnet_deploy.images.dataset_summary import left_out_lines
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.manifest import Choice

@@ -29,7 +29,7 @@ from regnet_deploy.cli.output import (
     print_table,
     terminal_progress,
 )
-from regnet_deploy.errors import require
+from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.measurements import TuningRow
@@ -66,6 +66,11 @@ if TYPE_CHECKING:
     help="Time of each trial, at least ten times the limit, s; low rates take up to three times as long.",
 )
 @arrival_seed_option
+@click.option(
+    "--accept-doubtful",
+    is_flag=True,
+    help="Write the result also where other programs on the machine may have decided it.",
+)
 @click.option("--dry-run", is_flag=True, help="Measure, but write nothing into the bundle.")
 @json_option
 def command(
@@ -79,6 +84,7 @@ def command(
     images: str | None,
     duration: float,
     seed: int,
+    accept_doubtful: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -86,7 +92,8 @@ def command(
 
     The command starts a server for each setting, one after another, and measures it under open-loop load, which takes
     minutes. It writes the best settings into the bundle, and `serve` uses them on this machine. The load generator uses
-    some of the cores, as clients on the same machine do.
+    some of the cores, as clients on the same machine do. A result that other programs may have decided - a setting had
+    a clearly higher rate before, or the machine was busy and two variants have near rates - is shown and not written.
 
     \b
     Example:
@@ -119,19 +126,26 @@ def command(
             progress.message(f"nothing was written: {bundle_path} is as it was")
             raise click.Abort from None
     best, serving = result.best, result.serving
-    if not dry_run:
+    written = not dry_run and (accept_doubtful or not result.doubts)
+    if written:
         update_bundle(bundle_path, Manifest(serving=serving, environment=environment("tune")), expect=bundle)
     if as_json:
-        print_json({"bundle": bundle_path, "written": not dry_run, **serving.to_json()})
+        print_json({"bundle": bundle_path, "written": written, "doubts": list(result.doubts), **serving.to_json()})
     else:
         _print(result)
     used = f"; `regnet-deploy serve{bundle_as_argument(bundle_path)}` uses these settings on this machine"
-    end = " (dry run: nothing was written)" if dry_run else used
+    end = used if written else " (dry run: nothing was written)" if dry_run else " (nothing was written)"
     print_message(f"{best.setting}: {best.rate:.1f} images/s with a p99 of {best.p99_ms:.1f} ms{end}")
     if result.late_loads:
         print_message(
             f"in {result.late_loads} loads the load generator sent requests late, which counts as latency: on an idle "
             "machine, or with clients on another one, the server may sustain a higher rate"
+        )
+
+    if result.doubts and not accept_doubtful and not dry_run:
+        raise UsageError(
+            f"the result is doubtful and was not written: {'; '.join(result.doubts)}: run this again when the machine "
+            "is idle, with a longer --duration, or give --accept-doubtful"
         )
 
 

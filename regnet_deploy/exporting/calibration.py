@@ -221,14 +221,13 @@ def make_calibration_set(
     for line in left_out_lines("cannot be used for calibration", unusable):
         progress.message(line)
     if not chosen:
-        raise DataError(
-            f"calibration: {_found(images.root, description, 0, skipped, unusable, len(ordered))}: add images"
-        )
+        found = _found(images.root, description, 0, skipped, unusable, len(ordered))
+        raise DataError(f"calibration: {found}: add images, or give another folder of real ones")
     if len(chosen) < ENOUGH_IMAGES:
         found = _found(images.root, description, len(chosen), skipped, unusable, len(ordered))
         progress.message(
-            f"calibration: {found}; with fewer than {ENOUGH_IMAGES} the ranges may miss values of other images: compare "
-            "the accuracy on validation images (--data), or add images"
+            f"calibration: {found}; with fewer than {ENOUGH_IMAGES} the ranges may miss values of other images: "
+            "compare the accuracy on validation images (--data), or add images"
         )
     pixels = np.stack(chosen)
     digest = calibration_digest(pixels, preprocessing)
@@ -287,8 +286,8 @@ def _by_folder(
     others = sorted(set(listing.train) - set(labels)) if labels else []
     if others:
         progress.message(
-            f"calibration: {len(others)} of {len(listing.train)} folders in {listing.root} are no classes of the bundle, "
-            f"such as {others[0]}; their images are used all the same"
+            f"calibration: {len(others)} of {len(listing.train)} folders in {listing.root} are no classes of the "
+            f"bundle, such as {others[0]}; their images are used all the same"
         )
     index = {name: number for number, name in enumerate(listing.source.names)}
     images = [(index[path], label) for label, paths in enumerate(listing.train.values()) for path in paths]

@@ -12,6 +12,8 @@ from pathlib import Path
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.measurements import ServerSetting, Serving, TuningRow
 from regnet_deploy.cpu import available_cores
+from regnet_deploy.cpu_load import OtherLoad
+from regnet_deploy.load_testing.doubts import doubts
 from regnet_deploy.load_testing.http_client import raise_open_files_limit
 from regnet_deploy.load_testing.load_runs import LoadPlan, measure_capacity, run_open_loop
 from regnet_deploy.load_testing.payloads import Kind
@@ -79,12 +81,17 @@ class TuningResult:
         best: the selected setting, with a rate that was confirmed.
         rows: all settings that were tried.
         late_loads: number of loads in which requests were sent late, which counts as latency.
+        doubts: why other programs on the machine may have decided the result; see
+            :func:`regnet_deploy.load_testing.doubts.doubts`.
+        contended_cores: mean number of cores that other programs took from the measurements; None if it is not known.
     """
 
     options: TuningOptions
     best: TuningRow
     rows: list[TuningRow]
     late_loads: int
+    doubts: tuple[str, ...] = ()
+    contended_cores: float | None = None
 
     @property
     def serving(self) -> Serving:
@@ -115,8 +122,11 @@ def tune_bundle(bundle: Bundle, options: TuningOptions, progress: Progress | Non
     raise_open_files_limit(options.plan.limits.connections)
     servers = ServerStarter(bundle, options)
     space = SearchSpace(pairs, executor_layouts(available_cores(), options.max_executors))
+    load = OtherLoad()
     best, rows = tune(servers.start, space, options.limit_ms, progress)
-    return TuningResult(options, best, rows, servers.late_loads)
+    contended = load.contended_cores()
+    found = doubts(best, rows, contended, available_cores())
+    return TuningResult(options, best, rows, servers.late_loads, tuple(found), contended)
 
 
 @dataclass

@@ -194,7 +194,11 @@ class _Search:
             rate, p99_ms = self._highest(control, best.rate / 2, trials)
         trials_taken = best.trials + len(trials)
         self.rows[best.setting] = best.replace(
-            rate=rate, p99_ms=p99_ms, trials=trials_taken, note="had a higher rate before"
+            rate=rate,
+            p99_ms=p99_ms,
+            trials=trials_taken,
+            note="had a higher rate before",
+            first_rate=max(best.rate, best.first_rate or 0.0),
         )
         return True
 
@@ -255,7 +259,10 @@ class _Search:
                     if one in done
                     else "lower rate when it was measured again"
                 )
-            self.rows[one] = self.rows[one].replace(rate=rate, p99_ms=p99_ms, note=note)
+            before = max(self.rows[one].rate, self.rows[one].first_rate or 0.0)
+            self.rows[one] = self.rows[one].replace(
+                rate=rate, p99_ms=p99_ms, note=note, first_rate=before if before > rate else None
+            )
         return self.rows[winner]
 
     def _gather(

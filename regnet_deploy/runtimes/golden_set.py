@@ -46,7 +46,9 @@ class Agreement:
         top1_agreement: share of images whose first class is the same.
         top1_decided: the same, where images whose first class the reference does not decide (a difference of at most a
             hundredth of the spread, or of at most the gate's limit of the mean error) count as the same.
-        worst_error: root mean square error over the classes of the image where it is largest, as a share of the spread.
+        worst_error: root mean square error over the classes of the image where it is largest, as a share of the spread,
+            or of how far that image's logits are from the mean of all images where they are farther: the error of an
+            image with large logits is larger, and turns no answer.
         gate: the limits that were applied, see :func:`regnet_deploy.runtimes.gates.scaled_gate`.
         failures: a phrase for each figure outside its limit: the figure, its value and the limit.
     """
@@ -139,7 +141,9 @@ def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: G
         infinite = (math.inf, math.inf, math.inf, math.nan)
         return Agreement(len(expected), *infinite, top1, top1, math.inf, gate, ("a logit is not finite",))
     error, varies = np.abs(actual - expected), logit_spread(expected)
-    mean, worst = float(error.mean()), float(np.sqrt((error**2).mean(axis=1)).max())
+    mean = float(error.mean())
+    distance = np.sqrt(((expected - expected.mean(axis=0)) ** 2).mean(axis=1))
+    errors = np.sqrt((error**2).mean(axis=1))
     decided = max(_DECIDED, gate.mean or 0.0)
     images = np.arange(len(expected))
     lead = expected[images, first] - expected[images, now]
@@ -151,7 +155,7 @@ def compare(reference: NDArray[np.float32], logits: NDArray[np.float32], gate: G
         cosine=float(cosines(expected, actual).min()),
         top1_agreement=top1,
         top1_decided=float((lead <= decided * varies).mean()),
-        worst_error=_share(worst, varies),
+        worst_error=max(map(_share, errors.tolist(), np.maximum(distance, varies).tolist())),
         gate=gate,
         failures=(),
     )

@@ -133,8 +133,8 @@ def test_what_cannot_be_asked_for_is_one_line_before_anything_is_computed(cli, b
     ("make", "says"),
     [
         (lambda folder: None, "no image folder at"),
-        (lambda folder: folder.mkdir(), "needs 300 images"),
-        (lambda folder: (folder / "wolf").mkdir(parents=True), "are not those of the bundle"),
+        (lambda folder: folder.mkdir(), "has 0 usable images"),
+        (lambda folder: (folder / "wolf").mkdir(parents=True), "has 0 usable images"),
     ],
 )
 def test_a_calibration_folder_that_will_not_do_is_one_line(cli, labelled, tmp_path, make, says):

@@ -132,7 +132,7 @@ def test_what_cannot_be_is_one_line(cli_error: Any, exported_bundle: Path, words
 @pytest.mark.slow
 def test_real_servers_are_tuned_and_the_settings_are_served(cli_process: Any, exported_bundle: Path):
     words = ["--p99-ms", "150", "--duration", "1", "--runtime", "onnxruntime", "--variant", "onnx-fp32", "--json"]
-    words += ["--max-executors", "1"]
+    words += ["--max-executors", "1", "--accept-doubtful"]  # other tests run at the same time
     done = cli_process("tune", exported_bundle, *words)
     assert done.returncode == 0, done.stderr
     part = open_bundle(exported_bundle).parts["serving"]
@@ -190,3 +190,35 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def doubtful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let other programs have used the machine."""
+    monkeypatch.setattr("regnet_deploy.load_testing.bundle_tuning.OtherLoad.contended_cores", lambda load: 1e3)
+    monkeypatch.setattr(Running, "__init__", lambda self, setting: setattr(self, "bears", 100.0))
+
+
+def test_a_result_that_other_programs_may_have_decided_is_shown_and_not_written(
+    cli: Any, exported_bundle: Path, fake_servers: Any, monkeypatch: pytest.MonkeyPatch, snapshot: Any
+):
+    doubtful(monkeypatch)
+    fake_servers()
+    before = snapshot(exported_bundle)
+    done = cli("tune", exported_bundle, "--runtime", "onnxruntime", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["written"] is False
+    assert "other programs used 1000.0 of" in json.loads(done.stdout)["doubts"][0]
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("regnet-deploy: the result is doubtful and was not written: other programs used 1000.0 of")
+    assert "--accept-doubtful" in last
+    assert snapshot(exported_bundle) == before
+
+
+def test_a_doubtful_result_is_written_where_that_is_asked_for(
+    cli: Any, exported_bundle: Path, fake_servers: Any, monkeypatch: pytest.MonkeyPatch
+):
+    doubtful(monkeypatch)
+    fake_servers()
+    done = cli("tune", exported_bundle, "--runtime", "onnxruntime", "--accept-doubtful")
+    assert done.returncode == 0, done.stderr
+    assert open_bundle(exported_bundle).manifest.serving is not None

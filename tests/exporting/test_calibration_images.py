@@ -136,12 +136,13 @@ def test_files_that_are_in_train_and_in_val_are_left_alone(
     trained_on(untrained, root)
     bundle = open_bundle(untrained)
     validation = {pixels_fingerprint(network_input(file)) for file in (root / "val").rglob("*.png")}
+    recorded_progress.step("images")
     found = make_calibration_set(root, bundle, PREPROCESSING, NONE, excluded=validation, progress=recorded_progress)
     assert not {pixels_fingerprint(image) for image in found.pixels} & validation
     assert recorded_progress.messages == [
-        f"calibration: {root} has 285 usable images among 303 training images (18 are among the validation images); with "
-        "fewer than 300 the ranges may miss values of other images: compare the accuracy on validation images (--data), "
-        "or add images"
+        f"calibration: {root} has 285 usable images among 303 training images (18 are among the validation images); "
+        "with fewer than 300 the ranges may miss values of other images: compare the accuracy on validation images "
+        "(--data), or add images"
     ]
 
 
