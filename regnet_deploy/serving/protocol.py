@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.serving.batching import PRIORITIES
 from regnet_deploy.serving.errors import RequestError
 from regnet_deploy.serving.model_interface import ModelInterface
 from regnet_deploy.serving.request_body import Body
+from regnet_deploy.serving.request_parameters import check_custom, read_flag, read_parameters, read_schedule, shorten
 from regnet_deploy.serving.tensors import TensorError, from_bytes, from_json
 
 EXTENSIONS = (
@@ -44,14 +44,6 @@ _JSON_NUMBERS = 400_000
 _NUMBER_BYTES = 32
 #: Limit of nested lists and objects; a tensor has five.
 _JSON_DEPTH = 100
-
-#: How parameters begin that ask for what only Triton has.
-_NOT_OFFERED = ("shared_memory_", "triton_")
-#: But this one of them, which Triton's load generator sends to every model, means nothing where nothing is streamed.
-_HARMLESS = "triton_enable_empty_final_response"
-
-#: Microseconds that a client may ask for, as wide as Triton's field is; the server's own deadline is far shorter.
-_LONGEST_US = 2**64 - 1
 
 
 class InferRequest(NamedTuple):
@@ -147,13 +139,10 @@ def read_document(document: Mapping[str, Any], rest: memoryview, interface: Mode
     identity = document.get("id")
     if identity is not None and not isinstance(identity, str):
         raise RequestError("id must be a string")
-    parameters = _parameters(document, "the request")
-    priority, timeout_s = _schedule(parameters)
+    parameters = read_parameters(document, "the request")
+    priority, timeout_s = read_schedule(parameters)
     binary, top = _wanted(document, parameters, interface)
-    for name, value in parameters.items():
-        if isinstance(value, (list, dict)):
-            raise RequestError(f"parameter {_short(name)} must be a text, a number or a flag, not {_short(value)}")
-    _check_sequence(parameters)
+    check_custom(parameters)
     try:
         images = _images(document, rest, interface)
     except TensorError as error:
@@ -298,32 +287,9 @@ def _refuse_constant(name: str) -> float:
     raise RequestError(f"{name} is not JSON")
 
 
-def _schedule(parameters: Mapping[str, Any]) -> tuple[int, float | None]:
-    """Return priority and timeout in seconds, as the extension ``schedule_policy`` has them."""
-    priority, timeout_us = parameters.get("priority", 0), parameters.get("timeout", 0)
-    if type(priority) is not int or priority < 0:
-        raise RequestError(f"priority must be a whole number, 0 or more, not {_short(priority)}")
-    if priority > PRIORITIES:  # Triton takes what is beyond its levels as its default
-        priority = 0
-    if type(timeout_us) is not int or not 0 <= timeout_us <= _LONGEST_US:
-        raise RequestError(f"timeout must be a whole number of microseconds, 0 or more, not {_short(timeout_us)}")
-    return priority, timeout_us / 1e6 if timeout_us else None
-
-
-def _check_sequence(parameters: Mapping[str, Any]) -> None:
-    """Check the parameters of sequences, which mean nothing to a model without state, as Triton does."""
-    identity = parameters.get("sequence_id")
-    is_number = type(identity) is int and 0 <= identity < 2**64
-    if identity is not None and not (is_number or isinstance(identity, str)):
-        raise RequestError(f"sequence_id must be a text or a whole number of 64 bits, not {_short(identity)}")
-    for name in ("sequence_start", "sequence_end"):
-        if parameters.get(name) is not None:
-            _flag(parameters, name, False)
-
-
 def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interface: ModelInterface) -> tuple[bool, int]:
     """Return whether the output is wanted as bytes, and how many classes (0: logits)."""
-    binary = _flag(parameters, "binary_data_output", False)
+    binary = read_flag(parameters, "binary_data_output", False)
     outputs = document.get("outputs")
     outputs = [] if outputs is None else outputs
     if not isinstance(outputs, list) or not all(isinstance(output, dict) for output in outputs):
@@ -334,12 +300,12 @@ def _wanted(document: Mapping[str, Any], parameters: Mapping[str, Any], interfac
         return binary, 0
     name = outputs[0].get("name")
     if name != interface.output:
-        raise RequestError(f"unknown output {_short(name)}; the model has {interface.output}")
-    parameters = _parameters(outputs[0], f"output {interface.output}")
+        raise RequestError(f"unknown output {shorten(name)}; the model has {interface.output}")
+    parameters = read_parameters(outputs[0], f"output {interface.output}")
     top = parameters.get("classification", 0)
     if type(top) is not int or top < 0:
-        raise RequestError(f"classification must be a whole number, 0 or more, not {_short(top)}")
-    return _flag(parameters, "binary_data", binary), min(top, len(interface.labels))
+        raise RequestError(f"classification must be a whole number, 0 or more, not {shorten(top)}")
+    return read_flag(parameters, "binary_data", binary), min(top, len(interface.labels))
 
 
 def _images(document: Mapping[str, Any], rest: memoryview, interface: ModelInterface) -> NDArray[Any]:
@@ -348,11 +314,11 @@ def _images(document: Mapping[str, Any], rest: memoryview, interface: ModelInter
         raise RequestError(f"inputs must be a list of one object, the tensor {interface.input}")
     tensor = inputs[0]
     if tensor.get("name") != interface.input:
-        raise RequestError(f"unknown input {_short(tensor.get('name'))}; the model has {interface.input}")
+        raise RequestError(f"unknown input {shorten(tensor.get('name'))}; the model has {interface.input}")
     if tensor.get("datatype") != interface.datatype:
-        raise RequestError(f"input {interface.input} is {interface.datatype}, not {_short(tensor.get('datatype'))}")
+        raise RequestError(f"input {interface.input} is {interface.datatype}, not {shorten(tensor.get('datatype'))}")
     shape = _shape(tensor.get("shape"), interface)
-    size = _parameters(tensor, f"input {interface.input}").get("binary_data_size")
+    size = read_parameters(tensor, f"input {interface.input}").get("binary_data_size")
     if size is None:
         if "data" not in tensor:
             raise RequestError(f"input {interface.input} has neither data nor binary_data_size")
@@ -362,48 +328,20 @@ def _images(document: Mapping[str, Any], rest: memoryview, interface: ModelInter
     if "data" in tensor:
         raise RequestError(f"input {interface.input} has both data and binary_data_size")
     if type(size) is not int or size != len(rest):
-        raise RequestError(f"binary_data_size is {_short(size)}, but {len(rest)} bytes follow the JSON")
+        raise RequestError(f"binary_data_size is {shorten(size)}, but {len(rest)} bytes follow the JSON")
     return from_bytes(rest, shape, interface.dtype)
 
 
 def _shape(shape: Any, interface: ModelInterface) -> tuple[int, ...]:
     whole = isinstance(shape, list) and all(type(side) is int for side in shape)
     if not whole or tuple(shape[1:]) != interface.image:
-        shown = _short(shape) if not whole or len(shape) > 8 else f"[{', '.join(_short(side) for side in shape)}]"
+        shown = shorten(shape) if not whole or len(shape) > 8 else f"[{', '.join(shorten(side) for side in shape)}]"
         raise RequestError(f"shape must be [n, {', '.join(map(str, interface.image))}], not {shown}")
     if not 1 <= shape[0] <= interface.max_batch:
-        raise RequestError(f"a request may have 1 to {interface.max_batch} images, not {_short(shape[0])}")
+        raise RequestError(f"a request may have 1 to {interface.max_batch} images, not {shorten(shape[0])}")
     return tuple(shape)
-
-
-def _parameters(holder: Mapping[str, Any], what: str) -> Mapping[str, Any]:
-    parameters = holder.get("parameters")
-    if parameters is None:  # as some write what they do not have
-        return {}
-    if not isinstance(parameters, dict):
-        raise RequestError(f"parameters of {what} must be an object")
-    for name in parameters:
-        # Passed over, it would leave the client without what it counts on.
-        if name.startswith(_NOT_OFFERED) and name != _HARMLESS:
-            raise RequestError(f"parameter {_short(name)} of {what} is not offered here")
-    return parameters
-
-
-def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
-    value = parameters.get(name, default)
-    if not isinstance(value, bool):
-        raise RequestError(f"{name} must be true or false, not {_short(value)}")
-    return value
 
 
 def _classified(logits: NDArray[np.float32], top: int, labels: Sequence[str]) -> list[list[str]]:
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top]
     return [[f"{row[i]:f}:{i}:{labels[i]}" for i in best] for row, best in zip(logits, order, strict=True)]
-
-
-def _short(value: Any) -> str:
-    """Show a client its value; what it nested or made long is only named."""
-    if isinstance(value, (list, dict)):
-        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value)}"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
