@@ -23,7 +23,7 @@ from regnet_deploy.images.findings import dataset_findings
 from regnet_deploy.images.folder_files import entries, files_below
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import FolderSource, ImageSource
-from regnet_deploy.images.layout import Layout, ensure_no_splits_in_classes, find_layout
+from regnet_deploy.images.layout import Layout, ensure_no_splits_in_classes, find_layout, find_split
 from regnet_deploy.images.names import shortened
 
 DEFAULT_VAL_SPLIT = 0.1
@@ -109,10 +109,7 @@ def list_images(root: str | Path) -> ImageListing:
         DataError: no such folder, no class folders, names that can be read in two ways, classes for validation alone,
             or a folder that cannot be read.
     """
-    folder = Path(root).absolute()  # loading processes on other machines start in other folders
-    if not os.path.isdir(folder):
-        state = "is a file" if os.path.exists(folder) else "does not exist"
-        raise DataError(f"no image folder at {folder}: it {state}")
+    folder = _absolute(root)
     layout = find_layout(folder, entries(folder).folders)
     train, left_out = _classes(folder, layout.train)
     if layout.train:
@@ -135,6 +132,22 @@ def list_images(root: str | Path) -> ImageListing:
             f"{shortened(unknown)}; both need the same class folders"
         )
     return _listing(folder, train, val, left_out | left_out_val, notes)
+
+
+def list_split(root: str | Path, split: str | None = None) -> ImageListing:
+    """Find the class folders of one split of ``root``, and all files below them, as ``train`` of the listing.
+
+    Args:
+        root: the data set.
+        split: ``train``, ``val`` or ``test``; None is the first of ``test`` and ``val`` that exists, else ``root``.
+
+    Raises:
+        DataError: no such folder or split, several folders of it, no class folders, or a folder that cannot be read.
+    """
+    folder = _absolute(root)
+    below = find_split(folder, entries(folder).folders, split)
+    classes, left_out = _classes(folder, below)
+    return _listing(folder, classes, None, left_out, _case_notes(classes))
 
 
 def ensure_several_classes(listing: ImageListing) -> None:
@@ -222,6 +235,14 @@ def _beside_splits(root: Path, layout: Layout) -> dict[str, str]:
         images = (name for name in inside.files if Path(name).suffix.lower() in SUFFIXES)
         left_out.update(dict.fromkeys((prefix + name for name in images), "not in a class folder"))
     return left_out
+
+
+def _absolute(root: str | Path) -> Path:
+    folder = Path(root).absolute()  # loading processes on other machines start in other folders
+    if not os.path.isdir(folder):
+        state = "is a file" if os.path.exists(folder) else "does not exist"
+        raise DataError(f"no image folder at {folder}: it {state}")
+    return folder
 
 
 def _listing(

@@ -80,6 +80,35 @@ def find_layout(root: Path, folders: Sequence[str]) -> Layout:
     return Layout(_nested(root, train), _nested(root, val) if val else None, unused)
 
 
+def find_split(root: Path, folders: Sequence[str], split: str | None = None) -> str:
+    """Return the folder of the class folders of a split, relative to the root; "" where the root has classes alone.
+
+    Args:
+        root: the data set.
+        folders: names of the folders in it.
+        split: ``train``, ``val`` or ``test``; None is the first of ``test`` and ``val`` that exists, else the root.
+
+    Raises:
+        DataError: there is no such folder, or there are several.
+    """
+    named = [found for found in map(_named, folders) if found]
+    for wanted in (split,) if split else ("test", "val"):
+        found = [each for each in named if each.split == wanted]
+        found = [each for each in found if not each.rest] or found
+        if len(found) > 1:
+            names = _some([each.name for each in found])
+            raise DataError(f"{root} has several folders of {wanted} images, {names}: give one of them as the folder")
+        if found:
+            return _nested(root, found[0])
+    if split:
+        raise DataError(f"{root} has no folder of {split} images, such as {root / split}: it has {_some(folders)}")
+    if any(each.split == "train" for each in named) and len(named) > 1:
+        raise DataError(
+            f"{root} has no folder of images to test or validate with: it has {_some(folders)}; name one with --split"
+        )
+    return ""
+
+
 def ensure_no_splits_in_classes(root: Path, classes: Mapping[str, Iterable[str]]) -> None:
     """Refuse class folders that have splits in them: ``cat/train`` and ``cat/test``.
 

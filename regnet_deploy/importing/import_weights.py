@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,16 +12,15 @@ from typing import Any
 from regnet_deploy.bundle import Bundle, Manifest, create_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOrigin
 from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.images.imagenet import class_names
 from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
 from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize
 from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.profiling.machine import environment
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
-from regnet_deploy.space.published import data_folder, published_networks
+from regnet_deploy.space.published import published_networks
 
-#: Number of outputs -> file of class names, in the order of the outputs.
-_CLASS_NAMES = {1000: "imagenet1k", 11821: "imagenet12k"}
 #: Library -> (short side of the image in units of the crop, interpolation) of its default test, where the file is not
 #: one of the public ones.
 _DEFAULT_TEST = {
@@ -120,19 +118,6 @@ def import_weights(
         environment=environment("import"),
     )
     return create_bundle(bundle, parts, {FILE: weights_to_bytes(foreign.state)}, replace=replace_existing)
-
-
-def class_names(classes: int) -> list[tuple[str, str]]:
-    """Return (WordNet synset, name) of the classes of ImageNet with so many classes, in the order of the outputs.
-
-    Sources: the order of the synsets is that of timm 1.0.31 (Apache-2.0); names are those of torchvision 0.29 (BSD-3)
-    for 1,000 classes, and the first lemma of WordNet 3.0 in timm for 11,821. Empty for any other number.
-    """
-    name = _CLASS_NAMES.get(classes)
-    if name is None:
-        return []
-    with open(data_folder() / "classes" / f"{name}.csv", newline="", encoding="utf-8") as opened:
-        return [(row["synset"], row["name"]) for row in csv.DictReader(opened)]
 
 
 def _published_entry(

@@ -13,7 +13,7 @@ from foreign_weights import X, as_library, weights_of
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import BundleError, DataError, UsageError
-from regnet_deploy.importing.import_weights import ImportOptions, class_names, import_weights
+from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.published import find_published
 
@@ -113,12 +113,3 @@ def test_weights_are_not_replaced_unasked(timm_file: Path, tmp_path: Path) -> No
         import_weights(timm_file, tmp_path / "b")
     again = import_weights(timm_file, tmp_path / "b", replace_existing=True)
     assert again.files == first.files
-
-
-def test_the_classes_of_imagenet_have_unique_names_in_the_order_of_their_synsets() -> None:
-    for classes, first in ((1000, ("n01440764", "tench")), (11821, ("n00005787", "benthos (n00005787)"))):
-        names = class_names(classes)
-        assert len(names) == len({name for _, name in names}) == classes
-        assert names[0] == first
-        assert [synset for synset, _ in names] == sorted(synset for synset, _ in names)
-    assert class_names(10) == []

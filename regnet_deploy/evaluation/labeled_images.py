@@ -1,0 +1,93 @@
+"""The images of a folder with the classes of a network: mapped by the names of the class folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regnet_deploy.errors import DataError, did_you_mean
+from regnet_deploy.images.dataset import list_split
+from regnet_deploy.images.image_source import ImageSource
+from regnet_deploy.images.imagenet import class_names
+
+_NAMED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class LabeledImages:
+    """Images and their classes.
+
+    Attributes:
+        source: where the images are read from.
+        labels: index of the class of each image among the outputs of the network, ``(n,)``.
+        split: folder that they are in, relative to the root; "" for the root.
+        left_out: files that are not used -> reason.
+        notes: how the folder was read, a sentence each.
+    """
+
+    source: ImageSource
+    labels: NDArray[np.int64]
+    split: str
+    left_out: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | None = None) -> LabeledImages:
+    """Find the images of a folder whose class folders are named as the classes of a network.
+
+    The folders may be a subset of the classes, in any order. For networks of ImageNet, they may be named by synsets
+    (``n01440764``), or all of them by the number of the output, as in ImageNet-V2.
+
+    Args:
+        data: the folder.
+        labels: classes of the network, in the order of its outputs.
+        split: ``test``, ``val`` or ``train``; None takes the first of ``test`` and ``val`` that exists, else the folder
+            itself.
+
+    Raises:
+        DataError: the folder has no such split, no images, or class folders that are no classes of the network.
+    """
+    listing = list_split(data, split)
+    index, notes = _mapping(sorted(listing.train), labels, listing.root)
+    of_file = {file: index[name] for name, files in listing.train.items() for file in files}
+    numbers = np.array([of_file[name] for name in listing.source.names], np.int64)
+    if not len(numbers):
+        raise DataError(f"{listing.root} has class folders and no images in them: add images")
+    missing = len(labels) - len({index[name] for name, files in listing.train.items() if files})
+    if missing:
+        notes.append(
+            f"{missing:,} of the {len(labels):,} classes of the network have no images here; all of them compete as "
+            "answers"
+        )
+    first = listing.source.names[0]
+    folder = first.split("/", 1)[0]
+    in_split = folder if folder not in listing.train else ""
+    return LabeledImages(listing.source, numbers, in_split, listing.left_out, (*listing.notes, *notes))
+
+
+def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple[dict[str, int], list[str]]:
+    """Return the output of each class folder."""
+    by_label = {name: i for i, name in enumerate(labels)}
+    if all(name in by_label for name in folders):
+        return {name: by_label[name] for name in folders}, []
+    known = class_names(len(labels))
+    if known and tuple(name for _, name in known) == tuple(labels):
+        by_synset = {synset: i for i, (synset, _) in enumerate(known)}
+        if all(name in by_synset for name in folders):
+            return {name: by_synset[name] for name in folders}, ["class folders are read as synsets of WordNet"]
+        if all(name.isdecimal() and int(name) < len(labels) for name in folders):
+            return {name: int(name) for name in folders}, [
+                "class folders are read as numbers of the outputs, as in ImageNet-V2"
+            ]
+    unknown = [name for name in folders if name not in by_label]
+    guess = did_you_mean(unknown[0], labels)
+    more = ", ..." if len(unknown) > _NAMED else ""
+    raise DataError(
+        f"{len(unknown)} of {len(folders)} class folders in {root} are no classes of the network: "
+        f"{', '.join(unknown[:_NAMED])}{more}{guess}; its classes are {', '.join(labels[:_NAMED])}, ...: rename or "
+        "remove these folders"
+    )
