@@ -41,7 +41,7 @@ PUBLIC = {
     "TrainOptions": None,
     "__version__": None,
     "create_bundle": "path selection * replace_existing",
-    "evaluate": "bundle data * variants device runtime progress",
+    "evaluate": "bundle data * variants split device runtime progress",
     "export": "bundle data * precisions options progress",
     "load_model": "bundle",
     "open_bundle": "path",

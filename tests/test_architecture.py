@@ -30,9 +30,11 @@ MAY_IMPORT = {
     "training": {"models", "images", "space"},
     "sweeping": {"selection", "training", "profiling", "populations", "models", "images", "space"},
     "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},
+    "evaluation": {"exporting", "profiling", "runtimes", "models", "images", "space"},
     "importing": {"models", "profiling", "images", "space"},
     "report": {"models", "images", "space"},
     "api": {
+        "evaluation",
         "exporting",
         "training",
         "profiling",
@@ -46,6 +48,7 @@ MAY_IMPORT = {
     "cli": {
         "api",
         "analysis",
+        "evaluation",
         "importing",
         "report",
         "engines",

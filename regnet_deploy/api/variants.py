@@ -17,7 +17,7 @@ from regnet_deploy.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.measurements import Profile
-    from regnet_deploy.bundle.variants import Accuracy
+    from regnet_deploy.evaluation.evaluate import EvaluationResult
     from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.exporting.state import ExportResult
     from regnet_deploy.runtimes.runtime import Device, Runtime, Session
@@ -142,57 +142,52 @@ def evaluate(
     data: str | Path,
     *,
     variants: str | Sequence[str] | None = None,
+    split: str | None = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
     progress: Progress | None = None,
-) -> dict[str, Accuracy]:
-    """Measure exported variants on labeled images, beside the model in PyTorch on the same images.
+) -> EvaluationResult:
+    """Measure the network and its exported variants on labeled images, such as a test set.
 
     Args:
-        bundle: a trained bundle, or its folder.
-        data: the folder that was trained on, or one with ``val/`` and the same classes.
-        variants: their names; None is every variant that this machine runs.
-        device: where to run them.
+        bundle: a bundle with class names, or its folder.
+        data: a folder with class folders that are named as classes of the network, or with ``test/`` or ``val/``.
+        variants: names of exported variants; None is every variant that this machine runs. The weights in PyTorch,
+            called ``model``, are always the first.
+        split: ``test``, ``val`` or ``train``; None is the first of ``test`` and ``val`` that exists, else the folder.
+        device: where to run the variants.
         runtime: what runs them.
         progress: receives the progress.
 
     Returns:
-        Accuracy by the name of the variant: top-1 of the variant and of the model, the difference with its 95 %
-        interval, and the agreement of the logits.
+        For each variant top-1 and top-5 with 95 % intervals, figures of every class, the confusion matrix, the expected
+        calibration error, and the top-1 that it loses against the model.
 
     Raises:
-        MissingPart: the bundle is not trained or has no variants.
-        DataError: the images cannot be used.
+        MissingPart: the bundle has no class names.
+        DataError: the images cannot be used, or have other classes.
         UsageError: a variant does not exist or cannot be run on this machine.
-        ProofError: a variant does not agree with its golden set on this machine.
+        ProofError: a variant does not agree with its golden set on this machine, or gives logits that are not finite.
     """
     expect("data", data, PATH, "a folder of images")
     names: Sequence[str] | None = (variants,) if isinstance(variants, str) else variants
     if names is not None:
         names = expect_each("variants", names, str, "a name or several, such as ('onnx-fp32',)")
+    expect("split", split, (str, NoneType), "test, val, train or None")
     opened = open_bundle(bundle_path(bundle))
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
-    from regnet_deploy.exporting.accuracy import measure_accuracy, reference_logits
-    from regnet_deploy.exporting.validation import load_validation_set
-    from regnet_deploy.models import weights
+    from regnet_deploy.evaluation.evaluate import MODEL, evaluate_sessions
+    from regnet_deploy.evaluation.labeled_images import find_labeled_images
     from regnet_deploy.runtimes.checked_variant import open_checked_variant
     from regnet_deploy.runtimes.runtime import runtime_unsupported_reason
 
     if names is None:
-        every = opened.variants
+        every = opened.manifest.variants
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
-    sessions = {name: open_checked_variant(opened, name, device=device, runtime=runtime) for name in names}
-    progress = progress or NoProgress()
-    progress.step("validation images")
-    validation = load_validation_set(data, opened, opened.preprocessing, progress)
-    progress.step("the model on the validation images")
-    reference = reference_logits(weights.load_model(opened), validation, progress)
-    accuracies = {}
-    for name, session in sessions.items():
-        progress.step(f"{name} on the validation images")
-        accuracies[name] = measure_accuracy(session, validation, reference, progress)
-    return accuracies
+    sessions = [(name, open_checked_variant(opened, name, device=device, runtime=runtime)) for name in names]
+    images = find_labeled_images(data, opened.labels, split)
+    return evaluate_sessions([(MODEL, open_weights(opened)), *sessions], images, opened, progress or NoProgress())
 
 
 def open_weights(bundle: Bundle) -> Session:

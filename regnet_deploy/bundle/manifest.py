@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, UnsetType, field
 
-from regnet_deploy.bundle.measurements import CostRecord, Latency, Machine, Profile, Serving
+from regnet_deploy.bundle.measurements import CostRecord, EvaluationRecord, Latency, Machine, Profile, Serving
 from regnet_deploy.bundle.record import Record, default, from_json
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import RUNTIMES, Accuracy, Variant
@@ -306,6 +306,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     golden: Golden | None = None
     variants: dict[str, Variant] = field(default_factory=dict)
     choice: Choice | None = None
+    evaluation: EvaluationRecord | None = None
     serving: Serving | None = None
 
 

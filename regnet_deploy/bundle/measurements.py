@@ -48,6 +48,50 @@ class Latency(Record, frozen=True, kw_only=True):
     warmup_repetitions: int
 
 
+class EvaluatedVariant(Record, frozen=True, kw_only=True):
+    """The answers of one variant on labeled images; shares are 0 to 1.
+
+    Attributes:
+        runtime: name and version of what ran it.
+        top1: share of images whose class is the first answer.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        top5: share of images whose class is among the first five; None with fewer than six classes.
+        ece: expected calibration error.
+        lost_points: top-1 that it loses against the first variant, percentage points; None for the first one.
+    """
+
+    runtime: str
+    top1: float
+    low: float
+    high: float
+    top5: float | None = None
+    ece: float
+    lost_points: float | None = None
+
+
+class EvaluationRecord(Record, frozen=True, kw_only=True):
+    """Variants on labeled images that had no part in training.
+
+    Attributes:
+        data: name of the folder.
+        split: folder of the images in it; "" for the folder itself.
+        images: number of images.
+        unreadable: number of images that could not be read.
+        baseline: share of the largest class, which a constant answer reaches.
+        baseline_label: its name.
+        variants: by name; the first one is the one that the others are compared with.
+    """
+
+    data: str
+    split: str
+    images: _Count
+    unreadable: int
+    baseline: float
+    baseline_label: str
+    variants: dict[str, EvaluatedVariant]
+
+
 class Machine(Record, frozen=True, kw_only=True):
     """The machine of a measurement.
 

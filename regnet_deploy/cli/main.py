@@ -26,6 +26,7 @@ COMMANDS = {
     "export-weights": "Write the weights for timm, torchvision, pycls or transformers.",
     "engines": "List or build TensorRT engines.",
     "verify": "Check all files and exported networks of a bundle.",
+    "evaluate": "Measure accuracy on labeled images.",
     "predict": "Classify images.",
     "show": "Show the model card.",
     "serve": "Start the server (HTTP and gRPC).",

@@ -32,7 +32,7 @@ class Share:
         share = count / n
         center = (share + _Z * _Z / (2 * n)) / (1 + _Z * _Z / n)
         half = _Z / (1 + _Z * _Z / n) * math.sqrt(share * (1 - share) / n + _Z * _Z / (4 * n * n))
-        return cls(share, max(0.0, center - half), min(1.0, center + half))
+        return cls(share, min(share, max(0.0, center - half)), max(share, min(1.0, center + half)))  # after rounding
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Metrics:
     confusion: Int
 
     def to_json(self) -> dict[str, Any]:
-        """Return JSON data; shares are 0 to 1. Of the confusion matrix, entries that are not 0: class, answer, images."""
+        """Return JSON data; shares are 0 to 1. The confusion matrix has its entries above 0: class, answer, images."""
         rows, columns = np.nonzero(self.confusion)
         names = [each.label for each in self.classes]
         entries = zip(rows.tolist(), columns.tolist(), self.confusion[rows, columns].tolist(), strict=True)

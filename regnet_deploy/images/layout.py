@@ -96,15 +96,16 @@ def find_split(root: Path, folders: Sequence[str], split: str | None = None) -> 
         found = [each for each in named if each.split == wanted]
         found = [each for each in found if not each.rest] or found
         if len(found) > 1:
-            names = _some([each.name for each in found])
+            names = shortened([each.name for each in found])
             raise DataError(f"{root} has several folders of {wanted} images, {names}: give one of them as the folder")
         if found:
             return _nested(root, found[0])
     if split:
-        raise DataError(f"{root} has no folder of {split} images, such as {root / split}: it has {_some(folders)}")
+        raise DataError(f"{root} has no folder of {split} images, such as {root / split}: it has {shortened(folders)}")
     if any(each.split == "train" for each in named) and len(named) > 1:
         raise DataError(
-            f"{root} has no folder of images to test or validate with: it has {_some(folders)}; name one with --split"
+            f"{root} has no folder of images to test or validate with: it has {shortened(folders)}; name one with "
+            "--split"
         )
     return ""
 

@@ -21,7 +21,17 @@ SAMPLES = "samples.safetensors"
 #: Seed of the random weights of a bundle that is not trained.
 UNTRAINED_SEED = 0
 #: Parts and files of a bundle that were made with its weights.
-_DERIVED = ("golden", "variants", "choice", "profile", "serving", "golden.safetensors", "*.onnx", "*.plan")
+_DERIVED = (
+    "golden",
+    "variants",
+    "choice",
+    "evaluation",
+    "profile",
+    "serving",
+    "golden.safetensors",
+    "*.onnx",
+    "*.plan",
+)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,17 @@ class ModelCard:
     def to_json(self) -> dict[str, Any]:
         """Return JSON data: the stored parts, None for parts that do not exist yet, and the derived figures."""
         parts = self.bundle.parts
-        optional = ("selection", "preprocessing", "labels", "training", "profile", "golden", "choice")
+        optional = (
+            "selection",
+            "preprocessing",
+            "labels",
+            "training",
+            "profile",
+            "golden",
+            "choice",
+            "imported",
+            "evaluation",
+        )
         return {
             "bundle": self.bundle.path.resolve().name,
             "manifest_sha256": self.bundle.digest,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord, WeightsOrigin
-from regnet_deploy.bundle.measurements import Profile
+from regnet_deploy.bundle.measurements import EvaluationRecord, Profile
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
 from regnet_deploy.html import Section, Table
 from regnet_deploy.report.card import ModelCard
@@ -34,6 +34,8 @@ def card_sections(card: ModelCard) -> list[Section]:
     if manifest.profile:
         sections.append(_latency(manifest.profile))
     sections += _exports(card.bundle)
+    if manifest.evaluation:
+        sections.append(_evaluation(manifest.evaluation))
     if manifest.preprocessing:
         sections.append(_input(manifest.preprocessing, manifest.labels))
     sections.append(_origin(card))
@@ -103,6 +105,29 @@ def _imported_weights(origin: WeightsOrigin) -> Section:
     facts += [("assumed", text) for text in origin.assumptions]
     facts += [("read", text) for text in origin.remarks]
     return Section("Imported weights", facts)
+
+
+def _evaluation(record: EvaluationRecord) -> Section:
+    """Return the accuracy on images that had no part in training."""
+    where = f"{record.data}/{record.split}" if record.split else record.data
+    facts = [
+        ("images", f"{record.images:,} of {where}"),
+        ("a constant answer", f"{record.baseline_label} is right on {record.baseline * 100:.2f} % of them"),
+    ]
+    columns = ("variant", "top-1 (%)", "95 % interval", "top-5 (%)", "calibration error", "lost (points)", "runtime")
+    rows: list[tuple[str, ...]] = [
+        (
+            name,
+            f"{one.top1 * 100:.2f}",
+            f"{one.low * 100:.2f} to {one.high * 100:.2f}",
+            "-" if one.top5 is None else f"{one.top5 * 100:.2f}",
+            f"{one.ece:.3f}",
+            "-" if one.lost_points is None else f"{one.lost_points:+.2f}",
+            one.runtime,
+        )
+        for name, one in record.variants.items()
+    ]
+    return Section("Accuracy on a test set", facts, [Table(columns, rows)])
 
 
 def _training(card: ModelCard) -> Section:

@@ -63,7 +63,8 @@ WITHOUT_BUNDLE = ("select", "import", "weights", "predict", "spaces", "sweep", "
 
 @pytest.mark.parametrize("name", [c for c in COMMANDS if c not in WITHOUT_BUNDLE])
 def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(cli, name, tmp_path):
-    required = {"train": ["--data", str(tmp_path)], "export-weights": ["--to", "timm", "-o", "a.pth"]}
+    required = {name: ["--data", str(tmp_path)] for name in ("train", "evaluate")}
+    required |= {"export-weights": ["--to", "timm", "-o", "a.pth"]}
     extra = required.get(name, [])
     done = cli(name, "nowhere", *extra, cwd=tmp_path)
     assert done.returncode == 2, done.stderr

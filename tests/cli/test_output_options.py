@@ -32,7 +32,8 @@ WRITTEN: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
 #: Options and arguments with a path that is read, or of a folder.
 OTHERS = {
     *((command, "bundle_path") for command in COMMANDS),
-    *((command, "--data") for command in ("train", "export", "sweep", "select")),
+    *((command, "--data") for command in ("train", "export", "evaluate", "sweep", "select")),
+    *(("evaluate", option) for option in ("--csv", "--mistakes")),  # need images: tests/cli/test_evaluate.py
     *(("export", option) for option in ("--images", "--calibration")),
     *(("serve", option) for option in ("--token-file", "--tls-cert", "--tls-key")),
     *(("analyze", option) for option in ("files", "--figures")),

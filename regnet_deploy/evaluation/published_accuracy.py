@@ -1,0 +1,49 @@
+"""Compares the accuracy of imported weights with the one that is published for them."""
+
+from __future__ import annotations
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import ProofError, UsageError
+from regnet_deploy.evaluation.evaluate import EvaluationResult
+
+
+def published_top1(bundle: Bundle) -> tuple[float, str | None]:
+    """Return the published top-1 of imported weights, percent, and where it is published.
+
+    Raises:
+        UsageError: none is.
+    """
+    origin = bundle.manifest.imported
+    if origin is None or origin.top1_percent is None:
+        raise UsageError(
+            f"{bundle.path} has no weights with a published accuracy: import them with --weights NAME, or omit --expect"
+        )
+    return origin.top1_percent, origin.top1_setting
+
+
+def compare_with_published(bundle: Bundle, result: EvaluationResult) -> str:
+    """Return a line that says that the accuracy agrees with the published one.
+
+    It agrees if the published top-1 is inside the 95 % interval of the measured one.
+
+    Args:
+        bundle: with imported weights whose accuracy is published.
+        result: its answers on validation images of ImageNet, or a random sample of them.
+
+    Raises:
+        UsageError: no accuracy is published for the weights of the bundle.
+        ProofError: the published accuracy is outside the interval.
+    """
+    published, setting = published_top1(bundle)
+    measured = result.evaluations[0].metrics
+    top1 = measured.top1
+    line = (
+        f"top-1 {top1.value:.2%} of {measured.images:,} images (95 % interval {top1.low:.2%} to {top1.high:.2%}), "
+        f"published {published:.2f} % ({setting})"
+    )
+    if top1.low <= published / 100 <= top1.high:
+        return f"{line}: they agree, so the preprocessing and the order of the classes are right"
+    raise ProofError(
+        f"{line}: they do not agree, so the preprocessing, the order of the channels or the classes are wrong, or the "
+        "images are no random sample of the validation images: import again with --channels, --resize or --labels"
+    )

@@ -1,0 +1,88 @@
+"""`regnet-deploy evaluate` as it is typed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foreign_weights import X, weights_of
+from PIL import Image
+
+from regnet_deploy.bundle import open_bundle
+from regnet_deploy.importing.import_weights import ImportOptions, import_weights
+
+LABELS = ("ant", "bee", "cat", "dog", "eel")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A bundle ``b`` of imported weights with a variant, and ten images of five classes in ``data/test``."""
+    import torch
+
+    torch.save(weights_of(X), tmp_path / "w.pth")
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS))
+    import_weights(tmp_path / "w.pth", tmp_path / "b", ImportOptions(resolution=32, labels=tmp_path / "labels.txt"))
+    draw = np.random.default_rng(0)
+    for label in LABELS:
+        (tmp_path / "data" / "test" / label).mkdir(parents=True)
+        for i in range(2):
+            pixels = draw.integers(0, 255, (40, 44, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / "test" / label / f"{i}.png")
+    return tmp_path
+
+
+def test_weights_and_variants_are_measured_written_and_shown(cli: Any, work: Path) -> None:
+    assert cli("export", "b", "--onnx", cwd=work).returncode == 0
+    done = cli(
+        *("evaluate", "b", "--data", "data", "--variant", "all", "--csv", "a.csv", "--mistakes", "a.png"), cwd=work
+    )
+    assert done.returncode == 0, done.stderr
+    assert "10 images of data/test" in done.stdout
+    assert "A constant answer, ant, is right on 20.00% of the images" in done.stdout
+    with open(work / "a.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    assert all(row["model:answer"] == row["onnx-fp32:answer"] for row in rows)
+    assert (work / "a.png").read_bytes().startswith(b"\x89PNG")
+    record = open_bundle(work / "b").manifest.evaluation
+    assert record is not None
+    assert list(record.variants) == ["model", "onnx-fp32"]
+    assert record.variants["model"].top1 == sum(row["model:right"] == "1" for row in rows) / 10
+    assert "Accuracy on a test set" in cli("show", "b", cwd=work).stdout
+
+
+def test_json_is_one_document(cli: Any, work: Path) -> None:
+    data = json.loads(cli("evaluate", "b", "--data", "data/test", "--json", cwd=work).stdout)
+    assert list(data["variants"]) == ["model"]
+    assert data["variants"]["model"]["images"] == 10
+    assert data["split"] == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "none"], "no image folder at"),
+        (["--data", "data", "--split", "val"], "has no folder of val images"),
+        (["--data", "data", "--variant", "onnx-fp32"], "has no variants yet"),
+        (["--data", "data", "--csv", "a.txt"], "a table is written as .csv"),
+        (["--data", "data", "--expect"], "has no weights with a published accuracy"),
+    ],
+)
+def test_bad_input_is_one_line(cli_error: Callable[..., str], work: Path, arguments: list[str], said: str) -> None:
+    assert said in cli_error("evaluate", "b", *arguments, cwd=work)
+
+
+def test_unreadable_images_are_counted_and_too_many_are_refused(
+    cli: Any, cli_error: Callable[..., str], work: Path
+) -> None:
+    (work / "data" / "test" / "ant" / "0.png").write_bytes(b"\x89PNG broken")
+    done = cli("evaluate", "b", "--data", "data", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert "1 images cannot be read, for example test/ant/0.png" in done.stderr
+    (work / "data" / "test" / "bee" / "0.png").write_bytes(b"\x89PNG broken")
+    assert "2 of 10 images in" in cli_error("evaluate", "b", "--data", "data", cwd=work)

@@ -1,0 +1,38 @@
+"""The published accuracy of imported weights is inside the interval, or the preprocessing is doubted."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from regnet_deploy.bundle.manifest import WeightsOrigin
+from regnet_deploy.errors import ProofError, UsageError
+from regnet_deploy.evaluation.metrics import Share
+from regnet_deploy.evaluation.published_accuracy import compare_with_published
+
+
+def bundle(top1: float | None) -> Any:
+    origin = WeightsOrigin(
+        file="a", sha256="0", source="timm", container="safetensors", top1_percent=top1, top1_setting="a table"
+    )
+    return SimpleNamespace(path="b", manifest=SimpleNamespace(imported=origin))
+
+
+def result(right: int, n: int) -> Any:
+    return SimpleNamespace(evaluations=[SimpleNamespace(metrics=SimpleNamespace(images=n, top1=Share.of(right, n)))])
+
+
+def test_inside_the_interval_they_agree() -> None:
+    assert "they agree" in compare_with_published(bundle(80.0), result(38, 50))
+
+
+def test_outside_of_it_the_preprocessing_is_doubted() -> None:
+    with pytest.raises(ProofError, match="they do not agree, so the preprocessing"):
+        compare_with_published(bundle(80.0), result(25, 50))
+
+
+def test_without_a_published_accuracy_there_is_nothing_to_compare() -> None:
+    with pytest.raises(UsageError, match="import them with --weights NAME"):
+        compare_with_published(bundle(None), result(25, 50))
