@@ -282,6 +282,7 @@ class Choice(Record, frozen=True, kw_only=True):
         cpu_instructions: INT8 support of the CPU, in words.
         machine: where it was measured.
         candidates: in the order of measurement.
+        contended_cores: mean number of cores that other programs took from the measurements; None if it is not known.
     """
 
     max_drop: float
@@ -290,6 +291,12 @@ class Choice(Record, frozen=True, kw_only=True):
     cpu_instructions: str
     machine: Machine
     candidates: tuple[ChoiceCandidate, ...]
+    contended_cores: float | None = None
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether other programs used more than a tenth of the cores while the candidates were measured."""
+        return self.contended_cores is not None and self.contended_cores > 0.1 * self.machine.cores
 
 
 class Manifest(Record, frozen=True, kw_only=True):

@@ -228,7 +228,7 @@ class TuningRow(Record, frozen=True):
     p99_ms: float | None
     trials: int
     note: str
-    first_rate: float | None = default(None)
+    first_rate: float | None = None
 
     def __str__(self) -> str:
         p99 = f"p99 {self.p99_ms:.1f} ms" if self.p99_ms is not None else ""

@@ -15,6 +15,7 @@ from regnet_deploy.bundle.manifest import Choice, ChoiceCandidate
 from regnet_deploy.bundle.measurements import Latency
 from regnet_deploy.bundle.variants import Accuracy
 from regnet_deploy.cpu import available_cores, describe_int8_support
+from regnet_deploy.cpu_load import OtherLoad
 from regnet_deploy.errors import ProofError, RegnetDeployError
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.state import ExportContext, ExportState
@@ -84,7 +85,8 @@ def candidate_precisions(*, cuda: bool, engines: bool) -> list[Precision]:
 def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportState, Choice]:
     """Measure the variants and return the state with those that are kept, and the part ``choice``."""
     options, progress = context.options, context.progress
-    candidates = [*_measured(context, state), *_unmeasured(context, state), *_rejected(state)]
+    measured, contended = _measured(context, state)
+    candidates = [*measured, *_unmeasured(context, state), *_rejected(state)]
     requested = {f"onnx-{precision.name}" for precision in options.precisions}
     while True:
         decisions = rank_variants(candidates, requested)
@@ -113,7 +115,13 @@ def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportS
         cpu_instructions=describe_int8_support(),
         machine=describe_machine(),
         candidates=tuple(decisions),
+        contended_cores=contended,
     )
+    if choice.is_disturbed:
+        progress.message(
+            f"other programs used {contended:.1f} of {choice.machine.cores} cores while the variants were measured: "
+            "the slower ones of an earlier export stay; export again when the machine is idle"
+        )
     return state.only(_kept_names(state, decisions)), choice
 
 
@@ -192,21 +200,22 @@ def removed_names(
     """Return the variants whose files of an earlier export are removed.
 
     Args:
-        choice: of ``auto``: the slower variants are removed.
+        choice: of ``auto``: the slower variants are removed, unless other programs disturbed the measurements.
         rejected: variants that this export does not add. The earlier ones stay, because they passed the gate of their
             export.
         remove_refused: also remove those that did not pass the gate of this export. A variant that could not be
             exported, for lack of images or memory, stays.
     """
     candidates = choice.candidates if choice else ()
-    names = {one.variant for one in candidates if one.result == "slower"} - {"onnx-fp32"}
+    disturbed = choice is not None and choice.is_disturbed
+    names = {one.variant for one in candidates if one.result == "slower" and not disturbed} - {"onnx-fp32"}
     if remove_refused:
         names |= {name for name, error in rejected.items() if isinstance(error, ProofError)}
     return names | {f"{name}-uint8" for name in names}
 
 
-def _measured(context: ExportContext, state: ExportState) -> list[VariantCandidate]:
-    """Return the variants that this machine can run, with their latency."""
+def _measured(context: ExportContext, state: ExportState) -> tuple[list[VariantCandidate], float | None]:
+    """Return the variants that this machine can run, with their latency, and the cores that other programs took."""
     sessions: dict[str, tuple[Session, str]] = {
         one.name: (one.session, one.variant.precision)
         for one in state.onnx.values()
@@ -218,8 +227,10 @@ def _measured(context: ExportContext, state: ExportState) -> list[VariantCandida
     options = context.options
     context.progress.step("measuring")
     resolution = context.source.preprocessing.crop
+    load = OtherLoad()
     measured = measure_candidates(sessions, options.batches, options.seconds, resolution, context.progress)
-    return [replace(one, accuracy=state.variants[one.name].accuracy) for one in measured]
+    contended = load.contended_cores()
+    return [replace(one, accuracy=state.variants[one.name].accuracy) for one in measured], contended
 
 
 def _unmeasured(context: ExportContext, state: ExportState) -> list[VariantCandidate]:

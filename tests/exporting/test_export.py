@@ -315,6 +315,22 @@ def test_asked_for_a_stricter_gate_that_fails_removes_the_earlier_variant(traine
     assert find_damage(open_bundle(trained)) == []
 
 
+@pytest.mark.parametrize("contended", [1e3, 0.0, None])
+def test_a_busy_machine_removes_no_variant_of_an_earlier_export(
+    trained, data, monkeypatch, recorded_progress, contended
+):
+    run(trained, precisions=precisions("fp16"))
+    monkeypatch.setattr("regnet_deploy.cpu_load.OtherLoad.contended_cores", lambda load: contended)
+    slower = lambda one: 1.0 if one.precision == "fp32" else 9.0  # noqa: E731
+    monkeypatch.setattr(VariantCandidate, "ms_per_image", property(slower))
+    options = ExportOptions(auto=True, data=data, max_drop=100.0, seconds=0.01)
+    exported = export(trained, options, recorded_progress)
+    assert exported.choice.contended_cores == contended
+    assert ("onnx-fp16" in open_bundle(trained).variants) is (contended == 1e3)
+    told = [line for line in recorded_progress.messages if "other programs used 1000.0 of" in line]
+    assert len(told) == (contended == 1e3)
+
+
 def test_what_auto_refuses_stays_but_is_not_the_default(trained, data, monkeypatch):
     run(trained, precisions=precisions("int8-cpu"), data=data, max_drop=100.0)
     measure = accuracy_gate.measure_accuracy
