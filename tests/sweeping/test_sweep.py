@@ -13,7 +13,7 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome, read_store
 from regnet_deploy.space.sampling import Band
 from regnet_deploy.space.spaces import AnyNetSpace
-from regnet_deploy.sweeping.sweep import SweepStatus, sweep
+from regnet_deploy.sweeping.sweep import SweepStatus, report_oversized_batch, sweep
 from regnet_deploy.sweeping.trial import run_locally, run_trial
 from regnet_deploy.training.recipe import Recipe
 
@@ -178,6 +178,16 @@ def test_a_place_for_the_store_is_looked_at_before_the_images(
             sweep(space, band, 4, options(data=tmp_path / "no-images", store=path), recorded_progress)
     assert [each.name for each in tmp_path.iterdir()] == ["recorded_progress.txt"]
     assert (tmp_path / "recorded_progress.txt").read_text() == "not a store"
+
+
+def test_a_batch_larger_than_the_data_is_said(recorded_progress: Any) -> None:
+    class Folder:
+        train = [None] * 30
+
+    report_oversized_batch(Recipe(batch_size=500), Folder(), recorded_progress)
+    report_oversized_batch(Recipe(batch_size=30), Folder(), recorded_progress)
+    (line,) = recorded_progress.messages
+    assert line.startswith("--batch-size 500 is more than the 30 training images: a step has 30")
 
 
 def test_a_space_with_too_few_networks_is_refused(call: Any, tmp_path: Path) -> None:
