@@ -173,8 +173,9 @@ wrong zero point, channels of weights 0, or a scale at which values saturate; it
 
 The logits of an image near the border between two classes are near 0, and the smallest error turns their direction: a cosine says
 nothing about it. With many classes the earlier gate refused good files for first classes that changed between nearly equal
-logits. What the present gate misses more often with many classes are such changes, too; the accuracy on validation images
-(`--data`) shows them.
+logits. For that, the present gate misses more of the harmful faults of many classes: those whose mean error is within the
+limit and that change first classes mostly between logits that differ by less. 16 images cannot tell them from a good file; the
+accuracy on validation images (`--data`, `--max-drop`) can.
 
 ## Earlier variants
 
