@@ -77,6 +77,7 @@ class NoOpCore:
             card={},
             digest="",
             content="",
+            bundle=cast(Any, None),
         )
         self._models = ModelRegistry()
         pool = DecodePool(1, limits.max_pixels, limits.deadline_s)
