@@ -94,7 +94,12 @@ _OWN_PATTERNS = [
 ]
 _CLASSY_BLOCK = "proj bn f.a.0 f.a.1 f.b.0 f.b.1 f.se.excitation.0 f.se.excitation.2 f.c f.final_bn"
 #: Classy and VISSL keep trunk and heads apart; a head has the name of its block, or a number.
-_CLASSY_NAMES = ((r"trunk\.|base_model\.", ""), (r"_?heads\..*\b(?:fc|clf\.0)\.(weight|bias)", r"heads.fc.\1"))
+#: In the state dict of a whole model of Classy, blocks with a head are in a wrapper.
+_CLASSY_NAMES = (
+    (r"trunk\.|base_model\.", ""),
+    (r"(trunk_output\..*)\._module\.", r"\1."),
+    (r"_?heads\..*\b(?:fc|clf\.0)\.(weight|bias)", r"heads.fc.\1"),
+)
 _TRANSFORMERS = (
     "regnet.embedder.embedder.convolution regnet.embedder.embedder.normalization",
     "regnet.encoder.stages.{i}.layers.{j}",

@@ -23,6 +23,8 @@ from regnet_deploy.errors import DataError, require
 
 #: Prefixes that wrappers of modules add to every name: DataParallel, torch.compile, Lightning, ModelEMA.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.backbone.")
+#: What wrappers count beside the weights: AveragedModel of torch.optim.swa_utils, as in checkpoints of torchvision.
+_COUNTERS = ("n_averaged",)
 #: Places of the weights in a checkpoint, the first one that exists: those of an exponential moving average before
 #: others, because they are what is evaluated; pycls's are chosen by their errors.
 _PLACES = (
@@ -192,7 +194,7 @@ def _weights_of(content: Mapping[str, Any], container: str, path: Path) -> Weigh
     while (key := _next_place(current, place, remarks)) is not None:
         place.append(key)
         current = current[key]
-    tensors = {name: value for name, value in _flat(current) if isinstance(value, Tensor)}
+    tensors = {name: value for name, value in _flat(current) if isinstance(value, Tensor) and name not in _COUNTERS}
     if not tensors:
         listed = ", ".join(map(str, list(content)[:5])) or "none"
         raise DataError(f"{path} holds no tensors by name; its keys are {listed[:200]}")
@@ -228,10 +230,9 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _without_wrappers(names: list[str]) -> list[str]:
-    """Remove prefixes that all names have, and names of counters of wrappers such as ``n_averaged``."""
+    """Remove prefixes that all names have."""
     while True:
-        own = [name for name in names if name not in ("n_averaged",)]
-        prefix = next((each for each in _WRAPPERS if own and all(name.startswith(each) for name in own)), None)
+        prefix = next((each for each in _WRAPPERS if names and all(name.startswith(each) for name in names)), None)
         if prefix is None:
             return names
         names = [name.removeprefix(prefix) for name in names]

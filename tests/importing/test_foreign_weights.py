@@ -52,6 +52,17 @@ def test_a_library_without_counters_gets_them(saved: Save) -> None:
     assert read.state.keys() == weights_of(X).keys()
 
 
+def test_a_whole_model_of_classy_has_a_wrapper_around_the_block_of_its_head(saved: Save) -> None:
+    state = as_library("classy", weights_of(Y), Y)
+    wrapped = {
+        name.replace("block2-1.", "block2-1._module.").replace("heads.fc", "_heads.block2-1.default_head.fc"): tensor
+        for name, tensor in state.items()
+    }
+    assert sum("_module" in name for name in wrapped) > 10
+    read = read_foreign_weights(saved(wrapped))
+    assert (read.source, read.network) == ("classy", Y)
+
+
 @pytest.mark.parametrize(
     ("rename", "said"),
     [

@@ -56,6 +56,10 @@ def test_every_container_gives_the_same_tensors(saved: Save, tmp_path: Path) -> 
         ({"model": TENSORS, "optimizer": {"state": {}}}, ("model",)),
         ({"state_dict": {f"module.{name}": tensor for name, tensor in TENSORS.items()}}, ("state_dict",)),
         ({"model": {f"_orig_mod.module.{name}": t for name, t in TENSORS.items()}}, ("model",)),
+        (
+            {"model_ema": {"n_averaged": torch.tensor(3), **{f"module.{name}": t for name, t in TENSORS.items()}}},
+            ("model_ema",),
+        ),
         ({"classy_state_dict": {"base_model": {"model": TENSORS}}}, ("classy_state_dict", "base_model", "model")),
         ({"state_dict": TENSORS, "args": argparse.Namespace(lr=0.1), "best": np.float64(3)}, ("state_dict",)),
     ],
