@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test slow soak lint types check docs wheel bench clean
+.PHONY: demo test slow soak oracles lint types check docs wheel bench clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
@@ -12,7 +12,7 @@ demo: $(STAMP)
 # In as many processes as there are cores, 4 at most; WORKERS=0 runs them in one.
 WORKERS ?= auto
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow and not image and not gpu and not triton and not soak and not alone"
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 4 --dist worksteal -m "not slow and not image and not gpu and not triton and not soak and not alone and not oracle"
 	$(BIN)/python -m pytest -m "alone and not slow"
 
 slow: $(STAMP)
@@ -21,6 +21,15 @@ slow: $(STAMP)
 # Half an hour of mixed traffic against one server; SOAK_MINUTES says otherwise.
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -s tests/soak
+
+# The libraries that the tests marked oracle compare with, in an environment of their own that takes torch from .venv.
+ORACLES := build/oracles
+oracles: $(STAMP)
+	$(BIN)/python -m venv $(ORACLES)
+	$(BIN)/python -c 'import sysconfig as s; print(s.get_path("purelib"))' > $(ORACLES)/project.pth
+	mv $(ORACLES)/project.pth $$($(ORACLES)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')
+	$(ORACLES)/bin/python -m pip install -q --no-deps -r tests/importing/oracles.txt
+	$(BIN)/python -m pytest -s -m oracle tests/importing
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,134 @@
+"""Weights of the other libraries' own networks, in every container that they write, and back.
+
+`make oracles` makes the environment of these libraries, and runs these tests. Each network has random weights and
+random batch norm statistics; its logits for two images of 64 pixels are compared with those of the imported bundle, and
+with those of the library after it loaded exported weights. Networks above 200 M parameters are left out: their blocks
+are those of the smaller ones, and they take tens of GB.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from regnet_deploy.importing.export_weights import export_weights
+from regnet_deploy.importing.foreign_weights import read_foreign_weights
+from regnet_deploy.importing.import_weights import ImportOptions, import_weights
+from regnet_deploy.importing.public_weights import public_weights
+from regnet_deploy.models.weights import load_model
+from regnet_deploy.space.published import find_published
+
+pytestmark = [pytest.mark.oracle, pytest.mark.timeout(600)]
+
+ENVIRONMENT = Path(os.environ.get("ORACLES") or Path(__file__).parents[2] / "build" / "oracles")
+#: Largest difference of two logits, as a share of the largest logit where that is above 1.
+TOLERANCE = 3e-5
+#: Networks above 200 M parameters.
+TOO_LARGE = {"regnety_640", "regnety_1280", "regnety_2560", "regnet_y_128gf"}
+CONTAINERS = {
+    "timm": ("safetensors", "zip", "legacy", "data parallel", "timm's train.py"),
+    "torchvision": ("zip", "legacy", "compiled", "torchvision's train.py"),
+    "transformers": ("save_pretrained", "zip", "legacy"),
+    "classy": ("classy's checkpoint", "zip"),
+    "pycls": ("pycls's old checkpoint", "pycls's checkpoint"),
+}
+#: Library -> suffix of the file that export-weights writes for it; Classy is not among its targets.
+EXPORTED = {"timm": ".safetensors", "torchvision": ".pth", "transformers": ".bin", "pycls": ".pyth"}
+
+
+def published(source: str) -> list[str]:
+    return sorted({row.network for row in public_weights() if row.source == source} - TOO_LARGE)
+
+
+NETWORKS = [
+    *(("timm", name) for name in published("timm")),
+    *(("torchvision", name) for name in published("torchvision")),
+    *(("transformers", name) for name in ("RegNetX-200MF", "RegNetX-3.2GF", "RegNetY-400MF", "RegNetY-4.0GF")),
+    *(("classy", name) for name in ("RegNetX-400MF", "RegNetX-1.6GF", "RegNetY-400MF", "RegNetY-3.2GF")),
+    *(("pycls", name) for name in ("RegNetX-200MF", "RegNetX-4.0GF", "RegNetY-600MF", "RegNetY-1.6GF")),
+]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Callable[..., Any]]:
+    """Give the libraries a task, in a process of their environment."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        pytest.skip("needs the environment of `make oracles`")
+    program = [python, "-W", "ignore", Path(__file__).with_name("oracle_libraries.py")]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def call(task: str, **order: Any) -> Any:
+            process.stdin.write(json.dumps({"task": task, **order}, default=str) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            result = json.loads(line)
+            assert "error" not in result, result["error"]
+            return result["answer"]
+
+        yield call
+        process.stdin.close()
+        process.wait(60)
+
+
+def test_every_name_with_weights_in_timm_and_torchvision_is_among_the_public_weights(ask: Callable[..., Any]) -> None:
+    for library, names in ask("names").items():
+        assert set(names) == {row.network for row in public_weights() if row.source == library}, library
+
+
+@pytest.mark.parametrize(("library", "name"), NETWORKS)
+def test_an_imported_network_answers_as_its_library_and_the_library_loads_it_back(
+    ask: Callable[..., Any], tmp_path: Path, library: str, name: str
+) -> None:
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    np.save(tmp_path / "images.npy", images.numpy())
+    known = find_published(name)
+    network = {"family": known.family, "d": known.d, "w_0": known.w_0, "w_a": known.w_a, "w_m": known.w_m}
+    network |= {"depths": known.network.depths, "widths": known.network.widths, "group_width": known.g}
+    ask("build", library=library, name=name, network=network)
+    ask("logits", images=tmp_path / "images.npy", file=tmp_path / "theirs.npy")
+    theirs = np.load(tmp_path / "theirs.npy")
+
+    first, *others = CONTAINERS[library]
+    file = saved(ask, tmp_path, first)
+    bundle = import_weights(file, tmp_path / "bundle", ImportOptions(resolution=64))
+    origin = bundle.manifest.imported
+    assert origin is not None
+    assert origin.source == library
+    assert bundle.architecture.network.depths == known.network.depths
+    assert bundle.architecture.network.widths == known.network.widths
+    model = load_model(bundle).eval()
+    with torch.inference_mode():
+        ours = model(images).numpy()
+    scale = max(1.0, float(np.abs(theirs).max()))
+    difference = float(np.abs(ours - theirs).max()) / scale
+    print(f"{library} {name}: {difference:.1e} of the largest logit, {scale:.3g}")
+    assert difference <= TOLERANCE
+
+    state = model.state_dict()
+    for container in others:
+        read = read_foreign_weights(saved(ask, tmp_path, container)).state
+        assert all(torch.equal(read[each], state[each]) for each in state if "num_batches" not in each), container
+
+    if library in EXPORTED:
+        written = export_weights(bundle, library, tmp_path / f"exported{EXPORTED[library]}")
+        ask("load", file=written)
+        ask("logits", images=tmp_path / "images.npy", file=tmp_path / "back.npy")
+        assert np.array_equal(np.load(tmp_path / "back.npy"), theirs)
+
+
+def saved(ask: Callable[..., Any], folder: Path, container: str) -> Path:
+    (folder / container).mkdir()
+    file = folder / container / "weights"
+    ask("save", container=container, file=file)
+    return file
