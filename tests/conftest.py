@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hub_server import HubServer, hub_server
 from hypothesis import settings
 
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
@@ -274,3 +275,17 @@ def browser() -> Iterator[Any]:
         opened = playwright.chromium.launch(executable_path=path, args=flags)
         yield opened
         opened.close()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A hub on this machine, with caches of the test alone, no token, and short pauses between attempts."""
+    for name in list(os.environ):
+        if name.startswith(("HF_", "HUGGING")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("regnet_deploy.importing.download._PAUSE_S", 0.001)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("TORCH_HOME", raising=False)
+    with hub_server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server

@@ -222,6 +222,7 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
         top1_setting: where the accuracy is published.
         assumptions: what the file does not say and was assumed.
         remarks: what was chosen in the file, and converted.
+        location: where the file was downloaded from, an address or ``hf:OWNER/NAME@COMMIT``; None if it was not.
     """
 
     file: str
@@ -234,6 +235,21 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
     top1_setting: str | None = None
     assumptions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    location: str | None = None
+
+    @property
+    def restriction(self) -> str | None:
+        """What the license forbids, as one line; None where it is not known to forbid a use."""
+        if self.license is None or not forbids_commercial_use(self.license):
+            return None
+        return (
+            f"the weights {self.published or self.file} must not be used commercially: their license is {self.license}"
+        )
+
+
+def forbids_commercial_use(license: str) -> bool:
+    """Return whether a license is known to forbid commercial use: CC BY-NC in all versions, and that of SEER."""
+    return license.upper().replace(" ", "-").startswith("CC-BY-NC") or "seer" in license.lower()
 
 
 class Golden(Record, frozen=True, kw_only=True):

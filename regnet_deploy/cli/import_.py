@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import DEFAULT_PATH
+from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
 from regnet_deploy.cli.options import Whole, json_option
-from regnet_deploy.cli.output import print_json, print_message, print_text
-from regnet_deploy.errors import require
+from regnet_deploy.cli.output import print_json, print_message, print_text, terminal_progress
+from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle import Bundle
@@ -39,7 +39,7 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 
 
 @click.command()
-@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@click.argument("named", metavar="[FILE]", default="")
 @click.option(
     "--from",
     "source",
@@ -50,7 +50,8 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     "--weights",
     "published",
     metavar="NAME",
-    help="Which public weights the file holds, as `regnet-deploy weights` lists them.  [default: recognized]",
+    help="Which public weights FILE holds, as `regnet-deploy weights` lists them.  [default: recognized] Without FILE, "
+    "they are downloaded.",
 )
 @click.option(
     "--channels",
@@ -78,7 +79,7 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
 @click.option("--force", is_flag=True, help="Replace the bundle even if it holds weights.")
 @json_option
-def command(file: Path, output: str, force: bool, as_json: bool, **options: Any) -> None:
+def command(named: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
     """Make a bundle of a weight FILE of pycls, timm, torchvision, Classy Vision, VISSL, transformers or mmpretrain.
 
     The library is recognized by the names of the tensors, and the network is recovered from their shapes. FILE is
@@ -86,16 +87,35 @@ def command(file: Path, output: str, force: bool, as_json: bool, **options: Any)
     name, and bring their preprocessing, license and published accuracy. What the file does not say is assumed, and
     printed.
 
+    FILE can also be the name of public weights, hf:OWNER/NAME of the Hugging Face hub, or an https address: it is
+    downloaded then, and an interrupted download continues. Caches of huggingface_hub and torch.hub are used.
+
     \b
     Example:
       regnet-deploy import regnet_y_400mf-e6988f5f.pth -o my-bundle
+      regnet-deploy import hf:timm/regnety_016.tv2_in1k
+      regnet-deploy import regnet_y_400mf.IMAGENET1K_V2
       regnet-deploy import model.safetensors --weights regnety_016.tv2_in1k
       regnet-deploy import checkpoint.pth --labels classes.txt --resolution 160
     """
     require("torch", "train")
     from regnet_deploy.importing.import_weights import ImportOptions, import_weights
+    from regnet_deploy.importing.locate import locate_weights
+    from regnet_deploy.importing.public_weights import find_weights
 
-    bundle = import_weights(file, output, ImportOptions(**options), replace_existing=force)
+    if not named:
+        if not options["published"]:
+            raise UsageError(
+                "give a file, hf:OWNER/NAME, an https address, or the name of public weights (`regnet-deploy weights`)"
+            )
+        named = find_weights(options["published"]).name
+    ensure_creatable(output, replace=force)
+    with terminal_progress() as progress:
+        located = locate_weights(named, progress)
+    options["published"] = options["published"] or located.published
+    bundle = import_weights(
+        located.file, output, ImportOptions(**options), location=located.location, replace_existing=force
+    )
     origin = bundle.manifest.imported
     assert origin is not None  # it was just written
     if as_json:

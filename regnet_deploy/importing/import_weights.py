@@ -14,7 +14,8 @@ from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOr
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.imagenet import class_names
 from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
-from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize
+from regnet_deploy.importing.hub_config import HubConfig, read_hub_config
+from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize, weights_at
 from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.profiling.machine import environment
 from regnet_deploy.space.complexity import network_complexity
@@ -66,14 +67,23 @@ class ImportOptions:
 
 
 def import_weights(
-    file: Path, bundle: str | Path, options: ImportOptions | None = None, *, replace_existing: bool = False
+    file: Path,
+    bundle: str | Path,
+    options: ImportOptions | None = None,
+    *,
+    location: str | None = None,
+    replace_existing: bool = False,
 ) -> Bundle:
     """Make a bundle of a weight file, and return it.
+
+    Where the file has its name in a repository of the hub (``model.safetensors``, ``pytorch_model.bin``), preprocessing
+    and class names are read from ``config.json`` beside it.
 
     Args:
         file: weights of pycls, timm, torchvision, Classy Vision, VISSL, transformers or mmpretrain.
         bundle: folder of the bundle.
         options: what the file does not say.
+        location: where it was downloaded from.
         replace_existing: start anew where the folder is a bundle that holds weights.
 
     Raises:
@@ -97,23 +107,25 @@ def import_weights(
             "download it again, or rename it if you changed it"
         )
     assumptions = list(foreign.assumptions)
-    entry = _published_entry(foreign, published, file, digest, assumptions)
-    preprocessing = _preprocessing(foreign, entry, options, assumptions)
+    config = read_hub_config(file) or HubConfig()
+    entry = _published_entry(foreign, published, file, digest, location, assumptions)
+    preprocessing = _preprocessing(foreign, entry, config, options, assumptions)
     parts = Manifest(
         architecture=_architecture(foreign, preprocessing.crop),
         preprocessing=preprocessing,
-        labels=_labels(foreign.classes, options.labels, assumptions),
+        labels=_labels(foreign.classes, options.labels, config, assumptions),
         imported=WeightsOrigin(
             file=file.name,
             sha256=digest,
             source=foreign.source,
             container=foreign.file.container,
             published=entry.name if entry else None,
-            license=entry.license if entry else None,
+            license=entry.license if entry else config.license,
+            location=location,
             top1_percent=entry.top1_percent if entry else None,
             top1_setting=entry.top1_setting if entry else None,
             assumptions=tuple(assumptions),
-            remarks=foreign.file.remarks,
+            remarks=(*foreign.file.remarks, *(() if entry else config.remarks)),
         ),
         environment=environment("import"),
     )
@@ -121,9 +133,21 @@ def import_weights(
 
 
 def _published_entry(
-    foreign: ForeignWeights, named: PublicWeights | None, file: Path, digest: str, assumptions: list[str]
+    foreign: ForeignWeights,
+    named: PublicWeights | None,
+    file: Path,
+    digest: str,
+    location: str | None,
+    assumptions: list[str],
 ) -> PublicWeights | None:
     """Return the public weights that a file is, None where it is none of them or may be several."""
+    there = weights_at(location) if location and named is None else None
+    if there is not None:
+        if there in recognize(there.source, foreign.network, foreign.classes, there.name, "-"):
+            return there
+        assumptions.append(
+            f"{location} is the place of {there.name}, and the file does not have its network: it is taken for another"
+        )
     if named is not None:
         alike = recognize(named.source, foreign.network, foreign.classes, named.name, "-")
         if named not in alike:
@@ -152,31 +176,38 @@ def _published_entry(
 
 
 def _preprocessing(
-    foreign: ForeignWeights, entry: PublicWeights | None, options: ImportOptions, assumptions: list[str]
+    foreign: ForeignWeights,
+    entry: PublicWeights | None,
+    config: HubConfig,
+    options: ImportOptions,
+    assumptions: list[str],
 ) -> Preprocessing:
-    if entry is not None:
-        resolution, resize, interpolation = entry.resolution, entry.resize, entry.interpolation
-    else:
-        share, interpolation = _DEFAULT_TEST[foreign.source]
-        resolution = options.resolution or _DEFAULT_RESOLUTION
-        resize = round(resolution * share)
+    """Return how images are prepared: as the options say, else the published test, else config.json, else a default."""
+    share, usual = _DEFAULT_TEST[foreign.source]
+    resolution = (entry or config).resolution or options.resolution or _DEFAULT_RESOLUTION
+    resize = (entry or config).resize or round(resolution * share)
     if options.resolution is not None and options.resolution != resolution:
         resize = round(resize * options.resolution / resolution)
         resolution = options.resolution
-    given = [name for name in ("resolution", "resize", "interpolation", "mean", "std") if getattr(options, name)]
-    if entry is None:
-        text = f"short side {options.resize or resize}, center {resolution}, {options.interpolation or interpolation}"
-        named = ", ".join(f"--{name}" for name in ("resolution", "resize", "interpolation", "mean", "std"))
-        if set(given) != {"resolution", "resize", "interpolation", "mean", "std"}:
-            assumptions.append(
-                f"preprocessing as in the default test of {foreign.source} ({text}, mean and deviation of ImageNet): "
-                f"{named} set what differs"
-            )
-    if (options.resize or resize) < resolution:
+    said: dict[str, Any] = {
+        "resolution": resolution if options.resolution or (entry or config).resolution else None,
+        "resize": options.resize or (resize if (entry or config).resize else None),
+        "interpolation": options.interpolation or (entry or config).interpolation,
+        "mean": options.mean or (None if entry else config.mean),
+        "std": options.std or (None if entry else config.std),
+    }
+    if entry is None and None in said.values():
+        text = f"short side {said['resize'] or resize}, center {resolution}, {said['interpolation'] or usual}"
+        normal = "" if said["mean"] and said["std"] else ", mean and deviation of ImageNet"
+        named = ", ".join(f"--{name}" for name in said)
+        assumptions.append(
+            f"preprocessing as in the default test of {foreign.source} ({text}{normal}): {named} set what differs"
+        )
+    if (said["resize"] or resize) < resolution:
         raise UsageError(f"--resize {options.resize} is smaller than the input of the network, {resolution} pixels")
-    defaults = Preprocessing(resize=options.resize or resize, crop=resolution, scaled_decoding=True)
-    changes: dict[str, Any] = {"interpolation": options.interpolation or interpolation}
-    changes |= {name: getattr(options, name) for name in ("mean", "std") if getattr(options, name)}
+    defaults = Preprocessing(resize=said["resize"] or resize, crop=resolution, scaled_decoding=True)
+    changes: dict[str, Any] = {"interpolation": said["interpolation"] or usual}
+    changes |= {name: said[name] for name in ("mean", "std") if said[name]}
     return defaults.replace(**changes)
 
 
@@ -213,10 +244,16 @@ def _name(network: Network, resolution: int, classes: int) -> str:
     return f"RegNet{network.family.upper()}-{size}"
 
 
-def _labels(classes: int, file: Path | None, assumptions: list[str]) -> tuple[str, ...]:
+def _labels(classes: int, file: Path | None, config: HubConfig, assumptions: list[str]) -> tuple[str, ...]:
     if file is not None:
         return _read_labels(file, classes)
     known = class_names(classes)
+    if len(config.labels) == classes and config.labels != tuple(synset for synset, _ in known):
+        return config.labels
+    if config.labels and len(config.labels) != classes:
+        assumptions.append(
+            f"config.json has {len(config.labels)} class names, and the network {classes} outputs: they are not taken"
+        )
     if known:
         assumptions.append(
             f"{classes:,} outputs are taken for the classes of ImageNet in the order of their synsets: --labels FILE "

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+from regnet_deploy.bundle.manifest import forbids_commercial_use
 from regnet_deploy.errors import UsageError, did_you_mean
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import data_folder, find_published
@@ -55,7 +56,7 @@ class PublicWeights:
     @property
     def non_commercial(self) -> bool:
         """Whether the license forbids commercial use."""
-        return self.license.upper().startswith("CC-BY-NC") or "seer" in self.license.lower()
+        return forbids_commercial_use(self.license)
 
 
 @lru_cache(maxsize=1)
@@ -79,6 +80,14 @@ def find_weights(name: str) -> PublicWeights:
             f"no public weights {name!r}{did_you_mean(name, names)}; `regnet-deploy weights` lists all of them"
         )
     return known[wanted]
+
+
+def weights_at(location: str) -> PublicWeights | None:
+    """Return the public weights of an address, or of ``hf:OWNER/NAME``; None where it is the place of none."""
+    repository = (
+        location.partition("@")[0].removesuffix("/model.safetensors") if location.startswith("hf:") else location
+    )
+    return next((entry for entry in public_weights() if entry.location == repository), None)
 
 
 def recognize(source: str, network: Network, classes: int, file_name: str, sha256: str) -> list[PublicWeights]:

@@ -97,6 +97,8 @@ def _selection(selection: SelectionRecord) -> Section:
 def _imported_weights(origin: WeightsOrigin) -> Section:
     """Return where imported weights come from."""
     facts = [("file", f"{origin.file}, of {origin.source} ({origin.container}), SHA-256 {origin.sha256}")]
+    if origin.location:
+        facts.append(("downloaded from", origin.location))
     if origin.published:
         facts.append(("public weights", origin.published))
     facts.append(("license", origin.license or "not known"))

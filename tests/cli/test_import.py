@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import torch
 from foreign_weights import X, as_library, weights_of
+from hub_server import COMMIT, HubServer
+
+from regnet_deploy.space.published import find_published
 
 
 @pytest.fixture
@@ -55,6 +58,35 @@ def test_bad_input_is_one_line_and_nothing_is_written(
 ) -> None:
     assert said in cli_error("import", *arguments, cwd=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_a_repository_is_downloaded_because_it_is_named(
+    cli: Any, cli_error: Callable[..., str], file: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    hub.files["me/net/pytorch_model.bin"] = file.read_bytes()
+    done = cli("import", "hf:me/net", "-o", "b", "--resolution", 32, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "of torchvision: depths 1 1 2" in done.stdout
+    assert f"hf:me/net@{COMMIT}" in cli("show", "b", cwd=tmp_path).stdout
+    asked = len(hub.requests)
+    assert "already holds weights" in cli_error("import", "hf:me/net", "-o", "b", cwd=tmp_path)
+    assert len(hub.requests) == asked  # nothing is downloaded that could not be used
+    assert "has no model.safetensors and no pytorch_model.bin" in cli_error("import", "hf:me/none", cwd=tmp_path)
+    assert not (tmp_path / "regnet-bundle").exists()
+
+
+def test_public_weights_are_downloaded_by_name_with_or_without_the_option(
+    cli: Any, cli_error: Callable[..., str], tmp_path: Path, hub: HubServer
+) -> None:
+    network = find_published("regnetx_002").network
+    weights = tmp_path / "w.pth"
+    torch.save(as_library("timm", weights_of(network, 1000), network), weights)
+    hub.files["timm/regnetx_002.pycls_in1k/pytorch_model.bin"] = weights.read_bytes()
+    for arguments in (["regnetx_002.pycls_in1k"], ["--weights", "regnetx_002.pycls_in1k"]):
+        done = cli("import", *arguments, "-o", "b", "--force", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "Public weights: regnetx_002.pycls_in1k, license MIT, 68.76 % top-1" in done.stdout
+    assert "give a file, hf:OWNER/NAME, an https address, or the name" in cli_error("import", cwd=tmp_path)
 
 
 def test_weights_are_listed_by_a_part_of_their_name(cli: Any, cli_error: Callable[..., str]) -> None:

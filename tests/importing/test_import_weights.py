@@ -78,6 +78,52 @@ def test_a_digest_in_the_name_has_to_agree(timm_file: Path, tmp_path: Path) -> N
         import_weights(wrong, tmp_path / "c")
 
 
+def test_what_lies_beside_weights_of_a_repository_is_taken_and_options_go_before(saved: Save, tmp_path: Path) -> None:
+    file = saved(as_library("timm", weights_of(X), X), "pytorch_model.bin")
+    trained = {"input_size": [3, 64, 64], "crop_pct": 0.9, "interpolation": "bilinear", "mean": [0.5] * 3}
+    config = {"pretrained_cfg": {**trained, "std": [0.25] * 3, "license": "mit"}, "label_names": list("abcde")}
+    file.with_name("config.json").write_text(json.dumps(config))
+    bundle = import_weights(file, tmp_path / "b", location="hf:me/net@main")
+    pixels, origin = bundle.preprocessing, bundle.manifest.imported
+    assert origin is not None
+    assert (pixels.resize, pixels.crop, pixels.interpolation) == (71, 64, "bilinear")
+    assert (pixels.mean, pixels.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    assert bundle.labels == ("a", "b", "c", "d", "e")
+    assert (origin.license, origin.location, origin.assumptions) == ("mit", "hf:me/net@main", ())
+    (tmp_path / "names").write_text("v\nw\nx\ny\nz\n")
+    options = ImportOptions(resolution=128, interpolation="bicubic", std=(0.2, 0.2, 0.2), labels=tmp_path / "names")
+    bundle = import_weights(file, tmp_path / "c", options)
+    pixels = bundle.preprocessing
+    assert (pixels.resize, pixels.crop, pixels.interpolation, pixels.std) == (142, 128, "bicubic", (0.2, 0.2, 0.2))
+    assert bundle.labels == ("v", "w", "x", "y", "z")
+
+
+def test_a_configuration_of_other_classes_is_not_taken_and_said(saved: Save, tmp_path: Path) -> None:
+    file = saved(as_library("timm", weights_of(X), X), "pytorch_model.bin")
+    file.with_name("config.json").write_text(json.dumps({"pretrained_cfg": {"mean": [0.5] * 3}, "label_names": ["a"]}))
+    bundle = import_weights(file, tmp_path / "b")
+    assert bundle.manifest.imported is not None
+    assert bundle.manifest.labels == ()
+    assert (
+        "default test of timm (short side 236, center 224, bicubic, mean and" in bundle.manifest.imported.assumptions[0]
+    )
+    assert "1 class names, and the network 5 outputs" in bundle.manifest.imported.assumptions[1]
+
+
+def test_the_place_of_public_weights_tells_what_a_file_is_if_it_has_their_network(saved: Save, tmp_path: Path) -> None:
+    network = find_published("RegNetX-200MF").network
+    file = saved(as_library("timm", weights_of(network, 1000), network), "pytorch_model.bin")
+    origins = [
+        import_weights(file, tmp_path / name, location=f"hf:timm/{name}@{'0' * 40}").manifest.imported
+        for name in ("regnetx_002.pycls_in1k", "regnety_002.pycls_in1k")
+    ]
+    assert [each.published for each in origins if each] == ["regnetx_002.pycls_in1k"] * 2
+    assert origins[0] is not None
+    assert origins[0].assumptions == (origins[0].assumptions[-1],)
+    assert origins[1] is not None
+    assert "the place of regnety_002.pycls_in1k, and the file does not have its network" in origins[1].assumptions[0]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

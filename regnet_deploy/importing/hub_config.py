@@ -1,0 +1,173 @@
+"""How the weights of a repository are used, from the files beside them: those of timm and of transformers."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from regnet_deploy.errors import DataError
+
+#: Names that weights have in repositories; other files may lie beside a ``config.json`` that is not theirs.
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+_INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", 2: "bilinear", 3: "bicubic"}
+_LARGEST = 4096
+
+
+@dataclass(frozen=True)
+class HubConfig:
+    """What the files beside weights say; None and () where they do not.
+
+    Attributes:
+        resolution: pixels a side of the network's input.
+        resize: short side of the image before the central crop, pixels.
+        interpolation: ``bilinear`` or ``bicubic``.
+        mean: of RGB in 0..1, ``(3,)``.
+        std: of RGB in 0..1, ``(3,)``.
+        labels: class names in the order of the outputs.
+        license: of the weights.
+        remarks: what they say and this program does not do, one sentence each.
+    """
+
+    resolution: int | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    labels: tuple[str, ...] = ()
+    license: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def read_hub_config(weights: Path) -> HubConfig | None:
+    """Return what ``config.json`` and ``preprocessor_config.json`` beside weights say; None without such files.
+
+    Raises:
+        DataError: a file is not JSON, or holds a value that cannot be.
+    """
+    config = _read(weights.with_name("config.json")) if weights.name in _NAMES else None
+    if config is None:
+        return None
+    if isinstance(config.get("pretrained_cfg"), Mapping):
+        return _of_timm(config, config["pretrained_cfg"], weights.with_name("config.json"))
+    if config.get("model_type") == "regnet":
+        return _of_transformers(config, _read(weights.with_name("preprocessor_config.json")) or {}, weights.parent)
+    return None
+
+
+def _of_timm(config: Mapping[str, Any], trained: Mapping[str, Any], path: Path) -> HubConfig:
+    size, share, remarks = trained.get("input_size"), trained.get("crop_pct"), []
+    resolution = None
+    if size is not None:
+        if not isinstance(size, Sequence) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+            raise DataError(f"{path}: input_size is {size!r}, not three channels and equal sides such as [3, 224, 224]")
+        resolution = _whole(size[1], "input_size", path)
+    resize = None
+    if resolution and share is not None:
+        resize = math.floor(resolution / _number(share, "crop_pct", path, 0.1, 1.0))
+    if trained.get("crop_mode") not in (None, "center"):
+        remarks.append(f"config.json says crop mode {trained['crop_mode']}: images are cropped at their center")
+    test = trained.get("test_input_size")
+    if test and test != size:
+        remarks.append(
+            f"config.json has a test at {test[-1]} pixels with a crop of {trained.get('test_crop_pct', 1.0):g}, too: "
+            f"--resolution {test[-1]} is for that"
+        )
+    labels = config.get("label_names") or trained.get("label_names") or ()
+    return HubConfig(
+        resolution,
+        resize,
+        _interpolation(trained.get("interpolation"), remarks),
+        _triple(trained.get("mean"), "mean", path),
+        _triple(trained.get("std"), "std", path),
+        _labels(list(labels) if isinstance(labels, list | tuple) else [], remarks),
+        trained.get("license") if isinstance(trained.get("license"), str) else None,
+        tuple(remarks),
+    )
+
+
+def _of_transformers(config: Mapping[str, Any], images: Mapping[str, Any], folder: Path) -> HubConfig:
+    path, remarks = folder / "preprocessor_config.json", []
+    size = images.get("size")
+    if isinstance(size, Mapping):
+        size = size.get("shortest_edge") or size.get("height")
+    resolution = None if size is None else _whole(size, "size", path)
+    resize = None
+    if resolution:
+        share = _number(images.get("crop_pct") or 224 / 256, "crop_pct", path, 0.1, 1.0)
+        resize = resolution if resolution >= 384 else int(resolution / share)  # as ConvNextImageProcessor does
+        if resolution >= 384:
+            remarks.append(
+                "transformers stretches images of 384 pixels and more; here they are cropped at their center"
+            )
+    names = config.get("id2label")
+    labels = []
+    if isinstance(names, Mapping):
+        labels = [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
+        if all(isinstance(name, str) and name.startswith("LABEL_") for name in labels):
+            labels = []  # transformers's own names of classes that were not named
+    return HubConfig(
+        resolution,
+        resize,
+        _interpolation(images.get("resample"), remarks),
+        _triple(images.get("image_mean"), "image_mean", path),
+        _triple(images.get("image_std"), "image_std", path),
+        _labels(labels, remarks),
+        None,
+        tuple(remarks),
+    )
+
+
+def _labels(names: Sequence[Any], remarks: list[str]) -> tuple[str, ...]:
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        remarks.append("the class names in config.json are not all texts: they are not taken")
+        return ()
+    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if repeated is not None:
+        remarks.append(f"config.json names the class {repeated!r} twice: its names are not taken")
+        return ()
+    return tuple(names)
+
+
+def _interpolation(value: Any, remarks: list[str]) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | int) or value not in _INTERPOLATIONS:
+        remarks.append(f"config.json says interpolation {value!r}, which is not bilinear or bicubic: it is not taken")
+        return None
+    return _INTERPOLATIONS[value]
+
+
+def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Sequence) or len(value) != 3:
+        raise DataError(f"{path}: {name} is {value!r}, not three numbers for red, green and blue")
+    red, green, blue = (_number(each, name, path, 1e-6 if "std" in name else 0.0, 1.0) for each in value)
+    return red, green, blue
+
+
+def _whole(value: Any, name: str, path: Path) -> int:
+    number = _number(value, name, path, 16, _LARGEST)
+    if number != int(number):
+        raise DataError(f"{path}: {name} is {value!r}, not a whole number of pixels")
+    return int(number)
+
+
+def _number(value: Any, name: str, path: Path, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise DataError(f"{path}: {name} holds {value!r}, not a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    return content if isinstance(content, dict) else None
