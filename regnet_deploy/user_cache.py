@@ -16,3 +16,15 @@ def cache_folder(purpose: str) -> Path:
     if not os.path.isabs(base):  # the specification of XDG: relative paths are ignored
         base = os.path.expanduser("~/.cache")
     return Path(base if os.path.isabs(base) else os.devnull) / "regnet-deploy" / purpose
+
+
+def other_cache(variable: str, default: str) -> Path:
+    """Return the folder of another program's cache: that of its variable, else the default in the caches of the user.
+
+    Args:
+        variable: of the environment, such as ``TORCH_HOME``.
+        default: name below ``$XDG_CACHE_HOME`` or ``~/.cache``, such as ``torch``.
+    """
+    given = os.environ.get(variable) or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/{default}"
+    path = os.path.expandvars(os.path.expanduser(given))
+    return Path(os.devnull) / default if path.startswith("~") else Path(path)  # a user without a home folder

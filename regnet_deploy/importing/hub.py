@@ -18,6 +18,7 @@ from regnet_deploy.durable_files import write_whole
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.importing.download import NotFound, Order, Remote, Unreachable, check_url, fetch
 from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.user_cache import other_cache
 
 _PUBLIC = "https://huggingface.co"
 #: Weights that a repository may have, the first one that exists.
@@ -205,13 +206,12 @@ def _endpoint() -> str:
 
 
 def _home() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return _path(os.environ.get("HF_HOME") or f"{base}/huggingface")
+    return other_cache("HF_HOME", "huggingface")
 
 
 def _cache() -> Path:
-    given = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    return _path(given) if given else _home() / "hub"
+    variable = "HF_HUB_CACHE" if os.environ.get("HF_HUB_CACHE") else "HUGGINGFACE_HUB_CACHE"
+    return other_cache(variable, "") if os.environ.get(variable) else _home() / "hub"
 
 
 def _token() -> str:
@@ -220,14 +220,10 @@ def _token() -> str:
         return ""
     given = os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or ""
     if not given:
-        named = os.environ.get("HF_TOKEN_PATH")
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            given = (_path(named) if named else _home() / "token").read_text(encoding="utf-8")
+            file = other_cache("HF_TOKEN_PATH", "") if os.environ.get("HF_TOKEN_PATH") else _home() / "token"
+            given = file.read_text(encoding="utf-8")
     token = "".join(given.split())
     if not token.isascii():
         raise UsageError("HF_TOKEN holds characters that no token has: copy it again")
     return token
-
-
-def _path(text: str) -> Path:
-    return Path(os.path.expandvars(os.path.expanduser(text)))

@@ -7,7 +7,6 @@ with its cache; others are in the cache folder of this program.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from regnet_deploy.importing.download import Order, Remote, check_url, fetch, sh
 from regnet_deploy.importing.hub import fetch_hub_weights, parse_hub_file
 from regnet_deploy.importing.public_weights import digest_in_name, find_weights, public_weights
 from regnet_deploy.progress import Progress
-from regnet_deploy.user_cache import cache_folder
+from regnet_deploy.user_cache import cache_folder, other_cache
 
 
 @dataclass(frozen=True)
@@ -98,9 +97,7 @@ def _fetch_address(address: str, progress: Progress | None) -> Path:
 
 def _torch_hub() -> Path:
     """Return the folder in which torch.hub keeps files that it downloaded."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    home = os.environ.get("TORCH_HOME") or f"{base}/torch"
-    return Path(os.path.expanduser(home)) / "hub" / "checkpoints"
+    return other_cache("TORCH_HOME", "torch") / "hub" / "checkpoints"
 
 
 def _sha256(file: Path) -> str:

