@@ -8,7 +8,7 @@ import math
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
@@ -159,7 +159,7 @@ def run_server(
             CoreSettings(
                 name=settings.name,
                 options=settings.model,
-                limits=settings.limits,
+                limits=replace(settings.limits, max_connections=fitted.connections),
                 decoders=settings.decoders,
                 poll_s=settings.poll_s,
                 versions=settings.versions,
