@@ -89,7 +89,7 @@ def command(
     if blank:
         print_message(
             f"in {len(blank):,} of {len(answers):,} images the network sees one color, so the answer says nothing "
-            f"(transparent pixels become white, 16-bit images with few levels dark): {shortened(blank, 3)}"
+            f"(blank or transparent all over, or of 16 bits with few levels): {shortened(blank, 3)}"
         )
     failed = [answer for answer in answers if answer.error is not None]
     if len(failed) > _LISTED:

@@ -120,8 +120,8 @@ def decode(
     """Return an upright RGB image.
 
     The EXIF orientation is applied; gray, palette and CMYK images are converted; transparent pixels are blended with
-    white; 16-bit gray is scaled to 8 bits; only the first frame of an animation is decoded. A JPEG is decoded at full
-    size.
+    white, or with black where the image would be white all over; 16-bit gray is scaled to 8 bits, unless it has the
+    levels of 8 bits; only the first frame of an animation is decoded. A JPEG is decoded at full size.
 
     Args:
         data: the encoded file.
@@ -296,11 +296,25 @@ def _upright_rgb(image: Image, name: str) -> Image:
         low, high = (int(level) for level in image.getextrema())  # type: ignore[arg-type]  # of one band: two numbers
         if low < 0 or high > 65535:
             raise ImageError(name, f"its values are {low} to {high}, gray images may have 0 to 65535: save it as PNG")
-        image = image.point(lambda value: value / 256).convert("L")
+        if high > 255:  # else it is an image of 8 bits in a file of 16, which would become black
+            image = image.point(lambda value: value / 256)
+        image = image.convert("L")
     if image.mode not in ("RGBA", "LA") and (image.mode in ("PA", "La", "RGBa") or "transparency" in image.info):
         image = image.convert("RGBA")
     if image.mode in ("RGBA", "LA"):  # the image is its own mask, so that no other image is allocated
-        laid = module.new("RGB", image.size, (255, 255, 255))
-        laid.paste(image, mask=image)
+        laid = _laid_on(image, (255, 255, 255))
+        opaque: Any = image.getchannel("A").getextrema()
+        bands: Any = laid.getextrema()
+        if opaque[1] - opaque[0] > ONE_COLOR and all(most - least <= ONE_COLOR for least, most in bands):
+            return _laid_on(image, (0, 0, 0))  # white shapes on transparent ground
         return laid
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _laid_on(image: Image, color: tuple[int, int, int]) -> Image:
+    """Return an image with alpha on a ground of one color."""
+    from PIL import Image as module
+
+    laid = module.new("RGB", image.size, color)
+    laid.paste(image, mask=image)
+    return laid

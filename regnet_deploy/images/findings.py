@@ -70,7 +70,7 @@ def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[str]:
     reasons = []
     transparent = sum(one.transparent for one in found.values())
     if transparent:
-        reasons.append(f"transparent pixels of {transparent:,} become white: give them another background")
+        reasons.append(f"{transparent:,} are transparent all over, or of one color on transparent ground")
     dark = sum(one.peak is not None and one.peak <= _FEW_LEVELS for one in found.values())
     if dark:
         reasons.append(f"16-bit levels of {dark:,} are all but 0: save them with 8 bits")
@@ -82,9 +82,12 @@ def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[str]:
 
 
 def _few_levels(images: Mapping[str, ImageCheck]) -> Iterable[str]:
-    """Find 16-bit images whose levels have fewer bits. A single dark image proves nothing, all of them do."""
+    """Find 16-bit images whose levels have fewer bits. A single dark image proves nothing, all of them do.
+
+    Those with levels of 8 bits are read as such, or come out in one color.
+    """
     peaks = [(one.peak, name) for name, one in images.items() if one.peak is not None]
-    if peaks and max(peaks)[0] <= _FEW_LEVELS:
+    if peaks and 255 < max(peaks)[0] <= _FEW_LEVELS:
         peak, name = max(peaks)
         yield (
             f"images of 16 bits have no level above {peak:,} of 65,535 ({len(peaks):,} "

@@ -85,13 +85,12 @@ def test_images_in_which_the_network_sees_nothing_are_named(
     cli: Any, exported_bundle: Path, images: list[Path]
 ) -> None:
     icon = np.zeros((24, 24, 4), np.uint8)
-    icon[8:16, 8:16] = 255  # white on transparent ground
     Image.fromarray(icon).save(images[0].parent / "icon.png")
     done = cli("predict", exported_bundle, images[0].parent, "-k", "1")
     assert done.returncode == 0
     (line,) = [line for line in done.stderr.splitlines() if "the network sees one color" in line]
     assert line.startswith("in 1 of 6 images the network sees one color, so the answer says nothing")
-    assert line.endswith(f"dark): {images[0].parent}/icon.png")
+    assert line.endswith(f": {images[0].parent}/icon.png")
 
 
 def test_a_folder_is_every_file_in_it(cli: Any, exported_bundle: Path, images: list[Path]):

@@ -65,6 +65,20 @@ def test_transparency_is_laid_on_white() -> None:
     assert pixels(encode(image)).tolist() == [[list(RED), list(WHITE)]]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_white_shapes_on_transparent_ground_are_laid_on_black(mode: str) -> None:
+    image = Image.new("RGBA", (2, 1), (255, 255, 255, 0))
+    image.putpixel((0, 0), (255, 255, 255, 255))
+    assert pixels(encode(image.convert(mode))).tolist() == [[list(WHITE), [0, 0, 0]]]
+
+
+def test_gray_of_16_bits_with_the_levels_of_8_is_read_as_8() -> None:
+    levels = np.array([[0, 100, 255]], np.uint16)
+    assert pixels(encode(Image.fromarray(levels)))[0, :, 0].tolist() == [0, 100, 255]
+    levels = np.array([[0, 100, 256]], np.uint16)
+    assert pixels(encode(Image.fromarray(levels)))[0, :, 0].tolist() == [0, 0, 1]
+
+
 def test_half_transparent_is_half_white() -> None:
     assert pixels(encode(Image.new("RGBA", (1, 1), (0, 0, 0, 128)))).tolist() == [[[127] * 3]]
 

@@ -82,14 +82,24 @@ def white_on_transparent_gray(root: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [white_on_transparent, white_on_transparent_gray])
-def test_white_shapes_on_transparent_ground_are_named(data: Path, make: Callable[[Path], None]) -> None:
+def test_white_shapes_on_transparent_ground_are_seen(data: Path, make: Callable[[Path], None]) -> None:
     make(data)
+    assert findings(data) == ()
+
+
+def test_images_that_are_transparent_all_over_are_named(data: Path) -> None:
+    put(data, "train/cat/icon.png", np.zeros((8, 8, 4), np.uint8))
     (said,) = findings(data)
-    assert said.startswith("in 1 of 11 images the network sees one color, so it can learn nothing from them (trans")
+    assert said.startswith("in 1 of 11 images the network sees one color, so it can learn nothing from them (1 are")
     assert said.endswith(": train/cat/icon.png")
 
 
-@pytest.mark.parametrize(("highest", "one_color"), [(255, True), (1023, True), (4095, False)])
+def test_images_of_16_bits_with_levels_of_8_are_seen(data: Path) -> None:
+    put(data, "train/cat/deep.png", np.linspace(0, 255, 64).astype(np.uint16).reshape(8, 8))
+    assert findings(data) == ()
+
+
+@pytest.mark.parametrize(("highest", "one_color"), [(1023, True), (4095, False)])
 def test_images_of_16_bits_with_levels_of_fewer_are_named(data: Path, highest: int, one_color: bool) -> None:
     levels = np.linspace(0, highest, 64).astype(np.uint16).reshape(8, 8)
     put(data, "train/cat/deep.png", levels)
