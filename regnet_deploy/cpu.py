@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from regnet_deploy.cgroup import cpu_quota, memory_limit
@@ -31,9 +32,14 @@ def cpu_flags() -> frozenset[str]:
 
 def available_cores() -> int:
     """Return how many physical cores this process may use: those of its affinity, at most the quota of its cgroups."""
-    cpus = os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
+    cpus = _allowed_cpus()
     cores = {_text(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu) for cpu in cpus}
     return max(1, math.ceil(min(len(cores), cpu_quota(_text))))
+
+
+def available_cpus() -> float:
+    """Return the time of how many logical CPUs this process may use: of its affinity, at most its cgroups' quota."""
+    return min(len(_allowed_cpus()), cpu_quota(_text))
 
 
 def available_memory() -> int:
@@ -70,6 +76,10 @@ def describe_int8_support() -> str:
     if int8_sums_saturate():
         return f"{machine} without VNNI: sums of two INT8 products saturate in INT16, so weights are kept to 7 bits"
     return f"{machine} without dot products of INT8"
+
+
+def _allowed_cpus() -> Collection[int]:
+    return os.sched_getaffinity(0) if sys.platform == "linux" else range(os.cpu_count() or 1)
 
 
 def _int8_dot_products() -> list[str]:

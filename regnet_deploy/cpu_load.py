@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from regnet_deploy.cpu import available_cpus
 
 _PROC = Path("/proc")
 
@@ -58,13 +59,12 @@ class OtherLoad:
         return max(0.0, others / (now.clock - self._start.clock))
 
     def contended_cores(self) -> float | None:
-        """Return the same less the cores of the machine that this process may not use anyway."""
+        """Return the same less the cores that this process may not use anyway, by its affinity or the quota of a cgroup.
+
+        In a container with the time of 2 of 64 cores, 62 can be busy without taking anything from it.
+        """
         others = self.cores()
-        return None if others is None else max(0.0, others - _cores_of_others())
-
-
-def _cores_of_others() -> int:
-    return (os.cpu_count() or 1) - len(os.sched_getaffinity(0)) if sys.platform == "linux" else 0
+        return None if others is None else max(0.0, others - ((os.cpu_count() or 1) - available_cpus()))
 
 
 def _own_ticks(proc: Path) -> int:

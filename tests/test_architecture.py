@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},
     "evaluation": {"exporting", "profiling", "runtimes", "models", "images", "space"},
     "importing": {"models", "profiling", "images", "space"},
-    "report": {"models", "images", "space"},
+    "report": {"evaluation", "models", "images", "space"},
     "api": {
         "evaluation",
         "exporting",

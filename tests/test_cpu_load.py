@@ -37,6 +37,15 @@ def test_cores_that_this_process_may_not_use_are_no_contention(monkeypatch):
     assert load_of(CpuTimes(0, 0, 0), CpuTimes(10, 70, 0)).contended_cores() == pytest.approx(1.0)
 
 
+def test_cores_beyond_the_quota_of_a_container_are_no_contention(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)), raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr("regnet_deploy.cpu.cpu_quota", lambda read: 2.0)
+    assert load_of(CpuTimes(0, 0, 0), CpuTimes(10, 600, 0)).contended_cores() == 0
+    assert load_of(CpuTimes(0, 0, 0), CpuTimes(10, 635, 0)).contended_cores() == pytest.approx(1.5)
+
+
 @linux
 def test_the_time_of_children_is_this_process_own_also_after_they_ended():
     burn = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"

@@ -31,6 +31,7 @@ from regnet_deploy.analysis.line_fit import LineFit, fit_lines
 from regnet_deploy.analysis.random_search import SearchCurve, search_curve
 from regnet_deploy.analysis.rank_correlation import RankCorrelations, has_rank_columns, rank_correlations
 from regnet_deploy.errors import UsageError
+from regnet_deploy.populations.csv_rows import number
 from regnet_deploy.populations.trials import Trials, condition_differences
 
 Float = NDArray[np.float64]
@@ -224,8 +225,9 @@ def _remarks(names: Sequence[str], populations: Sequence[Trials], min_networks: 
 def _learning_remarks(name: str, trials: Trials) -> list[str]:
     """Return remarks on networks that learned nothing, and on errors that look like fractions."""
     made = []
-    if "classes" in trials.conditions:
-        chance = 100 * (1 - 1 / float(trials.conditions["classes"]))
+    classes = number(trials.conditions.get("classes", ""))  # of a CSV file, it can be any text
+    if classes > 1:
+        chance = 100 * (1 - 1 / classes)
         count = int((trials.error >= chance - 1).sum())
         if count > len(trials) / 10:
             made.append(

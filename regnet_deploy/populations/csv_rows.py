@@ -164,7 +164,8 @@ def _with_errors(
             f"{did_you_mean('error', names)}: {listed:.300}"
         )
     known = [value for _, row in table if not math.isnan(value := number(row["top1_acc"]))]
-    fraction = any(value > 0 for value in known) and all(0 <= value <= 1 for value in known)
+    percent = any(row["top1_acc"].endswith("%") for _, row in table)
+    fraction = not percent and any(value > 0 for value in known) and all(0 <= value <= 1 for value in known)
     scale = 100 if fraction else 1
     computed = [(line, {**row, "error": _complement(row["top1_acc"], scale)}) for line, row in table]
     if not fraction:

@@ -63,6 +63,8 @@ _CONDITIONS = (
 )
 #: Larger numbers cannot describe a network.
 _LARGEST = 1 << 31
+#: Larger numbers of a column, infinity included, are unknown values: statistics would overflow.
+_BEYOND = 1e30
 _NETWORK = (*STAGES, "se_ratio", "stem_stride", "block")
 
 
@@ -127,6 +129,10 @@ def read_csv(path: Path) -> Trials:
     for name in filter(None, table.names):
         if name not in ("error", "top1_acc", *_RUN, *_CONDITIONS, *_NETWORK):
             numbers = np.array([number(row[name]) for row in rows], dtype=np.float64)
+            beyond = np.abs(numbers) > _BEYOND
+            if beyond.any():
+                numbers[beyond] = np.nan
+                remarks = (*remarks, f"{path.name}: {beyond.sum()} values of {name} are beyond 10^30 and are left out")
             if not np.isnan(numbers).all():
                 columns[name.removeprefix("drawn:")] = numbers
     networks = tuple(_network(row, path) for row in rows) if {"depths", "widths"} <= set(table.names) else ()
@@ -137,7 +143,7 @@ def read_csv(path: Path) -> Trials:
     likely = tuple(each for each in ("d", "w_0", "w_a", "w_m", "b", "g") if each in columns)
     conditions = {} if not rows else {name: rows[0][name] for name in _CONDITIONS if rows[0].get(name)}
     if len({row.get("epochs") for row in rows}) > 1:
-        del conditions["epochs"]
+        conditions.pop("epochs", None)
     unsuccessful = len(outcomes) - len(completed)
     return Trials(name, errors, columns, found, drawn or likely, unsuccessful, conditions, remarks)
 
@@ -187,7 +193,7 @@ def _network(row: Mapping[str, str], path: Path) -> Network | None:
             tuple(groups),
             tuple(ratios),
             se_ratio=float(row.get("se_ratio") or 0),
-            stem_stride=int(row.get("stem_stride") or default_stem_stride(224)),
+            stem_stride=_whole(row.get("stem_stride") or str(default_stem_stride(224))),
             block=row.get("block") or "bottleneck",
         )
     except (ValueError, ArithmeticError, RegnetDeployError) as error:
@@ -195,7 +201,7 @@ def _network(row: Mapping[str, str], path: Path) -> Network | None:
 
 
 def _whole(text: str) -> int:
-    value = int(text)
+    value = int(text.removesuffix(".0"))  # pandas writes 2.0 where a number of the column is missing
     if abs(value) > _LARGEST:
         raise ValueError(f"{text:.20}... is too large")
     return value

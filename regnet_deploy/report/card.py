@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from regnet_deploy.bundle import Bundle, Manifest
 from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.bundle.training import BestEpoch
+from regnet_deploy.evaluation.metrics import Share
 from regnet_deploy.space.complexity import Cost, network_complexity
 
 
@@ -118,8 +118,8 @@ def model_card(bundle: Bundle) -> ModelCard:
 
 def accuracy(best: BestEpoch) -> ValidationTop1:
     """Return validation top-1 with its 95 % interval (Wilson's score interval)."""
-    low, high = wilson_interval(best.val_top1, best.val_images)
-    return ValidationTop1(best.val_top1, best.val_images, low, high, best.epoch)
+    share = Share.of(round(best.val_top1 * best.val_images), best.val_images)
+    return ValidationTop1(best.val_top1, best.val_images, share.low, share.high, best.epoch)
 
 
 def baseline(bundle: Bundle) -> Baseline | None:
@@ -139,13 +139,6 @@ def baseline(bundle: Bundle) -> Baseline | None:
             f"{measured.low * 100:.2f} to {measured.high * 100:.2f} %"
         )
     return Baseline(labels[largest], share, verdict)
-
-
-def wilson_interval(share: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the score interval of a share observed in ``n`` trials (E. B. Wilson, JASA 22, 1927)."""
-    center = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, center - half), min(1.0, center + half)
 
 
 def _stages(architecture: Architecture) -> tuple[StageRow, ...]:

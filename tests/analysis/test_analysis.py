@@ -136,3 +136,8 @@ def test_unsuccessful_networks_and_other_conditions_are_remarked(population):
     assert made.to_json()["populations"][0]["lost"] == 6
     assert made.to_json()["remarks"] == list(made.remarks)
     assert analyze([population("A"), population("B", seed=1)], repeats=50).remarks == ()
+
+
+@pytest.mark.parametrize("classes", ["cats", "0", "", "nan"])
+def test_classes_that_are_no_number_of_classes_are_passed_over(classes):
+    assert analyze([replace(bare(99.5, 99.9), conditions={"classes": classes})]).remarks[1:] == ()

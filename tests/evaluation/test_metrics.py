@@ -56,6 +56,8 @@ def test_the_calibration_error_of_a_calibrated_answer_is_0() -> None:
 def test_the_interval_is_wilsons() -> None:
     share = Share.of(50, 100)
     assert (share.low, share.high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert Share.of(10, 10).high == 1
+    assert Share.of(0, 10).low == 0
 
 
 def test_large_logits_do_not_overflow() -> None:

@@ -363,3 +363,27 @@ def test_other_encodings_are_one_line_with_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes("error,macs\n1,2\n".encode("utf-16"))
     assert "save it as CSV UTF-8" in refused(path)
+
+
+def test_a_first_row_without_epochs_is_read(write: Write) -> None:
+    assert "epochs" not in read_csv(write("error,epochs\n40,\n41,10\n")).conditions
+
+
+def test_accuracies_with_a_percent_sign_are_percent(write: Write) -> None:
+    trials = read_csv(write("acc1\n0.5 %\n1 %\n"))
+    assert (trials.error.tolist(), trials.remarks) == ([99.5, 99.0], ())
+
+
+def test_values_that_no_statistic_can_take_are_unknown_and_said(write: Write) -> None:
+    trials = read_csv(write("error,d,loss\n40,10,inf\n41,1e308,inf\n42,12,inf\n"))
+    np.testing.assert_array_equal(trials.columns["d"], [10, np.nan, 12])
+    assert list(trials.columns) == ["d"]
+    assert trials.remarks == (
+        "from-elsewhere.csv: 1 values of d are beyond 10^30 and are left out",
+        "from-elsewhere.csv: 3 values of loss are beyond 10^30 and are left out",
+    )
+
+
+def test_whole_numbers_as_pandas_writes_them_describe_a_network(write: Write) -> None:
+    (network,) = read_csv(write("error,depths,widths,group_widths,stem_stride\n40,1 1,8 16,8 8,1.0\n")).networks
+    assert network.stem_stride == 1

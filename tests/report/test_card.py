@@ -25,7 +25,7 @@ from bundle_parts import (
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Golden
 from regnet_deploy.bundle.variants import Gate
-from regnet_deploy.report.card import baseline, model_card, wilson_interval
+from regnet_deploy.report.card import baseline, model_card
 from regnet_deploy.report.sections import card_sections, headline, quantity
 from regnet_deploy.selection.budget import Budget
 from regnet_deploy.selection.bundle_parts import selection_parts
@@ -164,13 +164,6 @@ def test_every_table_row_has_a_cell_a_column(complete):
     for section in card_sections(model_card(complete)):
         for table in section.tables:
             assert all(len(row) == len(table.columns) for row in table.rows)
-
-
-def test_the_interval_is_wilsons():
-    low, high = wilson_interval(0.5, 100)
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    assert wilson_interval(1.0, 10)[1] == pytest.approx(1.0)
-    assert wilson_interval(0.0, 10)[0] == pytest.approx(0.0)
 
 
 @pytest.mark.parametrize(
