@@ -36,7 +36,7 @@ from regnet_deploy.exporting.validation import ValidationSet
 from regnet_deploy.images.dataset import ImageDataset, ImageListing, list_images, stratified_order
 from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.decode import FORMATS, ImageError
-from regnet_deploy.images.folder_files import entries, image_files
+from regnet_deploy.images.folder_files import FolderFiles, entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import replay
@@ -245,9 +245,12 @@ def _ordered(
 ) -> tuple[ImageSource, list[int], str]:
     """Return the images, their indices in the order in which they are tried, and a description of them."""
     if not isinstance(source, ImageDataset):
-        files = _images_without_classes(Path(source))
-        if files is not None:
-            return FolderSource(Path(source), tuple(files)), stratified_order([0] * len(files), seed), USER
+        found = _images_without_classes(Path(source))
+        if found is not None:
+            for line in left_out_lines("left out of the calibration", found.left_out):
+                progress.message(line)
+            files = tuple(found.files)
+            return FolderSource(Path(source), files), stratified_order([0] * len(files), seed), USER
         listing = list_images(source)
         if not _holds_images_out(listing, bundle):
             return _by_folder(listing, bundle, seed, progress)
@@ -260,11 +263,11 @@ def _ordered(
     return source.source, ordered, f"images of {folder}/ in {source.source.root.resolve().name}"
 
 
-def _images_without_classes(root: Path) -> list[str] | None:
-    """Return the names of the images in a folder; None if it contains folders or does not exist."""
+def _images_without_classes(root: Path) -> FolderFiles | None:
+    """Return the images in a folder; None if it contains folders or does not exist."""
     if not os.path.isdir(root) or entries(root).folders:
         return None
-    return image_files(root).files
+    return image_files(root)
 
 
 def _holds_images_out(listing: ImageListing, bundle: Bundle) -> bool:
@@ -283,6 +286,8 @@ def _by_folder(
 ) -> tuple[ImageSource, list[int], str]:
     """Return all images of a folder of folders, spread over these, as user images."""
     labels = bundle.manifest.labels
+    for line in (*listing.notes, *left_out_lines("left out of the calibration", listing.left_out)):
+        progress.message(line)
     others = sorted(set(listing.train) - set(labels)) if labels else []
     if others:
         progress.message(

@@ -42,7 +42,7 @@ class NewGoldenSet:
         golden: images and logits.
         record: the part ``golden``, which describes it.
         data: its file.
-        skipped: path -> reason, of files of the user that could not be used.
+        skipped: path -> reason, of files and folders (with ``/`` at their end) of the user that could not be used.
     """
 
     golden: GoldenSet
@@ -73,9 +73,10 @@ def make_golden_set(
         return NewGoldenSet(load_golden(bundle), before, bundle.read(FILE))
     seed, skipped = None, dict[str, str]()
     if images:
-        files = _files(images)
+        files, left_out = _files(images)
         picked = [files[i] for i in _evenly_spaced(len(files), MAX_USER_IMAGES)]
-        pixels, skipped = _load(picked, preprocessing)
+        pixels, unusable = _load(picked, preprocessing)
+        skipped = {**left_out, **unusable}
         source = USER
         missing = GOLDEN_IMAGES - len(pixels)
         if missing > 0 and SAMPLES in bundle.files:
@@ -157,18 +158,20 @@ def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> t
     return np.stack(images), skipped
 
 
-def _files(given: Sequence[Path]) -> list[tuple[Path, bool]]:
-    """Return the files, with True for a named file and False for one in a named folder."""
+def _files(given: Sequence[Path]) -> tuple[list[tuple[Path, bool]], dict[str, str]]:
+    """Return the files, with True for a named file and False for one in a named folder, and what is left out there."""
     found: list[tuple[Path, bool]] = []
+    left_out: dict[str, str] = {}
     for path in given:
         if not os.path.isdir(path):  # False where Path.is_dir would raise: name too long, no permission
             found.append((path, True))
             continue
-        inside = image_files(path).files
-        if not inside:
+        inside = image_files(path)
+        if not inside.files:
             raise DataError(f"--images {path}: no images in this folder ({', '.join(FORMATS)})")
-        found += [(path / name, False) for name in inside]
-    return found
+        found += [(path / name, False) for name in inside.files]
+        left_out.update((f"{path}/{name}", reason) for name, reason in inside.left_out.items())
+    return found, left_out
 
 
 def _evenly_spaced(n: int, count: int) -> list[int]:

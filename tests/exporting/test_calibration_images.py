@@ -63,14 +63,17 @@ def test_a_plain_folder_gives_what_it_has(plain, untrained, recorded_progress):
     assert recorded_progress.updates == [("images", done, 512, "") for done in range(1, 341)]
 
 
-def test_a_plain_folder_is_read_as_training_reads_it(plain, untrained, tmp_path):
+def test_a_plain_folder_is_read_as_training_reads_it(plain, untrained, tmp_path, recorded_progress):
+    recorded_progress.step("images")
     plain = shutil.copytree(plain, tmp_path / "plain")
     for number, name in ((0, "000"), (1, "001.jfif")):
         (plain / f"{number:03}.png").rename(plain / name)
     (plain / "@eaDir").mkdir()
     (plain / "003.png").rename(plain / "@eaDir" / "003.png")
-    found = make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE)
+    found = make_calibration_set(plain, open_bundle(untrained), PREPROCESSING, NONE, progress=recorded_progress)
     assert len(found.pixels) == 339
+    assert recorded_progress.messages[0].endswith("files and folders left out of the calibration:")
+    assert "  @eaDir/: thumbnails of a NAS" in recorded_progress.messages
     assert found.source == "user images"
 
 
