@@ -38,7 +38,7 @@ def available_cores() -> int:
 
 
 def available_cpus() -> float:
-    """Return the time of how many logical CPUs this process has: those of its affinity, at most the quota of cgroups."""
+    """Return the time of how many logical CPUs this process has: of its affinity, at most the quota of its cgroups."""
     return min(len(_allowed_cpus()), cpu_quota(_text))
 
 

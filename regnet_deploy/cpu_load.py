@@ -59,7 +59,7 @@ class OtherLoad:
         return max(0.0, others / (now.clock - self._start.clock))
 
     def contended_cores(self) -> float | None:
-        """Return the same less the cores that this process may not use anyway, by its affinity or the quota of a cgroup.
+        """Return the same less the cores that this process may not use anyway, by affinity or the quota of a cgroup.
 
         In a container with the time of 2 of 64 cores, 62 can be busy without taking anything from it.
         """
