@@ -16,7 +16,7 @@ from hub_server import HubServer, hub_server
 from hypothesis import settings
 
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Architecture
+from regnet_deploy.bundle.manifest import Architecture, WeightsOrigin
 from regnet_deploy.images.preprocessing import default_preprocessing, normalize, scale_and_shift
 from regnet_deploy.runtimes.gates import gate_of
 from regnet_deploy.runtimes.golden_set import FILE, GoldenSet, compare, golden_to_bytes, load_golden
@@ -142,6 +142,21 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported_bundle(_exported: Path, tmp_path: Path) -> Path:
     """A bundle with two ONNX variants and a golden set; the test may change it."""
     return Path(shutil.copytree(_exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def non_commercial_bundle(exported_bundle: Path) -> Path:
+    """A bundle whose weights are said to be imported ones that must not be used commercially."""
+    origin = WeightsOrigin(
+        file="w.pth",
+        sha256="0" * 64,
+        source="torchvision",
+        container="torch zip",
+        published="regnet_y_16gf.IMAGENET1K_SWAG_E2E_V1",
+        license="CC-BY-NC-4.0",
+    )
+    update_bundle(exported_bundle, Manifest(imported=origin))
+    return exported_bundle
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,8 +100,6 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
       regnet-deploy import checkpoint.pth --labels classes.txt --resolution 160
     """
     require("torch", "train")
-    from regnet_deploy.importing.import_weights import ImportOptions, import_weights
-    from regnet_deploy.importing.locate import locate_weights
     from regnet_deploy.importing.public_weights import find_weights
 
     if not named:
@@ -109,13 +108,21 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
                 "give a file, hf:OWNER/NAME, an https address, or the name of public weights (`regnet-deploy weights`)"
             )
         named = find_weights(options["published"]).name
+    import_named(named, output, force, as_json, options)
+
+
+def import_named(named: str, output: str, force: bool, as_json: bool, options: dict[str, Any]) -> None:
+    """Make a bundle of what a user names, and print it; ``options`` are those of ``ImportOptions``."""
+    from regnet_deploy.importing.import_weights import ImportOptions, import_weights
+    from regnet_deploy.importing.locate import locate_weights
+
     ensure_creatable(output, replace=force)
     with terminal_progress() as progress:
         located = locate_weights(named, progress)
-    options["published"] = options["published"] or located.published
-    bundle = import_weights(
-        located.file, output, ImportOptions(**options), location=located.location, replace_existing=force
-    )
+    given = ImportOptions(**options)
+    if given.published is None:
+        given = replace(given, published=located.published)
+    bundle = import_weights(located.file, output, given, location=located.location, replace_existing=force)
     origin = bundle.manifest.imported
     assert origin is not None  # it was just written
     if as_json:
@@ -129,7 +136,7 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
         )
     else:
         _print_bundle(bundle)
-    for line in (*origin.remarks, *origin.assumptions):
+    for line in (*origin.remarks, *origin.assumptions, *filter(None, [origin.restriction])):
         print_message(line)
     print_message(f"wrote {bundle.path} - next: regnet-deploy export{bundle.argument}")
 

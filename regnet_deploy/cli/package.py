@@ -105,6 +105,8 @@ def command(
     variant, packages = package(bundle, chosen, settings, Path(output) if output else None, force=force)
     if not bundle.is_trained:
         print_message(f"{bundle_path} is not trained: predictions are meaningless")
+    if bundle.manifest.imported and bundle.manifest.imported.restriction:
+        print_message(bundle.manifest.imported.restriction)
     if as_json:
         print_json(
             {

@@ -12,7 +12,7 @@ from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
 from regnet_deploy.cli.options import FiniteFloat, PositiveFloat, RangeParam, Scaled, Whole, json_option, seed_type
 from regnet_deploy.cli.output import print_json, print_message, print_table, print_text
 from regnet_deploy.cli.try_candidates import check_try_options, try_candidates, try_options
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import UsageError, require
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.manifest import ExpectedError
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     help="Budget: 10^9 multiply-adds (MACs) per image; 400M is 0.4.",
 )
 @click.option("--published", metavar="NAME", help="Take a published network instead, such as RegNetY-4.0GF.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    help="With --published: import these weights of it, as `regnet-deploy import` does.",
+)
 @click.option(
     "--trial", metavar="STORE[:N]", help="Take a network of a sweep instead: the best one, or the one with number N."
 )
@@ -105,9 +110,12 @@ def command(**options: Any) -> None:
       regnet-deploy select --gflops 0.4 --family x --evidence RegNetX.sweep
       regnet-deploy select --gflops 0.1 --resolution 112 --try 9 --data my-images
       regnet-deploy select --published RegNetY-4.0GF
+      regnet-deploy select --published regnet_y_400mf --weights mine.pth
       regnet-deploy select --trial AnyNetX_E.sweep
     """
     given = [name for name in ("gmacs", "published", "trial") if options[name] is not None]
+    if options["weights"] is not None and given != ["published"]:
+        raise UsageError("--weights needs --published NAME, the network of the weights; `import` finds it out itself")
     if len(given) > 1:
         raise UsageError("give one of --gflops, --published and --trial: a network taken by name has its own MACs")
     if not given:
@@ -161,7 +169,12 @@ def _search(options: dict[str, Any]) -> None:
 
 
 def _take_published(options: dict[str, Any]) -> None:
-    _check_no_search_options({"published", "resolution", "classes", "stem_stride", "output", "force", "as_json"})
+    _check_no_search_options(
+        {"published", "weights", "resolution", "classes", "stem_stride", "output", "force", "as_json"}
+    )
+    if options["weights"] is not None:
+        _import_published(options)
+        return
     selection = select_published(
         options["published"],
         resolution=options["resolution"],
@@ -187,6 +200,24 @@ def _take_published(options: dict[str, Any]) -> None:
         )
         print_text(f"Source: {published.source}; widths rounded as {published.rounding}.")
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle.argument} --data DIR")
+
+
+def _import_published(options: dict[str, Any]) -> None:
+    from regnet_deploy.cli.import_ import import_named
+    from regnet_deploy.space.published import find_published
+
+    require("torch", "train")
+    find_published(options["published"])  # a wrong name is reported before a download
+    source = click.get_current_context().get_parameter_source
+    if source("classes") is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError("--classes is the number of outputs of the weights: omit it with --weights")
+    given = source("resolution") is click.core.ParameterSource.COMMANDLINE
+    chosen = {
+        "network": options["published"],
+        "resolution": options["resolution"] if given else None,
+        "stem_stride": options["stem_stride"] or 2,
+    }
+    import_named(options["weights"], options["output"], options["force"], options["as_json"], chosen)
 
 
 def _take_trial(options: dict[str, Any]) -> None:

@@ -274,6 +274,8 @@ def _print_ready(ready: ServerReady, bundle_path: str) -> None:
     for model, agreement in ready.models:
         if not model.card["trained"]:
             print_message(f"{bundle_path} is not trained: predictions are meaningless")
+        if model.card["restriction"]:
+            print_message(f"{model.name}: {model.card['restriction']}")
         if model.note:
             print_message(f"{model.name}: {model.note}")
         print_message(

@@ -20,7 +20,7 @@ from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.profiling.machine import environment
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
-from regnet_deploy.space.published import published_networks
+from regnet_deploy.space.published import find_published, published_networks
 
 #: Library -> (short side of the image in units of the crop, interpolation) of its default test, where the file is not
 #: one of the public ones.
@@ -43,6 +43,7 @@ class ImportOptions:
     Attributes:
         source: library; None recognizes it.
         published: name of the public weights that the file holds; None recognizes them.
+        network: name of the published network that the file must have; None takes any.
         channels: ``rgb`` or ``bgr``; None is the order of the library.
         stem_stride: stride of the stem, 1 or 2.
         resolution: pixels a side of the network's input; this and what follows is None where the published test or the
@@ -56,6 +57,7 @@ class ImportOptions:
 
     source: str | None = None
     published: str | None = None
+    network: str | None = None
     channels: str | None = None
     stem_stride: int = 2
     resolution: int | None = None
@@ -99,6 +101,8 @@ def import_weights(
         channels=options.channels,
         stem_stride=options.stem_stride,
     )
+    if options.network is not None:
+        _check_network(foreign, options.network, file)
     digest = _sha256(file)
     promised = digest_in_name(file.name)
     if promised is not None and not digest.startswith(promised):
@@ -130,6 +134,20 @@ def import_weights(
         environment=environment("import"),
     )
     return create_bundle(bundle, parts, {FILE: weights_to_bytes(foreign.state)}, replace=replace_existing)
+
+
+def _check_network(foreign: ForeignWeights, name: str, file: Path) -> None:
+    wanted, found = find_published(name), foreign.network
+    if not _same(wanted.network, found):
+        wanted_text, found_text = (
+            f"{net.family.upper()}, depths {' '.join(map(str, net.depths))}, widths {' '.join(map(str, net.widths))}, "
+            f"group widths {' '.join(map(str, net.group_widths))}"
+            for net in (wanted.network, found)
+        )
+        raise UsageError(
+            f"{file} does not have the network of {name} ({wanted_text}), but {found_text}: `regnet-deploy import` "
+            "takes it as it is"
+        )
 
 
 def _published_entry(

@@ -65,6 +65,7 @@ class ServerReady:
                 "batch": model.batching.batch,
                 "max_delay_ms": model.batching.max_delay_s * 1000,
                 "trained": model.card["trained"],
+                "restriction": model.card["restriction"],
                 "note": model.note,
                 "golden": agreement.to_json(),
             }

@@ -44,9 +44,10 @@ def card_of(bundle: Bundle, variant: str) -> dict[str, Any]:
 
     Returns:
         ``variant``, ``runtime`` and ``precision``; ``input``, ``[h, w]`` in pixels; ``classes``; ``macs`` and
-        ``parameters`` of one image; ``trained``, whether there are trained weights; ``accuracy``, None or what is known
-        of ``trained`` (``top1`` as a share, of validation ``images``) and of ``variant`` (the same, and the points that
-        it loses, ``drop`` with its 95 % interval ``low`` to ``high``); ``proof``, None or its figures.
+        ``parameters`` of one image; ``trained``, whether there are trained weights; ``restriction``, None or what the
+        license of the weights forbids; ``accuracy``, None or what is known of ``trained`` (``top1`` as a share, of
+        validation ``images``) and of ``variant`` (the same, and the points that it loses, ``drop`` with its 95 %
+        interval ``low`` to ``high``); ``proof``, None or its figures.
 
     Raises:
         MissingPart: the bundle has no architecture or preprocessing.
@@ -72,6 +73,7 @@ def card_of(bundle: Bundle, variant: str) -> dict[str, Any]:
         "macs": int(total.macs),
         "parameters": int(total.parameters),
         "trained": bundle.is_trained,
+        "restriction": bundle.manifest.imported.restriction if bundle.manifest.imported else None,
         "accuracy": known if best or loss else None,
         "proof": {name: getattr(proof, name) for name in _PROOF} if proof else None,
     }

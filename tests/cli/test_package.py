@@ -18,6 +18,13 @@ def test_a_target_is_written_here_by_default(cli, exported_bundle, tmp_path):
     assert "not trained" in done.stderr
 
 
+def test_weights_that_must_not_be_used_commercially_are_named(cli, non_commercial_bundle, tmp_path):
+    done = cli("package", non_commercial_bundle, "--kserve", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    line = "regnet_y_16gf.IMAGENET1K_SWAG_E2E_V1 must not be used commercially: their license is CC-BY-NC-4.0\n"
+    assert line in done.stderr
+
+
 def test_several_targets_at_once_as_json(cli, exported_bundle, tmp_path):
     words = ["--triton", "--compose", "-o", "deploy", "--name", "dogs", "--variant", "onnx-fp32-uint8", "--json"]
     done = cli("package", exported_bundle, *words, cwd=tmp_path)

@@ -12,6 +12,7 @@ from regnet_deploy.bundle import open_bundle, update_bundle
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import ConstrainedSpace, regnets_between
 from regnet_deploy.space.network import Network
+from regnet_deploy.space.published import find_published
 
 
 def test_a_budget_becomes_a_bundle_in_the_current_folder(cli, tmp_path):
@@ -185,3 +186,39 @@ def test_evidence_that_does_not_predict_says_so_and_changes_no_rank(cli, tmp_pat
         (data["pick"], *data["runners_up"]), (without["pick"], *without["runners_up"]), strict=True
     ):
         assert theirs == mine  # a prediction that is no good is not shown beside them
+
+
+@pytest.fixture
+def weights(tmp_path):
+    from foreign_weights import as_library, weights_of
+
+    network = find_published("regnetx_002").network
+    torch = pytest.importorskip("torch")
+    torch.save(as_library("timm", weights_of(network, 10), network), tmp_path / "w.pth")
+    return tmp_path / "w.pth"
+
+
+def test_weights_of_a_published_network_are_imported(cli, weights, tmp_path):
+    words = ["select", "--published", "RegNetX-200MF", "--weights", "w.pth", "--resolution", 64, "-o", "b"]
+    done = cli(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("RegNetX-200MF of timm: depths 1 1 4 7")
+    bundle = open_bundle(tmp_path / "b")
+    assert bundle.is_trained
+    assert (bundle.architecture.classes, bundle.preprocessing.crop) == (10, 64)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--published", "regnety_002"], "w.pth does not have the network of regnety_002 (Y, depths 1 1 4 7, "),
+        (["--published", "regnetx_003"], "regnetx_003"),
+        (["--published", "regnetx_002", "--classes", 10], "--classes is the number of outputs of the weights"),
+        (["--published", "regnetx_002", "--family", "x"], "--family applies to a search"),
+        (["--gflops", 0.2], "--weights needs --published NAME"),
+        ([], "--weights needs --published NAME"),
+    ],
+)
+def test_weights_of_another_network_and_options_without_effect_are_refused(cli_error, weights, tmp_path, words, said):
+    assert said in cli_error("select", *words, "--weights", "w.pth", cwd=tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["w.pth"]

@@ -1,5 +1,6 @@
 """What ends a server before it answers: one line, and the exit code."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -41,6 +42,20 @@ def test_a_uvicorn_that_lacks_a_hook_is_one_line(
     line = cli_error("serve", exported_bundle, "--port", "0")
     assert f"uvicorn {uvicorn.__version__} lacks Server.no_such_hook" in line
     assert f"pip install 'uvicorn[standard]{limited_server.UVICORN_VERSIONS}'" in line
+
+
+def test_weights_that_must_not_be_used_commercially_are_named(non_commercial_bundle: Path):
+    command = [sys.executable, "-m", "regnet_deploy", "serve", non_commercial_bundle, "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            ready = json.loads(server.stdout.readline())
+        finally:
+            server.terminate()
+        _, said = server.communicate(timeout=60)
+    line = "regnet_y_16gf.IMAGENET1K_SWAG_E2E_V1 must not be used commercially: their license is CC-BY-NC-4.0"
+    assert ready["restriction"] == f"the weights {line}"
+    assert f"regnet: the weights {line}\n" in said
 
 
 @pytest.mark.parametrize(

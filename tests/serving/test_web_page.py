@@ -138,6 +138,7 @@ def test_the_card_has_what_the_bundle_knows(exported_bundle):
     card = card_of(open_bundle(exported_bundle), "onnx-fp32-uint8")
     assert card["accuracy"] is None
     assert card["trained"] is False
+    assert card["restriction"] is None
     assert (card["variant"], card["runtime"], card["precision"]) == ("onnx-fp32-uint8", "onnxruntime", "fp32")
     assert card["input"] == [24, 24]
     assert card["classes"] == 6
