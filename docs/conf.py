@@ -37,6 +37,7 @@ CONTENTS = {
         "docs/api-reference",
         "docs/bundle",
         "docs/selection",
+        "docs/weights",
         "docs/images",
         "docs/training",
         "docs/sweeps",

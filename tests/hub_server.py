@@ -27,6 +27,7 @@ class HubServer:
             asked for as parts.
         page: whether a web page is the answer to everything.
         ranges: whether parts of files are sent.
+        lengths: whether the length of a content is sent; else the end of the connection is its end.
         token: what the hub wants in Authorization, if anything.
         chunk_pause: seconds between two parts of 64 KiB.
         wrong: whether the content is not what its digest says.
@@ -39,6 +40,7 @@ class HubServer:
     cut: list[int] = field(default_factory=list)
     page: bool = False
     ranges: bool = True
+    lengths: bool = True
     token: str = ""
     chunk_pause: float = 0.0
     wrong: bool = False
@@ -59,6 +61,9 @@ def hub_server() -> Iterator[HubServer]:
 
         def log_message(self, *arguments: object) -> None:
             pass
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
 
         def do_GET(self) -> None:
             path = self.path.partition("?")[0].lstrip("/")
@@ -109,8 +114,13 @@ def hub_server() -> Iterator[HubServer]:
             self.send_response(status)
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            if state.lengths or not cuttable:
+                self.send_header("Content-Length", str(len(body)))
+            else:
+                self.send_header("Connection", "close")
             self.end_headers()
+            if self.command == "HEAD":
+                return
             if cuttable and state.cut and (self.headers["Range"] or len(state.requests) == 1):
                 self.wfile.write(body[: state.cut.pop(0)])
                 self.close_connection = True

@@ -138,6 +138,11 @@ def import_named(named: str, output: str, force: bool, as_json: bool, options: d
         _print_bundle(bundle)
     for line in (*origin.remarks, *origin.assumptions, *filter(None, [origin.restriction])):
         print_message(line)
+    if origin.top1_percent is not None:
+        print_message(
+            f"to check the preprocessing on validation images of ImageNet: regnet-deploy evaluate{bundle.argument} "
+            "--data DIR --expect"
+        )
     print_message(f"wrote {bundle.path} - next: regnet-deploy export{bundle.argument}")
 
 

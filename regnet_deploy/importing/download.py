@@ -35,7 +35,7 @@ PARTIAL = ".regnet-deploy-partial"
 #: Attempts in a row that bring nothing, and seconds before the second one; the pause doubles.
 _ATTEMPTS, _PAUSE_S = 4, 1.0
 #: Seconds without a byte after which a connection is given up.
-_TIMEOUT_S = 30.0
+_TIMEOUT_S = 15.0
 _CHUNK = 1 << 20
 _TEMPORARY_STATUS = {408, 429, 500, 502, 503, 504}
 
@@ -45,7 +45,7 @@ class NotFound(DataError):
 
 
 class Unreachable(DataError):
-    """The server cannot be reached."""
+    """The server cannot be reached, or does not answer."""
 
 
 class _Interrupted(DataError):
@@ -58,7 +58,8 @@ class Remote:
 
     Attributes:
         size: bytes; None where the server does not say it.
-        validator: changes with the content: the hub's ``X-Linked-Etag``, else the ETag or the date; "" without any.
+        validator: changes with the content: the hub's ``X-Linked-Etag``, else the ETag or the date; "" without any, and
+            where the end of the file cannot be told from a lost connection.
         commit: of the hub's repository; "" elsewhere.
     """
 
@@ -122,20 +123,21 @@ def fetch(order: Order, progress: Progress | None = None) -> Path:
 
     Raises:
         NotFound: the server does not have the file.
-        Unreachable: the server cannot be reached.
+        Unreachable: the server cannot be reached, or does not answer.
         DataError: it refuses, fails repeatedly, or sends another file; the file cannot be written; or another process
             downloads it.
     """
-    shown, attempt = progress or NoProgress(), 0
+    shown, attempt, total = progress or NoProgress(), 0, 0
     while True:
         received = [0]
         try:
             return _fetch_once(order, shown, received)
         except (_Interrupted, Unreachable) as error:
+            total += received[0]
             attempt = 1 if received[0] else attempt + 1
-            if attempt == _ATTEMPTS or (isinstance(error, Unreachable) and attempt == 1 and not received[0]):
-                if isinstance(error, Unreachable):
-                    raise
+            if not total and (isinstance(error, Unreachable) or attempt == _ATTEMPTS):
+                raise Unreachable(str(error)) from None
+            if attempt == _ATTEMPTS:
                 raise DataError(f"{error}; the same command continues where it stopped") from None
             shown.message(f"{error}; trying again")
             time.sleep(_PAUSE_S * 2 ** (attempt - 1))
@@ -166,6 +168,8 @@ def _fetch_once(order: Order, progress: Progress, received: list[int]) -> Path:
                 _receive(response, file, 0, remote, order, progress, received)
             partial = Path(str(file.name))
             try:
+                if not os.fstat(file.fileno()).st_size:
+                    raise DataError(f"{shown_url(order.url)} is empty")
                 order.verify(partial, remote)
             except DataError:
                 partial.unlink()
@@ -262,6 +266,8 @@ def _opened(order: Order, start: int = 0) -> Iterator[tuple[Any, Remote]]:
         if last.get("Content-Encoding", "identity") != "identity":
             raise DataError(f"{shown} is sent compressed, although it was asked for as it is: download it yourself")
         validator = first.get("X-Linked-Etag") or last.get("ETag") or last.get("Last-Modified") or ""
+        if not size and not response.chunked and not first.get("X-Repo-Commit"):
+            validator = ""
         yield (
             response,
             Remote(

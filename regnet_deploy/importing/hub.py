@@ -202,7 +202,10 @@ def _repository_folder(wanted: HubFile) -> Path:
 
 
 def _endpoint() -> str:
-    return os.environ.get("HF_ENDPOINT", _PUBLIC).rstrip("/") or _PUBLIC
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or _PUBLIC
+    if not endpoint.startswith(("http://", "https://")):
+        raise UsageError(f"HF_ENDPOINT is {endpoint!r}, not an address such as {_PUBLIC}")
+    return endpoint
 
 
 def _home() -> Path:

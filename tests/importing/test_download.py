@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ def test_busy_servers_are_asked_again(fetch_file: Fetch, hub: HubServer) -> None
         (403, DataError, r"may not be read \(HTTP 403\)"),
         (416, DataError, r"/files/a.bin cannot be downloaded: HTTP 416"),
         (418, DataError, r"/files/a.bin cannot be downloaded: HTTP 418"),
-        (503, DataError, r"127.0.0.1 cannot answer at present \(HTTP 503 Service Unavailable\); the same command"),
+        (503, Unreachable, r"127\.0\.0\.1 cannot answer at present \(HTTP 503 Service Unavailable\)\Z"),
     ],
 )
 def test_refusals_are_one_line(
@@ -143,6 +144,33 @@ def test_another_content_than_promised_is_removed(fetch_file: Fetch, hub: HubSer
     with pytest.raises(DataError, match="it is not what was wanted"):
         fetch_file()
     assert not list((tmp_path / "got").iterdir())
+
+
+def test_an_empty_file_is_refused(fetch_file: Fetch, hub: HubServer, tmp_path: Path) -> None:
+    hub.files["files/a.bin"] = b""
+    with pytest.raises(DataError, match=r"/files/a\.bin is empty"):
+        fetch_file()
+    assert not list((tmp_path / "got").iterdir())
+
+
+def test_a_file_whose_end_is_not_told_is_not_taken_for_complete_later(fetch_file: Fetch, hub: HubServer) -> None:
+    hub.lengths = False
+    hub.files["files/a.bin"] = DATA[:100]
+    fetch_file(verify=lambda *_: None)
+    hub.files["files/a.bin"] = DATA
+    assert fetch_file().read_bytes() == DATA
+    assert len(hub.requests) == 2
+
+
+def test_a_server_that_does_not_answer_is_asked_some_times(
+    fetch_file: Fetch, monkeypatch: pytest.MonkeyPatch, recorded_progress: Any
+) -> None:
+    monkeypatch.setattr("regnet_deploy.importing.download._TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/a.bin"
+        with pytest.raises(Unreachable, match=r"127\.0\.0\.1 does not answer: timed out\Z"):
+            fetch_file(recorded_progress, url=url)
+    assert recorded_progress.messages == ["127.0.0.1 does not answer: timed out; trying again"] * 3
 
 
 def test_a_server_that_is_not_there_is_said_at_once(fetch_file: Fetch) -> None:

@@ -126,6 +126,12 @@ def test_a_token_of_the_user_opens_private_repositories(
         fetch_hub_weights(WANTED)
 
 
+def test_an_endpoint_that_is_no_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    with pytest.raises(UsageError, match=r"HF_ENDPOINT is 'hf-mirror\.com', not an address such as https://hugg"):
+        fetch_hub_weights(WANTED)
+
+
 def test_what_does_not_exist_is_named(hub: HubServer) -> None:
     with pytest.raises(DataError, match=r"/timm/none has no model\.safetensors and no pytorch_model\.bin in main"):
         fetch_hub_weights(HubFile("timm/none"))

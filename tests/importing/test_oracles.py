@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hub_server import HubServer
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.importing.export_weights import export_weights
 from regnet_deploy.importing.foreign_weights import read_foreign_weights
+from regnet_deploy.importing.hub import HubFile, fetch_hub_weights
 from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 from regnet_deploy.importing.public_weights import public_weights
 from regnet_deploy.importing.weight_file import read_weight_file
@@ -61,13 +63,18 @@ NETWORKS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Callable[..., Any]]:
-    """Give the libraries a task, in a process of their environment."""
+def libraries_python() -> Path:
+    """Return the Python of the libraries' environment."""
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         pytest.skip("needs the environment of `make oracles`")
-    program = [python, "-W", "ignore", Path(__file__).with_name("oracle_libraries.py")]
+    return python
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Callable[..., Any]]:
+    """Give the libraries a task, in a process of their environment."""
+    program = [libraries_python(), "-W", "ignore", Path(__file__).with_name("oracle_libraries.py")]
     with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -129,6 +136,32 @@ def test_an_imported_network_answers_as_its_library_and_the_library_loads_it_bac
         ask("load", file=written)
         ask("logits", images=tmp_path / "images.npy", file=tmp_path / "back.npy")
         assert np.array_equal(np.load(tmp_path / "back.npy"), theirs)
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_huggingface_hub_and_this_program_use_what_the_other_one_downloaded(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    hub.files |= {"timm/net/model.safetensors": b"weights" * 1000, "timm/net/config.json": b"{}"}
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+
+    def ours() -> list[Path]:
+        file, _ = fetch_hub_weights(HubFile("timm/net"))
+        return [file, file.with_name("config.json")]
+
+    def theirs() -> list[Path]:
+        program = "import sys, huggingface_hub as hub; print(hub.hf_hub_download('timm/net', sys.argv[1]))"
+        command = [libraries_python(), "-W", "ignore", "-c", program]
+        variables = {**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        names = ("model.safetensors", "config.json")
+        return [Path(subprocess.check_output([*command, name], env=variables, text=True).strip()) for name in names]
+
+    downloaded = (ours if first == "ours" else theirs)()
+    assert [file.read_bytes() for file in downloaded] == list(hub.files.values())
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    asked = len(hub.requests)
+    assert (theirs if first == "ours" else ours)() == downloaded
+    assert len(hub.requests) == asked
 
 
 def test_a_trained_mobilenet_of_a_package_is_refused_by_its_name(tmp_path: Path) -> None:
