@@ -71,6 +71,7 @@ def command(
     """
     from regnet_deploy.api.variants import evaluate
     from regnet_deploy.bundle import open_bundle
+    from regnet_deploy.images.dataset_summary import left_out_lines
     from regnet_deploy.output_file import check_output_file
     from regnet_deploy.runtimes.default_variant import default_variant
 
@@ -95,11 +96,9 @@ def command(
         print_json(result.to_json())
     else:
         _print_result(result)
-    for line in result.images.notes:
+    left_out = left_out_lines("left out", result.images.left_out)
+    for line in (*result.images.notes, *left_out, *left_out_lines("cannot be read", result.unreadable)):
         print_message(line)
-    if result.unreadable:
-        name, reason = next(iter(result.unreadable.items()))
-        print_message(f"{len(result.unreadable):,} images cannot be read, for example {name}: {reason}")
     _write_files(result, csv, mistakes, bundle.preprocessing)
     from regnet_deploy.evaluation.record import record_evaluation
 

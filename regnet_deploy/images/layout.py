@@ -11,7 +11,7 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.images.folder_files import entries
 from regnet_deploy.images.names import shortened
 
-#: Split -> the words for it in names of folders, the most usual first. Images to test on are never read.
+#: Split -> the words for it in names of folders. Images to test on are never read.
 _WORDS = {
     "train": ("train", "training", "trainval", "trn"),
     "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
@@ -122,14 +122,17 @@ def ensure_no_splits_in_classes(root: Path, classes: Mapping[str, Iterable[str]]
     """
     if len(classes) == 1:
         return  # the folder above the data set was given
+    found: dict[str, list[str]] = {}
     for name, files in classes.items():
         below = {file.split("/", 1)[0] for file in files if "/" in file}
         splits = {each.split: each.name for each in map(_named, sorted(below)) if each and not each.rest}
         if "train" in splits and len(splits) > 1:
-            raise DataError(
-                f"the class folder {name} in {root} has the splits {shortened(sorted(splits.values()))} in it: move "
-                f"them above the classes, as {root}/train/{name} and {root}/val/{name}"
-            )
+            found[name] = sorted(splits.values())
+    for name, inside in found.items():
+        has = f"the folder {name} in {root} has the splits {shortened(inside)} in it"
+        if len(found) == 1:
+            raise DataError(f"{has}, and the folders beside it have none: did you mean --data {root / name}?")
+        raise DataError(f"{has}: move them above the classes, as {root}/train/{name} and {root}/val/{name}")
 
 
 def _named(name: str) -> _Named | None:
@@ -164,12 +167,14 @@ def _training_folder(root: Path, folders: Sequence[str], named: Sequence[_Named]
 
 
 def _validation_folder(root: Path, train: _Named, named: Sequence[_Named]) -> _Named | None:
-    """Return the folder of validation images: the one named like the training folder, by the most usual word."""
+    """Return the folder of validation images; of several, the one whose other words are those of the training folder.
+
+    Raises:
+        DataError: there are several.
+    """
     found = [each for each in named if each.split == "val"]
     found = [each for each in found if each.rest == train.rest] or found
-    order = _WORDS["val"]
-    found.sort(key=lambda each: (order.index(each.word), each.name))
-    if len(found) > 1 and (found[0].rest != train.rest or found[0].word == found[1].word):
+    if len(found) > 1:
         raise DataError(
             f"{root} has several folders of validation images, {shortened([each.name for each in found])}: keep one of "
             "them there"

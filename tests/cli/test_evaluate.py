@@ -81,8 +81,10 @@ def test_unreadable_images_are_counted_and_too_many_are_refused(
     cli: Any, cli_error: Callable[..., str], work: Path
 ) -> None:
     (work / "data" / "test" / "ant" / "0.png").write_bytes(b"\x89PNG broken")
+    (work / "data" / "test" / "@eaDir").mkdir()
     done = cli("evaluate", "b", "--data", "data", cwd=work)
     assert done.returncode == 0, done.stderr
-    assert "1 images cannot be read, for example test/ant/0.png" in done.stderr
+    assert "1 file cannot be read:\n  test/ant/0.png: " in done.stderr
+    assert "1 folder left out:\n  test/@eaDir/: thumbnails of a NAS" in done.stderr
     (work / "data" / "test" / "bee" / "0.png").write_bytes(b"\x89PNG broken")
     assert "2 of 10 images in" in cli_error("evaluate", "b", "--data", "data", cwd=work)

@@ -260,6 +260,13 @@ def test_splits_inside_of_class_folders_are_refused(tmp_path: Path) -> None:
         list_images(tmp_path)
 
 
+def test_a_folder_of_images_beside_one_of_labels_is_suggested(tmp_path: Path) -> None:
+    for name in ("images/train/cat", "images/val/cat", "labels/train"):
+        put_class(tmp_path, name, 2)
+    with pytest.raises(DataError, match=r"has the splits train, val in it, .*: did you mean --data .*/images\?"):
+        list_images(tmp_path)
+
+
 def test_images_beside_the_splits_are_named(tmp_path: Path) -> None:
     for name in ("set_train/set_train/a", "set_val/set_val/a"):
         put_class(tmp_path, name, 2)
