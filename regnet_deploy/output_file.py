@@ -42,19 +42,21 @@ def check_regular(path: Path) -> Path:
     """Return the file to which a path leads, through symbolic links; it need not exist.
 
     Raises:
-        UsageError: its folder does not exist, or it is a device, a folder or anything else than a regular file.
+        UsageError: its folder does not exist, it is a device, a folder or anything else than a regular file, or it
+            cannot be examined, for example because its name is too long or its folder may not be read.
     """
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} for {path.name}: create it first")
-    link = " leads to" if path.is_symlink() else " is"
     try:
-        kind = kind_of_file(os.stat(path).st_mode)
-    except FileNotFoundError:
-        target = Path(os.path.realpath(path))
-        if not target.parent.is_dir():
-            raise UsageError(f"{path} leads to {target}, whose folder does not exist: give another file") from None
-        return target
-    except OSError as error:  # for example links that lead to each other
+        if not path.parent.is_dir():
+            raise UsageError(f"there is no folder {path.parent} for {path.name}: create it first")
+        link = " leads to" if path.is_symlink() else " is"
+        try:
+            kind = kind_of_file(os.stat(path).st_mode)
+        except FileNotFoundError:
+            target = Path(os.path.realpath(path))
+            if not target.parent.is_dir():
+                raise UsageError(f"{path} leads to {target}, whose folder does not exist: give another file") from None
+            return target
+    except OSError as error:  # also for links that lead to each other
         raise UsageError(f"cannot write {path}: {error.strerror}; give another file") from None
     if kind is not None:
         raise UsageError(f"{path}{link} {kind}: give the name of a file")

@@ -82,6 +82,30 @@ def test_links_that_lead_nowhere_are_one_line(tmp_path: Path):
         write_output_file(tmp_path / "c.html", b"page")
 
 
+@pytest.mark.parametrize("name", ["a" * 300 + ".html", "b" * 300 + "/a.html", "link.html"])
+def test_a_name_that_is_too_long_is_one_line(tmp_path: Path, name: str):
+    (tmp_path / "link.html").symlink_to("c" * 255 + "/" + "d" * 256 + "/a.html")
+    for use in (
+        lambda: check_output_file(tmp_path / name, PAGE_SUFFIXES, "a page"),
+        lambda: write_output_file(tmp_path / name, b"x"),
+    ):
+        with pytest.raises(UsageError, match="File name too long; give another file|whose folder does not exist"):
+            use()
+
+
+def test_a_folder_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def denied(path: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")  # root may read any
+
+    monkeypatch.setattr("pathlib.Path.stat", denied)
+    for use in (
+        lambda: check_output_file(tmp_path / "a.html", PAGE_SUFFIXES, "a page"),
+        lambda: write_output_file(tmp_path / "a.html", b"x"),
+    ):
+        with pytest.raises(UsageError, match=r"cannot write .*a\.html: Permission denied; give another file"):
+            use()
+
+
 def test_a_failure_leaves_the_earlier_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "a.html").write_bytes(b"earlier")
 

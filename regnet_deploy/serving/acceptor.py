@@ -60,7 +60,7 @@ class Acceptor:
         self._loop = asyncio.get_running_loop()
         self._opening: dict[asyncio.Task[None], float] = {}  # since when
         self._retry: asyncio.TimerHandle | None = None
-        self._is_reading = self._is_closed = False
+        self._is_reading = self._is_closed = self._is_short_of_files = False
         bound.listen(BACKLOG)
         bound.setblocking(False)
         self._resume()
@@ -98,10 +98,15 @@ class Acceptor:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:  # no more files or memory; the connection still waits
-                self._counts.aborted["files"] += 1
-                _LOG.warning("a connection cannot be accepted: %s", error.strerror)
+                if not self._is_short_of_files:  # it is tried again and again, and said once
+                    self._is_short_of_files = True
+                    self._counts.aborted["files"] += 1
+                    _LOG.warning("connections cannot be accepted, and wait: %s", error.strerror)
                 self._pause(_RETRY_S)
                 return
+            if self._is_short_of_files:
+                self._is_short_of_files = False
+                _LOG.warning("connections are accepted again")
             connection.setblocking(False)
             self._counts.open += 1
             task = self._loop.create_task(self._open(connection))
@@ -142,3 +147,7 @@ class Acceptor:
             self._counts.aborted["handshake"] += 1
             connection.close()
             lost()
+        except Exception:  # a defect, which the event loop logs: without this, its place would be lost for good
+            connection.close()
+            lost()
+            raise

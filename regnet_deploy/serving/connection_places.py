@@ -32,8 +32,8 @@ class ConnectionCounts:
         open: connections that are open, during their TLS handshake as well.
         refused: connections that were one too many: they got 503.
         aborted: connections that were ended without an answer, by reason: ``idle`` (closed for a newcomer), ``slow``
-            (the client did not send a head or did not read), ``handshake`` (of TLS, failed or late), ``files`` (not
-            accepted yet, because the process or the machine can open no more files).
+            (the client did not send a head or did not read), ``handshake`` (of TLS, failed or late). ``files`` counts
+            the times that connections had to wait because the process or the machine could open no more files.
     """
 
     limit: int = 0
@@ -85,7 +85,7 @@ class ConnectionPlaces:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._limits.min_idle_s
         while not self.take(connection):
-            since = next((since for one, since in self._idle.items() if one in self._taken), None)
+            since = next((since for one, since in self._idle.items() if self._can_be_freed(one, self._taken)), None)
             if since is None or since + self._limits.min_idle_s > end:
                 return False
             await asyncio.sleep(max(0.001, since + self._limits.min_idle_s - loop.time()))
@@ -127,7 +127,7 @@ class ConnectionPlaces:
     def _free_one(self, among: set[LimitedProtocol], min_idle_s: float) -> bool:
         """Close the connection of some that has been idle for the longest, if it has been for so long."""
         for connection, since in self._idle.items():
-            if connection in among and not connection.transport.get_write_buffer_size():
+            if self._can_be_freed(connection, among):
                 if connection.loop.time() - since < min_idle_s:
                     return False
                 self.closed(connection)
@@ -135,6 +135,10 @@ class ConnectionPlaces:
                 connection.transport.abort()
                 return True
         return False
+
+    def _can_be_freed(self, connection: LimitedProtocol, among: set[LimitedProtocol]) -> bool:
+        """Return whether an idle connection is one of some, and its client has got all of its answers."""
+        return connection in among and not connection.transport.get_write_buffer_size()
 
 
 class ExcessConnection:

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import gc
 import logging
 import shutil
 import socket
@@ -83,18 +84,47 @@ def test_no_more_are_open_than_allowed_and_the_others_wait(bound: Bound):
     run(work)
 
 
-def test_where_there_are_no_more_files_it_is_logged_and_tried_again(bound: Bound, caplog: pytest.LogCaptureFixture):
+def test_where_there_are_no_more_files_it_is_logged_once_and_tried_again(
+    bound: Bound, caplog: pytest.LogCaptureFixture
+):
     async def work() -> None:
         counts = ConnectionCounts()
-        bound.failures = 3
         accepting = Acceptor(bound, Greeting, counts, 2, lambda: None)
-        (await greeted(bound)).close()
-        assert counts.aborted == {"files": 3}
+        for times in (1, 2):
+            bound.failures = 3
+            (await greeted(bound)).close()
+            assert counts.aborted == {"files": times}
         accepting.close()
 
     with caplog.at_level(logging.WARNING):
         run(work)
-    assert "a connection cannot be accepted: Too many open files" in caplog.text
+    said = ["connections cannot be accepted, and wait: Too many open files", "connections are accepted again"]
+    assert [record.getMessage() for record in caplog.records] == 2 * said
+
+
+def test_a_defect_takes_no_place(bound: Bound):
+    made: list[Callable[[], None]] = []
+
+    def broken_at_first(lost: Callable[[], None]) -> Greeting:
+        made.append(lost)
+        if len(made) == 1:
+            raise RuntimeError("a defect")
+        return Greeting(lost)
+
+    async def work() -> None:
+        errors: list[BaseException | None] = []
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: errors.append(context.get("exception")))
+        counts = ConnectionCounts()
+        accepting = Acceptor(bound, broken_at_first, counts, 1, lambda: None)
+        reader, writer = await asyncio.open_connection(*bound.getsockname())
+        assert await reader.read() == b""
+        writer.close()
+        (await greeted(bound)).close()
+        accepting.close()
+        gc.collect()
+        assert list(map(str, errors)) == ["a defect"]
+
+    run(work)
 
 
 def test_a_handshake_that_takes_long_is_ended_for_another_connection(

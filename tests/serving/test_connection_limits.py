@@ -418,6 +418,18 @@ def test_clients_that_ask_again_and_again_keep_their_connections():
     run(work, max_connections=3, min_idle_s=0.3)
 
 
+def test_a_newcomer_does_not_wait_for_a_client_that_does_not_read_its_answer():
+    """Its connection is idle and cannot be closed yet."""
+
+    async def work(made: Site) -> None:
+        await made.connect(post("/a", b"x" * 2**25))
+        await made.until(lambda: any(one.cycle and one.cycle.response_complete for one in made.server._places._taken))
+        newcomer = await made.connect(get("/a"))
+        assert (await newcomer.answer())[0] == 503
+
+    run(work, max_connections=1, min_idle_s=0.1)
+
+
 def test_from_a_signal_on_each_answer_says_that_its_connection_closes():
     async def work(made: Site) -> None:
         busy = await made.connect(get("/held") + get("/held"))
