@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,7 +163,7 @@ def _check_options(options: dict[str, Any]) -> None:
     files, csv, refine, figures = (options[name] for name in ("files", "csv", "refine", "figures"))
     if (csv or refine) and len(files) > 1:
         raise UsageError(f"--csv and --refine take one population, got {len(files)} files: run them one by one")
-    if csv and files[0].is_file() and not is_store(files[0]):
+    if csv and os.path.isfile(files[0]) and not is_store(files[0]):
         raise UsageError(f"--csv writes the content of a store, but {files[0]} is not a store")
     if (options["across"] or options["space"]) and not refine:
         raise UsageError("--across and --space require --refine FILE, the file of the narrowed space")
@@ -173,15 +175,22 @@ def _check_options(options: dict[str, Any]) -> None:
         (csv, (".csv",), "a table"),
         (refine, (".yaml", ".yml"), "a space"),
     )
-    outputs, inputs = [], {path.resolve() for path in files}
+    outputs, inputs = [], set(map(os.path.realpath, files))
     for path, suffixes, what in formats:
         if path is None:
             continue
         check_regular(path)
-        if path.resolve() in inputs or is_store(path):
+        if os.path.realpath(path) in inputs or is_store(path):
             raise UsageError(f"{path} is a population, which is never overwritten: give another file")
         outputs.append(check_output_file(path, suffixes, what))
-    if len({path.resolve() for path in outputs}) < len(outputs):
+    if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise UsageError("two outputs have the same file name: give each its own")
-    if figures is not None and figures.exists() and not figures.is_dir():
-        raise UsageError(f"--figures takes a folder, but {figures} is a file")
+    if figures is not None:
+        try:
+            is_file = not stat.S_ISDIR(os.stat(figures).st_mode)
+        except FileNotFoundError:
+            is_file = False
+        except OSError as error:
+            raise UsageError(f"cannot write to --figures {figures}: {error.strerror}; give another folder") from None
+        if is_file:
+            raise UsageError(f"--figures takes a folder, but {figures} is a file")

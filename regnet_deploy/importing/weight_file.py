@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import warnings
 import zipfile
@@ -77,7 +78,7 @@ def read_weight_file(path: Path) -> WeightFile:
         DataError: the file cannot be read, is truncated or of another kind, holds objects that are not tensors, no
             tensors, or tensors with values that are not finite.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # False also where Path would raise: a name too long, a folder that may not be read
         raise DataError(f"{path} is a folder: give the weight file, such as {path}/model.safetensors")
     try:
         with open(path, "rb") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def read_trials(path: Path) -> Trials:
     Raises:
         DataError: the file does not exist, is neither a store nor CSV, or has no completed trial.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also where Path would raise: a name too long, a folder that may not be read
         raise DataError(f"no population at {path}: give the store of `regnet-deploy sweep`, or a CSV file")
     if is_store(path):
         with read_store(path) as store:
@@ -70,7 +71,7 @@ def find_trial(path: Path, number: int | None) -> tuple[Trial, TrialOutcome, dic
         DataError: the file is not a store, or has no completed trial.
         UsageError: the trial does not exist, or is not completed.
     """
-    if path.is_file() and not is_store(path):
+    if os.path.isfile(path) and not is_store(path):
         raise DataError(f"{path} is not the store of a sweep: give a file that `regnet-deploy sweep` wrote")
     with read_store(path) as store:
         outcomes = store.outcomes()

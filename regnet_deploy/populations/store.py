@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -251,7 +252,7 @@ def read_store(path: Path) -> Iterator[Store]:
     Raises:
         DataError: the file does not exist, or is not a store.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also where Path would raise: a name too long, a folder that may not be read
         raise DataError(
             f"no store of a sweep at {path}: `regnet-deploy sweep --store {shlex.quote(str(path))}` creates one"
         )
@@ -261,7 +262,7 @@ def read_store(path: Path) -> Iterator[Store]:
 
 def is_store(path: Path) -> bool:
     """Return whether a file is an SQLite file, by its first bytes."""
-    if not path.is_file():  # a pipe would be waited for
+    if not os.path.isfile(path):  # a pipe would be waited for
         return False
     try:
         with path.open("rb") as file:

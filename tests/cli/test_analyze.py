@@ -195,6 +195,7 @@ def test_a_table_is_refined_with_the_space_that_is_named(
             "tiny.sweep is a population, which is never overwritten: give another file",
         ),
         (["--figures", "tiny.sweep"], "--figures takes a folder, but tiny.sweep is a file"),
+        (["--figures", "n" * 300], "File name too long"),
         (["--format", "gif"], "gif"),
         (["--across", "bottleneck=same"], "--across and --space require --refine FILE"),
         (["--space", "RegNetX"], "--across and --space require --refine FILE"),

@@ -167,6 +167,7 @@ def test_files_of_other_kinds_are_one_line(tmp_path: Path, content: bytes, said:
 def test_a_folder_a_missing_file_and_an_archive_of_other_files_are_one_line(tmp_path: Path) -> None:
     assert "is a folder: give the weight file" in refused(tmp_path)
     assert "cannot read" in refused(tmp_path / "none.pth")
+    assert "File name too long" in refused(tmp_path / ("n" * 300))
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.txt", "x")
     assert "a zip archive without weights of PyTorch (readme.txt)" in refused(tmp_path / "a.zip")

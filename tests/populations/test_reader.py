@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.populations.reader import read_trials, trials_of
+from regnet_deploy.populations.reader import find_trial, read_trials, trials_of
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Store, Trial, TrialOutcome, open_store
 
 Make = Callable[..., Trial]
@@ -113,6 +113,8 @@ def test_nothing_done_is_one_line(
 
 
 def test_no_file_and_a_folder_are_one_line(tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "none"):
+    for path in (tmp_path, tmp_path / "none", tmp_path / ("n" * 300)):
         with pytest.raises(DataError, match=r"^no population at .*give the store of `regnet-deploy sweep`, or a CSV"):
             read_trials(path)
+        with pytest.raises(DataError, match=r"^no store of a sweep at .*creates one"):
+            find_trial(path, None)
