@@ -89,7 +89,7 @@ def test_a_name_that_is_too_long_is_one_line(tmp_path: Path, name: str):
         lambda: check_output_file(tmp_path / name, PAGE_SUFFIXES, "a page"),
         lambda: write_output_file(tmp_path / name, b"x"),
     ):
-        with pytest.raises(UsageError, match="File name too long; give another file|whose folder does not exist"):
+        with pytest.raises(UsageError, match=r"File name too long; give another file|whose folder does not exist"):
             use()
 
 
