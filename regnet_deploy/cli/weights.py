@@ -16,6 +16,8 @@ from regnet_deploy.cli.output import print_json, print_table
 def command(name: str, as_json: bool) -> None:
     """List public weights of RegNets whose name contains NAME: where they are, license, test setting, accuracy.
 
+    `regnet-deploy import NAME` downloads the weights of a NAME in the list.
+
     \b
     Example:
       regnet-deploy weights regnety_016

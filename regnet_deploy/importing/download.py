@@ -231,7 +231,7 @@ def _continues(response: Any, start: int, remote: Remote) -> bool:
         return False
     found = re.match(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     if not found or int(found[1]) != start or (remote.size and found[2] not in ("*", str(remote.size))):
-        raise DataError(f"{response.url} sends another part of the file than the one that is missing")
+        raise DataError(f"{shown_url(response.url)} sends another part of the file than the one that is missing")
     return True
 
 

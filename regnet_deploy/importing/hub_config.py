@@ -59,22 +59,17 @@ def read_hub_config(weights: Path) -> HubConfig | None:
 
 
 def _of_timm(config: Mapping[str, Any], trained: Mapping[str, Any], path: Path) -> HubConfig:
-    size, share, remarks = trained.get("input_size"), trained.get("crop_pct"), []
-    resolution = None
-    if size is not None:
-        if not isinstance(size, Sequence) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-            raise DataError(f"{path}: input_size is {size!r}, not three channels and equal sides such as [3, 224, 224]")
-        resolution = _whole(size[1], "input_size", path)
-    resize = None
+    share, remarks, resize = trained.get("crop_pct"), [], None
+    resolution, test = (_side(trained.get(name), name, path) for name in ("input_size", "test_input_size"))
     if resolution and share is not None:
         resize = math.floor(resolution / _number(share, "crop_pct", path, 0.1, 1.0))
     if trained.get("crop_mode") not in (None, "center"):
         remarks.append(f"config.json says crop mode {trained['crop_mode']}: images are cropped at their center")
-    test = trained.get("test_input_size")
-    if test and test != size:
+    if test not in (None, resolution):
+        test_share = _number(trained.get("test_crop_pct") or 1.0, "test_crop_pct", path, 0.1, 1.0)
         remarks.append(
-            f"config.json has a test at {test[-1]} pixels with a crop of {trained.get('test_crop_pct', 1.0):g}, too: "
-            f"--resolution {test[-1]} is for that"
+            f"config.json has a test at {test} pixels with a crop of {test_share:g}, too: --resolution {test} --resize "
+            f"{math.floor(test / test_share)} is that test"
         )
     labels = config.get("label_names") or trained.get("label_names") or ()
     return HubConfig(
@@ -148,6 +143,15 @@ def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float] | N
         raise DataError(f"{path}: {name} is {value!r}, not three numbers for red, green and blue")
     red, green, blue = (_number(each, name, path, 1e-6 if "std" in name else 0.0, 1.0) for each in value)
     return red, green, blue
+
+
+def _side(size: Any, name: str, path: Path) -> int | None:
+    """Return the side of an input of timm, ``[3, side, side]``."""
+    if size is None:
+        return None
+    if not isinstance(size, Sequence) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+        raise DataError(f"{path}: {name} is {size!r}, not three channels and equal sides such as [3, 224, 224]")
+    return _whole(size[1], name, path)
 
 
 def _whole(value: Any, name: str, path: Path) -> int:

@@ -7,6 +7,7 @@ with its cache; others are in the cache folder of this program.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -47,7 +48,7 @@ def locate_weights(named: str, progress: Progress | None = None) -> LocatedWeigh
         UsageError: it is an address that cannot be downloaded.
         DataError: it is none of these, or the download fails.
     """
-    if Path(named).exists():
+    if os.path.lexists(named):  # Path.exists raises an error for a name that is too long, as addresses may be
         return LocatedWeights(Path(named))
     hub = parse_hub_file(named)
     if hub is not None:
@@ -60,7 +61,11 @@ def locate_weights(named: str, progress: Progress | None = None) -> LocatedWeigh
         entry = find_weights(named)
         return LocatedWeights(*_downloaded(entry.location, progress), published=entry.name)
     hint = did_you_mean(named, [entry.name for entry in public_weights()])
-    raise DataError(f"cannot read {named}: No such file or directory{hint}")
+    try:
+        os.stat(named)
+    except OSError as error:
+        raise DataError(f"cannot read {named}: {error.strerror}{hint}") from None
+    return LocatedWeights(Path(named))  # it came into being just now
 
 
 def _downloaded(location: str, progress: Progress | None) -> tuple[Path, str | None]:
@@ -70,7 +75,7 @@ def _downloaded(location: str, progress: Progress | None) -> tuple[Path, str | N
 
 def _fetch_address(address: str, progress: Progress | None) -> Path:
     url = check_url(address)
-    name = PurePosixPath(unquote(urlsplit(url).path)).name or "weights"
+    name = re.sub(r"[\x00-\x1f]|\A\.+\Z", "_", PurePosixPath(unquote(urlsplit(url).path)).name) or "weights"
     promised = digest_in_name(name) or next(
         (entry.sha256_prefix for entry in public_weights() if entry.location == address and entry.sha256_prefix), None
     )

@@ -10,15 +10,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from email.message import Message
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import Request
 
 import pytest
 from hub_server import HubServer
 
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.importing.download import PARTIAL, NotFound, Order, Remote, Unreachable, check_url, fetch, shown_url
+from regnet_deploy.importing.download import (
+    PARTIAL,
+    NotFound,
+    Order,
+    Remote,
+    Unreachable,
+    _Redirects,
+    check_url,
+    fetch,
+    shown_url,
+)
 
 DATA = bytes(range(256)) * 1200
 Fetch = Callable[..., Path]
@@ -297,12 +309,22 @@ def test_an_address_is_sent_encoded_and_shown_without_its_signature() -> None:
     assert shown_url("https://host/a.pth?X-Signature=1#x") == "https://host/a.pth"
 
 
-def test_nothing_is_fetched_over_a_redirect_that_is_not_encrypted(monkeypatch: pytest.MonkeyPatch) -> None:
-    from email.message import Message
-    from urllib.request import Request
+def redirected(handler: _Redirects, origin: str, target: str) -> Request | None:
+    first = Request(origin)
+    handler.authorize(first)
+    return handler.redirect_request(first, None, 302, "Found", Message(), target)
 
-    from regnet_deploy.importing.download import _Redirects
 
-    handler = _Redirects("")
+def test_nothing_is_fetched_over_a_redirect_that_is_not_encrypted() -> None:
     with pytest.raises(DataError, match="https://a/b redirects to http://c/d, which is not encrypted"):
-        handler.redirect_request(Request("https://a/b"), None, 302, "Found", Message(), "http://c/d?secret")
+        redirected(_Redirects(""), "https://a/b", "http://c/d?secret")
+
+
+@pytest.mark.parametrize(
+    ("target", "sent"),
+    [("https://a/new", True), ("https://b/new", False), ("https://a:444/new", False), ("https://a.b/new", False)],
+)
+def test_a_redirect_on_the_same_host_keeps_the_token(target: str, sent: bool) -> None:
+    request = redirected(_Redirects("hf_secret"), "https://a/old", target)
+    assert request is not None
+    assert request.has_header("Authorization") == sent

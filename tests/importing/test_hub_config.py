@@ -70,7 +70,10 @@ def test_transformers_says_the_same_in_two_files(tmp_path: Path) -> None:
     ("config", "said"),
     [
         (timm(crop_mode="squash"), "says crop mode squash: images are cropped at their center"),
-        (timm(test_input_size=[3, 288, 288]), "has a test at 288 pixels with a crop of 1, too"),
+        (
+            timm(test_input_size=[3, 288, 288]),
+            "has a test at 288 pixels with a crop of 1, too: --resolution 288 --resize 288",
+        ),
         (timm(interpolation="lanczos"), "interpolation 'lanczos', which is not bilinear or bicubic"),
         ({**TIMM, "label_names": ["a", "a"]}, "names the class 'a' twice: its names are not taken"),
         ({**TIMM, "label_names": ["a", 3]}, "not all texts"),
@@ -91,6 +94,8 @@ def test_names_that_transformers_made_up_are_none(tmp_path: Path) -> None:
     [
         ("{", "cannot read .*config.json: Expecting"),
         (timm(input_size=[224, 224]), "input_size is .* not three channels and equal sides"),
+        (timm(test_input_size=288), "test_input_size is 288, not three channels"),
+        (timm(test_input_size=[3, 288, 288], test_crop_pct="1"), "test_crop_pct holds '1', not a number"),
         (timm(input_size=[3, 224.5, 224.5]), "not a whole number of pixels"),
         (timm(crop_pct=0), "crop_pct holds 0, not a number from 0.1 to 1"),
         (timm(mean=[0.5]), r"mean is \[0.5\], not three numbers for red, green and blue"),

@@ -43,6 +43,8 @@ def test_public_weights_are_downloaded_from_their_location(hub: HubServer) -> No
 def test_an_address_is_downloaded_once_and_again_when_it_changes(hub: HubServer, tmp_path: Path) -> None:
     hub.files["files/a.pth"] = DATA
     address = f"{hub.url}/files/a.pth?signature=secret"
+    found = locate_weights(address + "a" * 5000)
+    assert found.file.read_bytes() == DATA
     found = locate_weights(address)
     assert found.file.is_relative_to(tmp_path / "cache" / "regnet-deploy" / "downloads")
     assert (found.file.name, found.file.read_bytes()) == ("a.pth", DATA)
@@ -50,6 +52,14 @@ def test_an_address_is_downloaded_once_and_again_when_it_changes(hub: HubServer,
     assert locate_weights(address).file == found.file
     hub.files["files/a.pth"] = b"changed"
     assert locate_weights(address).file.read_bytes() == b"changed"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("a%00b.pth", "a_b.pth"), ("..", "_"), ("c%2Fd.pth", "d.pth"), ("", "files")]
+)
+def test_every_address_has_a_name_that_a_file_can_have(hub: HubServer, path: str, name: str) -> None:
+    hub.files[f"files/{path}"] = DATA
+    assert locate_weights(f"{hub.url}/files/{path}").file.name == name
 
 
 @pytest.mark.parametrize("variable", ["TORCH_HOME", "XDG_CACHE_HOME"])
@@ -93,6 +103,8 @@ def test_what_is_nothing_of_this_is_one_line() -> None:
         DataError, match=r"cannot read regnety_016\.tv2_in1: .*\(did you mean regnety_016\.tv2_in1k\?\)"
     ):
         locate_weights("regnety_016.tv2_in1")
+    with pytest.raises(DataError, match="File name too long"):
+        locate_weights("a" * 300)
     with pytest.raises(DataError, match=r"cannot read folder/none\.pth: No such file or directory\Z"):
         locate_weights("folder/none.pth")
     with pytest.raises(UsageError, match=r"s3://bucket/a\.pth cannot be downloaded: give an https address"):
