@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from regnet_deploy.bundle.reading import MANIFEST, STORED_NAME, Bundle, copy_name, read_file, serialize
@@ -18,16 +19,22 @@ def find_damage(bundle: Bundle) -> list[str]:
             bundle.read(logical)
         except BundleError as error:
             problems.append(str(error))
-    copy = copy_name(serialize(bundle.parts, bundle.files))
+    copy = damaged_copy(bundle)
     known = {stored.name for stored in bundle.files.values()} | {MANIFEST}
     for entry in sorted(bundle.path.iterdir()):
         if entry.name in known or entry.name.startswith(TEMPORARY) or _is_whole(entry):
             continue
-        if entry.name == copy:
+        if entry == copy:
             problems.append(f"{entry} is damaged: `regnet-deploy verify{bundle.argument} --repair` writes it again")
         else:
             problems.append(f"{entry} is not part of the bundle: delete it or keep it elsewhere")
     return problems
+
+
+def damaged_copy(bundle: Bundle) -> Path | None:
+    """Return the path of the copy of the manifest where it is damaged; bundles of early versions have none."""
+    copy = bundle.path / copy_name(serialize(bundle.parts, bundle.files))
+    return copy if os.path.lexists(copy) and not _is_whole(copy) else None
 
 
 def find_leftovers(bundle: Bundle) -> list[Path]:

@@ -9,12 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.bundle.damage import find_damage
+from regnet_deploy.bundle.damage import damaged_copy
 from regnet_deploy.bundle.reading import (
     MANIFEST,
     Bundle,
     StoredFile,
-    copy_name,
     find_copies,
     manifest_content,
     open_bundle,
@@ -30,7 +29,7 @@ def repair_bundle(path: str | Path) -> str | None:
     """Restore the manifest of a bundle if it is damaged or missing.
 
     It is restored from its own content where only its layout was changed (such as line ends), else from the copy whose
-    files are in the best condition. Without a copy, as in bundles of early versions, a manifest that was edited is
+    files are in the best condition and which has most in common with what is left of it. Without a copy, as in bundles of early versions, a manifest that was edited is
     taken as it is if it can be read and its files are intact, and of one that is cut off the beginning is kept.
 
     Args:
@@ -48,11 +47,14 @@ def repair_bundle(path: str | Path) -> str | None:
         bundle = open_bundle(folder)
     except DamagedManifest as error:
         with writable(folder), lock_folder(folder):
+            with contextlib.suppress(DamagedManifest):  # as it is, unless another command has replaced it meanwhile
+                open_bundle(folder)
+                return None
             restored, how = _best_source(folder, error)
             _write(restored)
         return f"{error.what}; {how}"
-    copy = folder / copy_name(serialize(bundle.parts, bundle.files))
-    if any(line.startswith(f"{copy} is damaged") for line in find_damage(bundle)):
+    copy = damaged_copy(bundle)
+    if copy is not None:
         with writable(folder), lock_folder(folder):
             _write(open_bundle(folder))
         return f"{copy} was damaged, and is written again"
@@ -72,13 +74,16 @@ def _best_source(folder: Path, error: DamagedManifest) -> tuple[Bundle, str]:
     edited = _own_content(folder)
     if edited is not None and edited[1]:
         return edited[0], "its content is intact, and it is written again in its own layout"
-    copies: list[tuple[int, Bundle, Path]] = []
+    rest = _rest(folder)
+    copies: list[tuple[int, int, Bundle, Path]] = []
     for copy in find_copies(folder):
         with contextlib.suppress(OSError, BundleError):
-            bundle = parse_bundle(folder, read_file(copy))
-            copies.append((_damaged_files(bundle), bundle, copy))
+            raw = read_file(copy)
+            bundle = parse_bundle(folder, raw)
+            copies.append((_damaged_files(bundle), -len(os.path.commonprefix([raw, rest])), bundle, copy))
     if copies:
-        damaged, bundle, copy = min(copies, key=lambda one: one[0])  # the latest of equal ones
+        # A command that died before it replaced the manifest has left a copy of a manifest that never was in place.
+        damaged, _, bundle, copy = min(copies, key=lambda one: one[:2])  # the latest of equal ones
         files = f"; {damaged} of its files are damaged or missing" if damaged else ""
         return bundle, f"restored from {copy.name}{files}"
     if edited is not None and not _damaged_files(edited[0]):
@@ -97,12 +102,20 @@ def _best_source(folder: Path, error: DamagedManifest) -> tuple[Bundle, str]:
     )
 
 
+def _rest(folder: Path) -> bytes:
+    """Return what is left of a manifest."""
+    try:
+        return read_file(folder / MANIFEST)
+    except OSError:
+        return b""
+
+
 def _own_content(folder: Path) -> tuple[Bundle, bool] | None:
     """Return the bundle of a manifest whose bytes are not as they were written, and whether its content is."""
     try:
-        parts, files, digest = manifest_content(folder, read_file(folder / MANIFEST))
+        parts, files, digest = manifest_content(folder, _rest(folder))
         bundle = parse_bundle(folder, serialize(parts, files))
-    except (OSError, BundleError):
+    except BundleError:
         return None
     return bundle, bundle.digest == digest
 
@@ -114,7 +127,7 @@ def _beginning(folder: Path) -> tuple[Bundle, list[str]] | None:
     a bundle cannot be used.
     """
     try:
-        text = read_file(folder / MANIFEST).decode("utf-8", "ignore")
+        text = _rest(folder).decode("utf-8", "ignore")
         decoder, found = json.JSONDecoder(), re.match(r'\{\s*"files": ', text)
         if found is None:
             return None
@@ -131,7 +144,7 @@ def _beginning(folder: Path) -> tuple[Bundle, list[str]] | None:
         if not {"architecture", "preprocessing"} <= parts.keys():
             return None
         return parse_bundle(folder, serialize(parts, files)), sorted(parts)
-    except (OSError, BundleError, ValueError, TypeError, AttributeError, RecursionError):
+    except (BundleError, ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

@@ -111,7 +111,7 @@ class CudaSession:
     def resident(self, images: NDArray[Any]) -> Callable[[], None]:
         """Return a function that runs ``images``, for measurements: images and logits stay on the GPU.
 
-        Only the calling thread may call it.
+        Only the calling thread may call it. Where other sessions do not stop for long enough, it has no graph.
 
         Raises:
             ProofError: ONNX Runtime cannot run these images.
@@ -119,25 +119,32 @@ class CudaSession:
         try:
             with capture_lock().working():
                 self._plain(images)  # kernels are chosen before a graph is captured
-                graph = None if self.graphs else self._bound(_NO_GRAPH, images)
-            for turn in range(_TRIES) if graph is None else ():
-                try:
-                    with capture_lock().capturing(_MEASURING_PATIENCE_S):
-                        graph = self._bound(self._number(), images)
-                        break
-                except ort_failures():
-                    if turn == _TRIES - 1:
-                        raise
+            graph = self._measured_graph(images) if self.graphs else None
+            if graph is None:
+                with capture_lock().working():
+                    graph = self._bound(_NO_GRAPH, images)
         except ort_failures() as error:
             raise run_error(images, error) from None
-        assert graph is not None
-        bound, options = graph, _run_options(graph.number)
+        binding, options = graph.binding, _run_options(graph.number)
 
         def call() -> None:
             with capture_lock().working():
-                self._session.run_with_iobinding(bound.binding, options)
+                self._session.run_with_iobinding(binding, options)
 
         return call
+
+    def _measured_graph(self, images: NDArray[Any]) -> _Graph | None:
+        """Return a captured graph; None where other sessions work on, whose runs a capture would break."""
+        for turn in range(_TRIES):
+            with capture_lock().capturing(_MEASURING_PATIENCE_S) as alone:
+                if not alone:
+                    return None
+                try:
+                    return self._bound(self._number(), images)
+                except ort_failures():
+                    if turn == _TRIES - 1:
+                        raise
+        return None
 
     def _number(self) -> int:
         """Return an unused graph number."""

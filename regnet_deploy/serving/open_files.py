@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 import resource
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from regnet_deploy.serving.connection_limits import ConnectionLimits
 
 #: Files of a running server beside its connections: event loops, models that are opened, the log.
 _RESERVE = 20
+#: Open files of a process that has just started, where the system does not tell them.
+_OPEN_AT_START = 16
 #: Files of each process that decodes images.
 _PER_DECODER = 3
 #: Files of gRPC beside its connections.
@@ -66,11 +69,13 @@ def fit_connections(
             f"the process may open {soft} files, too few for a server, which needs {needed} for {wanted} connections "
             f"and {files(1)} at least: raise the limit (`ulimit -n {needed}`, LimitNOFILE of systemd)"
         )
-    fitting = wanted
-    while files(fitting) > soft:
-        fitting -= 1
+    # Of 1 to the number that is wanted, those that fit come first.
+    fitting = bisect.bisect_right(range(1, wanted + 1), soft, key=files)
     return FittedConnections(fitting, soft, needed)
 
 
 def _open_now() -> int:
-    return len(os.listdir("/dev/fd"))  # a link to /proc/self/fd on Linux
+    try:
+        return len(os.listdir("/dev/fd"))  # a link to /proc/self/fd on Linux
+    except OSError:  # for example in a chroot without /proc
+        return _OPEN_AT_START

@@ -106,6 +106,26 @@ def test_of_two_copies_the_one_whose_files_are_intact_is_taken(folder: Path):
     assert open_bundle(folder).read("weights.safetensors") == b"new"
 
 
+@pytest.mark.parametrize("kept", ["the earlier one", "the later one"])
+def test_of_two_copies_with_intact_files_the_one_of_the_manifest_is_taken(folder: Path, kept: str):
+    """A command died before it replaced the manifest, or behind that and before it deleted the earlier files."""
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    later = update_bundle(folder, {"labels": ["c", "d"]}, {"weights.safetensors": b"new"})
+    whole = (folder / MANIFEST).read_bytes()
+    for path, data in before.items():
+        path.write_bytes(data)
+    if kept == "the later one":
+        (folder / MANIFEST).write_bytes(whole)
+    else:
+        whole = (folder / MANIFEST).read_bytes()
+    (copy,) = {path for path in copies(folder) if path.read_bytes() != whole}
+    os.utime(copy, (2**31, 2**31))
+    (folder / MANIFEST).write_bytes(whole[:-30])
+    assert "restored from bundle-" in str(repair_bundle(folder))
+    assert (folder / MANIFEST).read_bytes() == whole
+    assert (open_bundle(folder).digest == later.digest) == (kept == "the later one")
+
+
 def test_a_file_that_is_damaged_too_is_said_and_the_rest_is_restored(folder: Path):
     weights = open_bundle(folder).stored_path("weights.safetensors")
     weights.unlink()

@@ -250,6 +250,17 @@ def test_sessions_are_measured_beside_others():
     other.resident(images(1, 0))()
 
 
+def test_a_measurement_does_not_capture_while_others_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cuda_session, "_MEASURING_PATIENCE_S", 0.05)
+    device = Device()
+    session, watched = on_device(device)
+    with capture_lock().working():
+        call = session.resident(images(2, 0))
+    call()
+    assert device.captures == 0
+    assert watched.bound == ["-1", "-1"]
+
+
 def test_a_capture_that_something_else_breaks_is_tried_again(caplog):
     device = Device()
     session, watched = on_device(device)

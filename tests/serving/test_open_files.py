@@ -63,6 +63,22 @@ def test_without_a_limit_all_fit(limits: list[tuple[int, int]]):
     assert (fitted.connections, fitted.open_files) == (10**6, None)
 
 
+def test_one_more_connection_would_not_fit(limits: list[tuple[int, int]]):
+    for soft in range(80, 1000, 7):
+        limits[:] = [(soft, soft)]
+        fitted = fit_connections(10**6, decoders=1, grpc=True, tls=True)
+        assert fit_connections(fitted.connections, decoders=1, grpc=True, tls=True).needed <= soft
+        assert fit_connections(fitted.connections + 1, decoders=1, grpc=True, tls=True).needed > soft
+
+
+def test_where_the_system_does_not_list_open_files_some_are_assumed(monkeypatch: pytest.MonkeyPatch):
+    def missing(path: str) -> list[str]:
+        raise FileNotFoundError(2, "No such file or directory", path)
+
+    monkeypatch.setattr("os.listdir", missing)
+    assert open_files._open_now() > 3
+
+
 def test_files_that_are_open_are_counted():
     before = open_files._open_now()
     with open(__file__):
