@@ -29,8 +29,9 @@ def repair_bundle(path: str | Path) -> str | None:
     """Restore the manifest of a bundle if it is damaged or missing.
 
     It is restored from its own content where only its layout was changed (such as line ends), else from the copy whose
-    files are in the best condition and which has most in common with what is left of it. Without a copy, as in bundles of early versions, a manifest that was edited is
-    taken as it is if it can be read and its files are intact, and of one that is cut off the beginning is kept.
+    files are in the best condition and which begins as what is left of it does. Without a copy, as in bundles of early
+    versions, a manifest that was edited is taken as it is if it can be read and its files are intact, and of one that
+    is cut off the beginning is kept.
 
     Args:
         path: folder of the bundle.
@@ -80,7 +81,7 @@ def _best_source(folder: Path, error: DamagedManifest) -> tuple[Bundle, str]:
         with contextlib.suppress(OSError, BundleError):
             raw = read_file(copy)
             bundle = parse_bundle(folder, raw)
-            copies.append((_damaged_files(bundle), -len(os.path.commonprefix([raw, rest])), bundle, copy))
+            copies.append((_damaged_files(bundle), -_common(raw, rest), bundle, copy))
     if copies:
         # A command that died before it replaced the manifest has left a copy of a manifest that never was in place.
         damaged, _, bundle, copy = min(copies, key=lambda one: one[:2])  # the latest of equal ones
@@ -108,6 +109,11 @@ def _rest(folder: Path) -> bytes:
         return read_file(folder / MANIFEST)
     except OSError:
         return b""
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """Return how many bytes are the same at the beginning of both."""
+    return next((i for i, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
 
 
 def _own_content(folder: Path) -> tuple[Bundle, bool] | None:
