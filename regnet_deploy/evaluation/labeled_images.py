@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.errors import DataError, did_you_mean
-from regnet_deploy.images.dataset import list_split
+from regnet_deploy.images.dataset import list_split, spelled_as
 from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.images.imagenet import class_names
-
-_NAMED = 5
+from regnet_deploy.images.names import shortened
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +50,8 @@ def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | No
     Raises:
         DataError: the folder has no such split, no images, or class folders that are no classes of the network.
     """
-    listing = list_split(data, split)
+    found = list_split(data, split)
+    listing = spelled_as(found, labels)
     index, notes = _mapping(sorted(listing.train), labels, listing.root)
     of_file = {file: index[name] for name, files in listing.train.items() for file in files}
     numbers = np.array([of_file[name] for name in listing.source.names], np.int64)
@@ -63,9 +63,8 @@ def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | No
             f"{missing:,} of the {len(labels):,} classes of the network have no images here; all of them compete as "
             "answers"
         )
-    first = listing.source.names[0]
-    folder = first.split("/", 1)[0]
-    in_split = folder if folder not in listing.train else ""
+    folder = found.source.names[0].split("/", 1)[0]
+    in_split = folder if folder not in found.train else ""
     return LabeledImages(listing.source, numbers, in_split, listing.left_out, (*listing.notes, *notes))
 
 
@@ -85,9 +84,7 @@ def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple
             ]
     unknown = [name for name in folders if name not in by_label]
     guess = did_you_mean(unknown[0], labels)
-    more = ", ..." if len(unknown) > _NAMED else ""
     raise DataError(
         f"{len(unknown)} of {len(folders)} class folders in {root} are no classes of the network: "
-        f"{', '.join(unknown[:_NAMED])}{more}{guess}; its classes are {', '.join(labels[:_NAMED])}, ...: rename or "
-        "remove these folders"
+        f"{shortened(unknown)}{guess}; its classes are {shortened(labels)}: rename or remove these folders"
     )

@@ -28,6 +28,12 @@ def test_folders_may_be_a_subset_in_any_order(tmp_path: Path) -> None:
     assert "1 of the 3 classes of the network have no images here" in found.notes[0]
 
 
+def test_names_in_another_form_of_unicode_are_the_same_class(tmp_path: Path) -> None:
+    names = ("caf\u00e9", "tea")  # as Linux writes it, and below as macOS does
+    found = find_labeled_images(folder(tmp_path, "cafe\u0301", "tea"), names)
+    assert (found.labels.tolist(), found.split) == ([0, 1], "")
+
+
 def test_the_split_is_test_then_val_then_the_folder(tmp_path: Path) -> None:
     folder(tmp_path, *(f"{split}/{name}" for split in ("train", "val") for name in LABELS))
     assert find_labeled_images(tmp_path, LABELS).split == "val"
@@ -58,7 +64,7 @@ def test_imagenet_is_read_by_synset_and_by_number(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_mapped_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    said = r"1 of 2 class folders in .* are no classes of the network: kat \(did you mean cat\?\)"
+    said = r"1 of 2 class folders in .* are no classes of the network: kat \(did you mean cat\?\); its classes are ant, bee, cat: rename"
     with pytest.raises(DataError, match=said):
         find_labeled_images(folder(tmp_path, "kat", "ant"), LABELS)
 
