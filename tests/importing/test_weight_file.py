@@ -148,7 +148,7 @@ def html() -> bytes:
         (html(), "is a web page, not weights"),
         (b"\x89HDF\r\n\x1a\n", "a HDF5 file (Keras)"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
-        (gzip.compress(b"x"), "a gzip archive"),
+        (gzip.compress(b"x", mtime=0), "a gzip archive"),
         (b'{"a": 1}', "is JSON"),
         (b"\x08\x0a\x12\x07pytorch", "is an ONNX file"),
         (b"GIF89a", "is neither safetensors nor a file of torch.save"),
