@@ -101,7 +101,7 @@ def fetch_hub_weights(wanted: HubFile, progress: Progress | None = None) -> tupl
         cached = _cached_weights(wanted)
         if cached is None:
             raise
-        shown.message(f"{str(error).partition(';')[0]}: {wanted} is taken from the cache")
+        shown.message(f"{str(error).partition(';')[0]}; {wanted} is taken from the cache")
         weights = cached
     return weights, _commit_of(wanted)
 

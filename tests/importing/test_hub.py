@@ -53,7 +53,7 @@ def test_without_a_network_the_cache_is_taken_and_said(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert fetch_hub_weights(WANTED, recorded_progress) == (first, COMMIT)  # type: ignore[arg-type]
     assert recorded_progress.messages == [  # type: ignore[attr-defined]
-        "127.0.0.1 cannot be reached: Connection refused: hf:timm/some_net is taken from the cache"
+        "127.0.0.1 cannot be reached: Connection refused; hf:timm/some_net is taken from the cache"
     ]
     with pytest.raises(Unreachable):
         fetch_hub_weights(HubFile("timm/another"))
