@@ -100,8 +100,11 @@ def command(
     for line in (*result.images.notes, *left_out, *left_out_lines("cannot be read", result.unreadable)):
         print_message(line)
     _write_files(result, csv, mistakes, bundle.preprocessing)
-    from regnet_deploy.evaluation.record import record_evaluation
+    from regnet_deploy.evaluation.record import record_evaluation, seen_in_training
 
+    seen = seen_in_training(bundle, result.images.source.root.name, result.images.split)
+    if seen:
+        print_message(seen)
     try:
         record_evaluation(bundle, result)
     except BundleError as error:

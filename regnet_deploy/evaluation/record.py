@@ -1,11 +1,16 @@
-"""Writes the figures of an evaluation into the bundle."""
+"""The figures of an evaluation in the bundle, and what is to be said of them."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from regnet_deploy.bundle import Bundle, Manifest, update_bundle
 from regnet_deploy.bundle.measurements import EvaluatedVariant, EvaluationRecord
-from regnet_deploy.evaluation.evaluate import Evaluation, EvaluationResult
+from regnet_deploy.images.layout import split_of
 from regnet_deploy.profiling.machine import environment
+
+if TYPE_CHECKING:  # the model card, which reads this record, needs no PyTorch
+    from regnet_deploy.evaluation.evaluate import Evaluation, EvaluationResult
 
 
 def record_evaluation(bundle: Bundle, result: EvaluationResult) -> Bundle:
@@ -27,6 +32,22 @@ def record_evaluation(bundle: Bundle, result: EvaluationResult) -> Bundle:
     )
     parts = Manifest(evaluation=record, environment=environment("evaluate"))
     return update_bundle(bundle.path, parts, expect=bundle)
+
+
+def seen_in_training(bundle: Bundle, data: str, split: str) -> str | None:
+    """Return a sentence if evaluated images are of the folder that the network was trained with, and no test images.
+
+    Args:
+        bundle: the network.
+        data: name of the folder of the evaluated images.
+        split: folder in it that has them; "" is the folder itself.
+    """
+    training = bundle.manifest.training
+    if training is None or data != training.data.folder or split_of(split) == "test":
+        return None
+    if split_of(split) == "val":
+        return "the best epoch was chosen on the validation images, so accuracy on new images is slightly lower"
+    return "the network was trained on these images or some of them, so accuracy on new images is lower"
 
 
 def _variant(each: Evaluation) -> EvaluatedVariant:

@@ -135,6 +135,12 @@ def ensure_no_splits_in_classes(root: Path, classes: Mapping[str, Iterable[str]]
         raise DataError(f"{has}: move them above the classes, as {root}/train/{name} and {root}/val/{name}")
 
 
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder is by its name: ``train``, ``val`` or ``test``; None if it is none."""
+    named = _named(folder)
+    return named.split if named else None
+
+
 def _named(name: str) -> _Named | None:
     words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
     found = [(word, match[1]) for word in words if (match := _SPLIT_WORD.fullmatch(word))]

@@ -8,6 +8,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord, WeightsOrigin
 from regnet_deploy.bundle.measurements import EvaluationRecord, Profile
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
+from regnet_deploy.evaluation.record import seen_in_training
 from regnet_deploy.html import Section, Table
 from regnet_deploy.report.card import ModelCard
 from regnet_deploy.space.network import REFERENCE_RESOLUTION
@@ -35,7 +36,7 @@ def card_sections(card: ModelCard) -> list[Section]:
         sections.append(_latency(manifest.profile))
     sections += _exports(card.bundle)
     if manifest.evaluation:
-        sections.append(_evaluation(manifest.evaluation))
+        sections.append(_evaluation(card.bundle, manifest.evaluation))
     if manifest.preprocessing:
         sections.append(_input(manifest.preprocessing, manifest.labels))
     sections.append(_origin(card))
@@ -109,13 +110,16 @@ def _imported_weights(origin: WeightsOrigin) -> Section:
     return Section("Imported weights", facts)
 
 
-def _evaluation(record: EvaluationRecord) -> Section:
-    """Return the accuracy on images that had no part in training."""
+def _evaluation(bundle: Bundle, record: EvaluationRecord) -> Section:
+    """Return the accuracy on the images of `evaluate`."""
     where = f"{record.data}/{record.split}" if record.split else record.data
     facts = [
         ("images", f"{record.images:,} of {where}"),
         ("a constant answer", f"{record.baseline_label} is right on {record.baseline * 100:.2f} % of them"),
     ]
+    seen = seen_in_training(bundle, record.data, record.split)
+    if seen:
+        facts.append(("seen in training", seen))
     columns = ("variant", "top-1 (%)", "95 % interval", "top-5 (%)", "calibration error", "lost (points)", "runtime")
     rows: list[tuple[str, ...]] = [
         (
@@ -129,7 +133,9 @@ def _evaluation(record: EvaluationRecord) -> Section:
         )
         for name, one in record.variants.items()
     ]
-    return Section("Accuracy on a test set", facts, [Table(columns, rows)])
+    return Section(
+        "Accuracy on a test set" if not seen else "Accuracy on labeled images", facts, [Table(columns, rows)]
+    )
 
 
 def _training(card: ModelCard) -> Section:

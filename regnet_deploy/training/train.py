@@ -353,7 +353,7 @@ def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None
     fitted = identity.recipe
     small = recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
     progress.message(
-        f"{fitted.epochs} epochs, {fitted.warmup_epochs} of them for warm-up, "
+        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {fitted.warmup_epochs} for warm-up, "
         f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {fitted.lr:g} for 128 images"
     )
