@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from regnet_deploy.api.bundles import create_bundle, load_model, select, select_published, train
     from regnet_deploy.api.inference import open_classifier, predict, serve
-    from regnet_deploy.api.variants import evaluate, export, profile, verify
+    from regnet_deploy.api.variants import evaluate, export, export_file, profile, verify
     from regnet_deploy.bundle import Bundle, open_bundle
     from regnet_deploy.bundle.engine_options import EngineOptions
     from regnet_deploy.bundle.variants import Gate
@@ -57,6 +57,7 @@ _MODULES = {
     "create_bundle": "api.bundles",
     "evaluate": "api.variants",
     "export": "api.variants",
+    "export_file": "api.variants",
     "load_model": "api.bundles",
     "open_bundle": "bundle",
     "open_classifier": "api.inference",
@@ -88,6 +89,7 @@ __all__ = [
     "create_bundle",
     "evaluate",
     "export",
+    "export_file",
     "load_model",
     "open_bundle",
     "open_classifier",

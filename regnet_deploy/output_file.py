@@ -6,13 +6,14 @@ devices and suffixes in the same way.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from regnet_deploy.durable_files import kind_of_file, write_whole
+from regnet_deploy.durable_files import kind_of_file, write_temporary, write_whole
 from regnet_deploy.errors import UsageError
 
 PAGE_SUFFIXES = (".html", ".htm")
@@ -71,9 +72,60 @@ def write_output_file(path: Path, data: bytes) -> None:
     """
     target = check_regular(path)
     try:
-        mode = stat.S_IMODE(os.stat(target).st_mode) if target.exists() else None
-        if mode is not None and not os.access(target, os.W_OK):  # a rename would replace it all the same
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        write_whole(target, data, mode)
+        write_whole(target, data, _mode_to_keep(target))
     except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; choose another file") from None
+        raise _cannot_write(path, error) from None
+
+
+@contextlib.contextmanager
+def staged_files() -> Iterator[Callable[[Path, bytes], Path]]:
+    """Write files that belong together: when the block ends, all of them get their names; if it fails, none does.
+
+    Gives a function of a path and its content, which writes the content under a temporary name and returns that path.
+    The file that was staged first gets its name last. A symbolic link is followed, as by :func:`write_output_file`.
+
+    Raises:
+        UsageError: a file cannot be written, or is not a regular file.
+    """
+    staged: dict[Path, Path] = {}
+    created: list[Path] = []
+
+    def stage(path: Path, data: bytes) -> Path:
+        target = check_regular(path)
+        try:
+            staged[target] = write_temporary(target.parent, data, _mode_to_keep(target))
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+        return staged[target]
+
+    try:
+        yield stage
+        for target, temporary in reversed(staged.items()):
+            if not target.exists():
+                created.append(target)
+            try:
+                os.replace(temporary, target)
+            except OSError as error:
+                raise _cannot_write(target, error) from None
+    except BaseException:
+        for path in (*staged.values(), *created):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        raise
+
+
+def _mode_to_keep(target: Path) -> int | None:
+    """Return the permissions of an earlier file; None if there is none.
+
+    Raises:
+        PermissionError: it may not be written; a rename would replace it all the same.
+    """
+    if not target.exists():
+        return None
+    if not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return stat.S_IMODE(os.stat(target).st_mode)
+
+
+def _cannot_write(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot write {path}: {error.strerror}; choose another file")

@@ -43,6 +43,7 @@ PUBLIC = {
     "create_bundle": "path selection * replace_existing",
     "evaluate": "bundle data * variants split device runtime progress",
     "export": "bundle data * precisions options progress",
+    "export_file": "bundle path * variant target progress",
     "load_model": "bundle",
     "open_bundle": "path",
     "open_classifier": "bundle * variant device runtime threads",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file, write_output_file
+from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file, staged_files, write_output_file
 
 
 def test_a_new_file_has_the_permissions_of_a_new_file(tmp_path: Path):
@@ -126,3 +126,39 @@ def test_a_file_that_is_closed_to_writing_is_not_replaced(tmp_path: Path, monkey
     with pytest.raises(UsageError, match="Permission denied"):
         write_output_file(tmp_path / "a.html", b"page")
     assert (tmp_path / "a.html").read_bytes() == b"earlier"
+
+
+def test_staged_files_get_their_names_together_and_the_first_one_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "b").write_bytes(b"earlier")
+    (tmp_path / "b").chmod(0o640)
+    renamed: list[str] = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: (renamed.append(Path(new).name), replace(old, new)))
+    with staged_files() as stage:
+        assert stage(tmp_path / "a", b"first").read_bytes() == b"first"
+        stage(tmp_path / "b", b"second")
+        assert (tmp_path / "b").read_bytes() == b"earlier"
+        assert not (tmp_path / "a").exists()
+    assert renamed == ["b", "a"]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"first", "b": b"second"}
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("fault", ["in the block", "a name"])
+def test_staged_files_leave_nothing_when_one_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str):
+    def fail_for_first(old: str | Path, new: str | Path) -> None:
+        if Path(new).name == "a":
+            raise OSError(28, "No space left on device")
+        Path(old).rename(new)
+
+    def write() -> None:
+        with staged_files() as stage:
+            stage(tmp_path / "a", b"first")
+            stage(tmp_path / "b", b"second")
+            if fault == "in the block":
+                raise UsageError("no")
+
+    monkeypatch.setattr(os, "replace", fail_for_first)
+    with pytest.raises(UsageError, match="cannot write .*: No space left" if fault == "a name" else "no"):
+        write()
+    assert os.listdir(tmp_path) == []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from regnet_deploy.bundle.measurements import Profile
     from regnet_deploy.evaluation.evaluate import EvaluationResult
     from regnet_deploy.exporting.options import ExportOptions
+    from regnet_deploy.exporting.plain_file import PlainFile
     from regnet_deploy.exporting.state import ExportResult
     from regnet_deploy.runtimes.runtime import Device, Runtime, Session
     from regnet_deploy.runtimes.verification import VerificationCheck
@@ -76,6 +77,46 @@ def export(
         named = tuple(find_precision(name) for name in precisions if name != "auto")
         options = replace(options, precisions=named, auto="auto" in precisions)
     return exporting.export(path, options, progress)
+
+
+def export_file(
+    bundle: str | Path | Bundle,
+    path: str | Path,
+    *,
+    variant: str | None = None,
+    target: str | None = None,
+    progress: Progress | None = None,
+) -> PlainFile:
+    """Write the network of a bundle as a plain file, with a JSON description and a Python program beside it.
+
+    A bundle that is not exported yet is exported first, as ``onnx-fp32``. The golden set is replayed on the file.
+
+    Args:
+        bundle: the bundle, or its folder.
+        path: the file, such as ``model.onnx``.
+        variant: the ONNX variant to write; None is the one that would be served.
+        target: ``onnx``, ``torchscript``, ``pt2`` or ``openvino``; None is the format of the suffix: ``.onnx``,
+            ``.pt``, ``.pt2`` or ``.xml``.
+        progress: receives the progress of the export.
+
+    Returns:
+        The files, the proof, and what their user has to know.
+
+    Raises:
+        BundleError: the bundle is missing or damaged.
+        UsageError: there is no such format or variant, or the files cannot be written.
+        ProofError: the file does not agree with the golden set; nothing was written.
+    """
+    expect("path", path, PATH, "a file such as 'model.onnx'")
+    expect("variant", variant, (str, NoneType), "the name of a variant or None")
+    expect("target", target, (str, NoneType), "onnx, torchscript, pt2, openvino or None")
+    from regnet_deploy.exporting.plain_file import check_plain_file, is_exported, write_plain_file
+
+    opened = open_bundle(bundle_path(bundle))
+    check_plain_file(opened, path, variant, target)
+    if not is_exported(opened):
+        opened = export(opened, progress=progress).bundle
+    return write_plain_file(opened, path, variant=variant, target=target)
 
 
 def profile(

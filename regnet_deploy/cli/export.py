@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from regnet_deploy.bundle import ensure_writable, open_bundle
-from regnet_deploy.cli.export_output import export_json, passed_looser_gate, print_export, print_golden_set
+from regnet_deploy.bundle import Bundle, ensure_writable, open_bundle
+from regnet_deploy.cli.export_output import (
+    export_json,
+    passed_looser_gate,
+    print_export,
+    print_golden_set,
+    print_plain_file,
+)
 from regnet_deploy.cli.options import FiniteFloat, IntList, Whole, bundle_argument, json_option, seed_type
 from regnet_deploy.cli.output import (
     combined_error,
@@ -153,8 +160,25 @@ _PATH = click.Path(path_type=Path)
     metavar="X.Y",
     help="GPUs that TensorRT-RTX builds for (may be repeated).  [default: 8.0, 8.6, 8.9, 12.0, 12.1; FP8 from 8.9]",
 )
+@click.option(
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    help="Also write the network as this file, for programs that do not know bundles; its suffix is its format: .onnx, "
+    ".pt, .pt2 or .xml.",
+)
+@click.option("--variant", metavar="NAME", help="ONNX variant that -o writes.  [default: the one that would be served]")
+@click.option(
+    "--to",
+    "target",
+    type=click.Choice(["onnx", "torchscript", "pt2", "openvino"]),
+    help="Format that -o writes.  [default: by the suffix]",
+)
 @json_option
-def command(bundle_path: str, as_json: bool, **options: Any) -> None:
+def command(
+    bundle_path: str, output: str | None, variant: str | None, target: str | None, as_json: bool, **options: Any
+) -> None:
     """Export the network as ONNX files, and as TensorRT engines with --trt, and prove their accuracy.
 
     Every variant must agree with the trained model on the golden set: images from the training data, your own images
@@ -163,6 +187,10 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
     the exit code is 3. A variant that passed a looser gate than the default one is served only if it is named with
     --variant. If an engine cannot be built, the rest is written, the last line says why, and the exit code is 2.
 
+    With -o FILE, the network is also written outside of the bundle, with a JSON file that describes it and a Python
+    program that runs it, and the golden set is replayed on that file. If the bundle is exported already and no option
+    of the export is given, -o only writes these files.
+
     \b
     Example:
       regnet-deploy export --onnx
@@ -170,8 +198,21 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
       regnet-deploy export --precision int8-cpu --data my-images --max-drop 0.2
       regnet-deploy export --precision int8 --calibration photos
       regnet-deploy export --trt --precision fp16 --max-batch 64
+      regnet-deploy export my-bundle -o model.onnx
     """
-    ensure_writable(open_bundle(bundle_path))  # errors before the slow import of torch
+    bundle = open_bundle(bundle_path)
+    if output is None:
+        for option, value in (("--variant", variant), ("--to", target)):
+            if value is not None:
+                raise UsageError(f"{option} {value} says what -o FILE writes: add -o, such as -o model.onnx")
+    else:
+        from regnet_deploy.exporting.plain_file import check_plain_file, is_exported
+
+        check_plain_file(bundle, output, variant, target)
+        if is_exported(bundle) and not _given_options(click.get_current_context(), options):
+            _write_plain_file(bundle, output, variant, target, as_json)
+            return
+    ensure_writable(bundle)  # errors before the slow import of torch
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")
     from regnet_deploy.exporting.export import export
@@ -181,15 +222,39 @@ def command(bundle_path: str, as_json: bool, **options: Any) -> None:
     with terminal_progress() as progress:
         result = export(bundle_path, export_options, progress)
     print_golden_set(result, validated=export_options.data is not None)
-    if as_json:
-        print_json(export_json(result))
-    else:
+    if not as_json:
         print_export(result)
+    elif output is None:
+        print_json(export_json(result))
     loose = [name for name, one in result.variants.items() if passed_looser_gate(one)]
-    variant = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
-    print_message(f"wrote {result.bundle.path} - next: regnet-deploy serve{result.bundle.argument}{variant}")
+    named = f" --variant {loose[0]}" if "onnx-fp32" in loose else ""
+    print_message(f"wrote {result.bundle.path} - next: regnet-deploy serve{result.bundle.argument}{named}")
+    if output is not None:
+        _write_plain_file(result.bundle, output, variant, target, as_json, export_json(result))
     if result.rejected:
         raise combined_error(result.rejected, " (the other variants are written)")
+
+
+def _given_options(context: click.Context, options: Mapping[str, Any]) -> bool:
+    """Tell whether an option of the export itself was given."""
+    return any(context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT for name in options)
+
+
+def _write_plain_file(
+    bundle: Bundle,
+    output: str,
+    variant: str | None,
+    target: str | None,
+    as_json: bool,
+    exported: Mapping[str, Any] | None = None,
+) -> None:
+    from regnet_deploy.exporting.plain_file import write_plain_file
+
+    written = write_plain_file(bundle, output, variant=variant, target=target)
+    if as_json:
+        print_json({**(exported or {"bundle": str(bundle.path)}), "file": written.to_json()})
+    else:
+        print_plain_file(written)
 
 
 def _export_options(

@@ -12,6 +12,7 @@ from regnet_deploy.cli.output import print_message, print_table, print_text
 if TYPE_CHECKING:
     from regnet_deploy.bundle.manifest import Choice
     from regnet_deploy.bundle.variants import Accuracy, Engine, Variant
+    from regnet_deploy.exporting.plain_file import PlainFile
     from regnet_deploy.exporting.state import ExportResult
 
 
@@ -85,6 +86,19 @@ def print_export(result: ExportResult) -> None:
                 print_text(f"{name}: {one.note}")
     if result.choice is not None:
         _print_choice(result.choice)
+
+
+def print_plain_file(written: PlainFile) -> None:
+    """Print what was written as a plain file, how it was proved, and what its user has to know."""
+    first, *others = written.files
+    proof = written.proof
+    print_text(
+        f"{first}: {written.variant or f'{written.precision} weights'}; max |logit error| {proof.max_abs_error:.2g} on "
+        f"{proof.images} golden images, by {proof.runtime} on {proof.device}"
+    )
+    print_text(f"beside it: {', '.join(path.name for path in others)}")
+    for note in written.notes:
+        print_text(f"note: {note}")
 
 
 def _rows(name: str, variant: Variant) -> Iterable[tuple[str, ...]]:

@@ -7,11 +7,11 @@ module reads the protobuf wire format of the messages that contain tensors.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from regnet_deploy.errors import BundleError
-from regnet_deploy.protobuf.wire_format import WireError, read_varint
+from regnet_deploy.protobuf.wire_format import WireError, read_varint, split
 
 #: Message type -> field number -> type of the message in that field, for the fields that lead to tensors.
 _FIELDS: dict[str, dict[int, str]] = {
@@ -32,6 +32,8 @@ _TAG_BYTES, _VALUE_BYTES = 5, 10
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
+#: Field numbers: the metadata of a model, and key and value of an entry.
+_METADATA, _KEY, _VALUE = 14, 1, 2
 #: Field numbers: of a model, of a graph, of a tensor (its element type), of an input, and of a dimension of fixed size.
 _GRAPH = 7
 _INITIALIZER, _INPUT = 5, 11
@@ -156,3 +158,34 @@ def read_onnx_signature(data: bytes) -> OnnxSignature:
 
 def _submessages(message: memoryview, field: int) -> Iterator[memoryview]:
     return (value for number, value in fields_of(message) if number == field and isinstance(value, memoryview))
+
+
+def with_metadata(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Return an ONNX file with these entries of ``metadata_props`` at its end; every other byte stays as it was.
+
+    Args:
+        data: a file that :func:`refuse_external_data` has checked.
+        metadata: key -> text. An entry of the file that has one of these keys is replaced.
+    """
+    rest, entries = split(data, _METADATA)
+    kept = [entry for entry in entries if _key(entry) not in metadata]
+    added = [_text(_KEY, key) + _text(_VALUE, value) for key, value in metadata.items()]
+    return b"".join([rest, *(_field(_METADATA, bytes(entry)) for entry in (*kept, *added))])
+
+
+def _key(entry: memoryview) -> str:
+    return b"".join(bytes(part) for part in _submessages(entry, _KEY)).decode("utf-8", "replace")
+
+
+def _text(number: int, text: str) -> bytes:
+    return _field(number, text.encode())
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of a message with a length: tag, length and content."""
+    length, coded = len(content), bytearray([number << 3 | _BYTES])
+    while length > 127:
+        coded.append(length & 127 | 128)
+        length >>= 7
+    coded.append(length)
+    return bytes(coded) + content

@@ -8,10 +8,12 @@ are not pinned to cores, because decoding and other sessions need them too.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -94,6 +96,46 @@ def open_by_openvino(data: bytes, *, threads: int, callers: int = 1) -> OpenVino
         BundleError: it cannot open the file, or the file does not map images to logits or keeps tensors elsewhere.
     """
     refuse_external_data(data)
+    return _open(data, None, threads, callers)
+
+
+def open_ir(xml: bytes, weights: bytes, *, threads: int) -> OpenVinoSession:
+    """Open a network in OpenVINO's own format (IR): its ``.xml`` and its ``.bin``.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+        BundleError: it cannot open them, or they do not map images to logits.
+    """
+    return _open(xml, weights, threads, 1)
+
+
+def onnx_to_ir(data: bytes, info: Mapping[str, str]) -> tuple[bytes, bytes]:
+    """Return an ONNX file in OpenVINO's own format (IR): the ``.xml``, and the ``.bin`` with the weights in FP32.
+
+    Args:
+        data: one file without external data.
+        info: key -> text, written as runtime information ``regnet_deploy``.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+        BundleError: it cannot open the file.
+    """
+    refuse_external_data(data)
+    version = installed_openvino()
+    openvino = import_openvino()
+    with tempfile.TemporaryDirectory() as folder:  # it writes to paths only
+        path = Path(folder) / "model.xml"
+        try:
+            model = openvino.Core().read_model(data)
+            for key, text in info.items():
+                model.set_rt_info(text, ["regnet_deploy", key])
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except _FAILURES as error:
+            raise BundleError(f"OpenVINO {version} cannot convert the network: {_reason(error)}") from None
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+
+
+def _open(data: bytes, weights: bytes | None, threads: int, callers: int) -> OpenVinoSession:
     version = installed_openvino()
     settings = {
         # By default, OpenVINO computes in BF16 if the CPU supports it.
@@ -104,7 +146,8 @@ def open_by_openvino(data: bytes, *, threads: int, callers: int = 1) -> OpenVino
     }
     try:
         core = import_openvino().Core()
-        compiled = core.compile_model(core.read_model(data), "CPU", settings)
+        model = core.read_model(data) if weights is None else core.read_model(data, weights)
+        compiled = core.compile_model(model, "CPU", settings)
     except _FAILURES as error:
         raise BundleError(f"OpenVINO {version} cannot open the network: {_reason(error)}") from None
     return OpenVinoSession(compiled, f"openvino {version}")

@@ -336,3 +336,51 @@ def test_a_precision_that_auto_was_told_by_name_and_that_fails_exits_3(cli, labe
     assert done.returncode == 3
     assert "onnx-bf16 does not agree with the model" in done.stderr
     assert "Chosen by median latency" in done.stdout
+
+
+def test_a_plain_file_of_a_bundle_that_is_not_exported_exports_it_first(cli, bundle, tmp_path):
+    done = cli("export", bundle, "-o", tmp_path / "model.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "Exported to" in done.stdout
+    assert "model.onnx: onnx-fp32; max |logit error|" in " ".join(done.stdout.split())
+    assert list(open_bundle(bundle).variants) == ["onnx-fp32"]
+    assert {path.name for path in tmp_path.iterdir()} == {"bundle", "model.json", "model.onnx", "model.py"}
+
+
+def test_a_plain_file_of_an_exported_bundle_leaves_the_bundle(cli_process, exported_bundle, tmp_path):
+    before = {path.name: path.read_bytes() for path in exported_bundle.iterdir()}
+    exported_bundle.chmod(0o500)
+    done = cli_process("export", exported_bundle, "-o", tmp_path / "model.onnx", "--json")
+    exported_bundle.chmod(0o700)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["bundle"] == str(exported_bundle)
+    assert document["file"]["variant"] == "onnx-fp32"
+    assert document["file"]["files"][0] == str(tmp_path / "model.onnx")
+    assert {path.name: path.read_bytes() for path in exported_bundle.iterdir()} == before
+
+
+def test_options_of_the_export_are_followed_before_the_plain_file_is_written(cli_process, bundle, tmp_path):
+    assert cli_process("export", bundle).returncode == 0
+    options = ("--precision", "fp16", "--json", "-o", tmp_path / "model.onnx", "--variant", "onnx-fp16")
+    document = json.loads(cli_process("export", bundle, *options).stdout)
+    assert set(document["variants"]) == {"onnx-fp32", "onnx-fp16"}
+    assert document["file"]["variant"] == "onnx-fp16"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--variant", "onnx-fp32"), "--variant onnx-fp32 says what -o FILE writes: add -o"),
+        (("--to", "pt2"), "--to pt2 says what -o FILE writes: add -o"),
+        (("-o", "model.tflite"), "a network is written as .onnx, .pt, .torchscript, .pt2 or .xml, got model.tflite"),
+        (("-o", "bundle/model.onnx"), "is inside the bundle, whose files have names of their own"),
+    ],
+)
+def test_a_plain_file_that_cannot_be_written_is_refused_before_the_export(
+    cli_error, bundle, tmp_path, monkeypatch, options, says
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(bundle))
+    assert says in cli_error("export", bundle, *options)
+    assert sorted(os.listdir(bundle)) == before

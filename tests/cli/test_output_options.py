@@ -25,6 +25,7 @@ WRITTEN: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("analyze", "--refine"): (".yaml", ("tiny.sweep",)),
     ("select", "--plot"): (".svg", ("--gflops", "0.2", "-o", "new")),
     ("profile", "--plot"): (".svg", ("b",)),
+    ("export", "--output"): (".onnx", ("b",)),
     ("bench", "--plot"): (".svg", ("b",)),
     ("sweep", "--store"): ("", ("--space", "RegNetX", "--data", "images")),
     ("select", "--store"): ("", ("--gflops", "0.2", "-o", "new", "--try", "2", "--data", "images")),

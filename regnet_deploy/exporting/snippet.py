@@ -1,0 +1,142 @@
+"""The program that is written beside a plain file: it classifies images without regnet-deploy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Is in the program, so that no other file is taken for it.
+MARK = "Written by regnet-deploy"
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What differs between the formats: the library, and the lines that open and run the network."""
+
+    library: str
+    imports: str
+    opening: str
+    run: str
+
+
+_ONNX = _Parts(
+    "ONNX Runtime",
+    "import onnxruntime",
+    'session = onnxruntime.InferenceSession(str(HERE / FILE), {options}, providers=["CPUExecutionProvider"])',
+    'session.run(["logits"], {"images": images})[0]',
+)
+_PARTS = {
+    "onnx": _ONNX,
+    "torchscript": _Parts(
+        "PyTorch",
+        "import torch",
+        "network = torch.jit.load(HERE / FILE)",
+        "network(torch.from_numpy(images)).numpy(force=True)",
+    ),
+    "pt2": _Parts(
+        "PyTorch",
+        "import torch",
+        "network = torch.export.load(HERE / FILE).module()",
+        "network(torch.from_numpy(images)).numpy(force=True)",
+    ),
+    "openvino": _Parts(
+        "OpenVINO",
+        "import openvino",
+        'network = openvino.compile_model(HERE / FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
+        "network(images)[0]",
+    ),
+}
+
+_NORMALIZE = """\
+    mean, std = np.array(STEPS["mean"]), np.array(STEPS["std"])
+    images = pixels.astype(np.float32) * np.float32(1 / (255 * std)) + np.float32(-mean / std)
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, 3, crop, crop)
+"""
+_PIXELS = "    images = pixels  # the network normalizes them\n"
+
+_EXACT = """\
+options = onnxruntime.SessionOptions()  # computes every operator in the type that the file has
+options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+"""
+
+_TEMPLATE = '''\
+"""Classifies the image files that are named on the command line. {mark}.
+
+Needs {library}, NumPy and Pillow.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+{imports}
+from PIL import Image, ImageOps
+
+HERE, FILE, DESCRIPTION = Path(__file__).parent, {file!r}, {description!r}
+ABOUT = json.loads((HERE / DESCRIPTION).read_text(encoding="utf-8"))
+STEPS = ABOUT["preprocessing"]
+{opening}
+
+
+def logits(pixels):
+    """Return the logits, (n, classes) float32, of RGB pixels, (n, crop, crop, 3) uint8."""
+{images}    return {run}
+
+
+def load_pixels(path):
+    """Return the RGB pixels of an image file that the network gets, (crop, crop, 3) uint8."""
+    resize, crop = STEPS["resize"], STEPS["crop"]
+    with Image.open(path) as image:
+        full = [max(resize, round(side * resize / min(image.size))) for side in image.size]
+        scaled = image.draft(None, full) if STEPS["scaled_decoding"] else None  # a large JPEG: at 1/2, 1/4 or 1/8
+        size = scaled[1][2:] if scaled else image.size
+        turn = image.getexif().get(0x0112, 1)  # EXIF orientation
+        image = ImageOps.exif_transpose(image)
+    if turn > 4:
+        full, size = full[::-1], size[::-1]
+    if image.mode.startswith("I"):  # gray of 16 bits
+        image = image.convert("I").point(lambda level: level / 256).convert("L")
+    if image.has_transparency_data:  # on white
+        colors = image.convert("RGBA")
+        image = Image.new("RGB", image.size, "white")
+        image.paste(colors, mask=colors)
+    spare = (image.width - size[0]) * (turn in (2, 3, 6, 7)), (image.height - size[1]) * (turn in (3, 4, 7, 8))
+    start = [(side - crop) // 2 for side in full]
+    corners = [[(start[i] + at) * size[i] / full[i] + spare[i] for i in (0, 1)] for at in (0, crop)]
+    method = Image.Resampling[STEPS["interpolation"].upper()]
+    return np.asarray(image.convert("RGB").resize((crop, crop), method, box=(*corners[0], *corners[1])))
+
+
+if __name__ == "__main__":
+    for path in sys.argv[1:]:
+        scores = logits(load_pixels(path)[None])[0]
+        shares = np.exp(scores - scores.max())
+        for number in np.argsort(-shares)[:5]:
+            print(f"{{path}}: {{ABOUT['labels'][number]}} {{shares[number] / shares.sum():.1%}}")
+'''
+
+
+def snippet(target: str, file: str, description: str, *, pixels: bool = False, exact: bool = False) -> str:
+    """Return a program that opens a plain file and classifies images with it.
+
+    Args:
+        target: the format of the file.
+        file: its name; both files are in the folder of the program.
+        description: name of the JSON file that describes it.
+        pixels: whether the network takes pixels, uint8 ``(n, h, w, 3)``.
+        exact: whether ONNX Runtime must compute it without graph optimizations.
+    """
+    parts = _PARTS[target]
+    opening = parts.opening
+    if target == "onnx":
+        opening = (_EXACT if exact else "") + opening.replace("{options}, ", "options, " if exact else "")
+    return _TEMPLATE.format(
+        mark=MARK,
+        library=parts.library,
+        imports=parts.imports,
+        file=file,
+        description=description,
+        opening=opening,
+        images=_PIXELS if pixels else _NORMALIZE,
+        run=parts.run,
+    )
