@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from regnet_deploy.api.arguments import PATH, expect, expect_each
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle, open_bundle
@@ -135,7 +135,7 @@ def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
 def train(
     bundle: str | Path | Bundle,
     data: str | Path | None = None,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     options: TrainOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -149,7 +149,9 @@ def train(
         bundle: the bundle, or its folder.
         data: folder with ``train/<class>/`` and ``val/<class>/``, or with ``<class>/`` alone; a share of each class is
             then held out for validation. None with ``TrainOptions(finish=True)``, which needs no images.
-        recipe: what decides the weights: epochs, learning rate, augmentation, seed.
+        recipe: what decides the weights: epochs, learning rate, augmentation, seed. In place of a complete Recipe, a
+            dict of some of its values, such as ``{"epochs": 20}``: the others are then the defaults for what the bundle
+            has, as on the command line. ``None`` is ``{}``.
         options: how the run is executed: device, precision, loading processes, checkpoints.
         progress: receives the progress.
 
@@ -169,10 +171,11 @@ def train(
     from regnet_deploy.training.recipe import Recipe
 
     if recipe is not None:
-        expect("recipe", recipe, Recipe, "a Recipe such as rd.Recipe(epochs=10)")
+        expect("recipe", recipe, (Recipe, Mapping), "a Recipe such as rd.Recipe(epochs=10) or a dict of its values")
     if options is not None:
         expect("options", options, training.TrainOptions, "TrainOptions such as rd.TrainOptions(device='cpu')")
-    return training.train(path, data, recipe or Recipe(), options or training.TrainOptions(), progress or NoProgress())
+    given = {} if recipe is None else recipe
+    return training.train(path, data, given, options or training.TrainOptions(), progress or NoProgress())
 
 
 def bundle_path(bundle: str | Path | Bundle) -> str | Path:

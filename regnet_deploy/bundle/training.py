@@ -90,12 +90,38 @@ class Epoch(Record, frozen=True, kw_only=True):
 
 
 class BestEpoch(Record, frozen=True, kw_only=True):
-    """The epoch whose weights the bundle has."""
+    """The epoch whose weights the bundle has; 0 is the linear probe of a fine-tuning."""
 
     epoch: int
     val_top1: float
     val_loss: float
     val_images: int
+
+    @property
+    def name(self) -> str:
+        """``epoch 3``, or what epoch 0 is."""
+        return f"epoch {self.epoch}" if self.epoch else "epoch 0, the linear probe"
+
+
+class LinearProbe(Record, frozen=True, kw_only=True):
+    """A linear classifier of the features of the weights that a fine-tuning started from, which do not change.
+
+    Attributes:
+        val_top1: share of the validation images that it classified right.
+        val_loss: its mean cross-entropy on them.
+        val_images: number of validation images.
+        train_images: training images that it was fitted to.
+        l2: weight of the squared norm of its weights, for features of deviation 1; None if it was not fitted, because
+            the bundle had a head of the same classes, which was evaluated instead.
+        seconds: time, with that of the features.
+    """
+
+    val_top1: float
+    val_loss: float
+    val_images: int
+    train_images: int
+    l2: float | None
+    seconds: float
 
 
 class Lineage(Record, frozen=True, kw_only=True):
@@ -126,6 +152,7 @@ class Training(Record, frozen=True, kw_only=True):
         best: the epoch of the weights.
         seconds: in all.
         lineage: what it started from.
+        probe: the linear probe of a fine-tuning; None if there was none.
     """
 
     recipe: dict[str, Any]
@@ -138,3 +165,4 @@ class Training(Record, frozen=True, kw_only=True):
     best: BestEpoch
     seconds: float
     lineage: Lineage
+    probe: LinearProbe | None = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import (
@@ -78,7 +79,12 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     show_default=True,
     help="Seed of initial weights, held-out images, order and augmentation.",
 )
-@click.option("--fine-tune", is_flag=True, help="Start from the weights of the bundle.")
+@click.option(
+    "--fine-tune/--from-scratch",
+    default=None,
+    help="Start from the weights of the bundle, or from random ones.  [default: fine-tune imported weights, and those "
+    "of other classes]",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--precision",
@@ -139,10 +145,12 @@ def command(
 ) -> None:
     """Train the network of BUNDLE on a folder of images.
 
-    The recipe is the paper's: SGD with Nesterov momentum, cosine schedule, warm-up, random crops and flips. After an
-    interruption, the same command continues from the last checkpoint. It writes the best weights into the bundle, with
-    labels and metrics. Earlier weights are kept, unless the new ones are better. The run directory beside the bundle
-    has them, the checkpoint and the TensorBoard files.
+    The recipe is the paper's: SGD with Nesterov momentum, cosine schedule, warm-up, random crops and flips. Imported
+    weights, and weights of other classes, are fine-tuned: a linear probe of their features is the baseline and the
+    first head, and epochs, rates and crops have other defaults (docs/training.md). After an interruption, the same
+    command continues from the last checkpoint. It writes the best weights into the bundle, with labels and metrics.
+    Earlier weights are kept, unless the new ones are better. The run directory beside the bundle has them, the
+    checkpoint and the TensorBoard files.
 
     \b
     Example:
@@ -159,13 +167,19 @@ def command(
     from regnet_deploy.report.card import baseline
     from regnet_deploy.training.commit import training_summary
     from regnet_deploy.training.execution import ExecutionRequest
-    from regnet_deploy.training.recipe import Recipe
     from regnet_deploy.training.train import TrainOptions, train
 
+    source = click.get_current_context().get_parameter_source
+    names = {**recipe, "precise_bn": precise_bn}
+    given = {
+        "precise_bn_images" if name == "precise_bn" else name: value
+        for name, value in names.items()
+        if value is not None and source(name) is not ParameterSource.DEFAULT
+    }
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
     options = TrainOptions(execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
     with terminal_progress() as progress:
-        bundle = train(bundle_path, data, Recipe(precise_bn_images=precise_bn, **recipe), options, progress)
+        bundle = train(bundle_path, data, given, options, progress)
     training = bundle.training
     compared = baseline(bundle)
     if compared and compared.verdict:
@@ -179,7 +193,7 @@ def command(
         return
     best = training.best
     print_message(
-        f"{bundle.path}: weights of epoch {best.epoch}, {best.val_top1:.2%} of {best.val_images:,} validation images "
+        f"{bundle.path}: weights of {best.name}, {best.val_top1:.2%} of {best.val_images:,} validation images "
         f"right; {training.data.train_images:,} images, {training.seconds:.0f} s - "
         f"next: regnet-deploy export{bundle.argument}"
     )

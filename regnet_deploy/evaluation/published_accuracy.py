@@ -14,7 +14,7 @@ def published_top1(bundle: Bundle) -> tuple[float, str | None]:
         UsageError: none is.
     """
     origin = bundle.manifest.imported
-    if origin is None or origin.top1_percent is None:
+    if origin is None or origin.top1_percent is None or bundle.manifest.training is not None:
         raise UsageError(
             f"{bundle.path} has no weights with a published accuracy: import them with --weights NAME, or omit --expect"
         )

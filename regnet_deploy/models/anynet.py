@@ -17,6 +17,8 @@ from regnet_deploy.space.network import Network
 
 BN_EPS = 1e-5
 BN_MOMENTUM = 0.1
+#: Start of the names of the head's tensors.
+HEAD = "head."
 
 
 class SqueezeExcitation(nn.Module):
@@ -170,6 +172,11 @@ class AnyNet(nn.Sequential):
         parts["head"] = Head(width_in, classes)
         super().__init__(parts)
         initialize(self, seed)
+
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """Return what the linear classifier of the head gets of images, ``(n, 3, h, w)``: ``(n, width)``."""
+        features: Tensor = self.get_submodule("head.avg_pool")(self.stage_features(images)[-1]).flatten(1)
+        return features
 
     def stage_features(self, images: Tensor) -> list[Tensor]:
         """Return the output of every stage, for a detector or a segmentation head.

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord, WeightsOrigin
 from regnet_deploy.bundle.measurements import EvaluationRecord, Profile
+from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
 from regnet_deploy.evaluation.record import seen_in_training
 from regnet_deploy.html import Section, Table
@@ -149,12 +150,14 @@ def _training(card: ModelCard) -> Section:
         (
             "validation top-1",
             f"{measured.val_top1 * 100:.2f} % of {measured.val_images:,} images "
-            f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), epoch {measured.epoch} of "
-            f"{len(training.history)}; chosen on these images, so accuracy on new images is slightly lower",
+            f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), {training.best.name}"
+            f"{f' of {len(training.history)}' if measured.epoch else ''}; chosen on these images, so accuracy on new "
+            "images is slightly lower",
         ),
         *_baseline(card),
         ("data", f"{data.train_images:,} training images of {data.classes:,} classes; {data.split}"),
         *_class_sizes(card),
+        *_linear_probe(training),
         *(("finding", finding) for finding in data.findings),
         ("left out", f"{len(data.rejected):,} unusable files"),
         ("digest of the data", data.digest),
@@ -162,7 +165,16 @@ def _training(card: ModelCard) -> Section:
         ("start", training.lineage.start),
         ("time", f"{training.seconds:.0f} s on {training.device}"),
     ]
+    if origin is not None:  # fine-tuned from it
+        facts.append(("imported weights", f"{origin.file}, license {origin.license or 'not known'}"))
     return Section("Training", facts)
+
+
+def _linear_probe(training: Training) -> Iterator[tuple[str, str]]:
+    probe = training.probe
+    if probe:
+        how = "the network before fine-tuning" if probe.l2 is None else f"fitted to {probe.train_images:,} images"
+        yield "linear probe", f"{probe.val_top1 * 100:.2f} % of {probe.val_images:,} validation images; {how}"
 
 
 def _baseline(card: ModelCard) -> Iterator[tuple[str, str]]:

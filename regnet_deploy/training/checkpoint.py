@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.bundle.record import Record, to_json
-from regnet_deploy.bundle.training import Autotune, Epoch, TrainingData
+from regnet_deploy.bundle.training import Autotune, BestEpoch, Epoch, LinearProbe, TrainingData
 from regnet_deploy.durable_files import TEMPORARY, sync_folder, write_whole
 from regnet_deploy.errors import BundleError, DataError, require
 from regnet_deploy.training.trainer import Trainer
@@ -42,8 +42,10 @@ class RunState:
         seconds: time of this epoch so far.
         step_seconds: part of ``seconds`` that was spent on training steps.
         history: metrics of each completed epoch.
-        best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is completed.
+        best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is completed, or
+            if the linear probe is the best.
         unreadable: name -> reason, of images that could no longer be read.
+        probe: the linear probe of a fine-tuning; None before it is fitted.
     """
 
     epoch: int = 0
@@ -56,11 +58,17 @@ class RunState:
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
+    probe: LinearProbe | None = None
 
     @property
-    def best(self) -> Epoch | None:
-        """Metrics of the best epoch so far."""
-        return self.history[self.best_epoch - 1] if self.best_epoch else None
+    def best(self) -> BestEpoch | None:
+        """The best epoch so far, or the linear probe as epoch 0."""
+        best = self.history[self.best_epoch - 1] if self.best_epoch else self.probe
+        if best is None:
+            return None
+        return BestEpoch(
+            epoch=self.best_epoch, val_top1=best.val_top1, val_loss=best.val_loss, val_images=best.val_images
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data that :meth:`from_json` reads."""
@@ -70,7 +78,14 @@ class RunState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunState:
         """Return the state of this JSON data."""
-        return cls(**{**data, "history": [Epoch.from_json(epoch) for epoch in data["history"]]})
+        probe = data.get("probe")
+        return cls(
+            **{
+                **data,
+                "history": [Epoch.from_json(epoch) for epoch in data["history"]],
+                "probe": None if probe is None else LinearProbe.from_json(probe),
+            }
+        )
 
 
 class RunDescription(Record, frozen=True, kw_only=True):
@@ -100,7 +115,8 @@ class Checkpoint:
         state: how far it is.
         model: weights and batch norm statistics by name.
         momentum: momentum by name of the parameter.
-        best: weights and statistics of the best epoch so far; empty before the first is completed.
+        best: weights and statistics of the best epoch so far, or with the linear probe as head; empty before the first
+            of them.
         samples: ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``: some training images.
         torch: version of PyTorch that wrote it.
     """

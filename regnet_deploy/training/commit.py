@@ -15,7 +15,7 @@ from torch import Tensor
 from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.training import BestEpoch, Execution, Lineage, Training, TrainingData
+from regnet_deploy.bundle.training import Execution, Lineage, Training, TrainingData
 from regnet_deploy.errors import require
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.models.weights import WeightsUpdate, replace_weights, weights_to_bytes
@@ -36,7 +36,7 @@ def commit_training(bundle: Bundle, checkpoint: Checkpoint, directory: Path, pro
 
     Args:
         bundle: as it was when the run began, or when its end was requested.
-        checkpoint: of the run, with at least one completed epoch.
+        checkpoint: of the run, with at least one completed epoch or its linear probe.
         directory: the run directory.
         progress: receives where the earlier weights are kept.
 
@@ -58,6 +58,7 @@ def commit_training(bundle: Bundle, checkpoint: Checkpoint, directory: Path, pro
         preprocessing=bundle.preprocessing,
         labels=description.labels,
         training=training,
+        imported=bundle.manifest.imported if training.lineage.start_sha256 else None,  # their license stays in force
         samples=require("safetensors.numpy", "train").save(samples),
         environment={"train": environment},
     )
@@ -88,7 +89,9 @@ def describe_run(identity: RunIdentity, execution: Execution, in_memory: bool, n
 def training_record(checkpoint: Checkpoint) -> Training:
     """Return the part ``training`` of the manifest."""
     description, state, recipe = checkpoint.description, checkpoint.state, checkpoint.identity["recipe"]
-    best, start_sha256 = state.history[state.best_epoch - 1], checkpoint.identity["start"]["weights"]
+    best, start_sha256 = state.best, checkpoint.identity["start"]["weights"]
+    if best is None:
+        raise ValueError("no epoch of the run is completed")
     start = "the bundle's weights" if start_sha256 else f"random weights of seed {recipe['seed']}"
     return Training(
         recipe=dict(recipe),
@@ -99,13 +102,12 @@ def training_record(checkpoint: Checkpoint) -> Training:
         history=tuple(state.history),
         # If the user ended the run before its last epoch, the history has fewer epochs than the recipe.
         stopped=len(state.history) < recipe["epochs"],
-        best=BestEpoch(
-            epoch=state.best_epoch, val_top1=best.val_top1, val_loss=best.val_loss, val_images=best.val_images
-        ),
-        seconds=sum(epoch.seconds for epoch in state.history),
+        best=best,
+        seconds=sum(epoch.seconds for epoch in state.history) + (state.probe.seconds if state.probe else 0.0),
         lineage=Lineage(
             start=start, start_sha256=start_sha256, versions={**library_versions(), "torch": checkpoint.torch}
         ),
+        probe=state.probe,
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.preprocessing import normalize
+from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.training.data_loader import Batch, UnreadableImage
 from regnet_deploy.training.trainer import Trainer
 
@@ -22,6 +24,15 @@ class Evaluation:
     loss: float
     top1: float
     images: int
+    unreadable: tuple[UnreadableImage, ...]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features ``(n, width)`` float32 with labels ``(n,)`` int64, on the CPU, and images that cannot be read."""
+
+    values: Tensor
+    labels: Tensor
     unreadable: tuple[UnreadableImage, ...]
 
 
@@ -44,23 +55,46 @@ def set_precise_statistics(trainer: Trainer, batches: Iterable[Batch]) -> None:
         norm.momentum = momentum
 
 
+def features_of(trainer: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Features:
+    """Return the inputs of the linear classifier in FP32, for the pixels that the server makes of the images."""
+    values, labels = [], []
+    unreadable: list[UnreadableImage] = []
+    trainer.model.eval()
+    with torch.no_grad():
+        for batch in batches:
+            unreadable += batch.unreadable
+            if len(batch.labels):
+                inputs = _inputs(trainer, batch, preprocessing)
+                values.append(cast(AnyNet, trainer.model).pooled_features(inputs).cpu())
+                labels.append(batch.labels)
+    trainer.train_mode()
+    if not values:
+        return Features(torch.empty(0, 0), torch.empty(0, dtype=torch.int64), tuple(unreadable))
+    return Features(torch.cat(values), torch.cat(labels), tuple(unreadable))
+
+
 def evaluate(trainer: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
     """Evaluate in FP32, as the network is exported, on the pixels that the server makes of the images."""
     loss_sum, correct, images = 0.0, 0, 0
     unreadable: list[UnreadableImage] = []
     device = trainer.execution.device
-    layout = torch.channels_last if trainer.execution.channels_last else torch.contiguous_format
     trainer.model.eval()
     with torch.no_grad():
         for batch in batches:
             unreadable += batch.unreadable
             if not len(batch.labels):
                 continue
-            inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)).to(device, memory_format=layout)
+            inputs = _inputs(trainer, batch, preprocessing)
             labels = batch.labels.to(device)
             logits = trainer.model(inputs)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
             correct += int((logits.argmax(1) == labels).sum())
             images += len(labels)
-    trainer.model.train()
+    trainer.train_mode()
     return Evaluation(loss_sum / max(1, images), correct / max(1, images), images, tuple(unreadable))
+
+
+def _inputs(trainer: Trainer, batch: Batch, preprocessing: Preprocessing) -> Tensor:
+    layout = torch.channels_last if trainer.execution.channels_last else torch.contiguous_format
+    pixels = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing))
+    return pixels.to(trainer.execution.device, memory_format=layout)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.training import Epoch
+from regnet_deploy.bundle.training import Epoch, LinearProbe
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.data_loader import (
@@ -25,12 +25,15 @@ from regnet_deploy.training.data_loader import (
     number_batches,
     steps_per_epoch,
 )
-from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
+from regnet_deploy.training.evaluate import Evaluation, evaluate, features_of, set_precise_statistics
 from regnet_deploy.training.interruption import Interrupted
+from regnet_deploy.training.linear_probe import fit_linear_classifier, probe_images
 from regnet_deploy.training.trainer import Trainer
 
 #: Seconds between two reads of the loss from a GPU: each waits for the GPU.
 _SYNC_S = 0.5
+#: Images in a batch for the features of the linear probe.
+PROBE_BATCH = 64
 
 
 class DivergenceError(UsageError):
@@ -47,8 +50,10 @@ class TrainingRun:
         validation: validation images.
         preprocessing: of the bundle.
         workers: processes that load images.
+        unaugmented: the training images as they are evaluated, if a linear probe is to initialize the head; None if the
+            head is of their classes already.
         state: how far the run is; changed in place.
-        best: weights and statistics of the best epoch so far, on the CPU.
+        best: weights and statistics of the best epoch so far, or with the linear probe as head, on the CPU.
     """
 
     trainer: Trainer
@@ -56,6 +61,7 @@ class TrainingRun:
     validation: EvaluationDataset
     preprocessing: Preprocessing
     workers: int
+    unaugmented: EvaluationDataset | None = None
     state: RunState = field(default_factory=RunState)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -80,6 +86,8 @@ class TrainingCallbacks:
         save: when a checkpoint is due.
         save_every_s: seconds after which a checkpoint is due; it is always due at the end of an epoch.
         stopping: whether the run is to end now, for example after a signal.
+        features: after each batch whose features are computed, with the images so far and those in all.
+        probe: when the linear probe is evaluated; None if it would take too long and there is none.
     """
 
     step: Callable[[float, float], None]
@@ -87,6 +95,8 @@ class TrainingCallbacks:
     save: Callable[[], None]
     save_every_s: float
     stopping: Callable[[], bool] = lambda: False
+    features: Callable[[int, int], None] = lambda _done, _total: None
+    probe: Callable[[LinearProbe | None], None] = lambda _: None
 
 
 def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
@@ -99,6 +109,8 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
     """
     recipe, state = run.trainer.recipe, run.state
     images = len(run.training)
+    if recipe.probe and state.probe is None and (state.epoch, state.step) == (0, 0):
+        _probe(run, callbacks)
     left = batches_from(recipe, images, state.epoch, state.step)
     batches = _load(run, run.training, left)
     while state.epoch < recipe.epochs:
@@ -107,12 +119,7 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         precise = epoch_batches(recipe, state.epoch, images)[: math.ceil(recipe.precise_bn_images / recipe.batch)]
         if precise:
             set_precise_statistics(run.trainer, _until_stopped(_load(run, run.training, precise), callbacks))
-        numbers = number_batches(len(run.validation), recipe.batch)
-        validation = _until_stopped(_load(run, run.validation, numbers), callbacks)
-        result = evaluate(run.trainer, validation, run.preprocessing)
-        _record_unreadable(run, result.unreadable)
-        if not result.images:
-            raise DataError(_nothing_left("validation", run))
+        result = _validate(run, callbacks)
         metrics = Epoch(
             epoch=state.epoch + 1,
             lr=recipe.learning_rate(state.epoch),
@@ -129,12 +136,99 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         state.history.append(metrics)
         if result.top1 >= _best_top1(state):
             state.best_epoch = state.epoch + 1
-            run.best = {name: value.detach().cpu().clone() for name, value in run.trainer.model.state_dict().items()}
+            run.best = _weights(run)
         state.epoch, state.step = state.epoch + 1, 0
         state.loss_sum, state.right, state.images = 0.0, 0, 0
         state.seconds = state.step_seconds = 0.0
         callbacks.epoch(metrics)
         callbacks.save()
+
+
+def _probe(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
+    """Initialize the head by a linear probe of the training images, unless it fits already, and evaluate it."""
+    begin = time.perf_counter()
+    fitted = _fit_head(run, callbacks) if run.unaugmented else (0, None)
+    if fitted is None:
+        callbacks.probe(None)
+        return
+    result = _validate(run, callbacks)
+    images, l2 = fitted
+    run.state.probe = LinearProbe(
+        val_top1=result.top1,
+        val_loss=result.loss,
+        val_images=result.images,
+        train_images=images,
+        l2=l2,
+        seconds=time.perf_counter() - begin,
+    )
+    run.best = _weights(run)
+    callbacks.probe(run.state.probe)
+    callbacks.save()
+
+
+def _fit_head(run: TrainingRun, callbacks: TrainingCallbacks) -> tuple[int, float | None] | None:
+    """Return the number of images that the head is fitted to, and the regularization; None if it would take too long.
+
+    Raises:
+        DataError: no training image could be read.
+        DivergenceError: the features are not finite.
+    """
+    dataset, trainer = run.unaugmented, run.trainer
+    if dataset is None:
+        raise ValueError("the run has no images to fit its head to")
+    head = trainer.model.get_submodule("head.fc")
+    if not isinstance(head, nn.Linear):
+        raise TypeError("the head is not linear")
+    labels = [image.label for image in dataset.subset.images]
+    numbers = probe_images(labels, head.in_features, head.out_features, trainer.recipe.seed)
+    if not numbers:
+        return None
+    batches = [[numbers[i] for i in batch] for batch in number_batches(len(numbers), PROBE_BATCH)]
+
+    def counted() -> Iterator[Any]:
+        done = 0
+        for batch in _until_stopped(_load(run, dataset, batches), callbacks):
+            yield batch
+            done += len(batch.labels) + len(batch.unreadable)
+            callbacks.features(done, len(numbers))
+
+    features = features_of(trainer, counted(), run.preprocessing)
+    _record_unreadable(run, features.unreadable)
+    if not len(features.labels):
+        raise DataError(_nothing_left("training", run))
+    if not features.values.isfinite().all():
+        raise DivergenceError("the features of the bundle's weights are not finite: train with --from-scratch")
+
+    def stop() -> None:
+        if callbacks.stopping():
+            callbacks.save()
+            raise Interrupted
+
+    fitted = fit_linear_classifier(
+        features.values, features.labels, head.out_features, trainer.recipe.seed, between=stop
+    )
+    with torch.no_grad():
+        head.weight.copy_(fitted.weight)
+        head.bias.copy_(fitted.bias)
+    return len(features.labels), fitted.l2
+
+
+def _validate(run: TrainingRun, callbacks: TrainingCallbacks) -> Evaluation:
+    """Evaluate on the validation images.
+
+    Raises:
+        DataError: none of them could be read.
+    """
+    numbers = number_batches(len(run.validation), run.trainer.recipe.batch)
+    result = evaluate(run.trainer, _until_stopped(_load(run, run.validation, numbers), callbacks), run.preprocessing)
+    _record_unreadable(run, result.unreadable)
+    if not result.images:
+        raise DataError(_nothing_left("validation", run))
+    return result
+
+
+def _weights(run: TrainingRun) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in run.trainer.model.state_dict().items()}
 
 
 def _train_epoch(run: TrainingRun, batches: Iterable[Any], callbacks: TrainingCallbacks) -> None:
@@ -200,7 +294,7 @@ def _record_unreadable(run: TrainingRun, unreadable: Iterable[UnreadableImage]) 
 
 
 def _best_top1(state: RunState) -> float:
-    return state.history[state.best_epoch - 1].val_top1 if state.best_epoch else 0.0
+    return state.best.val_top1 if state.best else 0.0
 
 
 def _nothing_left(what: str, run: TrainingRun) -> str:

@@ -18,6 +18,8 @@ DEFAULT_BATCH = 128
 DEFAULT_WARMUP_EPOCHS = 5
 WARMUP_FACTOR = 0.1
 MOMENTUM = 0.9
+#: Fields of fine-tuning; the JSON data of a recipe has them only where they are not the default.
+_FINE_TUNING = ("body_lr", "frozen_bn", "probe")
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Recipe:
     Attributes:
         epochs: number of passes over the training images.
         batch_size: images per step; None until :meth:`fitted`.
-        lr: learning rate for a batch of 128 images; it is scaled with the batch size.
+        lr: learning rate for a batch of 128 images; it is scaled with the batch size. With ``body_lr``, of the head.
         weight_decay: of every parameter, including batch norm and biases.
         warmup_epochs: epochs in which the learning rate rises from a tenth; None until fitted.
         crop_area: smallest area of a random crop as a fraction of the image; 1 always takes the center crop.
@@ -38,6 +40,10 @@ class Recipe:
             averages.
         seed: of the initial weights, the order of the images and their augmentation.
         fine_tune: start from the weights of the bundle instead of random ones.
+        body_lr: learning rate of all but the head, as a share of that of the head.
+        frozen_bn: batch norm uses the statistics of the weights that the run starts from, and does not change them.
+        probe: a linear probe initializes the head, unless the bundle's weights have one for these classes; the network
+            before its first epoch competes, as epoch 0, for the best.
     """
 
     epochs: int = 100
@@ -52,6 +58,9 @@ class Recipe:
     precise_bn_images: int = 8192
     seed: int = 0
     fine_tune: bool = False
+    body_lr: float = 1.0
+    frozen_bn: bool = False
+    probe: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -78,6 +87,15 @@ class Recipe:
             raise UsageError(f"the label smoothing must be 0 or more and below 1, got {self.label_smoothing}")
         if self.precise_bn_images < 0:
             raise UsageError(f"the images for precise batch norm must be 0 or more, got {self.precise_bn_images}")
+        if not (math.isfinite(self.body_lr) and 0 <= self.body_lr <= 1):
+            raise UsageError(f"the share of the body's learning rate must be 0 to 1, got {self.body_lr}")
+        if self.frozen_bn and self.precise_bn_images:
+            raise UsageError(
+                f"frozen batch norm has no statistics of {self.precise_bn_images} training images: set "
+                "precise_bn_images to 0"
+            )
+        if (self.probe or self.frozen_bn) and not self.fine_tune:
+            raise UsageError("a linear probe and frozen batch norm need trained weights: set fine_tune")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"the seed must be 0 to 2^63 - 1, got {self.seed}")
 
@@ -118,8 +136,9 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data, including what is the same for every recipe."""
+        unused = {name for name in _FINE_TUNING if getattr(self, name) == getattr(Recipe, name)}
         return {
-            **asdict(self),
+            **{name: value for name, value in asdict(self).items() if name not in unused},
             "optimizer": "SGD",
             "momentum": MOMENTUM,
             "nesterov": True,

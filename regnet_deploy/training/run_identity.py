@@ -13,7 +13,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.dataset import ImageDataset, ImageListing, ensure_several_classes
-from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.anynet import HEAD, AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes
 from regnet_deploy.training.checkpoint import Checkpoint
@@ -60,6 +60,13 @@ class RunIdentity:
             "start": {"weights": self.start_sha256},
         }
 
+    @property
+    def has_head(self) -> bool:
+        """Whether the weights that the run starts from have a head for the classes of the dataset, in their order."""
+        manifest = self.bundle.manifest
+        same = manifest.labels == self.dataset.classes or not (manifest.labels or manifest.imported)
+        return self.recipe.fine_tune and same and self.bundle.architecture.classes == len(self.dataset.classes)
+
     def model(self) -> nn.Module:
         """Return the network with the weights that the run starts from.
 
@@ -69,8 +76,8 @@ class RunIdentity:
         model = AnyNet(self.architecture.network, self.architecture.classes, seed=self.recipe.seed)
         if self.recipe.fine_tune:
             start, own = weights_from_bytes(self.bundle.read(WEIGHTS)), model.state_dict()
-            fitting = {name: value for name, value in start.items() if own[name].shape == value.shape}
-            model.load_state_dict({**own, **fitting})  # with other classes, the head keeps its random weights
+            kept = {name: value for name, value in start.items() if self.has_head or not name.startswith(HEAD)}
+            model.load_state_dict({**own, **kept})  # with other classes, the head keeps its random weights
         return model
 
 
@@ -80,7 +87,7 @@ def architecture_json(bundle: Bundle, classes: int) -> dict[str, Any]:
     return {**bundle.parts["architecture"], "classes": classes}
 
 
-def ensure_trainable(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> None:
+def ensure_trainable(bundle: Bundle, listing: ImageListing, fine_tune: bool) -> None:
     """Check, before the images are decoded, that the bundle's network can be trained on them.
 
     Raises:
@@ -90,8 +97,10 @@ def ensure_trainable(bundle: Bundle, listing: ImageListing, recipe: Recipe) -> N
     """
     _ = bundle.architecture, bundle.preprocessing  # raise if they are missing
     ensure_several_classes(listing)
-    if recipe.fine_tune and not bundle.is_trained:
-        raise UsageError(f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first")
+    if fine_tune and not bundle.is_trained:
+        raise UsageError(
+            f"--fine-tune: {bundle.path} has no weights to start from yet; train without it first, or import weights"
+        )
 
 
 def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:
@@ -122,7 +131,9 @@ def identity_differences(
 def is_already_trained(identity: RunIdentity, request: ExecutionRequest) -> bool:
     """Tell whether the bundle has the weights that this run would produce, executed as requested."""
     training = identity.bundle.manifest.training
-    if training is None or not identity.bundle.is_trained or identity.recipe.fine_tune or training.stopped:
+    if training is None or not identity.bundle.is_trained or training.stopped:
+        return False
+    if identity.recipe.fine_tune and not identity.recipe.probe:  # each such run goes on from the last one
         return False
     if request.contradictions(training.execution):
         return False

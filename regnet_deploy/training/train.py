@@ -7,17 +7,18 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.bundle.training import Autotune, Epoch, Execution
+from regnet_deploy.bundle.training import Autotune, Epoch, Execution, LinearProbe
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
-from regnet_deploy.images.dataset_summary import dataset_lines, left_out_lines
+from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.image_check import cache_file, check_images
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.checkpoint import (
@@ -31,6 +32,8 @@ from regnet_deploy.training.commit import commit_training, describe_run, sample_
 from regnet_deploy.training.compilation import compile_error
 from regnet_deploy.training.data_loader import (
     Batch,
+    EvaluationDataset,
+    ImageSubset,
     TrainingDataset,
     batches_from,
     evaluation_dataset,
@@ -46,10 +49,11 @@ from regnet_deploy.training.execution import (
     has_bf16,
     resolve_device,
 )
+from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
 from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, stop_signals
-from regnet_deploy.training.loop import DivergenceError, TrainingCallbacks, TrainingRun, fit
-from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
+from regnet_deploy.training.loop import PROBE_BATCH, DivergenceError, TrainingCallbacks, TrainingRun, fit
+from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run_directory import (
     MetricsWriter,
     default_directory,
@@ -66,6 +70,7 @@ from regnet_deploy.training.run_identity import (
     is_already_trained,
     is_committed,
 )
+from regnet_deploy.training.run_messages import describe_start, probe_line
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
 #: Seconds between two values of the loss in TensorBoard.
@@ -107,7 +112,7 @@ class TrainOptions:
 def train(
     bundle_path: str | Path,
     data: str | Path | None,
-    recipe: Recipe,
+    recipe: Recipe | Mapping[str, Any],
     options: TrainOptions,
     progress: Progress = NoProgress(),
 ) -> Bundle:
@@ -119,7 +124,8 @@ def train(
     Args:
         bundle_path: folder of the bundle.
         data: folder of images; None with ``finish``.
-        recipe: what, with the images, determines the weights.
+        recipe: what, with the images, determines the weights. Of a mapping, the values that are not given are the
+            defaults for random weights or for fine-tuning; ``fine_tune`` decides which, or else what the bundle has.
         options: how the run is executed.
         progress: receives the progress.
 
@@ -135,10 +141,11 @@ def train(
         return finish_training(bundle_path, options.run_dir, progress)
     if data is None:
         raise UsageError("give a folder of images with --data DIR")
+    given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     bundle = open_bundle(bundle_path)
     resolve_device(options.execution.device)
     listing = list_images(data)
-    ensure_trainable(bundle, listing, recipe)
+    ensure_trainable(bundle, listing, given.fine_tune)
     if options.val_split is not None and listing.val is not None:
         raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
     directory = options.run_dir or default_directory(bundle_path)
@@ -147,8 +154,9 @@ def train(
         checkpoint = None if options.restart else load_checkpoint(directory)
         checked = check_images(listing.source, cache_file(directory, listing.root), progress)
         val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
-        dataset = build_dataset(listing, checked, val_split=val_split, seed=recipe.seed)
-        identity = RunIdentity(bundle, dataset, recipe.fitted(len(dataset.train)))
+        dataset = build_dataset(listing, checked, val_split=val_split, seed=given.seed)
+        images = len(dataset.train)
+        identity = RunIdentity(bundle, dataset, starting_recipe(recipe, bundle, dataset.classes, images).fitted(images))
         if options.restart:
             drop_checkpoint(directory)  # only now, when it is known that the images can be used
         if checkpoint and is_committed(checkpoint, bundle):
@@ -164,7 +172,7 @@ def train(
             top1 = bundle.training.best.val_top1
             progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
             return bundle
-        _describe(identity, recipe, progress)
+        describe_start(identity, given, progress)
         del checked, listing  # half a gigabyte for ImageNet
         return _run(identity, options, directory, checkpoint, progress)
 
@@ -190,7 +198,10 @@ def _run(
         description = describe_run(identity, autotune.execution, in_memory, new_run_name(directory))
         samples = sample_images(dataset, preprocessing, recipe.seed)
     workers = default_workers(autotune.execution.device, in_memory) if options.workers is None else options.workers
-    run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers)
+    unaugmented = None
+    if recipe.probe and not identity.has_head:
+        unaugmented = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
+    run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers, unaugmented)
     if checkpoint:
         checkpoint.restore(run.trainer)
         run.state, run.best = checkpoint.state, dict(checkpoint.best)
@@ -212,7 +223,9 @@ def _run(
             if not run.best:
                 drop_checkpoint(directory)  # a run that continued from it would diverge again
                 raise
-            kept = f"the best epoch so far, {run.state.best_epoch}, is kept: --finish writes it into the bundle"
+            best = run.state.best_epoch
+            which = f"the best epoch so far, {best}, is" if best else "the linear probe is"
+            kept = f"{which} kept: --finish writes it into the bundle"
             raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
         except Interrupted:
             raise KeyboardInterrupt(_after_interruption(snapshot())) from None
@@ -330,30 +343,14 @@ def _callbacks(
         scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
         metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
-    return TrainingCallbacks(step, epoch, save, checkpoint_s, stopping)
+    def features(done: int, images: int) -> None:
+        if done <= PROBE_BATCH:
+            progress.step("features for the linear probe", images)
+        progress.update(done)
 
+    def probe(result: LinearProbe | None) -> None:
+        progress.message(probe_line(result))
+        if result:
+            metrics.scalars({"epoch/val_top1": result.val_top1, "epoch/val_loss": result.val_loss}, 0)
 
-def _describe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
-    """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
-    dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
-    for line in dataset_lines(dataset):
-        progress.message(line)
-    if classes_before != len(dataset.classes):
-        progress.message(f"the network gets {len(dataset.classes)} outputs instead of {classes_before}")
-    manifest = identity.bundle.manifest
-    removed = sorted({*manifest.variants, *(["profile"] if manifest.profile else [])})
-    if removed:
-        progress.message(
-            "these were made with the earlier weights, and are removed at the end of the training: "
-            f"{', '.join(removed)}"
-        )
-    oversized = recipe.oversized_batch(len(dataset.train))
-    if oversized:
-        progress.message(oversized)
-    fitted = identity.recipe
-    small = recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
-    progress.message(
-        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {fitted.warmup_epochs} for warm-up, "
-        f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
-        f"learning rate {fitted.lr:g} for 128 images"
-    )
+    return TrainingCallbacks(step, epoch, save, checkpoint_s, stopping, features, probe)

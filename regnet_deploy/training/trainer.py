@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import scale_and_shift
+from regnet_deploy.models.anynet import HEAD
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.recipe import MOMENTUM, Recipe
 
@@ -41,13 +43,13 @@ class Trainer:
     shift: Tensor
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
-        """Run one training step with this learning rate; return the mean loss and the number of correct predictions.
+        """Run one training step with this rate of the head; return the mean loss and the number of correct predictions.
 
         Raises:
             UsageError: the batch does not fit into GPU memory.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         labels = batch.labels.to(self.execution.device, non_blocking=True)
         try:
             images = self.images(batch)
@@ -62,6 +64,14 @@ class Trainer:
                 f"a batch of {len(labels)} images does not fit into GPU memory: give a smaller --batch-size"
             ) from None
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def train_mode(self) -> None:
+        """Put the network into training mode: batch norm as the recipe says."""
+        self.model.train()
+        if self.recipe.frozen_bn:
+            for module in self.model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
 
     def images(self, batch: Batch) -> Tensor:
         """Return the batch as the network's input, ``(n, 3, h, w)``, on the device."""
@@ -83,9 +93,9 @@ class Trainer:
 def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
     """Return a trainer with a copy of ``model`` and momentum 0."""
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
-    model = copy.deepcopy(model).to(execution.device).to(memory_format=layout).train()  # type: ignore[call-overload]
+    model = copy.deepcopy(model).to(execution.device).to(memory_format=layout)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        model.parameters(),
+        _parameter_groups(model, recipe),
         lr=recipe.lr,
         momentum=MOMENTUM,
         weight_decay=recipe.weight_decay,
@@ -98,4 +108,17 @@ def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preproc
         torch.from_numpy(value).view(1, 3, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
     )
     forward = torch.compile(model) if execution.compiled else model
-    return Trainer(model, optimizer, execution, recipe, forward, scale, shift)
+    trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift)
+    trainer.train_mode()
+    return trainer
+
+
+def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the parameters with their shares of the learning rate: in one group, or body and head."""
+    if recipe.body_lr == 1:
+        return [{"params": list(model.parameters()), "share": 1.0}]
+    named = list(model.named_parameters())
+    return [
+        {"params": [p for name, p in named if not name.startswith(HEAD)], "share": recipe.body_lr},
+        {"params": [p for name, p in named if name.startswith(HEAD)], "share": 1.0},
+    ]

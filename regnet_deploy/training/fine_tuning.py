@@ -1,0 +1,92 @@
+"""Whether a run starts from the weights of the bundle, and the recipe that follows from that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import UsageError
+from regnet_deploy.training.recipe import Recipe
+
+#: Learning rate of a new head for a batch of 128 images, and that of the body as a share of it.
+LR = 0.05
+BODY_LR = 0.1
+#: Smallest area of a random crop.
+CROP_AREA = 0.35
+#: Largest batch size.
+BATCH = 32
+#: Below this batch size the statistics of batch norm stay those of the weights that the run starts from.
+SMALLEST_NORM_BATCH = 16
+#: Steps of a run on few images (BiT's rule), and the number of images above which they grow with its power.
+STEPS = 500
+_FEW_IMAGES, _POWER = 2000, 0.8
+_FEWEST_EPOCHS = 3
+
+
+def recipe_of(given: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with these values, and else the defaults for random weights.
+
+    Raises:
+        UsageError: a name is not that of a value of a recipe, or a value is not possible.
+    """
+    unknown = sorted(set(given) - {field.name for field in fields(Recipe)})
+    if unknown:
+        raise UsageError(f"a recipe has no {', '.join(unknown)}: see regnet_deploy.Recipe for its values")
+    return Recipe(**given)
+
+
+def starting_recipe(given: Recipe | Mapping[str, Any], bundle: Bundle, classes: tuple[str, ...], images: int) -> Recipe:
+    """Return the recipe of a run, not fitted yet.
+
+    The weights of the bundle are fine-tuned if they are imported, if they are of other classes than the images, or if
+    they were fine-tuned before, unless ``given`` says otherwise by ``fine_tune``. With weights of the same classes,
+    which this program trained from random ones, ``fine_tune`` alone continues with the defaults for random weights.
+
+    Args:
+        given: a complete recipe, which is returned as it is; or the values that are not to be the defaults.
+        bundle: whose network is trained.
+        classes: of the images.
+        images: number of training images.
+    """
+    if isinstance(given, Recipe):
+        return given
+    transfer = is_transfer(bundle, classes)
+    wanted = given.get("fine_tune")
+    if not transfer or wanted is False:
+        return recipe_of({name: value for name, value in given.items() if value is not None})
+    return fine_tuning_recipe(given, images)
+
+
+def is_transfer(bundle: Bundle, classes: tuple[str, ...]) -> bool:
+    """Tell whether the bundle has weights that are to be fine-tuned for these classes rather than trained anew."""
+    manifest = bundle.manifest
+    if not bundle.is_trained:
+        return False
+    fine_tuned = manifest.training is not None and bool(manifest.training.recipe.get("probe"))
+    return manifest.imported is not None or fine_tuned or manifest.labels != classes
+
+
+def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
+    """Return the recipe that fine-tunes weights on so many images: the values of ``given``, and else the defaults.
+
+    Batches have up to 32 images. The number of epochs is that of about 500 steps, or on n > 2,000 images of
+    500 (n / 2000)^0.8 steps.
+    """
+    named = {name: value for name, value in given.items() if value is not None}
+    batch = min(named.get("batch_size", max(2, min(BATCH, images // 4))), images)
+    frozen = batch < SMALLEST_NORM_BATCH and not named.get("precise_bn_images")
+    steps = STEPS * max(1.0, images / _FEW_IMAGES) ** _POWER
+    defaults: dict[str, Any] = {
+        "epochs": max(_FEWEST_EPOCHS, named.get("warmup_epochs", 0) + 1, round(steps / max(1, images // batch))),
+        "batch_size": batch,
+        "lr": LR,
+        "crop_area": CROP_AREA,
+        "body_lr": BODY_LR,
+        "frozen_bn": frozen,
+        "probe": True,
+    }
+    if frozen:
+        defaults["precise_bn_images"] = 0
+    return recipe_of({**defaults, **named, "fine_tune": True})

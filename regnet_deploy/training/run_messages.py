@@ -1,0 +1,70 @@
+"""What a run says of itself before its first epoch."""
+
+from __future__ import annotations
+
+from regnet_deploy.bundle.training import LinearProbe
+from regnet_deploy.images.dataset_summary import dataset_lines
+from regnet_deploy.progress import Progress
+from regnet_deploy.training.fine_tuning import is_transfer
+from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
+from regnet_deploy.training.run_identity import RunIdentity
+
+
+def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
+    """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
+    dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
+    for line in dataset_lines(dataset):
+        progress.message(line)
+    _describe_weights(identity, progress)
+    if classes_before != len(dataset.classes):
+        progress.message(f"the network gets {len(dataset.classes)} outputs instead of {classes_before}")
+    manifest = identity.bundle.manifest
+    removed = sorted({*manifest.variants, *(["profile"] if manifest.profile else [])})
+    if removed:
+        progress.message(
+            "these were made with the earlier weights, and are removed at the end of the training: "
+            f"{', '.join(removed)}"
+        )
+    oversized = recipe.oversized_batch(len(dataset.train))
+    if oversized:
+        progress.message(oversized)
+    fitted = identity.recipe
+    small = not fitted.probe and recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
+    progress.message(
+        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {fitted.warmup_epochs} for warm-up, "
+        f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
+        f"learning rate {fitted.lr:g} for 128 images"
+        + (f", {fitted.body_lr:g} of it for all but the head" if fitted.body_lr != 1 else "")
+        + (", batch norm statistics frozen" if fitted.frozen_bn else "")
+    )
+
+
+def _describe_weights(identity: RunIdentity, progress: Progress) -> None:
+    """Say whether the bundle's weights are fine-tuned, where that is not what every run did."""
+    bundle, classes = identity.bundle, identity.dataset.classes
+    if not is_transfer(bundle, classes):
+        return
+    origin = bundle.manifest.imported
+    weights = f"weights imported from {origin.file}" if origin else "weights of the bundle"
+    if not identity.recipe.fine_tune:
+        progress.message(f"training from scratch: the {weights} are not used")
+    elif identity.has_head:
+        progress.message(f"fine-tuning the {weights}; --from-scratch starts from random ones")
+    else:
+        progress.message(
+            f"fine-tuning the {weights} with a new head for {len(classes)} classes; --from-scratch starts from random "
+            "ones"
+        )
+
+
+def probe_line(probe: LinearProbe | None) -> str:
+    """Return one line on the linear probe; None is one that would take too long."""
+    if probe is None:
+        return "no linear probe: with so many classes and features it would take too long; the head starts at random"
+    right = f"{probe.val_top1:.2%} of {probe.val_images:,} validation images right"
+    if probe.l2 is None:
+        return f"before fine-tuning: {right}"
+    return (
+        f"linear probe, the baseline: {right} ({probe.train_images:,} training images, L2 {probe.l2:g}, "
+        f"{probe.seconds:.1f} s)"
+    )

@@ -1,0 +1,275 @@
+"""Fine-tuning: when it is the default, its recipe, the new head, the linear probe, and interruptions."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet_deploy.bundle import Bundle, open_bundle
+from regnet_deploy.bundle.manifest import WeightsOrigin
+from regnet_deploy.errors import UsageError
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.weights import FILE, WeightsUpdate, replace_weights, weights_from_bytes
+from regnet_deploy.training import linear_probe, loop, train
+from regnet_deploy.training.checkpoint import load_checkpoint
+from regnet_deploy.training.fine_tuning import fine_tuning_recipe
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train import TrainOptions
+from regnet_deploy.training.trainer import Trainer
+
+ORIGIN = WeightsOrigin(file="net.pth", sha256="0" * 64, source="timm", container="torch zip", license="CC-BY-NC-4.0")
+SHORT = {"epochs": 2, "batch_size": 8}
+
+
+class Stop(BaseException):
+    """Stands for whatever ends a process."""
+
+
+def give_weights(bundle: Bundle, labels: tuple[str, ...], imported: WeightsOrigin | None = ORIGIN) -> Bundle:
+    architecture = bundle.architecture.replace(classes=len(labels))
+    state = AnyNet(architecture.network, len(labels), seed=5).state_dict()
+    update = WeightsUpdate(state, architecture, bundle.preprocessing, labels, imported=imported)
+    return replace_weights(bundle, update)
+
+
+@pytest.fixture
+def imported(bundle: Bundle) -> Bundle:
+    return give_weights(bundle, ("cat", "dog", "fish", "owl"))
+
+
+def best_top1(bundle: Bundle) -> float:
+    training = bundle.training
+    return max([training.probe.val_top1, *(epoch.val_top1 for epoch in training.history)])
+
+
+def test_imported_weights_are_fine_tuned_with_a_new_head_and_a_probe(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
+    assert "weights imported from net.pth with a new head for 3 classes; --from-scratch" in recorded_progress.text
+    assert "linear probe, the baseline: " in recorded_progress.text
+    training = tuned.training
+    assert tuned.labels == ("blue", "green", "red")
+    assert tuned.architecture.classes == 3
+    assert training.lineage.start_sha256 == imported.files[FILE].sha256
+    assert (training.probe.val_images, training.probe.train_images) == (12, 30)
+    assert training.probe.val_top1 > 0.5  # colours are linear in the features of a random network
+    assert training.best.val_top1 == best_top1(tuned)
+    assert training.recipe["fine_tune"]
+    assert (training.recipe["probe"], training.recipe["frozen_bn"], training.recipe["body_lr"]) == (True, True, 0.1)
+    assert tuned.manifest.imported == ORIGIN  # the license of the weights goes with them
+
+
+def test_the_body_keeps_its_weights_and_its_statistics(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    before = weights_from_bytes(imported.read(FILE))
+    tuned = train.train(imported.path, data, {**SHORT, "lr": 1e-6}, options, recorded_progress)
+    after = weights_from_bytes(tuned.read(FILE))
+    for name, value in before.items():
+        if "running" in name or "tracked" in name:
+            assert torch.equal(after[name], value)
+        elif not name.startswith("head."):
+            torch.testing.assert_close(after[name], value, atol=1e-5, rtol=0)
+    assert after["head.fc.weight"].shape == (3, 24)
+
+
+def test_the_probe_is_the_result_if_no_epoch_is_better(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_from_bytes(imported.read(FILE))
+    scores, evaluate = iter([0.75, 0.5, 0.25]), loop.evaluate
+
+    def scripted(trainer: Trainer, *rest: object) -> object:
+        return dataclasses.replace(evaluate(trainer, *rest), top1=next(scores))
+
+    monkeypatch.setattr(loop, "evaluate", scripted)
+    tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
+    assert (tuned.training.best.epoch, tuned.training.best.val_top1) == (0, 0.75)
+    assert tuned.training.best.name == "epoch 0, the linear probe"
+    after = weights_from_bytes(tuned.read(FILE))
+    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith("head."))
+
+
+def test_a_mapping_with_fine_tune_false_trains_from_scratch_and_says_so(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    trained = train.train(imported.path, data, {**SHORT, "fine_tune": False}, options, recorded_progress)
+    assert "training from scratch: the weights imported from net.pth are not used" in recorded_progress.text
+    assert trained.training.recipe == Recipe(**SHORT).fitted(30).to_json()
+    assert trained.training.lineage.start_sha256 is None
+    assert trained.training.probe is None
+    assert trained.manifest.imported is None
+
+
+def test_weights_of_the_same_classes_in_their_order_keep_their_head(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    same = give_weights(bundle, ("blue", "green", "red"))
+    before = weights_from_bytes(same.read(FILE))["head.fc.weight"]
+    tuned = train.train(same.path, data, {**SHORT, "lr": 1e-7}, options, recorded_progress)
+    assert "before fine-tuning: " in recorded_progress.text
+    assert tuned.training.probe.l2 is None
+    torch.testing.assert_close(weights_from_bytes(tuned.read(FILE))["head.fc.weight"], before, atol=1e-5, rtol=0)
+
+
+def test_as_many_classes_of_other_names_get_a_new_head(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    other = give_weights(bundle, ("red", "green", "blue"), imported=None)  # another order, too
+    tuned = train.train(other.path, data, SHORT, options, recorded_progress)
+    assert tuned.labels == ("blue", "green", "red")
+    assert tuned.training.probe.l2 is not None
+    assert tuned.manifest.imported is None
+
+
+def test_trained_weights_of_the_same_classes_are_trained_anew_as_before(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    first = train.train(bundle.path, data, SHORT, options, recorded_progress)
+    again = train.train(bundle.path, data, {**SHORT, "lr": 0.05}, options, recorded_progress)
+    assert first.training.recipe == Recipe(**SHORT).fitted(30).to_json()
+    assert again.training.lineage.start_sha256 is None
+    more = train.train(bundle.path, data, {**SHORT, "fine_tune": True}, options, recorded_progress)
+    assert more.training.recipe == Recipe(**SHORT, fine_tune=True).fitted(30).to_json()
+    assert more.training.probe is None
+
+
+def test_the_same_fine_tuning_again_is_done_already_and_another_goes_on(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
+    assert train.train(imported.path, data, SHORT, options, recorded_progress) == tuned
+    assert "already trained like this" in recorded_progress.text
+    more = train.train(imported.path, data, {**SHORT, "epochs": 3}, options, recorded_progress)
+    assert more.training.lineage.start_sha256 == tuned.files[FILE].sha256
+    assert more.training.probe.val_top1 == tuned.training.best.val_top1  # it starts where the other one ended
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_a_fine_tuning_that_is_killed_ends_with_the_same_bytes(
+    imported: Bundle,
+    data: Path,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    steps: int,
+) -> None:
+    options = dataclasses.replace(options, checkpoint_s=0)
+    other = dataclasses.replace(options, run_dir=tmp_path / "other")
+    given = {**SHORT, "batch_size": 16 if steps == 1 else 8}  # with batch norm in training mode, and frozen
+    step, done = Trainer.step, [0]
+
+    def stopping(self: Trainer, batch: object, rate: float) -> object:
+        done[0] += 1
+        if done[0] > steps:
+            raise Stop
+        return step(self, batch, rate)
+
+    monkeypatch.setattr(Trainer, "step", stopping)
+    with pytest.raises(Stop):
+        train.train(imported.path, data, given, options, recorded_progress)
+    checkpoint = load_checkpoint(tmp_path / "bundle.training")
+    assert checkpoint.state.probe is not None
+    monkeypatch.setattr(Trainer, "step", step)
+    weights = weights_from_bytes(imported.read(FILE))
+    resumed = train.train(imported.path, data, given, options, recorded_progress).files[FILE].sha256
+    again = replace_weights(
+        open_bundle(imported.path),
+        WeightsUpdate(weights, imported.architecture, imported.preprocessing, imported.labels, imported=ORIGIN),
+    )
+    assert train.train(again.path, data, given, other, recorded_progress).files[FILE].sha256 == resumed
+
+
+def test_a_kill_before_the_probe_ends_begins_it_again(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = loop.fit_linear_classifier
+
+    def stop(*_: object, **__: object) -> object:
+        raise Stop
+
+    monkeypatch.setattr(loop, "fit_linear_classifier", stop)
+    with pytest.raises(Stop):
+        train.train(imported.path, data, SHORT, options, recorded_progress)
+    with pytest.raises(UsageError, match="no epoch is completed"):
+        train.train(imported.path, None, {}, dataclasses.replace(options, finish=True), recorded_progress)
+    monkeypatch.setattr(loop, "fit_linear_classifier", fit)
+    assert train.train(imported.path, data, SHORT, options, recorded_progress).training.probe is not None
+
+
+def test_finish_after_the_probe_writes_the_probe(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> object:
+        raise Stop
+
+    monkeypatch.setattr(Trainer, "step", stop)
+    with pytest.raises(Stop):
+        train.train(imported.path, data, SHORT, options, recorded_progress)
+    finished = train.train(imported.path, None, {}, dataclasses.replace(options, finish=True), recorded_progress)
+    assert finished.training.stopped
+    assert finished.training.history == ()
+    assert finished.training.best.epoch == 0
+    assert finished.labels == ("blue", "green", "red")
+
+
+def test_a_probe_that_would_take_too_long_is_left_out(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear_probe, "_MULTIPLICATIONS", 1)
+    tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
+    assert "no linear probe: " in recorded_progress.text
+    assert tuned.training.probe is None
+    assert tuned.training.best.epoch in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "batch", "frozen"), [(20, 125, 5, True), (100, 125, 25, False), (1000, 16, 32, False)]
+)
+def test_the_defaults_follow_from_the_number_of_images(images: int, epochs: int, batch: int, frozen: bool) -> None:
+    recipe = fine_tuning_recipe({}, images).fitted(images)
+    assert (recipe.epochs, recipe.batch, recipe.frozen_bn) == (epochs, batch, frozen)
+    assert recipe.precise_bn_images == (0 if frozen else 8192)
+    assert recipe.lr * recipe.body_lr <= Recipe().lr / 10
+    assert recipe.crop_area == 0.35
+
+
+def test_steps_grow_with_many_images_and_epochs_become_few() -> None:
+    epochs = [fine_tuning_recipe({}, images).epochs for images in (2_000, 20_000, 200_000, 2_000_000)]
+    assert epochs == sorted(epochs, reverse=True)
+    assert epochs[-1] == 3
+
+
+def test_what_is_given_wins() -> None:
+    given = {"epochs": 7, "batch_size": 8, "lr": 0.5, "crop_area": 0.9, "precise_bn_images": 64, "warmup_epochs": 2}
+    recipe = fine_tuning_recipe(given, 100)
+    assert {name: getattr(recipe, name) for name in given} == given
+    assert not recipe.frozen_bn
+
+
+def test_a_recipe_of_scratch_has_the_json_of_earlier_versions() -> None:
+    assert not {"body_lr", "frozen_bn", "probe"} & set(Recipe().to_json())
+    assert {"body_lr", "probe"} <= set(fine_tuning_recipe({}, 100).to_json())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"body_lr": 2.0}, "must be 0 to 1, got 2.0"),
+        ({"fine_tune": True, "frozen_bn": True}, "set precise_bn_images to 0"),
+        ({"probe": True}, "set fine_tune"),
+    ],
+)
+def test_recipes_that_contradict_themselves_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Recipe(**values)
+
+
+def test_a_value_that_no_recipe_has_is_refused(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    with pytest.raises(UsageError, match="a recipe has no momentum"):
+        train.train(imported.path, data, {"momentum": 0.5}, options, recorded_progress)
