@@ -176,3 +176,24 @@ def test_a_bundle_that_cannot_be_written_is_said_before_training(cli_process: An
     done = cli_process("train", bundle, "--data", data, *QUICK)
     bundle.chmod(0o700)
     assert_one_line(done, "Permission denied; nothing was changed")
+
+
+def test_weights_of_other_classes_are_fine_tuned_and_only_given_options_are_not_the_defaults(
+    cli: Any, bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    assert cli("train", bundle, "--data", data, *QUICK).returncode == 0
+    (data / "dark").rename(data / "night")
+    done = cli("train", bundle, "--data", data, "--epochs", "2", "--lr", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "with a new head for 2 classes; --from-scratch starts from random ones" in done.stderr
+    assert "linear probe, the baseline: " in done.stderr
+    result = json.loads(done.stdout)
+    used = {name: result["recipe"][name] for name in ("epochs", "lr", "crop_area", "probe")}
+    assert used == {"epochs": 2, "lr": 0.1, "crop_area": 0.35, "probe": True}
+    assert result["probe"]["val_images"] == result["best"]["val_images"]
+    (data / "night").rename(data / "evening")
+    done = cli("train", bundle, "--data", data, *QUICK, "--from-scratch")
+    assert done.returncode == 0, done.stderr
+    assert "training from scratch: the weights of the bundle are not used" in done.stderr
+    assert open_bundle(bundle).training.lineage.start_sha256 is None
+    assert "linear probe" not in done.stderr
