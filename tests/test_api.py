@@ -209,7 +209,7 @@ MISTAKES: dict[str, tuple[typing.Callable[[Path], typing.Any], str]] = {
     "a network by number": (lambda path: rd.select_published(4), "name must be a name such as 'RegNetY-4.0GF', got 4"),
     "no selection": (lambda path: rd.create_bundle(path / "new", None), "selection must be a result of rd.select"),
     "images by number": (lambda path: rd.train(path, 5), "data must be a folder of images, got 5"),
-    "a recipe in JSON": (lambda path: rd.train(path, path, {"epochs": 1}), "recipe must be a Recipe such as"),
+    "epochs as a recipe": (lambda path: rd.train(path, path, 1), "recipe must be a Recipe such as"),
     "precision by number": (lambda path: rd.export(path, precisions=16), "precisions must be a name or several"),
     "options in JSON": (lambda path: rd.export(path, options={}), "options must be ExportOptions"),
     "k in words": (lambda path: rd.predict(path, [], k="3"), "k must be a whole number, got '3'"),

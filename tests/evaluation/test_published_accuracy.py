@@ -13,11 +13,11 @@ from regnet_deploy.evaluation.metrics import Share
 from regnet_deploy.evaluation.published_accuracy import compare_with_published
 
 
-def bundle(top1: float | None) -> Any:
+def bundle(top1: float | None, training: object = None) -> Any:
     origin = WeightsOrigin(
         file="a", sha256="0", source="timm", container="safetensors", top1_percent=top1, top1_setting="a table"
     )
-    return SimpleNamespace(path="b", manifest=SimpleNamespace(imported=origin))
+    return SimpleNamespace(path="b", manifest=SimpleNamespace(imported=origin, training=training))
 
 
 def result(right: int, n: int) -> Any:
@@ -36,3 +36,8 @@ def test_outside_of_it_the_preprocessing_is_doubted() -> None:
 def test_without_a_published_accuracy_there_is_nothing_to_compare() -> None:
     with pytest.raises(UsageError, match="import them with --weights NAME"):
         compare_with_published(bundle(None), result(25, 50))
+
+
+def test_weights_that_were_fine_tuned_have_no_published_accuracy() -> None:
+    with pytest.raises(UsageError, match="no weights with a published accuracy"):
+        compare_with_published(bundle(80.0, training=object()), result(40, 50))

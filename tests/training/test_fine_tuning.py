@@ -11,6 +11,8 @@ from regnet_deploy.bundle.manifest import WeightsOrigin
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE, WeightsUpdate, replace_weights, weights_from_bytes
+from regnet_deploy.report.card import model_card
+from regnet_deploy.report.sections import card_sections
 from regnet_deploy.training import linear_probe, loop, train
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.fine_tuning import fine_tuning_recipe
@@ -59,6 +61,9 @@ def test_imported_weights_are_fine_tuned_with_a_new_head_and_a_probe(
     assert training.recipe["fine_tune"]
     assert (training.recipe["probe"], training.recipe["frozen_bn"], training.recipe["body_lr"]) == (True, True, 0.1)
     assert tuned.manifest.imported == ORIGIN  # the license of the weights goes with them
+    shown = dict(next(section for section in card_sections(model_card(tuned)) if section.title == "Training").facts)
+    assert shown["imported weights"] == "net.pth, license CC-BY-NC-4.0"
+    assert shown["linear probe"].endswith("of 12 validation images; fitted to 30 images")
 
 
 def test_the_body_keeps_its_weights_and_its_statistics(
