@@ -85,16 +85,16 @@ def create_app(service: Service, *, token: str | None = None, metrics: RenderMet
     app.router.redirect_slashes = False
     guarded: ASGIApp = _InferRouter(infer, app)
     if token is not None:
-        guarded = BearerAuth(guarded, token, partial(_record_unauthorized, service))
-    return _SingleHeaders(guarded)
+        guarded = BearerAuth(guarded, token, partial(_record_refused, service, 401, "a bearer token is needed"))
+    return _SingleHeaders(guarded, partial(_record_refused, service, 400))
 
 
-def _record_unauthorized(service: Service, scope: Scope) -> None:
-    """Record an infer or classify request without the token."""
+def _record_refused(service: Service, status: int, error: str, scope: Scope) -> None:
+    """Record an infer or classify request that is refused for its headers."""
     if scope["method"] == "POST":
         given = dict(scope["headers"]).get(b"x-request-id")
         call = Call("http", "classify" if scope["path"].endswith("/classify") else "infer", request_id_of(given))
-        service.finish(call, 401, "a bearer token is needed")
+        service.finish(call, status, error)
 
 
 #: Headers of which a request has one: they decide who is let in, where a body ends and what its bytes are.
@@ -109,8 +109,9 @@ _SINGLE_HEADERS = frozenset(
 class _SingleHeaders:
     """Refuses requests with two values of a header of which there is one: a proxy may have checked the other one."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, on_refused: Callable[[str, Scope], None]) -> None:
+        """Wrap an application; ``on_refused`` is called with the error of each request that is refused."""
+        self._app, self._on_refused = app, on_refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse a request, or pass it on."""
@@ -118,8 +119,9 @@ class _SingleHeaders:
             seen: dict[bytes, bytes] = {}
             for name, value in scope["headers"]:
                 if name in _SINGLE_HEADERS and seen.setdefault(name, value) != value:
-                    error = UnreadBody(f"the request has the header {name.decode('ascii')} twice, with two values")
-                    await error_response(error)(scope, receive, send)
+                    error = f"the request has the header {name.decode('ascii')} twice, with two values"
+                    self._on_refused(error, scope)
+                    await error_response(UnreadBody(error))(scope, receive, send)
                     return
         await self._app(scope, receive, send)
 

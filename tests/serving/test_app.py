@@ -2,6 +2,7 @@ import asyncio
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -515,6 +516,19 @@ def test_two_values_of_a_header_of_which_there_is_one_are_refused(client: Inside
         assert answer.json() == {"error": f"the request has the header {name} twice, with two values"}
     assert "twice" not in client.post("/classify", content=b"", headers=[(name, "one"), (name, "one")]).text
     assert client.get("/v2/health/live", headers=[("accept", "a"), ("accept", "b")]).status_code == 200
+
+
+def test_requests_that_are_refused_for_their_headers_are_counted(inside: Open):
+    client = inside(app={"token": "0123456789abcdef"})
+    twice = [("authorization", "one"), ("authorization", "two")]
+    assert client.post(INFER, content=b"").status_code == 401
+    for path in (INFER, "/classify"):
+        assert client.post(path, content=b"", headers=twice).status_code == 400
+    assert client.get("/v2", headers=twice).status_code == 400  # not a request for an inference
+    text = client.run(client.core.metrics.scrape(""))[0].decode()
+    lines = [line for line in text.splitlines() if line.startswith("regnet_deploy_requests_total{")]
+    counts = {tuple(re.findall(r'(?:operation|status)="(\w+)"', line)): float(line.split()[-1]) for line in lines}
+    assert counts == {("infer", "401"): 1, ("infer", "400"): 1, ("classify", "400"): 1}
 
 
 def test_pages_without_parameters_refuse_them_but_probes_and_browsers_are_let_be(client: Inside):
