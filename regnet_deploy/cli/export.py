@@ -209,9 +209,11 @@ def command(
         from regnet_deploy.exporting.plain_file import check_plain_file, is_exported
 
         check_plain_file(bundle, output, variant, target)
-        if is_exported(bundle) and not _given_options(click.get_current_context(), options):
-            _write_plain_file(bundle, output, variant, target, as_json)
-            return
+        if not _given_options(click.get_current_context(), options):
+            if is_exported(bundle):
+                _write_plain_file(bundle, output, variant, target, as_json)
+                return
+            print_message(f"{bundle.path} is not exported yet: onnx-fp32 is exported into it first")
     ensure_writable(bundle)  # errors before the slow import of torch
     for module in ("torch", "safetensors", "onnx", "PIL"):
         require(module, "export")

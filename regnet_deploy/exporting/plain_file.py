@@ -225,7 +225,7 @@ def _onnx_network(bundle: Bundle, requested: str | None) -> _Network:
             "it is for TensorRT; the installed ONNX Runtime does not compute its types, so no program is written, and "
             "the proof emulates them"
         )
-    if variant.weight_bits == 8:
+    if variant.weight_bits == 8 and not variant.note:  # which says the same, of newer bundles
         notes.append("it is for CPUs with VNNI or newer instructions; on others its 8-bit sums saturate")
     data = bundle.read(variant.file)
     refuse_external_data(data, str(bundle.stored_path(variant.file)))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regnet_deploy.errors import BundleError, MissingExtra, ProofError, require
+from regnet_deploy.errors import BundleError, MissingExtra, ProofError, UsageError, require
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 
 #: The converter, which ``import openvino`` loads if it can, counts its uses in the home folder and reports to Google
@@ -119,20 +119,27 @@ def onnx_to_ir(data: bytes, info: Mapping[str, str]) -> tuple[bytes, bytes]:
     Raises:
         MissingExtra: OpenVINO is not installed.
         BundleError: it cannot open the file.
+        UsageError: there is no space for it in the temporary folder.
     """
     refuse_external_data(data)
     version = installed_openvino()
     openvino = import_openvino()
-    with tempfile.TemporaryDirectory() as folder:  # it writes to paths only
-        path = Path(folder) / "model.xml"
-        try:
-            model = openvino.Core().read_model(data)
-            for key, text in info.items():
-                model.set_rt_info(text, ["regnet_deploy", key])
+    try:
+        model = openvino.Core().read_model(data)
+        for key, text in info.items():
+            model.set_rt_info(text, ["regnet_deploy", key])
+    except _FAILURES as error:
+        raise BundleError(f"OpenVINO {version} cannot convert the network: {_reason(error)}") from None
+    try:
+        with tempfile.TemporaryDirectory() as folder:  # it writes to paths only
+            path = Path(folder) / "model.xml"
             openvino.save_model(model, path, compress_to_fp16=False)
-        except _FAILURES as error:
-            raise BundleError(f"OpenVINO {version} cannot convert the network: {_reason(error)}") from None
-        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+            return path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    except (OSError, *_FAILURES) as error:  # "iostream error" where the disk is full
+        raise UsageError(
+            f"OpenVINO cannot write {len(data):,} bytes into the temporary folder {tempfile.gettempdir()} "
+            f"({_reason(error)}): free space there, or name another folder in TMPDIR"
+        ) from None
 
 
 def _open(data: bytes, weights: bytes | None, threads: int, callers: int) -> OpenVinoSession:

@@ -341,6 +341,7 @@ def test_a_precision_that_auto_was_told_by_name_and_that_fails_exits_3(cli, labe
 def test_a_plain_file_of_a_bundle_that_is_not_exported_exports_it_first(cli, bundle, tmp_path):
     done = cli("export", bundle, "-o", tmp_path / "model.onnx")
     assert done.returncode == 0, done.stderr
+    assert f"{bundle} is not exported yet: onnx-fp32 is exported into it first" in done.stderr
     assert "Exported to" in done.stdout
     assert "model.onnx: onnx-fp32; max |logit error|" in " ".join(done.stdout.split())
     assert list(open_bundle(bundle).variants) == ["onnx-fp32"]

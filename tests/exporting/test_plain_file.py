@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,14 @@ def test_a_file_that_does_not_agree_is_not_left(disagreeing_bundle, folder, targ
     with pytest.raises(ProofError, match=rf"{FILES[target]} does not agree with the model: .*max \|error\|"):
         write_plain_file(open_bundle(disagreeing_bundle), folder / FILES[target])
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {FILES[target]: b"earlier"}
+
+
+def test_a_full_temporary_folder_is_named(exported, folder, tmp_path, monkeypatch):
+    pytest.importorskip("openvino", reason="needs OpenVINO (extra [openvino])")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with pytest.raises(UsageError, match=r"into the temporary folder .*none .*: free space there, or name another"):
+        write_plain_file(exported, folder / "model.xml")
+    assert os.listdir(folder) == []
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, UsageError])
