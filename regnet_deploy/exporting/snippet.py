@@ -20,7 +20,7 @@ class _Parts:
 
 _ONNX = _Parts(
     "ONNX Runtime",
-    "import onnxruntime",
+    'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # must be set before the import\nimport onnxruntime',
     'session = onnxruntime.InferenceSession(str(HERE / FILE), {options}, providers=["CPUExecutionProvider"])',
     'session.run(["logits"], {"images": images})[0]',
 )
@@ -40,6 +40,7 @@ _PARTS = {
     ),
     "openvino": _Parts(
         "OpenVINO",
+        'sys.modules["openvino.tools.ovc"] = None  # the converter, which reports its uses to its vendor\n'
         "import openvino",
         'network = openvino.compile_model(HERE / FILE, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})',
         "network(images)[0]",
@@ -65,7 +66,7 @@ Needs {library}, NumPy and Pillow.
 """
 
 import json
-import sys
+{standard}import sys
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,7 @@ def snippet(target: str, file: str, description: str, *, pixels: bool = False, e
     return _TEMPLATE.format(
         mark=MARK,
         library=parts.library,
+        standard="import os\n" if "os.environ" in parts.imports else "",
         imports=parts.imports,
         file=file,
         description=description,

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,14 @@ program = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(program)
 given = np.load(sys.argv[2])
 seen = [program.load_pixels(path) for path in sys.argv[4:]]
+assert "openvino_telemetry" not in sys.modules
 np.savez(sys.argv[3], one=program.logits(given[:1]), all=program.logits(given), seen=np.array(seen))
 """
+
+
+def skip_without_openvino() -> None:
+    if find_spec("openvino") is None:
+        pytest.skip("needs OpenVINO (extra [openvino])")
 
 
 @pytest.fixture
@@ -100,7 +107,7 @@ def test_onnx_has_every_byte_of_the_variant_and_says_what_it_is(exported, folder
 @pytest.mark.parametrize("target", FILES)
 def test_the_program_beside_it_gives_the_golden_logits_without_this_package(exported, folder, target):
     if target == "openvino":
-        pytest.importorskip("openvino", reason="needs OpenVINO (extra [openvino])")
+        skip_without_openvino()
     written = write_plain_file(exported, folder / FILES[target])
     golden = load_golden(exported)
     answers = run_program(folder / "model.py", golden.images)
@@ -204,7 +211,7 @@ def test_the_license_of_imported_weights_goes_with_the_file(exported, folder):
 @pytest.mark.parametrize("target", ["onnx", "torchscript", "pt2", "openvino"])
 def test_a_file_that_does_not_agree_is_not_left(disagreeing_bundle, folder, target):
     if target == "openvino":
-        pytest.importorskip("openvino", reason="needs OpenVINO (extra [openvino])")
+        skip_without_openvino()
     (folder / FILES[target]).write_bytes(b"earlier")
     with pytest.raises(ProofError, match=rf"{FILES[target]} does not agree with the model: .*max \|error\|"):
         write_plain_file(open_bundle(disagreeing_bundle), folder / FILES[target])
@@ -212,7 +219,7 @@ def test_a_file_that_does_not_agree_is_not_left(disagreeing_bundle, folder, targ
 
 
 def test_a_full_temporary_folder_is_named(exported, folder, tmp_path, monkeypatch):
-    pytest.importorskip("openvino", reason="needs OpenVINO (extra [openvino])")
+    skip_without_openvino()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     with pytest.raises(UsageError, match=r"into the temporary folder .*none .*: free space there, or name another"):
         write_plain_file(exported, folder / "model.xml")
