@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -61,30 +60,36 @@ def wrap_words(text: str, columns: int | None = None) -> str:
         text: one or more lines.
         columns: None means those of the terminal.
     """
+    from rich.cells import cell_len  # characters of Chinese and Japanese take two columns
+
     width = columns or shutil.get_terminal_size().columns
     lines = []
     for line in text.split("\n"):
         indent = line[: len(line) - len(line.lstrip(" "))]
-        lines += textwrap.wrap(
-            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-        ) or [""]
+        words = line.split()
+        lines.append(indent + (words[0] if words else ""))
+        for word in words[1:]:
+            if cell_len(lines[-1]) + 1 + cell_len(word) > width:
+                lines.append(indent + word)
+            else:
+                lines[-1] += f" {word}"
     return "\n".join(lines)
 
 
-def stdout_console() -> Console:
-    """Return a console on stdout; 200 columns wide if stdout is not a terminal."""
+def stdout_console(width: int = 200) -> Console:
+    """Return a console on stdout; ``width`` is that of one that is not a terminal, columns."""
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, width=width)
     return console
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
     """Print a table to stdout; all but the first ``left`` columns are numbers, aligned right.
 
-    A table that is wider than the terminal continues below, with the first ``left`` columns repeated. Where these leave
+    A table that is wider than a terminal continues below, with the first ``left`` columns repeated. Where these leave
     little room, each row is printed as a paragraph.
     """
     from rich.cells import cell_len
@@ -95,7 +100,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     widths = [max(cell_len(cell) for cell in (column, *(row[i] for row in table))) for i, column in enumerate(columns)]
     repeated = sum(width + gap for width in widths[:left])
     room = console.width - repeated
-    if repeated + sum(width + gap for width in widths[left:]) <= console.width + 1:
+    needed = repeated + sum(width + gap for width in widths[left:]) - 1
+    if needed <= console.width or not console.is_terminal:
         parts = [list(range(len(columns)))]
     elif room < console.width / 2 or max(widths[left:], default=0) + gap > room:
         _print_paragraphs(title, columns, table, left)
@@ -133,7 +139,8 @@ def _print_columns(
         table.add_column(columns[i], justify="left" if i < left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(row[i]) for i in chosen))
-    stdout_console().print(table)
+    # Off a terminal no line is broken, however long.
+    stdout_console(10_000).print(table, crop=False)
 
 
 def _print_paragraphs(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> None:

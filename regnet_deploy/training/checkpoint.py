@@ -175,6 +175,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         ) from None
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a run directory has a checkpoint."""
+    return (folder / FILE).is_file()
+
+
 def load_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the checkpoint in a run directory, or None.
 

@@ -25,6 +25,7 @@ from regnet_deploy.training.checkpoint import (
     Checkpoint,
     RunDescription,
     drop_checkpoint,
+    has_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
@@ -144,11 +145,16 @@ def train(
     given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     bundle = open_bundle(bundle_path)
     resolve_device(options.execution.device)
-    listing = list_images(data)
+    directory = options.run_dir or default_directory(bundle_path)
+    try:
+        listing = list_images(data)
+    except DataError as error:
+        if options.restart or not has_checkpoint(directory):
+            raise
+        raise DataError(f"{error}; the unfinished run in {directory} can be ended without it: --finish") from None
     ensure_trainable(bundle, listing, given.fine_tune)
     if options.val_split is not None and listing.val is not None:
         raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
-    directory = options.run_dir or default_directory(bundle_path)
     with open_directory(directory):
         ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)

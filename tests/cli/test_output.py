@@ -179,7 +179,9 @@ def test_lines_printed_beside_a_bar_are_above_it(stream: io.StringIO, monkeypatc
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make stdout a terminal of 80 columns."""
-    monkeypatch.setattr(output, "stdout_console", lambda: Console(force_terminal=True, width=80, no_color=True))
+    monkeypatch.setattr(
+        output, "stdout_console", lambda width=200: Console(force_terminal=True, width=80, no_color=True)
+    )
     monkeypatch.setenv("COLUMNS", "80")
 
 
@@ -243,6 +245,11 @@ def test_at_a_terminal_the_next_command_is_a_line_to_copy(
         "of its own",
         f"next: {command}",
     ]
+
+
+def test_wide_characters_count_as_two_columns() -> None:
+    lines = wrap_words("猫猫猫 犬犬犬 鳥鳥鳥", 13).splitlines()
+    assert lines == ["猫猫猫 犬犬犬", "鳥鳥鳥"]
 
 
 def test_a_long_word_is_not_broken() -> None:

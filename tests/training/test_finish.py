@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load as load_arrays
 
 from regnet_deploy.bundle import Bundle, find_damage, open_bundle, update_bundle
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.training import train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
@@ -74,6 +74,14 @@ def test_the_best_weights_come_without_the_images_and_the_options(
 def test_the_option_needs_no_images_either(unfinished: Bundle, recorded_progress) -> None:
     train.train(unfinished.path, None, Recipe(), TrainOptions(finish=True), recorded_progress)
     assert open_bundle(unfinished.path).is_trained
+
+
+def test_a_folder_that_is_gone_names_the_option(
+    unfinished: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
+) -> None:
+    shutil.rmtree(data)
+    with pytest.raises(DataError, match=r"does not exist; the unfinished run in .* can be ended without it: --finish"):
+        train.train(unfinished.path, data, recipe, options, recorded_progress)
 
 
 def test_without_a_run_there_is_nothing_to_end(bundle: Bundle) -> None:
