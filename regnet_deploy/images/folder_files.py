@@ -97,15 +97,12 @@ def files_below(root: str | Path, below: str = "") -> FolderFiles:
         DataError: a folder cannot be read.
     """
     found = FolderFiles()
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(below, ())]
+    above_all = tuple(_identity(str(parent)) for parent in Path(os.path.realpath(os.path.join(root, below))).parents)
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [(below, above_all)]
     while waiting:
         name, above = waiting.pop()
         path = os.path.join(root, name)
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}") from None
-        identity = (status.st_dev, status.st_ino)
+        identity = _identity(path)
         if identity in above:
             found.left_out[f"{name}/"] = "a link to a folder that contains it"
             continue
@@ -115,6 +112,15 @@ def files_below(root: str | Path, below: str = "") -> FolderFiles:
         found.left_out.update((prefix + each, reason) for each, reason in inside.left_out.items())
         waiting.extend((prefix + folder, (*above, identity)) for folder in reversed(inside.folders))
     return found
+
+
+def _identity(path: str) -> tuple[int, int]:
+    """Return what identifies a folder, whatever path leads to it."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    return status.st_dev, status.st_ino
 
 
 def image_files(folder: str | Path, formats: tuple[str, ...] = FORMATS) -> FolderFiles:

@@ -14,7 +14,7 @@ from regnet_deploy.images.names import shortened
 #: Split -> the words for it in names of folders. Images to test on are never read.
 _WORDS = {
     "train": ("train", "training", "trainval", "trn"),
-    "val": ("val", "valid", "validation", "dev", "eval", "evaluation"),
+    "val": ("val", "valid", "validation", "validate", "validating", "dev", "eval", "evaluation", "holdout"),
     "test": ("test", "testing", "tst", "pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"),
 }
 _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
@@ -223,9 +223,38 @@ def _ensure_classes(root: Path, folders: Sequence[str], named: Sequence[_Named])
                 f"class folders it would be a class. Move the class folders into {train}/; if {each.name} is a class, "
                 "move it there too"
             )
+    _ensure_no_repeated_names(root, folders)
     return tuple(
         f"{each.name}/ is taken for a class like the others, not for images to {_USES[each.split]}" for each in named
     )
+
+
+def _ensure_no_repeated_names(root: Path, folders: Sequence[str]) -> None:
+    """Refuse folders that are splits by what is in them, whatever their names are.
+
+    Raises:
+        DataError: a folder has the class folders that are beside it, or all folders have the same ones and no images.
+    """
+    inside = {name: entries(root / name) for name in folders}
+    train = root / "train"
+    for name, found in inside.items():
+        repeated = sorted(set(found.folders) & set(folders))
+        if len(repeated) > 1:
+            raise DataError(
+                f"{root / name} has folders with the names of classes beside it, {shortened(repeated)}: it looks like "
+                f"images to test on or to validate with, and would be a class. Call it val or test and move the class "
+                f"folders into {train}/; if {name} is a class, move it there too"
+            )
+    common = {found.folders for found in inside.values()}
+    below = next(iter(common))
+    if len(common) > 1 or len(below) < 2 or any(map(_named, below)):  # the last are refused with the classes
+        return
+    if not any(found.files for found in inside.values()):
+        raise DataError(
+            f"{root} has {shortened(folders)}, each with the folders {shortened(below)}: they look like parts of a "
+            f"data set, not like classes. Name them train and val, or put the images of each class into one folder; if they "
+            f"are the classes, move them into {train}/"
+        )
 
 
 _USES = {"train": "train on", "val": "validate with", "test": "test on"}

@@ -62,6 +62,17 @@ def test_a_bundle_and_its_run_directory_are_left_out(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("target", ["..", "../..", "../../.."])
+def test_a_link_to_a_folder_above_the_one_that_is_read_is_left_out(tmp_path: Path, target: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "other" / "data" / "train" / name).mkdir(parents=True)
+        (tmp_path / "other" / "data" / "train" / name / "x.png").touch()
+    (tmp_path / "other" / "data" / "train" / "a" / "loop").symlink_to(target)
+    found = files_below(tmp_path / "other" / "data", "train/a")
+    assert found.files == ["train/a/x.png"]
+    assert found.left_out == {"train/a/loop/": "a link to a folder that contains it"}
+
+
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     put(tmp_path, "elsewhere/x.png")
     put(tmp_path, "data/cat/y.png")

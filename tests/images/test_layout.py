@@ -32,12 +32,37 @@ def layout(root: Path, *files: str) -> Layout:
         (["imagenet-train", "val"], "imagenet-train", "val", ()),
         (["train", "small_train", "val"], "train", "val", ("small_train",)),
         (["my_train"], "my_train", None, ()),
-        (["cat", "dog"], "", None, ()),
+        (["TRAINING_SET", "Validate"], "TRAINING_SET", "Validate", ()),
+        (["train", "holdout"], "train", "holdout", ()),
     ],
 )
 def test_usual_names_are_splits(tmp_path: Path, folders, train, val, unused) -> None:
     found = layout(tmp_path, *(f"{folder}/{name}/x.png" for folder in folders for name in ("ant", "bee")))
     assert (found.train, found.val, found.unused) == (train, val, unused)
+
+
+def test_class_folders_alone_are_classes(tmp_path: Path) -> None:
+    assert layout(tmp_path / "a", "cat/x.png", "dog/x.png") == Layout("")
+    assert layout(tmp_path / "b", "cat/indoor/x.png", "dog/outdoor/x.png") == Layout("")
+    assert layout(
+        tmp_path / "c", "cat/x.png", "cat/in/x.png", "cat/out/x.png", "dog/in/x.png", "dog/out/x.png"
+    ) == Layout("")
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            ["cats/1.png", "dogs/1.png", "extra/cats/1.png", "extra/dogs/1.png"],
+            "extra has folders with the names of class",
+        ),
+        (["fold1/a/1.png", "fold1/b/1.png", "fold2/a/1.png", "fold2/b/1.png"], "they look like parts of a data set"),
+        ([f"{part}/{name}/1.png" for part in ("entrenamiento", "prueba") for name in "ab"], "Name them train and val"),
+    ],
+)
+def test_splits_of_any_name_are_refused_by_what_is_in_them(tmp_path: Path, files: list[str], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        layout(tmp_path, *files)
 
 
 def test_a_split_is_nested_once(tmp_path: Path) -> None:
