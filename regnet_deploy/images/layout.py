@@ -242,8 +242,8 @@ def _ensure_no_repeated_names(root: Path, folders: Sequence[str]) -> None:
         if len(repeated) > 1:
             raise DataError(
                 f"{root / name} has folders with the names of classes beside it, {shortened(repeated)}: it looks like "
-                f"images to test on or to validate with, and would be a class. Call it val or test and move the class "
-                f"folders into {train}/; if {name} is a class, move it there too"
+                f"images to test on or to validate with, and would be a class. Call it val or test and move the "
+                f"class folders into {train}/; if {name} is a class, move it there too"
             )
     common = {found.folders for found in inside.values()}
     below = next(iter(common))
@@ -252,8 +252,8 @@ def _ensure_no_repeated_names(root: Path, folders: Sequence[str]) -> None:
     if not any(found.files for found in inside.values()):
         raise DataError(
             f"{root} has {shortened(folders)}, each with the folders {shortened(below)}: they look like parts of a "
-            f"data set, not like classes. Name them train and val, or put the images of each class into one folder; if they "
-            f"are the classes, move them into {train}/"
+            "data set, not like classes. Name them train and val, or put the images of each class into one folder; if "
+            f"they are the classes, move them into {train}/"
         )
 
 
