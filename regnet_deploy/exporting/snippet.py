@@ -95,12 +95,18 @@ def load_pixels(path):
         image = ImageOps.exif_transpose(image)
     if turn > 4:
         full, size = full[::-1], size[::-1]
-    if image.mode.startswith("I"):  # gray of 16 bits
-        image = image.convert("I").point(lambda level: level / 256).convert("L")
-    if image.has_transparency_data:  # on white
+    if image.mode.startswith("I"):  # gray of 16 bits, or of 8 bits in a file of 16
+        levels = image.convert("I")
+        step = 256 if levels.getextrema()[1] > 255 else 1
+        image = levels.point(lambda level: level / step).convert("L")
+    if image.has_transparency_data:
         colors = image.convert("RGBA")
-        image = Image.new("RGB", image.size, "white")
-        image.paste(colors, mask=colors)
+        low, high = colors.getchannel("A").getextrema()
+        for ground in ("white", "black"):  # white shapes on transparent ground would vanish on white
+            image = Image.new("RGB", colors.size, ground)
+            image.paste(colors, mask=colors)
+            if high - low <= 3 or any(most - least > 3 for least, most in image.getextrema()):
+                break
     spare = (image.width - size[0]) * (turn in (2, 3, 6, 7)), (image.height - size[1]) * (turn in (3, 4, 7, 8))
     start = [(side - crop) // 2 for side in full]
     corners = [[(start[i] + at) * size[i] / full[i] + spare[i] for i in (0, 1)] for at in (0, crop)]

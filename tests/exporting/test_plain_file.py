@@ -145,6 +145,19 @@ def test_the_program_sees_the_pixels_that_the_network_sees(exported, folder, tmp
         exif[0x0112] = orientation
         image.save(tmp_path / name, exif=exif)
         paths.append(tmp_path / name)
+    white = Image.new("RGBA", (90, 60), "white")
+    white.putalpha(coarse.resize(white.size).getchannel("R"))
+    eight_bits = np.asarray(coarse.resize((90, 60)).convert("L"))
+    odd = {
+        "white-shapes.png": white,
+        "white-shapes-gray.png": white.convert("LA"),
+        "transparent.png": Image.new("RGBA", (90, 60)),
+        "8-bits-in-16.png": Image.fromarray(eight_bits.astype(np.uint16)),
+        "9-bits-in-16.png": Image.fromarray(eight_bits.astype(np.uint16) * 2),
+    }
+    for name, image in odd.items():
+        image.save(tmp_path / name)
+        paths.append(tmp_path / name)
     seen = run_program(folder / "model.py", load_golden(exported).images, tuple(paths))["seen"]
     for path, pixels in zip(paths, seen, strict=True):
         expected = load_pixels(path.read_bytes(), exported.preprocessing)
