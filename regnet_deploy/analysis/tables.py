@@ -14,6 +14,8 @@ from regnet_deploy.analysis.rank_correlation import Correlation
 from regnet_deploy.html import Section, Table
 from regnet_deploy.populations.trials import Trials
 
+#: From this p on, a distance does not show which population is better.
+_SIGNIFICANT = 0.05
 #: Number of networks in the table of the best ones.
 _LISTED = 5
 _OF_ERRORS = ("n", "min (%)", "mean (%)", "median (%)")
@@ -90,7 +92,7 @@ def _distances(analysis: Analysis) -> Section:
                 f"{d.statistic:.3f}",
                 f"{d.p_value:.2g}",
                 f"{d.error:.2f}",
-                "neither" if d.better is None else d.better,
+                d.better if d.better is not None and d.p_value < _SIGNIFICANT else "not shown",
             )
             for d in analysis.distances
         ],

@@ -187,7 +187,7 @@ def scaled_number(text: str, prefix: str, quantity: str) -> float:
         number = float(with_suffix["number"]) * factor / _PREFIXES[prefix]
     else:
         number = float(text)
-        if 1e6 <= number < math.inf:
+        if 1e6 <= number <= 1e6 * _PREFIXES[prefix]:
             meant = number / _PREFIXES[prefix]
             raise click.BadParameter(
                 f"{text} stands for {text} x 10^{math.log10(_PREFIXES[prefix]):.0f} {quantity}: for {number:.4g} "

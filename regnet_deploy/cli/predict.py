@@ -23,7 +23,7 @@ _LISTED = 10
 
 @click.command()
 @click.argument("paths", metavar="[BUNDLE] IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@default_option("-k", type=Whole(1, 1_000_000), default=5, help="Classes to show for each image.")
+@default_option("-k", "--k", "k", type=Whole(1, 1_000_000), default=5, help="Classes to show for each image.")
 @click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest proved one]")
 @click.option("--threads", type=threads_type(), help="CPU threads.  [default: all cores that this process may use]")
 @device_option("auto: cuda if onnxruntime-gpu and a GPU are present. tensorrt: the TensorRT provider of ONNX Runtime.")
@@ -64,6 +64,9 @@ def command(
         bundle_path, given = paths[0], paths[1:]
     if not given:
         raise UsageError(f"no images given: regnet-deploy predict{open_bundle(bundle_path).argument} IMAGE...")
+    for path in given:
+        if str(path).startswith(("http:/", "https:/")):
+            raise UsageError(f"{path} is an address, and addresses are not read: download the image first")
     found = find_image_files(given)
     files = found.files
     classifier = open_classifier(bundle_path, variant=variant, device=device, runtime=runtime, threads=threads)

@@ -132,7 +132,8 @@ def ensure_no_splits_in_classes(root: Path, classes: Mapping[str, Iterable[str]]
         has = f"the folder {name} in {root} has the splits {shortened(inside)} in it"
         if len(found) == 1:
             raise DataError(f"{has}, and the folders beside it have none: did you mean --data {root / name}?")
-        raise DataError(f"{has}: move them above the classes, as {root}/train/{name} and {root}/val/{name}")
+        above = " and ".join(f"{root}/{split}/{name}" for split in inside)
+        raise DataError(f"{has}: move them above the classes, as {above}")
 
 
 def split_of(folder: str) -> str | None:

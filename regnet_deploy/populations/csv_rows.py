@@ -161,13 +161,20 @@ def _with_errors(
         listed = " ".join(", ".join(filter(None, names)).split())
         raise DataError(
             f"{path} has no column error (top-1 error, percent), top1_err or top1_acc"
-            f"{did_you_mean('error', names)}: {listed:.300}"
+            f"{did_you_mean('error', names)}: {listed:.300}; rename the column with the errors or accuracies"
         )
     known = [value for _, row in table if not math.isnan(value := number(row["top1_acc"]))]
     percent = any(row["top1_acc"].endswith("%") for _, row in table)
     fraction = not percent and any(value > 0 for value in known) and all(0 <= value <= 1 for value in known)
     scale = 100 if fraction else 1
     computed = [(line, {**row, "error": _complement(row["top1_acc"], scale)}) for line, row in table]
+    low = sum(0 < value <= 1 for value in known)
+    if low and not fraction and not percent:
+        others = len(known) - low
+        return computed, (
+            f"{path.name}: {low} accuracies are at most 1 and {others} are not; all are read as percent: correct those "
+            "that are fractions",
+        )
     if not fraction:
         return computed, ()
     return computed, (f"{path.name}: no accuracy is above 1, so they are read as fractions, not as percent",)
@@ -185,4 +192,4 @@ def _state(row: Mapping[str, str], path: Path, line: int) -> str:
             f"{path} line {line}: the state {text!r} is not known{did_you_mean(text.lower(), _STATES)}; known: "
             f"{', '.join(filter(None, _STATES))}"
         )
-    return state
+    return PLANNED if state == DONE and not row["error"] else state

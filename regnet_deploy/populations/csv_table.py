@@ -152,7 +152,7 @@ def _of_one_training(table: CsvRows, file: str) -> tuple[list[Row], tuple[str, .
     """Return the rows with an outcome that belong to one population, and remarks on those that are left out."""
     remarks = list(table.remarks)
     rows = []
-    for state, reason in ((PLANNED, "have no result yet"), (STOPPED, "were stopped before the end of their training")):
+    for state, reason in ((PLANNED, "have no result"), (STOPPED, "were stopped before the end of their training")):
         left_out = sum(row.state == state for row in table.rows)
         if left_out:
             remarks.append(f"{file}: {left_out} of {len(table.rows)} networks {reason} and are left out")

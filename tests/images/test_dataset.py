@@ -256,7 +256,10 @@ def test_splits_inside_of_class_folders_are_refused(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         put_class(tmp_path, f"{name}/train", 2)
         put_class(tmp_path, f"{name}/test", 2)
-    with pytest.raises(DataError, match=r"folder cat in .* has the splits test, train in it: move them above"):
+    with pytest.raises(
+        DataError,
+        match=r"folder cat in .* has the splits test, train in it: move them above the classes, as .*/test/cat and ",
+    ):
         list_images(tmp_path)
 
 

@@ -174,7 +174,7 @@ def test_those_that_diverged_or_failed_are_counted_and_left_out(write: Write) ->
     assert trials.columns["macs"].tolist() == [1, 4]
 
 
-@pytest.mark.parametrize("value", ["", "nan", "-0.01", "100.01", "inf", "many", "0x10", "1e999"])
+@pytest.mark.parametrize("value", ["nan", "-0.01", "100.01", "inf", "many", "0x10", "1e999"])
 def test_an_error_that_is_none_is_refused_with_its_line(write: Write, value: str) -> None:
     said = refused(write(f"error,macs\n10,1\n{value},2\n"))
     assert f"line 3: the error must be 0 to 100 percent, got {value!r}: correct it" in said
@@ -304,7 +304,7 @@ def test_accuracies_that_are_fractions_are_read_as_such_and_said(write: Write) -
     trials = read_csv(write("top1_acc\n0.755\n1\n0.2\n"))
     assert trials.error.tolist() == [24.5, 0, 80]
     assert "read as fractions" in " ".join(trials.remarks)
-    assert read_csv(write("top1_acc\n75.5\n1\n")).remarks == ()
+    assert read_csv(write("top1_acc\n75.5\n10\n")).remarks == ()
     assert read_csv(write("top1_acc\n75.5 %\n1%\n")).error.tolist() == [24.5, 99]
 
 
@@ -320,7 +320,7 @@ def test_epochs_of_other_programs_are_no_rounds(write: Write) -> None:
     [
         ("COMPLETE,10\nTrialState.COMPLETE,11\nTERMINATED,12\nfinished,13\n", [10, 11, 12, 13], 0, ""),
         ("done,10\nFAIL,\nERROR,\ncrashed,\n", [10], 3, ""),
-        ("done,10\nRUNNING,\nWAITING,20\n", [10], 0, "2 of 3 networks have no result yet"),
+        ("done,10\nRUNNING,\nWAITING,20\n", [10], 0, "2 of 3 networks have no result"),
         ("done,10\nPRUNED,60\n", [10], 0, "1 of 2 networks were stopped before the end"),
     ],
 )
@@ -387,3 +387,15 @@ def test_values_that_no_statistic_can_take_are_unknown_and_said(write: Write) ->
 def test_whole_numbers_as_pandas_writes_them_describe_a_network(write: Write) -> None:
     (network,) = read_csv(write("error,depths,widths,group_widths,stem_stride\n40,1 1,8 16,8 8,1.0\n")).networks
     assert network.stem_stride == 1
+
+
+def test_a_row_without_a_result_is_left_out_and_said(write: Write) -> None:
+    trials = read_csv(write("error,state,macs\n10,COMPLETE,1\n,COMPLETE,2\n"))
+    assert trials.error.tolist() == [10]
+    assert "1 of 2 networks have no result and are left out" in " ".join(trials.remarks)
+
+
+def test_fractions_among_percents_are_doubted(write: Write) -> None:
+    trials = read_csv(write("top1_acc\n0.73\n73.1\n"))
+    assert trials.error.tolist() == pytest.approx([99.27, 26.9])
+    assert "1 accuracies are at most 1 and 1 are not" in " ".join(trials.remarks)
