@@ -83,6 +83,8 @@ def _command(part: str, path: str | Path) -> str:
 
 #: Names of stored files.
 STORED_NAME = re.compile(r"[A-Za-z0-9._-]+-([0-9a-f]{12})(\.[A-Za-z0-9]+)?\Z")
+#: Endings of the large files of a bundle; images may have names like those of stored files.
+STORED_SUFFIXES = (".onnx", ".plan", ".safetensors")
 #: Names of copies of the manifest.
 COPY_NAME = re.compile(r"bundle-[0-9a-f]{12}\.json\Z")
 #: Maximum size of a manifest; large ones have a hundredth of it.
@@ -234,15 +236,60 @@ def open_bundle(path: str | Path) -> Bundle:
         what = "does not exist"
         if find_copies(folder):
             raise DamagedManifest(f"{manifest} is missing", _restore(folder)) from None
+        names = _names(folder)
+        if any(STORED_NAME.match(name) and name.endswith(STORED_SUFFIXES) for name in names):
+            raise BundleError(_without_manifest(folder, _intact_weights(folder))) from None
+        output = folder
         if os.path.exists(folder):
             what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
+            if names or not os.path.isdir(folder):
+                output = Path("OTHER")  # `select` refuses this path
         raise BundleError(
             f"no bundle at {folder}: it {what}; make one with `regnet-deploy select --gflops 4 -o "
-            f"{shlex.quote(str(folder))}`"
+            f"{shlex.quote(str(output))}`"
         ) from None
     except OSError as error:
+        if os.path.exists(manifest) and not os.path.isfile(manifest):
+            what = "a folder" if os.path.isdir(manifest) else "a pipe or a device"
+            raise DamagedManifest(f"{manifest} is {what}, not a regular file", _restore(folder)) from None
         raise BundleError(f"cannot read {manifest}: {error.strerror}") from None
     return parse_bundle(folder, raw)
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names in a folder; none where it is no folder or cannot be read."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _intact_weights(folder: Path) -> Path | None:
+    """Return the latest file of weights in a folder whose content is that of its name."""
+    try:
+        for path in sorted(folder.glob("weights-*.safetensors"), key=lambda one: one.stat().st_mtime_ns, reverse=True):
+            name = STORED_NAME.match(path.name)
+            if name and hashlib.sha256(read_file(path)).hexdigest().startswith(name[1]):
+                return path
+    except OSError:  # they cannot be read: they are of no use
+        return None
+    return None
+
+
+def _without_manifest(folder: Path, weights: Path | None) -> str:
+    """Return what is said of a folder with files of a bundle, without a manifest and without a copy of one."""
+    gone = (
+        f"{folder} has files of a bundle, but no {MANIFEST} and no copy of it (bundle-*.json): they are deleted, or "
+        "not copied yet; restore one from a backup"
+    )
+    if weights is None:
+        return f"{gone}, or make another bundle with `regnet-deploy select --gflops 4 -o OTHER`"
+    # Weights of a bundle take RGB, also those that were imported; what is not in their shapes has to be said.
+    return (
+        f"{gone}, or make a new bundle of {weights.name}, which is intact: `regnet-deploy import "
+        f"{shlex.quote(str(weights))} --channels rgb --resolution R --labels FILE -o OTHER`, with the pixels R of the "
+        "training and the class names in their order; where R is below 96, also --resize R --stem-stride 1"
+    )
 
 
 def read_bundle(path: str | Path, use: Callable[[Bundle], T], is_incomplete: Callable[[T], bool] | None = None) -> T:

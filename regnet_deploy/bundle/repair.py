@@ -52,14 +52,32 @@ def repair_bundle(path: str | Path) -> str | None:
                 open_bundle(folder)
                 return None
             restored, how = _best_source(folder, error)
+            moved = _move_folder(folder / MANIFEST)
             _write(restored)
-        return f"{error.what}; {how}"
+        return f"{error.what}; {how}{moved}"
     copy = damaged_copy(bundle)
     if copy is not None:
         with writable(folder), lock_folder(folder):
             _write(open_bundle(folder))
         return f"{copy} was damaged, and is written again"
     return None
+
+
+def _move_folder(path: Path) -> str:
+    """Remove an empty folder in the place of the manifest, or rename one with files; return how that is said.
+
+    A file cannot replace a folder by a rename.
+    """
+    if path.is_symlink() or not path.is_dir():  # a rename replaces a link and a file
+        return ""
+    if not any(path.iterdir()):
+        path.rmdir()
+        return "; the folder was empty and is removed"
+    aside = path.with_name(f"{MANIFEST}.folder")
+    if os.path.lexists(aside):
+        raise BundleError(f"{path} is a folder with files, and so is {aside}: move both away, then run this again")
+    path.rename(aside)
+    return f"; the folder with its files is {aside} now: delete it or keep it elsewhere"
 
 
 def _write(bundle: Bundle) -> None:

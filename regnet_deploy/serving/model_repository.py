@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_deploy.bundle import MANIFEST
-from regnet_deploy.bundle.reading import STORED_NAME
+from regnet_deploy.bundle.reading import STORED_NAME, STORED_SUFFIXES
 from regnet_deploy.errors import BundleError, RegnetDeployError, UsageError
 
 #: Model names that need no escaping in URLs, metrics and logs.
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}\Z")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}\Z")
-#: Endings of the files of a bundle; images may have names like those of stored files.
-_STORED_SUFFIXES = (".onnx", ".plan", ".safetensors")
 
 
 #: Names, sizes, times, inodes and permissions of files.
@@ -171,7 +169,7 @@ def _unusable(
 
 def _is_half_copied(names: list[str]) -> bool:
     """Return whether files of a bundle are there, which has no manifest yet or any more."""
-    return any(STORED_NAME.match(name) and name.endswith(_STORED_SUFFIXES) for name in names)
+    return any(STORED_NAME.match(name) and name.endswith(STORED_SUFFIXES) for name in names)
 
 
 def _reason(path: Path, error: OSError) -> str:

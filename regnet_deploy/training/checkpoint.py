@@ -148,7 +148,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Replace the last checkpoint.
 
     Raises:
-        DataError: it cannot be written; the last one is unchanged.
+        DataError: it cannot be written; the last one, if there is one, is unchanged.
     """
     groups = {name: getattr(checkpoint, name) for name in _GROUPS}
     tensors = {
@@ -169,10 +169,10 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     try:
         _replace(folder / FILE, data)
     except OSError as error:
-        raise DataError(
-            f"cannot write {folder / FILE}: {error.strerror}; the last complete checkpoint is intact: "
-            "free some space, then repeat the command to continue"
-        ) from None
+        left = "the last complete checkpoint is intact: free some space, then repeat the command to continue"
+        if not has_checkpoint(folder):
+            left = "there is no earlier checkpoint: free some space, then repeat the command, which starts the run anew"
+        raise DataError(f"cannot write {folder / FILE}: {error.strerror}; {left}") from None
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -153,6 +153,16 @@ def test_no_bundle_names_the_command_that_makes_one(tmp_path, make, said):
             use(tmp_path / "b")
 
 
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_path_that_select_would_refuse_is_not_advised(tmp_path, kind):
+    path = tmp_path / "images" if kind == "folder" else tmp_path / "b"
+    if kind == "folder":
+        path.mkdir()
+    (path / "cat.jpg" if kind == "folder" else path).write_bytes(b"x")
+    with pytest.raises(BundleError, match="select --gflops 4 -o OTHER`"):
+        open_bundle(path)
+
+
 def test_an_update_based_on_other_weights_writes_nothing(bundle):
     update_bundle(bundle.path, {}, {"weights.safetensors": b"new"})
     with pytest.raises(BundleError, match="changed by another command meanwhile"):

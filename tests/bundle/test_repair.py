@@ -83,6 +83,49 @@ def test_a_missing_manifest_is_restored(folder: Path):
     assert (folder / MANIFEST).read_bytes() == whole
 
 
+@pytest.mark.parametrize("holds", ["nothing", "a file"])
+def test_a_folder_in_the_place_of_the_manifest_is_moved_away(folder: Path, holds: str):
+    whole = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).unlink()
+    (folder / MANIFEST).mkdir()
+    if holds == "a file":
+        (folder / MANIFEST / "notes").write_text("kept")
+    with pytest.raises(DamagedManifest, match=r"bundle\.json is a folder, not a regular file: .*--repair"):
+        open_bundle(folder)
+    assert "restored from bundle-" in str(repair_bundle(folder))
+    assert (folder / MANIFEST).read_bytes() == whole
+    if holds == "a file":
+        assert (folder / "bundle.json.folder" / "notes").read_text() == "kept"
+    else:
+        assert find_damage(open_bundle(folder)) == []
+
+
+def test_a_pipe_in_the_place_of_the_manifest_is_replaced(folder: Path):
+    whole = (folder / MANIFEST).read_bytes()
+    (folder / MANIFEST).unlink()
+    os.mkfifo(folder / MANIFEST)
+    with pytest.raises(DamagedManifest, match=r"bundle\.json is a pipe or a device, not a regular file"):
+        open_bundle(folder)
+    assert "restored from bundle-" in str(repair_bundle(folder))
+    assert (folder / MANIFEST).read_bytes() == whole
+
+
+def test_without_a_manifest_and_its_copy_the_intact_weights_are_named(folder: Path):
+    for path in (folder / MANIFEST, *copies(folder)):
+        path.unlink()
+    (weights,) = folder.glob("weights-*")
+    left = sorted(folder.iterdir())
+    for use in (open_bundle, repair_bundle):
+        with pytest.raises(BundleError, match=r"has files of a bundle, but no bundle\.json and no copy of it") as error:
+            use(folder)
+        assert f"`regnet-deploy import {weights} --channels rgb " in str(error.value)
+        assert "select" not in str(error.value)
+    weights.write_bytes(b"damaged")
+    with pytest.raises(BundleError, match=r"no copy of it .* make another bundle with .* -o OTHER`"):
+        repair_bundle(folder)
+    assert sorted(folder.iterdir()) == left
+
+
 def test_a_damaged_copy_is_found_and_written_again(folder: Path):
     (copy,) = copies(folder)
     copy.write_bytes(b"{")

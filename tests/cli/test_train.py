@@ -136,7 +136,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_line(cli_process: Any, bundl
     before = open_bundle(bundle)
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     done = cli_process("train", bundle, "--data", data, *QUICK, prelude=limit)
-    assert_one_line(done, "File too large; the last complete checkpoint is intact")
+    assert_one_line(done, "File too large; there is no earlier checkpoint: free some space")
     assert open_bundle(bundle) == before
     assert cli_process("train", bundle, "--data", data, *QUICK).returncode == 0
 

@@ -13,6 +13,7 @@ from foreign_weights import X, as_library, weights_of
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import BundleError, DataError, UsageError
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.published import find_published
@@ -159,3 +160,29 @@ def test_weights_are_not_replaced_unasked(timm_file: Path, tmp_path: Path) -> No
         import_weights(timm_file, tmp_path / "b")
     again = import_weights(timm_file, tmp_path / "b", replace_existing=True)
     assert again.files == first.files
+
+
+def test_the_weights_of_a_bundle_that_lost_its_manifest_give_the_same_model(tmp_path: Path) -> None:
+    """As the error of such a folder advises; the file does not hold what the options say."""
+    whole = open_bundle(Path(__file__).parents[1] / "fixtures" / "bundles" / "exported")
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(whole.labels))
+    file = whole.path / whole.files["weights.safetensors"].name
+    options = ImportOptions(channels="rgb", resolution=32, resize=32, stem_stride=1, labels=labels)
+    bundle = import_weights(file, tmp_path / "b", options)
+    assert bundle.preprocessing == whole.preprocessing
+    assert bundle.labels == whole.labels
+    before, after = load_model(whole).eval(), load_model(bundle).eval()
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(before(images), after(images))
+
+
+def test_the_default_preprocessing_is_that_of_training_where_the_error_names_no_resize(
+    timm_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "weights.safetensors"
+    source = open_bundle(import_weights(timm_file, tmp_path / "a").path)
+    file.write_bytes(source.read("weights.safetensors"))
+    for resolution in (96, 128, 224):
+        bundle = import_weights(file, tmp_path / f"{resolution}", ImportOptions(channels="rgb", resolution=resolution))
+        assert bundle.preprocessing == default_preprocessing(resolution)

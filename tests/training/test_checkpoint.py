@@ -118,6 +118,20 @@ def test_a_full_disk_leaves_the_checkpoint_before(
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+def test_a_full_disk_at_the_first_checkpoint_says_that_there_is_none(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        DataError, match=r"No space left on device; there is no earlier checkpoint: .* starts the run anew"
+    ):
+        save(tmp_path, trainer)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_killed_processes_left_is_deleted_and_folders_stay(tmp_path: Path, trainer: Trainer) -> None:
     (tmp_path / ".incomplete-0123").write_bytes(b"half a checkpoint")
     (tmp_path / ".incomplete-earlier").mkdir()
