@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run_directory import default_directory
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """Give SIGINT its usual handler, which the process of the tests may have lost or never had (as under nohup)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    if before is not None:  # of a library that is not written in Python
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_first_signal_is_noted_and_the_second_has_its_usual_effect() -> None:
