@@ -24,6 +24,10 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 
     name = "r,g,b"
 
+    def __init__(self, smallest: float = 0.0) -> None:
+        """Take numbers from ``smallest`` to 1."""
+        self.smallest = smallest
+
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, float, float]:
@@ -34,8 +38,12 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
             red, green, blue = (float(part) for part in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r} is not three numbers for red, green and blue such as 0.485,0.456,0.406", param, ctx)
-        if not all(0 <= number <= 1 for number in (red, green, blue)):  # nan is in no range
-            self.fail(f"{value!r} holds a number that is not in the range 0<=x<=1 (of pixels in 0..1)", param, ctx)
+        if not all(self.smallest <= number <= 1 for number in (red, green, blue)):  # nan is in no range
+            self.fail(
+                f"{value!r} holds a number that is not in the range {self.smallest:g}<=x<=1 (of pixels in 0..1)",
+                param,
+                ctx,
+            )
         return red, green, blue
 
 
@@ -70,7 +78,9 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option("--resize", type=Whole(16, 4096), help="Short side of the image before the central crop, pixels.")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How images are resized.")
 @click.option("--mean", type=Channels(), help="Mean of the pixels in 0..1.  [default: that of ImageNet]")
-@click.option("--std", type=Channels(), help="Deviation of the pixels in 0..1.  [default: that of ImageNet]")
+@click.option(
+    "--std", type=Channels(smallest=0.001), help="Deviation of the pixels in 0..1.  [default: that of ImageNet]"
+)
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),

@@ -95,7 +95,8 @@ def read_foreign_weights(
         state["stem.conv.weight"] = state["stem.conv.weight"].flip(1)
     for name in [name for name in state if name.endswith("running_mean")]:
         counter = name.removesuffix("running_mean") + "num_batches_tracked"
-        state.setdefault(counter, torch.zeros((), dtype=torch.int64))
+        if counter not in state or state[counter].shape != () or state[counter].dtype != torch.int64:
+            state[counter] = torch.zeros((), dtype=torch.int64)  # nothing is computed with it
     return ForeignWeights(file, layout.name, state, network, classes_of(state), tuple(assumptions))
 
 
@@ -103,6 +104,9 @@ def _recognize(names: Sequence[str], source: str | None, path: Path) -> Layout:
     """Return the layout that knows most of the names."""
     counts = [(layout, count) for layout, count in match_counts(names) if source in (None, layout.name)]
     layout, count = counts[0]
+    best, known = match_counts(names)[0]
+    if source is not None and count < known == len(names):
+        raise DataError(f"{path} has the names of {best.name}, not of {source}: omit --from")
     if 2 * count > len(names) or (source is not None and count):
         return layout
     other = _other_network(names)

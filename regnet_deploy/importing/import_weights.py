@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regnet_deploy.bundle import Bundle, Manifest, create_bundle
+from regnet_deploy.bundle import MANIFEST, Bundle, Manifest, create_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOrigin
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.imagenet import class_names
@@ -94,6 +94,11 @@ def import_weights(
         BundleError: the bundle cannot be written, or holds weights.
     """
     options = options or ImportOptions()
+    if options.channels is None and file.match("weights-*.safetensors") and file.with_name(MANIFEST).exists():
+        raise UsageError(
+            f"{file} is a part of the bundle {file.parent}, and not of pycls, whose names it has: give the bundle to "
+            "other commands, or add --channels rgb"
+        )
     published = None if options.published is None else find_weights(options.published)
     foreign = read_foreign_weights(
         file,
@@ -289,7 +294,7 @@ def _read_labels(file: Path, classes: int) -> tuple[str, ...]:
     if text.lstrip().startswith(("[", "{")):
         try:
             names = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{file} is not JSON: {error}") from None
         names = _from_mapping(names) if isinstance(names, Mapping) else names
     if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):

@@ -13,6 +13,8 @@ from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import SE_RATIO, Network
 
 _BLOCK = re.compile(r"s(\d+)\.b(\d+)\.")
+#: Tensors of layers; others are missing or superfluous, which the comparison with the network tells.
+_CHECKED = (".weight", ".bias", ".running_mean", ".running_var")
 #: Number of tensors that a message names.
 _NAMED = 5
 
@@ -29,6 +31,7 @@ def recover_network(tensors: Mapping[str, Tensor], stem_stride: int = 2) -> Netw
             the message names the tensors.
     """
     depths = _depths(tensors)
+    _check_kinds(tensors)
     try:
         network = _network(tensors, depths, stem_stride)
     except KeyError as missing:
@@ -66,6 +69,37 @@ def check_tensors(tensors: Mapping[str, Tensor], network: Network) -> None:
     for found, what in ((shaped, "have other shapes"), (missing, "are missing"), (extra, "are of no RegNet")):
         if found:
             raise DataError(f"the weights fit no RegNet: {len(found)} tensors {what}: {_first(found)}")
+
+
+def _check_kinds(tensors: Mapping[str, Tensor]) -> None:
+    """Check the number of dimensions and the type of each tensor, on which the recovery relies, and the variances."""
+    named = {name: tensor for name, tensor in tensors.items() if name.endswith(_CHECKED)}
+    shaped = [
+        f"{name} {_shape(tensor.shape)}"
+        for name, tensor in named.items()
+        if tensor.ndim != _dimensions(name) or 0 in tensor.shape
+    ]
+    integers = [
+        f"{name} {str(tensor.dtype).removeprefix('torch.')}"
+        for name, tensor in named.items()
+        if not tensor.is_floating_point()
+    ]
+    negative = [name for name, tensor in named.items() if name.endswith("running_var") and bool((tensor < 0).any())]
+    for found, what in (
+        (shaped, "have shapes that are not those of its layers"),
+        (integers, "are integers (weights that were quantized cannot be imported)"),
+        (negative, "are variances below 0"),
+    ):
+        if found:
+            raise DataError(f"the weights fit no RegNet: {len(found)} tensors {what}: {_first(found)}")
+
+
+def _dimensions(name: str) -> int:
+    """Return the number of dimensions of a tensor of a RegNet."""
+    module, _, tensor = name.rpartition(".")
+    if tensor != "weight" or module.endswith("bn"):
+        return 1
+    return 2 if module == "head.fc" else 4
 
 
 def _depths(tensors: Mapping[str, Tensor]) -> list[int]:

@@ -12,6 +12,7 @@ import os
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ _PLACES = (
     "params",
     "weights",
 )
+#: Most dictionaries around a tensor, and most entries of them all. A pickle can refer to one dictionary many times, or
+#: to itself, so a small file can have any number of both.
+_DEEPEST, _MOST_ENTRIES = 16, 200_000
+#: Largest size of what an archive or its tensors take in memory, as a multiple of the file and beyond 16 MiB. Weights
+#: hardly compress, but a small archive of zeros, or a tensor that repeats one value, can fill the memory.
+_LARGEST_GROWTH, _ALWAYS_ALLOWED = 4, 16 << 20
 #: How other files begin, and what they are.
 _OTHER_KINDS = (
     (b"\x89HDF\r\n", "a HDF5 file (Keras): convert it to PyTorch first, for example with timm's names"),
@@ -80,6 +87,8 @@ def read_weight_file(path: Path) -> WeightFile:
     """
     if os.path.isdir(path):  # False also where Path would raise: a name too long, a folder that may not be read
         raise DataError(f"{path} is a folder: give the weight file, such as {path}/model.safetensors")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError(f"{path} is a device or a pipe: give a file")
     try:
         with open(path, "rb") as file:
             start = file.read(512)
@@ -124,12 +133,13 @@ def _read_torch(path: Path, start: bytes) -> tuple[dict[str, Any], str]:
     if start.startswith(b"PK"):
         with _opened_zip(path) as archive:
             names = archive.namelist()
+            _check_size(path, sum(entry.file_size for entry in archive.infolist()))
             if not any(name.endswith("/data.pkl") or name == "data.pkl" for name in names):
                 inner = [name for name in names if name.lower().endswith((".pth", ".pt", ".pyth", ".bin", ".torch"))]
                 if len(inner) != 1:
                     listed = ", ".join(names[:3])
                     raise DataError(f"{path} is a zip archive without weights of PyTorch ({listed:.200}): unpack it")
-                data = archive.read(inner[0])
+                data = _read_entry(archive, inner[0], path)
                 return _load(io.BytesIO(data), path), "torch zip" if data.startswith(b"PK") else "torch pickle"
         return _load(path, path), "torch zip"
     if start[:1] != b"\x80":
@@ -142,6 +152,22 @@ def _opened_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise DataError(f"{path} is damaged or cut off: {_one_line(error)}; download it again") from None
+
+
+def _read_entry(archive: zipfile.ZipFile, name: str, path: Path) -> bytes:
+    try:
+        return archive.read(name)
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or compressed in a way that Python does not know
+        raise DataError(f"{path} cannot be unpacked here: {_one_line(error)}; unpack it first") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise DataError(f"{path} is damaged or cut off: {_one_line(error)}; download it again") from None
+
+
+def _check_size(path: Path, needed: int) -> None:
+    """Refuse contents that take far more memory than the file has bytes."""
+    size = os.path.getsize(path)
+    if needed > _LARGEST_GROWTH * size + _ALWAYS_ALLOWED:
+        raise DataError(f"{path} has {size:,} bytes and takes {needed:,} bytes of memory: these are no trained weights")
 
 
 def _load(source: Path | io.BytesIO, path: Path) -> dict[str, Any]:
@@ -195,12 +221,20 @@ def _weights_of(content: Mapping[str, Any], container: str, path: Path) -> Weigh
     while (key := _next_place(current, place, remarks)) is not None:
         place.append(key)
         current = current[key]
-    tensors = {name: value for name, value in _flat(current) if isinstance(value, Tensor) and name not in _COUNTERS}
+        if len(place) > _DEEPEST:
+            raise DataError(f"{path} is no checkpoint: more than {_DEEPEST} dictionaries are inside each other")
+    tensors: dict[str, Tensor] = {}
+    for number, (name, value) in enumerate(_flat(current, path)):
+        if number == _MOST_ENTRIES:
+            raise DataError(f"{path} is no checkpoint of a network: it has more than {_MOST_ENTRIES:,} entries")
+        if isinstance(value, Tensor) and name not in _COUNTERS:
+            tensors[name] = value
     if not tensors:
         listed = ", ".join(map(str, list(content)[:5])) or "none"
         raise DataError(f"{path} holds no tensors by name; its keys are {listed[:200]}")
     names = _without_wrappers(list(tensors))
     tensors = {name: tensors[old] for name, old in zip(names, tensors, strict=True)}
+    _check_dense(tensors, path)
     return WeightFile(_as_float32(tensors, path, remarks), container, tuple(place), metadata, tuple(remarks))
 
 
@@ -222,10 +256,12 @@ def _next_place(current: Mapping[str, Any], place: list[str], remarks: list[str]
     return held[0]
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(content: Mapping[str, Any], path: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if depth > _DEEPEST:
+        raise DataError(f"{path} is no checkpoint: more than {_DEEPEST} dictionaries are inside each other")
     for name, value in content.items():
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from _flat(value, path, f"{prefix}{name}.", depth + 1)
         else:
             yield f"{prefix}{name}", value
 
@@ -237,6 +273,24 @@ def _without_wrappers(names: list[str]) -> list[str]:
         if prefix is None:
             return names
         names = [name.removeprefix(prefix) for name in names]
+
+
+def _check_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that are not plain arrays of real numbers, and those that are far larger than the file."""
+    odd = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.layout is not torch.strided
+        or tensor.device.type != "cpu"
+        or tensor.is_quantized
+        or tensor.is_complex()
+    ]
+    if odd:
+        raise DataError(
+            f"{path}: {len(odd)} of {len(tensors)} tensors are sparse, quantized, complex or without values: "
+            f"{', '.join(odd[:5])}"
+        )
+    _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
 
 
 def _as_float32(tensors: Mapping[str, Tensor], path: Path, remarks: list[str]) -> dict[str, Tensor]:

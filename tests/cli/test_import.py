@@ -45,10 +45,11 @@ def test_json_is_one_document(cli: Any, file: Path, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["none.pth"], "cannot read none.pth: No such file"),
-        (["a.pth", "--from", "vissl"], "a.pth has no RegNet with names of vissl"),
+        (["a.pth", "--from", "vissl"], "a.pth has the names of torchvision, not of vissl"),
         (["a.pth", "--weights", "regnetx_003"], "no public weights 'regnetx_003'"),
         (["a.pth", "--mean", "0.5"], "three numbers for red, green and blue"),
         (["a.pth", "--std", "0.5,nan,0.5"], "not in the range"),
+        (["a.pth", "--std", "0.5,0,0.5"], "not in the range 0.001<=x<=1"),
         (["a.pth", "--resolution", 64, "--resize", 32], "--resize 32 is smaller than the input of the network"),
         (["a.pth", "--labels", "none.txt"], "cannot read none.txt"),
     ],

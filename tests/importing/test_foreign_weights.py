@@ -52,6 +52,12 @@ def test_a_library_without_counters_gets_them(saved: Save) -> None:
     assert read.state.keys() == weights_of(X).keys()
 
 
+def test_a_counter_of_another_shape_or_type_is_replaced(saved: Save) -> None:
+    name = "stem.bn.num_batches_tracked"
+    for value in (torch.zeros(3), torch.tensor(2.0)):
+        assert torch.equal(read_foreign_weights(saved(weights_of(X) | {name: value})).state[name], torch.tensor(0))
+
+
 def test_a_whole_model_of_classy_has_a_wrapper_around_the_block_of_its_head(saved: Save) -> None:
     state = as_library("classy", weights_of(Y), Y)
     wrapped = {
@@ -124,5 +130,23 @@ def test_a_library_that_is_named_must_exist_and_fit(saved: Save) -> None:
     assert read_foreign_weights(path, source="timm").source == "timm"
     with pytest.raises(UsageError, match=r"got 'tim' \(did you mean timm\?\)"):
         read_foreign_weights(path, source="tim")
-    with pytest.raises(DataError, match="no RegNet with names of vissl"):
+    with pytest.raises(DataError, match="has the names of timm, not of vissl: omit --from"):
         read_foreign_weights(path, source="vissl")
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "said"),
+    [
+        ("stem.conv.weight", torch.tensor(1.0), "shapes that are not those of its layers: stem.conv.weight ()"),
+        ("head.fc.weight", torch.tensor(1.0), "head.fc.weight ()"),
+        ("head.fc.weight", torch.zeros(0, 40), "head.fc.weight (0, 40)"),
+        ("s1.b1.f.b.weight", torch.zeros(8), "s1.b1.f.b.weight (8)"),
+        ("s1.b1.f.a.weight", torch.zeros(0, 8, 1, 1), "s1.b1.f.a.weight (0, 8, 1, 1)"),
+        ("head.fc.weight", torch.zeros(5, 40, dtype=torch.int8), "are integers"),
+        ("s1.b1.bn.running_var", -torch.ones(8), "variances below 0: s1.b1.bn.running_var"),
+    ],
+)
+def test_tensors_that_no_layer_can_have_are_named(saved: Save, name: str, tensor: torch.Tensor, said: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_foreign_weights(saved(weights_of(X) | {name: tensor}))
+    assert said in str(caught.value)

@@ -132,6 +132,7 @@ def test_the_place_of_public_weights_tells_what_a_file_is_if_it_has_their_networ
         ("a\nb\nc\nd\na\n", "names the class 'a' twice"),
         ('["a", "b", 3, "d", "e"]', "is no list of class names"),
         ("[", "is not JSON"),
+        (100_000 * "[", "is not JSON"),
     ],
 )
 def test_class_names_that_do_not_fit_are_one_line(timm_file: Path, tmp_path: Path, content: str, said: str) -> None:
@@ -186,3 +187,12 @@ def test_the_default_preprocessing_is_that_of_training_where_the_error_names_no_
     for resolution in (96, 128, 224):
         bundle = import_weights(file, tmp_path / f"{resolution}", ImportOptions(channels="rgb", resolution=resolution))
         assert bundle.preprocessing == default_preprocessing(resolution)
+
+
+def test_weights_of_a_bundle_are_not_taken_for_those_of_pycls(timm_file: Path, tmp_path: Path) -> None:
+    bundle = import_weights(timm_file, tmp_path / "b")
+    (file,) = (tmp_path / "b").glob("weights-*.safetensors")
+    with pytest.raises(UsageError, match="is a part of the bundle"):
+        import_weights(file, tmp_path / "c")
+    copy = import_weights(file, tmp_path / "c", ImportOptions(channels="rgb"))
+    assert copy.read("weights.safetensors") == bundle.read("weights.safetensors")

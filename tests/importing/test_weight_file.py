@@ -192,3 +192,60 @@ def test_one_tensor_alone_is_no_network(saved: Save) -> None:
     assert "holds a list, not a dictionary of tensors" in refused(saved([torch.zeros(3)]))
     path = saved({"epoch": 3})
     assert "holds no tensors by name; its keys are epoch" in refused(path)
+
+
+def nested(depth: int, width: int) -> dict[str, Any]:
+    """Return dictionaries in each other; with a width of two, as many entries as two to the power of the depth."""
+    content: dict[str, Any] = {"t": torch.zeros(1)}
+    for _ in range(depth):
+        content = {str(i): content for i in range(width)}
+    return content
+
+
+def in_itself(key: str) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    content[key] = content
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (in_itself("model"), "more than 16 dictionaries"),
+        (in_itself("x"), "more than 16 dictionaries"),
+        (nested(40, 2), "more than 16 dictionaries"),
+        (nested(6, 8), "more than 200,000 entries"),
+        ({"a.weight": torch.zeros(1).as_strided((1 << 30, 1 << 10), (0, 0))}, "bytes of memory"),
+        ({"a.weight": torch.eye(3).to_sparse()}, "are sparse, quantized, complex or without values: a.weight"),
+        ({"a.weight": torch.zeros(3, device="meta")}, "are sparse, quantized, complex or without values: a.weight"),
+        ({"a.weight": torch.zeros(3, dtype=torch.complex64)}, "complex or without values: a.weight"),
+    ],
+)
+def test_contents_that_would_never_end_or_fill_the_memory_are_refused(
+    saved: Save, content: dict[str, Any], said: str
+) -> None:
+    assert said in refused(saved(content))
+
+
+@pytest.mark.parametrize("inner", ["weights.pth", "archive/data.pkl"])
+def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: Path, inner: str) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(inner, bytes(20 << 20))
+    assert "takes 20,971,520 bytes of memory: these are no trained weights" in refused(path)
+
+
+def test_damaged_and_encrypted_archives_and_pipes_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("w.pth", "hello world")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"hello", b"hallo"))
+    assert "is damaged or cut off: Bad CRC-32" in refused(path)
+    locked = bytearray(data)
+    locked[6] |= 1
+    locked[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(locked)
+    assert "cannot be unpacked here" in refused(path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "is a device or a pipe" in refused(tmp_path / "pipe")
