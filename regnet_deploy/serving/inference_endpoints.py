@@ -118,10 +118,16 @@ async def _classify_image(
     try:
         predictions = await service.classify(call, model, image, k)
     except DataError as error:
-        if kind.lower().startswith(_URL_ENCODED):  # both of curl's options send it
+        if kind.lower().startswith(_URL_ENCODED) and _is_of_curl_d(image):  # both of curl's options send this type
             raise RequestError(f"{error}; {_CURL_HINT}") from None
         raise
     return {"predictions": [prediction.to_json() for prediction in predictions]}
+
+
+def _is_of_curl_d(body: Body) -> bool:
+    """Return whether a body that is no image may be what ``curl -d`` sends: a name, or a file without its line ends."""
+    data = bytes(body)
+    return not (b"\n" in data or b"\r" in data or data.startswith(b"GIF8"))  # GIF is not accepted, however it is sent
 
 
 async def _classify_form(

@@ -107,6 +107,12 @@ def list_repository(path: str | Path, known: Collection[str] = ()) -> Repository
     return RepositoryListing(tuple(bundles), tuple(unusable))
 
 
+def are_versions(listing: RepositoryListing) -> bool:
+    """Return whether the models of a repository are rather the versions of one: bundles whose names are numbers."""
+    found: list[FoundBundle | UnusablePath] = [*listing.bundles, *listing.unusable]
+    return bool(found) and all(one.version is None and _VERSION.match(one.model) for one in found)
+
+
 def _list_model(folder: Path, is_known: bool) -> tuple[list[FoundBundle], list[UnusablePath]]:
     is_named = bool(MODEL_NAME.match(folder.name))
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import shlex
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
@@ -14,7 +16,7 @@ from regnet_deploy.serving.core_settings import CoreSettings
 from regnet_deploy.serving.decode_pool import DecodePool
 from regnet_deploy.serving.metrics import Metrics
 from regnet_deploy.serving.model_registry import ModelRegistry
-from regnet_deploy.serving.model_repository import is_repository
+from regnet_deploy.serving.model_repository import are_versions, is_repository, list_repository
 from regnet_deploy.serving.model_version import ModelVersion, load_proved_version
 from regnet_deploy.serving.model_watcher import LogEvent, ModelWatcher
 from regnet_deploy.serving.request_record import Observer, notify_all
@@ -68,6 +70,8 @@ class ServerCore:
         self._watcher = ModelWatcher(path, settings, models, log_event)
         self._poll_s = settings.poll_s
         self.opened: list[ModelVersion] = self._watcher.load(may_wait=self._poll_s > 0)
+        if is_repository(path):
+            _warn_of_names(path, settings, log_event)
         pool = DecodePool(settings.decoders or available_cores(), limits.max_pixels, min(_DECODE_S, limits.deadline_s))
         admission = Admission(limits.max_in_flight, ServerState.STARTING, limits.max_bodies_bytes)
         self.connections = ConnectionCounts()
@@ -125,3 +129,22 @@ class ServerCore:
         self.metrics.forget(model)
         if self.service.admission.state is not ServerState.STARTING:  # by then they are announced
             self.opened = [one for one in self.opened if one is not model]
+
+
+def _warn_of_names(path: str | Path, settings: CoreSettings, log_event: LogEvent) -> None:
+    """Warn of options for models that are not there (yet), and of versions that are taken for models."""
+    listing = list_repository(path)
+    there = {one.model for one in listing.bundles} | {one.model for one in listing.unusable}
+    named = [("--ready", settings.ready)] if settings.ready not in ("any", "all") else []
+    named += [("--versions", model) for model in settings.policies.models]
+    for option, model in named:
+        if model not in there:
+            error = f"{option}: there is no model {model} in {path} now; there are: {', '.join(sorted(there))}"
+            log_event("no_such_model", level=logging.WARNING, model=model, error=error)
+    if are_versions(listing):
+        error = (
+            f"{path} looks like the folder of one model with versions, and its versions are served as models: "
+            f"`regnet-deploy serve {shlex.quote(os.path.dirname(os.path.abspath(path)))}` serves the model "
+            f"{os.path.basename(os.path.abspath(path))}"
+        )
+        log_event("versions_as_models", level=logging.WARNING, error=error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from regnet_deploy.bundle import MANIFEST
+from regnet_deploy.bundle.reading import copy_name
 from regnet_deploy.targets.packaged_variant import PackagedVariant
 from regnet_deploy.targets.settings import DEFAULT_MAX_QUEUE, LINGER_S, DeploymentSettings
 from regnet_deploy.targets.templates import dump_yaml, fill, load_yaml, read
@@ -62,7 +63,8 @@ def _copy_of(subject: PackagedVariant) -> dict[str, bytes]:
     """Return the files of the bundle, so that the folder can be moved to another machine."""
     bundle = subject.bundle
     files = {f"{_BUNDLE}/{stored.name}": bundle.read(logical) for logical, stored in bundle.files.items()}
-    return {f"{_BUNDLE}/{MANIFEST}": (bundle.path / MANIFEST).read_bytes(), **files}
+    manifest = (bundle.path / MANIFEST).read_bytes()
+    return {f"{_BUNDLE}/{MANIFEST}": manifest, f"{_BUNDLE}/{copy_name(manifest)}": manifest, **files}
 
 
 def _alerts(subject: PackagedVariant, settings: DeploymentSettings) -> str:

@@ -35,8 +35,10 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
     try:
         place_for_triton(subject)
     except UsageError as error:
+        row = ""
         about_triton = f"There is no manifest for Triton: {error}."
     else:
+        row = f"\n| `inferenceservice-triton.yaml` | Triton Inference Server from the image `{settings.triton_image}` |"
         manifests["inferenceservice-triton.yaml"] = triton = _triton(subject, settings)
         about_triton = fill(
             "kserve/triton.md",
@@ -60,6 +62,7 @@ def kserve_files(subject: PackagedVariant, settings: DeploymentSettings) -> dict
         "from_image": shlex.quote(f"FROM {settings.image}"),
         "copy_bundle": shlex.quote(f'COPY ["{subject.bundle.path.resolve().name}", "/bundle"]'),
         "triton": about_triton,
+        "triton_row": row,
     }
     files["README.md"] = fill("kserve/README.md", values).encode()
     return files

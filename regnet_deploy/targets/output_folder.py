@@ -20,8 +20,8 @@ def ensure_free(folder: Path, *, force: bool) -> None:
     """Check that :func:`write_folders` may write a folder.
 
     Raises:
-        UsageError: it is a file or a folder that is not empty; with ``force``, a folder that was written here may be
-            replaced.
+        UsageError: it is a file, or a folder that is not empty; with ``force``, a folder that was written here may be
+            replaced, but not one that holds the folders of several targets.
     """
     with _writable(folder):
         if not folder.exists():
@@ -30,6 +30,11 @@ def ensure_free(folder: Path, *, force: bool) -> None:
             raise UsageError(f"{folder} exists and is not a folder: choose another one with --output")
         if not any(folder.iterdir()):
             return
+        if targets := sorted(path.parent.name for path in folder.glob(f"*/{MARK}")):
+            raise UsageError(
+                f"{folder} holds {', '.join(targets)} of a package with several targets: choose another folder with "
+                "--output, or package several targets again, each of which has its own folder in it"
+            )
         if not (folder / MARK).is_file():
             raise UsageError(
                 f"{folder} is not empty and was not made by `regnet-deploy package`: choose another folder with "

@@ -563,3 +563,19 @@ def test_what_curl_sends_with_the_wrong_option_gets_a_hint(client: Watched):
         assert answer.status_code == 400
         assert "send it by --data-binary @FILE" in answer.json()["error"]
         assert "--data-binary" not in client.post("/classify", content=mangled).json()["error"]
+
+
+def test_what_curl_sends_rightly_and_is_not_accepted_gets_no_hint(client: Watched):
+    sent = {"content-type": "application/x-www-form-urlencoded"}
+    large, gif = png(), io.BytesIO()
+    large = large[:16] + (60_000).to_bytes(4, "big") * 2 + large[24:29]
+    large += zlib.crc32(large[12:29]).to_bytes(4, "big") + png()[33:]
+    Image.new("RGB", (9, 9)).save(gif, "GIF")
+    for content, said in (
+        (large, "more than 250,000 pixels"),
+        (gif.getvalue(), "not an image in a format that is read"),
+    ):
+        answer = client.post("/classify", content=content, headers=sent)
+        assert answer.status_code == 400
+        assert said in answer.json()["error"]
+        assert "--data-binary" not in answer.json()["error"]

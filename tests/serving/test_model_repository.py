@@ -7,7 +7,13 @@ import pytest
 
 from regnet_deploy.bundle import MANIFEST
 from regnet_deploy.errors import UsageError
-from regnet_deploy.serving.model_repository import FoundBundle, bundle_fingerprint, is_repository, list_repository
+from regnet_deploy.serving.model_repository import (
+    FoundBundle,
+    are_versions,
+    bundle_fingerprint,
+    is_repository,
+    list_repository,
+)
 
 
 def bundle(path: Path) -> Path:
@@ -55,6 +61,18 @@ def test_what_is_no_version_is_passed_over(tmp_path: Path):
 def test_a_bundle_that_has_the_name_of_no_version_is_told(tmp_path: Path):
     bundle(tmp_path / "cats" / "v1")
     assert unusable(tmp_path) == [("cats", None, "has a bundle in 'v1', which is not a version: whole numbers from 1")]
+
+
+def test_versions_of_one_model_are_told_from_models(tmp_path: Path):
+    bundle(tmp_path / "cats" / "1")
+    bundle(tmp_path / "cats" / "2")
+    assert are_versions(list_repository(tmp_path / "cats"))
+    assert not are_versions(list_repository(tmp_path))
+    bundle(tmp_path / "3" / "1")
+    assert not are_versions(list_repository(tmp_path))
+    bundle(tmp_path / "cats" / "dogs")
+    assert not are_versions(list_repository(tmp_path / "cats"))
+    assert not are_versions(list_repository(tmp_path / "cats" / "dogs"))
 
 
 def test_a_bundle_without_its_manifest_is_told(tmp_path: Path):

@@ -948,6 +948,21 @@ def test_a_named_version_that_is_not_there_is_told(inside: Open, versions: Path,
         ServerCore(versions, CoreSettings(limits=LIMITS, versions=("8",)))
 
 
+def test_models_that_options_name_and_that_are_not_there_are_told(inside: Open, versions: Path, told: Told):
+    inside(versions, log_event=told, versions=("cats=latest:1", "nope=latest:1"), ready="nosuch")
+    errors = [facts["error"] for name, facts in told.events if name == "no_such_model"]
+    assert errors == [
+        f"--ready: there is no model nosuch in {versions} now; there are: cats",
+        f"--versions: there is no model nope in {versions} now; there are: cats",
+    ]
+
+
+def test_the_folder_of_one_model_is_told(inside: Open, versions: Path, told: Told):
+    inside(versions / "cats", log_event=told)
+    (error,) = [facts["error"] for name, facts in told.events if name == "versions_as_models"]
+    assert f"`regnet-deploy serve {versions}` serves the model cats" in error
+
+
 def test_a_folder_without_a_bundle_names_what_makes_one(tmp_path: Path):
     (tmp_path / "cats" / "v1").mkdir(parents=True)
     with pytest.raises(BundleError, match=r"neither a bundle nor a folder of models .* `regnet-deploy select "):

@@ -231,3 +231,10 @@ def test_a_pod_has_the_time_to_linger_to_finish_its_requests_and_to_stop(subject
     (exit_s,) = (word.split("=")[1] for word in predictor["model"]["args"] if word.startswith("--exit-timeout-secs="))
     before = predictor["model"]["lifecycle"]["preStop"]["exec"]["command"][1]
     assert predictor["terminationGracePeriodSeconds"] > float(exit_s) + float(before)
+
+
+def test_the_readme_lists_every_manifest(subject):
+    files = kserve_files(subject(), DeploymentSettings())
+    readme = files["README.md"].decode()
+    assert {name for name in files if name.endswith(".yaml")} == set(re.findall(r"^\| `(\S+\.yaml)` \|", readme, re.M))
+    assert "inferenceservice-triton.yaml" in files

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import find_damage, open_bundle, repair_bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.targets import output_folder
 from regnet_deploy.targets import package as module
@@ -67,6 +67,28 @@ def test_a_folder_in_the_way_is_found_before_anything_is_written(exported_bundle
     with pytest.raises(UsageError, match="not empty"):
         package(open_bundle(exported_bundle), ["kserve", "compose"], DeploymentSettings(), tmp_path, force=True)
     assert not (tmp_path / "kserve").exists()
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_folder_of_several_targets_is_not_said_to_be_of_something_else(exported_bundle, tmp_path, snapshot, force):
+    bundle, out = open_bundle(exported_bundle), tmp_path / "out"
+    package(bundle, ["kserve", "ray"], DeploymentSettings(), out)
+    before = snapshot(out / "kserve")
+    with pytest.raises(UsageError, match="out holds kserve, ray of a package with several targets"):
+        package(bundle, ["kserve"], DeploymentSettings(), out, force=force)
+    assert snapshot(out / "kserve") == before
+    package(bundle, ["compose", "ray"], DeploymentSettings(), out, force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["compose", "kserve", "ray"]
+
+
+def test_the_copy_of_the_bundle_of_compose_can_be_repaired(exported_bundle, tmp_path):
+    package(open_bundle(exported_bundle), ["compose"], DeploymentSettings(), tmp_path / "out")
+    copy = tmp_path / "out" / "bundle"
+    assert find_damage(open_bundle(copy)) == []
+    whole = (copy / "bundle.json").read_bytes()
+    (copy / "bundle.json").write_bytes(whole[:100])
+    assert "restored from bundle-" in str(repair_bundle(copy))
+    assert (copy / "bundle.json").read_bytes() == whole
 
 
 @pytest.mark.parametrize("inside", ["", "deploy"])
