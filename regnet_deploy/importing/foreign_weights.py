@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regnet_deploy.errors import DataError, UsageError, did_you_mean
 from regnet_deploy.importing.layouts import SOURCES, Layout, match_counts
+from regnet_deploy.importing.pycls_config import uses_ffcv
 from regnet_deploy.importing.recover import classes_of, recover_network
 from regnet_deploy.importing.weight_file import WeightFile, read_weight_file
 from regnet_deploy.space.network import Network
@@ -134,9 +135,8 @@ def _channel_order(file: WeightFile, layout: Layout, channels: str | None) -> tu
     if channels is not None:
         return channels == "bgr", []
     if layout.name == "pycls":
-        config = str(dict(file.metadata).get("cfg", ""))
-        if config:
-            ffcv = re.search(r"MODE:\s*['\"]?ffcv", config) is not None
+        ffcv = uses_ffcv(dict(file.metadata))
+        if ffcv is not None:
             return not ffcv, []
         return True, [
             "the file does not say the order of the channels: BGR is assumed, as pycls's loader gives it; --channels "

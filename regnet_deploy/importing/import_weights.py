@@ -16,6 +16,7 @@ from regnet_deploy.images.imagenet import class_names
 from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
 from regnet_deploy.importing.hub_config import HubConfig, read_hub_config
 from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize, weights_at
+from regnet_deploy.importing.pycls_config import sizes_of_test
 from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.profiling.machine import environment
 from regnet_deploy.space.complexity import network_complexity
@@ -116,7 +117,7 @@ def import_weights(
             "download it again, or rename it if you changed it"
         )
     assumptions = list(foreign.assumptions)
-    config = read_hub_config(file) or HubConfig()
+    config = read_hub_config(file) or _stored_config(foreign)
     entry = _published_entry(foreign, published, file, digest, location, assumptions)
     preprocessing = _preprocessing(foreign, entry, config, options, assumptions)
     parts = Manifest(
@@ -139,6 +140,14 @@ def import_weights(
         environment=environment("import"),
     )
     return create_bundle(bundle, parts, {FILE: weights_to_bytes(foreign.state)}, replace=replace_existing)
+
+
+def _stored_config(foreign: ForeignWeights) -> HubConfig:
+    """Return what the checkpoint itself says of its test, as those of pycls do."""
+    sizes = sizes_of_test(dict(foreign.file.metadata)) if foreign.source == "pycls" else None
+    if sizes is None:
+        return HubConfig()
+    return HubConfig(resize=sizes[0], resolution=sizes[1])
 
 
 def _check_network(foreign: ForeignWeights, name: str, file: Path) -> None:

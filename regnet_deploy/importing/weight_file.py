@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import re
 import warnings
@@ -243,10 +244,11 @@ def _next_place(current: Mapping[str, Any], place: list[str], remarks: list[str]
     held = [key for key in _PLACES if isinstance(current.get(key), Mapping) and current[key]]
     if "model_state" in held and isinstance(current.get("ema_state"), Mapping) and current["ema_state"]:
         plain, average = current.get("test_err"), current.get("ema_err")
-        key, reason = "model_state", "because no errors are stored"
-        if isinstance(plain, int | float) and isinstance(average, int | float):
-            key = "ema_state" if average < plain else "model_state"
-            reason = f"whose stored error is {min(plain, average):g} %"
+        key, reason = "model_state", "because their errors are not stored"
+        errors = [error for error in (plain, average) if isinstance(error, int | float) and math.isfinite(error)]
+        if len(errors) == 2:
+            key = "ema_state" if errors[1] < errors[0] else "model_state"
+            reason = f"whose stored error is {min(errors):g} %"
         remarks.append(f"of the plain and the averaged weights, {key} is taken, {reason}")
         return key
     if not held:
