@@ -239,14 +239,14 @@ def open_bundle(path: str | Path) -> Bundle:
         names = _names(folder)
         if any(STORED_NAME.match(name) and name.endswith(STORED_SUFFIXES) for name in names):
             raise BundleError(_without_manifest(folder, _intact_weights(folder))) from None
-        output = folder
+        new_folder = folder
         if os.path.exists(folder):
             what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
             if names or not os.path.isdir(folder):
-                output = Path("OTHER")  # `select` refuses this path
+                new_folder = Path("FOLDER")  # `select` refuses this path
         raise BundleError(
             f"no bundle at {folder}: it {what}; make one with `regnet-deploy select --gflops 4 -o "
-            f"{shlex.quote(str(output))}`"
+            f"{shlex.quote(str(new_folder))}`"
         ) from None
     except OSError as error:
         if os.path.exists(manifest) and not os.path.isfile(manifest):
@@ -283,7 +283,7 @@ def _without_manifest(folder: Path, weights: Path | None) -> str:
         "not copied yet; restore one from a backup"
     )
     if weights is None:
-        return f"{gone}, or make another bundle with `regnet-deploy select --gflops 4 -o OTHER`"
+        return f"{gone}, or make another bundle with `regnet-deploy select --gflops 4 -o FOLDER`"
     # Weights of a bundle take RGB, also those that were imported; what is not in their shapes has to be said.
     return (
         f"{gone}, or make a new bundle of {weights.name}, which is intact: `regnet-deploy import "

@@ -159,7 +159,7 @@ def test_a_path_that_select_would_refuse_is_not_advised(tmp_path, kind):
     if kind == "folder":
         path.mkdir()
     (path / "cat.jpg" if kind == "folder" else path).write_bytes(b"x")
-    with pytest.raises(BundleError, match="select --gflops 4 -o OTHER`"):
+    with pytest.raises(BundleError, match="select --gflops 4 -o FOLDER`"):
         open_bundle(path)
 
 

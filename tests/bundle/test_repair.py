@@ -121,7 +121,7 @@ def test_without_a_manifest_and_its_copy_the_intact_weights_are_named(folder: Pa
         assert f"`regnet-deploy import {weights} --channels rgb " in str(error.value)
         assert "select" not in str(error.value)
     weights.write_bytes(b"damaged")
-    with pytest.raises(BundleError, match=r"no copy of it .* make another bundle with .* -o OTHER`"):
+    with pytest.raises(BundleError, match=r"no copy of it .* make another bundle with .* -o FOLDER`"):
         repair_bundle(folder)
     assert sorted(folder.iterdir()) == left
 
