@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from regnet_deploy.api.arguments import PATH, expect, expect_each
 from regnet_deploy.api.bundles import bundle_path
 from regnet_deploy.bundle import DEFAULT_PATH, Bundle, ensure_writable, open_bundle
-from regnet_deploy.errors import require
+from regnet_deploy.errors import MissingPart, require
 from regnet_deploy.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -216,6 +216,11 @@ def evaluate(
         names = expect_each("variants", names, str, "a name or several, such as ('onnx-fp32',)")
     expect("split", split, (str, NoneType), "test, val, train or None")
     opened = open_bundle(bundle_path(bundle))
+    if opened.manifest.imported is not None and not opened.manifest.labels:
+        raise MissingPart(
+            f"{opened.path} has no class names, by which folders of images are matched: `regnet-deploy import` the "
+            f"weights again with --labels FILE, or fine-tune them: `regnet-deploy train{opened.argument} --data DIR`"
+        )
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
     from regnet_deploy.evaluation.evaluate import MODEL, evaluate_sessions

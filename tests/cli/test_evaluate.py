@@ -77,6 +77,15 @@ def test_bad_input_is_one_line(cli_error: Callable[..., str], work: Path, argume
     assert said in cli_error("evaluate", "b", *arguments, cwd=work)
 
 
+def test_imported_weights_without_class_names_are_answered_with_how_to_name_them(
+    cli_error: Callable[..., str], work: Path
+) -> None:
+    import_weights(work / "w.pth", work / "unnamed", ImportOptions(resolution=32))
+    assert "import` the weights again with --labels FILE" in cli_error(
+        "evaluate", "unnamed", "--data", "data", cwd=work
+    )
+
+
 def test_unreadable_images_are_counted_and_too_many_are_refused(
     cli: Any, cli_error: Callable[..., str], work: Path
 ) -> None:

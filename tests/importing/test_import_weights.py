@@ -196,3 +196,8 @@ def test_weights_of_a_bundle_are_not_taken_for_those_of_pycls(timm_file: Path, t
         import_weights(file, tmp_path / "c")
     copy = import_weights(file, tmp_path / "c", ImportOptions(channels="rgb"))
     assert copy.read("weights.safetensors") == bundle.read("weights.safetensors")
+
+
+def test_the_default_test_of_timm_is_rounded_down_as_there(timm_file: Path, tmp_path: Path) -> None:
+    pixels = import_weights(timm_file, tmp_path / "b").preprocessing
+    assert (pixels.resize, pixels.crop, pixels.interpolation) == (235, 224, "bicubic")
