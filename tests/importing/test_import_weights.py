@@ -106,7 +106,7 @@ def test_a_configuration_of_other_classes_is_not_taken_and_said(saved: Save, tmp
     assert bundle.manifest.imported is not None
     assert bundle.manifest.labels == ()
     assert (
-        "default test of timm (short side 236, center 224, bicubic, mean and" in bundle.manifest.imported.assumptions[0]
+        "default test of timm (short side 235, center 224, bicubic, mean and" in bundle.manifest.imported.assumptions[0]
     )
     assert "1 class names, and the network 5 outputs" in bundle.manifest.imported.assumptions[1]
 
