@@ -40,6 +40,7 @@ from regnet_deploy.bundle.manifest import (
     manifest_from_json,
 )
 from regnet_deploy.bundle.measurements import Profile, Serving
+from regnet_deploy.bundle.missing_manifest import describe_missing_manifest
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Variant
 from regnet_deploy.errors import BundleError, DamagedManifest, MissingPart, UsageError
@@ -238,7 +239,7 @@ def open_bundle(path: str | Path) -> Bundle:
             raise DamagedManifest(f"{manifest} is missing", _restore(folder)) from None
         names = _names(folder)
         if any(STORED_NAME.match(name) and name.endswith(STORED_SUFFIXES) for name in names):
-            raise BundleError(_without_manifest(folder, _intact_weights(folder))) from None
+            raise BundleError(describe_missing_manifest(folder)) from None
         new_folder = folder
         if os.path.exists(folder):
             what = "is a folder without bundle.json" if os.path.isdir(folder) else "is a file"
@@ -262,34 +263,6 @@ def _names(folder: Path) -> list[str]:
         return os.listdir(folder)
     except OSError:
         return []
-
-
-def _intact_weights(folder: Path) -> Path | None:
-    """Return the latest file of weights in a folder whose content is that of its name."""
-    try:
-        for path in sorted(folder.glob("weights-*.safetensors"), key=lambda one: one.stat().st_mtime_ns, reverse=True):
-            name = STORED_NAME.match(path.name)
-            if name and hashlib.sha256(read_file(path)).hexdigest().startswith(name[1]):
-                return path
-    except OSError:  # they cannot be read: they are of no use
-        return None
-    return None
-
-
-def _without_manifest(folder: Path, weights: Path | None) -> str:
-    """Return what is said of a folder with files of a bundle, without a manifest and without a copy of one."""
-    gone = (
-        f"{folder} has files of a bundle, but no {MANIFEST} and no copy of it (bundle-*.json): they are deleted, or "
-        "not copied yet; restore one from a backup"
-    )
-    if weights is None:
-        return f"{gone}, or make another bundle with `regnet-deploy select --gflops 4 -o FOLDER`"
-    # Weights of a bundle take RGB, also those that were imported; what is not in their shapes has to be said.
-    return (
-        f"{gone}, or make a new bundle of {weights.name}, which is intact: `regnet-deploy import "
-        f"{shlex.quote(str(weights))} --channels rgb --resolution R --labels FILE -o OTHER`, with the pixels R of the "
-        "training and the class names in their order; where R is below 96, also --resize R --stem-stride 1"
-    )
 
 
 def read_bundle(path: str | Path, use: Callable[[Bundle], T], is_incomplete: Callable[[T], bool] | None = None) -> T:
