@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM: nothing that was computed is lost."""
 
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -31,10 +30,10 @@ def interruptible() -> Iterator[None]:
 def test_the_first_signal_is_noted_and_the_second_has_its_usual_effect() -> None:
     with stop_signals() as stopping:
         assert not stopping()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stopping()
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_handlers_are_put_back() -> None:
@@ -48,7 +47,7 @@ def test_ignored_signals_remain_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with stop_signals() as stopping:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             assert not stopping()
     finally:
         signal.signal(signal.SIGINT, before)
@@ -92,7 +91,7 @@ def test_a_run_ends_with_a_checkpoint_and_goes_on_to_the_same_bits(
     def signalled(*arguments: object) -> object:
         done[0] += 1
         if done[0] == count:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         return original(*arguments)
 
     with monkeypatch.context() as patch:
@@ -117,7 +116,7 @@ def test_before_the_first_epoch_there_is_nothing_to_finish(
     step = Trainer.step
 
     def signalled(*arguments: object) -> object:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return step(*arguments)
 
     monkeypatch.setattr(Trainer, "step", signalled)
