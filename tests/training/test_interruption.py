@@ -19,6 +19,9 @@ from regnet_deploy.training.run_directory import default_directory
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
 
+#: Signals reach the process, and with it what other tests of a pytest-xdist worker left in it.
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(autouse=True)
 def interruptible() -> Iterator[None]:
