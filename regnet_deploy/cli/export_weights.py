@@ -7,13 +7,12 @@ import click
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message
 from regnet_deploy.errors import require
-
-_TARGETS = ("timm", "torchvision", "pycls", "transformers")
+from regnet_deploy.importing.layouts import TARGETS
 
 
 @click.command()
 @bundle_argument
-@click.option("--to", "target", required=True, type=click.Choice(_TARGETS), help="Library that will load the weights.")
+@click.option("--to", "target", required=True, type=click.Choice(TARGETS), help="Library that will load the weights.")
 @click.option(
     "-o",
     "--output",

@@ -12,11 +12,10 @@ from regnet_deploy.bundle import DEFAULT_PATH, ensure_creatable
 from regnet_deploy.cli.options import Whole, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_text, terminal_progress
 from regnet_deploy.errors import UsageError, require
+from regnet_deploy.importing.layouts import SOURCES
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle import Bundle
-
-_SOURCES = ("pycls", "timm", "torchvision", "classy", "vissl", "transformers", "mmpretrain")
 
 
 class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
@@ -52,7 +51,7 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option(
     "--from",
     "source",
-    type=click.Choice(_SOURCES),
+    type=click.Choice(SOURCES),
     help="Library that wrote the file.  [default: recognized by the names of the tensors]",
 )
 @click.option(

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import MissingPart, UsageError, did_you_mean
-from regnet_deploy.importing.layouts import layout_for_export
+from regnet_deploy.importing.layouts import TARGETS, layout_for_export
 from regnet_deploy.models.weights import FILE, weights_from_bytes, weights_to_bytes
 from regnet_deploy.output_file import check_output_file, write_output_file
 
-#: Libraries for which weights are written.
-TARGETS = ("timm", "torchvision", "pycls", "transformers")
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".pyth")
 
 
@@ -25,7 +23,7 @@ def export_weights(bundle: Bundle, target: str, path: str | Path) -> Path:
 
     Args:
         bundle: with trained or imported weights.
-        target: one of :data:`TARGETS`.
+        target: one of :data:`regnet_deploy.importing.layouts.TARGETS`.
         path: a name that ends in ``.safetensors``, or in ``.pth``, ``.pt``, ``.bin`` or ``.pyth`` for a file of
             ``torch.save``.
 
@@ -56,7 +54,7 @@ def foreign_state(state: Mapping[str, Tensor], target: str, se: bool) -> dict[st
 
     Args:
         state: weights of this program, by name.
-        target: one of :data:`TARGETS`.
+        target: one of :data:`regnet_deploy.importing.layouts.TARGETS`.
         se: whether the network has squeeze-and-excitation.
 
     Raises:

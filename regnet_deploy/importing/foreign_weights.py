@@ -135,7 +135,7 @@ def _channel_order(file: WeightFile, layout: Layout, channels: str | None) -> tu
     if channels is not None:
         return channels == "bgr", []
     if layout.name == "pycls":
-        ffcv = uses_ffcv(dict(file.metadata))
+        ffcv = uses_ffcv(file.metadata)
         if ffcv is not None:
             return not ffcv, []
         return True, [

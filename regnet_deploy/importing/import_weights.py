@@ -144,7 +144,7 @@ def import_weights(
 
 def _stored_config(foreign: ForeignWeights) -> HubConfig:
     """Return what the checkpoint itself says of its test, as those of pycls do."""
-    sizes = sizes_of_test(dict(foreign.file.metadata)) if foreign.source == "pycls" else None
+    sizes = sizes_of_test(foreign.file.metadata) if foreign.source == "pycls" else None
     if sizes is None:
         return HubConfig()
     return HubConfig(resize=sizes[0], resolution=sizes[1])

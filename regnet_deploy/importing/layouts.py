@@ -181,6 +181,8 @@ LAYOUTS = (
 )
 #: Names that ``--from`` takes.
 SOURCES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))
+#: Libraries for which weights are written, names that ``--to`` takes.
+TARGETS = ("timm", "torchvision", "pycls", "transformers")
 
 
 def match_counts(names: Iterable[str]) -> list[tuple[Layout, int]]:

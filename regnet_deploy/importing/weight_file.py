@@ -15,7 +15,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class WeightFile:
     tensors: Mapping[str, Tensor]
     container: str
     place: tuple[str, ...] = ()
-    metadata: Mapping[str, str | int | float] = ()  # type: ignore[assignment]
+    metadata: Mapping[str, str | int | float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
 
 

@@ -11,9 +11,10 @@ from foreign_weights import X, Y, as_library, weights_of
 
 from regnet_deploy.bundle import create_bundle, open_bundle
 from regnet_deploy.errors import MissingPart, UsageError
-from regnet_deploy.importing.export_weights import TARGETS, export_weights, foreign_state
+from regnet_deploy.importing.export_weights import export_weights, foreign_state
 from regnet_deploy.importing.foreign_weights import read_foreign_weights
 from regnet_deploy.importing.import_weights import import_weights
+from regnet_deploy.importing.layouts import TARGETS
 from regnet_deploy.space.network import Network
 
 
