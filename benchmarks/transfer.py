@@ -1,0 +1,258 @@
+"""Measures what fine-tuning brings on few images, beside a linear probe and training from scratch in the same time.
+
+    python benchmarks/glyph_folder.py glyphs64.npz glyphs --train 1410 --val 60
+    python benchmarks/transfer.py pretrain pretrained --data glyphs
+    dpkg-deb -x tuxpaint-stamps-default_*_all.deb stamps
+    python benchmarks/transfer.py run pretrained --mnist mnist10k.npz --stamps stamps/usr/share/tuxpaint/stamps
+    python benchmarks/transfer_page.py
+
+`pretrain` makes a bundle whose weights know 62 characters in many fonts; interrupted, the same command continues. `run`
+draws sets of images of other kinds (`benchmarks/transfer_sets.py`) for each seed and trains on each of them:
+
+* probe: the linear probe that fine-tuning begins with, alone;
+* fine-tune: `regnet-deploy train BUNDLE --data DIR` without an option (but for the seed);
+* fine-tune, no flip: the same with `--no-flip`, of sets of characters;
+* scratch: random weights and the recipe SCRATCH, for as many epochs as take the time of fine-tuning, and a tenth more.
+
+A seed of a set is added to the file when all methods have ended, and is not measured again. The time of a run is that
+of the whole call of training, with the check of the images and the probe. The test images are evaluated afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transfer_sets import TESTED, Groups, digits, mnist, stamps, write_set
+
+import regnet_deploy as rd
+from regnet_deploy.bundle import WEIGHTS
+from regnet_deploy.bundle.training import Training
+from regnet_deploy.cpu_load import OtherLoad
+from regnet_deploy.profiling.machine import describe_machine
+from regnet_deploy.progress import NoProgress
+
+RESULT = Path(__file__).parent / "results" / "transfer.json"
+COMMAND = [sys.executable, "-m", "regnet_deploy"]
+#: Options of `select` and `train` that make the weights to start from.
+SELECTED = ("--gflops", "0.022", "--resolution", "64", "--stem-stride", "2", "--classes", "62")
+PRETRAINED = ("--epochs", "15", "--no-flip", "--crop-area", "0.5", "--label-smoothing", "0.1")
+#: Name -> kind of images, images of each class to train on.
+SETS = {
+    "MNIST, 5 a class": ("mnist", 5),
+    "MNIST, 10 a class": ("mnist", 10),
+    "MNIST, 100 a class": ("mnist", 100),
+    "digits, 20 a class": ("digits", 20),
+    "stamps, 15 a class": ("stamps", 15),
+}
+CHARACTERS = ("mnist", "digits")
+PROBE, FINE_TUNED, NO_FLIP, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "fine-tune, no flip", "scratch")
+#: The best recipe known for training these networks from random weights on few images of 64 pixels.
+SCRATCH: Mapping[str, Any] = {"fine_tune": False, "batch_size": 32, "lr": 0.05, "crop_area": 0.5}
+#: Epochs of a trial whose median time says how many epochs take the time of fine-tuning.
+TRIAL_EPOCHS = 3
+#: Most epochs of a curve.
+POINTS = 40
+
+
+class StopAfterProbe(NoProgress):
+    """Ends a training as Ctrl-C does when the linear probe is fitted."""
+
+    def message(self, line: str) -> None:
+        """Raise the signal when the message of the probe comes."""
+        if line.startswith("linear probe"):
+            signal.raise_signal(signal.SIGINT)
+
+
+def probe(bundle: Path, data: Path, seed: int, options: rd.TrainOptions) -> rd.Bundle:
+    """Train no further than the linear probe.
+
+    Raises:
+        RuntimeError: the training had no linear probe, or went on.
+    """
+    try:
+        rd.train(bundle, data, {"seed": seed}, options, progress=StopAfterProbe())
+    except KeyboardInterrupt:
+        trained = rd.train(bundle, options=rd.TrainOptions(finish=True))
+        if trained.manifest.training.best.epoch == 0:
+            return trained
+    raise RuntimeError(f"{bundle} was to be trained no further than its linear probe")
+
+
+def epochs_for(seconds: float, bundle: Path, data: Path, recipe: Mapping[str, Any], options: rd.TrainOptions) -> int:
+    """Return how many epochs of a recipe take this time and a tenth more, as a trial in a copy of the bundle says."""
+    with tempfile.TemporaryDirectory() as folder:
+        trial = Path(shutil.copytree(bundle, Path(folder) / "trial"))
+        trained = rd.train(trial, data, {**recipe, "epochs": TRIAL_EPOCHS}, options)
+    epoch_s = statistics.median(epoch.seconds for epoch in trained.manifest.training.history)
+    return max(TRIAL_EPOCHS, math.ceil(1.1 * seconds / epoch_s))
+
+
+def training_of(
+    method: str, bundle: Path, data: Path, seed: int, kind: str, fine_tuning_s: float, threads: int | None
+) -> Callable[[], rd.Bundle]:
+    """Return the training of a method, on a bundle with the weights to start from."""
+    recipe: dict[str, Any] = {"seed": seed}
+    options = rd.TrainOptions(execution=rd.ExecutionRequest(threads=threads))
+    if method == PROBE:
+        return partial(probe, bundle, data, seed, options)
+    if method == NO_FLIP:
+        recipe["flip"] = False
+    if method == SCRATCH_RUN:
+        recipe |= {**SCRATCH, "flip": kind not in CHARACTERS}
+        recipe["epochs"] = epochs_for(fine_tuning_s, bundle, data, recipe, options)
+    return partial(rd.train, bundle, data, recipe, options)
+
+
+def measured(train: Callable[[], rd.Bundle], test: Path) -> dict[str, Any]:
+    """Train, evaluate on the images of the test, and return the figures."""
+    load, begin = OtherLoad(), time.perf_counter()
+    bundle = train()
+    seconds, others = time.perf_counter() - begin, load.cores()
+    training = bundle.manifest.training
+    tested = rd.evaluate(bundle, test, variants=()).to_json()["variants"]["model"]
+    return {
+        "seconds": round(seconds, 1),
+        "other_cores": None if others is None else round(others, 2),
+        "train_images": training.data.train_images,
+        "val_images": training.data.val_images,
+        "test_images": tested["images"],
+        "largest_class": tested["baseline"]["share"],
+        "threads": training.execution.threads,
+        "epochs": len(training.history),
+        "chosen": training.best.name,
+        "val_top1": training.best.val_top1,
+        "top1": tested["top1"],
+        "curve": curve(training, seconds),
+    }
+
+
+def curve(training: Training, seconds: float) -> list[list[float]]:
+    """Return seconds since the start of a training and validation top-1: of the probe, and after up to POINTS epochs.
+
+    What is not the time of an epoch (the check of the images, the probe) lies before the first.
+    """
+    points = [] if training.probe is None else [[training.probe.seconds, training.probe.val_top1]]
+    at = max(0.0, seconds - sum(epoch.seconds for epoch in training.history))
+    every = max(1, math.ceil(len(training.history) / POINTS))
+    for number, epoch in enumerate(training.history, start=1):
+        at += epoch.seconds
+        if number % every == 0 or number == len(training.history):
+            points.append([at, epoch.val_top1])
+    return [[round(at, 2), top1] for at, top1 in points]
+
+
+def pretrain(options: argparse.Namespace) -> None:
+    """Select a network and train it, as the commands do; a training that was interrupted continues."""
+    if not options.bundle.exists():
+        subprocess.run([*COMMAND, "select", *SELECTED, "-o", str(options.bundle)], check=True)
+    threads = [] if options.threads is None else ["--threads", str(options.threads)]
+    command = [*COMMAND, "train", str(options.bundle), "--data", str(options.data), *PRETRAINED, *threads]
+    subprocess.run(command, check=True)
+
+
+def pretrained_facts(bundle: rd.Bundle) -> dict[str, Any]:
+    """Return what identifies the weights to start from, and what the page says of them."""
+    training, cost = bundle.training, bundle.selection.met
+    return {
+        "sha256": bundle.files[WEIGHTS].sha256,
+        "network": bundle.architecture.name,
+        "macs": cost.macs,
+        "parameters": cost.parameters,
+        "classes": training.data.classes,
+        "images": training.data.train_images,
+        "epochs": len(training.history),
+        "planned_epochs": training.recipe["epochs"],
+        "val_top1": training.best.val_top1,
+        "val_images": training.best.val_images,
+        "seconds": round(training.seconds),
+        "threads": training.execution.threads,
+    }
+
+
+def kept(file: Path, pretrained: Mapping[str, Any], machine: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a file of results has, or the beginning of one.
+
+    Raises:
+        SystemExit: its results are of other weights or of another machine.
+    """
+    if not file.exists():
+        return {"pretrained": pretrained, "machine": machine, "runs": []}
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if result["pretrained"]["sha256"] != pretrained["sha256"]:
+        raise SystemExit(f"{file} has results of other weights: remove it, or give another file with --json")
+    if result["machine"]["cpu"] != machine["cpu"]:
+        raise SystemExit(f"{file} was measured with {result['machine']['cpu']}: give another file with --json")
+    return result
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what the file of results does not have; a seed of a set is measured as a whole."""
+    import torch  # noqa: F401  # its import is not in the time of the first training
+
+    begin, bundle = time.perf_counter(), rd.open_bundle(options.bundle)
+    result = kept(options.json, pretrained_facts(bundle), describe_machine().to_json())
+    kinds: dict[str, Callable[[], dict[str, Groups]]] = {
+        "mnist": partial(mnist, options.mnist),
+        "digits": digits,
+        "stamps": partial(stamps, options.stamps),
+    }
+    for seed in range(options.seeds):
+        for name in options.sets or SETS:
+            done = {row["method"] for row in result["runs"] if (row["set"], row["seed"]) == (name, seed)}
+            kind, per_class = SETS[name]
+            methods = [each for each in METHODS if each != NO_FLIP or kind in CHARACTERS]
+            if done == set(methods) or time.perf_counter() - begin > 60 * options.minutes:
+                continue
+            result["runs"] = [row for row in result["runs"] if (row["set"], row["seed"]) != (name, seed)]
+            with tempfile.TemporaryDirectory() as folder:
+                folders = write_set(kinds[kind](), per_class, TESTED[kind], seed, Path(folder))
+                rows = []
+                for method in methods:
+                    copy = Path(shutil.copytree(options.bundle, Path(folder) / f"bundle-{len(rows)}"))
+                    fine_tuning_s = next((row["seconds"] for row in rows if row["method"] == FINE_TUNED), 0.0)
+                    training = training_of(method, copy, folders.train, seed, kind, fine_tuning_s, options.threads)
+                    row = {"set": name, "seed": seed, "method": method, **measured(training, folders.test)}
+                    top1, seconds = row["top1"]["value"], row["seconds"]
+                    print(f"{name}, seed {seed}, {method}: {top1:.1%} in {seconds} s, {row['chosen']}", flush=True)
+                    rows.append(row)
+            result["runs"] += rows
+            options.json.write_text(json.dumps(result) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    first = commands.add_parser("pretrain", help="train the weights to start from")
+    first.add_argument("bundle", type=Path)
+    first.add_argument("--data", type=Path, required=True, help="the folder of benchmarks/glyph_folder.py")
+    first.set_defaults(call=pretrain)
+    second = commands.add_parser("run", help="fine-tune, probe and train from scratch")
+    second.add_argument("bundle", type=Path)
+    second.add_argument("--mnist", type=Path, required=True, metavar="NPZ")
+    second.add_argument("--stamps", type=Path, required=True, metavar="DIR")
+    second.add_argument("--seeds", type=int, default=3)
+    second.add_argument("--set", dest="sets", action="append", choices=SETS, help="may be repeated (default: all)")
+    second.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
+    second.add_argument("--minutes", type=float, default=math.inf, help="begin no seed of a set after this time")
+    second.set_defaults(call=run)
+    for command in (first, second):
+        command.add_argument("--threads", type=int, help="CPU threads (default: the cores of this process)")
+    options = parser.parse_args()
+    options.call(options)
+
+
+if __name__ == "__main__":
+    main()
