@@ -14,8 +14,8 @@ draws sets of images of other kinds (`benchmarks/transfer_sets.py`) for each see
 * fine-tune, no flip: the same with `--no-flip`, of sets of characters;
 * scratch: random weights and the recipe SCRATCH, for as many epochs as take the time of fine-tuning, and a tenth more.
 
-A seed of a set is added to the file when all methods have ended, and is not measured again. The time of a run is that
-of the whole call of training, with the check of the images and the probe. The test images are evaluated afterwards.
+Every result is added to the file at once, and what the file has is not measured again. The time of a run is that of the
+whole call of training, with the check of the images and the probe. The test images are evaluated afterwards.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ CHARACTERS = ("mnist", "digits")
 PROBE, FINE_TUNED, NO_FLIP, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "fine-tune, no flip", "scratch")
 #: The best recipe known for training these networks from random weights on few images of 64 pixels.
 SCRATCH: Mapping[str, Any] = {"fine_tune": False, "batch_size": 32, "lr": 0.05, "crop_area": 0.5}
-#: Epochs of a trial whose median time says how many epochs take the time of fine-tuning.
-TRIAL_EPOCHS = 3
+#: Images of a trial whose median epoch says how many epochs take the time of fine-tuning; it has three epochs or more.
+TRIAL_IMAGES = 1000
 #: Most epochs of a curve.
 POINTS = 40
 
@@ -86,18 +86,19 @@ def probe(bundle: Path, data: Path, seed: int, options: rd.TrainOptions) -> rd.B
         rd.train(bundle, data, {"seed": seed}, options, progress=StopAfterProbe())
     except KeyboardInterrupt:
         trained = rd.train(bundle, options=rd.TrainOptions(finish=True))
-        if trained.manifest.training.best.epoch == 0:
+        if trained.training.best.epoch == 0:
             return trained
     raise RuntimeError(f"{bundle} was to be trained no further than its linear probe")
 
 
 def epochs_for(seconds: float, bundle: Path, data: Path, recipe: Mapping[str, Any], options: rd.TrainOptions) -> int:
     """Return how many epochs of a recipe take this time and a tenth more, as a trial in a copy of the bundle says."""
+    epochs = max(3, round(TRIAL_IMAGES / sum(1 for _ in (data / "train").rglob("*.png"))))
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(shutil.copytree(bundle, Path(folder) / "trial"))
-        trained = rd.train(trial, data, {**recipe, "epochs": TRIAL_EPOCHS}, options)
-    epoch_s = statistics.median(epoch.seconds for epoch in trained.manifest.training.history)
-    return max(TRIAL_EPOCHS, math.ceil(1.1 * seconds / epoch_s))
+        trained = rd.train(trial, data, {**recipe, "epochs": epochs}, options)
+    epoch_s = statistics.median(epoch.seconds for epoch in trained.training.history)
+    return max(3, math.ceil(1.1 * seconds / epoch_s))
 
 
 def training_of(
@@ -121,7 +122,7 @@ def measured(train: Callable[[], rd.Bundle], test: Path) -> dict[str, Any]:
     load, begin = OtherLoad(), time.perf_counter()
     bundle = train()
     seconds, others = time.perf_counter() - begin, load.cores()
-    training = bundle.manifest.training
+    training = bundle.training
     tested = rd.evaluate(bundle, test, variants=()).to_json()["variants"]["model"]
     return {
         "seconds": round(seconds, 1),
@@ -199,7 +200,7 @@ def kept(file: Path, pretrained: Mapping[str, Any], machine: Mapping[str, Any]) 
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what the file of results does not have; a seed of a set is measured as a whole."""
+    """Measure what the file of results does not have."""
     import torch  # noqa: F401  # its import is not in the time of the first training
 
     begin, bundle = time.perf_counter(), rd.open_bundle(options.bundle)
@@ -211,25 +212,26 @@ def run(options: argparse.Namespace) -> None:
     }
     for seed in range(options.seeds):
         for name in options.sets or SETS:
-            done = {row["method"] for row in result["runs"] if (row["set"], row["seed"]) == (name, seed)}
             kind, per_class = SETS[name]
-            methods = [each for each in METHODS if each != NO_FLIP or kind in CHARACTERS]
-            if done == set(methods) or time.perf_counter() - begin > 60 * options.minutes:
-                continue
-            result["runs"] = [row for row in result["runs"] if (row["set"], row["seed"]) != (name, seed)]
+            rows = {row["method"]: row for row in result["runs"] if (row["set"], row["seed"]) == (name, seed)}
+            methods = [each for each in options.methods or METHODS if each != NO_FLIP or kind in CHARACTERS]
             with tempfile.TemporaryDirectory() as folder:
                 folders = write_set(kinds[kind](), per_class, TESTED[kind], seed, Path(folder))
-                rows = []
                 for method in methods:
-                    copy = Path(shutil.copytree(options.bundle, Path(folder) / f"bundle-{len(rows)}"))
-                    fine_tuning_s = next((row["seconds"] for row in rows if row["method"] == FINE_TUNED), 0.0)
+                    if method in rows or time.perf_counter() - begin > 60 * options.minutes:
+                        continue
+                    if method == SCRATCH_RUN and FINE_TUNED not in rows:
+                        continue  # it is given the time of that
+                    copy = Path(shutil.copytree(bundle.path, Path(folder) / f"bundle-{METHODS.index(method)}"))
+                    fine_tuning_s = rows[FINE_TUNED]["seconds"] if method == SCRATCH_RUN else 0.0
                     training = training_of(method, copy, folders.train, seed, kind, fine_tuning_s, options.threads)
-                    row = {"set": name, "seed": seed, "method": method, **measured(training, folders.test)}
+                    rows[method] = row = {"set": name, "seed": seed, "method": method} | measured(
+                        training, folders.test
+                    )
+                    result["runs"].append(row)
+                    options.json.write_text(json.dumps(result) + "\n", encoding="utf-8")
                     top1, seconds = row["top1"]["value"], row["seconds"]
                     print(f"{name}, seed {seed}, {method}: {top1:.1%} in {seconds} s, {row['chosen']}", flush=True)
-                    rows.append(row)
-            result["runs"] += rows
-            options.json.write_text(json.dumps(result) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -245,8 +247,9 @@ def main() -> None:
     second.add_argument("--stamps", type=Path, required=True, metavar="DIR")
     second.add_argument("--seeds", type=int, default=3)
     second.add_argument("--set", dest="sets", action="append", choices=SETS, help="may be repeated (default: all)")
+    second.add_argument("--method", dest="methods", action="append", choices=METHODS, help="likewise")
     second.add_argument("--json", type=Path, default=RESULT, metavar="FILE")
-    second.add_argument("--minutes", type=float, default=math.inf, help="begin no seed of a set after this time")
+    second.add_argument("--minutes", type=float, default=math.inf, help="begin nothing after this time")
     second.set_defaults(call=run)
     for command in (first, second):
         command.add_argument("--threads", type=int, help="CPU threads (default: the cores of this process)")
