@@ -48,7 +48,7 @@ RESULT = Path(__file__).parent / "results" / "transfer.json"
 COMMAND = [sys.executable, "-m", "regnet_deploy"]
 #: Options of `select` and `train` that make the weights to start from.
 SELECTED = ("--gflops", "0.022", "--resolution", "64", "--stem-stride", "2", "--classes", "62")
-PRETRAINED = ("--epochs", "15", "--no-flip", "--crop-area", "0.5", "--label-smoothing", "0.1")
+PRETRAINED = ("--epochs", "8", "--no-flip", "--crop-area", "0.5")
 #: Name -> kind of images, images of each class to train on.
 SETS = {
     "MNIST, 5 a class": ("mnist", 5),
