@@ -21,8 +21,10 @@ whole call of training, with the check of the images and the probe. The test ima
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
+import re
 import shutil
 import signal
 import statistics
@@ -61,29 +63,46 @@ CHARACTERS = ("mnist", "digits")
 PROBE, FINE_TUNED, NO_FLIP, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "fine-tune, no flip", "scratch")
 #: The best recipe known for training these networks from random weights on few images of 64 pixels.
 SCRATCH: Mapping[str, Any] = {"fine_tune": False, "batch_size": 32, "lr": 0.05, "crop_area": 0.5}
-#: Images of a trial whose median epoch says how many epochs take the time of fine-tuning; it has three epochs or more.
+#: Images of a trial whose median epoch says how many epochs take the time of fine-tuning; it has four epochs or more.
 TRIAL_IMAGES = 1000
 #: Most epochs of a curve.
 POINTS = 40
 
 
-class StopAfterProbe(NoProgress):
-    """Ends a training as Ctrl-C does when the linear probe is fitted."""
+class Clock(NoProgress):
+    """Records when the linear probe was fitted and when each epoch ended, in seconds since it was made.
+
+    Args:
+        stop_after_probe: end the training, as Ctrl-C does, when the probe is fitted.
+    """
+
+    def __init__(self, stop_after_probe: bool = False) -> None:
+        self._begin, self._stop = time.perf_counter(), stop_after_probe
+        self.probe_s: float | None = None
+        self.epochs_s: list[float] = []
+
+    def now(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self._begin
 
     def message(self, line: str) -> None:
-        """Raise the signal when the message of the probe comes."""
-        if line.startswith("linear probe"):
-            signal.raise_signal(signal.SIGINT)
+        """Take the time of the lines that say what has ended."""
+        if re.match(r"epoch \d+/", line):
+            self.epochs_s.append(self.now())
+        elif line.startswith("linear probe"):
+            self.probe_s = self.now()
+            if self._stop:
+                signal.raise_signal(signal.SIGINT)
 
 
-def probe(bundle: Path, data: Path, seed: int, options: rd.TrainOptions) -> rd.Bundle:
+def probe(bundle: Path, data: Path, seed: int, options: rd.TrainOptions, clock: Clock) -> rd.Bundle:
     """Train no further than the linear probe.
 
     Raises:
         RuntimeError: the training had no linear probe, or went on.
     """
     try:
-        rd.train(bundle, data, {"seed": seed}, options, progress=StopAfterProbe())
+        rd.train(bundle, data, {"seed": seed}, options, progress=clock)
     except KeyboardInterrupt:
         trained = rd.train(bundle, options=rd.TrainOptions(finish=True))
         if trained.training.best.epoch == 0:
@@ -93,35 +112,35 @@ def probe(bundle: Path, data: Path, seed: int, options: rd.TrainOptions) -> rd.B
 
 def epochs_for(seconds: float, bundle: Path, data: Path, recipe: Mapping[str, Any], options: rd.TrainOptions) -> int:
     """Return how many epochs of a recipe take this time and a tenth more, as a trial in a copy of the bundle says."""
-    epochs = max(3, round(TRIAL_IMAGES / sum(1 for _ in (data / "train").rglob("*.png"))))
+    epochs, clock = max(4, round(TRIAL_IMAGES / sum(1 for _ in (data / "train").rglob("*.png")))), Clock()
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(shutil.copytree(bundle, Path(folder) / "trial"))
-        trained = rd.train(trial, data, {**recipe, "epochs": epochs}, options)
-    epoch_s = statistics.median(epoch.seconds for epoch in trained.training.history)
+        rd.train(trial, data, {**recipe, "epochs": epochs}, options, progress=clock)
+    epoch_s = statistics.median(after - before for before, after in itertools.pairwise(clock.epochs_s))
     return max(3, math.ceil(1.1 * seconds / epoch_s))
 
 
 def training_of(
     method: str, bundle: Path, data: Path, seed: int, kind: str, fine_tuning_s: float, threads: int | None
-) -> Callable[[], rd.Bundle]:
+) -> Callable[[Clock], rd.Bundle]:
     """Return the training of a method, on a bundle with the weights to start from."""
     recipe: dict[str, Any] = {"seed": seed}
     options = rd.TrainOptions(execution=rd.ExecutionRequest(threads=threads))
     if method == PROBE:
-        return partial(probe, bundle, data, seed, options)
+        return lambda clock: probe(bundle, data, seed, options, clock)
     if method == NO_FLIP:
         recipe["flip"] = False
     if method == SCRATCH_RUN:
         recipe |= {**SCRATCH, "flip": kind not in CHARACTERS}
         recipe["epochs"] = epochs_for(fine_tuning_s, bundle, data, recipe, options)
-    return partial(rd.train, bundle, data, recipe, options)
+    return lambda clock: rd.train(bundle, data, recipe, options, progress=clock)
 
 
-def measured(train: Callable[[], rd.Bundle], test: Path) -> dict[str, Any]:
+def measured(train: Callable[[Clock], rd.Bundle], method: str, test: Path) -> dict[str, Any]:
     """Train, evaluate on the images of the test, and return the figures."""
-    load, begin = OtherLoad(), time.perf_counter()
-    bundle = train()
-    seconds, others = time.perf_counter() - begin, load.cores()
+    load, clock = OtherLoad(), Clock(stop_after_probe=method == PROBE)
+    bundle = train(clock)
+    seconds, others = clock.now(), load.cores()
     training = bundle.training
     tested = rd.evaluate(bundle, test, variants=()).to_json()["variants"]["model"]
     return {
@@ -136,20 +155,17 @@ def measured(train: Callable[[], rd.Bundle], test: Path) -> dict[str, Any]:
         "chosen": training.best.name,
         "val_top1": training.best.val_top1,
         "top1": tested["top1"],
-        "curve": curve(training, seconds),
+        "curve": curve(training, clock),
     }
 
 
-def curve(training: Training, seconds: float) -> list[list[float]]:
-    """Return seconds since the start of a training and validation top-1: of the probe, and after up to POINTS epochs.
-
-    What is not the time of an epoch (the check of the images, the probe) lies before the first.
-    """
-    points = [] if training.probe is None else [[training.probe.seconds, training.probe.val_top1]]
-    at = max(0.0, seconds - sum(epoch.seconds for epoch in training.history))
+def curve(training: Training, clock: Clock) -> list[list[float]]:
+    """Return seconds and validation top-1: of the probe, and after up to POINTS epochs."""
+    points = []
+    if training.probe is not None and clock.probe_s is not None:
+        points.append([clock.probe_s, training.probe.val_top1])
     every = max(1, math.ceil(len(training.history) / POINTS))
-    for number, epoch in enumerate(training.history, start=1):
-        at += epoch.seconds
+    for number, (at, epoch) in enumerate(zip(clock.epochs_s, training.history, strict=True), start=1):
         if number % every == 0 or number == len(training.history):
             points.append([at, epoch.val_top1])
     return [[round(at, 2), top1] for at, top1 in points]
@@ -225,9 +241,8 @@ def run(options: argparse.Namespace) -> None:
                     copy = Path(shutil.copytree(bundle.path, Path(folder) / f"bundle-{METHODS.index(method)}"))
                     fine_tuning_s = rows[FINE_TUNED]["seconds"] if method == SCRATCH_RUN else 0.0
                     training = training_of(method, copy, folders.train, seed, kind, fine_tuning_s, options.threads)
-                    rows[method] = row = {"set": name, "seed": seed, "method": method} | measured(
-                        training, folders.test
-                    )
+                    row = {"set": name, "seed": seed, "method": method, **measured(training, method, folders.test)}
+                    rows[method] = row
                     result["runs"].append(row)
                     options.json.write_text(json.dumps(result) + "\n", encoding="utf-8")
                     top1, seconds = row["top1"]["value"], row["seconds"]

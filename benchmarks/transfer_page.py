@@ -31,6 +31,7 @@ SHOWN = {
     "fine-tune, no flip": "fine-tuned, `--no-flip`",
     "scratch": "from scratch",
 }
+COMPARED = {"probe": "the linear probe", "scratch": "training from scratch"}
 #: Sets whose curves are drawn: those with the most validation images of each kind.
 DRAWN = ("MNIST, 100 a class", "digits, 20 a class")
 #: Cores that other programs may keep busy without being mentioned.
@@ -104,7 +105,9 @@ def gain_rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def verdict(result: Mapping[str, Any], other: str) -> str:
     """Say of which sets the default is better than another method for every seed, of which worse, of which neither."""
-    better, worse, neither = [], [], []
+    better: list[str] = []
+    worse: list[str] = []
+    neither: list[str] = []
     for name in sets_of(result):
         if found := gains(result, name, other):
             part = better if min(found) > 0 else worse if max(found) < 0 else neither
@@ -118,7 +121,7 @@ def verdict(result: Mapping[str, Any], other: str) -> str:
         )
         if part
     ]
-    return f"Compared with {SHOWN[other]}, the default is " + ". It is ".join(said) + "."
+    return f"Compared with {COMPARED[other]}, fine-tuning is " + ". It is ".join(said) + "."
 
 
 def kept_probes(result: Mapping[str, Any]) -> str:
@@ -173,7 +176,7 @@ def measured(result: Mapping[str, Any]) -> str:
         "characters, with as many epochs as take the time of fine-tuning and a tenth more.",
         table(["set", *methods], method_rows(result, top1s, ".1f")),
         f"{verdict(result, 'probe')} {verdict(result, 'scratch')} {kept_probes(result)} By how many points of test "
-        "top-1 the default is better, on the same images:",
+        "top-1 fine-tuning without an option is better, on the same images:",
         table(["set", *(f"than {SHOWN[each]}" for each in SHOWN if each != FINE_TUNED)], gain_rows(result)),
         "Seconds of the whole call of `train`, with the check of the images and the probe:",
         table(["set", *methods], method_rows(result, lambda rows: [row["seconds"] for row in rows], ".0f")),

@@ -29,7 +29,7 @@ NO_OBJECT = (
 
 
 #: Of a class, groups of images that stay on one side of the split; each image is a function that writes it to a path.
-Groups = Sequence[Sequence[Callable[[Path], None]]]
+Groups = Sequence[Sequence[Callable[[Path], object]]]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def write_set(classes: Mapping[str, Groups], per_class: int, tested: int, seed: 
 def of_arrays(images: np.ndarray, labels: np.ndarray) -> dict[str, Groups]:
     """Return the classes of gray images ``(n, h, w)`` uint8."""
 
-    def writer(pixels: np.ndarray) -> Callable[[Path], None]:
+    def writer(pixels: np.ndarray) -> Callable[[Path], object]:
         return lambda path: Image.fromarray(pixels).save(path)
 
     return {str(label): [[writer(image)] for image in images[labels == label]] for label in np.unique(labels)}
@@ -118,7 +118,7 @@ def stamps(folder: Path) -> dict[str, Groups]:
     names = [{path.stem.lower() for path in paths} for paths in found.values()]
     doubtful = {name for number, one in enumerate(names) for other in names[number + 1 :] for name in one & other}
 
-    def writer(path: Path) -> Callable[[Path], None]:
+    def writer(path: Path) -> Callable[[Path], object]:
         return lambda target: target.write_bytes(path.read_bytes())
 
     return {

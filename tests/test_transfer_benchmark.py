@@ -140,7 +140,7 @@ def results(top1: dict[str, list[float]], **changes: Any) -> dict[str, Any]:
 )
 def test_the_page_says_where_fine_tuning_loses(page, scratch, said):
     result = results({"fine-tune": [0.7, 0.8, 0.9], "scratch": scratch})
-    assert page.verdict(result, "scratch") == f"Compared with from scratch, the default {said}"
+    assert page.verdict(result, "scratch") == f"Compared with training from scratch, fine-tuning {said}"
 
 
 def test_a_method_that_was_not_measured_is_a_dash(page):
