@@ -162,6 +162,7 @@ def measured(result: Mapping[str, Any]) -> str:
     seeds = len({row["seed"] for row in result["runs"]})
     methods = list(SHOWN.values())
     parts = [
+        "## Measured",
         "`python benchmarks/transfer.py` trains the weights and measures; its first lines say how to get the images. "
         + weights_text(result),
         "There are no weights of ImageNet on this machine. These weights know white characters on black: MNIST and "
@@ -183,7 +184,7 @@ def measured(result: Mapping[str, Any]) -> str:
         "Validation top-1 over time (mean of the seeds, and from the lowest to the highest):",
         f"![Validation top-1 of each method over seconds](figures/{FIGURE.name})",
     ]  # fmt: skip
-    return "\n\n".join(part if part[0] in "|!" else textwrap.fill(part, 118, break_on_hyphens=False) for part in parts)
+    return "\n\n".join(part if part[0] in "#|!" else textwrap.fill(part, 118, break_on_hyphens=False) for part in parts)
 
 
 def page() -> str:

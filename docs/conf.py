@@ -38,6 +38,7 @@ CONTENTS = {
         "docs/bundle",
         "docs/selection",
         "docs/weights",
+        "docs/fine-tuning",
         "docs/images",
         "docs/training",
         "docs/sweeps",
