@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from regnet_deploy.api.bundles import create_bundle, load_model, select, select_published, train
+    from regnet_deploy.api.images import check_folder
     from regnet_deploy.api.inference import open_classifier, predict, serve
     from regnet_deploy.api.variants import evaluate, export, export_file, profile, verify
     from regnet_deploy.bundle import Bundle, open_bundle
@@ -54,6 +55,7 @@ _MODULES = {
     "ServeOptions": "serving.model_version",
     "ServerSettings": "serving.server",
     "TrainOptions": "training.train",
+    "check_folder": "api.images",
     "create_bundle": "api.bundles",
     "evaluate": "api.variants",
     "export": "api.variants",
@@ -86,6 +88,7 @@ __all__ = [
     "ServerSettings",
     "TrainOptions",
     "__version__",
+    "check_folder",
     "create_bundle",
     "evaluate",
     "export",

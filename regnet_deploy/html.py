@@ -79,7 +79,7 @@ class HtmlFigure:
     wide: bool = False
 
 
-def html_document(title: str, heading: str, lead: str, body: str) -> str:
+def html_document(title: str, heading: str, lead: str, body: str, style: str = "") -> str:
     """Return a whole page.
 
     Args:
@@ -87,11 +87,12 @@ def html_document(title: str, heading: str, lead: str, body: str) -> str:
         heading: of the page.
         lead: one line below the heading.
         body: HTML, from the functions below.
+        style: CSS for parts of the body that are of this page alone.
     """
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{_style()}</style></head><body><main>"
+        f"<title>{escape(title)}</title><style>{_style()}{style}</style></head><body><main>"
         f"<header><h1>{escape(heading)}</h1><p>{escape(lead)}</p></header>{body}</main></body></html>\n"
     )
 

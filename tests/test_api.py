@@ -40,6 +40,7 @@ PUBLIC = {
     "ServerSettings": None,
     "TrainOptions": None,
     "__version__": None,
+    "check_folder": "data * bundle progress",
     "create_bundle": "path selection * replace_existing",
     "evaluate": "bundle data * variants split device runtime progress",
     "export": "bundle data * precisions options progress",

@@ -20,6 +20,7 @@ COMMANDS = {
     "select": "Select the best network for a compute budget.",
     "import": "Make a bundle of weights of another library.",
     "weights": "List public weights of RegNets.",
+    "check": "Check a folder of images before training.",
     "train": "Train the network on a folder of images.",
     "profile": "Count MACs and parameters, and measure latency.",
     "export": "Export to ONNX and TensorRT, and prove the result.",

@@ -109,11 +109,11 @@ def list_images(root: str | Path) -> ImageListing:
         DataError: no such folder, no class folders, names that can be read in two ways, classes for validation alone,
             or a folder that cannot be read.
     """
-    folder = _absolute(root)
+    folder = absolute_folder(root)
     layout = find_layout(folder, entries(folder).folders)
-    train, left_out = _classes(folder, layout.train)
+    train, left_out = class_files(folder, layout.train)
     if layout.train:
-        left_out |= _beside_splits(folder, layout)
+        left_out |= beside_splits(folder, layout)
     else:
         ensure_no_splits_in_classes(
             folder, {name: [file[len(name) + 1 :] for file in files] for name, files in train.items()}
@@ -121,7 +121,7 @@ def list_images(root: str | Path) -> ImageListing:
     notes = layout.notes + _case_notes(train)
     if layout.val is None:
         return _listing(folder, train, None, left_out, notes)
-    found, left_out_val = _classes(folder, layout.val)
+    found, left_out_val = class_files(folder, layout.val)
     val = _spelled_alike(found, train)
     if not any(val.values()):
         raise DataError(f"{folder / layout.val} has class folders and no files in them: add images, or remove it")
@@ -144,9 +144,9 @@ def list_split(root: str | Path, split: str | None = None) -> ImageListing:
     Raises:
         DataError: no such folder or split, several folders of it, no class folders, or a folder that cannot be read.
     """
-    folder = _absolute(root)
+    folder = absolute_folder(root)
     below = find_split(folder, entries(folder).folders, split)
-    classes, left_out = _classes(folder, below)
+    classes, left_out = class_files(folder, below)
     return _listing(folder, classes, None, left_out, _case_notes(classes))
 
 
@@ -206,7 +206,7 @@ def build_dataset(
     named = [(source.names[image.index] for image in images) for images in (train, val)]
     checks = [{name: checked[name] for name in names} for names in named]
     labels = {source.names[image.index]: classes[image.label] for image in (*train, *val)}
-    findings = (*listing.notes, *dataset_findings(checks[0], checks[1], labels))
+    findings = (*listing.notes, *(each.line for each in dataset_findings(checks[0], checks[1], labels)))
     rejected = dict(sorted(rejected.items()))
     return ImageDataset(source, classes, tuple(train), tuple(val), rejected, split, digest, findings)
 
@@ -225,7 +225,7 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     return [index for _, index in sorted(rounds, key=lambda each: each[0])]
 
 
-def _beside_splits(root: Path, layout: Layout) -> dict[str, str]:
+def beside_splits(root: Path, layout: Layout) -> dict[str, str]:
     """Return images and folders beside the splits, and beside splits that are nested, with the reason."""
     left_out = {f"{name}/": "neither for training nor for validation" for name in layout.unused}
     nested = (split.split("/")[0] for split in (layout.train, layout.val) if split and "/" in split)
@@ -237,7 +237,12 @@ def _beside_splits(root: Path, layout: Layout) -> dict[str, str]:
     return left_out
 
 
-def _absolute(root: str | Path) -> Path:
+def absolute_folder(root: str | Path) -> Path:
+    """Return the absolute path of a folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     folder = Path(root).absolute()  # loading processes on other machines start in other folders
     if not os.path.isdir(folder):
         state = "is a file" if os.path.exists(folder) else "does not exist"
@@ -256,7 +261,7 @@ def _listing(
     return ImageListing(FolderSource(folder, names), train, val, left_out, notes)
 
 
-def _classes(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+def class_files(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
     """Return the files of each class folder in ``root / below``, and what is left out there, with reasons.
 
     Raises:

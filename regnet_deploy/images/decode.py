@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import struct
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,11 @@ _SUFFIXES = {
 SUFFIXES = frozenset(suffix for suffixes in _SUFFIXES.values() for suffix in suffixes)
 #: An image whose levels differ by no more than this in every channel, of 255, is taken for one color.
 ONE_COLOR = 3
+#: Bits of the perceptual hash: the frequencies in each direction, squared.
+_PHASH_SIDE = 16
+PHASH_BITS = _PHASH_SIDE**2
+#: Shorter side to which an image is reduced before it is hashed, pixels.
+_HASHED_SIDE = 256
 #: An image with more pixels is refused before it is decoded.
 MAX_PIXELS = 100_000_000
 #: Exceptions that Pillow's decoders raise for broken files.
@@ -95,20 +101,28 @@ class Scaled:
 
 
 @dataclass(frozen=True, slots=True)
-class Levels:
-    """An image that was decoded to look at its levels.
+class ImageFacts:
+    """What is known of an image after it was decoded once.
 
     Attributes:
         size: width and height, upright, pixels.
         contrast: largest difference of two levels in a channel of the image as the network sees it, of 255.
-        transparent: whether it has transparent pixels.
+        transparent: whether an image of nearly one color has transparent pixels.
         peak: highest level of an image of 16 bits, of 65,535; None for other images.
+        mode: Pillow's name of the channels in the file, such as ``RGB``, ``L`` (gray) or ``P`` (palette).
+        gray: whether the channels of the image as the network sees it are equal.
+        phash: perceptual hash, :data:`PHASH_BITS` bits in hexadecimal digits; empty for an image of one color.
+        decode_ms: time of one core for decoding, ms.
     """
 
     size: tuple[int, int]
     contrast: int
     transparent: bool
     peak: int | None
+    mode: str
+    gray: bool
+    phash: str
+    decode_ms: float
 
 
 def decode(
@@ -138,16 +152,22 @@ def decode(
         return _upright_rgb(image, name)
 
 
-def measure_levels(data: bytes, name: str = "image") -> Levels:
-    """Decode an image like :func:`decode`, and return what its levels are.
+def image_facts(data: bytes, name: str = "image") -> ImageFacts:
+    """Decode an image like :func:`decode`, and return what it is like.
+
+    The perceptual hash is the DCT hash of ImageHash: whether each of the lowest 16 x 16 frequencies of the gray image
+    is above their median. Images that were compressed, scaled or brightened again keep most of its bits.
 
     Raises:
         ImageError: as of :func:`decode`.
+        MissingExtra: ImageHash is not installed.
     """
     with _one_line(name, MAX_PIXELS, FORMATS):
+        begun = time.thread_time()
         image = _open(data, name, MAX_PIXELS, FORMATS)
         image.load()
         seen = _upright_rgb(image, name)
+        decode_ms = round(1e3 * (time.thread_time() - begun), 3)
         bands: Any = seen.getextrema()
         contrast = max(high - low for low, high in bands)
         transparent = False
@@ -158,7 +178,18 @@ def measure_levels(data: bytes, name: str = "image") -> Levels:
             peak = int(image.convert("I").getextrema()[1])  # type: ignore[arg-type]
         elif data[:8] == _PNG and data[_PNG_BITS] == 16:  # of colors, Pillow keeps the upper 8 bits
             peak = max(high for _, high in bands) * 256 + 255
-        return Levels(seen.size, contrast, transparent, peak)
+    small = seen.reduce(max(1, min(seen.size) // _HASHED_SIDE))  # what the hash looks at is smaller still
+    phash = str(require("imagehash", "train").phash(small, _PHASH_SIDE)) if contrast > ONE_COLOR else ""
+    return ImageFacts(seen.size, contrast, transparent, peak, image.mode, _is_gray(small), phash, decode_ms)
+
+
+def _is_gray(image: Image) -> bool:
+    """Tell whether the channels of an RGB image are equal, but for what compression alters."""
+    from PIL import ImageChops
+
+    red, green, blue = image.split()
+    highest: list[Any] = [ImageChops.difference(red, other).getextrema()[1] for other in (green, blue)]
+    return bool(max(highest) <= ONE_COLOR)
 
 
 def suffixes_of(formats: tuple[str, ...]) -> frozenset[str]:

@@ -3,67 +3,190 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from regnet_deploy.images.decode import ONE_COLOR
+from regnet_deploy.images.decode import ONE_COLOR, PHASH_BITS
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.names import shortened
+from regnet_deploy.images.near_copies import NearPair, near_copies
 
 #: Levels of 16-bit images that use no more than this, of 65,535, are those of fewer bits: 8 to 14.
 _FEW_LEVELS = 2**14 - 1
 #: Names that a sentence lists.
 _LISTED = 3
+#: Split -> its images in words.
+_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+
+class Example(NamedTuple):
+    """One case of a finding.
+
+    Attributes:
+        names: of the image, or of the two images that are compared; or of a class.
+        note: what to say of it beside its names; empty if nothing is.
+    """
+
+    names: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something wrong with a data set, of which there can be many cases.
+
+    Attributes:
+        kind: its name in JSON, such as ``exact-leak``.
+        serious: whether what is measured on the data is wrong, or training refuses it; others are worth a look.
+        text: what was found, without names.
+        advice: what it means, or what to do, in one sentence.
+        examples: all cases.
+        joined: what stands between the two names of a case.
+    """
+
+    kind: str
+    serious: bool
+    text: str
+    advice: str
+    examples: tuple[Example, ...] = ()
+    joined: str = " = "
+
+    @property
+    def line(self) -> str:
+        """What was found, with some names."""
+        names = [self.joined.join(example.names) for example in self.examples[: _LISTED + 1]]
+        return f"{self.text}: {shortened(names, _LISTED)}" if names else self.text
 
 
 def dataset_findings(
-    train: Mapping[str, ImageCheck], val: Mapping[str, ImageCheck], labels: Mapping[str, str]
-) -> list[str]:
-    """Return what is wrong with the images of a dataset, a sentence each.
+    train: Mapping[str, ImageCheck],
+    val: Mapping[str, ImageCheck],
+    labels: Mapping[str, str],
+    test: Mapping[str, ImageCheck] | None = None,
+) -> list[Finding]:
+    """Return what is wrong with the usable images of a dataset.
 
     Args:
         train: name -> result of the check, of the usable training images in their order.
         val: the same of the usable validation images.
-        labels: name of an image -> its class.
+        labels: name of an image -> its class; an image without a class is missing.
+        test: the same as ``train`` of the usable images to test on.
     """
+    test = test or {}
+    everything = {**train, **val, **test}
+    near = near_copies({"train": train, "val": val, "test": test}, labels)
     return [
-        *_copies(train, val, labels),
-        *_one_color({**train, **val}),
-        *_few_levels({**train, **val}),
+        *_leaks(train, val, test),
+        *_copies(train, everything, labels),
+        *_near_leaks(near.across, {"val": val, "test": test}),
+        *_near_copies(near.in_classes, near.within, train),
+        *_one_color(everything),
+        *_few_levels(everything),
     ]
 
 
-def _copies(train: Mapping[str, ImageCheck], val: Mapping[str, ImageCheck], labels: Mapping[str, str]) -> Iterable[str]:
-    """Find exact copies by the sha256 of the files, which the check has computed as it read them."""
-    in_val, in_classes, in_train = [], [], []
-    learned: dict[str, str] = {}
-    for name, one in train.items():
-        if not one.sha256:  # it was not read
+def _leaks(
+    train: Mapping[str, ImageCheck], val: Mapping[str, ImageCheck], test: Mapping[str, ImageCheck]
+) -> Iterable[Finding]:
+    """Find exact copies across the subsets, by the sha256 of the files, which the check computed as it read them."""
+    learned, chosen_by = _first_by_content(train), _first_by_content(val)
+    for known, images, name, of, why in (
+        (learned, val, "validation", "training", "says nothing of new images"),
+        (learned, test, "test", "training", "says nothing of new images"),
+        (chosen_by, test, "test", "validation", "is that of images by which the best epoch was chosen"),
+    ):
+        pairs = [(known[one.sha256], each) for each, one in images.items() if one.sha256 in known]
+        if pairs:
+            yield Finding(
+                "exact-leak",
+                True,
+                f"{len(pairs):,} of {len(images):,} {name} images are exact copies of {of} images, so the accuracy "
+                f"on them {why}",
+                "delete them from one of the two folders before you believe an accuracy",
+                _examples(pairs),
+            )
+
+
+def _first_by_content(images: Mapping[str, ImageCheck]) -> dict[str, str]:
+    """Return sha256 -> name of the first image with this content; images that were not read have none."""
+    return {one.sha256: name for name, one in reversed(list(images.items())) if one.sha256}
+
+
+def _copies(
+    train: Mapping[str, ImageCheck], everything: Mapping[str, ImageCheck], labels: Mapping[str, str]
+) -> Iterable[Finding]:
+    """Find exact copies in two classes, and within the training images of one."""
+    in_classes, in_train = [], []
+    first_of = _first_by_content({name: one for name, one in everything.items() if name in labels})
+    for name, one in everything.items():
+        first = first_of.get(one.sha256, name)
+        if name not in labels:
             continue
-        first = learned.setdefault(one.sha256, name)
         if labels[first] != labels[name]:
             in_classes.append((first, name))
-        elif first != name:
+        elif first != name and name in train:
             in_train.append((first, name))
-    seen = dict(learned)
-    for name, one in val.items():
-        if not one.sha256:
-            continue
-        first = seen.setdefault(one.sha256, name)
-        if labels[first] != labels[name]:
-            in_classes.append((first, name))
-        if one.sha256 in learned:
-            in_val.append((learned[one.sha256], name))
-    if in_val:
-        yield (
-            f"{len(in_val):,} of {len(val):,} validation images are exact copies of training images, so the accuracy "
-            f"on them says nothing of new images: {_pairs(in_val)}"
-        )
     if in_classes:
-        yield f"{_images(in_classes)} in two classes, of which one is wrong: {_pairs(in_classes)}"
+        yield Finding(
+            "two-classes",
+            True,
+            f"{_images(in_classes)} in two classes, of which one is wrong",
+            "look at each and delete it from the wrong class, or from both",
+            _examples(in_classes),
+        )
     if in_train:
-        yield f"{len(in_train):,} of {len(train):,} training images are exact copies of others: {_pairs(in_train)}"
+        yield Finding(
+            "exact-copies",
+            False,
+            f"{len(in_train):,} of {len(train):,} training images are exact copies of others",
+            "each counts as often as it is there; delete the copies, or part of them is held out for validation where "
+            "there is no val/",
+            _examples(in_train),
+        )
 
 
-def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[str]:
+def _near_leaks(
+    across: Mapping[tuple[str, str], list[NearPair]], images: Mapping[str, Mapping[str, ImageCheck]]
+) -> Iterable[Finding]:
+    for (earlier, later), pairs in across.items():
+        if pairs:
+            yield Finding(
+                "near-leak",
+                False,
+                f"{len(pairs):,} of {len(images[later]):,} {_WORDS[later]} images look nearly like {_WORDS[earlier]} "
+                "images",
+                "if they are the same picture, saved or scaled again, or frames of one video, keep each in one folder "
+                "alone: the accuracy on them is too high",
+                _near_examples(pairs),
+                " ~ ",
+            )
+
+
+def _near_copies(
+    in_classes: list[NearPair], within: list[NearPair], train: Mapping[str, ImageCheck]
+) -> Iterable[Finding]:
+    if in_classes:
+        yield Finding(
+            "near-two-classes",
+            False,
+            f"{_images(in_classes, 'looks', 'look')} nearly like an image of another class",
+            "if it is the same picture, one of the labels is wrong; if not, the classes are hard to tell apart",
+            _near_examples(in_classes),
+            " ~ ",
+        )
+    if within:
+        yield Finding(
+            "near-copies",
+            False,
+            f"{len(within):,} of {len(train):,} training images look nearly like others of their class",
+            "they add little to learn from; where there is no val/, part of them is held out for validation and makes "
+            "the accuracy too high",
+            _near_examples(within),
+            " ~ ",
+        )
+
+
+def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[Finding]:
     found = {name: one for name, one in images.items() if one.contrast <= ONE_COLOR}
     if not found:
         return
@@ -75,13 +198,17 @@ def _one_color(images: Mapping[str, ImageCheck]) -> Iterable[str]:
     if dark:
         reasons.append(f"16-bit levels of {dark:,} are all but 0: save them with 8 bits")
     why = f" ({'; '.join(reasons)})" if reasons else ""
-    yield (
+    yield Finding(
+        "blank",
+        False,
         f"in {len(found):,} of {len(images):,} images the network sees one color, so it can learn nothing from them"
-        f"{why}: {shortened(list(found), _LISTED)}"
+        f"{why}",
+        "delete them, or save them again so that something is to be seen",
+        tuple(Example((name,)) for name in found),
     )
 
 
-def _few_levels(images: Mapping[str, ImageCheck]) -> Iterable[str]:
+def _few_levels(images: Mapping[str, ImageCheck]) -> Iterable[Finding]:
     """Find 16-bit images whose levels have fewer bits. A single dark image proves nothing, all of them do.
 
     Those with levels of 8 bits are read as such, or come out in one color.
@@ -89,17 +216,24 @@ def _few_levels(images: Mapping[str, ImageCheck]) -> Iterable[str]:
     peaks = [(one.peak, name) for name, one in images.items() if one.peak is not None]
     if peaks and 255 < max(peaks)[0] <= _FEW_LEVELS:
         peak, name = max(peaks)
-        yield (
+        yield Finding(
+            "few-levels",
+            False,
             f"images of 16 bits have no level above {peak:,} of 65,535 ({len(peaks):,} "
             f"{'image' if len(peaks) == 1 else 'images'}), so the network sees them dark, "
             f"with levels up to {peak // 256} of 255: scale their levels to 16 bits, or save them with 8 bits, and "
-            f"those to predict on too; for example {name}"
+            f"those to predict on too; for example {name}",
+            "the images that the network is to classify later must have the same levels",
         )
 
 
-def _images(pairs: Sequence[tuple[str, str]]) -> str:
-    return f"{len(pairs):,} {'image is' if len(pairs) == 1 else 'images are'}"
+def _images(pairs: Sequence[object], one: str = "is", several: str = "are") -> str:
+    return f"{len(pairs):,} {f'image {one}' if len(pairs) == 1 else f'images {several}'}"
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return shortened([f"{one} = {other}" for one, other in pairs], _LISTED)
+def _examples(pairs: Sequence[tuple[str, str]]) -> tuple[Example, ...]:
+    return tuple(Example(pair) for pair in pairs)
+
+
+def _near_examples(pairs: Sequence[NearPair]) -> tuple[Example, ...]:
+    return tuple(Example((one, other), f"{bits} of {PHASH_BITS} bits of the hash differ") for one, other, bits in pairs)

@@ -8,14 +8,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, require
-from regnet_deploy.images.decode import ImageError, measure_levels
+from regnet_deploy.images.decode import ImageError, image_facts
 from regnet_deploy.images.image_source import ImageSource, Stamp
 from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.user_cache import cache_folder
 
 #: Images that a thread checks before their results are written to the cache.
 _CHUNK = 64
@@ -35,9 +36,8 @@ class ImageCheck:
         reason: why the image cannot be used; empty if it can.
         ctime_ns: time of change.
         inode: number of the file.
-        contrast: largest difference of two levels, of 255; see :class:`regnet_deploy.images.decode.Levels`.
-        transparent: whether an image of nearly one color has transparent pixels.
-        peak: highest level of an image of 16 bits, of 65,535; None for other images.
+        contrast, transparent, peak, mode, gray, phash, decode_ms: see :class:`regnet_deploy.images.decode.ImageFacts`;
+            ``mode`` is empty where the image was not decoded.
     """
 
     path: str
@@ -52,6 +52,10 @@ class ImageCheck:
     contrast: int = 255
     transparent: bool = False
     peak: int | None = None
+    mode: str = ""
+    gray: bool = False
+    phash: str = ""
+    decode_ms: float = field(default=0.0, compare=False)
 
     @property
     def stamp(self) -> Stamp:
@@ -60,7 +64,11 @@ class ImageCheck:
 
 
 def check_images(
-    source: ImageSource, cache: Path | None = None, progress: Progress = NoProgress()
+    source: ImageSource,
+    cache: Path | None = None,
+    progress: Progress = NoProgress(),
+    *,
+    also: Iterable[Path | None] = (),
 ) -> dict[str, ImageCheck]:
     """Decode every image completely, in threads, and find those that cannot be used.
 
@@ -69,6 +77,7 @@ def check_images(
         cache: file of JSON lines in which results are kept as they come. An image whose stamp has not changed since is
             not decoded again.
         progress: receives the images done.
+        also: further caches, which are read but not written.
 
     Returns:
         Name -> result, for every image of ``source``.
@@ -78,15 +87,19 @@ def check_images(
     """
     require("PIL.Image", "train")
     progress.step("checking images", len(source.names))
-    known = _read_cache(cache) if cache else {}
+    require("imagehash", "train")
+    caches = [known for path in (*also, cache) if path and (known := _read_cache(path))]
     results: dict[str, ImageCheck] = {}
     pending: list[int] = []
     for index, name in enumerate(source.names):
-        entry = known.get(name)
-        if entry and entry.sha256 and _stamp(source, index) == entry.stamp:
-            results[name] = entry
+        stored = [entry for known in caches if (entry := known.get(name)) is not None and entry.sha256]
+        stamp = _stamp(source, index) if stored else None
+        valid = next((entry for entry in stored if entry.stamp == stamp), None)
+        if valid:
+            results[name] = valid
         else:
             pending.append(index)
+    del caches
     progress.update(len(results))
     for checked in _check_in_threads(source, pending):
         results.update((entry.path, entry) for entry in checked)
@@ -103,7 +116,7 @@ def check_image(source: ImageSource, index: int) -> ImageCheck:
         stamp = source.stamp(index)
         data = source.read(index)
         digest = hashlib.sha256(data).hexdigest()
-        levels = measure_levels(data, name)
+        facts = image_facts(data, name)
     except ImageError as error:
         return ImageCheck(
             name, stamp.size, stamp.mtime_ns, digest, 0, 0, error.reason, ctime_ns=stamp.ctime_ns, inode=stamp.inode
@@ -113,13 +126,17 @@ def check_image(source: ImageSource, index: int) -> ImageCheck:
         stamp.size,
         stamp.mtime_ns,
         digest,
-        *levels.size,
+        *facts.size,
         "",
         ctime_ns=stamp.ctime_ns,
         inode=stamp.inode,
-        contrast=levels.contrast,
-        transparent=levels.transparent,
-        peak=levels.peak,
+        contrast=facts.contrast,
+        transparent=facts.transparent,
+        peak=facts.peak,
+        mode=facts.mode,
+        gray=facts.gray,
+        phash=facts.phash,
+        decode_ms=facts.decode_ms,
     )
 
 
@@ -127,6 +144,24 @@ def cache_file(directory: Path, root: Path) -> Path:
     """Return the file in ``directory`` that caches the check of the images in ``root``."""
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
     return directory / f"checked-{digest[:12]}.jsonl"
+
+
+def shared_cache(root: Path, *, create: bool = False) -> Path | None:
+    """Return the file of this user that caches the check of the images in ``root``, whatever they are used for.
+
+    Args:
+        root: the folder of images.
+        create: make its folder if it does not exist; None is returned where the file cannot be written.
+    """
+    folder = cache_folder("image-checks")
+    cache = cache_file(folder, root)
+    if create:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            cache.open("ab").close()
+        except OSError:
+            return None
+    return cache
 
 
 def _stamp(source: ImageSource, index: int) -> Stamp | None:
@@ -154,7 +189,8 @@ def _read_cache(cache: Path) -> dict[str, ImageCheck]:
             for line in lines:
                 with contextlib.suppress(ValueError, TypeError):
                     entry = ImageCheck(**json.loads(line))
-                    known[entry.path] = entry
+                    if entry.mode or entry.reason:  # else an earlier version wrote it, which looked at less
+                        known[entry.path] = entry
     except OSError:
         return {}  # there is no cache yet
     return known

@@ -16,7 +16,7 @@ from regnet_deploy.images.dataset import (
     list_images,
 )
 from regnet_deploy.images.dataset_summary import dataset_lines
-from regnet_deploy.images.image_check import cache_file, check_images
+from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, evaluation_dataset, training_dataset
@@ -64,7 +64,7 @@ def check_folder(
     """
     cache = cache_file(store.parent, listing.root)
     cache = cache.with_name(f".{cache.name}")  # shared by all sweeps in the folder
-    checked = check_images(listing.source, cache, progress)
+    checked = check_images(listing.source, cache, progress, also=[shared_cache(listing.root)])
     share = DEFAULT_VAL_SPLIT if val_split is None else val_split
     return build_dataset(listing, checked, val_split=share, seed=seed)
 

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 #: Images are cached in memory if they take at most this many bytes.
 MEMORY_BYTES = 512 * 2**20
+#: Shorter side of a cached image, in sides of the network's input.
+_CACHED_SIDE = 2
 #: Bytes of a pixel of an RGB image in Pillow.
 _PIXEL_BYTES = 4
 
@@ -138,11 +140,17 @@ def training_dataset(
 
     A cached image is shrunk until its short side is twice that of the network's input.
     """
-    subset, short_side = ImageSubset(source, images), 2 * preprocessing.crop
-    if sum(_cached_bytes(image, short_side) for image in images) <= MEMORY_BYTES:
+    subset, short_side = ImageSubset(source, images), _CACHED_SIDE * preprocessing.crop
+    if fits_into_memory(images, preprocessing):
         cached = _in_threads(lambda number: _shrink(subset.decoded(number), short_side), len(images), progress)
         subset = ImageSubset(source, images, cached)
     return TrainingDataset(subset, recipe, preprocessing)
+
+
+def fits_into_memory(images: Iterable[LabelledImage], preprocessing: Preprocessing) -> bool:
+    """Tell whether :func:`training_dataset` caches these images."""
+    short_side = _CACHED_SIDE * preprocessing.crop
+    return sum(_cached_bytes(image, short_side) for image in images) <= MEMORY_BYTES
 
 
 def evaluation_dataset(

@@ -19,7 +19,7 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
 from regnet_deploy.images.dataset_summary import left_out_lines
-from regnet_deploy.images.image_check import cache_file, check_images
+from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.checkpoint import (
     Checkpoint,
@@ -158,7 +158,8 @@ def train(
     with open_directory(directory):
         ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)
-        checked = check_images(listing.source, cache_file(directory, listing.root), progress)
+        cache = cache_file(directory, listing.root)
+        checked = check_images(listing.source, cache, progress, also=[shared_cache(listing.root)])
         val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
         dataset = build_dataset(listing, checked, val_split=val_split, seed=given.seed)
         images = len(dataset.train)

@@ -20,6 +20,7 @@ from regnet_deploy.space.network import Network
 #: Options that name a file to write: (command, option) -> suffix, and other arguments of the command.
 WRITTEN: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("show", "--html"): (".html", ("b",)),
+    ("check", "--html"): (".html", ("images",)),
     ("analyze", "--html"): (".html", ("tiny.sweep",)),
     ("analyze", "--csv"): (".csv", ("tiny.sweep",)),
     ("analyze", "--refine"): (".yaml", ("tiny.sweep",)),
@@ -39,6 +40,7 @@ OTHERS = {
     *(("serve", option) for option in ("--token-file", "--tls-cert", "--tls-key")),
     *(("analyze", option) for option in ("files", "--figures")),
     ("predict", "paths"),
+    ("check", "data"),
     *(("import", option) for option in ("file", "--labels", "--output")),
     ("select", "--output"),
     ("export-weights", "--output"),  # needs weights: tests/importing/test_export_weights.py

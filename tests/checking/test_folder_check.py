@@ -1,0 +1,166 @@
+"""A check reads every file once, and so does what follows it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import regnet_deploy as rd
+from regnet_deploy.images import image_check
+from regnet_deploy.images.dataset import list_images
+from regnet_deploy.images.image_check import check_images, shared_cache
+from regnet_deploy.images.image_source import FolderSource
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    draw = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label in ("cat", "dog"):
+            folder = tmp_path / "data" / split / label
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(draw.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that were read, in no order."""
+    names: list[str] = []
+    read = FolderSource.read
+
+    def spy(source: FolderSource, index: int) -> bytes:
+        names.append(source.names[index])
+        return read(source, index)
+
+    monkeypatch.setattr(FolderSource, "read", spy)
+    return names
+
+
+def test_every_file_is_read_once_by_the_check_the_next_check_and_training(
+    data: Path, opened: list[str], tmp_path: Path
+) -> None:
+    first = rd.check_folder(data)
+    assert sorted(opened) == sorted(first.listing.source.names)
+    (data / "val/cat/0.png").write_bytes(b"no longer an image")
+    opened.clear()
+    second = rd.check_folder(data)
+    assert opened == ["val/cat/0.png"]
+    assert len(second.usable) == len(first.usable) - 1
+    opened.clear()
+    listing = list_images(data)  # as training does
+    assert check_images(listing.source, tmp_path / "own.jsonl", also=[shared_cache(listing.root)]) == second.checked
+    assert opened == []
+
+
+def test_nothing_is_written_into_the_folder(data: Path) -> None:
+    before = sorted(data.rglob("*"))
+    rd.check_folder(data)
+    assert sorted(data.rglob("*")) == before
+
+
+def test_without_a_cache_folder_the_check_says_that_nothing_is_kept(
+    data: Path, monkeypatch: pytest.MonkeyPatch, recorded_progress: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    check = rd.check_folder(data, progress=recorded_progress)
+    assert len(check.usable) == 12
+    assert any("are not kept" in line for line in recorded_progress.messages)
+
+
+def test_figures_and_findings_are_those_of_the_folder(data: Path) -> None:
+    shutil.copy(data / "train/cat/0.png", data / "val/cat/copy.png")
+    Image.open(data / "train/dog/1.png").resize((48, 40)).save(data / "val/dog/near.png")
+    check = rd.check_folder(data)
+    assert check.counts("train") == {"cat": 4, "dog": 4}
+    assert check.counts("val") == {"cat": 3, "dog": 3}
+    kinds = [finding.kind for finding in check.findings]
+    assert kinds == ["exact-leak", "few-images", "near-leak"]
+    assert check.serious == 1
+    facts = dict(check.summary())
+    assert facts["to train on"] == "8 usable images in 2 classes"
+    assert facts["width"] == "24 to 48 pixels, median 24"
+    assert facts["colors"] == "color 14 (100.0%)"
+    assert "images/s on one core" in facts["decoding"]
+
+
+def test_json_has_every_case(data: Path) -> None:
+    for i in range(4):
+        shutil.copy(data / f"train/cat/{i}.png", data / f"val/cat/copy{i}.png")
+    found = json.loads(json.dumps(rd.check_folder(data).to_json()))
+    (leak,) = (each for each in found["findings"] if each["kind"] == "exact-leak")
+    assert [case["names"] for case in leak["cases"]] == [
+        [f"train/cat/{i}.png", f"val/cat/copy{i}.png"] for i in range(4)
+    ]
+    assert found["splits"]["val"] == {"folder": "val", "classes": {"cat": 6, "dog": 2}}
+    assert (found["files"], found["usable"], found["serious"]) == (16, 16, 1)
+
+
+def test_a_folder_without_a_usable_image_has_no_figures(data: Path) -> None:
+    for path in data.rglob("*.png"):
+        path.write_bytes(b"broken")
+    check = rd.check_folder(data)
+    assert check.usable == []
+    assert check.decode_ms is None
+    assert {finding.kind for finding in check.findings} == {"class-empty", "broken"}
+    assert json.dumps(check.to_json())
+
+
+def test_a_line_of_an_earlier_version_is_not_believed(data: Path, opened: list[str]) -> None:
+    rd.check_folder(data)
+    cache = shared_cache(data)
+    assert cache is not None
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    new = {"mode", "gray", "phash", "decode_ms"}
+    cache.write_text("".join(json.dumps({k: v for k, v in line.items() if k not in new}) + "\n" for line in lines))
+    opened.clear()
+    rd.check_folder(data)
+    assert len(opened) == 12
+
+
+def test_a_bundle_adds_what_its_training_needs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regnet_deploy.bundle.manifest import Architecture
+    from regnet_deploy.images.preprocessing import default_preprocessing
+    from regnet_deploy.space.network import Network
+    from regnet_deploy.training import rates
+
+    monkeypatch.setattr(rates, "_SECONDS", 0.05)
+    architecture = Architecture.of(Network((1,), (8,), (8,), (1.0,)), name="small", classes=2, resolution=16)
+    parts = {"architecture": architecture.to_json(), "preprocessing": default_preprocessing(16).to_json()}
+    from regnet_deploy.bundle import create_bundle
+
+    create_bundle(tmp_path / "b", parts)
+    check = rd.check_folder(data, bundle=tmp_path / "b")
+    assert check.rates is not None
+    assert min(check.rates.loaded, check.rates.used) > 0
+    assert (check.rates.network, check.rates.crop, check.rates.in_memory) == ("small", 16, True)
+    facts = dict(check.summary())
+    assert facts["one loading process"].endswith("decoded and augmented to 16 px; all stay in memory, decoded once")
+    assert "images/s of small, batch 2," in facts["a training step"]
+    assert check.to_json()["rates"]["crop"] == 16
+
+
+def test_slow_loading_is_a_finding_with_the_number_of_processes() -> None:
+    from regnet_deploy.training.rates import TrainingRates
+
+    known = {"network": "n", "crop": 224, "batch": 128, "device": "GPU", "workers": 8, "in_memory": False}
+    (finding,) = TrainingRates(loaded=100.0, used=2050.0, **known).findings()
+    assert finding.text == "training steps use 2,050 images/s, and 8 loading process(es) prepare 800 images/s"
+    assert "`train --workers 21`" in finding.advice
+    assert TrainingRates(loaded=300.0, used=2050.0, **known).findings() == []
+
+
+def test_the_hash_is_that_of_the_library(data: Path) -> None:
+    import imagehash
+
+    check = rd.check_folder(data)
+    image = Image.open(data / "train/cat/0.png")
+    assert check.checked["train/cat/0.png"].phash == str(imagehash.phash(image, 16))
+    assert image_check.check_image(check.listing.source, 0).phash == check.checked["train/cat/0.png"].phash
