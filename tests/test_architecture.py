@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "load_testing": {"runtimes", "engines", "images", "space"},
     "targets": {"protobuf", "runtimes", "engines", "images", "space"},
     "profiling": {"runtimes", "models", "images", "space"},
-    "training": {"models", "images", "space"},
+    "training": {"evaluation", "models", "images", "space"},
     "checking": {"training", "models", "images", "space"},
     "sweeping": {"selection", "training", "profiling", "populations", "models", "images", "space"},
     "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},

@@ -223,8 +223,9 @@ def evaluate(
         )
     for module in ("torch", "safetensors", "PIL"):
         require(module, "export")
-    from regnet_deploy.evaluation.evaluate import MODEL, evaluate_sessions
-    from regnet_deploy.evaluation.labeled_images import find_labeled_images
+    from regnet_deploy.evaluation.evaluate import evaluate_sessions
+    from regnet_deploy.evaluation.labeled_images import find_held_out_images, find_labeled_images
+    from regnet_deploy.evaluation.record import MODEL
     from regnet_deploy.runtimes.checked_variant import open_checked_variant
     from regnet_deploy.runtimes.runtime import runtime_unsupported_reason
 
@@ -232,7 +233,8 @@ def evaluate(
         every = opened.manifest.variants
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
     sessions = [(name, open_checked_variant(opened, name, device=device, runtime=runtime)) for name in names]
-    images = find_labeled_images(data, opened.labels, split)
+    held_out = find_held_out_images(data, opened, split, progress)
+    images = held_out or find_labeled_images(data, opened.labels, split)
     return evaluate_sessions([(MODEL, open_weights(opened)), *sessions], images, opened, progress or NoProgress())
 
 

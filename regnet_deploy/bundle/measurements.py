@@ -75,12 +75,13 @@ class EvaluationRecord(Record, frozen=True, kw_only=True):
 
     Attributes:
         data: name of the folder.
-        split: folder of the images in it; "" for the folder itself.
+        split: folder of the images in it, or their split if they were held out; "" for the folder itself.
         images: number of images.
         unreadable: number of images that could not be read.
         baseline: share of the largest class, which a constant answer reaches.
         baseline_label: its name.
         variants: by name; the first one is the one that the others are compared with.
+        held_out: whether training held the images out of the folder; None if not.
     """
 
     data: str
@@ -90,6 +91,14 @@ class EvaluationRecord(Record, frozen=True, kw_only=True):
     baseline: float
     baseline_label: str
     variants: dict[str, EvaluatedVariant]
+    held_out: bool | None = None
+
+    @property
+    def where(self) -> str:
+        """The folder of the images, or whose held-out images they are."""
+        if self.held_out:
+            return f"{self.data}, held out for {self.split}"
+        return f"{self.data}/{self.split}" if self.split else self.data
 
 
 class Machine(Record, frozen=True, kw_only=True):

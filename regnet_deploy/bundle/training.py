@@ -7,6 +7,26 @@ from typing import Any
 from regnet_deploy.bundle.record import Record, default
 
 
+class UnseenImages(Record, frozen=True, kw_only=True):
+    """The images to test on, which no choice saw: neither weights nor epoch nor anything else depends on them.
+
+    Attributes:
+        images: number of images.
+        split: where they come from, in words.
+        held_out: whether they were held out of the training images; else they have a folder of their own.
+        digest: sha256 of their content.
+        by_class: images of each class, in the order of the labels.
+        remarks: why a choice before this training may have seen them, a sentence each.
+    """
+
+    images: int
+    split: str
+    held_out: bool
+    digest: str
+    by_class: tuple[int, ...]
+    remarks: tuple[str, ...] = ()
+
+
 class TrainingData(Record, frozen=True, kw_only=True):
     """The images of a training.
 
@@ -16,13 +36,14 @@ class TrainingData(Record, frozen=True, kw_only=True):
         train_images: number of training images.
         val_images: number of validation images.
         split: where the validation images come from, in words.
-        digest: sha256 of the content of all images.
+        digest: sha256 of the content of all images to train on and validate with.
         rejected: path -> reason, of files that are not usable images.
         unreadable: path -> reason, of files that could no longer be read while training.
         in_memory: whether the decoded images were kept in memory.
         train_by_class: training images of each class, in the order of the labels; empty in older bundles.
         val_by_class: validation images of each class, likewise.
         findings: what is wrong with the images, a sentence each.
+        test: the images to test on; None if there are none.
     """
 
     folder: str
@@ -37,6 +58,7 @@ class TrainingData(Record, frozen=True, kw_only=True):
     train_by_class: tuple[int, ...] = ()
     val_by_class: tuple[int, ...] = ()
     findings: tuple[str, ...] = ()
+    test: UnseenImages | None = None
 
 
 class Execution(Record, frozen=True):
@@ -103,6 +125,26 @@ class BestEpoch(Record, frozen=True, kw_only=True):
         return f"epoch {self.epoch}" if self.epoch else "epoch 0, the linear probe"
 
 
+class UnseenAccuracy(Record, frozen=True, kw_only=True):
+    """The accuracy of the chosen weights on the images to test on, measured once, after every choice.
+
+    Attributes:
+        top1: share of the images that are classified right.
+        low: lower end of its 95 % interval (Wilson).
+        high: upper end.
+        images: number of images that could be read.
+    """
+
+    top1: float
+    low: float
+    high: float
+    images: int
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.top1:.2%} of {self.images:,} test images right (95 % interval {self.low:.2%} to {self.high:.2%})"
+
+
 class LinearProbe(Record, frozen=True, kw_only=True):
     """A linear classifier of the features of the weights that a fine-tuning started from, which do not change.
 
@@ -153,6 +195,7 @@ class Training(Record, frozen=True, kw_only=True):
         seconds: in all.
         lineage: what it started from.
         probe: the linear probe of a fine-tuning; None if there was none.
+        test: accuracy on the images to test on; None if there are none, or if it was not measured.
     """
 
     recipe: dict[str, Any]
@@ -166,3 +209,4 @@ class Training(Record, frozen=True, kw_only=True):
     seconds: float
     lineage: Lineage
     probe: LinearProbe | None = None
+    test: UnseenAccuracy | None = None

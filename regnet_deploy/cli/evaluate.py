@@ -27,7 +27,8 @@ _CSV = (".csv",)
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Folder with a folder of images for each class, or with test/ or val/ of such folders.",
+    help="Folder with a folder of images for each class, or with test/ or val/ of such folders; of the folder of "
+    "training also the images that were held out.",
 )
 @click.option(
     "--variant",
@@ -125,6 +126,8 @@ def _write_files(result: EvaluationResult, csv: Path | None, mistakes: Path | No
 
 
 def _print_result(result: EvaluationResult) -> None:
+    from regnet_deploy.evaluation.record import evaluation_record
+
     rows = []
     for each in result.evaluations:
         top1, top5, lost = each.metrics.top1, each.metrics.top5, each.lost
@@ -139,9 +142,8 @@ def _print_result(result: EvaluationResult) -> None:
             )
         )
     figures = result.evaluations[-1].metrics
-    where = f"{result.images.source.root.name}/{result.images.split}".rstrip("/")
     columns = ("variant", "top-1", "95 %", "top-5", "calibration error", "points lost (95 %)")
-    print_table(f"{figures.images:,} images of {where}", columns, rows)
+    print_table(f"{figures.images:,} images of {evaluation_record(result).where}", columns, rows)
     share, label = figures.baseline
     verdict = "" if figures.top1.low > share else "; the network is not clearly better than that"
     print_text(f"A constant answer, {label}, is right on {share:.2%} of the images{verdict}.")

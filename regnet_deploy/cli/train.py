@@ -36,13 +36,19 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     "--data",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... (see --val-split). Required, "
-    "except with --finish.",
+    help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... (see --val-split). Of "
+    "DIR/test/<class>/... see --test-split. Required, except with --finish.",
 )
 @click.option(
     "--val-split",
     type=FiniteFloat(0, 1, min_open=True, max_open=True),
     help="Share of each class held out for validation, if DIR has no val/.  [default: 0.1]",
+)
+@click.option(
+    "--test-split",
+    type=FiniteFloat(0, 1, min_open=True, max_open=True),
+    help="Share of each class held out to test on, if DIR has no test/. The chosen weights are measured on test images "
+    "at the end; nothing is chosen by them.",
 )
 @click.option(
     "--epochs", type=Whole(1, 1_000_000), default=100, show_default=True, help="Passes over the training images."
@@ -129,6 +135,7 @@ def command(
     bundle_path: str,
     data: Path | None,
     val_split: float | None,
+    test_split: float | None,
     device: str,
     precision: str,
     channels_last: str,
@@ -177,7 +184,7 @@ def command(
         if value is not None and source(name) is not ParameterSource.DEFAULT
     }
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
-    options = TrainOptions(execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds)
+    options = TrainOptions(execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds, test_split)
     with terminal_progress() as progress:
         bundle = train(bundle_path, data, given, options, progress)
     training = bundle.training
@@ -194,6 +201,7 @@ def command(
     best = training.best
     print_message(
         f"{bundle.path}: weights of {best.name}, {best.val_top1:.2%} of {best.val_images:,} validation images "
-        f"right; {training.data.train_images:,} images, {training.seconds:.0f} s - "
+        f"right; {f'{training.test}; ' if training.test else ''}{training.data.train_images:,} images, "
+        f"{training.seconds:.0f} s - "
         f"next: regnet-deploy export{bundle.argument}"
     )

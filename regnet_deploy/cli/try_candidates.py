@@ -95,7 +95,7 @@ def check_try_options(options: dict[str, Any]) -> None:
         return
     if options["data"] is None:
         raise UsageError("--try trains candidates: give a folder of images with --data DIR")
-    from regnet_deploy.images.dataset import list_images
+    from regnet_deploy.images.listing import list_images
 
     classes = len(list_images(options["data"]).train)
     if given("classes") and options["classes"] != classes:

@@ -20,8 +20,6 @@ from regnet_deploy.images.decode import ImageError
 from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
-#: Name of the weights in PyTorch among the variants.
-MODEL = "model"
 #: Images in an inference.
 _BATCH = 16
 #: Largest share of unreadable files. With more, the rest does not represent the set.
@@ -76,6 +74,7 @@ class EvaluationResult:
         return {
             "data": str(self.images.source.root),
             "split": self.images.split,
+            "held_out": self.images.held_out,
             "unreadable": self.unreadable,
             "variants": {
                 each.variant: {

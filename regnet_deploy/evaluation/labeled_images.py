@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, did_you_mean
-from regnet_deploy.images.dataset import list_split, spelled_as
-from regnet_deploy.images.image_source import ImageSource
+from regnet_deploy.exporting.training_dataset import find_training_dataset, holds_out, load_training_dataset
+from regnet_deploy.images.folder_files import entries
+from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.images.imagenet import class_names
+from regnet_deploy.images.layout import split_of
+from regnet_deploy.images.listing import list_split, spelled_as
 from regnet_deploy.images.names import shortened
+from regnet_deploy.progress import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +28,10 @@ class LabeledImages:
     Attributes:
         source: where the images are read from.
         labels: index of the class of each image among the outputs of the network, ``(n,)``.
-        split: folder that they are in, relative to the root; "" for the root.
+        split: folder that they are in, relative to the root, or their split if they were held out; "" for the root.
         left_out: files that are not used -> reason.
         notes: how the folder was read, a sentence each.
+        held_out: whether training held the images out of the folder.
     """
 
     source: ImageSource
@@ -33,6 +39,7 @@ class LabeledImages:
     split: str
     left_out: Mapping[str, str]
     notes: tuple[str, ...]
+    held_out: bool = False
 
 
 def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | None = None) -> LabeledImages:
@@ -66,6 +73,38 @@ def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | No
     folder = found.source.names[0].split("/", 1)[0]
     in_split = folder if folder not in found.train else ""
     return LabeledImages(listing.source, numbers, in_split, listing.left_out, (*listing.notes, *notes))
+
+
+def find_held_out_images(
+    data: str | Path, bundle: Bundle, split: str | None = None, progress: Progress | None = None
+) -> LabeledImages | None:
+    """Return the images that training held out of a folder; None if there are none, or the folder has such of its own.
+
+    Args:
+        data: the folder that the network was trained with.
+        bundle: the network.
+        split: ``test`` or ``val``; None is ``test`` if the folder is that of training and such images were held out.
+        progress: receives the files read.
+
+    Raises:
+        DataError: a split is given, images of it were held out, and the folder is not the one of training.
+    """
+    training, wanted = bundle.manifest.training, split or "test"
+    if training is None or wanted == "train" or not holds_out(training, wanted):
+        return None
+    root = Path(data)
+    if not root.is_dir() or any(split_of(name) == wanted for name in entries(root).folders):
+        return None
+    find = find_training_dataset if split is None else load_training_dataset
+    dataset = find(root, bundle, progress)
+    images = () if dataset is None else dataset.test if wanted == "test" else dataset.val
+    if dataset is None or not images:
+        return None
+    source = FolderSource(dataset.source.root, tuple(map(dataset.name, images)))
+    labels = np.array([image.label for image in images], np.int64)
+    what = "to test on" if wanted == "test" else "for validation"
+    note = f"these are the {len(images):,} images that training held out {what}"
+    return LabeledImages(source, labels, wanted, {}, (note,), held_out=True)
 
 
 def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple[dict[str, int], list[str]]:

@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING
 
 from regnet_deploy.bundle import Bundle, Manifest, update_bundle
 from regnet_deploy.bundle.measurements import EvaluatedVariant, EvaluationRecord
+from regnet_deploy.evaluation.metrics import Metrics
 from regnet_deploy.images.layout import split_of
 from regnet_deploy.profiling.machine import environment
 
 if TYPE_CHECKING:  # the model card, which reads this record, needs no PyTorch
-    from regnet_deploy.evaluation.evaluate import Evaluation, EvaluationResult
+    from regnet_deploy.evaluation.evaluate import EvaluationResult
+
+#: Name of the weights in PyTorch among the variants.
+MODEL = "model"
 
 
 def record_evaluation(bundle: Bundle, result: EvaluationResult) -> Bundle:
@@ -19,19 +23,27 @@ def record_evaluation(bundle: Bundle, result: EvaluationResult) -> Bundle:
     Raises:
         BundleError: it cannot be written, or its weights were changed meanwhile.
     """
+    parts = Manifest(evaluation=evaluation_record(result), environment=environment("evaluate"))
+    return update_bundle(bundle.path, parts, expect=bundle)
+
+
+def evaluation_record(result: EvaluationResult) -> EvaluationRecord:
+    """Return the figures as the manifest has them."""
     first = result.evaluations[0].metrics
     share, label = first.baseline
-    record = EvaluationRecord(
+    return EvaluationRecord(
         data=result.images.source.root.name,
         split=result.images.split,
         images=first.images,
         unreadable=len(result.unreadable),
         baseline=share,
         baseline_label=label,
-        variants={each.variant: _variant(each) for each in result.evaluations},
+        variants={
+            each.variant: evaluated_variant(each.runtime, each.metrics, None if each.lost is None else each.lost.value)
+            for each in result.evaluations
+        },
+        held_out=result.images.held_out or None,
     )
-    parts = Manifest(evaluation=record, environment=environment("evaluate"))
-    return update_bundle(bundle.path, parts, expect=bundle)
 
 
 def seen_in_training(bundle: Bundle, data: str, split: str) -> str | None:
@@ -50,14 +62,21 @@ def seen_in_training(bundle: Bundle, data: str, split: str) -> str | None:
     return "the network was trained on these images or some of them, so accuracy on new images is lower"
 
 
-def _variant(each: Evaluation) -> EvaluatedVariant:
-    top1, top5 = each.metrics.top1, each.metrics.top5
+def evaluated_variant(runtime: str, figures: Metrics, lost: float | None = None) -> EvaluatedVariant:
+    """Return the record of a variant.
+
+    Args:
+        runtime: name and version of what ran it.
+        figures: its metrics.
+        lost: top-1 that it loses against the first variant, -1 to 1; None for the first one.
+    """
+    top1, top5 = figures.top1, figures.top5
     return EvaluatedVariant(
-        runtime=each.runtime,
+        runtime=runtime,
         top1=top1.value,
         low=top1.low,
         high=top1.high,
         top5=None if top5 is None else top5.value,
-        ece=each.metrics.ece,
-        lost_points=None if each.lost is None else 100 * each.lost.value,
+        ece=figures.ece,
+        lost_points=None if lost is None else 100 * lost,
     )

@@ -31,13 +31,14 @@ from regnet_deploy.exporting.emulation import emulate
 from regnet_deploy.exporting.model_source import ModelSource
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.quantization import TensorRange
-from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
+from regnet_deploy.exporting.training_dataset import holds_out, is_training_dataset, load_training_dataset
 from regnet_deploy.exporting.validation import ValidationSet
-from regnet_deploy.images.dataset import ImageDataset, ImageListing, list_images, stratified_order
+from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.decode import FORMATS, ImageError
 from regnet_deploy.images.folder_files import FolderFiles, entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
+from regnet_deploy.images.listing import ImageListing, list_images
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import replay
 from regnet_deploy.runtimes.runtime import Session, open_onnx
@@ -275,10 +276,11 @@ def _holds_images_out(listing: ImageListing, bundle: Bundle) -> bool:
     if listing.val is not None:
         return True
     training = bundle.manifest.training
-    if training is None or "held out" not in training.data.split:
+    if training is None or not holds_out(training, "val"):
         return False
-    usable = sum(path not in training.data.rejected for paths in listing.train.values() for path in paths)
-    return usable == training.data.train_images + training.data.val_images
+    data = training.data
+    usable = sum(path not in data.rejected for paths in listing.train.values() for path in paths)
+    return usable == data.train_images + data.val_images + (data.test.images if data.test and data.test.held_out else 0)
 
 
 def _by_folder(

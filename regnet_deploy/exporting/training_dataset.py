@@ -1,9 +1,9 @@
-"""The dataset of a training run, split into training and validation images as the run split it.
+"""The dataset of a training run, split as the run split it.
 
 No image is decoded. The bundle's part ``training`` records which files could not be used and how many images were held
-out for validation. The number of held-out images determines which ones they were: with a larger share the same or more
-images of every class are held out. The digest over the content of the files then confirms that they are the same
-images.
+out for validation and to test on. The number of held-out images determines which ones they were: with a larger share
+the same or more images of every class are held out. The digest over the content of the files then confirms that they
+are the same images.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.training import TrainingData
+from regnet_deploy.bundle.training import Training, TrainingData
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, did_you_mean
-from regnet_deploy.images.dataset import ImageDataset, ImageListing, build_dataset, list_images, spelled_as
+from regnet_deploy.images.dataset import ImageDataset, build_dataset
 from regnet_deploy.images.dataset_summary import left_out_lines
 from regnet_deploy.images.decode import ImageError
+from regnet_deploy.images.hold_out import Shares
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import ImageSource
+from regnet_deploy.images.layout import split_of
+from regnet_deploy.images.listing import ImageListing, list_images, spelled_as
 from regnet_deploy.images.names import shortened
 from regnet_deploy.progress import NoProgress, Progress
 
@@ -32,8 +35,8 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
     """Return the images of a folder, split as training split them; their width and height are not known.
 
     A folder with its own validation images can be another one than the training folder, if its classes are the
-    bundle's; none of its files is read. Without validation images all files are read, to make sure that the held-out
-    images are known.
+    bundle's; none of its files is read. Where images were held out of the training folder, all files are read, to make
+    sure that these images are known. A folder of images to test on is not read.
 
     Args:
         source: the folder.
@@ -41,31 +44,52 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
         progress: receives the files read, where they are read, and what was not yet said of the folder in training.
 
     Raises:
-        DataError: the folder is not an image folder; its classes are not the bundle's labels; or it has no validation
-            images and is not the training folder, so that the held-out images are not known.
+        DataError: the folder is not an image folder; its classes are not the bundle's labels; or it is not the training
+            folder, so that the images that were held out of that are not known.
         MissingPart: the bundle is not trained.
     """
     listing = spelled_as(list_images(source), bundle.labels)
     _ensure_classes(listing, bundle.labels)
     training = bundle.manifest.training if listing.val else bundle.training
-    rejected = training.data.rejected if training else {}
-    unread = ImageCheck("", 0, 0, "", 0, 0, "")  # shared by all files: ImageNet has a million
-    checked = dict.fromkeys(listing.source.names, unread)
-    checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
     progress = progress or NoProgress()
-    if training is None or listing.val is not None:
-        dataset = build_dataset(listing, checked)
-    else:
-        dataset = _held_out(listing, checked, training.data, training.seed, progress)
+    dataset = None if training is None else _as_in_training(listing, training, progress)
+    if dataset is None:
+        if training and (listing.val is None or (holds_out(training, "test") and _same_name(listing, training.data))):
+            raise DataError(_unknown_images(listing, training.data))
+        dataset = build_dataset(listing, _unread(listing, training))
     for line in _news(dataset, listing, training.data if training else None):
         progress.message(line)
     return dataset
 
 
+def find_training_dataset(source: str | Path, bundle: Bundle, progress: Progress | None = None) -> ImageDataset | None:
+    """Return the images of the training folder as :func:`load_training_dataset`; None if it is another folder.
+
+    Raises:
+        DataError: the folder is not an image folder.
+    """
+    listing, training = spelled_as(list_images(source), bundle.labels), bundle.manifest.training
+    if training is None or sorted(listing.train) != sorted(bundle.labels):
+        return None
+    return _as_in_training(listing, training, progress or NoProgress())
+
+
+def holds_out(training: Training, split: str) -> bool:
+    """Tell whether images of a split, ``val`` or ``test``, were held out of the training images."""
+    if split == "test":
+        return training.data.test is not None and training.data.test.held_out
+    return "held out" in training.data.split
+
+
 def _news(dataset: ImageDataset, listing: ImageListing, known: TrainingData | None) -> list[str]:
     """Return what is to be said of a folder that was not said, and recorded, when the network was trained."""
     said = (known.rejected, known.findings) if known else ({}, ())
-    left_out = {name: reason for name, reason in listing.left_out.items() if name not in said[0]}
+    tested = known is not None and known.test is not None
+    left_out = {
+        name: reason
+        for name, reason in listing.left_out.items()
+        if name not in said[0] and not (tested and split_of(name.rstrip("/")) == "test")
+    }
     return [each for each in dataset.findings if each not in said[1]] + left_out_lines("left out", left_out)
 
 
@@ -80,28 +104,66 @@ def is_training_dataset(dataset: ImageDataset, bundle: Bundle) -> bool:
     return (len(dataset.train), len(dataset.val)) == (training.data.train_images, training.data.val_images)
 
 
-def _held_out(
-    listing: ImageListing, checked: dict[str, ImageCheck], data: TrainingData, seed: int, progress: Progress
-) -> ImageDataset:
-    """Return the dataset with the validation images that training held out."""
-    if "held out" not in data.split:
-        raise DataError(
+def _as_in_training(listing: ImageListing, training: Training, progress: Progress) -> ImageDataset | None:
+    """Return the dataset with the images that training held out; None if the folder is not that of training."""
+    data, checked = training.data, _unread(listing, training)
+    held_val, held_test = holds_out(training, "val"), data.test if holds_out(training, "test") else None
+    if held_val != (listing.val is None):
+        return None
+    if not held_val and held_test is None:  # no images are held out: the folder itself says what they are for
+        return build_dataset(listing, checked)
+    sizes = Counter(sum(not checked[path].reason for path in paths) for paths in listing.train.values())
+    val, test = data.val_images if held_val else 0, held_test.images if held_test else 0
+    shares = Shares()
+    if val:
+        shares = replace(shares, val=_smallest(lambda share: _count_held_out(sizes, Shares(share))[0] >= val))
+    if test:
+        of_val = shares.val
+        shares = replace(shares, test=_smallest(lambda share: _count_held_out(sizes, Shares(of_val, share))[1] >= test))
+    found = sum(size * classes for size, classes in sizes.items())
+    if found != data.train_images + val + test or _count_held_out(sizes, shares) != (val, test):
+        return None
+    dataset = build_dataset(
+        listing,
+        _read(listing.source, checked, progress),
+        val_split=shares.val,
+        test_split=shares.test if held_test else None,
+        seed=training.seed,
+    )
+    if dataset.digest != data.digest or (held_test and dataset.test_digest != held_test.digest):
+        return None
+    return replace(dataset, split=data.split, test_split=held_test.split if held_test else "")
+
+
+def _unknown_images(listing: ImageListing, data: TrainingData) -> str:
+    """Return why the images that training held out are not known."""
+    if listing.val is None and "held out" not in data.split:
+        return (
             f"{listing.root} has no validation folder, and the network was trained with one ({data.split}): "
             f"give the folder that was given to `train --data` (its name was {data.folder})"
         )
-    sizes = Counter(sum(not checked[path].reason for path in paths) for paths in listing.train.values())
-    share = _smallest(lambda share: _count_held_out(sizes, share) >= data.val_images)
-    found = sum(size * classes for size, classes in sizes.items())
-    expected = data.train_images + data.val_images
-    if found == expected and _count_held_out(sizes, share) == data.val_images:
-        dataset = build_dataset(listing, _read(listing.source, checked, progress), val_split=share, seed=seed)
-        if dataset.digest == data.digest:
-            return replace(dataset, split=data.split)
-    raise DataError(
+    held_val = data.val_images if listing.val is None else 0
+    held_test = data.test.images if data.test and data.test.held_out else 0
+    expected, held_out = data.train_images + held_val + held_test, held_val + held_test
+    found = sum(path not in data.rejected for paths in listing.train.values() for path in paths)
+    return (
         f"{listing.root} does not contain the {expected} images of the training run (it contains {found}, or different "
-        f"ones), so the {data.val_images} held-out images are not known: give the folder as it was, or one with "
-        "train/ and val/"
+        f"ones), so the {held_out} held-out images are not known: give the folder as it was, or one with train/ and "
+        "val/"
     )
+
+
+def _same_name(listing: ImageListing, data: TrainingData) -> bool:
+    return listing.root.resolve().name == data.folder
+
+
+def _unread(listing: ImageListing, training: Training | None) -> dict[str, ImageCheck]:
+    """Return what is known of the files without reading them: which of them training could not use."""
+    unread = ImageCheck("", 0, 0, "", 0, 0, "")  # shared by all files: ImageNet has a million
+    checked = dict.fromkeys(listing.source.names, unread)
+    rejected = training.data.rejected if training else {}
+    checked.update({path: replace(unread, reason=reason) for path, reason in rejected.items()})
+    return checked
 
 
 def _read(source: ImageSource, checked: Mapping[str, ImageCheck], progress: Progress) -> dict[str, ImageCheck]:
@@ -128,14 +190,15 @@ def _read(source: ImageSource, checked: Mapping[str, ImageCheck], progress: Prog
         pool.shutdown(cancel_futures=True)
 
 
-def _count_held_out(sizes: Mapping[int, int], share: float) -> int:
-    """Return how many images ``images.dataset.build_dataset`` holds out.
+def _count_held_out(sizes: Mapping[int, int], shares: Shares) -> tuple[int, int]:
+    """Return how many images :func:`regnet_deploy.images.hold_out.hold_out` holds out, for validation and to test on.
 
     Args:
         sizes: number of images in a class -> number of such classes.
-        share: of each class.
+        shares: of each class.
     """
-    return sum(classes * max(0, min(size - 1, max(1, round(share * size)))) for size, classes in sizes.items())
+    counts = [(shares.counts(size), classes) for size, classes in sizes.items()]
+    return sum(each[0] * classes for each, classes in counts), sum(each[1] * classes for each, classes in counts)
 
 
 def _smallest(is_enough: Callable[[float], bool]) -> float:

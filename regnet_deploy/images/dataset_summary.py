@@ -24,8 +24,9 @@ def dataset_lines(dataset: ImageDataset) -> list[str]:
     They say how many images there are and where validation images come from, the classes with their counts, what a
     constant answer reaches, what is wrong with the images, and which files are left out and why.
     """
+    test = f", {len(dataset.test):,} to test on ({dataset.test_split})" if dataset.test else ""
     lines = [
-        f"{len(dataset.train):,} images to train on, {len(dataset.val):,} to validate with ({dataset.split}), "
+        f"{len(dataset.train):,} images to train on, {len(dataset.val):,} to validate with ({dataset.split}){test}, "
         f"{len(dataset.classes):,} classes",
         _classes(dataset),
     ]
@@ -35,10 +36,11 @@ def dataset_lines(dataset: ImageDataset) -> list[str]:
         f"a network that always answered {dataset.classes[largest]} would be right on "
         f"{counts[largest] / len(dataset.val):.2%} of the validation images"
     )
-    if dataset.classes_without_val:
-        names = dataset.classes_without_val
-        are = "class has" if len(names) == 1 else "classes have"
-        lines.append(f"{len(names):,} {are} no validation image: {shortened(names, 10)}")
+    for images, kind in ((dataset.val, "validation"), (dataset.test, "test")):
+        names = dataset.classes_without(images) if images else []
+        if names:
+            are = "class has" if len(names) == 1 else "classes have"
+            lines.append(f"{len(names):,} {are} no {kind} image: {shortened(names, 10)}")
     lines += dataset.findings
     return lines + left_out_lines("left out", dataset.rejected)
 
@@ -73,18 +75,20 @@ def left_out_lines(what: str, reasons: Mapping[str, str]) -> list[str]:
 
 
 def _classes(dataset: ImageDataset) -> str:
-    train, val = dataset.counts(dataset.train), dataset.counts(dataset.val)
-    labels = list(range(len(train)))
+    subsets = [each for each in (dataset.train, dataset.val, dataset.test) if each]
+    counts = [" + ".join(f"{count:,}" for count in each) for each in zip(*map(dataset.counts, subsets), strict=True)]
+    train, labels = dataset.counts(dataset.train), list(range(len(dataset.classes)))
     ending = ""
     if len(labels) > _CLASSES:
         smallest, largest = min(labels, key=train.__getitem__), max(labels, key=train.__getitem__)
         ending = ", ...; " + ", ".join(
-            f"the {word} is {dataset.classes[label]} {train[label]:,} + {val[label]:,}"
+            f"the {word} is {dataset.classes[label]} {counts[label]}"
             for word, label in (("smallest", smallest), ("largest", largest))
         )
         labels = labels[: _CLASSES // 2]
-    named = ", ".join(f"{dataset.classes[label]} {train[label]:,} + {val[label]:,}" for label in labels)
-    return f"classes, with images to train on + to validate with: {named}{ending}"
+    named = ", ".join(f"{dataset.classes[label]} {counts[label]}" for label in labels)
+    uses = "to train on + to validate with" + (" + to test on" if dataset.test else "")
+    return f"classes, with images {uses}: {named}{ending}"
 
 
 def _kind(reason: str) -> str:

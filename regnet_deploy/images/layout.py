@@ -11,11 +11,12 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.images.folder_files import entries
 from regnet_deploy.images.names import shortened
 
-#: Split -> the words for it in names of folders. Images to test on are never read.
+#: Split -> the words for it in names of folders. Images without labels are never read.
 _WORDS = {
     "train": ("train", "training", "trainval", "trn"),
     "val": ("val", "valid", "validation", "validate", "validating", "dev", "eval", "evaluation", "holdout"),
-    "test": ("test", "testing", "tst", "pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"),
+    "test": ("test", "testing", "tst"),
+    "unlabeled": ("pred", "predict", "prediction", "predictions", "unlabeled", "unlabelled"),
 }
 _SPLITS = {word: split for split, words in _WORDS.items() for word in words}
 #: Words, or ends of words, that say no more than that there are images.
@@ -30,12 +31,14 @@ class Layout:
     Attributes:
         train: folder of the class folders to train on, relative to the root; "" is the root itself.
         val: folder of those for validation; None if images are to be held out.
+        test: folder of those to test on; None if there is none.
         unused: folders beside them.
         notes: what to say of the reading, a sentence each.
     """
 
     train: str
     val: str | None = None
+    test: str | None = None
     unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -67,17 +70,19 @@ def find_layout(root: Path, folders: Sequence[str]) -> Layout:
     train = _training_folder(root, folders, named)
     if train is None:
         return Layout("", notes=_ensure_classes(root, folders, named))
-    val = _validation_folder(root, train, named)
-    used = {train.name, *([val.name] if val else [])}
-    unused = tuple(name for name in folders if name not in used)
+    val, test = _validation_folder(root, train, named), _test_folder(train, named)
+    splits = {split.name for split in (train, val, test) if split}
+    unused = tuple(name for name in folders if name not in splits)
     classes = set(entries(root / train.name).folders)
-    twice = sorted(classes & set(unused))
+    twice = sorted(classes & {*unused, *([test.name] if test else [])})
     if twice:
         raise DataError(
             f"{root} has the class folders {shortened(twice)} and {root / train.name} has them too: move all images of "
             f"a class into one folder in {root / train.name}"
         )
-    return Layout(_nested(root, train), _nested(root, val) if val else None, unused)
+    return Layout(
+        _nested(root, train), _nested(root, val) if val else None, _nested(root, test) if test else None, unused
+    )
 
 
 def find_split(root: Path, folders: Sequence[str], split: str | None = None) -> str:
@@ -137,7 +142,7 @@ def ensure_no_splits_in_classes(root: Path, classes: Mapping[str, Iterable[str]]
 
 
 def split_of(folder: str) -> str | None:
-    """Return the split that a folder is by its name: ``train``, ``val`` or ``test``; None if it is none."""
+    """Return the split that a folder is by its name: a key of :data:`_WORDS`; None if it is none."""
     named = _named(folder)
     return named.split if named else None
 
@@ -189,6 +194,13 @@ def _validation_folder(root: Path, train: _Named, named: Sequence[_Named]) -> _N
     return found[0] if found else None
 
 
+def _test_folder(train: _Named, named: Sequence[_Named]) -> _Named | None:
+    """Return the folder of images to test on, chosen as that for validation is; None also if there are several."""
+    found = [each for each in named if each.split == "test"]
+    found = [each for each in found if each.rest == train.rest] or found
+    return found[0] if len(found) == 1 else None
+
+
 def _nested(root: Path, split: _Named) -> str:
     """Return the folder of the class folders of a split: the one in it, if that is all and named as a split too."""
     inside = entries(root / split.name).folders
@@ -218,7 +230,7 @@ def _ensure_classes(root: Path, folders: Sequence[str], named: Sequence[_Named])
         others = [name for name in folders if name not in {other.name for other in named}]
         repeats = set(entries(root / each.name).folders) & set(folders)
         if others and each.split != "train" and (not each.rest or repeats):
-            use = "for validation" if each.split == "val" else "to test on, which are not read"
+            use = "for validation" if each.split == "val" else f"to {_USES[each.split]}"
             raise DataError(
                 f"{root} has {each.name}/ beside {shortened(others)}: by its name it has images {use}, and beside "
                 f"class folders it would be a class. Move the class folders into {train}/; if {each.name} is a class, "
@@ -258,4 +270,4 @@ def _ensure_no_repeated_names(root: Path, folders: Sequence[str]) -> None:
         )
 
 
-_USES = {"train": "train on", "val": "validate with", "test": "test on"}
+_USES = {"train": "train on", "val": "validate with", "test": "test on", "unlabeled": "predict on"}

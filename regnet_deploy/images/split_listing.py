@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.dataset import absolute_folder, beside_splits, class_files
 from regnet_deploy.images.folder_files import entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.images.layout import find_layout, split_of
+from regnet_deploy.images.listing import absolute_folder, beside_splits, class_files
 
 #: Class of images that lie in a split without class folders.
 NO_CLASS = ""
@@ -58,7 +58,7 @@ def list_splits(root: str | Path) -> SplitListing:
     """
     folder = absolute_folder(root)
     layout = find_layout(folder, entries(folder).folders)
-    test = next((name for name in layout.unused if split_of(name) == "test"), None)
+    test = layout.test or next((name for name in layout.unused if split_of(name) == "test"), None)
     folders = {"train": layout.train, "val": layout.val, "test": test}
     found = {split: below for split, below in folders.items() if below is not None}
     splits: dict[str, dict[str, tuple[str, ...]]] = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from regnet_deploy.bundle import Bundle, Manifest, update_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOrigin
+from regnet_deploy.bundle.measurements import EvaluationRecord
 from regnet_deploy.bundle.training import Training
 from regnet_deploy.errors import BundleError, UsageError, require
 from regnet_deploy.models.anynet import AnyNet
@@ -47,6 +48,7 @@ class WeightsUpdate:
         imported: where weights of another library come from.
         samples: ``samples.safetensors``; None if there are no training images.
         environment: command -> versions, machine and date that made the weights.
+        evaluation: their accuracy on images that had no part in training.
     """
 
     state: Mapping[str, Tensor]
@@ -57,6 +59,7 @@ class WeightsUpdate:
     imported: WeightsOrigin | None = None
     samples: bytes | None = None
     environment: Mapping[str, dict[str, Any]] | None = None
+    evaluation: EvaluationRecord | None = None
 
     def __post_init__(self) -> None:
         """Check the number of labels.
@@ -92,6 +95,7 @@ def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
         labels=update.labels,
         imported=update.imported,
         training=update.training,
+        evaluation=update.evaluation,
         environment=dict(update.environment or {}),
     )
     return update_bundle(

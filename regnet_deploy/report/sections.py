@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord, WeightsOrigin
+from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord
 from regnet_deploy.bundle.measurements import EvaluationRecord, Profile
-from regnet_deploy.bundle.training import Training
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
 from regnet_deploy.evaluation.record import seen_in_training
 from regnet_deploy.html import Section, Table
 from regnet_deploy.report.card import ModelCard
+from regnet_deploy.report.training_section import training_section
 from regnet_deploy.space.network import REFERENCE_RESOLUTION
 
 _FAMILIES = {
@@ -21,9 +21,6 @@ _FAMILIES = {
     "vr": "AnyNetVR (one 3x3 convolution per block, residual)",
 }
 
-#: Classes whose numbers of images are listed.
-_CLASSES_SHOWN = 20
-
 
 def card_sections(card: ModelCard) -> list[Section]:
     """Return the sections of the card, in the order of the pipeline."""
@@ -31,7 +28,7 @@ def card_sections(card: ModelCard) -> list[Section]:
     manifest = card.manifest
     if manifest.selection:
         sections.append(_selection(manifest.selection))
-    sections.append(_training(card))
+    sections.append(training_section(card))
     sections.append(_complexity(card))
     if manifest.profile:
         sections.append(_latency(manifest.profile))
@@ -55,6 +52,8 @@ def headline(card: ModelCard) -> str:
     )
     if card.accuracy:
         text += f", {card.accuracy.val_top1 * 100:.2f} % validation top-1"
+    if card.manifest.training and card.manifest.training.test:
+        text += f", {card.manifest.training.test.top1 * 100:.2f} % test top-1"
     return text
 
 
@@ -96,26 +95,10 @@ def _selection(selection: SelectionRecord) -> Section:
     return Section("Selection", facts)
 
 
-def _imported_weights(origin: WeightsOrigin) -> Section:
-    """Return where imported weights come from."""
-    facts = [("file", f"{origin.file}, of {origin.source} ({origin.container}), SHA-256 {origin.sha256}")]
-    if origin.location:
-        facts.append(("downloaded from", origin.location))
-    if origin.published:
-        facts.append(("public weights", origin.published))
-    facts.append(("license", origin.license or "not known"))
-    if origin.top1_percent is not None:
-        facts.append(("published top-1", f"{origin.top1_percent:.2f} % on ImageNet-1k ({origin.top1_setting})"))
-    facts += [("assumed", text) for text in origin.assumptions]
-    facts += [("read", text) for text in origin.remarks]
-    return Section("Imported weights", facts)
-
-
 def _evaluation(bundle: Bundle, record: EvaluationRecord) -> Section:
     """Return the accuracy on the images of `evaluate`."""
-    where = f"{record.data}/{record.split}" if record.split else record.data
     facts = [
-        ("images", f"{record.images:,} of {where}"),
+        ("images", f"{record.images:,} of {record.where}"),
         ("a constant answer", f"{record.baseline_label} is right on {record.baseline * 100:.2f} % of them"),
     ]
     seen = seen_in_training(bundle, record.data, record.split)
@@ -137,61 +120,6 @@ def _evaluation(bundle: Bundle, record: EvaluationRecord) -> Section:
     return Section(
         "Accuracy on a test set" if not seen else "Accuracy on labeled images", facts, [Table(columns, rows)]
     )
-
-
-def _training(card: ModelCard) -> Section:
-    training, measured, origin = card.manifest.training, card.accuracy, card.manifest.imported
-    if training is None and origin is not None:
-        return _imported_weights(origin)
-    if training is None or measured is None:
-        return Section("Training", [("state", "not trained yet: the weights are random")])
-    data = training.data
-    facts = [
-        (
-            "validation top-1",
-            f"{measured.val_top1 * 100:.2f} % of {measured.val_images:,} images "
-            f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), {training.best.name}"
-            f"{f' of {len(training.history)}' if measured.epoch else ''}; chosen on these images, so accuracy on new "
-            "images is slightly lower",
-        ),
-        *_baseline(card),
-        ("data", f"{data.train_images:,} training images of {data.classes:,} classes; {data.split}"),
-        *_class_sizes(card),
-        *_linear_probe(training),
-        *(("finding", finding) for finding in data.findings),
-        ("left out", f"{len(data.rejected):,} unusable files"),
-        ("digest of the data", data.digest),
-        ("recipe", ", ".join(f"{name} {value}" for name, value in training.recipe.items())),
-        ("start", training.lineage.start),
-        ("time", f"{training.seconds:.0f} s on {training.device}"),
-    ]
-    if origin is not None:  # fine-tuned from it
-        facts.append(("imported weights", f"{origin.file}, license {origin.license or 'not known'}"))
-    return Section("Training", facts)
-
-
-def _linear_probe(training: Training) -> Iterator[tuple[str, str]]:
-    probe = training.probe
-    if probe:
-        how = "the network before fine-tuning" if probe.l2 is None else f"fitted to {probe.train_images:,} images"
-        yield "linear probe", f"{probe.val_top1 * 100:.2f} % of {probe.val_images:,} validation images; {how}"
-
-
-def _baseline(card: ModelCard) -> Iterator[tuple[str, str]]:
-    if card.baseline:
-        verdict = f"; {card.baseline.verdict}" if card.baseline.verdict else ""
-        yield "baseline", f"{card.baseline.top1 * 100:.2f} % by always answering {card.baseline.label}{verdict}"
-
-
-def _class_sizes(card: ModelCard) -> Iterator[tuple[str, str]]:
-    """Yield the images of each class, to train on and to validate with; of many classes the smallest ones."""
-    training, labels = card.manifest.training, card.manifest.labels
-    if training is None or len(training.data.train_by_class) != len(labels):
-        return
-    sizes = list(zip(labels, training.data.train_by_class, training.data.val_by_class, strict=True))
-    shown = sizes if len(sizes) <= _CLASSES_SHOWN else sorted(sizes, key=lambda size: size[1])[:_CLASSES_SHOWN]
-    which = "" if len(shown) == len(sizes) else f"the {_CLASSES_SHOWN} smallest classes: "
-    yield "images by class", which + ", ".join(f"{name} {train:,} + {val:,}" for name, train, val in shown)
 
 
 def _complexity(card: ModelCard) -> Section:

@@ -6,17 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.errors import UsageError
-from regnet_deploy.images.dataset import (
-    DEFAULT_VAL_SPLIT,
-    ImageDataset,
-    ImageListing,
-    build_dataset,
-    ensure_several_classes,
-    list_images,
-)
+from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, build_dataset
 from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
+from regnet_deploy.images.listing import ImageListing, ensure_no_split_twice, ensure_several_classes, list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, evaluation_dataset, training_dataset
@@ -48,8 +41,7 @@ def list_folder(data: Path, val_split: float | None) -> ImageListing:
         UsageError: a validation split is given, but the folder has validation images of its own.
     """
     listing = list_images(data)
-    if val_split is not None and listing.val is not None:
-        raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
+    ensure_no_split_twice(listing, val_split, None)
     ensure_several_classes(listing)
     return listing
 

@@ -22,6 +22,7 @@ from regnet_deploy.bundle.record import Record, to_json
 from regnet_deploy.bundle.training import Autotune, BestEpoch, Epoch, LinearProbe, TrainingData
 from regnet_deploy.durable_files import TEMPORARY, sync_folder, write_whole
 from regnet_deploy.errors import BundleError, DataError, require
+from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT
 from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
@@ -96,12 +97,18 @@ class RunDescription(Record, frozen=True, kw_only=True):
         data: the images.
         device: name of the device.
         name: folder of its TensorBoard files in the run directory.
+        root: folder of the images, absolute.
+        val_split: share of each class that is held out where the folder has no validation images.
+        test_split: share that is held out to test on; None where none is.
     """
 
     labels: tuple[str, ...]
     data: TrainingData
     device: str
     name: str
+    root: str = ""
+    val_split: float = DEFAULT_VAL_SPLIT
+    test_split: float | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +141,8 @@ class Checkpoint:
     @property
     def position(self) -> str:
         """How far the run is, in words."""
+        if self.state.epoch == self.identity["recipe"]["epochs"]:
+            return "the end of its last epoch"
         return f"epoch {self.state.epoch + 1} step {self.state.step}"
 
     def restore(self, trainer: Trainer) -> None:

@@ -24,12 +24,15 @@ from regnet_deploy.training.checkpoint import Checkpoint, RunDescription
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample
 from regnet_deploy.training.earlier_weights import is_worth_keeping, keep_earlier
 from regnet_deploy.training.execution import device_name
-from regnet_deploy.training.run_identity import RunIdentity
+from regnet_deploy.training.final_test import FinalTest, unseen_images
+from regnet_deploy.training.run_identity import RunIdentity, seen_before
 
 SAMPLE_COUNT = 32
 
 
-def commit_training(bundle: Bundle, checkpoint: Checkpoint, directory: Path, progress: Progress) -> Bundle:
+def commit_training(
+    bundle: Bundle, checkpoint: Checkpoint, directory: Path, progress: Progress, tested: FinalTest | None = None
+) -> Bundle:
     """Write the best weights, labels, samples and metrics of a run into a bundle in one step; return the new bundle.
 
     Earlier weights that are not worse on the same validation images are kept in the run directory.
@@ -39,12 +42,13 @@ def commit_training(bundle: Bundle, checkpoint: Checkpoint, directory: Path, pro
         checkpoint: of the run, with at least one completed epoch or its linear probe.
         directory: the run directory.
         progress: receives where the earlier weights are kept.
+        tested: the best weights on the images to test on; None if they are not measured.
 
     Raises:
         BundleError: the bundle was changed meanwhile, or cannot be written; it is then as before.
         DataError: the earlier weights cannot be kept; the bundle is as before.
     """
-    description, training = checkpoint.description, training_record(checkpoint)
+    description, training = checkpoint.description, training_record(checkpoint, tested)
     environment = {
         **library_versions(),
         "platform": platform.platform(),
@@ -61,14 +65,25 @@ def commit_training(bundle: Bundle, checkpoint: Checkpoint, directory: Path, pro
         imported=bundle.manifest.imported if training.lineage.start_sha256 else None,  # their license stays in force
         samples=require("safetensors.numpy", "train").save(samples),
         environment={"train": environment},
+        evaluation=None if tested is None else tested.evaluation,
     )
     if is_worth_keeping(bundle, training, weights_to_bytes(update.state)):
         keep_earlier(bundle, directory, progress)
     return replace_weights(bundle, update)
 
 
-def describe_run(identity: RunIdentity, execution: Execution, in_memory: bool, name: str) -> RunDescription:
-    """Return what the bundle will say of a run beside its weights and metrics."""
+def describe_run(
+    identity: RunIdentity, execution: Execution, in_memory: bool, name: str, shares: tuple[float, float | None]
+) -> RunDescription:
+    """Return what the bundle will say of a run beside its weights and metrics.
+
+    Args:
+        identity: of the run.
+        execution: of its steps.
+        in_memory: whether the decoded images are kept in memory.
+        name: folder of its TensorBoard files.
+        shares: of each class that are held out for validation, and to test on.
+    """
     dataset = identity.dataset
     data = TrainingData(
         folder=dataset.source.root.resolve().name,
@@ -82,11 +97,20 @@ def describe_run(identity: RunIdentity, execution: Execution, in_memory: bool, n
         train_by_class=dataset.counts(dataset.train),
         val_by_class=dataset.counts(dataset.val),
         findings=dataset.findings,
+        test=unseen_images(dataset, seen_before(identity)),
     )
-    return RunDescription(labels=dataset.classes, data=data, device=device_name(execution.device), name=name)
+    return RunDescription(
+        labels=dataset.classes,
+        data=data,
+        device=device_name(execution.device),
+        name=name,
+        root=str(dataset.source.root),
+        val_split=shares[0],
+        test_split=shares[1],
+    )
 
 
-def training_record(checkpoint: Checkpoint) -> Training:
+def training_record(checkpoint: Checkpoint, tested: FinalTest | None = None) -> Training:
     """Return the part ``training`` of the manifest."""
     description, state, recipe = checkpoint.description, checkpoint.state, checkpoint.identity["recipe"]
     best, start_sha256 = state.best, checkpoint.identity["start"]["weights"]
@@ -95,7 +119,7 @@ def training_record(checkpoint: Checkpoint) -> Training:
     start = "the bundle's weights" if start_sha256 else f"random weights of seed {recipe['seed']}"
     return Training(
         recipe=dict(recipe),
-        data=description.data.replace(unreadable=dict(state.unreadable)),
+        data=description.data.replace(unreadable={**state.unreadable, **(tested.unreadable if tested else {})}),
         seed=recipe["seed"],
         device=description.device,
         execution=checkpoint.autotune,
@@ -108,6 +132,7 @@ def training_record(checkpoint: Checkpoint) -> Training:
             start=start, start_sha256=start_sha256, versions={**library_versions(), "torch": checkpoint.torch}
         ),
         probe=state.probe,
+        test=tested.accuracy if tested else None,
     )
 
 
@@ -146,6 +171,8 @@ def training_summary(training: Training) -> dict[str, Any]:
     """Return the part ``training`` as JSON data without its long tables."""
     part = training.to_json()
     data = {**part["data"], "rejected": len(training.data.rejected), "unreadable": len(training.data.unreadable)}
+    if training.data.test:
+        data["test"] = {name: value for name, value in part["data"]["test"].items() if name != "by_class"}
     tables = ("train_by_class", "val_by_class")
     return {
         **{name: value for name, value in part.items() if name != "history"},

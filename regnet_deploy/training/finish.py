@@ -5,23 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.training.checkpoint import drop_checkpoint, load_checkpoint
+from regnet_deploy.training.checkpoint import Checkpoint, drop_checkpoint, load_checkpoint
 from regnet_deploy.training.commit import commit_training
+from regnet_deploy.training.execution import resolve_device
+from regnet_deploy.training.final_test import FinalTest, final_test, find_test_images
 from regnet_deploy.training.run_directory import default_directory, open_directory
 from regnet_deploy.training.run_identity import architecture_json, is_committed
 
 
-def finish_training(bundle_path: str | Path, run_dir: Path | None = None, progress: Progress = NoProgress()) -> Bundle:
+def finish_training(
+    bundle_path: str | Path,
+    run_dir: Path | None = None,
+    progress: Progress = NoProgress(),
+    data: str | Path | None = None,
+) -> Bundle:
     """End an unfinished run and return the bundle with its best weights so far.
 
-    All that is needed is in the checkpoint: neither the images nor the options of the run are.
+    All that is needed is in the checkpoint. If the run has images to test on and they are still there, the weights are
+    measured on them.
 
     Args:
         bundle_path: folder of the bundle.
         run_dir: run directory; None is beside the bundle.
         progress: receives what is not an error.
+        data: the folder of images, if it is not where it was.
 
     Raises:
         BundleError: the bundle is missing, damaged, or not writable.
@@ -51,6 +60,25 @@ def finish_training(bundle_path: str | Path, run_dir: Path | None = None, progre
                     f"--finish: the unfinished run in {directory} is of another network than {bundle.path} has now: "
                     "give the bundle that it began with, or --restart to drop the run"
                 )
-            bundle = commit_training(bundle, checkpoint, directory, progress)
+            tested = _tested(bundle, checkpoint, data, directory, progress)
+            bundle = commit_training(bundle, checkpoint, directory, progress, tested)
         drop_checkpoint(directory)
         return bundle
+
+
+def _tested(
+    bundle: Bundle, checkpoint: Checkpoint, data: str | Path | None, directory: Path, progress: Progress
+) -> FinalTest | None:
+    """Return the accuracy on the images to test on; None, with a message, if these cannot be found."""
+    run = checkpoint.description
+    if run.data.test is None:
+        return None
+    try:
+        images = find_test_images(run, checkpoint.identity["recipe"]["seed"], data, directory, progress)
+        return final_test(checkpoint, images, resolve_device("auto"), progress)
+    except DataError as error:
+        progress.message(
+            f"the accuracy on the test images is not measured: {error}. When they are there again, `regnet-deploy "
+            f"evaluate{bundle.argument} --data DIR --split test` measures it"
+        )
+        return None

@@ -12,7 +12,8 @@ from torch import nn
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.errors import UsageError
-from regnet_deploy.images.dataset import ImageDataset, ImageListing, ensure_several_classes
+from regnet_deploy.images.dataset import ImageDataset
+from regnet_deploy.images.listing import ImageListing, ensure_several_classes
 from regnet_deploy.models.anynet import HEAD, AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes
@@ -54,7 +55,11 @@ class RunIdentity:
         """Return JSON data that is equal for the same run only."""
         return {
             "recipe": self.recipe.to_json(),
-            "data": {"images": self.dataset.digest, "split": self.dataset.split},
+            "data": {
+                "images": self.dataset.digest,
+                "split": self.dataset.split,
+                "test images": self.dataset.test_digest or None,
+            },
             "architecture": architecture_json(self.bundle, len(self.dataset.classes)),
             "preprocessing": self.preprocessing.to_json(),
             "start": {"weights": self.start_sha256},
@@ -79,6 +84,38 @@ class RunIdentity:
             kept = {name: value for name, value in start.items() if self.has_head or not name.startswith(HEAD)}
             model.load_state_dict({**own, **kept})  # with other classes, the head keeps its random weights
         return model
+
+
+def seen_before(identity: RunIdentity) -> tuple[str, ...]:
+    """Return why earlier choices may have seen the images to test on, a sentence each.
+
+    Images that have a folder of their own were never read by another command. Those that are held out were among the
+    training images of all that did not hold the same ones out.
+    """
+    dataset, manifest = identity.dataset, identity.bundle.manifest
+    if not dataset.holds_test_out:
+        return ()
+    folder = dataset.source.root.resolve().name
+    remarks = []
+    before, tried = manifest.training, manifest.selection.tried if manifest.selection else None
+    if identity.recipe.fine_tune and before and before.data.folder == folder:
+        held_out = before.data.test.digest if before.data.test else None
+        if held_out != dataset.test_digest:
+            remarks.append(
+                f"the weights that this run starts from were trained on images of {folder} when the test images were "
+                "not held out, so the accuracy on them is too high: --from-scratch starts from random weights"
+            )
+    if tried and Path(tried["data"]).resolve().name == folder and _test_digest(tried) != dataset.test_digest:
+        remarks.append(
+            f"the network was selected by training candidates on images of {folder} when the test images were not held "
+            "out: `select --try` has --test-split too"
+        )
+    return tuple(remarks)
+
+
+def _test_digest(tried: dict[str, Any]) -> str | None:
+    """Return the sha256 of the images to test on of ``select --try``."""
+    return (tried.get("test") or {}).get("digest")
 
 
 def architecture_json(bundle: Bundle, classes: int) -> dict[str, Any]:
@@ -106,9 +143,11 @@ def ensure_trainable(bundle: Bundle, listing: ImageListing, fine_tune: bool) -> 
 def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:
     """Tell whether the run of a checkpoint has ended and its weights are in the bundle."""
     done = checkpoint.state.epoch == checkpoint.identity["recipe"]["epochs"]
-    stored = bundle.files.get(WEIGHTS)
+    stored, training = bundle.files.get(WEIGHTS), bundle.manifest.training
     if not done or stored is None:
         return False
+    if training and training.data.test != checkpoint.description.data.test:
+        return False  # the same weights, of an earlier run without the images to test on
     return hashlib.sha256(weights_to_bytes(checkpoint.best)).hexdigest() == stored.sha256
 
 

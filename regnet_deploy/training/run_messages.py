@@ -7,13 +7,13 @@ from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.fine_tuning import is_transfer
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
-from regnet_deploy.training.run_identity import RunIdentity
+from regnet_deploy.training.run_identity import RunIdentity, seen_before
 
 
 def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
     """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
     dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
-    for line in dataset_lines(dataset):
+    for line in (*dataset_lines(dataset), *seen_before(identity)):
         progress.message(line)
     _describe_weights(identity, progress)
     if classes_before != len(dataset.classes):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +18,11 @@ from regnet_deploy.bundle.training import Autotune, Epoch, Execution, LinearProb
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.field_types import check_field_types
-from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset, list_images
+from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset
 from regnet_deploy.images.dataset_summary import left_out_lines
+from regnet_deploy.images.hold_out import ensure_shares
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
+from regnet_deploy.images.listing import ensure_no_split_twice, list_images
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.checkpoint import (
     Checkpoint,
@@ -50,6 +53,7 @@ from regnet_deploy.training.execution import (
     has_bf16,
     resolve_device,
 )
+from regnet_deploy.training.final_test import final_test
 from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
 from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, stop_signals
@@ -80,7 +84,7 @@ _LOSS_INTERVAL_S = 1.0
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a run is executed; of this only ``execution`` and ``val_split`` determine the weights.
+    """How a run is executed; of this only ``execution`` and the splits determine the weights.
 
     Attributes:
         execution: requested device, precision, memory layout, compilation and CPU threads.
@@ -91,6 +95,7 @@ class TrainOptions:
         finish: end an unfinished run: its best weights so far are written into the bundle. All other options but
             ``run_dir``, the recipe and the images are not looked at.
         checkpoint_s: seconds between checkpoints.
+        test_split: share of each class to hold out to test the chosen weights on, if the folder has no such images.
     """
 
     execution: ExecutionRequest = field(default_factory=ExecutionRequest)
@@ -100,14 +105,16 @@ class TrainOptions:
     restart: bool = False
     finish: bool = False
     checkpoint_s: float = 30.0
+    test_split: float | None = None
 
     def __post_init__(self) -> None:
-        """Check the types.
+        """Check the types and the shares.
 
         Raises:
-            UsageError: a value has another type.
+            UsageError: a value has another type, or the shares leave nothing to train on.
         """
         check_field_types(self)
+        ensure_shares(self.val_split, self.test_split)
 
 
 def train(
@@ -139,7 +146,7 @@ def train(
     if options.finish and options.restart:
         raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
     if options.finish:
-        return finish_training(bundle_path, options.run_dir, progress)
+        return finish_training(bundle_path, options.run_dir, progress, data)
     if data is None:
         raise UsageError("give a folder of images with --data DIR")
     given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
@@ -147,21 +154,21 @@ def train(
     resolve_device(options.execution.device)
     directory = options.run_dir or default_directory(bundle_path)
     try:
-        listing = list_images(data)
+        listing = list_images(data, test=True)
     except DataError as error:
         if options.restart or not has_checkpoint(directory):
             raise
         raise DataError(f"{error}; the unfinished run in {directory} can be ended without it: --finish") from None
     ensure_trainable(bundle, listing, given.fine_tune)
-    if options.val_split is not None and listing.val is not None:
-        raise UsageError(f"{data} has validation images of its own: omit --val-split, or give a folder without them")
+    ensure_no_split_twice(listing, options.val_split, options.test_split)
     with open_directory(directory):
         ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)
         cache = cache_file(directory, listing.root)
         checked = check_images(listing.source, cache, progress, also=[shared_cache(listing.root)])
         val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
-        dataset = build_dataset(listing, checked, val_split=val_split, seed=given.seed)
+        shares = (val_split, options.test_split)
+        dataset = build_dataset(listing, checked, val_split=val_split, test_split=options.test_split, seed=given.seed)
         images = len(dataset.train)
         identity = RunIdentity(bundle, dataset, starting_recipe(recipe, bundle, dataset.classes, images).fitted(images))
         if options.restart:
@@ -178,14 +185,24 @@ def train(
         elif is_already_trained(identity, options.execution) and not options.restart:
             top1 = bundle.training.best.val_top1
             progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
+            if dataset.test and (bundle.training.data.test is None or bundle.training.test is None):
+                progress.message(
+                    f"regnet-deploy evaluate{bundle.argument} --data {shlex.quote(str(data))} --split test measures it "
+                    "on the test images"
+                )
             return bundle
         describe_start(identity, given, progress)
         del checked, listing  # half a gigabyte for ImageNet
-        return _run(identity, options, directory, checkpoint, progress)
+        return _run(identity, options, shares, directory, checkpoint, progress)
 
 
 def _run(
-    identity: RunIdentity, options: TrainOptions, directory: Path, checkpoint: Checkpoint | None, progress: Progress
+    identity: RunIdentity,
+    options: TrainOptions,
+    shares: tuple[float, float | None],
+    directory: Path,
+    checkpoint: Checkpoint | None,
+    progress: Progress,
 ) -> Bundle:
     disable_tf32()
     model = identity.model()
@@ -199,10 +216,11 @@ def _run(
 
     if checkpoint:
         autotune, description, samples = _resumed_autotune(checkpoint, progress), *_constants(checkpoint)
+        description = description.replace(root=str(dataset.source.root))  # it may have been moved
     else:
         torch.set_num_threads(options.execution.threads or available_cores())
         autotune = _execution(options.execution, trainer_for, training, progress)
-        description = describe_run(identity, autotune.execution, in_memory, new_run_name(directory))
+        description = describe_run(identity, autotune.execution, in_memory, new_run_name(directory), shares)
         samples = sample_images(dataset, preprocessing, recipe.seed)
     workers = default_workers(autotune.execution.device, in_memory) if options.workers is None else options.workers
     unaugmented = None
@@ -226,6 +244,10 @@ def _run(
     with open_tensorboard(directory / description.name, run.steps_done) as metrics, stop_signals() as stopping:
         try:
             fit(run, _callbacks(run, save, metrics, progress, options.checkpoint_s, stopping))
+            tested = None
+            if dataset.test:
+                tested = final_test(snapshot(), dataset, autotune.execution.device, progress, stopping)
+                metrics.scalars({"test/top1": tested.accuracy.top1}, run.steps_done)
         except DivergenceError as error:
             if not run.best:
                 drop_checkpoint(directory)  # a run that continued from it would diverge again
@@ -236,9 +258,9 @@ def _run(
             raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
         except Interrupted:
             raise KeyboardInterrupt(_after_interruption(snapshot())) from None
-    bundle = commit_training(identity.bundle, snapshot(), directory, progress)
+    bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested)
     drop_checkpoint(directory)
-    for line in left_out_lines("could not be read any more during training", run.state.unreadable):
+    for line in left_out_lines("could not be read any more during training", bundle.training.data.unreadable):
         progress.message(line)
     return bundle
 

@@ -11,9 +11,9 @@ from PIL import Image
 
 import regnet_deploy as rd
 from regnet_deploy.images import image_check
-from regnet_deploy.images.dataset import list_images
 from regnet_deploy.images.image_check import check_images, shared_cache
 from regnet_deploy.images.image_source import FolderSource
+from regnet_deploy.images.listing import list_images
 
 
 @pytest.fixture

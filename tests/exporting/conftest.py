@@ -23,9 +23,10 @@ from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.exporting.state import EngineBuilder, ExportContext
 from regnet_deploy.exporting.validation import ValidationSet
-from regnet_deploy.images.dataset import build_dataset, list_images
+from regnet_deploy.images.dataset import build_dataset
 from regnet_deploy.images.image_check import check_images
 from regnet_deploy.images.image_source import FolderSource
+from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import weights_to_bytes

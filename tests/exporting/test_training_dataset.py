@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from regnet_deploy.bundle import Bundle, Manifest, open_bundle, update_bundle
 from regnet_deploy.errors import DataError, MissingPart
 from regnet_deploy.exporting.training_dataset import is_training_dataset, load_training_dataset
-from regnet_deploy.images.dataset import build_dataset, list_images
+from regnet_deploy.images.dataset import build_dataset
 from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.images.listing import list_images
 from regnet_deploy.progress import NoProgress
 from regnet_deploy.training.execution import ExecutionRequest
+from regnet_deploy.training.final_test import unseen_images
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions, train
 
@@ -66,6 +68,64 @@ def test_the_number_held_out_says_which(tmp_path, sizes, share, seed):
     manifest = Manifest(labels=before.classes, training=training(data=data, seed=seed))
     found = load_training_dataset(root, Bundle(tmp_path, manifest, {}, "", {}))
     assert paths(found, found.val) == paths(before, before.val)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.integers(1, 40), min_size=2, max_size=5).filter(lambda sizes: max(sizes) > 2),
+    st.floats(0.01, 0.49),
+    st.floats(0.01, 0.49),
+    st.booleans(),
+)
+def test_the_numbers_held_out_for_validation_and_to_test_on_say_which(tmp_path, sizes, val, test, has_val):
+    root = tmp_path / "images"
+    shutil.rmtree(root, ignore_errors=True)
+    for label, size in enumerate(sizes):
+        for number in range(size):
+            file = root / ("train" if has_val else "") / f"c{label}" / str(number)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    if has_val:
+        shutil.copytree(root / "train", root / "val")
+    listing = list_images(root)
+    empty = ImageCheck("", 0, 0, hashlib.sha256(b"").hexdigest(), 0, 0, "")
+    checked = dict.fromkeys(listing.source.names, empty)
+    before = build_dataset(listing, checked, val_split=val, test_split=test)
+    data = training_data(
+        folder="images",
+        split=before.split,
+        digest=before.digest,
+        train_images=len(before.train),
+        val_images=len(before.val),
+        test=unseen_images(before),
+    )
+    bundle = Bundle(tmp_path, Manifest(labels=before.classes, training=training(data=data, seed=0)), {}, "", {})
+    found = load_training_dataset(root, bundle)
+    assert [paths(found, images) for images in (found.train, found.val, found.test)] == [
+        paths(before, images) for images in (before.train, before.val, before.test)
+    ]
+    assert (found.split, found.test_split) == (before.split, before.test_split)
+    next(root.rglob("c0/0")).write_bytes(b"changed")
+    with pytest.raises(DataError, match="held-out images are not known"):
+        load_training_dataset(root, bundle)
+    if has_val:  # of another folder nothing was held out
+        other = load_training_dataset(root.rename(root.with_name("other")), bundle)
+        assert (len(other.train), other.test) == (len(before.train) + len(before.test), ())
+        shutil.rmtree(root.with_name("other"))
+
+
+def test_a_folder_to_test_on_is_no_news_if_training_used_it(untrained, folder, write_images, recorded_progress):
+    for name in ("finch", "gull", "owl"):
+        for split in ("val", "test"):
+            write_images(folder.parent / "split" / split / name, 2)
+        shutil.copytree(folder / name, folder.parent / "split" / "train" / name)
+    recipe = Recipe(epochs=1, batch_size=8, warmup_epochs=0)
+    wanted = ExecutionRequest(device="cpu", precision="fp32", channels_last="off", compiled="off")
+    bundle = train(untrained, folder.parent / "split", recipe, TrainOptions(wanted, workers=0), NoProgress())
+    assert bundle.training.test.images == 6
+    found = load_training_dataset(folder.parent / "split", bundle, recorded_progress)
+    assert recorded_progress.messages == []
+    assert not any("test/" in name for name in found.source.names)
 
 
 def test_what_train_itself_wrote_is_understood(untrained, folder):

@@ -13,15 +13,10 @@ from PIL import Image
 
 from regnet_deploy.bundle import create_bundle
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.dataset import (
-    ImageDataset,
-    LabelledImage,
-    build_dataset,
-    ensure_several_classes,
-    list_images,
-    stratified_order,
-)
+from regnet_deploy.images.dataset import ImageDataset, LabelledImage, build_dataset, stratified_order
+from regnet_deploy.images.hold_out import Shares, hold_out
 from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.listing import ensure_several_classes, list_images
 
 
 def put(root: Path, path: str, value: int = 0) -> Path:
@@ -40,8 +35,8 @@ def names(folder: ImageDataset, images: Sequence[LabelledImage]) -> list[str]:
     return [folder.name(image) for image in images]
 
 
-def read(root: Path, **options: object) -> ImageDataset:
-    listing = list_images(root)
+def read(root: Path, *, test: bool = False, **options: object) -> ImageDataset:
+    listing = list_images(root, test=test)
     return build_dataset(listing, check_images(listing.source), **options)
 
 
@@ -75,7 +70,105 @@ def test_a_test_folder_is_left_alone_and_said_to_be(tmp_path: Path, val: bool) -
         put_class(tmp_path, name, 10)
     folder = read(tmp_path)
     assert not any("test/" in name for name in names(folder, (*folder.train, *folder.val)))
-    assert folder.rejected == {"test/": "neither for training nor for validation"}
+    assert folder.rejected == {"test/": "images to test on, which have no part in this"}
+    assert folder.test == ()
+
+
+def test_a_test_folder_that_is_asked_for_changes_nothing_else(tmp_path: Path) -> None:
+    for name, count in (("train/a", 10), ("train/b", 10), ("val/a", 2), ("test/a", 3), ("test/b", 4)):
+        put_class(tmp_path, name, count)
+    without, folder = read(tmp_path), read(tmp_path, test=True)
+    assert names(folder, folder.test) == [f"test/a/{i:03d}.png" for i in range(3)] + [
+        f"test/b/{i:03d}.png" for i in range(4)
+    ]
+    assert [image.label for image in folder.test] == [0, 0, 0, 1, 1, 1, 1]
+    assert (folder.test_split, folder.rejected) == ("test/ of the folder", {})
+    assert (folder.train, folder.val, folder.digest) == (without.train, without.val, without.digest)
+    put(tmp_path, "test/a/000.png", 200)
+    changed = read(tmp_path, test=True)
+    assert changed.test_digest != folder.test_digest
+    assert changed.digest == folder.digest
+
+
+@pytest.mark.parametrize("file", ["test/1.png", "test/unknown/1.png"])
+def test_test_images_without_labels_are_left_out(tmp_path: Path, file: str) -> None:
+    put_class(tmp_path, "train/a", 4)
+    put(tmp_path, file)
+    folder = read(tmp_path, test=True)
+    assert folder.test == ()
+    assert folder.rejected == {"test/": "images to test on, not in class folders, so no accuracy can be measured"}
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (["test/a", "test/bee"], r"test has 1 class\(es\) that .*train has not: bee; both need the same"),
+        (["test/a"], "test has class folders and no files in them: add images, or remove it"),
+    ],
+)
+def test_a_test_folder_that_does_not_fit_is_one_line(tmp_path: Path, made: list[str], message: str) -> None:
+    put_class(tmp_path, "train/a", 4)
+    for name in made:
+        (tmp_path / name).mkdir(parents=True)
+        if len(made) > 1:
+            put_class(tmp_path, name, 1)
+    with pytest.raises(DataError, match=message):
+        list_images(tmp_path, test=True)
+    list_images(tmp_path)
+
+
+def test_test_images_that_are_all_broken_are_one_line(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/a", 4)
+    put_class(tmp_path, "test/a", 1)
+    (tmp_path / "test" / "a" / "000.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"no usable image to test on \(test/ of the folder\): add images"):
+        read(tmp_path, test=True)
+
+
+def test_a_share_to_test_on_is_held_out_of_what_would_be_trained_on(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 40)
+    put_class(tmp_path, "b", 10)
+    without, folder, again = read(tmp_path), read(tmp_path, test_split=0.2), read(tmp_path, test_split=0.2)
+    assert Counter(image.label for image in folder.test) == {0: 8, 1: 2}
+    assert folder == again
+    assert folder.val == without.val
+    assert {*folder.train, *folder.test} == {*without.train}
+    assert len(folder.train) + len(folder.test) == len(without.train)
+    assert folder.test_split == "20% of each class held out (seed 0)"
+    assert read(tmp_path, test_split=0.2, val_split=0.3).test == folder.test
+    assert read(tmp_path, test_split=0.2, seed=1).test != folder.test
+
+
+def test_a_share_to_test_on_is_held_out_beside_a_folder_for_validation(tmp_path: Path) -> None:
+    put_class(tmp_path, "train/a", 10)
+    put_class(tmp_path, "val/a", 2)
+    folder = read(tmp_path, test_split=0.3)
+    assert [len(images) for images in (folder.train, folder.val, folder.test)] == [7, 2, 3]
+    assert all(name.startswith("train/") for name in names(folder, folder.test))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    val=st.floats(0.01, 0.99),
+    test=st.floats(0, 0.99),
+    seed=st.integers(0, 5),
+)
+def test_every_class_keeps_an_image_to_train_on(sizes: list[int], val: float, test: float, seed: int) -> None:
+    labels = [label for label, size in enumerate(sizes) for _ in range(size)]
+    for_val, for_test = hold_out(labels, Shares(val, test), seed)
+    assert not for_val & for_test
+    assert hold_out(labels, Shares(val), seed) == (for_val, set())
+    train = set(range(len(labels))) - for_val - for_test
+    assert {labels[i] for i in train} == set(range(len(sizes)))
+    assert {labels[i] for i in for_val} == {label for label, size in enumerate(sizes) if size > 1}
+    if val < 0.5 and test:
+        assert {labels[i] for i in for_test} == {label for label, size in enumerate(sizes) if size > 2}
+
+
+def test_classes_of_two_images_leave_none_to_test_on(tmp_path: Path) -> None:
+    put_class(tmp_path, "a", 2)
+    with pytest.raises(DataError, match="has no usable image to test on"):
+        read(tmp_path, test_split=0.1)
 
 
 def test_validation_folders_without_files_are_one_line(tmp_path: Path) -> None:
@@ -122,7 +215,7 @@ def test_one_image_of_a_class_is_for_training_and_two_are_one_each(tmp_path: Pat
     put_class(tmp_path, "two", 2)
     folder = read(tmp_path)
     assert Counter(file.label for file in folder.train) == {0: 1, 1: 1}
-    assert folder.classes_without_val == ["one"]
+    assert folder.classes_without(folder.val) == ["one"]
 
 
 def test_a_class_called_train_is_a_class_among_others(tmp_path: Path) -> None:

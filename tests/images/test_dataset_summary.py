@@ -26,6 +26,16 @@ def test_classes_counts_and_the_baseline_are_said() -> None:
     ]
 
 
+def test_images_to_test_on_are_counted_too() -> None:
+    given = dataset([0, 0, 1], [0, 1], ["cat", "dog"], test=(LabelledImage(0, 1, 4, 4),), test_split="test/")
+    lines = dataset_lines(given)
+    assert lines[0] == (
+        "3 images to train on, 2 to validate with (val/ of the folder), 1 to test on (test/), 2 classes"
+    )
+    assert lines[1].endswith("validate with + to test on: cat 2 + 1 + 0, dog 1 + 1 + 1")
+    assert lines[3] == "1 class has no test image: cat"
+
+
 def test_of_many_classes_the_first_the_smallest_and_the_largest_are_named() -> None:
     classes = [f"c{number:03d}" for number in range(100)]
     labels = [*range(100), *range(100), 50, 50]

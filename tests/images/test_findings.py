@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from regnet_deploy.images.dataset import build_dataset, list_images
+from regnet_deploy.images.dataset import build_dataset
 from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.listing import list_images
 
 
 def noise(seed: int) -> np.ndarray:
@@ -50,6 +51,24 @@ def test_copies_of_training_images_in_val_are_counted_and_named(data: Path) -> N
     (said,) = findings(data)
     assert said.startswith("2 of 4 validation images are exact copies of training images, so the accuracy")
     assert said.endswith("train/cat/0.png = val/cat/a.png, train/dog/1.png = val/dog/b.png")
+
+
+@pytest.mark.parametrize(
+    ("one", "of", "why"),
+    [
+        ("train/cat/0.png", "training", "says nothing of new images"),
+        ("val/cat/3.png", "validation", "is that of images by which the best epoch was chosen"),
+    ],
+)
+def test_copies_among_test_images_are_counted_and_named(data: Path, one: str, of: str, why: str) -> None:
+    put(data, "test/cat/8.png", noise(77))
+    copy(data, one, "test/cat/a.png")
+    listing = list_images(data, test=True)
+    (said,) = build_dataset(listing, check_images(listing.source)).findings
+    assert said == (
+        f"1 of 2 test images are exact copies of {of} images, so the accuracy on them {why}: {one} = test/cat/a.png"
+    )
+    assert findings(data) == ()
 
 
 @pytest.mark.parametrize(("one", "other"), [("train/cat/0.png", "train/dog/a.png"), ("val/cat/3.png", "val/dog/a.png")])

@@ -17,28 +17,31 @@ def layout(root: Path, *files: str) -> Layout:
 
 
 @pytest.mark.parametrize(
-    ("folders", "train", "val", "unused"),
+    ("folders", "train", "val", "test", "unused"),
     [
-        (["train", "val", "test"], "train", "val", ("test",)),
-        (["Training", "Testing"], "Training", None, ("Testing",)),
-        (["TRAIN", "Valid"], "TRAIN", "Valid", ()),
-        (["train", "dev", "test"], "train", "dev", ("test",)),
-        (["set_train", "set_val", "other_val"], "set_train", "set_val", ("other_val",)),
-        (["seg_train", "seg_test", "seg_pred"], "seg_train", None, ("seg_pred", "seg_test")),
-        (["set_train", "set_val", "extra"], "set_train", "set_val", ("extra",)),
-        (["train2017", "val2017", "annotations"], "train2017", "val2017", ("annotations",)),
-        (["TrainSet", "ValSet", "TestSet"], "TrainSet", "ValSet", ("TestSet",)),
-        (["train_images", "test_images"], "train_images", None, ("test_images",)),
-        (["imagenet-train", "val"], "imagenet-train", "val", ()),
-        (["train", "small_train", "val"], "train", "val", ("small_train",)),
-        (["my_train"], "my_train", None, ()),
-        (["TRAINING_SET", "Validate"], "TRAINING_SET", "Validate", ()),
-        (["train", "holdout"], "train", "holdout", ()),
+        (["train", "val", "test"], "train", "val", "test", ()),
+        (["Training", "Testing"], "Training", None, "Testing", ()),
+        (["TRAIN", "Valid"], "TRAIN", "Valid", None, ()),
+        (["train", "dev", "tst"], "train", "dev", "tst", ()),
+        (["set_train", "set_val", "other_val"], "set_train", "set_val", None, ("other_val",)),
+        (["seg_train", "seg_test", "seg_pred"], "seg_train", None, "seg_test", ("seg_pred",)),
+        (["set_train", "set_val", "extra"], "set_train", "set_val", None, ("extra",)),
+        (["train2017", "val2017", "annotations"], "train2017", "val2017", None, ("annotations",)),
+        (["TrainSet", "ValSet", "TestSet"], "TrainSet", "ValSet", "TestSet", ()),
+        (["train_images", "test_images"], "train_images", None, "test_images", ()),
+        (["imagenet-train", "val"], "imagenet-train", "val", None, ()),
+        (["train", "small_train", "val"], "train", "val", None, ("small_train",)),
+        (["my_train"], "my_train", None, None, ()),
+        (["TRAINING_SET", "Validate"], "TRAINING_SET", "Validate", None, ()),
+        (["train", "holdout"], "train", "holdout", None, ()),
+        (["train", "test", "test_hard"], "train", None, "test", ("test_hard",)),
+        (["train", "test_a", "test_b"], "train", None, None, ("test_a", "test_b")),
+        (["train", "unlabeled", "predictions"], "train", None, None, ("predictions", "unlabeled")),
     ],
 )
-def test_usual_names_are_splits(tmp_path: Path, folders, train, val, unused) -> None:
+def test_usual_names_are_splits(tmp_path: Path, folders, train, val, test, unused) -> None:
     found = layout(tmp_path, *(f"{folder}/{name}/x.png" for folder in folders for name in ("ant", "bee")))
-    assert (found.train, found.val, found.unused) == (train, val, unused)
+    assert (found.train, found.val, found.test, found.unused) == (train, val, test, unused)
 
 
 def test_class_folders_alone_are_classes(tmp_path: Path) -> None:
@@ -69,7 +72,7 @@ def test_a_split_is_nested_once(tmp_path: Path) -> None:
     files = [f"seg_{each}/seg_{each}/{name}/x.png" for each in ("train", "test", "val") for name in ("sea", "street")]
     found = layout(tmp_path, *files, "seg_pred/seg_pred/1.jpg")
     assert (found.train, found.val) == ("seg_train/seg_train", "seg_val/seg_val")
-    assert found.unused == ("seg_pred", "seg_test")
+    assert (found.test, found.unused) == ("seg_test/seg_test", ("seg_pred",))
 
 
 def test_a_class_in_train_may_have_any_name(tmp_path: Path) -> None:

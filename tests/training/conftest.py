@@ -11,8 +11,9 @@ from PIL import Image
 from regnet_deploy.bundle import Bundle, create_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.bundle.training import Execution
-from regnet_deploy.images.dataset import ImageDataset, build_dataset, list_images
+from regnet_deploy.images.dataset import ImageDataset, build_dataset
 from regnet_deploy.images.image_check import check_images
+from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network

@@ -17,7 +17,7 @@ from regnet_deploy.bundle import Bundle, Manifest, create_bundle, find_damage, o
 from regnet_deploy.bundle.manifest import Golden, Preprocessing
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
-from regnet_deploy.images.dataset import list_images
+from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
 from regnet_deploy.training import loop, train
