@@ -18,6 +18,31 @@ if TYPE_CHECKING:
 #: Rows of the tables of classes and of mistakes.
 _LISTED = 12
 _CSV = (".csv",)
+#: Value of ``--expect`` without a number.
+_PUBLISHED = "published"
+
+
+class _Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
+    """A percentage, or none for the published one."""
+
+    name = "percent"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        """Parse ``76.2``."""
+        if value == _PUBLISHED:
+            return _PUBLISHED
+        try:
+            percent = float(value)
+        except ValueError:
+            self.fail(
+                f"{value!r} is no percentage such as 76.2; to compare with the published accuracy, --expect comes "
+                "last or before another option",
+                param,
+                ctx,
+            )
+        if not 1 < percent <= 100:  # nan is in no range
+            self.fail(f"{value} is not in the range 1<x<=100 (percent)", param, ctx)
+        return percent
 
 
 @click.command()
@@ -37,7 +62,15 @@ _CSV = (".csv",)
     help="Exported variant to measure beside the weights (may be repeated).  [default: the one that is served]",
 )
 @click.option("--split", type=click.Choice(["test", "val", "train"]), help="Images to take.  [default: test, else val]")
-@click.option("--expect", is_flag=True, help="Fail unless the published accuracy of imported weights is reached.")
+@click.option(
+    "--expect",
+    type=_Percent(),
+    is_flag=False,
+    flag_value=_PUBLISHED,
+    metavar="[PERCENT]",
+    help="Fail unless the top-1 of the weights agrees with this one.  [without PERCENT: the published one of imported "
+    "weights]",
+)
 @click.option("--csv", type=click.Path(path_type=Path), metavar="FILE", help="Write every answer as CSV.")
 @click.option(
     "--mistakes", type=click.Path(path_type=Path), metavar="FILE", help="Draw the worst mistakes: .png, .svg or .pdf."
@@ -50,7 +83,7 @@ def command(
     data: Path,
     variant: tuple[str, ...],
     split: str | None,
-    expect: bool,
+    expect: Any,
     csv: Path | None,
     mistakes: Path | None,
     device: Any,
@@ -69,6 +102,7 @@ def command(
       regnet-deploy evaluate --data my-images
       regnet-deploy evaluate my-bundle --data my-images --split test --variant all
       regnet-deploy evaluate --data imagenet/val --expect --mistakes worst.png
+      regnet-deploy evaluate --data my-images --expect 93.1
     """
     from regnet_deploy.api.variants import evaluate
     from regnet_deploy.bundle import open_bundle
@@ -83,8 +117,8 @@ def command(
 
         check_plot_path(mistakes)
     bundle = open_bundle(bundle_path)
-    if expect:
-        from regnet_deploy.evaluation.published_accuracy import compare_with_published, published_top1
+    if expect == _PUBLISHED:
+        from regnet_deploy.evaluation.published_accuracy import published_top1
 
         published_top1(bundle)
     if variant:
@@ -110,8 +144,11 @@ def command(
         record_evaluation(bundle, result)
     except BundleError as error:
         print_message(f"the figures are not in the bundle: {error}")
-    if expect:
-        print_message(compare_with_published(bundle, result))
+    if expect is not None:
+        from regnet_deploy.evaluation.published_accuracy import compare_with_expected, compare_with_published
+
+        told = isinstance(expect, float)
+        print_message(compare_with_expected(result, expect) if told else compare_with_published(bundle, result))
 
 
 def _write_files(result: EvaluationResult, csv: Path | None, mistakes: Path | None, preprocessing: Any) -> None:

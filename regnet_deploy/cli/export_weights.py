@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from regnet_deploy.cli.options import bundle_argument, json_option
 from regnet_deploy.cli.output import print_json, print_message
 from regnet_deploy.errors import require
 from regnet_deploy.importing.layouts import TARGETS
+
+if TYPE_CHECKING:
+    from regnet_deploy.bundle import Bundle
 
 
 @click.command()
@@ -41,5 +46,29 @@ def command(bundle_path: str, target: str, output: str, as_json: bool) -> None:
     file = export_weights(bundle, target, output)
     architecture = bundle.architecture
     if as_json:
-        print_json({"file": str(file), "library": target, "architecture": architecture.to_json()})
+        print_json(
+            {
+                "file": str(file),
+                "library": target,
+                "architecture": architecture.to_json(),
+                "preprocessing": bundle.preprocessing.to_json(),
+                "labels": list(bundle.labels),
+            }
+        )
     print_message(f"wrote {file}: {architecture.name} with {architecture.classes:,} classes for {target}")
+    print_message(f"what the file does not say: {_unsaid(bundle, target)}")
+
+
+def _unsaid(bundle: Bundle, target: str) -> str:
+    """Return what a program that loads the weights must know besides them."""
+    pixels = bundle.preprocessing
+    mean, deviation = (" ".join(f"{number:g}" for number in numbers) for numbers in (pixels.mean, pixels.std))
+    said = (
+        f"images are resized to a short side of {pixels.resize} pixels ({pixels.interpolation}), and their center of "
+        f"{pixels.crop} x {pixels.crop} is normalized with mean {mean} and deviation {deviation} of RGB in 0..1"
+    )
+    if bundle.architecture.network.stem_stride != 2:
+        said += (
+            f"; the stem has stride {bundle.architecture.network.stem_stride}, where {target} builds networks with 2"
+        )
+    return said

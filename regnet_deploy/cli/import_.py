@@ -147,6 +147,11 @@ def import_named(named: str, output: str, force: bool, as_json: bool, options: d
         _print_bundle(bundle)
     for line in (*origin.remarks, *origin.assumptions, *filter(None, [origin.restriction])):
         print_message(line)
+    if not bundle.manifest.labels:
+        print_message(
+            f"the {bundle.architecture.classes:,} classes have no names, by which folders of images are matched and "
+            "requests are answered: --labels FILE gives them"
+        )
     if origin.top1_percent is not None:
         print_message(
             f"to check the preprocessing on validation images of ImageNet: regnet-deploy evaluate{bundle.argument} "

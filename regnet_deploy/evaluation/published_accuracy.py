@@ -1,4 +1,4 @@
-"""Compares the accuracy of imported weights with the one that is published for them."""
+"""Compares the accuracy of weights with the one that is published for them, or that a user was told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def published_top1(bundle: Bundle) -> tuple[float, str | None]:
     origin = bundle.manifest.imported
     if origin is None or origin.top1_percent is None or bundle.manifest.training is not None:
         raise UsageError(
-            f"{bundle.path} has no weights with a published accuracy: import them with --weights NAME, or omit --expect"
+            f"{bundle.path} has no weights with a published accuracy: import them with --weights NAME, give the "
+            "accuracy that you expect, such as --expect 76.2, or omit --expect"
         )
     return origin.top1_percent, origin.top1_setting
 
@@ -35,15 +36,37 @@ def compare_with_published(bundle: Bundle, result: EvaluationResult) -> str:
         ProofError: the published accuracy is outside the interval.
     """
     published, setting = published_top1(bundle)
+    return _compare(
+        result, published, f"published {published:.2f} % ({setting})", "a random sample of the validation images"
+    )
+
+
+def compare_with_expected(result: EvaluationResult, percent: float) -> str:
+    """Return a line that says that the accuracy of the weights agrees with an expected one.
+
+    It agrees if the expected top-1 is inside the 95 % interval of the measured one.
+
+    Args:
+        result: answers on the images that the accuracy was measured with, or a random sample of such.
+        percent: the expected top-1, 0 to 100.
+
+    Raises:
+        ProofError: it is outside the interval.
+    """
+    return _compare(result, percent, f"expected {percent:.2f} %", "like those that it was measured with")
+
+
+def _compare(result: EvaluationResult, percent: float, wanted: str, images: str) -> str:
     measured = result.evaluations[0].metrics
     top1 = measured.top1
     line = (
         f"top-1 {top1.value:.2%} of {measured.images:,} images (95 % interval {top1.low:.2%} to {top1.high:.2%}), "
-        f"published {published:.2f} % ({setting})"
+        f"{wanted}"
     )
-    if top1.low <= published / 100 <= top1.high:
+    # The percentage is given with two decimals at most, as tables do.
+    if top1.low - 5e-5 <= percent / 100 <= top1.high + 5e-5:
         return f"{line}: they agree, so the preprocessing and the order of the classes are right"
     raise ProofError(
         f"{line}: they do not agree, so the preprocessing, the order of the channels or the classes are wrong, or the "
-        "images are no random sample of the validation images: import again with --channels, --resize or --labels"
+        f"images are not {images}: import again with --channels, --resize or --labels"
     )

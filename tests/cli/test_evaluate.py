@@ -56,6 +56,17 @@ def test_weights_and_variants_are_measured_written_and_shown(cli: Any, work: Pat
     assert "Accuracy on a test set" in cli("show", "b", cwd=work).stdout
 
 
+def test_an_accuracy_that_is_expected_agrees_or_is_exit_code_3(cli: Any, work: Path) -> None:
+    top1 = json.loads(cli("evaluate", "b", "--data", "data", "--json", cwd=work).stdout)["variants"]["model"]["top1"]
+    expected = 100 * top1["value"] or 2.0
+    done = cli("evaluate", "b", "--data", "data", "--expect", f"{expected:.2f}", cwd=work)
+    assert done.returncode == 0, done.stderr
+    assert f"expected {expected:.2f} %: they agree" in done.stderr
+    done = cli("evaluate", "b", "--data", "data", "--expect", "100", cwd=work)
+    assert done.returncode == 3
+    assert "expected 100.00 %: they do not agree" in done.stderr
+
+
 def test_json_is_one_document(cli: Any, work: Path) -> None:
     data = json.loads(cli("evaluate", "b", "--data", "data/test", "--json", cwd=work).stdout)
     assert list(data["variants"]) == ["model"]
@@ -71,10 +82,12 @@ def test_json_is_one_document(cli: Any, work: Path) -> None:
         (["--data", "data", "--variant", "onnx-fp32"], "has no variants yet"),
         (["--data", "data", "--csv", "a.txt"], "a table is written as .csv"),
         (["--data", "data", "--expect"], "has no weights with a published accuracy"),
+        (["--data", "data", "--expect", "0.9"], "0.9 is not in the range 1<x<=100 (percent)"),
+        (["--expect", "b", "--data", "data"], "'b' is no percentage such as 76.2; to compare with the published"),
     ],
 )
 def test_bad_input_is_one_line(cli_error: Callable[..., str], work: Path, arguments: list[str], said: str) -> None:
-    assert said in cli_error("evaluate", "b", *arguments, cwd=work)
+    assert said in cli_error("evaluate", *([] if "b" in arguments else ["b"]), *arguments, cwd=work)
 
 
 def test_imported_weights_without_class_names_are_answered_with_how_to_name_them(

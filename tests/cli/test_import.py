@@ -27,12 +27,43 @@ def test_a_file_becomes_a_bundle_that_is_exported_and_predicts(cli: Any, file: P
     assert "of torchvision: depths 1 1 2, widths 8 24 40" in done.stdout
     assert done.stderr.endswith("wrote b - next: regnet-deploy export b\n")
     assert "preprocessing as in the default test of torchvision" in done.stderr
+    assert "the 5 classes have no names" in done.stderr
     exported = cli("export", "b", "--onnx", cwd=tmp_path)
     assert exported.returncode == 0, exported.stderr
     assert "random" not in exported.stderr
     shown = cli("show", "b", cwd=tmp_path).stdout
     assert "Imported weights" in shown
     assert "a.pth, of torchvision (torch zip)" in shown
+
+
+def test_weights_that_are_given_back_come_with_what_their_file_does_not_say(
+    cli: Any, file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "labels.txt").write_text("a\nb\nc\nd\ne\n")
+    options = [
+        "--resolution",
+        32,
+        "--resize",
+        36,
+        "--stem-stride",
+        1,
+        "--labels",
+        "labels.txt",
+        "--std",
+        "0.2,0.25,0.5",
+    ]
+    done = cli("import", "a.pth", "-o", "b", *options, cwd=tmp_path)
+    assert "have no names" not in done.stderr
+    given = cli("export-weights", "b", "--to", "torchvision", "-o", "back.pth", "--json", cwd=tmp_path)
+    assert given.returncode == 0, given.stderr
+    assert "short side of 36 pixels (bilinear), and their center of 32 x 32" in given.stderr
+    assert "deviation 0.2 0.25 0.5 of RGB" in given.stderr
+    assert "the stem has stride 1, where torchvision builds networks with 2" in given.stderr
+    data = json.loads(given.stdout)
+    assert (data["preprocessing"]["resize"], data["labels"]) == (36, ["a", "b", "c", "d", "e"])
+    cli("import", "back.pth", "-o", "c", *options, cwd=tmp_path)
+    first, second = (json.loads((tmp_path / name / "bundle.json").read_text()) for name in "bc")
+    assert first["files"] == second["files"]
 
 
 def test_json_is_one_document(cli: Any, file: Path, tmp_path: Path) -> None:

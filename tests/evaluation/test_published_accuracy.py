@@ -10,7 +10,7 @@ import pytest
 from regnet_deploy.bundle.manifest import WeightsOrigin
 from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.evaluation.metrics import Share
-from regnet_deploy.evaluation.published_accuracy import compare_with_published
+from regnet_deploy.evaluation.published_accuracy import compare_with_expected, compare_with_published
 
 
 def bundle(top1: float | None, training: object = None) -> Any:
@@ -41,3 +41,13 @@ def test_without_a_published_accuracy_there_is_nothing_to_compare() -> None:
 def test_weights_that_were_fine_tuned_have_no_published_accuracy() -> None:
     with pytest.raises(UsageError, match="no weights with a published accuracy"):
         compare_with_published(bundle(80.0, training=object()), result(40, 50))
+
+
+def test_an_accuracy_that_a_user_was_told_is_compared_in_the_same_way() -> None:
+    assert "expected 80.00 %: they agree" in compare_with_expected(result(38, 50), 80.0)
+    with pytest.raises(ProofError, match=r"expected 80.00 %: they do not agree.*not like those that it was measured"):
+        compare_with_expected(result(25, 50), 80.0)
+
+
+def test_all_right_is_equal_to_100_percent() -> None:
+    assert "they agree" in compare_with_expected(result(50, 50), 100.0)
