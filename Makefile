@@ -8,6 +8,7 @@ STAMP := $(VENV)/.installed
 
 demo: $(STAMP)
 	$(BIN)/python demo/demo.py
+	$(BIN)/python demo/weights.py
 
 # In as many processes as there are cores, 4 at most; WORKERS=0 runs them in one.
 WORKERS ?= auto

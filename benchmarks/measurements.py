@@ -87,8 +87,8 @@ runs (median, without the proof).
 
 ## The demo
 
-`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation top-1, the largest difference of
-a logit between PyTorch and ONNX Runtime, latency by batch size, and the total time.
+`make demo` (images of digits, 32 pixels, 16 MMACs) prints its own figures: validation and test top-1, the largest
+difference of a logit between PyTorch and ONNX Runtime, latency by batch size, and the time of its two parts.
 """
 
 

@@ -67,6 +67,8 @@ def _unsaid(bundle: Bundle, target: str) -> str:
         f"images are resized to a short side of {pixels.resize} pixels ({pixels.interpolation}), and their center of "
         f"{pixels.crop} x {pixels.crop} is normalized with mean {mean} and deviation {deviation} of RGB in 0..1"
     )
+    if target == "pycls":
+        said += "; the channels come as blue, green, red"
     if bundle.architecture.network.stem_stride != 2:
         said += (
             f"; the stem has stride {bundle.architecture.network.stem_stride}, where {target} builds networks with 2"

@@ -121,8 +121,14 @@ def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple
             return {name: int(name) for name in folders}, [
                 "class folders are read as numbers of the outputs, as in ImageNet-V2"
             ]
+        if all(name in by_synset or name in by_label for name in folders):
+            return {name: by_synset.get(name, by_label.get(name, 0)) for name in folders}, [
+                "class folders are read as synsets of WordNet and as names of classes"
+            ]
+        by_label |= by_synset
     unknown = [name for name in folders if name not in by_label]
-    guess = did_you_mean(unknown[0], labels)
+    guesses = [(name, did_you_mean(name, labels)) for name in unknown]
+    guess = next((f"; {name}:{nearest}" for name, nearest in guesses if nearest), "")
     raise DataError(
         f"{len(unknown)} of {len(folders)} class folders in {root} are no classes of the network: "
         f"{shortened(unknown)}{guess}; its classes are {shortened(labels)}: rename or remove these folders"

@@ -17,8 +17,8 @@ from regnet_deploy.plotting import save_figure
 
 #: Pictures in a row, and rows.
 _COLUMNS, _ROWS = 6, 4
-#: Characters of a class name below a picture.
-_NAME = 18
+#: Characters of a class name above a picture, and of a file name.
+_NAME, _FILE = 18, 24
 
 
 def write_answers(path: Path, result: EvaluationResult) -> None:
@@ -72,7 +72,7 @@ def draw_mistakes(path: Path, result: EvaluationResult, evaluation: Evaluation, 
     if not rows:
         return 0
     lines = -(-len(rows) // _COLUMNS)
-    figure = Figure(figsize=(1.75 * _COLUMNS, 2.35 * lines + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.75 * _COLUMNS, 2.5 * lines + 0.4), layout="constrained")
     figure.suptitle(f"The wrong answers of {evaluation.variant} with the highest probability", fontsize=11)
     axes = figure.subplots(lines, _COLUMNS, squeeze=False).flat
     numbers = [int(result.rows[row]) for row in rows]
@@ -86,14 +86,15 @@ def draw_mistakes(path: Path, result: EvaluationResult, evaluation: Evaluation, 
         answer = int(evaluation.probabilities[row].argmax())
         axis.imshow(pixels)
         axis.set_title(
-            f"{_short(result.names[int(result.labels[row])])}\n→ {_short(result.names[answer])} "
-            f"{evaluation.probabilities[row, answer]:.0%}",
+            f"class {_short(result.names[int(result.labels[row])], _NAME)}\n"
+            f"answer {_short(result.names[answer], _NAME)} ({evaluation.probabilities[row, answer]:.0%})\n"
+            f"{_short(result.image_name(row).rsplit('/', 1)[-1], _FILE)}",
             fontsize=7.5,
         )
     save_figure(figure, path)
     return len(rows)
 
 
-def _short(name: str) -> str:
-    shown = name if len(name) <= _NAME else f"{name[: _NAME - 3]}..."
+def _short(name: str, characters: int) -> str:
+    shown = name if len(name) <= characters else f"{name[: characters - 3]}..."
     return shown.replace("$", r"\$")

@@ -58,15 +58,18 @@ def test_imagenet_is_read_by_synset_and_by_number(tmp_path: Path) -> None:
     assert "class folders are read as synsets of WordNet" in found.notes
     found = find_labeled_images(folder(tmp_path / "n", "999", "12"), labels)
     assert sorted(found.labels.tolist()) == [12, 999]
+    both = find_labeled_images(folder(tmp_path / "b", known[7][0], known[3][1]), labels)
+    assert sorted(both.labels.tolist()) == [3, 7]
+    assert "class folders are read as synsets of WordNet and as names of classes" in both.notes
     for unknown in ("n00000000", "1000"):
-        with pytest.raises(DataError, match=r"class folders in .* are no classes of the network"):
+        with pytest.raises(DataError, match=rf"1 of 2 class folders in .* are no classes of the network: {unknown};"):
             find_labeled_images(folder(tmp_path / unknown, known[7][0], unknown), labels)
 
 
 def test_what_cannot_be_mapped_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    said = r"1 of 2 class folders in .*: kat \(did you mean cat\?\); its classes are ant, bee, cat: rename"
+    said = r"2 of 3 class folders in .*: aaa, kat; kat: \(did you mean cat\?\); its classes are ant, bee, cat: rename"
     with pytest.raises(DataError, match=said):
-        find_labeled_images(folder(tmp_path, "kat", "ant"), LABELS)
+        find_labeled_images(folder(tmp_path, "kat", "aaa", "ant"), LABELS)
 
 
 def test_empty_folders_are_one_line(tmp_path: Path) -> None:
