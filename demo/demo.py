@@ -15,7 +15,7 @@ from digits import write_digits
 from steps import BUNDLE, FOLDER, classify, run, served, show
 
 #: Least share of the validation images that the trained network must get right.
-TARGET = 0.97
+TARGET = 0.95
 
 
 def main() -> None:
