@@ -61,7 +61,7 @@ class FolderCheck:
         facts = []
         for split in self.listing.splits:
             counts = self.counts(split)
-            facts.append((_SPLITS[split], f"{sum(counts.values()):,} usable images in {_classes(counts)}"))
+            facts.append((_SPLITS[split], f"{_images(sum(counts.values()))} in {_classes(counts)}"))
         if not self.usable:
             return facts
         train = [count for count in self.counts("train").values() if count]
@@ -170,6 +170,10 @@ _MODES = {
     "I;16B": "gray of 16 bits",
     "I": "gray of 16 bits",
 }
+
+
+def _images(count: int) -> str:
+    return f"{count:,} usable {'image' if count == 1 else 'images'}"
 
 
 def _classes(counts: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import TypeVar
 
 from regnet_deploy.checking.folder_check import FolderCheck
 from regnet_deploy.checking.thumbnails import thumbnails
@@ -15,7 +16,9 @@ from regnet_deploy.images.findings import Example, Finding
 from regnet_deploy.images.split_listing import NO_CLASS
 from regnet_deploy.progress import NoProgress, Progress
 
-#: Cases of a finding that the page shows.
+T = TypeVar("T")
+
+#: Cases of a finding that the page shows, evenly from all.
 _CASES = 24
 #: Pictures on all contact sheets together; least and most on one.
 _PICTURES, _FEWEST, _MOST = 2400, 4, 24
@@ -56,7 +59,7 @@ def check_page(check: FolderCheck, progress: Progress = NoProgress()) -> str:
         progress: receives the pictures drawn.
     """
     sheets = _sheets(check)
-    cases = [name for finding in check.findings for each in finding.examples[:_CASES] for name in each.names]
+    cases = [name for finding in check.findings for each in _evenly(finding.examples, _CASES) for name in each.names]
     shown = {name for classes in sheets.values() for names in classes for name in names}
     pictures = thumbnails(check.listing.source, shown | set(cases), progress)
     body = (
@@ -95,7 +98,7 @@ def _finding(finding: Finding, pictures: Mapping[str, str]) -> str:
     badge = "serious" if finding.serious else "look"
     cases = ""
     if finding.examples:
-        count, shown = len(finding.examples), finding.examples[:_CASES]
+        count, shown = len(finding.examples), _evenly(finding.examples, _CASES)
         which = f"{len(shown)} of {count:,} cases" if count > len(shown) else "cases" if count > 1 else "case"
         pairs = any(len(each.names) > 1 for each in shown)
         items = "".join(f"<li>{_case(each, pictures)}</li>" for each in shown)
@@ -160,10 +163,10 @@ def _sheets(check: FolderCheck) -> dict[str, list[list[str]]]:
     return sheets
 
 
-def _evenly(names: Sequence[str], count: int) -> list[str]:
-    if len(names) <= count:
-        return list(names)
-    return [names[i * len(names) // count] for i in range(count)]
+def _evenly(items: Sequence[T], count: int) -> list[T]:
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _contact_sheets(

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from regnet_deploy.cli.options import json_option
-from regnet_deploy.cli.output import print_json, print_message, print_table, print_text, terminal_progress
+from regnet_deploy.cli.output import (
+    limit_thread_spinning,
+    print_json,
+    print_message,
+    print_table,
+    print_text,
+    stdout_console,
+    terminal_progress,
+    wrap_words,
+)
 from regnet_deploy.output_file import PAGE_SUFFIXES, check_output_file, write_output_file
 
 if TYPE_CHECKING:
@@ -51,6 +60,8 @@ def command(data: Path, bundle: str | None, html_path: Path | None, strict: bool
     if html_path:
         check_output_file(html_path, PAGE_SUFFIXES, "a page")
     opened = open_bundle(bundle) if bundle else None
+    if opened:
+        limit_thread_spinning()
     with terminal_progress() as progress:
         check = check_folder(data, bundle=opened, progress=progress)
         if html_path:
@@ -88,7 +99,7 @@ def _print_check(check: FolderCheck) -> None:
 
 
 def _print_finding(finding: Finding) -> None:
-    print_text(f"- {finding.text}")
+    print_text(_bullet(finding.text))
     print_text(f"  {finding.advice}")
     for case in finding.examples[:_CASES]:
         note = f" ({case.note})" if case.note else ""
@@ -97,13 +108,23 @@ def _print_finding(finding: Finding) -> None:
         print_text(f"    and {len(finding.examples) - _CASES:,} more (--html shows them, --json lists all)")
 
 
+def _bullet(text: str) -> str:
+    """Return text behind a dash; at a terminal, its further lines are indented, as print_text indents lines."""
+    console = stdout_console()
+    if not console.is_terminal:
+        return f"- {text}"
+    return "- " + wrap_words(text, console.width - 2).replace("\n", "\n  ")
+
+
 def _print_classes(check: FolderCheck) -> None:
     counts = {split: check.counts(split) for split in check.listing.splits}
     labels = sorted(
         {label for own in counts.values() for label in own if label}, key=lambda e: counts["train"].get(e, 0)
     )
-    shown = labels if len(labels) <= _CLASSES else labels[: _CLASSES // 2] + labels[-_CLASSES // 2 :]
-    title = "Classes" if shown == labels else f"The smallest and the largest of {len(labels):,} classes"
+    if len(labels) > _CLASSES and all(len(set(own.values())) == 1 for own in counts.values()):
+        return  # the figures say it: all classes have the same
+    shown = sorted(labels) if len(labels) <= _CLASSES else labels[: _CLASSES // 2] + labels[-_CLASSES // 2 :]
+    title = "Classes" if len(shown) == len(labels) else f"The smallest and the largest of {len(labels):,} classes"
     rows = [(label, *(f"{own[label]:,}" if label in own else "-" for own in counts.values())) for label in shown]
     print_text(f"\n{title}", style="bold")  # a table breaks a title that is wider than itself
     print_table("", ("class", *counts), rows)

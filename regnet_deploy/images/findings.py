@@ -15,6 +15,8 @@ from regnet_deploy.images.near_copies import NearPair, near_copies
 _FEW_LEVELS = 2**14 - 1
 #: Names that a sentence lists.
 _LISTED = 3
+#: What copies do in a folder without validation images.
+_HELD_OUT = "; training holds a share out for validation, and copies on both sides make the accuracy too high"
 #: Split -> its images in words.
 _WORDS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -77,9 +79,9 @@ def dataset_findings(
     near = near_copies({"train": train, "val": val, "test": test}, labels)
     return [
         *_leaks(train, val, test),
-        *_copies(train, everything, labels),
+        *_copies(train, everything, labels, held_out="" if val else _HELD_OUT),
         *_near_leaks(near.across, {"val": val, "test": test}),
-        *_near_copies(near.in_classes, near.within, train),
+        *_near_copies(near.in_classes, near.within, train, held_out="" if val else _HELD_OUT),
         *_one_color(everything),
         *_few_levels(everything),
     ]
@@ -113,7 +115,7 @@ def _first_by_content(images: Mapping[str, ImageCheck]) -> dict[str, str]:
 
 
 def _copies(
-    train: Mapping[str, ImageCheck], everything: Mapping[str, ImageCheck], labels: Mapping[str, str]
+    train: Mapping[str, ImageCheck], everything: Mapping[str, ImageCheck], labels: Mapping[str, str], *, held_out: str
 ) -> Iterable[Finding]:
     """Find exact copies in two classes, and within the training images of one."""
     in_classes, in_train = [], []
@@ -139,8 +141,7 @@ def _copies(
             "exact-copies",
             False,
             f"{len(in_train):,} of {len(train):,} training images are exact copies of others",
-            "each counts as often as it is there; delete the copies, or part of them is held out for validation where "
-            "there is no val/",
+            f"each counts as often as it is there: delete the copies{held_out}",
             _examples(in_train),
         )
 
@@ -163,7 +164,7 @@ def _near_leaks(
 
 
 def _near_copies(
-    in_classes: list[NearPair], within: list[NearPair], train: Mapping[str, ImageCheck]
+    in_classes: list[NearPair], within: list[NearPair], train: Mapping[str, ImageCheck], *, held_out: str
 ) -> Iterable[Finding]:
     if in_classes:
         yield Finding(
@@ -179,8 +180,7 @@ def _near_copies(
             "near-copies",
             False,
             f"{len(within):,} of {len(train):,} training images look nearly like others of their class",
-            "they add little to learn from; where there is no val/, part of them is held out for validation and makes "
-            "the accuracy too high",
+            f"they add little to learn from: if they are the same pictures, keep one of each{held_out}",
             _near_examples(within),
             " ~ ",
         )

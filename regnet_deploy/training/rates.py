@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -22,10 +23,10 @@ from regnet_deploy.training.execution import ExecutionRequest, default_workers, 
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import make_trainer
 
-#: Seconds of each of the two measurements, and the steps before that of the network.
-_SECONDS, _WARM_UP = 2.0, 2
+#: Seconds of each of the two measurements.
+_SECONDS = 2.0
 #: Images that are prepared, evenly from all; images of a step on a CPU, whose speed hardly depends on it.
-_IMAGES, _CPU_BATCH = 256, 16
+_IMAGES, _CPU_BATCH = 256, 8
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class TrainingRates:
         """Return both rates as name and value."""
         kept = "; all stay in memory, decoded once" if self.in_memory else ""
         return [
-            ("one loading process", f"{self.loaded:,.0f} images/s, decoded and augmented to {self.crop} px{kept}"),
-            ("a training step", f"{self.used:,.0f} images/s of {self.network}, batch {self.batch}, {self.device}"),
+            ("one loading process", f"{_shown(self.loaded)} images/s, decoded and augmented to {self.crop} px{kept}"),
+            ("a training step", f"{_shown(self.used)} images/s of {self.network}, batch {self.batch}, {self.device}"),
         ]
 
     def findings(self) -> list[Finding]:
@@ -116,10 +117,7 @@ def measure_rates(
     trainer = make_trainer(AnyNet(architecture.network, architecture.classes), execution, recipe, preprocessing)
     pixels = torch.zeros((batch, preprocessing.crop, preprocessing.crop, 3), dtype=torch.uint8)
     step = Batch(pixels, torch.zeros((batch, 3)), torch.zeros(batch, dtype=torch.int64), [])
-    for _ in range(_WARM_UP):
-        trainer.step(step, 0.0)
-    trainer.synchronize()
-    used = _rate(batch, (float(trainer.step(step, 0.0)[0]) for _ in iter(int, 1)))
+    used = _rate(batch, (float(trainer.step(step, 0.0)[0]) for _ in itertools.repeat(None)))
     in_memory = fits_into_memory(images, preprocessing)
     return TrainingRates(
         network=architecture.name,
@@ -133,6 +131,10 @@ def measure_rates(
     )
 
 
+def _shown(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 def _keys(images: int) -> Iterator[tuple[int, int]]:
     epoch = 0
     while True:
@@ -141,9 +143,16 @@ def _keys(images: int) -> Iterator[tuple[int, int]]:
 
 
 def _rate(images: int, steps: Iterator[object]) -> float:
-    """Return the images/s of steps with this number of images, run one after the other for :data:`_SECONDS`."""
-    begun, done = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - begun) < _SECONDS or not done:
-        next(steps)
-        done += images
+    """Return the images/s of steps with this number of images, run one after the other for :data:`_SECONDS`.
+
+    The first step prepares buffers and is left out, unless it takes longer than all of that time.
+    """
+    begun = time.perf_counter()
+    next(steps)
+    elapsed, done = time.perf_counter() - begun, images
+    if elapsed < _SECONDS:
+        begun, done = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - begun) < _SECONDS or not done:
+            next(steps)
+            done += images
     return done / elapsed

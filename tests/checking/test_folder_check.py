@@ -10,10 +10,15 @@ import pytest
 from PIL import Image
 
 import regnet_deploy as rd
+from regnet_deploy.bundle import create_bundle
+from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.images import image_check
 from regnet_deploy.images.image_check import check_images, shared_cache
 from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.listing import list_images
+from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.space.network import Network
+from regnet_deploy.training import rates
 
 
 @pytest.fixture
@@ -125,19 +130,17 @@ def test_a_line_of_an_earlier_version_is_not_believed(data: Path, opened: list[s
     assert len(opened) == 12
 
 
-def test_a_bundle_adds_what_its_training_needs(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from regnet_deploy.bundle.manifest import Architecture
-    from regnet_deploy.images.preprocessing import default_preprocessing
-    from regnet_deploy.space.network import Network
-    from regnet_deploy.training import rates
-
-    monkeypatch.setattr(rates, "_SECONDS", 0.05)
+@pytest.fixture
+def small_bundle(tmp_path: Path) -> Path:
     architecture = Architecture.of(Network((1,), (8,), (8,), (1.0,)), name="small", classes=2, resolution=16)
     parts = {"architecture": architecture.to_json(), "preprocessing": default_preprocessing(16).to_json()}
-    from regnet_deploy.bundle import create_bundle
-
     create_bundle(tmp_path / "b", parts)
-    check = rd.check_folder(data, bundle=tmp_path / "b")
+    return tmp_path / "b"
+
+
+def test_a_bundle_adds_what_its_training_needs(data: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "_SECONDS", 0.05)
+    check = rd.check_folder(data, bundle=small_bundle)
     assert check.rates is not None
     assert min(check.rates.loaded, check.rates.used) > 0
     assert (check.rates.network, check.rates.crop, check.rates.in_memory) == ("small", 16, True)
@@ -147,14 +150,20 @@ def test_a_bundle_adds_what_its_training_needs(data: Path, tmp_path: Path, monke
     assert check.to_json()["rates"]["crop"] == 16
 
 
-def test_slow_loading_is_a_finding_with_the_number_of_processes() -> None:
-    from regnet_deploy.training.rates import TrainingRates
+def test_training_checks_no_image_again_that_was_checked(data: Path, small_bundle: Path) -> None:
+    rd.check_folder(data)
+    (data / "train/cat/new.png").write_bytes((data / "train/cat/0.png").read_bytes())
+    rd.train(small_bundle, data, rd.Recipe(epochs=1, batch_size=4))
+    (own,) = small_bundle.with_name("b.training").glob("checked-*")
+    assert [json.loads(line)["path"] for line in own.read_text().splitlines()] == ["train/cat/new.png"]
 
+
+def test_slow_loading_is_a_finding_with_the_number_of_processes() -> None:
     known = {"network": "n", "crop": 224, "batch": 128, "device": "GPU", "workers": 8, "in_memory": False}
-    (finding,) = TrainingRates(loaded=100.0, used=2050.0, **known).findings()
+    (finding,) = rates.TrainingRates(loaded=100.0, used=2050.0, **known).findings()
     assert finding.text == "training steps use 2,050 images/s, and 8 loading process(es) prepare 800 images/s"
     assert "`train --workers 21`" in finding.advice
-    assert TrainingRates(loaded=300.0, used=2050.0, **known).findings() == []
+    assert rates.TrainingRates(loaded=300.0, used=2050.0, **known).findings() == []
 
 
 def test_the_hash_is_that_of_the_library(data: Path) -> None:

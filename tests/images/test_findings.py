@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.images.dataset import build_dataset
+from regnet_deploy.images.findings import dataset_findings
 from regnet_deploy.images.image_check import check_images
 from regnet_deploy.images.listing import list_images
 
@@ -147,3 +148,24 @@ def test_files_that_were_not_read_have_no_findings(data: Path) -> None:
     listing = list_images(data)
     unread = ImageCheck("", 0, 0, "", 0, 0, "")
     assert build_dataset(listing, dict.fromkeys(listing.source.names, unread)).findings == ()
+
+
+def test_images_that_were_saved_again_in_another_split_or_class_are_named(data: Path) -> None:
+    for name, copy_name in (("train/cat/0.png", "val/cat/a.png"), ("train/dog/1.png", "train/cat/b.png")):
+        Image.open(data / name).convert("L").save(data / copy_name)
+    said = findings(data)
+    assert said == (
+        "1 of 3 validation images look nearly like training images: train/cat/0.png ~ val/cat/a.png",
+        "1 image looks nearly like an image of another class: train/cat/b.png ~ train/dog/1.png",
+    )
+
+
+@pytest.mark.parametrize("with_val", [True, False])
+def test_copies_are_said_to_be_on_both_sides_only_where_a_share_is_held_out(data: Path, with_val: bool) -> None:
+    copy(data, "train/cat/0.png", "train/cat/copy.png")
+    checked = check_images(list_images(data).source)
+    subsets = [{name: one for name, one in checked.items() if name.startswith(each)} for each in ("train", "val")]
+    labels = {name: name.split("/")[1] for name in checked}
+    (finding,) = dataset_findings(subsets[0], subsets[1] if with_val else {}, labels)
+    assert (finding.kind, finding.serious) == ("exact-copies", False)
+    assert ("on both sides" in finding.advice) is not with_val
