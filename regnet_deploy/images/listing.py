@@ -71,7 +71,7 @@ def list_images(root: str | Path, *, test: bool = False) -> ImageListing:
             left_out[f"{below.split('/')[0]}/"] = unused
             continue
         found, left_out_here = class_files(folder, below)
-        splits[split] = _spelled_alike(found, train)
+        splits[split] = spelled_alike(found, train)
         left_out |= left_out_here
         if not any(found.values()):
             raise DataError(f"{folder / below} has class folders and no files in them: add images, or remove it")
@@ -133,8 +133,8 @@ def ensure_no_split_twice(listing: ImageListing, val_split: float | None, test_s
 def spelled_as(listing: ImageListing, labels: Sequence[str]) -> ImageListing:
     """Return a listing with its classes spelled as these labels, where only the form of Unicode is another."""
     like = dict.fromkeys(labels, ())
-    val, test = (None if split is None else _spelled_alike(split, like) for split in (listing.val, listing.test))
-    return replace(listing, train=_spelled_alike(listing.train, like), val=val, test=test)
+    val, test = (None if split is None else spelled_alike(split, like) for split in (listing.val, listing.test))
+    return replace(listing, train=spelled_alike(listing.train, like), val=val, test=test)
 
 
 def beside_splits(root: Path, layout: Layout) -> dict[str, str]:
@@ -218,7 +218,7 @@ def class_files(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], dic
     return classes, left_out
 
 
-def _spelled_alike(
+def spelled_alike(
     classes: Mapping[str, tuple[str, ...]], like: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
     """Return classes by the names that others have, where these are the same in another form of Unicode."""

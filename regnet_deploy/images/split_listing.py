@@ -10,7 +10,7 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.images.folder_files import entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.images.layout import find_layout, split_of
-from regnet_deploy.images.listing import absolute_folder, beside_splits, class_files
+from regnet_deploy.images.listing import absolute_folder, beside_splits, class_files, spelled_alike
 
 #: Class of images that lie in a split without class folders.
 NO_CLASS = ""
@@ -50,7 +50,8 @@ class SplitListing:
 def list_splits(root: str | Path) -> SplitListing:
     """Find the splits of a folder, their class folders, and all files below them.
 
-    Splits need not have the same classes.
+    Splits need not have the same classes. A class that is spelled in another form of Unicode than in ``train`` has the
+    name that it has there.
 
     Raises:
         DataError: no such folder, no class folders, names that can be read in two ways, or a folder that cannot be
@@ -70,7 +71,8 @@ def list_splits(root: str | Path) -> SplitListing:
             splits[split] = {NO_CLASS: tuple(f"{below}/{name}" for name in inside.files)}
             left_out |= {f"{below}/{name}": reason for name, reason in inside.left_out.items()}
         else:
-            splits[split], left_out_here = class_files(folder, below)
+            classes, left_out_here = class_files(folder, below)
+            splits[split] = spelled_alike(classes, splits["train"]) if split != "train" else classes
             left_out |= left_out_here
     names = tuple(name for classes in splits.values() for files in classes.values() for name in files)
     if not names:

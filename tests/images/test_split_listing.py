@@ -36,6 +36,11 @@ def test_class_folders_alone_are_training_images(tmp_path: Path) -> None:
     assert found.folders == {"train": ""}
 
 
+def test_a_class_in_another_form_of_unicode_is_the_same(tmp_path: Path) -> None:
+    found = list_splits(make(tmp_path, "train/caf\u00e9/1.png", "train/dog/2.png", "val/cafe\u0301/3.png"))
+    assert found.splits["val"] == {"caf\u00e9": ("val/cafe\u0301/3.png",)}
+
+
 def test_images_to_test_on_need_no_class_folders(tmp_path: Path) -> None:
     found = list_splits(make(tmp_path, "train/cat/1.png", "train/dog/2.png", "test/3.png", "test/read.me"))
     assert found.splits["test"] == {NO_CLASS: ("test/3.png",)}
