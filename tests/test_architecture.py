@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "profiling": {"runtimes", "models", "images", "space"},
     "training": {"evaluation", "models", "images", "space"},
     "checking": {"training", "models", "images", "space"},
-    "sweeping": {"selection", "training", "profiling", "populations", "models", "images", "space"},
+    "sweeping": {"evaluation", "selection", "training", "profiling", "populations", "models", "images", "space"},
     "exporting": {"engines", "runtimes", "models", "images", "space", "profiling"},
     "evaluation": {"exporting", "profiling", "runtimes", "models", "images", "space"},
     "importing": {"models", "profiling", "images", "space"},

@@ -85,6 +85,11 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
     type=FiniteFloat(0, 1, min_open=True, max_open=True),
     help="Fraction of the images that is held out for validation.",
 )
+@click.option(
+    "--test-split",
+    type=FiniteFloat(0, 1, min_open=True, max_open=True),
+    help="Fraction that is held out for a test with `train --test-split`; a sweep does not read it.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--threads", type=threads_type(), help="CPU threads of a trial.  [default: all cores]")
@@ -155,6 +160,7 @@ def command(**options: Any) -> None:
         ),
         threads=options["threads"],
         retry=options["retry"],
+        test_split=options["test_split"],
     )
     with continued_from(training.store), terminal_progress() as progress:
         result = sweep(space, band, options["n"], training, progress, seed=options["seed"])

@@ -49,6 +49,11 @@ _OPTIONS = (
         type=FiniteFloat(0, 1, min_open=True, max_open=True),
         help="With --try: fraction of the images that is held out for validation.",
     ),
+    click.option(
+        "--test-split",
+        type=FiniteFloat(0, 1, min_open=True, max_open=True),
+        help="With --try: fraction that is held out to test the chosen candidate on, if DIR has no test/.",
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="With --try."),
     click.option("--threads", type=threads_type(), help="With --try: CPU threads of a trial.  [default: all cores]"),
     click.option("--retry", is_flag=True, help="With --try: train candidates again that diverged or failed."),
@@ -59,7 +64,19 @@ _OPTIONS = (
         "--store", type=click.Path(path_type=Path), help="With --try: file of the results.  [default: BUNDLE.tried]"
     ),
 )
-_NAMES = ("data", "epochs", "lr", "batch_size", "crop_area", "flip", "val_split", "device", "threads", "retry")
+_NAMES = (
+    "data",
+    "epochs",
+    "lr",
+    "batch_size",
+    "crop_area",
+    "flip",
+    "val_split",
+    "test_split",
+    "device",
+    "threads",
+    "retry",
+)
 
 
 def try_options(function: F) -> F:
@@ -124,6 +141,7 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
         executor=make_executor(options["ray"], None, None, execution.device, options["threads"]),
         threads=options["threads"],
         retry=options["retry"],
+        test_split=options["test_split"],
     )
     with continued_from(training.store), terminal_progress() as progress:
         return select_by_training(selection, options["tries"], training, progress)

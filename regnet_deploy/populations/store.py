@@ -84,6 +84,8 @@ class TrialOutcome:
         message: why the trial diverged or failed.
         machine: the machine, with device, threads and precision.
         finished: date and time of the end, UTC.
+        test: ``top1`` of the best epoch, as a share, on ``images`` to test on, and their ``digest``; None if it was not
+            measured.
     """
 
     state: str
@@ -95,10 +97,14 @@ class TrialOutcome:
     message: str = ""
     machine: Mapping[str, Any] = field(default_factory=dict)
     finished: str = ""
+    test: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data; ``TrialOutcome(**data)`` reads it."""
-        return {**self.__dict__, "history": [dict(each) for each in self.history], "machine": dict(self.machine)}
+        data = {**self.__dict__, "history": [dict(each) for each in self.history], "machine": dict(self.machine)}
+        if self.test is None:
+            del data["test"]  # earlier versions do not have it
+        return data
 
 
 class Store:

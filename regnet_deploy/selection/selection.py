@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,32 @@ MIN_DISTANCE = 1.0
 
 
 @dataclass(frozen=True)
+class UnseenError:
+    """Top-1 error of the chosen candidate on images by which nothing was chosen, percent.
+
+    Attributes:
+        error: the error.
+        low: lower end of its 95 % interval (Wilson).
+        high: upper end.
+        images: number of images.
+        digest: sha256 of them.
+    """
+
+    error: float
+    low: float
+    high: float
+    images: int
+    digest: str
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return (
+            f"{self.error:.2f} % on {self.images:,} test images, which no choice saw (95 % interval {self.low:.2f} to "
+            f"{self.high:.2f} %)"
+        )
+
+
+@dataclass(frozen=True)
 class MeasuredRanking:
     """The candidates that were trained, ranked by their measured error.
 
@@ -44,11 +70,13 @@ class MeasuredRanking:
         errors: for each trained candidate, the best first: epochs -> top-1 error, percent, of each of its rounds.
         ranks: the rank that each of them had before, from 1.
         data: the folder of images.
+        test: error of the first on the images to test on; None if there are none.
     """
 
     errors: tuple[Mapping[int, float], ...]
     ranks: tuple[int, ...]
     data: str
+    test: UnseenError | None = None
 
     def final_errors(self) -> list[float]:
         """Return the error of the longest training of each candidate, percent; NaN where none was completed."""
@@ -62,7 +90,7 @@ class MeasuredRanking:
         return (
             f"lowest measured error of {len(self.errors)} candidates that were trained on {self.data}{how}: "
             f"{self.errors[0][epochs]:.2f} % top-1 error after {epochs} epoch{'s' * (epochs > 1)}; "
-            f"its rank before training was {self.ranks[0]}"
+            f"its rank before training was {self.ranks[0]}{f'; {self.test}' if self.test else ''}"
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -73,6 +101,7 @@ class MeasuredRanking:
                 {"rank_before": rank, "errors_percent": {str(epochs): error for epochs, error in sorted(known.items())}}
                 for rank, known in zip(self.ranks, self.errors, strict=True)
             ],
+            **({"test": asdict(self.test)} if self.test else {}),
         }
 
 
@@ -192,7 +221,11 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
 
 
 def ranked_by_measurement(
-    selection: Selection, order: Sequence[int], errors: Sequence[Mapping[int, float]], data: str
+    selection: Selection,
+    order: Sequence[int],
+    errors: Sequence[Mapping[int, float]],
+    data: str,
+    test: UnseenError | None = None,
 ) -> Selection:
     """Return the selection with the trained candidates first, by measured error, and the others after them.
 
@@ -201,8 +234,9 @@ def ranked_by_measurement(
         order: ranks of the trained candidates, the best first.
         errors: of each of them, in this order: epochs -> top-1 error, percent.
         data: the folder of images.
+        test: error of the best one on the images to test on; None if there are none.
     """
-    ranking = MeasuredRanking(tuple(errors), tuple(rank + 1 for rank in order), data)
+    ranking = MeasuredRanking(tuple(errors), tuple(rank + 1 for rank in order), data, test)
     measured = np.full(selection.considered, np.nan)
     measured[list(order)] = ranking.final_errors()
     others = np.delete(np.arange(selection.considered), list(order))

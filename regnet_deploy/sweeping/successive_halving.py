@@ -8,16 +8,18 @@ round continues.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
+from regnet_deploy.evaluation.metrics import Share
 from regnet_deploy.populations.store import Trial, check_store_path, lock_store, open_store
 from regnet_deploy.progress import Progress
-from regnet_deploy.selection.selection import Selection, diverse_ranks, ranked_by_measurement
+from regnet_deploy.selection.selection import Selection, UnseenError, diverse_ranks, ranked_by_measurement
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.network import Network
 from regnet_deploy.sweeping.sweep import (
@@ -39,10 +41,12 @@ class HalvingResult:
     Attributes:
         candidate: its index among the candidates.
         errors: epochs -> top-1 error, percent, of each round that it completed.
+        test: epochs -> its error on the images to test on, of the last round; by this nothing is chosen.
     """
 
     candidate: int
     errors: dict[int, float]
+    test: dict[int, UnseenError] = field(default_factory=dict)
 
 
 def select_by_training(selection: Selection, n: int, options: SweepOptions, progress: Progress) -> Selection:
@@ -62,7 +66,8 @@ def select_by_training(selection: Selection, n: int, options: SweepOptions, prog
     networks = [selection.candidate(rank).network for rank in ranks]
     results = successive_halving(networks, selection.budget.resolution, options, progress)
     order, errors = [ranks[each.candidate] for each in results], [each.errors for each in results]
-    return ranked_by_measurement(selection, order, errors, str(options.data))
+    best = results[0]
+    return ranked_by_measurement(selection, order, errors, str(options.data), best.test.get(max(best.errors)))
 
 
 def rounds(candidates: int, epochs: int) -> list[tuple[int, int]]:
@@ -100,19 +105,22 @@ def successive_halving(
     """
     check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
-    listing = list_folder(options.data, options.val_split)
+    listing = list_folder(options.data, options.val_split, options.test_split, test=True)
     results = [HalvingResult(candidate, {}) for candidate in range(len(networks))]
     with lock_store(options.store):
-        folder = check_folder(listing, options.val_split, options.recipe.seed, options.store, progress)
+        folder = check_folder(
+            listing, options.val_split, options.recipe.seed, options.store, progress, options.test_split
+        )
         report_oversized_batch(options.recipe, folder, progress)
         identity = {"tried": len(networks), **sweep_identity(folder, options, resolution)}
         with open_store(options.store, identity) as store:
             if options.retry:
                 reset_failures(store, progress)
-            images = load_images(folder, options.recipe, resolution, progress)
+            images = load_images(folder, options.recipe, resolution, progress, test=True)
             round_options = replace(options, recipe=replace(options.recipe, warmup_epochs=None))
             remaining, first = list(results), 0
-            for size, epochs in rounds(len(networks), options.recipe.epochs):
+            planned = rounds(len(networks), options.recipe.epochs)
+            for size, epochs in planned:
                 remaining = remaining[:size]
                 progress.message(f"{len(remaining)} candidates, {epochs} epoch{'s' if epochs > 1 else ''} each")
                 trials = [
@@ -120,15 +128,25 @@ def successive_halving(
                     for i, each in enumerate(remaining)
                 ]
                 store.add(trials)
-                run_pending_trials(store, trials, images, round_options, progress)
+                of_round = images if epochs == planned[-1][1] else replace(images, test=None)
+                run_pending_trials(store, trials, of_round, round_options, progress)
                 outcomes = store.outcomes()
                 for trial, each in zip(trials, remaining, strict=True):
                     error = outcomes[trial.number].error
                     if error is not None:
                         each.errors[epochs] = error
+                    test = outcomes[trial.number].test
+                    if test is not None:
+                        each.test[epochs] = _unseen_error(test)
                 remaining.sort(key=lambda each: each.errors.get(epochs, math.inf))
                 first += len(trials)
     return _ranked(results)
+
+
+def _unseen_error(test: Mapping[str, Any]) -> UnseenError:
+    right = Share.of(round(test["top1"] * test["images"]), test["images"])
+    error, low, high = (round(100 * (1 - share), 6) for share in (right.value, right.high, right.low))
+    return UnseenError(error, low, high, test["images"], test["digest"])
 
 
 def _ranked(results: list[HalvingResult]) -> list[HalvingResult]:

@@ -56,6 +56,8 @@ class SweepOptions:
         executor: what runs the trials.
         threads: CPU threads of a trial; None means all cores.
         retry: whether trials that diverged or failed are trained again.
+        test_split: fraction of each class that is held out to test on; None means none. A sweep does not read these
+            images: they stay unseen.
     """
 
     data: Path
@@ -66,6 +68,7 @@ class SweepOptions:
     executor: Executor = run_locally
     threads: int | None = None
     retry: bool = False
+    test_split: float | None = None
 
 
 @dataclass(frozen=True)
@@ -125,11 +128,13 @@ def sweep(space: Space, band: Band, n: int, options: SweepOptions, progress: Pro
     """
     check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
-    listing = list_folder(options.data, options.val_split)
+    listing = list_folder(options.data, options.val_split, options.test_split)
     band = replace(band, classes=len(listing.train), stem_stride=band.stride)
     trials = planned_trials(space, band, options.recipe.epochs, n, seed, progress)
     with lock_store(options.store):
-        folder = check_folder(listing, options.val_split, options.recipe.seed, options.store, progress)
+        folder = check_folder(
+            listing, options.val_split, options.recipe.seed, options.store, progress, options.test_split
+        )
         report_oversized_batch(options.recipe, folder, progress)
         identity = {
             **sweep_identity(folder, options, band.resolution),
@@ -173,6 +178,7 @@ def sweep_identity(folder: ImageDataset, options: SweepOptions, resolution: int)
             "classes": len(folder.classes),
             "train_images": len(folder.train),
             "val_images": len(folder.val),
+            **({"test_digest": folder.test_digest} if folder.test else {}),
         },
         "resolution": resolution,
         "recipe": {name: value for name, value in fitted.items() if name != "fine_tune"},

@@ -8,11 +8,18 @@ from pathlib import Path
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, build_dataset
 from regnet_deploy.images.dataset_summary import dataset_lines
+from regnet_deploy.images.hold_out import ensure_shares
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.images.listing import ImageListing, ensure_no_split_twice, ensure_several_classes, list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.progress import Progress
-from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, evaluation_dataset, training_dataset
+from regnet_deploy.training.data_loader import (
+    EvaluationDataset,
+    ImageSubset,
+    TrainingDataset,
+    evaluation_dataset,
+    training_dataset,
+)
 from regnet_deploy.training.recipe import Recipe
 
 
@@ -25,29 +32,47 @@ class SweepImages:
         validation: the validation images.
         preprocessing: input size and normalization.
         classes: number of classes.
+        test: images to test the best epoch of each network on; None if that is not reported.
+        test_digest: sha256 of them; empty likewise.
     """
 
     training: TrainingDataset
     validation: EvaluationDataset
     preprocessing: Preprocessing
     classes: int
+    test: EvaluationDataset | None = None
+    test_digest: str = ""
 
 
-def list_folder(data: Path, val_split: float | None) -> ImageListing:
+def list_folder(
+    data: Path, val_split: float | None, test_split: float | None = None, *, test: bool = False
+) -> ImageListing:
     """List a folder of images without opening them.
+
+    Args:
+        data: the folder.
+        val_split: share to hold out for validation; None is the default.
+        test_split: share to hold out to test on; None is none.
+        test: whether images of the folder to test on are wanted.
 
     Raises:
         DataError: the folder does not exist, or does not contain class folders.
-        UsageError: a validation split is given, but the folder has validation images of its own.
+        UsageError: a share is given, but the folder has such images of its own; or both leave nothing to train on.
     """
-    listing = list_images(data)
-    ensure_no_split_twice(listing, val_split, None)
+    ensure_shares(val_split, test_split)
+    listing = list_images(data, test=test or test_split is not None)
+    ensure_no_split_twice(listing, val_split, test_split)
     ensure_several_classes(listing)
     return listing
 
 
 def check_folder(
-    listing: ImageListing, val_split: float | None, seed: int, store: Path, progress: Progress
+    listing: ImageListing,
+    val_split: float | None,
+    seed: int,
+    store: Path,
+    progress: Progress,
+    test_split: float | None = None,
 ) -> ImageDataset:
     """Check the images of a folder and split them; the results of the check are cached beside the store.
 
@@ -58,14 +83,26 @@ def check_folder(
     cache = cache.with_name(f".{cache.name}")  # shared by all sweeps in the folder
     checked = check_images(listing.source, cache, progress, also=[shared_cache(listing.root)])
     share = DEFAULT_VAL_SPLIT if val_split is None else val_split
-    return build_dataset(listing, checked, val_split=share, seed=seed)
+    return build_dataset(listing, checked, val_split=share, test_split=test_split, seed=seed)
 
 
-def load_images(folder: ImageDataset, recipe: Recipe, resolution: int, progress: Progress) -> SweepImages:
-    """Report a checked folder, and open it at a resolution; the images are kept in memory if they fit."""
+def load_images(
+    folder: ImageDataset, recipe: Recipe, resolution: int, progress: Progress, *, test: bool = False
+) -> SweepImages:
+    """Report a checked folder, and open it at a resolution; the images are kept in memory if they fit.
+
+    Args:
+        folder: the images.
+        recipe: how they are augmented.
+        resolution: pixels.
+        progress: receives what is to be said of them.
+        test: whether images to test on, if there are some, are opened too.
+    """
     for line in dataset_lines(folder):
         progress.message(line)
     preprocessing = default_preprocessing(resolution)
     training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
     validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)
-    return SweepImages(training, validation, preprocessing, len(folder.classes))
+    tested = EvaluationDataset(ImageSubset(folder.source, folder.test), preprocessing) if test and folder.test else None
+    digest = folder.test_digest if tested else ""
+    return SweepImages(training, validation, preprocessing, len(folder.classes), tested, digest)

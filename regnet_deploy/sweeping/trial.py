@@ -11,12 +11,13 @@ from typing import Any
 import torch
 
 from regnet_deploy.bundle.training import Execution
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome
 from regnet_deploy.profiling.machine import describe_machine
 from regnet_deploy.sweeping.sweep_images import SweepImages
-from regnet_deploy.training.data_loader import LoaderDied
+from regnet_deploy.training.data_loader import LoaderDied, load, number_batches
+from regnet_deploy.training.evaluate import evaluate
 from regnet_deploy.training.execution import default_workers, device_name, disable_tf32
 from regnet_deploy.training.loop import DivergenceError, TrainingCallbacks, TrainingRun, fit
 from regnet_deploy.training.recipe import Recipe
@@ -58,7 +59,7 @@ def run_trial(
     fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training))
     start = time.perf_counter()
     run: TrainingRun | None = None
-    state, message = DONE, ""
+    state, message, test = DONE, "", None
     try:
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
         trainer = make_trainer(model, execution, fitted, images.preprocessing)
@@ -66,6 +67,7 @@ def run_trial(
         workers = workers if max_workers is None else min(workers, max_workers)
         run = TrainingRun(trainer, images.training, images.validation, images.preprocessing, workers)
         fit(run, _callbacks(run, fitted, on_step))
+        test = _test(run, images)
     except DivergenceError as error:
         state, message = DIVERGED, str(error).partition(":")[0]
     except (UsageError, LoaderDied, RuntimeError) as error:
@@ -82,6 +84,7 @@ def run_trial(
         message=message,
         machine=describe_worker(execution),
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        test=test,
     )
     del run
     if execution.device == "cuda":
@@ -113,6 +116,24 @@ def describe_worker(execution: Execution) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+def _test(run: TrainingRun, images: SweepImages) -> dict[str, Any] | None:
+    """Measure the weights of the best epoch on the images to test on, if there are some.
+
+    Raises:
+        DataError: none of them can be read any more.
+    """
+    if images.test is None:
+        return None
+    run.trainer.model.load_state_dict(run.best)
+    batches = number_batches(len(images.test), run.trainer.recipe.batch)
+    loaded = load(images.test, batches, run.workers, run.trainer.execution.device == "cuda")
+    result = evaluate(run.trainer, loaded, run.preprocessing)
+    if not result.images:
+        name, reason = result.unreadable[0]
+        raise DataError(f"none of the test images can be read any more ({name}: {reason}): are they still there?")
+    return {"top1": result.top1, "images": result.images, "digest": images.test_digest}
 
 
 def _callbacks(run: TrainingRun, recipe: Recipe, on_step: StepCallback) -> TrainingCallbacks:

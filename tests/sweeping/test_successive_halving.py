@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome, read_store
-from regnet_deploy.sweeping.successive_halving import FACTOR, HalvingResult, rounds, successive_halving
+from regnet_deploy.progress import NoProgress
+from regnet_deploy.selection.budget import Budget
+from regnet_deploy.selection.selection import select
+from regnet_deploy.sweeping.successive_halving import (
+    FACTOR,
+    HalvingResult,
+    rounds,
+    select_by_training,
+    successive_halving,
+)
+from regnet_deploy.sweeping.sweep import SweepOptions
 from regnet_deploy.sweeping.trial import run_locally
 from regnet_deploy.training.recipe import Recipe
 
@@ -140,3 +153,29 @@ def test_real_networks_are_trained_for_the_epochs_of_their_round(call: Any, tmp_
     assert all(trial.macs > 0 and trial.parameters > 0 and trial.activations > 0 for trial in plan)
     finals = {int(trial.drawn["candidate"]): found[trial.number].error for trial in plan[4:]}
     assert ranked[0].errors[3] == min(finals.values())
+
+
+@pytest.mark.parametrize("share", [None, 0.2])
+def test_the_chosen_candidate_is_reported_on_images_by_which_nothing_is_chosen(
+    data: Path, tmp_path: Path, recipe: Recipe, execution: Execution, share: float | None
+) -> None:
+    folder = tmp_path / "images"
+    shutil.copytree(data / "train" if share else data, folder)
+    if share is None:
+        shutil.copytree(data / "val", folder / "test")
+    budget = Budget(macs=2e6, tolerance=0.1, family="x", resolution=16, classes=3, stem_stride=2)
+    options = SweepOptions(folder, tmp_path / "a.tried", recipe, execution=execution, threads=1, test_split=share)
+    chosen = select_by_training(select(budget), 2, options, NoProgress()).measured_ranking
+    assert chosen is not None
+    assert chosen.test is not None
+    assert chosen.test.images == (6 if share else 12)
+    assert chosen.test.low <= chosen.test.error <= chosen.test.high
+    assert chosen.to_json()["test"]["digest"]
+    assert "test images, which no choice saw (95 % interval" in chosen.reason()
+    if share is None:
+        assert chosen.test.error == pytest.approx(chosen.final_errors()[0])  # the same images as for validation
+        shutil.rmtree(folder / "test")
+        without = replace(options, store=tmp_path / "b.tried")
+        other = select_by_training(select(budget), 2, without, NoProgress()).measured_ranking
+        assert other is not None
+        assert (other.test, other.errors, other.ranks) == (None, chosen.errors, chosen.ranks)
