@@ -184,7 +184,8 @@ class Bundle:
         """
         if logical not in self.files:
             stem = logical.split(".")[0]
-            raise MissingPart(f"{self.path} has no {logical} yet: run `{_command(stem, self.path)}` first")
+            lacks = "is not exported yet" if stem == "golden" else f"has no {logical} yet"
+            raise MissingPart(f"{self.path} {lacks}: run `{_command(stem, self.path)}` first")
         return self.path / self.files[logical].name
 
     def read(self, logical: str) -> bytes:

@@ -35,7 +35,7 @@ def training_section(card: ModelCard) -> Section:
         *_class_sizes(card),
         *_linear_probe(training),
         *(("finding", finding) for finding in data.findings),
-        ("left out", f"{len(data.rejected):,} unusable files"),
+        ("left out", f"files and folders that are no images for training: {len(data.rejected):,}"),
         ("digest of the data", data.digest),
         ("recipe", ", ".join(f"{name} {value}" for name, value in training.recipe.items())),
         ("start", training.lineage.start),

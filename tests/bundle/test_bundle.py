@@ -59,6 +59,8 @@ def test_a_missing_part_names_the_command_that_makes_it(tmp_path):
     made = create_bundle(tmp_path / "b", PARTS)
     with pytest.raises(MissingPart, match=r"has no profile yet: run `regnet-deploy profile \S+/b` first"):
         assert made.profile
+    with pytest.raises(MissingPart, match=r"/b is not exported yet: run `regnet-deploy export --onnx \S+/b` first"):
+        made.read("golden.safetensors")
     with pytest.raises(
         MissingPart, match=r"has no weights\.safetensors yet: run `regnet-deploy train --data DIR \S+` first"
     ):

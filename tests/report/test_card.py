@@ -76,7 +76,7 @@ def test_before_training_the_card_says_what_is_missing(selected):
 def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete):
     text = text_of(model_card(complete))
     assert "90.00 % of 60 images (95 % interval 79.85 to 95.34 %), epoch 2 of 2; chosen on these images" in text
-    assert "1 unusable files" in text
+    assert "files and folders that are no images for training: 1" in text
     assert "passed on onnxruntime 1.32.0 (cpu)" in text
     assert "built without a GPU" in text
 
