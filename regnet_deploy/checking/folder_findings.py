@@ -168,7 +168,7 @@ def _balance(train: Mapping[str, list[ImageCheck]]) -> Iterable[Finding]:
             f"the largest class has {ratio:,.0f} times the training images of the smallest: {largest} "
             f"{counts[largest]:,}, {smallest} {counts[smallest]:,}",
             "the accuracy is mostly that of the large classes: look at the recall of each class with `regnet-deploy "
-            "evaluate`, and collect images of the small ones",
+            "evaluate BUNDLE --data DIR`, and collect images of the small ones",
         )
     few = {label: count for label, count in counts.items() if count < FEW_IMAGES}
     if few:
