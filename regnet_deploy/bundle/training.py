@@ -98,7 +98,11 @@ class Autotune(Record, frozen=True, kw_only=True):
 
 
 class Epoch(Record, frozen=True, kw_only=True):
-    """Metrics of one epoch; top-1 values are shares."""
+    """Metrics of one epoch; top-1 values are shares.
+
+    Those of the validation images are of the weights after the epoch. With ``average_`` before the name they are of the
+    moving average of the weights; None if there is none.
+    """
 
     epoch: int
     lr: float
@@ -109,20 +113,33 @@ class Epoch(Record, frozen=True, kw_only=True):
     val_images: int
     images_per_s: float
     seconds: float
+    average_val_loss: float | None = None
+    average_val_top1: float | None = None
 
 
 class BestEpoch(Record, frozen=True, kw_only=True):
-    """The epoch whose weights the bundle has; 0 is the linear probe of a fine-tuning."""
+    """The epoch whose weights the bundle has; 0 is the linear probe of a fine-tuning.
+
+    Attributes:
+        epoch: its number, from 1.
+        val_top1: share of the validation images that these weights classify right.
+        val_loss: their mean cross-entropy on them.
+        val_images: number of validation images.
+        averaged: True if they are the moving average of the weights after this epoch, else None.
+    """
 
     epoch: int
     val_top1: float
     val_loss: float
     val_images: int
+    averaged: bool | None = None
 
     @property
     def name(self) -> str:
         """``epoch 3``, or what epoch 0 is."""
-        return f"epoch {self.epoch}" if self.epoch else "epoch 0, the linear probe"
+        if not self.epoch:
+            return "epoch 0, the linear probe"
+        return f"epoch {self.epoch}, averaged" if self.averaged else f"epoch {self.epoch}"
 
 
 class UnseenAccuracy(Record, frozen=True, kw_only=True):
@@ -166,6 +183,36 @@ class LinearProbe(Record, frozen=True, kw_only=True):
     seconds: float
 
 
+class RateTrial(Record, frozen=True, kw_only=True):
+    """A short training with one learning rate, and what it reached.
+
+    Attributes:
+        lr: rate for a batch of 128 images.
+        val_loss: mean cross-entropy on the validation images; None if the loss was not finite.
+        val_top1: share of them that was classified right; None likewise.
+    """
+
+    lr: float
+    val_loss: float | None
+    val_top1: float | None
+
+
+class LearningRateProbe(Record, frozen=True, kw_only=True):
+    """Trials of learning rates before a training, all from the weights that it starts from.
+
+    Attributes:
+        lr: the rate that was chosen, for a batch of 128 images.
+        steps: of each trial.
+        trials: in the order in which they were made.
+        seconds: time of all of them.
+    """
+
+    lr: float
+    steps: int
+    trials: tuple[RateTrial, ...]
+    seconds: float
+
+
 class Lineage(Record, frozen=True, kw_only=True):
     """What the training started from.
 
@@ -191,11 +238,13 @@ class Training(Record, frozen=True, kw_only=True):
         execution: of the steps.
         history: metrics by epoch.
         stopped: whether the user ended it before its last epoch.
+        early: True if it ended before its last epoch because no more epoch was better, else None.
         best: the epoch of the weights.
         seconds: in all.
         lineage: what it started from.
         probe: the linear probe of a fine-tuning; None if there was none.
         test: accuracy on the images to test on; None if there are none, or if it was not measured.
+        lr_probe: the trials of the learning rate; None if there were none.
     """
 
     recipe: dict[str, Any]
@@ -210,3 +259,5 @@ class Training(Record, frozen=True, kw_only=True):
     lineage: Lineage
     probe: LinearProbe | None = None
     test: UnseenAccuracy | None = None
+    lr_probe: LearningRateProbe | None = None
+    early: bool | None = None

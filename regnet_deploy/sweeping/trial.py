@@ -19,8 +19,9 @@ from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.training.data_loader import LoaderDied, load, number_batches
 from regnet_deploy.training.evaluate import evaluate
 from regnet_deploy.training.execution import default_workers, device_name, disable_tf32
-from regnet_deploy.training.loop import DivergenceError, TrainingCallbacks, TrainingRun, fit
+from regnet_deploy.training.loop import fit
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.run import DivergenceError, TrainingCallbacks, TrainingRun
 from regnet_deploy.training.trainer import make_trainer
 
 #: Called with the completed fraction of a trial, 0 to 1, and images/s.

@@ -1,7 +1,8 @@
 """The checkpoint: what a run needs to continue as if it had never stopped, or to end now, in one safetensors file.
 
-The tensors are the weights, their momenta, the best weights so far and the sample images of the bundle; the rest is
-JSON in the metadata of the file. The images of the run are needed to continue it, but not to end it.
+The tensors are the weights, their momenta and moving average, the best weights so far, those that trials of the
+learning rate start from, and the sample images of the bundle; the rest is JSON in the metadata of the file. The images
+of the run are needed to continue it, but not to end it.
 There is no random state to store: order and augmentation are functions of seed, epoch and image. The file is replaced
 by a rename, so it is always complete.
 """
@@ -19,15 +20,25 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.bundle.record import Record, to_json
-from regnet_deploy.bundle.training import Autotune, BestEpoch, Epoch, LinearProbe, TrainingData
+from regnet_deploy.bundle.training import (
+    Autotune,
+    BestEpoch,
+    Epoch,
+    LearningRateProbe,
+    LinearProbe,
+    RateTrial,
+    TrainingData,
+)
 from regnet_deploy.durable_files import TEMPORARY, sync_folder, write_whole
 from regnet_deploy.errors import BundleError, DataError, require
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT
 from regnet_deploy.training.trainer import Trainer
 
 FILE = "checkpoint.safetensors"
-SCHEMA = 3
-_GROUPS = ("model", "momentum", "best", "samples")
+SCHEMA = 4
+#: Earlier schemas that are read: 3 has neither averages nor trials of the learning rate.
+_READ = (3, SCHEMA)
+_GROUPS = ("model", "momentum", "best", "samples", "average", "start")
 
 
 @dataclass
@@ -36,8 +47,8 @@ class RunState:
 
     Attributes:
         epoch: completed epochs.
-        step: completed steps of the current epoch.
-        loss_sum: sum of the loss over the training images of this epoch so far.
+        step: completed steps of the current epoch, or of the current trial of a learning rate.
+        loss_sum: sum of the loss over the training images of this epoch or trial so far.
         right: correctly classified training images of this epoch so far.
         images: training images of this epoch so far.
         seconds: time of this epoch so far.
@@ -45,8 +56,12 @@ class RunState:
         history: metrics of each completed epoch.
         best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is completed, or
             if the linear probe is the best.
+        best_averaged: whether the best are the moving average of the weights after that epoch.
         unreadable: name -> reason, of images that could no longer be read.
         probe: the linear probe of a fine-tuning; None before it is fitted.
+        rate_trials: completed trials of learning rates.
+        trial_seconds: time of them.
+        lr_probe: their result; None before it is known.
     """
 
     epoch: int = 0
@@ -58,8 +73,12 @@ class RunState:
     step_seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
+    best_averaged: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
     probe: LinearProbe | None = None
+    rate_trials: list[RateTrial] = field(default_factory=list)
+    trial_seconds: float = 0.0
+    lr_probe: LearningRateProbe | None = None
 
     @property
     def best(self) -> BestEpoch | None:
@@ -67,9 +86,30 @@ class RunState:
         best = self.history[self.best_epoch - 1] if self.best_epoch else self.probe
         if best is None:
             return None
+        top1, loss = best.val_top1, best.val_loss
+        if self.best_averaged and isinstance(best, Epoch):
+            top1, loss = best.average_val_top1 or 0.0, best.average_val_loss or 0.0
         return BestEpoch(
-            epoch=self.best_epoch, val_top1=best.val_top1, val_loss=best.val_loss, val_images=best.val_images
+            epoch=self.best_epoch,
+            val_top1=top1,
+            val_loss=loss,
+            val_images=best.val_images,
+            averaged=self.best_averaged or None,
         )
+
+    def is_complete(self, recipe: Mapping[str, Any]) -> bool:
+        """Tell whether the run has the last epoch of this recipe, as JSON data, or has ended early.
+
+        It ends early with the epoch after which so many as its patience were not better than the best result.
+        """
+        patience = recipe.get("patience", 0)
+        waited = len(self.history) - self.best_epoch
+        return self.epoch == recipe["epochs"] or (patience > 0 and waited >= patience)
+
+    def begin_steps(self) -> None:
+        """Forget the steps of the epoch or trial that is completed."""
+        self.step, self.loss_sum, self.right, self.images = 0, 0.0, 0, 0
+        self.seconds = self.step_seconds = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data that :meth:`from_json` reads."""
@@ -79,12 +119,14 @@ class RunState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunState:
         """Return the state of this JSON data."""
-        probe = data.get("probe")
+        probe, lr_probe = data.get("probe"), data.get("lr_probe")
         return cls(
             **{
                 **data,
                 "history": [Epoch.from_json(epoch) for epoch in data["history"]],
                 "probe": None if probe is None else LinearProbe.from_json(probe),
+                "rate_trials": [RateTrial.from_json(trial) for trial in data.get("rate_trials", [])],
+                "lr_probe": None if lr_probe is None else LearningRateProbe.from_json(lr_probe),
             }
         )
 
@@ -125,6 +167,8 @@ class Checkpoint:
         best: weights and statistics of the best epoch so far, or with the linear probe as head; empty before the first
             of them.
         samples: ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``: some training images.
+        average: moving average of ``model``; empty if the recipe has none.
+        start: weights and statistics that trials of the learning rate start from; empty before and after them.
         torch: version of PyTorch that wrote it.
     """
 
@@ -136,21 +180,27 @@ class Checkpoint:
     momentum: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     samples: Mapping[str, Tensor]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
+    start: Mapping[str, Tensor] = field(default_factory=dict)
     torch: str = torch.__version__
 
     @property
     def position(self) -> str:
         """How far the run is, in words."""
-        if self.state.epoch == self.identity["recipe"]["epochs"]:
+        if self.start:
+            return f"learning rate trial {len(self.state.rate_trials) + 1} step {self.state.step}"
+        if self.state.is_complete(self.identity["recipe"]):
             return "the end of its last epoch"
         return f"epoch {self.state.epoch + 1} step {self.state.step}"
 
     def restore(self, trainer: Trainer) -> None:
-        """Load weights and momenta into a trainer of the same network."""
+        """Load weights, momenta and average into a trainer of the same network."""
         trainer.model.load_state_dict(dict(self.model))
         with torch.no_grad():
             for name, momentum in trainer.momentum().items():
                 momentum.copy_(self.momentum[name])
+        if trainer.average:
+            trainer.average.load_state_dict(dict(self.average))
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -207,7 +257,7 @@ def load_checkpoint(folder: Path) -> Checkpoint | None:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except (require("safetensors", "train").SafetensorError, ValueError, KeyError):
         raise damaged from None
-    if state.get("schema") != SCHEMA:
+    if state.get("schema") not in _READ:
         raise DataError(f"{path} was written by another version of regnet-deploy: give --restart to drop its run")
     if state.get("sha256") != _digest(tensors):
         raise damaged

@@ -125,14 +125,18 @@ def training_record(checkpoint: Checkpoint, tested: FinalTest | None = None) -> 
         execution=checkpoint.autotune,
         history=tuple(state.history),
         # If the user ended the run before its last epoch, the history has fewer epochs than the recipe.
-        stopped=len(state.history) < recipe["epochs"],
+        stopped=not state.is_complete(recipe),
         best=best,
-        seconds=sum(epoch.seconds for epoch in state.history) + (state.probe.seconds if state.probe else 0.0),
+        seconds=sum(epoch.seconds for epoch in state.history)
+        + (state.probe.seconds if state.probe else 0.0)
+        + state.trial_seconds,
         lineage=Lineage(
             start=start, start_sha256=start_sha256, versions={**library_versions(), "torch": checkpoint.torch}
         ),
         probe=state.probe,
         test=tested.accuracy if tested else None,
+        lr_probe=state.lr_probe,
+        early=(state.is_complete(recipe) and state.epoch < recipe["epochs"]) or None,
     )
 
 

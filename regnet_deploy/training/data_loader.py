@@ -23,7 +23,7 @@ from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.images.preprocessing import load_pixels
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.augmentation import augment, epoch_order
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe import Recipe, steps_per_epoch
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -202,11 +202,6 @@ class EvaluationDataset(Dataset[Sample | UnreadableImage]):
         if isinstance(pixels, UnreadableImage):
             return pixels
         return Sample(pixels, np.zeros(3, np.float32), self.subset.images[number].label)
-
-
-def steps_per_epoch(images: int, batch: int) -> int:
-    """Return the number of steps of an epoch: the last, partial batch is skipped unless it is the only one."""
-    return max(1, images // batch)
 
 
 def epoch_batches(recipe: Recipe, epoch: int, images: int) -> list[list[Key]]:

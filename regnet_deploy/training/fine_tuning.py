@@ -8,11 +8,10 @@ from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe import Recipe, steps_per_epoch
 
-#: Learning rate of a new head for a batch of 128 images, and that of the body as a share of it.
-LR = 0.05
-BODY_LR = 0.1
+#: Learning rate for a batch of 128 images, the same for all layers: the linear probe has trained the head already.
+LR = 0.02
 #: Smallest area of a random crop.
 CROP_AREA = 0.35
 #: Largest batch size.
@@ -23,6 +22,12 @@ SMALLEST_NORM_BATCH = 16
 STEPS = 500
 _FEW_IMAGES, _POWER = 2000, 0.8
 _FEWEST_EPOCHS = 3
+#: Shares of the steps: for warm-up, and that of the window of the moving average.
+WARMUP = 0.1
+AVERAGE = 0.3
+#: Share of the epochs after which a run ends if none of them was better, and the fewest.
+PATIENCE = 0.4
+_FEWEST_WAITED = 5
 
 
 def recipe_of(given: Mapping[str, Any]) -> Recipe:
@@ -72,20 +77,27 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     """Return the recipe that fine-tunes weights on so many images: the values of ``given``, and else the defaults.
 
     Batches have up to 32 images. The number of epochs is that of about 500 steps, or on n > 2,000 images of
-    500 (n / 2000)^0.8 steps.
+    500 (n / 2000)^0.8 steps. The learning rate changes at every step, and short trials choose it unless it is given.
     """
     named = {name: value for name, value in given.items() if value is not None}
     batch = min(named.get("batch_size", max(2, min(BATCH, images // 4))), images)
+    of_epoch = steps_per_epoch(images, batch)
+    wanted = STEPS * max(1.0, images / _FEW_IMAGES) ** _POWER
+    warmup = named.pop("warmup_epochs", None)
+    epochs = named.get("epochs", max(_FEWEST_EPOCHS, (warmup or 0) + 1, round(wanted / of_epoch)))
+    steps = epochs * of_epoch
     frozen = batch < SMALLEST_NORM_BATCH and not named.get("precise_bn_images")
-    steps = STEPS * max(1.0, images / _FEW_IMAGES) ** _POWER
     defaults: dict[str, Any] = {
-        "epochs": max(_FEWEST_EPOCHS, named.get("warmup_epochs", 0) + 1, round(steps / max(1, images // batch))),
+        "epochs": epochs,
         "batch_size": batch,
         "lr": LR,
+        "warmup_steps": round(WARMUP * steps) if warmup is None else warmup * of_epoch,
         "crop_area": CROP_AREA,
-        "body_lr": BODY_LR,
         "frozen_bn": frozen,
         "probe": True,
+        "lr_probe": "lr" not in named,
+        "ema_decay": round(max(0.0, 1 - 1 / (AVERAGE * steps)), 6),
+        "patience": max(_FEWEST_WAITED, round(PATIENCE * epochs)),
     }
     if frozen:
         defaults["precise_bn_images"] = 0

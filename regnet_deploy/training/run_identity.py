@@ -142,7 +142,7 @@ def ensure_trainable(bundle: Bundle, listing: ImageListing, fine_tune: bool) -> 
 
 def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:
     """Tell whether the run of a checkpoint has ended and its weights are in the bundle."""
-    done = checkpoint.state.epoch == checkpoint.identity["recipe"]["epochs"]
+    done = checkpoint.state.is_complete(checkpoint.identity["recipe"])
     stored, training = bundle.files.get(WEIGHTS), bundle.manifest.training
     if not done or stored is None:
         return False

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from regnet_deploy.bundle.training import LinearProbe
+from regnet_deploy.bundle.training import BestEpoch, Epoch, LearningRateProbe, LinearProbe
 from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
+from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.fine_tuning import is_transfer
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.run_identity import RunIdentity, seen_before
@@ -30,11 +31,16 @@ def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) ->
         progress.message(oversized)
     fitted = identity.recipe
     small = not fitted.probe and recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
+    warmup = f"{fitted.warmup_epochs} for warm-up"
+    if fitted.warmup_steps is not None:
+        warmup = f"{fitted.warmup_steps} steps for warm-up"
     progress.message(
-        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {fitted.warmup_epochs} for warm-up, "
+        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {warmup}, "
         f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {fitted.lr:g} for 128 images"
+        + (", or a quarter or four times that, as trials decide" if fitted.lr_probe else "")
         + (f", {fitted.body_lr:g} of it for all but the head" if fitted.body_lr != 1 else "")
+        + (f", {fitted.layer_decay:g} of it from each stage to the one before" if fitted.layer_decay != 1 else "")
         + (", batch norm statistics frozen" if fitted.frozen_bn else "")
     )
 
@@ -68,3 +74,37 @@ def probe_line(probe: LinearProbe | None) -> str:
         f"linear probe, the baseline: {right} ({probe.train_images:,} training images, L2 {probe.l2:g}, "
         f"{probe.seconds:.1f} s)"
     )
+
+
+def lr_probe_line(probe: LearningRateProbe) -> str:
+    """Return one line on the trials of the learning rate."""
+    losses = ", ".join(
+        f"{trial.lr:g}: {'diverged' if trial.val_loss is None else f'{trial.val_loss:.3f}'}" for trial in probe.trials
+    )
+    return (
+        f"learning rate {probe.lr:g} for 128 images: val losses after {probe.steps:,} steps are {losses} "
+        f"({probe.seconds:.1f} s)"
+    )
+
+
+def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:
+    """Return one line on an epoch; ``*`` is at the best result so far."""
+    best = state.best_epoch == values.epoch
+    averaged = ""
+    if values.average_val_top1 is not None:
+        averaged = (
+            f"; averaged: val loss {values.average_val_loss:.3f}, top-1 {values.average_val_top1:.2%}"
+            f"{' *' if best and state.best_averaged else ''}"
+        )
+    return (
+        f"epoch {values.epoch}/{epochs}: train loss {values.train_loss:.3f}, top-1 {values.train_top1:.1%}; "
+        f"val loss {values.val_loss:.3f}, top-1 {values.val_top1:.2%}"
+        f"{' *' if best and not state.best_averaged else ''}{averaged}; "
+        f"lr {values.lr:.4g}, {values.images_per_s:,.0f} images/s, {values.seconds:.1f} s"
+    )
+
+
+def early_line(patience: int, best: BestEpoch) -> str:
+    """Return one line on a run that has ended before its last epoch."""
+    which = "the epoch after it was not" if patience == 1 else f"none of the {patience} epochs after it was"
+    return f"ended early: the best is {best.name}, and {which} better"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.bundle.training import Autotune, Epoch, Execution, LinearProbe
+from regnet_deploy.bundle.training import Autotune, Execution
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.field_types import check_field_types
@@ -42,7 +40,6 @@ from regnet_deploy.training.data_loader import (
     batches_from,
     evaluation_dataset,
     load,
-    steps_per_epoch,
     training_dataset,
 )
 from regnet_deploy.training.execution import (
@@ -57,10 +54,11 @@ from regnet_deploy.training.final_test import final_test
 from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
 from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, stop_signals
-from regnet_deploy.training.loop import PROBE_BATCH, DivergenceError, TrainingCallbacks, TrainingRun, fit
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.loop import fit
+from regnet_deploy.training.recipe import Recipe, steps_per_epoch
+from regnet_deploy.training.run import DivergenceError, TrainingRun
+from regnet_deploy.training.run_callbacks import run_callbacks
 from regnet_deploy.training.run_directory import (
-    MetricsWriter,
     default_directory,
     ensure_free_space,
     new_run_name,
@@ -75,11 +73,8 @@ from regnet_deploy.training.run_identity import (
     is_already_trained,
     is_committed,
 )
-from regnet_deploy.training.run_messages import describe_start, probe_line
+from regnet_deploy.training.run_messages import describe_start, early_line
 from regnet_deploy.training.trainer import Trainer, make_trainer
-
-#: Seconds between two values of the loss in TensorBoard.
-_LOSS_INTERVAL_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -229,12 +224,14 @@ def _run(
     run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers, unaugmented)
     if checkpoint:
         checkpoint.restore(run.trainer)
-        run.state, run.best = checkpoint.state, dict(checkpoint.best)
+        run.state, run.best, run.start = checkpoint.state, dict(checkpoint.best), dict(checkpoint.start)
         progress.message(f"resuming at {checkpoint.position}")
 
     def snapshot() -> Checkpoint:
-        tensors = run.trainer.model.state_dict(), run.trainer.momentum(), run.best, samples
-        return Checkpoint(identity.to_json(), description, autotune, run.state, *tensors)
+        trainer = run.trainer
+        tensors = trainer.model.state_dict(), trainer.momentum(), run.best, samples
+        average = trainer.average.state_dict() if trainer.average else {}
+        return Checkpoint(identity.to_json(), description, autotune, run.state, *tensors, average, run.start)
 
     def save() -> None:
         save_checkpoint(directory, snapshot())
@@ -243,7 +240,7 @@ def _run(
         save()  # so that the choice of execution holds from now on
     with open_tensorboard(directory / description.name, run.steps_done) as metrics, stop_signals() as stopping:
         try:
-            fit(run, _callbacks(run, save, metrics, progress, options.checkpoint_s, stopping))
+            fit(run, run_callbacks(run, save, metrics, progress, options.checkpoint_s, stopping))
             tested = None
             if dataset.test:
                 tested = final_test(snapshot(), dataset, autotune.execution.device, progress, stopping)
@@ -260,6 +257,8 @@ def _run(
             raise KeyboardInterrupt(_after_interruption(snapshot())) from None
     bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested)
     drop_checkpoint(directory)
+    if bundle.training.early:
+        progress.message(early_line(recipe.patience, bundle.training.best))
     for line in left_out_lines("could not be read any more during training", bundle.training.data.unreadable):
         progress.message(line)
     return bundle
@@ -334,52 +333,3 @@ def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
     if execution.compiled and not can_compile(execution.device):
         raise UsageError("the unfinished run is compiled, and there is no compiler on this machine: --restart drops it")
     return checkpoint.autotune
-
-
-def _callbacks(
-    run: TrainingRun,
-    save: Callable[[], None],
-    metrics: MetricsWriter,
-    progress: Progress,
-    checkpoint_s: float,
-    stopping: Callable[[], bool],
-) -> TrainingCallbacks:
-    recipe = run.trainer.recipe
-    total = recipe.epochs * run.steps_per_epoch
-    last_loss_s = -math.inf
-    shown_epoch = 0
-
-    def step(loss: float, images_per_s: float) -> None:
-        nonlocal last_loss_s, shown_epoch
-        state = run.state
-        if shown_epoch != state.epoch + 1:
-            shown_epoch = state.epoch + 1
-            progress.step(f"epoch {shown_epoch}/{recipe.epochs}", total)
-        val = f", val top-1 {state.history[-1].val_top1:.1%}" if state.history else ""
-        progress.update(run.steps_done, note=f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s")
-        if time.monotonic() - last_loss_s >= _LOSS_INTERVAL_S:
-            metrics.scalars({"step/loss": loss}, run.steps_done)
-            last_loss_s = time.monotonic()
-
-    def epoch(values: Epoch) -> None:
-        best = " *" if run.state.best_epoch == values.epoch else ""
-        progress.message(
-            f"epoch {values.epoch}/{recipe.epochs}: train loss {values.train_loss:.3f}, "
-            f"top-1 {values.train_top1:.1%}; "
-            f"val loss {values.val_loss:.3f}, top-1 {values.val_top1:.2%}{best}; "
-            f"lr {values.lr:.4g}, {values.images_per_s:,.0f} images/s, {values.seconds:.1f} s"
-        )
-        scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
-        metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
-
-    def features(done: int, images: int) -> None:
-        if done <= PROBE_BATCH:
-            progress.step("features for the linear probe", images)
-        progress.update(done)
-
-    def probe(result: LinearProbe | None) -> None:
-        progress.message(probe_line(result))
-        if result:
-            metrics.scalars({"epoch/val_top1": result.val_top1, "epoch/val_loss": result.val_loss}, 0)
-
-    return TrainingCallbacks(step, epoch, save, checkpoint_s, stopping, features, probe)

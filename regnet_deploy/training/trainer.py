@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.training import Execution
@@ -32,6 +33,7 @@ class Trainer:
         forward: ``model``, compiled or not.
         scale: factor of the pixels, ``(1, 3, 1, 1)``.
         shift: added to the scaled pixels, ``(1, 3, 1, 1)``.
+        average: exponential moving average of weights and statistics, if the recipe has one.
     """
 
     model: nn.Module
@@ -41,6 +43,7 @@ class Trainer:
     forward: Callable[[Tensor], Tensor]
     scale: Tensor
     shift: Tensor
+    average: AveragedModel | None = None
 
     def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
         """Run one training step with this rate of the head; return the mean loss and the number of correct predictions.
@@ -64,6 +67,16 @@ class Trainer:
                 f"a batch of {len(labels)} images does not fit into GPU memory: give a smaller --batch-size"
             ) from None
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+
+    def reset(self, weights: Mapping[str, Tensor]) -> None:
+        """Load weights and statistics, and set the momentum to 0."""
+        self.model.load_state_dict(dict(weights))
+        for momentum in self.momentum().values():
+            momentum.zero_()
+
+    def averaged(self) -> Trainer | None:
+        """Return a trainer whose network is the average, to evaluate it; None if there is none."""
+        return replace(self, model=self.average.module, average=None) if self.average else None
 
     def train_mode(self) -> None:
         """Put the network into training mode: batch norm as the recipe says."""
@@ -108,17 +121,21 @@ def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preproc
         torch.from_numpy(value).view(1, 3, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
     )
     forward = torch.compile(model) if execution.compiled else model
-    trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift)
+    average = None
+    if recipe.ema_decay:
+        update = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift, average)
     trainer.train_mode()
     return trainer
 
 
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the parameters with their shares of the learning rate: in one group, or body and head."""
-    if recipe.body_lr == 1:
-        return [{"params": list(model.parameters()), "share": 1.0}]
-    named = list(model.named_parameters())
-    return [
-        {"params": [p for name, p in named if not name.startswith(HEAD)], "share": recipe.body_lr},
-        {"params": [p for name, p in named if name.startswith(HEAD)], "share": 1.0},
-    ]
+    """Return the parameters in groups by their share of the learning rate."""
+    parts = list(dict.fromkeys(name.partition(".")[0] for name, _ in model.named_parameters()))  # stem, s1, ..., head
+    body = [part for part in parts if part != HEAD.rstrip(".")]
+    shares = {part: recipe.body_lr * recipe.layer_decay**depth for depth, part in enumerate(reversed(body))}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        groups.setdefault(shares.get(name.partition(".")[0], 1.0), []).append(parameter)
+    return [{"params": parameters, "share": share} for share, parameters in groups.items()]

@@ -10,7 +10,8 @@ from bundle_parts import onnx_variant
 from regnet_deploy.bundle import Bundle, Manifest, find_damage, open_bundle, update_bundle
 from regnet_deploy.errors import DataError
 from regnet_deploy.models.weights import FILE
-from regnet_deploy.training import earlier_weights, loop, train
+from regnet_deploy.training import earlier_weights, train
+from regnet_deploy.training import run as training_run
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run_directory import default_directory
 from regnet_deploy.training.train import TrainOptions
@@ -28,11 +29,11 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Run:
     """Train one epoch that gets this share of the validation images right."""
-    evaluate = loop.evaluate
+    evaluate = training_run.evaluate
 
     def trained(top1: float, *, seed: int = 0, folder: Path = data, restart: bool = False) -> Bundle:
         scripted = lambda *arguments: dataclasses.replace(evaluate(*arguments), top1=top1)  # noqa: E731
-        monkeypatch.setattr(loop, "evaluate", scripted)
+        monkeypatch.setattr(training_run, "evaluate", scripted)
         once = dataclasses.replace(recipe, epochs=1, warmup_epochs=0, seed=seed)
         return train.train(bundle.path, folder, once, dataclasses.replace(options, restart=restart), recorded_progress)
 

@@ -13,7 +13,8 @@ from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE, WeightsUpdate, replace_weights, weights_from_bytes
 from regnet_deploy.report.card import model_card
 from regnet_deploy.report.sections import card_sections
-from regnet_deploy.training import linear_probe, loop, train
+from regnet_deploy.training import initial_head, linear_probe, train
+from regnet_deploy.training import run as training_run
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.fine_tuning import fine_tuning_recipe
 from regnet_deploy.training.recipe import Recipe
@@ -59,7 +60,7 @@ def test_imported_weights_are_fine_tuned_with_a_new_head_and_a_probe(
     assert training.probe.val_top1 > 0.5  # colours are linear in the features of a random network
     assert training.best.val_top1 == best_top1(tuned)
     assert training.recipe["fine_tune"]
-    assert (training.recipe["probe"], training.recipe["frozen_bn"], training.recipe["body_lr"]) == (True, True, 0.1)
+    assert (training.recipe["probe"], training.recipe["frozen_bn"], training.recipe["lr_probe"]) == (True, True, True)
     assert tuned.manifest.imported == ORIGIN  # the license of the weights goes with them
     shown = dict(next(section for section in card_sections(model_card(tuned)) if section.title == "Training").facts)
     assert shown["imported weights"] == "net.pth, license CC-BY-NC-4.0"
@@ -84,12 +85,12 @@ def test_the_probe_is_the_result_if_no_epoch_is_better(
     imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights_from_bytes(imported.read(FILE))
-    scores, evaluate = iter([0.75, 0.5, 0.25]), loop.evaluate
+    scores, evaluate = iter([0.75, *[0.5] * 7]), training_run.evaluate  # the probe, three trials, two epochs twice
 
     def scripted(trainer: Trainer, *rest: object) -> object:
         return dataclasses.replace(evaluate(trainer, *rest), top1=next(scores))
 
-    monkeypatch.setattr(loop, "evaluate", scripted)
+    monkeypatch.setattr(training_run, "evaluate", scripted)
     tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
     assert (tuned.training.best.epoch, tuned.training.best.val_top1) == (0, 0.75)
     assert tuned.training.best.name == "epoch 0, the linear probe"
@@ -191,17 +192,17 @@ def test_a_fine_tuning_that_is_killed_ends_with_the_same_bytes(
 def test_a_kill_before_the_probe_ends_begins_it_again(
     imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fit = loop.fit_linear_classifier
+    fit = initial_head.fit_linear_classifier
 
     def stop(*_: object, **__: object) -> object:
         raise Stop
 
-    monkeypatch.setattr(loop, "fit_linear_classifier", stop)
+    monkeypatch.setattr(initial_head, "fit_linear_classifier", stop)
     with pytest.raises(Stop):
         train.train(imported.path, data, SHORT, options, recorded_progress)
     with pytest.raises(UsageError, match="no epoch is completed"):
         train.train(imported.path, None, {}, dataclasses.replace(options, finish=True), recorded_progress)
-    monkeypatch.setattr(loop, "fit_linear_classifier", fit)
+    monkeypatch.setattr(initial_head, "fit_linear_classifier", fit)
     assert train.train(imported.path, data, SHORT, options, recorded_progress).training.probe is not None
 
 
@@ -238,8 +239,12 @@ def test_the_defaults_follow_from_the_number_of_images(images: int, epochs: int,
     recipe = fine_tuning_recipe({}, images).fitted(images)
     assert (recipe.epochs, recipe.batch, recipe.frozen_bn) == (epochs, batch, frozen)
     assert recipe.precise_bn_images == (0 if frozen else 8192)
-    assert recipe.lr * recipe.body_lr <= Recipe().lr / 10
-    assert recipe.crop_area == 0.35
+    assert (recipe.lr, recipe.body_lr, recipe.crop_area) == (0.02, 1, 0.35)
+    steps = epochs * (images // batch)
+    assert recipe.warmup_steps == round(steps / 10)
+    assert recipe.ema_decay == pytest.approx(1 - 1 / (0.3 * steps), abs=1e-6)
+    assert recipe.patience == max(5, round(0.4 * epochs))
+    assert recipe.lr_probe
 
 
 def test_steps_grow_with_many_images_and_epochs_become_few() -> None:
@@ -251,13 +256,16 @@ def test_steps_grow_with_many_images_and_epochs_become_few() -> None:
 def test_what_is_given_wins() -> None:
     given = {"epochs": 7, "batch_size": 8, "lr": 0.5, "crop_area": 0.9, "precise_bn_images": 64, "warmup_epochs": 2}
     recipe = fine_tuning_recipe(given, 100)
+    assert recipe.warmup_steps == given.pop("warmup_epochs") * 12
     assert {name: getattr(recipe, name) for name in given} == given
     assert not recipe.frozen_bn
+    assert not recipe.lr_probe  # the rate is known
+    assert fine_tuning_recipe({"warmup_epochs": 0}, 100).warmup_steps == 0
 
 
 def test_a_recipe_of_scratch_has_the_json_of_earlier_versions() -> None:
     assert not {"body_lr", "frozen_bn", "probe"} & set(Recipe().to_json())
-    assert {"body_lr", "probe"} <= set(fine_tuning_recipe({}, 100).to_json())
+    assert {"warmup_steps", "probe", "lr_probe", "ema_decay", "patience"} <= set(fine_tuning_recipe({}, 100).to_json())
 
 
 @pytest.mark.parametrize(

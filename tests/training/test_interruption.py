@@ -11,7 +11,8 @@ import pytest
 
 from regnet_deploy.bundle import Bundle, create_bundle, open_bundle
 from regnet_deploy.models.weights import FILE
-from regnet_deploy.training import loop, train
+from regnet_deploy.training import run as training_run
+from regnet_deploy.training import train
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.interruption import stop_signals
 from regnet_deploy.training.recipe import Recipe
@@ -101,7 +102,7 @@ def test_a_run_ends_with_a_checkpoint_and_goes_on_to_the_same_bits(
 ) -> None:
     whole = create_bundle(tmp_path / "whole", dict(bundle.parts))
     wanted = train.train(whole.path, data, recipe, options, recorded_progress)
-    owner, done = (Trainer, "step") if where == "step" else (loop, "evaluate"), [0]
+    owner, done = (Trainer, "step") if where == "step" else (training_run, "evaluate"), [0]
     original = getattr(*owner)
 
     def signalled(*arguments: object) -> object:

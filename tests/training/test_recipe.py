@@ -47,6 +47,27 @@ def test_without_warm_up_the_first_rate_is_the_highest() -> None:
     assert Recipe(batch_size=128, warmup_epochs=0).learning_rate(0) == pytest.approx(0.1)
 
 
+def test_with_a_warm_up_in_steps_the_rate_is_a_cosine_over_the_steps() -> None:
+    recipe = Recipe(epochs=4, batch_size=64, lr=0.1, warmup_steps=10).fitted(64 * 25)
+    rates = [recipe.learning_rate(epoch, step, 25) for epoch in range(4) for step in range(25)]
+    assert rates[0] == pytest.approx(0.05 * 0.1)
+    assert rates[5] == pytest.approx(0.05 * 0.55 * (1 + math.cos(math.pi * 0.05)) / 2)
+    assert rates[50] == pytest.approx(0.025)
+    assert rates[99] == pytest.approx(0.05 * (1 + math.cos(math.pi * 0.99)) / 2)
+    assert recipe.warmup_epochs == 0
+    assert recipe.to_json()["schedule"] == "cosine, half a period, set at every step"
+
+
+def test_the_json_of_a_recipe_without_what_was_added_is_that_of_earlier_versions() -> None:
+    earlier = {
+        "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area", "flip", "lighting",
+        "label_smoothing", "precise_bn_images", "seed", "fine_tune", "optimizer", "momentum", "nesterov", "schedule",
+        "warmup_factor",
+    }  # fmt: skip
+    assert set(Recipe().to_json()) == earlier
+    assert Recipe().to_json()["schedule"] == "cosine, half a period, set once an epoch"
+
+
 def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said():
     wished = Recipe(batch_size=512)
     fitted = wished.fitted(60)
@@ -74,6 +95,12 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
         ({"seed": -1}, "the seed must be 0 to .* got -1"),
         ({"seed": 2**63}, "got 9223372036854775808"),
         ({"precise_bn_images": -2}, "must be 0 or more, got -2"),
+        ({"warmup_steps": -1}, "warm-up steps must be 0 or more, got -1"),
+        ({"warmup_steps": 5, "warmup_epochs": 1}, "5 steps or 1 epochs: set one of"),
+        ({"layer_decay": 0.0}, "decay of the rate by layer must be above 0 and at most 1, got 0.0"),
+        ({"layer_decay": math.nan}, "at most 1, got nan"),
+        ({"ema_decay": 1.0}, "decay of the average must be 0 or more and below 1, got 1.0"),
+        ({"patience": -1}, "patience must be 0 or more epochs, got -1"),
     ],
 )
 def test_what_cannot_be_trained_with_is_refused(change: dict[str, float], message: str) -> None:

@@ -20,7 +20,8 @@ from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
 from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import load_pixels, normalize
 from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
-from regnet_deploy.training import loop, train
+from regnet_deploy.training import run as training_run
+from regnet_deploy.training import train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.data_loader import UnreadableImage
@@ -113,13 +114,13 @@ def test_the_best_epoch_is_kept_the_later_of_equals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scores, states = iter([0.5, 0.75, 0.75, 0.25]), []
-    evaluate = loop.evaluate
+    evaluate = training_run.evaluate
 
     def scripted(trainer: Trainer, *rest: object) -> object:
         states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
         return dataclasses.replace(evaluate(trainer, *rest), top1=next(scores))
 
-    monkeypatch.setattr(loop, "evaluate", scripted)
+    monkeypatch.setattr(training_run, "evaluate", scripted)
     trained = train.train(bundle.path, data, dataclasses.replace(recipe, epochs=4), options, recorded_progress)
     assert trained.parts["training"]["best"]["epoch"] == 3
     weights = weights_from_bytes(trained.read(FILE))

@@ -98,3 +98,20 @@ def test_label_smoothing_is_in_the_loss(network: Network, preprocessing: Preproc
         for smoothing in (0.0, 0.5)
     ]
     assert losses[0] != losses[1]
+
+
+def test_rates_fall_by_layer_from_the_head_to_the_stem(network: Network, preprocessing: Preprocessing) -> None:
+    recipe = Recipe(batch_size=8, weight_decay=0.0, body_lr=0.5, layer_decay=0.25)
+    trainer = make_trainer(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, preprocessing)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+    trainer.step(batch_of(), 0.1)
+    shares = {"head": 1.0, "s2": 0.5, "s1": 0.125, "stem": 0.03125}
+    momentum = trainer.momentum()
+    for name, value in trainer.model.named_parameters():
+        wanted = before[name] - 0.1 * shares[name.partition(".")[0]] * 1.9 * momentum[name]  # Nesterov's first step
+        torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-7, msg=name)
+    assert {round(group["lr"], 9) for group in trainer.optimizer.param_groups} == {0.1, 0.05, 0.0125, 0.003125}
+
+
+def test_without_a_decay_all_layers_have_the_same_rate(trainer: Trainer) -> None:
+    assert [group["share"] for group in trainer.optimizer.param_groups] == [1.0]

@@ -1,0 +1,172 @@
+"""A run: its network, its images, how far it is, and what the parts of the training loop share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.training.checkpoint import RunState
+from regnet_deploy.training.data_loader import (
+    EvaluationDataset,
+    TrainingDataset,
+    UnreadableImage,
+    load,
+    number_batches,
+)
+from regnet_deploy.training.evaluate import Evaluation, evaluate
+from regnet_deploy.training.interruption import Interrupted
+from regnet_deploy.training.recipe import steps_per_epoch
+from regnet_deploy.training.trainer import Trainer
+
+
+class DivergenceError(UsageError):
+    """The loss is not finite."""
+
+
+@dataclass
+class TrainingRun:
+    """A run: what it trains, on which images, and how far it is.
+
+    Attributes:
+        trainer: the network that is trained.
+        training: augmented training images.
+        validation: validation images.
+        preprocessing: of the bundle.
+        workers: processes that load images.
+        unaugmented: the training images as they are evaluated, if a linear probe is to initialize the head; None if the
+            head is of their classes already.
+        state: how far the run is; changed in place.
+        best: weights and statistics of the best result so far, on the CPU.
+        start: weights and statistics that the trials of the learning rate start from, on the CPU; empty before and
+            after them.
+    """
+
+    trainer: Trainer
+    training: TrainingDataset
+    validation: EvaluationDataset
+    preprocessing: Preprocessing
+    workers: int
+    unaugmented: EvaluationDataset | None = None
+    state: RunState = field(default_factory=RunState)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return steps_per_epoch(len(self.training), self.trainer.recipe.batch)
+
+    @property
+    def steps_done(self) -> int:
+        """Steps since the start of the first epoch."""
+        return 0 if self.start else self.state.epoch * self.steps_per_epoch + self.state.step
+
+
+@dataclass(frozen=True)
+class TrainingCallbacks:
+    """Functions that the loop calls.
+
+    Attributes:
+        step: after some steps, with the loss of the last one and images/s.
+        epoch: after each epoch, with its metrics.
+        save: when a checkpoint is due.
+        save_every_s: seconds after which a checkpoint is due; it is always due at the end of an epoch.
+        stopping: whether the run is to end now, for example after a signal.
+        features: after each batch whose features are computed, with the images so far and those in all.
+        probe: when the linear probe is evaluated; None if it would take too long and there is none.
+        lr_probe: when the learning rate is chosen.
+    """
+
+    step: Callable[[float, float], None]
+    epoch: Callable[[Epoch], None]
+    save: Callable[[], None]
+    save_every_s: float
+    stopping: Callable[[], bool] = lambda: False
+    features: Callable[[int, int], None] = lambda _done, _total: None
+    probe: Callable[[LinearProbe | None], None] = lambda _: None
+    lr_probe: Callable[[LearningRateProbe], None] = lambda _: None
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of weights and statistics by name, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def load_batches(
+    run: TrainingRun, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]
+) -> Iterable[Any]:
+    """Return the batches of these keys or numbers, loaded as the run loads its images."""
+    in_memory = isinstance(dataset, EvaluationDataset) and dataset.cached is not None
+    return load(dataset, batches, 0 if in_memory else run.workers, run.trainer.execution.device == "cuda")
+
+
+def until_stopped(batches: Iterable[Any], callbacks: TrainingCallbacks) -> Iterator[Any]:
+    """Yield batches for an evaluation.
+
+    Of a checkpoint that is written here, the steps before the evaluation are complete: the run continues with it.
+
+    Raises:
+        Interrupted: the callbacks said so.
+    """
+    for batch in batches:
+        yield batch
+        stop_if_asked(callbacks)
+
+
+def stop_if_asked(callbacks: TrainingCallbacks) -> None:
+    """Write a checkpoint and end, if the callbacks say so.
+
+    Raises:
+        Interrupted: they did.
+    """
+    if callbacks.stopping():
+        callbacks.save()
+        raise Interrupted
+
+
+def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks) -> Evaluation:
+    """Evaluate the network of a trainer on the validation images.
+
+    Raises:
+        DataError: none of them could be read.
+        DivergenceError: the loss is not finite.
+    """
+    numbers = number_batches(len(run.validation), trainer.recipe.batch)
+    batches = until_stopped(load_batches(run, run.validation, numbers), callbacks)
+    result = evaluate(trainer, batches, run.preprocessing)
+    record_unreadable(run, result.unreadable)
+    if not result.images:
+        raise nothing_left("validation", run)
+    if not math.isfinite(result.loss):
+        raise diverged(run)
+    return result
+
+
+def record_unreadable(run: TrainingRun, unreadable: Iterable[UnreadableImage]) -> None:
+    """Record images that can no longer be read in the state of the run."""
+    run.state.unreadable.update((each.name, each.reason) for each in unreadable)
+
+
+def nothing_left(what: str, run: TrainingRun) -> DataError:
+    """Return the error that none of the training or validation images can be read."""
+    name, reason = next(iter(run.state.unreadable.items()), ("", "no batch had two images"))
+    return DataError(
+        f"none of the {what} images can be read any more ({name}: {reason}); "
+        f"does {run.training.subset.source.root} still exist? Repeat the command to continue"
+    )
+
+
+def diverged(run: TrainingRun) -> DivergenceError:
+    """Return the error that the loss is not finite."""
+    where = f"epoch {run.state.epoch + 1} step {run.state.step}"
+    return DivergenceError(
+        f"the loss is not finite at {where}: training diverged, the bundle is unchanged; "
+        f"give a lower --lr than {run.trainer.recipe.lr:g}"
+    )

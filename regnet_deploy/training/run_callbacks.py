@@ -1,0 +1,73 @@
+"""What a run shows of itself while it trains: lines, progress and TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe
+from regnet_deploy.progress import Progress
+from regnet_deploy.training.initial_head import PROBE_BATCH
+from regnet_deploy.training.rate_probe import FACTORS, trial_steps
+from regnet_deploy.training.run import TrainingCallbacks, TrainingRun
+from regnet_deploy.training.run_directory import MetricsWriter
+from regnet_deploy.training.run_messages import epoch_line, lr_probe_line, probe_line
+
+#: Seconds between two values of the loss in TensorBoard.
+_LOSS_INTERVAL_S = 1.0
+
+
+def run_callbacks(
+    run: TrainingRun,
+    save: Callable[[], None],
+    metrics: MetricsWriter,
+    progress: Progress,
+    checkpoint_s: float,
+    stopping: Callable[[], bool],
+) -> TrainingCallbacks:
+    """Return the callbacks that show a run, and save and stop it as these functions say."""
+    recipe = run.trainer.recipe
+    last_loss_s = -math.inf
+    shown = ""
+
+    def step(loss: float, images_per_s: float) -> None:
+        nonlocal last_loss_s, shown
+        state = run.state
+        if run.start:
+            name, done, total = (
+                f"learning rate {len(state.rate_trials) + 1}/{len(FACTORS)}",
+                state.step,
+                trial_steps(run),
+            )
+        else:
+            name, done = f"epoch {state.epoch + 1}/{recipe.epochs}", run.steps_done
+            total = recipe.epochs * run.steps_per_epoch
+        if shown != name:
+            shown = name
+            progress.step(name, total)
+        val = f", val top-1 {state.history[-1].val_top1:.1%}" if state.history else ""
+        progress.update(done, note=f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s")
+        if not run.start and time.monotonic() - last_loss_s >= _LOSS_INTERVAL_S:
+            metrics.scalars({"step/loss": loss}, run.steps_done)
+            last_loss_s = time.monotonic()
+
+    def epoch(values: Epoch) -> None:
+        progress.message(epoch_line(values, recipe.epochs, run.state))
+        scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
+        metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
+
+    def features(done: int, images: int) -> None:
+        if done <= PROBE_BATCH:
+            progress.step("features for the linear probe", images)
+        progress.update(done)
+
+    def probe(result: LinearProbe | None) -> None:
+        progress.message(probe_line(result))
+        if result:
+            metrics.scalars({"epoch/val_top1": result.val_top1, "epoch/val_loss": result.val_loss}, 0)
+
+    def lr_probe(result: LearningRateProbe) -> None:
+        progress.message(lr_probe_line(result))
+
+    return TrainingCallbacks(step, epoch, save, checkpoint_s, stopping, features, probe, lr_probe)

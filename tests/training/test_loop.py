@@ -1,0 +1,158 @@
+"""The loop: which result is the best, the average of the weights, early stopping, rates that change at every step."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from regnet_deploy.bundle import Bundle
+from regnet_deploy.errors import UsageError
+from regnet_deploy.models.weights import FILE, weights_from_bytes
+from regnet_deploy.training import run as training_run
+from regnet_deploy.training import train
+from regnet_deploy.training.loop import is_better
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train import TrainOptions
+from regnet_deploy.training.trainer import Trainer
+
+RECIPE = Recipe(epochs=4, batch_size=8, crop_area=0.5)  # 3 steps an epoch
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """Let the evaluations have these accuracies, and return the weights that are evaluated."""
+
+    def use(*scores: float) -> list[dict[str, torch.Tensor]]:
+        left, evaluate, states = iter(scores), training_run.evaluate, []
+
+        def scripted(trainer: Trainer, *rest: object) -> object:
+            states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+            return dataclasses.replace(evaluate(trainer, *rest), top1=next(left))
+
+        monkeypatch.setattr(training_run, "evaluate", scripted)
+        return states
+
+    return use
+
+
+@pytest.mark.parametrize(
+    ("result", "best", "better"),
+    [
+        ((0.8, 1.0), (0.7, 0.1), True),
+        ((0.7, 0.1), (0.8, 1.0), False),
+        ((0.8, 0.4), (0.8, 0.5), True),
+        ((0.8, 0.5), (0.8, 0.4), False),
+        ((0.8, 0.5), (0.8, 0.5), True),
+    ],
+)
+def test_accuracy_decides_and_between_equals_the_loss_and_then_the_later(
+    result: tuple[float, float], best: tuple[float, float], better: bool
+) -> None:
+    assert is_better(*result, *best) is better
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(0, 6), (1, 3), (2, 4), (3, 5), (4, 6)])
+def test_a_run_ends_after_so_many_epochs_without_a_better_one(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, script, patience: int, epochs: int
+) -> None:
+    script(0.2, 0.5, 0.4, 0.3, 0.1, 0.6)
+    recipe = dataclasses.replace(RECIPE, epochs=6, patience=patience)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    training = trained.training
+    assert len(training.history) == epochs
+    assert training.best.epoch == (6 if epochs == 6 else 2)
+    assert (training.early, training.stopped) == (True if epochs < 6 else None, False)
+    assert ("ended early: the best is epoch 2, and" in recorded_progress.text) is (epochs < 6)
+    assert train.train(bundle.path, data, recipe, options, recorded_progress) == trained  # there is nothing left to do
+    assert "already trained like this" in recorded_progress.text
+
+
+def test_a_run_that_is_killed_before_it_is_committed_ends_early_all_the_same(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(0.2, 0.5, 0.4)
+    recipe = dataclasses.replace(RECIPE, patience=1)
+    commit = train.commit_training
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "commit_training", lambda *_: (_ for _ in ()).throw(KeyError))
+        with pytest.raises(KeyError):
+            train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert train.commit_training is commit
+    training = train.train(bundle.path, data, recipe, options, recorded_progress).training
+    assert (len(training.history), training.best.epoch, training.early) == (3, 2, True)
+
+
+def test_the_average_is_the_recursion_over_the_weights_after_each_step(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = dataclasses.replace(RECIPE, epochs=2, ema_decay=0.75, precise_bn_images=0)
+    states, step = [], Trainer.step
+
+    def recorded(self: Trainer, *arguments: object) -> object:
+        result = step(self, *arguments)
+        states.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        return result
+
+    monkeypatch.setattr(Trainer, "step", recorded)
+    evaluated = script(0.1, 0.9, 0.2, 0.3)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    wanted = states[0]
+    for state in states[1:3]:
+        wanted = {name: wanted[name] * 0.75 + state[name] * 0.25 for name in wanted}  # the statistics are averaged too
+    assert len(states) == 6
+    for name, value in weights_from_bytes(trained.read(FILE)).items():
+        assert torch.equal(value, evaluated[1][name])
+        if value.is_floating_point():
+            torch.testing.assert_close(value, wanted[name], rtol=1e-5, atol=1e-6, msg=name)
+    best = trained.training.best
+    assert (best.epoch, best.averaged, best.val_top1, best.name) == (1, True, 0.9, "epoch 1, averaged")
+    assert [epoch.average_val_top1 for epoch in trained.training.history] == [0.9, 0.3]
+    assert best.val_loss == trained.training.history[0].average_val_loss
+
+
+def test_the_average_has_precise_statistics_of_its_own_weights(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, script
+) -> None:
+    evaluated = script(0.1, 0.9)
+    recipe = dataclasses.replace(RECIPE, epochs=1, ema_decay=0.9, lr=5.0, precise_bn_images=24)
+    train.train(bundle.path, data, recipe, options, recorded_progress)
+    raw, averaged = evaluated
+    for state in evaluated:  # the stem is linear: the variance of its output goes with the square of its weights
+        variance = state["stem.bn.running_var"] / state["stem.conv.weight"].square().sum((1, 2, 3))
+        assert 0.01 < variance.median() < 100
+    assert not torch.equal(raw["stem.bn.running_mean"], averaged["stem.bn.running_mean"])
+    assert averaged["stem.bn.num_batches_tracked"] == 3  # of the three batches alone
+
+
+def test_without_a_decay_there_is_no_average(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    training = train.train(bundle.path, data, RECIPE, options, recorded_progress).training
+    assert training.best.averaged is None
+    assert all(epoch.average_val_top1 is None for epoch in training.history)
+    assert "average" not in str(training.to_json())
+
+
+def test_a_warm_up_in_steps_changes_the_rate_at_every_step(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates, step = [], Trainer.step
+
+    def recorded(self: Trainer, batch: object, rate: float) -> object:
+        rates.append(rate)
+        return step(self, batch, rate)
+
+    monkeypatch.setattr(Trainer, "step", recorded)
+    recipe = dataclasses.replace(RECIPE, warmup_steps=2)
+    train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert rates == [recipe.fitted(30).learning_rate(epoch, step, 3) for epoch in range(4) for step in range(3)]
+    assert len(set(rates)) == 12
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    recipe = dataclasses.replace(RECIPE, warmup_steps=12)
+    with pytest.raises(UsageError, match="warm-up steps must be 0 to 11 in a run of 12, got 12"):
+        train.train(bundle.path, data, recipe, options, recorded_progress)
