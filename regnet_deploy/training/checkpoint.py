@@ -104,7 +104,7 @@ class RunState:
         """
         patience = recipe.get("patience", 0)
         waited = len(self.history) - self.best_epoch
-        return self.epoch == recipe["epochs"] or (patience > 0 and waited >= patience)
+        return bool(self.epoch == recipe["epochs"] or (patience > 0 and waited >= patience))
 
     def begin_steps(self) -> None:
         """Forget the steps of the epoch or trial that is completed."""
