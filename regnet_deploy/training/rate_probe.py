@@ -31,8 +31,9 @@ FACTORS = (0.25, 1.0, 4.0)
 #: Share of the steps of the run that a trial has, and the share of its steps that are for warm-up.
 SHARE = 0.1
 _WARMUP = 0.2
-#: Another rate than that of the recipe has to have a loss that is lower by this share.
-MARGIN = 0.02
+#: Another rate than that of the recipe has to have a loss that is lower by this share, over the root of the number of
+#: validation images: means of few images differ by chance.
+_MARGIN = 0.5
 
 
 def probe_learning_rate(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
@@ -53,7 +54,7 @@ def probe_learning_rate(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         state.begin_steps()
         trainer.reset(run.start)
         callbacks.save()
-    chosen = best_rate(state.rate_trials, trainer.recipe.lr)
+    chosen = best_rate(state.rate_trials, trainer.recipe.lr, len(run.validation))
     if chosen is None:
         raise diverged(run)
     state.lr_probe = LearningRateProbe(
@@ -69,13 +70,20 @@ def trial_steps(run: TrainingRun) -> int:
     return max(1, round(SHARE * run.trainer.recipe.epochs * run.steps_per_epoch))
 
 
-def best_rate(trials: list[RateTrial], default: float) -> float | None:
-    """Return the rate of the least loss, or ``default`` if that is nearly as good; None if all have diverged."""
+def best_rate(trials: list[RateTrial], default: float, images: int) -> float | None:
+    """Return the rate of the least loss, or ``default`` if that is nearly as good; None if all have diverged.
+
+    Args:
+        trials: of different rates, on so many validation ``images``.
+        default: rate of the recipe.
+        images: number of validation images, 1 or more.
+    """
     losses = {trial.lr: math.inf if trial.val_loss is None else trial.val_loss for trial in trials}
     best = min(losses, key=lambda rate: losses[rate])
     if losses[best] == math.inf:
         return None
-    return best if losses[best] < (1 - MARGIN) * losses.get(default, math.inf) else default
+    margin = _MARGIN / math.sqrt(images)
+    return best if losses[best] < (1 - margin) * losses[default] else default
 
 
 def _trial(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> RateTrial:

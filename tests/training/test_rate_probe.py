@@ -34,14 +34,21 @@ def trial(lr: float, loss: float | None) -> RateTrial:
         ((0.5, 0.4, 0.3), 0.4),
         ((0.3, 0.4, 0.5), 0.025),
         ((0.5, 0.4, None), 0.1),
-        ((0.5, 0.4, 0.399), 0.1),  # a loss that is lower by less than a fiftieth says nothing
+        ((0.5, 0.4, 0.39), 0.1),  # with 100 images, a loss that is lower by less than 5 % says nothing
+        ((0.5, 0.4, 0.37), 0.4),
         ((0.5, None, None), 0.025),
         ((None, None, None), None),
     ],
 )
 def test_the_rate_of_the_least_loss_is_chosen(losses: tuple[float | None, ...], chosen: float | None) -> None:
     trials = [trial(rate, loss) for rate, loss in zip((0.025, 0.1, 0.4), losses, strict=True)]
-    assert best_rate(trials, default=0.1) == chosen
+    assert best_rate(trials, default=0.1, images=100) == chosen
+
+
+@pytest.mark.parametrize(("images", "chosen"), [(10, 0.1), (1000, 0.4)])
+def test_with_few_validation_images_the_loss_has_to_be_clearly_lower(images: int, chosen: float) -> None:
+    trials = [trial(0.025, 0.5), trial(0.1, 0.4), trial(0.4, 0.37)]
+    assert best_rate(trials, default=0.1, images=images) == chosen
 
 
 @pytest.mark.parametrize(("lr", "factor"), [(0.05, 4), (3e3, 0.25)])
