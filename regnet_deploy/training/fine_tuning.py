@@ -16,9 +16,10 @@ LR = 0.02
 CROP_AREA = 0.35
 #: Largest batch size.
 BATCH = 32
-#: Below this batch size the statistics of batch norm stay those of the weights that the run starts from.
+#: Below this batch size, and with few images, the statistics of batch norm stay those of the weights that the run
+#: starts from: the probe is fitted to features that they make, and with others its accuracy is lost in the first steps.
 SMALLEST_NORM_BATCH = 16
-#: Steps of a run on few images (BiT's rule), and the number of images above which they grow with its power.
+#: Steps of a run on few images (BiT's rule); the number of images above which they grow with its power.
 STEPS = 500
 _FEW_IMAGES, _POWER = 2000, 0.8
 _FEWEST_EPOCHS = 3
@@ -86,7 +87,8 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     warmup = named.pop("warmup_epochs", None)
     epochs = named.get("epochs", max(_FEWEST_EPOCHS, (warmup or 0) + 1, round(wanted / of_epoch)))
     steps = epochs * of_epoch
-    frozen = batch < SMALLEST_NORM_BATCH and not named.get("precise_bn_images")
+    small = batch < SMALLEST_NORM_BATCH or images <= _FEW_IMAGES
+    frozen = small and not named.get("precise_bn_images")
     defaults: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch,

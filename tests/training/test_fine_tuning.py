@@ -165,7 +165,7 @@ def test_a_fine_tuning_that_is_killed_ends_with_the_same_bytes(
 ) -> None:
     options = dataclasses.replace(options, checkpoint_s=0)
     other = dataclasses.replace(options, run_dir=tmp_path / "other")
-    given = {**SHORT, "batch_size": 16 if steps == 1 else 8}  # with batch norm in training mode, and frozen
+    given = SHORT if steps != 1 else {**SHORT, "precise_bn_images": 16}  # batch norm is frozen, or in training mode
     step, done = Trainer.step, [0]
 
     def stopping(self: Trainer, batch: object, rate: float) -> object:
@@ -233,7 +233,8 @@ def test_a_probe_that_would_take_too_long_is_left_out(
 
 
 @pytest.mark.parametrize(
-    ("images", "epochs", "batch", "frozen"), [(20, 125, 5, True), (100, 125, 25, False), (1000, 16, 32, False)]
+    ("images", "epochs", "batch", "frozen"),
+    [(20, 125, 5, True), (100, 125, 25, True), (2000, 8, 32, True), (2048, 8, 32, False)],
 )
 def test_the_defaults_follow_from_the_number_of_images(images: int, epochs: int, batch: int, frozen: bool) -> None:
     recipe = fine_tuning_recipe({}, images).fitted(images)
@@ -255,7 +256,7 @@ def test_steps_grow_with_many_images_and_epochs_become_few() -> None:
 
 def test_what_is_given_wins() -> None:
     given = {"epochs": 7, "batch_size": 8, "lr": 0.5, "crop_area": 0.9, "precise_bn_images": 64, "warmup_epochs": 2}
-    recipe = fine_tuning_recipe(given, 100)
+    recipe = fine_tuning_recipe(dict(given), 100)
     assert recipe.warmup_steps == given.pop("warmup_epochs") * 12
     assert {name: getattr(recipe, name) for name in given} == given
     assert not recipe.frozen_bn

@@ -51,7 +51,7 @@ def test_with_few_validation_images_the_loss_has_to_be_clearly_lower(images: int
     assert best_rate(trials, default=0.1, images=images) == chosen
 
 
-@pytest.mark.parametrize(("lr", "factor"), [(0.05, 4), (3e3, 0.25)])
+@pytest.mark.parametrize(("lr", "factor"), [(0.05, 4), (150.0, 0.25)])
 def test_the_planted_best_is_chosen_trained_with_and_recorded(
     bundle: Bundle,
     data: Path,
@@ -61,16 +61,16 @@ def test_the_planted_best_is_chosen_trained_with_and_recorded(
     lr: float,
     factor: float,
 ) -> None:
-    monkeypatch.setattr(rate_probe, "SHARE", 0.5)  # a few more steps than 3, to tell them apart
+    monkeypatch.setattr(rate_probe, "SHARE", 1.0)  # more steps than 3, to tell them apart
     recipe = dataclasses.replace(RECIPE, lr=lr)  # far too low, so that the highest is best; and far too high
     training = train.train(bundle.path, data, recipe, options, recorded_progress).training
     assert [each.lr for each in training.lr_probe.trials] == [lr / 4, lr, lr * 4]
     assert training.lr_probe.lr == lr * factor
-    assert training.lr_probe.steps == 15
+    assert training.lr_probe.steps == 30
     chosen = dataclasses.replace(recipe, lr=lr * factor).fitted(30)
     assert [epoch.lr for epoch in training.history] == [chosen.learning_rate(epoch) for epoch in range(10)]
     assert training.recipe == recipe.fitted(30).to_json()
-    assert f"learning rate {lr * factor:g} for 128 images: val losses after 15 steps are" in recorded_progress.text
+    assert f"learning rate {lr * factor:g} for 128 images: val losses after 30 steps are" in recorded_progress.text
 
 
 def test_the_run_after_the_trials_is_that_without_them(
