@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from pathlib import PurePosixPath
 
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.findings import Example, Finding
 from regnet_deploy.images.image_check import ImageCheck
-from regnet_deploy.images.names import shortened
+from regnet_deploy.images.names import printable, shortened
 from regnet_deploy.images.split_listing import NO_CLASS, SplitListing
 
 #: A class with fewer training images is said to have few.
@@ -76,7 +76,7 @@ def _class_names(listing: SplitListing) -> Iterable[Finding]:
             yield Finding(
                 "class-extra",
                 True,
-                f"{folder}/ has {_classes(extra)} that {listing.folders['train']}/ has not",
+                f"{_classes(extra)} of {folder}/ {_are(extra)} not in {listing.folders['train']}/",
                 "training refuses such a folder: add training images, rename the folder, or remove it",
                 tuple(Example((name,)) for name in extra),
             )
@@ -86,7 +86,8 @@ def _class_names(listing: SplitListing) -> Iterable[Finding]:
             yield Finding(
                 "class-missing",
                 True,
-                f"{folder}/ has no folder of {_classes(missing)} of {len(train):,} in {listing.folders['train']}/",
+                f"{len(missing):,} of {len(train):,} classes of {listing.folders['train']}/ {_are(missing)} not in "
+                f"{folder}/",
                 "nothing is measured for them, so the accuracy is that of the other classes: add images",
                 tuple(Example((name,)) for name in missing),
             )
@@ -165,8 +166,8 @@ def _balance(train: Mapping[str, list[ImageCheck]]) -> Iterable[Finding]:
         yield Finding(
             "unbalanced",
             False,
-            f"the largest class has {ratio:,.0f} times the training images of the smallest: {largest} "
-            f"{counts[largest]:,}, {smallest} {counts[smallest]:,}",
+            f"the largest class has {ratio:,.0f} times the training images of the smallest: "
+            f"{printable(largest)} {counts[largest]:,}, {printable(smallest)} {counts[smallest]:,}",
             "the accuracy is mostly that of the large classes: look at the recall of each class with `regnet-deploy "
             "evaluate BUNDLE --data DIR`, and collect images of the small ones",
         )
@@ -234,9 +235,12 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _classes(found: Iterable[object]) -> str:
-    count = len(list(found))
-    return f"{count:,} {'class' if count == 1 else 'classes'}"
+def _classes(found: Sized) -> str:
+    return f"{len(found):,} {'class' if len(found) == 1 else 'classes'}"
+
+
+def _are(found: Sized) -> str:
+    return "is" if len(found) == 1 else "are"
 
 
 def _images(found: list[ImageCheck]) -> str:

@@ -99,11 +99,13 @@ def _print_check(check: FolderCheck) -> None:
 
 
 def _print_finding(finding: Finding) -> None:
+    from regnet_deploy.images.names import printable
+
     print_text(_bullet(finding.text))
     print_text(f"  {finding.advice}")
     for case in finding.examples[:_CASES]:
         note = f" ({case.note})" if case.note else ""
-        print_text(f"    {finding.joined.join(case.names)}{note}")
+        print_text(f"    {finding.joined.join(map(printable, case.names))}{note}")
     if len(finding.examples) > _CASES:
         print_text(f"    and {len(finding.examples) - _CASES:,} more (--html shows them, --json lists all)")
 
@@ -117,6 +119,8 @@ def _bullet(text: str) -> str:
 
 
 def _print_classes(check: FolderCheck) -> None:
+    from regnet_deploy.images.names import printable
+
     counts = {split: check.counts(split) for split in check.listing.splits}
     labels = sorted(
         {label for own in counts.values() for label in own if label}, key=lambda e: counts["train"].get(e, 0)
@@ -125,6 +129,8 @@ def _print_classes(check: FolderCheck) -> None:
         return  # the figures say it: all classes have the same
     shown = sorted(labels) if len(labels) <= _CLASSES else labels[: _CLASSES // 2] + labels[-_CLASSES // 2 :]
     title = "Classes" if len(shown) == len(labels) else f"The smallest and the largest of {len(labels):,} classes"
-    rows = [(label, *(f"{own[label]:,}" if label in own else "-" for own in counts.values())) for label in shown]
+    rows = [
+        (printable(label), *(f"{own[label]:,}" if label in own else "-" for own in counts.values())) for label in shown
+    ]
     print_text(f"\n{title}", style="bold")  # a table breaks a title that is wider than itself
     print_table("", ("class", *counts), rows)

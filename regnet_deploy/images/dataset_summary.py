@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.decode import SUFFIXES
-from regnet_deploy.images.names import shortened
+from regnet_deploy.images.names import printable, shortened
 
 #: A line names as many classes at most; of more, the first ones, the smallest and the largest.
 _CLASSES = 12
@@ -65,7 +65,7 @@ def left_out_lines(what: str, reasons: Mapping[str, str]) -> list[str]:
         reason = reasons[names[0]]
         reason = reason if len(reason) <= _REASON_LENGTH else f"{reason[:_REASON_LENGTH]}..."
         if len(names) == 1:
-            lines.append(f"  {names[0]}: {reason}")
+            lines.append(f"  {printable(names[0])}: {reason}")
         else:
             lines.append(f"  {len(names):,} like {shortened(names, _NAMES)}: {reason}")
     if len(ordered) > _REASONS:

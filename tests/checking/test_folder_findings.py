@@ -108,8 +108,8 @@ def gray(data: Path) -> None:
     ("damage", "kind", "serious", "said", "cases"),
     [
         (case, "class-case", True, "1 class of val/ differs from train/ in upper and lower case alone", ["val/Cat"]),
-        (extra, "class-extra", True, "val/ has 1 class that train/ has not", ["eel"]),
-        (missing, "class-missing", True, "val/ has no folder of 1 class of 2 in train/", ["cat"]),
+        (extra, "class-extra", True, "1 class of val/ is not in train/", ["eel"]),
+        (missing, "class-missing", True, "1 of 2 classes of train/ is not in val/", ["cat"]),
         (empty, "class-empty", True, "1 class in val/ has no usable image", ["cat"]),
         (twins, "class-case", True, "1 class differs from another in upper and lower case alone", ["cat"]),
         (broken, "broken", False, "1 of 42 files are broken images", ["train/cat/3.png"]),

@@ -121,3 +121,12 @@ def test_an_interrupted_check_continues_where_it_was(data: Path, start_cli: Call
     printed, _ = done.communicate(timeout=60)
     assert json.loads(printed)["usable"] == 244
     assert len(kept.read_text().splitlines()) == 244
+
+
+def test_names_of_files_move_no_cursor(cli: Callable[..., Any], data: Path) -> None:
+    (data / "train/cat" / "a\nb\x1b[31m.png").write_bytes(b"")
+    (data / "val/cat" / "c\nd.png").write_bytes((data / "train/cat/0.png").read_bytes())
+    shown = cli("check", data).stdout
+    assert "\x1b" not in shown
+    assert "    train/cat/a\\nb\\x1b[31m.png (empty file)" in shown.splitlines()
+    assert "    train/cat/0.png = val/cat/c\\nd.png" in shown.splitlines()
