@@ -35,4 +35,7 @@ def as_library(name: str, state: Mapping[str, Tensor], network: Network) -> dict
     if layout.bgr:
         stem = layout.foreign_name("stem.conv.weight")
         renamed[stem] = renamed[stem].flip(1)
+    if layout.inputs_first:
+        renamed |= {name: each.flatten(1) for name, each in renamed.items() if ".se_block." in name and each.ndim == 4}
+        renamed |= {name: tensor.T for name, tensor in renamed.items() if tensor.ndim == 2}
     return renamed

@@ -24,7 +24,8 @@ class TritonPythonModel:
         """Read the parameters of config.pbtxt."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
-        self._preprocessing = SimpleNamespace(**{"scaled_decoding": False, **json.loads(parameters["preprocessing"])})
+        steps = {"scaled_decoding": False, "antialias": True, **json.loads(parameters["preprocessing"])}
+        self._preprocessing = SimpleNamespace(**steps)
         self._formats = tuple(parameters["formats"].split())
         self._max_pixels = int(parameters["max_pixels"])
         self._input = config["input"][0]["name"]

@@ -191,12 +191,14 @@ class Preprocessing(Record, frozen=True, forbid_unknown_fields=True):
     Attributes:
         resize: short side after resizing, pixels.
         crop: side of the central square that the network sees, pixels.
-        interpolation: ``bilinear`` or ``bicubic``, with antialiasing.
+        interpolation: ``bilinear`` or ``bicubic``.
         mean: subtracted from RGB in 0..1.
         std: divided by after that.
         colours: order of the channels.
         scaled_decoding: whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size before it is resized. The pixels
             differ slightly, so bundles of earlier versions, which do not have the key, are decoded at full size.
+        antialias: whether a pixel of the resized image is an average of all pixels that it covers, as Pillow resizes;
+            else it is interpolated between the four nearest ones, as OpenCV does.
     """
 
     resize: _Count
@@ -206,6 +208,16 @@ class Preprocessing(Record, frozen=True, forbid_unknown_fields=True):
     std: tuple[float, float, float] = default(IMAGENET_STD)
     colours: Literal["RGB"] = default("RGB")
     scaled_decoding: bool = False
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        """Check that the steps exist.
+
+        Raises:
+            UsageError: bicubic interpolation without antialiasing.
+        """
+        if not self.antialias and self.interpolation != "bilinear":
+            raise UsageError(f"without antialiasing, interpolation must be bilinear, got {self.interpolation}")
 
 
 class WeightsOrigin(Record, frozen=True, kw_only=True):

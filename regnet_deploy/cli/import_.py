@@ -76,6 +76,11 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option("--resolution", type=Whole(16, 2048), help="Width and height of the network's input, pixels.")
 @click.option("--resize", type=Whole(16, 4096), help="Short side of the image before the central crop, pixels.")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic"]), help="How images are resized.")
+@click.option(
+    "--antialias/--no-antialias",
+    default=None,
+    help="Whether images are resized with antialiasing, as Pillow does and OpenCV does not.  [default: as the library]",
+)
 @click.option("--mean", type=Channels(), help="Mean of the pixels in 0..1.  [default: that of ImageNet]")
 @click.option(
     "--std", type=Channels(smallest=0.001), help="Deviation of the pixels in 0..1.  [default: that of ImageNet]"
@@ -171,7 +176,7 @@ def _print_bundle(bundle: Bundle) -> None:
     )
     print_text(
         f"Preprocessing: short side {pixels.resize}, center {pixels.crop} x {pixels.crop} pixels, "
-        f"{pixels.interpolation}."
+        f"{pixels.interpolation} {'with' if pixels.antialias else 'without'} antialiasing."
     )
     if origin.published:
         accuracy = ""

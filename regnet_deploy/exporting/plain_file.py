@@ -169,7 +169,14 @@ def write_plain_file(
         program = file.with_suffix(_PROGRAM)
         if network.runs_elsewhere:
             pixels = session.input == "uint8"
-            text = snippet(found, file.name, beside.name, pixels=pixels, exact=network.exact)
+            text = snippet(
+                found,
+                file.name,
+                beside.name,
+                pixels=pixels,
+                exact=network.exact,
+                antialias=bundle.preprocessing.antialias,
+            )
             stage(program, text.encode())
     if not network.runs_elsewhere:
         program.unlink(missing_ok=True)  # of an earlier file of this name
@@ -282,7 +289,11 @@ def _description(bundle: Bundle, kind: str) -> dict[str, Any]:
     shape = ["n", side, side, 3] if kind == "uint8" else ["n", 3, side, side]
     return {
         "architecture": to_json(bundle.architecture),
-        "preprocessing": {**to_json(bundle.preprocessing), "scaled_decoding": bundle.preprocessing.scaled_decoding},
+        "preprocessing": {
+            **to_json(bundle.preprocessing),
+            "scaled_decoding": bundle.preprocessing.scaled_decoding,
+            "antialias": bundle.preprocessing.antialias,
+        },
         "labels": list(labels_of(bundle)),
         "input": {"name": "images", "type": kind, "shape": shape},
         "output": {"name": "logits", "type": "float32", "shape": ["n", bundle.architecture.classes]},

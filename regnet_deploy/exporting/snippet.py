@@ -59,6 +59,24 @@ options = onnxruntime.SessionOptions()  # computes every operator in the type th
 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 """
 
+_RESIZE = """\
+    method = Image.Resampling[STEPS["interpolation"].upper()]
+    return np.asarray(image.convert("RGB").resize((crop, crop), method, box=(*corners[0], *corners[1])))
+"""
+_INTERPOLATE = """\
+    image, places = np.asarray(image.convert("RGB")), []
+    for i in (1, 0):  # without antialiasing: each pixel is interpolated between its four nearest ones, as in OpenCV
+        step = (corners[1][i] - corners[0][i]) / crop
+        place = corners[0][i] + (np.arange(crop) + 0.5) * step - 0.5
+        near, last = np.floor(place), image.shape[1 - i] - 1
+        share = (place - near).astype(np.float32)
+        places.append([np.clip(near + j, 0, last).astype(np.int64) for j in (0, 1)] + [share])
+    (rows, share_down), (columns, share) = [(each[:2], each[2]) for each in places]
+    down, right = share_down[:, None, None], share[None, :, None]
+    two = [image[np.ix_(row, columns[0])] * (1 - right) + image[np.ix_(row, columns[1])] * right for row in rows]
+    return np.floor(two[0] * (1 - down) + two[1] * down + 0.5).astype(np.uint8)
+"""
+
 _TEMPLATE = '''\
 """Classifies the image files that are named on the command line. {mark}.
 
@@ -110,9 +128,7 @@ def load_pixels(path):
     spare = (image.width - size[0]) * (turn in (2, 3, 6, 7)), (image.height - size[1]) * (turn in (3, 4, 7, 8))
     start = [(side - crop) // 2 for side in full]
     corners = [[(start[i] + at) * size[i] / full[i] + spare[i] for i in (0, 1)] for at in (0, crop)]
-    method = Image.Resampling[STEPS["interpolation"].upper()]
-    return np.asarray(image.convert("RGB").resize((crop, crop), method, box=(*corners[0], *corners[1])))
-
+{resize}
 
 if __name__ == "__main__":
     for path in sys.argv[1:]:
@@ -123,7 +139,9 @@ if __name__ == "__main__":
 '''
 
 
-def snippet(target: str, file: str, description: str, *, pixels: bool = False, exact: bool = False) -> str:
+def snippet(
+    target: str, file: str, description: str, *, pixels: bool = False, exact: bool = False, antialias: bool = True
+) -> str:
     """Return a program that opens a plain file and classifies images with it.
 
     Args:
@@ -132,6 +150,7 @@ def snippet(target: str, file: str, description: str, *, pixels: bool = False, e
         description: name of the JSON file that describes it.
         pixels: whether the network takes pixels, uint8 ``(n, h, w, 3)``.
         exact: whether ONNX Runtime must compute it without graph optimizations.
+        antialias: whether images are resized with antialiasing.
     """
     parts = _PARTS[target]
     opening = parts.opening
@@ -147,4 +166,5 @@ def snippet(target: str, file: str, description: str, *, pixels: bool = False, e
         opening=opening,
         images=_PIXELS if pixels else _NORMALIZE,
         run=parts.run,
+        resize=_RESIZE if antialias else _INTERPOLATE,
     )

@@ -86,9 +86,32 @@ def _crop(source: Scaled, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         (left + preprocessing.crop) * width / full_width / scale + x,
         (top + preprocessing.crop) * height / full_height / scale + y,
     )
+    if not preprocessing.antialias:
+        return _interpolated(np.asarray(source.image), box, preprocessing.crop)
     method = getattr(module.Resampling, preprocessing.interpolation.upper())
     crop = source.image.resize((preprocessing.crop, preprocessing.crop), method, box=box)
     return np.asarray(crop, dtype=np.uint8)
+
+
+def _interpolated(image: NDArray[np.uint8], box: tuple[float, ...], side: int) -> NDArray[np.uint8]:
+    """Resize a part of an image with each pixel interpolated between its four nearest ones, as OpenCV does.
+
+    Pillow's own transformation without antialiasing rounds all values down.
+    """
+    near: list[NDArray[np.int64]] = []
+    far: list[NDArray[np.int64]] = []
+    shares: list[NDArray[np.float32]] = []
+    for start, end, size in ((box[1], box[3], image.shape[0]), (box[0], box[2], image.shape[1])):
+        position = start + (np.arange(side) + 0.5) * ((end - start) / side) - 0.5
+        lower = np.floor(position)
+        shares.append((position - lower).astype(np.float32))
+        near.append(np.clip(lower, 0, size - 1).astype(np.int64))
+        far.append(np.clip(lower + 1, 0, size - 1).astype(np.int64))
+    down, right = shares[0][:, None, None], shares[1][None, :, None]
+    above, below = (
+        image[np.ix_(rows, near[1])] * (1 - right) + image[np.ix_(rows, far[1])] * right for rows in (near[0], far[0])
+    )
+    return np.floor(above * (1 - down) + below * down + 0.5).astype(np.uint8)
 
 
 def normalize(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -39,7 +39,10 @@ def export_weights(bundle: Bundle, target: str, path: str | Path) -> Path:
         )
     state = foreign_state(weights_from_bytes(bundle.read(FILE)), target, bundle.architecture.network.se_ratio > 0)
     if file.suffix == ".safetensors":
-        data = weights_to_bytes(state)
+        metadata = {"format": "pt"}  # which some loaders demand
+        if target == "pycls":
+            metadata["channels"] = "bgr"
+        data = weights_to_bytes(state, metadata)
     else:
         content = {"model_state": state} if target == "pycls" else state
         buffer = io.BytesIO()

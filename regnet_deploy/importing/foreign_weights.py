@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from regnet_deploy.errors import DataError, UsageError, did_you_mean
-from regnet_deploy.importing.layouts import SOURCES, Layout, match_counts
+from regnet_deploy.importing.file_digest import digest_of
+from regnet_deploy.importing.layouts import OWN, SOURCES, Layout, match_counts
 from regnet_deploy.importing.pycls_config import uses_ffcv
 from regnet_deploy.importing.recover import classes_of, recover_network
 from regnet_deploy.importing.weight_file import WeightFile, read_weight_file
+from regnet_deploy.models.weights import METADATA
 from regnet_deploy.space.network import Network
 
 _NAMED = 5
@@ -77,11 +79,17 @@ def read_foreign_weights(
         raise UsageError(f"--from must be one of {', '.join(SOURCES)}, got {source!r}{did_you_mean(source, SOURCES)}")
     file = read_weight_file(path)
     names = [name for name in file.tensors if not _IGNORED.match(name)]
-    layout = _recognize(names, source, path)
+    layout = _recognize(names, source or (OWN if _is_own(file, path) else None), path)
     unknown = [name for name in names if layout.own_name(name) is None]
     if unknown:
         raise DataError(f"{path} is {_description(names, layout, unknown)}")
     state = {own: file.tensors[name] for name in names if (own := layout.own_name(name))}
+    if layout.inputs_first:
+        state = {name: _outputs_first(name, tensor) for name, tensor in state.items()}
+    biases = _fold_biases(state)
+    if biases:
+        remark = f"{biases} biases of convolutions are taken into the batch norms behind them"
+        file = replace(file, remarks=(*file.remarks, remark))
     if "head.fc.weight" not in state:
         raise DataError(
             f"{path} has no classifier: it holds the trunk of a network alone, such as of self-supervised training; "
@@ -101,6 +109,26 @@ def read_foreign_weights(
     return ForeignWeights(file, layout.name, state, network, classes_of(state), tuple(assumptions))
 
 
+def _outputs_first(name: str, tensor: Tensor) -> Tensor:
+    """Return a matrix of (inputs, outputs) as (outputs, inputs), and of squeeze-and-excitation as a 1x1 convolution."""
+    if tensor.ndim != 2:
+        return tensor
+    return tensor.T[:, :, None, None].contiguous() if ".se." in name else tensor.T.contiguous()
+
+
+def _fold_biases(state: dict[str, Tensor]) -> int:
+    """Replace biases of convolutions by what they are in the batch norm behind them, and return how many there were."""
+    biases = 0
+    for name in [name for name in state if name.endswith(".bias")]:
+        module = name.removesuffix(".bias")
+        block, _, last = module.rpartition(".")
+        mean = {"stem.conv": "stem.bn", f"{block}.proj": f"{block}.bn"}.get(module, f"{module}_bn") + ".running_mean"
+        if last != "bn" and mean in state and state[mean].shape == state[name].shape:
+            state[mean] = state[mean] - state.pop(name)
+            biases += 1
+    return biases
+
+
 def _recognize(names: Sequence[str], source: str | None, path: Path) -> Layout:
     """Return the layout that knows most of the names."""
     counts = [(layout, count) for layout, count in match_counts(names) if source in (None, layout.name)]
@@ -116,6 +144,16 @@ def _recognize(names: Sequence[str], source: str | None, path: Path) -> Layout:
         raise DataError(f"{path} is {other}, not a RegNet that can be imported; its tensors are {listed}, ...")
     expected = f"names of {source}" if source else f"the names of {', '.join(SOURCES)}"
     raise DataError(f"{path} has no RegNet with {expected}; its first tensors are {listed}")
+
+
+def _is_own(file: WeightFile, path: Path) -> bool:
+    """Tell whether this program wrote the file into a bundle: by its metadata, or by its name, which has its digest."""
+    if file.container != "safetensors":
+        return False
+    if any(file.metadata.get(f"metadata.{name}") == text for name, text in METADATA.items()):
+        return True
+    named = re.fullmatch(r"weights-([0-9a-f]{12})\.safetensors", path.name)  # earlier versions wrote no metadata
+    return named is not None and digest_of(path).startswith(named[1])
 
 
 def _other_network(names: Sequence[str]) -> str | None:
@@ -134,12 +172,17 @@ def _channel_order(file: WeightFile, layout: Layout, channels: str | None) -> tu
     """Return whether the network takes BGR, and what was assumed."""
     if channels is not None:
         return channels == "bgr", []
+    said = file.metadata.get("metadata.channels")
+    if layout.name == "pycls" and said in ("rgb", "bgr"):  # this program writes it into what it exports
+        return said == "bgr", []
     if layout.name == "pycls":
         ffcv = uses_ffcv(file.metadata)
         if ffcv is not None:
             return not ffcv, []
-        return True, [
+        assumed = (
             "the file does not say the order of the channels: BGR is assumed, as pycls's loader gives it; --channels "
             "rgb is for weights that were trained with ffcv or converted before"
-        ]
+        )
+        own = f", and --from {OWN} for those of a bundle" if file.container == "safetensors" else ""
+        return True, [assumed + own]
     return layout.bgr, []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,13 @@ from regnet_deploy.bundle import MANIFEST, Bundle, Manifest, create_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing, WeightsOrigin
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.imagenet import class_names
+from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.importing.file_digest import digest_of
 from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
 from regnet_deploy.importing.hub_config import HubConfig, read_hub_config
+from regnet_deploy.importing.layouts import OWN
 from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize, weights_at
-from regnet_deploy.importing.pycls_config import sizes_of_test
+from regnet_deploy.importing.pycls_config import sizes_of_test, uses_ffcv
 from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.profiling.machine import environment
 from regnet_deploy.space.complexity import network_complexity
@@ -28,6 +30,9 @@ from regnet_deploy.space.published import find_published, published_networks
 _DEFAULT_TEST = {
     "pycls": (256 / 224, "bilinear"),
     "mmpretrain": (256 / 224, "bilinear"),
+    "paddleclas": (256 / 224, "bilinear"),
+    "pytorchcv": (256 / 224, "bilinear"),
+    OWN: (256 / 224, "bilinear"),
     "torchvision": (256 / 224, "bilinear"),
     "classy": (256 / 224, "bilinear"),
     "vissl": (256 / 224, "bilinear"),
@@ -35,6 +40,8 @@ _DEFAULT_TEST = {
     "timm": (235 / 224, "bicubic"),  # a crop of 0.95, rounded down as timm does
 }
 _DEFAULT_RESOLUTION = 224
+#: Libraries that resize with OpenCV, whose bilinear interpolation has no antialiasing; the others use Pillow.
+_OPENCV = ("pycls", "mmpretrain", "paddleclas")
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class ImportOptions:
             default of the library is wanted.
         resize: short side of the image before the central crop, pixels.
         interpolation: ``bilinear`` or ``bicubic``.
+        antialias: whether images are resized with antialiasing; see ``Preprocessing``.
         mean: subtracted from RGB in 0..1, ``(3,)``.
         std: divided by after that, ``(3,)``.
         labels: file of class names: one a line, or a JSON list.
@@ -64,6 +72,7 @@ class ImportOptions:
     resolution: int | None = None
     resize: int | None = None
     interpolation: str | None = None
+    antialias: bool | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     labels: Path | None = None
@@ -109,9 +118,9 @@ def import_weights(
     )
     if options.network is not None:
         _check_network(foreign, options.network, file)
-    digest = _sha256(file)
+    digest = digest_of(file)
     promised = digest_in_name(file.name)
-    if promised is not None and not digest.startswith(promised):
+    if promised is not None and not any(each.startswith(promised) for each in (digest, digest_of(file, "sha1"))):
         raise DataError(
             f"{file} is damaged or was changed: its SHA-256 begins with {digest[:8]}, and its name says {promised}; "
             "download it again, or rename it if you changed it"
@@ -217,6 +226,8 @@ def _preprocessing(
     """Return how images are prepared: as the options say, else the published test, else config.json, else a default."""
     share, usual = _DEFAULT_TEST[foreign.source]
     resolution = (entry or config).resolution or options.resolution or _DEFAULT_RESOLUTION
+    if foreign.source == OWN:  # where small images are not cropped
+        share = default_preprocessing(resolution).resize / resolution
     resize = (entry or config).resize or round(resolution * share)
     if options.resolution is not None and options.resolution != resolution:
         resize = round(resize * options.resolution / resolution)
@@ -228,19 +239,32 @@ def _preprocessing(
         "mean": options.mean or (None if entry else config.mean),
         "std": options.std or (None if entry else config.std),
     }
+    interpolation: Any = said["interpolation"] or usual
+    antialias = options.antialias
+    if antialias is None:  # ffcv averages pixels, too
+        opencv = foreign.source in _OPENCV and not uses_ffcv(foreign.file.metadata)
+        antialias = not opencv or interpolation != "bilinear"
     if entry is None and None in said.values():
-        text = f"short side {said['resize'] or resize}, center {resolution}, {said['interpolation'] or usual}"
+        filtering = interpolation if antialias else f"{interpolation} without antialiasing"
+        text = f"short side {said['resize'] or resize}, center {resolution}, {filtering}"
         normal = "" if said["mean"] and said["std"] else ", mean and deviation of ImageNet"
-        named = ", ".join(f"--{name}" for name in said)
+        named = ", ".join(f"--{name}" for name in (*said, "antialias"))
         assumptions.append(
             f"preprocessing as in the default test of {foreign.source} ({text}{normal}): {named} set what differs"
         )
     if (said["resize"] or resize) < resolution:
         raise UsageError(f"--resize {options.resize} is smaller than the input of the network, {resolution} pixels")
-    defaults = Preprocessing(resize=said["resize"] or resize, crop=resolution, scaled_decoding=True)
-    changes: dict[str, Any] = {"interpolation": said["interpolation"] or usual}
-    changes |= {name: said[name] for name in ("mean", "std") if said[name]}
-    return defaults.replace(**changes)
+    if not antialias and interpolation != "bilinear":
+        raise UsageError(f"--no-antialias goes with --interpolation bilinear, and not with {interpolation}")
+    normalization = {name: said[name] for name in ("mean", "std") if said[name]}
+    return Preprocessing(
+        resize=said["resize"] or resize,
+        crop=resolution,
+        interpolation=interpolation,
+        scaled_decoding=antialias,  # pixels of a JPEG that is decoded at a smaller size are averages
+        antialias=antialias,
+        **normalization,
+    )
 
 
 def _architecture(foreign: ForeignWeights, resolution: int) -> Architecture:
@@ -321,8 +345,3 @@ def _from_mapping(names: Mapping[str, Any]) -> list[Any]:
     if "id2label" in names and isinstance(names["id2label"], Mapping):
         names = names["id2label"]
     return [names[key] for key in sorted(names, key=lambda key: (len(key), key))]
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -45,6 +45,8 @@ class Layout:
         bgr: whether the network takes blue, green, red.
         rewrites: (pattern, replacement) of names before they are compared, in order.
         with_se: whether it is the layout of networks with squeeze-and-excitation, None where both have the same names.
+        tensors: name of a tensor in its module -> this program's, where they differ.
+        inputs_first: whether matrices are (inputs, outputs), and squeeze-and-excitation is made of them.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Layout:
     bgr: bool = False
     rewrites: tuple[tuple[str, str], ...] = ()
     with_se: bool | None = None
+    tensors: Mapping[str, str] = field(default_factory=dict, repr=False)
+    inputs_first: bool = False
 
     @cached_property
     def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
@@ -73,12 +77,13 @@ class Layout:
                 numbers = found.groupdict()
                 i = int(numbers.get("i") or self.first_stage) - self.first_stage + 1
                 j = int(numbers.get("j") or self.first_block) - self.first_block + 1
-                return f"{_OWN[part].format(i=i, j=j)}.{found['tensor']}"
+                return f"{_OWN[part].format(i=i, j=j)}.{self.tensors.get(found['tensor'], found['tensor'])}"
         return None
 
     def foreign_name(self, name: str) -> str:
         """Return the layout's name of a tensor of this program."""
         module, _, tensor = name.rpartition(".")
+        tensor = next((foreign for foreign, own in self.tensors.items() if own == tensor), tensor)
         for own, part in _OWN_PATTERNS:
             if found := own.fullmatch(module):
                 numbers = found.groupdict()
@@ -88,6 +93,8 @@ class Layout:
         raise KeyError(name)
 
 
+#: Name of this program among the libraries: weights of a bundle have the names of pycls, and take RGB.
+OWN = "regnet-deploy"
 _OWN_PATTERNS = [
     (re.compile(re.escape(own).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{j\}", r"(?P<j>\d+)")), part)
     for part, own in _OWN.items()
@@ -98,7 +105,7 @@ _CLASSY_BLOCK = "proj bn f.a.0 f.a.1 f.b.0 f.b.1 f.se.excitation.0 f.se.excitati
 _CLASSY_NAMES = (
     (r"trunk\.|base_model\.", ""),
     (r"(trunk_output\..*)\._module\.", r"\1."),
-    (r"_?heads\..*\b(?:fc|clf\.0)\.(weight|bias)", r"heads.fc.\1"),
+    (r"(?:_?heads\..*\b|head\.)(?:fc|clf\.0)\.(weight|bias)", r"heads.fc.\1"),  # head.fc is that of SWAG
 )
 _TRANSFORMERS = (
     "regnet.embedder.embedder.convolution regnet.embedder.embedder.normalization",
@@ -178,6 +185,29 @@ LAYOUTS = (
         first_block=0,
         bgr=True,
     ),
+    Layout(
+        "paddleclas",
+        _modules(
+            "conv._conv conv._batch_norm",
+            "s{i}_b{j}",
+            "short._conv short._batch_norm conv0._conv conv0._batch_norm conv1._conv conv1._batch_norm "
+            "se_block.squeeze se_block.excitation conv2._conv conv2._batch_norm",
+            "out",
+        ),
+        tensors={"_mean": "running_mean", "_variance": "running_var"},
+        inputs_first=True,
+    ),
+    Layout(
+        "pytorchcv",
+        _modules(
+            "features.init_block.conv features.init_block.bn",
+            "features.stage{i}.unit{j}",
+            "identity_conv.conv identity_conv.bn body.conv1.conv body.conv1.bn body.conv2.conv body.conv2.bn "
+            "body.se.conv1 body.se.conv2 body.conv3.conv body.conv3.bn",
+            "output",
+        ),
+    ),
+    Layout(OWN, _OWN),
 )
 #: Names that ``--from`` takes.
 SOURCES = tuple(dict.fromkeys(layout.name for layout in LAYOUTS))

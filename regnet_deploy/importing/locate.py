@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.importing.download import Order, Remote, check_url, fetch, shown_url
+from regnet_deploy.importing.file_digest import digest_of
 from regnet_deploy.importing.hub import fetch_hub_weights, parse_hub_file
 from regnet_deploy.importing.public_weights import digest_in_name, find_weights, public_weights
 from regnet_deploy.progress import Progress
@@ -80,7 +81,7 @@ def _fetch_address(address: str, progress: Progress | None) -> Path:
         (entry.sha256_prefix for entry in public_weights() if entry.location == address and entry.sha256_prefix), None
     )
     shared = _torch_hub() / name
-    if promised and shared.is_file() and _sha256(shared).startswith(promised):
+    if promised and shared.is_file() and digest_of(shared).startswith(promised):
         return shared
     own = cache_folder("downloads") / hashlib.sha256(url.encode()).hexdigest()[:16]
 
@@ -89,7 +90,7 @@ def _fetch_address(address: str, progress: Progress | None) -> Path:
         return shared if promised else own / version / name
 
     def verify(file: Path, remote: Remote) -> None:
-        digest = _sha256(file)
+        digest = digest_of(file)
         if promised and not digest.startswith(promised):
             raise DataError(
                 f"{shown_url(address)} is damaged or was changed: its SHA-256 begins with {digest[: len(promised)]}, "
@@ -103,8 +104,3 @@ def _fetch_address(address: str, progress: Progress | None) -> Path:
 def _torch_hub() -> Path:
     """Return the folder in which torch.hub keeps files that it downloaded."""
     return other_cache("TORCH_HOME", "torch") / "hub" / "checkpoints"
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,7 +1,8 @@
 """Reads the tensors of a weight file, whatever container another library wrote, and runs no code of the file.
 
 Containers: safetensors; the zip files of ``torch.save`` and its older pickle streams, read by ``torch.load`` with
-``weights_only``; either of them inside a plain zip archive. Tensors may be nested in dictionaries, as in a checkpoint.
+``weights_only``; either of them inside a plain zip archive; pickles of NumPy arrays, as PaddlePaddle writes them.
+Tensors may be nested in dictionaries, as in a checkpoint.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from regnet_deploy.errors import DataError, require
+from regnet_deploy.importing.numpy_pickle import NotArraysError, read_numpy_pickle
 
 #: Prefixes that wrappers of modules add to every name: DataParallel, torch.compile, Lightning, ModelEMA.
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "encoder.backbone.")
@@ -47,12 +49,19 @@ _PLACES = (
 #: Most dictionaries around a tensor, and most entries of them all. A pickle can refer to one dictionary many times, or
 #: to itself, so a small file can have any number of both.
 _DEEPEST, _MOST_ENTRIES = 16, 200_000
+#: What a pickle stream of torch.save begins with, as a number of ten bytes.
+_TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 #: Largest size of what an archive or its tensors take in memory, as a multiple of the file and beyond 16 MiB. Weights
 #: hardly compress, but a small archive of zeros, or a tensor that repeats one value, can fill the memory.
 _LARGEST_GROWTH, _ALWAYS_ALLOWED = 4, 16 << 20
 #: How other files begin, and what they are.
 _OTHER_KINDS = (
-    (b"\x89HDF\r\n", "a HDF5 file (Keras): convert it to PyTorch first, for example with timm's names"),
+    (
+        b"\x89HDF\r\n",
+        "a HDF5 file (Keras or TensorFlow), which is not read: take weights of this network from pycls, timm, "
+        "torchvision or transformers, as `regnet-deploy weights` lists them",
+    ),
+    (b"\x93NUMPY", "one NumPy array, not the weights of a network: save a dictionary of them with torch.save"),
     (b"version https://git-lfs", "a Git LFS pointer, not the weights: run `git lfs pull` where it comes from"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"ustar", "a tar archive: unpack it first"),
@@ -66,7 +75,7 @@ class WeightFile:
 
     Attributes:
         tensors: name -> float32 tensor, or integers as they are; names without the prefixes of wrappers.
-        container: ``safetensors``, ``torch zip`` or ``torch pickle``.
+        container: ``safetensors``, ``torch zip``, ``torch pickle`` or ``numpy pickle``.
         place: keys of the dictionaries in which the tensors were, outermost first.
         metadata: texts and numbers beside the tensors, such as ``cfg`` of pycls or ``arch`` of timm.
         remarks: what was chosen or converted, one sentence each.
@@ -144,8 +153,27 @@ def _read_torch(path: Path, start: bytes) -> tuple[dict[str, Any], str]:
                 return _load(io.BytesIO(data), path), "torch zip" if data.startswith(b"PK") else "torch pickle"
         return _load(path, path), "torch zip"
     if start[:1] != b"\x80":
-        raise DataError(f"{path} is neither safetensors nor a file of torch.save: it starts with {start[:8]!r}")
-    return _load(path, path), "torch pickle"
+        raise DataError(
+            f"{path} is neither safetensors nor a file of torch.save or Paddle: it starts with {start[:8]!r}"
+        )
+    if _TORCH_MAGIC in start[:64]:
+        return _load(path, path), "torch pickle"
+    return _read_arrays(path), "numpy pickle"
+
+
+def _read_arrays(path: Path) -> dict[str, Any]:
+    """Return what a pickle holds that torch.save did not write."""
+    try:
+        content = read_numpy_pickle(path.read_bytes())
+    except NotArraysError as error:
+        raise DataError(_objects_message(path, f" ({_one_line(error):.100})")) from None
+    except ValueError as error:
+        raise DataError(
+            f"{path} is a pickle that is damaged or cut off: {_one_line(error)}; download it again"
+        ) from None
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    return _dictionary(content, path)
 
 
 def _opened_zip(path: Path) -> zipfile.ZipFile:
@@ -179,6 +207,10 @@ def _load(source: Path | io.BytesIO, path: Path) -> dict[str, Any]:
             content = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler meets whatever bytes are in the file, with any exception
         raise DataError(_load_message(path, error)) from None
+    return _dictionary(content, path)
+
+
+def _dictionary(content: Any, path: Path) -> dict[str, Any]:
     if isinstance(content, Tensor):
         raise DataError(f"{path} is one tensor, not the weights of a network")
     if not isinstance(content, Mapping):
@@ -204,13 +236,15 @@ def _load_message(path: Path, error: Exception) -> str:
     )
     if found or "weights_only" in text or "Unsupported" in text:
         name = f" ({next(filter(None, found.groups()))})" if found and any(found.groups()) else ""
-        return (
-            f"{path} holds objects that are not tensors{name}, which could run code, so it was not loaded: where you "
-            "trust it, save its weights alone with torch.save(model.state_dict(), FILE)"
-        )
-    if "magic number" in text:
-        return f"{path} is a pickle that torch.save did not write, such as one of NumPy arrays: convert it to tensors"
+        return _objects_message(path, name)
     return f"{path} is damaged or cut off: {text}; download it again"
+
+
+def _objects_message(path: Path, name: str) -> str:
+    return (
+        f"{path} holds objects that are not tensors{name}, which could run code, so it was not loaded: where you "
+        "trust it, save its weights alone with torch.save(model.state_dict(), FILE)"
+    )
 
 
 def _weights_of(content: Mapping[str, Any], container: str, path: Path) -> WeightFile:

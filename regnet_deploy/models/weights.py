@@ -17,6 +17,8 @@ from regnet_deploy.errors import BundleError, UsageError, require
 from regnet_deploy.models.anynet import AnyNet
 
 FILE = "weights.safetensors"
+#: What tells weights of a bundle, which take RGB, from those of pycls, which have the same names and take BGR.
+METADATA = {"written_by": "regnet-deploy"}
 #: Evaluation pixels of some training images, of which ``export`` makes its golden set.
 SAMPLES = "samples.safetensors"
 #: Seed of the random weights of a bundle that is not trained.
@@ -103,10 +105,15 @@ def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
     )
 
 
-def weights_to_bytes(state: Mapping[str, Tensor]) -> bytes:
-    """Serialize a state dict as safetensors, in the order of its names so that equal weights give equal bytes."""
+def weights_to_bytes(state: Mapping[str, Tensor], metadata: Mapping[str, str] = METADATA) -> bytes:
+    """Serialize a state dict as safetensors, in the order of its names so that equal weights give equal bytes.
+
+    Args:
+        state: tensors by name.
+        metadata: texts in the head of the file; of more than one, the order may differ.
+    """
     save = require("safetensors.torch", "train").save
-    data: bytes = save({name: state[name].detach().cpu().contiguous() for name in sorted(state)})
+    data: bytes = save({name: state[name].detach().cpu().contiguous() for name in sorted(state)}, dict(metadata))
     return data
 
 

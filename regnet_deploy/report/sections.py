@@ -178,7 +178,8 @@ def _input(p: Preprocessing, labels: tuple[str, ...]) -> Section:
     facts = [
         (
             "resize",
-            f"short side to {p.resize} pixels, {p.interpolation}, then the center {p.crop} x {p.crop}",
+            f"short side to {p.resize} pixels, {p.interpolation}{'' if p.antialias else ' without antialiasing'}, then "
+            f"the center {p.crop} x {p.crop}",
         ),
         ("decode", "large JPEGs at 1/2, 1/4 or 1/8 of their size" if p.scaled_decoding else "at full size"),
         ("normalize", f"{p.colours} in 0..1, mean {list(p.mean)}, deviation {list(p.std)}"),

@@ -35,8 +35,9 @@ MAX_TEXT = 1024
 #: Memory that decoding may take: bytes per pixel (1.5 times what the most demanding files need: WebP with
 #: transparency), and bytes for everything else.
 _PIXEL_BYTES, _OTHER_BYTES = 32, 256 * 2**20
-#: Header of a request: resized short side, crop, interpolation, whether decoding is scaled; bytes of the image.
-_REQUEST = struct.Struct("<IIBBI")
+#: Header of a request: resized short side, crop, interpolation, whether decoding is scaled, whether resizing is
+#: antialiased; bytes of the image.
+_REQUEST = struct.Struct("<IIBBBI")
 _INTERPOLATIONS: tuple[Literal["bilinear", "bicubic"], ...] = ("bilinear", "bicubic")
 
 
@@ -50,14 +51,15 @@ class DecodeRequest(NamedTuple):
         """Return the header; it has the part of the preprocessing that determines the pixels."""
         of = self.preprocessing
         interpolation = _INTERPOLATIONS.index(of.interpolation)
-        return _REQUEST.pack(of.resize, of.crop, interpolation, of.scaled_decoding, self.size)
+        return _REQUEST.pack(of.resize, of.crop, interpolation, of.scaled_decoding, of.antialias, self.size)
 
     @classmethod
     def from_bytes(cls, head: bytes) -> DecodeRequest:
         """Parse what :meth:`to_bytes` returned."""
-        resize, crop, interpolation, scaled, size = _REQUEST.unpack(head)
+        resize, crop, interpolation, scaled, antialias, size = _REQUEST.unpack(head)
         kind = _INTERPOLATIONS[interpolation]
-        return cls(Preprocessing(resize, crop, kind, scaled_decoding=bool(scaled)), size)
+        preprocessing = Preprocessing(resize, crop, kind, scaled_decoding=bool(scaled), antialias=bool(antialias))
+        return cls(preprocessing, size)
 
 
 def main(descriptor: int, max_pixels: int, timeout_s: float, batch_scheduled: bool = False) -> None:

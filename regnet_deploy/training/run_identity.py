@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
@@ -16,7 +16,7 @@ from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.listing import ImageListing, ensure_several_classes
 from regnet_deploy.models.anynet import HEAD, AnyNet
 from regnet_deploy.models.weights import FILE as WEIGHTS
-from regnet_deploy.models.weights import weights_from_bytes, weights_to_bytes
+from regnet_deploy.models.weights import weights_from_bytes
 from regnet_deploy.training.checkpoint import Checkpoint
 from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
@@ -148,7 +148,9 @@ def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:
         return False
     if training and training.data.test != checkpoint.description.data.test:
         return False  # the same weights, of an earlier run without the images to test on
-    return hashlib.sha256(weights_to_bytes(checkpoint.best)).hexdigest() == stored.sha256
+    weights = weights_from_bytes(bundle.read(WEIGHTS))  # not its bytes, which an earlier version wrote in another way
+    best = checkpoint.best
+    return weights.keys() == best.keys() and all(torch.equal(weights[name], best[name].cpu()) for name in best)
 
 
 def identity_differences(

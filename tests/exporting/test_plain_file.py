@@ -119,7 +119,11 @@ def test_the_program_beside_it_gives_the_golden_logits_without_this_package(expo
     assert exported.digest == open_bundle(exported.path).digest
 
 
-def test_the_program_sees_the_pixels_that_the_network_sees(exported, folder, tmp_path):
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_program_sees_the_pixels_that_the_network_sees(exported, folder, tmp_path, antialias):
+    if not antialias:
+        steps = exported.preprocessing.replace(antialias=False, scaled_decoding=False)
+        exported = update_bundle(exported.path, {"preprocessing": steps})
     write_plain_file(exported, folder / "model.onnx")
     draw = np.random.default_rng(0)
     coarse = Image.fromarray(draw.integers(0, 256, (9, 13, 3), np.uint8))

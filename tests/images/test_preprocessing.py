@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from regnet_deploy.errors import BundleError
+from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.images.preprocessing import (
     default_preprocessing,
     load_pixels,
@@ -60,6 +60,36 @@ def test_an_image_of_the_right_size_is_left_as_it_is() -> None:
     assert (resize_and_crop(image, Preprocessing(resize=32, crop=32)) == np.asarray(image)).all()
 
 
+def interpolated(image: np.ndarray, resize: int, crop: int) -> np.ndarray:
+    """Resize and crop as OpenCV's bilinear interpolation does, by its definition, one pixel after the other."""
+    height, width = image.shape[:2]
+    full_h, full_w = (max(resize, round(side * resize / min(width, height))) for side in (height, width))
+    result = np.zeros((crop, crop, 3))
+    for row, column in np.ndindex(crop, crop):
+        y = ((full_h - crop) // 2 + row + 0.5) * height / full_h - 0.5
+        x = ((full_w - crop) // 2 + column + 0.5) * width / full_w - 0.5
+        for i, j in np.ndindex(2, 2):
+            ny, nx = int(np.floor(y)) + i, int(np.floor(x)) + j
+            share = (1 - abs(y - ny)) * (1 - abs(x - nx))
+            result[row, column] += share * image[min(max(ny, 0), height - 1), min(max(nx, 0), width - 1)]
+    return result
+
+
+@pytest.mark.parametrize("size", [(90, 61), (37, 200), (40, 40), (15, 22), (1, 1)])
+def test_without_antialiasing_a_pixel_is_interpolated_between_the_four_nearest(size: tuple[int, int]) -> None:
+    image = photo(*size)
+    pixels = resize_and_crop(image, Preprocessing(resize=40, crop=32, antialias=False))
+    assert pixels.shape == (32, 32, 3)
+    np.testing.assert_allclose(pixels, interpolated(np.asarray(image), 40, 32), rtol=0, atol=0.501)
+
+
+def test_bicubic_resizing_is_antialiased() -> None:
+    with pytest.raises(UsageError, match="without antialiasing, interpolation must be bilinear, got bicubic"):
+        Preprocessing(40, 32, "bicubic", antialias=False)
+    with pytest.raises(BundleError, match="interpolation must be bilinear"):
+        Preprocessing.from_json({"resize": 40, "crop": 32, "interpolation": "bicubic", "antialias": False})
+
+
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 500), (500, 1), (33, 2000)])
 def test_extreme_shapes_give_a_full_view(width: int, height: int) -> None:
     view = resize_and_crop(Image.new("RGB", (width, height), (9, 8, 7)), Preprocessing(resize=36, crop=32))
@@ -93,7 +123,9 @@ def test_the_default_view_is_the_papers_and_whole_for_small_images(resolution: i
 
 def test_json_brings_it_back() -> None:
     preprocessing = Preprocessing(40, 32, "bicubic", (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    for each in (preprocessing, preprocessing.replace(scaled_decoding=True)):
+    plain = Preprocessing(40, 32, antialias=False)
+    assert "antialias" not in preprocessing.to_json()
+    for each in (preprocessing, preprocessing.replace(scaled_decoding=True), plain):
         assert Preprocessing.from_json(each.to_json()) == each
 
 

@@ -77,9 +77,9 @@ async def served(files: list[Path], preprocessing: Preprocessing) -> np.ndarray:
         await pool.close()
 
 
-@pytest.mark.parametrize("scaled", [True, False])
-def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool) -> None:
-    preprocessing = default_preprocessing(24).replace(scaled_decoding=scaled)
+@pytest.mark.parametrize(("scaled", "antialias"), [(True, True), (False, True), (False, False)])
+def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool, antialias: bool) -> None:
+    preprocessing = default_preprocessing(24).replace(scaled_decoding=scaled, antialias=antialias)
     files = write_all(tmp_path)
     wanted = np.stack([load_pixels(file.read_bytes(), preprocessing) for file in files])
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from foreign_weights import X, Y, as_library, weights_of
+from safetensors.torch import save
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.importing.foreign_weights import read_foreign_weights
-from regnet_deploy.importing.layouts import SOURCES
+from regnet_deploy.importing.layouts import OWN, SOURCES
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.weights import weights_to_bytes
 from regnet_deploy.space.network import Network
 
 Save = Callable[..., Path]
@@ -19,8 +24,13 @@ Save = Callable[..., Path]
 
 @pytest.mark.parametrize(
     ("source", "network"),
-    # mmpretrain has no squeeze-and-excitation in its RegNets
-    [(source, network) for source in SOURCES for network in (X, Y) if network == X or source != "mmpretrain"],
+    # mmpretrain has no squeeze-and-excitation in its RegNets; weights of this program have the names of pycls
+    [
+        (source, network)
+        for source in SOURCES
+        for network in (X, Y)
+        if source != OWN and (network == X or source != "mmpretrain")
+    ],
 )
 def test_the_same_network_and_weights_come_back(saved: Save, source: str, network: Network) -> None:
     state = weights_of(network)
@@ -44,6 +54,60 @@ def test_the_order_of_channels_is_the_library_s_the_configuration_s_or_the_given
         content = {"model_state": state, "cfg": f"DATA_LOADER:\n  MODE: {mode}\n"}
         assert torch.equal(stem(content), wanted)
         assert read_foreign_weights(saved(content)).assumptions == ()
+
+
+def test_weights_of_a_bundle_are_known_by_their_metadata_or_the_digest_in_their_name(tmp_path: Path) -> None:
+    state = weights_of(X)
+    (tmp_path / "copy.safetensors").write_bytes(weights_to_bytes(state))
+    earlier = save(state)  # earlier versions wrote no metadata
+    digest = hashlib.sha256(earlier).hexdigest()[:12]
+    files = [tmp_path / "copy.safetensors", tmp_path / f"weights-{digest}.safetensors"]
+    files[1].write_bytes(earlier)
+    for file in files:
+        read = read_foreign_weights(file)
+        assert (read.source, read.assumptions) == ("regnet-deploy", ())
+        assert torch.equal(read.state["stem.conv.weight"], state["stem.conv.weight"])
+    (tmp_path / "renamed.safetensors").write_bytes(earlier)
+    read = read_foreign_weights(tmp_path / "renamed.safetensors")
+    assert read.source == "pycls"
+    assert read.assumptions[0].endswith("and --from regnet-deploy for those of a bundle")
+    read = read_foreign_weights(tmp_path / "renamed.safetensors", source="regnet-deploy")
+    assert torch.equal(read.state["stem.conv.weight"], state["stem.conv.weight"])
+
+
+def test_the_head_of_swag_is_that_of_classy(saved: Save) -> None:
+    state = {name.replace("heads.fc", "head.fc"): t for name, t in as_library("classy", weights_of(Y), Y).items()}
+    assert "head.fc.weight" in state
+    read = read_foreign_weights(saved(state))
+    assert (read.source, read.classes) == ("classy", 5)
+
+
+def test_biases_of_convolutions_give_the_same_answers_in_the_batch_norms_behind_them(tmp_path: Path) -> None:
+    """As the convolutions of PaddleClas have; its files are pickles of arrays, in which matrices are (in, out)."""
+    state = weights_of(Y)
+    model = AnyNet(Y, 5, seed=0)
+    model.load_state_dict(state)
+    generator = torch.Generator().manual_seed(2)
+    biases = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and ".se." not in name:
+            bias = biases[f"{name}.bias"] = torch.randn(module.out_channels, generator=generator)
+            module.register_forward_hook(lambda *call, bias=bias: call[-1] + bias[:, None, None])
+    assert len(biases) == 12  # the stem, three in each of three blocks, two shortcuts
+    arrays = {name: t.numpy() for name, t in as_library("paddleclas", {**state, **biases}, Y).items()}
+    assert "s1_b1.conv0._conv.bias" in arrays
+    assert arrays["s1_b1.conv0._batch_norm._mean"].shape == (16,)
+    assert arrays["out.weight"].shape == (32, 5)
+    file = tmp_path / "regnet.pdparams"
+    file.write_bytes(pickle.dumps({**arrays, "StructuredToParameterName@@": {"out.weight": "fc_0.w_0"}}, 2))
+    read = read_foreign_weights(file)
+    assert (read.source, read.network, read.file.container) == ("paddleclas", Y, "numpy pickle")
+    assert read.file.remarks == ("12 biases of convolutions are taken into the batch norms behind them",)
+    folded = AnyNet(Y, 5, seed=0)
+    folded.load_state_dict(dict(read.state))
+    images = torch.randn(2, 3, 32, 32, generator=generator)
+    with torch.inference_mode():
+        torch.testing.assert_close(folded.eval()(images), model.eval()(images), rtol=1e-5, atol=1e-5)
 
 
 def test_a_library_without_counters_gets_them(saved: Save) -> None:

@@ -189,6 +189,40 @@ def test_the_default_preprocessing_is_that_of_training_where_the_error_names_no_
         assert bundle.preprocessing == default_preprocessing(resolution)
 
 
+@pytest.mark.parametrize(
+    ("source", "content", "antialias"),
+    [
+        ("pycls", {}, False),
+        ("pycls", {"cfg": "DATA_LOADER:\n  MODE: ffcv\n"}, True),
+        ("mmpretrain", {}, False),
+        ("torchvision", {}, True),
+        ("timm", {}, True),
+    ],
+)
+def test_images_are_resized_with_antialiasing_where_the_library_does(
+    saved: Save, tmp_path: Path, source: str, content: dict[str, str], antialias: bool
+) -> None:
+    file = saved({"model_state": as_library(source, weights_of(X), X), **content})
+    bundle = import_weights(file, tmp_path / "b")
+    assert bundle.preprocessing.antialias is antialias
+    assert bundle.preprocessing.scaled_decoding is antialias
+    assert bundle.manifest.imported is not None
+    assert (
+        any("bilinear without antialiasing" in line for line in bundle.manifest.imported.assumptions) is not antialias
+    )
+    other = import_weights(file, tmp_path / "c", ImportOptions(antialias=not antialias, interpolation="bilinear"))
+    assert other.preprocessing.antialias is not antialias
+    assert import_weights(file, tmp_path / "d", ImportOptions(interpolation="bicubic")).preprocessing.antialias
+    with pytest.raises(UsageError, match="--no-antialias goes with --interpolation bilinear, and not with bicubic"):
+        import_weights(file, tmp_path / "e", ImportOptions(interpolation="bicubic", antialias=False))
+
+
+def test_a_digest_in_a_name_of_pytorchcv_is_that_of_sha1(timm_file: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha1(timm_file.read_bytes()).hexdigest()[:8]
+    file = timm_file.rename(timm_file.with_name(f"regnetx002-1066-{digest}.pth"))
+    import_weights(file, tmp_path / "b")
+
+
 def test_weights_of_a_bundle_are_not_taken_for_those_of_pycls(timm_file: Path, tmp_path: Path) -> None:
     bundle = import_weights(timm_file, tmp_path / "b")
     (file,) = (tmp_path / "b").glob("weights-*.safetensors")

@@ -40,7 +40,9 @@ def test_every_container_gives_the_same_tensors(saved: Save, tmp_path: Path) -> 
     save_file(TENSORS, tmp_path / "a.safetensors")
     with zipfile.ZipFile(tmp_path / "inside.zip", "w") as archive:
         archive.write(saved(TENSORS, "inner.pth", legacy=True), "inner.pth")
+    (tmp_path / "paddle.pdparams").write_bytes(pickle.dumps({name: t.numpy() for name, t in TENSORS.items()}, 2))
     found = {
+        "numpy pickle": read_weight_file(tmp_path / "paddle.pdparams"),
         "safetensors": read_weight_file(tmp_path / "a.safetensors"),
         "torch zip": read_weight_file(saved(TENSORS)),
         "torch pickle": read_weight_file(saved(OrderedDict(TENSORS), "old.pth", legacy=True)),
@@ -132,8 +134,9 @@ def test_a_hostile_file_runs_nothing(saved: Save, tmp_path: Path, legacy: bool, 
         _use_new_zipfile_serialization=not legacy,
     )
     assert "holds objects that are not tensors" in refused(path)
-    path.write_bytes(pickle.dumps(Hostile(target), protocol))
-    refused(path)
+    for content in (Hostile(target), {"a.weight": np.zeros(3), "b": Hostile(target)}, {"a": [Hostile(target)]}):
+        path.write_bytes(pickle.dumps(content, protocol))
+        assert "holds objects that are not tensors (posix.system)" in refused(path)
     assert not target.exists()
 
 
@@ -146,15 +149,18 @@ def html() -> bytes:
     [
         (b"", "is empty"),
         (html(), "is a web page, not weights"),
-        (b"\x89HDF\r\n\x1a\n", "a HDF5 file (Keras)"),
+        (b"\x89HDF\r\n\x1a\n", "a HDF5 file (Keras or TensorFlow), which is not read: take weights of this network"),
+        (b"\x93NUMPY\x01\x00", "one NumPy array"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
         (gzip.compress(b"x", mtime=0), "a gzip archive"),
         (b'{"a": 1}', "is JSON"),
         (b"\x08\x0a\x12\x07pytorch", "is an ONNX file"),
         (b"GIF89a", "is neither safetensors nor a file of torch.save"),
         (b"PK\x03\x04 cut", "is damaged or cut off"),
-        (b"\x80\x02}q\x00.", "is a pickle that torch.save did not write"),
-        (b"\x80\x02}q\x00(X\x01", "is damaged or cut off"),
+        (b"\x80\x02}q\x00.", "holds no tensors by name; its keys are none"),
+        (b"\x80\x02}q\x00(X\x01", "is a pickle that is damaged or cut off"),
+        (pickle.dumps(np.zeros(3, np.float32)), "is one tensor, not the weights of a network"),
+        (pickle.dumps([np.zeros(3, np.float32)]), "holds a list, not a dictionary of tensors"),
         ((5000).to_bytes(8, "little") + b'{"a": {"dtype": "F32"', "is damaged or cut off"),
     ],
 )

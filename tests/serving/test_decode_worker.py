@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,9 +56,12 @@ def ask(stream: socket.socket, image: bytes, preprocessing: Preprocessing = VIEW
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_what_is_wanted_survives_the_way(scaled: bool, interpolation: str) -> None:
-    wanted = DecodeRequest(Preprocessing(300, 280, interpolation, scaled_decoding=scaled), 2**25)
+@pytest.mark.parametrize(
+    "resizing",
+    [{"interpolation": "bilinear"}, {"interpolation": "bicubic"}, {"interpolation": "bilinear", "antialias": False}],
+)
+def test_what_is_wanted_survives_the_way(scaled: bool, resizing: dict[str, Any]) -> None:
+    wanted = DecodeRequest(Preprocessing(300, 280, scaled_decoding=scaled, **resizing), 2**25)
     assert DecodeRequest.from_bytes(wanted.to_bytes()) == wanted
 
 
