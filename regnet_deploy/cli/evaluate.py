@@ -94,7 +94,8 @@ def command(
 
     Prints top-1 and top-5 with 95 % intervals, the share of the largest class, the expected calibration error,
     precision and recall by class, and which classes are confused. Class folders are matched by name and may be a
-    subset of the classes; for networks of ImageNet also by synset. The figures are written into the bundle, for its
+    subset of the classes; for networks of ImageNet also by synset, or by number as in ImageNet-V2. With the folders
+    of ImageNet-A or -R, only their 200 classes compete as answers. The figures are written into the bundle, for its
     card.
 
     \b

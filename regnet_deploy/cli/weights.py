@@ -36,7 +36,7 @@ def command(name: str, as_json: bool) -> None:
         (
             entry.name,
             entry.license,
-            f"{entry.resize} / {entry.resolution}",
+            f"{entry.resize or '-'} / {entry.resolution}",
             "-" if entry.top1_percent is None else f"{entry.top1_percent:.2f}",
             entry.location,
         )

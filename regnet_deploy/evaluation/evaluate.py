@@ -75,6 +75,7 @@ class EvaluationResult:
             "data": str(self.images.source.root),
             "split": self.images.split,
             "held_out": self.images.held_out,
+            "competing_classes": len(self.names if self.images.answers is None else self.images.answers),
             "unreadable": self.unreadable,
             "variants": {
                 each.variant: {
@@ -116,7 +117,7 @@ def evaluate_sessions(
         if waiting:
             pixels = np.stack(waiting)
             for answers, (name, session) in zip(collected, sessions, strict=True):
-                answers.append(_probabilities(name, session, pixels, bundle.preprocessing))
+                answers.append(_probabilities(name, session, pixels, bundle.preprocessing, images.answers))
             waiting.clear()
 
     for number, image in enumerate(decode_images(images.source, range(total), bundle.preprocessing)):
@@ -146,12 +147,21 @@ def evaluate_sessions(
 
 
 def _probabilities(
-    name: str, session: Session, pixels: NDArray[np.uint8], preprocessing: Preprocessing
+    name: str,
+    session: Session,
+    pixels: NDArray[np.uint8],
+    preprocessing: Preprocessing,
+    competing: NDArray[np.int64] | None,
 ) -> NDArray[np.float64]:
+    """Return the probabilities of the classes; 0 for those that do not compete as answers."""
     logits = classify_pixels(session, pixels, preprocessing)
     if not np.isfinite(logits).all():
         raise ProofError(f"{name} gives logits that are not finite: evaluate another variant")
-    return softmax(logits)
+    if competing is None:
+        return softmax(logits)
+    probabilities = np.zeros(logits.shape)
+    probabilities[:, competing] = softmax(logits[:, competing])
+    return probabilities
 
 
 def _lost(first: NDArray[np.float64], second: NDArray[np.float64], labels: NDArray[np.int64]) -> PairedDifference:

@@ -14,7 +14,7 @@ from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.exporting.training_dataset import find_training_dataset, holds_out, load_training_dataset
 from regnet_deploy.images.folder_files import entries
 from regnet_deploy.images.image_source import FolderSource, ImageSource
-from regnet_deploy.images.imagenet import class_names
+from regnet_deploy.images.imagenet import class_names, subsets_of_test_sets
 from regnet_deploy.images.layout import split_of
 from regnet_deploy.images.listing import list_split, spelled_as
 from regnet_deploy.images.names import shortened
@@ -32,6 +32,7 @@ class LabeledImages:
         left_out: files that are not used -> reason.
         notes: how the folder was read, a sentence each.
         held_out: whether training held the images out of the folder.
+        answers: outputs that compete as answers, sorted, ``(k,)``; None if all of them do.
     """
 
     source: ImageSource
@@ -40,13 +41,15 @@ class LabeledImages:
     left_out: Mapping[str, str]
     notes: tuple[str, ...]
     held_out: bool = False
+    answers: NDArray[np.int64] | None = None
 
 
 def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | None = None) -> LabeledImages:
     """Find the images of a folder whose class folders are named as the classes of a network.
 
     The folders may be a subset of the classes, in any order. For networks of ImageNet, they may be named by synsets
-    (``n01440764``), or all of them by the number of the output, as in ImageNet-V2.
+    (``n01440764``), or all of them by the number of the output, as in ImageNet-V2. Where they are the 200 classes of
+    ImageNet-A or -R, only these compete as answers, as in the programs of the authors of these sets.
 
     Args:
         data: the folder.
@@ -60,19 +63,45 @@ def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | No
     found = list_split(data, split)
     listing = spelled_as(found, labels)
     index, notes = _mapping(sorted(listing.train), labels, listing.root)
+    test_set = _test_set(index, labels)
     of_file = {file: index[name] for name, files in listing.train.items() for file in files}
     numbers = np.array([of_file[name] for name in listing.source.names], np.int64)
     if not len(numbers):
         raise DataError(f"{listing.root} has class folders and no images in them: add images")
     missing = len(labels) - len({index[name] for name, files in listing.train.items() if files})
-    if missing:
+    answers = None
+    if test_set is not None:
+        answers = np.array(sorted(index.values()), np.int64)
+        notes.append(
+            f"the class folders are the 200 of {test_set}: only these compete as answers, as in its authors' evaluation"
+        )
+    elif missing:
         notes.append(
             f"{missing:,} of the {len(labels):,} classes of the network have no images here; all of them compete as "
             "answers"
         )
     folder = found.source.names[0].split("/", 1)[0]
     in_split = folder if folder not in found.train else ""
-    return LabeledImages(listing.source, numbers, in_split, listing.left_out, (*listing.notes, *notes))
+    return LabeledImages(listing.source, numbers, in_split, listing.left_out, (*listing.notes, *notes), answers=answers)
+
+
+def _alike(labels: Sequence[str], known: Sequence[tuple[str, str]]) -> bool:
+    """Tell whether labels are those of ImageNet in its order, maybe with synonyms or synsets, as transformers has."""
+    alike = sum(
+        name.split(" (")[0].lower() in label.lower() or label == synset
+        for label, (synset, name) in zip(labels, known, strict=True)
+    )
+    return alike > len(labels) / 2
+
+
+def _test_set(index: Mapping[str, int], labels: Sequence[str]) -> str | None:
+    """Return the name of the set of test images whose classes the folders are, None if they are no such set."""
+    known = class_names(len(labels))
+    if not known or len(index) != len(set(index.values())):
+        return None
+    synsets = {known[i][0] for i in index.values()}
+    found = [name for name, subset in subsets_of_test_sets().items() if subset == synsets]
+    return found[0] if found and _alike(labels, known) else None
 
 
 def find_held_out_images(
@@ -113,7 +142,7 @@ def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple
     if all(name in by_label for name in folders):
         return {name: by_label[name] for name in folders}, []
     known = class_names(len(labels))
-    if known and tuple(name for _, name in known) == tuple(labels):
+    if known and _alike(labels, known):
         by_synset = {synset: i for i, (synset, _) in enumerate(known)}
         if all(name in by_synset for name in folders):
             return {name: by_synset[name] for name in folders}, ["class folders are read as synsets of WordNet"]

@@ -32,10 +32,14 @@ def compare_with_published(bundle: Bundle, result: EvaluationResult) -> str:
         result: its answers on validation images of ImageNet, or a random sample of them.
 
     Raises:
-        UsageError: no accuracy is published for the weights of the bundle.
+        UsageError: no accuracy is published for the weights of the bundle, or the images are of ImageNet-A or -R.
         ProofError: the published accuracy is outside the interval.
     """
     published, setting = published_top1(bundle)
+    if result.images.answers is not None:
+        raise UsageError(
+            "--expect compares with the accuracy on validation images of ImageNet-1k: give these with --data"
+        )
     return _compare(
         result, published, f"published {published:.2f} % ({setting})", "a random sample of the validation images"
     )

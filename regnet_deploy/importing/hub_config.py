@@ -120,11 +120,21 @@ def _labels(names: Sequence[Any], remarks: list[str]) -> tuple[str, ...]:
     if not all(isinstance(name, str) and name.strip() for name in names):
         remarks.append("the class names in config.json are not all texts: they are not taken")
         return ()
-    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    repeated = first_repeated(names)
     if repeated is not None:
         remarks.append(f"config.json names the class {repeated!r} twice: its names are not taken")
         return ()
     return tuple(names)
+
+
+def first_repeated(names: Sequence[str]) -> str | None:
+    """Return the first name that occurs a second time, None where all differ."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _interpolation(value: Any, remarks: list[str]) -> str | None:

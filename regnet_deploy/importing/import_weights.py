@@ -15,7 +15,7 @@ from regnet_deploy.images.imagenet import class_names
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.importing.file_digest import digest_of
 from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
-from regnet_deploy.importing.hub_config import HubConfig, read_hub_config
+from regnet_deploy.importing.hub_config import HubConfig, first_repeated, read_hub_config
 from regnet_deploy.importing.layouts import OWN
 from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize, weights_at
 from regnet_deploy.importing.pycls_config import sizes_of_test, uses_ffcv
@@ -244,10 +244,11 @@ def _preprocessing(
     if antialias is None:  # ffcv averages pixels, too
         opencv = foreign.source in _OPENCV and not uses_ffcv(foreign.file.metadata)
         antialias = not opencv or interpolation != "bilinear"
-    if entry is None and None in said.values():
+    known = [value for name, value in said.items() if entry is None or name not in ("mean", "std")]
+    if None in known:
         filtering = interpolation if antialias else f"{interpolation} without antialiasing"
         text = f"short side {said['resize'] or resize}, center {resolution}, {filtering}"
-        normal = "" if said["mean"] and said["std"] else ", mean and deviation of ImageNet"
+        normal = "" if entry or (said["mean"] and said["std"]) else ", mean and deviation of ImageNet"
         named = ", ".join(f"--{name}" for name in (*said, "antialias"))
         assumptions.append(
             f"preprocessing as in the default test of {foreign.source} ({text}{normal}): {named} set what differs"
@@ -334,7 +335,7 @@ def _read_labels(file: Path, classes: int) -> tuple[str, ...]:
         raise DataError(f"{file} is no list of class names: write one a line, or a JSON list of texts")
     if len(names) != classes:
         raise DataError(f"{file} has {len(names)} class names, and the network has {classes} outputs")
-    repeated = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    repeated = first_repeated(names)
     if repeated is not None:
         raise DataError(f"{file} names the class {repeated!r} twice: every class needs a name of its own")
     return tuple(names)

@@ -28,7 +28,7 @@ class PublicWeights:
         license: of the weights.
         classes: number of outputs.
         resolution: pixels a side of the network's input in the published test.
-        resize: short side of the image before the central crop, pixels.
+        resize: short side of the image before the central crop, pixels; None where it is not published.
         interpolation: ``bilinear`` or ``bicubic``.
         top1_percent: published top-1 accuracy on the validation images of ImageNet-1k; None where there is none.
         top1_setting: where the accuracy is published.
@@ -43,7 +43,7 @@ class PublicWeights:
     license: str
     classes: int
     resolution: int
-    resize: int
+    resize: int | None
     interpolation: str
     top1_percent: float | None
     top1_setting: str
@@ -108,7 +108,12 @@ def recognize(source: str, network: Network, classes: int, file_name: str, sha25
         for entry in public_weights()
         if entry.source == source and entry.classes == classes and _stages(entry.network) == _key(network)
     ]
-    named = [entry for entry in alike if entry.name.lower() in file_name.lower() or entry.file_name == file_name]
+    named = [
+        entry
+        for entry in alike
+        if entry.name.lower() in file_name.lower()
+        or file_name in (entry.file_name, entry.file_name.removesuffix(".zip"))
+    ]
     if len(named) == 1 and not named[0].sha256_prefix:  # where the digest is published, it has to agree
         return named
     return alike
@@ -140,7 +145,7 @@ def _entry(row: dict[str, str]) -> PublicWeights:
         license=row["license"],
         classes=int(row["classes"]),
         resolution=int(row["resolution"]),
-        resize=int(row["resize"]),
+        resize=int(row["resize"]) if row["resize"] else None,
         interpolation=row["interpolation"],
         top1_percent=float(row["top1_percent"]) if row["top1_percent"] else None,
         top1_setting=row["top1_setting"],

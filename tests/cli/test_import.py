@@ -126,5 +126,5 @@ def test_weights_are_listed_by_a_part_of_their_name(cli: Any, cli_error: Callabl
     done = cli("weights", "y_016")
     assert "regnety_016.tv2_in1k" in done.stdout
     assert "80.67" in done.stdout
-    assert len(json.loads(cli("weights", "--json").stdout)) == 116
+    assert len(json.loads(cli("weights", "--json").stdout)) == 196
     assert "no public weights have 'resnet' in their name" in cli_error("weights", "resnet")

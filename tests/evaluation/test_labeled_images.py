@@ -9,7 +9,7 @@ from PIL import Image
 
 from regnet_deploy.errors import DataError
 from regnet_deploy.evaluation.labeled_images import find_labeled_images
-from regnet_deploy.images.imagenet import class_names
+from regnet_deploy.images.imagenet import class_names, subsets_of_test_sets
 
 LABELS = ("ant", "bee", "cat")
 
@@ -64,6 +64,29 @@ def test_imagenet_is_read_by_synset_and_by_number(tmp_path: Path) -> None:
     for unknown in ("n00000000", "1000"):
         with pytest.raises(DataError, match=rf"1 of 2 class folders in .* are no classes of the network: {unknown};"):
             find_labeled_images(folder(tmp_path / unknown, known[7][0], unknown), labels)
+
+
+@pytest.mark.parametrize("name", ["ImageNet-A", "ImageNet-R"])
+def test_of_imagenet_a_and_r_only_their_classes_compete(tmp_path: Path, name: str) -> None:
+    known = class_names(1000)
+    labels = [each for _, each in known]
+    synsets = sorted(subsets_of_test_sets()[name])
+    found = find_labeled_images(folder(tmp_path / "whole", *synsets), labels)
+    assert found.answers is not None
+    assert [known[i][0] for i in found.answers] == synsets
+    assert f"the class folders are the 200 of {name}: only these compete as answers" in found.notes[-1]
+    part = find_labeled_images(folder(tmp_path / "part", *synsets[1:]), labels)
+    assert part.answers is None
+    assert "801 of the 1,000 classes of the network have no images here; all of them compete" in part.notes[-1]
+
+
+def test_synsets_are_known_where_the_labels_have_synonyms(tmp_path: Path) -> None:
+    known = class_names(1000)
+    labels = [f"{name.title()}, or something like it ({i})" for i, (_, name) in enumerate(known)]  # as transformers has
+    images = folder(tmp_path, known[7][0], known[3][0])
+    assert find_labeled_images(images, labels).labels.tolist() == [3, 7]
+    with pytest.raises(DataError, match="are no classes of the network"):
+        find_labeled_images(images, [f"class {i}" for i in range(1000)])
 
 
 def test_what_cannot_be_mapped_is_refused_with_the_nearest_name(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ def bundle(top1: float | None, training: object = None) -> Any:
     return SimpleNamespace(path="b", manifest=SimpleNamespace(imported=origin, training=training))
 
 
-def result(right: int, n: int) -> Any:
-    return SimpleNamespace(evaluations=[SimpleNamespace(metrics=SimpleNamespace(images=n, top1=Share.of(right, n)))])
+def result(right: int, n: int, answers: object = None) -> Any:
+    measured = SimpleNamespace(metrics=SimpleNamespace(images=n, top1=Share.of(right, n)))
+    return SimpleNamespace(evaluations=[measured], images=SimpleNamespace(answers=answers))
 
 
 def test_inside_the_interval_they_agree() -> None:
@@ -36,6 +37,11 @@ def test_outside_of_it_the_preprocessing_is_doubted() -> None:
 def test_without_a_published_accuracy_there_is_nothing_to_compare() -> None:
     with pytest.raises(UsageError, match="import them with --weights NAME"):
         compare_with_published(bundle(None), result(25, 50))
+
+
+def test_images_of_imagenet_a_and_r_have_another_accuracy() -> None:
+    with pytest.raises(UsageError, match="with the accuracy on validation images of ImageNet-1k"):
+        compare_with_published(bundle(80.0), result(38, 50, answers=[1, 2]))
 
 
 def test_weights_that_were_fine_tuned_have_no_published_accuracy() -> None:

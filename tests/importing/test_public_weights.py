@@ -15,16 +15,19 @@ from regnet_deploy.space.published import find_published
 
 def test_every_row_is_whole_and_its_network_is_known() -> None:
     rows = public_weights()
-    assert len({row.name for row in rows}) == len(rows) == 116
+    assert len({row.name for row in rows}) == len(rows) == 196
     for row in rows:
         assert row.source in SOURCES
         assert find_published(row.network)
-        assert row.location.startswith(("https://", "hf:timm/"))
+        assert row.location.startswith(("https://", "hf:timm/", "hf:facebook/"))
         assert row.license
-        assert row.resize >= row.resolution >= 224
+        assert row.resolution >= 224
+        assert row.resize is None if row.source == "vissl" else row.resize >= row.resolution
         assert row.interpolation in ("bilinear", "bicubic")
         assert row.top1_percent is None or 65 < row.top1_percent < 90
         assert re.fullmatch(r"(?:[0-9a-f]{8})?", row.sha256_prefix)
+        if row.source == "mmpretrain":
+            assert digest_in_name(row.file_name) == row.sha256_prefix
         if row.source == "torchvision":
             assert digest_in_name(row.file_name) == row.sha256_prefix
             assert row.bytes
@@ -52,6 +55,8 @@ def test_a_name_is_found_in_every_spelling_or_the_nearest_is_named() -> None:
         ("timm", "model.safetensors", "0" * 64, ["regnety_004.pycls_in1k", "regnety_004.tv2_in1k"]),
         ("pycls", "any.pyth", "0" * 64, ["RegNetY-400MF.pycls"]),
         ("classy", "any.torch", "0" * 64, []),
+        ("transformers", "any.bin", "0" * 64, ["facebook/regnet-y-004"]),
+        ("pytorchcv", "regnety004-0769-8c36573f.pth", "0" * 64, ["regnety004.pytorchcv"]),
     ],
 )
 def test_a_file_is_recognized_by_digest_then_name_then_network(
