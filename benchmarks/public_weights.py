@@ -2,9 +2,9 @@
 
     python benchmarks/public_weights.py
 
-It needs timm, torchvision and pytorchcv: of timm it reads the pretrained configurations, of torchvision the metadata and
-the transforms of its weights, of pytorchcv its table of files. Files of pycls and the measured accuracies come from
-profiles/published_networks.csv. Of timm's test settings (such as 288 pixels) and training settings, the row has the one
+It needs timm, torchvision and pytorchcv: of timm it reads the pretrained configurations, of torchvision the metadata
+and the transforms of its weights, of pytorchcv its table of files. Files of pycls and the measured accuracies come
+from profiles/published_networks.csv. Of timm's test settings (such as 288 pixels) and training settings, the row has the one
 with the published accuracy. What the other libraries publish in texts alone is written here, with its source; a field
 that they do not publish is empty.
 """
