@@ -4,9 +4,9 @@
 
 It needs timm, torchvision and pytorchcv: of timm it reads the pretrained configurations, of torchvision the metadata
 and the transforms of its weights, of pytorchcv its table of files. Files of pycls and the measured accuracies come
-from profiles/published_networks.csv. Of timm's test settings (such as 288 pixels) and training settings, the row has the one
-with the published accuracy. What the other libraries publish in texts alone is written here, with its source; a field
-that they do not publish is empty.
+from profiles/published_networks.csv. Of timm's test settings (such as 288 pixels) and training settings, the row has
+the one with the published accuracy. What the other libraries publish in texts alone is written here, with its source;
+a field that they do not publish is empty.
 """
 
 from __future__ import annotations
