@@ -52,7 +52,8 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     "--from",
     "source",
     type=click.Choice(SOURCES),
-    help="Library that wrote the file.  [default: recognized by the names of the tensors]",
+    metavar="LIBRARY",
+    help=f"Library that wrote the file: {', '.join(SOURCES)}.  [default: recognized by the names of the tensors]",
 )
 @click.option(
     "--weights",
@@ -64,7 +65,7 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option(
     "--channels",
     type=click.Choice(["rgb", "bgr"]),
-    help="Order of the channels that the network takes.  [default: that of the library; pycls: bgr]",
+    help="Order of the channels that the network takes.  [default: that of the library; pycls and mmpretrain: bgr]",
 )
 @click.option(
     "--stem-stride",
@@ -89,16 +90,17 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     "--labels",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Class names, one a line or a JSON list.  [default: those of ImageNet for 1,000 classes]",
+    help="Class names, one a line or a JSON list.  [default: those of ImageNet for as many classes]",
 )
 @click.option("-o", "--output", type=click.Path(), default=DEFAULT_PATH, show_default=True, help="Bundle to write.")
 @click.option("--force", is_flag=True, help="Replace the bundle even if it holds weights.")
 @json_option
 def command(named: str, output: str, force: bool, as_json: bool, **options: Any) -> None:
-    """Make a bundle of a weight FILE of pycls, timm, torchvision, Classy Vision, VISSL, transformers or mmpretrain.
+    """Make a bundle of a weight FILE of another library.
 
-    The library is recognized by the names of the tensors, and the network is recovered from their shapes. FILE is
-    safetensors or a file of torch.save; nothing in it is executed. Public weights are recognized by their digest or
+    Libraries are pycls, timm, torchvision, Classy Vision, SWAG, VISSL, transformers, mmpretrain, PaddleClas and
+    pytorchcv. They are recognized by the names of the tensors, and the network is recovered from their shapes. FILE is
+    safetensors, a file of torch.save or .pdparams of Paddle; nothing in it is executed. Public weights are recognized by their digest or
     name, and bring their preprocessing, license and published accuracy. What the file does not say is assumed, and
     printed.
 

@@ -100,12 +100,19 @@ def _pycls(name: str, network: dict) -> nn.Module:
     return RegNet()
 
 
+def _pytorchcv(name: str, network: dict) -> nn.Module:
+    from pytorchcv.model_provider import get_model
+
+    return get_model(name)
+
+
 _BUILD = {
     "timm": _timm,
     "torchvision": _torchvision,
     "transformers": _transformers,
     "classy": _classy,
     "pycls": _pycls,
+    "pytorchcv": _pytorchcv,
 }
 
 

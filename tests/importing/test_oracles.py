@@ -45,8 +45,9 @@ CONTAINERS = {
     "transformers": ("save_pretrained", "zip", "legacy"),
     "classy": ("classy's checkpoint", "zip"),
     "pycls": ("pycls's old checkpoint", "pycls's checkpoint"),
+    "pytorchcv": ("zip", "legacy"),
 }
-#: Library -> suffix of the file that export-weights writes for it; Classy is not among its targets.
+#: Library -> suffix of the file that export-weights writes for it; Classy and pytorchcv are not among its targets.
 EXPORTED = {"timm": ".safetensors", "torchvision": ".pth", "transformers": ".bin", "pycls": ".pyth"}
 
 
@@ -59,6 +60,7 @@ NETWORKS = [
     *(("torchvision", name) for name in published("torchvision")),
     *(("transformers", name) for name in ("RegNetX-200MF", "RegNetX-3.2GF", "RegNetY-400MF", "RegNetY-4.0GF")),
     *(("classy", name) for name in ("RegNetX-400MF", "RegNetX-1.6GF", "RegNetY-400MF", "RegNetY-3.2GF")),
+    *(("pytorchcv", name) for name in ("regnetx002", "regnetx032", "regnety004", "regnety040")),
     *(("pycls", name) for name in ("RegNetX-200MF", "RegNetX-4.0GF", "RegNetY-600MF", "RegNetY-1.6GF")),
 ]
 
