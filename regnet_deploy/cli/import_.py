@@ -100,9 +100,9 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
 
     Libraries are pycls, timm, torchvision, Classy Vision, SWAG, VISSL, transformers, mmpretrain, PaddleClas and
     pytorchcv. They are recognized by the names of the tensors, and the network is recovered from their shapes. FILE is
-    safetensors, a file of torch.save or .pdparams of Paddle; nothing in it is executed. Public weights are recognized by their digest or
-    name, and bring their preprocessing, license and published accuracy. What the file does not say is assumed, and
-    printed.
+    safetensors, a file of torch.save or .pdparams of Paddle; nothing in it is executed. Public weights are recognized
+    by their digest or name, and bring their preprocessing, license and published accuracy. What the file does not say
+    is assumed, and printed.
 
     FILE can also be the name of public weights, hf:OWNER/NAME of the Hugging Face hub, or an https address: it is
     downloaded then, and an interrupted download continues. Caches of huggingface_hub and torch.hub are used.

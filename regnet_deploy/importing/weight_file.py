@@ -230,14 +230,17 @@ def _inert_classes() -> list[Any]:
 
 
 def _load_message(path: Path, error: Exception) -> str:
-    text = _one_line(error)
-    found = re.search(r"GLOBAL ([\w.]+)|global[: ]+([\w.]+)", text) or re.search(
-        r"Unsupported (?:class|operand) (\S+)", text
+    text = " ".join(str(error).split())
+    found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(
+        r"(?:global:|Unsupported class|Unsupported operand) ([\w.]+)", text
     )
     if found or "weights_only" in text or "Unsupported" in text:
-        name = f" ({next(filter(None, found.groups()))})" if found and any(found.groups()) else ""
-        return _objects_message(path, name)
-    return f"{path} is damaged or cut off: {text}; download it again"
+        return _objects_message(path, f" ({found[1]})" if found else "")
+    if isinstance(error, MemoryError):
+        return (
+            f"{path} needs more memory to read than this machine has: {os.path.getsize(path):,} bytes are in the file"
+        )
+    return f"{path} is damaged or cut off: {_one_line(error)}; download it again"
 
 
 def _objects_message(path: Path, name: str) -> str:
