@@ -231,9 +231,7 @@ def _inert_classes() -> list[Any]:
 
 def _load_message(path: Path, error: Exception) -> str:
     text = " ".join(str(error).split())
-    found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(
-        r"(?:global:|Unsupported class|Unsupported operand) ([\w.]+)", text
-    )
+    found = re.search(r"GLOBAL ([\w.]+)", text) or re.search(r"(?:global:|Unsupported class) ([\w.]+)", text)
     if found or "weights_only" in text or "Unsupported" in text:
         return _objects_message(path, f" ({found[1]})" if found else "")
     if isinstance(error, MemoryError):

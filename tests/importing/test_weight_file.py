@@ -133,7 +133,8 @@ def test_a_hostile_file_runs_nothing(saved: Save, tmp_path: Path, legacy: bool, 
         pickle_protocol=protocol,
         _use_new_zipfile_serialization=not legacy,
     )
-    assert "holds objects that are not tensors (posix.system), which could run code" in refused(path)
+    name = " (posix.system)" if protocol == 2 else ""  # of other protocols, PyTorch follows no instructions
+    assert f"holds objects that are not tensors{name}, which could run code" in refused(path)
     for content in (Hostile(target), {"a.weight": np.zeros(3), "b": Hostile(target)}, {"a": [Hostile(target)]}):
         path.write_bytes(pickle.dumps(content, protocol))
         assert "holds objects that are not tensors (posix.system)" in refused(path)
