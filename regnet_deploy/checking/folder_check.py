@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from regnet_deploy.checking.folder_findings import folder_findings
 from regnet_deploy.images.findings import Finding, dataset_findings
-from regnet_deploy.images.image_check import ImageCheck, check_images, shared_cache
+from regnet_deploy.images.image_check import ImageCheck, cache_file, check_images, shared_cache
 from regnet_deploy.images.split_listing import SplitListing, list_splits
 from regnet_deploy.progress import NoProgress, Progress
 
@@ -124,7 +124,8 @@ def check_folder(data: str | Path, *, bundle: Bundle | None = None, progress: Pr
 
     Args:
         data: the folder, as for training; its splits need not have the same classes.
-        bundle: measures what training of its network needs, on some of the images.
+        bundle: measures what training of its network needs, on some of the images; what its training has read of the
+            folder is not read again.
         progress: receives the images done.
 
     Raises:
@@ -136,7 +137,7 @@ def check_folder(data: str | Path, *, bundle: Bundle | None = None, progress: Pr
     if cache is None:
         progress.message("the results of this check are not kept: the cache folder of this user cannot be written")
     try:
-        checked = check_images(listing.source, cache, progress)
+        checked = check_images(listing.source, cache, progress, also=[_cache_of_training(bundle, listing.source.root)])
     except KeyboardInterrupt:
         kept = "what was read is kept, and the same command continues" if cache else "nothing is kept"
         raise KeyboardInterrupt(kept) from None
@@ -170,6 +171,15 @@ _MODES = {
     "I;16B": "gray of 16 bits",
     "I": "gray of 16 bits",
 }
+
+
+def _cache_of_training(bundle: Bundle | None, root: Path) -> Path | None:
+    """Return the file in which training of a bundle keeps what it has read, in its usual run directory."""
+    if bundle is None:
+        return None
+    from regnet_deploy.training.run_directory import default_directory
+
+    return cache_file(default_directory(bundle.path), root)
 
 
 def _images(count: int) -> str:

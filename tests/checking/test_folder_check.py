@@ -158,6 +158,18 @@ def test_training_checks_no_image_again_that_was_checked(data: Path, small_bundl
     assert [json.loads(line)["path"] for line in own.read_text().splitlines()] == ["train/cat/new.png"]
 
 
+def test_the_check_with_a_bundle_reads_nothing_that_its_training_has_read(
+    data: Path, small_bundle: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rd.train(small_bundle, data, rd.Recipe(epochs=1, batch_size=4))
+    known = rates.TrainingRates("small", 16, loaded=1.0, used=1.0, batch=2, device="CPU", workers=0, in_memory=True)
+    monkeypatch.setattr(rates, "measure_rates", lambda *_: known)  # it opens some images again
+    opened.clear()
+    check = rd.check_folder(data, bundle=small_bundle)
+    assert opened == []
+    assert len(check.usable) == 12
+
+
 def test_slow_loading_is_a_finding_with_the_number_of_processes() -> None:
     known = {"network": "n", "crop": 224, "batch": 128, "device": "GPU", "workers": 8, "in_memory": False}
     (finding,) = rates.TrainingRates(loaded=100.0, used=2050.0, **known).findings()
