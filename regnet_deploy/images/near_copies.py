@@ -18,6 +18,9 @@ _PARTS = 16
 NEAR_BITS = _PARTS - 1
 #: A part has bits from everywhere in the hash: neighbors are often all 0 or all 1, which would make few, large groups.
 _ORDER = np.random.default_rng(0).permutation(PHASH_BITS)
+#: Hashes with an equal part that a hash is compared with, for each part; of more, as many at random. All images of
+#: a camera that stands still are near copies; that each is one is seen without comparing it with all others.
+_COMPARED = 200
 #: Number of the split "train" among splits.
 _TRAIN = 0
 
@@ -81,11 +84,11 @@ def near_copies(splits: Mapping[str, Mapping[str, ImageCheck]], labels: Mapping[
 
 
 def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]]:
-    """Find all pairs of hashes that differ in at most :data:`NEAR_BITS` bits.
+    """Find pairs of hashes that differ in at most :data:`NEAR_BITS` bits.
 
     By the pigeonhole principle such a pair is equal in one of :data:`_PARTS` parts, so only hashes with an equal part
-    are compared (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012). Hashes that are equal in all bits should
-    be few, for each of them is compared with all others of them.
+    are compared (multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012). All pairs are found unless more than
+    :data:`_COMPARED` hashes have an equal part.
 
     Args:
         hashes: ``(n, 4)``, 64 bits in each number.
@@ -97,10 +100,13 @@ def near_pairs(hashes: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], N
     for part in _ORDER.reshape(_PARTS, -1):
         bits = octets[:, part // 8] >> (part % 8) & 1
         key = np.packbits(np.ascontiguousarray(bits), axis=1).view(np.uint16)[:, 0]
-        order = np.argsort(key, kind="stable")
+        shuffled = np.random.default_rng(0).permutation(len(key))
+        order = shuffled[np.argsort(key[shuffled], kind="stable")]
         keys, ordered = key[order], hashes[order]
         at, offset = np.arange(len(order) - 1), 1
-        while at.size:  # neighbors in this order, then neighbors but one, and so on, as long as their parts are equal
+        while (
+            at.size and offset <= _COMPARED
+        ):  # neighbors in this order, then neighbors but one, and so on, as long as their parts are equal
             at = at[: np.searchsorted(at, len(order) - offset)]
             at = at[keys[at] == keys[at + offset]]
             distance = np.bitwise_count(ordered[at] ^ ordered[at + offset]).sum(axis=1, dtype=np.intp)

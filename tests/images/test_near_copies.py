@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from regnet_deploy.images import near_copies as near_copies_module
 from regnet_deploy.images.image_check import ImageCheck, check_images
 from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.near_copies import NEAR_BITS, near_copies, near_pairs
@@ -50,6 +51,15 @@ def test_the_pairs_are_those_of_comparing_each_with_each(seed: int) -> None:
 @pytest.mark.parametrize("count", [0, 1])
 def test_without_two_hashes_there_is_no_pair(count: int) -> None:
     assert found(hashes(count, 0)) == {}
+
+
+def test_of_very_many_alike_each_is_compared_with_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_copies_module, "_COMPARED", 10)
+    (one,) = hashes(1, 0)
+    alike = np.array([flipped(one, 2, seed) for seed in range(300)])
+    pairs = [(a, b) for ones, others, _ in near_pairs(alike) for a, b in zip(ones, others, strict=True)]
+    assert len(pairs) <= 16 * 10 * 300
+    assert {index for pair in pairs for index in pair} == set(range(300))
 
 
 def picture(seed: int, side: int = 64) -> Image.Image:
