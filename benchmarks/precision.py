@@ -172,7 +172,7 @@ def deployed_rows(source: ModelSource, seconds: float, progress: Progress) -> di
             entry = {"precision": precision.name}
             sessions[precision.name] = (open_onnx(data, device="cpu"), entry)
     progress.step("latency")
-    for one in measure_candidates(sessions, BATCHES, seconds, DEPLOYED, progress):
+    for one in measure_candidates(sessions, BATCHES, seconds, default_preprocessing(DEPLOYED), progress):
         rows[one.name]["latency"] = [row.to_json() for row in one.latency]
     return rows
 

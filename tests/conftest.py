@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,22 +35,22 @@ RESOLUTION = 24
 LABELS = ["ant", "bee", "cat", "dog", "eel", "fox"]
 
 
-def tiny_onnx(kind: str, seed: int = 1) -> bytes:
+def tiny_onnx(kind: str, seed: int = 1, channels: int = 3) -> bytes:
     """Conv, global average pool, Gemm; with ``uint8`` the normalisation is inside."""
     from onnx import TensorProto, checker, helper, numpy_helper
 
     draw = np.random.default_rng(seed)
     weights = {
-        "w": draw.normal(size=(16, 3, 3, 3)),
+        "w": draw.normal(size=(16, channels, 3, 3)),
         "b": draw.normal(size=16),
         "fc": draw.normal(size=(16, len(LABELS))) * 2,
         "fc_b": draw.normal(size=len(LABELS)),
     }
-    image, nodes, last = [3, RESOLUTION, RESOLUTION], [], "images"
+    image, nodes, last = [channels, RESOLUTION, RESOLUTION], [], "images"
     if kind == "uint8":
-        image = [RESOLUTION, RESOLUTION, 3]
-        scale, shift = scale_and_shift(default_preprocessing(RESOLUTION))
-        weights |= {"scale": scale.reshape(1, 3, 1, 1), "shift": shift.reshape(1, 3, 1, 1)}
+        image = [RESOLUTION, RESOLUTION, channels]
+        scale, shift = scale_and_shift(default_preprocessing(RESOLUTION, channels))
+        weights |= {"scale": scale.reshape(1, -1, 1, 1), "shift": shift.reshape(1, -1, 1, 1)}
         nodes = [
             helper.make_node("Transpose", ["images"], ["planes"], perm=[0, 3, 1, 2]),
             helper.make_node("Cast", ["planes"], ["floats"], to=TensorProto.FLOAT),
@@ -102,14 +102,19 @@ def _own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="session")
 def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _write_exported(tmp_path_factory.mktemp("exported") / "bundle", 3)
+
+
+def _write_exported(folder: Path, channels: int) -> Path:
     import onnxruntime
 
-    folder = tmp_path_factory.mktemp("exported") / "bundle"
-    preprocessing = default_preprocessing(RESOLUTION)
-    architecture = Architecture.of(tiny_network(), name="tiny", classes=len(LABELS), resolution=RESOLUTION)
+    preprocessing = default_preprocessing(RESOLUTION, channels)
+    network = replace(tiny_network(), input_channels=channels)
+    architecture = Architecture.of(network, name="tiny", classes=len(LABELS), resolution=RESOLUTION)
     create_bundle(folder, {"architecture": architecture, "preprocessing": preprocessing.to_json(), "labels": LABELS})
-    networks = {"onnx-fp32": ("float32", tiny_onnx("float32")), "onnx-fp32-uint8": ("uint8", tiny_onnx("uint8"))}
-    images = tiny_pixels(16)
+    kinds = {"onnx-fp32": "float32", "onnx-fp32-uint8": "uint8"}
+    networks = {name: (kind, tiny_onnx(kind, channels=channels)) for name, kind in kinds.items()}
+    images = tiny_pixels(16)[..., :channels]
     session = onnxruntime.InferenceSession(networks["onnx-fp32"][1], providers=["CPUExecutionProvider"])
     logits = session.run(["logits"], {"images": normalize(images, preprocessing)})[0]
     proof = {**compare(logits, logits, gate_of("fp32")).to_json(), "runtime": "onnxruntime", "device": "cpu"}
@@ -142,6 +147,12 @@ def _exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported_bundle(_exported: Path, tmp_path: Path) -> Path:
     """A bundle with two ONNX variants and a golden set; the test may change it."""
     return Path(shutil.copytree(_exported, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def gray_bundle(tmp_path: Path) -> Path:
+    """A bundle like ``exported_bundle`` whose network takes gray images."""
+    return _write_exported(tmp_path / "gray", 1)
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ PUBLIC = {
     "predict": "bundle images * k variant device runtime",
     "profile": "bundle * batches seconds threads device progress",
     "select": "budget * evidence",
-    "select_published": "name * resolution classes stem_stride",
+    "select_published": "name * resolution classes stem_stride input_channels",
     "serve": "path settings",
     "train": "bundle data recipe options * progress",
     "verify": "bundle",

@@ -59,7 +59,12 @@ def select(budget: Budget, *, evidence: Sequence[str | Path] = ()) -> Selection:
 
 
 def select_published(
-    name: str, *, resolution: int = 224, classes: int = 1000, stem_stride: int | None = None
+    name: str,
+    *,
+    resolution: int = 224,
+    classes: int = 1000,
+    stem_stride: int | None = None,
+    input_channels: int = 3,
 ) -> PublishedSelection:
     """Return a published network by its name, such as ``RegNetY-4.0GF``; spellings of timm and torchvision are known.
 
@@ -68,6 +73,7 @@ def select_published(
         resolution: side of the image, pixels.
         classes: outputs of the classifier.
         stem_stride: 1 or 2; None is 1 below 96 pixels and 2 from there.
+        input_channels: channels of the image: 1 is gray, 3 is RGB.
 
     Raises:
         UsageError: no published network has this name.
@@ -84,6 +90,7 @@ def select_published(
         resolution=resolution,
         classes=classes,
         stem_stride=stem_stride,
+        input_channels=input_channels,
     )
     best = published_candidate(published, asked)
     return PublishedSelection(published, best, replace(asked, macs=float(best.macs)))
@@ -117,8 +124,8 @@ def create_bundle(
 def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
     """Return the network of a bundle as a ``torch.nn.Module`` in evaluation mode, on the CPU.
 
-    It maps normalized RGB images ``(n, 3, h, w)`` to logits ``(n, classes)``; ``model.stage_features(images)`` returns
-    the output of every stage. Before training, the weights are random.
+    It maps normalized images, ``(n, 3, h, w)`` RGB or ``(n, 1, h, w)`` gray, to logits ``(n, classes)``;
+    ``model.stage_features(images)`` returns the output of every stage. Before training, the weights are random.
 
     Raises:
         BundleError: the bundle is missing or damaged.

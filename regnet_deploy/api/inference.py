@@ -74,13 +74,13 @@ def predict(
     device: Device = "auto",
     runtime: Runtime = "auto",
 ) -> list[list[Prediction]]:
-    """Return the most probable classes of images: paths, RGB arrays ``(h, w, 3)`` of uint8, or PIL images.
+    """Return the most probable classes of images: paths, arrays of uint8, or PIL images.
 
     The network is opened for this call alone; :func:`open_classifier` keeps it open.
 
     Args:
         bundle: the bundle, or its folder.
-        images: one image or a sequence of them.
+        images: one image or a sequence of them; arrays are ``(h, w, 3)`` RGB or ``(h, w, 1)`` gray.
         k: classes to return for each image.
         variant: name of an exported variant; see :func:`open_classifier`.
         device: where to run it.

@@ -17,6 +17,10 @@ from regnet_deploy.space.network import Network
 #: Mean and standard deviation of ImageNet's training images, RGB, of 0..1 (as in pycls, timm and torchvision).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+#: The same of gray images: the mean of :data:`IMAGENET_MEAN` with the weights of ITU-R 601, (0.299, 0.587, 0.114), and
+#: that of :data:`IMAGENET_STD`, which is exact where the three colors rise and fall together.
+GRAY_MEAN = (0.459,)
+GRAY_STD = (0.226,)
 
 _Count = Annotated[int, Meta(ge=1)]
 
@@ -42,6 +46,7 @@ class Architecture(Record, frozen=True, kw_only=True):
         stem_stride: 1 or 2.
         stem_width: channels of the stem.
         block: kind of block.
+        input_channels: channels of the image: 1 is gray, 3 is RGB.
         classes: outputs.
         resolution: pixels a side.
     """
@@ -62,6 +67,7 @@ class Architecture(Record, frozen=True, kw_only=True):
     stem_stride: int
     stem_width: int
     block: str = default("bottleneck")
+    input_channels: int = 3
     classes: _Count
     resolution: _Count
 
@@ -105,6 +111,7 @@ class Architecture(Record, frozen=True, kw_only=True):
             self.stem_stride,
             self.stem_width,
             self.block,
+            self.input_channels,
         )
 
 
@@ -139,6 +146,7 @@ class SelectionBudget(Record, frozen=True, kw_only=True):
     max_parameters: float | None = default(None)
     max_activations: float | None = default(None)
     stem_stride: int | None = default(None)
+    input_channels: int = 3
     bounds: dict[str, Any] = default({})
 
 
@@ -192,9 +200,10 @@ class Preprocessing(Record, frozen=True, forbid_unknown_fields=True):
         resize: short side after resizing, pixels.
         crop: side of the central square that the network sees, pixels.
         interpolation: ``bilinear`` or ``bicubic``.
-        mean: subtracted from RGB in 0..1.
-        std: divided by after that.
-        colours: order of the channels.
+        mean: subtracted from each channel in 0..1; one value a channel.
+        std: divided by after that; one value a channel.
+        colours: the channels, as Pillow names them: ``RGB``, or ``L`` for gray, which is
+            0.299 R + 0.587 G + 0.114 B (ITU-R 601) of an image with colors.
         scaled_decoding: whether a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size before it is resized. The pixels
             differ slightly, so bundles of earlier versions, which do not have the key, are decoded at full size.
         antialias: whether a pixel of the resized image is an average of all pixels that it covers, as Pillow resizes;
@@ -204,20 +213,31 @@ class Preprocessing(Record, frozen=True, forbid_unknown_fields=True):
     resize: _Count
     crop: _Count
     interpolation: Literal["bilinear", "bicubic"] = default("bilinear")
-    mean: tuple[float, float, float] = default(IMAGENET_MEAN)
-    std: tuple[float, float, float] = default(IMAGENET_STD)
-    colours: Literal["RGB"] = default("RGB")
+    mean: tuple[float, ...] = default(IMAGENET_MEAN)
+    std: tuple[float, ...] = default(IMAGENET_STD)
+    colours: Literal["RGB", "L"] = default("RGB")
     scaled_decoding: bool = False
     antialias: bool = True
 
     def __post_init__(self) -> None:
-        """Check that the steps exist.
+        """Check that the steps exist, with a mean and a deviation for each channel.
 
         Raises:
-            UsageError: bicubic interpolation without antialiasing.
+            UsageError: bicubic interpolation without antialiasing, or other numbers of values.
         """
         if not self.antialias and self.interpolation != "bilinear":
             raise UsageError(f"without antialiasing, interpolation must be bilinear, got {self.interpolation}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.channels:
+                raise UsageError(
+                    f"preprocessing.{name} must have {self.channels} value{'s' * (self.channels > 1)} for images in "
+                    f"{self.colours}, got {len(values)}"
+                )
+
+    @property
+    def channels(self) -> int:
+        """Channels of the image that the network gets: 1 or 3."""
+        return len(self.colours)
 
 
 class WeightsOrigin(Record, frozen=True, kw_only=True):

@@ -279,7 +279,8 @@ class _Variant(Record, frozen=True, kw_only=True, tag_field="runtime"):
 
     Attributes:
         precision: its name.
-        input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input: ``float32`` for normalized images ``(n, channels, h, w)``, ``uint8`` for pixels
+            ``(n, h, w, channels)``.
         opset: of the ONNX file.
     """
 

@@ -62,12 +62,16 @@ def command(bundle_path: str, target: str, output: str, as_json: bool) -> None:
 def _unsaid(bundle: Bundle, target: str) -> str:
     """Return what a program that loads the weights must know besides them."""
     pixels = bundle.preprocessing
+    colors = "gray" if pixels.channels == 1 else "RGB"
     mean, deviation = (" ".join(f"{number:g}" for number in numbers) for numbers in (pixels.mean, pixels.std))
     said = (
         f"images are resized to a short side of {pixels.resize} pixels ({pixels.interpolation}), and their center of "
-        f"{pixels.crop} x {pixels.crop} is normalized with mean {mean} and deviation {deviation} of RGB in 0..1"
+        f"{pixels.crop} x {pixels.crop} is normalized with mean {mean} and deviation {deviation} of {colors} in 0..1"
     )
-    if target == "pycls":
+    if pixels.channels == 1:
+        said += f"; the stem takes one channel, where {target} builds networks of RGB"
+        said += " without in_chans=1" * (target == "timm")
+    elif target == "pycls":
         said += "; the channels come as blue, green, red"
     if bundle.architecture.network.stem_stride != 2:
         said += (

@@ -13,13 +13,14 @@ from regnet_deploy.cli.options import Whole, json_option
 from regnet_deploy.cli.output import print_json, print_message, print_text, terminal_progress
 from regnet_deploy.errors import UsageError, require
 from regnet_deploy.importing.layouts import SOURCES
+from regnet_deploy.space.network import INPUT_CHANNELS
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle import Bundle
 
 
 class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.5 on
-    """One number for each of red, green and blue."""
+    """One number for each of red, green and blue, or one for gray."""
 
     name = "r,g,b"
 
@@ -27,23 +28,27 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
         """Take numbers from ``smallest`` to 1."""
         self.smallest = smallest
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[float, float, float]:
-        """Parse ``0.485,0.456,0.406``."""
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """Parse ``0.485,0.456,0.406``, or ``0.449``."""
         if isinstance(value, tuple):
             return value
         try:
-            red, green, blue = (float(part) for part in str(value).split(","))
+            numbers = tuple(float(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not three numbers for red, green and blue such as 0.485,0.456,0.406", param, ctx)
-        if not all(self.smallest <= number <= 1 for number in (red, green, blue)):  # nan is in no range
+            numbers = ()
+        if len(numbers) not in INPUT_CHANNELS:
+            self.fail(
+                f"{value!r} is not three numbers for red, green and blue such as 0.485,0.456,0.406, or one for gray",
+                param,
+                ctx,
+            )
+        if not all(self.smallest <= number <= 1 for number in numbers):  # nan is in no range
             self.fail(
                 f"{value!r} holds a number that is not in the range {self.smallest:g}<=x<=1 (of pixels in 0..1)",
                 param,
                 ctx,
             )
-        return red, green, blue
+        return numbers
 
 
 @click.command()
@@ -65,7 +70,7 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option(
     "--channels",
     type=click.Choice(["rgb", "bgr"]),
-    help="Order of the channels that the network takes.  [default: that of the library; pycls and mmpretrain: bgr]",
+    help="Order of the colors that the network takes.  [default: that of the library; pycls and mmpretrain: bgr]",
 )
 @click.option(
     "--stem-stride",

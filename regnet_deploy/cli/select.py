@@ -56,6 +56,14 @@ if TYPE_CHECKING:
     help="Stride of the first convolution.  [default: 1 below 96 pixels, else 2]",
 )
 @click.option(
+    "--channels",
+    "input_channels",
+    type=click.Choice(["1", "3"]),
+    default="3",
+    show_default=True,
+    help="Channels of the images: 3 is RGB, 1 is gray.",
+)
+@click.option(
     "--max-params", type=Scaled("M", "parameters"), metavar="M", help="Maximum number of parameters, millions."
 )
 @click.option(
@@ -120,6 +128,7 @@ def command(**options: Any) -> None:
         raise UsageError("give one of --gflops, --published and --trial: a network taken by name has its own MACs")
     if not given:
         raise UsageError("give a budget such as --gflops 4, or a published network such as --published RegNetY-4.0GF")
+    options["input_channels"] = int(options["input_channels"])
     {"gmacs": _search, "published": _take_published, "trial": _take_trial}[given[0]](options)
 
 
@@ -162,7 +171,7 @@ def _search(options: dict[str, Any]) -> None:
     else:
         title = (
             f"{selection.considered:,} candidates with {options['gmacs']:g} GMACs ± {options['tolerance']:g} % "
-            f"at {budget.resolution} pixels, {budget.classes:,} classes"
+            f"at {budget.resolution} pixels{_gray(budget)}, {budget.classes:,} classes"
         )
         _print_selection(title, selection, shown)
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle.argument} --data DIR")
@@ -170,7 +179,7 @@ def _search(options: dict[str, Any]) -> None:
 
 def _take_published(options: dict[str, Any]) -> None:
     _check_no_search_options(
-        {"published", "weights", "resolution", "classes", "stem_stride", "output", "force", "as_json"}
+        {"published", "weights", "resolution", "classes", "stem_stride", "input_channels", "output", "force", "as_json"}
     )
     if options["weights"] is not None:
         _import_published(options)
@@ -180,6 +189,7 @@ def _take_published(options: dict[str, Any]) -> None:
         resolution=options["resolution"],
         classes=options["classes"],
         stem_stride=options["stem_stride"],
+        input_channels=options["input_channels"],
     )
     published, candidate, budget = selection.published, selection.best, selection.budget
     bundle = create_bundle(options["output"], selection, replace_existing=options["force"])
@@ -196,7 +206,8 @@ def _take_published(options: dict[str, Any]) -> None:
         )
     else:
         _print_candidates(
-            f"{published.architecture_name} at {budget.resolution} pixels (weights not included)", [candidate]
+            f"{published.architecture_name} at {budget.resolution} pixels{_gray(budget)} (weights not included)",
+            [candidate],
         )
         print_text(f"Source: {published.source}; widths rounded as {published.rounding}.")
     print_message(f"wrote {bundle.path} - next: regnet-deploy train{bundle.argument} --data DIR")
@@ -211,6 +222,8 @@ def _import_published(options: dict[str, Any]) -> None:
     source = click.get_current_context().get_parameter_source
     if source("classes") is click.core.ParameterSource.COMMANDLINE:
         raise UsageError("--classes is the number of outputs of the weights: omit it with --weights")
+    if source("input_channels") is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError("--channels is that of the first convolution of the weights: omit it with --weights")
     given = source("resolution") is click.core.ParameterSource.COMMANDLINE
     chosen = {
         "network": options["published"],
@@ -282,6 +295,7 @@ def _budget(options: dict[str, Any], macs: float) -> Budget:
         max_parameters=None if options["max_params"] is None else options["max_params"] * 1e6,
         max_activations=None if options["max_acts"] is None else options["max_acts"] * 1e6,
         stem_stride=options["stem_stride"],
+        input_channels=options["input_channels"],
         bounds=Bounds(g_multiple=options["group_multiple"], **bounds),
     )
 
@@ -325,8 +339,9 @@ def _expectation_line(selection: Selection) -> str:
     if expectation is None:
         reference_gmacs = selection.best.reference_macs / 1e9
         return (
-            f"Expected error: not known at {budget.resolution} pixels with a stem of stride {budget.stride}. The "
-            f"published errors were measured at 224 pixels, where this network has {reference_gmacs:.3g} GMACs."
+            f"Expected error: not known at {budget.resolution} pixels{_gray(budget)} with a stem of stride "
+            f"{budget.stride}. The published errors were measured on RGB images at 224 pixels, where this network has "
+            f"{reference_gmacs:.3g} GMACs."
         )
     outside = ", extrapolated beyond the published networks" if expectation.extrapolated else ""
     return (
@@ -335,6 +350,10 @@ def _expectation_line(selection: Selection) -> str:
         f"{len(baselines(selection.family))} published networks when it is left out{outside}). "
         "Errors on your data will differ."
     )
+
+
+def _gray(budget: Budget) -> str:
+    return " of gray images" if budget.input_channels == 1 else ""
 
 
 def _json_or_none(expected: ExpectedError | None) -> dict[str, Any] | None:

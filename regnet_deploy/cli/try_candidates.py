@@ -132,10 +132,11 @@ def try_candidates(selection: Selection, options: dict[str, Any]) -> Selection:
     from regnet_deploy.training.recipe import Recipe
 
     execution = Execution(resolve_device(options["device"]), channels_last=True)
+    recipe = Recipe(**{name: options[name] for name in ("epochs", "lr", "batch_size", "crop_area", "flip", "seed")})
     training = SweepOptions(
         data=options["data"],
         store=options["store"] or Path(f"{options['output']}.tried"),
-        recipe=Recipe(**{name: options[name] for name in ("epochs", "lr", "batch_size", "crop_area", "flip", "seed")}),
+        recipe=recipe.for_channels(selection.budget.input_channels),
         val_split=options["val_split"],
         execution=execution,
         executor=make_executor(options["ray"], None, None, execution.device, options["threads"]),

@@ -39,7 +39,7 @@ class EngineSource:
 
     Attributes:
         variant: name of the variant of engines.
-        onnx: ONNX file with one float32 input ``(batch, 3, side, side)``.
+        onnx: ONNX file with one float32 input ``(batch, channels, side, side)``.
         side: height and width of the images, pixels.
         precision: its name.
         convolutions: name of each convolution -> the type that it has to compute in.
@@ -213,12 +213,12 @@ def build_plan(
     *,
     timing_cache: Path | None = None,
 ) -> BuiltPlan:
-    """Build a plan for the batch sizes of the options and images ``(3, side, side)``; its types are not checked.
+    """Build a plan for the batch sizes of the options and images ``(channels, side, side)``; its types are not checked.
 
     Args:
         library: builds it.
         gpu: on which TensorRT builds; TensorRT-RTX needs none.
-        onnx: ONNX file with one float32 input ``(batch, 3, side, side)``.
+        onnx: ONNX file with one float32 input ``(batch, channels, side, side)``.
         side: height and width of the images, pixels.
         options: of the build.
         progress: receives the phases of the build, from other threads, and a message if the timing cache cannot be
@@ -234,8 +234,6 @@ def build_plan(
     """
     progress = progress or NoProgress()
     options = options.suited_to(library.runtime)
-    if gpu is not None and library.runtime == "tensorrt":
-        _ensure_memory(gpu, onnx, side, options)
     trt = library.module
     log = BuilderLog(trt)
     try:
@@ -250,6 +248,8 @@ def build_plan(
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         reasons = [f"{error.node_name() or 'the file'}: {error.desc()}" for error in errors]
         raise build_error(library, "does not parse the network", reasons, gpu)
+    if gpu is not None and library.runtime == "tensorrt":
+        _ensure_memory(gpu, len(onnx) + options.max_batch * network.get_input(0).shape[1] * side * side * 4, options)
     config = _build_config(library, builder, network, side, options)
     if library.runtime != "tensorrt":  # TensorRT-RTX would look for a GPU
         timing_cache = None
@@ -296,10 +296,10 @@ def _build_config(library: Library, builder: Any, network: Any, side: int, optio
         user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
         if user_allocation is not None:
             config.set_flag(user_allocation)  # the engine allocates no memory at run time, so graphs can be captured
-    name = network.get_input(0).name
+    name, channels = network.get_input(0).name, network.get_input(0).shape[1]
     shapes = builder.create_optimization_profile()
     batches = (options.min_batch, options.tuned_batch, options.max_batch)
-    shapes.set_shape(name, *((batch, 3, side, side) for batch in batches))
+    shapes.set_shape(name, *((batch, channels, side, side) for batch in batches))
     config.add_optimization_profile(shapes)
     return config
 
@@ -319,10 +319,9 @@ def _set_targets(library: Library, config: Any, capabilities: tuple[str, ...]) -
             )
 
 
-def _ensure_memory(gpu: Gpu, onnx: bytes, side: int, options: EngineOptions) -> None:
+def _ensure_memory(gpu: Gpu, needed: int, options: EngineOptions) -> None:
     """Raise UsageError if the weights and one batch of images do not fit into the GPU's free memory."""
     free = free_memory()
-    needed = len(onnx) + options.max_batch * 3 * side * side * 4
     if free is not None and free < needed:
         raise UsageError(
             f"{gpu.name} has {free / 2**20:.0f} MiB of its {gpu.memory_bytes / 2**20:.0f} MiB free and the weights "

@@ -159,7 +159,7 @@ class EngineSession:
         self._plain = self._context(self._on_gpu)
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the logits, ``(n, classes)``, of normalized images ``(n, 3, h, w)``; any ``n``.
+        """Return the logits, ``(n, classes)``, of normalized images ``(n, channels, h, w)``; any ``n``.
 
         Raises:
             ProofError: the images are of another size.

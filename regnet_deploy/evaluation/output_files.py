@@ -84,7 +84,7 @@ def draw_mistakes(path: Path, result: EvaluationResult, evaluation: Evaluation, 
         if isinstance(pixels, ImageError):  # it was readable a moment ago
             continue
         answer = int(evaluation.probabilities[row].argmax())
-        axis.imshow(pixels)
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=255)  # of gray images; those of RGB are as they are
         axis.set_title(
             f"class {_short(result.names[int(result.labels[row])], _NAME)}\n"
             f"answer {_short(result.names[answer], _NAME)} ({evaluation.probabilities[row, answer]:.0%})\n"

@@ -119,7 +119,7 @@ def observe_activations(
         onnx_fp32: the graph in FP32; its input is normalized images.
         tensors: names of its tensors, from :func:`regnet_deploy.exporting.onnx_graph.activation_names`; may include the
             input.
-        pixels: ``(n, h, w, 3)`` uint8.
+        pixels: ``(n, h, w, channels)`` uint8.
         preprocessing: of the bundle.
         progress: receives the images done.
         threads: of the CPU; by default all available cores.

@@ -58,7 +58,7 @@ class CalibrationSet:
     """Images for calibration.
 
     Attributes:
-        pixels: ``(n, h, w, 3)`` uint8 RGB, all different.
+        pixels: ``(n, h, w, channels)`` uint8, all different.
         source: where they come from, in words; with the folder, if it may not be the training folder.
         folder: its name.
         seed: of the choice.
@@ -183,7 +183,7 @@ def make_calibration_set(
             classes; its dataset; another folder with one folder for each class; or a folder of images.
         bundle: its labels and its part ``training`` say what was trained on.
         preprocessing: of the bundle.
-        golden_images: ``(n, h, w, 3)`` uint8: none of these is used.
+        golden_images: ``(n, h, w, channels)`` uint8: none of these is used.
         count: number of images; fewer are used if there are not as many.
         seed: of the choice.
         excluded: fingerprints of validation images: none of these is used either.

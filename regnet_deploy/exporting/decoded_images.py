@@ -22,7 +22,7 @@ _CHUNK = 32
 def decode_images(
     source: ImageSource, indices: Sequence[int], preprocessing: Preprocessing
 ) -> Iterator[NDArray[np.uint8] | ImageError]:
-    """Yield for each index its pixels ``(h, w, 3)``, or the error if the image cannot be decoded."""
+    """Yield for each index its pixels ``(h, w, channels)``, or the error if the image cannot be decoded."""
 
     def decode(index: int) -> NDArray[np.uint8] | ImageError:
         try:

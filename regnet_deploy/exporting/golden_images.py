@@ -84,7 +84,8 @@ def make_golden_set(
     elif SAMPLES in bundle.files:
         pixels, source = _samples(bundle, preprocessing, GOLDEN_IMAGES), TRAINING
     else:
-        pixels, source, seed = noise_images(GOLDEN_IMAGES, preprocessing.crop, NOISE_SEED), NOISE, NOISE_SEED
+        pixels = noise_images(GOLDEN_IMAGES, preprocessing.crop, NOISE_SEED, preprocessing.channels)
+        source, seed = NOISE, NOISE_SEED
     record = Golden(images=len(pixels), source=source, seed=seed, weights_sha256=weights)
     if known and weights is not None:  # untrained weights are initialized again, and may differ with another PyTorch
         with contextlib.suppress(BundleError):  # a damaged set is replaced
@@ -96,7 +97,7 @@ def make_golden_set(
 
 
 def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the logits ``(n, classes)`` of pixels ``(n, h, w, 3)``, computed in FP32 on the CPU.
+    """Return the logits ``(n, classes)`` of pixels ``(n, h, w, channels)``, computed in FP32 on the CPU.
 
     Images run one at a time in one thread, so that the order of summation does not depend on the number of cores or on
     the other images of the set.
@@ -116,12 +117,12 @@ def golden_logits(model: nn.Module, pixels: NDArray[np.uint8], preprocessing: Pr
     return logits
 
 
-def noise_images(count: int, side: int, seed: int) -> NDArray[np.uint8]:
-    """Return random images ``(count, side, side, 3)`` of 7 x 7 colored cells with noise, all different."""
+def noise_images(count: int, side: int, seed: int, channels: int = 3) -> NDArray[np.uint8]:
+    """Return random images ``(count, side, side, channels)`` of 7 x 7 cells with noise, all different."""
     random = np.random.default_rng(seed)
     cell = -(-side // 7)
-    cells = random.integers(0, 256, (count, 7, 7, 3)).repeat(cell, axis=1).repeat(cell, axis=2)[:, :side, :side]
-    noise = random.integers(-32, 33, (count, side, side, 3))
+    cells = random.integers(0, 256, (count, 7, 7, channels)).repeat(cell, axis=1).repeat(cell, axis=2)[:, :side, :side]
+    noise = random.integers(-32, 33, (count, side, side, channels))
     pixels: NDArray[np.uint8] = np.clip(cells + noise, 0, 255).astype(np.uint8)
     return pixels
 
@@ -129,21 +130,23 @@ def noise_images(count: int, side: int, seed: int) -> NDArray[np.uint8]:
 def _samples(bundle: Bundle, preprocessing: Preprocessing, count: int) -> NDArray[np.uint8]:
     safetensors = require("safetensors", "export")
     error = BundleError(
-        f"{bundle.stored_path(SAMPLES)} does not contain images of {preprocessing.crop}x{preprocessing.crop} pixels: "
+        f"{bundle.stored_path(SAMPLES)} does not contain {preprocessing.colours} images of "
+        f"{preprocessing.crop}x{preprocessing.crop} pixels: "
         f"run `regnet-deploy train --data DIR{bundle.argument}` again, or give your own with --images"
     )
     try:
         images: NDArray[Any] = require("safetensors.numpy", "export").load(bundle.read(SAMPLES))["images"]
     except (safetensors.SafetensorError, KeyError):
         raise error from None
-    if images.dtype != np.uint8 or images.shape[1:] != (preprocessing.crop, preprocessing.crop, 3) or not len(images):
+    wanted = (preprocessing.crop, preprocessing.crop, preprocessing.channels)
+    if images.dtype != np.uint8 or images.shape[1:] != wanted or not len(images):
         raise error
     chosen: NDArray[np.uint8] = images[_evenly_spaced(len(images), count)]
     return chosen
 
 
 def _load(files: Sequence[tuple[Path, bool]], preprocessing: Preprocessing) -> tuple[NDArray[np.uint8], dict[str, str]]:
-    """Return the pixels ``(n, h, w, 3)``, and why files in folders cannot be used; a named file must be usable."""
+    """Return the pixels ``(n, h, w, channels)``, and why files in folders are unusable; a named one must be usable."""
     images, skipped = [], dict[str, str]()
     for file, named in files:
         try:

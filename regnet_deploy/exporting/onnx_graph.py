@@ -23,7 +23,7 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.exporting.precision import PRECISIONS, ConvolutionKind, Precision
 from regnet_deploy.exporting.quantization import TensorRange
 from regnet_deploy.exporting.typed_graph import TypedGraph
-from regnet_deploy.images.preprocessing import scale_and_shift
+from regnet_deploy.images.preprocessing import image_shape, scale_and_shift
 from regnet_deploy.models.anynet import BN_EPS
 from regnet_deploy.space.network import Network
 
@@ -55,8 +55,8 @@ def build_onnx(
         preprocessing: its crop is the height and width; with ``pixels`` its mean and std are part of the graph.
         precision: types of the operators.
         ranges: of the tensors of :func:`activation_names`; required where the precision quantizes.
-        pixels: the input is uint8 pixels ``(batch, h, w, 3)``, which the graph normalizes, instead of normalized
-            float32 images ``(batch, 3, h, w)``.
+        pixels: the input is uint8 pixels ``(batch, h, w, channels)``, which the graph normalizes, instead of normalized
+            float32 images ``(batch, channels, h, w)``.
         reduce_range: quantize weights to 7 bits instead of 8, for CPUs whose 16-bit sums would saturate.
         metadata: entries of the file's ``metadata_props``.
 
@@ -68,8 +68,8 @@ def build_onnx(
         raise UsageError(f"the weights have {size / 2**30:.1f} GiB, and one ONNX file can hold at most 2 GiB")
     graph = TypedGraph(weights, precision, ranges or {}, reduce_range=reduce_range)
     _add_network(graph, network, _normalize(graph, preprocessing) if pixels else INPUT)
-    side, classes = preprocessing.crop, len(weights["head.fc.bias"])
-    kind, shape = (TensorProto.UINT8, (side, side, 3)) if pixels else (TensorProto.FLOAT, (3, side, side))
+    kind, classes = TensorProto.UINT8 if pixels else TensorProto.FLOAT, len(weights["head.fc.bias"])
+    shape = image_shape(preprocessing, pixels=pixels)
     return graph.serialize(
         helper.make_tensor_value_info(INPUT, kind, ["batch", *shape]),
         helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes]),
@@ -131,7 +131,7 @@ def _convolution(
 
 
 def _normalize(graph: TypedGraph, preprocessing: Preprocessing) -> str:
-    scale, shift = (value.reshape(1, 3, 1, 1) for value in scale_and_shift(preprocessing))
+    scale, shift = (value.reshape(1, -1, 1, 1) for value in scale_and_shift(preprocessing))
     x = graph.node("Cast", [INPUT], "normalise.float", to=TensorProto.FLOAT)
     x = graph.node("Transpose", [x], "normalise.planes", perm=[0, 3, 1, 2])
     x = graph.node("Mul", [x, graph.constant("normalise.scale", scale)], "normalise.scaled")

@@ -26,6 +26,7 @@ from regnet_deploy.exporting.emulation import runs_as_typed
 from regnet_deploy.exporting.precision import PRECISIONS, find_precision
 from regnet_deploy.exporting.proof import open_for_proof, prove
 from regnet_deploy.exporting.snippet import MARK, snippet
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.output_file import check_output_file, check_regular, staged_files
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.gates import gate_to_serve
@@ -275,9 +276,9 @@ def _fp32_network(bundle: Bundle, target: Target) -> _Network:
     data: tuple[bytes, ...]
     opener: Callable[..., Session]
     if target == "torchscript":
-        data, opener = (to_torchscript(source.model, source.preprocessing.crop, inside),), open_torchscript
+        data, opener = (to_torchscript(source.model, source.preprocessing, inside),), open_torchscript
     elif target == "pt2":
-        data, opener = (to_pt2(source.model, source.preprocessing.crop, inside),), open_pt2
+        data, opener = (to_pt2(source.model, source.preprocessing, inside),), open_pt2
     else:
         data = onnx_to_ir(source.onnx(PRECISIONS["fp32"]), _texts(description))
         opener = partial(open_ir, threads=available_cores())
@@ -285,8 +286,8 @@ def _fp32_network(bundle: Bundle, target: Target) -> _Network:
 
 
 def _description(bundle: Bundle, kind: str) -> dict[str, Any]:
-    side, origin = bundle.preprocessing.crop, bundle.manifest.imported
-    shape = ["n", side, side, 3] if kind == "uint8" else ["n", 3, side, side]
+    origin = bundle.manifest.imported
+    shape = ["n", *image_shape(bundle.preprocessing, pixels=kind == "uint8")]
     return {
         "architecture": to_json(bundle.architecture),
         "preprocessing": {

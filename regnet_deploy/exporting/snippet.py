@@ -50,7 +50,7 @@ _PARTS = {
 _NORMALIZE = """\
     mean, std = np.array(STEPS["mean"]), np.array(STEPS["std"])
     images = pixels.astype(np.float32) * np.float32(1 / (255 * std)) + np.float32(-mean / std)
-    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, 3, crop, crop)
+    images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))  # (n, channels, crop, crop)
 """
 _PIXELS = "    images = pixels  # the network normalizes them\n"
 
@@ -61,10 +61,12 @@ options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABL
 
 _RESIZE = """\
     method = Image.Resampling[STEPS["interpolation"].upper()]
-    return np.asarray(image.convert("RGB").resize((crop, crop), method, box=(*corners[0], *corners[1])))
+    image = image.convert("RGB").convert(colours).resize((crop, crop), method, box=(*corners[0], *corners[1]))
+    return np.asarray(image).reshape(crop, crop, -1)
 """
 _INTERPOLATE = """\
-    image, places = np.asarray(image.convert("RGB")), []
+    width, height, places = *image.size, []
+    image = np.asarray(image.convert("RGB").convert(colours)).reshape(height, width, -1)
     for i in (1, 0):  # without antialiasing: each pixel is interpolated between its four nearest ones, as in OpenCV
         step = (corners[1][i] - corners[0][i]) / crop
         place = corners[0][i] + (np.arange(crop) + 0.5) * step - 0.5
@@ -98,16 +100,17 @@ STEPS = ABOUT["preprocessing"]
 
 
 def logits(pixels):
-    """Return the logits, (n, classes) float32, of RGB pixels, (n, crop, crop, 3) uint8."""
+    """Return the logits, (n, classes) float32, of pixels, (n, crop, crop, channels) uint8."""
 {images}    return {run}
 
 
 def load_pixels(path):
-    """Return the RGB pixels of an image file that the network gets, (crop, crop, 3) uint8."""
-    resize, crop = STEPS["resize"], STEPS["crop"]
+    """Return the pixels of an image file that the network gets, (crop, crop, channels) uint8."""
+    resize, crop, colours = STEPS["resize"], STEPS["crop"], STEPS["colours"]  # RGB, or L: gray
     with Image.open(path) as image:
         full = [max(resize, round(side * resize / min(image.size))) for side in image.size]
-        scaled = image.draft(None, full) if STEPS["scaled_decoding"] else None  # a large JPEG: at 1/2, 1/4 or 1/8
+        # A JPEG is decoded without its colors where they are not wanted, and a large one at 1/2, 1/4 or 1/8.
+        scaled = image.draft(colours, full if STEPS["scaled_decoding"] else None)
         size = scaled[1][2:] if scaled else image.size
         turn = image.getexif().get(0x0112, 1)  # EXIF orientation
         image = ImageOps.exif_transpose(image)
@@ -148,7 +151,7 @@ def snippet(
         target: the format of the file.
         file: its name; both files are in the folder of the program.
         description: name of the JSON file that describes it.
-        pixels: whether the network takes pixels, uint8 ``(n, h, w, 3)``.
+        pixels: whether the network takes pixels, uint8 ``(n, h, w, channels)``.
         exact: whether ONNX Runtime must compute it without graph optimizations.
         antialias: whether images are resized with antialiasing.
     """

@@ -18,6 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import image_shape
+
 #: Name of the file with the description of the network inside of both formats.
 DESCRIPTION = "regnet-deploy.json"
 
@@ -34,17 +37,17 @@ class TorchProgram:
     output_name: str = "logits"
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Map normalized images, ``(n, 3, h, w)``, to logits, ``(n, classes)``."""
+        """Map normalized images, ``(n, channels, h, w)``, to logits, ``(n, classes)``."""
         with torch.inference_mode():
             logits: NDArray[np.float32] = self.forward(torch.from_numpy(images)).numpy()
         return logits
 
 
-def to_torchscript(model: nn.Module, side: int, description: str) -> bytes:
-    """Return a network as TorchScript, for any number of images ``(n, 3, side, side)``."""
+def to_torchscript(model: nn.Module, preprocessing: Preprocessing, description: str) -> bytes:
+    """Return a network as TorchScript, for any number of images ``(n, channels, crop, crop)``."""
     buffer = io.BytesIO()
     with _deprecations_ignored(), torch.no_grad():
-        traced = torch.jit.trace(model, torch.zeros(2, 3, side, side), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(model, _example(preprocessing), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, buffer, _extra_files={DESCRIPTION: description})
     return buffer.getvalue()
 
@@ -55,11 +58,10 @@ def open_torchscript(data: bytes) -> TorchProgram:
         return TorchProgram(torch.jit.load(io.BytesIO(data)))  # type: ignore[no-untyped-call]
 
 
-def to_pt2(model: nn.Module, side: int, description: str) -> bytes:
-    """Return a network as an exported program, for any number of images ``(n, 3, side, side)``."""
+def to_pt2(model: nn.Module, preprocessing: Preprocessing, description: str) -> bytes:
+    """Return a network as an exported program, for any number of images ``(n, channels, crop, crop)``."""
     batch = torch.export.Dim("batch", min=1)
-    example = torch.zeros(2, 3, side, side)  # of 2: a batch of 1 would become a constant
-    program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
+    program = torch.export.export(model, (_example(preprocessing),), dynamic_shapes=({0: batch},))
     buffer = io.BytesIO()
     torch.export.save(program, buffer, extra_files={DESCRIPTION: description})
     return buffer.getvalue()
@@ -68,6 +70,11 @@ def to_pt2(model: nn.Module, side: int, description: str) -> bytes:
 def open_pt2(data: bytes) -> TorchProgram:
     """Open an exported program that :func:`to_pt2` wrote."""
     return TorchProgram(torch.export.load(io.BytesIO(data)).module())
+
+
+def _example(preprocessing: Preprocessing) -> Tensor:
+    """Return two images: a batch of one would become a constant of an exported program."""
+    return torch.zeros(2, *image_shape(preprocessing, pixels=False))
 
 
 @contextmanager

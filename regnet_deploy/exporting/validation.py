@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.images.decode import ImageError
 from regnet_deploy.images.image_source import ImageSource
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.progress import NoProgress, Progress
 
 #: Largest size of all pixels, in bytes, that is kept in memory; larger sets are decoded in every pass.
@@ -28,7 +30,7 @@ _MAX_UNREADABLE = 0.1
 
 
 class ImageBatch(NamedTuple):
-    """Validation images: their numbers ``(n,)``, pixels ``(n, h, w, 3)`` uint8, labels ``(n,)`` int64."""
+    """Validation images: their numbers ``(n,)``, pixels ``(n, h, w, channels)`` uint8, labels ``(n,)`` int64."""
 
     numbers: NDArray[np.int64]
     pixels: NDArray[np.uint8]
@@ -46,7 +48,7 @@ class ValidationSet:
         numbers: ``(n,)`` int64, rising: index of each image in the full set; a subset keeps these numbers.
         split: where the images come from, in words.
         preprocessing: of the bundle.
-        pixels: ``(n, h, w, 3)`` uint8 if they are kept in memory, else None.
+        pixels: ``(n, h, w, channels)`` uint8 if they are kept in memory, else None.
         unreadable: name -> reason of images that cannot be read; filled while batches are read if ``pixels`` is None.
     """
 
@@ -142,10 +144,10 @@ def load_validation_set(
     labels = np.asarray([index[dataset.classes[image.label]] for image in dataset.val], np.int64)
     indices = tuple(image.index for image in dataset.val)
     numbers = np.arange(len(indices))
-    if len(indices) * preprocessing.crop**2 * 3 > MEMORY_BYTES:
+    if len(indices) * math.prod(image_shape(preprocessing, pixels=True)) > MEMORY_BYTES:
         return ValidationSet(dataset.source, indices, labels, numbers, dataset.split, preprocessing, None, {})
     usable: list[int] = []
-    pixels = np.empty((len(indices), preprocessing.crop, preprocessing.crop, 3), np.uint8)
+    pixels = np.empty((len(indices), *image_shape(preprocessing, pixels=True)), np.uint8)
     unreadable: dict[str, str] = {}
     for number, image in enumerate(decode_images(dataset.source, indices, preprocessing)):
         if isinstance(image, ImageError):

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from regnet_deploy.bundle.manifest import Choice, ChoiceCandidate
+from regnet_deploy.bundle.manifest import Choice, ChoiceCandidate, Preprocessing
 from regnet_deploy.bundle.measurements import Latency
 from regnet_deploy.bundle.variants import Accuracy
 from regnet_deploy.cpu import available_cores, describe_int8_support
@@ -161,7 +161,7 @@ def measure_candidates(
     sessions: Mapping[str, tuple[Session, str]],
     batches: Sequence[int],
     seconds: float,
-    resolution: int,
+    preprocessing: Preprocessing,
     progress: Progress,
 ) -> list[VariantCandidate]:
     """Measure variants in turns, as ``profile`` does, on all CPU cores; the accuracies of the result are None.
@@ -170,12 +170,12 @@ def measure_candidates(
         sessions: name -> session that runs the variant, and the name of its precision.
         batches: batch sizes.
         seconds: measured for each variant and batch size.
-        resolution: height and width of the images, pixels.
+        preprocessing: of the images.
         progress: receives the measurements.
     """
     runners, errors = [], dict[str, str]()
     for name, (session, precision) in sessions.items():
-        runner = session_runner(session, name, precision, resolution, available_cores())
+        runner = session_runner(session, name, precision, preprocessing, available_cores())
         try:
             runner.prepare(max(batches))()
         except RegnetDeployError as error:  # for example too little GPU memory: the other variants are still measured
@@ -226,9 +226,10 @@ def _measured(context: ExportContext, state: ExportState) -> tuple[list[VariantC
     }
     options = context.options
     context.progress.step("measuring")
-    resolution = context.source.preprocessing.crop
     load = OtherLoad()
-    measured = measure_candidates(sessions, options.batches, options.seconds, resolution, context.progress)
+    measured = measure_candidates(
+        sessions, options.batches, options.seconds, context.source.preprocessing, context.progress
+    )
     contended = load.contended_cores()
     return [replace(one, accuracy=state.variants[one.name].accuracy) for one in measured], contended
 

@@ -1,4 +1,4 @@
-"""Decoding of image files to RGB pixels, the same for training, golden sets and requests."""
+"""Decoding of image files to RGB or gray pixels, the same for training, golden sets and requests."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ImageError(DataError):
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """An upright RGB image that may be decoded at a reduced size.
+    """An upright image, RGB or gray, that may be decoded at a reduced size.
 
     Attributes:
         image: its pixels.
@@ -106,7 +106,7 @@ class ImageFacts:
 
     Attributes:
         size: width and height, upright, pixels.
-        contrast: largest difference of two levels in a channel of the image as the network sees it, of 255.
+        contrast: largest difference of two levels in a channel of the image in RGB, of 255.
         transparent: whether an image of nearly one color has transparent pixels.
         peak: highest level of an image of 16 bits, of 65,535; None for other images.
         mode: Pillow's name of the channels in the file, such as ``RGB``, ``L`` (gray) or ``P`` (palette).
@@ -130,30 +130,37 @@ def decode(
     name: str = "image",
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
+    colours: str = "RGB",
 ) -> Image:
-    """Return an upright RGB image.
+    """Return an upright image.
 
     The EXIF orientation is applied; gray, palette and CMYK images are converted; transparent pixels are blended with
     white, or with black where the image would be white all over; 16-bit gray is scaled to 8 bits, unless it has the
     levels of 8 bits; only the first frame of an animation is decoded. A JPEG is decoded at full size.
+
+    Gray is the luma of ITU-R 601, L = 0.299 R + 0.587 G + 0.114 B, as of Pillow's mode ``L``. A JPEG stores it; its
+    colors are not decoded.
 
     Args:
         data: the encoded file.
         name: of the image, for errors.
         max_pixels: largest width times height.
         formats: Pillow's names of the accepted formats.
+        colours: ``RGB``, or ``L`` for gray.
 
     Raises:
         ImageError: not an image of an accepted format, truncated, too large, or with values of unknown range.
     """
     with _one_line(name, max_pixels, formats):
         image = _open(data, name, max_pixels, formats)
+        if colours == "L":
+            image.draft("L", None)
         image.load()
-        return _upright_rgb(image, name)
+        return _upright(image, name, colours)
 
 
 def image_facts(data: bytes, name: str = "image") -> ImageFacts:
-    """Decode an image like :func:`decode`, and return what it is like.
+    """Decode an image like :func:`decode`, in RGB, and return what it is like.
 
     The perceptual hash is the DCT hash of ImageHash: whether each of the lowest 16 x 16 frequencies of the gray image
     is above their median. Images that were compressed, scaled or brightened again keep most of its bits.
@@ -166,7 +173,7 @@ def image_facts(data: bytes, name: str = "image") -> ImageFacts:
         begun = time.thread_time()
         image = _open(data, name, MAX_PIXELS, FORMATS)
         image.load()
-        seen = _upright_rgb(image, name)
+        seen = _upright(image, name)
         decode_ms = round(1e3 * (time.thread_time() - begun), 3)
         bands: Any = seen.getextrema()
         contrast = max(high - low for low, high in bands)
@@ -174,7 +181,7 @@ def image_facts(data: bytes, name: str = "image") -> ImageFacts:
         if contrast < 16 and image.has_transparency_data and not image.mode.startswith("I"):  # else it matters little
             transparent = image.convert("RGBA").getchannel("A").getextrema()[0] < 255  # type: ignore[operator]
         peak = None
-        if image.mode.startswith("I"):  # gray of 16 bits; of other numbers, _upright_rgb has refused those beyond
+        if image.mode.startswith("I"):  # gray of 16 bits; of other numbers, _upright has refused those beyond
             peak = int(image.convert("I").getextrema()[1])  # type: ignore[arg-type]
         elif data[:8] == _PNG and data[_PNG_BITS] == 16:  # of colors, Pillow keeps the upper 8 bits
             peak = max(high for _, high in bands) * 256 + 255
@@ -210,15 +217,15 @@ def is_image(file: IO[bytes], formats: tuple[str, ...] = FORMATS) -> bool:
     return True
 
 
-def rgb_image(image: Image, name: str = "image") -> Image:
-    """Return an opened PIL image upright and in RGB, converted as :func:`decode` does.
+def converted_image(image: Image, colours: str, name: str = "image") -> Image:
+    """Return an opened PIL image upright and in ``RGB`` or ``L``, converted as :func:`decode` does.
 
     Raises:
         DataError: it is truncated, too large, or has levels of no known range.
     """
     with _one_line(name, MAX_PIXELS, FORMATS):
         image.load()
-        return _upright_rgb(image, name)
+        return _upright(image, name, colours)
 
 
 def decode_scaled(
@@ -227,8 +234,9 @@ def decode_scaled(
     name: str = "image",
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
+    colours: str = "RGB",
 ) -> Scaled:
-    """Return an upright RGB image like :func:`decode`, but a large JPEG at 1/2, 1/4 or 1/8 of its size.
+    """Return an upright image like :func:`decode`, but a large JPEG at 1/2, 1/4 or 1/8 of its size.
 
     While it decodes, libjpeg skips what a smaller image does not need, which is faster than decoding everything and
     shrinking it. The smallest scale is used at which neither side is smaller than ``enough``.
@@ -239,6 +247,7 @@ def decode_scaled(
         name: of the image, for errors.
         max_pixels: largest width times height at full size.
         formats: Pillow's names of the accepted formats.
+        colours: ``RGB``, or ``L`` for gray.
 
     Raises:
         ImageError: as of :func:`decode`.
@@ -249,9 +258,9 @@ def decode_scaled(
         scale, orientation = 1, 1
         if image.format in _LIBJPEG:
             orientation = image.getexif().get(_ORIENTATION, 1)
-            scale = _shrink(image, enough, orientation in _SWAPS)
+            scale = _shrink(image, enough, orientation in _SWAPS, colours)
         image.load()
-        upright = _upright_rgb(image, name)
+        upright = _upright(image, name, colours)
         if scale == 1:
             return Scaled(upright, upright.size)
         # The last pixel of a side covers fewer than ``scale`` pixels if the side is not a multiple of it.
@@ -263,18 +272,18 @@ def decode_scaled(
         return Scaled(upright, (width, height), scale, (x, y))
 
 
-def _shrink(image: Image, enough: Enough, swapped: bool) -> int:
-    """Make libjpeg decode an image at a reduced size, and return the divisor of its sides."""
+def _shrink(image: Image, enough: Enough, swapped: bool, colours: str) -> int:
+    """Make libjpeg decode an image smaller, and gray if that is wanted, and return the divisor of its sides."""
     width, height = image.size
     if swapped:
         high, wide = enough(height, width)
     else:
         wide, high = enough(width, height)
-    if min(width // wide, height // high) < 2:
+    if colours == "RGB" and min(width // wide, height // high) < 2:
         return 1
-    if image.draft(None, (wide, high)) is None:  # Pillow cannot reduce this file
+    if image.draft(colours, (wide, high)) is None:  # Pillow cannot reduce this file
         return 1
-    return next(scale for scale in (8, 4, 2, 1) if min(width // wide, height // high) >= scale)
+    return next((scale for scale in (8, 4, 2) if min(width // wide, height // high) >= scale), 1)
 
 
 def _open(data: bytes | bytearray | memoryview, name: str, max_pixels: int, formats: tuple[str, ...]) -> Image:
@@ -313,7 +322,7 @@ def _ignore_pillow_warnings() -> None:
         warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-def _upright_rgb(image: Image, name: str) -> Image:
+def _upright(image: Image, name: str, colours: str = "RGB") -> Image:
     from PIL import Image as module
 
     # ImageOps.exif_transpose would also write the EXIF data again, and fail if another field of it is broken.
@@ -337,9 +346,13 @@ def _upright_rgb(image: Image, name: str) -> Image:
         opaque: Any = image.getchannel("A").getextrema()
         bands: Any = laid.getextrema()
         if opaque[1] - opaque[0] > ONE_COLOR and all(most - least <= ONE_COLOR for least, most in bands):
-            return _laid_on(image, (0, 0, 0))  # white shapes on transparent ground
-        return laid
-    return image if image.mode == "RGB" else image.convert("RGB")
+            laid = _laid_on(image, (0, 0, 0))  # white shapes on transparent ground
+        image = laid
+    if image.mode == colours:
+        return image
+    if image.mode not in ("1", "L"):  # a palette or CMYK; Pillow converts to gray from RGB only
+        image = image if image.mode == "RGB" else image.convert("RGB")
+    return image if image.mode == colours else image.convert(colours)
 
 
 def _laid_on(image: Image, color: tuple[int, int, int]) -> Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,16 +17,18 @@ if TYPE_CHECKING:  # this module also runs in Triton's image, which does not hav
     from regnet_deploy.bundle.manifest import Preprocessing
 
 
-def default_preprocessing(resolution: int) -> Preprocessing:
+def default_preprocessing(resolution: int, channels: int = 3) -> Preprocessing:
     """Return the preprocessing of the paper's evaluation: short side 256 / 224 of the resolution, then a center crop.
 
-    Below 96 pixels the whole image is used, because the objects in small images fill the frame.
+    Below 96 pixels the whole image is used, because the objects in small images fill the frame. With one channel,
+    images become gray.
     """
-    from regnet_deploy.bundle.manifest import Preprocessing
+    from regnet_deploy.bundle.manifest import GRAY_MEAN, GRAY_STD, Preprocessing
     from regnet_deploy.space.network import SMALL_RESOLUTION
 
     resize = resolution if resolution < SMALL_RESOLUTION else round(resolution * 256 / 224)
-    return Preprocessing(resize=resize, crop=resolution, scaled_decoding=True)
+    gray: dict[str, Any] = {"colours": "L", "mean": GRAY_MEAN, "std": GRAY_STD} if channels == 1 else {}
+    return Preprocessing(resize=resize, crop=resolution, scaled_decoding=True, **gray)
 
 
 def load_pixels(
@@ -36,7 +38,7 @@ def load_pixels(
     max_pixels: int = MAX_PIXELS,
     formats: tuple[str, ...] = FORMATS,
 ) -> NDArray[np.uint8]:
-    """Decode an image and return the pixels that the network gets, ``(crop, crop, 3)`` RGB.
+    """Decode an image and return the pixels that the network gets, ``(crop, crop, 3)`` RGB or ``(crop, crop, 1)`` gray.
 
     Validation, golden sets, calibration, predictions and the server all use this function. Only augmented training
     images are made in another way.
@@ -51,13 +53,15 @@ def load_pixels(
     Raises:
         ImageError: the file is not a usable image.
     """
+    colours = preprocessing.colours
     if preprocessing.scaled_decoding:
-        return _crop(decode_scaled(data, partial(_resized, preprocessing), name, max_pixels, formats), preprocessing)
-    return resize_and_crop(decode(data, name, max_pixels, formats), preprocessing)
+        enough = partial(_resized, preprocessing)
+        return _crop(decode_scaled(data, enough, name, max_pixels, formats, colours), preprocessing)
+    return resize_and_crop(decode(data, name, max_pixels, formats, colours), preprocessing)
 
 
 def resize_and_crop(image: Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the pixels that the network gets of a decoded image, ``(crop, crop, 3)`` RGB.
+    """Return the pixels that the network gets of a decoded image, ``(crop, crop, channels)``.
 
     Only the region of the image that the crop shows is resampled.
     """
@@ -87,10 +91,22 @@ def _crop(source: Scaled, preprocessing: Preprocessing) -> NDArray[np.uint8]:
         (top + preprocessing.crop) * height / full_height / scale + y,
     )
     if not preprocessing.antialias:
-        return _interpolated(np.asarray(source.image), box, preprocessing.crop)
+        return _interpolated(pixels_of(source.image), box, preprocessing.crop)
     method = getattr(module.Resampling, preprocessing.interpolation.upper())
     crop = source.image.resize((preprocessing.crop, preprocessing.crop), method, box=box)
-    return np.asarray(crop, dtype=np.uint8)
+    return pixels_of(crop)
+
+
+def image_of(pixels: NDArray[np.uint8]) -> Image:
+    """Return the image of pixels, ``(h, w, 3)`` RGB or ``(h, w, 1)`` gray."""
+    image: Image = require("PIL.Image", "serve").fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0])
+    return image
+
+
+def pixels_of(image: Image) -> NDArray[np.uint8]:
+    """Return the pixels of an image, ``(h, w, 3)`` RGB or ``(h, w, 1)`` gray."""
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def _interpolated(image: NDArray[np.uint8], box: tuple[float, ...], side: int) -> NDArray[np.uint8]:
@@ -115,7 +131,7 @@ def _interpolated(image: NDArray[np.uint8], box: tuple[float, ...], side: int) -
 
 
 def normalize(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Map pixels ``(n, h, w, 3)`` uint8 to the network's input ``(n, 3, h, w)`` float32."""
+    """Map pixels ``(n, h, w, channels)`` uint8 to the network's input ``(n, channels, h, w)`` float32."""
     scale, shift = scale_and_shift(preprocessing)
     planes = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
     planes *= scale[:, None, None]
@@ -123,7 +139,17 @@ def normalize(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArra
     return planes
 
 
+def image_shape(preprocessing: Preprocessing, *, pixels: bool) -> tuple[int, int, int]:
+    """Return the shape of one image in the network's input.
+
+    It is ``(crop, crop, channels)`` for a network that takes pixels, and ``(channels, crop, crop)`` for one that takes
+    normalized images.
+    """
+    side, channels = preprocessing.crop, preprocessing.channels
+    return (side, side, channels) if pixels else (channels, side, side)
+
+
 def scale_and_shift(preprocessing: Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return a and c, ``(3,)`` each, such that a * pixel + c is the normalized value of a pixel in 0..255."""
+    """Return a and c, ``(channels,)`` each, such that a * pixel + c is the normalized value of a pixel in 0..255."""
     mean, std = np.asarray(preprocessing.mean), np.asarray(preprocessing.std)
     return (1.0 / (255.0 * std)).astype(np.float32), (-mean / std).astype(np.float32)

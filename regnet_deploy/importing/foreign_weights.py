@@ -45,7 +45,7 @@ class ForeignWeights:
     Attributes:
         file: the file, with its container and what was chosen in it.
         source: name of the library, one of :data:`regnet_deploy.importing.layouts.SOURCES`.
-        state: tensors with the names of this program, for RGB images.
+        state: tensors with the names of this program, for RGB images, or gray ones where the stem has one channel.
         network: the network.
         classes: number of outputs.
         assumptions: what the file does not say and was assumed, one sentence each.
@@ -68,7 +68,7 @@ def read_foreign_weights(
         path: the file; see :mod:`regnet_deploy.importing.weight_file` for its containers.
         source: the library; None recognizes it by the names of the tensors.
         channels: ``rgb`` or ``bgr``, the order in which the network takes the channels of an image; None takes that of
-            the library, and of pycls's stored configuration.
+            the library, and of pycls's stored configuration. A network of gray images has one channel.
         stem_stride: stride of the stem, 1 or 2, which the weights do not tell.
 
     Raises:
@@ -100,6 +100,8 @@ def read_foreign_weights(
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     bgr, assumptions = _channel_order(file, layout, channels)
+    if network.input_channels == 1:
+        bgr, assumptions = False, []
     if bgr:
         state["stem.conv.weight"] = state["stem.conv.weight"].flip(1)
     for name in [name for name in state if name.endswith("running_mean")]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from regnet_deploy.errors import DataError
+from regnet_deploy.space.network import INPUT_CHANNELS
 
 #: Names that weights have in repositories; other files may lie beside a ``config.json`` that is not theirs.
 _NAMES = ("model.safetensors", "pytorch_model.bin")
@@ -25,8 +26,8 @@ class HubConfig:
         resolution: pixels a side of the network's input.
         resize: short side of the image before the central crop, pixels.
         interpolation: ``bilinear`` or ``bicubic``.
-        mean: of RGB in 0..1, ``(3,)``.
-        std: of RGB in 0..1, ``(3,)``.
+        mean: of the channels in 0..1, ``(3,)`` or ``(1,)``.
+        std: of the channels in 0..1, ``(3,)`` or ``(1,)``.
         labels: class names in the order of the outputs.
         license: of the weights.
         remarks: what they say and this program does not do, one sentence each.
@@ -35,8 +36,8 @@ class HubConfig:
     resolution: int | None = None
     resize: int | None = None
     interpolation: str | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     labels: tuple[str, ...] = ()
     license: str | None = None
     remarks: tuple[str, ...] = ()
@@ -76,8 +77,8 @@ def _of_timm(config: Mapping[str, Any], trained: Mapping[str, Any], path: Path) 
         resolution,
         resize,
         _interpolation(trained.get("interpolation"), remarks),
-        _triple(trained.get("mean"), "mean", path),
-        _triple(trained.get("std"), "std", path),
+        _by_channel(trained.get("mean"), "mean", path),
+        _by_channel(trained.get("std"), "std", path),
         _labels(list(labels) if isinstance(labels, list | tuple) else [], remarks),
         trained.get("license") if isinstance(trained.get("license"), str) else None,
         tuple(remarks),
@@ -108,8 +109,8 @@ def _of_transformers(config: Mapping[str, Any], images: Mapping[str, Any], folde
         resolution,
         resize,
         _interpolation(images.get("resample"), remarks),
-        _triple(images.get("image_mean"), "image_mean", path),
-        _triple(images.get("image_std"), "image_std", path),
+        _by_channel(images.get("image_mean"), "image_mean", path),
+        _by_channel(images.get("image_std"), "image_std", path),
         _labels(labels, remarks),
         None,
         tuple(remarks),
@@ -146,21 +147,20 @@ def _interpolation(value: Any, remarks: list[str]) -> str | None:
     return _INTERPOLATIONS[value]
 
 
-def _triple(value: Any, name: str, path: Path) -> tuple[float, float, float] | None:
+def _by_channel(value: Any, name: str, path: Path) -> tuple[float, ...] | None:
     if value is None:
         return None
-    if not isinstance(value, Sequence) or len(value) != 3:
-        raise DataError(f"{path}: {name} is {value!r}, not three numbers for red, green and blue")
-    red, green, blue = (_number(each, name, path, 1e-6 if "std" in name else 0.0, 1.0) for each in value)
-    return red, green, blue
+    if not isinstance(value, Sequence) or len(value) not in INPUT_CHANNELS:
+        raise DataError(f"{path}: {name} is {value!r}, not three numbers for red, green and blue, or one for gray")
+    return tuple(_number(each, name, path, 1e-6 if "std" in name else 0.0, 1.0) for each in value)
 
 
 def _side(size: Any, name: str, path: Path) -> int | None:
-    """Return the side of an input of timm, ``[3, side, side]``."""
+    """Return the side of an input of timm, ``[3, side, side]`` or ``[1, side, side]``."""
     if size is None:
         return None
-    if not isinstance(size, Sequence) or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-        raise DataError(f"{path}: {name} is {size!r}, not three channels and equal sides such as [3, 224, 224]")
+    if not isinstance(size, Sequence) or len(size) != 3 or size[0] not in INPUT_CHANNELS or size[1] != size[2]:
+        raise DataError(f"{path}: {name} is {size!r}, not 1 or 3 channels and equal sides such as [3, 224, 224]")
     return _whole(size[1], name, path)
 
 

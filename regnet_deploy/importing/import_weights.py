@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ class ImportOptions:
         resize: short side of the image before the central crop, pixels.
         interpolation: ``bilinear`` or ``bicubic``.
         antialias: whether images are resized with antialiasing; see ``Preprocessing``.
-        mean: subtracted from RGB in 0..1, ``(3,)``.
-        std: divided by after that, ``(3,)``.
+        mean: subtracted from the channels in 0..1, ``(channels,)``.
+        std: divided by after that, ``(channels,)``.
         labels: file of class names: one a line, or a JSON list.
     """
 
@@ -73,8 +73,8 @@ class ImportOptions:
     resize: int | None = None
     interpolation: str | None = None
     antialias: bool | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     labels: Path | None = None
 
 
@@ -232,12 +232,14 @@ def _preprocessing(
     if options.resolution is not None and options.resolution != resolution:
         resize = round(resize * options.resolution / resolution)
         resolution = options.resolution
+    channels = foreign.network.input_channels
+    given = _normalization(options, config, channels, assumptions)
     said: dict[str, Any] = {
         "resolution": resolution if options.resolution or (entry or config).resolution else None,
         "resize": options.resize or (resize if (entry or config).resize else None),
         "interpolation": options.interpolation or (entry or config).interpolation,
-        "mean": options.mean or (None if entry else config.mean),
-        "std": options.std or (None if entry else config.std),
+        "mean": options.mean or (None if entry else given["mean"]),
+        "std": options.std or (None if entry else given["std"]),
     }
     interpolation: Any = said["interpolation"] or usual
     antialias = options.antialias
@@ -258,14 +260,35 @@ def _preprocessing(
     if not antialias and interpolation != "bilinear":
         raise UsageError(f"--no-antialias goes with --interpolation bilinear, and not with {interpolation}")
     normalization = {name: said[name] for name in ("mean", "std") if said[name]}
-    return Preprocessing(
+    return default_preprocessing(resolution, channels).replace(
         resize=said["resize"] or resize,
-        crop=resolution,
         interpolation=interpolation,
         scaled_decoding=antialias,  # pixels of a JPEG that is decoded at a smaller size are averages
         antialias=antialias,
         **normalization,
     )
+
+
+def _normalization(
+    options: ImportOptions, config: HubConfig, channels: int, assumptions: list[str]
+) -> dict[str, tuple[float, ...] | None]:
+    """Return mean and deviation of config.json: one value for each channel that the network takes, or None.
+
+    Raises:
+        UsageError: an option has values of another number of channels.
+    """
+    stated: dict[str, tuple[float, ...] | None] = {"mean": config.mean, "std": config.std}
+    for name in stated:
+        option, values = getattr(options, name), stated[name]
+        if option is not None and len(option) != channels:
+            wanted = "one number, because the network takes gray images" if channels == 1 else "three numbers"
+            raise UsageError(f"--{name} must have {wanted}, got {', '.join(f'{value:g}' for value in option)}")
+        if values is not None and len(values) == 1:
+            stated[name] = values * channels  # as timm takes it
+        elif values is not None and len(values) != channels:
+            assumptions.append(f"config.json has {len(values)} values of {name} for {channels} channels: not taken")
+            stated[name] = None
+    return stated
 
 
 def _architecture(foreign: ForeignWeights, resolution: int) -> Architecture:
@@ -284,15 +307,7 @@ def _architecture(foreign: ForeignWeights, resolution: int) -> Architecture:
 
 
 def _same(one: Network, other: Network) -> bool:
-    return (one.depths, one.widths, one.group_widths, one.bottlenecks, one.se_ratio, one.stem_width, one.block) == (
-        other.depths,
-        other.widths,
-        other.group_widths,
-        other.bottlenecks,
-        other.se_ratio,
-        other.stem_width,
-        other.block,
-    )
+    return replace(one, stem_stride=2) == replace(other, stem_stride=2)
 
 
 def _name(network: Network, resolution: int, classes: int) -> str:

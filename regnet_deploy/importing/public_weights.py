@@ -131,7 +131,14 @@ def _stages(name: str) -> tuple[object, ...]:
 
 
 def _key(network: Network) -> tuple[object, ...]:
-    return network.depths, network.widths, network.group_widths, network.bottlenecks, network.se_ratio
+    return (
+        network.depths,
+        network.widths,
+        network.group_widths,
+        network.bottlenecks,
+        network.se_ratio,
+        network.input_channels,
+    )
 
 
 def _entry(row: dict[str, str]) -> PublicWeights:

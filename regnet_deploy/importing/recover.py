@@ -125,12 +125,13 @@ def _depths(tensors: Mapping[str, Tensor]) -> list[int]:
 
 def _network(tensors: Mapping[str, Tensor], depths: Sequence[int], stem_stride: int) -> Network:
     stem = tensors["stem.conv.weight"]
-    stem_width = len(stem)
+    stem_width, channels = stem.shape[:2]
     if not any(".f.b." in name for name in tensors):  # blocks of one 3x3 convolution
         block = "vr" if any(".f.a." in name for name in tensors) else "v"
         first = "f.a" if block == "vr" else "a"
         plain = tuple(len(tensors[f"s{i}.b1.{first}.weight"]) for i in range(1, len(depths) + 1))
-        return Network(tuple(depths), plain, plain, (1.0,) * len(depths), 0.0, stem_stride, stem_width, block)
+        ones = (1.0,) * len(depths)
+        return Network(tuple(depths), plain, plain, ones, 0.0, stem_stride, stem_width, block, channels)
     widths: list[int] = []
     groups: list[int] = []
     ratios: list[float] = []
@@ -152,7 +153,8 @@ def _network(tensors: Mapping[str, Tensor], depths: Sequence[int], stem_stride: 
                 squeezed.append((width_in, len(tensors[name])))
             width_in = width
     ratio = _se_ratio(squeezed)
-    return Network(tuple(depths), tuple(widths), tuple(groups), tuple(ratios), ratio, stem_stride, stem_width)
+    stages = tuple(depths), tuple(widths), tuple(groups), tuple(ratios)
+    return Network(*stages, ratio, stem_stride, stem_width, input_channels=channels)
 
 
 def _se_ratio(squeezed: Sequence[tuple[int, int]]) -> float:

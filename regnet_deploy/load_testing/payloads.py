@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.errors import DataError, UsageError, require
+from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.decode import WEB_FORMATS
 from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
-from regnet_deploy.images.preprocessing import load_pixels, normalize
+from regnet_deploy.images.preprocessing import image_of, load_pixels, normalize
 from regnet_deploy.load_testing.target import Target, post
 
 #: ``tensor``: the input of the network as binary tensors of the Open Inference Protocol; ``image``: files that the
@@ -63,7 +63,7 @@ def interface_of(model: str, metadata: Any) -> Interface:
 def tensor_requests(
     target: Target, interface: Interface, pixels: NDArray[np.uint8], preprocessing: Preprocessing
 ) -> list[bytes]:
-    """Return an infer request for each image of ``(n, h, w, 3)``.
+    """Return an infer request for each image of ``(n, h, w, channels)``.
 
     Raises:
         UsageError: the model takes images of another size.
@@ -90,17 +90,16 @@ def as_files(pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> list[by
     Each is a square of the size to which images are resized, with the pixels in its center and the edges repeated.
 
     Args:
-        pixels: ``(n, crop, crop, 3)``.
+        pixels: ``(n, crop, crop, channels)``.
         preprocessing: of the bundle.
     """
-    module = require("PIL.Image", "serve")
     before = (preprocessing.resize - preprocessing.crop) // 2
     after = preprocessing.resize - preprocessing.crop - before
     files = []
     for image in pixels:
         framed = np.pad(image, ((before, after), (before, after), (0, 0)), mode="edge")
         file = io.BytesIO()
-        module.fromarray(framed).save(file, "PNG", compress_level=1)
+        image_of(framed).save(file, "PNG", compress_level=1)
         files.append(file.getvalue())
     return files
 
@@ -125,7 +124,7 @@ def read_images(folder: str | Path) -> list[bytes]:
 
 
 def pixels_of_files(files: Sequence[bytes], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Return the pixels of image files after preprocessing, ``(n, crop, crop, 3)``.
+    """Return the pixels of image files after preprocessing, ``(n, crop, crop, channels)``.
 
     Raises:
         DataError: one cannot be decoded.

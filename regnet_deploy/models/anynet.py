@@ -126,10 +126,10 @@ class PlainResidualBlock(Residual):
 class Stem(nn.Sequential):
     """3x3 convolution of the image, batch norm, ReLU."""
 
-    def __init__(self, width: int, stride: int) -> None:
+    def __init__(self, width: int, stride: int, input_channels: int = 3) -> None:
         super().__init__(
             OrderedDict(
-                conv=nn.Conv2d(3, width, 3, stride, padding=1, bias=False),
+                conv=nn.Conv2d(input_channels, width, 3, stride, padding=1, bias=False),
                 bn=_norm(width),
                 af=nn.ReLU(inplace=True),
             )
@@ -151,7 +151,7 @@ class Head(nn.Module):
 
 
 class AnyNet(nn.Sequential):
-    """The network of a :class:`Network`: ``(n, 3, h, w)`` normalized RGB to logits ``(n, classes)``.
+    """The network of a :class:`Network`: normalized images ``(n, input_channels, h, w)`` to logits ``(n, classes)``.
 
     Args:
         network: its stages.
@@ -160,7 +160,8 @@ class AnyNet(nn.Sequential):
     """
 
     def __init__(self, network: Network, classes: int, seed: int | None = None) -> None:
-        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=Stem(network.stem_width, network.stem_stride))
+        stem = Stem(network.stem_width, network.stem_stride, network.input_channels)
+        parts: OrderedDict[str, nn.Module] = OrderedDict(stem=stem)
         width_in = network.stem_width
         for i, (depth, width) in enumerate(zip(network.depths, network.widths, strict=True)):
             blocks: OrderedDict[str, nn.Module] = OrderedDict()
@@ -174,7 +175,7 @@ class AnyNet(nn.Sequential):
         initialize(self, seed)
 
     def pooled_features(self, images: Tensor) -> Tensor:
-        """Return what the linear classifier of the head gets of images, ``(n, 3, h, w)``: ``(n, width)``."""
+        """Return what the head's linear classifier gets of images, ``(n, input_channels, h, w)``: ``(n, width)``."""
         features: Tensor = self.get_submodule("head.avg_pool")(self.stage_features(images)[-1]).flatten(1)
         return features
 
@@ -182,7 +183,7 @@ class AnyNet(nn.Sequential):
         """Return the output of every stage, for a detector or a segmentation head.
 
         Args:
-            images: ``(n, 3, h, w)``, normalized RGB.
+            images: ``(n, input_channels, h, w)``, normalized.
 
         Returns:
             One tensor a stage, ``(n, width, h_i, w_i)``; every stage halves height and width, rounded up.

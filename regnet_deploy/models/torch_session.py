@@ -27,6 +27,6 @@ class TorchSession:
         self.input_name, self.output_name = "images", "logits"
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Map normalized images, ``(n, 3, h, w)``, to logits, ``(n, classes)``."""
+        """Map normalized images, ``(n, channels, h, w)``, to logits, ``(n, classes)``."""
         logits: NDArray[np.float32] = inference_model(self._model, torch.from_numpy(images)).numpy()
         return logits

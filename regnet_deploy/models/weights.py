@@ -144,7 +144,7 @@ def load_model(bundle: Bundle) -> AnyNet:
 
 
 def inference_model(model: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits of ``images``, ``(n, 3, h, w)``, without recording gradients."""
+    """Return the logits of ``images``, ``(n, channels, h, w)``, without recording gradients."""
     with torch.inference_mode():
         logits: Tensor = model(images)
     return logits

@@ -65,7 +65,7 @@ _CONDITIONS = (
 _LARGEST = 1 << 31
 #: Larger numbers of a column, infinity included, are unknown values: statistics would overflow.
 _BEYOND = 1e30
-_NETWORK = (*STAGES, "se_ratio", "stem_stride", "block")
+_NETWORK = (*STAGES, "se_ratio", "stem_stride", "block", "input_channels")
 
 
 def write_csv(store: Store) -> str:
@@ -97,6 +97,7 @@ def _row(space: str, trial: Trial, outcome: TrialOutcome, identity: Mapping[str,
         "block": network.block,
         "se_ratio": network.se_ratio,
         "stem_stride": network.stem_stride,
+        "input_channels": network.input_channels,
         **{f"drawn:{name}": _shortest(value) for name, value in trial.drawn.items()},
         "seconds": f"{outcome.seconds:.1f}",
         "images_per_s": f"{outcome.images_per_s:.1f}",
@@ -195,6 +196,7 @@ def _network(row: Mapping[str, str], path: Path) -> Network | None:
             se_ratio=float(row.get("se_ratio") or 0),
             stem_stride=_whole(row.get("stem_stride") or str(default_stem_stride(224))),
             block=row.get("block") or "bottleneck",
+            input_channels=_whole(row.get("input_channels") or "3"),
         )
     except (ValueError, ArithmeticError, RegnetDeployError) as error:
         raise DataError(f"{path}: a network cannot be built from {dict(row)!r:.200}: {error}") from None

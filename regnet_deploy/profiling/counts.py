@@ -62,7 +62,7 @@ class Count(NamedTuple):
 
 @dataclass(frozen=True)
 class Counts:
-    """Counts for an input ``(1, 3, resolution, resolution)``: total, by stage, by operator, and by the closed form."""
+    """Counts for one image of this resolution: total, by stage, by operator, and by the closed form."""
 
     resolution: int
     classes: int
@@ -107,7 +107,7 @@ def count(model: nn.Module, network: Network, resolution: int, classes: int) -> 
         MissingExtra: fvcore is not installed.
         ProofError: fvcore found an operator that no AnyNet has, or the closed form gives other numbers.
     """
-    leaves = _count_leaves(copy.deepcopy(model).eval(), network.family, resolution)
+    leaves = _count_leaves(copy.deepcopy(model).eval(), network, resolution)
     total, stages = Count(), dict[str, Count]()
     operators = dict.fromkeys([*_CONVOLUTIONS.values(), _SE, "linear"], Count())  # in the order of the table
     for (name, operator), cost in leaves.items():
@@ -132,19 +132,19 @@ def count(model: nn.Module, network: Network, resolution: int, classes: int) -> 
     return counts
 
 
-def _count_leaves(model: nn.Module, family: str, resolution: int) -> dict[tuple[str, str], Count]:
+def _count_leaves(model: nn.Module, network: Network, resolution: int) -> dict[tuple[str, str], Count]:
     """Return the count of every module without children, by its name and operator."""
     with _without_jit_deprecations():
         fvcore = require("fvcore.nn", "profile")
-        image = torch.zeros(1, 3, resolution, resolution, device=next(model.parameters()).device)
+        image = torch.zeros(1, network.input_channels, resolution, resolution, device=next(model.parameters()).device)
         flops, activations = fvcore.FlopCountAnalysis(model, image), fvcore.ActivationCountAnalysis(model, image)
         for analysis in (flops, activations):
             # fvcore logs operators that it does not count; _check_unsupported checks the same list.
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         total = flops.total()
         by_module, outputs = flops.by_module_and_operator(), activations.by_module()
-    _check_unsupported(flops, _UNCOUNTED[family])
-    _check_unsupported(activations, _UNCOUNTED[family] | _WITHOUT_ACTIVATIONS)
+    _check_unsupported(flops, _UNCOUNTED[network.family])
+    _check_unsupported(activations, _UNCOUNTED[network.family] | _WITHOUT_ACTIVATIONS)
     leaves = {}
     for name, module in model.named_modules():
         if any(module.children()):

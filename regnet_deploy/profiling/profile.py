@@ -95,8 +95,8 @@ def profile(path: str | Path, options: ProfileOptions, progress: Progress | None
     # cannot use, and the CPU build of ONNX Runtime cannot use the GPU that PyTorch uses.
     variant_device: Device = "auto" if options.device == "cuda" else options.device
     runners = [
-        torch_runner(model, device, resolution, threads),
-        *variant_runners(bundle, variant_device, resolution, threads, progress),
+        torch_runner(model, device, bundle.preprocessing, threads),
+        *variant_runners(bundle, variant_device, threads, progress),
     ]
     progress.step("measuring")
     try:

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.variants import OnnxVariant
 from regnet_deploy.errors import ProofError, UsageError
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.profiling.latency import Runner, TimedInference
 from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.checked_variant import open_checked_variant
@@ -39,13 +41,13 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def torch_runner(model: nn.Module, device: torch.device, resolution: int, threads: int) -> Runner:
+def torch_runner(model: nn.Module, device: torch.device, preprocessing: Preprocessing, threads: int) -> Runner:
     """Return the PyTorch model: eager, inference mode, channels last (the faster layout for grouped convolutions)."""
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def prepare(batch: int) -> TimedInference:
         generator = torch.Generator().manual_seed(_SEED)
-        images = torch.randn(batch, 3, resolution, resolution, generator=generator)
+        images = torch.randn(batch, *image_shape(preprocessing, pixels=False), generator=generator)
         images = images.contiguous(memory_format=torch.channels_last)
 
         def run() -> None:
@@ -66,7 +68,7 @@ def torch_runner(model: nn.Module, device: torch.device, resolution: int, thread
     )
 
 
-def variant_runners(bundle: Bundle, device: Device, resolution: int, threads: int, progress: Progress) -> list[Runner]:
+def variant_runners(bundle: Bundle, device: Device, threads: int, progress: Progress) -> list[Runner]:
     """Return the variants that are proved and that this machine can run; a message says why another one is left out."""
     runners = []
     for name, variant in bundle.manifest.variants.items():
@@ -79,7 +81,7 @@ def variant_runners(bundle: Bundle, device: Device, resolution: int, threads: in
         except ProofError as error:  # the speed of wrong answers is of no use
             progress.message(f"{name} is not measured: {error}")
             continue
-        runners.append(session_runner(session, name, variant.precision, resolution, threads))
+        runners.append(session_runner(session, name, variant.precision, bundle.preprocessing, threads))
     return runners
 
 
@@ -92,15 +94,16 @@ def _unmeasured_reason(bundle: Bundle, name: str) -> str | None:
     return None
 
 
-def session_runner(session: Session, name: str, precision: str, resolution: int, threads: int) -> Runner:
+def session_runner(session: Session, name: str, precision: str, preprocessing: Preprocessing, threads: int) -> Runner:
     """Return a runner of an opened variant."""
+    image = image_shape(preprocessing, pixels=session.input == "uint8")
 
     def prepare(batch: int) -> TimedInference:
         random = np.random.default_rng(_SEED)
         if session.input == "uint8":
-            images = random.integers(0, 256, (batch, resolution, resolution, 3), dtype=np.uint8)
+            images = random.integers(0, 256, (batch, *image), dtype=np.uint8)
             return _wall_clock(lambda: session.run(images))
-        normal = random.standard_normal((batch, 3, resolution, resolution), dtype=np.float32)
+        normal = random.standard_normal((batch, *image), dtype=np.float32)
         return _wall_clock(lambda: session.run(normal))
 
     return Runner(

@@ -21,6 +21,8 @@ _FAMILIES = {
     "vr": "AnyNetVR (one 3x3 convolution per block, residual)",
 }
 
+_CHANNELS = {1: "gray", 3: "RGB"}
+
 
 def card_sections(card: ModelCard) -> list[Section]:
     """Return the sections of the card, in the order of the pipeline."""
@@ -74,7 +76,9 @@ def _architecture(card: ModelCard) -> Section:
     if a.w_a is not None:
         facts.append(("widths", f"w_0 = {a.w_0:g}, w_a = {a.w_a:g}, w_m = {a.w_m:g}"))
         facts.append(("bottleneck and groups", f"b = {a.b:g}, g = {a.g:g}"))
-    facts.append(("stem", f"3x3, {a.stem_width} channels, stride {a.stem_stride}"))
+    facts.append(
+        ("stem", f"3x3 of {_CHANNELS[a.input_channels]} images, {a.stem_width} channels, stride {a.stem_stride}")
+    )
     return Section("Architecture", facts)
 
 
@@ -182,7 +186,7 @@ def _input(p: Preprocessing, labels: tuple[str, ...]) -> Section:
             f"the center {p.crop} x {p.crop}",
         ),
         ("decode", "large JPEGs at 1/2, 1/4 or 1/8 of their size" if p.scaled_decoding else "at full size"),
-        ("normalize", f"{p.colours} in 0..1, mean {list(p.mean)}, deviation {list(p.std)}"),
+        ("normalize", f"{_CHANNELS[p.channels]} in 0..1, mean {list(p.mean)}, deviation {list(p.std)}"),
     ]
     if labels:
         shown = ", ".join(labels[:20]) + (f", ... ({len(labels):,} in all)" if len(labels) > 20 else "")

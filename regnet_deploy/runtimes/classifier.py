@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError, ProofError, require
-from regnet_deploy.images.decode import FORMATS, ONE_COLOR, rgb_image
+from regnet_deploy.images.decode import FORMATS, ONE_COLOR, converted_image
 from regnet_deploy.images.folder_files import image_files
 from regnet_deploy.images.image_source import read_image_file
-from regnet_deploy.images.preprocessing import load_pixels, resize_and_crop
+from regnet_deploy.images.preprocessing import image_of, load_pixels, resize_and_crop
 from regnet_deploy.runtimes.predictions import Prediction, top_k
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-#: A path, an RGB array ``(h, w, 3)`` of uint8, or a PIL image.
+#: A path, an array of uint8, ``(h, w, 3)`` RGB or ``(h, w, 1)`` gray, or a PIL image.
 ImageLike: TypeAlias = "str | os.PathLike[str] | NDArray[np.uint8] | Image"
 
 #: Images in an inference.
@@ -78,8 +78,9 @@ class Classifier:
         """Return the logits of images, ``(n, classes)``.
 
         Args:
-            images: one image or a sequence of them: paths, RGB arrays ``(h, w, 3)`` of uint8, or PIL images; or one
-                array ``(n, h, w, 3)``. Images of any size are resized and cropped as in training.
+            images: one image or a sequence of them: paths, arrays of uint8, ``(h, w, 3)`` RGB or ``(h, w, 1)`` gray, or
+                PIL images; or one array ``(n, h, w, 3)`` or ``(n, h, w, 1)``. Images of any size and channels are
+                converted, resized and cropped as in training.
 
         Raises:
             DataError: an image cannot be read.
@@ -124,7 +125,7 @@ class Classifier:
                     yield FilePrediction(path, tuple(next(rows)), one_color=_is_one_color(item))
 
     def pixels(self, image: ImageLike) -> NDArray[np.uint8]:
-        """Return the pixels of an image that the network sees, ``(crop, crop, 3)`` RGB.
+        """Return the pixels of an image that the network sees, ``(crop, crop, channels)``.
 
         Raises:
             DataError: the image cannot be read.
@@ -132,7 +133,7 @@ class Classifier:
         if isinstance(image, str | os.PathLike):
             path = os.fspath(image)
             return load_pixels(read_image_file(path), self.preprocessing, path)
-        return resize_and_crop(_pil_image(image), self.preprocessing)
+        return resize_and_crop(_pil_image(image, self.preprocessing.colours), self.preprocessing)
 
     def _load(self, path: Path) -> NDArray[np.uint8] | FilePrediction:
         try:
@@ -186,7 +187,7 @@ def _is_one_color(pixels: NDArray[np.uint8]) -> bool:
 
 
 def _as_sequence(images: Any) -> Sequence[ImageLike]:
-    """Return the images as a sequence: a path, a PIL image or an array but ``(n, h, w, 3)`` is one image."""
+    """Return the images as a sequence: a path, a PIL image or an array but ``(n, h, w, channels)`` is one image."""
     if isinstance(images, np.ndarray):
         return cast("Sequence[ImageLike]", images if images.ndim == 4 else images[None])
     if isinstance(images, str | os.PathLike) or not isinstance(images, Sequence):
@@ -194,23 +195,23 @@ def _as_sequence(images: Any) -> Sequence[ImageLike]:
     return images
 
 
-def _pil_image(image: Any) -> Image:
-    """Return an upright RGB image of an array or a PIL image.
+def _pil_image(image: Any, colours: str) -> Image:
+    """Return an upright image, in ``RGB`` or ``L``, of an array or a PIL image.
 
     Raises:
         DataError: it is neither, an array of another shape or type, or a PIL image that cannot be decoded.
     """
     module = require("PIL.Image", "serve")
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (1, 3) or not image.size:
             raise DataError(
                 f"an array of {image.dtype} with the shape {image.shape} is not an image: give uint8 with the shape "
-                "(height, width, 3), RGB"
+                "(height, width, 3), RGB, or (height, width, 1), gray"
             )
-        return cast("Image", module.fromarray(image))
+        return converted_image(image_of(image), colours)
     if not isinstance(image, module.Image):
         raise DataError(
-            f"{type(image).__name__} is not an image: give a path, an RGB array (height, width, 3) of uint8, or a PIL "
-            "image"
+            f"{type(image).__name__} is not an image: give a path, an array of uint8, (height, width, 3) RGB or "
+            "(height, width, 1) gray, or a PIL image"
         )
-    return rgb_image(image)
+    return converted_image(image, colours)

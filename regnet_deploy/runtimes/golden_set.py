@@ -15,13 +15,14 @@ from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.errors import BundleError, ProofError, require
 from regnet_deploy.runtimes.gates import logit_spread, scaled_gate
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
+from regnet_deploy.space.network import INPUT_CHANNELS
 
 FILE = "golden.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class GoldenSet:
-    """Pixels of the images, ``(n, h, w, 3)`` uint8 RGB, and the reference logits, ``(n, classes)`` float32."""
+    """Pixels of the images, ``(n, h, w, channels)`` uint8, and the reference logits, ``(n, classes)`` float32."""
 
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
@@ -120,7 +121,8 @@ def load_golden(bundle: Bundle) -> GoldenSet:
         images, logits = tensors["images"], tensors["logits"]
     except (safetensors.SafetensorError, KeyError):
         raise wrong from None
-    shaped = images.ndim == 4 and images.shape[3] == 3 and logits.ndim == 2 and len(images) == len(logits) > 0
+    shaped = images.ndim == 4 and images.shape[3] in INPUT_CHANNELS and logits.ndim == 2
+    shaped = shaped and len(images) == len(logits) > 0
     if not shaped or images.dtype != np.uint8 or logits.dtype != np.float32:
         raise wrong
     return GoldenSet(images, logits)

@@ -34,7 +34,7 @@ class GraphIO:
     """The input and output of a network.
 
     Attributes:
-        input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input: ``float32`` for normalized images ``(n, channels, h, w)``, ``uint8`` for pixels ``(n, h, w, channels)``.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
         classes: number of logits of an image; None if it is not in the file.

@@ -43,7 +43,7 @@ class OpenVinoSession:
     Attributes:
         runtime: name and version.
         device: ``cpu``.
-        input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input: ``float32`` for normalized images ``(n, channels, h, w)``, ``uint8`` for pixels ``(n, h, w, channels)``.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
     """

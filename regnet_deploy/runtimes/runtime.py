@@ -46,7 +46,7 @@ class Session(Protocol):
     Attributes:
         runtime: name and version, such as ``onnxruntime 1.32.0``.
         device: ``cpu`` or ``cuda:0``.
-        input: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        input: ``float32`` for normalized images ``(n, channels, h, w)``, ``uint8`` for pixels ``(n, h, w, channels)``.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
     """
@@ -242,7 +242,7 @@ def _unknown_runtime(bundle: Bundle, name: str) -> str:
 
 
 def classify_pixels(session: Session, pixels: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
-    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, 3)``, normalized here if necessary."""
+    """Return the logits, ``(n, classes)``, of pixels ``(n, h, w, channels)``, normalized here if necessary."""
     return session.run(pixels if session.input == "uint8" else normalize(pixels, preprocessing))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from regnet_deploy.errors import UsageError
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.space.enumeration import Bounds
-from regnet_deploy.space.network import default_stem_stride
+from regnet_deploy.space.network import check_input_channels, default_stem_stride
 
 FAMILIES = ("any", "x", "y")
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 2048
@@ -29,6 +29,7 @@ class Budget:
         max_activations: largest number of activations (elements, one image) at ``resolution``, or None.
         stem_stride: 1 or 2; None means 1 below 96 pixels and 2 from 96 pixels.
         bounds: bounds of the design space.
+        input_channels: channels of the image: 1 is gray, 3 is RGB.
     """
 
     macs: float
@@ -40,6 +41,7 @@ class Budget:
     max_activations: float | None = None
     stem_stride: int | None = None
     bounds: Bounds = field(default_factory=Bounds)
+    input_channels: int = 3
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -58,6 +60,7 @@ class Budget:
             raise UsageError(
                 f"the resolution must be {MIN_RESOLUTION} to {MAX_RESOLUTION} pixels, got {self.resolution}"
             )
+        check_input_channels(self.input_channels)
         if not 1 <= self.classes <= 1_000_000:
             raise UsageError(f"classes must be 1 to 1,000,000, got {self.classes}")
         for name in ("max_parameters", "max_activations"):

@@ -80,6 +80,7 @@ def trial_parts(store: Path, trial: Trial, outcome: TrialOutcome, identity: Mapp
         resolution=identity["resolution"],
         classes=identity["data"]["classes"],
         stem_stride=network.stem_stride,
+        input_channels=network.input_channels,
     )
     space = identity.get("space", {}).get("name", store.stem)
     ratios, groups = set(network.bottlenecks), set(network.group_widths)
@@ -128,7 +129,7 @@ def _parts(architecture: Architecture, budget: Budget, selection: manifest.Selec
     return Manifest(
         architecture=architecture,
         selection=selection,
-        preprocessing=default_preprocessing(budget.resolution),
+        preprocessing=default_preprocessing(budget.resolution, budget.input_channels),
         environment={"select": environment},
     )
 

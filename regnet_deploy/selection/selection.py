@@ -19,7 +19,7 @@ from regnet_deploy.selection.evidence_ranking import EvidenceRanking, rank_by_ev
 from regnet_deploy.selection.trends import Trends, expected_error, fit_trends, score_population
 from regnet_deploy.space.complexity import network_complexity
 from regnet_deploy.space.enumeration import W_M_STEP, ConstrainedSpace, regnets_between, regnets_nearest
-from regnet_deploy.space.network import REFERENCE_RESOLUTION, Network, default_stem_stride
+from regnet_deploy.space.network import REFERENCE_RESOLUTION, default_stem_stride
 from regnet_deploy.space.population import Population
 from regnet_deploy.space.published import PublishedNetwork, baselines
 from regnet_deploy.space.regnet import RegNet
@@ -144,7 +144,7 @@ class Selection:
         """Return the candidate of a rank; 0 is the best."""
         rows = self.candidates
         regnet = rows.regnet(rank, self.family)
-        network = regnet.network(self.budget.stride)
+        network = regnet.network(self.budget.stride, self.budget.input_channels)
         counted = tuple(tuple(column[rank].tolist()) for column in (rows.depths, rows.widths, rows.group_widths))
         if (network.depths, network.widths, network.group_widths) != counted:
             raise AssertionError(f"{regnet} does not generate the network that was counted: {counted}")
@@ -194,7 +194,9 @@ def select(budget: Budget, evidence: Sequence[Path] = ()) -> Selection:
     if family == "any":
         family = family_of(evidence) or default_family(budget)
     fitted = read_evidence(evidence, family) if evidence else None
-    space = ConstrainedSpace(family, budget.bounds, budget.resolution, budget.stride, budget.classes)
+    space = ConstrainedSpace(
+        family, budget.bounds, budget.resolution, budget.stride, budget.classes, budget.input_channels
+    )
     lowest, highest = budget.macs * (1 - budget.tolerance), budget.macs * (1 + budget.tolerance)
     population = regnets_between(lowest, highest, space)
     if not len(population):
@@ -268,10 +270,11 @@ def diverse_ranks(selection: Selection, n: int) -> list[int]:
 def budget_expectation(budget: Budget, family: str, reference_macs: float) -> ExpectedError | None:
     """Return the error to expect of a family, with its MACs at 224 pixels; None where the published errors do not tell.
 
-    They were measured at 224 pixels with a stem of stride 2. At another resolution the same network has another error,
-    which its MACs do not tell.
+    They were measured on RGB images at 224 pixels with a stem of stride 2. At another resolution, or on gray images,
+    the same network has another error, which its MACs do not tell.
     """
-    if budget.resolution != REFERENCE_RESOLUTION or budget.stride != default_stem_stride(REFERENCE_RESOLUTION):
+    at_reference = budget.resolution == REFERENCE_RESOLUTION and budget.input_channels == 3
+    if not at_reference or budget.stride != default_stem_stride(REFERENCE_RESOLUTION):
         return None
     return expected_error(family, reference_macs)
 
@@ -284,7 +287,7 @@ def default_family(budget: Budget) -> str:
 
 def published_candidate(published: PublishedNetwork, budget: Budget) -> Candidate:
     """Return a published network as a candidate, with the resolution, stem and classes of a budget (not its MACs)."""
-    network = Network(**{**vars(published.network), "stem_stride": budget.stride})
+    network = replace(published.network, stem_stride=budget.stride, input_channels=budget.input_channels)
     here = network_complexity(network, budget.resolution, budget.classes).total
     reference = network_complexity(published.network, REFERENCE_RESOLUTION, 1000).total
     regnet = score = None

@@ -104,7 +104,7 @@ class DecodePool:
         await asyncio.gather(*(reap(worker.process) for worker in self._ended))
 
     async def pixels(self, image: Body, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-        """Return the preprocessed pixels of an encoded image, ``(crop, crop, 3)`` RGB.
+        """Return the preprocessed pixels of an encoded image, ``(crop, crop, channels)``.
 
         Calls are served in order. A call that is cancelled leaves the queue, or its pixels are dropped.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 from regnet_deploy.serving.request_body import Body
 from regnet_deploy.serving.scheduling import is_batch_scheduled
@@ -72,7 +74,7 @@ class Decoder(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._answer: asyncio.Future[NDArray[np.uint8]] | None = None
         self._free: Callable[[Decoder], None] | None = None
-        self._side = 0
+        self._image = (0, 0, 0)
         self._reset_buffer()
 
     def ask(
@@ -83,9 +85,10 @@ class Decoder(asyncio.BufferedProtocol):
         The future may be cancelled: the process finishes the image all the same, and its pixels are dropped.
         """
         assert self._transport is not None
-        self._answer, self._free, self._side = self._loop.create_future(), free, preprocessing.crop
+        self._answer, self._free = self._loop.create_future(), free
+        self._image = image_shape(preprocessing, pixels=True)
         # A response is received into one buffer, of which the returned pixels are a view.
-        self._buffer = np.empty(ANSWER.size + max(self._side**2 * 3, MAX_TEXT), np.uint8)
+        self._buffer = np.empty(ANSWER.size + max(math.prod(self._image), MAX_TEXT), np.uint8)
         self._timer = self._loop.call_later(self._timeout_s, self._expire)
         self._transport.write(DecodeRequest(preprocessing, len(image)).to_bytes())
         self._transport.write(image)
@@ -134,7 +137,7 @@ class Decoder(asyncio.BufferedProtocol):
     def _is_valid(self, kind: int, size: int) -> bool:
         if self._answer is None:
             return kind == HELLO and size == 0 and not self.ready.done()
-        return (kind == PIXELS and size == self._side**2 * 3) or (kind == REFUSED and size <= MAX_TEXT)
+        return (kind == PIXELS and size == math.prod(self._image)) or (kind == REFUSED and size <= MAX_TEXT)
 
     def _take(self, kind: int, body: NDArray[np.uint8]) -> None:
         if kind == HELLO:
@@ -143,7 +146,7 @@ class Decoder(asyncio.BufferedProtocol):
             return
         free = self._free
         if kind == PIXELS:
-            self._settle(body.reshape(self._side, self._side, 3))
+            self._settle(body.reshape(self._image))
         else:
             text = bytes(body).decode("utf-8", "replace")
             self._settle(DataError("".join(letter if letter.isprintable() else " " for letter in text)))

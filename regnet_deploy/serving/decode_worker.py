@@ -4,7 +4,8 @@ It communicates with the server through one socket, in frames: a header of fixed
 
 * from the worker, once: ``HELLO``, when it is ready;
 * to the worker: preprocessing, then the encoded image;
-* from the worker: ``PIXELS`` and ``(crop, crop, 3)`` uint8, or ``REFUSED`` and what is wrong with the image, in UTF-8.
+* from the worker: ``PIXELS`` and ``(crop, crop, channels)`` uint8, or ``REFUSED`` and what is wrong with the image, in
+  UTF-8.
 
 Nothing else is ever sent, so a worker that an image has taken over can send the server wrong pixels at most. It
 inherits nothing but stderr, and can open no file, socket or process after its ``HELLO``. It ends when the socket is
@@ -24,7 +25,7 @@ from typing import Literal, NamedTuple
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocessing import load_pixels
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.serving.scheduling import restore_default_scheduling
 
 #: Header of a response: its kind and the bytes of its payload.
@@ -36,8 +37,8 @@ MAX_TEXT = 1024
 #: transparency), and bytes for everything else.
 _PIXEL_BYTES, _OTHER_BYTES = 32, 256 * 2**20
 #: Header of a request: resized short side, crop, interpolation, whether decoding is scaled, whether resizing is
-#: antialiased; bytes of the image.
-_REQUEST = struct.Struct("<IIBBBI")
+#: antialiased, channels; bytes of the image.
+_REQUEST = struct.Struct("<IIBBBBI")
 _INTERPOLATIONS: tuple[Literal["bilinear", "bicubic"], ...] = ("bilinear", "bicubic")
 
 
@@ -51,14 +52,20 @@ class DecodeRequest(NamedTuple):
         """Return the header; it has the part of the preprocessing that determines the pixels."""
         of = self.preprocessing
         interpolation = _INTERPOLATIONS.index(of.interpolation)
-        return _REQUEST.pack(of.resize, of.crop, interpolation, of.scaled_decoding, of.antialias, self.size)
+        return _REQUEST.pack(
+            of.resize, of.crop, interpolation, of.scaled_decoding, of.antialias, of.channels, self.size
+        )
 
     @classmethod
     def from_bytes(cls, head: bytes) -> DecodeRequest:
         """Parse what :meth:`to_bytes` returned."""
-        resize, crop, interpolation, scaled, antialias, size = _REQUEST.unpack(head)
-        kind = _INTERPOLATIONS[interpolation]
-        preprocessing = Preprocessing(resize, crop, kind, scaled_decoding=bool(scaled), antialias=bool(antialias))
+        resize, crop, interpolation, scaled, antialias, channels, size = _REQUEST.unpack(head)
+        preprocessing = default_preprocessing(crop, channels).replace(
+            resize=resize,
+            interpolation=_INTERPOLATIONS[interpolation],
+            scaled_decoding=bool(scaled),
+            antialias=bool(antialias),
+        )
         return cls(preprocessing, size)
 
 

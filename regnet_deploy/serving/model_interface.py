@@ -20,7 +20,7 @@ class ModelInterface:
         version: of the model, an integer above 0.
         input: name of the input tensor.
         dtype: ``float32`` or ``uint8``.
-        image: shape of one image: ``(3, h, w)`` or ``(h, w, 3)``.
+        image: shape of one image: ``(channels, h, w)`` or ``(h, w, channels)``.
         output: name of the output tensor.
         labels: class names in the order of the logits.
         max_batch: limit of images in a request.

@@ -18,7 +18,7 @@ from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.field_types import check_field_types
-from regnet_deploy.images.preprocessing import normalize
+from regnet_deploy.images.preprocessing import image_shape, normalize
 from regnet_deploy.runtimes.checked_variant import disagreement
 from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
 from regnet_deploy.runtimes.gates import gate_to_serve
@@ -257,14 +257,13 @@ def load_version(
         sessions = [opener()]
         if threads > 1 and sessions[0].device == "cpu":  # executors that share a session's threads slow each other down
             sessions += [opener() for _ in range(executors - 1)]
-    side = preprocessing.crop
     session = sessions[0]
     interface = ModelInterface(
         model=model,
         version=version,
         input=session.input_name,
         dtype=session.input,
-        image=(side, side, 3) if session.input == "uint8" else (3, side, side),
+        image=image_shape(preprocessing, pixels=session.input == "uint8"),
         output=session.output_name,
         labels=labels_of(bundle),
         max_batch=limits.max_batch,

@@ -16,7 +16,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from regnet_deploy.space.network import REFERENCE_CLASSES, REFERENCE_RESOLUTION, STEM_WIDTH, Network, check_block
+from regnet_deploy.space.network import (
+    REFERENCE_CLASSES,
+    REFERENCE_RESOLUTION,
+    STEM_WIDTH,
+    Network,
+    check_block,
+    check_input_channels,
+)
 
 Int = NDArray[np.int64]
 
@@ -67,13 +74,6 @@ def stage_resolutions(resolution: int, stem_stride: int, stages: int) -> list[in
     for _ in range(stages):
         sides.append(halved(sides[-1]))
     return sides
-
-
-def stem_cost(resolution: int, stem_stride: int, stem_width: int = STEM_WIDTH) -> Cost:
-    """Return the cost of the stem: a 3x3 convolution with 3 input channels and its batch norm."""
-    area = stage_resolutions(resolution, stem_stride, 0)[0] ** 2
-    weights = 27 * stem_width
-    return _cost(weights * area, weights + 2 * stem_width, stem_width * area)
 
 
 def head_cost(width: ArrayLike, classes: int) -> Cost:
@@ -147,6 +147,7 @@ class NetworkConfig:
         stem_width: channels of the stem.
         se_ratio: 0.25 for RegNetY, 0 for RegNetX.
         block: kind of the blocks; ``v`` and ``vr`` have no group widths, bottlenecks or SE, and ignore them.
+        input_channels: channels of the image, 1 or 3.
     """
 
     resolution: int = REFERENCE_RESOLUTION
@@ -155,20 +156,29 @@ class NetworkConfig:
     stem_width: int = STEM_WIDTH
     se_ratio: float = 0.0
     block: str = "bottleneck"
+    input_channels: int = 3
 
     def __post_init__(self) -> None:
-        """Check the kind of the blocks.
+        """Check the kind of the blocks and the channels.
 
         Raises:
-            UsageError: the kind does not exist.
+            UsageError: there is no such kind, or no such network.
         """
         check_block(self.block)
+        check_input_channels(self.input_channels)
+
+
+def stem_cost(config: NetworkConfig) -> Cost:
+    """Return the cost of the stem: a 3x3 convolution of the image and its batch norm."""
+    area, width = stage_resolutions(config.resolution, config.stem_stride, 0)[0] ** 2, config.stem_width
+    weights = 9 * config.input_channels * width
+    return _cost(weights * area, weights + 2 * width, width * area)
 
 
 def complexity(
     depths: ArrayLike, widths: ArrayLike, group_widths: ArrayLike, bottlenecks: ArrayLike, config: NetworkConfig
 ) -> Complexity:
-    """Return the complexity of a population for images ``(3, resolution, resolution)``.
+    """Return the complexity of a population for images ``(input_channels, resolution, resolution)``.
 
     Args:
         depths: number of blocks, ``(..., stages)``.
@@ -189,14 +199,19 @@ def complexity(
         )
         costs.append(first + other.times(d[..., i] - 1))
         before = w[..., i]
-    stem = stem_cost(config.resolution, config.stem_stride, config.stem_width)
-    return Complexity(stem, tuple(costs), head_cost(before, config.classes))
+    return Complexity(stem_cost(config), tuple(costs), head_cost(before, config.classes))
 
 
 def network_complexity(network: Network, resolution: int, classes: int) -> Complexity:
-    """Return the complexity of one network for images ``(3, resolution, resolution)``, as 0-dimensional arrays."""
+    """Return the complexity of one network for images of this resolution, as 0-dimensional arrays."""
     config = NetworkConfig(
-        resolution, classes, network.stem_stride, network.stem_width, network.se_ratio, network.block
+        resolution,
+        classes,
+        network.stem_stride,
+        network.stem_width,
+        network.se_ratio,
+        network.block,
+        network.input_channels,
     )
     return complexity(network.depths, network.widths, network.group_widths, network.bottlenecks, config)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +122,7 @@ class ConstrainedSpace:
         resolution: width and height of the image in pixels.
         stem_stride: 1 or 2; the bounds refer to 2.
         classes: outputs of the final linear layer; the bounds refer to 1000.
+        input_channels: channels of the image, 1 or 3; the bounds refer to 3.
     """
 
     family: str
@@ -129,11 +130,13 @@ class ConstrainedSpace:
     resolution: int = REFERENCE_RESOLUTION
     stem_stride: int = 2
     classes: int = REFERENCE_CLASSES
+    input_channels: int = 3
 
     @property
     def config(self) -> NetworkConfig:
         """The configuration for which MACs are counted."""
-        return NetworkConfig(self.resolution, self.classes, self.stem_stride, se_ratio=self.reference.se_ratio)
+        ours = {name: getattr(self, name) for name in ("resolution", "classes", "stem_stride", "input_channels")}
+        return replace(self.reference, **ours)
 
     @property
     def reference(self) -> NetworkConfig:
@@ -286,7 +289,7 @@ class _LinearCost:
     @classmethod
     def of(cls, widths: Int, groups: Int, config: NetworkConfig) -> _LinearCost:
         sides = stage_resolutions(config.resolution, config.stem_stride, STAGES)
-        base = stem_cost(config.resolution, config.stem_stride) + head_cost(widths[..., -1], config.classes)
+        base = stem_cost(config) + head_cost(widths[..., -1], config.classes)
         more = []
         before = np.full(widths.shape[:-1], config.stem_width, dtype=np.int64)
         for i in range(STAGES):

@@ -17,6 +17,9 @@ REFERENCE_RESOLUTION, REFERENCE_CLASSES = 224, 1000
 #: Below this resolution (pixels) the stem has stride 1: halving a small image five times leaves nothing to pool.
 SMALL_RESOLUTION = 96
 
+#: Channels of the images that a network takes: gray or RGB.
+INPUT_CHANNELS = (1, 3)
+
 #: Kinds of blocks (arXiv 2003.13678, section 3.2 and appendix D). The R block of the paper, a bottleneck without
 #: groups, is a bottleneck block whose group width is its bottleneck width, which ``fit_groups`` gives for a large g.
 BLOCKS = ("bottleneck", "v", "vr")
@@ -39,6 +42,7 @@ class Network:
         stem_stride: 2, or 1 for small images.
         stem_width: channels of the stem.
         block: kind of the blocks, one of :data:`BLOCKS`.
+        input_channels: channels of the image, one of :data:`INPUT_CHANNELS`: 1 is gray, 3 is RGB.
     """
 
     depths: tuple[int, ...]
@@ -49,6 +53,7 @@ class Network:
     stem_stride: int = 2
     stem_width: int = STEM_WIDTH
     block: str = "bottleneck"
+    input_channels: int = 3
 
     def __post_init__(self) -> None:
         """Check that the network can be built.
@@ -70,6 +75,7 @@ class Network:
             raise UsageError(f"se_ratio must be 0 or more, got {self.se_ratio:g}")
         if self.stem_stride not in (1, 2):
             raise UsageError(f"stem stride must be 1 or 2, got {self.stem_stride}")
+        check_input_channels(self.input_channels)
         check_block(self.block)
         if self.block != "bottleneck":
             self._check_single_convolution()
@@ -112,7 +118,7 @@ class Network:
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data that :meth:`from_json` reads."""
-        return {
+        data = {
             "depths": list(self.depths),
             "widths": list(self.widths),
             "group_widths": list(self.group_widths),
@@ -122,12 +128,16 @@ class Network:
             "stem_width": self.stem_width,
             "block": self.block,
         }
+        if self.input_channels != 3:  # data of RGB networks are as those of earlier versions
+            data["input_channels"] = self.input_channels
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Network:
         """Return the network of data that :meth:`to_json` wrote; other keys are ignored.
 
-        Data without a kind of block, from earlier versions, is a network of bottlenecks.
+        Data without a kind of block, from earlier versions, is a network of bottlenecks; without input channels, it is
+        one of RGB images.
         """
         return cls(
             tuple(data["depths"]),
@@ -138,6 +148,7 @@ class Network:
             data["stem_stride"],
             data["stem_width"],
             data.get("block", "bottleneck"),
+            data.get("input_channels", 3),
         )
 
 
@@ -153,6 +164,16 @@ def check_block(block: str) -> None:
         is_bottleneck = name in ("x", "y", "r")
         hint = " (x, y and r are networks of bottleneck blocks)" if is_bottleneck else did_you_mean(name, BLOCKS)
         raise UsageError(f"block must be one of {', '.join(BLOCKS)}, got {block}{hint}")
+
+
+def check_input_channels(channels: int) -> None:
+    """Check that a network can take images of this number of channels.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if channels not in INPUT_CHANNELS:
+        raise UsageError(f"input channels must be 1 (gray) or 3 (RGB), got {channels}")
 
 
 def default_stem_stride(resolution: int) -> int:

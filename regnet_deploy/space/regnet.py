@@ -61,7 +61,7 @@ class RegNet:
         """Return d, w_0, w_a, w_m and g, ``(5,)``."""
         return np.array([self.d, self.w_0, self.w_a, self.w_m, self.g], dtype=np.float64)
 
-    def network(self, stem_stride: int = 2) -> Network:
+    def network(self, stem_stride: int = 2, input_channels: int = 3) -> Network:
         """Generate the network.
 
         Raises:
@@ -79,6 +79,7 @@ class RegNet:
             bottlenecks=(self.b,) * len(depths),
             se_ratio=SE_RATIO if self.family == "y" else 0.0,
             stem_stride=stem_stride,
+            input_channels=input_channels,
         )
 
 

@@ -94,7 +94,8 @@ def successive_halving(
     those that diverged or failed are last.
 
     Args:
-        networks: the candidates, the most likely first; of equal errors the earlier one is better.
+        networks: the candidates, the most likely first; of equal errors the earlier one is better. All take images of
+            the same channels.
         resolution: width and height of the image in pixels.
         options: data, recipe of the last round, store and executor; earlier rounds have fewer epochs.
         progress: receives the progress.
@@ -116,7 +117,8 @@ def successive_halving(
         with open_store(options.store, identity) as store:
             if options.retry:
                 reset_failures(store, progress)
-            images = load_images(folder, options.recipe, resolution, progress, test=True)
+            channels = networks[0].input_channels
+            images = load_images(folder, options.recipe, resolution, progress, channels=channels, test=True)
             round_options = replace(options, recipe=replace(options.recipe, warmup_epochs=None))
             remaining, first = list(results), 0
             planned = rounds(len(networks), options.recipe.epochs)

@@ -87,7 +87,13 @@ def check_folder(
 
 
 def load_images(
-    folder: ImageDataset, recipe: Recipe, resolution: int, progress: Progress, *, test: bool = False
+    folder: ImageDataset,
+    recipe: Recipe,
+    resolution: int,
+    progress: Progress,
+    *,
+    channels: int = 3,
+    test: bool = False,
 ) -> SweepImages:
     """Report a checked folder, and open it at a resolution; the images are kept in memory if they fit.
 
@@ -96,11 +102,12 @@ def load_images(
         recipe: how they are augmented.
         resolution: pixels.
         progress: receives what is to be said of them.
+        channels: 3 for RGB, 1 for gray.
         test: whether images to test on, if there are some, are opened too.
     """
     for line in dataset_lines(folder):
         progress.message(line)
-    preprocessing = default_preprocessing(resolution)
+    preprocessing = default_preprocessing(resolution, channels)
     training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
     validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)
     tested = EvaluationDataset(ImageSubset(folder.source, folder.test), preprocessing) if test and folder.test else None

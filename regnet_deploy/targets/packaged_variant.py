@@ -11,6 +11,7 @@ from regnet_deploy.bundle.measurements import Serving
 from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant
 from regnet_deploy.engines.bundle_engines import StoredEngine, fits
 from regnet_deploy.errors import BundleError, UsageError
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.onnx_file import fields_of, refuse_external_data
 from regnet_deploy.runtimes.predictions import labels_of
@@ -34,7 +35,7 @@ class PackagedVariant:
         weight_bits: of the weights, where their number depends on the CPU; else None.
         input_name: name of the input tensor.
         output_name: name of the output tensor.
-        dtype: ``float32`` for normalized images ``(n, 3, h, w)``, ``uint8`` for pixels ``(n, h, w, 3)``.
+        dtype: ``float32`` for normalized images ``(n, channels, h, w)``, ``uint8`` for pixels ``(n, h, w, channels)``.
         labels: of the outputs.
         preprocessing: of images.
         engines: proved engines of the bundle's weights; empty for an ONNX variant.
@@ -57,8 +58,7 @@ class PackagedVariant:
     @property
     def image(self) -> tuple[int, int, int]:
         """Shape of one image in the input tensor."""
-        side = self.preprocessing.crop
-        return (side, side, 3) if self.dtype == "uint8" else (3, side, side)
+        return image_shape(self.preprocessing, pixels=self.dtype == "uint8")
 
 
 def choose_packaged_variant(bundle: Bundle, requested: str | None, *, gpu: bool) -> PackagedVariant:

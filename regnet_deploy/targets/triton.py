@@ -17,7 +17,7 @@ from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.bundle_engines import StoredEngine
 from regnet_deploy.errors import UsageError, require
 from regnet_deploy.images.decode import WEB_FORMATS
-from regnet_deploy.images.preprocessing import normalize
+from regnet_deploy.images.preprocessing import image_of, normalize
 from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.runtimes.runtime import find_variant
 from regnet_deploy.targets.packaged_variant import PackagedVariant
@@ -204,7 +204,7 @@ def _preprocess_model() -> dict[str, bytes]:
 
 def _png(image: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
-    require("PIL.Image", EXTRA).fromarray(image).save(stream, "PNG")
+    image_of(image).save(stream, "PNG")
     return stream.getvalue()
 
 

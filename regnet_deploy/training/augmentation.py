@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.preprocessing import pixels_of
 from regnet_deploy.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 def augment(
     image: Image, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Return a random crop of an RGB image, randomly mirrored, and a random color shift.
+    """Return a random crop of an image, randomly mirrored, and a random color shift, which a gray image does not have.
 
     Args:
         image: decoded, upright.
@@ -48,14 +49,16 @@ def augment(
         preprocessing: size of the crop, and normalization.
 
     Returns:
-        Pixels, ``(crop, crop, 3)``, and the color shift to add after normalization, ``(3,)``.
+        Pixels, ``(crop, crop, channels)``, and the color shift to add after normalization, ``(channels,)``.
     """
     rng = np.random.default_rng((recipe.seed, _VIEW, *key))
     box = random_box(image.width, image.height, recipe.crop_area, rng)
     side = preprocessing.crop
-    pixels = np.asarray(image.resize((side, side), _bilinear(), box=box))
+    pixels = pixels_of(image.resize((side, side), _bilinear(), box=box))
     if recipe.flip and rng.random() < 0.5:
         pixels = pixels[:, ::-1]
+    if preprocessing.channels == 1:
+        return np.ascontiguousarray(pixels), np.zeros(1, np.float32)
     shift = _EIGENVECTORS @ (rng.normal(0.0, 1.0, 3) * recipe.lighting * _EIGENVALUES) / np.asarray(preprocessing.std)
     return np.ascontiguousarray(pixels), shift.astype(np.float32)
 

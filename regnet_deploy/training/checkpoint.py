@@ -166,7 +166,7 @@ class Checkpoint:
         momentum: momentum by name of the parameter.
         best: weights and statistics of the best epoch so far, or with the linear probe as head; empty before the first
             of them.
-        samples: ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``: some training images.
+        samples: ``images`` uint8 ``(n, h, w, channels)`` and ``labels`` int64 ``(n,)``: some training images.
         average: moving average of ``model``; empty if the recipe has none.
         start: weights and statistics that trials of the learning rate start from; empty before and after them.
         torch: version of PyTorch that wrote it.

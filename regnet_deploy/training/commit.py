@@ -18,6 +18,7 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.training import Execution, Lineage, Training, TrainingData
 from regnet_deploy.errors import require
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.models.weights import WeightsUpdate, replace_weights, weights_to_bytes
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import Checkpoint, RunDescription
@@ -143,7 +144,7 @@ def training_record(checkpoint: Checkpoint, tested: FinalTest | None = None) -> 
 def sample_images(dataset: ImageDataset, preprocessing: Preprocessing, seed: int) -> dict[str, Tensor]:
     """Return the tensors of ``samples.safetensors``: training images as evaluation shows them, spread over the classes.
 
-    ``images`` uint8 ``(n, h, w, 3)`` and ``labels`` int64 ``(n,)``; n is 32, or the number of images if fewer.
+    ``images`` uint8 ``(n, h, w, channels)`` and ``labels`` int64 ``(n,)``; n is 32, or the number of images if fewer.
     """
     images = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
     pixels: list[NDArray[np.uint8]] = []
@@ -155,8 +156,7 @@ def sample_images(dataset: ImageDataset, preprocessing: Preprocessing, seed: int
             labels.append(sample.label)
         if len(pixels) == SAMPLE_COUNT:
             break
-    side = preprocessing.crop
-    stacked = np.stack(pixels) if pixels else np.empty((0, side, side, 3), np.uint8)
+    stacked = np.stack(pixels) if pixels else np.empty((0, *image_shape(preprocessing, pixels=True)), np.uint8)
     return {"images": torch.from_numpy(stacked), "labels": torch.tensor(labels, dtype=torch.int64)}
 
 

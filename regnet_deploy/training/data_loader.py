@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,7 @@ from regnet_deploy.errors import DataError
 from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.decode import ImageError, decode
 from regnet_deploy.images.image_source import ImageSource
-from regnet_deploy.images.preprocessing import load_pixels
+from regnet_deploy.images.preprocessing import image_shape, load_pixels
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.augmentation import augment, epoch_order
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
@@ -34,8 +35,8 @@ T = TypeVar("T")
 MEMORY_BYTES = 512 * 2**20
 #: Shorter side of a cached image, in sides of the network's input.
 _CACHED_SIDE = 2
-#: Bytes of a pixel of an RGB image in Pillow.
-_PIXEL_BYTES = 4
+#: Channels -> bytes of a pixel in Pillow.
+_PIXEL_BYTES = {1: 1, 3: 4}
 
 #: Epoch and number of an image: together with the seed they determine how it is augmented.
 Key = tuple[int, int]
@@ -53,7 +54,7 @@ class UnreadableImage(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One image: pixels ``(h, w, 3)`` uint8, color shift ``(3,)`` float32, label."""
+    """One image: pixels ``(h, w, channels)`` uint8, color shift ``(channels,)`` float32, label."""
 
     pixels: NDArray[np.uint8]
     shift: NDArray[np.float32]
@@ -61,7 +62,14 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pixels ``(n, h, w, 3)`` uint8, color shifts ``(n, 3)`` float32, labels ``(n,)`` int64, and unreadable images."""
+    """A batch of images.
+
+    Attributes:
+        pixels: uint8 ``(n, h, w, channels)``.
+        shifts: of the colors, float32 ``(n, channels)``.
+        labels: int64 ``(n,)``.
+        unreadable: images that are missing in it.
+    """
 
     pixels: Tensor
     shifts: Tensor
@@ -107,14 +115,14 @@ class ImageSubset:
     images: Sequence[LabelledImage]
     cached: Sequence[Image | UnreadableImage] | None = None
 
-    def decoded(self, number: int) -> Image | UnreadableImage:
-        """Return an upright RGB image."""
+    def decoded(self, number: int, preprocessing: Preprocessing) -> Image | UnreadableImage:
+        """Return an upright image with the channels that the network gets."""
         if self.cached is not None:
             return self.cached[number]
-        return self._read(number, decode)
+        return self._read(number, lambda data, name: decode(data, name, colours=preprocessing.colours))
 
     def evaluation_pixels(self, number: int, preprocessing: Preprocessing) -> NDArray[np.uint8] | UnreadableImage:
-        """Return the pixels that evaluation and the server use, ``(h, w, 3)``.
+        """Return the pixels that evaluation and the server use, ``(h, w, channels)``.
 
         They are made from the encoded image even if it is cached: cached images are decoded at full size and shrunk.
         """
@@ -142,7 +150,9 @@ def training_dataset(
     """
     subset, short_side = ImageSubset(source, images), _CACHED_SIDE * preprocessing.crop
     if fits_into_memory(images, preprocessing):
-        cached = _in_threads(lambda number: _shrink(subset.decoded(number), short_side), len(images), progress)
+        cached = _in_threads(
+            lambda number: _shrink(subset.decoded(number, preprocessing), short_side), len(images), progress
+        )
         subset = ImageSubset(source, images, cached)
     return TrainingDataset(subset, recipe, preprocessing)
 
@@ -150,7 +160,8 @@ def training_dataset(
 def fits_into_memory(images: Iterable[LabelledImage], preprocessing: Preprocessing) -> bool:
     """Tell whether :func:`training_dataset` caches these images."""
     short_side = _CACHED_SIDE * preprocessing.crop
-    return sum(_cached_bytes(image, short_side) for image in images) <= MEMORY_BYTES
+    pixels = sum(math.prod(_shrunk_size(image.width, image.height, short_side)) for image in images)
+    return pixels * _PIXEL_BYTES[preprocessing.channels] <= MEMORY_BYTES
 
 
 def evaluation_dataset(
@@ -161,7 +172,7 @@ def evaluation_dataset(
 ) -> EvaluationDataset:
     """Return the images for evaluation; their pixels are cached if all of them fit into :data:`MEMORY_BYTES`."""
     dataset = EvaluationDataset(ImageSubset(source, images), preprocessing)
-    if len(images) * preprocessing.crop**2 * 3 <= MEMORY_BYTES:
+    if len(images) * math.prod(image_shape(preprocessing, pixels=True)) <= MEMORY_BYTES:
         dataset.cached = _in_threads(dataset.__getitem__, len(images), progress)
     return dataset
 
@@ -177,7 +188,7 @@ class TrainingDataset(Dataset[Sample | UnreadableImage]):
 
     def __getitem__(self, key: Key) -> Sample | UnreadableImage:
         """Return image ``key[1]`` as it is augmented in epoch ``key[0]``."""
-        image = self.subset.decoded(key[1])
+        image = self.subset.decoded(key[1], self.preprocessing)
         if isinstance(image, UnreadableImage):
             return image
         pixels, shift = augment(image, key, self.recipe, self.preprocessing)
@@ -201,7 +212,7 @@ class EvaluationDataset(Dataset[Sample | UnreadableImage]):
         pixels = self.subset.evaluation_pixels(number, self.preprocessing)
         if isinstance(pixels, UnreadableImage):
             return pixels
-        return Sample(pixels, np.zeros(3, np.float32), self.subset.images[number].label)
+        return Sample(pixels, np.zeros(self.preprocessing.channels, np.float32), self.subset.images[number].label)
 
 
 def epoch_batches(recipe: Recipe, epoch: int, images: int) -> list[list[Key]]:
@@ -277,8 +288,8 @@ def _collate(samples: list[Sample | UnreadableImage]) -> _Arrays:
     good = [sample for sample in samples if isinstance(sample, Sample)]
     unreadable = [sample for sample in samples if isinstance(sample, UnreadableImage)]
     return _Arrays(
-        np.stack([sample.pixels for sample in good]) if good else np.empty((0, 0, 0, 3), np.uint8),
-        np.stack([sample.shift for sample in good]) if good else np.empty((0, 3), np.float32),
+        np.stack([sample.pixels for sample in good]) if good else np.empty((0, 0, 0, 0), np.uint8),
+        np.stack([sample.shift for sample in good]) if good else np.empty((0, 0), np.float32),
         np.array([sample.label for sample in good], np.int64),
         unreadable,
     )
@@ -295,11 +306,6 @@ def _in_threads(function: Callable[[int], T], count: int, progress: Progress) ->
     finally:
         pool.shutdown(cancel_futures=True)
     return results
-
-
-def _cached_bytes(image: LabelledImage, short_side: int) -> int:
-    width, height = _shrunk_size(image.width, image.height, short_side)
-    return width * height * _PIXEL_BYTES
 
 
 def _shrink(image: Image | UnreadableImage, short_side: int) -> Image | UnreadableImage:

@@ -15,6 +15,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.findings import Finding
 from regnet_deploy.images.image_check import ImageCheck
+from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.images.split_listing import SplitListing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.progress import NoProgress, Progress
@@ -115,8 +116,8 @@ def measure_rates(
     disable_tf32()
     batch = recipe.batch if execution.device == "cuda" else min(recipe.batch, _CPU_BATCH)
     trainer = make_trainer(AnyNet(architecture.network, architecture.classes), execution, recipe, preprocessing)
-    pixels = torch.zeros((batch, preprocessing.crop, preprocessing.crop, 3), dtype=torch.uint8)
-    step = Batch(pixels, torch.zeros((batch, 3)), torch.zeros(batch, dtype=torch.int64), [])
+    pixels = torch.zeros((batch, *image_shape(preprocessing, pixels=True)), dtype=torch.uint8)
+    step = Batch(pixels, torch.zeros((batch, preprocessing.channels)), torch.zeros(batch, dtype=torch.int64), [])
     used = _rate(batch, (float(trainer.step(step, 0.0)[0]) for _ in itertools.repeat(None)))
     in_memory = fits_into_memory(images, preprocessing)
     return TrainingRates(

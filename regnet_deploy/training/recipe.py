@@ -45,7 +45,8 @@ class Recipe:
             epoch, and ``warmup_epochs`` holds.
         crop_area: smallest area of a random crop as a fraction of the image; 1 always takes the center crop.
         flip: mirror half of the training images.
-        lighting: standard deviation of the color shift along ImageNet's principal components; 0 disables it.
+        lighting: standard deviation of the color shift along ImageNet's principal components; 0 disables it. Gray
+            images have none.
         label_smoothing: fraction of the target that is distributed over all classes.
         precise_bn_images: training images for the batch norm statistics before each evaluation; 0 uses the running
             averages.
@@ -151,6 +152,10 @@ class Recipe:
             return replace(self, batch_size=batch, warmup_epochs=0)
         warmup = min(DEFAULT_WARMUP_EPOCHS, self.epochs // 4) if self.warmup_epochs is None else self.warmup_epochs
         return replace(self, batch_size=batch, warmup_epochs=warmup)
+
+    def for_channels(self, channels: int) -> Recipe:
+        """Return the recipe for images of 1 or 3 channels: gray ones have no colors to shift."""
+        return self if channels == 3 else replace(self, lighting=0.0)
 
     def oversized_batch(self, images: int) -> str | None:
         """Return one line if the requested batch is larger than the number of training images, else None."""

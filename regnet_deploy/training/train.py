@@ -146,6 +146,8 @@ def train(
         raise UsageError("give a folder of images with --data DIR")
     given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     bundle = open_bundle(bundle_path)
+    if isinstance(recipe, Mapping) and recipe.get("lighting") and bundle.preprocessing.channels == 1:
+        raise UsageError(f"--lighting {recipe['lighting']:g} shifts colors, and the network takes gray images: omit it")
     resolve_device(options.execution.device)
     directory = options.run_dir or default_directory(bundle_path)
     try:
@@ -165,7 +167,8 @@ def train(
         shares = (val_split, options.test_split)
         dataset = build_dataset(listing, checked, val_split=val_split, test_split=options.test_split, seed=given.seed)
         images = len(dataset.train)
-        identity = RunIdentity(bundle, dataset, starting_recipe(recipe, bundle, dataset.classes, images).fitted(images))
+        start = starting_recipe(recipe, bundle, dataset.classes, images).for_channels(bundle.preprocessing.channels)
+        identity = RunIdentity(bundle, dataset, start.fitted(images))
         if options.restart:
             drop_checkpoint(directory)  # only now, when it is known that the images can be used
         if checkpoint and is_committed(checkpoint, bundle):

@@ -31,8 +31,8 @@ class Trainer:
         execution: how a step is executed.
         recipe: fitted to the dataset.
         forward: ``model``, compiled or not.
-        scale: factor of the pixels, ``(1, 3, 1, 1)``.
-        shift: added to the scaled pixels, ``(1, 3, 1, 1)``.
+        scale: factor of the pixels, ``(1, channels, 1, 1)``.
+        shift: added to the scaled pixels, ``(1, channels, 1, 1)``.
         average: exponential moving average of weights and statistics, if the recipe has one.
     """
 
@@ -87,7 +87,7 @@ class Trainer:
                     module.eval()
 
     def images(self, batch: Batch) -> Tensor:
-        """Return the batch as the network's input, ``(n, 3, h, w)``, on the device."""
+        """Return the batch as the network's input, ``(n, channels, h, w)``, on the device."""
         pixels = batch.pixels.to(self.execution.device, non_blocking=True).permute(0, 3, 1, 2)
         layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
         images = pixels.to(torch.float32, memory_format=layout).mul_(self.scale).add_(self.shift)
@@ -118,7 +118,7 @@ def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preproc
     for parameter in model.parameters():
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     scale, shift = (
-        torch.from_numpy(value).view(1, 3, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
+        torch.from_numpy(value).view(1, -1, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
     )
     forward = torch.compile(model) if execution.compiled else model
     average = None

@@ -130,11 +130,12 @@ def test_a_line_of_an_earlier_version_is_not_believed(data: Path, opened: list[s
     assert len(opened) == 12
 
 
-@pytest.fixture
-def small_bundle(tmp_path: Path) -> Path:
-    architecture = Architecture.of(Network((1,), (8,), (8,), (1.0,)), name="small", classes=2, resolution=16)
-    parts = {"architecture": architecture.to_json(), "preprocessing": default_preprocessing(16).to_json()}
-    create_bundle(tmp_path / "b", parts)
+@pytest.fixture(params=[3, 1], ids=["RGB", "gray"])
+def small_bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    network = Network((1,), (8,), (8,), (1.0,), input_channels=request.param)
+    architecture = Architecture.of(network, name="small", classes=2, resolution=16)
+    preprocessing = default_preprocessing(16, request.param)
+    create_bundle(tmp_path / "b", {"architecture": architecture.to_json(), "preprocessing": preprocessing.to_json()})
     return tmp_path / "b"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,18 @@ def test_weights_that_are_given_back_come_with_what_their_file_does_not_say(
     assert first["files"] == second["files"]
 
 
+def test_a_gray_network_is_imported_and_given_back(cli: Any, tmp_path: Path) -> None:
+    gray = replace(X, input_channels=1)
+    torch.save(as_library("timm", weights_of(gray), gray), tmp_path / "a.pth")
+    options = ("--resolution", 32, "--mean", "0.13", "--std", "0.31", "-o", "b")
+    imported = json.loads(cli("import", "a.pth", *options, "--json", cwd=tmp_path).stdout)
+    assert imported["architecture"]["input_channels"] == 1
+    assert (imported["preprocessing"]["colours"], imported["preprocessing"]["mean"]) == ("L", [0.13])
+    given = cli("export-weights", "b", "--to", "timm", "-o", "back.pth", cwd=tmp_path)
+    assert "deviation 0.31 of gray in 0..1" in given.stderr
+    assert "the stem takes one channel, where timm builds networks of RGB without in_chans=1" in given.stderr
+
+
 def test_json_is_one_document(cli: Any, file: Path, tmp_path: Path) -> None:
     data = json.loads(cli("import", file, "-o", tmp_path / "b", "--json").stdout)
     assert data["architecture"]["widths"] == [8, 24, 40]
@@ -78,7 +91,7 @@ def test_json_is_one_document(cli: Any, file: Path, tmp_path: Path) -> None:
         (["none.pth"], "cannot read none.pth: No such file"),
         (["a.pth", "--from", "vissl"], "a.pth has the names of torchvision, not of vissl"),
         (["a.pth", "--weights", "regnetx_003"], "no public weights 'regnetx_003'"),
-        (["a.pth", "--mean", "0.5"], "three numbers for red, green and blue"),
+        (["a.pth", "--mean", "0.5,0.5"], "three numbers for red, green and blue"),
         (["a.pth", "--std", "0.5,nan,0.5"], "not in the range"),
         (["a.pth", "--std", "0.5,0,0.5"], "not in the range 0.001<=x<=1"),
         (["a.pth", "--resolution", 64, "--resize", 32], "--resize 32 is smaller than the input of the network"),

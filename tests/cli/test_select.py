@@ -222,3 +222,20 @@ def test_weights_of_a_published_network_are_imported(cli, weights, tmp_path):
 def test_weights_of_another_network_and_options_without_effect_are_refused(cli_error, weights, tmp_path, words, said):
     assert said in cli_error("select", *words, "--weights", "w.pth", cwd=tmp_path)
     assert [each.name for each in tmp_path.iterdir()] == ["w.pth"]
+
+
+def test_a_network_of_one_channel_is_selected_for_gray_images(cli, cli_error, tmp_path):
+    gray = tmp_path / "gray"
+    small = ("select", "--gflops", "0.02", "--resolution", "32", "--classes", "10", "--family", "x")
+    assert "at 32 pixels of gray images, 10 classes" in cli(*small, "--channels", "1", "-o", gray).stdout
+    bundle = open_bundle(gray)
+    assert bundle.architecture.network.input_channels == 1
+    assert bundle.preprocessing.colours == "L"
+    assert bundle.selection.budget.input_channels == 1
+    cli("select", "--published", "RegNetX-200MF", "--channels", "3", "-o", tmp_path / "rgb")
+    assert "input_channels" not in open_bundle(tmp_path / "rgb").parts["architecture"]
+    cli("select", "--published", "RegNetX-200MF", "--channels", "1", "-o", tmp_path / "named")
+    assert open_bundle(tmp_path / "named").architecture.network.input_channels == 1
+    assert "'--channels': '2' is not one of '1', '3'" in cli_error(*small, "--channels", "2", "-o", tmp_path / "no")
+    of_weights = ("select", "--published", "RegNetX-200MF", "--weights", "a.pth", "--channels", "1")
+    assert "--channels is that of the first convolution of the weights: omit it" in cli_error(*of_weights)

@@ -132,7 +132,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             self._shapes[input] = (min, opt, max)
 
     class ITensor:
-        __slots__ = ("_shape", "name")
+        __slots__ = ("name", "shape")
 
     class INetworkDefinition:
         __slots__ = ("_flags", "_input", "_onnx")
@@ -175,7 +175,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
                 return False
             tensor = ITensor.__new__(ITensor)
             tensor.name = graph.input[0].name
-            tensor._shape = [dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
+            tensor.shape = [dim.dim_value or -1 for dim in graph.input[0].type.tensor_type.shape.dim]
             self._network._input, self._network._onnx = tensor, model
             return True
 
@@ -218,7 +218,7 @@ def fake_tensorrt(version: str, cuda: Any = None, device: str = "H100", *, rtx: 
             monitor.phase_finish("Building Engine")
             if config._cache is not None:
                 config._cache._entries.add(hashlib.sha256(network._onnx).hexdigest())
-            wrong = [shape for shape in shapes if list(shape[1:]) != network._input._shape[1:]]
+            wrong = [shape for shape in shapes if list(shape[1:]) != network._input.shape[1:]]
             reason = f"Dimension mismatch for tensor {name} and profile 0" if wrong else trt.error
             if reason:
                 told = f"IBuilder::buildSerializedNetwork: Error Code 2: {reason}"

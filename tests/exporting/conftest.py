@@ -101,6 +101,26 @@ def trained(untrained, network):
     return update_bundle(untrained, {"labels": LABELS}, files).path
 
 
+@pytest.fixture
+def gray(tmp_path, network):
+    """A bundle as train leaves it, of a network of gray images."""
+    from safetensors.numpy import save
+
+    network = replace(network, input_channels=1)
+    architecture = Architecture.of(network, name="gray", classes=CLASSES, resolution=SIDE)
+    parts = {
+        "architecture": architecture,
+        "preprocessing": default_preprocessing(SIDE, 1).to_json(),
+        "labels": LABELS,
+    }
+    draw = np.random.default_rng(3)
+    levels = draw.integers(0, 256, (40, 1, 1, 1)) + draw.integers(-60, 60, (40, SIDE, SIDE, 1))
+    samples = {"images": np.clip(levels, 0, 255).astype(np.uint8), "labels": np.arange(40) % CLASSES}
+    model = with_random_statistics(AnyNet(network, CLASSES, seed=1), seed=1)
+    files = {"weights.safetensors": weights_to_bytes(model.state_dict()), "samples.safetensors": save(samples)}
+    return create_bundle(tmp_path / "gray", parts, files).path
+
+
 @st.composite
 def _networks(draw):
     stages = draw(st.integers(1, 4))

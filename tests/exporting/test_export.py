@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.numpy import load as load_weights
 from safetensors.numpy import save as save_weights
 
-from regnet_deploy.bundle import Manifest, find_damage, open_bundle, update_bundle
+from regnet_deploy.bundle import Manifest, create_bundle, find_damage, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.engines.gpu import find_gpu
@@ -26,12 +26,13 @@ from regnet_deploy.exporting import (
 )
 from regnet_deploy.exporting import export as export_module
 from regnet_deploy.exporting.export import export
+from regnet_deploy.exporting.golden_images import make_golden_set
 from regnet_deploy.exporting.options import ExportOptions
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.typed_graph import TypedGraph
 from regnet_deploy.exporting.variant_choice import VariantCandidate
 from regnet_deploy.models.anynet import AnyNet
-from regnet_deploy.models.weights import weights_to_bytes
+from regnet_deploy.models.weights import load_model, weights_to_bytes
 from regnet_deploy.runtimes.default_variant import default_variant
 from regnet_deploy.runtimes.gates import GATES, gates_with_overrides
 from regnet_deploy.runtimes.golden_set import load_golden, replay
@@ -596,3 +597,29 @@ def test_where_no_builder_is_the_onnx_is_kept_and_the_result_says_what_is_missin
     exported = run(untrained, engines=True)
     assert isinstance(exported.rejected["engines"], MissingExtra)
     assert set(open_bundle(untrained).parts["variants"]) == {"onnx-fp32"}
+
+
+def test_a_gray_network_is_calibrated_exported_and_proved(gray, tmp_path):
+    (tmp_path / "photos").mkdir()
+    draw = np.random.default_rng(1)
+    for number in range(48):
+        image = draw.integers(0, 256, 3) + draw.integers(-60, 60, (32, 32, 3))
+        Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(tmp_path / "photos" / f"{number}.png")
+    precisions = (PRECISIONS["fp32"], PRECISIONS["int8-cpu"])
+    export(gray, ExportOptions(precisions=precisions, calibration=tmp_path / "photos", calibration_images=48))
+    bundle = open_bundle(gray)
+    assert set(bundle.variants) == {"onnx-fp32", "onnx-int8-cpu"}
+    for name, variant in bundle.variants.items():
+        shape = onnx.load_from_string(bundle.read(variant.file)).graph.input[0].type.tensor_type.shape
+        assert [side.dim_value for side in shape.dim][1:] == [1, 32, 32], name
+        assert variant.proof.passed
+
+
+def test_a_gray_network_is_proved_on_gray_noise_before_training(gray):
+    golden = make_golden_set(
+        create_bundle(gray.parent / "untrained", {"architecture": open_bundle(gray).architecture}),
+        load_model(open_bundle(gray)),
+        open_bundle(gray).preprocessing,
+        (),
+    )
+    assert golden.golden.images.shape == (16, 32, 32, 1)

@@ -196,5 +196,5 @@ def test_logits_that_are_not_finite_prove_nothing(trained):
 )
 def test_samples_of_another_shape_or_kind_are_refused(trained, samples):
     update_bundle(trained, {}, {"samples.safetensors": samples})
-    with pytest.raises(BundleError, match="does not contain images of 32x32 pixels"):
+    with pytest.raises(BundleError, match="does not contain RGB images of 32x32 pixels"):
         golden_of(trained)

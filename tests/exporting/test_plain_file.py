@@ -120,7 +120,11 @@ def test_the_program_beside_it_gives_the_golden_logits_without_this_package(expo
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-def test_the_program_sees_the_pixels_that_the_network_sees(exported, folder, tmp_path, antialias):
+@pytest.mark.parametrize("kind", ["trained", "gray"])
+def test_the_program_sees_the_pixels_that_the_network_sees(kind, request, folder, tmp_path, antialias):
+    path = request.getfixturevalue(kind)
+    export(path, ExportOptions())
+    exported = open_bundle(path)
     if not antialias:
         steps = exported.preprocessing.replace(antialias=False, scaled_decoding=False)
         exported = update_bundle(exported.path, {"preprocessing": steps})
@@ -295,3 +299,20 @@ def test_a_second_format_needs_a_name_of_its_own_and_the_same_name_is_written_ag
     assert write_plain_file(exported, folder / "model.onnx").files == first.files
     (folder / "model.onnx").unlink()
     assert write_plain_file(exported, folder / "model.pt2").files[0] == folder / "model.pt2"
+
+
+@pytest.mark.parametrize("target", FILES)
+def test_files_of_a_gray_network_take_one_channel(gray, folder, target):
+    if target == "openvino":
+        skip_without_openvino()
+    export(gray, ExportOptions(uint8=target == "onnx"))
+    bundle = open_bundle(gray)
+    variant = "onnx-fp32-uint8" if target == "onnx" else None
+    written = write_plain_file(bundle, folder / FILES[target], variant=variant)
+    about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert about["input"]["shape"] == (["n", 32, 32, 1] if target == "onnx" else ["n", 1, 32, 32])
+    assert (about["preprocessing"]["colours"], about["preprocessing"]["mean"]) == ("L", [0.459])
+    golden = load_golden(bundle)
+    assert golden.images.shape == (16, 32, 32, 1)
+    np.testing.assert_allclose(run_program(folder / "model.py", golden.images)["all"], golden.logits, atol=1e-4)
+    assert written.proof.passed

@@ -15,6 +15,7 @@ from regnet_deploy.exporting.variant_choice import (
     measure_candidates,
     rank_variants,
 )
+from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.profiling.latency import ROUNDS
 
 
@@ -51,7 +52,7 @@ def test_each_is_measured_at_each_batch(recorded_progress):
         "onnx-fp32": (first, "fp32"),
         "trt-fp16": (second, "fp16"),
     }
-    found = measure_candidates(sessions, (1, 3), 0.001, 8, recorded_progress)
+    found = measure_candidates(sessions, (1, 3), 0.001, default_preprocessing(8), recorded_progress)
     assert [(one.name, one.precision) for one in found] == [("onnx-fp32", "fp32"), ("trt-fp16", "fp16")]
     assert all([row.batch for row in one.latency] == [1, 3] for one in found)
     assert all(row.variant == one.name for one in found for row in one.latency)

@@ -309,3 +309,52 @@ def test_what_is_no_jpeg_is_decoded_in_full(kind: str) -> None:
     found = decode_scaled(data, lambda width, height: (4, 3))
     assert (found.scale, found.size) == (1, (30, 40) if exif else (40, 30))
     assert (np.asarray(found.image) == pixels(data)).all()
+
+
+def luma(image: Image.Image) -> np.ndarray:
+    """0.299 R + 0.587 G + 0.114 B, with 16 bits for the fractions as in Pillow."""
+    red, green, blue = (np.asarray(band).astype(int) for band in image.convert("RGB").split())
+    return (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16
+
+
+def gray(data: bytes) -> np.ndarray:
+    image = decode(data, "it", colours="L")
+    assert image.mode == "L"
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "1", "RGBA", "LA"])
+def test_gray_is_the_luma_of_what_is_decoded_in_rgb(mode: str) -> None:
+    data = encode(photo().convert(mode))
+    assert (gray(data) == luma(decode(data))).all()
+
+
+def test_a_jpeg_has_the_luma_in_itself() -> None:
+    for options in ({}, {"subsampling": 0, "quality": 95}):
+        data = encode(photo(), "JPEG", **options)
+        assert np.abs(gray(data).astype(int) - luma(photo())).mean() < 2
+    cmyk = encode(photo().convert("CMYK"), "JPEG")
+    assert (gray(cmyk) == luma(decode(cmyk))).all()
+
+
+def test_gray_of_sixteen_bits_and_white_shapes_are_as_in_rgb() -> None:
+    deep = encode(Image.fromarray(np.array([[0, 256, 32768, 65535]], np.uint16)))
+    assert gray(deep).tolist() == [[0, 1, 128, 255]]
+    shapes = Image.new("RGBA", (8, 4), "white")
+    shapes.putalpha(Image.fromarray(np.tile(np.array([0, 255], np.uint8), (4, 4))))
+    assert gray(encode(shapes)).tolist() == [[0, 255] * 4] * 4
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+def test_a_large_gray_jpeg_is_decoded_at_a_part_of_its_size(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo(400, 303), "JPEG", exif=exif)
+    found = decode_scaled(data, lambda width, height: (width // 4, height // 4), colours="L")
+    same = decode_scaled(data, lambda width, height: (width // 4, height // 4))
+    assert (found.image.mode, found.scale) == ("L", 4)
+    assert (found.size, found.scale, found.origin) == (same.size, same.scale, same.origin)
+    assert np.abs(np.asarray(found.image).astype(int) - luma(same.image)).mean() < 2
+    for larger in (1, 3):  # as large as the image, and larger
+        whole = decode_scaled(data, lambda width, height, larger=larger: (larger * width, larger * height), colours="L")
+        assert (whole.image.mode, whole.scale, whole.image.size) == ("L", 1, same.size)

@@ -8,12 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from regnet_deploy.bundle.manifest import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from regnet_deploy.bundle.manifest import GRAY_MEAN, GRAY_STD, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.images.preprocessing import (
     default_preprocessing,
+    image_of,
     load_pixels,
     normalize,
+    pixels_of,
     resize_and_crop,
     scale_and_shift,
 )
@@ -193,3 +195,32 @@ def test_a_turned_image_is_not_shifted_by_scaled_decoding(orientation: int, side
         jpeg(Image.fromarray(image.astype(np.uint8)), orientation, subsampling=0), Preprocessing(32, 32)
     )
     assert np.abs((scaled.astype(int) - full).mean((0, 1))).max() < 0.7  # a pixel of the view is 8 levels
+
+
+def test_gray_images_have_one_channel_from_the_file_to_the_network() -> None:
+    preprocessing = default_preprocessing(32, 1)
+    assert (preprocessing.colours, preprocessing.mean, preprocessing.std) == ("L", GRAY_MEAN, GRAY_STD)
+    image = Image.new("RGB", (40, 50), (200, 30, 90))
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    pixels = load_pixels(stream.getvalue(), preprocessing)
+    assert pixels.shape == (32, 32, 1)
+    assert (pixels == round(0.299 * 200 + 0.587 * 30 + 0.114 * 90)).all()
+    assert normalize(pixels[None], preprocessing).shape == (1, 1, 32, 32)
+    np.testing.assert_allclose(
+        normalize(pixels[None], preprocessing), (pixels[0, 0, 0] / 255 - 0.459) / 0.226, atol=1e-6
+    )
+    assert (pixels_of(image_of(pixels)) == pixels).all()
+
+
+def test_gray_mean_and_deviation_follow_from_those_of_the_colors() -> None:
+    weights = np.array([0.299, 0.587, 0.114])
+    assert (round(float(weights @ IMAGENET_MEAN), 3),) == GRAY_MEAN
+    assert (round(float(weights @ IMAGENET_STD), 3),) == GRAY_STD
+
+
+def test_a_mean_for_each_channel_is_needed() -> None:
+    with pytest.raises(BundleError, match=r"preprocessing.mean must have 1 value for images in L, got 3"):
+        Preprocessing.from_json({**default_preprocessing(32).to_json(), "colours": "L"})
+    with pytest.raises(BundleError, match=r"preprocessing.std must have 3 values for images in RGB, got 2"):
+        Preprocessing.from_json({**default_preprocessing(32).to_json(), "std": [0.2, 0.2]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import torch
 from foreign_weights import X, as_library, weights_of
 
 from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle.manifest import GRAY_MEAN
 from regnet_deploy.errors import BundleError, DataError, UsageError
 from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.importing.export_weights import export_weights
 from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.published import find_published
@@ -235,3 +238,52 @@ def test_weights_of_a_bundle_are_not_taken_for_those_of_pycls(timm_file: Path, t
 def test_the_default_test_of_timm_is_rounded_down_as_there(timm_file: Path, tmp_path: Path) -> None:
     pixels = import_weights(timm_file, tmp_path / "b").preprocessing
     assert (pixels.resize, pixels.crop, pixels.interpolation) == (235, 224, "bicubic")
+
+
+def test_weights_of_a_gray_network_are_recognized_by_their_stem(saved: Save, tmp_path: Path) -> None:
+    gray = replace(X, input_channels=1)
+    for number, library in enumerate(("timm", "pycls")):  # the order of colors of pycls does not matter
+        file = saved(as_library(library, weights_of(gray), gray), f"{library}.pth")
+        bundle = import_weights(file, tmp_path / f"b{number}", ImportOptions(resolution=64))
+        assert bundle.architecture.network == gray
+        assert (bundle.preprocessing.colours, bundle.preprocessing.mean) == ("L", GRAY_MEAN)
+        state = load_model(bundle).state_dict()
+        assert all(torch.equal(state[name], tensor) for name, tensor in weights_of(gray).items())
+        origin = bundle.manifest.imported
+        assert origin is not None
+        assert "BGR" not in " ".join(origin.assumptions)
+    options = ImportOptions(resolution=64, mean=(0.13,), std=(0.31,))
+    bundle = import_weights(file, tmp_path / "given", options)
+    assert (bundle.preprocessing.mean, bundle.preprocessing.std) == ((0.13,), (0.31,))
+    with pytest.raises(
+        UsageError, match=r"--mean must have one number, because the network takes gray images, got 0.1"
+    ):
+        import_weights(file, tmp_path / "wrong", ImportOptions(mean=(0.1, 0.2, 0.3)))
+    again = export_weights(bundle, "timm", tmp_path / "again.safetensors")
+    assert import_weights(again, tmp_path / "round").architecture.network == gray
+
+
+def test_a_stem_of_other_channels_is_refused(saved: Save, tmp_path: Path) -> None:
+    state = weights_of(X)
+    state["stem.conv.weight"] = torch.zeros(8, 4, 3, 3)
+    with pytest.raises(
+        DataError, match=r"the shapes fit no RegNet: input channels must be 1 \(gray\) or 3 \(RGB\), got 4"
+    ):
+        import_weights(saved(as_library("timm", state, X), "four.pth"), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("channels", "stated", "taken"), [(1, [0.13], (0.13,)), (3, [0.5], (0.5,) * 3), (1, [0.1, 0.2, 0.3], GRAY_MEAN)]
+)
+def test_config_json_of_timm_normalizes_as_many_channels_as_the_stem_has(
+    saved: Save, tmp_path: Path, channels: int, stated: list[float], taken: tuple[float, ...]
+) -> None:
+    network = replace(X, input_channels=channels)
+    file = saved(as_library("timm", weights_of(network), network), "pytorch_model.bin")
+    config = {"pretrained_cfg": {"input_size": [channels, 64, 64], "mean": stated, "crop_pct": 1.0}}
+    file.with_name("config.json").write_text(json.dumps(config))
+    bundle = import_weights(file, tmp_path / "b")
+    assert bundle.preprocessing.mean == taken
+    assert bundle.manifest.imported is not None
+    told = "config.json has 3 values of mean for 1 channels: not taken" in bundle.manifest.imported.assumptions
+    assert told == (len(stated) == 3)

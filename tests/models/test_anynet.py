@@ -268,3 +268,10 @@ def test_stage_features_are_the_outputs_of_the_stages(network: Network, resoluti
     assert [feature.shape[1] for feature in features] == list(network.widths)
     sides = stage_resolutions(resolution, network.stem_stride, len(network.widths))
     assert [feature.shape[2] for feature in features] == sides[1:]
+
+
+def test_a_gray_network_takes_one_channel():
+    network = Network((1, 1), (8, 16), (8, 8), (1.0, 1.0), stem_stride=1, stem_width=8, input_channels=1)
+    model = AnyNet(network, 4, seed=0).eval()
+    assert model.get_submodule("stem.conv").weight.shape == (8, 1, 3, 3)
+    assert model(torch.zeros(2, 1, 20, 20)).shape == (2, 4)

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -195,3 +196,13 @@ def test_an_operator_that_is_missing_is_noticed():
 def test_only_the_deprecation_of_torchscript_is_kept_quiet():
     with counts_module._without_jit_deprecations(), pytest.raises(DeprecationWarning, match="something else"):
         warnings.warn("something else is deprecated", DeprecationWarning, stacklevel=1)
+
+
+def test_fvcore_equals_the_closed_form_on_gray_networks():
+    for seed in range(6):
+        network, resolution, classes = (random_network if seed % 2 else random_other_network)(seed)
+        gray = replace(network, input_channels=1)
+        counted = count(AnyNet(gray, classes, seed=0), gray, resolution, classes)
+        closed = network_complexity(gray, resolution, classes).total
+        assert (counted.total.macs, counted.total.parameters, counted.total.activations) == closed, (seed, gray)
+        assert closed < network_complexity(network, resolution, classes).total

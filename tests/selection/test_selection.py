@@ -239,3 +239,16 @@ def test_the_bundle_keeps_every_round(measured):
     assert tried["data"] == "photos"
     assert tried["candidates"][0] == {"rank_before": 31, "errors_percent": {"1": 40.0, "3": 20.0}}
     assert [each["rank_before"] for each in tried["candidates"]] == [31, 1, 9]
+
+
+def test_a_gray_budget_is_met_by_networks_of_one_channel():
+    budget = Budget(macs=2e7, resolution=32, classes=10, family="x", input_channels=1)
+    selection = select(budget)
+    for rank in (0, len(selection.candidates) // 2, len(selection.candidates) - 1):
+        found = selection.candidate(rank)
+        assert found.network.input_channels == 1
+        assert (found.macs, found.parameters, found.activations) == network_complexity(found.network, 32, 10).total
+        assert abs(found.macs / budget.macs - 1) <= budget.tolerance
+    assert select(Budget(macs=4e8, family="x", input_channels=1)).expectation is None  # published errors are of RGB
+    with pytest.raises(UsageError, match=r"input channels must be 1 \(gray\) or 3 \(RGB\), got 2"):
+        Budget(macs=2e7, input_channels=2)

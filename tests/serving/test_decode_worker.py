@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.images.preprocessing import load_pixels
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.serving.decode_worker import ANSWER, HELLO, MAX_TEXT, PIXELS, REFUSED, DecodeRequest
 
 VIEW = Preprocessing(10, 8, scaled_decoding=True)
@@ -211,3 +211,13 @@ def test_frames_of_many_megabytes_come_through() -> None:
         read(connection)
         preprocessing = Preprocessing(880, 860)
         assert ask(connection, image, preprocessing) == (PIXELS, load_pixels(image, preprocessing).tobytes())
+
+
+def test_gray_pixels_come_back_in_one_channel() -> None:
+    gray = default_preprocessing(8, 1).replace(resize=10)
+    assert DecodeRequest.from_bytes(DecodeRequest(gray, 7).to_bytes()) == DecodeRequest(gray, 7)
+    data = encoded("RGB", "JPEG")
+    with worker() as (_, server):
+        assert read(server) == (HELLO, b"")
+        assert ask(server, data, gray) == (PIXELS, load_pixels(data, gray).tobytes())
+    assert load_pixels(data, gray).shape == (8, 8, 1)

@@ -14,9 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from regnet_deploy.bundle import open_bundle
 from regnet_deploy.errors import MissingExtra, RegnetDeployError, ServerError, UsageError
+from regnet_deploy.images.preprocessing import normalize
+from regnet_deploy.load_testing.payloads import as_files
+from regnet_deploy.runtimes.golden_set import load_golden
 from regnet_deploy.serving.in_process import RunningServer
 from regnet_deploy.serving.limits import Limits
 from regnet_deploy.serving.model_version import ServeOptions
@@ -207,3 +212,26 @@ def test_grpc_needs_its_extra(exported_bundle: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("regnet_deploy.serving.server.require", require)
     with pytest.raises(MissingExtra, match=module):
         RunningServer(exported_bundle, settings(grpc_port=0))
+
+
+@pytest.mark.parametrize(
+    ("variant", "datatype", "shape"),
+    [("onnx-fp32", "FP32", [1, 24, 24]), ("onnx-fp32-uint8", "UINT8", [24, 24, 1])],
+)
+def test_a_gray_network_takes_images_and_tensors(gray_bundle: Path, variant: str, datatype: str, shape: list[int]):
+    bundle = open_bundle(gray_bundle)
+    golden, preprocessing = load_golden(bundle), bundle.preprocessing
+    with RunningServer(gray_bundle, settings(model=ServeOptions(variant=variant))) as server:
+        expected = {"name": "images", "datatype": datatype, "shape": [-1, *shape]}
+        assert get(server, "/v2/models/tiny")["inputs"] == [expected]
+
+        def post(path: str, body: bytes) -> Any:
+            with urllib.request.urlopen(urllib.request.Request(server.url + path, body), timeout=20) as answer:
+                return json.loads(answer.read())
+
+        images = golden.images[:2] if datatype == "UINT8" else normalize(golden.images[:2], preprocessing)
+        tensor = {**expected, "shape": [2, *shape], "data": images.ravel().tolist()}
+        (output,) = post("/v2/models/tiny/infer", json.dumps({"inputs": [tensor]}).encode())["outputs"]
+        np.testing.assert_allclose(np.reshape(output["data"], (2, -1)), golden.logits[:2], atol=1e-4)
+        for file, logits in zip(as_files(golden.images[:2], preprocessing), golden.logits, strict=False):
+            assert post("/classify?k=1", file)["predictions"][0]["index"] == logits.argmax()

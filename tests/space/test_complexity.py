@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -106,3 +108,17 @@ def test_a_population_of_plain_blocks_counts_like_its_networks_one_by_one(block)
 def test_a_kind_of_block_that_there_is_not_has_no_complexity():
     with pytest.raises(UsageError, match="block must be one of bottleneck, v, vr, got r"):
         complexity([1], [8], [8], 1, NetworkConfig(resolution=32, block="r"))
+
+
+def test_a_stem_of_one_channel_has_a_third_of_the_weights():
+    rgb = PUBLISHED[0].network
+    gray = replace(rgb, input_channels=1)
+    more, fewer = (network_complexity(network, 32, 10) for network in (rgb, gray))
+    saved = 2 * 9 * rgb.stem_width
+    side = stage_resolutions(32, rgb.stem_stride, 0)[0]
+    assert fewer.total == (
+        more.total.macs - saved * side**2,
+        more.total.parameters - saved,
+        more.total.activations,
+    )
+    assert (fewer.stages, fewer.head) == (more.stages, more.head)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -99,3 +101,13 @@ def test_what_cannot_be_built_names_the_values(changes: dict[str, object], said:
     with pytest.raises(UsageError, match=said) as error:
         Network(**values)
     assert "Network(" not in str(error.value)
+
+
+def test_a_network_takes_images_of_one_or_three_channels():
+    gray = Network((1,), (16,), (8,), (1.0,), input_channels=1)
+    assert Network.from_json(gray.to_json()) == gray
+    rgb = replace(gray, input_channels=3)
+    assert "input_channels" not in rgb.to_json()  # as in data of earlier versions
+    assert Network.from_json(rgb.to_json()) == rgb
+    with pytest.raises(UsageError, match=r"input channels must be 1 \(gray\) or 3 \(RGB\), got 4"):
+        replace(gray, input_channels=4)

@@ -37,3 +37,10 @@ def test_one_class_is_refused(data: Path, tmp_path: Path) -> None:
     assert len(list_folder(only, None).train) > 1
     with pytest.raises(DataError, match=r"one class folder, images: .*did you mean --data .*/images\?"):
         list_folder(tmp_path / "one", None)
+
+
+def test_images_of_gray_candidates_are_gray(data: Path, recipe: Recipe, tmp_path: Path) -> None:
+    dataset = check_folder(list_folder(data, None), None, 0, tmp_path / "a.sweep", NoProgress())
+    images = load_images(dataset, recipe, 16, NoProgress(), channels=1)
+    assert images.preprocessing.colours == "L"
+    assert images.training[0, 0].pixels.shape == images.validation[0].pixels.shape == (16, 16, 1)

@@ -90,3 +90,9 @@ def test_what_was_tuned_on_this_machine_is_taken(exported_bundle):
     assert subject.tuned is not None
     assert subject.tuned.settings.batch == 4
     assert choose_packaged_variant(bundle, "onnx-fp32", gpu=False).tuned is None
+
+
+def test_a_gray_network_takes_one_channel(gray_bundle):
+    bundle = open_bundle(gray_bundle)
+    assert choose_packaged_variant(bundle, "onnx-fp32", gpu=False).image == (1, 24, 24)
+    assert choose_packaged_variant(bundle, "onnx-fp32-uint8", gpu=False).image == (24, 24, 1)

@@ -84,3 +84,13 @@ def test_without_augmentation_a_square_image_is_shown_whole(preprocessing: Prepr
     side = preprocessing.crop
     assert (view == np.asarray(GRADIENT.resize((side, side), Image.Resampling.BILINEAR))).all()
     assert (shift == 0).all()
+
+
+def test_a_gray_image_has_one_channel_and_no_color_shift(preprocessing: Preprocessing) -> None:
+    gray = preprocessing.replace(colours="L", mean=(0.5,), std=(0.25,))
+    pixels, shift = augment(GRADIENT.convert("L"), (2, 7), Recipe(lighting=5.0), gray)
+    assert pixels.shape == (gray.crop, gray.crop, 1)
+    assert shift.tolist() == [0.0]
+    colored = augment(GRADIENT, (2, 7), Recipe(lighting=5.0), preprocessing)[0]
+    seen = np.asarray(Image.fromarray(colored).convert("L")).astype(int)
+    assert np.abs(seen - pixels[:, :, 0]).max() <= 2  # the same view

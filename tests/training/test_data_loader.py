@@ -17,7 +17,7 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.dataset import ImageDataset, LabelledImage
 from regnet_deploy.images.image_source import FolderSource
-from regnet_deploy.images.preprocessing import load_pixels
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.training import data_loader
 from regnet_deploy.training.data_loader import (
     Batch,
@@ -201,3 +201,19 @@ def test_labels_go_with_their_images(folder: ImageDataset, views: TrainingDatase
         mean = batch.pixels.numpy().astype(np.float32).mean((1, 2))
         strongest = mean.argmax(1)  # red 0, green 1, blue 2; the classes are blue, green, red
         assert (2 - strongest == batch.labels.numpy()).all()
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_gray_images_are_loaded_with_one_channel(
+    folder: ImageDataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, in_memory: bool
+) -> None:
+    if not in_memory:
+        monkeypatch.setattr(data_loader, "MEMORY_BYTES", 1000)
+    gray = default_preprocessing(16, 1)
+    training = training_dataset(folder.source, folder.train, recipe, gray)
+    assert (training.subset.cached is not None) == in_memory
+    for batch in loaded(training, recipe):
+        assert batch.pixels.shape[1:] == (16, 16, 1)
+        assert batch.shifts.shape[1:] == (1,)
+    validation = evaluation_dataset(folder.source, folder.val, gray)
+    assert {validation[number].pixels.shape for number in range(len(validation))} == {(16, 16, 1)}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from PIL import Image
 from safetensors.numpy import load as load_arrays
 
 from regnet_deploy.bundle import Bundle, Manifest, create_bundle, find_damage, open_bundle, update_bundle
-from regnet_deploy.bundle.manifest import Golden, Preprocessing
+from regnet_deploy.bundle.manifest import Architecture, Golden, Preprocessing
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
 from regnet_deploy.images.listing import list_images
-from regnet_deploy.images.preprocessing import load_pixels, normalize
+from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels, normalize
 from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
+from regnet_deploy.space.network import Network
 from regnet_deploy.training import run as training_run
 from regnet_deploy.training import train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
@@ -591,3 +593,31 @@ def test_progress_runs_over_the_whole_run(
     assert steps[-1][0] == "epoch 3/3"
     assert {what for what, _, _, _ in recorded_progress.updates} >= {"checking images", "loading images"}
     assert len([line for line in recorded_progress.messages if line.startswith("epoch ")]) == 3
+
+
+def test_a_gray_network_is_trained_on_gray_images(
+    tmp_path: Path, network: Network, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
+) -> None:
+    gray = replace(network, input_channels=1)
+    parts = {
+        "architecture": Architecture.of(gray, name="gray", classes=3, resolution=16),
+        "preprocessing": default_preprocessing(16, 1).to_json(),
+    }
+    bundle = create_bundle(tmp_path / "gray", parts)
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert load_arrays(trained.read("samples.safetensors"))["images"].shape == (30, 16, 16, 1)
+    assert weights_from_bytes(trained.read(FILE))["stem.conv.weight"].shape == (8, 1, 3, 3)
+    assert trained.training.recipe["lighting"] == 0  # there are no colors to shift
+    assert recipe.lighting > 0
+
+
+def test_a_color_shift_of_gray_images_is_refused(
+    tmp_path: Path, network: Network, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    parts = {
+        "architecture": Architecture.of(replace(network, input_channels=1), name="gray", classes=3, resolution=16),
+        "preprocessing": default_preprocessing(16, 1).to_json(),
+    }
+    bundle = create_bundle(tmp_path / "gray", parts)
+    with pytest.raises(UsageError, match=r"--lighting 0.2 shifts colors, and the network takes gray images: omit it"):
+        train.train(bundle.path, data, {"lighting": 0.2}, options, recorded_progress)
