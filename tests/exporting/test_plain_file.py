@@ -92,7 +92,7 @@ def test_onnx_has_every_byte_of_the_variant_and_says_what_it_is(exported, folder
     assert inside["variant"] == "onnx-fp32"
     assert inside["bundle_sha256"] == exported.digest
     assert json.loads(inside["labels"]) == list(exported.labels)
-    assert json.loads(inside["preprocessing"]) == exported.preprocessing.to_json()
+    assert json.loads(inside["preprocessing"]) == {**exported.preprocessing.to_json(), "antialias": True}
     assert json.loads(inside["proof"]) == exported.parts["variants"]["onnx-fp32"]["proof"]
     beside = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     assert beside["files"] == {"model.onnx": hashlib.sha256(data).hexdigest()}
