@@ -56,8 +56,8 @@ class SweepOptions:
         executor: what runs the trials.
         threads: CPU threads of a trial; None means all cores.
         retry: whether trials that diverged or failed are trained again.
-        test_split: fraction of each class that is held out to test on; None means none. A sweep does not read these
-            images: they stay unseen.
+        test_split: fraction of each class that is held out to test on; None means none. These images are checked
+            like all others, and no network is trained or evaluated on them.
     """
 
     data: Path

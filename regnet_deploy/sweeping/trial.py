@@ -74,11 +74,11 @@ def run_trial(
     except (UsageError, LoaderDied, RuntimeError) as error:
         state, message = FAILED, " ".join(f"{type(error).__name__}: {error}".split())[:500]
     history = run.state.history if run else []
-    best = history[run.state.best_epoch - 1] if run and run.state.best_epoch else None
+    best = run.state.best if run else None
     outcome = TrialOutcome(
         state=state,
         error=round(100 * (1 - best.val_top1), 6) if best and state == DONE else None,
-        best_epoch=int(best.epoch) if best else 0,
+        best_epoch=best.epoch if best else 0,
         history=[epoch.to_json() for epoch in history],
         seconds=time.perf_counter() - start,
         images_per_s=sum(each.images_per_s for each in history) / len(history) if history else 0.0,

@@ -19,6 +19,7 @@ from regnet_deploy.sweeping import trial as module
 from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.sweeping.trial import run_trial
 from regnet_deploy.training import data_loader as training_data
+from regnet_deploy.training import run as training_run
 from regnet_deploy.training.recipe import Recipe
 
 Results = Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]
@@ -61,6 +62,15 @@ def test_the_error_is_that_of_the_best_epoch_in_percent(
     assert outcome.images_per_s > 0
     assert outcome.machine["threads"] == 1
     assert outcome.machine["torch"] == torch.__version__
+
+
+def test_the_error_is_that_of_the_average_where_that_is_the_best(
+    trials: list[Trial], images: SweepImages, recipe: Recipe, execution: Execution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores, evaluate = iter([0.1, 0.2, 0.3, 0.9]), training_run.evaluate
+    monkeypatch.setattr(training_run, "evaluate", lambda *each: replace(evaluate(*each), top1=next(scores)))
+    outcome = run_trial(trials[0], images, replace(recipe, ema_decay=0.5), execution)
+    assert (outcome.best_epoch, outcome.error) == (2, 10)
 
 
 def test_the_callback_receives_the_completed_fraction_and_the_rate(
