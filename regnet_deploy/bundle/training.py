@@ -212,6 +212,15 @@ class LearningRateProbe(Record, frozen=True, kw_only=True):
     trials: tuple[RateTrial, ...]
     seconds: float
 
+    def __str__(self) -> str:
+        """Return it in words."""
+        losses = ", ".join(
+            f"{trial.lr:g}: {'diverged' if trial.val_loss is None else f'{trial.val_loss:.3f}'}"
+            for trial in self.trials
+        )
+        steps = f"{self.steps:,} step{'s' if self.steps > 1 else ''}"
+        return f"{self.lr:g} for 128 images: val losses after {steps} are {losses}"
+
 
 class Lineage(Record, frozen=True, kw_only=True):
     """What the training started from.

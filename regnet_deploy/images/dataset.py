@@ -66,6 +66,11 @@ class ImageDataset:
     test_digest: str = ""
 
     @property
+    def holds_val_out(self) -> bool:
+        """Whether the validation images were held out of the training images."""
+        return "held out" in self.split
+
+    @property
     def holds_test_out(self) -> bool:
         """Whether the images to test on were held out of the training images; False also if there are none."""
         return "held out" in self.test_split

@@ -34,6 +34,7 @@ def training_section(card: ModelCard) -> Section:
         ("data", f"{data.train_images:,} training images of {data.classes:,} classes; {data.split}"),
         *_class_sizes(card),
         *_linear_probe(training),
+        *_learning_rate(training),
         *(("finding", finding) for finding in data.findings),
         ("left out", f"files and folders that are no images for training: {len(data.rejected):,}"),
         ("digest of the data", data.digest),
@@ -81,6 +82,12 @@ def _linear_probe(training: Training) -> Iterator[tuple[str, str]]:
     if probe:
         how = "the network before fine-tuning" if probe.l2 is None else f"fitted to {probe.train_images:,} images"
         yield "linear probe", f"{probe.val_top1 * 100:.2f} % of {probe.val_images:,} validation images; {how}"
+
+
+def _learning_rate(training: Training) -> Iterator[tuple[str, str]]:
+    """Yield the rate that trials have chosen, which may be another than that of the recipe."""
+    if training.lr_probe:
+        yield "learning rate", str(training.lr_probe)
 
 
 def _baseline(card: ModelCard) -> Iterator[tuple[str, str]]:

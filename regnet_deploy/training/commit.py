@@ -26,7 +26,7 @@ from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, S
 from regnet_deploy.training.earlier_weights import is_worth_keeping, keep_earlier
 from regnet_deploy.training.execution import device_name
 from regnet_deploy.training.final_test import FinalTest, unseen_images
-from regnet_deploy.training.run_identity import RunIdentity, seen_before
+from regnet_deploy.training.run_identity import RunIdentity, seen_before, validated_before
 
 SAMPLE_COUNT = 32
 
@@ -97,7 +97,7 @@ def describe_run(
         in_memory=in_memory,
         train_by_class=dataset.counts(dataset.train),
         val_by_class=dataset.counts(dataset.val),
-        findings=dataset.findings,
+        findings=(*dataset.findings, *validated_before(identity)),
         test=unseen_images(dataset, seen_before(identity)),
     )
     return RunDescription(

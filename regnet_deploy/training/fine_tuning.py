@@ -88,7 +88,7 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     epochs = named.get("epochs", max(_FEWEST_EPOCHS, (warmup or 0) + 1, round(wanted / of_epoch)))
     steps = epochs * of_epoch
     small = batch < SMALLEST_NORM_BATCH or images <= _FEW_IMAGES
-    frozen = small and not named.get("precise_bn_images")
+    frozen = named.get("frozen_bn", small and "precise_bn_images" not in named)
     defaults: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch,

@@ -161,10 +161,10 @@ class Recipe:
         """Return one line if the requested batch is larger than the number of training images, else None."""
         if self.batch_size is None or self.batch_size <= images:
             return None
-        rate = self.lr * images / LR_BATCH
+        rate = "" if self.lr_probe else f", {self.lr * images / LR_BATCH:.4g}"
         return (
             f"--batch-size {self.batch_size} is more than the {images} training images: a step has {images}, and its "
-            f"learning rate is that of {images} images, {rate:.4g}"
+            f"learning rate is that of {images} images{rate}"
         )
 
     @property

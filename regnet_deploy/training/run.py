@@ -165,8 +165,12 @@ def nothing_left(what: str, run: TrainingRun) -> DataError:
 
 def diverged(run: TrainingRun) -> DivergenceError:
     """Return the error that the loss is not finite."""
-    where = f"epoch {run.state.epoch + 1} step {run.state.step}"
+    state = run.state
+    where, tried = f"at epoch {state.epoch + 1} step {state.step}", run.trainer.recipe.lr
+    if state.lr_probe:
+        tried = state.lr_probe.lr
+    elif state.rate_trials:
+        where, tried = "in any trial of a learning rate", min(trial.lr for trial in state.rate_trials)
     return DivergenceError(
-        f"the loss is not finite at {where}: training diverged, the bundle is unchanged; "
-        f"give a lower --lr than {run.trainer.recipe.lr:g}"
+        f"the loss is not finite {where}: training diverged, the bundle is unchanged; give a lower --lr than {tried:g}"
     )

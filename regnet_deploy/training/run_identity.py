@@ -113,6 +113,23 @@ def seen_before(identity: RunIdentity) -> tuple[str, ...]:
     return tuple(remarks)
 
 
+def validated_before(identity: RunIdentity) -> tuple[str, ...]:
+    """Return why earlier weights may have seen the images to validate with, a sentence or none.
+
+    Those that are held out are others if images were added, or with another seed or share.
+    """
+    dataset, before = identity.dataset, identity.bundle.manifest.training
+    folder = dataset.source.root.resolve().name
+    if not (identity.recipe.fine_tune and before and before.data.folder == folder and dataset.holds_val_out):
+        return ()
+    if before.data.digest == dataset.digest:
+        return ()
+    return (
+        f"the weights that this run starts from may have been trained on some of the images of {folder} that are held "
+        "out for validation now, and then the accuracy on these is too high: images in a folder val/ stay apart",
+    )
+
+
 def _test_digest(tried: dict[str, Any]) -> str | None:
     """Return the sha256 of the images to test on of ``select --try``."""
     return (tried.get("test") or {}).get("digest")
@@ -163,7 +180,8 @@ def identity_differences(
             continue
         before = checkpoint.identity.get(group, {})
         for name in sorted({*values, *before}):
-            was, now = before.get(name), values.get(name)
+            usual = getattr(Recipe, name, None) if group == "recipe" else None  # JSON data leaves some defaults out
+            was, now = before.get(name, usual), values.get(name, usual)
             if was != now:
                 differences.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
     return differences + request.contradictions(checkpoint.autotune)

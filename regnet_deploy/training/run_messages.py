@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from regnet_deploy.bundle.training import BestEpoch, Epoch, LearningRateProbe, LinearProbe
 from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.fine_tuning import is_transfer
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
-from regnet_deploy.training.run_identity import RunIdentity, seen_before
+from regnet_deploy.training.run_identity import RunIdentity, seen_before, validated_before
 
 
 def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
     """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
     dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
-    for line in (*dataset_lines(dataset), *seen_before(identity)):
+    for line in (*dataset_lines(dataset), *validated_before(identity), *seen_before(identity)):
         progress.message(line)
     _describe_weights(identity, progress)
     if classes_before != len(dataset.classes):
@@ -26,10 +28,10 @@ def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) ->
             "these were made with the earlier weights, and are removed at the end of the training: "
             f"{', '.join(removed)}"
         )
-    oversized = recipe.oversized_batch(len(dataset.train))
+    fitted = identity.recipe
+    oversized = replace(fitted, batch_size=recipe.batch_size).oversized_batch(len(dataset.train))
     if oversized:
         progress.message(oversized)
-    fitted = identity.recipe
     small = not fitted.probe and recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
     warmup = f"{fitted.warmup_epochs} for warm-up"
     if fitted.warmup_steps is not None:
@@ -51,7 +53,9 @@ def _describe_weights(identity: RunIdentity, progress: Progress) -> None:
     if not is_transfer(bundle, classes):
         return
     origin = bundle.manifest.imported
-    weights = f"weights imported from {origin.file}" if origin else "weights of the bundle"
+    weights = "weights of the bundle"
+    if origin:
+        weights = f"weights {'fine-tuned from' if bundle.manifest.training else 'imported from'} {origin.file}"
     if not identity.recipe.fine_tune:
         progress.message(f"training from scratch: the {weights} are not used")
     elif identity.has_head:
@@ -78,13 +82,7 @@ def probe_line(probe: LinearProbe | None) -> str:
 
 def lr_probe_line(probe: LearningRateProbe) -> str:
     """Return one line on the trials of the learning rate."""
-    losses = ", ".join(
-        f"{trial.lr:g}: {'diverged' if trial.val_loss is None else f'{trial.val_loss:.3f}'}" for trial in probe.trials
-    )
-    return (
-        f"learning rate {probe.lr:g} for 128 images: val losses after {probe.steps:,} steps are {losses} "
-        f"({probe.seconds:.1f} s)"
-    )
+    return f"learning rate {probe} ({probe.seconds:.1f} s)"
 
 
 def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:

@@ -2,13 +2,18 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.training import Autotune, Epoch, Execution, TrainingData
 from regnet_deploy.errors import DataError
+from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.training import checkpoint
 from regnet_deploy.training.checkpoint import (
     FILE,
@@ -21,6 +26,7 @@ from regnet_deploy.training.checkpoint import (
 )
 from regnet_deploy.training.data_loader import TrainingDataset, batches_from, load
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.train import TrainOptions, train
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
 AUTOTUNE = Autotune(execution=Execution("cpu"), step_ms={}, reason="as asked", threads=1)
@@ -198,3 +204,37 @@ def test_it_is_safetensors_and_json_and_nothing_that_runs(tmp_path: Path, traine
     state = json.loads(header.pop("__metadata__")["state"])
     assert set(state) == {"schema", "sha256", "torch", "identity", "run", "choice", "progress"}
     assert {name.split(".")[0] for name in header} == {"model", "momentum", "best", "samples"}
+
+
+def test_a_run_that_an_earlier_version_began_ends_with_the_same_bytes(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, done, options = Trainer.step, [0], replace(options, checkpoint_s=0)
+    recipe = Recipe(epochs=3, batch_size=8, crop_area=0.5)  # 3 steps an epoch
+
+    def stopping(self: Trainer, *arguments: object) -> object:
+        done[0] += 1
+        if done[0] > 5:
+            raise ZeroDivisionError
+        return step(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", stopping)
+        with pytest.raises(ZeroDivisionError):
+            train(bundle.path, data, recipe, options, recorded_progress)
+    path = bundle.path.with_name("bundle.training") / FILE
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
+        state = json.loads(file.metadata()["state"])
+    state["schema"] = 3
+    del state["identity"]["data"]["test images"]
+    for part, names in {
+        "progress": ("best_averaged", "rate_trials", "trial_seconds", "lr_probe"),
+        "run": ("root", "val_split", "test_split"),
+    }.items():
+        state[part] = {name: value for name, value in state[part].items() if name not in names}
+    save_file(tensors, path, metadata={"state": json.dumps(state)})
+    resumed = train(bundle.path, data, recipe, options, recorded_progress)
+    assert "resuming at epoch 2 step 2" in recorded_progress.text
+    other = replace(options, run_dir=bundle.path.with_name("other"), restart=True)
+    assert train(bundle.path, data, recipe, other, recorded_progress).files[WEIGHTS] == resumed.files[WEIGHTS]

@@ -264,6 +264,82 @@ def test_what_is_given_wins() -> None:
     assert fine_tuning_recipe({"warmup_epochs": 0}, 100).warmup_steps == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "images", "wanted"),
+    [
+        ({"frozen_bn": True}, 5000, (True, 0)),
+        ({"frozen_bn": False}, 100, (False, 8192)),
+        ({"precise_bn_images": 0}, 100, (False, 0)),  # the running averages
+        ({"precise_bn_images": 0, "frozen_bn": True}, 5000, (True, 0)),
+    ],
+)
+def test_batch_norm_is_as_it_is_given(given: dict, images: int, wanted: tuple[bool, int]) -> None:
+    recipe = fine_tuning_recipe(given, images)
+    assert (recipe.frozen_bn, recipe.precise_bn_images) == wanted
+
+
+def test_a_batch_that_is_too_large_is_said_with_the_rate_of_fine_tuning(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    given = {"epochs": 1, "batch_size": 64, "lr": 0.128}
+    train.train(imported.path, data, given, options, recorded_progress)
+    assert "a step has 30, and its learning rate is that of 30 images, 0.03" in recorded_progress.text
+    train.train(imported.path, data, {"epochs": 1, "batch_size": 64}, options, recorded_progress)
+    assert "its learning rate is that of 30 images\n" in f"{recorded_progress.text}\n"  # trials decide which
+
+
+def test_weights_that_were_fine_tuned_are_not_called_imported(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    train.train(imported.path, data, {**SHORT, "epochs": 1}, options, recorded_progress)
+    assert "fine-tuned from net.pth" not in recorded_progress.text
+    train.train(imported.path, data, SHORT, options, recorded_progress)
+    assert "fine-tuning the weights fine-tuned from net.pth; --from-scratch" in recorded_progress.text
+
+
+def test_validation_images_that_the_weights_may_know_are_said(
+    imported: Bundle, tmp_path: Path, put_images, options: TrainOptions, recorded_progress
+) -> None:
+    flat, seen = tmp_path / "flat", "may have been trained on some of the images of flat that are held out"
+    put_images(flat, 10)
+    train.train(imported.path, flat, {**SHORT, "epochs": 1}, options, recorded_progress)
+    train.train(imported.path, flat, {**SHORT, "epochs": 2}, options, recorded_progress)  # the same are held out
+    assert seen not in recorded_progress.text
+    tuned = train.train(imported.path, flat, {**SHORT, "seed": 1}, options, recorded_progress)
+    assert seen in recorded_progress.text
+    assert seen in tuned.training.data.findings[-1]
+    again = {**SHORT, "seed": 2, "fine_tune": False}
+    assert not train.train(imported.path, flat, again, options, recorded_progress).training.data.findings
+
+
+def test_a_rate_that_diverges_is_the_one_to_lower(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step, done = Trainer.step, [0]
+
+    def diverging(self: Trainer, batch: object, rate: float) -> object:
+        loss, right = step(self, batch, rate)
+        done[0] += 1
+        return loss * (float("nan") if done[0] > 3 else 1), right  # one step a trial, of which the highest rate is best
+
+    monkeypatch.setattr(Trainer, "step", diverging)
+    monkeypatch.setattr("regnet_deploy.training.rate_probe.best_rate", lambda trials, *_: trials[2].lr)
+    with pytest.raises(
+        UsageError, match=r"at epoch 1 step 1: .* give a lower --lr than 0\.08; the linear probe is kept"
+    ):
+        train.train(imported.path, data, SHORT, options, recorded_progress)
+
+
+def test_the_card_has_the_rate_that_trials_chose(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
+    shown = dict(next(section for section in card_sections(model_card(tuned)) if section.title == "Training").facts)
+    probe = tuned.training.lr_probe
+    losses = ", ".join(f"{trial.lr:g}: {trial.val_loss:.3f}" for trial in probe.trials)
+    assert shown["learning rate"] == f"{probe.lr:g} for 128 images: val losses after 1 step are {losses}"
+
+
 def test_a_recipe_of_scratch_has_the_json_of_earlier_versions() -> None:
     assert not {"body_lr", "frozen_bn", "probe"} & set(Recipe().to_json())
     assert {"warmup_steps", "probe", "lr_probe", "ema_decay", "patience"} <= set(fine_tuning_recipe({}, 100).to_json())

@@ -308,6 +308,9 @@ def test_another_recipe_or_other_data_do_not_touch_an_unfinished_run(
         UsageError, match=r"is at epoch 2 step 1 and differs in epochs 5 \(was 3\), lr 0\.2 \(was 0\.1\)"
     ):
         train.train(bundle.path, data, faster, options, recorded_progress)
+    averaged = dataclasses.replace(recipe, ema_decay=0.5)  # a value that JSON data of recipes lacks by default
+    with pytest.raises(UsageError, match=r"differs in ema_decay 0\.5 \(was 0\.0\)"):
+        train.train(bundle.path, data, averaged, options, recorded_progress)
     other = dataclasses.replace(options, execution=ExecutionRequest("cpu", "fp32", "on", "off"))
     with pytest.raises(UsageError, match=r"--channels-last on \(was off\): .*--restart"):
         train.train(bundle.path, data, recipe, other, recorded_progress)
