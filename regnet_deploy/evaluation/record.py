@@ -47,7 +47,7 @@ def evaluation_record(result: EvaluationResult) -> EvaluationRecord:
 
 
 def seen_in_training(bundle: Bundle, data: str, split: str) -> str | None:
-    """Return a sentence if evaluated images are of the folder that the network was trained with, and no test images.
+    """Return a sentence if a choice saw evaluated images of the folder that the network was trained with.
 
     Args:
         bundle: the network.
@@ -55,8 +55,10 @@ def seen_in_training(bundle: Bundle, data: str, split: str) -> str | None:
         split: folder in it that has them; "" is the folder itself.
     """
     training = bundle.manifest.training
-    if training is None or data != training.data.folder or split_of(split) == "test":
+    if training is None or data != training.data.folder:
         return None
+    if split_of(split) == "test":
+        return "; ".join(training.data.test.remarks) or None if training.data.test else None
     if split_of(split) == "val":
         return "the best epoch was chosen on the validation images, so accuracy on new images is slightly lower"
     return "the network was trained on these images or some of them, so accuracy on new images is lower"

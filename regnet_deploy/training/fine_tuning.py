@@ -47,8 +47,7 @@ def starting_recipe(given: Recipe | Mapping[str, Any], bundle: Bundle, classes: 
     """Return the recipe of a run, not fitted yet.
 
     The weights of the bundle are fine-tuned if they are imported, if they are of other classes than the images, or if
-    they were fine-tuned before, unless ``given`` says otherwise by ``fine_tune``. With weights of the same classes,
-    which this program trained from random ones, ``fine_tune`` alone continues with the defaults for random weights.
+    they were fine-tuned before. ``fine_tune`` in ``given`` decides otherwise.
 
     Args:
         given: a complete recipe, which is returned as it is; or the values that are not to be the defaults.
@@ -58,11 +57,10 @@ def starting_recipe(given: Recipe | Mapping[str, Any], bundle: Bundle, classes: 
     """
     if isinstance(given, Recipe):
         return given
-    transfer = is_transfer(bundle, classes)
     wanted = given.get("fine_tune")
-    if not transfer or wanted is False:
-        return recipe_of({name: value for name, value in given.items() if value is not None})
-    return fine_tuning_recipe(given, images)
+    if wanted or (wanted is None and is_transfer(bundle, classes)):
+        return fine_tuning_recipe(given, images)
+    return recipe_of({name: value for name, value in given.items() if value is not None})
 
 
 def is_transfer(bundle: Bundle, classes: tuple[str, ...]) -> bool:

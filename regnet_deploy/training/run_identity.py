@@ -100,11 +100,13 @@ def seen_before(identity: RunIdentity) -> tuple[str, ...]:
     before, tried = manifest.training, manifest.selection.tried if manifest.selection else None
     if identity.recipe.fine_tune and before and before.data.folder == folder:
         held_out = before.data.test.digest if before.data.test else None
-        if held_out != dataset.test_digest:
-            remarks.append(
-                f"the weights that this run starts from were trained on images of {folder} when the test images were "
-                "not held out, so the accuracy on them is too high: --from-scratch starts from random weights"
-            )
+        remark = (
+            f"the weights that this run starts from were trained on images of {folder} when the test images were not "
+            "held out, so the accuracy on them is too high: --from-scratch starts from random weights"
+        )
+        # Those weights may have been fine-tuned from others for which it was so.
+        if held_out != dataset.test_digest or (before.data.test and remark in before.data.test.remarks):
+            remarks.append(remark)
     if tried and Path(tried["data"]).resolve().name == folder and _test_digest(tried) != dataset.test_digest:
         remarks.append(
             f"the network was selected by training candidates on images of {folder} when the test images were not held "
@@ -122,12 +124,11 @@ def validated_before(identity: RunIdentity) -> tuple[str, ...]:
     folder = dataset.source.root.resolve().name
     if not (identity.recipe.fine_tune and before and before.data.folder == folder and dataset.holds_val_out):
         return ()
-    if before.data.digest == dataset.digest:
-        return ()
-    return (
+    remark = (
         f"the weights that this run starts from may have been trained on some of the images of {folder} that are held "
-        "out for validation now, and then the accuracy on these is too high: images in a folder val/ stay apart",
+        "out for validation now, and then the accuracy on these is too high: images in a folder val/ stay apart"
     )
+    return () if before.data.digest == dataset.digest and remark not in before.data.findings else (remark,)
 
 
 def _test_digest(tried: dict[str, Any]) -> str | None:

@@ -48,9 +48,9 @@ def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) ->
 
 
 def _describe_weights(identity: RunIdentity, progress: Progress) -> None:
-    """Say whether the bundle's weights are fine-tuned, where that is not what every run did."""
+    """Say whether the bundle's weights are fine-tuned, where it has weights to be."""
     bundle, classes = identity.bundle, identity.dataset.classes
-    if not is_transfer(bundle, classes):
+    if not (identity.recipe.fine_tune or is_transfer(bundle, classes)):
         return
     origin = bundle.manifest.imported
     weights = "weights of the bundle"

@@ -7,8 +7,9 @@ import pytest
 from regnet_deploy.evaluation.record import seen_in_training
 
 
-def trained_with(folder: str | None):
-    training = None if folder is None else SimpleNamespace(data=SimpleNamespace(folder=folder))
+def trained_with(folder: str | None, *remarks: str):
+    unseen = SimpleNamespace(remarks=remarks) if remarks else None
+    training = None if folder is None else SimpleNamespace(data=SimpleNamespace(folder=folder, test=unseen))
     return SimpleNamespace(manifest=SimpleNamespace(training=training))
 
 
@@ -30,3 +31,8 @@ def test_images_of_the_training_folder_are_no_test(folder: str, split: str, said
 )
 def test_of_test_images_and_of_other_folders_nothing_is_said(folder: str | None, split: str) -> None:
     assert seen_in_training(trained_with(folder), "birds", split) is None
+
+
+def test_test_images_that_an_earlier_choice_saw_are_said_again() -> None:
+    assert seen_in_training(trained_with("birds", "the weights knew them"), "birds", "test") == "the weights knew them"
+    assert seen_in_training(trained_with("birds", "the weights knew them"), "other", "test") is None

@@ -246,7 +246,11 @@ def test_weights_that_saw_the_images_are_named(
     assert remark.startswith("the weights that this run starts from were trained on images of flat when the test")
     assert remark in recorded_progress.text
     again = train.train(bundle.path, flat, tuned, held_out, recorded_progress)
-    assert again.training.data.test.remarks == ()
+    assert again.training.data.test.remarks == (remark,)  # what the first weights knew is not forgotten
+    scratch = train.train(bundle.path, flat, recipe, held_out, recorded_progress)
+    assert scratch.training.data.test.remarks == ()
+    more = train.train(bundle.path, flat, tuned, held_out, recorded_progress)
+    assert more.training.data.test.remarks == ()
 
 
 def test_a_network_that_was_selected_by_the_images_is_named(

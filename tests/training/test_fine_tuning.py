@@ -137,9 +137,12 @@ def test_trained_weights_of_the_same_classes_are_trained_anew_as_before(
     again = train.train(bundle.path, data, {**SHORT, "lr": 0.05}, options, recorded_progress)
     assert first.training.recipe == Recipe(**SHORT).fitted(30).to_json()
     assert again.training.lineage.start_sha256 is None
+    assert "fine-tuning" not in recorded_progress.text
     more = train.train(bundle.path, data, {**SHORT, "fine_tune": True}, options, recorded_progress)
-    assert more.training.recipe == Recipe(**SHORT, fine_tune=True).fitted(30).to_json()
-    assert more.training.probe is None
+    assert "fine-tuning the weights of the bundle; --from-scratch starts from random ones" in recorded_progress.text
+    assert more.training.recipe == fine_tuning_recipe(SHORT, 30).fitted(30).to_json()  # not with the rate of scratch
+    assert (more.training.probe.l2, more.training.probe.val_top1) == (None, again.training.best.val_top1)
+    assert more.training.best.val_top1 >= again.training.best.val_top1
 
 
 def test_the_same_fine_tuning_again_is_done_already_and_another_goes_on(
@@ -308,6 +311,8 @@ def test_validation_images_that_the_weights_may_know_are_said(
     tuned = train.train(imported.path, flat, {**SHORT, "seed": 1}, options, recorded_progress)
     assert seen in recorded_progress.text
     assert seen in tuned.training.data.findings[-1]
+    more = train.train(imported.path, flat, {**SHORT, "epochs": 1, "seed": 1}, options, recorded_progress)
+    assert seen in more.training.data.findings[-1]  # these weights come from the ones that may know them
     again = {**SHORT, "seed": 2, "fine_tune": False}
     assert not train.train(imported.path, flat, again, options, recorded_progress).training.data.findings
 
