@@ -17,7 +17,7 @@ from regnet_deploy.progress import NoProgress, Progress
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle import Bundle
-    from regnet_deploy.training.rates import TrainingRates
+    from regnet_deploy.training.throughput import TrainingThroughput
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class FolderCheck:
     listing: SplitListing
     checked: Mapping[str, ImageCheck]
     findings: tuple[Finding, ...]
-    rates: TrainingRates | None = None
+    rates: TrainingThroughput | None = None
 
     @property
     def serious(self) -> int:
@@ -150,9 +150,9 @@ def check_folder(data: str | Path, *, bundle: Bundle | None = None, progress: Pr
     findings = [*folder_findings(listing, checked), *copies]
     rates = None
     if bundle is not None and usable["train"]:
-        from regnet_deploy.training.rates import measure_rates
+        from regnet_deploy.training.throughput import measure_throughput
 
-        rates = measure_rates(bundle, listing, checked, progress)
+        rates = measure_throughput(bundle, listing, checked, progress)
         findings += rates.findings()
     findings.sort(key=lambda finding: not finding.serious)
     return FolderCheck(listing, checked, tuple(findings), rates)

@@ -18,7 +18,7 @@ from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
-from regnet_deploy.training import rates
+from regnet_deploy.training import throughput
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def small_bundle(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_a_bundle_adds_what_its_training_needs(data: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rates, "_SECONDS", 0.05)
+    monkeypatch.setattr(throughput, "_SECONDS", 0.05)
     check = rd.check_folder(data, bundle=small_bundle)
     assert check.rates is not None
     assert min(check.rates.loaded, check.rates.used) > 0
@@ -163,8 +163,10 @@ def test_the_check_with_a_bundle_reads_nothing_that_its_training_has_read(
     data: Path, small_bundle: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rd.train(small_bundle, data, rd.Recipe(epochs=1, batch_size=4))
-    known = rates.TrainingRates("small", 16, loaded=1.0, used=1.0, batch=2, device="CPU", workers=0, in_memory=True)
-    monkeypatch.setattr(rates, "measure_rates", lambda *_: known)  # it opens some images again
+    known = throughput.TrainingThroughput(
+        "small", 16, loaded=1.0, used=1.0, batch=2, device="CPU", workers=0, in_memory=True
+    )
+    monkeypatch.setattr(throughput, "measure_throughput", lambda *_: known)  # it opens some images again
     opened.clear()
     check = rd.check_folder(data, bundle=small_bundle)
     assert opened == []
@@ -173,10 +175,10 @@ def test_the_check_with_a_bundle_reads_nothing_that_its_training_has_read(
 
 def test_slow_loading_is_a_finding_with_the_number_of_processes() -> None:
     known = {"network": "n", "crop": 224, "batch": 128, "device": "GPU", "workers": 8, "in_memory": False}
-    (finding,) = rates.TrainingRates(loaded=100.0, used=2050.0, **known).findings()
+    (finding,) = throughput.TrainingThroughput(loaded=100.0, used=2050.0, **known).findings()
     assert finding.text == "training steps use 2,050 images/s, and 8 loading process(es) prepare 800 images/s"
     assert "`train --workers 21`" in finding.advice
-    assert rates.TrainingRates(loaded=300.0, used=2050.0, **known).findings() == []
+    assert throughput.TrainingThroughput(loaded=300.0, used=2050.0, **known).findings() == []
 
 
 def test_the_hash_is_that_of_the_library(data: Path) -> None:

@@ -31,7 +31,7 @@ _IMAGES, _CPU_BATCH = 256, 8
 
 
 @dataclass(frozen=True)
-class TrainingRates:
+class TrainingThroughput:
     """Images per second that training gets and uses.
 
     Attributes:
@@ -87,9 +87,9 @@ class TrainingRates:
         return asdict(self)
 
 
-def measure_rates(
+def measure_throughput(
     bundle: Bundle, listing: SplitListing, checked: Mapping[str, ImageCheck], progress: Progress = NoProgress()
-) -> TrainingRates:
+) -> TrainingThroughput:
     """Measure how fast one process prepares training images, and how fast training steps use images of that size.
 
     Args:
@@ -120,7 +120,7 @@ def measure_rates(
     step = Batch(pixels, torch.zeros((batch, preprocessing.channels)), torch.zeros(batch, dtype=torch.int64), [])
     used = _rate(batch, (float(trainer.step(step, 0.0)[0]) for _ in itertools.repeat(None)))
     in_memory = fits_into_memory(images, preprocessing)
-    return TrainingRates(
+    return TrainingThroughput(
         network=architecture.name,
         crop=preprocessing.crop,
         loaded=loaded,
