@@ -162,6 +162,10 @@ class UnseenAccuracy(Record, frozen=True, kw_only=True):
         return f"{self.top1:.2%} of {self.images:,} test images right (95 % interval {self.low:.2%} to {self.high:.2%})"
 
 
+#: Largest share of the validation images that a probe may recognize less if they are mirrored.
+MIRROR_LOSS = 0.05
+
+
 class LinearProbe(Record, frozen=True, kw_only=True):
     """A linear classifier of the features of the weights that a fine-tuning started from, which do not change.
 
@@ -173,6 +177,7 @@ class LinearProbe(Record, frozen=True, kw_only=True):
         l2: weight of the squared norm of its weights, for features of deviation 1; None if it was not fitted, because
             the bundle had a head of the same classes, which was evaluated instead.
         seconds: time, with that of the features.
+        mirrored_top1: share of the mirrored validation images that it classified right; None if it was not measured.
     """
 
     val_top1: float
@@ -181,6 +186,15 @@ class LinearProbe(Record, frozen=True, kw_only=True):
     train_images: int
     l2: float | None
     seconds: float
+    mirrored_top1: float | None = None
+
+    @property
+    def mirror_safe(self) -> bool:
+        """Whether mirrored images were recognized about as well: at most 5 % of the images, or one, less."""
+        if self.mirrored_top1 is None:
+            return True
+        lost = round((self.val_top1 - self.mirrored_top1) * self.val_images)
+        return lost <= max(1, MIRROR_LOSS * self.val_images)
 
 
 class RateTrial(Record, frozen=True, kw_only=True):

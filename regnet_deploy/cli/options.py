@@ -61,6 +61,7 @@ def arrival_seed_option(function: F) -> F:
 def recipe_options(*, lr: float) -> Callable[[F], F]:
     """Return the options of the recipe that commands which train share; ``lr`` is the default learning rate."""
     crop = "Smallest area of a random crop, as a fraction of the image; 1: no random crops."
+    flip = "Mirror half of the training images at random. Fine-tuning tries first whether that does harm."
     options = [
         default_option(
             "--lr", type=PositiveFloat(), default=lr, help="Learning rate for 128 images; scaled with the batch."
@@ -69,7 +70,7 @@ def recipe_options(*, lr: float) -> Callable[[F], F]:
             "--weight-decay", type=FiniteFloat(0, 1e9), default=5e-5, help="Weight decay of all parameters."
         ),
         default_option("--crop-area", type=FiniteFloat(0, 1, min_open=True), default=0.08, help=crop),
-        default_option("--flip/--no-flip", default=True, help="Mirror half of the training images at random."),
+        default_option("--flip/--no-flip", default=True, help=flip),
         default_option(
             "--lighting", type=FiniteFloat(0, 1e9), default=0.1, help="Deviation of the random color shift; 0: none."
         ),

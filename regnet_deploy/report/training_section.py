@@ -82,6 +82,9 @@ def _linear_probe(training: Training) -> Iterator[tuple[str, str]]:
     if probe:
         how = "the network before fine-tuning" if probe.l2 is None else f"fitted to {probe.train_images:,} images"
         yield "linear probe", f"{probe.val_top1 * 100:.2f} % of {probe.val_images:,} validation images; {how}"
+        if probe.mirrored_top1 is not None:
+            decided = "images were mirrored at random" if probe.mirror_safe else "no image was mirrored"
+            yield "mirrored images", f"{probe.mirrored_top1 * 100:.2f} % by the linear probe: {decided}"
 
 
 def _learning_rate(training: Training) -> Iterator[tuple[str, str]]:

@@ -95,6 +95,7 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "crop_area": CROP_AREA,
         "frozen_bn": frozen,
         "probe": True,
+        "flip_probe": "flip" not in named and named.get("probe", True),
         "lr_probe": "lr" not in named,
         "ema_decay": round(max(0.0, 1 - 1 / (AVERAGE * steps)), 6),
         "patience": max(_FEWEST_WAITED, round(PATIENCE * epochs)),

@@ -44,6 +44,7 @@ def set_initial_head(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         callbacks.probe(None)
         return
     result = validate(run, run.trainer, callbacks)
+    mirrored = validate(run, run.trainer, callbacks, mirrored=True) if run.trainer.recipe.flip_probe else None
     images, l2 = fitted
     run.state.probe = LinearProbe(
         val_top1=result.top1,
@@ -52,6 +53,7 @@ def set_initial_head(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         train_images=images,
         l2=l2,
         seconds=time.perf_counter() - begin,
+        mirrored_top1=mirrored.top1 if mirrored else None,
     )
     run.best = weights_of(run.trainer.model)
     callbacks.probe(run.state.probe)

@@ -26,6 +26,8 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
     at_start = (state.epoch, state.step) == (0, 0) and not (run.start or state.lr_probe)
     if recipe.probe and state.probe is None and at_start:
         set_initial_head(run, callbacks)
+    if recipe.flip_probe and state.probe and not state.probe.mirror_safe:
+        run.training.recipe = replace(run.training.recipe, flip=False, flip_probe=False)
     if recipe.lr_probe:
         if state.lr_probe is None:
             probe_learning_rate(run, callbacks)

@@ -25,6 +25,7 @@ _ADDED = (
     "layer_decay",
     "frozen_bn",
     "probe",
+    "flip_probe",
     "lr_probe",
     "ema_decay",
     "patience",
@@ -57,6 +58,8 @@ class Recipe:
         frozen_bn: batch norm uses the statistics of the weights that the run starts from, and does not change them.
         probe: a linear probe initializes the head, unless the bundle's weights have one for these classes; the network
             before its first epoch competes, as epoch 0, for the best.
+        flip_probe: with ``probe`` and ``flip``, no image is mirrored if the network with its first head recognizes
+            mirrored validation images clearly worse: they are other classes then, as text is, or new to its features.
         lr_probe: short trials decide whether the learning rate is ``lr``, a quarter of it, or four times as much.
         ema_decay: an exponential moving average of the weights, which keeps this share of itself at every step,
             competes with the weights after each epoch; 0: there is none.
@@ -80,6 +83,7 @@ class Recipe:
     layer_decay: float = 1.0
     frozen_bn: bool = False
     probe: bool = False
+    flip_probe: bool = False
     lr_probe: bool = False
     ema_decay: float = 0.0
     patience: int = 0
@@ -122,6 +126,8 @@ class Recipe:
             raise UsageError(f"the decay of the rate by layer must be above 0 and at most 1, got {self.layer_decay}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"the decay of the average must be 0 or more and below 1, got {self.ema_decay}")
+        if self.flip_probe and not (self.probe and self.flip):
+            raise UsageError("whether to mirror is tried with the linear probe: set probe and flip, or not flip_probe")
         if self.patience < 0:
             raise UsageError(f"the patience must be 0 or more epochs, got {self.patience}")
         if self.frozen_bn and self.precise_bn_images:

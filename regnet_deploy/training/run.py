@@ -131,8 +131,10 @@ def stop_if_asked(callbacks: TrainingCallbacks) -> None:
         raise Interrupted
 
 
-def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks) -> Evaluation:
-    """Evaluate the network of a trainer on the validation images.
+def validate(
+    run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks, mirrored: bool = False
+) -> Evaluation:
+    """Evaluate the network of a trainer on the validation images, or on their mirror images.
 
     Raises:
         DataError: none of them could be read.
@@ -140,6 +142,8 @@ def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks) -
     """
     numbers = number_batches(len(run.validation), trainer.recipe.batch)
     batches = until_stopped(load_batches(run, run.validation, numbers), callbacks)
+    if mirrored:
+        batches = (batch._replace(pixels=batch.pixels.flip(2)) for batch in batches)
     result = evaluate(trainer, batches, run.preprocessing)
     record_unreadable(run, result.unreadable)
     if not result.images:

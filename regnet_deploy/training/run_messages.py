@@ -73,11 +73,16 @@ def probe_line(probe: LinearProbe | None) -> str:
         return "no linear probe: with so many classes and features it would take too long; the head starts at random"
     right = f"{probe.val_top1:.2%} of {probe.val_images:,} validation images right"
     if probe.l2 is None:
-        return f"before fine-tuning: {right}"
-    return (
-        f"linear probe, the baseline: {right} ({probe.train_images:,} training images, L2 {probe.l2:g}, "
-        f"{probe.seconds:.1f} s)"
-    )
+        line = f"before fine-tuning: {right}"
+    else:
+        line = (
+            f"linear probe, the baseline: {right} ({probe.train_images:,} training images, L2 {probe.l2:g}, "
+            f"{probe.seconds:.1f} s)"
+        )
+    if probe.mirrored_top1 is None:
+        return line
+    decided = "images are mirrored at random" if probe.mirror_safe else "no image is mirrored, as with --no-flip"
+    return f"{line}; {probe.mirrored_top1:.2%} if mirrored: {decided}"
 
 
 def lr_probe_line(probe: LearningRateProbe) -> str:

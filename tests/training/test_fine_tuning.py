@@ -1,13 +1,17 @@
 """Fine-tuning: when it is the default, its recipe, the new head, the linear probe, and interruptions."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.bundle.manifest import WeightsOrigin
+from regnet_deploy.bundle.training import LinearProbe
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.models.weights import FILE, WeightsUpdate, replace_weights, weights_from_bytes
@@ -81,11 +85,64 @@ def test_the_body_keeps_its_weights_and_its_statistics(
     assert after["head.fc.weight"].shape == (3, 24)
 
 
+def put_sides(root: Path, count: int, seed: int) -> None:
+    """Write images whose left or right half is bright: mirrored, each is of the other class."""
+    draw = np.random.default_rng(seed)
+    for name, columns in {"left": slice(0, 8), "right": slice(8, 16)}.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = draw.normal(60, 20, (16, 16, 3))
+            pixels[:, columns] += 120
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / name / f"{i:03d}.png")
+
+
+def test_images_that_mirrored_are_of_another_class_are_not_mirrored(
+    imported: Bundle, tmp_path: Path, options: TrainOptions, recorded_progress
+) -> None:
+    put_sides(tmp_path / "sides" / "train", 12, seed=1)
+    put_sides(tmp_path / "sides" / "val", 6, seed=2)
+    copied = open_bundle(shutil.copytree(imported.path, tmp_path / "copied"))
+    tried = train.train(imported.path, tmp_path / "sides", SHORT, options, recorded_progress)
+    probe = tried.training.probe
+    assert probe.val_top1 > 0.8
+    assert probe.mirrored_top1 < 0.2
+    assert "if mirrored: no image is mirrored, as with --no-flip" in recorded_progress.text
+    told = train.train(copied.path, tmp_path / "sides", {**SHORT, "flip": False}, options)
+    assert told.training.probe.mirrored_top1 is None
+    assert [epoch.train_loss for epoch in tried.training.history] == [epoch.train_loss for epoch in told.training.history]
+    assert tried.files[FILE].sha256 == told.files[FILE].sha256
+
+
+def test_images_that_mirrored_are_of_the_same_class_are_mirrored(
+    imported: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
+    assert "if mirrored: images are mirrored at random" in recorded_progress.text
+    assert tuned.training.probe.mirror_safe
+
+
+@pytest.mark.parametrize(
+    ("right", "mirrored", "images", "safe"),
+    [(10, 9, 12, True), (10, 8, 12, False), (90, 85, 100, True), (90, 84, 100, False), (80, 90, 100, True)],
+)
+def test_one_image_or_a_twentieth_may_be_lost_by_mirroring(right: int, mirrored: int, images: int, safe: bool) -> None:
+    probe = LinearProbe(
+        val_top1=right / images,
+        val_loss=1.0,
+        val_images=images,
+        train_images=100,
+        l2=0.01,
+        seconds=1.0,
+        mirrored_top1=mirrored / images,
+    )
+    assert probe.mirror_safe is safe
+
+
 def test_the_probe_is_the_result_if_no_epoch_is_better(
     imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights_from_bytes(imported.read(FILE))
-    scores, evaluate = iter([0.75, *[0.5] * 7]), training_run.evaluate  # the probe, three trials, two epochs twice
+    scores, evaluate = iter([0.75, *[0.5] * 8]), training_run.evaluate  # probe, mirrored, three trials, two epochs twice
 
     def scripted(trainer: Trainer, *rest: object) -> object:
         return dataclasses.replace(evaluate(trainer, *rest), top1=next(scores))
@@ -264,6 +321,8 @@ def test_what_is_given_wins() -> None:
     assert {name: getattr(recipe, name) for name in given} == given
     assert not recipe.frozen_bn
     assert not recipe.lr_probe  # the rate is known
+    assert recipe.flip_probe
+    assert not fine_tuning_recipe({"flip": True}, 100).flip_probe
     assert fine_tuning_recipe({"warmup_epochs": 0}, 100).warmup_steps == 0
 
 
@@ -356,6 +415,7 @@ def test_a_recipe_of_scratch_has_the_json_of_earlier_versions() -> None:
         ({"body_lr": 2.0}, "must be 0 to 1, got 2.0"),
         ({"fine_tune": True, "frozen_bn": True}, "set precise_bn_images to 0"),
         ({"probe": True}, "set fine_tune"),
+        ({"fine_tune": True, "probe": True, "flip": False, "flip_probe": True}, "set probe and flip"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(values: dict, message: str) -> None:
