@@ -131,9 +131,7 @@ def stop_if_asked(callbacks: TrainingCallbacks) -> None:
         raise Interrupted
 
 
-def validate(
-    run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks, mirrored: bool = False
-) -> Evaluation:
+def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks, mirrored: bool = False) -> Evaluation:
     """Evaluate the network of a trainer on the validation images, or on their mirror images.
 
     Raises:

@@ -109,7 +109,9 @@ def test_images_that_mirrored_are_of_another_class_are_not_mirrored(
     assert "if mirrored: no image is mirrored, as with --no-flip" in recorded_progress.text
     told = train.train(copied.path, tmp_path / "sides", {**SHORT, "flip": False}, options)
     assert told.training.probe.mirrored_top1 is None
-    assert [epoch.train_loss for epoch in tried.training.history] == [epoch.train_loss for epoch in told.training.history]
+    assert [epoch.train_loss for epoch in tried.training.history] == [
+        epoch.train_loss for epoch in told.training.history
+    ]
     assert tried.files[FILE].sha256 == told.files[FILE].sha256
 
 
@@ -142,7 +144,10 @@ def test_the_probe_is_the_result_if_no_epoch_is_better(
     imported: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights_from_bytes(imported.read(FILE))
-    scores, evaluate = iter([0.75, *[0.5] * 8]), training_run.evaluate  # probe, mirrored, three trials, two epochs twice
+    scores, evaluate = (
+        iter([0.75, *[0.5] * 8]),
+        training_run.evaluate,
+    )  # probe, mirrored, three trials, two epochs twice
 
     def scripted(trainer: Trainer, *rest: object) -> object:
         return dataclasses.replace(evaluate(trainer, *rest), top1=next(scores))
