@@ -88,7 +88,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
 @click.option(
     "--test-split",
     type=FiniteFloat(0, 1, min_open=True, max_open=True),
-    help="Fraction that is held out for a test with `train --test-split`: of it a sweep trains and evaluates nothing.",
+    help="Fraction that is held out for a test with `train --test-split`: a sweep does not train or evaluate on it.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
