@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import math
 import os
 import re
 import warnings
@@ -280,7 +279,7 @@ def _next_place(current: Mapping[str, Any], place: list[str], remarks: list[str]
     if "model_state" in held and isinstance(current.get("ema_state"), Mapping) and current["ema_state"]:
         plain, average = current.get("test_err"), current.get("ema_err")
         key, reason = "model_state", "because their errors are not stored"
-        errors = [error for error in (plain, average) if isinstance(error, int | float) and math.isfinite(error)]
+        errors = [error for error in (plain, average) if isinstance(error, int | float) and 0 <= error <= 100]
         if len(errors) == 2:
             key = "ema_state" if errors[1] < errors[0] else "model_state"
             reason = f"whose stored error is {min(errors):g} %"

@@ -127,6 +127,64 @@ def test_an_array_that_says_it_is_larger_than_its_values_is_refused() -> None:
         read_numpy_pickle(data.replace(b"K\x03\x85", b"K\xc8\x85"))
 
 
+SIDES = b"K\x00K\x03\x86"  # the instructions of the shape (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "said"),
+    [
+        (b"K\x00\x8a\x09" + (1 << 70).to_bytes(9, "little") + b"\x86", "whose shape is no shape"),
+        (b"K\x00J\xff\xff\xff\xff\x86", "whose shape is no shape"),
+        (b"(" + b"K\x00" * 70 + b"t", "whose shape is no shape"),
+        (b"K\x00]\x86", "whose shape is no shape"),
+        (b"K\x00\x8a\x08" + (1 << 62).to_bytes(8, "little") + b"\x86", r"says it has the shape \(0, 4611686018427"),
+    ],
+    ids=["beyond 64 bits", "negative", "70 sides", "a list", "very long"],
+)
+def test_a_shape_that_no_array_has_is_refused(shape: bytes, said: str) -> None:
+    data = pickle.dumps({"w": ARRAYS["empty"]}, 2)
+    assert data.count(SIDES) == 1
+    with pytest.raises(ValueError, match=said):
+        read_numpy_pickle(data.replace(SIDES, shape))
+
+
+MEBIBYTE = b"B" + (1 << 20).to_bytes(4, "little") + bytes(1 << 20)
+NESTED = b"]" * 100_000 + b"a" * 99_999
+ARRAY_OF = b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01J\x00\x00\x04\x00\x85cnumpy\ndtype\n%b\x85R\x89h\x00tb"
+FLOAT = b"X\x02\x00\x00\x00f4"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (
+            MEBIBYTE + b"q\x000}(" + b"".join(b"K" + bytes([i]) + ARRAY_OF % FLOAT for i in range(100)) + b"u.",
+            "far more memory",
+        ),
+        (MEBIBYTE + b"q\x000](" + b"cbuiltins\ntuple\nh\x00\x85R" * 9 + b"e.", "far more memory"),
+        (MEBIBYTE + b"q\x000}K\x01" + ARRAY_OF % NESTED + b"s.", "an array without a type"),
+        (NESTED + NESTED + b"\x93.", r"do not fit together \(TypeError\)"),
+        (b"}\x8b" + (20_000).to_bytes(4, "little") + b"\x7f" * 20_000 + b"K\x01s.", "a key that is a number beyond"),
+    ],
+    ids=["arrays of the same bytes", "tuples of the same bytes", "type", "name", "key"],
+)
+def test_a_small_file_fills_neither_memory_nor_time(data: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        read_numpy_pickle(b"\x80\x04" + data)
+
+
+def test_a_dictionary_in_many_places_is_one_and_may_be_in_itself() -> None:
+    inner = {1: 2}
+    for _ in range(3):
+        inner = dict.fromkeys(range(1000), inner)  # a billion entries, if each were read
+    read = read_numpy_pickle(pickle.dumps(inner, 2))
+    assert read[0] is read[999]
+    circle: dict[str, Any] = {}
+    circle["again"] = circle
+    read = read_numpy_pickle(pickle.dumps(circle, 2))
+    assert read["again"] is read
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_a_damaged_file_is_one_kind_of_error(drawn: st.DataObject) -> None:

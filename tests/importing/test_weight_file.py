@@ -78,6 +78,7 @@ def test_tensors_are_found_in_checkpoints(saved: Save, content: object, place: t
     [
         ({"test_err": 25.0, "ema_err": 24.0}, "ema_state"),
         ({"test_err": 24.0, "ema_err": 25.0}, "model_state"),
+        ({"test_err": 10**400, "ema_err": 25.0}, "model_state"),
         ({}, "model_state"),
     ],
 )
