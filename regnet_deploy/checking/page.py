@@ -20,7 +20,8 @@ T = TypeVar("T")
 
 #: Cases of a finding that the page shows, evenly from all.
 _CASES = 24
-#: Pictures on all contact sheets together; least and most on one.
+#: Pictures on all contact sheets together; least and most on one. With more classes than have room for the least, some
+#: classes, evenly from all, have a sheet.
 _PICTURES, _FEWEST, _MOST = 2400, 4, 24
 #: With more classes the contact sheets are closed.
 _OPEN_SHEETS = 12
@@ -66,7 +67,7 @@ def check_page(check: FolderCheck, progress: Progress = NoProgress()) -> str:
         _contents(check)
         + _findings(check, pictures)
         + section_html(Section("Figures", check.summary()))
-        + _classes(check)
+        + _classes(check, sheets)
         + _contact_sheets(check, sheets, pictures)
         + _left_out(check)
     )
@@ -127,10 +128,10 @@ def _picture(name: str, pictures: Mapping[str, str]) -> str:
     return f'<img src="{pictures[name]}" alt="{escape(name, quote=True)}">'
 
 
-def _classes(check: FolderCheck) -> str:
-    """Return the table of classes, with a bar for the training images of each."""
+def _classes(check: FolderCheck, sheets: Mapping[str, object]) -> str:
+    """Return the table of classes, with a bar for the training images of each, and a link to its contact sheet."""
     counts = {split: check.counts(split) for split in check.listing.splits}
-    labels = sorted({label for own in counts.values() for label in own if label != NO_CLASS})
+    labels = [label for label in _labels(check) if label != NO_CLASS]
     largest = max(counts["train"].values(), default=0) or 1
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("class", *counts, ""))
     rows = []
@@ -141,7 +142,8 @@ def _classes(check: FolderCheck) -> str:
         )
         width = 100 * counts["train"].get(label, 0) / largest
         bar = f'<td data-name=""><span class="bar" style="width:{width:.1f}%"></span></td>'
-        rows.append(f'<tr><td data-name="class"><a href="#class-{number}">{escape(label)}</a></td>{cells}{bar}</tr>')
+        name = f'<a href="#class-{number}">{escape(label)}</a>' if label in sheets else escape(label)
+        rows.append(f'<tr><td data-name="class">{name}</td>{cells}{bar}</tr>')
     return (
         '<section id="classes"><h2>Classes, usable images</h2><div class="scroll"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div></section>"
@@ -151,16 +153,20 @@ def _classes(check: FolderCheck) -> str:
 def _sheets(check: FolderCheck) -> dict[str, list[list[str]]]:
     """Return class -> for each split, names of the images on its contact sheet, evenly from all."""
     splits = check.listing.splits
-    labels = sorted({label for classes in splits.values() for label in classes})
+    labels = _labels(check)
     room = min(_MOST, max(_FEWEST, _PICTURES // max(1, len(labels))))
     sheets = {}
-    for label in labels:
+    for label in _evenly(labels, _PICTURES // _FEWEST):
         of_splits = [
             [name for name in classes.get(label, ()) if not check.checked[name].reason] for classes in splits.values()
         ]
         total = sum(map(len, of_splits)) or 1
         sheets[label] = [_evenly(names, -(-room * len(names) // total)) for names in of_splits]
     return sheets
+
+
+def _labels(check: FolderCheck) -> list[str]:
+    return sorted({label for classes in check.listing.splits.values() for label in classes})
 
 
 def _evenly(items: Sequence[T], count: int) -> list[T]:
@@ -176,7 +182,7 @@ def _contact_sheets(
     for split in check.listing.splits:
         totals.update(check.counts(split))
     drawn = []
-    labels = sorted(label for label in sheets if label != NO_CLASS)
+    labels = [label for label in _labels(check) if label != NO_CLASS]
     numbers = {label: number for number, label in enumerate(labels)}
     for label, of_splits in sheets.items():
         names = [name for own in of_splits for name in own if name in pictures]
@@ -189,7 +195,8 @@ def _contact_sheets(
             f"<details{' open' * (len(sheets) <= _OPEN_SHEETS)}><summary>{escape(title)}</summary>"
             f'<ul class="sheet"{anchor}>{items}</ul></details>'
         )
-    return f'<section id="sheets"><h2>Contact sheets</h2>{"".join(drawn)}</section>'
+    some = "" if len(sheets) >= len(labels) else f"<p>Of {len(sheets):,} of {len(labels):,} classes.</p>"
+    return f'<section id="sheets"><h2>Contact sheets</h2>{some}{"".join(drawn)}</section>'
 
 
 def _left_out(check: FolderCheck) -> str:

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import regnet_deploy as rd
+from regnet_deploy.checking import page as page_module
 from regnet_deploy.checking.page import check_page
 
 NASTY = "<script>alert('1')<"
@@ -68,6 +69,21 @@ def test_findings_come_with_what_to_do_and_some_of_their_cases(page: str) -> Non
     assert "train/cat/broken.png<br>empty file" in page
     assert "loose.png" in page
     assert "cat: 25 of 33 images" in page
+
+
+def test_of_very_many_classes_some_have_a_contact_sheet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = np.random.default_rng(0)
+    for label in "abcdef":
+        (tmp_path / label).mkdir()
+        for i in range(9):
+            Image.fromarray(draw.integers(0, 256, (9, 9, 3), dtype=np.uint8)).save(tmp_path / label / f"{i}.png")
+    monkeypatch.setattr(page_module, "_PICTURES", 12)  # four on each of three
+    shown = check_page(rd.check_folder(tmp_path))
+    assert "Of 3 of 6 classes." in shown
+    assert shown.count("<summary>") - shown.count("cases</summary>") == 3
+    assert shown.count(": 4 of 9 images") == 3
+    links = set(re.findall('href="#(class-[0-9]+)"', shown))
+    assert links == set(re.findall('id="(class-[0-9]+)"', shown)) == {"class-0", "class-2", "class-4"}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
