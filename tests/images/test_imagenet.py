@@ -3,6 +3,7 @@
 import pytest
 
 from regnet_deploy.images.imagenet import class_names, subsets_of_test_sets
+from regnet_deploy.space.published import data_folder
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,8 @@ def test_imagenet_a_and_r_have_200_classes_of_imagenet_each():
     assert all(found < synsets for found in subsets.values())
     assert "n01498041" in subsets["ImageNet-A"]  # stingray, the first class of both programs of the authors
     assert "n01443537" in subsets["ImageNet-R"]  # goldfish
+
+
+def test_the_license_of_wordnet_goes_with_its_words() -> None:
+    text = (data_folder() / "classes" / "LICENSE-WordNet.txt").read_text(encoding="utf-8")
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in text
