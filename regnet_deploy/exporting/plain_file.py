@@ -136,7 +136,8 @@ def write_plain_file(
 
     Args:
         bundle: with exported variants.
-        path: of the file, such as ``model.onnx``; ``model.json`` and ``model.py`` are written beside it.
+        path: of the file, such as ``model.onnx``; ``model.json`` and ``model.py`` are written beside it, or
+            ``model.onnx.json`` and ``model.onnx.py`` where those are beside ``model.pt``.
         variant: the exported variant that ``onnx`` writes; None is the one that would be served.
         target: one of :data:`TARGETS`; None is the one of the suffix.
 
@@ -152,6 +153,7 @@ def write_plain_file(
     file = Path(path)
     names = (file, file.with_suffix(_WEIGHTS)) if found == "openvino" else (file,)
     contents = dict(zip(names, network.data, strict=True))
+    beside, program = _beside(file)
     golden = load_golden(bundle)
     with staged_files() as stage:
         written = [stage(name, data).read_bytes() for name, data in contents.items()]
@@ -165,9 +167,7 @@ def write_plain_file(
             **network.description,
             "proof": proof.to_json(),
         }
-        beside = file.with_suffix(_DESCRIPTION)
         stage(beside, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
-        program = file.with_suffix(_PROGRAM)
         if network.runs_elsewhere:
             pixels = session.input == "uint8"
             text = snippet(
@@ -298,14 +298,14 @@ def _description(bundle: Bundle, kind: str) -> dict[str, Any]:
         "labels": list(labels_of(bundle)),
         "input": {"name": "images", "type": kind, "shape": shape},
         "output": {"name": "logits", "type": "float32", "shape": ["n", bundle.architecture.classes]},
-        "license": origin.license if origin else None,
+        "license": origin.license_text if origin else None,
         "bundle_sha256": bundle.digest,
     }
 
 
 def _notes(bundle: Bundle) -> tuple[str, ...]:
     origin = bundle.manifest.imported
-    notes = [f"license of the weights: {origin.license}"] if origin and origin.license else []
+    notes = [f"license of the weights: {origin.license_text}"] if origin and origin.license else []
     if not bundle.is_trained:
         notes.append("the network is not trained: its logits have no meaning")
     return tuple(notes)
@@ -320,15 +320,31 @@ def _texts(description: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _beside(file: Path) -> tuple[Path, Path]:
+    """Return the names of the JSON file and of the program beside a file, such as ``model.json`` and ``model.py``.
+
+    They are ``model.pt2.json`` and ``model.pt2.py`` where the short names are those beside ``model.pt``.
+    """
+    short = file.with_suffix(_DESCRIPTION)
+    others = [name for name in _described_files(short, file) if name not in _files_of(file)]
+    if os.path.lexists(f"{file}{_DESCRIPTION}") or any((file.parent / name).exists() for name in others):
+        return Path(f"{file}{_DESCRIPTION}"), Path(f"{file}{_PROGRAM}")
+    return short, file.with_suffix(_PROGRAM)
+
+
+def _files_of(file: Path) -> tuple[str, str]:
+    return file.name, file.with_suffix(_WEIGHTS).name
+
+
 def _check_beside(file: Path, target: Target) -> None:
     """Check that what is written beside a file replaces nothing but what was written with a file of this name before.
 
     Raises:
         UsageError: another file would be replaced, or one cannot be written.
     """
-    beside, program, weights = (file.with_suffix(suffix) for suffix in (_DESCRIPTION, _PROGRAM, _WEIGHTS))
+    (beside, program), weights = _beside(file), file.with_suffix(_WEIGHTS)
     described = _described_files(beside, file)
-    others = [name for name in described if name != weights.name and name != file.name]
+    others = [name for name in described if name not in _files_of(file)]
     if any((file.parent / name).exists() for name in others):
         raise UsageError(f"{beside} describes {others[0]} and would be replaced: give another name than {file.name}")
     text = _read(program, file)

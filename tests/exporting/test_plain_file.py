@@ -292,13 +292,28 @@ def test_a_file_of_somebody_else_is_never_replaced(exported, folder, name, conte
     assert {path.name: path.read_text() for path in folder.iterdir()} == {name: content}
 
 
-def test_a_second_format_needs_a_name_of_its_own_and_the_same_name_is_written_again(exported, folder):
+def test_several_formats_of_one_name_fit_into_a_folder_and_each_is_written_again(exported, folder):
     first = write_plain_file(exported, folder / "model.onnx")
-    with pytest.raises(UsageError, match=r"model\.json describes model\.onnx and would be replaced"):
+    second = write_plain_file(exported, folder / "model.pt2")
+    assert [path.name for path in first.files] == ["model.onnx", "model.json", "model.py"]
+    assert [path.name for path in second.files] == ["model.pt2", "model.pt2.json", "model.pt2.py"]
+    for written in (first, second):
+        again = write_plain_file(exported, written.path)
+        assert again.files == written.files
+        described = json.loads(again.files[1].read_text(encoding="utf-8"))["files"]
+        assert described == {written.path.name: hashlib.sha256(written.path.read_bytes()).hexdigest()}
+        golden = load_golden(exported)
+        logits = run_program(again.files[2], golden.images[:2])["all"]
+        np.testing.assert_allclose(logits, golden.logits[:2], atol=1e-3)
+    (folder / "model.pt2.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"model\.pt2\.json exists, would be replaced with model\.pt2"):
         write_plain_file(exported, folder / "model.pt2")
-    assert write_plain_file(exported, folder / "model.onnx").files == first.files
-    (folder / "model.onnx").unlink()
-    assert write_plain_file(exported, folder / "model.pt2").files[0] == folder / "model.pt2"
+
+
+def test_what_was_beside_a_file_that_is_gone_is_replaced(exported, folder):
+    write_plain_file(exported, folder / "model.onnx").path.unlink()
+    written = write_plain_file(exported, folder / "model.pt2")
+    assert [path.name for path in written.files] == ["model.pt2", "model.json", "model.py"]
 
 
 @pytest.mark.parametrize("target", FILES)
