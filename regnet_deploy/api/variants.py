@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -18,6 +18,7 @@ from regnet_deploy.progress import NoProgress, Progress
 if TYPE_CHECKING:
     from regnet_deploy.bundle.measurements import Profile
     from regnet_deploy.evaluation.evaluate import EvaluationResult
+    from regnet_deploy.evaluation.labeled_images import LabeledImages
     from regnet_deploy.exporting.options import ExportOptions
     from regnet_deploy.exporting.plain_file import PlainFile
     from regnet_deploy.exporting.state import ExportResult
@@ -186,6 +187,7 @@ def evaluate(
     split: str | None = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
+    check_images: Callable[[LabeledImages], None] | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Measure the network and its exported variants on labeled images, such as a test set.
@@ -198,6 +200,7 @@ def evaluate(
         split: ``test``, ``val`` or ``train``; None is the first of ``test`` and ``val`` that exists, else the folder.
         device: where to run the variants.
         runtime: what runs them.
+        check_images: receives the images before they are classified, and may refuse them with an error.
         progress: receives the progress.
 
     Returns:
@@ -235,6 +238,8 @@ def evaluate(
     sessions = [(name, open_checked_variant(opened, name, device=device, runtime=runtime)) for name in names]
     held_out = find_held_out_images(data, opened, split, progress)
     images = held_out or find_labeled_images(data, opened.labels, split)
+    if check_images is not None:
+        check_images(images)
     return evaluate_sessions([(MODEL, open_weights(opened)), *sessions], images, opened, progress or NoProgress())
 
 

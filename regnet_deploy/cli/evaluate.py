@@ -118,16 +118,27 @@ def command(
 
         check_plot_path(mistakes)
     bundle = open_bundle(bundle_path)
+    check_images = None
     if expect == _PUBLISHED:
-        from regnet_deploy.evaluation.published_accuracy import published_top1
+        from regnet_deploy.evaluation.published_accuracy import check_comparable, published_top1
 
         published_top1(bundle)
+        check_images = check_comparable
     if variant:
         names = None if "all" in variant else variant
     else:
         names = (default_variant(bundle, device=device, runtime=runtime),) if bundle.manifest.variants else ()
     with terminal_progress() as progress:
-        result = evaluate(bundle, data, variants=names, split=split, device=device, runtime=runtime, progress=progress)
+        result = evaluate(
+            bundle,
+            data,
+            variants=names,
+            split=split,
+            device=device,
+            runtime=runtime,
+            check_images=check_images,
+            progress=progress,
+        )
     if as_json:
         print_json(result.to_json())
     else:

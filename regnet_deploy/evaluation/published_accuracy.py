@@ -5,9 +5,10 @@ from __future__ import annotations
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import ProofError, UsageError
 from regnet_deploy.evaluation.evaluate import EvaluationResult
+from regnet_deploy.evaluation.labeled_images import LabeledImages
 
 
-def published_top1(bundle: Bundle) -> tuple[float, str | None]:
+def published_top1(bundle: Bundle) -> tuple[float, str]:
     """Return the published top-1 of imported weights, percent, and where it is published.
 
     Raises:
@@ -19,7 +20,21 @@ def published_top1(bundle: Bundle) -> tuple[float, str | None]:
             f"{bundle.path} has no weights with a published accuracy: import them with --weights NAME, give the "
             "accuracy that you expect, such as --expect 76.2, or omit --expect"
         )
-    return origin.top1_percent, origin.top1_setting
+    return origin.top1_percent, f"{origin.top1_setting}{origin.doubt}"
+
+
+def check_comparable(images: LabeledImages) -> None:
+    """Check, before long work, that a published accuracy can be compared with that on these images.
+
+    Raises:
+        UsageError: they are of ImageNet-A or -R.
+    """
+    if images.answers is not None:
+        raise UsageError(
+            f"{images.source.root} has the classes of ImageNet-A or -R, and the published accuracy is that on "
+            "validation images of ImageNet-1k: give these with --data, or the accuracy that you expect, such as "
+            "--expect 30.5"
+        )
 
 
 def compare_with_published(bundle: Bundle, result: EvaluationResult) -> str:
@@ -32,14 +47,11 @@ def compare_with_published(bundle: Bundle, result: EvaluationResult) -> str:
         result: its answers on validation images of ImageNet, or a random sample of them.
 
     Raises:
-        UsageError: no accuracy is published for the weights of the bundle, or the images are of ImageNet-A or -R.
+        UsageError: no accuracy is published for the weights of the bundle, or it is not that of such images.
         ProofError: the published accuracy is outside the interval.
     """
     published, setting = published_top1(bundle)
-    if result.images.answers is not None:
-        raise UsageError(
-            "--expect compares with the accuracy on validation images of ImageNet-1k: give these with --data"
-        )
+    check_comparable(result.images)
     return _compare(
         result, published, f"published {published:.2f} % ({setting})", "a random sample of the validation images"
     )

@@ -13,7 +13,8 @@ import pytest
 from foreign_weights import X, weights_of
 from PIL import Image
 
-from regnet_deploy.bundle import open_bundle
+from regnet_deploy.bundle import open_bundle, update_bundle
+from regnet_deploy.images.imagenet import subsets_of_test_sets
 from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 
 LABELS = ("ant", "bee", "cat", "dog", "eel")
@@ -88,6 +89,25 @@ def test_json_is_one_document(cli: Any, work: Path) -> None:
 )
 def test_bad_input_is_one_line(cli_error: Callable[..., str], work: Path, arguments: list[str], said: str) -> None:
     assert said in cli_error("evaluate", *([] if "b" in arguments else ["b"]), *arguments, cwd=work)
+
+
+def test_a_published_accuracy_is_not_compared_with_imagenet_a_and_nothing_is_classified_for_it(
+    cli_error: Callable[..., str], tmp_path: Path
+) -> None:
+    import torch
+
+    torch.save(weights_of(X, 1000), tmp_path / "w.pth")
+    bundle = import_weights(tmp_path / "w.pth", tmp_path / "b", ImportOptions(resolution=32))
+    origin = bundle.manifest.imported
+    assert origin is not None
+    update_bundle(bundle.path, {"imported": origin.replace(top1_percent=70.0, top1_setting="a table")}, {})
+    for synset in subsets_of_test_sets()["ImageNet-A"]:
+        (tmp_path / "data" / synset).mkdir(parents=True)
+        (tmp_path / "data" / synset / "0.png").write_bytes(b"\x89PNG that cannot be read")
+    assert "data has the classes of ImageNet-A or -R, and the published accuracy is" in cli_error(
+        "evaluate", "b", "--data", "data", "--expect", cwd=tmp_path
+    )
+    assert "cannot be read" in cli_error("evaluate", "b", "--data", "data", "--expect", "30", cwd=tmp_path)
 
 
 def test_imported_weights_without_class_names_are_answered_with_how_to_name_them(

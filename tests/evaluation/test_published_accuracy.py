@@ -22,7 +22,8 @@ def bundle(top1: float | None, training: object = None) -> Any:
 
 def result(right: int, n: int, answers: object = None) -> Any:
     measured = SimpleNamespace(metrics=SimpleNamespace(images=n, top1=Share.of(right, n)))
-    return SimpleNamespace(evaluations=[measured], images=SimpleNamespace(answers=answers))
+    images = SimpleNamespace(answers=answers, source=SimpleNamespace(root="images"))
+    return SimpleNamespace(evaluations=[measured], images=images)
 
 
 def test_inside_the_interval_they_agree() -> None:
@@ -40,7 +41,7 @@ def test_without_a_published_accuracy_there_is_nothing_to_compare() -> None:
 
 
 def test_images_of_imagenet_a_and_r_have_another_accuracy() -> None:
-    with pytest.raises(UsageError, match="with the accuracy on validation images of ImageNet-1k"):
+    with pytest.raises(UsageError, match="published accuracy is that on validation images of ImageNet-1k"):
         compare_with_published(bundle(80.0), result(38, 50, answers=[1, 2]))
 
 
