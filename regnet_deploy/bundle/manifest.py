@@ -249,6 +249,8 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
         source: library whose names the tensors had, such as ``timm``.
         container: ``safetensors``, ``torch zip`` or ``torch pickle``.
         published: name of the public weights that the file was recognized as; None if it was not.
+        assumed: whether the file is taken for these by its name alone, and license and accuracy are those of the file
+            only if it is; None if a digest, the place that it was downloaded from, or the user says what it is.
         license: of the weights; None if it is not known.
         top1_percent: published top-1 accuracy on the validation images of ImageNet-1k; None if there is none.
         top1_setting: where the accuracy is published.
@@ -268,6 +270,17 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
     assumptions: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     location: str | None = None
+    assumed: bool | None = None
+
+    @property
+    def doubt(self) -> str:
+        """What is to be said behind the name, the license and the accuracy of the weights; empty if they are known."""
+        return " (assumed, by the name of the file)" if self.assumed else ""
+
+    @property
+    def license_text(self) -> str | None:
+        """The license, and whether it is assumed; None if it is not known."""
+        return None if self.license is None else self.license + self.doubt
 
     @property
     def restriction(self) -> str | None:
@@ -275,7 +288,8 @@ class WeightsOrigin(Record, frozen=True, kw_only=True):
         if self.license is None or not forbids_commercial_use(self.license):
             return None
         return (
-            f"the weights {self.published or self.file} must not be used commercially: their license is {self.license}"
+            f"the weights {self.published or self.file} must not be used commercially: their license is "
+            f"{self.license_text}"
         )
 
 

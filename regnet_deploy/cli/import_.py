@@ -64,8 +64,8 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     "--weights",
     "published",
     metavar="NAME",
-    help="Which public weights FILE holds, as `regnet-deploy weights` lists them.  [default: recognized] Without FILE, "
-    "they are downloaded.",
+    help="Which public weights FILE holds, as `regnet-deploy weights` lists them, or none.  [default: recognized by "
+    "digest, place or name] Without FILE, they are downloaded.",
 )
 @click.option(
     "--channels",
@@ -106,8 +106,8 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
     Libraries are pycls, timm, torchvision, Classy Vision, SWAG, VISSL, transformers, mmpretrain, PaddleClas and
     pytorchcv. They are recognized by the names of the tensors, and the network is recovered from their shapes. FILE is
     safetensors, a file of torch.save or .pdparams of Paddle; nothing in it is executed. Public weights are recognized
-    by their digest or name, and bring their preprocessing, license and published accuracy. What the file does not say
-    is assumed, and printed.
+    by their digest, place or name, and bring their preprocessing, license and published accuracy. What the file does
+    not say is assumed, and printed.
 
     FILE can also be the name of public weights, hf:OWNER/NAME of the Hugging Face hub, or an https address: it is
     downloaded then, and an interrupted download continues. Caches of huggingface_hub and torch.hub are used.
@@ -189,4 +189,4 @@ def _print_bundle(bundle: Bundle) -> None:
         accuracy = ""
         if origin.top1_percent is not None:
             accuracy = f", {origin.top1_percent:.2f} % top-1 on ImageNet ({origin.top1_setting})"
-        print_text(f"Public weights: {origin.published}, license {origin.license}{accuracy}.")
+        print_text(f"Public weights: {origin.published}{origin.doubt}, license {origin.license}{accuracy}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,15 @@ from regnet_deploy.importing.file_digest import digest_of
 from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
 from regnet_deploy.importing.hub_config import HubConfig, first_repeated, read_hub_config
 from regnet_deploy.importing.layouts import OWN
-from regnet_deploy.importing.public_weights import PublicWeights, digest_in_name, find_weights, recognize, weights_at
+from regnet_deploy.importing.public_weights import (
+    PublicWeights,
+    digest_in_name,
+    find_weights,
+    weights_at,
+    weights_of,
+    with_digest,
+    with_name,
+)
 from regnet_deploy.importing.pycls_config import sizes_of_test, uses_ffcv
 from regnet_deploy.models.weights import FILE, weights_to_bytes
 from regnet_deploy.profiling.machine import environment
@@ -40,6 +49,8 @@ _DEFAULT_TEST = {
     "timm": (235 / 224, "bicubic"),  # a crop of 0.95, rounded down as timm does
 }
 _DEFAULT_RESOLUTION = 224
+#: Says that a file holds no public weights, whatever its name is.
+NO_PUBLIC = "none"
 #: Libraries that resize with OpenCV, whose bilinear interpolation has no antialiasing; the others use Pillow.
 _OPENCV = ("pycls", "mmpretrain", "paddleclas")
 
@@ -50,7 +61,7 @@ class ImportOptions:
 
     Attributes:
         source: library; None recognizes it.
-        published: name of the public weights that the file holds; None recognizes them.
+        published: name of the public weights that the file holds, or :data:`NO_PUBLIC`; None recognizes them.
         network: name of the published network that the file must have; None takes any.
         channels: ``rgb`` or ``bgr``; None is the order of the library.
         stem_stride: stride of the stem, 1 or 2.
@@ -109,7 +120,7 @@ def import_weights(
             f"{file} is a part of the bundle {file.parent}, and not of pycls, whose names it has: give the bundle to "
             "other commands, or add --channels rgb"
         )
-    published = None if options.published is None else find_weights(options.published)
+    published = None if options.published in (None, NO_PUBLIC) else find_weights(options.published)
     foreign = read_foreign_weights(
         file,
         source=options.source or (published.source if published else None),
@@ -127,7 +138,9 @@ def import_weights(
         )
     assumptions = list(foreign.assumptions)
     config = read_hub_config(file) or _stored_config(foreign)
-    entry = _published_entry(foreign, published, file, digest, location, assumptions)
+    entry, assumed = None, False
+    if options.published != NO_PUBLIC:
+        entry, assumed = _published_entry(foreign, published, file, digest, location, assumptions)
     preprocessing = _preprocessing(foreign, entry, config, options, assumptions)
     parts = Manifest(
         architecture=_architecture(foreign, preprocessing.crop),
@@ -141,6 +154,7 @@ def import_weights(
             published=entry.name if entry else None,
             license=entry.license if entry else config.license,
             location=location,
+            assumed=assumed or None,
             top1_percent=entry.top1_percent if entry else None,
             top1_setting=entry.top1_setting if entry else None,
             assumptions=tuple(assumptions),
@@ -180,40 +194,44 @@ def _published_entry(
     digest: str,
     location: str | None,
     assumptions: list[str],
-) -> PublicWeights | None:
-    """Return the public weights that a file is, None where it is none of them or may be several."""
-    there = weights_at(location) if location and named is None else None
-    if there is not None:
-        if there in recognize(there.source, foreign.network, foreign.classes, there.name, "-"):
-            return there
-        assumptions.append(
-            f"{location} is the place of {there.name}, and the file does not have its network: it is taken for another"
-        )
+) -> tuple[PublicWeights | None, bool]:
+    """Return the public weights that a file is, and whether its name alone says so; None where nothing says so."""
     if named is not None:
-        alike = recognize(named.source, foreign.network, foreign.classes, named.name, "-")
-        if named not in alike:
+        if named not in weights_of(named.source, foreign.network, foreign.classes):
             raise UsageError(f"{file} does not have the network of {named.name}: omit --weights")
         if named.sha256_prefix and not digest.startswith(named.sha256_prefix):
             raise DataError(
                 f"{file} is not {named.name}: its SHA-256 begins with {digest[:8]}, not with {named.sha256_prefix}; "
                 "omit --weights if you trained it further"
             )
-        return named
-    alike = recognize(foreign.source, foreign.network, foreign.classes, file.name, digest)
-    if len(alike) == 1 and (not alike[0].sha256_prefix or digest.startswith(alike[0].sha256_prefix)):
-        if not alike[0].sha256_prefix:
-            assumptions.append(
-                f"the file is taken for {alike[0].name}, the only public weights of this network in {foreign.source}; "
-                "its digest is not published"
-            )
-        return alike[0]
-    if alike:
-        names = ", ".join(entry.name for entry in alike)
+        return named, False
+    there = weights_at(location) if location else None
+    if there is not None:
+        if there in weights_of(there.source, foreign.network, foreign.classes):
+            return there, False
         assumptions.append(
-            f"the file is not recognized as one of the public weights of this network ({names}): --weights NAME sets "
-            "their preprocessing and accuracy"
+            f"{location} is the place of {there.name}, and the file does not have its network: it is taken for another"
         )
-    return None
+    proved = with_digest(digest, os.path.getsize(file))
+    if proved is not None:
+        return proved, False
+    alike = weights_of(foreign.source, foreign.network, foreign.classes)
+    called = with_name(file.name, alike)
+    if called is not None:
+        proved_by_name = digest_in_name(file.name) is not None  # which was compared with the file
+        if not proved_by_name:
+            assumptions.append(
+                f"by its name, the file is taken for {called.name}, whose digest is not published: --weights "
+                f"{called.name} says that it is, --weights {NO_PUBLIC} that it is not"
+            )
+        return called, not proved_by_name
+    if alike:
+        names = ", ".join(f"{each.name} ({each.license})" if each.non_commercial else each.name for each in alike)
+        assumptions.append(
+            f"the file is not taken for public weights of this network ({names}): if it is, --weights NAME sets their "
+            "preprocessing, license and accuracy"
+        )
+    return None, False
 
 
 def _preprocessing(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -90,33 +91,56 @@ def weights_at(location: str) -> PublicWeights | None:
     return next((entry for entry in public_weights() if entry.location == repository), None)
 
 
-def recognize(source: str, network: Network, classes: int, file_name: str, sha256: str) -> list[PublicWeights]:
-    """Return the public weights that a file can be: one, if its digest or its name tells, else all of its network.
+def weights_of(source: str, network: Network, classes: int) -> tuple[PublicWeights, ...]:
+    """Return the public weights of a network: a file of it may be one of them, or may be anybody's.
 
     Args:
         source: the library, by the names of the tensors.
         network: the network.
         classes: number of outputs.
-        file_name: name of the file, without folders.
-        sha256: of the file.
     """
-    by_digest = [entry for entry in public_weights() if entry.sha256_prefix and sha256.startswith(entry.sha256_prefix)]
-    if by_digest:
-        return by_digest[:1]
-    alike = [
+    return tuple(
         entry
         for entry in public_weights()
         if entry.source == source and entry.classes == classes and _stages(entry.network) == _key(network)
-    ]
-    named = [
-        entry
-        for entry in alike
-        if entry.name.lower() in file_name.lower()
-        or file_name in (entry.file_name, entry.file_name.removesuffix(".zip"))
-    ]
-    if len(named) == 1 and not named[0].sha256_prefix:  # where the digest is published, it has to agree
-        return named
-    return alike
+    )
+
+
+def with_digest(sha256: str, size: int) -> PublicWeights | None:
+    """Return the public weights of a file by its SHA-256 and its size, bytes; None if no digest is published."""
+    return next(
+        (
+            entry
+            for entry in public_weights()
+            if entry.sha256_prefix and sha256.startswith(entry.sha256_prefix) and entry.bytes in (None, size)
+        ),
+        None,
+    )
+
+
+def with_name(file_name: str, entries: Iterable[PublicWeights]) -> PublicWeights | None:
+    """Return the public weights that a file is called after: by their name, or by the published name of their file.
+
+    None where the digest of those is published, which tells what the file is; and for the names that files of every
+    repository of the hub have.
+    """
+    stem = file_name.rpartition(".")[0].lower()
+    return next(
+        (
+            entry
+            for entry in entries
+            if not entry.sha256_prefix
+            and (
+                stem == entry.name.lower()
+                or (not entry.location.startswith("hf:") and file_name in _file_names(entry.file_name))
+            )
+        ),
+        None,
+    )
+
+
+def _file_names(published: str) -> tuple[str, ...]:
+    return published, published.removesuffix(".zip")
 
 
 def digest_in_name(file_name: str) -> str | None:

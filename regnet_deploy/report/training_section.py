@@ -43,7 +43,7 @@ def training_section(card: ModelCard) -> Section:
         ("time", f"{training.seconds:.0f} s on {training.device}"),
     ]
     if origin is not None:  # fine-tuned from it
-        facts.append(("imported weights", f"{origin.file}, license {origin.license or 'not known'}"))
+        facts.append(("imported weights", f"{origin.file}, license {origin.license_text or 'not known'}"))
     return Section("Training", facts)
 
 
@@ -53,10 +53,11 @@ def _imported_weights(origin: WeightsOrigin) -> Section:
     if origin.location:
         facts.append(("downloaded from", origin.location))
     if origin.published:
-        facts.append(("public weights", origin.published))
-    facts.append(("license", origin.license or "not known"))
+        facts.append(("public weights", origin.published + origin.doubt))
+    facts.append(("license", origin.license_text or "not known"))
     if origin.top1_percent is not None:
-        facts.append(("published top-1", f"{origin.top1_percent:.2f} % on ImageNet-1k ({origin.top1_setting})"))
+        text = f"{origin.top1_percent:.2f} % on ImageNet-1k ({origin.top1_setting}){origin.doubt}"
+        facts.append(("published top-1", text))
     facts += [("assumed", text) for text in origin.assumptions]
     facts += [("read", text) for text in origin.remarks]
     return Section("Imported weights", facts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,8 +17,10 @@ from regnet_deploy.bundle import open_bundle
 from regnet_deploy.bundle.manifest import GRAY_MEAN
 from regnet_deploy.errors import BundleError, DataError, UsageError
 from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.importing import public_weights
 from regnet_deploy.importing.export_weights import export_weights
 from regnet_deploy.importing.import_weights import ImportOptions, import_weights
+from regnet_deploy.importing.public_weights import find_weights
 from regnet_deploy.models.weights import load_model
 from regnet_deploy.space.published import find_published
 
@@ -121,11 +124,51 @@ def test_the_place_of_public_weights_tells_what_a_file_is_if_it_has_their_networ
         import_weights(file, tmp_path / name, location=f"hf:timm/{name}@{'0' * 40}").manifest.imported
         for name in ("regnetx_002.pycls_in1k", "regnety_002.pycls_in1k")
     ]
-    assert [each.published for each in origins if each] == ["regnetx_002.pycls_in1k"] * 2
+    assert [each.published for each in origins if each] == ["regnetx_002.pycls_in1k", None]
     assert origins[0] is not None
+    assert origins[0].assumed is None
     assert origins[0].assumptions == (origins[0].assumptions[-1],)
     assert origins[1] is not None
     assert "the place of regnety_002.pycls_in1k, and the file does not have its network" in origins[1].assumptions[0]
+
+
+def test_a_file_of_a_public_network_is_not_taken_for_public_weights(saved: Save, tmp_path: Path) -> None:
+    network = find_published("RegNetY-600MF").network  # of which timm has one set of weights
+    file = saved(as_library("timm", weights_of(network, 1000), network), "model.pth")
+    bundle = import_weights(file, tmp_path / "b")
+    origin = bundle.manifest.imported
+    assert origin is not None
+    assert (origin.published, origin.license, origin.top1_percent, origin.assumed) == (None, None, None, None)
+    assert "not taken for public weights of this network (regnety_006.pycls_in1k)" in origin.assumptions[0]
+    assert bundle.preprocessing.resize == 235  # timm's own default
+
+
+def test_what_the_name_alone_says_is_an_assumption_that_an_option_turns_off(saved: Save, tmp_path: Path) -> None:
+    network = find_published("RegNetY-600MF").network
+    file = saved(as_library("timm", weights_of(network, 1000), network), "regnety_006.pycls_in1k.pth")
+    origin = import_weights(file, tmp_path / "b").manifest.imported
+    assert origin is not None
+    assert (origin.published, origin.top1_percent, origin.assumed) == ("regnety_006.pycls_in1k", 75.274, True)
+    assert origin.license_text == "MIT (assumed, by the name of the file)"
+    assert "--weights none that it is not" in origin.assumptions[0]
+    said = import_weights(file, tmp_path / "c", ImportOptions(published="regnety_006.pycls_in1k")).manifest.imported
+    assert said is not None
+    assert (said.license_text, said.assumed) == ("MIT", None)
+    own = import_weights(file, tmp_path / "d", ImportOptions(published="none")).manifest.imported
+    assert own is not None
+    assert (own.published, own.license, own.top1_percent, own.assumed) == (None, None, None, None)
+    assert not any("public" in text for text in own.assumptions)
+
+
+def test_a_license_that_may_forbid_a_use_is_named_with_the_weights(saved: Save, tmp_path: Path) -> None:
+    network = find_published("RegNetY-600MF").network
+    file = saved(as_library("timm", weights_of(network, 1000), network), "model.pth")
+    restricted = dataclasses.replace(find_weights("regnety_006.pycls_in1k"), license="CC-BY-NC-4.0")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(public_weights, "public_weights", lambda: (restricted,))
+        origin = import_weights(file, tmp_path / "c").manifest.imported
+    assert origin is not None
+    assert "(regnety_006.pycls_in1k (CC-BY-NC-4.0))" in origin.assumptions[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The table of public weights is consistent, and a file is recognized by its digest, its name, or not at all."""
+"""The table of public weights is consistent, and a file is known by its digest, called after some, or anybody's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import pytest
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.importing.layouts import SOURCES
-from regnet_deploy.importing.public_weights import digest_in_name, find_weights, public_weights, recognize
+from regnet_deploy.importing.public_weights import (
+    digest_in_name,
+    find_weights,
+    public_weights,
+    weights_of,
+    with_digest,
+    with_name,
+)
 from regnet_deploy.space.network import Network
 from regnet_deploy.space.published import find_published
 
@@ -46,28 +53,39 @@ def test_a_name_is_found_in_every_spelling_or_the_nearest_is_named() -> None:
         find_weights("regnety_016.tv2_in1")
 
 
+def test_a_file_is_known_by_its_digest_and_size() -> None:
+    size = find_weights("regnet_y_400mf.IMAGENET1K_V2").bytes
+    assert size is not None
+    digest = "e6988f5f" + "0" * 56
+    assert with_digest(digest, size) is find_weights("regnet_y_400mf.IMAGENET1K_V2")
+    assert with_digest(digest, size + 1) is None
+    assert with_digest("0" * 64, size) is None
+
+
 @pytest.mark.parametrize(
-    ("source", "file", "sha256", "found"),
+    ("source", "file", "found"),
     [
-        ("torchvision", "any.pth", "e6988f5f" + "0" * 56, ["regnet_y_400mf.IMAGENET1K_V2"]),
-        ("torchvision", "any.pth", "0" * 64, ["regnet_y_400mf.IMAGENET1K_V1", "regnet_y_400mf.IMAGENET1K_V2"]),
-        ("timm", "regnety_004.tv2_in1k.safetensors", "0" * 64, ["regnety_004.tv2_in1k"]),
-        ("timm", "model.safetensors", "0" * 64, ["regnety_004.pycls_in1k", "regnety_004.tv2_in1k"]),
-        ("pycls", "any.pyth", "0" * 64, ["RegNetY-400MF.pycls"]),
-        ("classy", "any.torch", "0" * 64, []),
-        ("transformers", "any.bin", "0" * 64, ["facebook/regnet-y-004"]),
-        ("pytorchcv", "regnety004-0769-8c36573f.pth", "0" * 64, ["regnety004.pytorchcv"]),
+        ("timm", "regnety_004.tv2_in1k.safetensors", "regnety_004.tv2_in1k"),
+        ("timm", "RegNetY_004.tv2_in1k.pth", "regnety_004.tv2_in1k"),
+        ("timm", "regnety_004.tv2_in1k-mine.safetensors", None),
+        ("timm", "model.safetensors", None),
+        ("transformers", "model.safetensors", None),
+        ("pycls", "RegNetY-400MF_dds_8gpu.pyth", "RegNetY-400MF.pycls"),
+        ("pycls", "model_epoch_0100.pyth", None),
+        ("torchvision", "regnet_y_400mf-e6988f5f.pth", None),
+        ("pytorchcv", "regnety004-0769-8c36573f.pth", "regnety004.pytorchcv"),
     ],
 )
-def test_a_file_is_recognized_by_digest_then_name_then_network(
-    source: str, file: str, sha256: str, found: list[str]
+def test_a_file_is_called_after_public_weights_only_by_a_name_of_its_own(
+    source: str, file: str, found: str | None
 ) -> None:
-    network = find_published("RegNetY-400MF").network
-    assert [row.name for row in recognize(source, network, 1000, file, sha256)] == found
+    entries = weights_of(source, find_published("RegNetY-400MF").network, 1000)
+    called = with_name(file, entries)
+    assert (called and called.name) == found
 
 
 def test_another_number_of_classes_is_other_weights() -> None:
     network = find_published("RegNetY-12GF").network
-    assert [row.name for row in recognize("timm", network, 11821, "a", "-")] == ["regnety_120.sw_in12k"]
-    assert recognize("timm", network, 10, "a", "-") == []
-    assert recognize("timm", Network((1,), (8,), (8,), (1.0,)), 1000, "a", "-") == []
+    assert [row.name for row in weights_of("timm", network, 11821)] == ["regnety_120.sw_in12k"]
+    assert weights_of("timm", network, 10) == ()
+    assert weights_of("timm", Network((1,), (8,), (8,), (1.0,)), 1000) == ()
