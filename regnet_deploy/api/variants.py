@@ -187,7 +187,6 @@ def evaluate(
     split: str | None = None,
     device: Device = "auto",
     runtime: Runtime = "auto",
-    check_images: Callable[[LabeledImages], None] | None = None,
     progress: Progress | None = None,
 ) -> EvaluationResult:
     """Measure the network and its exported variants on labeled images, such as a test set.
@@ -200,7 +199,6 @@ def evaluate(
         split: ``test``, ``val`` or ``train``; None is the first of ``test`` and ``val`` that exists, else the folder.
         device: where to run the variants.
         runtime: what runs them.
-        check_images: receives the images before they are classified, and may refuse them with an error.
         progress: receives the progress.
 
     Returns:
@@ -213,6 +211,23 @@ def evaluate(
         UsageError: a variant does not exist or cannot be run on this machine.
         ProofError: a variant does not agree with its golden set on this machine, or gives logits that are not finite.
     """
+    return evaluate_accepted(
+        bundle, data, None, variants=variants, split=split, device=device, runtime=runtime, progress=progress
+    )
+
+
+def evaluate_accepted(
+    bundle: str | Path | Bundle,
+    data: str | Path,
+    check_images: Callable[[LabeledImages], None] | None,
+    *,
+    variants: str | Sequence[str] | None,
+    split: str | None,
+    device: Device,
+    runtime: Runtime,
+    progress: Progress | None,
+) -> EvaluationResult:
+    """Do what :func:`evaluate` does, unless ``check_images`` refuses the images with an error, before it reads them."""
     expect("data", data, PATH, "a folder of images")
     names: Sequence[str] | None = (variants,) if isinstance(variants, str) else variants
     if names is not None:

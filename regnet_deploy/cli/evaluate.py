@@ -105,7 +105,7 @@ def command(
       regnet-deploy evaluate --data imagenet/val --expect --mistakes worst.png
       regnet-deploy evaluate --data my-images --expect 93.1
     """
-    from regnet_deploy.api.variants import evaluate
+    from regnet_deploy.api.variants import evaluate_accepted
     from regnet_deploy.bundle import open_bundle
     from regnet_deploy.images.dataset_summary import left_out_lines
     from regnet_deploy.output_file import check_output_file
@@ -129,15 +129,8 @@ def command(
     else:
         names = (default_variant(bundle, device=device, runtime=runtime),) if bundle.manifest.variants else ()
     with terminal_progress() as progress:
-        result = evaluate(
-            bundle,
-            data,
-            variants=names,
-            split=split,
-            device=device,
-            runtime=runtime,
-            check_images=check_images,
-            progress=progress,
+        result = evaluate_accepted(
+            bundle, data, check_images, variants=names, split=split, device=device, runtime=runtime, progress=progress
         )
     if as_json:
         print_json(result.to_json())
