@@ -21,6 +21,7 @@ whole call of training, with the check of the images and the probe. The test ima
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import math
@@ -65,6 +66,7 @@ PROBE, FINE_TUNED, NO_FLIP, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "fine
 SCRATCH: Mapping[str, Any] = {"fine_tune": False, "batch_size": 32, "lr": 0.05, "crop_area": 0.5}
 #: Images of a trial whose median epoch says how many epochs take the time of fine-tuning; it has four epochs or more.
 TRIAL_IMAGES = 1000
+SEEDS = (0, 1, 2)
 #: Most epochs of a curve.
 POINTS = 40
 
@@ -73,7 +75,7 @@ class Clock(NoProgress):
     """Records when the linear probe was fitted and when each epoch ended, in seconds since it was made.
 
     Args:
-        stop_after_probe: end the training, as Ctrl-C does, when the probe is fitted.
+        stop_after_probe: end the training, as SIGTERM does, when the probe is fitted.
     """
 
     def __init__(self, stop_after_probe: bool = False) -> None:
@@ -92,7 +94,7 @@ class Clock(NoProgress):
         elif line.startswith("linear probe"):
             self.probe_s = self.now()
             if self._stop:
-                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGTERM)  # SIGINT is ignored in the background of a shell
 
 
 def probe(bundle: Path, data: Path, seed: int, options: rd.TrainOptions, clock: Clock) -> rd.Bundle:
@@ -217,7 +219,8 @@ def kept(file: Path, pretrained: Mapping[str, Any], machine: Mapping[str, Any]) 
 
 def run(options: argparse.Namespace) -> None:
     """Measure what the file of results does not have."""
-    import torch  # noqa: F401  # its import is not in the time of the first training
+    for module in ("torch.utils.tensorboard", "regnet_deploy.training.train"):
+        importlib.import_module(module)  # not in the time of the first training
 
     begin, bundle = time.perf_counter(), rd.open_bundle(options.bundle)
     result = kept(options.json, pretrained_facts(bundle), describe_machine().to_json())
@@ -226,7 +229,7 @@ def run(options: argparse.Namespace) -> None:
         "digits": digits,
         "stamps": partial(stamps, options.stamps),
     }
-    for seed in range(options.seeds):
+    for seed in options.seeds or SEEDS:
         for name in options.sets or SETS:
             kind, per_class = SETS[name]
             rows = {row["method"]: row for row in result["runs"] if (row["set"], row["seed"]) == (name, seed)}
@@ -260,7 +263,7 @@ def main() -> None:
     second.add_argument("bundle", type=Path)
     second.add_argument("--mnist", type=Path, required=True, metavar="NPZ")
     second.add_argument("--stamps", type=Path, required=True, metavar="DIR")
-    second.add_argument("--seeds", type=int, default=3)
+    second.add_argument("--seed", dest="seeds", type=int, action="append", help="may be repeated (default: 0, 1, 2)")
     second.add_argument("--set", dest="sets", action="append", choices=SETS, help="may be repeated (default: all)")
     second.add_argument("--method", dest="methods", action="append", choices=METHODS, help="likewise")
     second.add_argument("--json", type=Path, default=RESULT, metavar="FILE")

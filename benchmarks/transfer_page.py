@@ -139,13 +139,13 @@ def beside(result: Mapping[str, Any]) -> str:
     if not busy or max(busy) <= QUIET:
         return ""
     return (
-        f" Other programs kept {statistics.median(busy):.1f} cores busy meanwhile (median of the runs; at most "
-        f"{max(busy):.1f}), so the times are longer than on a machine alone."
+        f" Other programs, another run of this one among them, kept {statistics.median(busy):.1f} cores busy meanwhile "
+        f"(median of the runs; at most {max(busy):.1f}), so the times are longer than on a machine alone."
     )
 
 
 def weights_text(result: Mapping[str, Any]) -> str:
-    weights, machine = result["pretrained"], result["machine"]
+    weights, machine, threads = result["pretrained"], result["machine"], result["runs"][0]["threads"]
     ended = "" if weights["epochs"] == weights["planned_epochs"] else f" of {weights['planned_epochs']}, then ended"
     return (
         f"The weights are those of a {weights['network']} ({weights['macs'] / 1e6:.1f} MMACs, "
@@ -153,7 +153,8 @@ def weights_text(result: Mapping[str, Any]) -> str:
         f"{weights['classes']} characters in many fonts ({weights['epochs']} epochs{ended}; "
         f"{weights['seconds'] / 60:.0f} minutes; {100 * weights['val_top1']:.1f} % of {weights['val_images']:,} "
         f"validation images right). Machine: {machine['cpu']}, {machine['cores']} cores, "
-        f"{result['runs'][0]['threads']} threads, torch {machine['versions']['torch']}.{beside(result)}"
+        f"{threads} {'thread' if threads == 1 else 'threads'} a run, torch {machine['versions']['torch']}."
+        f"{beside(result)}"
     )
 
 
