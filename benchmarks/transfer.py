@@ -11,7 +11,6 @@ draws sets of images of other kinds (`benchmarks/transfer_sets.py`) for each see
 
 * probe: the linear probe that fine-tuning begins with, alone;
 * fine-tune: `regnet-deploy train BUNDLE --data DIR` without an option (but for the seed);
-* fine-tune, no flip: the same with `--no-flip`, of sets of characters;
 * scratch: random weights and the recipe SCRATCH, for as many epochs as take the time of fine-tuning, and a tenth more.
 
 Every result is added to the file at once, and what the file has is not measured again. The time of a run is that of the
@@ -61,7 +60,7 @@ SETS = {
     "stamps, 15 a class": ("stamps", 15),
 }
 CHARACTERS = ("mnist", "digits")
-PROBE, FINE_TUNED, NO_FLIP, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "fine-tune, no flip", "scratch")
+PROBE, FINE_TUNED, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "scratch")
 #: The best recipe known for training these networks from random weights on few images of 64 pixels.
 SCRATCH: Mapping[str, Any] = {"fine_tune": False, "batch_size": 32, "lr": 0.05, "crop_area": 0.5}
 #: Images of a trial whose median epoch says how many epochs take the time of fine-tuning; it has four epochs or more.
@@ -130,8 +129,6 @@ def training_of(
     options = rd.TrainOptions(execution=rd.ExecutionRequest(threads=threads))
     if method == PROBE:
         return lambda clock: probe(bundle, data, seed, options, clock)
-    if method == NO_FLIP:
-        recipe["flip"] = False
     if method == SCRATCH_RUN:
         recipe |= {**SCRATCH, "flip": kind not in CHARACTERS}
         recipe["epochs"] = epochs_for(fine_tuning_s, bundle, data, recipe, options)
@@ -233,10 +230,9 @@ def run(options: argparse.Namespace) -> None:
         for name in options.sets or SETS:
             kind, per_class = SETS[name]
             rows = {row["method"]: row for row in result["runs"] if (row["set"], row["seed"]) == (name, seed)}
-            methods = [each for each in options.methods or METHODS if each != NO_FLIP or kind in CHARACTERS]
             with tempfile.TemporaryDirectory() as folder:
                 folders = write_set(kinds[kind](), per_class, TESTED[kind], seed, Path(folder))
-                for method in methods:
+                for method in options.methods or METHODS:
                     if method in rows or time.perf_counter() - begin > 60 * options.minutes:
                         continue
                     if method == SCRATCH_RUN and FINE_TUNED not in rows:

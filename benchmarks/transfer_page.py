@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,7 +28,6 @@ FINE_TUNED = "fine-tune"
 SHOWN = {
     "probe": "linear probe",
     FINE_TUNED: "fine-tuned",
-    "fine-tune, no flip": "fine-tuned, `--no-flip`",
     "scratch": "from scratch",
 }
 COMPARED = {"probe": "the linear probe", "scratch": "training from scratch"}
@@ -52,9 +51,24 @@ def sets_of(result: Mapping[str, Any]) -> list[str]:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Return the mean, and the lowest and highest value in brackets."""
+    """Return the mean, and the lowest and highest value in brackets if there are several."""
+    if len(values) == 1:
+        return f"{values[0]:{form}}"
     mean, low, high = (f"{value:{form}}" for value in (statistics.mean(values), min(values), max(values)))
     return f"{mean} ({low} to {high})"
+
+
+def shown_top1(rows: Sequence[Run]) -> str:
+    """Return the mean, lowest and highest test top-1 in percent; of a single seed, its 95 % interval."""
+    if len(rows) > 1:
+        return spread(top1s(rows), ".1f")
+    value, low, high = (f"{100 * rows[0]['top1'][name]:.1f}" for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def shown_seconds(rows: Sequence[Run]) -> str:
+    """Return the mean, shortest and longest time in seconds."""
+    return spread([row["seconds"] for row in rows], ".0f")
 
 
 def top1s(rows: Sequence[Run]) -> list[float]:
@@ -78,6 +92,7 @@ def set_rows(result: Mapping[str, Any]) -> list[list[str]]:
         rows.append(
             [
                 name,
+                str(len(runs)),
                 f"{runs[0]['train_images']:,}",
                 f"{runs[0]['val_images']:,}",
                 " to ".join(f"{count:,}" for count in dict.fromkeys((tested[0], tested[-1]))),
@@ -87,10 +102,10 @@ def set_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def method_rows(result: Mapping[str, Any], figures: Any, form: str) -> list[list[str]]:
-    """Return a row for each set with the mean and range of a figure of each method."""
+def method_rows(result: Mapping[str, Any], shown: Callable[[Sequence[Run]], str]) -> list[list[str]]:
+    """Return a row for each set with what is shown of the runs of each method."""
     return [
-        [name, *(spread(figures(rows), form) if (rows := runs_of(result, name, method)) else "-" for method in SHOWN)]
+        [name, *(shown(rows) if (rows := runs_of(result, name, method)) else "-" for method in SHOWN)]
         for name in sets_of(result)
     ]
 
@@ -111,7 +126,8 @@ def verdict(result: Mapping[str, Any], other: str) -> str:
     for name in sets_of(result):
         if found := gains(result, name, other):
             part = better if min(found) > 0 else worse if max(found) < 0 else neither
-            part.append(f"{name.replace(',', ' with')} ({statistics.mean(found):+.1f} points)")
+            seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
+            part.append(f"{name.replace(',', ' with')} ({statistics.mean(found):+.1f} points, {seeds})")
     said = [
         f"{words}: {'; '.join(part)}"
         for words, part in (
@@ -160,7 +176,6 @@ def weights_text(result: Mapping[str, Any]) -> str:
 
 def measured(result: Mapping[str, Any]) -> str:
     """Return the part of the page."""
-    seeds = len({row["seed"] for row in result["runs"]})
     methods = list(SHOWN.values())
     parts = [
         "## Measured",
@@ -169,19 +184,20 @@ def measured(result: Mapping[str, Any]) -> str:
         "There are no weights of ImageNet on this machine. These weights know white characters on black: MNIST and "
         "scikit-learn's digits (8 x 8 pixels, enlarged) are near to that, the stamps of Tux Paint (photos and colored "
         "drawings of 7 themes, on transparent ground) are far from it. Weights of ImageNet are nearer to photos.",
-        f"Each of {seeds} seeds draws other images. Training gets the first two columns of images, which are the whole "
-        "folder of such a user; the test images had no part in any choice. Stamps of the same object stay on one side. "
-        "The last column is what a network reaches that always gives the same answer.",
-        table(["set", "to train on", "to validate with", "to test on", "largest class"], set_rows(result)),
-        'Test top-1 in percent: mean of the seeds, and the lowest and the highest. "Fine-tuned" is `train` without an '
-        "option. From scratch is `--from-scratch --batch-size 32 --lr 0.05 --crop-area 0.5`, and `--no-flip` for "
-        "characters, with as many epochs as take the time of fine-tuning and a tenth more.",
-        table(["set", *methods], method_rows(result, top1s, ".1f")),
+        "Each seed draws other images. Those to train on and to validate with are the whole folder of such a user; the "
+        "test images had no part in any choice. Stamps of the same object stay on one side. The last column is what a "
+        "network reaches that always gives the same answer.",
+        table(["set", "seeds", "to train on", "to validate with", "to test on", "largest class"], set_rows(result)),
+        "Test top-1 in percent: mean of the seeds, and the lowest and the highest; of a single seed, the 95 % interval "
+        "that its number of test images gives. *Fine-tuned* is `train` without an option. From scratch is "
+        "`--from-scratch --batch-size 32 --lr 0.05 --crop-area 0.5`, and `--no-flip` for characters, with as many "
+        "epochs as take the time of fine-tuning and a tenth more.",
+        table(["set", *methods], method_rows(result, shown_top1)),
         f"{verdict(result, 'probe')} {verdict(result, 'scratch')} {kept_probes(result)} By how many points of test "
         "top-1 fine-tuning without an option is better, on the same images:",
         table(["set", *(f"than {SHOWN[each]}" for each in SHOWN if each != FINE_TUNED)], gain_rows(result)),
         "Seconds of the whole call of `train`, with the check of the images and the probe:",
-        table(["set", *methods], method_rows(result, lambda rows: [row["seconds"] for row in rows], ".0f")),
+        table(["set", *methods], method_rows(result, shown_seconds)),
         "Validation top-1 over time (mean of the seeds, and from the lowest to the highest):",
         f"![Validation top-1 of each method over seconds](figures/{FIGURE.name})",
     ]  # fmt: skip

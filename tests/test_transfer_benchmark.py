@@ -14,7 +14,7 @@ import pytest
 Image = pytest.importorskip("PIL.Image")
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("probe", "fine-tune", "fine-tune, no flip", "scratch")
+METHODS = ("probe", "fine-tune", "scratch")
 
 
 @pytest.fixture
@@ -120,7 +120,13 @@ def results(top1: dict[str, list[float]], **changes: Any) -> dict[str, Any]:
     run = {"set": "a set", "seconds": 3.0, "train_images": 40, "val_images": 10, "test_images": 200, "threads": 2}
     run |= {"largest_class": 0.25, "chosen": "epoch 2", "other_cores": 0.0, "curve": [[1.0, 0.5], [2.0, 0.7]]}
     runs = [
-        {**run, "method": method, "seed": seed, "top1": {"value": value}, **changes}
+        {
+            **run,
+            "method": method,
+            "seed": seed,
+            "top1": {"value": value, "low": value - 0.1, "high": value + 0.1},
+            **changes,
+        }
         for method, values in top1.items()
         for seed, value in enumerate(values)
     ]
@@ -133,9 +139,9 @@ def results(top1: dict[str, list[float]], **changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("scratch", "said"),
     [
-        ([0.5, 0.6, 0.7], "is better with every seed: a set (+20.0 points)."),
-        ([0.9, 0.95, 0.97], "is worse with every seed: a set (-14.0 points)."),
-        ([0.7, 0.9, 0.7], "is better with some seeds and worse with others: a set (+3.3 points)."),
+        ([0.5, 0.6, 0.7], "is better with every seed: a set (+20.0 points, 3 seeds)."),
+        ([0.9, 0.95, 0.97], "is worse with every seed: a set (-14.0 points, 3 seeds)."),
+        ([0.7, 0.9, 0.7], "is better with some seeds and worse with others: a set (+3.3 points, 3 seeds)."),
     ],
 )
 def test_the_page_says_where_fine_tuning_loses(page, scratch, said):
@@ -143,12 +149,18 @@ def test_the_page_says_where_fine_tuning_loses(page, scratch, said):
     assert page.verdict(result, "scratch") == f"Compared with training from scratch, fine-tuning {said}"
 
 
-def test_a_method_that_was_not_measured_is_a_dash(page):
-    result = results({method: [0.5, 0.75] for method in METHODS if method != "fine-tune, no flip"})
-    assert page.method_rows(result, page.top1s, ".1f") == [
-        ["a set", *["62.5 (50.0 to 75.0)"] * 2, "-", "62.5 (50.0 to 75.0)"]
+def test_a_single_seed_has_the_interval_of_its_test_images(page):
+    assert page.method_rows(results({"scratch": [0.5]}), page.shown_top1) == [
+        ["a set", "-", "-", "50.0 (40.0 to 60.0)"]
     ]
-    assert page.gain_rows(result) == [["a set", "+0.0 (+0.0 to +0.0)", "-", "+0.0 (+0.0 to +0.0)"]]
+    assert page.method_rows(results({"scratch": [0.5]}), page.shown_seconds) == [["a set", "-", "-", "3"]]
+
+
+def test_a_method_that_was_not_measured_is_a_dash(page):
+    result = results({"fine-tune": [0.5, 0.75], "scratch": [0.25, 0.75]})
+    ours, theirs = "62.5 (50.0 to 75.0)", "50.0 (25.0 to 75.0)"
+    assert page.method_rows(result, page.shown_top1) == [["a set", "-", ours, theirs]]
+    assert page.gain_rows(result) == [["a set", "-", "+12.5 (+0.0 to +25.0)"]]
 
 
 def test_the_page_says_that_other_programs_ran_meanwhile_and_which_results_are_the_probe(page):
@@ -199,9 +211,9 @@ def test_a_tiny_run_measures_every_method_and_goes_on_where_it_ended(load, chara
     runs = json.loads(json_file.read_text())["runs"]
     assert runs[0] == first
     assert [run["method"] for run in runs] == list(METHODS)
-    assert [run["test_images"] for run in runs] == [20] * 4
-    assert runs[3]["seconds"] >= runs[1]["seconds"] / 2
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert [run["test_images"] for run in runs] == [20] * 3
+    assert runs[2]["seconds"] >= runs[1]["seconds"] / 2
+    assert len(capsys.readouterr().out.splitlines()) == 2
     call(*command)
     assert json.loads(json_file.read_text())["runs"] == runs
     data = json.loads(json_file.read_text())
