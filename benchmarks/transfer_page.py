@@ -118,22 +118,31 @@ def gain_rows(result: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+def overlap(result: Mapping[str, Any], name: str, other: str) -> bool:
+    """Return whether seeds disagree on which method is better; of a single seed, whether the 95 % intervals overlap."""
+    found = gains(result, name, other)
+    if len(found) > 1:
+        return min(found) <= 0 <= max(found)
+    ours, theirs = (runs_of(result, name, method)[0]["top1"] for method in (FINE_TUNED, other))
+    return bool(ours["low"] <= theirs["high"] and theirs["low"] <= ours["high"])
+
+
 def verdict(result: Mapping[str, Any], other: str) -> str:
-    """Say of which sets the default is better than another method for every seed, of which worse, of which neither."""
+    """Say of which sets the default is better than another method, of which worse, of which neither is clear."""
     better: list[str] = []
     worse: list[str] = []
     neither: list[str] = []
     for name in sets_of(result):
         if found := gains(result, name, other):
-            part = better if min(found) > 0 else worse if max(found) < 0 else neither
+            part = neither if overlap(result, name, other) else better if min(found) > 0 else worse
             seeds = f"{len(found)} seed{'s' if len(found) > 1 else ''}"
             part.append(f"{name.replace(',', ' with')} ({statistics.mean(found):+.1f} points, {seeds})")
     said = [
         f"{words}: {'; '.join(part)}"
         for words, part in (
-            ("better with every seed", better),
-            ("worse with every seed", worse),
-            ("better with some seeds and worse with others", neither),
+            ("better", better),
+            ("worse", worse),
+            ("not clearly better or worse", neither),
         )
         if part
     ]
@@ -193,6 +202,7 @@ def measured(result: Mapping[str, Any]) -> str:
         "`--from-scratch --batch-size 32 --lr 0.05 --crop-area 0.5`, and `--no-flip` for characters, with as many "
         "epochs as take the time of fine-tuning and a tenth more.",
         table(["set", *methods], method_rows(result, shown_top1)),
+        "A difference is clear if all seeds agree, and of a single seed if the intervals do not overlap. "
         f"{verdict(result, 'probe')} {verdict(result, 'scratch')} {kept_probes(result)} By how many points of test "
         "top-1 fine-tuning without an option is better, on the same images:",
         table(["set", *(f"than {SHOWN[each]}" for each in SHOWN if each != FINE_TUNED)], gain_rows(result)),

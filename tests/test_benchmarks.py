@@ -47,6 +47,7 @@ def readme():
         ("design_spaces", "design-spaces.md", "scipy"),
         ("precision_page", "precision.md", "onnx"),
         ("serving_page", "serving-speed.md", "onnxruntime"),
+        ("transfer_page", "fine-tuning.md", "numpy"),
     ],
 )
 def test_pages_are_written_from_the_results(load, program, page, library):
