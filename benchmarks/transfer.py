@@ -151,7 +151,7 @@ def measured(train: Callable[[Clock], rd.Bundle], method: str, test: Path) -> di
         "largest_class": tested["baseline"]["share"],
         "threads": training.execution.threads,
         "epochs": len(training.history),
-        "chosen": training.best.name,
+        "chosen": training.best_name,
         "val_top1": training.best.val_top1,
         "top1": tested["top1"],
         "curve": curve(training, clock),

@@ -118,7 +118,7 @@ class Epoch(Record, frozen=True, kw_only=True):
 
 
 class BestEpoch(Record, frozen=True, kw_only=True):
-    """The epoch whose weights the bundle has; 0 is the linear probe of a fine-tuning.
+    """The epoch whose weights the bundle has; 0 is the network of a fine-tuning before its first step.
 
     Attributes:
         epoch: its number, from 1.
@@ -136,9 +136,7 @@ class BestEpoch(Record, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """``epoch 3``, or what epoch 0 is."""
-        if not self.epoch:
-            return "epoch 0, the linear probe"
+        """``epoch 3``, or ``epoch 3, averaged``; :attr:`Training.best_name` also says what epoch 0 is."""
         return f"epoch {self.epoch}, averaged" if self.averaged else f"epoch {self.epoch}"
 
 
@@ -189,6 +187,11 @@ class LinearProbe(Record, frozen=True, kw_only=True):
     mirrored_top1: float | None = None
 
     @property
+    def name(self) -> str:
+        """``the linear probe``, or what was evaluated in its place because no head was fitted."""
+        return "the network before fine-tuning" if self.l2 is None else "the linear probe"
+
+    @property
     def mirror_safe(self) -> bool:
         """Whether mirrored images were recognized about as well: at most 5 % of the images, or one, less."""
         if self.mirrored_top1 is None:
@@ -233,7 +236,14 @@ class LearningRateProbe(Record, frozen=True, kw_only=True):
             for trial in self.trials
         )
         steps = f"{self.steps:,} step{'s' if self.steps > 1 else ''}"
-        return f"{self.lr:g} for 128 images: val losses after {steps} are {losses}"
+        kept = "; no other is clearly lower" if self._is_not_the_lowest else ""
+        return f"{self.lr:g} for 128 images: val losses after {steps} are {losses}{kept}"
+
+    @property
+    def _is_not_the_lowest(self) -> bool:
+        """Whether another trial had a lower loss than that of the chosen rate."""
+        losses = {trial.lr: trial.val_loss for trial in self.trials if trial.val_loss is not None}
+        return self.lr in losses and min(losses.values()) < losses[self.lr]
 
 
 class Lineage(Record, frozen=True, kw_only=True):
@@ -284,3 +294,8 @@ class Training(Record, frozen=True, kw_only=True):
     test: UnseenAccuracy | None = None
     lr_probe: LearningRateProbe | None = None
     early: bool | None = None
+
+    @property
+    def best_name(self) -> str:
+        """``epoch 3``, or epoch 0 and what it is."""
+        return f"epoch 0, {self.probe.name}" if self.probe and not self.best.epoch else self.best.name

@@ -200,7 +200,7 @@ def command(
         return
     best = training.best
     print_message(
-        f"{bundle.path}: weights of {best.name}, {best.val_top1:.2%} of {best.val_images:,} validation images "
+        f"{bundle.path}: weights of {training.best_name}, {best.val_top1:.2%} of {best.val_images:,} validation images "
         f"right; {f'{training.test}; ' if training.test else ''}{training.data.train_images:,} images, "
         f"{training.seconds:.0f} s - "
         f"next: regnet-deploy export{bundle.argument}"

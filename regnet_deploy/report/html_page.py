@@ -41,7 +41,7 @@ def card_figures(card: ModelCard) -> list[HtmlFigure]:
     if card.accuracy is not None:
         best = card.accuracy
         caption = (
-            f"Top-1 by epoch; the weights are those of {card.bundle.training.best.name}, {best.val_top1 * 100:.2f} %."
+            f"Top-1 by epoch; the weights are those of {card.bundle.training.best_name}, {best.val_top1 * 100:.2f} %."
         )
         if len(card.bundle.training.history) > 1:
             drawn.append(_figure(_history, card, caption))

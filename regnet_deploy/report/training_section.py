@@ -25,7 +25,7 @@ def training_section(card: ModelCard) -> Section:
         (
             "validation top-1",
             f"{measured.val_top1 * 100:.2f} % of {measured.val_images:,} images "
-            f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), {training.best.name}"
+            f"(95 % interval {measured.low * 100:.2f} to {measured.high * 100:.2f} %), {training.best_name}"
             f"{f' of {len(training.history)}' if measured.epoch else ''}; chosen on these images, so accuracy on new "
             "images is slightly lower",
         ),
@@ -81,11 +81,14 @@ def _test(training: Training) -> Iterator[tuple[str, str]]:
 def _linear_probe(training: Training) -> Iterator[tuple[str, str]]:
     probe = training.probe
     if probe:
-        how = "the network before fine-tuning" if probe.l2 is None else f"fitted to {probe.train_images:,} images"
-        yield "linear probe", f"{probe.val_top1 * 100:.2f} % of {probe.val_images:,} validation images; {how}"
+        accuracy = f"{probe.val_top1 * 100:.2f} % of {probe.val_images:,} validation images"
+        if probe.l2 is None:
+            yield "before fine-tuning", accuracy
+        else:
+            yield "linear probe", f"{accuracy}; fitted to {probe.train_images:,} images"
         if probe.mirrored_top1 is not None:
             decided = "images were mirrored at random" if probe.mirror_safe else "no image was mirrored"
-            yield "mirrored images", f"{probe.mirrored_top1 * 100:.2f} % by the linear probe: {decided}"
+            yield "mirrored images", f"{probe.mirrored_top1 * 100:.2f} % by {probe.name}: {decided}"
 
 
 def _learning_rate(training: Training) -> Iterator[tuple[str, str]]:

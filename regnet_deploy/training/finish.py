@@ -7,7 +7,7 @@ from pathlib import Path
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.training.checkpoint import Checkpoint, drop_checkpoint, load_checkpoint
+from regnet_deploy.training.checkpoint import Checkpoint, drop_checkpoint, has_checkpoint, load_checkpoint
 from regnet_deploy.training.commit import commit_training
 from regnet_deploy.training.execution import resolve_device
 from regnet_deploy.training.final_test import FinalTest, final_test, find_test_images
@@ -41,6 +41,8 @@ def finish_training(
     directory = run_dir or default_directory(bundle_path)
     if not directory.is_dir():
         raise UsageError(f"--finish: {bundle.path} has no unfinished run: {directory} does not exist")
+    if not has_checkpoint(directory):  # before a lock file is written into what may be no run directory
+        raise UsageError(f"--finish: {directory} has no unfinished run")
     with open_directory(directory):
         checkpoint = load_checkpoint(directory)
         if checkpoint is None:
@@ -78,7 +80,7 @@ def _tested(
         return final_test(checkpoint, images, resolve_device("auto"), progress)
     except DataError as error:
         progress.message(
-            f"the accuracy on the test images is not measured: {error}. When they are there again, `regnet-deploy "
-            f"evaluate{bundle.argument} --data DIR --split test` measures it"
+            f"the accuracy on the test images is not measured: {error}. When the images are there again, "
+            f"`regnet-deploy evaluate{bundle.argument} --data DIR --split test` measures it"
         )
         return None

@@ -14,6 +14,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
+def nothing_begun() -> Iterator[None]:
+    """Explain an interruption while the context is open: the run has not begun, and the bundle is as it was."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "the training had not begun and the bundle is unchanged: repeat the command to begin it"
+        ) from None
+
+
+@contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Return a function that tells whether SIGINT or SIGTERM has arrived since the context was opened.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 import time
@@ -16,18 +17,53 @@ from pathlib import Path
 from typing import IO, Any
 
 from regnet_deploy.bundle import Bundle, ensure_writable
-from regnet_deploy.errors import BundleError, DataError, require
+from regnet_deploy.errors import BundleError, DataError, UsageError, require
 from regnet_deploy.file_lock import file_lock
 from regnet_deploy.space.complexity import network_complexity
 
 _LOCK = ".lock"
 _RUN = "run-"
+#: Names of files and folders in a run directory.
+_CONTENT = re.compile(
+    r"\.lock|checkpoint\.safetensors|checked-[0-9a-f]{12}\.jsonl|earlier-[0-9a-f]{12}(-\d+)?|run-\d+", re.ASCII
+)
+#: In the root of a file system of its own, which may be a run directory.
+_OF_FILE_SYSTEM = frozenset({"lost+found"})
 
 
 def default_directory(bundle_path: str | Path) -> Path:
     """Return the run directory of a bundle: its sibling ``<bundle>.training``."""
     folder = Path(bundle_path).resolve()
     return folder.parent / f"{folder.name}.training"
+
+
+def ensure_usable(directory: Path, bundle_path: Path, data: str | Path) -> None:
+    """Check, before anything is written, that a folder may be a run directory, without other data in it.
+
+    An existing folder has to be empty or a run directory, and the folder is not in the bundle nor among the images.
+    Among the images, folders that are not searched for images can be used: hidden ones and ``<name>.training``.
+
+    Raises:
+        UsageError: it may not.
+    """
+    folder, bundle, images = (Path(os.path.realpath(path)) for path in (directory, bundle_path, data))
+    if folder.is_relative_to(bundle):
+        where = "is the bundle" if folder == bundle else f"is inside the bundle {bundle_path}"
+        raise UsageError(f"--run-dir {directory} {where}: give a folder outside of it, or omit --run-dir")
+    inside = folder.relative_to(images).parts if folder.is_relative_to(images) else None
+    if inside is not None and not any(name.startswith(".") or name.lower().endswith(".training") for name in inside):
+        where = "is the folder of the images" if not inside else f"is inside the folder of the images, {data}"
+        raise UsageError(f"--run-dir {directory} {where}: give a folder outside of it, or omit --run-dir")
+    try:
+        content = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    except OSError:
+        return  # the lock file says why
+    known = any(_CONTENT.fullmatch(name) for name in content)
+    other = sorted(name for name in content - _OF_FILE_SYSTEM if not name.startswith("."))
+    if other and not known:
+        raise UsageError(
+            f"the run directory {directory} has other files ({other[0]}): give a new or empty folder with --run-dir"
+        )
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,20 +173,48 @@ def is_committed(checkpoint: Checkpoint, bundle: Bundle) -> bool:
 
 
 def identity_differences(
-    checkpoint: Checkpoint, identity: RunIdentity, request: ExecutionRequest, leave_out: tuple[str, ...] = ()
+    checkpoint: Checkpoint,
+    identity: RunIdentity,
+    request: ExecutionRequest,
+    leave_out: tuple[str, ...] = (),
+    given: Collection[str] | None = None,
 ) -> list[str]:
-    """Return, in words, what differs from the run of the checkpoint; groups of the identity can be left out."""
-    differences = []
-    for group, values in identity.to_json().items():
+    """Return, in words, what differs from the run of the checkpoint.
+
+    Args:
+        checkpoint: of the unfinished run.
+        identity: of the run that is requested.
+        request: how its steps are to be executed.
+        leave_out: groups of the identity that are not compared.
+        given: names of the values of the recipe that the user gave, None for all: others are not named where they
+            follow from something that differs.
+    """
+    differences, values_now = [], identity.to_json()
+    implied = set() if given is None else _implied(values_now, checkpoint.identity) - set(given)
+    for group, values in values_now.items():
         if group in leave_out:
             continue
         before = checkpoint.identity.get(group, {})
         for name in sorted({*values, *before}):
             usual = getattr(Recipe, name, None) if group == "recipe" else None  # JSON data leaves some defaults out
             was, now = before.get(name, usual), values.get(name, usual)
-            if was != now:
+            if was != now and not (group == "recipe" and name in implied):
                 differences.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
     return differences + request.contradictions(checkpoint.autotune)
+
+
+#: Values of a recipe whose defaults follow from its number of epochs and its batch size.
+_OF_LENGTH = frozenset({"warmup_epochs", "warmup_steps", "ema_decay", "patience"})
+
+
+def _implied(now: Mapping[str, Any], was: Mapping[str, Any]) -> set[str]:
+    """Return the values of the recipe whose defaults follow from what differs."""
+    if now["data"] != was.get("data"):
+        return {"epochs", "batch_size", *_OF_LENGTH}
+    before = was.get("recipe", {})
+    if now["recipe"]["batch_size"] != before.get("batch_size"):
+        return {"epochs", *_OF_LENGTH}
+    return set(_OF_LENGTH) if now["recipe"]["epochs"] != before.get("epochs") else set()
 
 
 def is_already_trained(identity: RunIdentity, request: ExecutionRequest) -> bool:
@@ -202,13 +231,19 @@ def is_already_trained(identity: RunIdentity, request: ExecutionRequest) -> bool
     return same_data and same_network and training.recipe == identity.recipe.to_json()
 
 
-def ensure_same_run(checkpoint: Checkpoint, identity: RunIdentity, request: ExecutionRequest, directory: Path) -> None:
-    """Refuse to continue another run.
+def ensure_same_run(
+    checkpoint: Checkpoint,
+    identity: RunIdentity,
+    request: ExecutionRequest,
+    directory: Path,
+    given: Collection[str] | None = None,
+) -> None:
+    """Refuse to continue another run; ``given`` are the values of the recipe that the user gave, None for all.
 
     Raises:
         UsageError: with what differs.
     """
-    differences = identity_differences(checkpoint, identity, request)
+    differences = identity_differences(checkpoint, identity, request, given=given)
     if differences:
         best = checkpoint.state.best
         end = f"--finish to write its best weights so far ({best.val_top1:.2%}) into the bundle, " if best else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from regnet_deploy.bundle.training import BestEpoch, Epoch, LearningRateProbe, LinearProbe
+from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe
 from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import RunState
@@ -35,7 +35,7 @@ def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) ->
     small = not fitted.probe and recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
     warmup = f"{fitted.warmup_epochs} for warm-up"
     if fitted.warmup_steps is not None:
-        warmup = f"{fitted.warmup_steps} steps for warm-up"
+        warmup = f"{fitted.warmup_steps} step{'' if fitted.warmup_steps == 1 else 's'} for warm-up"
     progress.message(
         f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {warmup}, "
         f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
@@ -107,7 +107,7 @@ def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:
     )
 
 
-def early_line(patience: int, best: BestEpoch) -> str:
-    """Return one line on a run that has ended before its last epoch."""
+def early_line(patience: int, best: str) -> str:
+    """Return one line on a run that has ended before its last epoch; ``best`` names its best one."""
     which = "the epoch after it was not" if patience == 1 else f"none of the {patience} epochs after it was"
-    return f"ended early: the best is {best.name}, and {which} better"
+    return f"ended early: the best is {best}, and {which} better"

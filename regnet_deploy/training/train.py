@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ from regnet_deploy.training.execution import (
 from regnet_deploy.training.final_test import final_test
 from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
 from regnet_deploy.training.finish import finish_training
-from regnet_deploy.training.interruption import Interrupted, stop_signals
+from regnet_deploy.training.interruption import Interrupted, nothing_begun, stop_signals
 from regnet_deploy.training.loop import fit
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
 from regnet_deploy.training.run import DivergenceError, TrainingRun
@@ -61,6 +62,7 @@ from regnet_deploy.training.run_callbacks import run_callbacks
 from regnet_deploy.training.run_directory import (
     default_directory,
     ensure_free_space,
+    ensure_usable,
     new_run_name,
     open_directory,
     open_tensorboard,
@@ -158,7 +160,9 @@ def train(
         raise DataError(f"{error}; the unfinished run in {directory} can be ended without it: --finish") from None
     ensure_trainable(bundle, listing, given.fine_tune)
     ensure_no_split_twice(listing, options.val_split, options.test_split)
-    with open_directory(directory):
+    ensure_usable(directory, bundle.path, data)
+    with open_directory(directory), contextlib.ExitStack() as before:
+        before.enter_context(nothing_begun())
         ensure_free_space(bundle, directory)
         checkpoint = None if options.restart else load_checkpoint(directory)
         cache = cache_file(directory, listing.root)
@@ -179,7 +183,8 @@ def train(
                 return bundle
             checkpoint = None
         if checkpoint:
-            ensure_same_run(checkpoint, identity, options.execution, directory)
+            named = None if isinstance(recipe, Recipe) else recipe.keys()
+            ensure_same_run(checkpoint, identity, options.execution, directory, named)
         elif is_already_trained(identity, options.execution) and not options.restart:
             top1 = bundle.training.best.val_top1
             progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
@@ -191,7 +196,7 @@ def train(
             return bundle
         describe_start(identity, given, progress)
         del checked, listing  # half a gigabyte for ImageNet
-        return _run(identity, options, shares, directory, checkpoint, progress)
+        return _run(identity, options, shares, directory, checkpoint, progress, begin=before.close)
 
 
 def _run(
@@ -201,6 +206,7 @@ def _run(
     directory: Path,
     checkpoint: Checkpoint | None,
     progress: Progress,
+    begin: Callable[[], None],
 ) -> Bundle:
     disable_tf32()
     model = identity.model()
@@ -241,6 +247,7 @@ def _run(
 
     if not checkpoint:
         save()  # so that the choice of execution holds from now on
+    begin()
     with open_tensorboard(directory / description.name, run.steps_done) as metrics, stop_signals() as stopping:
         try:
             fit(run, run_callbacks(run, save, metrics, progress, options.checkpoint_s, stopping))
@@ -253,7 +260,8 @@ def _run(
                 drop_checkpoint(directory)  # a run that continued from it would diverge again
                 raise
             best = run.state.best_epoch
-            which = f"the best epoch so far, {best}, is" if best else "the linear probe is"
+            first = run.state.probe.name if run.state.probe else "the first head"
+            which = f"the best epoch so far, {best}, is" if best else f"{first} is"
             kept = f"{which} kept: --finish writes it into the bundle"
             raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
         except Interrupted:
@@ -261,7 +269,7 @@ def _run(
     bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested)
     drop_checkpoint(directory)
     if bundle.training.early:
-        progress.message(early_line(recipe.patience, bundle.training.best))
+        progress.message(early_line(recipe.patience, bundle.training.best_name))
     for line in left_out_lines("could not be read any more during training", bundle.training.data.unreadable):
         progress.message(line)
     return bundle
@@ -301,7 +309,12 @@ def _execution(
         if error:
             progress.message(f"torch.compile fails here ({error}): continuing without it")
             execution = execution.replace(compiled=False)
-    threads = torch.get_num_threads()
+    threads, cores = torch.get_num_threads(), available_cores()
+    if request.threads is not None and request.threads > cores:
+        progress.message(
+            f"--threads {request.threads} is more than the {cores} core{'' if cores == 1 else 's'} that this process "
+            "may use: steps may take longer"
+        )
     faster = request.precision == "auto" and execution.precision == "fp32" and has_bf16(execution.device)
     progress.message(
         f"running steps in {execution} with {threads} {'thread' if threads == 1 else 'threads'}"

@@ -201,7 +201,7 @@ def test_an_unfinished_run_is_tested_where_its_images_are(
         assert done.training.data.test.images == 12
         reason = "does not exist" if where == "gone" else "has other images to test on than the run began with"
         assert "the accuracy on the test images is not measured: " in recorded_progress.text
-        assert f"{reason}. When they are there again, `regnet-deploy evaluate" in recorded_progress.text
+        assert f"{reason}. When the images are there again, `regnet-deploy evaluate" in recorded_progress.text
 
 
 def test_test_images_that_vanish_end_the_run_with_one_line(

@@ -155,9 +155,24 @@ def test_the_probe_is_the_result_if_no_epoch_is_better(
     monkeypatch.setattr(training_run, "evaluate", scripted)
     tuned = train.train(imported.path, data, SHORT, options, recorded_progress)
     assert (tuned.training.best.epoch, tuned.training.best.val_top1) == (0, 0.75)
-    assert tuned.training.best.name == "epoch 0, the linear probe"
+    assert tuned.training.best_name == "epoch 0, the linear probe"
     after = weights_from_bytes(tuned.read(FILE))
     assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith("head."))
+
+
+def test_a_head_that_was_kept_is_not_called_a_linear_probe(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    train.train(bundle.path, data, Recipe(epochs=2, batch_size=8, crop_area=0.5), options, recorded_progress)
+    given = {**SHORT, "fine_tune": True, "lr": 1e-9, "warmup_epochs": 1}
+    tuned = train.train(bundle.path, data, given, options, recorded_progress)
+    assert tuned.training.probe.l2 is None
+    first = tuned.training.replace(best=tuned.training.best.replace(epoch=0, averaged=None))
+    assert first.best_name == "epoch 0, the network before fine-tuning"
+    shown = dict(next(section for section in card_sections(model_card(tuned)) if section.title == "Training").facts)
+    assert "linear probe" not in shown
+    assert shown["before fine-tuning"].endswith("of 12 validation images")
+    assert "by the network before fine-tuning: " in shown["mirrored images"]
 
 
 def test_a_mapping_with_fine_tune_false_trains_from_scratch_and_says_so(

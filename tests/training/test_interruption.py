@@ -139,3 +139,21 @@ def test_before_the_first_epoch_there_is_nothing_to_finish(
     monkeypatch.setattr(Trainer, "step", signalled)
     with pytest.raises(KeyboardInterrupt, match=r"continues at epoch 1 step 1$"):
         train.train(bundle.path, data, recipe, options, recorded_progress)
+
+
+def test_before_the_first_checkpoint_the_command_has_to_be_repeated(
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(train, "check_images", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the training had not begun and the bundle is unchanged: repeat"):
+        train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert open_bundle(bundle.path) == bundle
+    assert load_checkpoint(default_directory(bundle.path)) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.training import RateTrial
+from regnet_deploy.bundle.training import LearningRateProbe, RateTrial
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.weights import FILE
 from regnet_deploy.training import rate_probe, train
@@ -125,3 +125,9 @@ def test_a_probe_whose_trials_all_diverge_ends_the_run(
     with pytest.raises(UsageError, match=r"in any trial .* give a lower --lr than 2\.5e\+29$"):
         train.train(bundle.path, data, recipe, options, recorded_progress)
     assert load_checkpoint(bundle.path.parent / "bundle.training") is None
+
+
+@pytest.mark.parametrize(("lower", "said"), [(0.39, True), (0.41, False), (None, False)])
+def test_a_lower_loss_that_is_not_clearly_lower_is_explained(lower: float | None, said: bool) -> None:
+    probe = LearningRateProbe(lr=0.1, steps=3, trials=(trial(0.1, 0.4), trial(0.4, lower)), seconds=1.0)
+    assert str(probe).endswith("; no other is clearly lower") is said

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.errors import BundleError, DataError
+from regnet_deploy.errors import BundleError, DataError, UsageError
 from regnet_deploy.training import run_directory
 from regnet_deploy.training.run_directory import (
     default_directory,
     ensure_free_space,
+    ensure_usable,
     new_run_name,
     open_directory,
     open_tensorboard,
@@ -63,6 +64,40 @@ def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="give another --run-dir"), open_directory(tmp_path / "file" / "run"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("b", "is the bundle"),
+        ("b/run", "is inside the bundle"),
+        ("data", "is the folder of the images"),
+        ("data/red", "is inside the folder of the images"),
+        ("link/red", "is inside the folder of the images"),
+        (".", r"has other files \(b\)"),
+        ("notes", r"has other files \(run-tests.sh\)"),
+        ("/", "has other files"),
+    ],
+)
+def test_a_folder_of_something_else_is_no_run_directory(tmp_path: Path, place: str, reason: str) -> None:
+    for folder in ("b", "data/red", "notes"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "notes" / "run-tests.sh").touch()
+    with pytest.raises(UsageError, match=reason) as error:
+        ensure_usable(tmp_path / place, tmp_path / "b", tmp_path / "data")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["new", "empty", "data/b.training", "used", "data/used.training"])
+def test_new_empty_and_earlier_run_directories_can_be_used(tmp_path: Path, place: str) -> None:
+    for folder in ("b", "data/red", "empty/lost+found"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("used", "data/used.training"):
+        with open_directory(tmp_path / name) as used:
+            (used / "checkpoint.safetensors").touch()
+            (used / "mine.txt").touch()
+    ensure_usable(tmp_path / place, tmp_path / "b", tmp_path / "data")
 
 
 def test_there_is_room(bundle: Bundle, tmp_path: Path) -> None:

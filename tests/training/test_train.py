@@ -624,3 +624,47 @@ def test_a_color_shift_of_gray_images_is_refused(
     bundle = create_bundle(tmp_path / "gray", parts)
     with pytest.raises(UsageError, match=r"--lighting 0.2 shifts colors, and the network takes gray images: omit it"):
         train.train(bundle.path, data, {"lighting": 0.2}, options, recorded_progress)
+
+
+@pytest.mark.parametrize("finish", [False, True])
+def test_the_bundle_is_no_run_directory_and_nothing_is_written_into_it(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, finish: bool
+) -> None:
+    before = sorted(bundle.path.iterdir())
+    reason = "has no unfinished run" if finish else "is the bundle: give a folder outside of it"
+    inside = dataclasses.replace(options, run_dir=bundle.path, finish=finish)
+    with pytest.raises(UsageError, match=reason):
+        train.train(bundle.path, data, recipe, inside, recorded_progress)
+    assert sorted(bundle.path.iterdir()) == before
+
+
+def test_values_that_follow_from_the_epochs_are_not_named_unless_they_were_given(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, stop_at
+) -> None:
+    given = {"epochs": 30, "batch_size": 8, "crop_area": 0.5}
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, given, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
+    with pytest.raises(UsageError, match=r"differs in epochs 10 \(was 30\): repeat"):
+        train.train(bundle.path, data, {**given, "epochs": 10}, options, recorded_progress)
+    with pytest.raises(UsageError, match=r"differs in epochs 10 \(was 30\), warmup_epochs 1 \(was 5\): repeat"):
+        train.train(bundle.path, data, {**given, "epochs": 10, "warmup_epochs": 1}, options, recorded_progress)
+    with pytest.raises(UsageError, match=r"differs in patience 7 \(was 0\): repeat"):
+        train.train(bundle.path, data, {**given, "patience": 7}, options, recorded_progress)
+
+
+def test_more_threads_than_cores_are_said_at_the_start(
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
+    stop_at: Callable[[int], None],
+) -> None:
+    monkeypatch.setattr(train, "available_cores", lambda: 1)
+    stop_at(0)
+    many = dataclasses.replace(options, execution=dataclasses.replace(options.execution, threads=2))
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, many, recorded_progress)
+    assert "--threads 2 is more than the 1 core that this process may use" in recorded_progress.text
