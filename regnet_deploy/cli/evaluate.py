@@ -152,8 +152,10 @@ def command(
     if expect is not None:
         from regnet_deploy.evaluation.published_accuracy import compare_with_expected, compare_with_published
 
-        told = isinstance(expect, float)
-        print_message(compare_with_expected(result, expect) if told else compare_with_published(bundle, result))
+        if isinstance(expect, float):
+            print_message(compare_with_expected(bundle, result, expect))
+        else:
+            print_message(compare_with_published(bundle, result))
 
 
 def _write_files(result: EvaluationResult, csv: Path | None, mistakes: Path | None, preprocessing: Any) -> None:

@@ -75,9 +75,7 @@ class Channels(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
 @click.option(
     "--stem-stride",
     type=Whole(1, 2),
-    default=2,
-    show_default=True,
-    help="Stride of the first convolution, which the weights do not tell.",
+    help="Stride of the first convolution, which the weights do not tell.  [default: 2]",
 )
 @click.option("--resolution", type=Whole(16, 2048), help="Width and height of the network's input, pixels.")
 @click.option("--resize", type=Whole(16, 4096), help="Short side of the image before the central crop, pixels.")
@@ -109,8 +107,8 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
     by their digest, place or name, and bring their preprocessing, license and published accuracy. What the file does
     not say is assumed, and printed.
 
-    FILE can also be the name of public weights, hf:OWNER/NAME of the Hugging Face hub, or an https address: it is
-    downloaded then, and an interrupted download continues. Caches of huggingface_hub and torch.hub are used.
+    FILE can also be the name of public weights, hf:OWNER/NAME of the Hugging Face hub, or an http or https address: it
+    is downloaded then, and an interrupted download continues. Caches of huggingface_hub and torch.hub are used.
 
     \b
     Example:
@@ -126,7 +124,8 @@ def command(named: str, output: str, force: bool, as_json: bool, **options: Any)
     if not named:
         if not options["published"]:
             raise UsageError(
-                "give a file, hf:OWNER/NAME, an https address, or the name of public weights (`regnet-deploy weights`)"
+                "give a file, hf:OWNER/NAME, an http or https address, or the name of public weights "
+                "(`regnet-deploy weights`)"
             )
         named = find_weights(options["published"]).name
     import_named(named, output, force, as_json, options)

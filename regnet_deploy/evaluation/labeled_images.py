@@ -156,8 +156,9 @@ def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple
             ]
         by_label |= by_synset
     unknown = [name for name in folders if name not in by_label]
-    guesses = [(name, did_you_mean(name, labels)) for name in unknown]
-    guess = next((f"; {name}:{nearest}" for name, nearest in guesses if nearest), "")
+    near = {name: [label for label in labels if abs(len(label) - len(name)) <= 1 + len(name) // 4] for name in unknown}
+    guesses = [(name, did_you_mean(name, near[name])) for name in unknown]
+    guess = next((f"; {name}{nearest}" for name, nearest in guesses if nearest), "")
     raise DataError(
         f"{len(unknown)} of {len(folders)} class folders in {root} are no classes of the network: "
         f"{shortened(unknown)}{guess}; its classes are {shortened(labels)}: rename or remove these folders"

@@ -94,6 +94,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 HERE, FILE, DESCRIPTION = Path(__file__).parent, {file!r}, {description!r}
+for name in (FILE, DESCRIPTION):
+    if not (HERE / name).exists():
+        sys.exit(f"{{HERE / name}} is missing: it belongs beside {{Path(__file__).name}}")
 ABOUT = json.loads((HERE / DESCRIPTION).read_text(encoding="utf-8"))
 STEPS = ABOUT["preprocessing"]
 {opening}
@@ -134,8 +137,15 @@ def load_pixels(path):
 {resize}
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
+        print("usage:", Path(__file__).name, "IMAGE ...", file=sys.stdout if len(sys.argv) > 1 else sys.stderr)
+        sys.exit(0 if len(sys.argv) > 1 else 2)
     for path in sys.argv[1:]:
-        scores = logits(load_pixels(path)[None])[0]
+        try:
+            pixels = load_pixels(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow raises them
+            sys.exit(f"cannot read {{path}}: {{getattr(error, 'strerror', None) or error}}")
+        scores = logits(pixels[None])[0]
         shares = np.exp(scores - scores.max())
         for number in np.argsort(-shares)[:5]:
             print(f"{{path}}: {{ABOUT['labels'][number]}} {{shares[number] / shares.sum():.1%}}")

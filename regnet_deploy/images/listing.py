@@ -77,8 +77,9 @@ def list_images(root: str | Path, *, test: bool = False) -> ImageListing:
             raise DataError(f"{folder / below} has class folders and no files in them: add images, or remove it")
         unknown = sorted(set(splits[split]) - set(train))
         if unknown:
+            classes = "class" if len(unknown) == 1 else "classes"
             raise DataError(
-                f"{folder / below} has {len(unknown)} class(es) that {folder / layout.train} has not: "
+                f"{folder / below} has {len(unknown)} {classes} that {folder / layout.train} has not: "
                 f"{shortened(unknown)}; both need the same class folders"
             )
     return _listing(

@@ -103,7 +103,9 @@ def check_url(url: str) -> str:
     except ValueError as error:
         raise UsageError(f"{url} is no address: {error}") from None
     if parts.scheme.lower() not in ("http", "https"):
-        raise UsageError(f"{url} cannot be downloaded: give an https address, or download it and import the file")
+        raise UsageError(
+            f"{url} cannot be downloaded: give an http or https address, or download it and import the file"
+        )
     if not host or re.search(r"[\x00-\x20\x7f]", url):
         raise UsageError(f"{url!r} is no address: give one such as https://host/weights.pth")
     if parts.username is not None:

@@ -31,7 +31,7 @@ def export_weights(bundle: Bundle, target: str, path: str | Path) -> Path:
         UsageError: the library is not known or does not have this kind of network, or the file cannot be written.
         MissingPart: the bundle has no weights.
     """
-    file = check_output_file(path, _SUFFIXES, "weights")
+    file = check_output_file(path, _SUFFIXES, "a weight file")
     if FILE not in bundle.files:
         raise MissingPart(
             f"{bundle.path} has no weights yet: run `regnet-deploy train{bundle.argument} --data DIR` or "

@@ -60,7 +60,12 @@ class ForeignWeights:
 
 
 def read_foreign_weights(
-    path: Path, *, source: str | None = None, channels: str | None = None, stem_stride: int = 2
+    path: Path,
+    *,
+    source: str | None = None,
+    channels: str | None = None,
+    stem_stride: int = 2,
+    named_by: str = "--from",
 ) -> ForeignWeights:
     """Read the weights of a RegNet that another library saved.
 
@@ -70,16 +75,17 @@ def read_foreign_weights(
         channels: ``rgb`` or ``bgr``, the order in which the network takes the channels of an image; None takes that of
             the library, and of pycls's stored configuration. A network of gray images has one channel.
         stem_stride: stride of the stem, 1 or 2, which the weights do not tell.
+        named_by: option that named the library, for the error where the file is of another.
 
     Raises:
-        UsageError: the library is not known.
+        UsageError: the library is not known, or BGR is given for a network of gray images.
         DataError: the file cannot be read, or does not hold a RegNet; the message names the network or the tensors.
     """
     if source is not None and source not in SOURCES:
         raise UsageError(f"--from must be one of {', '.join(SOURCES)}, got {source!r}{did_you_mean(source, SOURCES)}")
     file = read_weight_file(path)
     names = [name for name in file.tensors if not _IGNORED.match(name)]
-    layout = _recognize(names, source or (OWN if _is_own(file, path) else None), path)
+    layout = _recognize(names, source or (OWN if _is_own(file, path) else None), path, named_by)
     unknown = [name for name in names if layout.own_name(name) is None]
     if unknown:
         raise DataError(f"{path} is {_description(names, layout, unknown)}")
@@ -101,6 +107,8 @@ def read_foreign_weights(
         raise DataError(f"{path}: {error}") from None
     bgr, assumptions = _channel_order(file, layout, channels)
     if network.input_channels == 1:
+        if channels == "bgr":
+            raise UsageError(f"{path} takes gray images, whose one channel has no order: omit --channels bgr")
         bgr, assumptions = False, []
     if bgr:
         state["stem.conv.weight"] = state["stem.conv.weight"].flip(1)
@@ -109,6 +117,23 @@ def read_foreign_weights(
         if counter not in state or state[counter].shape != () or state[counter].dtype != torch.int64:
             state[counter] = torch.zeros((), dtype=torch.int64)  # nothing is computed with it
     return ForeignWeights(file, layout.name, state, network, classes_of(state), tuple(assumptions))
+
+
+def assumed_of_stem(weights: ForeignWeights, channels: str | None, stem_stride: int | None) -> list[str]:
+    """Return what is assumed of the first convolution, beside what ``weights.assumptions`` says of pycls's.
+
+    Args:
+        weights: as they were read.
+        channels: order of the channels that was given; None if none was.
+        stem_stride: stride that was given; None if none was.
+    """
+    assumed, source = [], weights.source
+    if channels is None and weights.network.input_channels == 3 and source not in ("pycls", OWN):
+        order, other = ("BGR", "rgb") if source == "mmpretrain" else ("RGB", "bgr")
+        assumed.append(f"the order of the channels is {order}, as {source} has it: --channels {other} says otherwise")
+    if stem_stride is None:
+        assumed.append("the stem has stride 2, as in published networks; weights do not tell it: --stem-stride sets it")
+    return assumed
 
 
 def _outputs_first(name: str, tensor: Tensor) -> Tensor:
@@ -131,13 +156,13 @@ def _fold_biases(state: dict[str, Tensor]) -> int:
     return biases
 
 
-def _recognize(names: Sequence[str], source: str | None, path: Path) -> Layout:
+def _recognize(names: Sequence[str], source: str | None, path: Path, named_by: str) -> Layout:
     """Return the layout that knows most of the names."""
     counts = [(layout, count) for layout, count in match_counts(names) if source in (None, layout.name)]
     layout, count = counts[0]
     best, known = match_counts(names)[0]
     if source is not None and count < known == len(names):
-        raise DataError(f"{path} has the names of {best.name}, not of {source}: omit --from")
+        raise DataError(f"{path} has the names of {best.name}, not of {source}: omit {named_by}")
     if 2 * count > len(names) or (source is not None and count):
         return layout
     other = _other_network(names)
@@ -167,7 +192,8 @@ def _description(names: Sequence[str], layout: Layout, unknown: Sequence[str]) -
     listed = ", ".join(unknown[:_NAMED]) + (f", and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else "")
     if other:
         return f"{other}, not a RegNet that can be imported; tensors: {listed}"
-    return f"almost a RegNet of {layout.name}, but {len(unknown)} of {len(names)} tensors are of no RegNet: {listed}"
+    are = "is" if len(unknown) == 1 else "are"
+    return f"almost a RegNet of {layout.name}, but {len(unknown)} of {len(names)} tensors {are} of no RegNet: {listed}"
 
 
 def _channel_order(file: WeightFile, layout: Layout, channels: str | None) -> tuple[bool, list[str]]:

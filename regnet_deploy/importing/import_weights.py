@@ -15,7 +15,7 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.imagenet import class_names
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.importing.file_digest import digest_of
-from regnet_deploy.importing.foreign_weights import ForeignWeights, read_foreign_weights
+from regnet_deploy.importing.foreign_weights import ForeignWeights, assumed_of_stem, read_foreign_weights
 from regnet_deploy.importing.hub_config import HubConfig, first_repeated, read_hub_config
 from regnet_deploy.importing.layouts import OWN
 from regnet_deploy.importing.public_weights import (
@@ -64,7 +64,7 @@ class ImportOptions:
         published: name of the public weights that the file holds, or :data:`NO_PUBLIC`; None recognizes them.
         network: name of the published network that the file must have; None takes any.
         channels: ``rgb`` or ``bgr``; None is the order of the library.
-        stem_stride: stride of the stem, 1 or 2.
+        stem_stride: stride of the stem, 1 or 2; None is 2.
         resolution: pixels a side of the network's input; this and what follows is None where the published test or the
             default of the library is wanted.
         resize: short side of the image before the central crop, pixels.
@@ -79,7 +79,7 @@ class ImportOptions:
     published: str | None = None
     network: str | None = None
     channels: str | None = None
-    stem_stride: int = 2
+    stem_stride: int | None = None
     resolution: int | None = None
     resize: int | None = None
     interpolation: str | None = None
@@ -125,7 +125,8 @@ def import_weights(
         file,
         source=options.source or (published.source if published else None),
         channels=options.channels,
-        stem_stride=options.stem_stride,
+        stem_stride=options.stem_stride or 2,
+        named_by="--from" if options.source or not published else f"--weights {published.name}",
     )
     if options.network is not None:
         _check_network(foreign, options.network, file)
@@ -142,6 +143,8 @@ def import_weights(
     if options.published != NO_PUBLIC:
         entry, assumed = _published_entry(foreign, published, file, digest, location, assumptions)
     preprocessing = _preprocessing(foreign, entry, config, options, assumptions)
+    if entry is None:
+        assumptions += assumed_of_stem(foreign, options.channels, options.stem_stride)
     parts = Manifest(
         architecture=_architecture(foreign, preprocessing.crop),
         preprocessing=preprocessing,
@@ -268,7 +271,11 @@ def _preprocessing(
     if None in known:
         filtering = interpolation if antialias else f"{interpolation} without antialiasing"
         text = f"short side {said['resize'] or resize}, center {resolution}, {filtering}"
-        normal = "" if entry or (said["mean"] and said["std"]) else ", mean and deviation of ImageNet"
+        normal = (
+            ""
+            if entry or (said["mean"] and said["std"])
+            else f", mean and deviation of {'gray' if channels == 1 else 'ImageNet'}"
+        )
         named = ", ".join(f"--{name}" for name in (*said, "antialias"))
         assumptions.append(
             f"preprocessing as in the default test of {foreign.source} ({text}{normal}): {named} set what differs"
@@ -304,7 +311,10 @@ def _normalization(
         if values is not None and len(values) == 1:
             stated[name] = values * channels  # as timm takes it
         elif values is not None and len(values) != channels:
-            assumptions.append(f"config.json has {len(values)} values of {name} for {channels} channels: not taken")
+            assumptions.append(
+                f"config.json has {len(values)} values of {name} for {channels} channel{'s' * (channels > 1)}: "
+                "not taken"
+            )
             stated[name] = None
     return stated
 
@@ -341,8 +351,9 @@ def _labels(classes: int, file: Path | None, config: HubConfig, assumptions: lis
     if len(config.labels) == classes and config.labels != tuple(synset for synset, _ in known):
         return config.labels
     if config.labels and len(config.labels) != classes:
+        names = "class name" if len(config.labels) == 1 else "class names"
         assumptions.append(
-            f"config.json has {len(config.labels)} class names, and the network {classes} outputs: they are not taken"
+            f"config.json has {len(config.labels)} {names}, and the network {classes} outputs: they are not taken"
         )
     if known:
         assumptions.append(

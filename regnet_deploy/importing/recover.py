@@ -68,7 +68,7 @@ def check_tensors(tensors: Mapping[str, Tensor], network: Network) -> None:
     ]
     for found, what in ((shaped, "have other shapes"), (missing, "are missing"), (extra, "are of no RegNet")):
         if found:
-            raise DataError(f"the weights fit no RegNet: {len(found)} tensors {what}: {_first(found)}")
+            raise DataError(f"the weights fit no RegNet: {_tensors(len(found), what)}: {_first(found)}")
 
 
 def _check_kinds(tensors: Mapping[str, Tensor]) -> None:
@@ -87,11 +87,11 @@ def _check_kinds(tensors: Mapping[str, Tensor]) -> None:
     negative = [name for name, tensor in named.items() if name.endswith("running_var") and bool((tensor < 0).any())]
     for found, what in (
         (shaped, "have shapes that are not those of its layers"),
-        (integers, "are integers (weights that were quantized cannot be imported)"),
-        (negative, "are variances below 0"),
+        (integers, "have integers (weights that were quantized cannot be imported)"),
+        (negative, "have variances below 0"),
     ):
         if found:
-            raise DataError(f"the weights fit no RegNet: {len(found)} tensors {what}: {_first(found)}")
+            raise DataError(f"the weights fit no RegNet: {_tensors(len(found), what)}: {_first(found)}")
 
 
 def _dimensions(name: str) -> int:
@@ -176,6 +176,14 @@ def _se_ratio(squeezed: Sequence[tuple[int, int]]) -> float:
         if numerator and all(round(ratio * width) == inner for width, inner in squeezed):
             return ratio
     return (low + high) / 2
+
+
+def _tensors(count: int, what: str) -> str:
+    """Return ``2 tensors are missing``, or ``1 tensor is missing``."""
+    if count > 1:
+        return f"{count} tensors {what}"
+    verb, rest = what.split(" ", 1)
+    return f"1 tensor {'is' if verb == 'are' else 'has'} {rest}"
 
 
 def _first(names: Sequence[str]) -> str:

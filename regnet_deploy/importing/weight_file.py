@@ -322,8 +322,9 @@ def _check_dense(tensors: Mapping[str, Tensor], path: Path) -> None:
         or tensor.is_complex()
     ]
     if odd:
+        are = "is" if len(odd) == 1 else "are"
         raise DataError(
-            f"{path}: {len(odd)} of {len(tensors)} tensors are sparse, quantized, complex or without values: "
+            f"{path}: {len(odd)} of {len(tensors)} tensors {are} sparse, quantized, complex or without values: "
             f"{', '.join(odd[:5])}"
         )
     _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))

@@ -132,7 +132,7 @@ def test_public_weights_are_downloaded_by_name_with_or_without_the_option(
         assert done.returncode == 0, done.stderr
         assert "Public weights: regnetx_002.pycls_in1k, license MIT, 68.76 % top-1" in done.stdout
         assert "regnet-deploy evaluate b --data DIR --expect\n" in done.stderr
-    assert "give a file, hf:OWNER/NAME, an https address, or the name" in cli_error("import", cwd=tmp_path)
+    assert "give a file, hf:OWNER/NAME, an http or https address, or the name" in cli_error("import", cwd=tmp_path)
 
 
 def test_weights_are_listed_by_a_part_of_their_name(cli: Any, cli_error: Callable[..., str]) -> None:

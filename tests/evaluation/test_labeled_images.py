@@ -90,9 +90,14 @@ def test_synsets_are_known_where_the_labels_have_synonyms(tmp_path: Path) -> Non
 
 
 def test_what_cannot_be_mapped_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
-    said = r"2 of 3 class folders in .*: aaa, kat; kat: \(did you mean cat\?\); its classes are ant, bee, cat: rename"
+    said = r"2 of 3 class folders in .*: aaa, kat; kat \(did you mean cat\?\); its classes are ant, bee, cat: rename"
     with pytest.raises(DataError, match=said):
         find_labeled_images(folder(tmp_path, "kat", "aaa", "ant"), LABELS)
+
+
+def test_no_name_is_suggested_that_is_far_from_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cross, ring; its classes are circle, square, triangle: rename"):
+        find_labeled_images(folder(tmp_path, "cross", "ring"), ["circle", "square", "triangle"])
 
 
 def test_empty_folders_are_one_line(tmp_path: Path) -> None:

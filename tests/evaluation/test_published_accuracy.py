@@ -13,7 +13,7 @@ from regnet_deploy.evaluation.metrics import Share
 from regnet_deploy.evaluation.published_accuracy import compare_with_expected, compare_with_published
 
 
-def bundle(top1: float | None, training: object = None) -> Any:
+def bundle(top1: float | None = None, training: object = None) -> Any:
     origin = WeightsOrigin(
         file="a", sha256="0", source="timm", container="safetensors", top1_percent=top1, top1_setting="a table"
     )
@@ -26,8 +26,35 @@ def result(right: int, n: int, answers: object = None) -> Any:
     return SimpleNamespace(evaluations=[measured], images=images)
 
 
-def test_inside_the_interval_they_agree() -> None:
-    assert "they agree" in compare_with_published(bundle(80.0), result(38, 50))
+def trained_bundle() -> Any:
+    return SimpleNamespace(path="b", manifest=SimpleNamespace(imported=None, training=object()))
+
+
+@pytest.mark.parametrize(
+    ("right", "images", "end"),
+    [
+        (38, 50, "does not contradict it; so few images cannot tell more, as the interval is wider than +-2 points"),
+        (
+            7_998,
+            10_000,
+            "does not contradict it, so the preprocessing and the order of the classes are most likely right",
+        ),
+    ],
+)
+def test_inside_the_interval_the_conclusion_is_as_strong_as_the_interval_is_narrow(
+    right: int, images: int, end: str
+) -> None:
+    assert compare_with_published(bundle(80.0), result(right, images)).endswith(end)
+
+
+def test_of_trained_weights_nothing_is_said_about_importing() -> None:
+    said = compare_with_expected(trained_bundle(), result(7_998, 10_000), 80.0)
+    assert said.endswith("the measured accuracy does not contradict it")
+    with pytest.raises(
+        ProofError, match=r"the images are not like those that it was measured with, .*check --data"
+    ) as no:
+        compare_with_expected(trained_bundle(), result(25, 50), 80.0)
+    assert "import" not in str(no.value)
 
 
 def test_outside_of_it_the_preprocessing_is_doubted() -> None:
@@ -51,10 +78,11 @@ def test_weights_that_were_fine_tuned_have_no_published_accuracy() -> None:
 
 
 def test_an_accuracy_that_a_user_was_told_is_compared_in_the_same_way() -> None:
-    assert "expected 80.00 %: they agree" in compare_with_expected(result(38, 50), 80.0)
+    said = compare_with_expected(bundle(), result(38, 50), 80.0)
+    assert "expected 80.00 %: the measured accuracy does not contradict it" in said
     with pytest.raises(ProofError, match=r"expected 80.00 %: they do not agree.*not like those that it was measured"):
-        compare_with_expected(result(25, 50), 80.0)
+        compare_with_expected(bundle(), result(25, 50), 80.0)
 
 
 def test_all_right_is_equal_to_100_percent() -> None:
-    assert "they agree" in compare_with_expected(result(50, 50), 100.0)
+    assert "does not contradict" in compare_with_expected(bundle(), result(50, 50), 100.0)

@@ -184,6 +184,25 @@ def test_the_program_answers_for_image_files(exported, folder, tmp_path):
     assert done.stderr == ""
 
 
+def test_the_program_answers_wrong_calls_with_one_line(exported, folder, tmp_path):
+    write_plain_file(exported, folder / "model.onnx")
+    (tmp_path / "text.png").write_text("no image")
+
+    def answer(*arguments):
+        done = subprocess.run([sys.executable, folder / "model.py", *arguments], capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    usage = "usage: model.py IMAGE ...\n"
+    assert answer() == (2, "", usage)
+    assert answer("--help") == (0, usage, "")
+    assert answer("none.png") == (1, "", "cannot read none.png: No such file or directory\n")
+    code, _, said = answer(tmp_path / "text.png")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "cannot identify image file" in said
+    (folder / "model.json").unlink()
+    assert answer("none.png") == (1, "", f"{folder / 'model.json'} is missing: it belongs beside model.py\n")
+
+
 def test_a_variant_is_chosen_by_name_and_takes_pixels_where_it_did(trained, folder):
     export(trained, ExportOptions(uint8=True, precisions=(PRECISIONS["fp16"], PRECISIONS["bf16"])))
     bundle = open_bundle(trained)

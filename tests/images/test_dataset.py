@@ -102,7 +102,7 @@ def test_test_images_without_labels_are_left_out(tmp_path: Path, file: str) -> N
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (["test/a", "test/bee"], r"test has 1 class\(es\) that .*train has not: bee; both need the same"),
+        (["test/a", "test/bee"], r"test has 1 class that .*train has not: bee; both need the same"),
         (["test/a"], "test has class folders and no files in them: add images, or remove it"),
     ],
 )

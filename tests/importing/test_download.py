@@ -290,7 +290,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(fetch_file: Fetch, tmp_path: P
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("ftp://host/a.pth", "cannot be downloaded: give an https address"),
+        ("ftp://host/a.pth", "cannot be downloaded: give an http or https address"),
         ("https:///a.pth", "is no address"),
         ("https://host/a b.pth", "is no address"),
         ("https://host:port/a.pth", "is no address"),

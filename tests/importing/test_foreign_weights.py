@@ -161,6 +161,15 @@ def test_shapes_that_do_not_fit_are_named_five_at_most(saved: Save) -> None:
     assert str(caught.value).endswith("and 11 more")
 
 
+def test_one_tensor_is_not_many(saved: Save) -> None:
+    state = weights_of(X)
+    without = {name: tensor for name, tensor in state.items() if name != "s1.b1.f.a_bn.bias"}
+    with pytest.raises(DataError, match=r"fit no RegNet: 1 tensor is missing: s1\.b1\.f\.a_bn\.bias"):
+        read_foreign_weights(saved(without))
+    with pytest.raises(DataError, match=r"but 1 of \d+ tensors is of no RegNet: mine"):
+        read_foreign_weights(saved(state | {"mine": torch.zeros(3)}))
+
+
 def test_a_trunk_without_a_classifier_is_said_to_be_one(saved: Save) -> None:
     state = {name: tensor for name, tensor in weights_of(X).items() if not name.startswith("head")}
     with pytest.raises(DataError, match="has no classifier: it holds the trunk of a network alone"):
@@ -206,7 +215,7 @@ def test_a_library_that_is_named_must_exist_and_fit(saved: Save) -> None:
         ("head.fc.weight", torch.zeros(0, 40), "head.fc.weight (0, 40)"),
         ("s1.b1.f.b.weight", torch.zeros(8), "s1.b1.f.b.weight (8)"),
         ("s1.b1.f.a.weight", torch.zeros(0, 8, 1, 1), "s1.b1.f.a.weight (0, 8, 1, 1)"),
-        ("head.fc.weight", torch.zeros(5, 40, dtype=torch.int8), "are integers"),
+        ("head.fc.weight", torch.zeros(5, 40, dtype=torch.int8), "1 tensor has integers"),
         ("s1.b1.bn.running_var", -torch.ones(8), "variances below 0: s1.b1.bn.running_var"),
     ],
 )

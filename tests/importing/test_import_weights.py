@@ -50,7 +50,13 @@ def test_the_bundle_has_the_network_of_the_file_and_says_where_it_is_from(timm_f
 
 def test_what_is_given_is_taken_and_nothing_is_assumed(timm_file: Path, tmp_path: Path) -> None:
     options = ImportOptions(
-        resolution=64, resize=64, interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.25, 0.5, 0.5)
+        resolution=64,
+        resize=64,
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.5, 0.5),
+        channels="rgb",
+        stem_stride=2,
     )
     bundle = import_weights(timm_file, tmp_path / "b", options)
     pixels = bundle.preprocessing
@@ -58,6 +64,32 @@ def test_what_is_given_is_taken_and_nothing_is_assumed(timm_file: Path, tmp_path
     assert (pixels.mean, pixels.std) == ((0.5, 0.5, 0.5), (0.25, 0.5, 0.5))
     assert bundle.manifest.imported is not None
     assert bundle.manifest.imported.assumptions == ()
+
+
+@pytest.mark.parametrize(
+    ("library", "order"),
+    [
+        ("timm", "the order of the channels is RGB, as timm has it: --channels bgr"),
+        ("mmpretrain", "the order of the channels is BGR, as mmpretrain has it: --channels rgb"),
+        ("pycls", "the file does not say the order of the channels: BGR is assumed"),
+    ],
+)
+def test_what_is_assumed_of_the_stem_stays_in_the_bundle(saved: Save, tmp_path: Path, library: str, order: str) -> None:
+    file = saved(as_library(library, weights_of(X), X), "mine.pth")
+    for name, options in (("a", ImportOptions()), ("b", ImportOptions(channels="rgb", stem_stride=1))):
+        origin = import_weights(file, tmp_path / name, options).manifest.imported
+        assert origin is not None
+        told = [any(text in line for line in origin.assumptions) for text in (order, "the stem has stride 2")]
+        assert told == [name == "a"] * 2
+        assert sum("order of the channels" in line for line in origin.assumptions) == (name == "a")
+
+
+def test_public_weights_of_another_library_are_refused_with_the_option_that_named_them(
+    timm_file: Path, tmp_path: Path
+) -> None:
+    said = r"names of timm, not of pycls: omit --weights RegNetX-200MF\.pycls"
+    with pytest.raises(DataError, match=said):
+        import_weights(timm_file, tmp_path / "b", ImportOptions(published="RegNetX-200MF.pycls"))
 
 
 def test_public_weights_bring_preprocessing_license_and_accuracy(saved: Save, tmp_path: Path) -> None:
@@ -96,7 +128,8 @@ def test_what_lies_beside_weights_of_a_repository_is_taken_and_options_go_before
     assert (pixels.resize, pixels.crop, pixels.interpolation) == (71, 64, "bilinear")
     assert (pixels.mean, pixels.std) == ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     assert bundle.labels == ("a", "b", "c", "d", "e")
-    assert (origin.license, origin.location, origin.assumptions) == ("mit", "hf:me/net@main", ())
+    assert (origin.license, origin.location) == ("mit", "hf:me/net@main")
+    assert not any("preprocessing" in text or "classes" in text for text in origin.assumptions)
     (tmp_path / "names").write_text("v\nw\nx\ny\nz\n")
     options = ImportOptions(resolution=128, interpolation="bicubic", std=(0.2, 0.2, 0.2), labels=tmp_path / "names")
     bundle = import_weights(file, tmp_path / "c", options)
@@ -114,7 +147,7 @@ def test_a_configuration_of_other_classes_is_not_taken_and_said(saved: Save, tmp
     assert (
         "default test of timm (short side 235, center 224, bicubic, mean and" in bundle.manifest.imported.assumptions[0]
     )
-    assert "1 class names, and the network 5 outputs" in bundle.manifest.imported.assumptions[1]
+    assert any("1 class name, and the network 5 outputs" in line for line in bundle.manifest.imported.assumptions)
 
 
 def test_the_place_of_public_weights_tells_what_a_file_is_if_it_has_their_network(saved: Save, tmp_path: Path) -> None:
@@ -294,7 +327,12 @@ def test_weights_of_a_gray_network_are_recognized_by_their_stem(saved: Save, tmp
         assert all(torch.equal(state[name], tensor) for name, tensor in weights_of(gray).items())
         origin = bundle.manifest.imported
         assert origin is not None
-        assert "BGR" not in " ".join(origin.assumptions)
+        said = " ".join(origin.assumptions)
+        assert "BGR" not in said
+        assert "RGB" not in said
+        assert "mean and deviation of gray)" in said
+        with pytest.raises(UsageError, match="takes gray images, whose one channel has no order: omit --channels bgr"):
+            import_weights(file, tmp_path / "no", ImportOptions(channels="bgr"))
     options = ImportOptions(resolution=64, mean=(0.13,), std=(0.31,))
     bundle = import_weights(file, tmp_path / "given", options)
     assert (bundle.preprocessing.mean, bundle.preprocessing.std) == ((0.13,), (0.31,))
@@ -328,5 +366,5 @@ def test_config_json_of_timm_normalizes_as_many_channels_as_the_stem_has(
     bundle = import_weights(file, tmp_path / "b")
     assert bundle.preprocessing.mean == taken
     assert bundle.manifest.imported is not None
-    told = "config.json has 3 values of mean for 1 channels: not taken" in bundle.manifest.imported.assumptions
+    told = "config.json has 3 values of mean for 1 channel: not taken" in bundle.manifest.imported.assumptions
     assert told == (len(stated) == 3)

@@ -107,5 +107,5 @@ def test_what_is_nothing_of_this_is_one_line() -> None:
         locate_weights("a" * 300)
     with pytest.raises(DataError, match=r"cannot read folder/none\.pth: No such file or directory\Z"):
         locate_weights("folder/none.pth")
-    with pytest.raises(UsageError, match=r"s3://bucket/a\.pth cannot be downloaded: give an https address"):
+    with pytest.raises(UsageError, match=r"s3://bucket/a\.pth cannot be downloaded: give an http or https address"):
         locate_weights("s3://bucket/a.pth")

@@ -224,8 +224,14 @@ def in_itself(key: str) -> dict[str, Any]:
         (nested(40, 2), "more than 16 dictionaries"),
         (nested(6, 8), "more than 200,000 entries"),
         ({"a.weight": torch.zeros(1).as_strided((1 << 30, 1 << 10), (0, 0))}, "bytes of memory"),
-        ({"a.weight": torch.eye(3).to_sparse()}, "are sparse, quantized, complex or without values: a.weight"),
-        ({"a.weight": torch.zeros(3, device="meta")}, "are sparse, quantized, complex or without values: a.weight"),
+        (
+            {"a.weight": torch.eye(3).to_sparse()},
+            "1 of 1 tensors is sparse, quantized, complex or without values: a.weight",
+        ),
+        (
+            {"a.weight": torch.zeros(3, device="meta")},
+            "1 of 1 tensors is sparse, quantized, complex or without values: a.weight",
+        ),
         ({"a.weight": torch.zeros(3, dtype=torch.complex64)}, "complex or without values: a.weight"),
     ],
 )
