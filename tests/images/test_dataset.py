@@ -298,7 +298,7 @@ def test_a_name_that_is_not_unicode_is_a_file_like_others(tmp_path: Path) -> Non
         (lambda root: put(root, "x.png"), "has no class folders"),
         (lambda root: put(root, "train/x.png"), "has no class folders"),
         (lambda root: (put(root, "train/a/x.png"), put(root, "val/x.png")), "val has no class folders"),
-        (lambda root: (put(root, "train/a/x.png"), put(root, "val/b/x.png")), r"has 1 class\(es\) .*: b;"),
+        (lambda root: (put(root, "train/a/x.png"), put(root, "val/b/x.png")), r"has 1 class .*: b;"),
         (lambda root: ((root / "a").mkdir(parents=True), put_class(root, "b", 3)), "class a has no usable .*empty"),
         (lambda root: (put_class(root, "b", 3), (root / "a").mkdir(), (root / "a" / "x").touch()), "a/x: empty file"),
         (lambda root: put_class(root, "a", 1), "no usable image for validation"),
