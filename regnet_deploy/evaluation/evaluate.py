@@ -17,13 +17,12 @@ from regnet_deploy.evaluation.metrics import Metrics, metrics, softmax
 from regnet_deploy.exporting.accuracy import PairedDifference, paired_difference
 from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.images.decode import ImageError
+from regnet_deploy.images.image_source import MAX_UNREADABLE
 from regnet_deploy.progress import Progress
 from regnet_deploy.runtimes.runtime import Session, classify_pixels
 
 #: Images in an inference.
 _BATCH = 16
-#: Largest share of unreadable files. With more, the rest does not represent the set.
-_MAX_UNREADABLE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,11 +129,11 @@ def evaluate_sessions(
             run()
         progress.update(number + 1)
     run()
-    if not rows or len(unreadable) > _MAX_UNREADABLE * total:
+    if not rows or len(unreadable) > MAX_UNREADABLE * total:
         example, reason = next(iter(unreadable.items()))
         raise DataError(
             f"{len(unreadable):,} of {total:,} images in {images.source.root} cannot be read, for example {example}: "
-            f"{reason}; at most {_MAX_UNREADABLE:.0%} may be unreadable: repair or remove those files"
+            f"{reason}; at most {MAX_UNREADABLE:.0%} may be unreadable: repair or remove those files"
         )
     labels = images.labels[rows]
     evaluations: list[Evaluation] = []

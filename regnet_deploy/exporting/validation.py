@@ -18,15 +18,13 @@ from regnet_deploy.exporting.decoded_images import decode_images
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.images.decode import ImageError
-from regnet_deploy.images.image_source import ImageSource
+from regnet_deploy.images.image_source import MAX_UNREADABLE, ImageSource
 from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.progress import NoProgress, Progress
 
 #: Largest size of all pixels, in bytes, that is kept in memory; larger sets are decoded in every pass.
 MEMORY_BYTES = 512 * 2**20
 BATCH = 16
-#: Largest share of unreadable files. With more, the rest does not represent the set.
-_MAX_UNREADABLE = 0.1
 
 
 class ImageBatch(NamedTuple):
@@ -113,8 +111,8 @@ class ValidationSet:
             f"{unreadable:,} of {images:,} validation images in {self.source.root} cannot be read, "
             f"for example {example}: {reason}"
         )
-        if unreadable > _MAX_UNREADABLE * images:
-            raise DataError(f"{line}; at most {_MAX_UNREADABLE:.0%} may be unreadable: repair or remove those files")
+        if unreadable > MAX_UNREADABLE * images:
+            raise DataError(f"{line}; at most {MAX_UNREADABLE:.0%} may be unreadable: repair or remove those files")
         return line
 
 

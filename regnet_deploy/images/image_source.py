@@ -13,6 +13,8 @@ from regnet_deploy.images.decode import ImageError
 
 #: A larger image is refused before it is read.
 MAX_BYTES = 512 * 2**20
+#: Largest share of unreadable images with which an accuracy is stated. With more, the rest does not represent the set.
+MAX_UNREADABLE = 0.1
 
 
 class Stamp(NamedTuple):

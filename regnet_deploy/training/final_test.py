@@ -20,6 +20,7 @@ from regnet_deploy.evaluation.metrics import metrics, softmax
 from regnet_deploy.evaluation.record import MODEL, evaluated_variant
 from regnet_deploy.images.dataset import ImageDataset, build_dataset
 from regnet_deploy.images.image_check import cache_file, check_images
+from regnet_deploy.images.image_source import MAX_UNREADABLE
 from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.models.anynet import AnyNet
@@ -38,8 +39,6 @@ from regnet_deploy.training.interruption import Interrupted
 
 #: Images in an inference.
 _BATCH = 64
-#: Largest share of images that cannot be read any more. With more, the rest does not represent the set.
-_MAX_UNREADABLE = 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +114,7 @@ def final_test(
             progress.update(len(labels) + len(unreadable))
             if stopping():
                 raise Interrupted
-    if len(unreadable) > _MAX_UNREADABLE * total:
+    if len(unreadable) > MAX_UNREADABLE * total:
         name, reason = next(iter(unreadable.items()))
         raise DataError(
             f"{len(unreadable):,} of {total:,} test images can be read no more ({name}: {reason}): does "
