@@ -97,11 +97,21 @@ class Autotune(Record, frozen=True, kw_only=True):
     threads: int | None = default(None)
 
 
+#: With a smaller share of waiting, steps take the next batch at once.
+WAITING = 0.05
+
+
 class Epoch(Record, frozen=True, kw_only=True):
     """Metrics of one epoch; top-1 values are shares.
 
     Those of the validation images are of the weights after the epoch. With ``average_`` before the name they are of the
     moving average of the weights; None if there is none.
+
+    Attributes:
+        images_per_s: training images per second, with waiting for them.
+        loaded_images_per_s: images per second that the loading processes prepare; None in older bundles.
+        step_images_per_s: images per second that training steps use without waiting; None likewise.
+        waiting: share of the time of the steps in which they waited for images; None likewise.
     """
 
     epoch: int
@@ -115,6 +125,18 @@ class Epoch(Record, frozen=True, kw_only=True):
     seconds: float
     average_val_loss: float | None = None
     average_val_top1: float | None = None
+    loaded_images_per_s: float | None = None
+    step_images_per_s: float | None = None
+    waiting: float | None = None
+
+    @property
+    def speed(self) -> str:
+        """Images per second, how fast images are loaded and steps are, and which of the two waits for the other."""
+        speed = f"{self.images_per_s:,.0f} images/s"
+        if self.loaded_images_per_s is None or self.step_images_per_s is None or self.waiting is None:
+            return speed
+        waits = f"steps wait {self.waiting:.0%} of the time" if self.waiting >= WAITING else "loading waits"
+        return f"{speed} (loaded {self.loaded_images_per_s:,.0f}/s, steps {self.step_images_per_s:,.0f}/s: {waits})"
 
 
 class BestEpoch(Record, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ def training_section(card: ModelCard) -> Section:
         ("recipe", ", ".join(f"{name} {value}" for name, value in training.recipe.items())),
         ("start", training.lineage.start),
         ("time", f"{training.seconds:.0f} s on {training.device}"),
+        *(("speed", f"{epoch.speed}, in the last epoch") for epoch in training.history[-1:]),
     ]
     if origin is not None:  # fine-tuned from it
         facts.append(("imported weights", f"{origin.file}, license {origin.license_text or 'not known'}"))

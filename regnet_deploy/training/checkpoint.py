@@ -52,7 +52,10 @@ class RunState:
         right: correctly classified training images of this epoch so far.
         images: training images of this epoch so far.
         seconds: time of this epoch so far.
-        step_seconds: part of ``seconds`` that was spent on training steps.
+        step_seconds: part of ``seconds`` that was spent on training steps, with waiting for their images.
+        used_seconds: part of ``step_seconds`` in which the device computed steps.
+        waited_seconds: part of ``step_seconds`` in which it had to wait for images.
+        loading_seconds: time in which the images of this epoch were loaded by all loading processes at once.
         history: metrics of each completed epoch.
         best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is completed, or
             if the linear probe is the best.
@@ -71,6 +74,9 @@ class RunState:
     images: int = 0
     seconds: float = 0.0
     step_seconds: float = 0.0
+    used_seconds: float = 0.0
+    waited_seconds: float = 0.0
+    loading_seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
     best_averaged: bool = False
@@ -110,6 +116,7 @@ class RunState:
         """Forget the steps of the epoch or trial that is completed."""
         self.step, self.loss_sum, self.right, self.images = 0, 0.0, 0, 0
         self.seconds = self.step_seconds = 0.0
+        self.used_seconds = self.waited_seconds = self.loading_seconds = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data that :meth:`from_json` reads."""

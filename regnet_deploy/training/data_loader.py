@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -69,12 +70,14 @@ class Batch(NamedTuple):
         shifts: of the colors, float32 ``(n, channels)``.
         labels: int64 ``(n,)``.
         unreadable: images that are missing in it.
+        seconds: time that one thread needed to make it.
     """
 
     pixels: Tensor
     shifts: Tensor
     labels: Tensor
     unreadable: list[UnreadableImage]
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,16 +92,17 @@ class _Arrays:
     shifts: NDArray[np.float32]
     labels: NDArray[np.int64]
     unreadable: list[UnreadableImage]
+    seconds: float
 
     def batch(self) -> Batch:
         """Return the batch as tensors, which share the memory of the arrays."""
         pixels, shifts, labels = (torch.from_numpy(array) for array in (self.pixels, self.shifts, self.labels))
-        return Batch(pixels, shifts, labels, self.unreadable)
+        return Batch(pixels, shifts, labels, self.unreadable, self.seconds)
 
     def pin_memory(self) -> Batch:
         """Return the batch as tensors in page-locked memory; called by the thread of the loader that pins."""
-        pixels, shifts, labels, unreadable = self.batch()
-        return Batch(pixels.pin_memory(), shifts.pin_memory(), labels.pin_memory(), unreadable)
+        pixels, shifts, labels, unreadable, seconds = self.batch()
+        return Batch(pixels.pin_memory(), shifts.pin_memory(), labels.pin_memory(), unreadable, seconds)
 
 
 @dataclass(frozen=True)
@@ -248,9 +252,9 @@ def load(
         DataError: a loading process died, or none can be started.
     """
     loader: DataLoader[_Arrays | Batch] = DataLoader(
-        dataset,  # type: ignore[arg-type]  # the collation makes batches of samples
+        _Batches(dataset),
         batch_sampler=batches,
-        collate_fn=_collate,
+        collate_fn=_whole,
         num_workers=workers,
         pin_memory=pin,
         worker_init_fn=_ignore_signals,
@@ -284,7 +288,24 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _collate(samples: list[Sample | UnreadableImage]) -> _Arrays:
+class _Batches(Dataset[Any]):
+    """A dataset by lists of keys or numbers: a batch each."""
+
+    def __init__(self, dataset: Dataset[Sample | UnreadableImage]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, keys: list[Any]) -> _Arrays:
+        begun = time.perf_counter()
+        return _collate([self.dataset[key] for key in keys], begun)
+
+
+def _whole(batch: Any) -> Any:
+    """Return a batch as it is: PyTorch's default would convert it."""
+    return batch
+
+
+def _collate(samples: list[Sample | UnreadableImage], begun: float) -> _Arrays:
+    """Return a batch of samples; making them has begun at this time of ``time.perf_counter``."""
     good = [sample for sample in samples if isinstance(sample, Sample)]
     unreadable = [sample for sample in samples if isinstance(sample, UnreadableImage)]
     return _Arrays(
@@ -292,6 +313,7 @@ def _collate(samples: list[Sample | UnreadableImage]) -> _Arrays:
         np.stack([sample.shift for sample in good]) if good else np.empty((0, 0), np.float32),
         np.array([sample.label for sample in good], np.int64),
         unreadable,
+        time.perf_counter() - begun,
     )
 
 

@@ -75,6 +75,9 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
         seconds=state.seconds,
         average_val_loss=average.loss if average else None,
         average_val_top1=average.top1 if average else None,
+        loaded_images_per_s=state.images / state.loading_seconds if state.loading_seconds else None,
+        step_images_per_s=state.images / state.used_seconds if state.used_seconds else None,
+        waiting=state.waited_seconds / state.step_seconds,
     )
 
 

@@ -103,7 +103,7 @@ def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:
         f"epoch {values.epoch}/{epochs}: train loss {values.train_loss:.3f}, top-1 {values.train_top1:.1%}; "
         f"val loss {values.val_loss:.3f}, top-1 {values.val_top1:.2%}"
         f"{' *' if best and not state.best_averaged else ''}{averaged}; "
-        f"lr {values.lr:.4g}, {values.images_per_s:,.0f} images/s, {values.seconds:.1f} s"
+        f"lr {values.lr:.4g}, {values.speed}, {values.seconds:.1f} s"
     )
 
 

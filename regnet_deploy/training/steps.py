@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from regnet_deploy.training.run import (
     record_unreadable,
     until_stopped,
 )
+from regnet_deploy.training.step_clock import StepClock
 from regnet_deploy.training.trainer import Trainer
 
 #: Seconds between two reads of the loss from a GPU: each waits for the GPU.
@@ -52,13 +54,13 @@ def train_steps(
     loss = torch.zeros((), device=device)
     begin = synced = saved = time.perf_counter()
     seconds, step_seconds, images_before = state.seconds, state.step_seconds, state.images
-    iterator = iter(batches)
+    iterator, clock = iter(batches), StepClock(state, device, run.workers)
     while state.step < steps:
-        batch = next(iterator)
+        batch = clock.waiting(lambda: next(iterator))
         record_unreadable(run, batch.unreadable)
         count = len(batch.labels)
         if count > 1:  # batch norm has no statistics of a single image
-            loss, correct = trainer.step(batch, rate(state.step))
+            loss, correct = clock.using(partial(trainer.step, batch, rate(state.step)))
             loss_sum += loss.double() * count
             right += correct
             state.images += count
@@ -75,6 +77,7 @@ def train_steps(
             synced = time.perf_counter()
             state.seconds = seconds + synced - begin
             state.step_seconds = step_seconds + synced - begin
+            clock.record(synced - begin)
             callbacks.step(loss.item(), (state.images - images_before) / (synced - begin))
         if due:
             callbacks.save()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -79,6 +80,24 @@ def test_a_run_gives_weights_that_know_the_images(
     assert right / len(files) == part["best"]["val_top1"]
 
 
+#: Metrics of an epoch that are of the machine, not of the weights.
+TIMES = ("seconds", "images_per_s", "loaded_images_per_s", "step_images_per_s", "waiting")
+
+
+def test_every_epoch_says_how_fast_images_are_loaded_and_used_and_which_of_them_waits(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
+) -> None:
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    lines = [line for line in recorded_progress.messages if line.startswith("epoch ")]
+    for line, epoch in zip(lines, trained.training.history, strict=True):
+        assert re.search(r"images/s \(loaded [\d,]+/s, steps [\d,]+/s: (steps wait \d+%|loading waits)", line)
+        assert epoch.loaded_images_per_s is not None
+        assert epoch.step_images_per_s is not None
+        assert min(epoch.loaded_images_per_s, epoch.step_images_per_s) > epoch.images_per_s > 0
+        assert epoch.waiting is not None
+        assert 0 < epoch.waiting < 1
+
+
 def test_the_bundle_says_how_its_weights_came_about(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
 ) -> None:
@@ -94,6 +113,7 @@ def test_the_bundle_says_how_its_weights_came_about(
     assert [metrics["epoch"] for metrics in part["history"]] == [1, 2, 3]
     assert set(part["history"][0]) == {
         "epoch", "lr", "train_loss", "train_top1", "val_loss", "val_top1", "val_images", "images_per_s", "seconds",
+        "loaded_images_per_s", "step_images_per_s", "waiting",
     }  # fmt: skip
     assert part["history"][0]["lr"] == recipe.learning_rate(0)
     assert part["execution"]["execution"] == Execution("cpu").to_json()
@@ -245,10 +265,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert f"resuming at epoch {step // 3 + 1} step {step % 3}" in recorded_progress.messages
     assert trained.files[FILE] == wanted.files[FILE]
     timeless = [
-        [
-            {name: value for name, value in metrics.items() if name not in ("seconds", "images_per_s")}
-            for metrics in part
-        ]
+        [{name: value for name, value in metrics.items() if name not in TIMES} for metrics in part]
         for part in (trained.parts["training"]["history"], wanted.parts["training"]["history"])
     ]
     assert timeless[0] == timeless[1]
