@@ -1,8 +1,8 @@
 """The checkpoint: what a run needs to continue as if it had never stopped, or to end now, in one safetensors file.
 
-The tensors are the weights, their momenta and moving average, the best weights so far, those that trials of the
-learning rate start from, and the sample images of the bundle; the rest is JSON in the metadata of the file. The images
-of the run are needed to continue it, but not to end it.
+The tensors are the weights, the state of the optimizer, the moving average, the best weights so far, those that trials
+of the learning rate start from, and the sample images of the bundle; the rest is JSON in the metadata of the file. The
+images of the run are needed to continue it, but not to end it.
 There is no random state to store: order and augmentation are functions of seed, epoch and image. The file is replaced
 by a rename, so it is always complete.
 """
@@ -170,7 +170,7 @@ class Checkpoint:
         autotune: how its steps are executed.
         state: how far it is.
         model: weights and batch norm statistics by name.
-        momentum: momentum by name of the parameter.
+        momentum: state of the optimizer by name: the momentum of each parameter, or AdamW's two moments and steps.
         best: weights and statistics of the best epoch so far, or with the linear probe as head; empty before the first
             of them.
         samples: ``images`` uint8 ``(n, h, w, channels)`` and ``labels`` int64 ``(n,)``: some training images.
@@ -201,11 +201,11 @@ class Checkpoint:
         return f"epoch {self.state.epoch + 1} step {self.state.step}"
 
     def restore(self, trainer: Trainer) -> None:
-        """Load weights, momenta and average into a trainer of the same network."""
+        """Load weights, state of the optimizer and average into a trainer of the same network."""
         trainer.model.load_state_dict(dict(self.model))
         with torch.no_grad():
-            for name, momentum in trainer.momentum().items():
-                momentum.copy_(self.momentum[name])
+            for name, value in trainer.optimizer_state().items():
+                value.copy_(self.momentum[name])
         if trainer.average:
             trainer.average.load_state_dict(dict(self.average))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.field_types import check_field_types
+from regnet_deploy.training.recipe_checks import contradictions, range_problems
 
 #: Batch size that ``lr`` refers to.
 LR_BATCH = 128
@@ -18,9 +19,24 @@ DEFAULT_BATCH = 128
 DEFAULT_WARMUP_EPOCHS = 5
 WARMUP_FACTOR = 0.1
 MOMENTUM = 0.9
+#: Values of AdamW beside rate and weight decay.
+BETAS = (0.9, 0.999)
+#: Names that the JSON data of a recipe has beside its fields; they follow from the optimizer.
+OPTIMIZER_CONSTANTS = ("momentum", "nesterov", "betas")
 #: Fields that the JSON data of a recipe has only where they are not the default: earlier versions had none of them.
 _ADDED = (
+    "decay_norms",
+    "per_step",
+    "step_epochs",
+    "step_factor",
     "warmup_steps",
+    "auto_augment",
+    "randaugment_ops",
+    "randaugment_magnitude",
+    "erasing",
+    "mixup",
+    "cutmix",
+    "loss",
     "body_lr",
     "layer_decay",
     "frozen_bn",
@@ -30,24 +46,44 @@ _ADDED = (
     "ema_decay",
     "patience",
 )
+#: Fields that the JSON data has in words, for every recipe.
+_IN_WORDS = ("optimizer", "schedule", "warmup_factor")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with Nesterov momentum 0.9 under a half-period cosine with linear warm-up.
+    """SGD with Nesterov momentum 0.9 under a half-period cosine with linear warm-up, or what its values say.
 
     Attributes:
         epochs: number of passes over the training images.
         batch_size: images per step; None until :meth:`fitted`.
+        optimizer: ``sgd`` (Nesterov momentum 0.9) or ``adamw`` (betas 0.9 and 0.999).
         lr: learning rate for a batch of 128 images; it is scaled with the batch size. With ``body_lr``, of the head.
-        weight_decay: of every parameter, including batch norm and biases.
-        warmup_epochs: epochs in which the learning rate rises from a tenth; None until fitted.
-        warmup_steps: the same in steps; with it, the learning rate changes at every step. None: it changes once an
-            epoch, and ``warmup_epochs`` holds.
+        weight_decay: of every parameter, with ``decay_norms`` including batch norm and biases.
+        decay_norms: whether the weight decay is also of batch norm and biases.
+        schedule: of the learning rate after the warm-up: ``cosine`` (half a period), ``linear`` (to 0) or ``step``
+            (times ``step_factor`` after each ``step_epochs``).
+        per_step: the learning rate changes at every step, not once an epoch.
+        step_epochs: epochs between two steps of the schedule ``step``.
+        step_factor: factor of the learning rate at each of them.
+        warmup_epochs: epochs in which the learning rate rises from ``warmup_factor``; None until fitted.
+        warmup_steps: the same in steps; with it, the learning rate changes at every step. None: ``warmup_epochs``
+            holds.
+        warmup_factor: share of the learning rate at the start of the warm-up.
         crop_area: smallest area of a random crop as a fraction of the image; 1 always takes the center crop.
         flip: mirror half of the training images.
         lighting: standard deviation of the color shift along ImageNet's principal components; 0 disables it. Gray
             images have none.
+        auto_augment: ``trivialaugment`` (its wide form: one random operation of random magnitude an image),
+            ``randaugment`` or ``none``.
+        randaugment_ops: random operations of RandAugment an image.
+        randaugment_magnitude: their magnitude, 0 to 30.
+        erasing: share of the images of which a random rectangle is erased.
+        mixup: alpha of mixup, which averages pairs of images of a batch: of Beta(alpha, alpha) is the share of one;
+            0: none.
+        cutmix: alpha of CutMix, which puts a rectangle of one image into another, likewise. With both, half of the
+            batches have one and half the other.
+        loss: ``cross-entropy``, or ``bce``: binary cross-entropy, summed over the classes.
         label_smoothing: fraction of the target that is distributed over all classes.
         precise_bn_images: training images for the batch norm statistics before each evaluation; 0 uses the running
             averages.
@@ -87,58 +123,31 @@ class Recipe:
     lr_probe: bool = False
     ema_decay: float = 0.0
     patience: int = 0
+    optimizer: str = "sgd"
+    decay_norms: bool = True
+    schedule: str = "cosine"
+    per_step: bool = False
+    step_epochs: int = 30
+    step_factor: float = 0.1
+    warmup_factor: float = WARMUP_FACTOR
+    auto_augment: str = "none"
+    randaugment_ops: int = 2
+    randaugment_magnitude: int = 9
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    loss: str = "cross-entropy"
 
     def __post_init__(self) -> None:
         """Check the values.
 
         Raises:
-            UsageError: with the value and the allowed range.
+            UsageError: with every value that is not allowed, and what is.
         """
         check_field_types(self)
-        if self.epochs < 1:
-            raise UsageError(f"epochs must be 1 or more, got {self.epochs}")
-        if self.batch_size is not None and self.batch_size < 2:
-            raise UsageError(f"the batch size must be 2 or more for batch norm, got {self.batch_size}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise UsageError(f"the learning rate must be above 0, got {self.lr}")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
-            raise UsageError(f"the weight decay must be 0 or more, got {self.weight_decay}")
-        if self.warmup_epochs is not None and not 0 <= self.warmup_epochs < self.epochs:
-            raise UsageError(f"warm-up epochs must be 0 to {self.epochs - 1}, got {self.warmup_epochs}")
-        if self.warmup_steps is not None and self.warmup_steps < 0:
-            raise UsageError(f"warm-up steps must be 0 or more, got {self.warmup_steps}")
-        if self.warmup_steps is not None and self.warmup_epochs:
-            raise UsageError(
-                f"the warm-up has {self.warmup_steps} steps or {self.warmup_epochs} epochs: set one of warmup_steps "
-                "and warmup_epochs"
-            )
-        if not 0 < self.crop_area <= 1:
-            raise UsageError(f"the crop area must be above 0 and at most 1, got {self.crop_area}")
-        if not (math.isfinite(self.lighting) and self.lighting >= 0):
-            raise UsageError(f"the lighting must be 0 or more, got {self.lighting}")
-        if not 0 <= self.label_smoothing < 1:
-            raise UsageError(f"the label smoothing must be 0 or more and below 1, got {self.label_smoothing}")
-        if self.precise_bn_images < 0:
-            raise UsageError(f"the images for precise batch norm must be 0 or more, got {self.precise_bn_images}")
-        if not (math.isfinite(self.body_lr) and 0 <= self.body_lr <= 1):
-            raise UsageError(f"the share of the body's learning rate must be 0 to 1, got {self.body_lr}")
-        if not 0 < self.layer_decay <= 1:
-            raise UsageError(f"the decay of the rate by layer must be above 0 and at most 1, got {self.layer_decay}")
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"the decay of the average must be 0 or more and below 1, got {self.ema_decay}")
-        if self.flip_probe and not (self.probe and self.flip):
-            raise UsageError("whether to mirror is tried with the linear probe: set probe and flip, or not flip_probe")
-        if self.patience < 0:
-            raise UsageError(f"the patience must be 0 or more epochs, got {self.patience}")
-        if self.frozen_bn and self.precise_bn_images:
-            raise UsageError(
-                f"frozen batch norm has no statistics of {self.precise_bn_images} training images: set "
-                "precise_bn_images to 0"
-            )
-        if (self.probe or self.frozen_bn) and not self.fine_tune:
-            raise UsageError("a linear probe and frozen batch norm need trained weights: set fine_tune")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"the seed must be 0 to 2^63 - 1, got {self.seed}")
+        problems = range_problems(vars(self)) or list(contradictions(self))
+        if problems:
+            raise UsageError("; ".join(problem.message for problem in problems))
 
     def fitted(self, images: int) -> Recipe:
         """Return the recipe with batch size and warm-up for this number of training images.
@@ -185,35 +194,59 @@ class Recipe:
         """Highest learning rate of the cosine, for the batch size."""
         return self.lr * self.batch / LR_BATCH
 
+    @property
+    def changes_at_steps(self) -> bool:
+        """Whether the learning rate changes at every step, not once an epoch."""
+        return self.per_step or self.warmup_steps is not None
+
     def learning_rate(self, epoch: int, step: int = 0, steps: int = 1) -> float:
         """Return the learning rate of step 0, 1, ... of epoch 0, 1, ..., where an epoch has so many ``steps``.
 
-        It changes once per epoch, as in pycls, or with ``warmup_steps`` at every step.
+        It changes once per epoch, as in pycls, or at every step.
         """
-        if self.warmup_steps is None:
-            return cosine_rate(self.peak_rate, epoch, self.epochs, self.warmup_epochs or 0)
-        return cosine_rate(self.peak_rate, epoch * steps + step, self.epochs * steps, self.warmup_steps)
+        if not self.changes_at_steps:
+            step, steps = 0, 1
+        at, warmup = epoch * steps + step, (self.warmup_epochs or 0) * steps
+        if self.warmup_steps is not None:
+            warmup = self.warmup_steps
+        if self.schedule == "cosine":
+            return cosine_rate(self.peak_rate, at, self.epochs * steps, warmup, self.warmup_factor)
+        if self.schedule == "linear":
+            rate = self.peak_rate * (1 - at / (self.epochs * steps))
+        else:
+            rate = self.peak_rate * self.step_factor ** (epoch // self.step_epochs)
+        return rate * _warmup_share(at, warmup, self.warmup_factor)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data, including what is the same for every recipe."""
-        every = "once an epoch" if self.warmup_steps is None else "at every step"
-        unused = {name for name in _ADDED if getattr(self, name) == getattr(Recipe, name)}
+        unused = {name for name in _ADDED if getattr(self, name) == getattr(Recipe, name)} | set(_IN_WORDS)
+        sgd = self.optimizer == "sgd"
+        optimizer = {"momentum": MOMENTUM, "nesterov": True} if sgd else {"betas": list(BETAS)}
+        shape = {
+            "cosine": "cosine, half a period",
+            "linear": "linear, to 0",
+            "step": f"step, times {self.step_factor:g} every {self.step_epochs} epochs",
+        }
         return {
             **{name: value for name, value in asdict(self).items() if name not in unused},
-            "optimizer": "SGD",
-            "momentum": MOMENTUM,
-            "nesterov": True,
-            "schedule": f"cosine, half a period, set {every}",
-            "warmup_factor": WARMUP_FACTOR,
+            "optimizer": "SGD" if sgd else "AdamW",
+            **optimizer,
+            "schedule": f"{shape[self.schedule]}, set {'at every step' if self.changes_at_steps else 'once an epoch'}",
+            "warmup_factor": self.warmup_factor,
         }
 
 
-def cosine_rate(peak: float, at: int, total: int, warmup: int) -> float:
-    """Return the learning rate at 0, 1, ... of ``total``: half a cosine from ``peak``, with a linear warm-up."""
-    rate = peak * 0.5 * (1 + math.cos(math.pi * at / total))
-    if at < warmup:
-        rate *= WARMUP_FACTOR + (1 - WARMUP_FACTOR) * at / warmup
-    return rate
+def cosine_rate(peak: float, at: int, total: int, warmup: int, factor: float = WARMUP_FACTOR) -> float:
+    """Return the learning rate at 0, 1, ... of ``total``: half a cosine from ``peak``, with a linear warm-up.
+
+    The warm-up starts at a share ``factor`` of the rate.
+    """
+    return peak * 0.5 * (1 + math.cos(math.pi * at / total)) * _warmup_share(at, warmup, factor)
+
+
+def _warmup_share(at: int, warmup: int, factor: float) -> float:
+    """Return the share of the learning rate at 0, 1, ... of a warm-up, and 1 after it."""
+    return factor + (1 - factor) * at / warmup if at < warmup else 1.0
 
 
 def steps_per_epoch(images: int, batch: int) -> int:

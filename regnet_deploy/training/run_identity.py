@@ -20,7 +20,7 @@ from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes
 from regnet_deploy.training.checkpoint import Checkpoint
 from regnet_deploy.training.execution import ExecutionRequest
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe import OPTIMIZER_CONSTANTS, Recipe
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def identity_differences(
         for name in sorted({*values, *before}):
             usual = getattr(Recipe, name, None) if group == "recipe" else None  # JSON data leaves some defaults out
             was, now = before.get(name, usual), values.get(name, usual)
-            if was != now and not (group == "recipe" and name in implied):
+            if was != now and not (group == "recipe" and name in {*implied, *OPTIMIZER_CONSTANTS}):
                 differences.append(f"{group} {name}" if group != "recipe" else f"{name} {now} (was {was})")
     return differences + request.contradictions(checkpoint.autotune)
 

@@ -60,7 +60,8 @@ def train_steps(
         record_unreadable(run, batch.unreadable)
         count = len(batch.labels)
         if count > 1:  # batch norm has no statistics of a single image
-            loss, correct = clock.using(partial(trainer.step, batch, rate(state.step)))
+            at = state.epoch, state.step
+            loss, correct = clock.using(partial(trainer.step, batch, rate(state.step), at))
             loss_sum += loss.double() * count
             right += correct
             state.images += count

@@ -238,7 +238,7 @@ def _run(
 
     def snapshot() -> Checkpoint:
         trainer = run.trainer
-        tensors = trainer.model.state_dict(), trainer.momentum(), run.best, samples
+        tensors = trainer.model.state_dict(), trainer.optimizer_state(), run.best, samples
         average = trainer.average.state_dict() if trainer.average else {}
         return Checkpoint(identity.to_json(), description, autotune, run.state, *tensors, average, run.start)
 

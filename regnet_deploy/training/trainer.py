@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -17,8 +16,13 @@ from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import scale_and_shift
 from regnet_deploy.models.anynet import HEAD
+from regnet_deploy.training.batch_augmentation import draw_mix
 from regnet_deploy.training.data_loader import Batch
-from regnet_deploy.training.recipe import MOMENTUM, Recipe
+from regnet_deploy.training.loss import training_loss
+from regnet_deploy.training.recipe import BETAS, MOMENTUM, Recipe
+
+#: State of AdamW for each parameter: both moments, and the number of its steps.
+_ADAMW = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Trainer:
 
     Attributes:
         model: the network, on its device.
-        optimizer: SGD; every parameter has a momentum from the start, so that its state always has the same shape.
+        optimizer: SGD or AdamW; every parameter has its state from the start, so that it always has the same shape.
         execution: how a step is executed.
         recipe: fitted to the dataset.
         forward: ``model``, compiled or not.
@@ -37,7 +41,7 @@ class Trainer:
     """
 
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     execution: Execution
     recipe: Recipe
     forward: Callable[[Tensor], Tensor]
@@ -45,8 +49,15 @@ class Trainer:
     shift: Tensor
     average: AveragedModel | None = None
 
-    def step(self, batch: Batch, rate: float) -> tuple[Tensor, Tensor]:
+    def step(self, batch: Batch, rate: float, at: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
         """Run one training step with this rate of the head; return the mean loss and the number of correct predictions.
+
+        Of mixed images, a prediction is correct if it is the label with the larger share.
+
+        Args:
+            batch: of two images or more.
+            rate: learning rate of the head.
+            at: epoch and step, counted from 0; random numbers of the step are a function of them and of the seed.
 
         Raises:
             UsageError: the batch does not fit into GPU memory.
@@ -56,9 +67,16 @@ class Trainer:
         labels = batch.labels.to(self.execution.device, non_blocking=True)
         try:
             images = self.images(batch)
+            mix = draw_mix(self.recipe, at, images.shape[3], images.shape[2])
+            if mix:
+                images = mix.images(images)
             with torch.autocast(self.execution.device, torch.bfloat16, enabled=self.execution.precision == "bf16"):
                 logits = self.forward(images).float()
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            loss = training_loss(logits, labels, self.recipe)
+            if mix:  # the loss is linear in the targets
+                neighbors = labels.roll(1)
+                loss = mix.share * loss + (1 - mix.share) * training_loss(logits, neighbors, self.recipe)
+                labels = labels if mix.share >= 0.5 else neighbors
             self.optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             self.optimizer.step()
@@ -69,10 +87,10 @@ class Trainer:
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
-        """Load weights and statistics, and set the momentum to 0."""
+        """Load weights and statistics, and set the state of the optimizer to 0."""
         self.model.load_state_dict(dict(weights))
-        for momentum in self.momentum().values():
-            momentum.zero_()
+        for value in self.optimizer_state().values():
+            value.zero_()
 
     def averaged(self) -> Trainer | None:
         """Return a trainer whose network is the average, to evaluate it; None if there is none."""
@@ -93,9 +111,15 @@ class Trainer:
         images = pixels.to(torch.float32, memory_format=layout).mul_(self.scale).add_(self.shift)
         return images.add_(batch.shifts.to(self.execution.device, non_blocking=True)[:, :, None, None])
 
-    def momentum(self) -> dict[str, Tensor]:
-        """Return the momentum of each parameter by name."""
-        return {name: self.optimizer.state[p]["momentum_buffer"] for name, p in self.model.named_parameters()}
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Return the state of the optimizer: the momentum of each parameter by its name, or AdamW's.
+
+        That is ``exp_avg.NAME``, ``exp_avg_sq.NAME`` and ``step.NAME`` of each parameter.
+        """
+        parameters = dict(self.model.named_parameters())
+        if self.recipe.optimizer == "sgd":
+            return {name: self.optimizer.state[p]["momentum_buffer"] for name, p in parameters.items()}
+        return {f"{key}.{name}": self.optimizer.state[p][key] for key in _ADAMW for name, p in parameters.items()}
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -104,19 +128,10 @@ class Trainer:
 
 
 def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
-    """Return a trainer with a copy of ``model`` and momentum 0."""
+    """Return a trainer with a copy of ``model`` and an optimizer whose state is 0."""
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     model = copy.deepcopy(model).to(execution.device).to(memory_format=layout)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        _parameter_groups(model, recipe),
-        lr=recipe.lr,
-        momentum=MOMENTUM,
-        weight_decay=recipe.weight_decay,
-        nesterov=True,
-        fused=True,
-    )
-    for parameter in model.parameters():
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    optimizer = _optimizer(model, recipe)
     scale, shift = (
         torch.from_numpy(value).view(1, -1, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
     )
@@ -130,12 +145,35 @@ def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preproc
     return trainer
 
 
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimizer of a recipe, with the state of each parameter."""
+    groups, parameters = _parameter_groups(model, recipe), list(model.parameters())
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "sgd":
+        optimizer = torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True, fused=True)
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=BETAS, fused=True)
+    for parameter in parameters:
+        step = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        moments = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        optimizer.state[parameter].update(zip(_ADAMW, (*moments, step), strict=True))
+    return optimizer
+
+
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Return the parameters in groups by their share of the learning rate."""
+    """Return the parameters in groups by their share of the learning rate and their weight decay.
+
+    Parameters of one dimension are those of batch norm, and biases.
+    """
     parts = list(dict.fromkeys(name.partition(".")[0] for name, _ in model.named_parameters()))  # stem, s1, ..., head
     body = [part for part in parts if part != HEAD.rstrip(".")]
     shares = {part: recipe.body_lr * recipe.layer_decay**depth for depth, part in enumerate(reversed(body))}
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        groups.setdefault(shares.get(name.partition(".")[0], 1.0), []).append(parameter)
-    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
+        decay = recipe.weight_decay if recipe.decay_norms or parameter.ndim > 1 else 0.0
+        groups.setdefault((shares.get(name.partition(".")[0], 1.0), decay), []).append(parameter)
+    return [
+        {"params": parameters, "share": share, "weight_decay": decay} for (share, decay), parameters in groups.items()
+    ]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.training.augmentation import augment, epoch_order, random_box
+from regnet_deploy.training.augmentation import augment, epoch_order, erased, random_box
 from regnet_deploy.training.recipe import Recipe
 
 GRADIENT = Image.fromarray(np.stack(np.broadcast_arrays(*np.ogrid[0:240:4, 0:240:4], 90), 2).astype(np.uint8))
@@ -94,3 +94,34 @@ def test_a_gray_image_has_one_channel_and_no_color_shift(preprocessing: Preproce
     colored = augment(GRADIENT, (2, 7), Recipe(lighting=5.0), preprocessing)[0]
     seen = np.asarray(Image.fromarray(colored).convert("L")).astype(int)
     assert np.abs(seen - pixels[:, :, 0]).max() <= 2  # the same view
+
+
+def test_automatic_augmentation_is_a_function_of_seed_epoch_and_image(preprocessing: Preprocessing) -> None:
+    recipe = Recipe(auto_augment="trivialaugment", erasing=0.5, seed=3)
+    views = [augment(GRADIENT, (2, i), recipe, preprocessing)[0] for i in range(20)]
+    again = [augment(GRADIENT, (2, i), recipe, preprocessing)[0] for i in range(20)]
+    assert all((a == b).all() for a, b in zip(views, again, strict=True))
+    plain = [augment(GRADIENT, (2, i), Recipe(seed=3), preprocessing)[0] for i in range(20)]
+    assert sum((a != b).any() for a, b in zip(views, plain, strict=True)) > 15
+
+
+def test_a_share_of_the_images_has_a_rectangle_of_the_mean_color(preprocessing: Preprocessing) -> None:
+    white = Image.new("RGB", (60, 60), "white")
+    color = np.rint(np.multiply(preprocessing.mean, 255))
+    areas = []
+    for i in range(400):
+        pixels, _ = augment(white, (0, i), Recipe(erasing=0.25), preprocessing)
+        gone = (pixels == color).all(2)
+        assert (pixels[~gone] == 255).all()
+        rows, columns = gone.any(1), gone.any(0)
+        assert gone.sum() == rows.sum() * columns.sum()  # one rectangle
+        areas.append(gone.mean())
+    assert np.mean(np.array(areas) > 0) == pytest.approx(0.25, abs=0.07)
+    assert 0.25 < max(areas) <= 0.4  # sides are whole pixels
+    assert all((augment(white, (0, i), Recipe(), preprocessing)[0] == 255).all() for i in range(20))
+
+
+def test_erasing_does_not_change_its_input(preprocessing: Preprocessing) -> None:
+    pixels = np.full((16, 16, 3), 255, np.uint8)
+    assert (erased(pixels, preprocessing, np.random.default_rng(0)) != 255).any()
+    assert (pixels == 255).all()

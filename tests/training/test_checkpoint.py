@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -51,31 +52,38 @@ STATE = RunState(epoch=1, step=2, loss_sum=0.1 + 0.2, right=3, images=16, second
 
 def save(folder: Path, trainer: Trainer, state: RunState = STATE) -> None:
     best = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    tensors = trainer.model.state_dict(), trainer.momentum(), best, SAMPLES
+    tensors = trainer.model.state_dict(), trainer.optimizer_state(), best, SAMPLES
     save_checkpoint(folder, Checkpoint({"recipe": {"epochs": 3}}, DESCRIPTION, AUTOTUNE, state, *tensors))
 
 
+@pytest.mark.parametrize("change", [{}, {"optimizer": "adamw", "lr": 0.01, "mixup": 0.2, "cutmix": 1.0}])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_restored_trainer_continues_bit_identically(
-    tmp_path: Path, trainer: Trainer, views: TrainingDataset, recipe: Recipe, channels_last: bool
+    tmp_path: Path,
+    trainer: Trainer,
+    views: TrainingDataset,
+    recipe: Recipe,
+    channels_last: bool,
+    change: dict[str, Any],
 ) -> None:
+    recipe = replace(recipe, **change)
     execution = Execution("cpu", channels_last=channels_last)
     batches = list(load(views, batches_from(recipe, len(views.subset.images), 0, 0), 0, pin=False))
     trainer = make_trainer(trainer.model, execution, recipe, views.preprocessing)
     for batch in batches[:4]:
-        trainer.step(batch, 0.1)
+        trainer.step(batch, 0.01)
     save(tmp_path, trainer)
     other = make_trainer(trainer.model, execution, recipe, views.preprocessing)
     read = load_checkpoint(tmp_path)
     assert read is not None
     read.restore(other)
-    for batch in batches[4:]:
-        trainer.step(batch, 0.1)
-        other.step(batch, 0.1)
+    for number, batch in enumerate(batches[4:], 4):
+        trainer.step(batch, 0.01, (0, number))
+        other.step(batch, 0.01, (0, number))
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, other.model.state_dict()[name]), name
-    for name, value in trainer.momentum().items():
-        assert torch.equal(value, other.momentum()[name]), name
+    for name, value in trainer.optimizer_state().items():
+        assert torch.equal(value, other.optimizer_state()[name]), name
 
 
 def test_the_rest_comes_back_as_it_was(tmp_path: Path, trainer: Trainer) -> None:

@@ -248,11 +248,11 @@ def test_a_fine_tuning_that_is_killed_ends_with_the_same_bytes(
     given = SHORT if steps != 1 else {**SHORT, "precise_bn_images": 16}  # batch norm is frozen, or in training mode
     step, done = Trainer.step, [0]
 
-    def stopping(self: Trainer, batch: object, rate: float) -> object:
+    def stopping(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
         done[0] += 1
         if done[0] > steps:
             raise Stop
-        return step(self, batch, rate)
+        return step(self, batch, rate, at)
 
     monkeypatch.setattr(Trainer, "step", stopping)
     with pytest.raises(Stop):
@@ -401,8 +401,8 @@ def test_a_rate_that_diverges_is_the_one_to_lower(
 ) -> None:
     step, done = Trainer.step, [0]
 
-    def diverging(self: Trainer, batch: object, rate: float) -> object:
-        loss, right = step(self, batch, rate)
+    def diverging(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
+        loss, right = step(self, batch, rate, at)
         done[0] += 1
         return loss * (float("nan") if done[0] > 3 else 1), right  # one step a trial, of which the highest rate is best
 

@@ -36,11 +36,11 @@ def unfinished(
     """A bundle whose run stopped in its third epoch of six."""
     step, done = Trainer.step, [0]
 
-    def stopping(self: Trainer, batch: object, rate: float) -> object:
+    def stopping(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
         done[0] += 1
         if done[0] == 8:
             raise Stop
-        return step(self, batch, rate)
+        return step(self, batch, rate, at)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)

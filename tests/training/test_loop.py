@@ -139,9 +139,9 @@ def test_a_warm_up_in_steps_changes_the_rate_at_every_step(
 ) -> None:
     rates, step = [], Trainer.step
 
-    def recorded(self: Trainer, batch: object, rate: float) -> object:
+    def recorded(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
         rates.append(rate)
-        return step(self, batch, rate)
+        return step(self, batch, rate, at)
 
     monkeypatch.setattr(Trainer, "step", recorded)
     recipe = dataclasses.replace(RECIPE, warmup_steps=2)

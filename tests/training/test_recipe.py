@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, StepLR
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.training.recipe import Recipe
@@ -58,6 +61,62 @@ def test_with_a_warm_up_in_steps_the_rate_is_a_cosine_over_the_steps() -> None:
     assert recipe.to_json()["schedule"] == "cosine, half a period, set at every step"
 
 
+def reference_rates(recipe: Recipe, steps: int) -> list[float]:
+    """Return the rates of PyTorch's own schedules, for a recipe that changes at every step."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.peak_rate)
+    total, warmup = recipe.epochs * steps, (recipe.warmup_epochs or 0) * steps
+    schedule = {
+        "cosine": lambda: CosineAnnealingLR(optimizer, total),
+        "linear": lambda: LinearLR(optimizer, 1.0, 0.0, total),
+        "step": lambda: StepLR(optimizer, recipe.step_epochs * steps, recipe.step_factor),
+    }[recipe.schedule]()
+    rising = LinearLR(optimizer, recipe.warmup_factor, 1.0, max(1, warmup)) if warmup else None
+    rates = []
+    for _ in range(total):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+        if rising:
+            rising.step()
+    return rates
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step"])
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_schedules_at_every_step_are_those_of_pytorch(schedule: str, warmup: int) -> None:
+    recipe = Recipe(
+        epochs=9, batch_size=64, lr=0.1, warmup_epochs=warmup, warmup_factor=0.01, schedule=schedule, per_step=True,
+        step_epochs=3, step_factor=0.2,
+    ).fitted(64 * 7)  # fmt: skip
+    rates = [recipe.learning_rate(epoch, step, 7) for epoch in range(9) for step in range(7)]
+    np.testing.assert_allclose(rates, reference_rates(recipe, 7), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "step"])
+def test_schedules_once_an_epoch_have_the_same_rate_at_all_its_steps(schedule: str) -> None:
+    recipe = Recipe(epochs=9, batch_size=64, warmup_epochs=2, schedule=schedule, step_epochs=3).fitted(64 * 7)
+    rates = [[recipe.learning_rate(epoch, step, 7) for step in range(7)] for epoch in range(9)]
+    assert all(len(set(each)) == 1 for each in rates)
+    np.testing.assert_allclose([each[0] for each in rates], reference_rates(recipe, 1), rtol=1e-9, atol=1e-12)
+
+
+def test_all_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
+    with pytest.raises(UsageError, match=r"epochs must be 1 or more, got 0; .*smoothing must be .* got 2"):
+        Recipe(epochs=0, label_smoothing=2.0)
+    with pytest.raises(
+        UsageError, match=r"warm-up epochs must be 0 to 3, got 4; .* AdamW must be 0.05 or less, got 0.1"
+    ):
+        Recipe(epochs=4, warmup_epochs=4, optimizer="adamw")
+
+
+def test_the_json_says_which_optimizer_and_schedule() -> None:
+    written = Recipe(optimizer="adamw", lr=0.001, schedule="step", step_epochs=5, per_step=True).to_json()
+    assert (written["optimizer"], written["betas"]) == ("AdamW", [0.9, 0.999])
+    assert "momentum" not in written
+    assert written["schedule"] == "step, times 0.1 every 5 epochs, set at every step"
+    assert (written["step_epochs"], written["per_step"]) == (5, True)
+
+
 def test_the_json_of_a_recipe_without_what_was_added_is_that_of_earlier_versions() -> None:
     earlier = {
         "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_area", "flip", "lighting",
@@ -100,6 +159,18 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
         ({"layer_decay": 0.0}, "decay of the rate by layer must be above 0 and at most 1, got 0.0"),
         ({"layer_decay": math.nan}, "at most 1, got nan"),
         ({"ema_decay": 1.0}, "decay of the average must be 0 or more and below 1, got 1.0"),
+        ({"optimizer": "lamb"}, "optimizer must be sgd or adamw, got lamb"),
+        ({"schedule": "poly"}, "schedule must be cosine, linear or step, got poly"),
+        ({"step_epochs": 0}, "between two steps of the schedule must be 1 or more, got 0"),
+        ({"step_factor": 1.0}, "factor of a step of the schedule must be above 0 and below 1, got 1.0"),
+        ({"warmup_factor": 0.0}, "start of the warm-up must be above 0 and at most 1, got 0.0"),
+        ({"auto_augment": "ra"}, "must be none, trivialaugment or randaugment, got ra"),
+        ({"randaugment_ops": 0}, "operations of RandAugment must be 1 to 14, got 0"),
+        ({"randaugment_magnitude": 31}, "magnitude of RandAugment must be 0 to 30, got 31"),
+        ({"erasing": 1.5}, "with an erased part must be 0 to 1, got 1.5"),
+        ({"mixup": -0.1}, "alpha of mixup must be 0 or more, got -0.1"),
+        ({"cutmix": math.inf}, "alpha of CutMix must be 0 or more, got inf"),
+        ({"loss": "mse"}, "loss must be cross-entropy or bce, got mse"),
         ({"patience": -1}, "patience must be 0 or more epochs, got -1"),
     ],
 )

@@ -52,12 +52,12 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     def arm(count: int) -> None:
         step, done = Trainer.step, [0]
 
-        def stopping(self: Trainer, batch: object, rate: float) -> object:
+        def stopping(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
             done[0] += 1
             if done[0] > count:
                 monkeypatch.setattr(Trainer, "step", step)
                 raise Stop
-            return step(self, batch, rate)
+            return step(self, batch, rate, at)
 
         monkeypatch.setattr(Trainer, "step", stopping)
 
@@ -232,10 +232,10 @@ def test_the_default_execution_gives_the_same_weights_however_long_its_steps_tak
     files = {train.train(bundle.path, data, recipe, options, recorded_progress).files[FILE]}
     step, taken = Trainer.step, [0]
 
-    def slower(self: Trainer, batch: object, rate: float) -> object:
+    def slower(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
         taken[0] += 1
         time.sleep(0.01)  # as on a machine that is busy just now
-        return step(self, batch, rate)
+        return step(self, batch, rate, at)
 
     monkeypatch.setattr(Trainer, "step", slower)
     files.add(train.train(bundle.path, data, recipe, options, recorded_progress).files[FILE])
@@ -269,6 +269,41 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
         for part in (trained.parts["training"]["history"], wanted.parts["training"]["history"])
     ]
     assert timeless[0] == timeless[1]
+
+
+#: Values of a recipe that bring random numbers or state of their own into a run.
+PARTS = {
+    "optimizer": "adamw",
+    "lr": 0.01,
+    "decay_norms": False,
+    "per_step": True,
+    "auto_augment": "trivialaugment",
+    "erasing": 0.5,
+    "mixup": 0.2,
+    "cutmix": 1.0,
+    "loss": "bce",
+    "label_smoothing": 0.1,
+    "ema_decay": 0.9,
+}
+
+
+def test_a_stopped_run_with_every_part_goes_on_to_the_same_bits(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, stop_at, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(recipe, **PARTS)
+    whole = create_bundle(tmp_path / "whole", dict(bundle.parts))
+    wanted = train.train(whole.path, data, recipe, options, recorded_progress)
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
+    trained = train.train(bundle.path, data, recipe, dataclasses.replace(options, workers=2), recorded_progress)
+    assert "resuming at epoch 2 step 1" in recorded_progress.messages
+    assert trained.files[FILE] == wanted.files[FILE]
+    assert {name: trained.parts["training"]["recipe"][name] for name in ("optimizer", "mixup", "loss")} == {
+        "optimizer": "AdamW",
+        "mixup": 0.2,
+        "loss": "bce",
+    }
 
 
 def test_a_run_stopped_between_its_result_and_its_end_is_over(

@@ -12,6 +12,7 @@ from regnet_deploy.bundle.training import Execution
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.space.network import Network
+from regnet_deploy.training.batch_augmentation import draw_mix
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import Trainer, make_trainer
@@ -50,8 +51,73 @@ def test_two_steps_are_the_formula(
         assert right.item() == (logits.argmax(1) == batch.labels).sum().item()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-4, atol=1e-5)
-    for m, (name, value) in zip(momentum, trainer.momentum().items(), strict=True):
+    for m, (name, value) in zip(momentum, trainer.optimizer_state().items(), strict=True):
         torch.testing.assert_close(value, m, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_adamw_is_that_of_pytorch_and_spares_norms_and_biases_if_told_so(
+    network: Network, preprocessing: Preprocessing
+) -> None:
+    recipe = Recipe(batch_size=8, optimizer="adamw", lr=0.01, weight_decay=0.5, decay_norms=False, layer_decay=0.5)
+    start = AnyNet(network, 3, seed=0)
+    trainer = make_trainer(start, Execution("cpu"), recipe, preprocessing)
+    model = copy.deepcopy(start).train()
+    norms = {f"{name}." for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    shares = {"head": 1.0, "s2": 1.0, "s1": 0.5, "stem": 0.25}
+    groups = [
+        {
+            "params": [parameter],
+            "share": shares[name.partition(".")[0]],
+            "weight_decay": 0.0 if name.endswith("bias") or name.startswith(tuple(norms)) else 0.5,
+        }
+        for name, parameter in model.named_parameters()
+    ]
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.5}
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999))
+    for rate, seed in ((0.01, 1), (0.005, 2), (0.002, 3)):
+        batch = batch_of(seed=seed)
+        trainer.step(batch, rate)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["share"]
+        optimizer.zero_grad()
+        inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)) + batch.shifts[:, :, None, None]
+        F.cross_entropy(model(inputs), batch.labels).backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(trainer.model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_a_reset_forgets_the_state_of_adamw(network: Network, preprocessing: Preprocessing) -> None:
+    recipe = Recipe(batch_size=8, optimizer="adamw", lr=0.01)
+    start = AnyNet(network, 3, seed=0)
+    once = make_trainer(start, Execution("cpu"), recipe, preprocessing)
+    again = make_trainer(start, Execution("cpu"), recipe, preprocessing)
+    again.step(batch_of(seed=5), 0.01)
+    again.reset(start.state_dict())
+    once.step(batch_of(), 0.01)
+    again.step(batch_of(), 0.01)
+    for name, value in once.optimizer_state().items():
+        assert torch.equal(value, again.optimizer_state()[name]), name
+    assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in once.model.state_dict().items())
+
+
+@pytest.mark.parametrize("values", [{"mixup": 0.4}, {"cutmix": 1.0}])
+def test_mixed_images_have_the_loss_of_both_labels(
+    network: Network, preprocessing: Preprocessing, values: dict[str, float]
+) -> None:
+    recipe = Recipe(batch_size=8, label_smoothing=0.1, **values)
+    start, batch = AnyNet(network, 3, seed=0), batch_of()
+    trainer = make_trainer(start, Execution("cpu"), recipe, preprocessing)
+    mix = draw_mix(recipe, (1, 4), 16, 16)
+    assert mix is not None
+    loss, right = trainer.step(batch, 0.1, (1, 4))
+    logits = copy.deepcopy(start).train()(
+        mix.images(make_trainer(start, Execution("cpu"), recipe, preprocessing).images(batch))
+    )
+    both = [F.one_hot(labels, 3).float() for labels in (batch.labels, batch.labels.roll(1))]
+    targets = mix.share * both[0] + (1 - mix.share) * both[1]
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, targets, label_smoothing=0.1).item(), rel=1e-5)
+    assert right.item() == (logits.argmax(1) == targets.argmax(1)).sum().item()
 
 
 def test_a_learner_has_weights_of_its_own(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
@@ -106,7 +172,7 @@ def test_rates_fall_by_layer_from_the_head_to_the_stem(network: Network, preproc
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     trainer.step(batch_of(), 0.1)
     shares = {"head": 1.0, "s2": 0.5, "s1": 0.125, "stem": 0.03125}
-    momentum = trainer.momentum()
+    momentum = trainer.optimizer_state()
     for name, value in trainer.model.named_parameters():
         wanted = before[name] - 0.1 * shares[name.partition(".")[0]] * 1.9 * momentum[name]  # Nesterov's first step
         torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-7, msg=name)

@@ -1,0 +1,125 @@
+"""What the values of a recipe may be: ranges of single values, and values that contradict each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from regnet_deploy.training.recipe import Recipe
+
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("cosine", "linear", "step")
+LOSSES = ("cross-entropy", "bce")
+AUTO_AUGMENTS = ("none", "trivialaugment", "randaugment")
+#: Bins of the magnitudes of RandAugment; the highest magnitude is one less.
+MAGNITUDES = 31
+#: Highest learning rate of AdamW for 128 images: a step changes each weight by about the rate itself.
+_ADAMW_LR = 0.05
+
+
+class Problem(NamedTuple):
+    """What is wrong with a recipe, in words, and the names of its values that this is about."""
+
+    names: tuple[str, ...]
+    message: str
+
+
+class _Range(NamedTuple):
+    """What a value is, which values are allowed, and whether a value is one of these."""
+
+    what: str
+    allowed: str
+    holds: Callable[[Any], bool]
+
+
+def _one_of(what: str, values: tuple[str, ...]) -> _Range:
+    return _Range(what, " or ".join((", ".join(values[:-1]), values[-1])), lambda value: value in values)
+
+
+def _share(what: str) -> _Range:
+    return _Range(what, "0 to 1", lambda value: 0 <= value <= 1)
+
+
+def _at_least(what: str, lowest: int, unit: str = "") -> _Range:
+    return _Range(what, f"{lowest} or more{unit}", lambda value: math.isfinite(value) and value >= lowest)
+
+
+_BELOW_1 = "0 or more and below 1"
+_ABOVE_0 = "above 0 and at most 1"
+_RANGES = {
+    "epochs": _at_least("epochs", 1),
+    "batch_size": _at_least("the batch size", 2, " for batch norm"),
+    "optimizer": _one_of("the optimizer", OPTIMIZERS),
+    "lr": _Range("the learning rate", "above 0", lambda value: math.isfinite(value) and value > 0),
+    "weight_decay": _at_least("the weight decay", 0),
+    "schedule": _one_of("the schedule", SCHEDULES),
+    "step_epochs": _at_least("the epochs between two steps of the schedule", 1),
+    "step_factor": _Range("the factor of a step of the schedule", "above 0 and below 1", lambda value: 0 < value < 1),
+    "warmup_epochs": _at_least("warm-up epochs", 0),
+    "warmup_steps": _at_least("warm-up steps", 0),
+    "warmup_factor": _Range("the factor at the start of the warm-up", _ABOVE_0, lambda value: 0 < value <= 1),
+    "crop_area": _Range("the crop area", _ABOVE_0, lambda value: 0 < value <= 1),
+    "lighting": _at_least("the lighting", 0),
+    "auto_augment": _one_of("the automatic augmentation", AUTO_AUGMENTS),
+    "randaugment_ops": _Range("the operations of RandAugment", "1 to 14", lambda value: 1 <= value <= 14),
+    "randaugment_magnitude": _Range(
+        "the magnitude of RandAugment", f"0 to {MAGNITUDES - 1}", lambda value: 0 <= value < MAGNITUDES
+    ),
+    "erasing": _share("the share of images with an erased part"),
+    "mixup": _at_least("the alpha of mixup", 0),
+    "cutmix": _at_least("the alpha of CutMix", 0),
+    "loss": _one_of("the loss", LOSSES),
+    "label_smoothing": _Range("the label smoothing", _BELOW_1, lambda value: 0 <= value < 1),
+    "precise_bn_images": _at_least("the images for precise batch norm", 0),
+    "body_lr": _share("the share of the body's learning rate"),
+    "layer_decay": _Range("the decay of the rate by layer", _ABOVE_0, lambda value: 0 < value <= 1),
+    "ema_decay": _Range("the decay of the average", _BELOW_1, lambda value: 0 <= value < 1),
+    "patience": _at_least("the patience", 0, " epochs"),
+    "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
+}
+
+
+def range_problems(values: dict[str, Any]) -> list[Problem]:
+    """Return the values, of the right types, that are out of their ranges; None is in every range."""
+    problems = []
+    for name, value in values.items():
+        if name in _RANGES and value is not None and not _RANGES[name].holds(value):
+            problems.append(Problem((name,), f"{_RANGES[name].what} must be {_RANGES[name].allowed}, got {value}"))
+    return problems
+
+
+def contradictions(recipe: Recipe) -> Iterator[Problem]:
+    """Yield what contradicts itself in a recipe whose values are in their ranges."""
+    if recipe.warmup_epochs is not None and recipe.warmup_epochs >= recipe.epochs:
+        allowed = f"warm-up epochs must be 0 to {recipe.epochs - 1}, got {recipe.warmup_epochs}"
+        yield Problem(("warmup_epochs", "epochs"), allowed)
+    if recipe.warmup_steps is not None and recipe.warmup_epochs:
+        yield Problem(
+            ("warmup_steps", "warmup_epochs"),
+            f"the warm-up has {recipe.warmup_steps} steps or {recipe.warmup_epochs} epochs: set one of warmup_steps "
+            "and warmup_epochs",
+        )
+    if recipe.optimizer == "adamw" and recipe.lr > _ADAMW_LR:
+        yield Problem(
+            ("optimizer", "lr"),
+            f"the learning rate of AdamW must be {_ADAMW_LR:g} or less, got {recipe.lr:g}: a step changes each weight "
+            "by about the rate; 0.001 is usual",
+        )
+    if recipe.flip_probe and not (recipe.probe and recipe.flip):
+        yield Problem(
+            ("flip_probe", "probe", "flip"),
+            "whether to mirror is tried with the linear probe: set probe and flip, or not flip_probe",
+        )
+    if recipe.frozen_bn and recipe.precise_bn_images:
+        yield Problem(
+            ("frozen_bn", "precise_bn_images"),
+            f"frozen batch norm has no statistics of {recipe.precise_bn_images} training images: set "
+            "precise_bn_images to 0",
+        )
+    if (recipe.probe or recipe.frozen_bn) and not recipe.fine_tune:
+        yield Problem(
+            ("probe", "frozen_bn", "fine_tune"),
+            "a linear probe and frozen batch norm need trained weights: set fine_tune",
+        )
