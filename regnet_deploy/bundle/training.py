@@ -44,6 +44,9 @@ class TrainingData(Record, frozen=True, kw_only=True):
         val_by_class: validation images of each class, likewise.
         findings: what is wrong with the images, a sentence each.
         test: the images to test on; None if there are none.
+        decoder: name and version of what decoded them; None in older bundles, which decoded every JPEG at full size.
+        stored_side: shorter side to which larger training images were shrunk before they were cropped, pixels; None if
+            they were not, and in older bundles, which shrunk those in memory to twice the input of the network.
     """
 
     folder: str
@@ -59,6 +62,8 @@ class TrainingData(Record, frozen=True, kw_only=True):
     val_by_class: tuple[int, ...] = ()
     findings: tuple[str, ...] = ()
     test: UnseenImages | None = None
+    decoder: str | None = None
+    stored_side: int | None = None
 
 
 class Execution(Record, frozen=True):

@@ -115,6 +115,14 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     help="Processes that load images.  [default: up to 8 with CUDA, 0 or 1 on the CPU]",
 )
 @click.option(
+    "--cache",
+    default="auto",
+    show_default=True,
+    metavar="auto|off|DIR",
+    help="Where decoded training images are stored: in memory, or if they are too many in a file of the run directory; "
+    "nowhere; or in a file of DIR. The weights do not depend on it.",
+)
+@click.option(
     "--run-dir",
     type=click.Path(path_type=Path),
     help="Folder for checkpoint, earlier weights and TensorBoard files.  [default: BUNDLE.training]",
@@ -142,6 +150,7 @@ def command(
     compiled: str,
     threads: int | None,
     workers: int | None,
+    cache: str,
     run_dir: Path | None,
     checkpoint_seconds: float,
     restart: bool,
@@ -184,7 +193,9 @@ def command(
         if value is not None and source(name) is not ParameterSource.DEFAULT
     }
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
-    options = TrainOptions(execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds, test_split)
+    options = TrainOptions(
+        execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds, test_split, cache
+    )
     with terminal_progress() as progress:
         bundle = train(bundle_path, data, given, options, progress)
     training = bundle.training

@@ -99,6 +99,11 @@ class Scaled:
     scale: int = 1
     origin: tuple[float, float] = (0.0, 0.0)
 
+    def box(self, left: float, top: float, right: float, bottom: float) -> tuple[float, float, float, float]:
+        """Return a part of the image at full size, in pixels of ``image``."""
+        x, y = self.origin
+        return left / self.scale + x, top / self.scale + y, right / self.scale + x, bottom / self.scale + y
+
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
@@ -157,6 +162,13 @@ def decode(
             image.draft("L", None)
         image.load()
         return _upright(image, name, colours)
+
+
+def decoder() -> str:
+    """Return name and version of what decodes images: with another one, pixels may differ in their last bits."""
+    features, pillow = require("PIL.features", "serve"), require("PIL", "serve").__version__
+    turbo = features.version_feature("libjpeg_turbo")
+    return f"Pillow {pillow}, {f'libjpeg-turbo {turbo}' if turbo else 'libjpeg ' + str(features.version_codec('jpg'))}"
 
 
 def image_facts(data: bytes, name: str = "image") -> ImageFacts:

@@ -79,16 +79,16 @@ def _resized(preprocessing: Preprocessing, width: int, height: int) -> tuple[int
 
 def _crop(source: Scaled, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     module = require("PIL.Image", "serve")
-    (width, height), scale, (x, y) = source.size, source.scale, source.origin
+    width, height = source.size
     full_width, full_height = _resized(preprocessing, width, height)
     # The position of the crop in the resized full image, in whole pixels, then in pixels of the source.
     left = (full_width - preprocessing.crop) // 2
     top = (full_height - preprocessing.crop) // 2
-    box = (
-        left * width / full_width / scale + x,
-        top * height / full_height / scale + y,
-        (left + preprocessing.crop) * width / full_width / scale + x,
-        (top + preprocessing.crop) * height / full_height / scale + y,
+    box = source.box(
+        left * width / full_width,
+        top * height / full_height,
+        (left + preprocessing.crop) * width / full_width,
+        (top + preprocessing.crop) * height / full_height,
     )
     if not preprocessing.antialias:
         return _interpolated(pixels_of(source.image), box, preprocessing.crop)

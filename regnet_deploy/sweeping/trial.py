@@ -64,7 +64,7 @@ def run_trial(
     try:
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
         trainer = make_trainer(model, execution, fitted, images.preprocessing)
-        workers = default_workers(execution.device, images.training.subset.cached is not None)
+        workers = default_workers(execution.device, images.training.in_memory)
         workers = workers if max_workers is None else min(workers, max_workers)
         run = TrainingRun(trainer, images.training, images.validation, images.preprocessing, workers)
         fit(run, _callbacks(run, fitted, on_step))

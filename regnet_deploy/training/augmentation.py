@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.images.decode import Scaled
 from regnet_deploy.images.preprocessing import pixels_of
 from regnet_deploy.training.auto_augment import auto_augment
 from regnet_deploy.training.recipe import Recipe
@@ -41,7 +42,7 @@ def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 
 
 def augment(
-    image: Image, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
+    image: Image | Scaled, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return a random view of an image, and a random color shift, which a gray image does not have.
 
@@ -49,7 +50,7 @@ def augment(
     erased.
 
     Args:
-        image: decoded, upright.
+        image: decoded, upright, perhaps at a reduced size.
         key: epoch and number of the image.
         recipe: the augmentation and the seed.
         preprocessing: size of the crop, and normalization.
@@ -57,10 +58,11 @@ def augment(
     Returns:
         Pixels, ``(crop, crop, channels)``, and the color shift to add after normalization, ``(channels,)``.
     """
-    rng = np.random.default_rng((recipe.seed, _VIEW, *key))
-    box = random_box(image.width, image.height, recipe.crop_area, rng)
+    source = image if isinstance(image, Scaled) else Scaled(image, image.size)
+    rng = _view_stream(key, recipe)
+    box = source.box(*random_box(*source.size, recipe.crop_area, rng))
     side = preprocessing.crop
-    view = image.resize((side, side), _bilinear(), box=box)
+    view = source.image.resize((side, side), _bilinear(), box=box)
     if recipe.auto_augment != "none":
         view = auto_augment(view, recipe, rng)
     pixels = pixels_of(view)
@@ -91,6 +93,23 @@ def erased(pixels: NDArray[np.uint8], preprocessing: Preprocessing, rng: np.rand
             changed[top : top + h, left : left + w] = np.rint(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
             return changed
     return pixels
+
+
+def enough_to_crop(
+    width: int, height: int, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
+) -> tuple[int, int]:
+    """Return the width and height of an image at which its crop (see :func:`augment`) has as many pixels as it needs.
+
+    At a smaller size, the crop would have to be enlarged.
+    """
+    left, top, right, bottom = random_box(width, height, recipe.crop_area, _view_stream(key, recipe))
+    side = preprocessing.crop
+    return math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
+
+
+def _view_stream(key: tuple[int, int], recipe: Recipe) -> np.random.Generator:
+    """Return the random numbers of a view, of which the first are those of its box."""
+    return np.random.default_rng((recipe.seed, _VIEW, *key))
 
 
 def random_box(width: int, height: int, smallest: float, rng: np.random.Generator) -> Box:

@@ -18,11 +18,12 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.training import Execution, Lineage, Training, TrainingData
 from regnet_deploy.errors import require
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
+from regnet_deploy.images.decode import decoder
 from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.models.weights import WeightsUpdate, replace_weights, weights_to_bytes
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import Checkpoint, RunDescription
-from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample
+from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample, TrainingDataset
 from regnet_deploy.training.earlier_weights import is_worth_keeping, keep_earlier
 from regnet_deploy.training.execution import device_name
 from regnet_deploy.training.final_test import FinalTest, unseen_images
@@ -74,14 +75,18 @@ def commit_training(
 
 
 def describe_run(
-    identity: RunIdentity, execution: Execution, in_memory: bool, name: str, shares: tuple[float, float | None]
+    identity: RunIdentity,
+    execution: Execution,
+    training: TrainingDataset,
+    name: str,
+    shares: tuple[float, float | None],
 ) -> RunDescription:
     """Return what the bundle will say of a run beside its weights and metrics.
 
     Args:
         identity: of the run.
         execution: of its steps.
-        in_memory: whether the decoded images are kept in memory.
+        training: its training images.
         name: folder of its TensorBoard files.
         shares: of each class that are held out for validation, and to test on.
     """
@@ -94,11 +99,13 @@ def describe_run(
         split=dataset.split,
         digest=dataset.digest,
         rejected=dict(dataset.rejected),
-        in_memory=in_memory,
+        in_memory=training.in_memory,
         train_by_class=dataset.counts(dataset.train),
         val_by_class=dataset.counts(dataset.val),
         findings=(*dataset.findings, *validated_before(identity)),
         test=unseen_images(dataset, seen_before(identity)),
+        decoder=decoder(),
+        stored_side=training.side,
     )
     return RunDescription(
         labels=dataset.classes,

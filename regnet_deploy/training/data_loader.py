@@ -1,13 +1,11 @@
-"""Datasets and batches for training and evaluation: images come from their source, or from memory if they fit."""
+"""Datasets and batches for training and evaluation: images come from their source, or from where they are stored."""
 
 from __future__ import annotations
 
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -18,26 +16,31 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from regnet_deploy.bundle.manifest import Preprocessing
+from regnet_deploy.cpu import available_memory
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.dataset import LabelledImage
-from regnet_deploy.images.decode import ImageError, decode
+from regnet_deploy.images.decode import Enough, ImageError, Scaled, decode_scaled, decoder
 from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.images.preprocessing import image_shape, load_pixels
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.training.augmentation import augment, epoch_order
+from regnet_deploy.training import stored_images
+from regnet_deploy.training.augmentation import augment, enough_to_crop, epoch_order
+from regnet_deploy.training.packed_images import PackedImages, Packing, drop_packed, pack_images
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
+from regnet_deploy.training.stored_images import (
+    ImageStore,
+    enough_to_shrink,
+    fits_into_memory,
+    in_threads,
+    packed_bytes,
+    shrink,
+    stored_side,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 T = TypeVar("T")
-
-#: Images are cached in memory if they take at most this many bytes.
-MEMORY_BYTES = 512 * 2**20
-#: Shorter side of a cached image, in sides of the network's input.
-_CACHED_SIDE = 2
-#: Channels -> bytes of a pixel in Pillow.
-_PIXEL_BYTES = {1: 1, 3: 4}
 
 #: Epoch and number of an image: together with the seed they determine how it is augmented.
 Key = tuple[int, int]
@@ -112,24 +115,22 @@ class ImageSubset:
     Attributes:
         source: where they are read from.
         images: index and label of each.
-        cached: each decoded image, or why it cannot be read; None if images are read from the source every time.
     """
 
     source: ImageSource
     images: Sequence[LabelledImage]
-    cached: Sequence[Image | UnreadableImage] | None = None
 
-    def decoded(self, number: int, preprocessing: Preprocessing) -> Image | UnreadableImage:
-        """Return an upright image with the channels that the network gets."""
-        if self.cached is not None:
-            return self.cached[number]
-        return self._read(number, lambda data, name: decode(data, name, colours=preprocessing.colours))
+    def decoded(self, number: int, preprocessing: Preprocessing, enough: Enough) -> Scaled | UnreadableImage:
+        """Return an upright image with the channels of the network's input; a JPEG may be reduced to ``enough``."""
+        return self._read(number, lambda data, name: decode_scaled(data, enough, name, colours=preprocessing.colours))
+
+    def shrunk(self, number: int, preprocessing: Preprocessing, side: int) -> Image | UnreadableImage:
+        """Return an image as it is stored, with a shorter side of at most ``side`` pixels."""
+        image = self.decoded(number, preprocessing, enough_to_shrink(side))
+        return image if isinstance(image, UnreadableImage) else shrink(image, side)
 
     def evaluation_pixels(self, number: int, preprocessing: Preprocessing) -> NDArray[np.uint8] | UnreadableImage:
-        """Return the pixels that evaluation and the server use, ``(h, w, channels)``.
-
-        They are made from the encoded image even if it is cached: cached images are decoded at full size and shrunk.
-        """
+        """Return the pixels that evaluation and the server use, ``(h, w, channels)``, made from the encoded image."""
         return self._read(number, lambda data, name: load_pixels(data, preprocessing, name))
 
     def _read(self, number: int, decoder: Callable[[bytes, str], T]) -> T | UnreadableImage:
@@ -147,25 +148,47 @@ def training_dataset(
     recipe: Recipe,
     preprocessing: Preprocessing,
     progress: Progress = NoProgress(),
+    store: ImageStore | None = None,
 ) -> TrainingDataset:
-    """Return the augmented training images; decoded images are cached if all of them fit into :data:`MEMORY_BYTES`.
+    """Return the augmented training images, decoded and stored as ``store`` says; by default in memory, if they fit.
 
-    A cached image is shrunk until its short side is twice that of the network's input.
+    Images that are stored are shrunk first, until their shorter side is twice that of the network's input, and so they
+    are where they are not stored, unless they are too many: see :func:`stored_side`.
+
+    Raises:
+        DataError: the user named a folder for decoded images, and they cannot be stored there.
     """
-    subset, short_side = ImageSubset(source, images), _CACHED_SIDE * preprocessing.crop
-    if fits_into_memory(images, preprocessing):
-        cached = _in_threads(
-            lambda number: _shrink(subset.decoded(number, preprocessing), short_side), len(images), progress
-        )
-        subset = ImageSubset(source, images, cached)
-    return TrainingDataset(subset, recipe, preprocessing)
-
-
-def fits_into_memory(images: Iterable[LabelledImage], preprocessing: Preprocessing) -> bool:
-    """Tell whether :func:`training_dataset` caches these images."""
-    short_side = _CACHED_SIDE * preprocessing.crop
-    pixels = sum(math.prod(_shrunk_size(image.width, image.height, short_side)) for image in images)
-    return pixels * _PIXEL_BYTES[preprocessing.channels] <= MEMORY_BYTES
+    store = store or ImageStore()
+    subset, side = ImageSubset(source, images), stored_side(images, preprocessing)
+    dataset = TrainingDataset(subset, recipe, preprocessing, side)
+    if side is None:
+        if store.required:
+            limit = f"{stored_images.PACKED_BYTES / 1e9:.1f} GB"
+            raise DataError(f"these images take more than {limit} decoded, and so many are not packed: omit --cache")
+        return dataset
+    if store.memory and fits_into_memory(images, preprocessing):
+        dataset.stored = in_threads(dataset.shrunk, len(images), progress)
+        dataset.in_memory = True
+    elif store.folder:
+        size = packed_bytes(images, side, preprocessing)
+        if not (store.required or size <= available_memory() // 2):  # a disk may be slower than decoding
+            progress.message(
+                f"images are decoded in every epoch: decoded, they take {size / 1e9:.1f} GB, more than half of the "
+                "memory; --cache DIR stores them in a folder of a fast disk"
+            )
+            return dataset
+        indices = [image.index for image in images]
+        packing = Packing(source, indices, preprocessing.channels, f"{side} px, {decoder()}", size, dataset.shrunk)
+        try:
+            dataset.stored = pack_images(store.folder, packing, progress)
+        except DataError as error:
+            if store.required:
+                raise
+            progress.message(f"{error}. Images are now decoded in every epoch, to the same pixels")
+        else:
+            if not store.required:
+                drop_packed(store.folder, keep=packing.name)
+    return dataset
 
 
 def evaluation_dataset(
@@ -174,29 +197,58 @@ def evaluation_dataset(
     preprocessing: Preprocessing,
     progress: Progress = NoProgress(),
 ) -> EvaluationDataset:
-    """Return the images for evaluation; their pixels are cached if all of them fit into :data:`MEMORY_BYTES`."""
+    """Return the images for evaluation; their pixels are kept in memory if they fit."""
     dataset = EvaluationDataset(ImageSubset(source, images), preprocessing)
-    if len(images) * math.prod(image_shape(preprocessing, pixels=True)) <= MEMORY_BYTES:
-        dataset.cached = _in_threads(dataset.__getitem__, len(images), progress)
+    if len(images) * math.prod(image_shape(preprocessing, pixels=True)) <= stored_images.MEMORY_BYTES:
+        dataset.cached = in_threads(dataset.__getitem__, len(images), progress)
     return dataset
 
 
 class TrainingDataset(Dataset[Sample | UnreadableImage]):
-    """Augmented training images by :data:`Key`."""
+    """Augmented training images by :data:`Key`.
 
-    def __init__(self, subset: ImageSubset, recipe: Recipe, preprocessing: Preprocessing) -> None:
-        self.subset, self.recipe, self.preprocessing = subset, recipe, preprocessing
+    Attributes:
+        subset: the images.
+        recipe: how they are augmented.
+        preprocessing: of the network.
+        side: shorter side to which larger images are shrunk before they are cropped, pixels; None if they are not.
+        stored: each shrunk image, or why it cannot be read; None for one that is not stored, or instead of all.
+        in_memory: whether they are stored in memory.
+    """
+
+    def __init__(
+        self, subset: ImageSubset, recipe: Recipe, preprocessing: Preprocessing, side: int | None = None
+    ) -> None:
+        self.subset, self.recipe, self.preprocessing, self.side = subset, recipe, preprocessing, side
+        self.stored: Sequence[Image | UnreadableImage | None] | PackedImages | None = None
+        self.in_memory = False
 
     def __len__(self) -> int:
         return len(self.subset.images)
 
     def __getitem__(self, key: Key) -> Sample | UnreadableImage:
         """Return image ``key[1]`` as it is augmented in epoch ``key[0]``."""
-        image = self.subset.decoded(key[1], self.preprocessing)
+        number = key[1]
+        image: Scaled | Image | UnreadableImage | None = None if self.stored is None else self.stored[number]
+        if image is None:
+            image = self._decoded(key) if self.side is None else self.shrunk(number)
         if isinstance(image, UnreadableImage):
             return image
         pixels, shift = augment(image, key, self.recipe, self.preprocessing)
-        return Sample(pixels, shift, self.subset.images[key[1]].label)
+        return Sample(pixels, shift, self.subset.images[number].label)
+
+    def shrunk(self, number: int) -> Image | UnreadableImage:
+        """Return an image as it is stored."""
+        assert self.side is not None  # else none is stored
+        return self.subset.shrunk(number, self.preprocessing, self.side)
+
+    def _decoded(self, key: Key) -> Scaled | UnreadableImage:
+        """Return an image, decoded at the smallest size at which its crop need not be enlarged."""
+        return self.subset.decoded(
+            key[1],
+            self.preprocessing,
+            lambda width, height: enough_to_crop(width, height, key, self.recipe, self.preprocessing),
+        )
 
 
 class EvaluationDataset(Dataset[Sample | UnreadableImage]):
@@ -315,32 +367,3 @@ def _collate(samples: list[Sample | UnreadableImage], begun: float) -> _Arrays:
         unreadable,
         time.perf_counter() - begun,
     )
-
-
-def _in_threads(function: Callable[[int], T], count: int, progress: Progress) -> list[T]:
-    progress.step("loading images", count)
-    results: list[T] = []
-    pool = ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
-    try:
-        for result in pool.map(function, range(count)):
-            results.append(result)
-            progress.update(len(results))
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return results
-
-
-def _shrink(image: Image | UnreadableImage, short_side: int) -> Image | UnreadableImage:
-    if isinstance(image, UnreadableImage):
-        return image
-    size = _shrunk_size(image.width, image.height, short_side)
-    if size == image.size:
-        return image
-    from PIL.Image import Resampling
-
-    return image.resize(size, Resampling.BOX)
-
-
-def _shrunk_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    scale = min(1.0, short_side / min(width, height))
-    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,4 +1,4 @@
-"""The run directory beside the bundle: lock, checkpoint, cache of the image check, earlier weights, event files.
+"""The run directory beside the bundle: lock, checkpoint, image check, packed images, earlier weights, event files.
 
 Event files are written with TensorBoard's own record writer, but without ``SummaryWriter``: that one writes from a
 thread, in which a full disk ends in a traceback, and threads and forked loading processes do not go together.
@@ -25,7 +25,9 @@ _LOCK = ".lock"
 _RUN = "run-"
 #: Names of files and folders in a run directory.
 _CONTENT = re.compile(
-    r"\.lock|checkpoint\.safetensors|checked-[0-9a-f]{12}\.jsonl|earlier-[0-9a-f]{12}(-\d+)?|run-\d+", re.ASCII
+    r"\.lock|checkpoint\.safetensors|checked-[0-9a-f]{12}\.jsonl|earlier-[0-9a-f]{12}(-\d+)?|run-\d+|"
+    r"packed-[0-9a-f]{12}\.(pixels|index)",
+    re.ASCII,
 )
 #: In the root of a file system of its own, which may be a run directory.
 _OF_FILE_SYSTEM = frozenset({"lost+found"})

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.cpu import available_memory
 from regnet_deploy.images.dataset import LabelledImage
 from regnet_deploy.images.findings import Finding
 from regnet_deploy.images.image_check import ImageCheck
@@ -19,9 +20,10 @@ from regnet_deploy.images.preprocessing import image_shape
 from regnet_deploy.images.split_listing import SplitListing
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.progress import NoProgress, Progress
-from regnet_deploy.training.data_loader import Batch, ImageSubset, TrainingDataset, fits_into_memory
+from regnet_deploy.training.data_loader import Batch, ImageSubset, TrainingDataset
 from regnet_deploy.training.execution import ExecutionRequest, default_workers, device_name, disable_tf32
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.stored_images import fits_into_memory, packed_bytes, stored_side
 from regnet_deploy.training.trainer import make_trainer
 
 #: Seconds of each of the two measurements.
@@ -43,6 +45,7 @@ class TrainingThroughput:
         device: on which steps ran.
         workers: processes that load images by default; 0 is the process of training itself.
         in_memory: whether all images stay in memory after they were decoded once.
+        packed: whether they are decoded once, into a file.
     """
 
     network: str
@@ -53,6 +56,7 @@ class TrainingThroughput:
     device: str
     workers: int
     in_memory: bool
+    packed: bool = False
 
     @property
     def needed(self) -> int:
@@ -62,6 +66,8 @@ class TrainingThroughput:
     def facts(self) -> list[tuple[str, str]]:
         """Return both rates as name and value."""
         kept = "; all stay in memory, decoded once" if self.in_memory else ""
+        if self.packed:
+            kept = "; all are decoded once, into a file"
         return [
             ("one loading process", f"{_shown(self.loaded)} images/s, decoded and augmented to {self.crop} px{kept}"),
             ("a training step", f"{_shown(self.used)} images/s of {self.network}, batch {self.batch}, {self.device}"),
@@ -69,7 +75,7 @@ class TrainingThroughput:
 
     def findings(self) -> list[Finding]:
         """Return that steps wait for images, if they do."""
-        if self.in_memory or self.loaded * max(1, self.workers) >= self.used:
+        if self.in_memory or self.packed or self.loaded * max(1, self.workers) >= self.used:
             return []
         return [
             Finding(
@@ -110,7 +116,8 @@ def measure_throughput(
     recipe = Recipe().fitted(max(2, len(images)))
     progress.step("measuring how fast images are prepared")
     sample = images[:: max(1, len(images) // _IMAGES)][:_IMAGES]
-    dataset = TrainingDataset(ImageSubset(listing.source, sample), recipe, preprocessing)
+    side = stored_side(images, preprocessing)
+    dataset = TrainingDataset(ImageSubset(listing.source, sample), recipe, preprocessing, side)
     loaded = _rate(1, (dataset[epoch, number] for epoch, number in _keys(len(sample))))
     progress.step("measuring how fast training steps are")
     disable_tf32()
@@ -129,6 +136,9 @@ def measure_throughput(
         device=device_name(execution.device),
         workers=default_workers(execution.device, in_memory),
         in_memory=in_memory,
+        packed=not in_memory
+        and side is not None
+        and packed_bytes(images, side, preprocessing) <= available_memory() // 2,
     )
 
 

@@ -19,6 +19,7 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset
 from regnet_deploy.images.dataset_summary import left_out_lines
+from regnet_deploy.images.decode import decoder
 from regnet_deploy.images.hold_out import ensure_shares
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.images.listing import ensure_no_split_twice, list_images
@@ -76,6 +77,7 @@ from regnet_deploy.training.run_identity import (
     is_committed,
 )
 from regnet_deploy.training.run_messages import describe_start, early_line
+from regnet_deploy.training.stored_images import ImageStore, image_store
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
 
@@ -93,6 +95,8 @@ class TrainOptions:
             ``run_dir``, the recipe and the images are not looked at.
         checkpoint_s: seconds between checkpoints.
         test_split: share of each class to hold out to test the chosen weights on, if the folder has no such images.
+        cache: where decoded training images are stored: ``auto`` is memory, else the run directory, where they fit;
+            ``off`` is nowhere; else a folder. The weights do not depend on it.
     """
 
     execution: ExecutionRequest = field(default_factory=ExecutionRequest)
@@ -103,6 +107,7 @@ class TrainOptions:
     finish: bool = False
     checkpoint_s: float = 30.0
     test_split: float | None = None
+    cache: str = "auto"
 
     def __post_init__(self) -> None:
         """Check the types and the shares.
@@ -161,6 +166,7 @@ def train(
     ensure_trainable(bundle, listing, given.fine_tune)
     ensure_no_split_twice(listing, options.val_split, options.test_split)
     ensure_usable(directory, bundle.path, data)
+    store = image_store(options.cache, directory, (bundle.path, Path(data)))
     with open_directory(directory), contextlib.ExitStack() as before:
         before.enter_context(nothing_begun())
         ensure_free_space(bundle, directory)
@@ -196,7 +202,7 @@ def train(
             return bundle
         describe_start(identity, given, progress)
         del checked, listing  # half a gigabyte for ImageNet
-        return _run(identity, options, shares, directory, checkpoint, progress, begin=before.close)
+        return _run(identity, options, shares, directory, store, checkpoint, progress, begin=before.close)
 
 
 def _run(
@@ -204,6 +210,7 @@ def _run(
     options: TrainOptions,
     shares: tuple[float, float | None],
     directory: Path,
+    store: ImageStore,
     checkpoint: Checkpoint | None,
     progress: Progress,
     begin: Callable[[], None],
@@ -211,9 +218,8 @@ def _run(
     disable_tf32()
     model = identity.model()
     dataset, recipe, preprocessing = identity.dataset, identity.recipe, identity.preprocessing
-    training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress)
+    training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress, store)
     validation = evaluation_dataset(dataset.source, dataset.val, preprocessing, progress)
-    in_memory = training.subset.cached is not None
 
     def trainer_for(execution: Execution) -> Trainer:
         return make_trainer(model, execution, recipe, preprocessing)
@@ -224,9 +230,11 @@ def _run(
     else:
         torch.set_num_threads(options.execution.threads or available_cores())
         autotune = _execution(options.execution, trainer_for, training, progress)
-        description = describe_run(identity, autotune.execution, in_memory, new_run_name(directory), shares)
+        description = describe_run(identity, autotune.execution, training, new_run_name(directory), shares)
         samples = sample_images(dataset, preprocessing, recipe.seed)
-    workers = default_workers(autotune.execution.device, in_memory) if options.workers is None else options.workers
+    workers = (
+        default_workers(autotune.execution.device, training.in_memory) if options.workers is None else options.workers
+    )
     unaugmented = None
     if recipe.probe and not identity.has_head:
         unaugmented = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
@@ -341,6 +349,12 @@ def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
         progress.message(
             f"started with PyTorch {checkpoint.torch} and continued with {torch.__version__}: "
             "the weights will not be bit-identical to those of an uninterrupted run"
+        )
+    before = checkpoint.description.data.decoder
+    if before != decoder():
+        progress.message(
+            f"started with images decoded by {before or 'an earlier version'} and continued with {decoder()}: "
+            "the weights may not be bit-identical to those of an uninterrupted run"
         )
     if checkpoint.autotune.threads:
         torch.set_num_threads(checkpoint.autotune.threads)  # sums over another number of threads have other last bits

@@ -1,5 +1,6 @@
 """A check reads every file once, and so does what follows it."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.space.network import Network
-from regnet_deploy.training import throughput
+from regnet_deploy.training import stored_images, throughput
 
 
 @pytest.fixture
@@ -149,6 +150,18 @@ def test_a_bundle_adds_what_its_training_needs(data: Path, small_bundle: Path, m
     assert facts["one loading process"].endswith("decoded and augmented to 16 px; all stay in memory, decoded once")
     assert "images/s of small, batch 2," in facts["a training step"]
     assert check.to_json()["rates"]["crop"] == 16
+
+
+def test_loading_of_images_that_are_packed_is_not_called_slow(
+    data: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(throughput, "_SECONDS", 0.05)
+    monkeypatch.setattr(stored_images, "MEMORY_BYTES", 10)
+    rates = rd.check_folder(data, bundle=small_bundle).rates
+    assert rates is not None
+    assert (rates.in_memory, rates.packed) == (False, True)
+    assert dict(rates.facts())["one loading process"].endswith("; all are decoded once, into a file")
+    assert dataclasses.replace(rates, loaded=1.0, used=100.0).findings() == []
 
 
 def test_training_checks_no_image_again_that_was_checked(data: Path, small_bundle: Path) -> None:

@@ -49,6 +49,17 @@ def assert_one_line(done: subprocess.CompletedProcess[str], message: str, code: 
     assert "Traceback" not in done.stderr
 
 
+def test_a_cache_that_is_no_folder_or_among_the_images_is_one_line(cli_process: Any, bundle: Path, data: Path) -> None:
+    for cache, message in (
+        (data / "dark" / "0.png", "is not a folder: give auto, off or a folder"),
+        (data / "cache", "give a folder outside of it"),
+        (bundle, "give a folder outside of it"),
+    ):
+        done = cli_process("train", bundle, "--data", data, *QUICK, "--cache", cache)
+        assert_one_line(done, message)
+    assert not (data / "cache").exists()
+
+
 def test_json_is_on_stdout_and_everything_else_on_stderr(cli_process: Any, bundle: Path, data: Path) -> None:
     done = cli_process("train", bundle, "--data", data, "--val-split", "0.25", *QUICK, "--json")
     assert done.returncode == 0, done.stderr

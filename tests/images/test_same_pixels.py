@@ -103,13 +103,3 @@ def test_all_that_evaluates_sees_the_same_pixels(tmp_path: Path, scaled: bool, a
     assert not any(answer.error for answer in answers)
     for name, pixels in found.items():
         np.testing.assert_array_equal(pixels, wanted[: len(pixels)], err_msg=name)
-
-
-def test_evaluation_does_not_look_at_images_that_are_kept_shrunk(tmp_path: Path) -> None:
-    (file,) = [file for file in write_all(tmp_path) if file.name == "640-exif6.jpg"]
-    preprocessing = default_preprocessing(24)
-    kept = ImageSubset(
-        FolderSource(tmp_path, (file.name,)), [LabelledImage(0, 0, 480, 640)], [Image.new("RGB", (48, 64))]
-    )
-    pixels = EvaluationDataset(kept, preprocessing)[0].pixels
-    assert (pixels == load_pixels(file.read_bytes(), preprocessing)).all()

@@ -12,13 +12,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.errors import DataError
-from regnet_deploy.images.dataset import ImageDataset, LabelledImage
+from regnet_deploy.images.dataset import ImageDataset, LabelledImage, build_dataset
+from regnet_deploy.images.decode import Scaled, decode
+from regnet_deploy.images.image_check import check_images
 from regnet_deploy.images.image_source import FolderSource
+from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
-from regnet_deploy.training import data_loader
+from regnet_deploy.training import data_loader, packed_images, stored_images
+from regnet_deploy.training.augmentation import augment, random_box
 from regnet_deploy.training.data_loader import (
     Batch,
     EvaluationDataset,
@@ -32,7 +37,9 @@ from regnet_deploy.training.data_loader import (
     number_batches,
     training_dataset,
 )
+from regnet_deploy.training.packed_images import PackedImages
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.stored_images import ImageStore
 
 #: Loaders fork: not from a process with threads of pytest-xdist.
 pytestmark = pytest.mark.alone
@@ -129,7 +136,7 @@ def test_images_kept_in_memory_change_nothing_where_they_are_not_shrunk(
     folder: ImageDataset, views: TrainingDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
     kept = training_dataset(folder.source, folder.train, recipe, preprocessing)
-    assert kept.subset.cached is not None
+    assert kept.in_memory
     assert equal(loaded(kept, recipe), loaded(views, recipe))
 
 
@@ -137,18 +144,165 @@ def test_large_images_are_shrunk_in_memory_to_twice_the_view(
     folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing
 ) -> None:
     small = preprocessing.replace(resize=8, crop=8)
-    kept = training_dataset(folder.source, folder.train, recipe, small).subset.cached
-    assert kept is not None
+    kept = training_dataset(folder.source, folder.train, recipe, small).stored
+    assert isinstance(kept, list)
     sizes = [image.size for image in kept if not isinstance(image, UnreadableImage)]
     originals = [(file.width, file.height) for file in folder.train]
     assert {min(size) for size, original in zip(sizes, originals, strict=True) if min(original) > 16} == {16}
 
 
+@pytest.fixture
+def photos(tmp_path: Path) -> ImageDataset:
+    """JPEG files of several sizes, some turned by their EXIF data, that are many times as large as the view."""
+    draw, root = np.random.default_rng(0), tmp_path / "photos"
+    for name in ("a", "b"):
+        (root / name).mkdir(parents=True)
+        for i in range(8):
+            coarse = Image.fromarray(draw.integers(0, 256, (4, 3, 3), dtype=np.uint8))
+            photo = coarse.resize((48 + 37 * i, 60 + 19 * i), Image.Resampling.BICUBIC)
+            exif = Image.Exif()
+            exif[0x0112] = 1 + i
+            photo.save(root / name / f"{i}.jpg", quality=92, exif=exif)
+    listing = list_images(root)
+    return build_dataset(listing, check_images(listing.source))
+
+
+@FORKS
+@pytest.mark.parametrize("shrunk", [True, False])
+def test_batches_are_the_same_to_the_bit_wherever_images_are_stored_and_whoever_loads_them(
+    photos: ImageDataset,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shrunk: bool,
+) -> None:
+    if not shrunk:
+        monkeypatch.setattr(stored_images, "PACKED_BYTES", 1000)
+
+    def opened(store: ImageStore) -> TrainingDataset:
+        return training_dataset(photos.source, photos.train, recipe, preprocessing, store=store)
+
+    decoded = opened(ImageStore(memory=False))
+    assert decoded.stored is None
+    wanted = loaded(decoded, recipe)
+    for workers in (1, 2):
+        assert equal(loaded(decoded, recipe, workers), wanted)
+    if not shrunk:
+        assert decoded.side is None
+        return
+    in_memory, packed = opened(ImageStore()), opened(ImageStore(False, tmp_path / "cache"))
+    assert in_memory.in_memory
+    assert isinstance(packed.stored, PackedImages)
+    for dataset in (in_memory, packed):
+        for workers in (0, 2):
+            assert equal(loaded(dataset, recipe, workers), wanted)
+
+
+@FORKS
+def test_a_run_goes_on_with_the_same_batches_with_another_number_of_loading_processes(
+    photos: ImageDataset, recipe: Recipe, preprocessing: Preprocessing
+) -> None:
+    recipe = dataclasses.replace(recipe, batch_size=4)
+    dataset = training_dataset(photos.source, photos.train, recipe, preprocessing, store=ImageStore(False))
+    assert len(epoch_batches(recipe, 0, len(dataset))) == 3
+    wanted, parts = loaded(dataset, recipe), []
+    for epoch, step, workers, taken in ((0, 0, 2, 1), (0, 1, 0, 3), (1, 1, 1, 5)):
+        iterator = load(dataset, batches_from(recipe, len(dataset), epoch, step), workers, pin=False)
+        parts += [next(iterator) for _ in range(taken)]
+        del iterator
+    assert equal(parts, wanted)
+
+
+def test_a_crop_of_a_large_photo_is_decoded_no_larger_than_needed_and_never_enlarged(
+    photos: ImageDataset, recipe: Recipe, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales, sides = [], []
+
+    def seen(image: Scaled, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing) -> object:
+        rng = np.random.default_rng((recipe.seed, 2, *key))
+        left, top, right, bottom = image.box(*random_box(*image.size, recipe.crop_area, rng))
+        scales.append(image.scale)
+        sides.append(min(right - left, bottom - top))
+        return augment(image, key, recipe, preprocessing)
+
+    monkeypatch.setattr(data_loader, "augment", seen)
+    monkeypatch.setattr(stored_images, "PACKED_BYTES", 1000)
+    dataset = training_dataset(photos.source, photos.train, recipe, preprocessing)
+    loaded(dataset, recipe)
+    assert {2, 4} <= set(scales)
+    reduced = [(scale, side) for scale, side in zip(scales, sides, strict=True) if scale > 1]
+    assert min(side for _, side in reduced) >= preprocessing.crop
+    assert all(side < 2.5 * preprocessing.crop for scale, side in reduced if scale < 8)  # the next scale was too small
+
+
+@pytest.mark.parametrize("shrunk", [True, False])
+def test_pixels_of_reduced_decoding_are_those_of_full_decoding_but_for_a_little(
+    photos: ImageDataset,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    monkeypatch: pytest.MonkeyPatch,
+    shrunk: bool,
+) -> None:
+    def views() -> np.ndarray:
+        dataset = training_dataset(photos.source, photos.train, recipe, preprocessing, store=ImageStore(False))
+        return np.concatenate([batch.pixels.numpy() for batch in loaded(dataset, recipe)]).astype(float)
+
+    if not shrunk:
+        monkeypatch.setattr(stored_images, "PACKED_BYTES", 1000)
+    reduced = views()
+    monkeypatch.setattr(data_loader, "decode_scaled", lambda data, enough, name, colours: whole(data, name, colours))
+    full = views()
+    assert (reduced != full).any()
+    assert np.abs(reduced - full).mean() < 1.0  # of 255
+    assert np.abs(reduced.mean((1, 2)) - full.mean((1, 2))).max() < 1.0
+
+
+def whole(data: bytes, name: str, colours: str) -> Scaled:
+    image = decode(data, name, colours=colours)
+    return Scaled(image, image.size)
+
+
+def test_where_no_folder_was_named_images_that_cannot_be_packed_are_decoded_every_time(
+    photos: ImageDataset,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
+    recorded_progress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stored_images, "MEMORY_BYTES", 1000)
+    monkeypatch.setattr(packed_images, "FREE_BYTES", 2**60)
+    arguments = photos.source, photos.train, recipe, preprocessing, recorded_progress
+    dataset = training_dataset(*arguments, ImageStore(True, tmp_path / "run"))
+    assert dataset.stored is None
+    assert "GB free, and the decoded images need" in recorded_progress.text
+    assert "Images are now decoded in every epoch, to the same pixels" in recorded_progress.text
+    with pytest.raises(DataError, match="GB free, and the decoded images need"):
+        training_dataset(*arguments, ImageStore(False, tmp_path / "named", required=True))
+    monkeypatch.setattr(data_loader, "available_memory", lambda: 1000)
+    assert training_dataset(*arguments, ImageStore(True, tmp_path / "run")).stored is None
+    assert "more than half of the memory; --cache DIR stores them" in recorded_progress.messages[-1]
+
+
+def test_so_many_images_are_not_packed_even_if_a_folder_was_named(
+    photos: ImageDataset,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stored_images, "PACKED_BYTES", 1000)
+    store = ImageStore(False, tmp_path / "named", required=True)
+    with pytest.raises(DataError, match=r"take more than 0\.0 GB decoded.*omit --cache"):
+        training_dataset(photos.source, photos.train, recipe, preprocessing, store=store)
+
+
 def test_many_large_images_stay_in_their_files(
     folder: ImageDataset, recipe: Recipe, preprocessing: Preprocessing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data_loader, "MEMORY_BYTES", 1000)
-    assert training_dataset(folder.source, folder.train, recipe, preprocessing).subset.cached is None
+    monkeypatch.setattr(stored_images, "MEMORY_BYTES", 1000)
+    assert training_dataset(folder.source, folder.train, recipe, preprocessing).stored is None
     assert evaluation_dataset(folder.source, folder.val, preprocessing).cached is None
 
 
@@ -208,10 +362,10 @@ def test_gray_images_are_loaded_with_one_channel(
     folder: ImageDataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, in_memory: bool
 ) -> None:
     if not in_memory:
-        monkeypatch.setattr(data_loader, "MEMORY_BYTES", 1000)
+        monkeypatch.setattr(stored_images, "MEMORY_BYTES", 1000)
     gray = default_preprocessing(16, 1)
     training = training_dataset(folder.source, folder.train, recipe, gray)
-    assert (training.subset.cached is not None) == in_memory
+    assert training.in_memory == in_memory
     for batch in loaded(training, recipe):
         assert batch.pixels.shape[1:] == (16, 16, 1)
         assert batch.shifts.shape[1:] == (1,)

@@ -19,12 +19,13 @@ from regnet_deploy.bundle import Bundle, Manifest, create_bundle, find_damage, o
 from regnet_deploy.bundle.manifest import Architecture, Golden, Preprocessing
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import BundleError, DataError, MissingPart, UsageError
+from regnet_deploy.images.decode import decoder
 from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels, normalize
 from regnet_deploy.models.weights import FILE, load_model, weights_from_bytes
 from regnet_deploy.space.network import Network
 from regnet_deploy.training import run as training_run
-from regnet_deploy.training import train
+from regnet_deploy.training import stored_images, train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.data_loader import UnreadableImage
@@ -223,6 +224,60 @@ def test_the_same_run_gives_the_same_weights_whoever_loads(
     assert len(set(digests)) == 1
     other = train.train(bundle.path, data, dataclasses.replace(recipe, seed=1), options, recorded_progress)
     assert other.files[FILE].sha256 != digests[0]
+
+
+@FORKS
+def test_weights_do_not_depend_on_where_images_are_stored_even_if_that_changes_within_an_epoch(
+    bundle: Bundle,
+    data: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    tmp_path: Path,
+    stop_at,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def trained(**changes: object) -> str:
+        changed = dataclasses.replace(options, restart="checkpoint_s" not in changes, **changes)
+        done = train.train(bundle.path, data, recipe, changed, recorded_progress)
+        assert (done.training.data.stored_side, done.training.data.in_memory) == (32, in_memory)
+        assert done.training.data.decoder == decoder()
+        return done.files[FILE].sha256
+
+    in_memory = True
+    wanted = trained()
+    in_memory = False
+    assert trained(cache="off") == wanted
+    assert trained(cache=str(tmp_path / "cache")) == wanted
+    assert len(list((tmp_path / "cache").glob("packed-*"))) == 2
+    monkeypatch.setattr(stored_images, "MEMORY_BYTES", 1000)
+    assert trained(cache="auto") == wanted
+    assert len(list(run_directory(bundle).glob("packed-*"))) == 2
+    assert "30 training images are decoded once, into" in recorded_progress.text
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(
+            bundle.path,
+            data,
+            recipe,
+            dataclasses.replace(options, cache="off", restart=True, checkpoint_s=0),
+            recorded_progress,
+        )
+    assert trained(workers=2, checkpoint_s=0.0) == wanted
+    assert "resuming at epoch 2 step 1" in recorded_progress.text
+    assert "bit-identical" not in recorded_progress.text
+
+
+def test_a_run_that_goes_on_with_another_decoder_says_so(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress, stop_at, monkeypatch
+) -> None:
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
+    was = decoder()
+    monkeypatch.setattr(train, "decoder", lambda: "Pillow 99")
+    train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert f"decoded by {was} and continued with Pillow 99: the weights may not be" in recorded_progress.text
 
 
 def test_the_default_execution_gives_the_same_weights_however_long_its_steps_take(
