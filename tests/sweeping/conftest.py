@@ -104,7 +104,7 @@ def options(data: Path, recipe: Recipe, execution: Execution, tmp_path: Path) ->
 
 def result(outcome: TrialOutcome) -> dict[str, Any]:
     """What of an outcome must be the same in every run: all but times."""
-    timed = ("seconds", "images_per_s")
+    timed = ("seconds", "images_per_s", "loaded_images_per_s", "step_images_per_s", "waiting")
     history = [{name: value for name, value in each.items() if name not in timed} for each in outcome.history]
     kept = {"state": outcome.state, "error": outcome.error, "best_epoch": outcome.best_epoch}
     return {**kept, "history": history, "message": outcome.message, "threads": outcome.machine.get("threads")}

@@ -18,8 +18,8 @@ from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, Trial
 from regnet_deploy.sweeping import trial as module
 from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 from regnet_deploy.sweeping.trial import run_trial
-from regnet_deploy.training import data_loader as training_data
 from regnet_deploy.training import run as training_run
+from regnet_deploy.training import stored_images
 from regnet_deploy.training.recipe import Recipe
 
 Results = Callable[[dict[int, TrialOutcome]], dict[int, dict[str, Any]]]
@@ -140,7 +140,7 @@ def test_images_that_are_gone_are_no_outcome(
     recorded_progress: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(training_data, "MEMORY_BYTES", 0)  # so that they are read from the files each time
+    monkeypatch.setattr(stored_images, "MEMORY_BYTES", 0)  # so that they are read from the files each time
     shutil.copytree(data, tmp_path / "data")
     folder = check_folder(list_folder(tmp_path / "data", None), None, 0, tmp_path / "a.sweep", recorded_progress)
     gone = load_images(folder, recipe, 16, recorded_progress)
