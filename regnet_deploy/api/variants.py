@@ -252,7 +252,7 @@ def evaluate_accepted(
         names = [name for name in every if runtime_unsupported_reason(opened, name, device, runtime) is None]
     sessions = [(name, open_checked_variant(opened, name, device=device, runtime=runtime)) for name in names]
     held_out = find_held_out_images(data, opened, split, progress)
-    images = held_out or find_labeled_images(data, opened.labels, split)
+    images = held_out or find_labeled_images(data, opened.labels, split, progress)
     if check_images is not None:
         check_images(images)
     return evaluate_sessions([(MODEL, open_weights(opened)), *sessions], images, opened, progress or NoProgress())

@@ -117,13 +117,13 @@ class FolderCheck:
 
 
 def check_folder(data: str | Path, *, bundle: Bundle | None = None, progress: Progress = NoProgress()) -> FolderCheck:
-    """Check a folder of images. Nothing is written into it.
+    """Check a folder or table of images. Nothing is written into it.
 
     Every file is read and decoded once, in threads. Results are kept in the cache folder of the user: the next check,
     and training, read only what has changed.
 
     Args:
-        data: the folder, as for training; its splits need not have the same classes.
+        data: the folder or table, as for training; its splits need not have the same classes.
         bundle: measures what training of its network needs, on some of the images; what its training has read of the
             folder is not read again.
         progress: receives the images done.
@@ -132,7 +132,7 @@ def check_folder(data: str | Path, *, bundle: Bundle | None = None, progress: Pr
         DataError: no such folder, no class folders, or a folder that cannot be read.
         BundleError: the network of the bundle cannot be built.
     """
-    listing = list_splits(data)
+    listing = list_splits(data, progress)
     cache = shared_cache(listing.source.root, create=True)
     if cache is None:
         progress.message("the results of this check are not kept: the cache folder of this user cannot be written")

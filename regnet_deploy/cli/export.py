@@ -50,7 +50,8 @@ _PATH = click.Path(path_type=Path)
     "--data",
     type=_PATH,
     metavar="DIR",
-    help="Training folder: measures accuracy on its validation images, calibrates on its training images.",
+    help="Training folder: measures accuracy on its validation images, calibrates on its training images. "
+    "Also a CSV file, as for `train`.",
 )
 @click.option(
     "--calibration",

@@ -20,9 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Images of a trial, recipe and execution: the options that require --try.
 _OPTIONS = (
-    click.option(
-        "--data", type=click.Path(path_type=Path), metavar="DIR", help="With --try: folder of images, as for `train`."
-    ),
+    click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="With --try: images, as for `train`."),
     click.option(
         "--epochs", type=Whole(1, 1_000_000), default=10, help="With --try: epochs of the last round.  [default: 10]"
     ),

@@ -12,13 +12,11 @@ from numpy.typing import NDArray
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError, did_you_mean
 from regnet_deploy.exporting.training_dataset import find_training_dataset, holds_out, load_training_dataset
-from regnet_deploy.images.folder_files import entries
-from regnet_deploy.images.image_source import FolderSource, ImageSource
+from regnet_deploy.images.image_source import ImageSource, select_images
 from regnet_deploy.images.imagenet import class_names, subsets_of_test_sets
-from regnet_deploy.images.layout import split_of
-from regnet_deploy.images.listing import list_split, spelled_as
+from regnet_deploy.images.listing import ImageListing, list_split, own_splits, spelled_as
 from regnet_deploy.images.names import shortened
-from regnet_deploy.progress import Progress
+from regnet_deploy.progress import NoProgress, Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +42,10 @@ class LabeledImages:
     answers: NDArray[np.int64] | None = None
 
 
-def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | None = None) -> LabeledImages:
-    """Find the images of a folder whose class folders are named as the classes of a network.
+def find_labeled_images(
+    data: str | Path, labels: Sequence[str], split: str | None = None, progress: Progress | None = None
+) -> LabeledImages:
+    """Find the images of a folder or table whose classes are named as those of a network.
 
     The folders may be a subset of the classes, in any order. For networks of ImageNet, they may be named by synsets
     (``n01440764``), or all of them by the number of the output, as in ImageNet-V2. Where they are the 200 classes of
@@ -56,13 +56,14 @@ def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | No
         labels: classes of the network, in the order of its outputs.
         split: ``test``, ``val`` or ``train``; None takes the first of ``test`` and ``val`` that exists, else the folder
             itself.
+        progress: receives what takes long.
 
     Raises:
         DataError: the folder has no such split, no images, or class folders that are no classes of the network.
     """
-    found = list_split(data, split)
+    found = list_split(data, split, progress or NoProgress())
     listing = spelled_as(found, labels)
-    index, notes = _mapping(sorted(listing.train), labels, listing.root)
+    index, notes = _mapping(listing, labels)
     test_set = _test_set(index, labels)
     of_file = {file: index[name] for name, files in listing.train.items() for file in files}
     numbers = np.array([of_file[name] for name in listing.source.names], np.int64)
@@ -80,8 +81,7 @@ def find_labeled_images(data: str | Path, labels: Sequence[str], split: str | No
             f"{missing:,} of the {len(labels):,} classes of the network have no images here; all of them compete as "
             "answers"
         )
-    folder = found.source.names[0].split("/", 1)[0]
-    in_split = folder if folder not in found.train else ""
+    in_split = found.folders["train"].split("/")[0]
     return LabeledImages(listing.source, numbers, in_split, listing.left_out, (*listing.notes, *notes), answers=answers)
 
 
@@ -121,23 +121,24 @@ def find_held_out_images(
     training, wanted = bundle.manifest.training, split or "test"
     if training is None or wanted == "train" or not holds_out(training, wanted):
         return None
-    root = Path(data)
-    if not root.is_dir() or any(split_of(name) == wanted for name in entries(root).folders):
+    splits = own_splits(data)
+    if splits is None or wanted in splits:
         return None
     find = find_training_dataset if split is None else load_training_dataset
-    dataset = find(root, bundle, progress)
+    dataset = find(data, bundle, progress)
     images = () if dataset is None else dataset.test if wanted == "test" else dataset.val
     if dataset is None or not images:
         return None
-    source = FolderSource(dataset.source.root, tuple(map(dataset.name, images)))
+    source = select_images(dataset.source, map(dataset.name, images))
     labels = np.array([image.label for image in images], np.int64)
     what = "to test on" if wanted == "test" else "for validation"
     note = f"these are the {len(images):,} images that training held out {what}"
     return LabeledImages(source, labels, wanted, {}, (note,), held_out=True)
 
 
-def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple[dict[str, int], list[str]]:
-    """Return the output of each class folder."""
+def _mapping(listing: ImageListing, labels: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Return the output of each class."""
+    folders, noun = sorted(listing.train), listing.classes_noun
     by_label = {name: i for i, name in enumerate(labels)}
     if all(name in by_label for name in folders):
         return {name: by_label[name] for name in folders}, []
@@ -145,14 +146,14 @@ def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple
     if known and _alike(labels, known):
         by_synset = {synset: i for i, (synset, _) in enumerate(known)}
         if all(name in by_synset for name in folders):
-            return {name: by_synset[name] for name in folders}, ["class folders are read as synsets of WordNet"]
+            return {name: by_synset[name] for name in folders}, [f"{noun} are read as synsets of WordNet"]
         if all(name.isdecimal() and int(name) < len(labels) for name in folders):
             return {name: int(name) for name in folders}, [
-                "class folders are read as numbers of the outputs, as in ImageNet-V2"
+                f"{noun} are read as numbers of the outputs, as in ImageNet-V2"
             ]
         if all(name in by_synset or name in by_label for name in folders):
             return {name: by_synset.get(name, by_label.get(name, 0)) for name in folders}, [
-                "class folders are read as synsets of WordNet and as names of classes"
+                f"{noun} are read as synsets of WordNet and as names of classes"
             ]
         by_label |= by_synset
     unknown = [name for name in folders if name not in by_label]
@@ -160,6 +161,6 @@ def _mapping(folders: Sequence[str], labels: Sequence[str], root: Path) -> tuple
     guesses = [(name, did_you_mean(name, near[name])) for name in unknown]
     guess = next((f"; {name}{nearest}" for name, nearest in guesses if nearest), "")
     raise DataError(
-        f"{len(unknown)} of {len(folders)} class folders in {root} are no classes of the network: "
-        f"{shortened(unknown)}{guess}; its classes are {shortened(labels)}: rename or remove these folders"
+        f"{len(unknown)} of {len(folders)} {noun} in {listing.root} are no classes of the network: "
+        f"{shortened(unknown)}{guess}; its classes are {shortened(labels)}: rename or remove these {noun.split()[-1]}"
     )

@@ -39,6 +39,7 @@ from regnet_deploy.images.decode import FORMATS, ImageError
 from regnet_deploy.images.folder_files import FolderFiles, entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.images.listing import ImageListing, list_images
+from regnet_deploy.images.open_table import open_table
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import replay
 from regnet_deploy.runtimes.runtime import Session, open_onnx
@@ -246,13 +247,13 @@ def _ordered(
 ) -> tuple[ImageSource, list[int], str]:
     """Return the images, their indices in the order in which they are tried, and a description of them."""
     if not isinstance(source, ImageDataset):
-        found = _images_without_classes(Path(source))
+        found = None if open_table(source, progress) else _images_without_classes(Path(source))
         if found is not None:
             for line in left_out_lines("left out of the calibration", found.left_out):
                 progress.message(line)
             files = tuple(found.files)
             return FolderSource(Path(source), files), stratified_order([0] * len(files), seed), USER
-        listing = list_images(source)
+        listing = list_images(source, progress=progress)
         if not _holds_images_out(listing, bundle):
             return _by_folder(listing, bundle, seed, progress)
         source = load_training_dataset(source, bundle, progress)
@@ -260,8 +261,8 @@ def _ordered(
     ordered = [train[i].index for i in stratified_order([file.label for file in train], seed)]
     if is_training_dataset(source, bundle):
         return source.source, ordered, TRAINING
-    folder = source.name(train[0]).split("/")[0]
-    return source.source, ordered, f"images of {folder}/ in {source.source.root.resolve().name}"
+    where = f"of {source.train_split} in" if source.train_split else "in"
+    return source.source, ordered, f"images {where} {source.source.root.resolve().name}"
 
 
 def _images_without_classes(root: Path) -> FolderFiles | None:

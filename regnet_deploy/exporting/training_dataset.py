@@ -26,7 +26,7 @@ from regnet_deploy.images.hold_out import Shares
 from regnet_deploy.images.image_check import ImageCheck
 from regnet_deploy.images.image_source import ImageSource
 from regnet_deploy.images.layout import split_of
-from regnet_deploy.images.listing import ImageListing, list_images, spelled_as
+from regnet_deploy.images.listing import FOLDER, ImageListing, list_images, spelled_as
 from regnet_deploy.images.names import shortened
 from regnet_deploy.progress import NoProgress, Progress
 
@@ -48,10 +48,10 @@ def load_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
             folder, so that the images that were held out of that are not known.
         MissingPart: the bundle is not trained.
     """
-    listing = spelled_as(list_images(source), bundle.labels)
+    progress = progress or NoProgress()
+    listing = spelled_as(list_images(source, progress=progress), bundle.labels)
     _ensure_classes(listing, bundle.labels)
     training = bundle.manifest.training if listing.val else bundle.training
-    progress = progress or NoProgress()
     dataset = None if training is None else _as_in_training(listing, training, progress)
     if dataset is None:
         if training and (listing.val is None or (holds_out(training, "test") and _same_name(listing, training.data))):
@@ -68,10 +68,11 @@ def find_training_dataset(source: str | Path, bundle: Bundle, progress: Progress
     Raises:
         DataError: the folder is not an image folder.
     """
-    listing, training = spelled_as(list_images(source), bundle.labels), bundle.manifest.training
+    progress = progress or NoProgress()
+    listing, training = spelled_as(list_images(source, progress=progress), bundle.labels), bundle.manifest.training
     if training is None or sorted(listing.train) != sorted(bundle.labels):
         return None
-    return _as_in_training(listing, training, progress or NoProgress())
+    return _as_in_training(listing, training, progress)
 
 
 def holds_out(training: Training, split: str) -> bool:
@@ -217,11 +218,12 @@ def _ensure_classes(listing: ImageListing, labels: Sequence[str]) -> None:
     problems = []
     if unknown:
         guess = did_you_mean(unknown[0], missing)
-        problems.append(f"{len(unknown)} class folders are not among the bundle's labels: {shortened(unknown)}{guess}")
-    if missing:
         problems.append(
-            f"{len(missing)} of the bundle's {len(labels)} labels have no class folder: {shortened(missing)}"
+            f"{len(unknown)} {listing.classes_noun} are not among the bundle's labels: {shortened(unknown)}{guess}"
         )
+    if missing:
+        lack = "no class folder" if listing.kind == FOLDER else "no images"
+        problems.append(f"{len(missing)} of the bundle's {len(labels)} labels have {lack}: {shortened(missing)}")
     raise DataError(
         f"the classes of {listing.root} are not those of the bundle: {'; '.join(problems)}; give the training folder"
     )

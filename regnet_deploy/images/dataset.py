@@ -1,4 +1,4 @@
-"""Datasets from folders of images: classes, usable images, and the split into images to train, validate and test on.
+"""Datasets from folders and tables: classes, usable images, and the split into images to train, validate and test on.
 
 Two layouts are read: ``train/``, ``val/`` and ``test/``, or other usual names, with a folder per class in each
 (:mod:`regnet_deploy.images.layout`); or class folders alone, of which shares are held out. Images to test on have one
@@ -11,7 +11,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -51,6 +50,7 @@ class ImageDataset:
         test: images to test on, sorted by name; empty if there are none.
         test_split: where they come from, in words; empty likewise.
         test_digest: sha256 of them, as ``digest``; empty likewise.
+        train_split: the folder that has the training images, or their split in a table; "" is all of it.
     """
 
     source: ImageSource
@@ -64,6 +64,7 @@ class ImageDataset:
     test: tuple[LabelledImage, ...] = ()
     test_split: str = ""
     test_digest: str = ""
+    train_split: str = ""
 
     @property
     def holds_val_out(self) -> bool:
@@ -121,7 +122,8 @@ def build_dataset(
     if test_split is not None:
         test = [train[i] for i in sorted(held_out[1])]
     train = [image for i, image in enumerate(train) if i not in held_out[0] | held_out[1]]
-    split, test_origin = _origin(listing.val, val_split, seed), _origin(listing.test, test_split, seed)
+    split = listing.origin("val") if listing.val is not None else _held_out(val_split, seed)
+    test_origin = listing.origin("test") if listing.test is not None else _held_out(test_split, seed)
     counts = Counter(image.label for image in train)
     for label, name in enumerate(classes):
         if not counts[label]:
@@ -151,6 +153,7 @@ def build_dataset(
         tuple(test),
         test_origin,
         _digest({"test": test}, source, classes, checked) if test else "",
+        listing.shown_folder("train"),
     )
 
 
@@ -168,10 +171,8 @@ def stratified_order(labels: Sequence[int], seed: int) -> list[int]:
     return [index for _, index in sorted(rounds, key=lambda each: each[0])]
 
 
-def _origin(split: Mapping[str, tuple[str, ...]] | None, share: float | None, seed: int) -> str:
-    """Return in words where the images of a split come from; empty if there are none."""
-    if split is not None:
-        return f"{Path(next(name for names in split.values() for name in names)).parts[0]}/ of the folder"
+def _held_out(share: float | None, seed: int) -> str:
+    """Return in words which images are held out; empty if none are."""
     return "" if share is None else f"{share:.0%} of each class held out (seed {seed})"
 
 

@@ -1,11 +1,11 @@
-"""Sources of encoded images: today files below a folder, read by index."""
+"""Sources of encoded images, read by index, and the simplest of them: files."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -67,29 +67,81 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class FolderSource:
-    """Image files below a folder.
+    """Image files below a folder, or those that a file lists.
 
     Attributes:
-        root: the folder.
-        names: paths of the files relative to ``root``, with ``/``.
+        root: the folder, or the file that lists them.
+        names: paths of the files relative to ``folder``, with ``/``.
+        folder: that the names are relative to; None is ``root``.
     """
 
     root: Path
     names: tuple[str, ...]
+    folder: Path | None = None
 
     def read(self, index: int) -> bytes:
         """Return the content of a regular file."""
         name = self.names[index]
-        return read_image_file(os.path.join(self.root, name), name)
+        return read_image_file(os.path.join(self.folder or self.root, name), name)
 
     def stamp(self, index: int) -> Stamp:
         """Return size, times and number of a file."""
         name = self.names[index]
-        try:
-            status = os.stat(os.path.join(self.root, name))
-        except OSError as error:
-            raise _unreadable(name, error) from None
-        return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        return file_stamp(os.path.join(self.folder or self.root, name), name)
+
+
+@dataclass(frozen=True)
+class SelectedImages:
+    """Some images of another source.
+
+    Attributes:
+        of: the other source.
+        names: of the images.
+        indices: of the images in ``of``.
+    """
+
+    of: ImageSource
+    names: tuple[str, ...]
+    indices: tuple[int, ...]
+
+    @property
+    def root(self) -> Path:
+        """Folder or file that holds the images."""
+        return self.of.root
+
+    def read(self, index: int) -> bytes:
+        """Return the encoded image."""
+        return self.of.read(self.indices[index])
+
+    def stamp(self, index: int) -> Stamp:
+        """Return what changes when the content of the image changes."""
+        return self.of.stamp(self.indices[index])
+
+
+def select_images(source: ImageSource, names: Iterable[str]) -> ImageSource:
+    """Return a source that has these images of another one, in this order."""
+    selected = tuple(names)
+    if isinstance(source, FolderSource):
+        return replace(source, names=selected)
+    index = {name: i for i, name in enumerate(source.names)}
+    return SelectedImages(source, selected, tuple(index[name] for name in selected))
+
+
+def file_stamp(path: str | Path, name: str) -> Stamp:
+    """Return size, times and number of a file.
+
+    Args:
+        path: the file.
+        name: what messages call it.
+
+    Raises:
+        ImageError: it cannot be found.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise _unreadable(name, error) from None
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def read_image_file(path: str | Path, name: str | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""Lists of the images in a folder, by class and split, before any of them is opened."""
+"""Lists of the images of a folder or table, by class and split, before any of them is opened."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from pathlib import Path
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.folder_files import entries, files_below
-from regnet_deploy.images.image_source import FolderSource, ImageSource
-from regnet_deploy.images.layout import Layout, ensure_no_splits_in_classes, find_layout, find_split
-from regnet_deploy.images.names import shortened
+from regnet_deploy.images.image_source import FolderSource, ImageSource, select_images
+from regnet_deploy.images.image_table import ImageTable
+from regnet_deploy.images.layout import Layout, ensure_no_splits_in_classes, find_layout, find_split, split_of
+from regnet_deploy.images.names import printable, shortened
+from regnet_deploy.images.open_table import FILES, open_table
+from regnet_deploy.progress import NoProgress, Progress
+
+#: Kind of a data set that is a folder of class folders.
+FOLDER = "folder"
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class ImageListing:
         test: the same for images to test on; None if there are none, or if they were not asked for.
         left_out: files, and folders with ``/`` at their end, that are not used -> reason.
         notes: what to say of the reading of the folder, a sentence each.
+        folders: split -> the folder of its class folders, relative to the root, or its name in a table; "" is the root
+            itself, or a table that names no splits.
+        kind: what the images are in, in words: ``folder``, or the kind of a table.
     """
 
     source: ImageSource
@@ -35,24 +44,45 @@ class ImageListing:
     test: Mapping[str, tuple[str, ...]] | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    folders: Mapping[str, str] = field(default_factory=dict)
+    kind: str = FOLDER
 
     @property
     def root(self) -> Path:
-        """Folder that holds the images."""
+        """Folder or file that holds the images."""
         return self.source.root
 
+    @property
+    def classes_noun(self) -> str:
+        """What the classes are, in words."""
+        return "class folders" if self.kind == FOLDER else "classes"
 
-def list_images(root: str | Path, *, test: bool = False) -> ImageListing:
-    """Find the class folders in ``root`` and all files below them.
+    def shown_folder(self, split: str) -> str:
+        """Return the folder of a split, with ``/`` at its end, or its name in a table; "" is all of the data set."""
+        folder = self.folders.get(split, "").split("/")[0]
+        return f"{folder}/" if folder and self.kind == FOLDER else folder
+
+    def origin(self, split: str) -> str:
+        """Return in words where the images of a split come from."""
+        folder = self.shown_folder(split)
+        return f"{folder} of the {self.kind}" if folder else f"the {self.kind}"
+
+
+def list_images(root: str | Path, *, test: bool = False, progress: Progress = NoProgress()) -> ImageListing:
+    """Find the images to train on and to validate with: class folders in ``root``, or the lines of a table.
 
     Args:
-        root: the data set.
+        root: the data set, as :func:`regnet_deploy.images.open_table.open_table` takes it.
         test: whether images to test on are wanted too.
+        progress: receives what takes long.
 
     Raises:
         DataError: no such folder, no class folders, names that can be read in two ways, classes for validation or to
-            test on alone, or a folder that cannot be read.
+            test on alone, or a folder or table that cannot be read.
     """
+    table = open_table(root, progress)
+    if table is not None:
+        return _of_table(table, test)
     folder = absolute_folder(root)
     layout = find_layout(folder, entries(folder).folders)
     train, left_out = class_files(folder, layout.train)
@@ -82,25 +112,52 @@ def list_images(root: str | Path, *, test: bool = False) -> ImageListing:
                 f"{folder / below} has {len(unknown)} {classes} that {folder / layout.train} has not: "
                 f"{shortened(unknown)}; both need the same class folders"
             )
-    return _listing(
-        folder, train, splits.get("val"), left_out, layout.notes + _case_notes(train), test=splits.get("test")
+    folders = {"train": layout.train, "val": layout.val, "test": layout.test}
+    return ImageListing(
+        FolderSource(folder, _names(train, splits)),
+        train,
+        splits.get("val"),
+        splits.get("test"),
+        left_out,
+        layout.notes + _case_notes(train),
+        {split: below for split, below in folders.items() if below is not None},
     )
 
 
-def list_split(root: str | Path, split: str | None = None) -> ImageListing:
-    """Find the class folders of one split of ``root``, and all files below them, as ``train`` of the listing.
+def list_split(root: str | Path, split: str | None = None, progress: Progress = NoProgress()) -> ImageListing:
+    """Find the images of one split of ``root``, as ``train`` of the listing.
 
     Args:
         root: the data set.
         split: ``train``, ``val`` or ``test``; None is the first of ``test`` and ``val`` that exists, else ``root``.
+        progress: receives what takes long.
 
     Raises:
-        DataError: no such folder or split, several folders of it, no class folders, or a folder that cannot be read.
+        DataError: no such folder or split, several folders of it, no class folders, or a folder or table that cannot be
+            read.
     """
+    table = open_table(root, progress)
+    if table is not None:
+        return _split_of_table(table, split)
     folder = absolute_folder(root)
     below = find_split(folder, entries(folder).folders, split)
     classes, left_out = class_files(folder, below)
-    return _listing(folder, classes, None, left_out, _case_notes(classes))
+    source = FolderSource(folder, _names(classes, {}))
+    return ImageListing(source, classes, None, None, left_out, _case_notes(classes), {"train": below})
+
+
+def own_splits(root: str | Path) -> tuple[str, ...] | None:
+    """Return the splits that a folder or table has images of; None where there is neither.
+
+    Raises:
+        DataError: a folder or table cannot be read.
+    """
+    table = open_table(root)
+    if table is not None:
+        return tuple(table.splits) if table.named else ()
+    if not Path(root).is_dir():
+        return None
+    return tuple(split for name in entries(root).folders if (split := split_of(name)))
 
 
 def ensure_several_classes(listing: ImageListing) -> None:
@@ -113,8 +170,9 @@ def ensure_several_classes(listing: ImageListing) -> None:
         return
     (only,) = listing.train
     below = {name.split("/")[1] for name in listing.train[only] if name.count("/") > 1} if listing.val is None else ()
-    hint = f"; did you mean --data {listing.root / only}?" if len(below) > 1 else ""
-    raise DataError(f"{listing.root} has one class folder, {only}: a classifier needs two or more{hint}")
+    hint = f"; did you mean --data {listing.root / only}?" if len(below) > 1 and listing.kind == FOLDER else ""
+    what = "class folder" if listing.kind == FOLDER else "class"
+    raise DataError(f"{listing.root} has one {what}, {printable(only)}: a classifier needs two or more{hint}")
 
 
 def ensure_no_split_twice(listing: ImageListing, val_split: float | None, test_split: float | None) -> None:
@@ -168,22 +226,76 @@ def absolute_folder(root: str | Path) -> Path:
     """
     folder = Path(root).absolute()  # loading processes on other machines start in other folders
     if not os.path.isdir(folder):
-        state = "is a file" if os.path.exists(folder) else "does not exist"
-        raise DataError(f"no image folder at {folder}: it {state}")
+        if not os.path.exists(folder):
+            raise DataError(f"no image folder at {folder}: it does not exist")
+        raise DataError(f"no image folder at {folder}: it is a file; of files, --data takes {FILES}")
     return folder
 
 
-def _listing(
-    folder: Path,
-    train: Mapping[str, tuple[str, ...]],
-    val: Mapping[str, tuple[str, ...]] | None,
-    left_out: Mapping[str, str],
-    notes: tuple[str, ...],
-    *,
-    test: Mapping[str, tuple[str, ...]] | None = None,
-) -> ImageListing:
-    names = tuple(name for subset in (train, val or {}, test or {}) for files in subset.values() for name in files)
-    return ImageListing(FolderSource(folder, names), train, val, test, left_out, notes)
+def _of_table(table: ImageTable, test: bool) -> ImageListing:
+    """Return the images of a table to train on and to validate with, and those to test on if they are wanted.
+
+    Raises:
+        DataError: there are none of a split, or it has classes that the images to train on have not.
+    """
+    train, splits = table.train, dict(table.splits)
+    if not test:
+        splits.pop("test", None)
+    for split in ("val", "test"):
+        classes = splits.get(split)
+        if classes is None:
+            continue
+        if not classes:
+            raise DataError(f"{table.source.root} has no images of its split {split} that can be used")
+        unknown = sorted(set(classes) - set(train))
+        if unknown:
+            noun = "class" if len(unknown) == 1 else "classes"
+            raise DataError(
+                f"the split {split} of {table.source.root} has {len(unknown)} {noun} that train has not: "
+                f"{shortened(unknown)}; both need the same classes"
+            )
+    return ImageListing(
+        select_images(table.source, _names(train, splits)),
+        train,
+        splits.get("val"),
+        splits.get("test"),
+        table.left_out,
+        table.notes + _case_notes(train),
+        table.folders,
+        table.kind,
+    )
+
+
+def _split_of_table(table: ImageTable, split: str | None) -> ImageListing:
+    """Return one split of a table: of None the first of ``test`` and ``val`` that it has, else ``train``.
+
+    Raises:
+        DataError: it has no images of the split.
+    """
+    own = table.splits if table.named else {}
+    found = split or next((each for each in ("test", "val") if each in own), "train")
+    classes = table.splits.get(found) if split is None else own.get(found)
+    if not classes:
+        has = f"its splits are {', '.join(own)}" if own else "it names no splits"
+        raise DataError(f"{table.source.root} has no images of the split {found} that can be used: {has}")
+    return ImageListing(
+        select_images(table.source, _names(classes, {})),
+        classes,
+        None,
+        None,
+        table.left_out,
+        table.notes + _case_notes(classes),
+        {"train": found if table.named else ""},
+        table.kind,
+    )
+
+
+def _names(
+    train: Mapping[str, tuple[str, ...]], splits: Mapping[str, Mapping[str, tuple[str, ...]]]
+) -> tuple[str, ...]:
+    """Return the names of all images to train on, then of those of the splits ``val`` and ``test``."""
+    subsets = (train, splits.get("val", {}), splits.get("test", {}))
+    return tuple(name for subset in subsets for files in subset.values() for name in files)
 
 
 def class_files(root: Path, below: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -11,6 +11,8 @@ from regnet_deploy.images.folder_files import entries, image_files
 from regnet_deploy.images.image_source import FolderSource, ImageSource
 from regnet_deploy.images.layout import find_layout, split_of
 from regnet_deploy.images.listing import absolute_folder, beside_splits, class_files, spelled_alike
+from regnet_deploy.images.open_table import open_table
+from regnet_deploy.progress import NoProgress, Progress
 
 #: Class of images that lie in a split without class folders.
 NO_CLASS = ""
@@ -24,7 +26,7 @@ class SplitListing:
         source: all images, split by split.
         splits: ``train``, and ``val`` and ``test`` where they exist -> class -> names of its images, sorted. Images to
             test on that are not in class folders have the class :data:`NO_CLASS`.
-        folders: split -> its folder, relative to the root; "" is the root itself.
+        folders: split -> its folder, relative to the root, or its name in a table; "" is the root itself.
         left_out: files, and folders with ``/`` at their end, that are not used -> reason.
         notes: what to say of the reading of the folder, a sentence each.
     """
@@ -47,16 +49,26 @@ class SplitListing:
         }
 
 
-def list_splits(root: str | Path) -> SplitListing:
-    """Find the splits of a folder, their class folders, and all files below them.
+def list_splits(root: str | Path, progress: Progress = NoProgress()) -> SplitListing:
+    """Find the splits of a folder, their class folders, and all files below them; or the splits of a table.
 
     Splits need not have the same classes. A class that is spelled in another form of Unicode than in ``train`` has the
     name that it has there.
 
+    Args:
+        root: the data set, as :func:`regnet_deploy.images.open_table.open_table` takes it.
+        progress: receives what takes long.
+
     Raises:
-        DataError: no such folder, no class folders, names that can be read in two ways, or a folder that cannot be
-            read.
+        DataError: no such folder, no class folders, names that can be read in two ways, or a folder or table that
+            cannot be read.
     """
+    table = open_table(root, progress)
+    if table is not None:
+        splits_of_table = {"train": table.train} | {
+            split: classes for split, classes in table.splits.items() if classes
+        }
+        return SplitListing(table.source, splits_of_table, table.folders, table.left_out, table.notes)
     folder = absolute_folder(root)
     layout = find_layout(folder, entries(folder).folders)
     test = layout.test or next((name for name in layout.unused if split_of(name) == "test"), None)

@@ -106,7 +106,7 @@ def successive_halving(
     """
     check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
-    listing = list_folder(options.data, options.val_split, options.test_split, test=True)
+    listing = list_folder(options.data, options.val_split, options.test_split, test=True, progress=progress)
     results = [HalvingResult(candidate, {}) for candidate in range(len(networks))]
     with lock_store(options.store):
         folder = check_folder(

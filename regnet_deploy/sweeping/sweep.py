@@ -128,7 +128,7 @@ def sweep(space: Space, band: Band, n: int, options: SweepOptions, progress: Pro
     """
     check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
-    listing = list_folder(options.data, options.val_split, options.test_split)
+    listing = list_folder(options.data, options.val_split, options.test_split, progress=progress)
     band = replace(band, classes=len(listing.train), stem_stride=band.stride)
     trials = planned_trials(space, band, options.recipe.epochs, n, seed, progress)
     with lock_store(options.store):

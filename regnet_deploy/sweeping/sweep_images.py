@@ -12,7 +12,7 @@ from regnet_deploy.images.hold_out import ensure_shares
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.images.listing import ImageListing, ensure_no_split_twice, ensure_several_classes, list_images
 from regnet_deploy.images.preprocessing import default_preprocessing
-from regnet_deploy.progress import Progress
+from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training.data_loader import (
     EvaluationDataset,
     ImageSubset,
@@ -45,22 +45,28 @@ class SweepImages:
 
 
 def list_folder(
-    data: Path, val_split: float | None, test_split: float | None = None, *, test: bool = False
+    data: Path,
+    val_split: float | None,
+    test_split: float | None = None,
+    *,
+    test: bool = False,
+    progress: Progress = NoProgress(),
 ) -> ImageListing:
-    """List a folder of images without opening them.
+    """List a folder or table of images without opening them.
 
     Args:
         data: the folder.
         val_split: share to hold out for validation; None is the default.
         test_split: share to hold out to test on; None is none.
         test: whether images of the folder to test on are wanted.
+        progress: receives what takes long.
 
     Raises:
         DataError: the folder does not exist, or does not contain class folders.
         UsageError: a share is given, but the folder has such images of its own; or both leave nothing to train on.
     """
     ensure_shares(val_split, test_split)
-    listing = list_images(data, test=test or test_split is not None)
+    listing = list_images(data, test=test or test_split is not None, progress=progress)
     ensure_no_split_twice(listing, val_split, test_split)
     ensure_several_classes(listing)
     return listing

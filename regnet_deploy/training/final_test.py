@@ -152,7 +152,7 @@ def find_test_images(
     Raises:
         DataError: the folder cannot be read, or has other images to test on.
     """
-    listing = list_images(data or run.root, test=True)
+    listing = list_images(data or run.root, test=True, progress=progress)
     checked = check_images(listing.source, cache_file(directory, listing.root), progress)
     dataset = build_dataset(listing, checked, val_split=run.val_split, test_split=run.test_split, seed=seed)
     if run.data.test is None or dataset.test_digest != run.data.test.digest:

@@ -158,7 +158,7 @@ def train(
     resolve_device(options.execution.device)
     directory = options.run_dir or default_directory(bundle_path)
     try:
-        listing = list_images(data, test=True)
+        listing = list_images(data, test=True, progress=progress)
     except DataError as error:
         if options.restart or not has_checkpoint(directory):
             raise
