@@ -20,7 +20,7 @@ from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.exporting.training_dataset import load_training_dataset
 from regnet_deploy.exporting.validation import load_validation_set
 from regnet_deploy.models.weights import FILE, SAMPLES
-from regnet_deploy.training import data_loader, train
+from regnet_deploy.training import train
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
@@ -89,11 +89,10 @@ def test_weights_and_figures_are_those_of_the_folder(
 
 @pytest.mark.alone
 def test_loading_processes_read_the_same_images(
-    bundle: Bundle, second: Bundle, source: Path, recipe: Recipe, options: TrainOptions, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, second: Bundle, source: Path, recipe: Recipe, options: TrainOptions
 ) -> None:
-    monkeypatch.setattr(data_loader, "MEMORY_BYTES", 0)
     one = train.train(bundle.path, source, recipe, options)
-    other = train.train(second.path, source, recipe, dataclasses.replace(options, workers=2))
+    other = train.train(second.path, source, recipe, dataclasses.replace(options, workers=2, cache="off"))
     assert other.read(FILE) == one.read(FILE)
 
 
