@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from regnet_deploy.bundle.record import Record, default
@@ -109,8 +110,8 @@ WAITING = 0.05
 class Epoch(Record, frozen=True, kw_only=True):
     """Metrics of one epoch; top-1 values are shares.
 
-    Those of the validation images are of the weights after the epoch. With ``average_`` before the name they are of the
-    moving average of the weights; None if there is none.
+    Those of the validation images are of the weights after the epoch, or if ``averaged`` is True, of their moving
+    average.
 
     Attributes:
         images_per_s: training images per second, with waiting for them.
@@ -128,8 +129,7 @@ class Epoch(Record, frozen=True, kw_only=True):
     val_images: int
     images_per_s: float
     seconds: float
-    average_val_loss: float | None = None
-    average_val_top1: float | None = None
+    averaged: bool | None = None
     loaded_images_per_s: float | None = None
     step_images_per_s: float | None = None
     waiting: float | None = None
@@ -227,6 +227,43 @@ class LinearProbe(Record, frozen=True, kw_only=True):
         return lost <= max(1, MIRROR_LOSS * self.val_images)
 
 
+class PixelBaseline(Record, frozen=True, kw_only=True):
+    """A logistic regression on small pixels, fitted before a training from random weights.
+
+    Attributes:
+        val_top1: share of the validation images that it classified right.
+        val_images: number of validation images.
+        train_images: training images that it was fitted to.
+        side: width and height to which images were averaged, pixels.
+        tested: images that it was tested on as they are and mirrored: those for validation, and by fits to one half of
+            the training images those of the other.
+        right: how many of them it classified right.
+        mirrored_right: how many if they were mirrored.
+        right_once: how many in one of both forms only.
+        seconds: time, with that of reading the images.
+    """
+
+    val_top1: float
+    val_images: int
+    train_images: int
+    side: int
+    tested: int
+    right: int
+    mirrored_right: int
+    right_once: int
+    seconds: float
+
+    @property
+    def mirror_safe(self) -> bool:
+        """Whether mirrored images were recognized about as often.
+
+        They were not if a tenth fewer were, and by three standard deviations of McNemar's test: of the images that are
+        recognized in one form only, as many should be in either.
+        """
+        lost = self.right - self.mirrored_right
+        return not (lost > 0.1 * self.right and lost > 3 * math.sqrt(self.right_once))
+
+
 class RateTrial(Record, frozen=True, kw_only=True):
     """A short training with one learning rate, and what it reached.
 
@@ -273,6 +310,20 @@ class LearningRateProbe(Record, frozen=True, kw_only=True):
         return self.lr in losses and min(losses.values()) < losses[self.lr]
 
 
+class Retry(Record, frozen=True, kw_only=True):
+    """A return to earlier weights with a lower learning rate, because the run diverged or learned nothing.
+
+    Attributes:
+        epoch: the epoch that was under way, from 1.
+        lr: rate from then on, for a batch of 128 images.
+        reason: in words.
+    """
+
+    epoch: int
+    lr: float
+    reason: str
+
+
 class Lineage(Record, frozen=True, kw_only=True):
     """What the training started from.
 
@@ -299,6 +350,8 @@ class Training(Record, frozen=True, kw_only=True):
         history: metrics by epoch.
         stopped: whether the user ended it before its last epoch.
         early: True if it ended before its last epoch because no more epoch was better, else None.
+        pixels: the logistic regression on small pixels; None if there was none.
+        retries: where it went back to earlier weights and a lower learning rate.
         best: the epoch of the weights.
         seconds: in all.
         lineage: what it started from.
@@ -321,6 +374,8 @@ class Training(Record, frozen=True, kw_only=True):
     test: UnseenAccuracy | None = None
     lr_probe: LearningRateProbe | None = None
     early: bool | None = None
+    pixels: PixelBaseline | None = None
+    retries: tuple[Retry, ...] | None = None
 
     @property
     def best_name(self) -> str:

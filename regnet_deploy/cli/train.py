@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from regnet_deploy.bundle import open_bundle
 from regnet_deploy.cli.options import (
     FiniteFloat,
+    PositiveFloat,
     Whole,
     bundle_argument,
     json_option,
-    recipe_options,
     seed_type,
     threads_type,
 )
@@ -51,39 +50,59 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     "at the end; nothing is chosen by them.",
 )
 @click.option(
-    "--epochs", type=Whole(1, 1_000_000), default=100, show_default=True, help="Passes over the training images."
+    "--epochs",
+    type=Whole(1, 1_000_000),
+    help="Passes over the training images.  [default: 100, and 2,000 steps at least]",
+)
+@click.option("--steps", type=Whole(1, 1_000_000_000), help="Steps in all, in place of --epochs.")
+@click.option(
+    "--minutes",
+    type=FiniteFloat(0, 1e6, min_open=True),
+    help="Time of the command, in place of --epochs: as many steps as fit, by the speed that is measured first.",
 )
 @click.option(
     "--batch-size",
     type=Whole(2, 1_000_000),
-    help="Images in a step.  [default: 128, at most a quarter of the training images]",
+    help="Images in a step.  [default: 32, 64 from 20,000 images on, 128 from 100,000 on; at most a quarter of them]",
 )
-@recipe_options(lr=0.1)
+@click.option(
+    "--lr",
+    type=PositiveFloat(),
+    help="Learning rate for 128 images; scaled with the batch.  [default: 0.4, 0.283 or 0.2, by batch size]",
+)
+@click.option("--weight-decay", type=FiniteFloat(0, 1e9), help="Weight decay.  [default: 5e-5, of weights only]")
+@click.option(
+    "--crop-area",
+    type=FiniteFloat(0, 1, min_open=True),
+    help="Smallest area of a random crop, as a fraction of the image; 1: no random crops.  [default: 0.5, less from "
+    "50,000 images on]",
+)
+@click.option(
+    "--flip/--no-flip",
+    default=None,
+    help="Mirror half of the training images at random.  [default: if a first classifier recognizes mirrored images]",
+)
+@click.option("--lighting", type=FiniteFloat(0, 1e9), help="Deviation of the random color shift.  [default: 0.1]")
 @click.option(
     "--warmup-epochs",
     type=Whole(0, 1_000_000),
-    help="Epochs with a rising learning rate.  [default: 5, at most a quarter of the epochs]",
+    help="Epochs with a rising learning rate.  [default: a tenth of the steps]",
 )
 @click.option(
     "--label-smoothing",
     type=FiniteFloat(0, 1, max_open=True),
-    default=0.0,
-    show_default=True,
-    help="Share of the target that is spread over all classes.",
+    help="Share of the target that is spread over all classes.  [default: 0]",
 )
 @click.option(
     "--precise-bn",
+    "precise_bn_images",
     type=Whole(0, 1_000_000_000),
-    default=8192,
-    show_default=True,
-    help="Training images for the batch norm statistics of each evaluation; 0: running averages.",
+    help="Training images for the batch norm statistics of each evaluation.  [default: 0, running averages]",
 )
 @click.option(
     "--seed",
     type=seed_type(),
-    default=0,
-    show_default=True,
-    help="Seed of initial weights, held-out images, order and augmentation.",
+    help="Seed of initial weights, held-out images, order and augmentation.  [default: 0]",
 )
 @click.option(
     "--fine-tune/--from-scratch",
@@ -156,22 +175,21 @@ def command(
     restart: bool,
     finish: bool,
     as_json: bool,
-    precise_bn: int,
     **recipe: Any,
 ) -> None:
     """Train the network of BUNDLE on a folder of images.
 
-    The recipe is the paper's: SGD with Nesterov momentum, cosine schedule, warm-up, random crops and flips. Imported
-    weights, and weights of other classes, are fine-tuned: a linear probe of their features is the baseline and the
-    first head, and epochs, rates and crops have other defaults (docs/training.md). After an interruption, the same
-    command continues from the last checkpoint. It writes the best weights into the bundle, with labels and metrics.
-    Earlier weights are kept, unless the new ones are better. The run directory beside the bundle has them, the
-    checkpoint and the TensorBoard files.
+    The recipe follows from the images and the length of the run, and from a logistic regression on small pixels, which
+    is the baseline and says whether images can be mirrored (docs/training.md). Imported weights, and weights of other
+    classes, are fine-tuned: a linear probe of their features is the baseline and the first head, and epochs, rates and
+    crops have other defaults (docs/fine-tuning.md). After an interruption, the same command continues from the last
+    checkpoint. It writes the best weights into the bundle, with labels and metrics. Earlier weights are kept, unless
+    the new ones are better. The run directory beside the bundle has them, the checkpoint and the TensorBoard files.
 
     \b
     Example:
       regnet-deploy select --gflops 0.4 --classes 10
-      regnet-deploy train --data my-images --epochs 50
+      regnet-deploy train --data my-images --minutes 10
       tensorboard --logdir regnet-bundle.training
     """
     limit_thread_spinning()
@@ -185,13 +203,10 @@ def command(
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.train import TrainOptions, train
 
-    source = click.get_current_context().get_parameter_source
-    names = {**recipe, "precise_bn": precise_bn}
-    given = {
-        "precise_bn_images" if name == "precise_bn" else name: value
-        for name, value in names.items()
-        if value is not None and source(name) is not ParameterSource.DEFAULT
-    }
+    lengths = [f"--{name}" for name in ("epochs", "steps", "minutes") if recipe[name] is not None]
+    if len(lengths) > 1:
+        raise UsageError(f"{' and '.join(lengths)} say how long the run is: give one of them")
+    given = {name: value for name, value in recipe.items() if value is not None}
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
     options = TrainOptions(
         execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds, test_split, cache

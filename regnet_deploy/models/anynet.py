@@ -199,6 +199,17 @@ class AnyNet(nn.Sequential):
         return features
 
 
+def start_as_identity(model: AnyNet) -> None:
+    """Set the scale of the last batch norm of each residual block to 0: at first each block is its shortcut.
+
+    Source: Goyal et al., arXiv 1706.02677, section 5.1.
+    """
+    for module in model.modules():
+        if isinstance(module, Residual):
+            last = [each for each in module.f.modules() if isinstance(each, nn.BatchNorm2d)][-1]
+            nn.init.zeros_(last.weight)
+
+
 def initialize(model: nn.Module, seed: int | None = None) -> None:
     """Initialise as the paper and pycls do.
 

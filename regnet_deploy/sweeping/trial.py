@@ -144,4 +144,5 @@ def _callbacks(run: TrainingRun, recipe: Recipe, on_step: StepCallback) -> Train
         epoch=lambda metrics: None,
         save=lambda: None,  # trials are short: an interrupted one starts again
         save_every_s=float("inf"),
+        save_epoch=lambda: None,
     )

@@ -26,7 +26,9 @@ from regnet_deploy.bundle.training import (
     Epoch,
     LearningRateProbe,
     LinearProbe,
+    PixelBaseline,
     RateTrial,
+    Retry,
     TrainingData,
 )
 from regnet_deploy.durable_files import TEMPORARY, sync_folder, write_whole
@@ -59,12 +61,13 @@ class RunState:
         history: metrics of each completed epoch.
         best_epoch: the epoch, counted from 1, whose weights are the best so far; 0 before the first is completed, or
             if the linear probe is the best.
-        best_averaged: whether the best are the moving average of the weights after that epoch.
         unreadable: name -> reason, of images that could no longer be read.
         probe: the linear probe of a fine-tuning; None before it is fitted.
         rate_trials: completed trials of learning rates.
         trial_seconds: time of them.
         lr_probe: their result; None before it is known.
+        pixels: the logistic regression on small pixels; None before it is fitted.
+        retries: where the run went back to earlier weights and a lower rate.
     """
 
     epoch: int = 0
@@ -79,12 +82,13 @@ class RunState:
     loading_seconds: float = 0.0
     history: list[Epoch] = field(default_factory=list)
     best_epoch: int = 0
-    best_averaged: bool = False
     unreadable: dict[str, str] = field(default_factory=dict)
     probe: LinearProbe | None = None
     rate_trials: list[RateTrial] = field(default_factory=list)
     trial_seconds: float = 0.0
     lr_probe: LearningRateProbe | None = None
+    pixels: PixelBaseline | None = None
+    retries: list[Retry] = field(default_factory=list)
 
     @property
     def best(self) -> BestEpoch | None:
@@ -92,15 +96,12 @@ class RunState:
         best = self.history[self.best_epoch - 1] if self.best_epoch else self.probe
         if best is None:
             return None
-        top1, loss = best.val_top1, best.val_loss
-        if self.best_averaged and isinstance(best, Epoch):
-            top1, loss = best.average_val_top1 or 0.0, best.average_val_loss or 0.0
         return BestEpoch(
             epoch=self.best_epoch,
-            val_top1=top1,
-            val_loss=loss,
+            val_top1=best.val_top1,
+            val_loss=best.val_loss,
             val_images=best.val_images,
-            averaged=self.best_averaged or None,
+            averaged=best.averaged if isinstance(best, Epoch) else None,
         )
 
     def is_complete(self, recipe: Mapping[str, Any]) -> bool:
@@ -126,7 +127,7 @@ class RunState:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunState:
         """Return the state of this JSON data."""
-        probe, lr_probe = data.get("probe"), data.get("lr_probe")
+        probe, lr_probe, pixels = data.get("probe"), data.get("lr_probe"), data.get("pixels")
         return cls(
             **{
                 **data,
@@ -134,6 +135,8 @@ class RunState:
                 "probe": None if probe is None else LinearProbe.from_json(probe),
                 "rate_trials": [RateTrial.from_json(trial) for trial in data.get("rate_trials", [])],
                 "lr_probe": None if lr_probe is None else LearningRateProbe.from_json(lr_probe),
+                "pixels": None if pixels is None else PixelBaseline.from_json(pixels),
+                "retries": [Retry.from_json(retry) for retry in data.get("retries", [])],
             }
         )
 

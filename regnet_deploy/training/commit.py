@@ -136,7 +136,7 @@ def training_record(checkpoint: Checkpoint, tested: FinalTest | None = None) -> 
         stopped=not state.is_complete(recipe),
         best=best,
         seconds=sum(epoch.seconds for epoch in state.history)
-        + (state.probe.seconds if state.probe else 0.0)
+        + sum(first.seconds for first in (state.probe, state.pixels) if first)
         + state.trial_seconds,
         lineage=Lineage(
             start=start, start_sha256=start_sha256, versions={**library_versions(), "torch": checkpoint.torch}
@@ -144,6 +144,8 @@ def training_record(checkpoint: Checkpoint, tested: FinalTest | None = None) -> 
         probe=state.probe,
         test=tested.accuracy if tested else None,
         lr_probe=state.lr_probe,
+        pixels=state.pixels,
+        retries=tuple(state.retries) or None,
         early=(state.is_complete(recipe) and state.epoch < recipe["epochs"]) or None,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
+from regnet_deploy.training.auto_recipe import scratch_recipe
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
 
 #: Learning rate for a batch of 128 images, the same for all layers: the linear probe has trained the head already.
@@ -60,7 +61,8 @@ def starting_recipe(given: Recipe | Mapping[str, Any], bundle: Bundle, classes: 
     wanted = given.get("fine_tune")
     if wanted or (wanted is None and is_transfer(bundle, classes)):
         return fine_tuning_recipe(given, images)
-    return recipe_of({name: value for name, value in given.items() if value is not None})
+    recipe_of(given)  # a wrong name is reported
+    return scratch_recipe(given, images)
 
 
 def is_transfer(bundle: Bundle, classes: tuple[str, ...]) -> bool:
@@ -84,7 +86,8 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     wanted = STEPS * max(1.0, images / _FEW_IMAGES) ** _POWER
     warmup = named.pop("warmup_epochs", None)
     epochs = named.get("epochs", max(_FEWEST_EPOCHS, (warmup or 0) + 1, round(wanted / of_epoch)))
-    steps = epochs * of_epoch
+    steps = named.get("steps", epochs * of_epoch)
+    epochs = -(-steps // of_epoch)
     small = batch < SMALLEST_NORM_BATCH or images <= _FEW_IMAGES
     frozen = named.get("frozen_bn", small and "precise_bn_images" not in named)
     defaults: dict[str, Any] = {
@@ -102,4 +105,4 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     }
     if frozen:
         defaults["precise_bn_images"] = 0
-    return recipe_of({**defaults, **named, "fine_tune": True})
+    return recipe_of({**defaults, **named, "epochs": epochs, "fine_tune": True})

@@ -2,67 +2,139 @@
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
-from regnet_deploy.bundle.training import Epoch
+from regnet_deploy.bundle.training import Epoch, Retry
 from regnet_deploy.training.data_loader import batches_from, epoch_batches
 from regnet_deploy.training.initial_head import set_initial_head
+from regnet_deploy.training.pixel_baseline import measure_pixel_baseline
 from regnet_deploy.training.rate_probe import probe_learning_rate
-from regnet_deploy.training.run import TrainingCallbacks, TrainingRun, load_batches, validate, weights_of
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.run import (
+    DivergenceError,
+    TrainingCallbacks,
+    TrainingRun,
+    load_batches,
+    validate,
+    weights_of,
+)
 from regnet_deploy.training.steps import set_statistics, train_steps
+
+#: Factor of the learning rate when a run goes back.
+RETRY_FACTOR = 0.25
+#: Share of its epochs after which a run that is no better than a constant answer has learned nothing.
+_LEARNED = 0.2
 
 
 def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
     """Train from the current state of the run to its last epoch, or to the end of its patience.
 
+    Where the recipe allows retries, a run that diverges, or that has learned nothing after a fifth of its epochs, goes
+    back to its best weights, or to those that it started from, and continues with a quarter of the learning rate.
+
     Raises:
-        DivergenceError: the loss is not finite.
+        DivergenceError: the loss is not finite, and no retry is left.
         DataError: no image of an epoch, or of the validation set, could be read.
         Interrupted: the callbacks said so; the checkpoint is of this moment.
     """
+    state, plan = run.state, run.trainer.recipe.to_json()
+    recipe = _after_probes(run, callbacks)
+    batches = _batches_left(run, recipe)
+    while not state.is_complete(plan):
+        begin, seconds_before, epoch = time.perf_counter(), state.seconds, state.epoch
+        current, steps = replace(recipe, lr=_rate(run, recipe)), run.steps_per_epoch
+        rates = [current.learning_rate(epoch, step, steps) for step in range(steps)]
+        steps = min(steps, recipe.total_steps(steps) - epoch * steps)
+        try:
+            train_steps(run, batches, steps, rates.__getitem__, callbacks, averaging=True)
+            metrics = _evaluate(run, rates[0], callbacks)
+        except DivergenceError:
+            if not _retry(run, recipe, "the loss was not finite", callbacks):
+                raise
+            batches = _batches_left(run, recipe)
+            continue
+        metrics = metrics.replace(seconds=seconds_before + time.perf_counter() - begin)
+        state.history.append(metrics)
+        state.epoch += 1
+        state.begin_steps()
+        callbacks.epoch(metrics)
+        if state.epoch >= _LEARNED * recipe.epochs and not state.is_complete(plan) and not _has_learned(run):
+            _retry(run, recipe, "it was no better than a constant answer", callbacks)
+        if state.is_complete(plan):
+            callbacks.save()
+        else:
+            callbacks.save_epoch()
+
+
+def _after_probes(run: TrainingRun, callbacks: TrainingCallbacks) -> Recipe:
+    """Measure what the recipe wants to be measured before the first epoch; return the recipe that follows from it."""
     recipe, state = run.trainer.recipe, run.state
-    images, steps, plan = len(run.training), run.steps_per_epoch, recipe.to_json()
-    at_start = (state.epoch, state.step) == (0, 0) and not (run.start or state.lr_probe)
+    at_start = (state.epoch, state.step) == (0, 0) and not (run.start or state.lr_probe or state.retries)
+    if recipe.pixel_probe and state.pixels is None and at_start:
+        measure_pixel_baseline(run, callbacks)
     if recipe.probe and state.probe is None and at_start:
         set_initial_head(run, callbacks)
-    if recipe.flip_probe and state.probe and not state.probe.mirror_safe:
+    tested = state.probe or state.pixels
+    if recipe.flip_probe and tested and not tested.mirror_safe:
         run.training.recipe = replace(run.training.recipe, flip=False, flip_probe=False)
     if recipe.lr_probe:
         if state.lr_probe is None:
             probe_learning_rate(run, callbacks)
         if state.lr_probe:
             recipe = replace(recipe, lr=state.lr_probe.lr)
-    batches = iter(load_batches(run, run.training, batches_from(recipe, images, state.epoch, state.step)))
-    while not state.is_complete(plan):
-        begin, seconds_before, epoch = time.perf_counter(), state.seconds, state.epoch
-        rates = [recipe.learning_rate(epoch, step, steps) for step in range(steps)]
-        train_steps(run, batches, steps, rates.__getitem__, callbacks, averaging=True)
-        metrics = _evaluate(run, rates[0], callbacks)
-        metrics = metrics.replace(seconds=seconds_before + time.perf_counter() - begin)
-        state.history.append(metrics)
-        state.epoch += 1
-        state.begin_steps()
-        callbacks.epoch(metrics)
-        callbacks.save()
+    return recipe
+
+
+def _batches_left(run: TrainingRun, recipe: Recipe) -> Iterator[Any]:
+    images, state = len(run.training), run.state
+    return iter(load_batches(run, run.training, batches_from(recipe, images, state.epoch, state.step)))
+
+
+def _rate(run: TrainingRun, recipe: Recipe) -> float:
+    """Return the learning rate for 128 images that the run has now."""
+    return run.state.retries[-1].lr if run.state.retries else recipe.lr
+
+
+def _retry(run: TrainingRun, recipe: Recipe, reason: str, callbacks: TrainingCallbacks) -> bool:
+    """Go back to the best weights, or to those of the start, with a lower rate; return whether a retry was left."""
+    state = run.state
+    if len(state.retries) == recipe.retries:
+        return False
+    retry = Retry(epoch=state.epoch + 1, lr=_rate(run, recipe) * RETRY_FACTOR, reason=reason)
+    state.retries.append(retry)
+    state.begin_steps()
+    run.trainer.reset(run.best if run.best and _has_learned(run) else run.initial)
+    callbacks.retry(retry)
+    return True
+
+
+def _has_learned(run: TrainingRun) -> bool:
+    """Tell whether the best result so far is better than the best answer that is the same for all images.
+
+    That has the share of the largest class as its accuracy, and the entropy of the shares as its loss.
+    """
+    best = run.state.best
+    if best is None:
+        return False
+    counts = Counter(image.label for image in run.validation.subset.images).values()
+    shares = [count / sum(counts) for count in counts]
+    return best.val_top1 > max(shares) or best.val_loss < -sum(share * math.log(share) for share in shares)
 
 
 def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoch:
-    """Evaluate the weights after an epoch, and their average, and keep the best; return the metrics."""
-    trainer, state = run.trainer, run.state
+    """Evaluate the weights after an epoch, or their average if there is one, and keep the best; return the metrics."""
+    trainer, state = run.trainer.averaged() or run.trainer, run.state
     batches = epoch_batches(trainer.recipe, state.epoch, len(run.training))
     set_statistics(run, trainer, batches, callbacks)
     result = validate(run, trainer, callbacks)
-    averaged, average = trainer.averaged(), None
-    if averaged:
-        set_statistics(run, averaged, batches, callbacks)
-        average = validate(run, averaged, callbacks)
-    best = (state.best.val_top1, state.best.val_loss) if state.best else None
-    for network, each in ((trainer, result), (averaged, average)):
-        if network and each and (best is None or is_better(each.top1, each.loss, *best)):
-            best = each.top1, each.loss
-            state.best_epoch, state.best_averaged = state.epoch + 1, network is averaged
-            run.best = weights_of(network.model)
+    if state.best is None or is_better(result.top1, result.loss, state.best.val_top1, state.best.val_loss):
+        state.best_epoch = state.epoch + 1
+        run.best = weights_of(trainer.model)
     return Epoch(
         epoch=state.epoch + 1,
         lr=lr,
@@ -73,8 +145,7 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
         val_images=result.images,
         images_per_s=state.images / state.step_seconds,
         seconds=state.seconds,
-        average_val_loss=average.loss if average else None,
-        average_val_top1=average.top1 if average else None,
+        averaged=True if run.trainer.average else None,
         loaded_images_per_s=state.images / state.loading_seconds if state.loading_seconds else None,
         step_images_per_s=state.images / state.used_seconds if state.used_seconds else None,
         waiting=state.waited_seconds / state.step_seconds,

@@ -67,7 +67,7 @@ def probe_learning_rate(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
 
 def trial_steps(run: TrainingRun) -> int:
     """Return the number of steps of a trial."""
-    return max(1, round(SHARE * run.trainer.recipe.epochs * run.steps_per_epoch))
+    return max(1, round(SHARE * run.trainer.recipe.total_steps(run.steps_per_epoch)))
 
 
 def best_rate(trials: list[RateTrial], default: float, images: int) -> float | None:

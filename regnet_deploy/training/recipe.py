@@ -45,6 +45,11 @@ _ADDED = (
     "lr_probe",
     "ema_decay",
     "patience",
+    "pixel_probe",
+    "retries",
+    "zero_gamma",
+    "minutes",
+    "steps",
 )
 #: Fields that the JSON data has in words, for every recipe.
 _IN_WORDS = ("optimizer", "schedule", "warmup_factor")
@@ -100,6 +105,13 @@ class Recipe:
         ema_decay: an exponential moving average of the weights, which keeps this share of itself at every step,
             competes with the weights after each epoch; 0: there is none.
         patience: the run ends after so many epochs without a better result; 0: it has all epochs.
+        pixel_probe: a logistic regression on small pixels is the baseline; with ``flip_probe`` it decides whether
+            images are mirrored.
+        retries: how often a run that diverges, or learns nothing, goes back to its best weights, or to the first ones,
+            and continues with a quarter of the learning rate.
+        zero_gamma: the last batch norm of each block starts with a scale of 0, so that blocks begin as the identity.
+        minutes: time that the epochs and steps were fitted to; None: they were given, or follow from the images.
+        steps: steps of the run, of which the last epoch has as many as are left; None: all steps of its epochs.
     """
 
     epochs: int = 100
@@ -137,6 +149,11 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     loss: str = "cross-entropy"
+    pixel_probe: bool = False
+    retries: int = 0
+    zero_gamma: bool = False
+    minutes: float | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -160,8 +177,12 @@ class Recipe:
             UsageError: the warm-up would have all steps of the run.
         """
         batch = min(self.batch_size, images) if self.batch_size else max(2, min(DEFAULT_BATCH, images // 4))
+        if self.steps is not None:
+            epochs = math.ceil(self.steps / steps_per_epoch(images, batch))
+            if epochs != self.epochs:
+                return replace(self, epochs=epochs).fitted(images)
         if self.warmup_steps is not None:
-            steps = self.epochs * steps_per_epoch(images, batch)
+            steps = self.total_steps(steps_per_epoch(images, batch))
             if self.warmup_steps >= steps:
                 raise UsageError(f"warm-up steps must be 0 to {steps - 1} in a run of {steps}, got {self.warmup_steps}")
             return replace(self, batch_size=batch, warmup_epochs=0)
@@ -210,12 +231,16 @@ class Recipe:
         if self.warmup_steps is not None:
             warmup = self.warmup_steps
         if self.schedule == "cosine":
-            return cosine_rate(self.peak_rate, at, self.epochs * steps, warmup, self.warmup_factor)
+            return cosine_rate(self.peak_rate, at, self.total_steps(steps), warmup, self.warmup_factor)
         if self.schedule == "linear":
-            rate = self.peak_rate * (1 - at / (self.epochs * steps))
+            rate = self.peak_rate * (1 - at / self.total_steps(steps))
         else:
             rate = self.peak_rate * self.step_factor ** (epoch // self.step_epochs)
         return rate * _warmup_share(at, warmup, self.warmup_factor)
+
+    def total_steps(self, per_epoch: int) -> int:
+        """Return the steps of a run whose epochs have so many: the last epoch may have fewer."""
+        return self.epochs * per_epoch if self.steps is None else min(self.steps, self.epochs * per_epoch)
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON data, including what is the same for every recipe."""

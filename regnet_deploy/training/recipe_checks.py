@@ -77,6 +77,9 @@ _RANGES = {
     "layer_decay": _Range("the decay of the rate by layer", _ABOVE_0, lambda value: 0 < value <= 1),
     "ema_decay": _Range("the decay of the average", _BELOW_1, lambda value: 0 <= value < 1),
     "patience": _at_least("the patience", 0, " epochs"),
+    "retries": _at_least("the retries", 0),
+    "minutes": _Range("the minutes", "above 0", lambda value: math.isfinite(value) and value > 0),
+    "steps": _at_least("steps", 1),
     "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
 }
 
@@ -107,10 +110,15 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
             f"the learning rate of AdamW must be {_ADAMW_LR:g} or less, got {recipe.lr:g}: a step changes each weight "
             "by about the rate; 0.001 is usual",
         )
-    if recipe.flip_probe and not (recipe.probe and recipe.flip):
+    if recipe.flip_probe and not (recipe.flip and (recipe.probe or recipe.pixel_probe)):
         yield Problem(
-            ("flip_probe", "probe", "flip"),
-            "whether to mirror is tried with the linear probe: set probe and flip, or not flip_probe",
+            ("flip_probe", "probe", "pixel_probe", "flip"),
+            "whether to mirror is tried with a linear probe: set flip and probe or pixel_probe, or not flip_probe",
+        )
+    if recipe.pixel_probe and recipe.fine_tune:
+        yield Problem(
+            ("pixel_probe", "fine_tune"),
+            "the baseline of fine-tuning is the linear probe of features: set probe, or not pixel_probe",
         )
     if recipe.frozen_bn and recipe.precise_bn_images:
         yield Problem(

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe
+from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe, PixelBaseline, Retry
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.data_loader import (
@@ -40,12 +40,13 @@ class TrainingRun:
         validation: validation images.
         preprocessing: of the bundle.
         workers: processes that load images.
-        unaugmented: the training images as they are evaluated, if a linear probe is to initialize the head; None if the
-            head is of their classes already.
+        unaugmented: the training images as they are evaluated, for a linear probe of the features or of pixels; None if
+            the recipe has none, or the head is of their classes already.
         state: how far the run is; changed in place.
         best: weights and statistics of the best result so far, on the CPU.
         start: weights and statistics that the trials of the learning rate start from, on the CPU; empty before and
             after them.
+        initial: weights and statistics that the run starts from, on the CPU, to which it may go back.
     """
 
     trainer: Trainer
@@ -57,6 +58,7 @@ class TrainingRun:
     state: RunState = field(default_factory=RunState)
     best: dict[str, Tensor] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)
+    initial: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -77,21 +79,27 @@ class TrainingCallbacks:
         step: after some steps, with the loss of the last one and images/s.
         epoch: after each epoch, with its metrics.
         save: when a checkpoint is due.
-        save_every_s: seconds after which a checkpoint is due; it is always due at the end of an epoch.
+        save_every_s: seconds after which a checkpoint is due.
+        save_epoch: at the end of an epoch: a checkpoint may be due.
         stopping: whether the run is to end now, for example after a signal.
         features: after each batch whose features are computed, with the images so far and those in all.
         probe: when the linear probe is evaluated; None if it would take too long and there is none.
         lr_probe: when the learning rate is chosen.
+        pixels: when the logistic regression on small pixels is evaluated; None if it would take too long.
+        retry: when the run goes back to earlier weights and a lower rate.
     """
 
     step: Callable[[float, float], None]
     epoch: Callable[[Epoch], None]
     save: Callable[[], None]
     save_every_s: float
+    save_epoch: Callable[[], None]
     stopping: Callable[[], bool] = lambda: False
     features: Callable[[int, int], None] = lambda _done, _total: None
     probe: Callable[[LinearProbe | None], None] = lambda _: None
     lr_probe: Callable[[LearningRateProbe], None] = lambda _: None
+    pixels: Callable[[PixelBaseline | None], None] = lambda _: None
+    retry: Callable[[Retry], None] = lambda _: None
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

@@ -6,13 +6,13 @@ import math
 import time
 from collections.abc import Callable
 
-from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe
+from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe, PixelBaseline, Retry
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.initial_head import PROBE_BATCH
 from regnet_deploy.training.rate_probe import FACTORS, trial_steps
 from regnet_deploy.training.run import TrainingCallbacks, TrainingRun
 from regnet_deploy.training.run_directory import MetricsWriter
-from regnet_deploy.training.run_messages import epoch_line, lr_probe_line, probe_line
+from regnet_deploy.training.run_messages import epoch_line, lr_probe_line, pixels_line, probe_line, retry_line
 
 #: Seconds between two values of the loss in TensorBoard.
 _LOSS_INTERVAL_S = 1.0
@@ -42,7 +42,7 @@ def run_callbacks(
             )
         else:
             name, done = f"epoch {state.epoch + 1}/{recipe.epochs}", run.steps_done
-            total = recipe.epochs * run.steps_per_epoch
+            total = recipe.total_steps(run.steps_per_epoch)
         if shown != name:
             shown = name
             progress.step(name, total)
@@ -59,7 +59,7 @@ def run_callbacks(
 
     def features(done: int, images: int) -> None:
         if done <= PROBE_BATCH:
-            progress.step("features for the linear probe", images)
+            progress.step("images for the first classifier", images)
         progress.update(done)
 
     def probe(result: LinearProbe | None) -> None:
@@ -67,7 +67,48 @@ def run_callbacks(
         if result:
             metrics.scalars({"epoch/val_top1": result.val_top1, "epoch/val_loss": result.val_loss}, 0)
 
+    def pixels(result: PixelBaseline | None) -> None:
+        progress.message(pixels_line(result, recipe))
+
+    def retry(result: Retry) -> None:
+        progress.message(retry_line(result))
+
     def lr_probe(result: LearningRateProbe) -> None:
         progress.message(lr_probe_line(result))
 
-    return TrainingCallbacks(step, epoch, save, checkpoint_s, stopping, features, probe, lr_probe)
+    checkpoints = _Checkpoints(save, checkpoint_s)
+    return TrainingCallbacks(
+        step,
+        epoch,
+        checkpoints.save,
+        checkpoint_s,
+        checkpoints.save_if_cheap,
+        stopping,
+        features,
+        probe,
+        lr_probe,
+        pixels,
+        retry,
+    )
+
+
+class _Checkpoints:
+    """Writes checkpoints, and leaves them out where they would take more than a twentieth of the time.
+
+    An epoch of few small images is shorter than writing its checkpoint.
+    """
+
+    def __init__(self, save: Callable[[], None], every_s: float) -> None:
+        self._save, self._every_s = save, every_s
+        self._took = 0.0
+        self._saved = -math.inf
+
+    def save(self) -> None:
+        begin = time.monotonic()
+        self._save()
+        self._saved = time.monotonic()
+        self._took = self._saved - begin
+
+    def save_if_cheap(self) -> None:
+        if time.monotonic() - self._saved >= min(self._every_s, 20 * self._took):
+            self.save()

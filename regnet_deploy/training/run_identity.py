@@ -15,7 +15,7 @@ from regnet_deploy.bundle.manifest import Architecture, Preprocessing
 from regnet_deploy.errors import UsageError
 from regnet_deploy.images.dataset import ImageDataset
 from regnet_deploy.images.listing import ImageListing, ensure_several_classes
-from regnet_deploy.models.anynet import HEAD, AnyNet
+from regnet_deploy.models.anynet import HEAD, AnyNet, start_as_identity
 from regnet_deploy.models.weights import FILE as WEIGHTS
 from regnet_deploy.models.weights import weights_from_bytes
 from regnet_deploy.training.checkpoint import Checkpoint
@@ -84,6 +84,8 @@ class RunIdentity:
             start, own = weights_from_bytes(self.bundle.read(WEIGHTS)), model.state_dict()
             kept = {name: value for name, value in start.items() if self.has_head or not name.startswith(HEAD)}
             model.load_state_dict({**own, **kept})  # with other classes, the head keeps its random weights
+        elif self.recipe.zero_gamma:
+            start_as_identity(model)
         return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe
+from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe, PixelBaseline, Retry
 from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import RunState
@@ -13,8 +13,8 @@ from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.run_identity import RunIdentity, seen_before, validated_before
 
 
-def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
-    """Report the dataset, what will be removed from the bundle, and the fitted recipe."""
+def describe_start(identity: RunIdentity, progress: Progress) -> None:
+    """Report the dataset, and what will be removed from the bundle."""
     dataset, classes_before = identity.dataset, identity.bundle.architecture.classes
     for line in (*dataset_lines(dataset), *validated_before(identity), *seen_before(identity)):
         progress.message(line)
@@ -28,7 +28,11 @@ def describe_start(identity: RunIdentity, recipe: Recipe, progress: Progress) ->
             "these were made with the earlier weights, and are removed at the end of the training: "
             f"{', '.join(removed)}"
         )
-    fitted = identity.recipe
+
+
+def describe_recipe(identity: RunIdentity, recipe: Recipe, progress: Progress) -> None:
+    """Report the fitted recipe; ``recipe`` has the values that the user gave."""
+    fitted, dataset = identity.recipe, identity.dataset
     oversized = replace(fitted, batch_size=recipe.batch_size).oversized_batch(len(dataset.train))
     if oversized:
         progress.message(oversized)
@@ -85,6 +89,29 @@ def probe_line(probe: LinearProbe | None) -> str:
     return f"{line}; {probe.mirrored_top1:.2%} if mirrored: {decided}"
 
 
+def pixels_line(pixels: PixelBaseline | None, recipe: Recipe) -> str:
+    """Return one line on the logistic regression on small pixels; None is one that would take too long."""
+    if pixels is None:
+        return "no logistic regression on pixels to compare with: with so many classes it would take too long"
+    line = (
+        f"logistic regression on {pixels.side} x {pixels.side} pixels, the baseline: {pixels.val_top1:.2%} of "
+        f"{pixels.val_images:,} validation images right ({pixels.seconds:.1f} s)"
+    )
+    if not recipe.flip_probe:
+        return line
+    mirrored = f"of {pixels.tested:,} images {pixels.right:,} right, {pixels.mirrored_right:,} if mirrored"
+    decided = "images are mirrored at random" if pixels.mirror_safe else "no image is mirrored, as with --no-flip"
+    return f"{line}; {mirrored}: {decided}"
+
+
+def retry_line(retry: Retry) -> str:
+    """Return one line on a return to earlier weights."""
+    return (
+        f"epoch {retry.epoch}: {retry.reason}: back to the best weights so far, or to the first ones, with learning "
+        f"rate {retry.lr:g} for 128 images"
+    )
+
+
 def lr_probe_line(probe: LearningRateProbe) -> str:
     """Return one line on the trials of the learning rate."""
     return f"learning rate {probe} ({probe.seconds:.1f} s)"
@@ -92,17 +119,11 @@ def lr_probe_line(probe: LearningRateProbe) -> str:
 
 def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:
     """Return one line on an epoch; ``*`` is at the best result so far."""
-    best = state.best_epoch == values.epoch
-    averaged = ""
-    if values.average_val_top1 is not None:
-        averaged = (
-            f"; averaged: val loss {values.average_val_loss:.3f}, top-1 {values.average_val_top1:.2%}"
-            f"{' *' if best and state.best_averaged else ''}"
-        )
+    best = " *" if state.best_epoch == values.epoch else ""
+    of_average = "val loss (averaged weights)" if values.averaged else "val loss"
     return (
         f"epoch {values.epoch}/{epochs}: train loss {values.train_loss:.3f}, top-1 {values.train_top1:.1%}; "
-        f"val loss {values.val_loss:.3f}, top-1 {values.val_top1:.2%}"
-        f"{' *' if best and not state.best_averaged else ''}{averaged}; "
+        f"{of_average} {values.val_loss:.3f}, top-1 {values.val_top1:.2%}{best}; "
         f"lr {values.lr:.4g}, {values.speed}, {values.seconds:.1f} s"
     )
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, nothing_begun, stop_signals
 from regnet_deploy.training.loop import fit
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
-from regnet_deploy.training.run import DivergenceError, TrainingRun
+from regnet_deploy.training.run import DivergenceError, TrainingRun, weights_of
 from regnet_deploy.training.run_callbacks import run_callbacks
 from regnet_deploy.training.run_directory import (
     default_directory,
@@ -76,8 +77,9 @@ from regnet_deploy.training.run_identity import (
     is_already_trained,
     is_committed,
 )
-from regnet_deploy.training.run_messages import describe_start, early_line
+from regnet_deploy.training.run_messages import describe_recipe, describe_start, early_line
 from regnet_deploy.training.stored_images import ImageStore, image_store
+from regnet_deploy.training.time_budget import Plan, planned_steps, steps_that_fit, with_steps
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
 
@@ -145,6 +147,7 @@ def train(
         UsageError: options that do not fit the bundle, the images, the device or the unfinished run; or the loss
             diverged.
     """
+    begun = time.perf_counter()
     if options.finish and options.restart:
         raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
     if options.finish:
@@ -177,8 +180,16 @@ def train(
         shares = (val_split, options.test_split)
         dataset = build_dataset(listing, checked, val_split=val_split, test_split=options.test_split, seed=given.seed)
         images = len(dataset.train)
-        start = starting_recipe(recipe, bundle, dataset.classes, images).for_channels(bundle.preprocessing.channels)
-        identity = RunIdentity(bundle, dataset, start.fitted(images))
+
+        def recipe_of_steps(steps: int | None) -> Recipe:
+            planned = recipe if steps is None else with_steps(recipe, steps)
+            start = starting_recipe(planned, bundle, dataset.classes, images)
+            return start.for_channels(bundle.preprocessing.channels).fitted(images)
+
+        before_this = checkpoint.identity["recipe"] if checkpoint else None
+        if before_this is None and bundle.manifest.training and not options.restart:
+            before_this = bundle.manifest.training.recipe
+        identity = RunIdentity(bundle, dataset, recipe_of_steps(planned_steps(given, before_this)))
         if options.restart:
             drop_checkpoint(directory)  # only now, when it is known that the images can be used
         if checkpoint and is_committed(checkpoint, bundle):
@@ -200,13 +211,15 @@ def train(
                     "on the test images"
                 )
             return bundle
-        describe_start(identity, given, progress)
+        describe_start(identity, progress)
         del checked, listing  # half a gigabyte for ImageNet
-        return _run(identity, options, shares, directory, store, checkpoint, progress, begin=before.close)
+        plan = Plan(recipe_of_steps, given, begun)
+        return _run(identity, plan, options, shares, directory, store, checkpoint, progress, begin=before.close)
 
 
 def _run(
     identity: RunIdentity,
+    plan: Plan,
     options: TrainOptions,
     shares: tuple[float, float | None],
     directory: Path,
@@ -225,20 +238,32 @@ def _run(
         return make_trainer(model, execution, recipe, preprocessing)
 
     if checkpoint:
+        describe_recipe(identity, plan.given, progress)
         autotune, description, samples = _resumed_autotune(checkpoint, progress), *_constants(checkpoint)
         description = description.replace(root=str(dataset.source.root))  # it may have been moved
     else:
         torch.set_num_threads(options.execution.threads or available_cores())
         autotune = _execution(options.execution, trainer_for, training, progress)
+        if recipe.minutes is not None:
+            fitted = steps_that_fit(
+                trainer_for(autotune.execution),
+                training,
+                validation,
+                _workers(options, autotune, training.in_memory),
+                60 * recipe.minutes - (time.perf_counter() - plan.begun),
+            )
+            recipe = plan.recipe(fitted.steps)
+            identity, training.recipe = replace(identity, recipe=recipe), recipe
+            progress.message(f"{recipe.minutes:g} minutes: {fitted}")
+        describe_recipe(identity, plan.given, progress)
         description = describe_run(identity, autotune.execution, training, new_run_name(directory), shares)
         samples = sample_images(dataset, preprocessing, recipe.seed)
-    workers = (
-        default_workers(autotune.execution.device, training.in_memory) if options.workers is None else options.workers
-    )
+    workers = _workers(options, autotune, training.in_memory)
     unaugmented = None
-    if recipe.probe and not identity.has_head:
+    if recipe.pixel_probe or (recipe.probe and not identity.has_head):
         unaugmented = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
     run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers, unaugmented)
+    run.initial = weights_of(model)
     if checkpoint:
         checkpoint.restore(run.trainer)
         run.state, run.best, run.start = checkpoint.state, dict(checkpoint.best), dict(checkpoint.start)
@@ -281,6 +306,11 @@ def _run(
     for line in left_out_lines("could not be read any more during training", bundle.training.data.unreadable):
         progress.message(line)
     return bundle
+
+
+def _workers(options: TrainOptions, autotune: Autotune, in_memory: bool) -> int:
+    """Return the number of processes that load images."""
+    return default_workers(autotune.execution.device, in_memory) if options.workers is None else options.workers
 
 
 def _constants(checkpoint: Checkpoint) -> tuple[RunDescription, Mapping[str, Tensor]]:

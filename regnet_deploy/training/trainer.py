@@ -87,8 +87,11 @@ class Trainer:
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
-        """Load weights and statistics, and set the state of the optimizer to 0."""
+        """Load weights and statistics, and set the state of the optimizer to 0; the average begins anew."""
         self.model.load_state_dict(dict(weights))
+        if self.average:
+            self.average.module.load_state_dict(dict(weights))
+            self.average.n_averaged.zero_()
         for value in self.optimizer_state().values():
             value.zero_()
 
@@ -138,8 +141,7 @@ def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preproc
     forward = torch.compile(model) if execution.compiled else model
     average = None
     if recipe.ema_decay:
-        update = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-        average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+        average = _moving_average(model, recipe.ema_decay)
     trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift, average)
     trainer.train_mode()
     return trainer
@@ -160,6 +162,20 @@ def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         moments = torch.zeros_like(parameter), torch.zeros_like(parameter)
         optimizer.state[parameter].update(zip(_ADAMW, (*moments, step), strict=True))
     return optimizer
+
+
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel:
+    """Return an exponential moving average, whose decay is lower at its start: it forgets the first weights.
+
+    After n updates it is (1 + n) / (10 + n), if that is less, as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def update(averaged: Any, current: Any, _: Any) -> None:
+        count = int(average.n_averaged)  # of the average itself: what is passed here is on the GPU
+        get_ema_multi_avg_fn(min(decay, (1 + count) / (10 + count)))(averaged, current, _)  # type: ignore[no-untyped-call]
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
 
 
 def _parameter_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

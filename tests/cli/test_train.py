@@ -94,7 +94,7 @@ def test_a_network_that_learned_nothing_is_compared_with_a_constant_answer(cli: 
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
     assert "a network that always answered dark would be right on 50.00% of the validation images" in said
-    assert said[-2].startswith("always answering dark gives 50.00%, and the network is no")
+    assert said[-2].startswith("always answering dark gives 50.00%, and the network is no"), said
 
 
 @pytest.mark.parametrize(

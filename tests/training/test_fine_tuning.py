@@ -21,6 +21,7 @@ from regnet_deploy.training import initial_head, linear_probe, train
 from regnet_deploy.training import run as training_run
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.fine_tuning import fine_tuning_recipe
+from regnet_deploy.training.auto_recipe import scratch_recipe
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
@@ -180,7 +181,7 @@ def test_a_mapping_with_fine_tune_false_trains_from_scratch_and_says_so(
 ) -> None:
     trained = train.train(imported.path, data, {**SHORT, "fine_tune": False}, options, recorded_progress)
     assert "training from scratch: the weights imported from net.pth are not used" in recorded_progress.text
-    assert trained.training.recipe == Recipe(**SHORT).fitted(30).to_json()
+    assert trained.training.recipe == scratch_recipe(SHORT, 30).fitted(30).to_json()
     assert trained.training.lineage.start_sha256 is None
     assert trained.training.probe is None
     assert trained.manifest.imported is None
@@ -212,7 +213,7 @@ def test_trained_weights_of_the_same_classes_are_trained_anew_as_before(
 ) -> None:
     first = train.train(bundle.path, data, SHORT, options, recorded_progress)
     again = train.train(bundle.path, data, {**SHORT, "lr": 0.05}, options, recorded_progress)
-    assert first.training.recipe == Recipe(**SHORT).fitted(30).to_json()
+    assert first.training.recipe == scratch_recipe(SHORT, 30).fitted(30).to_json()
     assert again.training.lineage.start_sha256 is None
     assert "fine-tuning" not in recorded_progress.text
     more = train.train(bundle.path, data, {**SHORT, "fine_tune": True}, options, recorded_progress)
@@ -435,7 +436,7 @@ def test_a_recipe_of_scratch_has_the_json_of_earlier_versions() -> None:
         ({"body_lr": 2.0}, "must be 0 to 1, got 2.0"),
         ({"fine_tune": True, "frozen_bn": True}, "set precise_bn_images to 0"),
         ({"probe": True}, "set fine_tune"),
-        ({"fine_tune": True, "probe": True, "flip": False, "flip_probe": True}, "set probe and flip"),
+        ({"fine_tune": True, "probe": True, "flip": False, "flip_probe": True}, "set flip and probe or pixel_probe"),
     ],
 )
 def test_recipes_that_contradict_themselves_are_refused(values: dict, message: str) -> None:

@@ -45,7 +45,8 @@ def unfinished(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
         with pytest.raises(Stop):
-            train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), options, recorded_progress)
+            often = dataclasses.replace(options, checkpoint_s=0)
+            train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), often, recorded_progress)
     return bundle
 
 

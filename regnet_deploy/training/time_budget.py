@@ -1,0 +1,99 @@
+"""How many steps fit into a time: the speed of steps and of validation is measured before the first epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, batches_from, load, number_batches
+from regnet_deploy.training.evaluate import evaluate
+from regnet_deploy.training.rate_probe import FACTORS, SHARE
+from regnet_deploy.training.recipe import Recipe, steps_per_epoch
+from regnet_deploy.training.trainer import Trainer
+
+#: Share of the time for which steps are measured, and the fewest seconds and steps of that.
+_SHARE, _SECONDS, _STEPS = 0.02, 1.0, 3
+#: Validation images that are measured.
+_VALIDATED = 256
+#: Share of the time, and seconds, that are kept for what is not steps: the pixel baseline, checkpoints, the bundle.
+_RESERVE, _RESERVE_S = 0.04, 2.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run gets its length.
+
+    Attributes:
+        recipe: the fitted recipe for a number of steps; None for those of its epochs.
+        given: the values that the user gave.
+        begun: ``time.perf_counter()`` when the command began.
+    """
+
+    recipe: Callable[[int | None], Recipe]
+    given: Recipe
+    begun: float
+
+
+def with_steps(recipe: Recipe | Mapping[str, Any], steps: int) -> Recipe | Mapping[str, Any]:
+    """Return a recipe, or some values of one, with a number of steps."""
+    return replace(recipe, steps=steps) if isinstance(recipe, Recipe) else {**recipe, "steps": steps}
+
+
+def planned_steps(given: Recipe, before: Mapping[str, Any] | None) -> int | None:
+    """Return the steps that an earlier run had, or has, if its time was the same; None if they are to be measured."""
+    if given.minutes is None or before is None or before.get("minutes") != given.minutes:
+        return given.steps
+    steps: int | None = before.get("steps")
+    return steps
+
+
+@dataclass(frozen=True)
+class FittedSteps:
+    """How many steps fit into a time, 1 or more, and the measured images/s of steps."""
+
+    steps: int
+    images_per_s: float
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"{self.steps:,} step{'' if self.steps == 1 else 's'} fit, at {self.images_per_s:,.0f} images/s"
+
+
+def steps_that_fit(
+    trainer: Trainer, training: TrainingDataset, validation: EvaluationDataset, workers: int, seconds: float
+) -> FittedSteps:
+    """Return how many training steps, with the validation after each epoch, take so many seconds.
+
+    Args:
+        trainer: is changed: it runs steps with learning rate 0.
+        training: images of the steps.
+        validation: images of each validation.
+        workers: processes that load images.
+        seconds: time of the run that is left.
+    """
+    recipe, pin = trainer.recipe, trainer.execution.device == "cuda"
+    per_epoch = steps_per_epoch(len(training), recipe.batch)
+    begun, measured = time.perf_counter(), 0
+    step_begun = begun
+    for batch in load(training, batches_from(recipe, len(training), 0, 0), workers, pin):
+        if len(batch.labels) > 1:
+            trainer.step(batch, 0.0)
+        trainer.synchronize()
+        if not measured:  # the first one prepares buffers
+            step_begun = time.perf_counter()
+        measured += 1
+        if measured > _STEPS and time.perf_counter() - step_begun >= max(_SECONDS, _SHARE * seconds):
+            break
+    now = time.perf_counter()
+    step_s = (now - step_begun) / (measured - 1) if measured > 1 else now - begun
+    count = min(len(validation), _VALIDATED)
+    begin = time.perf_counter()
+    evaluate(trainer, load(validation, number_batches(count, recipe.batch), 0, pin), validation.preprocessing)
+    validation_s = (time.perf_counter() - begin) * len(validation) / count
+    left = seconds * (1 - _RESERVE) - _RESERVE_S - (time.perf_counter() - begun)
+    trials = 1 + (len(FACTORS) * SHARE if recipe.lr_probe else 0)
+    steps = math.floor(left / (step_s * trials + validation_s / per_epoch))
+    return FittedSteps(max(1, steps), recipe.batch / step_s)
