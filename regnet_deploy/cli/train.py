@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +215,12 @@ def command(
     with terminal_progress() as progress:
         bundle = train(bundle_path, data, given, options, progress)
     training = bundle.training
-    compared = baseline(bundle)
+    compared, following = baseline(bundle), f"regnet-deploy export{bundle.argument}"
     if compared and compared.verdict:
-        print_message(
-            f"always answering {compared.label} gives {compared.top1:.2%}, and {compared.verdict}: check images and "
-            "labels, train on more images or longer"
-        )
+        print_message(f"always answering {compared.label} gives {compared.top1:.2%}, and {compared.verdict}")
+        following = "train longer (--minutes) or on more images"
+        if data is not None:
+            following = f"regnet-deploy check {shlex.quote(str(data))}, and {following}"
     if as_json:
         shown = None if compared is None else dataclasses.asdict(compared)
         print_json({"bundle": str(bundle.path), **training_summary(training), "baseline": shown})
@@ -229,5 +230,5 @@ def command(
         f"{bundle.path}: weights of {training.best_name}, {best.val_top1:.2%} of {best.val_images:,} validation images "
         f"right; {f'{training.test}; ' if training.test else ''}{training.data.train_images:,} images, "
         f"{training.seconds:.0f} s - "
-        f"next: regnet-deploy export{bundle.argument}"
+        f"next: {following}"
     )

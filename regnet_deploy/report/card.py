@@ -43,7 +43,8 @@ class Baseline:
     Attributes:
         label: of that class.
         top1: share of the validation images that are of that class.
-        verdict: in words, if the trained network is not better; empty if it is.
+        verdict: in words, if the trained network is not better than that, or than a logistic regression on small
+            pixels; empty if it is better than both.
     """
 
     label: str
@@ -137,6 +138,11 @@ def baseline(bundle: Bundle) -> Baseline | None:
         verdict = (
             f"the network is not clearly better than that: {measured.val_images:,} images give a 95 % interval of "
             f"{measured.low * 100:.2f} to {measured.high * 100:.2f} %"
+        )
+    elif training.pixels and measured.val_top1 <= training.pixels.val_top1:
+        verdict = (
+            f"a logistic regression on {training.pixels.side} x {training.pixels.side} pixels has "
+            f"{training.pixels.val_top1 * 100:.2f} %: the network is no better than that"
         )
     return Baseline(labels[largest], share, verdict)
 

@@ -90,11 +90,33 @@ def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(
 
 
 def test_a_network_that_learned_nothing_is_compared_with_a_constant_answer(cli: Any, bundle: Path, data: Path) -> None:
+    draw = np.random.default_rng(0)
+    for path in data.glob("*/*.png"):  # nothing tells the classes apart
+        Image.fromarray(draw.integers(0, 256, (16, 16), np.uint8)).save(path)
     done = cli("train", bundle, "--data", data, "--val-split", "0.5", *QUICK, "--lr", "1e-9")
     assert done.returncode == 0, done.stderr
     said = done.stderr.splitlines()
     assert "a network that always answered dark would be right on 50.00% of the validation images" in said
-    assert said[-2].startswith("always answering dark gives 50.00%, and the network is no"), said
+    assert said[-2].startswith("always answering dark gives 50.00%, and ")
+    assert said[-1].endswith(f"next: regnet-deploy check {data}, and train longer (--minutes) or on more images")
+    assert "export" not in said[-1]
+
+
+def test_a_run_has_one_length(cli: Any, bundle: Path, data: Path) -> None:
+    done = cli("train", bundle, "--data", data, "--steps", "5", "--minutes", "1")
+    assert_one_line(done, "--steps and --minutes say how long the run is: give one of them")
+
+
+def test_a_run_of_minutes_says_how_many_steps_fit(cli: Any, bundle: Path, data: Path) -> None:
+    minutes = ["--minutes", "0.1", "--batch-size", "8", "--device", "cpu", "--precision", "fp32"]
+    done = cli("train", bundle, "--data", data, *minutes)
+    assert done.returncode == 0, done.stderr
+    assert any(line.startswith("0.1 minutes: ") and " fit, at " in line for line in done.stderr.splitlines())
+    recipe = open_bundle(bundle).manifest.training.recipe
+    assert recipe["minutes"] == 0.1
+    assert recipe["steps"] >= 1
+    done = cli("train", bundle, "--data", data, *minutes)  # the steps that were measured then
+    assert "is already trained like this" in done.stderr
 
 
 @pytest.mark.parametrize(
