@@ -19,6 +19,7 @@ from regnet_deploy.models.anynet import (
     Projection,
     SqueezeExcitation,
     initialize,
+    start_as_identity,
 )
 from regnet_deploy.space.complexity import network_complexity, stage_resolutions
 from regnet_deploy.space.network import Network
@@ -275,3 +276,15 @@ def test_a_gray_network_takes_one_channel():
     model = AnyNet(network, 4, seed=0).eval()
     assert model.get_submodule("stem.conv").weight.shape == (8, 1, 3, 3)
     assert model(torch.zeros(2, 1, 20, 20)).shape == (2, 4)
+
+
+def test_blocks_start_as_their_shortcuts() -> None:
+    network = Network((2, 2), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=16)
+    model = AnyNet(network, 3, seed=0)
+    start_as_identity(model)
+    model.train()
+    images = torch.rand(4, 16, 8, 8)
+    block = model.get_submodule("s1.b2")
+    assert torch.equal(block(images), images)
+    first = model.get_submodule("s1.b1")
+    assert torch.equal(first(images), torch.relu(first.bn(first.proj(images))))

@@ -19,9 +19,9 @@ from regnet_deploy.report.card import model_card
 from regnet_deploy.report.sections import card_sections
 from regnet_deploy.training import initial_head, linear_probe, train
 from regnet_deploy.training import run as training_run
+from regnet_deploy.training.auto_recipe import scratch_recipe
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.fine_tuning import fine_tuning_recipe
-from regnet_deploy.training.auto_recipe import scratch_recipe
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer

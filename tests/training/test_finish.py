@@ -44,8 +44,8 @@ def unfinished(
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "step", stopping)
+        often = dataclasses.replace(options, checkpoint_s=0)
         with pytest.raises(Stop):
-            often = dataclasses.replace(options, checkpoint_s=0)
             train.train(bundle.path, data, dataclasses.replace(recipe, epochs=6), often, recorded_progress)
     return bundle
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from regnet_deploy.bundle import Bundle
+from regnet_deploy.bundle.training import Retry
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.weights import FILE, weights_from_bytes
 from regnet_deploy.training import run as training_run
@@ -155,3 +156,88 @@ def test_a_warm_up_as_long_as_the_run_is_refused(
     recipe = dataclasses.replace(RECIPE, warmup_steps=12)
     with pytest.raises(UsageError, match="warm-up steps must be 0 to 11 in a run of 12, got 12"):
         train.train(bundle.path, data, recipe, options, recorded_progress)
+
+
+@pytest.fixture
+def diverging(monkeypatch: pytest.MonkeyPatch):
+    """Let steps of a rate above 0.004 have a loss that is not finite."""
+    step = Trainer.step
+
+    def limited(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
+        result = step(self, batch, rate, at)
+        return (torch.tensor(float("nan")), result[1]) if rate > 0.004 else result
+
+    monkeypatch.setattr(Trainer, "step", limited)
+
+
+DIVERGES = dataclasses.replace(RECIPE, lr=0.1, ema_decay=0.5, retries=1)  # 0.00625 for the batches of 8
+
+
+@pytest.mark.usefixtures("diverging")
+def test_a_run_that_diverges_goes_back_and_has_a_quarter_of_the_rate(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    trained = train.train(bundle.path, data, DIVERGES, options, recorded_progress)
+    assert trained.training.retries == (Retry(epoch=1, lr=0.025, reason="the loss was not finite"),)
+    assert "epoch 1: the loss was not finite: back to " in recorded_progress.text
+    assert len(trained.training.history) == DIVERGES.epochs
+    weights = trained.read(FILE)
+    recipe = dataclasses.replace(DIVERGES, lr=0.025, retries=0)
+    lower = train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert weights == lower.read(FILE)  # nothing is left of the steps that diverged
+
+
+@pytest.mark.usefixtures("diverging")
+def test_a_run_without_a_retry_left_ends(bundle: Bundle, data: Path, options: TrainOptions, recorded_progress) -> None:
+    with pytest.raises(UsageError, match="training diverged, the bundle is unchanged; give a lower --lr"):
+        train.train(bundle.path, data, dataclasses.replace(DIVERGES, lr=0.5), options, recorded_progress)
+    assert not bundle.is_trained
+
+
+@pytest.mark.usefixtures("diverging")
+def test_a_run_that_went_back_continues_to_the_bit(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train.train(bundle.path, data, DIVERGES, options, recorded_progress)
+    often, message = dataclasses.replace(options, checkpoint_s=0, restart=True), recorded_progress.message
+
+    def stopped(text: str) -> None:
+        message(text)
+        if text.startswith("epoch 2/"):
+            raise KeyError
+
+    monkeypatch.setattr(recorded_progress, "message", stopped)
+    with pytest.raises(KeyError):
+        train.train(bundle.path, data, DIVERGES, often, recorded_progress)
+    monkeypatch.setattr(recorded_progress, "message", message)
+    continued = train.train(bundle.path, data, DIVERGES, options, recorded_progress)
+    assert "resuming at epoch 2 step 3" in recorded_progress.text
+    assert continued.training.retries == whole.training.retries
+    assert continued.files[FILE].sha256 == whole.files[FILE].sha256
+
+
+def test_a_run_that_has_learned_nothing_after_a_fifth_of_its_epochs_goes_back(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = training_run.evaluate
+    results = iter([(1 / 3, 1.2), (1 / 3, 1.2), (1 / 3, 1.2), (0.5, 1.2)])  # of 3 classes, the constant has ln 3 = 1.10
+
+    def scripted(*arguments: object) -> object:
+        top1, loss = next(results)
+        return dataclasses.replace(evaluate(*arguments), top1=top1, loss=loss)
+
+    monkeypatch.setattr(training_run, "evaluate", scripted)
+    recipe = dataclasses.replace(RECIPE, lr=0.16, retries=2)
+    training = train.train(bundle.path, data, recipe, options, recorded_progress).training
+    reason = "it was no better than a constant answer"
+    assert training.retries == (Retry(epoch=2, lr=0.04, reason=reason), Retry(epoch=3, lr=0.01, reason=reason))
+    assert training.best.epoch == 4
+
+
+def test_the_last_epoch_has_the_steps_that_are_left(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    recipe = dataclasses.replace(RECIPE, steps=7)
+    training = train.train(bundle.path, data, recipe, options, recorded_progress).training
+    assert (training.recipe["steps"], training.recipe["epochs"], len(training.history)) == (7, 3, 3)
+    assert training.early is None
