@@ -18,8 +18,8 @@ BATCHES = ((100_000, 128), (20_000, 64), (0, 32))
 STEP_RATE, STEP_BATCH = 0.1, 32
 #: Shares of the steps: for warm-up, and that of the window of the moving average.
 WARMUP, AVERAGE = 0.1, 0.1
-#: Fewest images -> smallest area of a random crop.
-CROP_AREAS = ((500_000, 0.08), (50_000, 0.25), (0, 0.5))
+#: Fewest images that the run sees, in all epochs -> smallest area of a random crop: a short run needs easy images.
+CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (100_000, 0.5), (0, 0.7))
 WEIGHT_DECAY = 5e-5
 #: Share of the epochs after which a run ends if none of them was better, and the fewest.
 PATIENCE, FEWEST_WAITED = 0.4, 10
@@ -50,7 +50,7 @@ def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "weight_decay": WEIGHT_DECAY,
         "decay_norms": False,
         "warmup_steps": min(steps - 1, round(WARMUP * steps)) if warmup_epochs is None else warmup_epochs * of_epoch,
-        "crop_area": _of_images(CROP_AREAS, images),
+        "crop_area": _of_images(CROP_AREAS, steps * batch),
         "pixel_probe": True,
         "flip_probe": flip and "flip" not in named,
         "precise_bn_images": 0,
