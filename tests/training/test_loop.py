@@ -170,7 +170,9 @@ def diverging(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Trainer, "step", limited)
 
 
-DIVERGES = dataclasses.replace(RECIPE, lr=0.1, warmup_epochs=0, ema_decay=0.5, retries=1)  # 0.00625 for the batches of 8
+DIVERGES = dataclasses.replace(
+    RECIPE, lr=0.1, warmup_epochs=0, ema_decay=0.5, retries=1
+)  # 0.00625 for the batches of 8
 
 
 @pytest.mark.usefixtures("diverging")
