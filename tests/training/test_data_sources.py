@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,8 +48,24 @@ def write_csv(images: Images, folder: Path) -> Path:
     return Path(f"{folder / 'labels.csv'}#label=species")
 
 
+def write_shards(images: Images, folder: Path) -> Path:
+    """Two shards of each split, in the order of the names, so that they sort as in the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for split in dict.fromkeys(image[0] for image in images):
+        own = [image for image in images if image[0] == split]
+        for number, part in enumerate((own[: len(own) // 2], own[len(own) // 2 :])):
+            with tarfile.open(folder / f"{split}-{number:03}.tar", "w") as archive:
+                for _, label, name, content in part:
+                    for member, data in ((name, content), (f"{name[:-4]}.cls", label.encode())):
+                        info = tarfile.TarInfo(f"{label}/{member}")
+                        info.size = len(data)
+                        archive.addfile(info, io.BytesIO(data))
+    return folder
+
+
 Writer = Callable[[Images, Path], Path]
-WRITERS: dict[str, Writer] = {"csv": write_csv}
+WRITERS: dict[str, Writer] = {"csv": write_csv, "shards": write_shards}
 
 
 @pytest.fixture(params=WRITERS)
@@ -112,6 +130,7 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_notices_other_data
     source: Path,
     recipe: Recipe,
     options: TrainOptions,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = dataclasses.replace(options, checkpoint_s=0)
@@ -127,10 +146,10 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_notices_other_data
         patch.setattr(Trainer, "step", some_steps)
         with pytest.raises(KeyboardInterrupt):
             train.train(second.path, source, recipe, options)
-    write([each for each in images_of(data) if each[2] != "001.png"], source.parent)
+    write([each for each in images_of(data) if each[2] != "001.png"], tmp_path / "other")
     with pytest.raises(UsageError, match="differs in data images"):
         train.train(second.path, source, recipe, options)
-    write(images_of(data), source.parent)
+    write(images_of(data), tmp_path / "other")
     assert train.train(second.path, source, recipe, options).read(FILE) == whole
 
 
