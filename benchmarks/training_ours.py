@@ -56,7 +56,7 @@ class Epochs(NoProgress):
 
     def message(self, line: str) -> None:
         """Take the time of a line."""
-        if found := re.match(r"epoch (\d+)/", line):
+        if found := re.match(r"epoch (\d+)[/:]", line):
             self.at[int(found[1])] = time.time()
 
 

@@ -65,8 +65,8 @@ class FirstEpoch(logging.Handler):
             self._begin()
 
 
-def train(epochs: int, out: Path, phases: Phases) -> None:
-    """Run train.py for so many epochs."""
+def train(epochs: int, out: Path, phases: Phases, *options: str) -> None:
+    """Run train.py for so many epochs, with more options."""
     arguments = {
         "--data-dir": GIVEN["data"],
         "--val-split": "val",
@@ -82,7 +82,7 @@ def train(epochs: int, out: Path, phases: Phases) -> None:
     }
     if GIVEN["images"] < BATCH:
         arguments["--batch-size"] = GIVEN["images"]  # else an epoch has no step
-    sys.argv = ["train.py", *(str(item) for pair in arguments.items() for item in pair)]
+    sys.argv = ["train.py", *(str(item) for pair in arguments.items() for item in pair), *options]
     summarize, log = utils.update_summary, logging.getLogger("train")
 
     def epoch(number: int, train_metrics: Any, eval_metrics: Any, *rest: Any, **named: Any) -> None:

@@ -295,3 +295,83 @@ def test_the_page_says_what_limited_the_runs_and_what_ran_meanwhile(page):
     assert page.limit_text(rows_of({"default": [60]})) == "the time"
     assert "Other programs" not in page.machine_text(rows)
     assert "kept 0.8 cores busy" in page.machine_text(rows_of({"default": [60]}, other_cores=0.8))
+
+
+def test_the_page_is_written_from_the_results(page):
+    results = page.RESULT.exists()
+    assert page.PAGE.exists() is results
+    assert not results or page.PAGE.read_text(encoding="utf-8") == page.page()
+
+
+def test_a_page_of_one_run_has_every_part(page, tmp_path, monkeypatch):
+    rows = rows_of({"default": [60], "yolo": [50], "tuned A": [61]})
+    rows = [{**row, "set": "digits, 100 a class"} for row in rows]
+    monkeypatch.setattr(page, "read_rows", lambda: rows)
+    monkeypatch.setattr(page, "SPEED", tmp_path / "none")
+    text = page.page()
+    assert "| digits, 100 a class | 60.0 | - | 50.0 | - | 61.0 |" in text
+    assert "| digits, 100 a class | 60 s, 9 | - | 60 s, 9 | - | 60 s, 9 |" in text
+    assert "| digits, 100 a class: 95 % | not reached | - | not reached | - | not reached |" in text
+    assert "| `train` | 2.0 | 1.0 | 0.5 |" in text
+    assert "Images a second" not in text
+
+
+def speeds(**rates: list[float]) -> list[dict[str, Any]]:
+    """Return the rows of one resolution, with these images a second of each side by turn."""
+    row = {"resolution": 64, "batch": 128, "images": 2560, "network": "RegNetY-4MF", "threads": 1, "before_s": 1.5}
+    names = {"ours": "ours", "timm": "timm", "last": "timm, channels last"}
+    return [
+        {**row, "side": names[side], "round": turn, "rates": [rate, rate], "other_cores": 0.0}
+        for side, values in rates.items()
+        for turn, rate in enumerate(values)
+    ]
+
+
+def test_the_faster_way_of_timm_counts(load, page):
+    rows = speeds(ours=[300.0, 330.0], timm=[200.0, 220.0], last=[180.0, 100.0])
+    (summed,) = load("training_speed").summary(rows)
+    assert summed == {
+        "resolution": 64,
+        "images_per_s": {"ours": 315.0, "timm": 210.0, "timm, channels last": 140.0},
+        "faster": "timm",
+        "ratio": {"value": 1.5, "low": 1.5, "high": 1.5},
+    }
+    part = page.speed_parts({"rows": rows, "summary": [summed]})
+    assert "| RegNetY-4MF, 64 pixels, batch 128 | 315 | 210 (timm) | 1.50 (1.50 to 1.50) |" in part[-1]
+    assert "1.5 s for 2,560 files" in part[1]
+
+
+def test_the_speed_of_training_is_measured_on_files_that_differ(load, tmp_path):
+    load("training_speed").write_images(tmp_path, 130, 24)
+    files = list(tmp_path.rglob("*.jpg"))
+    assert len(files) == 134
+    assert len({path.read_bytes() for path in files}) == 134
+    with Image.open(files[0]) as image:
+        assert image.size == (32, 24)
+
+
+@pytest.mark.slow
+def test_a_tiny_run_of_ours_is_measured_once(load, sets, archives, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torch")
+    module, file = load("training"), tmp_path / "training.jsonl"
+    monkeypatch.setitem(sets.SETS, "MNIST, 100 a class", sets.ImageSet("mnist", 12, 5, resolution=16))
+    monkeypatch.setattr(module, "BUDGETS", {16: 0.001})
+    command = ["training.py", "--mnist", str(archives.mnist), "--glyphs", str(archives.glyphs)]
+    command += ["--stamps", str(archives.stamps), "--peers", "none", "--timm", "none", "--json", str(file)]
+    command += ["--set", "MNIST, 100 a class", "--seed", "1", "--seconds", "1"]
+    monkeypatch.setattr("sys.argv", [*command, "--only", "old default", "--only", "default"])
+    module.main()
+    rows = {row["side"]: row for row in map(json.loads, file.read_text().splitlines())}
+    assert set(rows) == {"default", "old default"}
+    for row in rows.values():
+        assert (row["train_images"], row["val_images"], row["test_images"], row["classes"]) == (120, 30, 50, 10)
+        assert len(row["curve"]) == row["epochs"]
+        assert row["process_s"] > row["imports_s"] + row["seconds"]
+        assert 0 < row["curve"][-1][0] <= row["seconds"]
+    assert rows["old default"]["recipe"]["batch_size"] == 30
+    capsys.readouterr()
+    module.main()
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("sys.argv", [*command, "--only", "yolo"])
+    with pytest.raises(FileNotFoundError):
+        module.main()
