@@ -147,7 +147,7 @@ def main() -> None:
     phases.returned()
     training = trained.training
     for each in training.history:
-        phases.epoch(max(each.val_top1, each.average_val_top1 or 0.0), seen.at[each.epoch])
+        phases.epoch(each.val_top1, seen.at[each.epoch])
     tested = rd.evaluate(trained, given["test"], variants=()).to_json()["variants"]["model"]
     print(
         phases.report(
