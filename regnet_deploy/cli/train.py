@@ -149,6 +149,13 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     help="Folder for checkpoint, earlier weights and TensorBoard files.  [default: BUNDLE.training]",
 )
 @click.option(
+    "--track",
+    type=click.Choice(["tensorboard", "mlflow", "wandb"]),
+    multiple=True,
+    help="Where the run is shown while it trains (may be repeated); nothing is sent anywhere without it.  [default: "
+    "tensorboard, into the run directory]",
+)
+@click.option(
     "--checkpoint-seconds", type=FiniteFloat(0, 1e9), default=30.0, show_default=True, help="Time between checkpoints."
 )
 @click.option(
@@ -176,6 +183,7 @@ def command(
     checkpoint_seconds: float,
     restart: bool,
     finish: bool,
+    track: tuple[str, ...],
     as_json: bool,
     **recipe: Any,
 ) -> None:
@@ -198,9 +206,10 @@ def command(
     if data is None and not finish:
         raise UsageError("give a folder of images with --data DIR")
     open_bundle(bundle_path)  # reports a wrong path before torch is imported, which takes seconds
-    for module in ("torch", "safetensors", "PIL", "tensorboard"):
+    for module in ("torch", "safetensors", "PIL"):
         require(module, "train")
     from regnet_deploy.report.card import baseline
+    from regnet_deploy.tracking.trackers import DEFAULT_TRACKERS
     from regnet_deploy.training.commit import training_summary
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.train import TrainOptions, train
@@ -211,7 +220,16 @@ def command(
     given = {name: value for name, value in recipe.items() if value is not None}
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
     options = TrainOptions(
-        execution, workers, val_split, run_dir, restart, finish, checkpoint_seconds, test_split, cache
+        execution,
+        workers,
+        val_split,
+        run_dir,
+        restart,
+        finish,
+        checkpoint_seconds,
+        test_split,
+        cache,
+        track=track or DEFAULT_TRACKERS,
     )
     with terminal_progress() as progress:
         bundle = train(bundle_path, data, given, options, progress)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from regnet_deploy.bundle import Bundle, Manifest, update_bundle
 from regnet_deploy.bundle.measurements import EvaluatedVariant, EvaluationRecord
+from regnet_deploy.evaluation.answers import FILE, Answers, answers_to_bytes, summarize_answers
 from regnet_deploy.evaluation.metrics import Metrics
 from regnet_deploy.images.layout import split_of
 from regnet_deploy.profiling.machine import environment
@@ -18,13 +20,31 @@ MODEL = "model"
 
 
 def record_evaluation(bundle: Bundle, result: EvaluationResult) -> Bundle:
-    """Write the figures into the bundle, in place of earlier ones, and return the new bundle.
+    """Write figures, confusion and worst mistakes into the bundle, in place of earlier ones, and return the new bundle.
 
     Raises:
         BundleError: it cannot be written, or its weights were changed meanwhile.
     """
     parts = Manifest(evaluation=evaluation_record(result), environment=environment("evaluate"))
-    return update_bundle(bundle.path, parts, expect=bundle)
+    return update_bundle(bundle.path, parts, {FILE: answers_to_bytes(_answers(bundle, result))}, expect=bundle)
+
+
+def _answers(bundle: Bundle, result: EvaluationResult) -> Answers:
+    """Return the answers of the first variant, the weights, in short."""
+    from regnet_deploy.exporting.decoded_images import decode_images
+    from regnet_deploy.images.decode import ImageError
+
+    first = result.evaluations[0]
+
+    def pixels_of(rows: list[int]) -> Iterator[Any]:
+        numbers = [int(result.rows[row]) for row in rows]
+        for pixels in decode_images(result.images.source, numbers, bundle.preprocessing):
+            yield None if isinstance(pixels, ImageError) else pixels
+
+    where = f"the images of {evaluation_record(result).where}"
+    return summarize_answers(
+        result.labels, first.probabilities, result.image_name, pixels_of, where=where, variant=first.variant
+    )
 
 
 def evaluation_record(result: EvaluationResult) -> EvaluationRecord:

@@ -21,6 +21,8 @@ FILE = "weights.safetensors"
 METADATA = {"written_by": "regnet-deploy"}
 #: Evaluation pixels of some training images, of which ``export`` makes its golden set.
 SAMPLES = "samples.safetensors"
+#: Answers on the validation images, or on those of `evaluate`, in short: confusion and worst mistakes.
+ANSWERS = "answers.npz"
 #: Seed of the random weights of a bundle that is not trained.
 UNTRAINED_SEED = 0
 #: Parts and files of a bundle that were made with its weights.
@@ -32,6 +34,7 @@ _DERIVED = (
     "profile",
     "serving",
     "golden.safetensors",
+    ANSWERS,
     "*.onnx",
     "*.plan",
 )
@@ -49,6 +52,7 @@ class WeightsUpdate:
         training: how the weights were trained; None if it is not known.
         imported: where weights of another library come from.
         samples: ``samples.safetensors``; None if there are no training images.
+        answers: ``answers.npz``, the answers on the validation images; None if there are none.
         environment: command -> versions, machine and date that made the weights.
         evaluation: their accuracy on images that had no part in training.
     """
@@ -62,6 +66,7 @@ class WeightsUpdate:
     samples: bytes | None = None
     environment: Mapping[str, dict[str, Any]] | None = None
     evaluation: EvaluationRecord | None = None
+    answers: bytes | None = None
 
     def __post_init__(self) -> None:
         """Check the number of labels.
@@ -91,6 +96,8 @@ def replace_weights(bundle: Bundle, update: WeightsUpdate) -> Bundle:
     files = {FILE: weights_to_bytes(update.state)}
     if update.samples is not None:
         files[SAMPLES] = update.samples
+    if update.answers is not None:
+        files[ANSWERS] = update.answers
     manifest = Manifest(
         architecture=update.architecture,
         preprocessing=update.preprocessing,

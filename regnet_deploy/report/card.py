@@ -8,6 +8,7 @@ from typing import Any
 from regnet_deploy.bundle import Bundle, Manifest
 from regnet_deploy.bundle.manifest import Architecture
 from regnet_deploy.bundle.training import BestEpoch
+from regnet_deploy.evaluation.answers import Answers, answers_of
 from regnet_deploy.evaluation.metrics import Share
 from regnet_deploy.space.complexity import Cost, network_complexity
 
@@ -61,12 +62,14 @@ class ModelCard:
         stages: cost by stage.
         accuracy: None before training.
         baseline: with which to compare the accuracy; None before training, and in bundles without counts by class.
+        answers: confusion and worst mistakes; None before training, and in older bundles.
     """
 
     bundle: Bundle
     stages: tuple[StageRow, ...]
     accuracy: ValidationTop1 | None
     baseline: Baseline | None = None
+    answers: Answers | None = None
 
     @property
     def manifest(self) -> Manifest:
@@ -100,6 +103,7 @@ class ModelCard:
             "accuracy": None if self.accuracy is None else asdict(self.accuracy),
             "baseline": None if self.baseline is None else asdict(self.baseline),
             **{name: parts.get(name) for name in optional},
+            "answers": None if self.answers is None else self.answers.to_json(self.manifest.labels),
             "variants": parts.get("variants", {}),
             "files": {logical: vars(stored) for logical, stored in sorted(self.bundle.files.items())},
             "environment": parts.get("environment", {}),
@@ -111,10 +115,12 @@ def model_card(bundle: Bundle) -> ModelCard:
 
     Raises:
         MissingPart: it has no architecture.
+        BundleError: a file of it is damaged.
     """
     training = bundle.manifest.training
     measured = None if training is None else accuracy(training.best)
-    return ModelCard(bundle, _stages(bundle.architecture), measured, baseline(bundle))
+    answers = answers_of(bundle) if bundle.manifest.labels else None
+    return ModelCard(bundle, _stages(bundle.architecture), measured, baseline(bundle), answers)
 
 
 def accuracy(best: BestEpoch) -> ValidationTop1:

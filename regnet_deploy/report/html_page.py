@@ -8,6 +8,7 @@ from regnet_deploy.bundle.measurements import Latency
 from regnet_deploy.errors import require
 from regnet_deploy.html import HtmlFigure, figures_html, html_document, section_html
 from regnet_deploy.plotting import COLORS, GREY, MARKS, figure_to_svg
+from regnet_deploy.report.answers_section import STYLE, draw_matrix, has_matrix, mistakes_html
 from regnet_deploy.report.card import ModelCard
 from regnet_deploy.report.sections import card_sections, headline
 
@@ -19,8 +20,10 @@ def card_html(card: ModelCard) -> str:
         MissingExtra: matplotlib, which draws the figures, is not installed.
     """
     name = card.architecture.name
-    body = figures_html(card_figures(card)) + "".join(map(section_html, card_sections(card)))
-    return html_document(f"{name} - model card", name, headline(card), body)
+    figures = figures_html(card_figures(card))
+    mistakes = mistakes_html(card.answers, card.manifest.labels) if card.answers else ""
+    body = figures + mistakes + "".join(map(section_html, card_sections(card)))
+    return html_document(f"{name} - model card", name, headline(card), body, STYLE)
 
 
 if TYPE_CHECKING:
@@ -45,19 +48,26 @@ def card_figures(card: ModelCard) -> list[HtmlFigure]:
         )
         if len(card.bundle.training.history) > 1:
             drawn.append(_figure(_history, card, caption))
+            drawn.append(_figure(_losses, card, "Mean cross-entropy by epoch."))
+    if card.answers and has_matrix(card.answers, len(card.manifest.labels)):
+        caption = f"Images by class and answer, of {card.answers.images:,}: {card.answers.where}."
+        drawn.append(_figure(_confusion, card, caption, size=(4.6, 4.4), grid=False))
     if card.manifest.profile is not None and len({row.batch for row in card.manifest.profile.latency}) > 1:
         drawn.append(_figure(_speed, card, "Images per second by batch size, on the machine named below."))
     return drawn
 
 
-def _figure(draw: Any, card: ModelCard, caption: str) -> HtmlFigure:
+def _figure(
+    draw: Any, card: ModelCard, caption: str, size: tuple[float, float] = (4.6, 3.1), grid: bool = True
+) -> HtmlFigure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.6, 3.1), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     axis = figure.subplots()
     draw(axis, card)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis="y", alpha=0.25)
+    if grid:
+        axis.grid(axis="y", alpha=0.25)
     axis.set_axisbelow(True)
     return HtmlFigure(figure_to_svg(figure), caption)
 
@@ -95,19 +105,42 @@ def _shares(axis: Axes, card: ModelCard) -> None:
 
 
 def _history(axis: Axes, card: ModelCard) -> None:
+    _curves(axis, card, "top1", 100)
+    axis.set_ylabel("top-1 (%)")
+
+
+def _losses(axis: Axes, card: ModelCard) -> None:
+    _curves(axis, card, "loss", 1)
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.tick_params(axis="y", which="minor", labelsize=7)
+    axis.set_ylabel("loss")
+
+
+def _curves(axis: Axes, card: ModelCard, what: str, scale: float) -> None:
+    """Draw a metric by epoch: of the validation images, of their average where there is one, and of training."""
     from matplotlib.ticker import MaxNLocator
 
     history = card.bundle.training.history
-    epochs = range(1, len(history) + 1)
-    for i, (key, label) in enumerate((("val_top1", "validation"), ("train_top1", "training (augmented)"))):
-        axis.plot(
-            epochs, [100 * getattr(row, key) for row in history], color=COLORS[i], marker=MARKS[i], ms=3, label=label
-        )
+    lines = (
+        (f"val_{what}", "validation"),
+        (f"train_{what}", "training (augmented)"),
+        (f"average_val_{what}", "validation, averaged weights"),
+    )
+    for i, (key, label) in enumerate(lines):
+        points = [(row.epoch, scale * getattr(row, key)) for row in history if getattr(row, key) is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), color=COLORS[i], marker=MARKS[i], ms=3, label=label)
     axis.axvline(card.bundle.training.best.epoch, color=GREY, linestyle=":", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
-    axis.set_ylabel("top-1 (%)")
     axis.legend(frameon=False, fontsize=8)
+
+
+def _confusion(axis: Axes, card: ModelCard) -> None:
+    if card.answers:
+        draw_matrix(axis, card.answers, card.manifest.labels)
 
 
 def _speed(axis: Axes, card: ModelCard) -> None:

@@ -10,8 +10,9 @@ from regnet_deploy.bundle.measurements import EvaluationRecord, Profile
 from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
 from regnet_deploy.evaluation.record import seen_in_training
 from regnet_deploy.html import Section, Table
+from regnet_deploy.report.answers_section import answers_section
 from regnet_deploy.report.card import ModelCard
-from regnet_deploy.report.training_section import training_section
+from regnet_deploy.report.training_section import recipe_section, training_section
 from regnet_deploy.space.network import REFERENCE_RESOLUTION
 
 _FAMILIES = {
@@ -31,6 +32,10 @@ def card_sections(card: ModelCard) -> list[Section]:
     if manifest.selection:
         sections.append(_selection(manifest.selection))
     sections.append(training_section(card))
+    if manifest.training:
+        sections.append(recipe_section(manifest.training))
+    if card.answers:
+        sections.append(answers_section(card.answers, manifest.labels))
     sections.append(_complexity(card))
     if manifest.profile:
         sections.append(_latency(manifest.profile))

@@ -38,7 +38,6 @@ def training_section(card: ModelCard) -> Section:
         *(("finding", finding) for finding in data.findings),
         ("left out", f"files and folders that are no images for training: {len(data.rejected):,}"),
         ("digest of the data", data.digest),
-        ("recipe", ", ".join(f"{name} {value}" for name, value in training.recipe.items())),
         ("start", training.lineage.start),
         ("time", f"{training.seconds:.0f} s on {training.device}"),
         *(("speed", f"{epoch.speed}, in the last epoch") for epoch in training.history[-1:]),
@@ -46,6 +45,22 @@ def training_section(card: ModelCard) -> Section:
     if origin is not None:  # fine-tuned from it
         facts.append(("imported weights", f"{origin.file}, license {origin.license_text or 'not known'}"))
     return Section("Training", facts)
+
+
+def recipe_section(training: Training) -> Section:
+    """Return the recipe that was really used: also what trials and the linear probe decided, and how steps ran."""
+    used = dict(training.recipe)
+    if training.lr_probe:
+        asked = used.get("lr")
+        used["lr"] = f"{training.lr_probe.lr:g}, which trials chose" + ("" if asked is None else f" (asked: {asked})")
+    if used.get("flip_probe") and training.probe and not training.probe.mirror_safe:
+        used["flip"] = "False, as the network recognizes mirrored images worse"
+    ran = len(training.history)
+    if training.stopped or training.early:
+        used["epochs"] = f"{ran} of {used.get('epochs')}"
+    threads = f", {training.execution.threads} threads" if training.execution.threads else ""
+    facts = [(name.replace("_", " "), str(value)) for name, value in used.items() if value is not None]
+    return Section("Recipe", [*facts, ("execution", f"{training.execution.execution}{threads}")])
 
 
 def _imported_weights(origin: WeightsOrigin) -> Section:

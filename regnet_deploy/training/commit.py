@@ -17,6 +17,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.training import Execution, Lineage, Training, TrainingData
 from regnet_deploy.errors import require
+from regnet_deploy.evaluation.answers import Answers, answers_to_bytes
 from regnet_deploy.images.dataset import ImageDataset, stratified_order
 from regnet_deploy.images.decode import decoder
 from regnet_deploy.images.preprocessing import image_shape
@@ -33,7 +34,12 @@ SAMPLE_COUNT = 32
 
 
 def commit_training(
-    bundle: Bundle, checkpoint: Checkpoint, directory: Path, progress: Progress, tested: FinalTest | None = None
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    directory: Path,
+    progress: Progress,
+    tested: FinalTest | None = None,
+    answers: Answers | None = None,
 ) -> Bundle:
     """Write the best weights, labels, samples and metrics of a run into a bundle in one step; return the new bundle.
 
@@ -45,6 +51,7 @@ def commit_training(
         directory: the run directory.
         progress: receives where the earlier weights are kept.
         tested: the best weights on the images to test on; None if they are not measured.
+        answers: of the best weights on the validation images; None if they are not known.
 
     Raises:
         BundleError: the bundle was changed meanwhile, or cannot be written; it is then as before.
@@ -68,6 +75,7 @@ def commit_training(
         samples=require("safetensors.numpy", "train").save(samples),
         environment={"train": environment},
         evaluation=None if tested is None else tested.evaluation,
+        answers=None if answers is None else answers_to_bytes(answers),
     )
     if is_worth_keeping(bundle, training, weights_to_bytes(update.state)):
         keep_earlier(bundle, directory, progress)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from regnet_deploy.bundle.manifest import Architecture, Preprocessing
+from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.measurements import EvaluationRecord
 from regnet_deploy.bundle.training import UnseenAccuracy, UnseenImages
-from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError
 from regnet_deploy.evaluation.metrics import metrics, softmax
 from regnet_deploy.evaluation.record import MODEL, evaluated_variant
@@ -22,23 +18,10 @@ from regnet_deploy.images.dataset import ImageDataset, build_dataset
 from regnet_deploy.images.image_check import cache_file, check_images
 from regnet_deploy.images.image_source import MAX_UNREADABLE
 from regnet_deploy.images.listing import list_images
-from regnet_deploy.images.preprocessing import normalize
-from regnet_deploy.models.anynet import AnyNet
-from regnet_deploy.models.weights import inference_model
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import Checkpoint, RunDescription
-from regnet_deploy.training.data_loader import (
-    EvaluationDataset,
-    ImageSubset,
-    Sample,
-    UnreadableImage,
-    number_batches,
-)
-from regnet_deploy.training.execution import disable_tf32
-from regnet_deploy.training.interruption import Interrupted
-
-#: Images in an inference.
-_BATCH = 64
+from regnet_deploy.training.chosen_weights import classify
+from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,30 +73,12 @@ def final_test(
         DataError: more than a tenth of the images cannot be read.
         Interrupted: ``stopping`` said so.
     """
-    disable_tf32()
-    architecture = Architecture.from_json(checkpoint.identity["architecture"])
     preprocessing = Preprocessing.from_json(checkpoint.identity["preprocessing"])
-    model = AnyNet(architecture.network, architecture.classes)
-    model.load_state_dict(dict(checkpoint.best))
-    model.to(device).eval()
     total = len(dataset.test)
     progress.step("testing the chosen weights", total)
     images = EvaluationDataset(ImageSubset(dataset.source, dataset.test), preprocessing)
-    labels: list[int] = []
-    logits: list[NDArray[np.float32]] = []
-    unreadable: dict[str, str] = {}
-    with ThreadPoolExecutor(max_workers=min(16, available_cores())) as pool:
-        for numbers in number_batches(total, _BATCH):
-            loaded = list(pool.map(images.__getitem__, numbers))
-            unreadable.update((each.name, each.reason) for each in loaded if isinstance(each, UnreadableImage))
-            samples = [each for each in loaded if isinstance(each, Sample)]
-            if samples:
-                inputs = normalize(np.stack([each.pixels for each in samples]), preprocessing)
-                logits.append(inference_model(model, torch.from_numpy(inputs).to(device)).cpu().numpy())
-                labels += [each.label for each in samples]
-            progress.update(len(labels) + len(unreadable))
-            if stopping():
-                raise Interrupted
+    found = classify(checkpoint, images, device, progress, stopping)
+    unreadable = found.unreadable
     if len(unreadable) > MAX_UNREADABLE * total:
         name, reason = next(iter(unreadable.items()))
         raise DataError(
@@ -121,7 +86,7 @@ def final_test(
             f"{dataset.source.root} still exist? Repeat the command when they are there again; --finish does without "
             "them"
         )
-    figures = metrics(np.array(labels, np.int64), softmax(np.concatenate(logits)), checkpoint.description.labels)
+    figures = metrics(found.labels, softmax(found.logits), checkpoint.description.labels)
     top1, (share, label) = figures.top1, figures.baseline
     evaluation = EvaluationRecord(
         data=checkpoint.description.data.folder,

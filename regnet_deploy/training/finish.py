@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.tracking.trackers import open_trackers
 from regnet_deploy.training.checkpoint import Checkpoint, drop_checkpoint, has_checkpoint, load_checkpoint
 from regnet_deploy.training.commit import commit_training
 from regnet_deploy.training.execution import resolve_device
 from regnet_deploy.training.final_test import FinalTest, final_test, find_test_images
 from regnet_deploy.training.run_directory import default_directory, open_directory
 from regnet_deploy.training.run_identity import architecture_json, is_committed
+from regnet_deploy.training.tracked_run import final_values, tracked_run
 
 
 def finish_training(
@@ -20,6 +23,7 @@ def finish_training(
     run_dir: Path | None = None,
     progress: Progress = NoProgress(),
     data: str | Path | None = None,
+    track: Sequence[str] = (),
 ) -> Bundle:
     """End an unfinished run and return the bundle with its best weights so far.
 
@@ -31,6 +35,7 @@ def finish_training(
         run_dir: run directory; None is beside the bundle.
         progress: receives what is not an error.
         data: the folder of images, if it is not where it was.
+        track: trackers that receive the result; see :class:`regnet_deploy.training.train.TrainOptions`.
 
     Raises:
         BundleError: the bundle is missing, damaged, or not writable.
@@ -63,7 +68,9 @@ def finish_training(
                     "give the bundle that it began with, or --restart to drop the run"
                 )
             tested = _tested(bundle, checkpoint, data, directory, progress)
-            bundle = commit_training(bundle, checkpoint, directory, progress, tested)
+            with open_trackers(track, tracked_run(bundle, checkpoint, directory), progress) as trackers:
+                bundle = commit_training(bundle, checkpoint, directory, progress, tested)
+                trackers.result(final_values(bundle))
         drop_checkpoint(directory)
         return bundle
 

@@ -1,4 +1,4 @@
-"""What a run shows of itself while it trains: lines, progress and TensorBoard."""
+"""What a run shows of itself while it trains: lines, progress and trackers such as TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Callable
 
 from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe, PixelBaseline, Retry
 from regnet_deploy.progress import Progress
+from regnet_deploy.tracking.trackers import Trackers
 from regnet_deploy.training.initial_head import PROBE_BATCH
 from regnet_deploy.training.rate_probe import FACTORS, trial_steps
 from regnet_deploy.training.run import TrainingCallbacks, TrainingRun
-from regnet_deploy.training.run_directory import MetricsWriter
 from regnet_deploy.training.run_messages import epoch_line, lr_probe_line, pixels_line, probe_line, retry_line
 
-#: Seconds between two values of the loss in TensorBoard.
+#: Seconds between two values of the loss in trackers.
 _LOSS_INTERVAL_S = 1.0
 
 
 def run_callbacks(
     run: TrainingRun,
     save: Callable[[], None],
-    metrics: MetricsWriter,
+    trackers: Trackers,
     progress: Progress,
     checkpoint_s: float,
     stopping: Callable[[], bool],
@@ -49,13 +49,13 @@ def run_callbacks(
         val = f", val top-1 {state.history[-1].val_top1:.1%}" if state.history else ""
         progress.update(done, note=f"loss {loss:.3f}{val}, {images_per_s:,.0f} images/s")
         if not run.start and time.monotonic() - last_loss_s >= _LOSS_INTERVAL_S:
-            metrics.scalars({"step/loss": loss}, run.steps_done)
+            trackers.scalars({"step/loss": loss}, run.steps_done)
             last_loss_s = time.monotonic()
 
     def epoch(values: Epoch) -> None:
         progress.message(epoch_line(values, recipe.epochs, run.state))
         scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
-        metrics.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
+        trackers.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
     def features(done: int, images: int) -> None:
         if done <= PROBE_BATCH:
@@ -65,7 +65,7 @@ def run_callbacks(
     def probe(result: LinearProbe | None) -> None:
         progress.message(probe_line(result))
         if result:
-            metrics.scalars({"epoch/val_top1": result.val_top1, "epoch/val_loss": result.val_loss}, 0)
+            trackers.scalars({"epoch/val_top1": result.val_top1, "epoch/val_loss": result.val_loss}, 0)
 
     def pixels(result: PixelBaseline | None) -> None:
         progress.message(pixels_line(result, recipe))

@@ -1,8 +1,4 @@
-"""The run directory beside the bundle: lock, checkpoint, image check, packed images, earlier weights, event files.
-
-Event files are written with TensorBoard's own record writer, but without ``SummaryWriter``: that one writes from a
-thread, in which a full disk ends in a traceback, and threads and forked loading processes do not go together.
-"""
+"""The run directory beside the bundle: lock, checkpoint, image check, packed images, earlier weights, folders of runs."""
 
 from __future__ import annotations
 
@@ -10,14 +6,11 @@ import contextlib
 import os
 import re
 import shutil
-import socket
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
 from regnet_deploy.bundle import Bundle, ensure_writable
-from regnet_deploy.errors import BundleError, DataError, UsageError, require
+from regnet_deploy.errors import BundleError, DataError, UsageError
 from regnet_deploy.file_lock import file_lock
 from regnet_deploy.space.complexity import network_complexity
 
@@ -105,55 +98,7 @@ def ensure_free_space(bundle: Bundle, directory: Path) -> None:
             )
 
 
-class MetricsWriter:
-    """An open, unbuffered event file: what is written is in the file, even if the process is killed."""
-
-    def __init__(self, file: IO[bytes], resumed_at: int) -> None:
-        event = require("tensorboard.compat.proto.event_pb2", "train")
-        self._event, self._summary = event.Event, require("tensorboard.compat.proto.summary_pb2", "train").Summary
-        self._records = require("tensorboard.summary.writer.record_writer", "train").RecordWriter(file)
-        self._write(file_version="brain.Event:2")
-        if resumed_at:  # hides what an interrupted process wrote about later steps
-            self._write(step=resumed_at, session_log=event.SessionLog(status=event.SessionLog.START))
-
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write values by tag, at a step counted from the start of the run.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        entries = [self._summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        self._write(step=step, summary=self._summary(value=entries))
-
-    def _write(self, **fields: Any) -> None:
-        try:
-            self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
-        except OSError as error:
-            raise _unwritable("TensorBoard's metrics", error) from None
-
-
 def new_run_name(directory: Path) -> str:
     """Return the name of a new run, ``run-1``, ``run-2``, ...: TensorBoard draws each folder as a run of its own."""
     numbers = [path.name.removeprefix(_RUN) for path in directory.glob(f"{_RUN}*")]
     return f"{_RUN}{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}"
-
-
-@contextlib.contextmanager
-def open_tensorboard(directory: Path, resumed_at: int) -> Iterator[MetricsWriter]:
-    """Open a new event file in the folder of a run; ``resumed_at`` is the step from which the run continues.
-
-    Raises:
-        DataError: it cannot be written.
-    """
-    path = directory / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-    try:
-        directory.mkdir(exist_ok=True)
-        file = path.open("ab", buffering=0)
-    except OSError as error:
-        raise _unwritable(str(path), error) from None
-    with file:
-        yield MetricsWriter(file, resumed_at)
-
-
-def _unwritable(what: str, error: OSError) -> DataError:
-    return DataError(f"cannot write {what}: {error.strerror}; repeat the command to continue from the checkpoint")

@@ -25,6 +25,7 @@ from regnet_deploy.images.hold_out import ensure_shares
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.images.listing import ensure_no_split_twice, list_images
 from regnet_deploy.progress import NoProgress, Progress
+from regnet_deploy.tracking.trackers import DEFAULT_TRACKERS, ensure_installed, ensure_known, open_trackers
 from regnet_deploy.training.checkpoint import (
     Checkpoint,
     RunDescription,
@@ -33,6 +34,7 @@ from regnet_deploy.training.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from regnet_deploy.training.chosen_weights import validation_answers
 from regnet_deploy.training.commit import commit_training, describe_run, sample_images
 from regnet_deploy.training.compilation import compile_error
 from regnet_deploy.training.data_loader import (
@@ -67,7 +69,6 @@ from regnet_deploy.training.run_directory import (
     ensure_usable,
     new_run_name,
     open_directory,
-    open_tensorboard,
 )
 from regnet_deploy.training.run_identity import (
     RunIdentity,
@@ -80,6 +81,7 @@ from regnet_deploy.training.run_identity import (
 from regnet_deploy.training.run_messages import describe_recipe, describe_start, early_line
 from regnet_deploy.training.stored_images import ImageStore, image_store
 from regnet_deploy.training.time_budget import Plan, planned_steps, steps_that_fit, with_steps
+from regnet_deploy.training.tracked_run import final_values, tracked_run
 from regnet_deploy.training.trainer import Trainer, make_trainer
 
 
@@ -94,11 +96,12 @@ class TrainOptions:
         run_dir: run directory; None is beside the bundle.
         restart: drop an unfinished run, and train again what is already trained.
         finish: end an unfinished run: its best weights so far are written into the bundle. All other options but
-            ``run_dir``, the recipe and the images are not looked at.
+            ``run_dir`` and ``track``, the recipe and the images are not looked at.
         checkpoint_s: seconds between checkpoints.
         test_split: share of each class to hold out to test the chosen weights on, if the folder has no such images.
         cache: where decoded training images are stored: ``auto`` is memory, else the run directory, where they fit;
             ``off`` is nowhere; else a folder. The weights do not depend on it.
+        track: trackers that the run is shown in: ``tensorboard``, ``mlflow``, ``wandb``.
     """
 
     execution: ExecutionRequest = field(default_factory=ExecutionRequest)
@@ -110,14 +113,16 @@ class TrainOptions:
     checkpoint_s: float = 30.0
     test_split: float | None = None
     cache: str = "auto"
+    track: tuple[str, ...] = DEFAULT_TRACKERS
 
     def __post_init__(self) -> None:
-        """Check the types and the shares.
+        """Check the types, the shares and the names of trackers.
 
         Raises:
-            UsageError: a value has another type, or the shares leave nothing to train on.
+            UsageError: a value has another type, the shares leave nothing to train on, or a tracker does not exist.
         """
         check_field_types(self)
+        ensure_known(self.track)
         ensure_shares(self.val_split, self.test_split)
 
 
@@ -146,12 +151,14 @@ def train(
         DataError: the images cannot be used, or the run directory cannot be written.
         UsageError: options that do not fit the bundle, the images, the device or the unfinished run; or the loss
             diverged.
+        MissingExtra: a tracker is not installed.
     """
     begun = time.perf_counter()
+    ensure_installed(options.track)
     if options.finish and options.restart:
         raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
     if options.finish:
-        return finish_training(bundle_path, options.run_dir, progress, data)
+        return finish_training(bundle_path, options.run_dir, progress, data, options.track)
     if data is None:
         raise UsageError("give a folder of images with --data DIR")
     given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
@@ -281,25 +288,29 @@ def _run(
     if not checkpoint:
         save()  # so that the choice of execution holds from now on
     begin()
-    with open_tensorboard(directory / description.name, run.steps_done) as metrics, stop_signals() as stopping:
-        try:
-            fit(run, run_callbacks(run, save, metrics, progress, options.checkpoint_s, stopping))
-            tested = None
-            if dataset.test:
-                tested = final_test(snapshot(), dataset, autotune.execution.device, progress, stopping)
-                metrics.scalars({"test/top1": tested.accuracy.top1}, run.steps_done)
-        except DivergenceError as error:
-            if not run.best:
-                drop_checkpoint(directory)  # a run that continued from it would diverge again
-                raise
-            best = run.state.best_epoch
-            first = run.state.probe.name if run.state.probe else "the first head"
-            which = f"the best epoch so far, {best}, is" if best else f"{first} is"
-            kept = f"{which} kept: --finish writes it into the bundle"
-            raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
-        except Interrupted:
-            raise KeyboardInterrupt(_after_interruption(snapshot())) from None
-    bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested)
+    tracked = tracked_run(identity.bundle, snapshot(), directory)
+    with open_trackers(options.track, tracked, progress) as trackers:
+        with stop_signals() as stopping:
+            try:
+                fit(run, run_callbacks(run, save, trackers, progress, options.checkpoint_s, stopping))
+                device, tested = autotune.execution.device, None
+                answers = validation_answers(snapshot(), dataset, device, progress, stopping)
+                if dataset.test:
+                    tested = final_test(snapshot(), dataset, device, progress, stopping)
+                    trackers.scalars({"test/top1": tested.accuracy.top1}, run.steps_done)
+            except DivergenceError as error:
+                if not run.best:
+                    drop_checkpoint(directory)  # a run that continued from it would diverge again
+                    raise
+                best = run.state.best_epoch
+                first = run.state.probe.name if run.state.probe else "the first head"
+                which = f"the best epoch so far, {best}, is" if best else f"{first} is"
+                kept = f"{which} kept: --finish writes it into the bundle"
+                raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
+            except Interrupted:
+                raise KeyboardInterrupt(_after_interruption(snapshot())) from None
+        bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested, answers)
+        trackers.result(final_values(bundle))
     drop_checkpoint(directory)
     if bundle.training.early:
         progress.message(early_line(recipe.patience, bundle.training.best_name))

@@ -194,7 +194,7 @@ def test_the_page_loads_nothing_and_escapes_what_it_shows(complete):
     assert [link for link in links.found if not link.startswith("#")] == []
     assert "script" not in links.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
-    assert links.tags.count("figure") == 3
+    assert links.tags.count("figure") == 4
     assert page == card_html(model_card(complete))
 
 
@@ -214,4 +214,4 @@ def test_a_browser_shows_the_page(complete, tmp_path):
         timeout=120,
     )
     assert re.search(r"<h1>RegNetY-\d+MF</h1>", done.stdout), done.stderr[-2000:]
-    assert done.stdout.count("<svg") == 3
+    assert done.stdout.count("<svg") == 4

@@ -181,7 +181,7 @@ def test_new_weights_drop_what_was_true_of_the_old(
     update_bundle(bundle.path, parts, old)
     trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     assert set(trained.parts) == {"architecture", "preprocessing", "environment", "labels", "training"}
-    assert set(trained.files) == {FILE, "samples.safetensors", "notes.txt"}
+    assert set(trained.files) == {FILE, "samples.safetensors", "answers.npz", "notes.txt"}
     assert set(trained.parts["environment"]) == {"select", "train"}
 
 
