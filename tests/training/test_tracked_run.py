@@ -92,11 +92,11 @@ def test_a_run_that_continues_is_opened_as_the_same_run_and_finish_ends_it(
 
     step, left = Trainer.step, [0]
 
-    def stopping(self: Trainer, batch: object, rate: float) -> object:
+    def stopping(self: Trainer, *arguments: object) -> object:
         left[0] -= 1
         if not left[0]:
             raise Stop
-        return step(self, batch, rate)
+        return step(self, *arguments)
 
     long = dataclasses.replace(recipe, epochs=6)
     with monkeypatch.context() as patch:
