@@ -1,4 +1,4 @@
-"""The run directory beside the bundle: lock, checkpoint, image check, packed images, earlier weights, folders of runs."""
+"""The run directory beside the bundle: lock, checkpoint, image check, packed images, earlier weights, runs."""
 
 from __future__ import annotations
 
