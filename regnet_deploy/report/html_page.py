@@ -119,19 +119,17 @@ def _losses(axis: Axes, card: ModelCard) -> None:
 
 
 def _curves(axis: Axes, card: ModelCard, what: str, scale: float) -> None:
-    """Draw a metric by epoch: of the validation images, of their average where there is one, and of training."""
+    """Draw a metric by epoch, of the validation images and of training."""
     from matplotlib.ticker import MaxNLocator
 
     history = card.bundle.training.history
-    lines = (
-        (f"val_{what}", "validation"),
-        (f"train_{what}", "training (augmented)"),
-        (f"average_val_{what}", "validation, averaged weights"),
-    )
-    for i, (key, label) in enumerate(lines):
-        points = [(row.epoch, scale * getattr(row, key)) for row in history if getattr(row, key) is not None]
-        if points:
-            axis.plot(*zip(*points, strict=True), color=COLORS[i], marker=MARKS[i], ms=3, label=label)
+    averaged = " (averaged weights)" if history[-1].averaged else ""
+    for i, (key, label) in enumerate(
+        ((f"val_{what}", f"validation{averaged}"), (f"train_{what}", "training (augmented)"))
+    ):
+        values = [scale * getattr(row, key) for row in history]
+        epochs = [row.epoch for row in history]
+        axis.plot(epochs, values, color=COLORS[i], marker=MARKS[i], ms=3, label=label)
     axis.axvline(card.bundle.training.best.epoch, color=GREY, linestyle=":", linewidth=1)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")

@@ -53,8 +53,11 @@ def recipe_section(training: Training) -> Section:
     if training.lr_probe:
         asked = used.get("lr")
         used["lr"] = f"{training.lr_probe.lr:g}, which trials chose" + ("" if asked is None else f" (asked: {asked})")
-    if used.get("flip_probe") and training.probe and not training.probe.mirror_safe:
-        used["flip"] = "False, as the network recognizes mirrored images worse"
+    tested = training.probe or training.pixels
+    if used.get("flip_probe") and tested and not tested.mirror_safe:
+        used["flip"] = "False, as mirrored images are recognized worse"
+    for retry in training.retries or ():
+        used["lr"] = f"{used.get('lr')}; {retry.lr:g} from epoch {retry.epoch} on, as {retry.reason}"
     ran = len(training.history)
     if training.stopped or training.early:
         used["epochs"] = f"{ran} of {used.get('epochs')}"

@@ -54,7 +54,9 @@ def run_callbacks(
 
     def epoch(values: Epoch) -> None:
         progress.message(epoch_line(values, recipe.epochs, run.state))
-        scalars = {name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images")}
+        scalars = {
+            name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images", "averaged")
+        }
         trackers.scalars({f"epoch/{name}": value for name, value in scalars.items()}, run.steps_done)
 
     def features(done: int, images: int) -> None:

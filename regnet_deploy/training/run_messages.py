@@ -7,7 +7,7 @@ from dataclasses import replace
 from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe, PixelBaseline, Retry
 from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
-from regnet_deploy.training.checkpoint import RunState
+from regnet_deploy.training.checkpoint import Checkpoint, RunState
 from regnet_deploy.training.fine_tuning import is_transfer
 from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
 from regnet_deploy.training.run_identity import RunIdentity, seen_before, validated_before
@@ -132,3 +132,12 @@ def early_line(patience: int, best: str) -> str:
     """Return one line on a run that has ended before its last epoch; ``best`` names its best one."""
     which = "the epoch after it was not" if patience == 1 else f"none of the {patience} epochs after it was"
     return f"ended early: the best is {best}, and {which} better"
+
+
+def interruption_line(checkpoint: Checkpoint) -> str:
+    """Return what the user can do with a run that a signal has ended."""
+    best = checkpoint.state.best
+    end = f", and --finish writes its best weights so far ({best.val_top1:.2%}) into the bundle" if best else ""
+    return (
+        f"a checkpoint is written and the bundle is unchanged: the same command continues at {checkpoint.position}{end}"
+    )

@@ -78,7 +78,7 @@ from regnet_deploy.training.run_identity import (
     is_already_trained,
     is_committed,
 )
-from regnet_deploy.training.run_messages import describe_recipe, describe_start, early_line
+from regnet_deploy.training.run_messages import describe_recipe, describe_start, early_line, interruption_line
 from regnet_deploy.training.stored_images import ImageStore, image_store
 from regnet_deploy.training.time_budget import Plan, planned_steps, steps_that_fit, with_steps
 from regnet_deploy.training.tracked_run import final_values, tracked_run
@@ -308,7 +308,7 @@ def _run(
                 kept = f"{which} kept: --finish writes it into the bundle"
                 raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
             except Interrupted:
-                raise KeyboardInterrupt(_after_interruption(snapshot())) from None
+                raise KeyboardInterrupt(interruption_line(snapshot())) from None
         bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested, answers)
         trackers.result(final_values(bundle))
     drop_checkpoint(directory)
@@ -327,15 +327,6 @@ def _workers(options: TrainOptions, autotune: Autotune, in_memory: bool) -> int:
 def _constants(checkpoint: Checkpoint) -> tuple[RunDescription, Mapping[str, Tensor]]:
     """Return what a checkpoint says of its run from the start."""
     return checkpoint.description, checkpoint.samples
-
-
-def _after_interruption(checkpoint: Checkpoint) -> str:
-    """Return what the user can do with a run that a signal has ended."""
-    best = checkpoint.state.best
-    end = f", and --finish writes its best weights so far ({best.val_top1:.2%}) into the bundle" if best else ""
-    return (
-        f"a checkpoint is written and the bundle is unchanged: the same command continues at {checkpoint.position}{end}"
-    )
 
 
 def _execution(
