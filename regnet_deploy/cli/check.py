@@ -39,7 +39,7 @@ _SERIOUS = 1
 @click.option("--strict", is_flag=True, help="Exit with 1 if something serious is found.")
 @json_option
 def command(data: Path, bundle: str | None, html_path: Path | None, strict: bool, as_json: bool) -> int:
-    """Check a folder DIR of images, a CSV file or tar shards before a network is trained.
+    """Check a folder DIR of images, a CSV file, tar shards or Parquet.
 
     Finds broken, blank and tiny images; exact and near copies, within a class, in two classes, and of training images
     in val/ and test/; classes that a split lacks or spells otherwise; classes with few images. Every file is read once,

@@ -53,7 +53,7 @@ class _Percent(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # gene
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Folder with a folder of images for each class, or with test/ or val/ of such folders; of the folder of "
-    "training also the images that were held out. Also a CSV file or tar shards, as for `train`.",
+    "training also the images that were held out. Also a CSV file, tar shards or Parquet, as for `train`.",
 )
 @click.option(
     "--variant",

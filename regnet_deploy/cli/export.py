@@ -51,7 +51,7 @@ _PATH = click.Path(path_type=Path)
     type=_PATH,
     metavar="DIR",
     help="Training folder: measures accuracy on its validation images, calibrates on its training images. "
-    "Also a CSV file or tar shards, as for `train`.",
+    "Also a CSV file, tar shards or Parquet, as for `train`.",
 )
 @click.option(
     "--calibration",

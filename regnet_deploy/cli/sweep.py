@@ -43,7 +43,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... with --val-split. "
-    "Also a CSV file or tar shards, as for `train`.",
+    "Also a CSV file, tar shards or Parquet, as for `train`.",
 )
 @click.option("--n", "n", type=Whole(1, 100_000), default=100, show_default=True, help="Number of networks.")
 @click.option(

@@ -37,8 +37,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     type=click.Path(path_type=Path),
     metavar="DIR",
     help="Images: DIR/train/<class>/... and DIR/val/<class>/..., or DIR/<class>/... (see --val-split). Of "
-    "DIR/test/<class>/... see --test-split. Also a CSV file of paths and labels, or tar shards. Required, except with "
-    "--finish.",
+    "DIR/test/<class>/... see --test-split. Also a CSV file, tar shards or Parquet. Required, except with --finish.",
 )
 @click.option(
     "--val-split",

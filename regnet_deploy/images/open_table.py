@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from regnet_deploy.errors import UsageError
+from regnet_deploy.errors import DataError, UsageError
+from regnet_deploy.images.arrow_tables import ARROW_SUFFIXES, read_arrow_tables
 from regnet_deploy.images.columns import Columns, parse_columns
 from regnet_deploy.images.csv_table import CSV_SUFFIXES, read_csv_table
 from regnet_deploy.images.data_files import DataFiles, expanded, files_in, is_pattern, listed_files, with_splits
@@ -14,14 +16,17 @@ from regnet_deploy.images.tar_shards import TAR_SUFFIXES, read_tar_shards
 from regnet_deploy.progress import NoProgress, Progress
 
 #: Files that can be data sets, in words.
-FILES = "a CSV file (.csv, .tsv) or a tar shard (.tar)"
+FILES = "a CSV file (.csv, .tsv), a tar shard (.tar), or a table of images (.parquet, .arrow)"
+_SUFFIXES = (*TAR_SUFFIXES, *ARROW_SUFFIXES)
+#: Start of the names of what ``datasets`` computed from a saved dataset.
+_DERIVED = "cache-"
 
 
 def open_table(data: str | Path, progress: Progress = NoProgress()) -> ImageTable | None:
-    """Return the images of a CSV file or of tar shards; None if the value names class folders, or nothing.
+    """Return the images of a CSV file, of tar shards or of tables; None if the value names class folders, or nothing.
 
-    Shards are a folder of them, one file, a pattern (``shards-{000..009}.tar``), or a list (``a.tar::b.tar``). The
-    columns of a table may be named behind its path: ``labels.csv#image=file,label=species``.
+    Shards and tables are a folder of them, one file, a pattern (``shards-{000..009}.tar``), or a list
+    (``a.tar::b.tar``). The columns of a table may be named behind its path: ``labels.csv#image=file,label=species``.
 
     Args:
         data: the value.
@@ -35,23 +40,41 @@ def open_table(data: str | Path, progress: Progress = NoProgress()) -> ImageTabl
     file, columns = _parts(root)
     if file.suffix.lower() in CSV_SUFFIXES and file.is_file():
         return read_csv_table(root, file, columns)
-    files = _data_files(str(data), file)
-    return None if files is None else read_tar_shards(files, progress)
+    files = _data_files(str(data), file, root)
+    if files is None:
+        return None
+    if Path(files.names[0]).suffix.lower() in ARROW_SUFFIXES:
+        return read_arrow_tables(files, columns, progress)
+    return read_tar_shards(files, progress)
 
 
-def _data_files(value: str, path: Path) -> DataFiles | None:
-    """Return the files that hold images; None if the value names none."""
+def _data_files(value: str, path: Path, root: Path) -> DataFiles | None:
+    """Return the files that hold images, all of one kind; None if the value names none.
+
+    Raises:
+        DataError: there are files of several kinds, or some do not exist.
+        UsageError: a pattern names other files.
+    """
     if os.path.isdir(path):
-        names = files_in(path, TAR_SUFFIXES)
-        return with_splits(path, path, names) if names else None
+        names = [name for name in files_in(path, _SUFFIXES) if not Path(name).name.startswith(_DERIVED)]
+        _ensure_one_kind(path, names)
+        return with_splits(root, path, names) if names else None
     if path.is_file():
-        return DataFiles(path, path.parent, (path.name,)) if path.suffix.lower() in TAR_SUFFIXES else None
+        return DataFiles(root, path.parent, (path.name,)) if path.suffix.lower() in _SUFFIXES else None
     if not is_pattern(value):
         return None
-    other = next((name for name in expanded(value) if Path(name).suffix.lower() not in TAR_SUFFIXES), None)
+    names = expanded(value)
+    other = next((name for name in names if Path(name).suffix.lower() not in _SUFFIXES), None)
     if other is not None:
-        raise UsageError(f"{value} names {other}: a pattern or list is one of .tar files")
+        raise UsageError(f"{value} names {other}: a pattern or list is one of {', '.join(_SUFFIXES)} files")
+    _ensure_one_kind(Path(value), names)
     return listed_files(value)
+
+
+def _ensure_one_kind(root: Path, names: Iterable[str]) -> None:
+    suffixes = dict.fromkeys(Path(name).suffix.lower() for name in names)
+    if len(suffixes) > 1:
+        raise DataError(f"{root} has {' and '.join(suffixes)} files: give those of one kind, such as by {{a,b}} or ::")
 
 
 def _parts(root: Path) -> tuple[Path, Columns]:

@@ -182,7 +182,7 @@ def test_a_pattern_over_folders_names_splits(tmp_path: Path) -> None:
         ("x-{{0,1}.tar", "the braces of x-{{0,1}.tar do not match"),
         ("x-{0,1}{0}.tar", "{0} of x-{0,1}{0}.tar is no range"),
         ("x-000.tar::", "a list of files has an empty name"),
-        ("x-{0,1}.zip", "names x-0.zip: a pattern or list is one of .tar files"),
+        ("x-{0,1}.zip", "names x-0.zip: a pattern or list is one of .tar, .parquet, .arrow files"),
     ],
 )
 def test_patterns_that_name_nothing_are_refused(

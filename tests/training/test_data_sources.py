@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from regnet_deploy.api.variants import evaluate
@@ -64,8 +66,22 @@ def write_shards(images: Images, folder: Path) -> Path:
     return folder
 
 
+def write_parquet(images: Images, folder: Path) -> Path:
+    """A file of each split, as on the hub of Hugging Face."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    for split in dict.fromkeys(image[0] for image in images):
+        own = [image for image in images if image[0] == split]
+        values = [{"bytes": content, "path": f"{label}/{name}"} for _, label, name, content in own]
+        labels = pa.array([label for _, label, _, _ in own])
+        pa.parquet.write_table(
+            pa.table({"image": values, "label": labels}), folder / "data" / f"{split}-00000-of-00001.parquet"
+        )
+    return folder
+
+
 Writer = Callable[[Images, Path], Path]
-WRITERS: dict[str, Writer] = {"csv": write_csv, "shards": write_shards}
+WRITERS: dict[str, Writer] = {"csv": write_csv, "shards": write_shards, "parquet": write_parquet}
 
 
 @pytest.fixture(params=WRITERS)
