@@ -75,16 +75,24 @@ class Execution(Record, frozen=True):
         precision: ``fp32``, or ``bf16`` for autocast.
         channels_last: whether activations and weights are NHWC in memory.
         compiled: whether the forward pass goes through torch.compile.
+        processes: number of processes that share each step; None is one. Of a run that continued with another number,
+            the last one.
+        sync_bn: True if batch norm in training has the statistics of the images of all processes, None if each process
+            has those of its own.
     """
 
     device: str
     precision: str = default("fp32")
     channels_last: bool = default(False)
     compiled: bool = default(False)
+    processes: int | None = None
+    sync_bn: bool | None = None
 
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
-        return f"{self.precision}, {layout}{', compiled' if self.compiled else ''} on {self.device}"
+        shared = f" in {self.processes} processes" if self.processes else ""
+        norm = ", batch norm over all of them" if self.sync_bn else ""
+        return f"{self.precision}, {layout}{', compiled' if self.compiled else ''} on {self.device}{shared}{norm}"
 
 
 class Autotune(Record, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from pathlib import Path
@@ -26,6 +27,7 @@ from regnet_deploy.cli.output import (
     terminal_progress,
 )
 from regnet_deploy.errors import UsageError, require
+from regnet_deploy.progress import NoProgress, Progress
 
 _SWITCH = click.Choice(["auto", "on", "off"])
 
@@ -130,6 +132,11 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 )
 @click.option("--threads", type=threads_type(), help="CPU threads.  [default: the cores this process may use]")
 @click.option(
+    "--sync-bn",
+    is_flag=True,
+    help="Of several processes (torchrun): batch norm with the statistics of all their images.",
+)
+@click.option(
     "--workers",
     type=Whole(0, 256),
     help="Processes that load images.  [default: up to 8 with CUDA, 0 or 1 on the CPU]",
@@ -176,6 +183,7 @@ def command(
     channels_last: str,
     compiled: str,
     threads: int | None,
+    sync_bn: bool,
     workers: int | None,
     cache: str,
     run_dir: Path | None,
@@ -210,6 +218,7 @@ def command(
     from regnet_deploy.report.card import baseline
     from regnet_deploy.tracking.trackers import DEFAULT_TRACKERS
     from regnet_deploy.training.commit import training_summary
+    from regnet_deploy.training.distributed import is_first_process
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.train import TrainOptions, train
 
@@ -217,7 +226,7 @@ def command(
     if len(lengths) > 1:
         raise UsageError(f"{' and '.join(lengths)} say how long the run is: give one of them")
     given = {name: value for name, value in recipe.items() if value is not None}
-    execution = ExecutionRequest(device, precision, channels_last, compiled, threads)
+    execution = ExecutionRequest(device, precision, channels_last, compiled, threads, sync_bn)
     options = TrainOptions(
         execution,
         workers,
@@ -230,8 +239,13 @@ def command(
         cache,
         track=track or DEFAULT_TRACKERS,
     )
-    with terminal_progress() as progress:
+    with contextlib.ExitStack() as display:
+        progress: Progress = NoProgress()
+        if is_first_process():
+            progress = display.enter_context(terminal_progress())
         bundle = train(bundle_path, data, given, options, progress)
+    if not is_first_process():
+        return
     training = bundle.training
     compared, following = baseline(bundle), f"regnet-deploy export{bundle.argument}"
     if compared and compared.verdict:

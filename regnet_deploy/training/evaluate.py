@@ -14,6 +14,8 @@ from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.preprocessing import normalize
 from regnet_deploy.models.anynet import AnyNet
 from regnet_deploy.training.data_loader import Batch, UnreadableImage
+from regnet_deploy.training.distributed import ProcessGroup
+from regnet_deploy.training.gradient_sum import running_statistics
 from regnet_deploy.training.trainer import Trainer
 
 
@@ -49,10 +51,28 @@ def set_precise_statistics(trainer: Trainer, batches: Iterable[Batch]) -> None:
         norm.momentum = None  # makes PyTorch compute the plain average
     with torch.no_grad():
         for batch in batches:
-            if len(batch.labels) > 1:
+            if trainer.can_use(batch):
                 trainer.model(trainer.images(batch))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
+
+
+def average_statistics(trainer: Trainer, group: ProcessGroup) -> None:
+    """Replace precise statistics by their means over the batches of all processes.
+
+    Raises:
+        ProcessLost: another process has ended.
+    """
+    statistics = running_statistics(trainer.model)
+    if group.size == 1 or not statistics:
+        return
+    norm = next(module for module in trainer.model.modules() if isinstance(module, nn.BatchNorm2d))
+    batches = 0 if norm.num_batches_tracked is None else int(norm.num_batches_tracked)
+    values = torch.cat(statistics).double().cpu() * batches
+    sums = torch.tensor(group.sum([*values.tolist(), batches]), dtype=torch.float64)
+    means = sums[:-1] / sums[-1].clamp(min=1)
+    for value, mean in zip(statistics, torch.split(means, [value.numel() for value in statistics]), strict=True):
+        value.copy_(mean)
 
 
 def features_of(trainer: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Features:

@@ -30,6 +30,7 @@ class ExecutionRequest:
         channels_last: ``on``, ``off`` or ``auto``.
         compiled: ``on``, ``off`` or ``auto``.
         threads: CPU threads; None is one for each core that this process may use.
+        sync_bn: whether batch norm in training has the statistics of the images of all processes.
     """
 
     device: str = "auto"
@@ -37,6 +38,7 @@ class ExecutionRequest:
     channels_last: str = "auto"
     compiled: str = "auto"
     threads: int | None = None
+    sync_bn: bool = False
 
     def contradictions(self, before: Autotune) -> list[str]:
         """Return, in words, what is requested and differs from an earlier execution."""
@@ -46,6 +48,7 @@ class ExecutionRequest:
             "--precision": (self.precision, execution.precision),
             "--channels-last": (self.channels_last, "on" if execution.channels_last else "off"),
             "--compile": (self.compiled, "on" if execution.compiled else "off"),
+            "--sync-bn": ("on" if self.sync_bn else "off", "on" if execution.sync_bn else "off"),
         }
         if self.threads is not None and before.threads is not None:
             pairs["--threads"] = (str(self.threads), str(before.threads))
@@ -80,6 +83,7 @@ class ExecutionRequest:
             precision if self.precision == "auto" else self.precision,
             channels_last=self.channels_last != "off",
             compiled=self.compiled == "on" or long,
+            sync_bn=self.sync_bn or None,
         )
 
 

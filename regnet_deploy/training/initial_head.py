@@ -11,7 +11,8 @@ from torch import nn
 
 from regnet_deploy.bundle.training import LinearProbe
 from regnet_deploy.training.data_loader import number_batches
-from regnet_deploy.training.evaluate import features_of
+from regnet_deploy.training.distributed import ProcessGroup
+from regnet_deploy.training.evaluate import Features, features_of
 from regnet_deploy.training.linear_probe import fit_linear_classifier, probe_images
 from regnet_deploy.training.run import (
     DivergenceError,
@@ -86,20 +87,31 @@ def _fit_head(run: TrainingRun, callbacks: TrainingCallbacks) -> tuple[int, floa
             done += len(batch.labels) + len(batch.unreadable)
             callbacks.features(done, len(numbers))
 
-    features = features_of(trainer, counted(), run.preprocessing)
+    features = _of_all(run.group, features_of(trainer, counted(), run.preprocessing))
     record_unreadable(run, features.unreadable)
     if not len(features.labels):
         raise nothing_left("training", run)
     if not features.values.isfinite().all():
         raise DivergenceError("the features of the bundle's weights are not finite: train with --from-scratch")
-    fitted = fit_linear_classifier(
+    own = fit_linear_classifier(
         features.values,
         features.labels,
         head.out_features,
         trainer.recipe.seed,
         between=lambda: stop_if_asked(callbacks),
     )
+    fitted = run.group.first(lambda: own)  # by all, so that all can be stopped; the last bits may differ
     with torch.no_grad():
         head.weight.copy_(fitted.weight)
         head.bias.copy_(fitted.bias)
     return len(features.labels), fitted.l2
+
+
+def _of_all(group: ProcessGroup, own: Features) -> Features:
+    """Return the features of the images of all processes."""
+    if group.size == 1:
+        return own
+    all_parts = group.gather(own)
+    unreadable = tuple(each for part in all_parts for each in part.unreadable)
+    parts = [part for part in all_parts if len(part.labels)] or [own]  # without images the width is not known
+    return Features(torch.cat([part.values for part in parts]), torch.cat([part.labels for part in parts]), unreadable)

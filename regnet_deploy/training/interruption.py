@@ -25,11 +25,12 @@ def nothing_begun() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
+def stop_signals(repeated: bool = False) -> Iterator[Callable[[], bool]]:
     """Return a function that tells whether SIGINT or SIGTERM has arrived since the context was opened.
 
-    The second signal has its usual effect at once. Signals are handled in the main thread only, and those that the
-    process ignores (as under nohup) remain ignored.
+    The second signal has its usual effect at once, unless signals may come ``repeated``: a launcher of several
+    processes passes on to them what the machine has sent to all, and kills those that do not end in time. Signals are
+    handled in the main thread only, and those that the process ignores (as under nohup) remain ignored.
     """
     arrived: list[int] = []
     before: dict[int, Any] = {}
@@ -40,7 +41,8 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 
     def handle(number: int, frame: object) -> None:
         arrived.append(number)
-        restore()
+        if not repeated:
+            restore()
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,5 +53,5 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(arrived)
     finally:
-        if not arrived:
+        if repeated or not arrived:
             restore()

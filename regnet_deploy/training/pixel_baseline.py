@@ -77,7 +77,7 @@ def measure_pixel_baseline(run: TrainingRun, callbacks: TrainingCallbacks) -> No
             half = fitted(inputs[fit_to], truth[fit_to])
             answers.append(_right(half, inputs[held_out], truth[held_out]))
     right, mirrored = (torch.cat([each[which] for each in answers]) for which in (0, 1))
-    run.state.pixels = PixelBaseline(
+    own = PixelBaseline(
         val_top1=answers[0][0].double().mean().item(),
         val_images=len(tested_truth),
         train_images=len(truth),
@@ -88,6 +88,7 @@ def measure_pixel_baseline(run: TrainingRun, callbacks: TrainingCallbacks) -> No
         right_once=int((right != mirrored).sum()),
         seconds=time.perf_counter() - begin,
     )
+    run.state.pixels = run.group.first(lambda: own)  # all have fitted to the same images; the last bits may differ
     callbacks.pixels(run.state.pixels)
     callbacks.save()
 
@@ -112,9 +113,10 @@ def _small(
             pixels = batch.pixels.permute(0, 3, 1, 2).float() / 255
             small.append(F.adaptive_avg_pool2d(pixels, SIDE))
             labels.append(batch.labels)
-    if not small:
+    parts = [part for each in run.group.gather(list(zip(small, labels, strict=True))) for part in each]
+    if not parts:
         return torch.empty(0, 1, SIDE, SIDE), torch.empty(0, dtype=torch.int64)
-    return torch.cat(small), torch.cat(labels)
+    return torch.cat([images for images, _ in parts]), torch.cat([truth for _, truth in parts])
 
 
 def _right(classifier: LinearClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from regnet_deploy.training.data_loader import (
     load,
     number_batches,
 )
+from regnet_deploy.training.distributed import ALONE, ProcessGroup
 from regnet_deploy.training.evaluate import Evaluation, evaluate
 from regnet_deploy.training.interruption import Interrupted
 from regnet_deploy.training.recipe import steps_per_epoch
@@ -47,6 +48,7 @@ class TrainingRun:
         start: weights and statistics that the trials of the learning rate start from, on the CPU; empty before and
             after them.
         initial: weights and statistics that the run starts from, on the CPU, to which it may go back.
+        group: the processes that train together; the state of the run is the same in all of them.
     """
 
     trainer: Trainer
@@ -59,6 +61,7 @@ class TrainingRun:
     best: dict[str, Tensor] = field(default_factory=dict)
     start: dict[str, Tensor] = field(default_factory=dict)
     initial: dict[str, Tensor] = field(default_factory=dict)
+    group: ProcessGroup = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -110,7 +113,8 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 def load_batches(
     run: TrainingRun, dataset: TrainingDataset | EvaluationDataset, batches: Iterable[Any]
 ) -> Iterable[Any]:
-    """Return the batches of these keys or numbers, loaded as the run loads its images."""
+    """Return the batches of these keys or numbers, loaded as the run loads its images: this process's share of each."""
+    batches = map(run.group.share, batches)
     in_memory = isinstance(dataset, EvaluationDataset) and dataset.cached is not None
     return load(dataset, batches, 0 if in_memory else run.workers, run.trainer.execution.device == "cuda")
 
@@ -150,13 +154,23 @@ def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks, m
     batches = until_stopped(load_batches(run, run.validation, numbers), callbacks)
     if mirrored:
         batches = (batch._replace(pixels=batch.pixels.flip(2)) for batch in batches)
-    result = evaluate(trainer, batches, run.preprocessing)
+    result = _of_all(run.group, evaluate(trainer, batches, run.preprocessing))
     record_unreadable(run, result.unreadable)
+    for unreadable in run.group.gather(run.state.unreadable):
+        run.state.unreadable.update(unreadable)
     if not result.images:
         raise nothing_left("validation", run)
     if not math.isfinite(result.loss):
         raise diverged(run)
     return result
+
+
+def _of_all(group: ProcessGroup, own: Evaluation) -> Evaluation:
+    """Return the result on the images of all processes."""
+    if group.size == 1:
+        return own
+    loss_sum, right, images = group.sum([own.loss * own.images, round(own.top1 * own.images), own.images])
+    return Evaluation(loss_sum / max(1, images), right / max(1, images), int(images), own.unreadable)
 
 
 def record_unreadable(run: TrainingRun, unreadable: Iterable[UnreadableImage]) -> None:

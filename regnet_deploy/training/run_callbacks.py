@@ -114,3 +114,12 @@ class _Checkpoints:
     def save_if_cheap(self) -> None:
         if time.monotonic() - self._saved >= min(self._every_s, 20 * self._took):
             self.save()
+
+
+def quiet_callbacks(stopping: Callable[[], bool]) -> TrainingCallbacks:
+    """Return the callbacks of a process that neither shows nor saves the run: the first of its group does."""
+
+    def nothing(*_: object) -> None:
+        pass
+
+    return TrainingCallbacks(nothing, nothing, nothing, math.inf, nothing, stopping)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from regnet_deploy.training.data_loader import Batch
-from regnet_deploy.training.evaluate import set_precise_statistics
+from regnet_deploy.training.evaluate import average_statistics, set_precise_statistics
 from regnet_deploy.training.interruption import Interrupted
 from regnet_deploy.training.run import (
     TrainingCallbacks,
@@ -49,22 +49,19 @@ def train_steps(
     """
     trainer, state = run.trainer, run.state
     device = trainer.execution.device
-    loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=device)
-    right = torch.tensor(state.right, dtype=torch.int64, device=device)
+    done = torch.tensor([state.images, state.loss_sum, state.right], dtype=torch.float64, device=device)
     loss = torch.zeros((), device=device)
     begin = synced = saved = time.perf_counter()
     seconds, step_seconds, images_before = state.seconds, state.step_seconds, state.images
+    alone = run.group.size == 1
     iterator, clock = iter(batches), StepClock(state, device, run.workers)
     while state.step < steps:
         batch = clock.waiting(lambda: next(iterator))
         record_unreadable(run, batch.unreadable)
-        count = len(batch.labels)
-        if count > 1:  # batch norm has no statistics of a single image
+        if len(batch.labels) > 1 or trainer.gradients:  # batch norm has no statistics of a single image
             at = state.epoch, state.step
-            loss, correct = clock.using(partial(trainer.step, batch, rate(state.step), at))
-            loss_sum += loss.double() * count
-            right += correct
-            state.images += count
+            loss, right, images = clock.using(partial(trainer.step, batch, rate(state.step), at))
+            done += torch.stack([images, loss * images, right])
             if averaging and trainer.average:
                 trainer.average.update_parameters(trainer.model)
         state.step += 1
@@ -72,8 +69,10 @@ def train_steps(
         stopping = callbacks.stopping()
         due = stopping or now - saved >= callbacks.save_every_s
         if due or device == "cpu" or now - synced >= _SYNC_S or state.step == steps:
-            state.loss_sum, state.right = loss_sum.item(), int(right)
-            if not math.isfinite(state.loss_sum):
+            seen, state.loss_sum, correct = done.tolist()
+            state.images, state.right = int(seen), int(correct)
+            # The processes of a group read the loss of a GPU at different steps, and have to end at the same one.
+            if not math.isfinite(state.loss_sum) and (alone or device == "cpu" or state.step == steps):
                 raise diverged(run)
             synced = time.perf_counter()
             state.seconds = seconds + synced - begin
@@ -101,3 +100,4 @@ def set_statistics(run: TrainingRun, trainer: Trainer, batches: list[Any], callb
     used = batches[: math.ceil(recipe.precise_bn_images / recipe.batch)]
     if used:
         set_precise_statistics(trainer, until_stopped(load_batches(run, run.training, used), callbacks))
+        average_statistics(trainer, run.group)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset, batches_from, load, number_batches
+from regnet_deploy.training.distributed import ALONE, ProcessGroup
 from regnet_deploy.training.evaluate import evaluate
 from regnet_deploy.training.rate_probe import FACTORS, SHARE
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
@@ -63,7 +64,12 @@ class FittedSteps:
 
 
 def steps_that_fit(
-    trainer: Trainer, training: TrainingDataset, validation: EvaluationDataset, workers: int, seconds: float
+    trainer: Trainer,
+    training: TrainingDataset,
+    validation: EvaluationDataset,
+    workers: int,
+    seconds: float,
+    group: ProcessGroup = ALONE,
 ) -> FittedSteps:
     """Return how many training steps, with the validation after each epoch, take so many seconds.
 
@@ -73,27 +79,34 @@ def steps_that_fit(
         validation: images of each validation.
         workers: processes that load images.
         seconds: time of the run that is left.
+        group: the processes that train together, each of which measures; the first one decides.
     """
     recipe, pin = trainer.recipe, trainer.execution.device == "cuda"
     per_epoch = steps_per_epoch(len(training), recipe.batch)
     begun, measured = time.perf_counter(), 0
     step_begun = begun
-    for batch in load(training, batches_from(recipe, len(training), 0, 0), workers, pin):
-        if len(batch.labels) > 1:
+    for batch in load(training, map(group.share, batches_from(recipe, len(training), 0, 0)), workers, pin):
+        if len(batch.labels) > 1 or trainer.gradients:
             trainer.step(batch, 0.0)
         trainer.synchronize()
         if not measured:  # the first one prepares buffers
             step_begun = time.perf_counter()
         measured += 1
-        if measured > _STEPS and time.perf_counter() - step_begun >= max(_SECONDS, _SHARE * seconds):
+        elapsed = time.perf_counter() - step_begun
+        enough = measured > _STEPS and elapsed >= max(_SECONDS, _SHARE * seconds)
+        if group.first(lambda enough=enough: enough):  # type: ignore[misc]
             break
     now = time.perf_counter()
     step_s = (now - step_begun) / (measured - 1) if measured > 1 else now - begun
     count = min(len(validation), _VALIDATED)
     begin = time.perf_counter()
-    evaluate(trainer, load(validation, number_batches(count, recipe.batch), 0, pin), validation.preprocessing)
+    evaluate(
+        trainer,
+        load(validation, map(group.share, number_batches(count, recipe.batch)), 0, pin),
+        validation.preprocessing,
+    )
     validation_s = (time.perf_counter() - begin) * len(validation) / count
     left = seconds * (1 - _RESERVE) - _RESERVE_S - (time.perf_counter() - begun)
     trials = 1 + (len(FACTORS) * SHARE if recipe.lr_probe else 0)
     steps = math.floor(left / (step_s * trials + validation_s / per_epoch))
-    return FittedSteps(max(1, steps), recipe.batch / step_s)
+    return group.first(lambda: FittedSteps(max(1, steps), recipe.batch / step_s))

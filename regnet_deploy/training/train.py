@@ -7,20 +7,19 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from regnet_deploy.bundle import Bundle, open_bundle
 from regnet_deploy.bundle.training import Autotune, Execution
-from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, build_dataset
 from regnet_deploy.images.dataset_summary import left_out_lines
-from regnet_deploy.images.decode import decoder
 from regnet_deploy.images.hold_out import ensure_shares
 from regnet_deploy.images.image_check import cache_file, check_images, shared_cache
 from regnet_deploy.images.listing import ensure_no_split_twice, list_images
@@ -36,33 +35,28 @@ from regnet_deploy.training.checkpoint import (
 )
 from regnet_deploy.training.chosen_weights import validation_answers
 from regnet_deploy.training.commit import commit_training, describe_run, sample_images
-from regnet_deploy.training.compilation import compile_error
 from regnet_deploy.training.data_loader import (
-    Batch,
     EvaluationDataset,
     ImageSubset,
-    TrainingDataset,
-    batches_from,
     evaluation_dataset,
-    load,
     training_dataset,
 )
+from regnet_deploy.training.distributed import ProcessGroup, ensure_shared, process_group
 from regnet_deploy.training.execution import (
     ExecutionRequest,
-    can_compile,
     default_workers,
     disable_tf32,
-    has_bf16,
     resolve_device,
 )
+from regnet_deploy.training.execution_choice import choose_execution, resumed_execution
 from regnet_deploy.training.final_test import final_test
 from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
 from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, nothing_begun, stop_signals
 from regnet_deploy.training.loop import fit
-from regnet_deploy.training.recipe import Recipe, steps_per_epoch
+from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run import DivergenceError, TrainingRun, weights_of
-from regnet_deploy.training.run_callbacks import run_callbacks
+from regnet_deploy.training.run_callbacks import quiet_callbacks, run_callbacks
 from regnet_deploy.training.run_directory import (
     default_directory,
     ensure_free_space,
@@ -158,14 +152,64 @@ def train(
     if options.finish and options.restart:
         raise UsageError("--finish keeps an unfinished run and --restart drops it: give one of them")
     if options.finish:
-        return finish_training(bundle_path, options.run_dir, progress, data, options.track)
+        with process_group("cpu") as group:
+            return group.first(lambda: finish_training(bundle_path, options.run_dir, progress, data, options.track))
     if data is None:
         raise UsageError("give a folder of images with --data DIR")
+    with (
+        process_group(resolve_device(options.execution.device)) as group,
+        contextlib.ExitStack() as directory_lock,
+        contextlib.ExitStack() as before,
+    ):
+        contexts = directory_lock, before
+        prepared = group.first(lambda: _prepare(bundle_path, data, recipe, options, progress, group, contexts, begun))
+        if isinstance(prepared, Bundle):
+            return prepared
+        return _run(prepared, options, progress if group.is_first else NoProgress(), group, begin=before.close)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A run that can begin or continue.
+
+    Attributes:
+        identity: what determines its weights.
+        model: the network with the weights that it starts from.
+        plan: how it gets its length.
+        shares: of each class that are held out for validation, and to test on.
+        directory: the run directory.
+        store: where decoded training images may be stored.
+        checkpoint: of the run; None if it begins.
+    """
+
+    identity: RunIdentity
+    model: nn.Module
+    plan: Plan
+    shares: tuple[float, float | None]
+    directory: Path
+    store: ImageStore
+    checkpoint: Checkpoint | None
+
+
+def _prepare(
+    bundle_path: str | Path,
+    data: str | Path,
+    recipe: Recipe | Mapping[str, Any],
+    options: TrainOptions,
+    progress: Progress,
+    group: ProcessGroup,
+    contexts: tuple[contextlib.ExitStack, contextlib.ExitStack],
+    begun: float,
+) -> _Prepared | Bundle:
+    """Check images and options, and return the run; the bundle, if nothing is left to train.
+
+    ``begun`` is when the command began. The run directory is locked while the first of the contexts is open. While
+    the second is open, an interruption says that nothing has begun.
+    """
     given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     bundle = open_bundle(bundle_path)
     if isinstance(recipe, Mapping) and recipe.get("lighting") and bundle.preprocessing.channels == 1:
         raise UsageError(f"--lighting {recipe['lighting']:g} shifts colors, and the network takes gray images: omit it")
-    resolve_device(options.execution.device)
     directory = options.run_dir or default_directory(bundle_path)
     try:
         listing = list_images(data, test=True, progress=progress)
@@ -177,99 +221,99 @@ def train(
     ensure_no_split_twice(listing, options.val_split, options.test_split)
     ensure_usable(directory, bundle.path, data)
     store = image_store(options.cache, directory, (bundle.path, Path(data)))
-    with open_directory(directory), contextlib.ExitStack() as before:
-        before.enter_context(nothing_begun())
-        ensure_free_space(bundle, directory)
-        checkpoint = None if options.restart else load_checkpoint(directory)
-        cache = cache_file(directory, listing.root)
-        checked = check_images(listing.source, cache, progress, also=[shared_cache(listing.root)])
-        val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
-        shares = (val_split, options.test_split)
-        dataset = build_dataset(listing, checked, val_split=val_split, test_split=options.test_split, seed=given.seed)
-        images = len(dataset.train)
+    contexts[0].enter_context(open_directory(directory))
+    contexts[1].enter_context(nothing_begun())
+    ensure_free_space(bundle, directory)
+    checkpoint = None if options.restart else load_checkpoint(directory)
+    cache = cache_file(directory, listing.root)
+    checked = check_images(listing.source, cache, progress, also=[shared_cache(listing.root)])
+    val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
+    shares = (val_split, options.test_split)
+    dataset = build_dataset(listing, checked, val_split=val_split, test_split=options.test_split, seed=given.seed)
+    images = len(dataset.train)
 
-        def recipe_of_steps(steps: int | None) -> Recipe:
-            planned = recipe if steps is None else with_steps(recipe, steps)
-            start = starting_recipe(planned, bundle, dataset.classes, images)
-            return start.for_channels(bundle.preprocessing.channels).fitted(images)
-
-        before_this = checkpoint.identity["recipe"] if checkpoint else None
-        if before_this is None and bundle.manifest.training and not options.restart:
-            before_this = bundle.manifest.training.recipe
-        identity = RunIdentity(bundle, dataset, recipe_of_steps(planned_steps(given, before_this)))
-        if options.restart:
-            drop_checkpoint(directory)  # only now, when it is known that the images can be used
-        if checkpoint and is_committed(checkpoint, bundle):
-            drop_checkpoint(directory)
-            # The start is left out: after the commit the bundle's weights are the new ones.
-            if not identity_differences(checkpoint, identity, options.execution, leave_out=("start",)):
-                progress.message("this run has ended and its weights are in the bundle: nothing is left to do")
-                return bundle
-            checkpoint = None
-        if checkpoint:
-            named = None if isinstance(recipe, Recipe) else recipe.keys()
-            ensure_same_run(checkpoint, identity, options.execution, directory, named)
-        elif is_already_trained(identity, options.execution) and not options.restart:
-            top1 = bundle.training.best.val_top1
-            progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
-            if dataset.test and (bundle.training.data.test is None or bundle.training.test is None):
-                progress.message(
-                    f"regnet-deploy evaluate{bundle.argument} --data {shlex.quote(str(data))} --split test measures it "
-                    "on the test images"
-                )
+    planned = partial(_planned, recipe, bundle, dataset.classes, images)
+    before_this = checkpoint.identity["recipe"] if checkpoint else None
+    if before_this is None and bundle.manifest.training and not options.restart:
+        before_this = bundle.manifest.training.recipe
+    identity = RunIdentity(bundle, dataset, planned(planned_steps(given, before_this)))
+    ensure_shared(identity.recipe.batch, group, options.execution.sync_bn)
+    if options.restart:
+        drop_checkpoint(directory)  # only now, when it is known that the images can be used
+    if checkpoint and is_committed(checkpoint, bundle):
+        drop_checkpoint(directory)
+        # The start is left out: after the commit the bundle's weights are the new ones.
+        if not identity_differences(checkpoint, identity, options.execution, leave_out=("start",)):
+            progress.message("this run has ended and its weights are in the bundle: nothing is left to do")
             return bundle
-        describe_start(identity, progress)
-        del checked, listing  # half a gigabyte for ImageNet
-        plan = Plan(recipe_of_steps, given, begun)
-        return _run(identity, plan, options, shares, directory, store, checkpoint, progress, begin=before.close)
+        checkpoint = None
+    if checkpoint:
+        named = None if isinstance(recipe, Recipe) else recipe.keys()
+        ensure_same_run(checkpoint, identity, options.execution, directory, named)
+    elif is_already_trained(identity, options.execution) and not options.restart:
+        top1 = bundle.training.best.val_top1
+        progress.message(f"{bundle.path} is already trained like this ({top1:.2%}): --restart trains it again")
+        if dataset.test and (bundle.training.data.test is None or bundle.training.test is None):
+            progress.message(
+                f"regnet-deploy evaluate{bundle.argument} --data {shlex.quote(str(data))} --split test measures it "
+                "on the test images"
+            )
+        return bundle
+    describe_start(identity, progress)
+    del checked, listing  # half a gigabyte for ImageNet
+    plan = Plan(planned, given, begun)
+    return _Prepared(identity, identity.model(), plan, shares, directory, store, checkpoint)
+
+
+def _planned(
+    recipe: Recipe | Mapping[str, Any], bundle: Bundle, classes: tuple[str, ...], images: int, steps: int | None
+) -> Recipe:
+    """Return the fitted recipe of a run of so many steps; None is as many as its epochs have."""
+    start = starting_recipe(recipe if steps is None else with_steps(recipe, steps), bundle, classes, images)
+    return start.for_channels(bundle.preprocessing.channels).fitted(images)
 
 
 def _run(
-    identity: RunIdentity,
-    plan: Plan,
-    options: TrainOptions,
-    shares: tuple[float, float | None],
-    directory: Path,
-    store: ImageStore,
-    checkpoint: Checkpoint | None,
-    progress: Progress,
-    begin: Callable[[], None],
+    prepared: _Prepared, options: TrainOptions, progress: Progress, group: ProcessGroup, begin: Callable[[], None]
 ) -> Bundle:
     disable_tf32()
-    model = identity.model()
+    identity, model, plan = prepared.identity, prepared.model, prepared.plan
+    checkpoint, directory = prepared.checkpoint, prepared.directory
     dataset, recipe, preprocessing = identity.dataset, identity.recipe, identity.preprocessing
-    training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress, store)
+    training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress, prepared.store)
     validation = evaluation_dataset(dataset.source, dataset.val, preprocessing, progress)
 
     def trainer_for(execution: Execution) -> Trainer:
         return make_trainer(model, execution, recipe, preprocessing)
 
+    def begun() -> tuple[RunDescription, Mapping[str, Tensor]]:
+        described = describe_run(identity, autotune.execution, training, new_run_name(directory), prepared.shares)
+        return described, sample_images(dataset, preprocessing, recipe.seed)
+
     if checkpoint:
         describe_recipe(identity, plan.given, progress)
-        autotune, description, samples = _resumed_autotune(checkpoint, progress), *_constants(checkpoint)
+        autotune, description, samples = resumed_execution(checkpoint, progress, group), *_constants(checkpoint)
         description = description.replace(root=str(dataset.source.root))  # it may have been moved
     else:
-        torch.set_num_threads(options.execution.threads or available_cores())
-        autotune = _execution(options.execution, trainer_for, training, progress)
+        torch.set_num_threads(options.execution.threads or group.cores)
+        autotune = group.first(lambda: choose_execution(options.execution, trainer_for, training, progress, group))
         if recipe.minutes is not None:
-            fitted = steps_that_fit(
-                trainer_for(autotune.execution),
-                training,
-                validation,
-                _workers(options, autotune, training.in_memory),
-                60 * recipe.minutes - (time.perf_counter() - plan.begun),
-            )
+            end = plan.begun + 60 * recipe.minutes
+            left = group.first(lambda: end - time.perf_counter())
+            measured = make_trainer(model, autotune.execution, recipe, preprocessing, group)
+            workers = _workers(options, autotune, training.in_memory, group)
+            fitted = steps_that_fit(measured, training, validation, workers, left, group)
             recipe = plan.recipe(fitted.steps)
             identity, training.recipe = replace(identity, recipe=recipe), recipe
             progress.message(f"{recipe.minutes:g} minutes: {fitted}")
         describe_recipe(identity, plan.given, progress)
-        description = describe_run(identity, autotune.execution, training, new_run_name(directory), shares)
-        samples = sample_images(dataset, preprocessing, recipe.seed)
-    workers = _workers(options, autotune, training.in_memory)
+        description, samples = group.first(begun)
+    workers = _workers(options, autotune, training.in_memory, group)
     unaugmented = None
     if recipe.pixel_probe or (recipe.probe and not identity.has_head):
         unaugmented = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
-    run = TrainingRun(trainer_for(autotune.execution), training, validation, preprocessing, workers, unaugmented)
+    trainer = make_trainer(model, autotune.execution, recipe, preprocessing, group)
+    run = TrainingRun(trainer, training, validation, preprocessing, workers, unaugmented, group=group)
     run.initial = weights_of(model)
     if checkpoint:
         checkpoint.restore(run.trainer)
@@ -286,21 +330,24 @@ def _run(
         save_checkpoint(directory, snapshot())
 
     if not checkpoint:
-        save()  # so that the choice of execution holds from now on
+        group.first(save)  # so that the choice of execution holds from now on
     begin()
     tracked = tracked_run(identity.bundle, snapshot(), directory)
-    with open_trackers(options.track, tracked, progress) as trackers:
-        with stop_signals() as stopping:
+    with open_trackers(options.track if group.is_first else (), tracked, progress) as trackers:
+        with stop_signals(repeated=group.size > 1) as signalled:
+            callbacks = quiet_callbacks(group.agreed(signalled))
+            if group.is_first:
+                callbacks = run_callbacks(run, save, trackers, progress, options.checkpoint_s, callbacks.stopping)
             try:
-                fit(run, run_callbacks(run, save, trackers, progress, options.checkpoint_s, stopping))
+                fit(run, callbacks)
                 device, tested = autotune.execution.device, None
-                answers = validation_answers(snapshot(), dataset, device, progress, stopping)
+                answers = group.first(lambda: validation_answers(snapshot(), dataset, device, progress, signalled))
                 if dataset.test:
-                    tested = final_test(snapshot(), dataset, device, progress, stopping)
+                    tested = group.first(lambda: final_test(snapshot(), dataset, device, progress, signalled))
                     trackers.scalars({"test/top1": tested.accuracy.top1}, run.steps_done)
             except DivergenceError as error:
                 if not run.best:
-                    drop_checkpoint(directory)  # a run that continued from it would diverge again
+                    group.first(lambda: drop_checkpoint(directory))  # a run that continued from it would diverge again
                     raise
                 best = run.state.best_epoch
                 first = run.state.probe.name if run.state.probe else "the first head"
@@ -308,10 +355,12 @@ def _run(
                 kept = f"{which} kept: --finish writes it into the bundle"
                 raise DivergenceError(f"{error}; {kept}, --restart drops it") from None
             except Interrupted:
-                raise KeyboardInterrupt(interruption_line(snapshot())) from None
-        bundle = commit_training(identity.bundle, snapshot(), directory, progress, tested, answers)
+                said = group.first(lambda: interruption_line(snapshot()))  # the first one has written the checkpoint
+                raise KeyboardInterrupt(said) from None
+        bundle = group.first(lambda: commit_training(identity.bundle, snapshot(), directory, progress, tested, answers))
         trackers.result(final_values(bundle))
-    drop_checkpoint(directory)
+    if group.is_first:
+        drop_checkpoint(directory)
     if bundle.training.early:
         progress.message(early_line(recipe.patience, bundle.training.best_name))
     for line in left_out_lines("could not be read any more during training", bundle.training.data.unreadable):
@@ -319,79 +368,12 @@ def _run(
     return bundle
 
 
-def _workers(options: TrainOptions, autotune: Autotune, in_memory: bool) -> int:
-    """Return the number of processes that load images."""
-    return default_workers(autotune.execution.device, in_memory) if options.workers is None else options.workers
+def _workers(options: TrainOptions, autotune: Autotune, in_memory: bool, group: ProcessGroup) -> int:
+    """Return the number of processes that load images for this process."""
+    usual = min(group.cores, default_workers(autotune.execution.device, in_memory))
+    return usual if options.workers is None else options.workers
 
 
 def _constants(checkpoint: Checkpoint) -> tuple[RunDescription, Mapping[str, Tensor]]:
     """Return what a checkpoint says of its run from the start."""
     return checkpoint.description, checkpoint.samples
-
-
-def _execution(
-    request: ExecutionRequest,
-    trainer_for: Callable[[Execution], Trainer],
-    training: TrainingDataset,
-    progress: Progress,
-) -> Autotune:
-    """Decide how the steps of a run are executed, and say so.
-
-    Raises:
-        UsageError: the request cannot be met on this machine.
-    """
-    recipe = training.recipe
-    execution = request.execution(recipe.epochs * steps_per_epoch(len(training), recipe.batch))
-    if execution.compiled:
-        error = compile_error(trainer_for(execution), _first_batch(training))
-        if error and request.compiled == "on":
-            raise UsageError(f"--compile on: torch.compile fails here ({error}); leave it off")
-        if error:
-            progress.message(f"torch.compile fails here ({error}): continuing without it")
-            execution = execution.replace(compiled=False)
-    threads, cores = torch.get_num_threads(), available_cores()
-    if request.threads is not None and request.threads > cores:
-        progress.message(
-            f"--threads {request.threads} is more than the {cores} core{'' if cores == 1 else 's'} that this process "
-            "may use: steps may take longer"
-        )
-    faster = request.precision == "auto" and execution.precision == "fp32" and has_bf16(execution.device)
-    progress.message(
-        f"running steps in {execution} with {threads} {'thread' if threads == 1 else 'threads'}"
-        + ("; --precision bf16 may be faster on this CPU, with other weights" if faster else "")
-    )
-    return Autotune(execution=execution, step_ms={}, reason="as requested, else by rule", threads=threads)
-
-
-def _first_batch(training: TrainingDataset) -> Batch:
-    """Return the first batch of two images or more.
-
-    Raises:
-        DataError: there is none.
-    """
-    for batch in load(training, batches_from(training.recipe, len(training), 0, 0), workers=0, pin=False):
-        if len(batch.labels) > 1:
-            return batch
-    raise DataError(f"none of the images in {training.subset.source.root} can be read any more: does it still exist?")
-
-
-def _resumed_autotune(checkpoint: Checkpoint, progress: Progress) -> Autotune:
-    """Return the execution of a checkpoint, after checking that it is possible here."""
-    if checkpoint.torch != torch.__version__:
-        progress.message(
-            f"started with PyTorch {checkpoint.torch} and continued with {torch.__version__}: "
-            "the weights will not be bit-identical to those of an uninterrupted run"
-        )
-    before = checkpoint.description.data.decoder
-    if before != decoder():
-        progress.message(
-            f"started with images decoded by {before or 'an earlier version'} and continued with {decoder()}: "
-            "the weights may not be bit-identical to those of an uninterrupted run"
-        )
-    if checkpoint.autotune.threads:
-        torch.set_num_threads(checkpoint.autotune.threads)  # sums over another number of threads have other last bits
-    execution = checkpoint.autotune.execution
-    resolve_device(execution.device)
-    if execution.compiled and not can_compile(execution.device):
-        raise UsageError("the unfinished run is compiled, and there is no compiler on this machine: --restart drops it")
-    return checkpoint.autotune

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,24 @@ from regnet_deploy.images.preprocessing import scale_and_shift
 from regnet_deploy.models.anynet import HEAD
 from regnet_deploy.training.batch_augmentation import draw_mix
 from regnet_deploy.training.data_loader import Batch
+from regnet_deploy.training.distributed import ALONE, ProcessGroup
+from regnet_deploy.training.gradient_sum import GradientSum
 from regnet_deploy.training.loss import training_loss
 from regnet_deploy.training.recipe import BETAS, MOMENTUM, Recipe
+from regnet_deploy.training.sync_batch_norm import synchronize_batch_norm
 
 #: State of AdamW for each parameter: both moments, and the number of its steps.
 _ADAMW = ("exp_avg", "exp_avg_sq", "step")
+#: Height and width of the input without images; the network takes any.
+_EMPTY_SIDE = 32
+
+
+class StepResult(NamedTuple):
+    """Mean loss of a step, number of correct predictions and number of images: scalars, float64, on the device."""
+
+    loss: Tensor
+    right: Tensor
+    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +51,7 @@ class Trainer:
         scale: factor of the pixels, ``(1, channels, 1, 1)``.
         shift: added to the scaled pixels, ``(1, channels, 1, 1)``.
         average: exponential moving average of weights and statistics, if the recipe has one.
+        gradients: adds up gradients over the processes that train together; None with one process.
     """
 
     model: nn.Module
@@ -48,9 +62,12 @@ class Trainer:
     scale: Tensor
     shift: Tensor
     average: AveragedModel | None = None
+    gradients: GradientSum | None = None
 
-    def step(self, batch: Batch, rate: float, at: tuple[int, int] = (0, 0)) -> tuple[Tensor, Tensor]:
-        """Run one training step with this rate of the head; return the mean loss and the number of correct predictions.
+    def step(self, batch: Batch, rate: float, at: tuple[int, int] = (0, 0)) -> StepResult:
+        """Run one training step with this rate of the head.
+
+        With several processes the batch is the share of this one, and the result is of all processes.
 
         Of mixed images, a prediction is correct if it is the label with the larger share.
 
@@ -60,31 +77,60 @@ class Trainer:
             at: epoch and step, counted from 0; random numbers of the step are a function of them and of the seed.
 
         Raises:
+            ProcessLost: another process has ended.
             UsageError: the batch does not fit into GPU memory.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        labels = batch.labels.to(self.execution.device, non_blocking=True)
+        parts = [batch] if self.can_use(batch) else []
+        whole = self.recipe.batch if self.gradients else len(batch.labels)
+        figures = torch.zeros(3, dtype=torch.float64, device=self.execution.device)
+        self.optimizer.zero_grad(set_to_none=True)
         try:
-            images = self.images(batch)
-            mix = draw_mix(self.recipe, at, images.shape[3], images.shape[2])
-            if mix:
-                images = mix.images(images)
-            with torch.autocast(self.execution.device, torch.bfloat16, enabled=self.execution.precision == "bf16"):
-                logits = self.forward(images).float()
-            loss = training_loss(logits, labels, self.recipe)
-            if mix:  # the loss is linear in the targets
-                neighbors = labels.roll(1)
-                loss = mix.share * loss + (1 - mix.share) * training_loss(logits, neighbors, self.recipe)
-                labels = labels if mix.share >= 0.5 else neighbors
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            for part in parts:
+                figures += self._backward(part, len(part.labels) / whole, at)
+            if self.gradients:
+                figures = self.gradients.finish(figures, whole)
             self.optimizer.step()
         except torch.OutOfMemoryError:
             raise UsageError(
-                f"a batch of {len(labels)} images does not fit into GPU memory: give a smaller --batch-size"
+                f"a batch of {len(batch.labels)} images does not fit into GPU memory: give a smaller --batch-size"
             ) from None
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        images, loss_sum, right = figures
+        return StepResult(loss_sum / images.clamp(min=1), right, images)
+
+    def can_use(self, batch: Batch) -> bool:
+        """Tell whether the network can be trained on the batch: batch norm has no statistics of a single image.
+
+        If the statistics are those of several processes, each of them has to take part.
+        """
+        return len(batch.labels) > 1 or bool(self.execution.sync_bn and self.execution.processes)
+
+    def _backward(self, batch: Batch, share: float, at: tuple[int, int]) -> Tensor:
+        """Add to the gradients those of the mean loss of a part of a step, which is this share of the step.
+
+        Returns:
+            Number of images, sum of their losses and number of correct predictions, ``(3,)`` float64.
+        """
+        labels = batch.labels.to(self.execution.device, non_blocking=True)
+        images = self.images(batch)
+        mix = draw_mix(self.recipe, at, images.shape[3], images.shape[2])
+        if mix:
+            images = mix.images(images)
+        with torch.autocast(self.execution.device, torch.bfloat16, enabled=self.execution.precision == "bf16"):
+            logits = self.forward(images).float()
+        count = len(labels)
+        if not count:  # this process has a part in the statistics of all
+            torch.autograd.backward(logits.sum())
+            return torch.zeros(3, dtype=torch.float64, device=self.execution.device)
+        loss = training_loss(logits, labels, self.recipe)
+        if mix:  # the loss is linear in the targets
+            neighbors = labels.roll(1)
+            loss = mix.share * loss + (1 - mix.share) * training_loss(logits, neighbors, self.recipe)
+            labels = labels if mix.share >= 0.5 else neighbors
+        torch.autograd.backward(loss * share)
+        right = (logits.detach().argmax(1) == labels).sum()
+        return torch.stack([torch.full_like(loss, count), loss.detach().double() * count, right])
 
     def reset(self, weights: Mapping[str, Tensor]) -> None:
         """Load weights and statistics, and set the state of the optimizer to 0; the average begins anew."""
@@ -97,7 +143,7 @@ class Trainer:
 
     def averaged(self) -> Trainer | None:
         """Return a trainer whose network is the average, to evaluate it; None if there is none."""
-        return replace(self, model=self.average.module, average=None) if self.average else None
+        return replace(self, model=self.average.module, average=None, gradients=None) if self.average else None
 
     def train_mode(self) -> None:
         """Put the network into training mode: batch norm as the recipe says."""
@@ -109,6 +155,8 @@ class Trainer:
 
     def images(self, batch: Batch) -> Tensor:
         """Return the batch as the network's input, ``(n, channels, h, w)``, on the device."""
+        if not len(batch.labels):
+            return self.scale.new_zeros((0, self.scale.shape[1], _EMPTY_SIDE, _EMPTY_SIDE))
         pixels = batch.pixels.to(self.execution.device, non_blocking=True).permute(0, 3, 1, 2)
         layout = torch.channels_last if self.execution.channels_last else torch.contiguous_format
         images = pixels.to(torch.float32, memory_format=layout).mul_(self.scale).add_(self.shift)
@@ -130,10 +178,21 @@ class Trainer:
             torch.cuda.synchronize()
 
 
-def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preprocessing: Preprocessing) -> Trainer:
-    """Return a trainer with a copy of ``model`` and an optimizer whose state is 0."""
+def make_trainer(
+    model: nn.Module,
+    execution: Execution,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    group: ProcessGroup = ALONE,
+) -> Trainer:
+    """Return a trainer with a copy of ``model`` and an optimizer whose state is 0.
+
+    It trains together with the other processes of the group.
+    """
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     model = copy.deepcopy(model).to(execution.device).to(memory_format=layout)  # type: ignore[call-overload]
+    if execution.sync_bn and group.size > 1:
+        synchronize_batch_norm(model)
     optimizer = _optimizer(model, recipe)
     scale, shift = (
         torch.from_numpy(value).view(1, -1, 1, 1).to(execution.device) for value in scale_and_shift(preprocessing)
@@ -142,7 +201,8 @@ def make_trainer(model: nn.Module, execution: Execution, recipe: Recipe, preproc
     average = None
     if recipe.ema_decay:
         average = _moving_average(model, recipe.ema_decay)
-    trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift, average)
+    gradients = GradientSum(model) if group.size > 1 else None
+    trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift, average, gradients)
     trainer.train_mode()
     return trainer
 

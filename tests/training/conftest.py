@@ -1,6 +1,11 @@
 """A small folder of real image files and a bundle with a network that learns it in seconds."""
 
-from collections.abc import Callable
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +104,61 @@ def bundle(tmp_path: Path, network: Network, preprocessing: Preprocessing) -> Bu
 def options() -> TrainOptions:
     """One thread, which is enough for a tiny network."""
     return TrainOptions(ExecutionRequest("cpu", "fp32", "off", "off", threads=1), workers=0)
+
+
+@pytest.fixture
+def start_processes() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
+    """Start so many processes of one group, as launchers do; all of them have ended after the test.
+
+    Python is ``code``, or the command line with these arguments.
+    """
+    started: list[subprocess.Popen[str]] = []
+
+    def start(count: int, *arguments: object, code: str = "") -> list[subprocess.Popen[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        program = ["-c", code] if code else ["-m", "regnet_deploy"]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, *program, *map(str, arguments)],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={
+                    **os.environ,
+                    **place,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "LOCAL_WORLD_SIZE": str(count),
+                    "OMP_NUM_THREADS": "1",
+                },
+            )
+            for rank in range(count)
+        ]
+        started.extend(processes)
+        return processes
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def run_processes(
+    start_processes: Callable[..., list[subprocess.Popen[str]]],
+) -> Callable[..., list[subprocess.CompletedProcess[str]]]:
+    """Run so many processes of one group to their end."""
+
+    def call(count: int, *arguments: object, code: str = "") -> list[subprocess.CompletedProcess[str]]:
+        processes = start_processes(count, *arguments, code=code)
+        with ThreadPoolExecutor(count) as pool:
+            said = list(pool.map(lambda process: process.communicate(timeout=280), processes))
+        return [
+            subprocess.CompletedProcess(process.args, process.returncode, *each)
+            for process, each in zip(processes, said, strict=True)
+        ]
+
+    return call

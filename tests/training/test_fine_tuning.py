@@ -403,9 +403,9 @@ def test_a_rate_that_diverges_is_the_one_to_lower(
     step, done = Trainer.step, [0]
 
     def diverging(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
-        loss, right = step(self, batch, rate, at)
+        result = step(self, batch, rate, at)  # one step a trial, of which the highest rate is best
         done[0] += 1
-        return loss * (float("nan") if done[0] > 3 else 1), right  # one step a trial, of which the highest rate is best
+        return result._replace(loss=result.loss * (float("nan") if done[0] > 3 else 1))
 
     monkeypatch.setattr(Trainer, "step", diverging)
     monkeypatch.setattr("regnet_deploy.training.rate_probe.best_rate", lambda trials, *_: trials[2].lr)

@@ -165,7 +165,7 @@ def diverging(monkeypatch: pytest.MonkeyPatch):
 
     def limited(self: Trainer, batch: object, rate: float, at: tuple[int, int]) -> object:
         result = step(self, batch, rate, at)
-        return (torch.tensor(float("nan")), result[1]) if rate > 0.004 else result
+        return result._replace(loss=torch.tensor(float("nan"))) if rate > 0.004 else result
 
     monkeypatch.setattr(Trainer, "step", limited)
 

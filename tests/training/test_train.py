@@ -28,7 +28,7 @@ from regnet_deploy.training import run as training_run
 from regnet_deploy.training import stored_images, train
 from regnet_deploy.training.checkpoint import FILE as CHECKPOINT
 from regnet_deploy.training.checkpoint import load_checkpoint
-from regnet_deploy.training.data_loader import UnreadableImage
+from regnet_deploy.training.data_loader import TrainingDataset, UnreadableImage
 from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
@@ -275,7 +275,7 @@ def test_a_run_that_goes_on_with_another_decoder_says_so(
     with pytest.raises(Stop):
         train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
     was = decoder()
-    monkeypatch.setattr(train, "decoder", lambda: "Pillow 99")
+    monkeypatch.setattr("regnet_deploy.training.execution_choice.decoder", lambda: "Pillow 99")
     train.train(bundle.path, data, recipe, options, recorded_progress)
     assert f"decoded by {was} and continued with Pillow 99: the weights may not be" in recorded_progress.text
 
@@ -463,12 +463,12 @@ def test_a_folder_that_vanishes_while_training_is_one_line_and_can_be_gone_on_wi
     recorded_progress,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    image = train.TrainingDataset.__getitem__
+    image = TrainingDataset.__getitem__
 
     def gone(self: object, key: tuple[int, int]) -> object:
         return UnreadableImage(f"{key[1]}.png", "cannot be read: gone") if key[0] == 1 else image(self, key)
 
-    monkeypatch.setattr(train.TrainingDataset, "__getitem__", gone)
+    monkeypatch.setattr(TrainingDataset, "__getitem__", gone)
     with pytest.raises(
         DataError, match=r"none of the training images can be read any more .*Repeat the command to continue"
     ):
@@ -769,7 +769,7 @@ def test_more_threads_than_cores_are_said_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
     stop_at: Callable[[int], None],
 ) -> None:
-    monkeypatch.setattr(train, "available_cores", lambda: 1)
+    monkeypatch.setattr("regnet_deploy.training.distributed.available_cores", lambda: 1)
     stop_at(0)
     many = dataclasses.replace(options, execution=dataclasses.replace(options.execution, threads=2))
     with pytest.raises(Stop):

@@ -37,7 +37,7 @@ def test_two_steps_are_the_formula(
     model, momentum = copy.deepcopy(start).train(), [torch.zeros_like(p) for p in start.parameters()]
     for rate, seed in ((0.1, 1), (0.05, 2)):
         batch = batch_of(seed=seed)
-        loss, right = trainer.step(batch, rate)
+        loss, right, _ = trainer.step(batch, rate)
         inputs = torch.from_numpy(normalize(batch.pixels.numpy(), preprocessing)) + batch.shifts[:, :, None, None]
         logits = model(inputs)
         wanted = F.cross_entropy(logits, batch.labels)
@@ -110,7 +110,7 @@ def test_mixed_images_have_the_loss_of_both_labels(
     trainer = make_trainer(start, Execution("cpu"), recipe, preprocessing)
     mix = draw_mix(recipe, (1, 4), 16, 16)
     assert mix is not None
-    loss, right = trainer.step(batch, 0.1, (1, 4))
+    loss, right, _ = trainer.step(batch, 0.1, (1, 4))
     logits = copy.deepcopy(start).train()(
         mix.images(make_trainer(start, Execution("cpu"), recipe, preprocessing).images(batch))
     )
