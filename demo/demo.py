@@ -29,7 +29,7 @@ def main() -> None:
         f"to test with to {FOLDER / 'digits'}"
     )
     run("select", "--gflops", "0.016", "--resolution", "32", "--classes", "10", "--group-multiple", "8", "-o", BUNDLE)
-    run("train", BUNDLE, "--data", "digits", "--epochs", "12", "--no-flip", "--crop-area", "0.7", "--batch-size", "32")
+    run("train", BUNDLE, "--data", "digits", "--epochs", "12")
     run("export", BUNDLE, "--data", "digits", "--seconds", "1")
     run("profile", BUNDLE, "--batch", "1,8,32", "--seconds", "1")
     run("verify", BUNDLE)

@@ -83,7 +83,7 @@ def fine_tune() -> None:
     """Fine-tune the imported weights for other classes, and export the network."""
     counts = write_letters(FOLDER / "letters")
     show(f"Other classes: six letters. {counts['train']} images, and {counts['test']} to test with, in other fonts.")
-    run("train", IMPORTED, "--data", "letters", "--epochs", "12", "--no-flip", "--crop-area", "0.7", quiet=True)
+    run("train", IMPORTED, "--data", "letters", "--epochs", "12", quiet=True)
     training = json.loads((FOLDER / IMPORTED / "bundle.json").read_bytes())["parts"]["training"]
     best, probe = training["best"], training["probe"]
     say(

@@ -9,7 +9,7 @@ from regnet_deploy.images.dataset_summary import dataset_lines
 from regnet_deploy.progress import Progress
 from regnet_deploy.training.checkpoint import Checkpoint, RunState
 from regnet_deploy.training.fine_tuning import is_transfer
-from regnet_deploy.training.recipe import DEFAULT_BATCH, Recipe
+from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run_identity import RunIdentity, seen_before, validated_before
 
 
@@ -36,7 +36,7 @@ def describe_recipe(identity: RunIdentity, recipe: Recipe, progress: Progress) -
     oversized = replace(fitted, batch_size=recipe.batch_size).oversized_batch(len(dataset.train))
     if oversized:
         progress.message(oversized)
-    small = not fitted.probe and recipe.batch_size is None and fitted.batch < DEFAULT_BATCH
+    small = recipe.batch_size is None and fitted.batch == max(2, len(dataset.train) // 4)
     warmup = f"{fitted.warmup_epochs} for warm-up"
     if fitted.warmup_steps is not None:
         warmup = f"{fitted.warmup_steps} step{'' if fitted.warmup_steps == 1 else 's'} for warm-up"
