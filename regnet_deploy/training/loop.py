@@ -10,7 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from regnet_deploy.bundle.training import Epoch, Retry
+from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.data_loader import batches_from, epoch_batches
+from regnet_deploy.training.evaluate import Evaluation
 from regnet_deploy.training.initial_head import set_initial_head
 from regnet_deploy.training.pixel_baseline import measure_pixel_baseline
 from regnet_deploy.training.rate_probe import probe_learning_rate
@@ -27,6 +29,9 @@ from regnet_deploy.training.steps import set_statistics, train_steps
 
 #: Factor of the learning rate when a run goes back.
 RETRY_FACTOR = 0.25
+#: With fewer validation images than this, an epoch has to recognize so many more than the linear probe did: of ten
+#: images, one more or a lower loss is chance, and the probe is the safer choice.
+FEW_VALIDATED, MORE_RIGHT = 100, 2
 #: Share of its epochs after which a run that is no better than a constant answer has learned nothing.
 _LEARNED = 0.2
 
@@ -132,7 +137,7 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
     batches = epoch_batches(trainer.recipe, state.epoch, len(run.training))
     set_statistics(run, trainer, batches, callbacks)
     result = validate(run, trainer, callbacks)
-    if state.best is None or is_better(result.top1, result.loss, state.best.val_top1, state.best.val_loss):
+    if is_best(state, result):
         state.best_epoch = state.epoch + 1
         run.best = weights_of(trainer.model)
     return Epoch(
@@ -150,6 +155,16 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
         step_images_per_s=state.images / state.used_seconds if state.used_seconds else None,
         waiting=state.waited_seconds / state.step_seconds,
     )
+
+
+def is_best(state: RunState, result: Evaluation) -> bool:
+    """Tell whether a result is the best so far; few validation images must show clearly that it is not the probe."""
+    best = state.best
+    if best is None:
+        return True
+    if not state.best_epoch and result.images < FEW_VALIDATED:  # the best is the network before the first epoch
+        return round((result.top1 - best.val_top1) * result.images) >= MORE_RIGHT
+    return is_better(result.top1, result.loss, best.val_top1, best.val_loss)
 
 
 def is_better(top1: float, loss: float, best_top1: float, best_loss: float) -> bool:

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.training import Retry
+from regnet_deploy.bundle.training import Epoch, LinearProbe, Retry
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.weights import FILE, weights_from_bytes
 from regnet_deploy.training import run as training_run
 from regnet_deploy.training import train
-from regnet_deploy.training.loop import is_better
+from regnet_deploy.training.checkpoint import RunState
+from regnet_deploy.training.evaluate import Evaluation
+from regnet_deploy.training.loop import is_best, is_better
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
@@ -156,6 +158,43 @@ def test_a_warm_up_as_long_as_the_run_is_refused(
     recipe = dataclasses.replace(RECIPE, warmup_steps=12)
     with pytest.raises(UsageError, match="warm-up steps must be 0 to 11 in a run of 12, got 12"):
         train.train(bundle.path, data, recipe, options, recorded_progress)
+
+
+@pytest.mark.parametrize(
+    ("images", "top1", "loss", "best"),
+    [
+        (20, 0.90, 0.1, False),  # as many right as the probe
+        (20, 0.95, 0.1, False),  # one more
+        (20, 1.00, 0.9, True),
+        (200, 0.90, 0.4, True),
+        (200, 0.90, 0.6, False),
+        (200, 0.905, 0.9, True),
+    ],
+)
+def test_of_few_validation_images_an_epoch_has_to_recognize_two_more_than_the_probe(
+    images: int, top1: float, loss: float, best: bool
+) -> None:
+    probe = LinearProbe(val_top1=0.9, val_loss=0.5, val_images=images, train_images=80, l2=0.1, seconds=1.0)
+    assert is_best(RunState(probe=probe), Evaluation(loss, top1, images, ())) is best
+
+
+def test_between_epochs_few_validation_images_decide_as_many_do() -> None:
+    probe = LinearProbe(val_top1=0.5, val_loss=0.5, val_images=20, train_images=80, l2=0.1, seconds=1.0)
+    assert is_best(RunState(), Evaluation(9.0, 0.0, 20, ()))
+    first = Epoch(
+        epoch=1,
+        lr=0.1,
+        train_loss=1.0,
+        train_top1=0.5,
+        val_loss=0.4,
+        val_top1=0.9,
+        val_images=20,
+        images_per_s=1.0,
+        seconds=1.0,
+    )
+    state = RunState(probe=probe, history=[first], best_epoch=1)
+    assert is_best(state, Evaluation(0.3, 0.9, 20, ()))
+    assert not is_best(state, Evaluation(0.5, 0.9, 20, ()))
 
 
 @pytest.fixture
