@@ -22,6 +22,7 @@ COMMANDS = {
     "weights": "List public weights of RegNets.",
     "check": "Check a folder of images before training.",
     "train": "Train the network on a folder of images.",
+    "tune-training": "Search the recipe that trains the network best.",
     "profile": "Count MACs and parameters, and measure latency.",
     "export": "Export to ONNX and TensorRT, and prove the result.",
     "export-weights": "Write the weights for timm, torchvision, pycls or transformers.",

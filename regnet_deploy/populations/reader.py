@@ -10,7 +10,16 @@ import numpy as np
 
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.populations.csv_table import read_csv
-from regnet_deploy.populations.store import DONE, Store, Trial, TrialOutcome, is_store, read_store, store_errors
+from regnet_deploy.populations.store import (
+    DONE,
+    STOPPED,
+    Store,
+    Trial,
+    TrialOutcome,
+    is_store,
+    read_store,
+    store_errors,
+)
 from regnet_deploy.populations.trials import Trials, left_out_rounds, stage_columns, training_conditions
 
 
@@ -39,19 +48,26 @@ def trials_of(store: Store) -> Trials:
     """Return the completed trials of a store."""
     identity = store.identity
     outcomes = store.outcomes()
-    known = [trial for trial in store.trials() if trial.number in outcomes]
+    ended = [trial for trial in store.trials() if trial.number in outcomes]
+    known = [trial for trial in ended if outcomes[trial.number].state != STOPPED]
     most = max((trial.epochs for trial in known), default=0)
     last = [trial for trial in known if trial.epochs == most]
-    remarks = (left_out_rounds(store.path.name, len(known) - len(last), most),) if len(last) < len(known) else ()
+    remarks: tuple[str, ...] = (
+        (left_out_rounds(store.path.name, len(known) - len(last), most),) if len(last) < len(known) else ()
+    )
+    if len(known) < len(ended):
+        stopped = len(ended) - len(known)
+        remarks += (f"{store.path.name}: {stopped} trials that were stopped early are left out",)
     known = last
     done = [trial for trial in known if outcomes[trial.number].state == DONE]
     networks = tuple(trial.network for trial in done)
-    names = tuple(done[0].drawn) if done else ()
+    drawn = dict.fromkeys(name for trial in done for name in trial.drawn)
+    names = tuple(n for n in drawn if not any(isinstance(trial.drawn.get(n), str) for trial in done))
     columns = {
         name: np.array([getattr(trial, name) for trial in done], dtype=np.float64)
         for name in ("macs", "parameters", "activations")
     }
-    columns |= {name: np.array([trial.drawn.get(name, np.nan) for trial in done]) for name in names}
+    columns |= {name: np.array([trial.drawn.get(name, np.nan) for trial in done], dtype=np.float64) for name in names}
     columns |= {name: values for name, values in stage_columns(networks).items() if name not in columns}
     errors = np.array([outcomes[trial.number].error for trial in done], dtype=np.float64)
     space = identity.get("space", {}).get("name", store.path.stem)

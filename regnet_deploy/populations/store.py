@@ -24,6 +24,8 @@ from regnet_deploy.space.network import Network
 
 SCHEMA = 1
 PLANNED, DONE, DIVERGED, FAILED = "planned", "done", "diverged", "failed"
+#: Ended before its last epoch, because others were better; only in the store of a search of recipes.
+STOPPED = "stopped"
 #: The application id in the header of the SQLite file, "rgnt".
 _APPLICATION = 0x72676E74
 _LOCK_TIMEOUT_S = 30.0
@@ -54,7 +56,7 @@ class Trial:
     Attributes:
         number: its index in the sweep.
         network: the network.
-        drawn: the drawn parameters, by the symbols of the paper.
+        drawn: what was drawn: parameters of the network by the symbols of the paper, or values of the recipe.
         macs: MACs for one image at the resolution of the sweep.
         parameters: number of parameters.
         activations: number of output elements of the convolutions and the linear layer for one image.
@@ -63,7 +65,7 @@ class Trial:
 
     number: int
     network: Network
-    drawn: Mapping[str, float]
+    drawn: Mapping[str, float | str]
     macs: int
     parameters: int
     activations: int
@@ -75,7 +77,7 @@ class TrialOutcome:
     """The outcome of a trial.
 
     Attributes:
-        state: ``done``, ``diverged`` or ``failed``.
+        state: ``done``, ``diverged`` or ``failed``; ``stopped`` before its last epoch, because others were better.
         error: top-1 error of the best epoch on the validation images, percent; None unless the state is ``done``.
         best_epoch: number of that epoch, from 1.
         history: metrics of each epoch.

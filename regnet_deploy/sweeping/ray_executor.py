@@ -57,8 +57,8 @@ class RayExecutor:
             UsageError: the cluster cannot be reached, or no machine of it has the resources of a trial.
         """
         ray = require("ray", "ray")
-        with _connected(ray, self.address):
-            self._check_resources(ray)
+        with connected(ray, self.address):
+            self.check_resources(ray)
             threads = max(1, int(self.cpus))
             run = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(run_in_worker)
             board = ray.remote(num_cpus=0)(ProgressBoard).remote()
@@ -93,7 +93,7 @@ class RayExecutor:
             slots = min(slots, available.get("GPU", 0.0) / self.gpus)
         return 2 * max(1, int(slots))
 
-    def _check_resources(self, ray: Any) -> None:
+    def check_resources(self, ray: Any) -> None:
         """Raise if no machine of the cluster has the resources of a trial."""
         available = ray.cluster_resources()
         for name, wanted in (("CPU", self.cpus), ("GPU", self.gpus)):
@@ -141,7 +141,7 @@ def run_in_worker(
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
+def connected(ray: Any, address: str) -> Iterator[None]:
     """Connect to Ray while the context is open; a local Ray ends with this process, however it ends.
 
     Ray's dashboard is not started, because it executes the code that it receives. Usage reports are off.

@@ -8,7 +8,7 @@ round continues.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError
 from regnet_deploy.evaluation.metrics import Share
-from regnet_deploy.populations.store import Trial, check_store_path, lock_store, open_store
+from regnet_deploy.populations.store import Store, Trial, check_store_path, lock_store, open_store
 from regnet_deploy.progress import Progress
 from regnet_deploy.selection.selection import Selection, UnseenError, diverse_ranks, ranked_by_measurement
 from regnet_deploy.space.complexity import network_complexity
@@ -29,7 +29,7 @@ from regnet_deploy.sweeping.sweep import (
     run_pending_trials,
     sweep_identity,
 )
-from regnet_deploy.sweeping.sweep_images import check_folder, list_folder, load_images
+from regnet_deploy.sweeping.sweep_images import SweepImages, check_folder, list_folder, load_images
 
 FACTOR = 3
 
@@ -107,7 +107,6 @@ def successive_halving(
     check_store_path(options.store)
     torch.set_num_threads(options.threads or available_cores())
     listing = list_folder(options.data, options.val_split, options.test_split, test=True, progress=progress)
-    results = [HalvingResult(candidate, {}) for candidate in range(len(networks))]
     with lock_store(options.store):
         folder = check_folder(
             listing, options.val_split, options.recipe.seed, options.store, progress, options.test_split
@@ -119,39 +118,67 @@ def successive_halving(
                 reset_failures(store, progress)
             channels = networks[0].input_channels
             images = load_images(folder, options.recipe, resolution, progress, channels=channels, test=True)
+
+            def trial(number: int, candidate: int, epochs: int) -> Trial:
+                return _trial(number, networks[candidate], candidate, resolution, len(folder.classes), epochs)
+
             round_options = replace(options, recipe=replace(options.recipe, warmup_epochs=None))
-            remaining, first = list(results), 0
-            planned = rounds(len(networks), options.recipe.epochs)
-            for size, epochs in planned:
-                remaining = remaining[:size]
-                progress.message(f"{len(remaining)} candidates, {epochs} epoch{'s' if epochs > 1 else ''} each")
-                trials = [
-                    _trial(first + i, networks[each.candidate], each.candidate, resolution, len(folder.classes), epochs)
-                    for i, each in enumerate(remaining)
-                ]
-                store.add(trials)
-                of_round = images if epochs == planned[-1][1] else replace(images, test=None)
-                run_pending_trials(store, trials, of_round, round_options, progress)
-                outcomes = store.outcomes()
-                for trial, each in zip(trials, remaining, strict=True):
-                    error = outcomes[trial.number].error
-                    if error is not None:
-                        each.errors[epochs] = error
-                    test = outcomes[trial.number].test
-                    if test is not None:
-                        each.test[epochs] = _unseen_error(test)
-                remaining.sort(key=lambda each: each.errors.get(epochs, math.inf))
-                first += len(trials)
-    return _ranked(results)
+            return run_rounds(store, trial, len(networks), images, round_options, progress)
 
 
-def _unseen_error(test: Mapping[str, Any]) -> UnseenError:
+def run_rounds(
+    store: Store,
+    trial_of: Callable[[int, int, int], Trial],
+    n: int,
+    images: SweepImages,
+    options: SweepOptions,
+    progress: Progress,
+) -> list[HalvingResult]:
+    """Train candidates in rounds and return all of them, the best first; see :func:`successive_halving`.
+
+    Args:
+        store: open for writing; trials that have an outcome in it are not run again.
+        trial_of: returns the trial of this number, of this candidate with so many epochs.
+        n: number of candidates; of equal errors the earlier one is better.
+        images: to train on; those to test on are for the last round alone.
+        options: executor, and the recipe of the last round with its epochs.
+        progress: receives the progress.
+
+    Raises:
+        UsageError: no candidate could be trained.
+        DataError: the images cannot be used, or the store cannot be written.
+    """
+    results = [HalvingResult(candidate, {}) for candidate in range(n)]
+    remaining, first = list(results), 0
+    planned = rounds(n, options.recipe.epochs)
+    for size, epochs in planned:
+        remaining = remaining[:size]
+        progress.message(f"{len(remaining)} candidates, {epochs} epoch{'s' if epochs > 1 else ''} each")
+        trials = [trial_of(first + i, each.candidate, epochs) for i, each in enumerate(remaining)]
+        store.add(trials)
+        of_round = images if epochs == planned[-1][1] else replace(images, test=None)
+        run_pending_trials(store, trials, of_round, options, progress)
+        outcomes = store.outcomes()
+        for trial, each in zip(trials, remaining, strict=True):
+            error = outcomes[trial.number].error
+            if error is not None:
+                each.errors[epochs] = error
+            test = outcomes[trial.number].test
+            if test is not None:
+                each.test[epochs] = unseen_error(test)
+        remaining.sort(key=lambda each: each.errors.get(epochs, math.inf))
+        first += len(trials)
+    return ranked(results)
+
+
+def unseen_error(test: Mapping[str, Any]) -> UnseenError:
+    """Return the error on the images to test on, of what an outcome says of them."""
     right = Share.of(round(test["top1"] * test["images"]), test["images"])
     error, low, high = (round(100 * (1 - share), 6) for share in (right.value, right.high, right.low))
     return UnseenError(error, low, high, test["images"], test["digest"])
 
 
-def _ranked(results: list[HalvingResult]) -> list[HalvingResult]:
+def ranked(results: list[HalvingResult]) -> list[HalvingResult]:
     """Sort candidates by the epochs of their longest training, then by its error.
 
     Raises:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.images.dataset import DEFAULT_VAL_SPLIT, ImageDataset, build_dataset
@@ -34,6 +37,8 @@ class SweepImages:
         classes: number of classes.
         test: images to test the best epoch of each network on; None if that is not reported.
         test_digest: sha256 of them; empty likewise.
+        start: weights that every training starts from, by name; those that are missing are random.
+        unaugmented: the training images as they are evaluated, if a linear probe is to initialize the head.
     """
 
     training: TrainingDataset
@@ -42,6 +47,8 @@ class SweepImages:
     classes: int
     test: EvaluationDataset | None = None
     test_digest: str = ""
+    start: Mapping[str, Tensor] = field(default_factory=dict)
+    unaugmented: EvaluationDataset | None = None
 
 
 def list_folder(
@@ -100,6 +107,7 @@ def load_images(
     *,
     channels: int = 3,
     test: bool = False,
+    preprocessing: Preprocessing | None = None,
 ) -> SweepImages:
     """Report a checked folder, and open it at a resolution; the images are kept in memory if they fit.
 
@@ -110,10 +118,11 @@ def load_images(
         progress: receives what is to be said of them.
         channels: 3 for RGB, 1 for gray.
         test: whether images to test on, if there are some, are opened too.
+        preprocessing: of the networks; None is the default one for ``resolution`` and ``channels``.
     """
     for line in dataset_lines(folder):
         progress.message(line)
-    preprocessing = default_preprocessing(resolution, channels)
+    preprocessing = preprocessing or default_preprocessing(resolution, channels)
     training = training_dataset(folder.source, folder.train, recipe, preprocessing, progress)
     validation = evaluation_dataset(folder.source, folder.val, preprocessing, progress)
     tested = EvaluationDataset(ImageSubset(folder.source, folder.test), preprocessing) if test and folder.test else None

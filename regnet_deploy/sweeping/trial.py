@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
-from regnet_deploy.bundle.training import Execution
+from regnet_deploy.bundle.training import Epoch, Execution
 from regnet_deploy.errors import DataError, UsageError
-from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.models.anynet import AnyNet, start_as_identity
 from regnet_deploy.populations.store import DIVERGED, DONE, FAILED, Trial, TrialOutcome
 from regnet_deploy.profiling.machine import describe_machine
+from regnet_deploy.sweeping.recipe_space import recipe_with
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.training.data_loader import LoaderDied, load, number_batches
 from regnet_deploy.training.evaluate import evaluate
@@ -24,6 +26,7 @@ from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run import DivergenceError, TrainingCallbacks, TrainingRun
 from regnet_deploy.training.trainer import make_trainer
 
+_RECIPE_FIELDS = frozenset(each.name for each in fields(Recipe))
 #: Called with the completed fraction of a trial, 0 to 1, and images/s.
 StepCallback = Callable[[float, float], None]
 #: The same for one of several trials.
@@ -37,6 +40,7 @@ def run_trial(
     execution: Execution,
     on_step: StepCallback = lambda fraction, rate: None,
     *,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     max_workers: int | None = None,
 ) -> TrialOutcome:
     """Train a network and return the outcome.
@@ -51,23 +55,30 @@ def run_trial(
         recipe: the recipe of the sweep.
         execution: device and precision.
         on_step: called during the training.
+        on_epoch: called after each epoch.
         max_workers: upper bound of the number of processes that load images.
 
     Raises:
         DataError: the images can no longer be read.
     """
     disable_tf32()
-    fitted = replace(recipe, epochs=trial.epochs).fitted(len(images.training))
     start = time.perf_counter()
     run: TrainingRun | None = None
     state, message, test = DONE, "", None
     try:
+        fitted = trial_recipe(trial, recipe).fitted(len(images.training))
         model = AnyNet(trial.network, images.classes, seed=fitted.seed)
+        if images.start:
+            model.load_state_dict({**model.state_dict(), **images.start})
+        elif fitted.zero_gamma:
+            start_as_identity(model)
+        training = copy.copy(images.training)
+        training.recipe = fitted  # its augmentation
         trainer = make_trainer(model, execution, fitted, images.preprocessing)
         workers = default_workers(execution.device, images.training.in_memory)
         workers = workers if max_workers is None else min(workers, max_workers)
-        run = TrainingRun(trainer, images.training, images.validation, images.preprocessing, workers)
-        fit(run, _callbacks(run, fitted, on_step))
+        run = TrainingRun(trainer, training, images.validation, images.preprocessing, workers, images.unaugmented)
+        fit(run, _callbacks(run, fitted, on_step, on_epoch))
         test = _test(run, images)
     except DivergenceError as error:
         state, message = DIVERGED, str(error).partition(":")[0]
@@ -91,6 +102,28 @@ def run_trial(
     if execution.device == "cuda":
         torch.cuda.empty_cache()  # the next network needs blocks of other sizes
     return outcome
+
+
+def trial_recipe(trial: Trial, recipe: Recipe) -> Recipe:
+    """Return the recipe of a trial: that of all, with the epochs of the trial and the values drawn for it.
+
+    Warm-up and patience are shorter in a shorter training.
+
+    Raises:
+        UsageError: the values do not fit each other.
+    """
+    drawn = {name: value for name, value in trial.drawn.items() if name in _RECIPE_FIELDS}
+    share = trial.epochs / recipe.epochs
+    if trial.epochs != recipe.epochs:
+        shorter: dict[str, Any] = {"epochs": trial.epochs, "steps": None}
+        if recipe.warmup_steps is not None:
+            shorter["warmup_steps"] = round(recipe.warmup_steps * share)
+        elif recipe.warmup_epochs:
+            shorter["warmup_epochs"] = min(trial.epochs - 1, round(recipe.warmup_epochs * share))
+        if recipe.patience:
+            shorter["patience"] = max(1, round(recipe.patience * share))
+        recipe = replace(recipe, **shorter)
+    return recipe_with(recipe, drawn) if drawn else recipe
 
 
 def run_locally(
@@ -137,11 +170,13 @@ def _test(run: TrainingRun, images: SweepImages) -> dict[str, Any] | None:
     return {"top1": result.top1, "images": result.images, "digest": images.test_digest}
 
 
-def _callbacks(run: TrainingRun, recipe: Recipe, on_step: StepCallback) -> TrainingCallbacks:
+def _callbacks(
+    run: TrainingRun, recipe: Recipe, on_step: StepCallback, on_epoch: Callable[[Epoch], None]
+) -> TrainingCallbacks:
     steps = recipe.epochs * run.steps_per_epoch
     return TrainingCallbacks(
         step=lambda loss, rate: on_step(run.steps_done / steps, rate),
-        epoch=lambda metrics: None,
+        epoch=on_epoch,
         save=lambda: None,  # trials are short: an interrupted one starts again
         save_every_s=float("inf"),
         save_epoch=lambda: None,

@@ -29,12 +29,14 @@ WRITTEN: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     ("export", "--output"): (".onnx", ("b",)),
     ("bench", "--plot"): (".svg", ("b",)),
     ("sweep", "--store"): ("", ("--space", "RegNetX", "--data", "images")),
+    ("tune-training", "--store"): ("", ("b", "--data", "images")),
+    ("tune-training", "--output"): (".yaml", ("b", "--data", "images")),
     ("select", "--store"): ("", ("--gflops", "0.2", "-o", "new", "--try", "2", "--data", "images")),
 }
 #: Options and arguments with a path that is read, or of a folder.
 OTHERS = {
     *((command, "bundle_path") for command in COMMANDS),
-    *((command, "--data") for command in ("train", "export", "evaluate", "sweep", "select")),
+    *((command, "--data") for command in ("train", "export", "evaluate", "sweep", "select", "tune-training")),
     *(("evaluate", option) for option in ("--csv", "--mistakes")),  # need images: tests/cli/test_evaluate.py
     *(("export", option) for option in ("--images", "--calibration")),
     *(("serve", option) for option in ("--token-file", "--tls-cert", "--tls-key")),
@@ -47,6 +49,7 @@ OTHERS = {
     ("select", "--evidence"),
     ("package", "--output"),
     ("train", "--run-dir"),
+    ("tune-training", "--space"),
 }
 
 
@@ -110,6 +113,7 @@ def test_a_link_stays_and_its_file_is_written(cli: Any, folder: Path, command: s
     (folder / "site").mkdir()
     (folder / f"link{suffix}").symlink_to(f"site/there{suffix}")
     few = {"profile": ("--batch", "1", "--seconds", "0.05"), "analyze": ("--repeats", "20", "--min-networks", "2")}
+    few["tune-training"] = ("--trials", "2", "--epochs", "1", "--device", "cpu")
     done = cli(command, *arguments, *few.get(command, ()), option, f"link{suffix}", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert (folder / f"link{suffix}").is_symlink()
