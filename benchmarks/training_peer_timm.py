@@ -2,7 +2,9 @@
 
 It registers the network by its parameters. A trial says how long an epoch is, and the training has as many epochs as
 come nearest to the time; the clock does not have the trial. It begins with the first epoch, when train.py has made
-network and loaders, and ends with the last one. The best checkpoint is evaluated on the test images with timm's loader.
+network and loaders, and ends with the last one. There are as many loading processes as threads: the 4 of its default
+would share the cores of one. A folder with fewer images than a batch has them in one batch. The best checkpoint is
+evaluated on the test images with timm's loader.
 """
 
 import hashlib
