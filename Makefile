@@ -57,6 +57,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/precision_page.py
 	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/transfer_page.py
+	$(BIN)/python benchmarks/training_page.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/serving_peers.py
 	$(BIN)/python benchmarks/serving_ablation.py --rounds 12

@@ -47,6 +47,7 @@ CONTENTS = {
     "Measured": [
         "docs/measurements",
         "docs/precision",
+        "docs/training-benchmark",
         "docs/serving-speed",
         "docs/compatibility",
         "docs/design-spaces",

@@ -41,7 +41,8 @@ def describe_recipe(identity: RunIdentity, recipe: Recipe, progress: Progress) -
     if fitted.warmup_steps is not None:
         warmup = f"{fitted.warmup_steps} step{'' if fitted.warmup_steps == 1 else 's'} for warm-up"
     progress.message(
-        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}, {warmup}, "
+        f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}"
+        f"{f' ({fitted.steps:,} steps)' if fitted.steps else ''}, {warmup}, "
         f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {fitted.lr:g} for 128 images"
         + (", or a quarter or four times that, as trials decide" if fitted.lr_probe else "")
