@@ -11,6 +11,7 @@ from torch import Tensor
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import MissingPart, UsageError, did_you_mean
+from regnet_deploy.importing.hub_config import STATED, stated_use
 from regnet_deploy.importing.layouts import TARGETS, layout_for_export
 from regnet_deploy.models.weights import FILE, weights_from_bytes, weights_to_bytes
 from regnet_deploy.output_file import check_output_file, write_output_file
@@ -25,7 +26,7 @@ def export_weights(bundle: Bundle, target: str, path: str | Path) -> Path:
         bundle: with trained or imported weights.
         target: one of :data:`regnet_deploy.importing.layouts.TARGETS`.
         path: a name that ends in ``.safetensors``, or in ``.pth``, ``.pt``, ``.bin`` or ``.pyth`` for a file of
-            ``torch.save``.
+            ``torch.save``. The former also says how the network is used, which ``import`` reads.
 
     Raises:
         UsageError: the library is not known or does not have this kind of network, or the file cannot be written.
@@ -39,7 +40,7 @@ def export_weights(bundle: Bundle, target: str, path: str | Path) -> Path:
         )
     state = foreign_state(weights_from_bytes(bundle.read(FILE)), target, bundle.architecture.network.se_ratio > 0)
     if file.suffix == ".safetensors":
-        metadata = {"format": "pt"}  # which some loaders demand
+        metadata = {"format": "pt", STATED: stated_use(bundle)}  # some loaders demand the first
         if target == "pycls":
             metadata["channels"] = "bgr"
         data = weights_to_bytes(state, metadata)

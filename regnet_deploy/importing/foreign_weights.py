@@ -12,6 +12,7 @@ from torch import Tensor
 
 from regnet_deploy.errors import DataError, UsageError, did_you_mean
 from regnet_deploy.importing.file_digest import digest_of
+from regnet_deploy.importing.hub_config import STATED, stated_in
 from regnet_deploy.importing.layouts import OWN, SOURCES, Layout, match_counts
 from regnet_deploy.importing.pycls_config import uses_ffcv
 from regnet_deploy.importing.recover import classes_of, recover_network
@@ -64,7 +65,7 @@ def read_foreign_weights(
     *,
     source: str | None = None,
     channels: str | None = None,
-    stem_stride: int = 2,
+    stem_stride: int | None = None,
     named_by: str = "--from",
 ) -> ForeignWeights:
     """Read the weights of a RegNet that another library saved.
@@ -74,7 +75,7 @@ def read_foreign_weights(
         source: the library; None recognizes it by the names of the tensors.
         channels: ``rgb`` or ``bgr``, the order in which the network takes the channels of an image; None takes that of
             the library, and of pycls's stored configuration. A network of gray images has one channel.
-        stem_stride: stride of the stem, 1 or 2, which the weights do not tell.
+        stem_stride: stride of the stem, 1 or 2, which the weights do not tell; None takes what the file says, else 2.
         named_by: option that named the library, for the error where the file is of another.
 
     Raises:
@@ -102,7 +103,7 @@ def read_foreign_weights(
             "give the file that was fine-tuned on classes"
         )
     try:
-        network = recover_network(state, stem_stride)
+        network = recover_network(state, stem_stride or stated_in(file.metadata, path)[1] or 2)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     bgr, assumptions = _channel_order(file, layout, channels)
@@ -131,7 +132,7 @@ def assumed_of_stem(weights: ForeignWeights, channels: str | None, stem_stride: 
     if channels is None and weights.network.input_channels == 3 and source not in ("pycls", OWN):
         order, other = ("BGR", "rgb") if source == "mmpretrain" else ("RGB", "bgr")
         assumed.append(f"the order of the channels is {order}, as {source} has it: --channels {other} says otherwise")
-    if stem_stride is None:
+    if stem_stride is None and f"metadata.{STATED}" not in weights.file.metadata:
         assumed.append("the stem has stride 2, as in published networks; weights do not tell it: --stem-stride sets it")
     return assumed
 

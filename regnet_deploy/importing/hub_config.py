@@ -7,8 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
+
+from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import DataError
 from regnet_deploy.space.network import INPUT_CHANNELS
 
@@ -16,6 +19,24 @@ from regnet_deploy.space.network import INPUT_CHANNELS
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _INTERPOLATIONS = {"bilinear": "bilinear", "bicubic": "bicubic", 2: "bilinear", 3: "bicubic"}
 _LARGEST = 4096
+
+
+#: Name in the metadata of a safetensors file of what :func:`stated_use` returns.
+STATED = "regnet-deploy"
+
+_Side = Annotated[int, msgspec.Meta(ge=8, le=_LARGEST)]
+_Values = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=3)]
+
+
+class _Stated(msgspec.Struct, frozen=True):
+    stem_stride: Literal[1, 2]
+    resolution: _Side
+    resize: _Side
+    interpolation: Literal["bilinear", "bicubic"]
+    antialias: bool
+    mean: _Values
+    std: _Values
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -31,6 +52,7 @@ class HubConfig:
         labels: class names in the order of the outputs.
         license: of the weights.
         remarks: what they say and this program does not do, one sentence each.
+        antialias: whether images are resized with antialiasing.
     """
 
     resolution: int | None = None
@@ -41,6 +63,40 @@ class HubConfig:
     labels: tuple[str, ...] = ()
     license: str | None = None
     remarks: tuple[str, ...] = ()
+    antialias: bool | None = None
+
+
+def stated_use(bundle: Bundle) -> str:
+    """Return the text of what weights do not tell of a network, for the metadata of an exported file."""
+    preprocessing = bundle.preprocessing
+    stated = {
+        "stem_stride": bundle.architecture.network.stem_stride,
+        "resolution": preprocessing.crop,
+        "resize": preprocessing.resize,
+        "interpolation": preprocessing.interpolation,
+        "antialias": preprocessing.antialias,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
+        "labels": list(bundle.manifest.labels),
+    }
+    return json.dumps(stated)
+
+
+def stated_in(metadata: Mapping[str, Any], path: Path) -> tuple[HubConfig, int | None]:
+    """Return what the metadata of a file that this program exported say, and the stride of the stem.
+
+    Raises:
+        DataError: they hold a value that cannot be.
+    """
+    text = metadata.get(f"metadata.{STATED}")
+    if not isinstance(text, str):
+        return HubConfig(), None
+    try:
+        stated = msgspec.json.decode(text, type=_Stated)
+    except msgspec.DecodeError as error:
+        raise DataError(f"the metadata {STATED} of {path} cannot be used: {error}") from None
+    values = msgspec.structs.asdict(stated)
+    return HubConfig(**{name: value for name, value in values.items() if name != "stem_stride"}), stated.stem_stride
 
 
 def read_hub_config(weights: Path) -> HubConfig | None:

@@ -16,7 +16,7 @@ from regnet_deploy.images.imagenet import class_names
 from regnet_deploy.images.preprocessing import default_preprocessing
 from regnet_deploy.importing.file_digest import digest_of
 from regnet_deploy.importing.foreign_weights import ForeignWeights, assumed_of_stem, read_foreign_weights
-from regnet_deploy.importing.hub_config import HubConfig, first_repeated, read_hub_config
+from regnet_deploy.importing.hub_config import HubConfig, first_repeated, read_hub_config, stated_in
 from regnet_deploy.importing.layouts import OWN
 from regnet_deploy.importing.public_weights import (
     PublicWeights,
@@ -125,7 +125,7 @@ def import_weights(
         file,
         source=options.source or (published.source if published else None),
         channels=options.channels,
-        stem_stride=options.stem_stride or 2,
+        stem_stride=options.stem_stride,
         named_by="--from" if options.source or not published else f"--weights {published.name}",
     )
     if options.network is not None:
@@ -138,7 +138,7 @@ def import_weights(
             "download it again, or rename it if you changed it"
         )
     assumptions = list(foreign.assumptions)
-    config = read_hub_config(file) or _stored_config(foreign)
+    config = read_hub_config(file) or _stored_config(foreign, file)
     entry, assumed = None, False
     if options.published != NO_PUBLIC:
         entry, assumed = _published_entry(foreign, published, file, digest, location, assumptions)
@@ -168,11 +168,11 @@ def import_weights(
     return create_bundle(bundle, parts, {FILE: weights_to_bytes(foreign.state)}, replace=replace_existing)
 
 
-def _stored_config(foreign: ForeignWeights) -> HubConfig:
-    """Return what the checkpoint itself says of its test, as those of pycls do."""
+def _stored_config(foreign: ForeignWeights, file: Path) -> HubConfig:
+    """Return what the file itself says of its test, as those of pycls do, and those that this program exports."""
     sizes = sizes_of_test(foreign.file.metadata) if foreign.source == "pycls" else None
     if sizes is None:
-        return HubConfig()
+        return stated_in(foreign.file.metadata, file)[0]
     return HubConfig(resize=sizes[0], resolution=sizes[1])
 
 
@@ -263,7 +263,7 @@ def _preprocessing(
         "std": options.std or (None if entry else given["std"]),
     }
     interpolation: Any = said["interpolation"] or usual
-    antialias = options.antialias
+    antialias = config.antialias if options.antialias is None else options.antialias
     if antialias is None:  # ffcv averages pixels, too
         opencv = foreign.source in _OPENCV and not uses_ffcv(foreign.file.metadata)
         antialias = not opencv or interpolation != "bilinear"

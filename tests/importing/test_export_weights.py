@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from foreign_weights import X, Y, as_library, weights_of
+from safetensors.torch import load, save
 
-from regnet_deploy.bundle import create_bundle, open_bundle
-from regnet_deploy.errors import MissingPart, UsageError
+from regnet_deploy.bundle import create_bundle, open_bundle, update_bundle
+from regnet_deploy.errors import DataError, MissingPart, UsageError
 from regnet_deploy.importing.export_weights import export_weights, foreign_state
 from regnet_deploy.importing.foreign_weights import read_foreign_weights
-from regnet_deploy.importing.import_weights import import_weights
+from regnet_deploy.importing.hub_config import STATED
+from regnet_deploy.importing.import_weights import ImportOptions, import_weights
 from regnet_deploy.importing.layouts import TARGETS
 from regnet_deploy.space.network import Network
 
@@ -56,3 +58,31 @@ def test_a_bundle_without_weights_names_the_commands(saved: Callable[..., Path],
     with pytest.raises(MissingPart, match=r"has no weights yet: run `regnet-deploy train"):
         export_weights(open_bundle(tmp_path / "b"), "timm", tmp_path / "a.pth")
     assert not (tmp_path / "a.pth").exists()
+
+
+@pytest.mark.parametrize("target", ["timm", "pycls"])
+def test_a_safetensors_file_says_how_its_network_is_used_and_nothing_is_assumed(
+    saved: Callable[..., Path], tmp_path: Path, target: str
+) -> None:
+    normal = {"mean": (0.5, 0.5, 0.5), "std": (0.2, 0.2, 0.2)}
+    given = ImportOptions(stem_stride=1, resolution=32, resize=40, interpolation="bilinear", antialias=False, **normal)
+    first = import_weights(saved(as_library("timm", weights_of(X), X)), tmp_path / "a", given)
+    labels = tuple(f"class {number}" for number in range(first.architecture.classes))
+    first = update_bundle(first.path, {"labels": labels})
+    again = import_weights(export_weights(first, target, tmp_path / "out.safetensors"), tmp_path / "b")
+    assert again.preprocessing == first.preprocessing
+    assert again.architecture.network == first.architecture.network
+    assert again.manifest.labels == labels
+    assert [each for each in again.manifest.imported.assumptions if "stem" in each or "preprocessing" in each] == []
+    other = import_weights(tmp_path / "out.safetensors", tmp_path / "c", ImportOptions(stem_stride=2, resolution=64))
+    assert (other.architecture.network.stem_stride, other.preprocessing.crop) == (2, 64)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"stem_stride": 3}', "[" * 100_000])
+def test_metadata_that_say_what_cannot_be_are_one_line(saved: Callable[..., Path], tmp_path: Path, text: str) -> None:
+    bundle = import_weights(saved(as_library("timm", weights_of(X), X)), tmp_path / "a")
+    file = export_weights(bundle, "timm", tmp_path / "out.safetensors")
+    file.write_bytes(save(load(file.read_bytes()), {STATED: text}))
+    with pytest.raises(DataError, match=r"the metadata regnet-deploy of .*out\.safetensors cannot be used: "):
+        import_weights(file, tmp_path / "b")
+    assert not (tmp_path / "b").exists()
