@@ -112,7 +112,8 @@ def check_try_options(options: dict[str, Any]) -> None:
         raise UsageError("--try trains candidates: give a folder of images with --data DIR")
     from regnet_deploy.images.listing import list_images
 
-    classes = len(list_images(options["data"]).train)
+    with terminal_progress() as progress:
+        classes = len(list_images(options["data"], progress=progress).train)
     if given("classes") and options["classes"] != classes:
         raise UsageError(f"--classes is {options['classes']}, but {options['data']} has {classes}: omit --classes")
     options["classes"] = classes

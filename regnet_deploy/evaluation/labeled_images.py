@@ -121,7 +121,7 @@ def find_held_out_images(
     training, wanted = bundle.manifest.training, split or "test"
     if training is None or wanted == "train" or not holds_out(training, wanted):
         return None
-    splits = own_splits(data)
+    splits = own_splits(data, progress or NoProgress())
     if splits is None or wanted in splits:
         return None
     find = find_training_dataset if split is None else load_training_dataset

@@ -146,13 +146,13 @@ def list_split(root: str | Path, split: str | None = None, progress: Progress = 
     return ImageListing(source, classes, None, None, left_out, _case_notes(classes), {"train": below})
 
 
-def own_splits(root: str | Path) -> tuple[str, ...] | None:
+def own_splits(root: str | Path, progress: Progress = NoProgress()) -> tuple[str, ...] | None:
     """Return the splits that a folder or table has images of; None where there is neither.
 
     Raises:
         DataError: a folder or table cannot be read.
     """
-    table = open_table(root)
+    table = open_table(root, progress)
     if table is not None:
         return tuple(table.splits) if table.named else ()
     if not Path(root).is_dir():

@@ -12,6 +12,7 @@ from regnet_deploy.images.columns import Columns, parse_columns
 from regnet_deploy.images.csv_table import CSV_SUFFIXES, read_csv_table
 from regnet_deploy.images.data_files import DataFiles, expanded, files_in, is_pattern, listed_files, with_splits
 from regnet_deploy.images.image_table import ImageTable
+from regnet_deploy.images.remote_files import downloaded, is_remote
 from regnet_deploy.images.tar_shards import TAR_SUFFIXES, read_tar_shards
 from regnet_deploy.progress import NoProgress, Progress
 
@@ -26,7 +27,8 @@ def open_table(data: str | Path, progress: Progress = NoProgress()) -> ImageTabl
     """Return the images of a CSV file, of tar shards or of tables; None if the value names class folders, or nothing.
 
     Shards and tables are a folder of them, one file, a pattern (``shards-{000..009}.tar``), or a list
-    (``a.tar::b.tar``). The columns of a table may be named behind its path: ``labels.csv#image=file,label=species``.
+    (``a.tar::b.tar``), also of addresses on servers: these are downloaded once. The columns of a table may be named
+    behind its path: ``labels.csv#image=file,label=species``.
 
     Args:
         data: the value.
@@ -36,6 +38,9 @@ def open_table(data: str | Path, progress: Progress = NoProgress()) -> ImageTabl
         DataError: the table cannot be read, or its images cannot be used.
         UsageError: what stands behind ``#`` names no columns.
     """
+    if is_remote(str(data)):
+        value, hash_sign, named = str(data).partition("#")
+        data = f"{downloaded(value, _SUFFIXES, progress)}{hash_sign}{named}"
     root = Path(data).absolute()  # loading processes on other machines start in other folders
     file, columns = _parts(root)
     if file.suffix.lower() in CSV_SUFFIXES and file.is_file():
