@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from regnet_deploy.api.bundles import create_bundle, load_model, select, select_published, train
+    from regnet_deploy.api.bundles import create_bundle, load_model, load_recipe, select, select_published, train
     from regnet_deploy.api.images import check_folder
     from regnet_deploy.api.inference import open_classifier, predict, serve
     from regnet_deploy.api.variants import evaluate, export, export_file, profile, verify
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from regnet_deploy.space.enumeration import Bounds
     from regnet_deploy.training.execution import ExecutionRequest
     from regnet_deploy.training.recipe import Recipe
+    from regnet_deploy.training.recipe_file import NamedRecipe
     from regnet_deploy.training.train import TrainOptions
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ _MODULES = {
     "ExportOptions": "exporting.options",
     "Gate": "bundle.variants",
     "Limits": "serving.limits",
+    "NamedRecipe": "training.recipe_file",
     "Progress": "progress",
     "Recipe": "training.recipe",
     "RegnetDeployError": "errors",
@@ -61,6 +63,7 @@ _MODULES = {
     "export": "api.variants",
     "export_file": "api.variants",
     "load_model": "api.bundles",
+    "load_recipe": "api.bundles",
     "open_bundle": "bundle",
     "open_classifier": "api.inference",
     "predict": "api.inference",
@@ -81,6 +84,7 @@ __all__ = [
     "ExportOptions",
     "Gate",
     "Limits",
+    "NamedRecipe",
     "Progress",
     "Recipe",
     "RegnetDeployError",
@@ -94,6 +98,7 @@ __all__ = [
     "export",
     "export_file",
     "load_model",
+    "load_recipe",
     "open_bundle",
     "open_classifier",
     "predict",

@@ -24,12 +24,24 @@ def check_field_types(record: Any) -> None:
     Raises:
         UsageError: a value has another type.
     """
-    for name, annotation in type(record).__annotations__.items():
-        words = [word.strip() for word in str(annotation).split("|")]
+    for name in type(record).__annotations__:
         hidden = not getattr(getattr(type(record), "__dataclass_fields__", {}).get(name), "repr", True)
-        if hidden or not all(word in _KINDS for word in words):
-            continue  # a secret is not printed; other records check themselves
-        value = getattr(record, name)
-        if not isinstance(value, tuple(_KINDS[word][0] for word in words)):
-            wanted = " or ".join(_KINDS[word][1] for word in words)
-            raise UsageError(f"{name} must be {wanted}, got {value!r:.60} ({type(value).__name__})")
+        problem = None if hidden else field_type_problem(type(record), name, getattr(record, name))
+        if problem:  # a secret is not printed
+            raise UsageError(problem)
+
+
+def field_type_problem(record: type, name: str, value: Any) -> str | None:
+    """Return in words that a value is not of the type that a field is annotated with, or None.
+
+    Fields of other types than numbers, texts, booleans and None are not looked at: other records check themselves.
+    """
+    words = [word.strip() for word in str(record.__annotations__[name]).split("|")]
+    if not all(word in _KINDS for word in words):
+        return None
+    if isinstance(value, tuple(_KINDS[word][0] for word in words)) and (
+        "bool" in words or not isinstance(value, bool)  # True is a number in Python, and none of the user
+    ):
+        return None
+    wanted = " or ".join(_KINDS[word][1] for word in words)
+    return f"{name} must be {wanted}, got {value!r:.60} ({type(value).__name__})"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from regnet_deploy.selection.selection import Selection
     from regnet_deploy.space.published import PublishedNetwork
     from regnet_deploy.training.recipe import Recipe
+    from regnet_deploy.training.recipe_file import NamedRecipe
     from regnet_deploy.training.train import TrainOptions
 
 
@@ -142,7 +143,7 @@ def load_model(bundle: str | Path | Bundle = DEFAULT_PATH) -> AnyNet:
 def train(
     bundle: str | Path | Bundle,
     data: str | Path | None = None,
-    recipe: Recipe | Mapping[str, Any] | None = None,
+    recipe: Recipe | Mapping[str, Any] | NamedRecipe | str | None = None,
     options: TrainOptions | None = None,
     *,
     progress: Progress | None = None,
@@ -158,7 +159,8 @@ def train(
             then held out for validation. None with ``TrainOptions(finish=True)``, which needs no images.
         recipe: what decides the weights: epochs, learning rate, augmentation, seed. In place of a complete Recipe, a
             dict of some of its values, such as ``{"epochs": 20}``: the others are then the defaults for what the bundle
-            has, as on the command line. ``None`` is ``{}``.
+            has, as on the command line. ``None`` is ``{}``. Or the name of a shipped recipe, a YAML file, or what
+            :func:`load_recipe` returns.
         options: how the run is executed: device, precision, loading processes, checkpoints.
         progress: receives the progress.
 
@@ -176,13 +178,36 @@ def train(
         require(module, "train")
     from regnet_deploy.training import train as training
     from regnet_deploy.training.recipe import Recipe
+    from regnet_deploy.training.recipe_file import NamedRecipe
 
+    if isinstance(recipe, PATH):
+        recipe = load_recipe(recipe)
     if recipe is not None:
-        expect("recipe", recipe, (Recipe, Mapping), "a Recipe such as rd.Recipe(epochs=10) or a dict of its values")
+        expect(
+            "recipe",
+            recipe,
+            (Recipe, NamedRecipe, Mapping),
+            'a Recipe such as rd.Recipe(epochs=10), a dict of its values, or a name such as "strong"',
+        )
     if options is not None:
         expect("options", options, training.TrainOptions, "TrainOptions such as rd.TrainOptions(device='cpu')")
     given = {} if recipe is None else recipe
     return training.train(path, data, given, options or training.TrainOptions(), progress or NoProgress())
+
+
+def load_recipe(name: str | Path) -> NamedRecipe:
+    """Return a shipped training recipe by its name, such as ``strong``, or that of a YAML file.
+
+    Its method ``with_values`` changes values: ``rd.load_recipe("fast").with_values({"epochs": 20})``.
+
+    Raises:
+        UsageError: there is none, or the file does not describe one; the message has all that is wrong with it.
+        MissingExtra: PyYAML is not installed.
+    """
+    from regnet_deploy.training import recipe_file
+
+    expect("name", name, PATH, "a name such as 'fast' or a YAML file")
+    return recipe_file.load_recipe(name)
 
 
 def bundle_path(bundle: str | Path | Bundle) -> str | Path:

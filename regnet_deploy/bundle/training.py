@@ -351,6 +351,7 @@ class Training(Record, frozen=True, kw_only=True):
 
     Attributes:
         recipe: as the version that trained them wrote it.
+        recipe_name: of a shipped recipe, or of the file that the recipe was in; None if it has no name.
         data: the images.
         seed: of the recipe.
         device: name of the device.
@@ -384,6 +385,7 @@ class Training(Record, frozen=True, kw_only=True):
     early: bool | None = None
     pixels: PixelBaseline | None = None
     retries: tuple[Retry, ...] | None = None
+    recipe_name: str | None = None
 
     @property
     def best_name(self) -> str:

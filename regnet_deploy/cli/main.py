@@ -35,6 +35,7 @@ COMMANDS = {
     "bench": "Measure a running server under load.",
     "tune": "Find the fastest settings of the server.",
     "package": "Write folders for Triton, KServe, Ray Serve or compose.",
+    "recipes": "List training recipes, or print one as a file.",
     "spaces": "List design spaces, or write one as a file.",
     "sweep": "Train networks that are drawn from a design space.",
     "analyze": "Compare the results of sweeps.",

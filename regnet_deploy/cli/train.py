@@ -53,6 +53,12 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     "at the end; nothing is chosen by them.",
 )
 @click.option(
+    "--recipe",
+    "recipe_name",
+    metavar="NAME|FILE.yaml",
+    help="Recipe of `regnet-deploy recipes`, or of a file. Other options win over it.  [default: auto]",
+)
+@click.option(
     "--epochs",
     type=Whole(1, 1_000_000),
     help="Passes over the training images.  [default: 100, and 2,000 steps at least]",
@@ -192,6 +198,7 @@ def command(
     finish: bool,
     track: tuple[str, ...],
     as_json: bool,
+    recipe_name: str | None,
     **recipe: Any,
 ) -> None:
     """Train the network of BUNDLE on a folder of images.
@@ -220,6 +227,7 @@ def command(
     from regnet_deploy.training.commit import training_summary
     from regnet_deploy.training.distributed import is_first_process
     from regnet_deploy.training.execution import ExecutionRequest
+    from regnet_deploy.training.recipe_file import load_recipe
     from regnet_deploy.training.train import TrainOptions, train
 
     lengths = [f"--{name}" for name in ("epochs", "steps", "minutes") if recipe[name] is not None]
@@ -227,6 +235,7 @@ def command(
         raise UsageError(f"{' and '.join(lengths)} say how long the run is: give one of them")
     given = {name: value for name, value in recipe.items() if value is not None}
     execution = ExecutionRequest(device, precision, channels_last, compiled, threads, sync_bn)
+    named = None if recipe_name is None else load_recipe(recipe_name).with_values(given)
     options = TrainOptions(
         execution,
         workers,
@@ -243,7 +252,7 @@ def command(
         progress: Progress = NoProgress()
         if is_first_process():
             progress = display.enter_context(terminal_progress())
-        bundle = train(bundle_path, data, given, options, progress)
+        bundle = train(bundle_path, data, named or given, options, progress)
     if not is_first_process():
         return
     training = bundle.training

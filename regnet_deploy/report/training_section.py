@@ -62,8 +62,9 @@ def recipe_section(training: Training) -> Section:
     if training.stopped or training.early:
         used["epochs"] = f"{ran} of {used.get('epochs')}"
     threads = f", {training.execution.threads} threads" if training.execution.threads else ""
+    named = [("name", training.recipe_name)] if training.recipe_name else []
     facts = [(name.replace("_", " "), str(value)) for name, value in used.items() if value is not None]
-    return Section("Recipe", [*facts, ("execution", f"{training.execution.execution}{threads}")])
+    return Section("Recipe", [*named, *facts, ("execution", f"{training.execution.execution}{threads}")])
 
 
 def _imported_weights(origin: WeightsOrigin) -> Section:

@@ -56,12 +56,12 @@ def augment(
         preprocessing: size of the crop, and normalization.
 
     Returns:
-        Pixels, ``(crop, crop, channels)``, and the color shift to add after normalization, ``(channels,)``.
+        Pixels, ``(side, side, channels)``, and the color shift to add after normalization, ``(channels,)``.
     """
     source = image if isinstance(image, Scaled) else Scaled(image, image.size)
     rng = _view_stream(key, recipe)
     box = source.box(*random_box(*source.size, recipe.crop_area, rng))
-    side = preprocessing.crop
+    side = recipe.side(key[0], preprocessing.crop)
     view = source.image.resize((side, side), _bilinear(), box=box)
     if recipe.auto_augment != "none":
         view = auto_augment(view, recipe, rng)
@@ -103,7 +103,7 @@ def enough_to_crop(
     At a smaller size, the crop would have to be enlarged.
     """
     left, top, right, bottom = random_box(width, height, recipe.crop_area, _view_stream(key, recipe))
-    side = preprocessing.crop
+    side = recipe.side(key[0], preprocessing.crop)
     return math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
 
 

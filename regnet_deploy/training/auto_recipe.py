@@ -59,6 +59,8 @@ def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "retries": RETRIES,
         "zero_gamma": True,
     }
+    if named.get("ema_window"):
+        del defaults["ema_decay"]
     return Recipe(**{**defaults, **named, "epochs": -(-steps // of_epoch), "fine_tune": False})
 
 

@@ -152,6 +152,7 @@ class RunDescription(Record, frozen=True, kw_only=True):
         root: folder of the images, absolute.
         val_split: share of each class that is held out where the folder has no validation images.
         test_split: share that is held out to test on; None where none is.
+        recipe_name: of the recipe, if it has one.
     """
 
     labels: tuple[str, ...]
@@ -161,6 +162,7 @@ class RunDescription(Record, frozen=True, kw_only=True):
     root: str = ""
     val_split: float = DEFAULT_VAL_SPLIT
     test_split: float | None = None
+    recipe_name: str | None = None
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def describe_run(
     training: TrainingDataset,
     name: str,
     shares: tuple[float, float | None],
+    recipe_name: str | None = None,
 ) -> RunDescription:
     """Return what the bundle will say of a run beside its weights and metrics.
 
@@ -97,6 +98,7 @@ def describe_run(
         training: its training images.
         name: folder of its TensorBoard files.
         shares: of each class that are held out for validation, and to test on.
+        recipe_name: of its recipe, if it has one.
     """
     dataset = identity.dataset
     data = TrainingData(
@@ -123,6 +125,7 @@ def describe_run(
         root=str(dataset.source.root),
         val_split=shares[0],
         test_split=shares[1],
+        recipe_name=recipe_name,
     )
 
 
@@ -154,6 +157,7 @@ def training_record(checkpoint: Checkpoint, tested: FinalTest | None = None) -> 
         lr_probe=state.lr_probe,
         pixels=state.pixels,
         retries=tuple(state.retries) or None,
+        recipe_name=description.recipe_name,
         early=(state.is_complete(recipe) and state.epoch < recipe["epochs"]) or None,
     )
 

@@ -105,4 +105,6 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     }
     if frozen:
         defaults["precise_bn_images"] = 0
+    if named.get("ema_window"):
+        del defaults["ema_decay"]
     return recipe_of({**defaults, **named, "epochs": epochs, "fine_tune": True})

@@ -19,6 +19,9 @@ DEFAULT_BATCH = 128
 DEFAULT_WARMUP_EPOCHS = 5
 WARMUP_FACTOR = 0.1
 MOMENTUM = 0.9
+#: Share of the epochs in which images grow, and what a smaller side is a multiple of.
+_GROWTH = 0.8
+_SIDES = 8
 #: Values of AdamW beside rate and weight decay.
 BETAS = (0.9, 0.999)
 #: Names that the JSON data of a recipe has beside its fields; they follow from the optimizer.
@@ -36,7 +39,10 @@ _ADDED = (
     "erasing",
     "mixup",
     "cutmix",
+    "train_side",
+    "first_side",
     "loss",
+    "ema_window",
     "body_lr",
     "layer_decay",
     "frozen_bn",
@@ -88,6 +94,9 @@ class Recipe:
             0: none.
         cutmix: alpha of CutMix, which puts a rectangle of one image into another, likewise. With both, half of the
             batches have one and half the other.
+        train_side: side of the training images, as a share of the side that the network is evaluated and served with.
+        first_side: the same in the first epoch; it grows evenly to ``train_side`` in the first 80 % of the epochs.
+            None: it is ``train_side`` in all epochs.
         loss: ``cross-entropy``, or ``bce``: binary cross-entropy, summed over the classes.
         label_smoothing: fraction of the target that is distributed over all classes.
         precise_bn_images: training images for the batch norm statistics before each evaluation; 0 uses the running
@@ -104,6 +113,8 @@ class Recipe:
         lr_probe: short trials decide whether the learning rate is ``lr``, a quarter of it, or four times as much.
         ema_decay: an exponential moving average of the weights, which keeps this share of itself at every step,
             competes with the weights after each epoch; 0: there is none.
+        ema_window: share of the steps of the run that such an average extends over; :meth:`fitted` sets ``ema_decay``
+            by it.
         patience: the run ends after so many epochs without a better result; 0: it has all epochs.
         pixel_probe: a logistic regression on small pixels is the baseline; with ``flip_probe`` it decides whether
             images are mirrored.
@@ -149,6 +160,9 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     loss: str = "cross-entropy"
+    train_side: float = 1.0
+    first_side: float | None = None
+    ema_window: float = 0.0
     pixel_probe: bool = False
     retries: int = 0
     zero_gamma: bool = False
@@ -181,13 +195,16 @@ class Recipe:
             epochs = math.ceil(self.steps / steps_per_epoch(images, batch))
             if epochs != self.epochs:
                 return replace(self, epochs=epochs).fitted(images)
+        steps, average = self.total_steps(steps_per_epoch(images, batch)), self.ema_decay
+        if self.ema_window:
+            average = round(max(0.0, 1 - 1 / (self.ema_window * steps)), 6)
+        fitted = replace(self, batch_size=batch, ema_decay=average, ema_window=0.0)
         if self.warmup_steps is not None:
-            steps = self.total_steps(steps_per_epoch(images, batch))
             if self.warmup_steps >= steps:
                 raise UsageError(f"warm-up steps must be 0 to {steps - 1} in a run of {steps}, got {self.warmup_steps}")
-            return replace(self, batch_size=batch, warmup_epochs=0)
+            return replace(fitted, warmup_epochs=0)
         warmup = min(DEFAULT_WARMUP_EPOCHS, self.epochs // 4) if self.warmup_epochs is None else self.warmup_epochs
-        return replace(self, batch_size=batch, warmup_epochs=warmup)
+        return replace(fitted, warmup_epochs=warmup)
 
     def for_channels(self, channels: int) -> Recipe:
         """Return the recipe for images of 1 or 3 channels: gray ones have no colors to shift."""
@@ -214,6 +231,17 @@ class Recipe:
     def peak_rate(self) -> float:
         """Highest learning rate of the cosine, for the batch size."""
         return self.lr * self.batch / LR_BATCH
+
+    def side(self, epoch: int, side: int) -> int:
+        """Return the side in pixels of the training images of epoch 0, 1, ...; the network is used with ``side``.
+
+        A smaller side is a multiple of 8.
+        """
+        share = self.train_side
+        if self.first_side is not None and self.epochs > 1:
+            grown = min(1.0, epoch / (_GROWTH * (self.epochs - 1)))
+            share = self.first_side + (self.train_side - self.first_side) * grown
+        return side if share == 1 else max(_SIDES, _SIDES * round(share * side / _SIDES))
 
     @property
     def changes_at_steps(self) -> bool:

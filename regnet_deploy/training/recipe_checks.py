@@ -46,6 +46,10 @@ def _at_least(what: str, lowest: int, unit: str = "") -> _Range:
     return _Range(what, f"{lowest} or more{unit}", lambda value: math.isfinite(value) and value >= lowest)
 
 
+def _side(what: str) -> _Range:
+    return _Range(what, "0.25 to 1", lambda value: 0.25 <= value <= 1)
+
+
 _BELOW_1 = "0 or more and below 1"
 _ABOVE_0 = "above 0 and at most 1"
 _RANGES = {
@@ -70,12 +74,15 @@ _RANGES = {
     "erasing": _share("the share of images with an erased part"),
     "mixup": _at_least("the alpha of mixup", 0),
     "cutmix": _at_least("the alpha of CutMix", 0),
+    "train_side": _side("the side of the training images"),
+    "first_side": _side("the side of the first training images"),
     "loss": _one_of("the loss", LOSSES),
     "label_smoothing": _Range("the label smoothing", _BELOW_1, lambda value: 0 <= value < 1),
     "precise_bn_images": _at_least("the images for precise batch norm", 0),
     "body_lr": _share("the share of the body's learning rate"),
     "layer_decay": _Range("the decay of the rate by layer", _ABOVE_0, lambda value: 0 < value <= 1),
     "ema_decay": _Range("the decay of the average", _BELOW_1, lambda value: 0 <= value < 1),
+    "ema_window": _share("the window of the average"),
     "patience": _at_least("the patience", 0, " epochs"),
     "retries": _at_least("the retries", 0),
     "minutes": _Range("the minutes", "above 0", lambda value: math.isfinite(value) and value > 0),
@@ -109,6 +116,18 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
             ("optimizer", "lr"),
             f"the learning rate of AdamW must be {_ADAMW_LR:g} or less, got {recipe.lr:g}: a step changes each weight "
             "by about the rate; 0.001 is usual",
+        )
+    if recipe.first_side is not None and recipe.first_side > recipe.train_side:
+        yield Problem(
+            ("first_side", "train_side"),
+            f"images grow from first_side {recipe.first_side:g} to train_side {recipe.train_side:g}: the first must "
+            "not be the larger one",
+        )
+    if recipe.ema_window and recipe.ema_decay:
+        yield Problem(
+            ("ema_window", "ema_decay"),
+            f"the average has a window of {recipe.ema_window:g} of the run or a decay of {recipe.ema_decay:g}: set one "
+            "of ema_window and ema_decay",
         )
     if recipe.flip_probe and not (recipe.flip and (recipe.probe or recipe.pixel_probe)):
         yield Problem(

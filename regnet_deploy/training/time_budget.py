@@ -31,11 +31,13 @@ class Plan:
         recipe: the fitted recipe for a number of steps; None for those of its epochs.
         given: the values that the user gave.
         begun: ``time.perf_counter()`` when the command began.
+        recipe_name: of a recipe that has one.
     """
 
     recipe: Callable[[int | None], Recipe]
     given: Recipe
     begun: float
+    recipe_name: str | None = None
 
 
 def with_steps(recipe: Recipe | Mapping[str, Any], steps: int) -> Recipe | Mapping[str, Any]:

@@ -55,6 +55,7 @@ from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, nothing_begun, stop_signals
 from regnet_deploy.training.loop import fit
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe_file import NamedRecipe, name_and_values
 from regnet_deploy.training.run import DivergenceError, TrainingRun, weights_of
 from regnet_deploy.training.run_callbacks import quiet_callbacks, run_callbacks
 from regnet_deploy.training.run_directory import (
@@ -123,7 +124,7 @@ class TrainOptions:
 def train(
     bundle_path: str | Path,
     data: str | Path | None,
-    recipe: Recipe | Mapping[str, Any],
+    recipe: Recipe | Mapping[str, Any] | NamedRecipe,
     options: TrainOptions,
     progress: Progress = NoProgress(),
 ) -> Bundle:
@@ -136,7 +137,8 @@ def train(
         bundle_path: folder of the bundle.
         data: folder of images; None with ``finish``.
         recipe: what, with the images, determines the weights. Of a mapping, the values that are not given are the
-            defaults for random weights or for fine-tuning; ``fine_tune`` decides which, or else what the bundle has.
+            defaults for random weights or for fine-tuning; ``fine_tune`` decides which, or else what the bundle has. Or
+            a recipe of a file.
         options: how the run is executed.
         progress: receives the progress.
 
@@ -194,7 +196,7 @@ class _Prepared:
 def _prepare(
     bundle_path: str | Path,
     data: str | Path,
-    recipe: Recipe | Mapping[str, Any],
+    recipe: Recipe | Mapping[str, Any] | NamedRecipe,
     options: TrainOptions,
     progress: Progress,
     group: ProcessGroup,
@@ -206,6 +208,9 @@ def _prepare(
     ``begun`` is when the command began. The run directory is locked while the first of the contexts is open. While
     the second is open, an interruption says that nothing has begun.
     """
+    name, recipe = name_and_values(recipe)
+    if name:
+        progress.message(f"recipe {name}")
     given = recipe if isinstance(recipe, Recipe) else recipe_of(recipe)
     bundle = open_bundle(bundle_path)
     if isinstance(recipe, Mapping) and recipe.get("lighting") and bundle.preprocessing.channels == 1:
@@ -261,7 +266,7 @@ def _prepare(
         return bundle
     describe_start(identity, progress)
     del checked, listing  # half a gigabyte for ImageNet
-    plan = Plan(planned, given, begun)
+    plan = Plan(planned, given, begun, name)
     return _Prepared(identity, identity.model(), plan, shares, directory, store, checkpoint)
 
 
@@ -287,7 +292,8 @@ def _run(
         return make_trainer(model, execution, recipe, preprocessing)
 
     def begun() -> tuple[RunDescription, Mapping[str, Tensor]]:
-        described = describe_run(identity, autotune.execution, training, new_run_name(directory), prepared.shares)
+        run_name, shares = new_run_name(directory), prepared.shares
+        described = describe_run(identity, autotune.execution, training, run_name, shares, plan.recipe_name)
         return described, sample_images(dataset, preprocessing, recipe.seed)
 
     if checkpoint:

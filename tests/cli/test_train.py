@@ -78,6 +78,28 @@ def test_json_is_on_stdout_and_everything_else_on_stderr(cli_process: Any, bundl
     assert find_damage(open_bundle(bundle)) == []
 
 
+def test_options_win_over_a_recipe_whose_name_is_on_the_card(cli: Any, bundle: Path, data: Path) -> None:
+    recipe = data.parent / "my.yaml"
+    recipe.write_text("values: {epochs: 50, optimizer: adamw, lr: 0.002, mixup: 0.2}")
+    done = cli("train", bundle, "--data", data, "--recipe", recipe, *QUICK, "--json")
+    assert done.returncode == 0, done.stderr
+    assert "recipe my.yaml with other epochs, batch_size" in done.stderr.splitlines()
+    used = json.loads(done.stdout)["recipe"]
+    assert (used["epochs"], used["optimizer"], used["lr"], used["mixup"]) == (2, "AdamW", 0.002, 0.2)
+    shown = cli("show", bundle).stdout
+    assert "name: my.yaml with other epochs, batch_size" in " ".join(shown.split())
+
+
+def test_a_recipe_that_cannot_be_used_leaves_everything(cli: Any, bundle: Path, data: Path) -> None:
+    (data.parent / "my.yaml").write_text("values: {epoch: 50, optimizer: adam}")
+    done = cli("train", bundle, "--data", data, "--recipe", data.parent / "my.yaml")
+    assert_one_line(done, "line 1: a recipe has no value 'epoch' (did you mean epochs?); line 1: the optimizer must be")
+    assert_one_line(
+        cli("train", bundle, "--data", data, "--recipe", "fastest"), "no recipe 'fastest' (did you mean fast?)"
+    )
+    assert not Path(f"{bundle}.training").exists()
+
+
 def test_without_json_stdout_is_empty_and_the_last_line_is_the_result(
     cli_process: Any, bundle: Path, data: Path
 ) -> None:

@@ -121,6 +121,12 @@ def test_a_share_of_the_images_has_a_rectangle_of_the_mean_color(preprocessing: 
     assert all((augment(white, (0, i), Recipe(), preprocessing)[0] == 255).all() for i in range(20))
 
 
+def test_a_view_has_the_side_of_its_epoch(preprocessing: Preprocessing) -> None:
+    recipe = Recipe(epochs=11, train_side=1.0, first_side=0.5)
+    sides = {epoch: augment(GRADIENT, (epoch, 0), recipe, preprocessing)[0].shape for epoch in (0, 10)}
+    assert sides == {0: (8, 8, 3), 10: (16, 16, 3)}
+
+
 def test_erasing_does_not_change_its_input(preprocessing: Preprocessing) -> None:
     pixels = np.full((16, 16, 3), 255, np.uint8)
     assert (erased(pixels, preprocessing, np.random.default_rng(0)) != 255).any()

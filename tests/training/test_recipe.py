@@ -100,6 +100,28 @@ def test_schedules_once_an_epoch_have_the_same_rate_at_all_its_steps(schedule: s
     np.testing.assert_allclose([each[0] for each in rates], reference_rates(recipe, 1), rtol=1e-9, atol=1e-12)
 
 
+def test_images_grow_by_eights_to_the_last_fifth_of_the_epochs() -> None:
+    recipe = Recipe(epochs=11, train_side=0.714, first_side=0.571)
+    sides = [recipe.side(epoch, 224) for epoch in range(11)]
+    assert (sides[0], sides[7], sides[8], sides[10]) == (128, 152, 160, 160)
+    assert sides == sorted(sides)
+    assert all(side % 8 == 0 for side in sides)
+    assert [Recipe(epochs=1, train_side=0.714, first_side=0.571).side(0, 224), Recipe().side(3, 70)] == [160, 70]
+    assert Recipe(train_side=0.25).side(0, 16) == 8  # no smaller than 8
+
+
+@pytest.mark.parametrize(("epochs", "decay"), [(10, 0.96), (100, 0.996)])
+def test_the_window_of_the_average_is_a_share_of_the_steps(epochs: int, decay: float) -> None:
+    fitted = Recipe(epochs=epochs, batch_size=10, ema_window=0.25).fitted(100)
+    assert (fitted.ema_decay, fitted.ema_window) == (pytest.approx(decay), 0.0)
+    assert "ema_window" not in fitted.to_json()
+
+
+def test_true_is_no_number() -> None:
+    with pytest.raises(UsageError, match="epochs must be a whole number, got True"):
+        Recipe(epochs=True)
+
+
 def test_all_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
     with pytest.raises(UsageError, match=r"epochs must be 1 or more, got 0; .*smoothing must be .* got 2"):
         Recipe(epochs=0, label_smoothing=2.0)
@@ -170,6 +192,9 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
         ({"erasing": 1.5}, "with an erased part must be 0 to 1, got 1.5"),
         ({"mixup": -0.1}, "alpha of mixup must be 0 or more, got -0.1"),
         ({"cutmix": math.inf}, "alpha of CutMix must be 0 or more, got inf"),
+        ({"train_side": 1.2}, "side of the training images must be 0.25 to 1, got 1.2"),
+        ({"first_side": 0.9, "train_side": 0.8}, "first_side 0.9 to train_side 0.8: the first must not be the larger"),
+        ({"ema_window": 0.1, "ema_decay": 0.9}, "set one of ema_window and ema_decay"),
         ({"loss": "mse"}, "loss must be cross-entropy or bce, got mse"),
         ({"patience": -1}, "patience must be 0 or more epochs, got -1"),
     ],

@@ -31,6 +31,7 @@ from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.data_loader import TrainingDataset, UnreadableImage
 from regnet_deploy.training.execution import ExecutionRequest
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe_file import load_recipe
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
 
@@ -338,7 +339,9 @@ PARTS = {
     "cutmix": 1.0,
     "loss": "bce",
     "label_smoothing": 0.1,
-    "ema_decay": 0.9,
+    "ema_window": 0.5,
+    "train_side": 1.0,
+    "first_side": 0.5,
 }
 
 
@@ -359,6 +362,30 @@ def test_a_stopped_run_with_every_part_goes_on_to_the_same_bits(
         "mixup": 0.2,
         "loss": "bce",
     }
+
+
+def test_a_recipe_of_a_file_is_used_and_named_in_the_bundle(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, stop_at
+) -> None:
+    recipe = load_recipe("fast").with_values({"epochs": 2, "batch_size": 8})
+    stop_at(4)
+    with pytest.raises(Stop):
+        train.train(bundle.path, data, recipe, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
+    assert "recipe fast with other epochs, batch_size" in recorded_progress.messages
+    training = train.train(bundle.path, data, recipe, options, recorded_progress).training
+    assert training.recipe_name == "fast with other epochs, batch_size"
+    assert training.recipe == Recipe(**recipe.values).fitted(30).to_json()
+    again = train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert "is already trained like this" in recorded_progress.text
+    assert again.training == training
+
+
+def test_a_recipe_of_values_has_no_name(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorded_progress
+) -> None:
+    trained = train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert trained.training.recipe_name is None
+    assert "recipe_name" not in trained.parts["training"]
 
 
 def test_a_run_stopped_between_its_result_and_its_end_is_over(
