@@ -128,7 +128,7 @@ def open_mlflow(run: TrackedRun) -> MlflowTracker:
         run_id = known.get("run_id") if known.get("uri") == shown else None
         run_id = run_id or os.environ.get("MLFLOW_RUN_ID")
         if run_id is None or not _reopen(client, run_id):
-            tags = {"regnet-deploy": __version__, "mlflow.source.name": "regnet-deploy train"}
+            tags = {"regnet-deploy": __version__, "mlflow.source.name": "regnet-deploy"}
             name = os.environ.get("MLFLOW_RUN_NAME") or run.name
             run_id = _call(client.create_run, experiment.experiment_id, run_name=name, tags=tags).info.run_id
         if known.get("run_id") != run_id:
