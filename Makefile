@@ -58,6 +58,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/transfer_page.py
 	$(BIN)/python benchmarks/training_page.py
+	$(BIN)/python benchmarks/input_pipeline_page.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/serving_peers.py
 	$(BIN)/python benchmarks/serving_ablation.py --rounds 12

@@ -49,6 +49,7 @@ CONTENTS = {
         "docs/precision",
         "docs/training-benchmark",
         "docs/serving-speed",
+        "docs/input-pipeline",
         "docs/compatibility",
         "docs/design-spaces",
     ],

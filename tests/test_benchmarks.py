@@ -48,6 +48,7 @@ def readme():
         ("precision_page", "precision.md", "onnx"),
         ("serving_page", "serving-speed.md", "onnxruntime"),
         ("transfer_page", "fine-tuning.md", "numpy"),
+        ("input_pipeline_page", "input-pipeline.md", "numpy"),
     ],
 )
 def test_pages_are_written_from_the_results(load, program, page, library):
