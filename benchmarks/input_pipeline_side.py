@@ -3,9 +3,9 @@
     python benchmarks/input_pipeline_side.py SIDE FOLDER
 
 Each line on stdin is `SIDE THREADS SECONDS` in numbers: the side of the views in pixels, processes or threads that
-load, on so many cores, and seconds of CPU time. The answer is a line with images/s, and images per second of CPU time. Every
-side reads JPEG files, and makes batches of 16 views, uint8: a random crop of 8 to 100 % of the area, resized, mirrored
-half of the time. Normalization is left out: it runs on the device.
+load, on so many cores, and seconds of CPU time. The answer is a line with images/s, and images per second of CPU time.
+Every side reads JPEG files, and makes batches of 16 views, uint8: a random crop of 8 to 100 % of the area, resized,
+mirrored half of the time. Normalization is left out: it runs on the device.
 """
 
 from __future__ import annotations
