@@ -277,9 +277,15 @@ def _copied(file: Path) -> Path:
             with pa.OSFile(str(temporary), "wb") as sink, writer_of(sink, source.schema_arrow) as writer:
                 for batch in source.iter_batches(batch_size=_ROWS):
                     writer.write_batch(batch)
+            try:
+                os.link(temporary, copy)
+            except FileExistsError:
+                pass  # another process was as fast, and reads its own copy already
+            except OSError:  # a file system without hard links
+                os.replace(temporary, copy)
             for old in copy.parent.glob(f"{copy.name.partition('-')[0]}-*.arrow"):
-                old.unlink()  # of the file as it was
-            os.replace(temporary, copy)
+                if old != copy:  # of the file as it was
+                    old.unlink(missing_ok=True)
         except OSError as error:
             if error.errno is None:
                 raise  # damaged: pyarrow says so by OSError too

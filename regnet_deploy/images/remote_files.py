@@ -6,6 +6,7 @@ fsspec reads http(s), S3 and what else it has a package for. Only addresses that
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -20,8 +21,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from regnet_deploy.durable_files import lock
 from regnet_deploy.errors import DataError, UsageError, require
-from regnet_deploy.file_lock import file_lock
 from regnet_deploy.images.data_files import LIST_SEPARATOR, expanded
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.user_cache import cache_folder
@@ -89,12 +90,27 @@ def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoPro
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
-    busy = f"another process downloads {_shown(urls[0])}: wait until it has ended"
-    with file_lock(folder / ".lock", busy=busy, unwritable=f"cannot write {folder}: {{}}; set XDG_CACHE_HOME"):
+    with _alone(folder, progress):
         wanted = _wanted(places, progress)
         if wanted:
             _download(wanted, places, folder, progress)
     return folder
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, progress: Progress) -> Iterator[None]:
+    """Let one process at a time look after a folder: those of one training list their images at the same time."""
+    try:
+        file = open(folder / ".lock", "ab")  # noqa: SIM115
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with file:
+        try:
+            lock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress.message(f"waiting for another process, which downloads to {folder}")
+            lock(file.fileno(), fcntl.LOCK_EX)
+        yield
 
 
 def _folder(urls: list[str]) -> Path:

@@ -205,6 +205,17 @@ def test_a_parquet_file_is_copied_once_until_it_changes(tmp_path: Path, recorded
         source.read(0)
 
 
+def test_a_copy_that_another_process_made_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "x.parquet", table())
+    source = list_images(path).source
+    exists = iter([False])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", lambda self: next(exists, True))
+        arrow_tables._copied(path)
+    assert source.read(0) == b"one"  # the file that it was found in is there still
+    assert not list(cache_folder("tables").glob("*.[0-9]*"))
+
+
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "x.parquet", table())
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
@@ -158,6 +159,18 @@ def test_a_transfer_that_was_cut_continues_where_it_stopped(
     assert sorted(path.name for path in found.root.iterdir()) == [".lock", "x-0.tar", "x-0.tar.download.json"]
     starts = [wanted for _, wanted in server.gets()]
     assert any(re.match(r"bytes=[1-9]", wanted or "") for wanted in starts) == tags
+
+
+def test_processes_of_one_training_wait_for_the_one_that_downloads(server: Server, recorded_progress) -> None:
+    url = f"{server.url}/d/x-0.tar"
+    folder = list_images(url).root
+    with (folder / ".lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        timer = threading.Timer(0.2, fcntl.flock, (held, fcntl.LOCK_UN))
+        timer.start()
+        assert len(list_images(url, progress=recorded_progress).source.names) == 2
+        timer.join()
+    assert "waiting for another process, which downloads to" in recorded_progress.text
 
 
 def test_a_part_of_another_version_is_dropped(server: Server) -> None:
