@@ -79,6 +79,7 @@ class Execution(Record, frozen=True):
             the last one.
         sync_bn: True if batch norm in training has the statistics of the images of all processes, None if each process
             has those of its own.
+        micro_batch: most images that a process takes through the network at a time; None is its share of a step.
     """
 
     device: str
@@ -87,12 +88,15 @@ class Execution(Record, frozen=True):
     compiled: bool = default(False)
     processes: int | None = None
     sync_bn: bool | None = None
+    micro_batch: int | None = None
 
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         shared = f" in {self.processes} processes" if self.processes else ""
         norm = ", batch norm over all of them" if self.sync_bn else ""
-        return f"{self.precision}, {layout}{', compiled' if self.compiled else ''} on {self.device}{shared}{norm}"
+        parts = f", {self.micro_batch} images at a time" if self.micro_batch else ""
+        compiled = ", compiled" if self.compiled else ""
+        return f"{self.precision}, {layout}{compiled} on {self.device}{shared}{norm}{parts}"
 
 
 class Autotune(Record, frozen=True, kw_only=True):

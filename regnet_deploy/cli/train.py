@@ -138,6 +138,12 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 )
 @click.option("--threads", type=threads_type(), help="CPU threads.  [default: the cores this process may use]")
 @click.option(
+    "--micro-batch",
+    type=Whole(4, 1_000_000),
+    help="Images taken through the network at a time, to use less memory: a step adds up their gradients. Batch norm "
+    "has the statistics of so many.  [default: the whole batch]",
+)
+@click.option(
     "--sync-bn",
     is_flag=True,
     help="Of several processes (torchrun): batch norm with the statistics of all their images.",
@@ -189,6 +195,7 @@ def command(
     channels_last: str,
     compiled: str,
     threads: int | None,
+    micro_batch: int | None,
     sync_bn: bool,
     workers: int | None,
     cache: str,
@@ -234,7 +241,7 @@ def command(
     if len(lengths) > 1:
         raise UsageError(f"{' and '.join(lengths)} say how long the run is: give one of them")
     given = {name: value for name, value in recipe.items() if value is not None}
-    execution = ExecutionRequest(device, precision, channels_last, compiled, threads, sync_bn)
+    execution = ExecutionRequest(device, precision, channels_last, compiled, threads, sync_bn, micro_batch)
     named = None if recipe_name is None else load_recipe(recipe_name).with_values(given)
     options = TrainOptions(
         execution,

@@ -14,6 +14,8 @@ from regnet_deploy.cpu import available_cores, cpu_has_bf16
 from regnet_deploy.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda")
+#: Fewest images that may be taken through the network at a time: a part of a step then has two images or more.
+SMALLEST_PART = 4
 PRECISIONS = ("auto", "fp32", "bf16")
 #: Compilation for a GPU takes a minute or two; it is used for runs of this many steps or more.
 COMPILED_STEPS = 10_000
@@ -31,6 +33,8 @@ class ExecutionRequest:
         compiled: ``on``, ``off`` or ``auto``.
         threads: CPU threads; None is one for each core that this process may use.
         sync_bn: whether batch norm in training has the statistics of the images of all processes.
+        micro_batch: most images that a process takes through the network at a time, 4 or more; None is its whole share
+            of a step. Batch norm has the statistics of each part.
     """
 
     device: str = "auto"
@@ -39,6 +43,16 @@ class ExecutionRequest:
     compiled: str = "auto"
     threads: int | None = None
     sync_bn: bool = False
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the number of images.
+
+        Raises:
+            UsageError: it is too small for batch norm.
+        """
+        if self.micro_batch is not None and self.micro_batch < SMALLEST_PART:
+            raise UsageError(f"--micro-batch must be {SMALLEST_PART} images or more, got {self.micro_batch}")
 
     def contradictions(self, before: Autotune) -> list[str]:
         """Return, in words, what is requested and differs from an earlier execution."""
@@ -48,6 +62,7 @@ class ExecutionRequest:
             "--precision": (self.precision, execution.precision),
             "--channels-last": (self.channels_last, "on" if execution.channels_last else "off"),
             "--compile": (self.compiled, "on" if execution.compiled else "off"),
+            "--micro-batch": (str(self.micro_batch or "none"), str(execution.micro_batch or "none")),
             "--sync-bn": ("on" if self.sync_bn else "off", "on" if execution.sync_bn else "off"),
         }
         if self.threads is not None and before.threads is not None:
@@ -84,6 +99,7 @@ class ExecutionRequest:
             channels_last=self.channels_last != "off",
             compiled=self.compiled == "on" or long,
             sync_bn=self.sync_bn or None,
+            micro_batch=self.micro_batch,
         )
 
 

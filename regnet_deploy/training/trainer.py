@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -82,22 +83,39 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        parts = [batch] if self.can_use(batch) else []
+        parts = self.parts(batch) if self.can_use(batch) else []
         whole = self.recipe.batch if self.gradients else len(batch.labels)
         figures = torch.zeros(3, dtype=torch.float64, device=self.execution.device)
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            for part in parts:
+            for number, part in enumerate(parts, start=1):
+                if self.gradients:
+                    self.gradients.active = number == len(parts)
                 figures += self._backward(part, len(part.labels) / whole, at)
             if self.gradients:
                 figures = self.gradients.finish(figures, whole)
             self.optimizer.step()
         except torch.OutOfMemoryError:
             raise UsageError(
-                f"a batch of {len(batch.labels)} images does not fit into GPU memory: give a smaller --batch-size"
+                f"a batch of {len(batch.labels)} images does not fit into GPU memory: give --micro-batch, or a smaller "
+                "--batch-size"
             ) from None
         images, loss_sum, right = figures
         return StepResult(loss_sum / images.clamp(min=1), right, images)
+
+    def parts(self, batch: Batch) -> list[Batch]:
+        """Return the batch in parts of nearly equal size, of as many images as the execution processes at a time.
+
+        Processes that share the statistics of batch norm have equally many parts, of which some may have no images.
+        """
+        most, processes = self.execution.micro_batch, self.execution.processes or 1
+        if most is None:
+            return [batch]
+        count = math.ceil(math.ceil(self.recipe.batch / processes) / most)
+        if not (self.execution.sync_bn and self.execution.processes):
+            count = min(count, len(batch.labels) // 2)  # batch norm has no statistics of a single image
+        tensors = (torch.tensor_split(each, count) for each in (batch.pixels, batch.shifts, batch.labels))
+        return [batch._replace(pixels=part[0], shifts=part[1], labels=part[2]) for part in zip(*tensors, strict=True)]
 
     def can_use(self, batch: Batch) -> bool:
         """Tell whether the network can be trained on the batch: batch norm has no statistics of a single image.

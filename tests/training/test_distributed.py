@@ -98,6 +98,59 @@ def test_what_one_process_knows_all_know(run_processes: Run) -> None:
     assert first == {"sum": [2, 0.5], "gathered": ["a", "b"], "first": {"rank": 0}, "error": "of 0"}
 
 
+STEP = """
+import copy, json, torch
+from regnet_deploy.bundle.training import Execution
+from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.space.network import Network
+from regnet_deploy.training.data_loader import Batch
+from regnet_deploy.training.distributed import process_group
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.trainer import make_trainer
+
+network = Network((1, 1), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
+recipe = Recipe(batch_size=13, fine_tune=True, frozen_bn=True, precise_bn_images=0)
+draw = torch.Generator().manual_seed(0)
+pixels = torch.randint(0, 256, (13, 16, 16, 3), generator=draw, dtype=torch.uint8)
+labels = torch.randint(0, 3, (13,), generator=draw)
+numbers = list(range(13))
+with process_group("cpu") as group:
+    said = []
+    # The whole batch; parts of it; a process with fewer images than the other; one with none that it can use.
+    for execution, kept in [({}, 13), ({"micro_batch": 4}, 13), ({}, 5), ({}, 1)]:
+        def batch(chosen):
+            return Batch(pixels[chosen], torch.zeros(len(chosen), 3), labels[chosen], [])
+        chosen = group.share(numbers)
+        chosen = chosen if group.rank == 0 else [each for each in chosen if each < kept]
+        used = sorted(each for part in group.gather(chosen) for each in (part if len(part) > 1 else []))
+        alone = make_trainer(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, default_preprocessing(16))
+        execution = Execution("cpu", processes=2, **execution)
+        together = make_trainer(AnyNet(network, 3, seed=0), execution, recipe, default_preprocessing(16), group)
+        wanted, result = alone.step(batch(used), 0.1), together.step(batch(chosen), 0.1)
+        ours, theirs = together.model.state_dict(), alone.model.state_dict()
+        said.append({
+            "images": [int(result.images), len(used)],
+            "right": int(result.right - wanted.right),
+            "loss": float(abs(result.loss - wanted.loss)),
+            "weights": max(float((ours[name] - value).abs().max()) for name, value in theirs.items()),
+        })
+print(json.dumps(said))
+"""
+
+
+def test_a_step_of_two_processes_is_that_of_one_with_all_their_images(run_processes: Run) -> None:
+    done = run_processes(2, code=STEP)
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    first, second = (json.loads(each.stdout) for each in done)
+    assert first == second
+    assert [each["images"] for each in first] == [[13, 13], [13, 13], [9, 9], [7, 7]]
+    for each in first:
+        assert each["right"] == 0
+        assert each["loss"] < 1e-6
+        assert each["weights"] < 1e-6
+
+
 FAIL = """
 import sys, time
 from regnet_deploy.errors import DataError

@@ -81,3 +81,9 @@ def test_a_cpu_gets_no_loading_process_for_images_in_memory_and_one_for_files() 
     assert default_workers("cpu", in_memory=True) == 0
     assert default_workers("cpu", in_memory=False) == 1
     assert 1 <= default_workers("cuda", in_memory=True) <= 8
+
+
+def test_parts_of_a_step_have_four_images_or_more() -> None:
+    assert ExecutionRequest("cpu", micro_batch=4).execution().micro_batch == 4
+    with pytest.raises(UsageError, match="--micro-batch must be 4 images or more, got 3"):
+        ExecutionRequest("cpu", micro_batch=3)

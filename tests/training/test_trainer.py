@@ -181,3 +181,31 @@ def test_rates_fall_by_layer_from_the_head_to_the_stem(network: Network, preproc
 
 def test_without_a_decay_all_layers_have_the_same_rate(trainer: Trainer) -> None:
     assert [group["share"] for group in trainer.optimizer.param_groups] == [1.0]
+
+
+def test_parts_of_a_step_add_up_to_the_step_where_batch_norm_is_frozen(
+    network: Network, preprocessing: Preprocessing
+) -> None:
+    recipe = Recipe(batch_size=7, fine_tune=True, frozen_bn=True, precise_bn_images=0, label_smoothing=0.1)
+    start, batch = AnyNet(network, 3, seed=0), batch_of(7)
+    whole, parts = (
+        make_trainer(start, Execution("cpu", micro_batch=most), recipe, preprocessing) for most in (None, 4)
+    )
+    results = [trainer.step(batch, 0.1) for trainer in (whole, parts)]
+    assert [len(part.labels) for part in parts.parts(batch)] == [4, 3]
+    torch.testing.assert_close(results[0].loss, results[1].loss, rtol=1e-6, atol=0)
+    assert results[0].right == results[1].right
+    assert results[0].images == results[1].images == 7
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(("batch", "most"), [(5, 4), (6, 4), (7, 4), (9, 4), (129, 32), (8, 8)])
+def test_no_part_of_a_step_has_a_single_image(
+    network: Network, preprocessing: Preprocessing, batch: int, most: int
+) -> None:
+    execution = Execution("cpu", micro_batch=most)
+    trainer = make_trainer(AnyNet(network, 3, seed=0), execution, Recipe(batch_size=batch), preprocessing)
+    sizes = [len(part.labels) for part in trainer.parts(batch_of(batch))]
+    assert sum(sizes) == batch
+    assert 2 <= min(sizes) <= max(sizes) <= most
