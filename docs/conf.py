@@ -41,6 +41,7 @@ CONTENTS = {
         "docs/fine-tuning",
         "docs/images",
         "docs/training",
+        "docs/clusters",
         "docs/sweeps",
         "docs/serving",
     ],
