@@ -30,7 +30,7 @@ oracles: $(STAMP)
 	$(BIN)/python -c 'import sysconfig as s; print(s.get_path("purelib"))' > $(ORACLES)/project.pth
 	mv $(ORACLES)/project.pth $$($(ORACLES)/bin/python -c 'import sysconfig as s; print(s.get_path("purelib"))')
 	$(ORACLES)/bin/python -m pip install -q --no-deps -r tests/importing/oracles.txt
-	$(BIN)/python -m pytest -s -m oracle tests/importing
+	$(BIN)/python -m pytest -s -m oracle tests/importing tests/training
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

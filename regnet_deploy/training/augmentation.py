@@ -30,7 +30,7 @@ _EIGENVECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]  # rows: R, G, B
 )
 #: Purpose of the random numbers; separates the streams of one seed.
-_ORDER, _VIEW = 1, 2
+_ORDER, _VIEW, _FLIP = 1, 2, 4  # 3 mixes batches
 
 Box = tuple[float, float, float, float]
 
@@ -66,7 +66,7 @@ def augment(
     if recipe.auto_augment != "none":
         view = auto_augment(view, recipe, rng)
     pixels = pixels_of(view)
-    if recipe.flip and rng.random() < 0.5:
+    if recipe.flip and (_turn(key, recipe) if recipe.alternate_flip else rng.random() < 0.5):
         pixels = pixels[:, ::-1]
     if recipe.erasing and rng.random() < recipe.erasing:
         pixels = erased(pixels, preprocessing, rng)
@@ -105,6 +105,12 @@ def enough_to_crop(
     left, top, right, bottom = random_box(width, height, recipe.crop_area, _view_stream(key, recipe))
     side = recipe.side(key[0], preprocessing.crop)
     return math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
+
+
+def _turn(key: tuple[int, int], recipe: Recipe) -> bool:
+    """Tell whether an image is mirrored in an epoch, if it is in every other one: half of the images in the first."""
+    epoch, number = key
+    return bool((np.random.default_rng((recipe.seed, _FLIP, number)).integers(2) + epoch) % 2)
 
 
 def _view_stream(key: tuple[int, int], recipe: Recipe) -> np.random.Generator:

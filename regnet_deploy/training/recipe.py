@@ -33,6 +33,7 @@ _ADDED = (
     "step_epochs",
     "step_factor",
     "warmup_steps",
+    "alternate_flip",
     "auto_augment",
     "randaugment_ops",
     "randaugment_magnitude",
@@ -83,6 +84,8 @@ class Recipe:
         warmup_factor: share of the learning rate at the start of the warm-up.
         crop_area: smallest area of a random crop as a fraction of the image; 1 always takes the center crop.
         flip: mirror half of the training images.
+        alternate_flip: with ``flip``, each image is mirrored in every other epoch, half of them in the first, and
+            not at random.
         lighting: standard deviation of the color shift along ImageNet's principal components; 0 disables it. Gray
             images have none.
         auto_augment: ``trivialaugment`` (its wide form: one random operation of random magnitude an image),
@@ -160,6 +163,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     loss: str = "cross-entropy"
+    alternate_flip: bool = False
     train_side: float = 1.0
     first_side: float | None = None
     ema_window: float = 0.0

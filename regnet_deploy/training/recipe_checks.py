@@ -123,6 +123,10 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
             f"images grow from first_side {recipe.first_side:g} to train_side {recipe.train_side:g}: the first must "
             "not be the larger one",
         )
+    if recipe.alternate_flip and not recipe.flip:
+        yield Problem(
+            ("alternate_flip", "flip"), "alternate_flip says when images are mirrored: set flip, or not alternate_flip"
+        )
     if recipe.ema_window and recipe.ema_decay:
         yield Problem(
             ("ema_window", "ema_decay"),

@@ -121,6 +121,18 @@ def test_a_share_of_the_images_has_a_rectangle_of_the_mean_color(preprocessing: 
     assert all((augment(white, (0, i), Recipe(), preprocessing)[0] == 255).all() for i in range(20))
 
 
+def test_alternating_flip_mirrors_each_image_in_every_other_epoch(preprocessing: Preprocessing) -> None:
+    def mirrored(epoch: int) -> np.ndarray:
+        recipe = Recipe(alternate_flip=True)
+        views = (augment(GRADIENT, (epoch, i), recipe, preprocessing)[0].astype(int) for i in range(200))
+        return np.array([view[0, 0, 1] > view[0, -1, 1] for view in views])  # green grows to the right
+
+    first = mirrored(0)
+    assert first.mean() == pytest.approx(0.5, abs=0.12)
+    assert (mirrored(1) == ~first).all()
+    assert (mirrored(2) == first).all()
+
+
 def test_a_view_has_the_side_of_its_epoch(preprocessing: Preprocessing) -> None:
     recipe = Recipe(epochs=11, train_side=1.0, first_side=0.5)
     sides = {epoch: augment(GRADIENT, (epoch, 0), recipe, preprocessing)[0].shape for epoch in (0, 10)}

@@ -192,6 +192,7 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
         ({"erasing": 1.5}, "with an erased part must be 0 to 1, got 1.5"),
         ({"mixup": -0.1}, "alpha of mixup must be 0 or more, got -0.1"),
         ({"cutmix": math.inf}, "alpha of CutMix must be 0 or more, got inf"),
+        ({"alternate_flip": True, "flip": False}, "set flip, or not alternate_flip"),
         ({"train_side": 1.2}, "side of the training images must be 0.25 to 1, got 1.2"),
         ({"first_side": 0.9, "train_side": 0.8}, "first_side 0.9 to train_side 0.8: the first must not be the larger"),
         ({"ema_window": 0.1, "ema_decay": 0.9}, "set one of ema_window and ema_decay"),
