@@ -11,7 +11,7 @@ draws sets of images of other kinds (`benchmarks/transfer_sets.py`) for each see
 
 * probe: the linear probe that fine-tuning begins with, alone;
 * fine-tune: `regnet-deploy train BUNDLE --data DIR` without an option (but for the seed);
-* scratch: random weights and the recipe SCRATCH, for as many epochs as take the time of fine-tuning, and a tenth more.
+* scratch: `train --from-scratch`, with as many epochs as take the time of fine-tuning, and a tenth more.
 
 Every result is added to the file at once, and what the file has is not measured again. The time of a run is that of the
 whole call of training, with the check of the images and the probe. The test images are evaluated afterwards.
@@ -50,7 +50,10 @@ RESULT = Path(__file__).parent / "results" / "transfer.json"
 COMMAND = [sys.executable, "-m", "regnet_deploy"]
 #: Options of `select` and `train` that make the weights to start from.
 SELECTED = ("--gflops", "0.022", "--resolution", "64", "--stem-stride", "2", "--classes", "62")
-PRETRAINED = ("--epochs", "8", "--no-flip", "--crop-area", "0.5")
+PRETRAINED = (
+    *("--epochs", "8", "--batch-size", "128", "--lr", "0.1", "--warmup-epochs", "2"),
+    *("--no-flip", "--crop-area", "0.5", "--precise-bn", "8192"),
+)
 #: Name -> kind of images, images of each class to train on.
 SETS = {
     "MNIST, 5 a class": ("mnist", 5),
@@ -59,10 +62,8 @@ SETS = {
     "digits, 20 a class": ("digits", 20),
     "stamps, 15 a class": ("stamps", 15),
 }
-CHARACTERS = ("mnist", "digits")
 PROBE, FINE_TUNED, SCRATCH_RUN = METHODS = ("probe", "fine-tune", "scratch")
-#: The best recipe known for training these networks from random weights on few images of 64 pixels.
-SCRATCH: Mapping[str, Any] = {"fine_tune": False, "batch_size": 32, "lr": 0.05, "crop_area": 0.5}
+SCRATCH: Mapping[str, Any] = {"fine_tune": False}
 #: Images of a trial whose median epoch says how many epochs take the time of fine-tuning; it has four epochs or more.
 TRIAL_IMAGES = 1000
 SEEDS = (0, 1, 2)
@@ -122,7 +123,7 @@ def epochs_for(seconds: float, bundle: Path, data: Path, recipe: Mapping[str, An
 
 
 def training_of(
-    method: str, bundle: Path, data: Path, seed: int, kind: str, fine_tuning_s: float, threads: int | None
+    method: str, bundle: Path, data: Path, seed: int, fine_tuning_s: float, threads: int | None
 ) -> Callable[[Clock], rd.Bundle]:
     """Return the training of a method, on a bundle with the weights to start from."""
     recipe: dict[str, Any] = {"seed": seed}
@@ -130,7 +131,7 @@ def training_of(
     if method == PROBE:
         return lambda clock: probe(bundle, data, seed, options, clock)
     if method == SCRATCH_RUN:
-        recipe |= {**SCRATCH, "flip": kind not in CHARACTERS}
+        recipe |= SCRATCH
         recipe["epochs"] = epochs_for(fine_tuning_s, bundle, data, recipe, options)
     return lambda clock: rd.train(bundle, data, recipe, options, progress=clock)
 
@@ -239,7 +240,7 @@ def run(options: argparse.Namespace) -> None:
                         continue  # it is given the time of that
                     copy = Path(shutil.copytree(bundle.path, Path(folder) / f"bundle-{METHODS.index(method)}"))
                     fine_tuning_s = rows[FINE_TUNED]["seconds"] if method == SCRATCH_RUN else 0.0
-                    training = training_of(method, copy, folders.train, seed, kind, fine_tuning_s, options.threads)
+                    training = training_of(method, copy, folders.train, seed, fine_tuning_s, options.threads)
                     row = {"set": name, "seed": seed, "method": method, **measured(training, method, folders.test)}
                     rows[method] = row
                     result["runs"].append(row)

@@ -199,8 +199,7 @@ def measured(result: Mapping[str, Any]) -> str:
         table(["set", "seeds", "to train on", "to validate with", "to test on", "largest class"], set_rows(result)),
         "Test top-1 in percent: mean of the seeds, and the lowest and the highest; of a single seed, the 95 % interval "
         "that its number of test images gives. *Fine-tuned* is `train` without an option. From scratch is "
-        "`--from-scratch --batch-size 32 --lr 0.05 --crop-area 0.5`, and `--no-flip` for characters, with as many "
-        "epochs as take the time of fine-tuning and a tenth more.",
+        "`train --from-scratch` with as many epochs as take the time of fine-tuning and a tenth more.",
         table(["set", *methods], method_rows(result, shown_top1)),
         "A difference is clear if all seeds agree, and of a single seed if the intervals do not overlap. "
         f"{verdict(result, 'probe')} {verdict(result, 'scratch')} {kept_probes(result)} By how many points of test "
