@@ -83,8 +83,8 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @click.option(
     "--crop-area",
     type=FiniteFloat(0, 1, min_open=True),
-    help="Smallest area of a random crop, as a fraction of the image; 1: no random crops.  [default: 0.7; 0.5 to "
-    "0.08 in runs that see 100,000 images or more, in all epochs]",
+    help="Smallest area of a random crop, as a fraction of the image; 1: no random crops.  [default: 0.35, or "
+    "0.7 if mirrored images are other classes; less in long runs]",
 )
 @click.option(
     "--flip/--no-flip",

@@ -54,8 +54,11 @@ def recipe_section(training: Training) -> Section:
         asked = used.get("lr")
         used["lr"] = f"{training.lr_probe.lr:g}, which trials chose" + ("" if asked is None else f" (asked: {asked})")
     tested = training.probe or training.pixels
-    if used.get("flip_probe") and tested and not tested.mirror_safe:
-        used["flip"] = "False, as mirrored images are recognized worse"
+    if tested and not tested.mirror_safe:
+        if used.get("flip_probe"):
+            used["flip"] = "False, as mirrored images are recognized worse"
+        if used.get("aligned_crop_area"):
+            used["crop_area"] = f"{used['aligned_crop_area']}, as mirrored images are recognized worse"
     for retry in training.retries or ():
         used["lr"] = f"{used.get('lr')}; {retry.lr:g} from epoch {retry.epoch} on, as {retry.reason}"
     ran = len(training.history)

@@ -151,9 +151,11 @@ def recipe_with(base: Recipe, values: Mapping[str, Any]) -> Recipe:
     Raises:
         UsageError: a value is not possible.
     """
-    fixed = {"lr_probe": False} if "lr" in values else {}
+    fixed: dict[str, Any] = {"lr_probe": False} if "lr" in values else {}
     if not values.get("flip", True) and base.flip_probe:
         fixed["flip_probe"] = False
+    if "crop_area" in values:
+        fixed["aligned_crop_area"] = 0.0
     return replace(base, **{**fixed, **values})
 
 

@@ -18,8 +18,10 @@ BATCHES = ((100_000, 128), (20_000, 64), (0, 32))
 STEP_RATE, STEP_BATCH = 0.1, 32
 #: Shares of the steps: for warm-up, and that of the window of the moving average.
 WARMUP, AVERAGE = 0.1, 0.1
-#: Fewest images that the run sees, in all epochs -> smallest area of a random crop: a short run needs easy images.
-CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (100_000, 0.5), (0, 0.7))
+#: Fewest images that the run sees, in all epochs -> smallest area of a random crop; of images that have a direction, as
+#: letters have, and are cut off by such crops.
+CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (0, 0.35))
+ALIGNED_CROP_AREAS = ((100_000, 0.5), (0, 0.7))
 WEIGHT_DECAY = 5e-5
 #: Share of the epochs after which a run ends if none of them was better, and the fewest.
 PATIENCE, FEWEST_WAITED = 0.4, 10
@@ -43,7 +45,8 @@ def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
     epochs = named.get("epochs", max(EPOCHS, -(-STEPS // of_epoch)))
     steps = named.get("steps", epochs * of_epoch)
     rate = STEP_RATE * (batch / STEP_BATCH) ** (0.5 if batch > STEP_BATCH else 1.0)
-    flip = named.get("flip", True)
+    pixels = named.get("pixel_probe", True)
+    aligned = _of_images(ALIGNED_CROP_AREAS, steps * batch) if pixels and "crop_area" not in named else 0.0
     defaults: dict[str, Any] = {
         "batch_size": batch,
         "lr": float(f"{rate * LR_BATCH / batch:.3g}"),
@@ -51,8 +54,9 @@ def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "decay_norms": False,
         "warmup_steps": min(steps - 1, round(WARMUP * steps)) if warmup_epochs is None else warmup_epochs * of_epoch,
         "crop_area": _of_images(CROP_AREAS, steps * batch),
-        "pixel_probe": True,
-        "flip_probe": flip and "flip" not in named,
+        "aligned_crop_area": aligned,
+        "pixel_probe": pixels,
+        "flip_probe": pixels and "flip" not in named,
         "precise_bn_images": 0,
         "ema_decay": round(max(0.0, 1 - 1 / max(1.0, AVERAGE * steps)), 6),
         "patience": max(FEWEST_WAITED, round(PATIENCE * epochs)),

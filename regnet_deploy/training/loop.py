@@ -16,7 +16,7 @@ from regnet_deploy.training.evaluate import Evaluation
 from regnet_deploy.training.initial_head import set_initial_head
 from regnet_deploy.training.pixel_baseline import measure_pixel_baseline
 from regnet_deploy.training.rate_probe import probe_learning_rate
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe import Recipe, for_aligned_images
 from regnet_deploy.training.run import (
     DivergenceError,
     TrainingCallbacks,
@@ -85,8 +85,8 @@ def _after_probes(run: TrainingRun, callbacks: TrainingCallbacks) -> Recipe:
     if recipe.probe and state.probe is None and at_start:
         set_initial_head(run, callbacks)
     tested = state.probe or state.pixels
-    if recipe.flip_probe and tested and not tested.mirror_safe:
-        run.training.recipe = replace(run.training.recipe, flip=False, flip_probe=False)
+    if tested and not tested.mirror_safe:
+        run.training.recipe = for_aligned_images(run.training.recipe)
     if recipe.lr_probe:
         if state.lr_probe is None:
             probe_learning_rate(run, callbacks)

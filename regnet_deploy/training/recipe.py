@@ -53,6 +53,7 @@ _ADDED = (
     "ema_decay",
     "patience",
     "pixel_probe",
+    "aligned_crop_area",
     "retries",
     "zero_gamma",
     "minutes",
@@ -121,6 +122,8 @@ class Recipe:
         patience: the run ends after so many epochs without a better result; 0: it has all epochs.
         pixel_probe: a logistic regression on small pixels is the baseline; with ``flip_probe`` it decides whether
             images are mirrored.
+        aligned_crop_area: with ``pixel_probe``, takes the place of ``crop_area`` if the classifier recognizes mirrored
+            images clearly worse: what they show has its place and direction, and must not be cut off; 0: it does not.
         retries: how often a run that diverges, or learns nothing, goes back to its best weights, or to the first ones,
             and continues with a quarter of the learning rate.
         zero_gamma: the last batch norm of each block starts with a scale of 0, so that blocks begin as the identity.
@@ -168,6 +171,7 @@ class Recipe:
     first_side: float | None = None
     ema_window: float = 0.0
     pixel_probe: bool = False
+    aligned_crop_area: float = 0.0
     retries: int = 0
     zero_gamma: bool = False
     minutes: float | None = None
@@ -309,3 +313,14 @@ def _warmup_share(at: int, warmup: int, factor: float) -> float:
 def steps_per_epoch(images: int, batch: int) -> int:
     """Return the number of steps of an epoch: the last, partial batch is skipped unless it is the only one."""
     return max(1, images // batch)
+
+
+def for_aligned_images(recipe: Recipe) -> Recipe:
+    """Return the recipe for images that a classifier recognizes clearly worse if they are mirrored."""
+    return replace(
+        recipe,
+        flip=recipe.flip and not recipe.flip_probe,
+        flip_probe=False,
+        crop_area=recipe.aligned_crop_area or recipe.crop_area,
+        aligned_crop_area=0.0,
+    )

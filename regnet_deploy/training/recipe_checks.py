@@ -65,6 +65,7 @@ _RANGES = {
     "warmup_steps": _at_least("warm-up steps", 0),
     "warmup_factor": _Range("the factor at the start of the warm-up", _ABOVE_0, lambda value: 0 < value <= 1),
     "crop_area": _Range("the crop area", _ABOVE_0, lambda value: 0 < value <= 1),
+    "aligned_crop_area": _share("the crop area of aligned images"),
     "lighting": _at_least("the lighting", 0),
     "auto_augment": _one_of("the automatic augmentation", AUTO_AUGMENTS),
     "randaugment_ops": _Range("the operations of RandAugment", "1 to 14", lambda value: 1 <= value <= 14),
@@ -137,6 +138,12 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
         yield Problem(
             ("flip_probe", "probe", "pixel_probe", "flip"),
             "whether to mirror is tried with a linear probe: set flip and probe or pixel_probe, or not flip_probe",
+        )
+    if recipe.aligned_crop_area and not recipe.pixel_probe:
+        yield Problem(
+            ("aligned_crop_area", "pixel_probe"),
+            "whether images are aligned is tried with the classifier of pixels: set pixel_probe, or not "
+            "aligned_crop_area",
         )
     if recipe.pixel_probe and recipe.fine_tune:
         yield Problem(

@@ -102,6 +102,9 @@ def pixels_line(pixels: PixelBaseline | None, recipe: Recipe) -> str:
         return line
     mirrored = f"of {pixels.tested:,} images {pixels.right:,} right, {pixels.mirrored_right:,} if mirrored"
     decided = "images are mirrored at random" if pixels.mirror_safe else "no image is mirrored, as with --no-flip"
+    if recipe.aligned_crop_area:
+        area = recipe.crop_area if pixels.mirror_safe else recipe.aligned_crop_area
+        decided += f", and crops have {area:.0%} of an image or more"
     return f"{line}; {mirrored}: {decided}"
 
 

@@ -46,7 +46,10 @@ def test_values_that_are_given_win() -> None:
     recipe = scratch_recipe(given, 100)
     assert {name: getattr(recipe, name) for name in given} == given
     assert not recipe.flip_probe
+    assert recipe.aligned_crop_area == 0
     assert not scratch_recipe({"flip": False}, 100).flip_probe
+    unprobed = scratch_recipe({"pixel_probe": False}, 100)
+    assert (unprobed.flip_probe, unprobed.aligned_crop_area, unprobed.flip) == (False, 0, True)
     assert scratch_recipe({"warmup_epochs": 2}, 100).warmup_steps == 2 * steps_per_epoch(100, 25)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.training import PixelBaseline
 from regnet_deploy.models.weights import FILE
+from regnet_deploy.report.training_section import recipe_section
 from regnet_deploy.training import pixel_baseline, train
 from regnet_deploy.training.train import TrainOptions
 
@@ -49,6 +50,26 @@ def test_images_are_mirrored_where_a_linear_classifier_recognizes_them_mirrored(
     assert unmirrored.files[FILE].sha256 != mirrored.files[FILE].sha256
     decided = train.train(bundle.path, folder, GIVEN, options, recorded_progress)
     assert decided.files[FILE].sha256 == (mirrored if safe else unmirrored).files[FILE].sha256
+
+
+@pytest.mark.parametrize(("classes", "area"), [(SIDES, 0.7), (HEIGHTS, 0.35)])
+def test_images_that_have_a_direction_are_cropped_less(
+    bundle: Bundle,
+    tmp_path: Path,
+    options: TrainOptions,
+    recorded_progress,
+    classes: dict[str, np.ndarray],
+    area: float,
+) -> None:
+    folder = write(tmp_path / "images", classes, 20)
+    decided = train.train(bundle.path, folder, {**GIVEN, "flip": False}, options, recorded_progress)
+    given = {**GIVEN, "flip": False, "crop_area": area}
+    assert (
+        train.train(bundle.path, folder, given, options, recorded_progress).files[FILE].sha256
+        == decided.files[FILE].sha256
+    )
+    shown = dict(recipe_section(decided.training).facts)
+    assert shown["crop area"] == ("0.35" if area == 0.35 else "0.7, as mirrored images are recognized worse")
 
 
 @pytest.mark.parametrize(
