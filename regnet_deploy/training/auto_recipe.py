@@ -23,8 +23,9 @@ WARMUP, AVERAGE = 0.1, 0.1
 CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (0, 0.35))
 ALIGNED_CROP_AREAS = ((100_000, 0.5), (0, 0.7))
 WEIGHT_DECAY = 5e-5
-#: Share of the epochs after which a run ends if none of them was better, and the fewest.
-PATIENCE, FEWEST_WAITED = 0.4, 10
+#: Epochs after which a run of the default length ends if none of them was better. A run that was asked for another length
+#: has all of it: the last epochs, with the lowest rates, are often the best.
+PATIENCE = 40
 RETRIES = 3
 
 
@@ -59,7 +60,7 @@ def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "flip_probe": pixels and "flip" not in named,
         "precise_bn_images": 0,
         "ema_decay": round(max(0.0, 1 - 1 / max(1.0, AVERAGE * steps)), 6),
-        "patience": max(FEWEST_WAITED, round(PATIENCE * epochs)),
+        "patience": 0 if named.keys() & {"epochs", "steps"} else max(PATIENCE, round(PATIENCE / EPOCHS * epochs)),
         "retries": RETRIES,
         "zero_gamma": True,
     }

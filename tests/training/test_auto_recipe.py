@@ -53,6 +53,11 @@ def test_values_that_are_given_win() -> None:
     assert scratch_recipe({"warmup_epochs": 2}, 100).warmup_steps == 2 * steps_per_epoch(100, 25)
 
 
+@pytest.mark.parametrize(("given", "patience"), [({}, 40), ({"epochs": 100}, 0), ({"steps": 100}, 0)])
+def test_only_a_run_whose_length_nobody_gave_ends_early(given: dict[str, int], patience: int) -> None:
+    assert scratch_recipe(given, 1000).patience == patience
+
+
 def test_a_value_that_is_not_possible_is_named() -> None:
     with pytest.raises(UsageError, match="the crop area must be above 0 and at most 1, got 3"):
         scratch_recipe({"crop_area": 3.0}, 100)

@@ -781,9 +781,9 @@ def test_values_that_follow_from_the_epochs_are_not_named_unless_they_were_given
         train.train(bundle.path, data, given, dataclasses.replace(options, checkpoint_s=0), recorded_progress)
     with pytest.raises(UsageError, match=r"differs in epochs 10 \(was 30\): repeat"):
         train.train(bundle.path, data, {**given, "epochs": 10}, options, recorded_progress)
-    with pytest.raises(UsageError, match=r"differs in epochs 10 \(was 30\), patience 7 \(was 12\): repeat"):
+    with pytest.raises(UsageError, match=r"differs in epochs 10 \(was 30\), patience 7 \(was 0\): repeat"):
         train.train(bundle.path, data, {**given, "epochs": 10, "patience": 7}, options, recorded_progress)
-    with pytest.raises(UsageError, match=r"differs in patience 7 \(was 12\): repeat"):
+    with pytest.raises(UsageError, match=r"differs in patience 7 \(was 0\): repeat"):
         train.train(bundle.path, data, {**given, "patience": 7}, options, recorded_progress)
 
 
