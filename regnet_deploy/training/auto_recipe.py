@@ -23,8 +23,8 @@ WARMUP, AVERAGE = 0.1, 0.1
 CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (0, 0.35))
 ALIGNED_CROP_AREAS = ((100_000, 0.5), (0, 0.7))
 WEIGHT_DECAY = 5e-5
-#: Epochs after which a run of the default length ends if none of them was better. A run that was asked for another length
-#: has all of it: the last epochs, with the lowest rates, are often the best.
+#: Epochs after which a run of the default length ends if none of them was better. One that was asked for a length has
+#: all of it: the last epochs, with the lowest rates, are often the best.
 PATIENCE = 40
 RETRIES = 3
 
