@@ -83,7 +83,7 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @click.option(
     "--crop-area",
     type=FiniteFloat(0, 1, min_open=True),
-    help="Smallest area of a random crop, as a fraction of the image; 1: no random crops.  [default: 0.35, or "
+    help="Smallest area of a random crop, as a fraction of the image; 1: no random crops.  [default: 0.5, or "
     "0.7 if mirrored images are other classes; less in long runs]",
 )
 @click.option(

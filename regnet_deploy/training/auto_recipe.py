@@ -18,9 +18,9 @@ BATCHES = ((100_000, 128), (20_000, 64), (0, 32))
 STEP_RATE, STEP_BATCH = 0.1, 32
 #: Shares of the steps: for warm-up, and that of the window of the moving average.
 WARMUP, AVERAGE = 0.1, 0.1
-#: Fewest images that the run sees, in all epochs -> smallest area of a random crop; of images that have a direction, as
-#: letters have, and are cut off by such crops.
-CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (0, 0.35))
+#: Fewest images that the run sees, in all epochs -> smallest area of a random crop; and of images with a direction, as
+#: letters have, which small crops cut off. A short run needs easy images.
+CROP_AREAS = ((100_000_000, 0.08), (20_000_000, 0.25), (100_000, 0.35), (0, 0.5))
 ALIGNED_CROP_AREAS = ((100_000, 0.5), (0, 0.7))
 WEIGHT_DECAY = 5e-5
 #: Epochs after which a run of the default length ends if none of them was better. One that was asked for a length has

@@ -137,7 +137,7 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
     batches = epoch_batches(trainer.recipe, state.epoch, len(run.training))
     set_statistics(run, trainer, batches, callbacks)
     result = validate(run, trainer, callbacks)
-    if is_best(state, result):
+    if is_best(state, result, averaged=run.trainer.average is not None):
         state.best_epoch = state.epoch + 1
         run.best = weights_of(trainer.model)
     return Epoch(
@@ -157,12 +157,24 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
     )
 
 
-def is_best(state: RunState, result: Evaluation) -> bool:
-    """Tell whether a result is the best so far; few validation images must show clearly that it is not the probe."""
+def is_best(state: RunState, result: Evaluation, *, averaged: bool) -> bool:
+    """Tell whether a result is the one to keep so far; few validation images decide no more than they can.
+
+    Args:
+        state: of the run, with the epochs before.
+        result: on the validation images.
+        averaged: whether it is that of the moving average of the weights, which gets better up to the last epochs.
+    """
     best = state.best
     if best is None:
         return True
-    if not state.best_epoch and result.images < FEW_VALIDATED:  # the best is the network before the first epoch
+    if result.images >= FEW_VALIDATED:
+        return is_better(result.top1, result.loss, best.val_top1, best.val_loss)
+    if averaged and state.probe is None and state.history:
+        most = max(epoch.val_top1 for epoch in state.history)
+        chance = max(MORE_RIGHT, round(0.5 * math.sqrt(result.images)))
+        return round((most - result.top1) * result.images) <= chance
+    if not state.best_epoch:  # the best is the network before the first epoch
         return round((result.top1 - best.val_top1) * result.images) >= MORE_RIGHT
     return is_better(result.top1, result.loss, best.val_top1, best.val_loss)
 

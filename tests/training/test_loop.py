@@ -160,6 +160,19 @@ def test_a_warm_up_as_long_as_the_run_is_refused(
         train.train(bundle.path, data, recipe, options, recorded_progress)
 
 
+EPOCH = Epoch(
+    epoch=1,
+    lr=0.1,
+    train_loss=1.0,
+    train_top1=0.5,
+    val_loss=0.4,
+    val_top1=0.9,
+    val_images=20,
+    images_per_s=1.0,
+    seconds=1.0,
+)
+
+
 @pytest.mark.parametrize(
     ("images", "top1", "loss", "best"),
     [
@@ -175,26 +188,28 @@ def test_of_few_validation_images_an_epoch_has_to_recognize_two_more_than_the_pr
     images: int, top1: float, loss: float, best: bool
 ) -> None:
     probe = LinearProbe(val_top1=0.9, val_loss=0.5, val_images=images, train_images=80, l2=0.1, seconds=1.0)
-    assert is_best(RunState(probe=probe), Evaluation(loss, top1, images, ())) is best
+    assert is_best(RunState(probe=probe), Evaluation(loss, top1, images, ()), averaged=True) is best
+
+
+@pytest.mark.parametrize(
+    ("images", "top1", "best"), [(36, 0.50, True), (36, 15.0 / 36, True), (36, 14.0 / 36, False), (200, 0.49, False)]
+)
+def test_from_random_weights_the_last_epoch_counts_unless_few_validation_images_speak_against_it(
+    images: int, top1: float, best: bool
+) -> None:
+    first = EPOCH.replace(val_top1=0.5, val_images=images)
+    state = RunState(history=[first], best_epoch=1)
+    assert is_best(state, Evaluation(0.9, top1, images, ()), averaged=True) is best
+    assert is_best(state, Evaluation(0.9, top1, images, ()), averaged=False) is False
 
 
 def test_between_epochs_few_validation_images_decide_as_many_do() -> None:
     probe = LinearProbe(val_top1=0.5, val_loss=0.5, val_images=20, train_images=80, l2=0.1, seconds=1.0)
-    assert is_best(RunState(), Evaluation(9.0, 0.0, 20, ()))
-    first = Epoch(
-        epoch=1,
-        lr=0.1,
-        train_loss=1.0,
-        train_top1=0.5,
-        val_loss=0.4,
-        val_top1=0.9,
-        val_images=20,
-        images_per_s=1.0,
-        seconds=1.0,
-    )
+    assert is_best(RunState(), Evaluation(9.0, 0.0, 20, ()), averaged=True)
+    first = EPOCH
     state = RunState(probe=probe, history=[first], best_epoch=1)
-    assert is_best(state, Evaluation(0.3, 0.9, 20, ()))
-    assert not is_best(state, Evaluation(0.5, 0.9, 20, ()))
+    assert is_best(state, Evaluation(0.3, 0.9, 20, ()), averaged=True)
+    assert not is_best(state, Evaluation(0.5, 0.9, 20, ()), averaged=True)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.training import PixelBaseline
 from regnet_deploy.models.weights import FILE
 from regnet_deploy.report.training_section import recipe_section
-from regnet_deploy.training import pixel_baseline, train
+from regnet_deploy.training import auto_recipe, pixel_baseline, train
 from regnet_deploy.training.train import TrainOptions
 
 GIVEN = {"epochs": 2, "batch_size": 8}
@@ -52,7 +52,7 @@ def test_images_are_mirrored_where_a_linear_classifier_recognizes_them_mirrored(
     assert decided.files[FILE].sha256 == (mirrored if safe else unmirrored).files[FILE].sha256
 
 
-@pytest.mark.parametrize(("classes", "area"), [(SIDES, 0.7), (HEIGHTS, 0.35)])
+@pytest.mark.parametrize(("classes", "area"), [(SIDES, 0.5), (HEIGHTS, 0.35)])
 def test_images_that_have_a_direction_are_cropped_less(
     bundle: Bundle,
     tmp_path: Path,
@@ -60,7 +60,10 @@ def test_images_that_have_a_direction_are_cropped_less(
     recorded_progress,
     classes: dict[str, np.ndarray],
     area: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(auto_recipe, "ALIGNED_CROP_AREAS", ((0, 0.5),))
+    monkeypatch.setattr(auto_recipe, "CROP_AREAS", ((0, 0.35),))
     folder = write(tmp_path / "images", classes, 20)
     decided = train.train(bundle.path, folder, {**GIVEN, "flip": False}, options, recorded_progress)
     given = {**GIVEN, "flip": False, "crop_area": area}
@@ -69,7 +72,7 @@ def test_images_that_have_a_direction_are_cropped_less(
         == decided.files[FILE].sha256
     )
     shown = dict(recipe_section(decided.training).facts)
-    assert shown["crop area"] == ("0.35" if area == 0.35 else "0.7, as mirrored images are recognized worse")
+    assert shown["crop area"] == ("0.35" if area == 0.35 else "0.5, as mirrored images are recognized worse")
 
 
 @pytest.mark.parametrize(
