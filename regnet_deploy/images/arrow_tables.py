@@ -12,13 +12,16 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from regnet_deploy.durable_files import sync
 from regnet_deploy.errors import DataError, require
 from regnet_deploy.images.byte_ranges import ByteRange, ByteRangeSource, ranges_array, stamp_of
 from regnet_deploy.images.columns import Columns, find_columns
@@ -34,6 +37,10 @@ ARROW_SUFFIXES = (".parquet", ".arrow")
 _EXTRA, _KIND = "arrow", "table"
 #: Rows that are copied at a time.
 _ROWS = 64
+#: Bytes that stay free on the disk of the copies.
+_FREE_BYTES = 2**28
+#: Age of an unfinished copy, by its last write, after which nobody is writing it, seconds.
+_ABANDONED_S = 3600
 
 
 def read_arrow_tables(files: DataFiles, columns: Columns, progress: Progress = NoProgress()) -> ImageTable:
@@ -98,10 +105,10 @@ class _Reading:
             columns, class_names = _columns(reader.schema, self._columns, str(self._files.folder / name))
             image, label, split = find_columns(reader.schema.names, columns, str(self._files.folder / name))
             rows = [_row for batch in _batches(reader) for _row in _rows(batch, image, label, split, begin, stamp.size)]
-        paths = [path for _, path, _, _ in rows]
+        paths = [path.lstrip("/") if isinstance(path, str) else "" for _, path, _, _ in rows]
         unique = len(set(paths)) == len(paths) and all(paths)
         for row, (place, path, value, word) in enumerate(rows):
-            called = f"{name}/{str(path).lstrip('/')}" if unique else f"{name}/{row:09d}"
+            called = f"{name}/{paths[row]}" if unique else f"{name}/{row:09d}"
             found = _class(value, class_names)
             of: str | None = self._files.splits.get(name, "")
             if split is not None and not self._files.splits:
@@ -138,12 +145,12 @@ class _Reading:
         self._stamps.append(stamp)
         return len(self._paths) - 1
 
-    def _place(self, beside: Path, number: int, place: tuple[int, int] | None, path: str | None) -> str | None:
+    def _place(self, beside: Path, number: int, place: tuple[int, int] | None, path: object) -> str | None:
         """Keep where an image is; return why it is nowhere. Without bytes, its path names a file."""
         if place is not None:
             self._ranges.append(ByteRange(number, *place))
             return None
-        if not path:
+        if not path or not isinstance(path, str):
             return "no image"
         file = str(beside.parent / path)
         try:
@@ -186,8 +193,8 @@ def _batches(reader: Any) -> Iterator[Any]:
 def _columns(schema: Any, columns: Columns, table: str) -> tuple[Columns, Sequence[str]]:
     """Return the columns, that of images found by its type, and the names of the classes of ``datasets``."""
     features: dict[str, Any] = {}
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # of other programs
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    with contextlib.suppress(ValueError, KeyError, TypeError):  # of other programs
+        features = dict(json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"])
     types = require("pyarrow", _EXTRA).types
     images = [
         field.name
@@ -205,16 +212,26 @@ def _columns(schema: Any, columns: Columns, table: str) -> tuple[Columns, Sequen
             f"the image column {printable(schema.names[image])!r} of {table} is of the type {kind}: it must have "
             "encoded images, as bytes or as a struct of bytes and path"
         )
+    label_type = schema.field(label).type
+    known = label_type.value_type if types.is_dictionary(label_type) else label_type
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    if not any(is_type(known) for is_type in (*texts, types.is_integer, types.is_boolean, types.is_null)):
+        raise DataError(
+            f"the label column {printable(schema.names[label])!r} of {table} is of the type {label_type}: it must have "
+            "text or whole numbers"
+        )
     feature = features.get(schema.names[label])
     names = feature.get("names") if isinstance(feature, dict) else None
-    return columns, names if isinstance(names, list) else []
+    return columns, names if isinstance(names, list) and all(isinstance(each, str) for each in names) else []
 
 
 def _rows(
     batch: Any, image: int, label: int, split: int | None, begin: int, size: int
-) -> Iterator[tuple[tuple[int, int] | None, str | None, Any, Any]]:
+) -> Iterator[tuple[tuple[int, int] | None, Any, Any, Any]]:
     """Yield the place in the file, the path, the label and the split of each row."""
     types = require("pyarrow", _EXTRA).types
+    for number in (image, label, *(() if split is None else (split,))):
+        batch.column(number).validate(full=True)  # pyarrow would read whatever memory a damaged file names
     column = batch.column(image)
     struct = types.is_struct(column.type)
     data = column.field("bytes") if struct else column
@@ -265,18 +282,20 @@ def _copied(file: Path) -> Path:
     copy, pa, parquet = _copy_of(file), require("pyarrow", _EXTRA), require("pyarrow.parquet", _EXTRA)
     if copy.exists():
         return copy
-    temporary = copy.with_suffix(f".{os.getpid()}")
+    # Process ids are no names: processes of several containers and machines share a cache.
+    temporary = copy.with_name(f"{copy.name}.{secrets.token_hex(8)}")
     with parquet.ParquetFile(file) as source:
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(copy.parent).free < file.stat().st_size:
-                raise DataError(
-                    f"{copy.parent} has no space for the images of {file}: set XDG_CACHE_HOME to another disk"
-                )
+            _drop_abandoned(copy)
+            _ensure_space(copy.parent, file, file.stat().st_size)
             writer_of = require("pyarrow.ipc", _EXTRA).new_stream
             with pa.OSFile(str(temporary), "wb") as sink, writer_of(sink, source.schema_arrow) as writer:
                 for batch in source.iter_batches(batch_size=_ROWS):
                     writer.write_batch(batch)
+                    _ensure_space(copy.parent, file, _FREE_BYTES)  # values that repeat take little space in Parquet
+            with temporary.open("rb") as written:
+                sync(written.fileno())
             try:
                 os.link(temporary, copy)
             except FileExistsError:
@@ -296,3 +315,17 @@ def _copied(file: Path) -> Path:
             with contextlib.suppress(OSError):
                 temporary.unlink()
     return copy
+
+
+def _ensure_space(folder: Path, file: Path, needed: int) -> None:
+    """Refuse to copy a file into a folder whose disk has fewer bytes free."""
+    if shutil.disk_usage(folder).free < needed:
+        raise DataError(f"{folder} has no space for the images of {file}: set XDG_CACHE_HOME to another disk")
+
+
+def _drop_abandoned(copy: Path) -> None:
+    """Delete what killed processes have written of a copy."""
+    for each in copy.parent.glob(f"{copy.name.partition('-')[0]}-*.arrow.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - each.stat().st_mtime > _ABANDONED_S:
+                each.unlink()

@@ -86,6 +86,11 @@ def is_pattern(value: str) -> bool:
     return LIST_SEPARATOR in value or bool(re.search(r"\{[^{}]*(\.\.|,)[^{}]*\}", value))
 
 
+def separated(value: str) -> list[str]:
+    """Return the names or patterns of a list; ``::`` within brackets, as of an IPv6 address, separates none."""
+    return re.split(rf"{LIST_SEPARATOR}(?![^\[\]]*\])", value)
+
+
 def expanded(value: str) -> list[str]:
     """Return the names that a pattern or a list has, in order.
 
@@ -93,7 +98,7 @@ def expanded(value: str) -> list[str]:
         UsageError: a range is empty or backwards, braces do not match, or there are too many names or one twice.
     """
     names = []
-    for pattern in value.split(LIST_SEPARATOR):
+    for pattern in separated(value):
         for name in _expanded(pattern, pattern):
             names.append(name)
             if len(names) > _MOST:
@@ -117,7 +122,7 @@ def listed_files(value: str) -> DataFiles:
         are = "does not exist" if len(missing) == 1 else "do not exist"
         raise DataError(f"{len(missing):,} of the {len(paths):,} files of {value} {are}, such as {missing[0]}")
     folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    root = Path(LIST_SEPARATOR.join(os.path.abspath(name) for name in value.split(LIST_SEPARATOR)))
+    root = Path(LIST_SEPARATOR.join(os.path.abspath(name) for name in separated(value)))
     return with_splits(root, Path(folder), [os.path.relpath(path, folder) for path in paths])
 
 

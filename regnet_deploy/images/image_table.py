@@ -98,5 +98,5 @@ def image_table(
 
 
 def plain_label(value: object) -> str:
-    """Return a class name on one line, without space around it."""
-    return " ".join(str(value).split())
+    """Return a class name on one line, without space around it. Halves of characters, as JSON may have, are escaped."""
+    return " ".join(str(value).split()).encode(errors="backslashreplace").decode()

@@ -40,12 +40,15 @@ def open_table(data: str | Path, progress: Progress = NoProgress()) -> ImageTabl
     """
     if is_remote(str(data)):
         value, hash_sign, named = str(data).partition("#")
-        data = f"{downloaded(value, _SUFFIXES, progress)}{hash_sign}{named}"
-    root = Path(data).absolute()  # loading processes on other machines start in other folders
-    file, columns = _parts(root)
-    if file.suffix.lower() in CSV_SUFFIXES and file.is_file():
-        return read_csv_table(root, file, columns)
-    files = _data_files(str(data), file, root)
+        columns = parse_columns(named) if hash_sign else Columns()
+        folder, names = downloaded(value, _SUFFIXES, progress)
+        files: DataFiles | None = with_splits(Path(f"{folder}{hash_sign}{named}"), folder, names)
+    else:
+        root = Path(data).absolute()  # loading processes on other machines start in other folders
+        file, columns = _parts(root)
+        if file.suffix.lower() in CSV_SUFFIXES and file.is_file():
+            return read_csv_table(root, file, columns)
+        files = _data_files(str(data), file, root)
     if files is None:
         return None
     if Path(files.names[0]).suffix.lower() in ARROW_SUFFIXES:

@@ -23,7 +23,8 @@ from urllib.parse import urlsplit
 
 from regnet_deploy.durable_files import lock
 from regnet_deploy.errors import DataError, UsageError, require
-from regnet_deploy.images.data_files import LIST_SEPARATOR, expanded
+from regnet_deploy.images.data_files import expanded, separated
+from regnet_deploy.images.names import printable
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.user_cache import cache_folder
 
@@ -31,6 +32,8 @@ _EXTRA = "remote"
 _CHUNK = 8 * 2**20
 #: Attempts in a row that bring nothing, and seconds before the second one; the pause doubles.
 _ATTEMPTS, _PAUSE_S = 4, 1.0
+#: Seconds for which a server may send nothing.
+_SILENT_S = 60
 #: Seconds for which a server is not asked again whether a file has changed: a command lists its images several times.
 _ASKED_S = 600
 _PART, _RECORD = ".part", ".download.json"
@@ -51,11 +54,11 @@ class _Remote:
 
 def is_remote(value: str) -> bool:
     """Tell whether a value names files on a server; a path that lost a slash of ``//`` does too."""
-    return any(re.match(r"/?[a-z][a-z0-9+.-]+:/+[^/]", name) for name in value.split(LIST_SEPARATOR))
+    return any(re.match(r"/?[a-z][a-z0-9+.-]+:/+[^/]", name) for name in separated(value))
 
 
-def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoProgress()) -> Path:
-    """Download the files that an address, a pattern or a list of addresses names, and return the folder that has them.
+def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoProgress()) -> tuple[Path, list[str]]:
+    """Download the files that an address, a pattern or a list of addresses names; return their folder and names there.
 
     A file that is there is not transferred again, unless the server has another version of it.
 
@@ -73,6 +76,13 @@ def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoPro
     for url in urls:
         if "://" not in url:
             raise UsageError(f"{url} is not on a server, as others of this list are: download those, and list paths")
+        try:
+            url.encode()
+            scheme = urlsplit(url).scheme
+        except ValueError as error:
+            raise UsageError(f"{printable(url)} is no address: {printable(str(error))}") from None
+        if scheme in ("file", "local"):
+            raise UsageError(f"{_shown(url)} is not on a server: give the path alone")
         if PurePosixPath(urlsplit(url).path).suffix.lower() not in suffixes:
             raise UsageError(
                 f"{_shown(url)} names no file of images: give those on the server, as "
@@ -80,21 +90,30 @@ def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoPro
             )
         if ".." in PurePosixPath(urlsplit(url).path).parts:
             raise UsageError(f"{_shown(url)} has .. in its path: give it without")
+    kinds = dict.fromkeys(PurePosixPath(urlsplit(url).path).suffix.lower() for url in urls)
+    if len(kinds) > 1:
+        raise UsageError(f"{_shown(urls[0])} and others of this list are {' and '.join(kinds)} files: give one kind")
     paths = [urlsplit(_shown(url)).netloc + urlsplit(url).path for url in urls]
     above = (
         os.path.commonpath([os.path.dirname(path) for path in paths]) if len(urls) > 1 else os.path.dirname(paths[0])
     )
     folder = _folder(urls)
     places = {url: folder / os.path.relpath(path, above) for url, path in zip(urls, paths, strict=True)}
+    names = [os.path.relpath(place, folder) for place in places.values()]
+    if len(set(names)) < len(names):
+        raise UsageError(f"{_shown(urls[0])} and others of this list differ in what stands behind ? alone: give one")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(folder, error) from None
+    if not os.access(folder, os.W_OK) and all(map(_record, places.values())):
+        progress.message(f"{folder} is read-only: the files that were downloaded are used")
+        return folder, names
     with _alone(folder, progress):
         wanted = _wanted(places, progress)
         if wanted:
             _download(wanted, places, folder, progress)
-    return folder
+    return folder, names
 
 
 @contextlib.contextmanager
@@ -140,7 +159,8 @@ def _wanted(places: dict[str, Path], progress: Progress) -> list[_Remote]:
                 remote.version,
                 known["size"] if remote.size is None else remote.size,
             ):
-                os.utime(place.with_name(place.name + _RECORD))
+                with contextlib.suppress(OSError):  # of another user: the server is asked again the next time
+                    os.utime(place.with_name(place.name + _RECORD))
             else:
                 progress.message(f"{_shown(url)} has changed on the server")
                 wanted.append(remote)
@@ -255,8 +275,12 @@ def _ask(url: str, place: Path, *, required: bool = False) -> _Remote | None:
         DataError: the file does not exist, or the server cannot be reached or refuses.
     """
     core = require("fsspec.core", _EXTRA)
+    options = {}
+    if urlsplit(url).scheme in ("http", "https"):  # aiohttp would end any transfer after five minutes
+        timeout = require("aiohttp", _EXTRA).ClientTimeout(total=None, sock_connect=_SILENT_S, sock_read=_SILENT_S)
+        options = {"client_kwargs": {"timeout": timeout}}
     try:
-        system, path = core.url_to_fs(url)
+        system, path = core.url_to_fs(url, **options)
         system.invalidate_cache()
         info = system.info(path)
     except ImportError as error:

@@ -17,11 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
+from regnet_deploy.durable_files import write_whole
 from regnet_deploy.errors import DataError
 from regnet_deploy.images.byte_ranges import stamp_of
 from regnet_deploy.images.decode import SUFFIXES
 from regnet_deploy.images.image_source import Stamp
 from regnet_deploy.images.image_table import plain_label
+from regnet_deploy.images.names import printable
 from regnet_deploy.user_cache import cache_folder
 
 #: Suffixes of members with the class of a sample; of several, the first one that has a class counts.
@@ -128,16 +130,25 @@ def _members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
             f"the shard {path} is compressed with {method}, and its images could not be read one by one: unpack "
             "it to a plain .tar"
         )
-    found = 0
+    found, size = 0, os.fstat(file.fileno()).st_size
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             while (member := archive.next()) is not None:
                 found += 1
+                if member.size < 0:  # the library would read the same headers again and again
+                    raise tarfile.ReadError(f"{printable(member.name)} has a negative size")
+                if archive.offset > size:
+                    raise tarfile.ReadError("unexpected end of data")
                 yield member
             end = os.pread(file.fileno(), _BLOCK, archive.offset)
+            if not end:  # cut between two members, or still being written
+                raise tarfile.ReadError("no end mark")
             if end.strip(b"\0"):
                 raise tarfile.ReadError(f"no header at byte {archive.offset:,}")
-    except (tarfile.TarError, EOFError, ValueError) as error:
+    # A header may say any size of a name and of attributes, which the library reads at once, and follow any number of
+    # headers of attributes, by recursion.
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        error = error if str(error) else tarfile.ReadError("a header has an impossible size")
         if not found:
             raise DataError(f"the shard {path} is no tar archive: {error}") from None
         raise DataError(
@@ -198,8 +209,6 @@ def _read_cache(cache: Path, stamp: Stamp) -> TarIndex | None:
 
 def _write_cache(cache: Path, index: TarIndex) -> None:
     """Keep what was found. Where that is not possible, the shard is searched again the next time."""
-    temporary = cache.with_suffix(f".{os.getpid()}")
-    with contextlib.suppress(OSError, UnicodeEncodeError):
+    with contextlib.suppress(OSError):
         cache.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"version": _VERSION, **asdict(index)}), encoding="utf-8")
-        os.replace(temporary, cache)
+        write_whole(cache, json.dumps({"version": _VERSION, **asdict(index)}).encode())

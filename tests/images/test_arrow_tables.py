@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -159,6 +161,11 @@ def test_rows_that_cannot_be_used_are_left_out_with_a_reason(tmp_path: Path) -> 
         (pa.table({"image": [[1, 2]], "label": [1]}), "the image column 'image' of "),
         (table([None] * 4), "has no image that can be used; for example x.parquet/a.png: row 0: no label"),
         (table().slice(0, 0), "has no image that can be used"),
+        (table([0.0, 1.0, 0.0, 1.0]), "the label column 'label' of "),
+        (
+            table([["a"], ["b"], ["a"], ["b"]]),
+            "is of the type list<element: string>: it must have text or whole numbers",
+        ),
         (b"no table", "cannot read the table "),
     ],
 )
@@ -181,6 +188,32 @@ def test_a_damaged_arrow_file_is_refused(tmp_path: Path, content: bytes) -> None
         list_images(tmp_path)
 
 
+@pytest.mark.parametrize("offsets", [[0, 2**31 - 1, 10], [0, -5, 10], [0, 5, 2**30]])
+def test_places_outside_of_the_file_are_refused(tmp_path: Path, offsets: list[int]) -> None:
+    content = pa.table({"image": pa.array([b"one", b"two"]), "label": ["first", "other"]})
+    path = write(tmp_path / "x.arrow", content)
+    before, after = (
+        b"".join(each.to_bytes(4, "little", signed=True) for each in some) for some in ([0, 5, 10], offsets)
+    )
+    assert before in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(before, after))
+    with pytest.raises(DataError, match=r"cannot read the table .*x\.arrow: Offset invariant failure"):
+        list_images(path)
+
+
+@pytest.mark.parametrize(("first", "second"), [("/a.png", "a.png"), (1, 1), (b"\xff", None)])
+def test_paths_that_name_no_image_alone_are_replaced_by_rows(tmp_path: Path, first: Any, second: Any) -> None:
+    images = pa.array([{"bytes": b"one", "path": first}, {"bytes": b"two", "path": second}])
+    found = list_images(write(tmp_path / "x.arrow", pa.table({"image": images, "label": ["a", "b"]})))
+    assert found.train == {"a": ("x.arrow/000000000",), "b": ("x.arrow/000000001",)}
+
+
+@pytest.mark.parametrize("kept", [["x"], {"label": {"names": [1, None], "_type": "ClassLabel"}}])
+def test_types_of_datasets_that_are_none_are_ignored(tmp_path: Path, kept: Any) -> None:
+    content = table(names=()).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": kept}})})
+    assert list(list_images(write(tmp_path / "x.arrow", content)).train) == ["0", "1"]
+
+
 def test_compressed_arrow_files_are_refused(tmp_path: Path) -> None:
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     images = [{"bytes": bytes(5000), "path": "a.png"}] * 4
@@ -199,7 +232,7 @@ def test_a_parquet_file_is_copied_once_until_it_changes(tmp_path: Path, recorded
     after = check_images(source, cache)
     assert [name for name in before if before[name].sha256 != after[name].sha256] == ["x.parquet/d.png"]
     assert not copy.exists()
-    assert not list(cache_folder("tables").glob("*.[0-9]*"))
+    assert not list(cache_folder("tables").glob("*.arrow.*"))
     arrow_tables._copy_of(path).unlink()
     with pytest.raises(ImageError, match="cannot be read: No such file"):
         source.read(0)
@@ -213,7 +246,7 @@ def test_a_copy_that_another_process_made_meanwhile_stays(tmp_path: Path, monkey
         patch.setattr(Path, "exists", lambda self: next(exists, True))
         arrow_tables._copied(path)
     assert source.read(0) == b"one"  # the file that it was found in is there still
-    assert not list(cache_folder("tables").glob("*.[0-9]*"))
+    assert not list(cache_folder("tables").glob("*.arrow.*"))
 
 
 def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +254,21 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("XDG_CACHE_HOME", str(path))
     with pytest.raises(DataError, match=r"cannot write .*: Not a directory; set XDG_CACHE_HOME to a folder with space"):
         list_images(path)
+
+
+def test_a_copy_stops_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = write(tmp_path / "x.parquet", table())
+    abandoned = arrow_tables._copy_of(path).with_name(f"{arrow_tables._copy_of(path).name}.killed")
+    abandoned.parent.mkdir(parents=True, exist_ok=True)
+    abandoned.write_bytes(b"x")
+    os.utime(abandoned, (0, 0))
+    usage = shutil.disk_usage(tmp_path)._replace(free=path.stat().st_size)
+    with monkeypatch.context() as patch:
+        patch.setattr(arrow_tables.shutil, "disk_usage", lambda _: usage)
+        with pytest.raises(DataError, match=r"has no space for the images of .*x\.parquet: set XDG_CACHE_HOME"):
+            list_images(path)
+    assert not list(cache_folder("tables").iterdir())
 
 
 def test_files_of_two_kinds_are_refused(tmp_path: Path) -> None:

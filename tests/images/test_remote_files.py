@@ -200,6 +200,12 @@ def test_what_was_downloaded_is_used_where_the_server_is_gone(server: Server, re
         ("{}/d/", "names no file of images: give those on the server, as https://host/shards-{000..009}.tar"),
         ("{}/d/x-0.tar::local.tar", "local.tar is not on a server, as others of this list are"),
         ("{}/../x-0.tar", "has .. in its path"),
+        ("http://[bad/x.tar", "http://[bad/x.tar is no address: Invalid IPv6 URL"),
+        ("http://host/\udcff.tar", "is no address: 'utf-8' codec can't encode"),
+        ("http://[::1]:9/x.tar", "http://[::1]:9/x.tar cannot be read: "),
+        ("file:///data/x.tar", "/data/x.tar is not on a server: give the path alone"),
+        ("{}/d/x-0.tar?key=1::{}/d/x-0.tar?key=2", "differ in what stands behind ? alone"),
+        ("{}/d/x-0.tar::{}/d/x.parquet", "and others of this list are .tar and .parquet files: give one kind"),
         ("nosuch://host/x.tar", "nosuch://host/x.tar cannot be read: Protocol not known: nosuch"),
     ],
 )
@@ -209,6 +215,36 @@ def test_each_fault_has_its_line(server: Server, value: str, message: str) -> No
     assert message in str(error.value)
     assert "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_files_in_deep_folders_are_not_lost(server: Server) -> None:
+    server.files = {
+        "/train/a/b/c/d/0.tar": shard("one"),
+        "/train/1.tar": shard("two"),
+        "/val/cache-0.tar": shard("val"),
+    }
+    found = list_images("::".join(f"{server.url}{path}" for path in server.files))
+    assert [len(names) for names in found.train.values()] == [2, 2]
+    assert found.val == {"cat": ("val/cache-0.tar/cat.png",), "dog": ("val/cache-0.tar/dog.png",)}
+
+
+def test_a_slow_transfer_has_no_limit_but_silence(server: Server) -> None:
+    remote = remote_files._ask(f"{server.url}/d/x-0.tar", Path("x-0.tar"))
+    assert remote is not None
+    timeout = remote.system.client_kwargs["timeout"]
+    assert (timeout.total, timeout.sock_read) == (None, remote_files._SILENT_S)
+
+
+def test_a_read_only_cache_that_has_the_files_is_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch, recorded_progress
+) -> None:
+    url = f"{server.url}/d/x-0.tar"
+    before = list_images(url)
+    server.files.clear()
+    monkeypatch.setattr(remote_files.os, "access", lambda *_: False)
+    monkeypatch.setattr(remote_files, "_alone", None)
+    assert list_images(url, progress=recorded_progress).train == before.train
+    assert "is read-only: the files that were downloaded are used" in recorded_progress.text
 
 
 def test_a_full_disk_is_said_before_the_transfer(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,14 @@ def shard(path: Path, members: dict[str, bytes] = SAMPLES, form: int = tarfile.P
     return path
 
 
+def header(name: bytes, size: int, kind: bytes = b"0") -> bytes:
+    """A header of a member with this size, which no library would write."""
+    number = (b"\xff" if size < 0 else b"\x80") + (size % 2**88).to_bytes(11, "big")
+    start = name.ljust(100, b"\0") + b"0000644\0" + b"0000000\0" * 2 + number + b"00000000000\0"
+    rest = (kind + bytes(100) + b"ustar\00000").ljust(512 - len(start) - 8, b"\0")
+    return start + b"%06o\0 " % sum(start + b" " * 8 + rest) + rest
+
+
 def contents(source) -> dict[str, bytes]:
     return {name: source.read(i) for i, name in enumerate(source.names)}
 
@@ -63,6 +71,7 @@ def test_images_are_read_by_index_from_every_form_of_tar(tmp_path: Path, form: i
         (".json", b'{"label": 3, "url": "x"}', "3"),
         (".json", b'{"caption": "x", "class_name": "eel"}', "eel"),
         (".json", b'"eel"', "eel"),
+        (".json", b'"half \\ud800"', "half \\ud800"),
     ],
 )
 def test_a_class_is_text_or_json(tmp_path: Path, suffix: str, content: bytes, label: str) -> None:
@@ -204,6 +213,12 @@ def test_damaged_shards_are_refused(tmp_path: Path) -> None:
         "is compressed with gzip, and its images could not be read one by one": gzip.compress(data),
         "is damaged or cut short after 3 members (unexpected end of data)": data[: 3 * 1536 - 700],
         "is damaged or cut short after 3 members (no header at byte 4,608)": data[:4608] + b"\7" * 512 + data[5120:],
+        "is damaged or cut short after 3 members (no end mark)": data[: 3 * 1536],
+        "is damaged or cut short after 1 members (0.png has a negative size)": header(b"0.png", -512) + data,
+        "is no tar archive: a header has an impossible size": header(b"x", 2**62, b"L") + data,
+        "is no tar archive: cannot fit 'int' into an index-sized integer": header(b"x", 2**80, b"x") + data,
+        "is no tar archive: maximum recursion depth": (header(b"x", 10, b"x") + b"10 a=bbbb\n".ljust(512, b"\0"))
+        * 1500,
     }
     for i, (message, content) in enumerate(cases.items()):
         path = tmp_path / f"{i}.tar"
