@@ -63,7 +63,7 @@ WITHOUT_BUNDLE = ("check", "select", "recipes", "import", "weights", "predict", 
 
 @pytest.mark.parametrize("name", [c for c in COMMANDS if c not in WITHOUT_BUNDLE])
 def test_a_missing_bundle_is_one_line_that_names_the_command_that_makes_it(cli, name, tmp_path):
-    required = {name: ["--data", str(tmp_path)] for name in ("train", "evaluate")}
+    required = {name: ["--data", str(tmp_path)] for name in ("train", "evaluate", "tune-training")}
     required |= {"export-weights": ["--to", "timm", "-o", "a.pth"]}
     extra = required.get(name, [])
     done = cli(name, "nowhere", *extra, cwd=tmp_path)
