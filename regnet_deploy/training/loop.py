@@ -32,15 +32,16 @@ RETRY_FACTOR = 0.25
 #: With fewer validation images than this, an epoch has to recognize so many more than the linear probe did: of ten
 #: images, one more or a lower loss is chance, and the probe is the safer choice.
 FEW_VALIDATED, MORE_RIGHT = 100, 2
-#: Share of its epochs after which a run that is no better than a constant answer has learned nothing.
-_LEARNED = 0.2
+#: Share of its steps, and fewest, after which a run that is no better than a constant answer has learned nothing.
+_LEARNED, _FEWEST_STEPS = 0.2, 100
 
 
 def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
     """Train from the current state of the run to its last epoch, or to the end of its patience.
 
-    Where the recipe allows retries, a run that diverges, or that has learned nothing after a fifth of its epochs, goes
-    back to its best weights, or to those that it started from, and continues with a quarter of the learning rate.
+    Where the recipe allows retries, a run that diverges, or that has learned nothing in a fifth of its steps, 100 at
+    least, goes back to its best weights, or to those that it started from, and continues with a quarter of the learning
+    rate. After that it has as many steps again.
 
     Raises:
         DivergenceError: the loss is not finite, and no retry is left.
@@ -68,7 +69,7 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         state.epoch += 1
         state.begin_steps()
         callbacks.epoch(metrics)
-        if state.epoch >= _LEARNED * recipe.epochs and not state.is_complete(plan) and not _has_learned(run):
+        if _has_to_have_learned(run, recipe) and not state.is_complete(plan) and not _has_learned(run):
             _retry(run, recipe, "it was no better than a constant answer", callbacks)
         if state.is_complete(plan):
             callbacks.save()
@@ -116,6 +117,14 @@ def _retry(run: TrainingRun, recipe: Recipe, reason: str, callbacks: TrainingCal
     run.trainer.reset(run.best if run.best and _has_learned(run) else run.initial)
     callbacks.retry(retry)
     return True
+
+
+def _has_to_have_learned(run: TrainingRun, recipe: Recipe) -> bool:
+    """Tell whether the run has had enough steps, since it last went back, for something to be learned."""
+    state = run.state
+    epochs = state.epoch - (state.retries[-1].epoch - 1 if state.retries else 0)
+    steps = recipe.total_steps(run.steps_per_epoch)
+    return epochs * run.steps_per_epoch >= max(_FEWEST_STEPS, _LEARNED * steps)
 
 
 def _has_learned(run: TrainingRun) -> bool:

@@ -321,6 +321,7 @@ def for_aligned_images(recipe: Recipe) -> Recipe:
         recipe,
         flip=recipe.flip and not recipe.flip_probe,
         flip_probe=False,
+        alternate_flip=recipe.alternate_flip and not recipe.flip_probe,
         crop_area=recipe.aligned_crop_area or recipe.crop_area,
         aligned_crop_area=0.0,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,6 +15,8 @@ LOSSES = ("cross-entropy", "bce")
 AUTO_AUGMENTS = ("none", "trivialaugment", "randaugment")
 #: Bins of the magnitudes of RandAugment; the highest magnitude is one less.
 MAGNITUDES = 31
+#: Largest number of any value: a whole number beyond it is no float.
+_LARGEST = sys.float_info.max
 #: Highest learning rate of AdamW for 128 images: a step changes each weight by about the rate itself.
 _ADAMW_LR = 0.05
 
@@ -43,7 +45,7 @@ def _share(what: str) -> _Range:
 
 
 def _at_least(what: str, lowest: int, unit: str = "") -> _Range:
-    return _Range(what, f"{lowest} or more{unit}", lambda value: math.isfinite(value) and value >= lowest)
+    return _Range(what, f"{lowest} or more{unit}", lambda value: lowest <= value <= _LARGEST)
 
 
 def _side(what: str) -> _Range:
@@ -56,7 +58,7 @@ _RANGES = {
     "epochs": _at_least("epochs", 1),
     "batch_size": _at_least("the batch size", 2, " for batch norm"),
     "optimizer": _one_of("the optimizer", OPTIMIZERS),
-    "lr": _Range("the learning rate", "above 0", lambda value: math.isfinite(value) and value > 0),
+    "lr": _Range("the learning rate", "above 0", lambda value: 0 < value <= _LARGEST),
     "weight_decay": _at_least("the weight decay", 0),
     "schedule": _one_of("the schedule", SCHEDULES),
     "step_epochs": _at_least("the epochs between two steps of the schedule", 1),
@@ -86,7 +88,7 @@ _RANGES = {
     "ema_window": _share("the window of the average"),
     "patience": _at_least("the patience", 0, " epochs"),
     "retries": _at_least("the retries", 0),
-    "minutes": _Range("the minutes", "above 0", lambda value: math.isfinite(value) and value > 0),
+    "minutes": _Range("the minutes", "above 0", lambda value: 0 < value <= _LARGEST),
     "steps": _at_least("steps", 1),
     "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
 }
@@ -97,7 +99,9 @@ def range_problems(values: dict[str, Any]) -> list[Problem]:
     problems = []
     for name, value in values.items():
         if name in _RANGES and value is not None and not _RANGES[name].holds(value):
-            problems.append(Problem((name,), f"{_RANGES[name].what} must be {_RANGES[name].allowed}, got {value}"))
+            problems.append(
+                Problem((name,), f"{_RANGES[name].what} must be {_RANGES[name].allowed}, got {value!s:.60}")
+            )
     return problems
 
 
@@ -112,11 +116,12 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
             f"the warm-up has {recipe.warmup_steps} steps or {recipe.warmup_epochs} epochs: set one of warmup_steps "
             "and warmup_epochs",
         )
-    if recipe.optimizer == "adamw" and recipe.lr > _ADAMW_LR:
+    most = _ADAMW_LR / 4 if recipe.lr_probe else _ADAMW_LR  # trials have up to four times the rate
+    if recipe.optimizer == "adamw" and recipe.lr > most:
         yield Problem(
-            ("optimizer", "lr"),
-            f"the learning rate of AdamW must be {_ADAMW_LR:g} or less, got {recipe.lr:g}: a step changes each weight "
-            "by about the rate; 0.001 is usual",
+            ("optimizer", "lr", "lr_probe") if recipe.lr_probe else ("optimizer", "lr"),
+            f"the learning rate of AdamW must be {most:g} or less{' with lr_probe' if recipe.lr_probe else ''}, got "
+            f"{recipe.lr:g}: a step changes each weight by about the rate; 0.001 is usual",
         )
     if recipe.first_side is not None and recipe.first_side > recipe.train_side:
         yield Problem(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -126,8 +126,7 @@ def read_recipe(text: str, name: str, source: str) -> NamedRecipe:
     """
     document = _Document(text, source)
     problems = list(document.problems())
-    values = {key: document.scalar(node) for key, node in document.values.items() if key in _FIELDS}
-    texts = {key: document.scalar(node) for key, node in document.top.items() if key in (*_TEXTS, "rule")}
+    values, texts = document.scalars(document.values, _FIELDS), document.scalars(document.top, (*_TEXTS, "rule"))
     rule = texts.get("rule")
     for key in _TEXTS:
         if key in texts and not isinstance(texts[key], str):
@@ -139,6 +138,9 @@ def read_recipe(text: str, name: str, source: str) -> NamedRecipe:
     wrong = {key: problem for key, value in values.items() if (problem := field_type_problem(Recipe, key, value))}
     problems += [Problem((key,), problem) for key, problem in wrong.items()]
     problems += range_problems({key: value for key, value in values.items() if key not in wrong})
+    lengths = tuple(name for name in _LENGTHS if name in values)
+    if len(lengths) > 1:
+        problems.append(Problem(lengths, f"{' and '.join(lengths)} say how long the run is: set one of them"))
     if not problems and rule is None:
         problems += contradictions(_unchecked(values))
     if problems:
@@ -199,10 +201,15 @@ class _Document:
             elif not is_values and not isinstance(node, self._yaml.ScalarNode):
                 yield Problem((), f"line {node.start_mark.line + 1}: {name[:60]} must be one value")
 
-    def scalar(self, node: Any) -> Any:
-        """Return the value of a node; None of a list or a mapping, which :meth:`problems` names."""
-        if not isinstance(node, self._yaml.ScalarNode):
-            return None
+    def scalars(self, members: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+        """Return the values of members with these names; :meth:`problems` names those that are lists or mappings."""
+        return {
+            name: self._scalar(node)
+            for name, node in members.items()
+            if name in names and isinstance(node, self._yaml.ScalarNode)
+        }
+
+    def _scalar(self, node: Any) -> Any:
         try:
             return self._loader.construct_object(node)
         except (ValueError, self._yaml.YAMLError):  # for example a date that does not exist

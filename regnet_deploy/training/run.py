@@ -195,6 +195,8 @@ def diverged(run: TrainingRun) -> DivergenceError:
         tried = state.lr_probe.lr
     elif state.rate_trials:
         where, tried = "in any trial of a learning rate", min(trial.lr for trial in state.rate_trials)
+    if state.retries:
+        tried = state.retries[-1].lr
     return DivergenceError(
         f"the loss is not finite {where}: training diverged, the bundle is unchanged; give a lower --lr than {tried:g}"
     )

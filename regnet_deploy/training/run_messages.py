@@ -36,13 +36,16 @@ def describe_recipe(identity: RunIdentity, recipe: Recipe, progress: Progress) -
     oversized = replace(fitted, batch_size=recipe.batch_size).oversized_batch(len(dataset.train))
     if oversized:
         progress.message(oversized)
-    small = recipe.batch_size is None and fitted.batch == max(2, len(dataset.train) // 4)
+    small = recipe.batch_size is None and fitted.batch == len(dataset.train) // 4
     warmup = f"{fitted.warmup_epochs} for warm-up"
     if fitted.warmup_steps is not None:
         warmup = f"{fitted.warmup_steps} step{'' if fitted.warmup_steps == 1 else 's'} for warm-up"
+    length = ""
+    if fitted.steps:
+        length = f" ({fitted.steps:,} step{'' if fitted.steps == 1 else 's'})"
     progress.message(
         f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}"
-        f"{f' ({fitted.steps:,} steps)' if fitted.steps else ''}, {warmup}, "
+        f"{length}, {warmup}, "
         f"in batches of {fitted.batch}{' (a quarter of the images)' if small else ''}, "
         f"learning rate {fitted.lr:g} for 128 images"
         + (", or a quarter or four times that, as trials decide" if fitted.lr_probe else "")

@@ -309,6 +309,7 @@ def _run(
             measured = make_trainer(model, autotune.execution, recipe, preprocessing, group)
             workers = _workers(options, autotune, training.in_memory, group)
             fitted = steps_that_fit(measured, training, validation, workers, left, group)
+            del measured  # a whole network with its optimizer
             recipe = plan.recipe(fitted.steps)
             identity, training.recipe = replace(identity, recipe=recipe), recipe
             progress.message(f"{recipe.minutes:g} minutes: {fitted}")

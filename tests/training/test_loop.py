@@ -10,8 +10,8 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.training import Epoch, LinearProbe, Retry
 from regnet_deploy.errors import UsageError
 from regnet_deploy.models.weights import FILE, weights_from_bytes
+from regnet_deploy.training import loop, train
 from regnet_deploy.training import run as training_run
-from regnet_deploy.training import train
 from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.evaluate import Evaluation
 from regnet_deploy.training.loop import is_best, is_better
@@ -272,22 +272,36 @@ def test_a_run_that_went_back_continues_to_the_bit(
     assert continued.files[FILE].sha256 == whole.files[FILE].sha256
 
 
-def test_a_run_that_has_learned_nothing_after_a_fifth_of_its_epochs_goes_back(
+@pytest.fixture
+def learning_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let evaluations be worse than the constant answer: of 3 classes it has 1/3 and ln 3 = 1.10."""
+    evaluate = training_run.evaluate
+
+    def constant(*arguments: object) -> object:
+        return dataclasses.replace(evaluate(*arguments), top1=1 / 3, loss=1.2)
+
+    monkeypatch.setattr(training_run, "evaluate", constant)
+
+
+@pytest.mark.usefixtures("learning_nothing")
+def test_a_run_that_has_learned_nothing_in_a_fifth_of_its_steps_goes_back_and_has_as_many_again(
     bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate = training_run.evaluate
-    results = iter([(1 / 3, 1.2), (1 / 3, 1.2), (1 / 3, 1.2), (0.5, 1.2)])  # of 3 classes, the constant has ln 3 = 1.10
-
-    def scripted(*arguments: object) -> object:
-        top1, loss = next(results)
-        return dataclasses.replace(evaluate(*arguments), top1=top1, loss=loss)
-
-    monkeypatch.setattr(training_run, "evaluate", scripted)
-    recipe = dataclasses.replace(RECIPE, lr=0.16, retries=2)
+    monkeypatch.setattr(loop, "_FEWEST_STEPS", 1)
+    recipe = dataclasses.replace(RECIPE, epochs=8, lr=0.16, retries=3)  # a fifth of 8 epochs: in the second
     training = train.train(bundle.path, data, recipe, options, recorded_progress).training
     reason = "it was no better than a constant answer"
-    assert training.retries == (Retry(epoch=2, lr=0.04, reason=reason), Retry(epoch=3, lr=0.01, reason=reason))
-    assert training.best.epoch == 4
+    assert training.retries == tuple(
+        Retry(epoch=epoch, lr=lr, reason=reason) for epoch, lr in ((3, 0.04), (5, 0.01), (7, 0.0025))
+    )
+
+
+@pytest.mark.usefixtures("learning_nothing")
+def test_a_short_run_that_has_not_learned_yet_goes_on(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    recipe = dataclasses.replace(RECIPE, retries=3)  # 12 steps
+    assert not train.train(bundle.path, data, recipe, options, recorded_progress).training.retries
 
 
 def test_the_last_epoch_has_the_steps_that_are_left(

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, StepLR
 
 from regnet_deploy.errors import UsageError
-from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe import Recipe, for_aligned_images
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -203,3 +203,18 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
 def test_what_cannot_be_trained_with_is_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Recipe(**change)
+
+
+def test_trials_of_rates_with_adamw_stay_below_its_highest_rate() -> None:
+    values = {"optimizer": "adamw", "lr_probe": True}
+    assert Recipe(lr=0.0125, **values).lr == 0.0125
+    with pytest.raises(UsageError, match=r"AdamW must be 0.0125 or less with lr_probe, got 0.02"):
+        Recipe(lr=0.02, **values)
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+def test_images_that_are_not_to_be_mirrored_are_not_mirrored_in_turns_either(alternate: bool) -> None:
+    recipe = for_aligned_images(Recipe(pixel_probe=True, flip_probe=True, alternate_flip=alternate))
+    assert (recipe.flip, recipe.flip_probe, recipe.alternate_flip) == (False, False, False)
+    kept = for_aligned_images(Recipe(pixel_probe=True, alternate_flip=alternate))
+    assert (kept.flip, kept.alternate_flip) == (True, alternate)

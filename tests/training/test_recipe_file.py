@@ -142,6 +142,9 @@ def test_contradictions_name_both_lines() -> None:
         ("values: 3", "line 1: values must be names with values"),
         ("values: {epochs: 3, epochs: 4}", "epochs is there 2 times"),
         ("values: {epochs: yes}", "epochs must be a whole number, got True"),
+        ("values: {epochs: 3, minutes: 1}", "epochs and minutes say how long the run is: set one of them"),
+        (f"values: {{lr: {'9' * 400}}}", "the learning rate must be above 0, got 999"),
+        (f"values: {{epochs: {'9' * 400}}}", "epochs must be 1 or more, got 999"),
         ("values: {lr: .nan}", "learning rate must be above 0, got nan"),
         ("values: {epochs: 2.5}", "epochs must be a whole number, got 2.5"),
         ("values: {epochs: 2026-13-45}", "epochs must be a whole number, got '2026-13-45'"),
@@ -160,6 +163,12 @@ def test_what_is_no_recipe_is_refused(text: str, said: str) -> None:
     with pytest.raises(UsageError) as caught:
         read(text)
     assert said in str(caught.value)
+
+
+def test_a_value_that_is_a_list_is_said_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        read("values: {mixup: [1]}")
+    assert str(caught.value) == "my.yaml: line 1: mixup must be one value"
 
 
 def test_names_and_files_that_do_not_exist_are_named(tmp_path: Path) -> None:
