@@ -152,8 +152,9 @@ class Epoch(Record, frozen=True, kw_only=True):
         speed = f"{self.images_per_s:,.0f} images/s"
         if self.loaded_images_per_s is None or self.step_images_per_s is None or self.waiting is None:
             return speed
-        waits = f"steps wait {self.waiting:.0%} of the time" if self.waiting >= WAITING else "loading waits"
-        return f"{speed} (loaded {self.loaded_images_per_s:,.0f}/s, steps {self.step_images_per_s:,.0f}/s: {waits})"
+        limit = f"waits for images {self.waiting:.0%} of the time" if self.waiting >= WAITING else "is the limit"
+        loaded, used = f"{self.loaded_images_per_s:,.0f}", f"{self.step_images_per_s:,.0f}"
+        return f"{speed} (loading alone {loaded}, the network alone {used}: the network {limit})"
 
 
 class BestEpoch(Record, frozen=True, kw_only=True):

@@ -12,7 +12,14 @@ from regnet_deploy.tracking.trackers import Trackers
 from regnet_deploy.training.initial_head import PROBE_BATCH
 from regnet_deploy.training.rate_probe import FACTORS, trial_steps
 from regnet_deploy.training.run import TrainingCallbacks, TrainingRun
-from regnet_deploy.training.run_messages import epoch_line, lr_probe_line, pixels_line, probe_line, retry_line
+from regnet_deploy.training.run_messages import (
+    epoch_line,
+    length_line,
+    lr_probe_line,
+    pixels_line,
+    probe_line,
+    retry_line,
+)
 
 #: Seconds between two values of the loss in trackers.
 _LOSS_INTERVAL_S = 1.0
@@ -54,6 +61,9 @@ def run_callbacks(
 
     def epoch(values: Epoch) -> None:
         progress.message(epoch_line(values, recipe.epochs, run.state))
+        long = length_line(run.state, recipe.epochs, recipe.minutes) if values.epoch == 1 else None
+        if long:
+            progress.message(long)
         scalars = {
             name: value for name, value in values.to_json().items() if name not in ("epoch", "val_images", "averaged")
         }

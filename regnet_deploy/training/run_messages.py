@@ -12,6 +12,9 @@ from regnet_deploy.training.fine_tuning import is_transfer
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.run_identity import RunIdentity, seen_before, validated_before
 
+#: Minutes from which on a run that nobody gave a time is called long.
+LONG_MIN = 10
+
 
 def describe_start(identity: RunIdentity, progress: Progress) -> None:
     """Report the dataset, and what will be removed from the bundle."""
@@ -103,7 +106,10 @@ def pixels_line(pixels: PixelBaseline | None, recipe: Recipe) -> str:
     )
     if not recipe.flip_probe:
         return line
-    mirrored = f"of {pixels.tested:,} images {pixels.right:,} right, {pixels.mirrored_right:,} if mirrored"
+    mirrored = (
+        f"of {pixels.tested:,} images that it was not fitted to it recognizes {pixels.right:,}, and "
+        f"{pixels.mirrored_right:,} if they are mirrored"
+    )
     decided = "images are mirrored at random" if pixels.mirror_safe else "no image is mirrored, as with --no-flip"
     if recipe.aligned_crop_area:
         area = recipe.crop_area if pixels.mirror_safe else recipe.aligned_crop_area
@@ -132,6 +138,18 @@ def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:
         f"epoch {values.epoch}/{epochs}: train loss {values.train_loss:.3f}, top-1 {values.train_top1:.1%}; "
         f"{of_average} {values.val_loss:.3f}, top-1 {values.val_top1:.2%}{best}; "
         f"lr {values.lr:.4g}, {values.speed}, {values.seconds:.1f} s"
+    )
+
+
+def length_line(state: RunState, epochs: int, minutes: float | None) -> str | None:
+    """Return one line on how long a run takes, after its first epoch; None if it is not long, or was asked for."""
+    left = (epochs - 1) * state.history[0].seconds / 60
+    if minutes is not None or left < LONG_MIN:
+        return None
+    shown = f"{left / 60:.1f} hours" if left >= 120 else f"{left:.0f} minutes"
+    return (
+        f"all {epochs} epochs will take about {shown} more: `--minutes 10 --restart` fits the run into a time, and "
+        "after Ctrl-C `--finish` keeps the best weights so far"
     )
 
 

@@ -11,7 +11,8 @@ EPOCH = Epoch(
 
 
 @pytest.mark.parametrize(
-    ("waiting", "words"), [(0.38, "steps wait 38% of the time"), (0.05, "steps wait 5%"), (0.04, "loading waits")]
+    ("waiting", "words"),
+    [(0.38, "waits for images 38% of the time"), (0.05, "waits for images 5%"), (0.04, "is the limit")],
 )
 def test_an_epoch_names_which_of_loading_and_steps_waits(waiting: float, words: str) -> None:
     timed = EPOCH.replace(loaded_images_per_s=1234.0, step_images_per_s=1500.0, waiting=waiting)

@@ -16,6 +16,7 @@ from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.evaluate import Evaluation
 from regnet_deploy.training.loop import is_best, is_better
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.run_messages import length_line
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
 
@@ -311,3 +312,13 @@ def test_the_last_epoch_has_the_steps_that_are_left(
     training = train.train(bundle.path, data, recipe, options, recorded_progress).training
     assert (training.recipe["steps"], training.recipe["epochs"], len(training.history)) == (7, 3, 3)
     assert training.early is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "minutes", "said"),
+    [(90.0, None, "about 2.5 hours"), (5.0, None, None), (9.0, None, "about 15 minutes"), (90.0, 5.0, None)],
+)
+def test_a_long_run_says_so_after_its_first_epoch(seconds: float, minutes: float | None, said: str | None) -> None:
+    line = length_line(RunState(history=[EPOCH.replace(seconds=seconds)]), 100, minutes)
+    assert (line is None) is (said is None)
+    assert said is None or said in line

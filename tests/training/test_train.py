@@ -92,7 +92,9 @@ def test_every_epoch_says_how_fast_images_are_loaded_and_used_and_which_of_them_
     trained = train.train(bundle.path, data, recipe, options, recorded_progress)
     lines = [line for line in recorded_progress.messages if line.startswith("epoch ")]
     for line, epoch in zip(lines, trained.training.history, strict=True):
-        assert re.search(r"images/s \(loaded [\d,]+/s, steps [\d,]+/s: (steps wait \d+%|loading waits)", line)
+        assert re.search(
+            r"images/s \(loading alone [\d,]+, the network alone [\d,]+: the network (waits|is the limit)", line
+        )
         assert epoch.loaded_images_per_s is not None
         assert epoch.step_images_per_s is not None
         assert min(epoch.loaded_images_per_s, epoch.step_images_per_s) > epoch.images_per_s > 0
