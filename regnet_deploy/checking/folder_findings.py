@@ -66,7 +66,7 @@ def _class_names(listing: SplitListing) -> Iterable[Finding]:
                 True,
                 f"{_classes(other_case)} of {folder}/ differ{'s' * (len(other_case) == 1)} from "
                 f"{listing.folders['train']}/ in upper and lower case alone",
-                "they are two classes for every program; rename one of the two folders",
+                "they are two classes for every program; rename one of the two",
                 tuple(Example((f"{listing.folders['train']}/{a}", f"{folder}/{b}")) for a, b in other_case),
                 " and ",
             )
@@ -77,7 +77,7 @@ def _class_names(listing: SplitListing) -> Iterable[Finding]:
                 "class-extra",
                 True,
                 f"{_classes(extra)} of {folder}/ {_are(extra)} not in {listing.folders['train']}/",
-                "training refuses such a folder: add training images, rename the folder, or remove it",
+                "training refuses this: add training images, rename the class, or remove it",
                 tuple(Example((name,)) for name in extra),
             )
         spelled = {name.casefold() for name in own}
@@ -98,7 +98,7 @@ def _class_names(listing: SplitListing) -> Iterable[Finding]:
             "class-case",
             True,
             f"{_classes(same)} {'differs' if len(same) == 1 else 'differ'} from another in upper and lower case alone",
-            "they are two classes for every program; if they are the same, move their images into one folder",
+            "they are two classes for every program; if they are the same, put their images into one of them",
             tuple(Example(pair) for pair in same),
             " and ",
         )
@@ -108,12 +108,12 @@ def _empty_classes(listing: SplitListing, usable: Mapping[str, Mapping[str, list
     for split, classes in usable.items():
         empty = [label for label, images in classes.items() if not images]
         if empty and set(classes) != {NO_CLASS}:
-            where = f"in {listing.folders[split]}/" if listing.folders[split] else "in the folder"
+            where = f"in {listing.folders[split]}/" if listing.folders[split] else "to train on"
             yield Finding(
                 "class-empty",
                 True,
                 f"{_classes(empty)} {where} {'has' if len(empty) == 1 else 'have'} no usable image",
-                "training stops at a class without images: add some, or remove the folder"
+                "training stops at a class without images: add some, or remove the class"
                 if split == "train"
                 else "nothing is measured for them, so the accuracy is that of the other classes: add images",
                 tuple(Example((name,)) for name in empty),
@@ -142,7 +142,7 @@ def _broken(checked: Mapping[str, ImageCheck]) -> Iterable[Finding]:
         (
             "no-image",
             others,
-            f"{len(others):,} of {len(checked):,} files in class folders are no images",
+            f"{len(others):,} of {len(checked):,} files are no images",
             "training leaves them out; move them elsewhere",
         ),
     ):

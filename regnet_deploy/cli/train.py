@@ -27,6 +27,7 @@ from regnet_deploy.cli.output import (
     terminal_progress,
 )
 from regnet_deploy.errors import UsageError, require
+from regnet_deploy.images.remote_files import as_written
 from regnet_deploy.progress import NoProgress, Progress
 
 _SWITCH = click.Choice(["auto", "on", "off"])
@@ -268,7 +269,7 @@ def command(
         print_message(f"always answering {compared.label} gives {compared.top1:.2%}, and {compared.verdict}")
         following = "train longer (--minutes) or on more images"
         if data is not None:
-            following = f"regnet-deploy check {shlex.quote(str(data))}, and {following}"
+            following = f"regnet-deploy check {shlex.quote(as_written(str(data)))}, and {following}"
     if as_json:
         shown = None if compared is None else dataclasses.asdict(compared)
         print_json({"bundle": str(bundle.path), **training_summary(training), "baseline": shown})

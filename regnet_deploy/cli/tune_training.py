@@ -15,6 +15,7 @@ from regnet_deploy.cli.options import FiniteFloat, Whole, bundle_argument, json_
 from regnet_deploy.cli.output import limit_thread_spinning, print_json, print_message, print_table, terminal_progress
 from regnet_deploy.cli.sweep import continued_from, make_executor
 from regnet_deploy.errors import UsageError, require
+from regnet_deploy.images.remote_files import as_written
 from regnet_deploy.output_file import check_output_file, write_output_file
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ def _print(found: RecipeSearch, bundle: Bundle, store: Path, output: Path, optio
         )
     with contextlib.suppress(ValueError):
         output = output.relative_to(Path.cwd())
-    data, recipe = shlex.quote(str(options["data"])), shlex.quote(str(output))
+    data, recipe = shlex.quote(as_written(str(options["data"]))), shlex.quote(str(output))
     print_message(f"wrote {output} - next: regnet-deploy train{bundle.argument} --data {data} --recipe {recipe}")
 
 

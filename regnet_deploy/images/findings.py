@@ -104,7 +104,7 @@ def _leaks(
                 True,
                 f"{len(pairs):,} of {len(images):,} {name} images are exact copies of {of} images, so the accuracy "
                 f"on them {why}",
-                "delete them from one of the two folders before you believe an accuracy",
+                "delete them from one of the two splits before you believe an accuracy",
                 _examples(pairs),
             )
 

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 from regnet_deploy.durable_files import lock
 from regnet_deploy.errors import DataError, UsageError, require
-from regnet_deploy.images.data_files import expanded, separated
+from regnet_deploy.images.data_files import LIST_SEPARATOR, expanded, separated
 from regnet_deploy.images.names import printable
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.user_cache import cache_folder
@@ -57,6 +57,12 @@ def is_remote(value: str) -> bool:
     return any(re.match(r"/?[a-z][a-z0-9+.-]+:/+[^/]", name) for name in separated(value))
 
 
+def as_written(value: str) -> str:
+    """Return a value of ``--data`` as its user wrote it: paths lose a slash of the ``//`` of addresses."""
+    names = (re.sub(r"^/?([a-z][a-z0-9+.-]+):/+", r"\1://", name) for name in separated(value))
+    return LIST_SEPARATOR.join(names)
+
+
 def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoProgress()) -> tuple[Path, list[str]]:
     """Download the files that an address, a pattern or a list of addresses names; return their folder and names there.
 
@@ -72,7 +78,7 @@ def downloaded(value: str, suffixes: tuple[str, ...], progress: Progress = NoPro
         DataError: a file does not exist, a server cannot be reached or refuses, or the cache cannot be written.
         MissingExtra: fsspec is not installed.
     """
-    urls = [re.sub(r"^/?([a-z][a-z0-9+.-]+):/+", r"\1://", name) for name in expanded(value)]
+    urls = expanded(as_written(value))
     for url in urls:
         if "://" not in url:
             raise UsageError(f"{url} is not on a server, as others of this list are: download those, and list paths")

@@ -113,7 +113,7 @@ def gray(data: Path) -> None:
         (empty, "class-empty", True, "1 class in val/ has no usable image", ["cat"]),
         (twins, "class-case", True, "1 class differs from another in upper and lower case alone", ["cat"]),
         (broken, "broken", False, "1 of 42 files are broken images", ["train/cat/3.png"]),
-        (text, "no-image", False, "1 of 43 files in class folders are no images", ["train/cat/read.me"]),
+        (text, "no-image", False, "1 of 43 files are no images", ["train/cat/read.me"]),
         (unbalanced, "unbalanced", False, "the largest class has 10 times the training images of the smallest", []),
         (few, "few-images", False, "1 class has fewer than 20 training images", ["dog"]),
         (tiny, "tiny", False, "1 image has a side of fewer than 8 pixels", ["train/dog/0.png"]),

@@ -228,6 +228,14 @@ def test_files_in_deep_folders_are_not_lost(server: Server) -> None:
     assert found.val == {"cat": ("val/cache-0.tar/cat.png",), "dog": ("val/cache-0.tar/dog.png",)}
 
 
+@pytest.mark.parametrize(
+    "value", ["https://h/x-{0..1}.tar::s3://b/y.tar#label=kind", "http://[::1]:8/x.tar", "data/a.tar::b"]
+)
+def test_addresses_are_shown_as_they_were_written(value: str) -> None:
+    assert remote_files.as_written("::".join(str(Path(each)) for each in remote_files.separated(value))) == value
+    assert remote_files.as_written(str(Path(value))) == value
+
+
 def test_a_slow_transfer_has_no_limit_but_silence(server: Server) -> None:
     remote = remote_files._ask(f"{server.url}/d/x-0.tar", Path("x-0.tar"))
     assert remote is not None
