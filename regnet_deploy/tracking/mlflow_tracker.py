@@ -120,7 +120,10 @@ def open_mlflow(run: TrackedRun) -> MlflowTracker:
     mlflow = load_mlflow()
     known = stored_run(run, _NAME)
     uri = os.environ.get("MLFLOW_TRACKING_URI") or known.get("uri") or mlflow.get_tracking_uri()
-    shown = _without_password(uri)
+    try:
+        shown = _without_password(uri)
+    except ValueError as error:
+        raise UsageError(f"MLFLOW_TRACKING_URI is no address of a store: {error}") from None
     try:
         client = _call(require("mlflow.tracking", _NAME).MlflowClient, tracking_uri=uri)
         experiment = _experiment(client)
@@ -179,7 +182,7 @@ def _call(function: Callable[..., _Result], *arguments: Any, **named: Any) -> _R
         _UserError: it comes to nothing, however often it is repeated.
         TrackerError: it did not succeed this time.
     """
-    exceptions = require("mlflow.exceptions", _NAME)
+    exceptions, database = require("mlflow.exceptions", _NAME), require("sqlalchemy.exc", _NAME)
     try:
         return function(*arguments, **named)
     except exceptions.MlflowException as error:
@@ -187,8 +190,16 @@ def _call(function: Callable[..., _Result], *arguments: Any, **named: Any) -> _R
             raise _MissingError(one_line(error)) from None
         kind = _UserError if error.error_code in _USER_ERRORS else TrackerError
         raise kind(one_line(error)) from None
-    except OSError as error:  # those of requests too
-        raise TrackerError(one_line(error)) from None
+    except (OSError, database.OperationalError) as error:  # those of requests too; a database that is not there
+        raise TrackerError(_first_line(error)) from None
+    # A file that is no database, an unknown scheme, or a database without its driver: MLflow passes these on as they are.
+    except (database.SQLAlchemyError, ImportError, ValueError) as error:
+        raise _UserError(_first_line(error)) from None
+
+
+def _first_line(error: BaseException) -> str:
+    """Return what is wrong, without the SQL and the links that SQLAlchemy adds in further lines."""
+    return str(error).strip().partition("\n")[0][:500] or type(error).__name__
 
 
 def _without_password(uri: str) -> str:

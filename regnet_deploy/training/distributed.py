@@ -19,7 +19,6 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from regnet_deploy.cpu import available_cores
@@ -61,7 +60,7 @@ class ProcessGroup:
     local_rank: int = 0
     local_size: int = 1
     control: dist.ProcessGroup | None = None
-    store: Store | None = None
+    store: dist.Store | None = None
 
     @property
     def is_first(self) -> bool:
@@ -214,12 +213,12 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
-def _start(device: str) -> Store:
+def _start(device: str) -> dist.Store:
     rank, size = _number("RANK"), _number("WORLD_SIZE")
     _use_gpu(device)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store: Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
+        store: dist.Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
@@ -229,7 +228,7 @@ def _start(device: str) -> Store:
     return store
 
 
-def _joined(device: str, store: Store | None) -> ProcessGroup:
+def _joined(device: str, store: dist.Store | None) -> ProcessGroup:
     _use_gpu(device)
     return ProcessGroup(
         rank=dist.get_rank(),
@@ -308,7 +307,7 @@ def _failing_together(group: ProcessGroup) -> Iterator[None]:
         raise
 
 
-def _told_by(store: Store | None) -> BaseException | None:
+def _told_by(store: dist.Store | None) -> BaseException | None:
     """Return the error that another process ended with; None if it said nothing."""
     if store is None:
         return None

@@ -14,7 +14,6 @@ from functools import partial
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from regnet_deploy.training.distributed import add_up, wait_for
 
@@ -126,5 +125,5 @@ class GradientSum:
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
     """Return running mean and variance of each batch norm that updates them."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d) and module.training]
     return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]

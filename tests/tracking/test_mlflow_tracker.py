@@ -159,6 +159,27 @@ def test_a_store_that_mlflow_does_not_know_is_refused(tmp_path: Path, monkeypatc
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("sqlite:///{folder}/text.db", r"cannot use sqlite:///.*text.db: .*file is not a database; set MLFLOW_"),
+        ("sqlite://relative/file.db", "Invalid SQLite URL"),
+        ("sqlite+nothing:///file.db", "Can't load plugin"),
+        ("mssql+nothing://user:secret@host/db", "cannot use mssql.nothing://host/db: "),
+        ("http://[::1", "no address of a store"),
+    ],
+)
+def test_a_store_that_cannot_be_one_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said: str
+) -> None:
+    (tmp_path / "text.db").write_text("a text, longer than the head of a database; " * 4)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=tmp_path))
+    with pytest.raises(UsageError, match=said) as raised:
+        open_mlflow(new_run(tmp_path))
+    assert "\n" not in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
 def test_passwords_are_neither_shown_nor_stored() -> None:
     shown = mlflow_tracker._without_password
     assert shown("https://user:secret@host:5000/a?b=c") == "https://host:5000/a?b=c"
