@@ -14,7 +14,7 @@ from regnet_deploy.errors import UsageError, did_you_mean, require
 from regnet_deploy.training.recipe import Recipe
 
 #: Values that a search does not vary: they are the same for all, or decide what is compared.
-_FIXED = frozenset({"epochs", "seed", "fine_tune", "lr_probe"})
+_FIXED = frozenset({"epochs", "steps", "minutes", "seed", "fine_tune", "lr_probe", "retries"})
 #: Searched unless the user names something else; rates are times that of the recipe that `train` would use.
 _RATES = (1 / 8, 4.0)
 _DEFAULT = {"weight_decay": "1e-5:2e-3:log", "crop_area": "0.1:0.9", "label_smoothing": "0,0.05,0.1,0.2"}

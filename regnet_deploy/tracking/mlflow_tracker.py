@@ -192,7 +192,7 @@ def _call(function: Callable[..., _Result], *arguments: Any, **named: Any) -> _R
         raise kind(one_line(error)) from None
     except (OSError, database.OperationalError) as error:  # those of requests too; a database that is not there
         raise TrackerError(_first_line(error)) from None
-    # A file that is no database, an unknown scheme, or a database without its driver: MLflow passes these on as they are.
+    # A file that is no database, an unknown scheme, a missing driver: MLflow passes these on as they are.
     except (database.SQLAlchemyError, ImportError, ValueError) as error:
         raise _UserError(_first_line(error)) from None
 

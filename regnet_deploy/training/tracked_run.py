@@ -38,7 +38,7 @@ def tracked_run(bundle: Bundle, checkpoint: Checkpoint, directory: Path) -> Trac
     }
     steps = state.epoch * steps_per_epoch(description.data.train_images, recipe["batch_size"]) + state.step
     done = 0 if checkpoint.start else steps  # trials of the learning rate are before the first step
-    return TrackedRun(f"{name} {description.name}", directory / description.name, done, dict(_flat(parameters)))
+    return TrackedRun(_text(f"{name} {description.name}"), directory / description.name, done, dict(_flat(parameters)))
 
 
 def final_values(bundle: Bundle) -> dict[str, str | int | float]:
@@ -61,7 +61,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, st
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}/")
-        elif isinstance(value, str | int | float | bool):
+        elif isinstance(value, int | float | bool):
             yield f"{prefix}{name}", value
         elif value is not None:
-            yield f"{prefix}{name}", str(value)
+            yield f"{prefix}{name}", _text(str(value))
+
+
+def _text(name: str) -> str:
+    """Return a name as trackers can store it: bytes of a file name that are not UTF-8 become question marks."""
+    return name.encode(errors="replace").decode()

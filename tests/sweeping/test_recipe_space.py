@@ -60,6 +60,7 @@ def test_the_default_space_is_around_the_rate_of_train() -> None:
         ("learning", "1:2", r"a recipe has no 'learning'.*it has batch_size, lr"),
         ("lr_", "1:2", r"\(did you mean lr\?\)"),
         ("epochs", "1:2", "epochs is the same for all recipes"),
+        ("minutes", "1:2", "minutes is the same for all recipes"),
         ("lr", "1", None),
         ("lr", "2:1", "LOW has to be below HIGH"),
         ("lr", "0:1:log", "above 0 with log"),

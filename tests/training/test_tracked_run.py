@@ -128,3 +128,14 @@ def test_a_tracker_that_fails_does_not_end_the_training(
 def test_a_tracker_that_does_not_exist_is_refused() -> None:
     with pytest.raises(UsageError, match="'comet' is no tracker"):
         TrainOptions(track=("comet",))
+
+
+def test_names_that_are_not_utf_8_are_told_with_question_marks(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, recorder: Recorder, tmp_path: Path
+) -> None:
+    odd = bundle.path.rename(tmp_path / "b\udcff")
+    train.train(odd, data.rename(tmp_path / "d\udcff"), recipe, tracked(options))
+    (run,) = recorder.runs
+    assert run.name == "b? run-1"
+    assert run.parameters["bundle"] == "b?"
+    assert run.parameters["data/folder"] == "d?"
