@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,7 @@ from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, RegnetDeployError, UsageError
 
 T = TypeVar("T")
+Store: TypeAlias = "dist.Store"  # type: ignore[name-defined]  # public, but not in the types of PyTorch
 
 #: What launchers set for every process that belongs to a group.
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -60,7 +61,7 @@ class ProcessGroup:
     local_rank: int = 0
     local_size: int = 1
     control: dist.ProcessGroup | None = None
-    store: dist.Store | None = None
+    store: Store | None = None
 
     @property
     def is_first(self) -> bool:
@@ -213,12 +214,12 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         dist.destroy_process_group()
 
 
-def _start(device: str) -> dist.Store:
+def _start(device: str) -> Store:
     rank, size = _number("RANK"), _number("WORLD_SIZE")
     _use_gpu(device)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store: dist.Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
+        store: Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     except (ValueError, RuntimeError) as error:
@@ -228,7 +229,7 @@ def _start(device: str) -> dist.Store:
     return store
 
 
-def _joined(device: str, store: dist.Store | None) -> ProcessGroup:
+def _joined(device: str, store: Store | None) -> ProcessGroup:
     _use_gpu(device)
     return ProcessGroup(
         rank=dist.get_rank(),
@@ -307,7 +308,7 @@ def _failing_together(group: ProcessGroup) -> Iterator[None]:
         raise
 
 
-def _told_by(store: dist.Store | None) -> BaseException | None:
+def _told_by(store: Store | None) -> BaseException | None:
     """Return the error that another process ended with; None if it said nothing."""
     if store is None:
         return None
