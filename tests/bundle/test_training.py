@@ -16,7 +16,7 @@ EPOCH = Epoch(
 )
 def test_an_epoch_names_which_of_loading_and_steps_waits(waiting: float, words: str) -> None:
     timed = EPOCH.replace(loaded_images_per_s=1234.0, step_images_per_s=1500.0, waiting=waiting)
-    assert timed.speed.startswith(f"900 images/s (loaded 1,234/s, steps 1,500/s: {words}")
+    assert timed.speed.startswith(f"900 images/s (loading alone 1,234, the network alone 1,500: the network {words}")
 
 
 def test_an_epoch_of_an_earlier_version_has_one_rate() -> None:
