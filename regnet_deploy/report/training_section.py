@@ -30,6 +30,7 @@ def training_section(card: ModelCard) -> Section:
             "images is slightly lower",
         ),
         *_baseline(card),
+        *_pixels(training),
         *_test(training),
         ("data", f"{data.train_images:,} training images of {data.classes:,} classes; {data.split}"),
         *_class_sizes(card),
@@ -112,6 +113,18 @@ def _linear_probe(training: Training) -> Iterator[tuple[str, str]]:
         if probe.mirrored_top1 is not None:
             decided = "images were mirrored at random" if probe.mirror_safe else "no image was mirrored"
             yield "mirrored images", f"{probe.mirrored_top1 * 100:.2f} % by {probe.name}: {decided}"
+
+
+def _pixels(training: Training) -> Iterator[tuple[str, str]]:
+    """Yield what the logistic regression on small pixels reaches, and what followed for mirrored images."""
+    pixels = training.pixels
+    if pixels:
+        yield (
+            "pixel baseline",
+            f"{pixels.val_top1 * 100:.2f} % of {pixels.val_images:,} validation images by a logistic regression on "
+            f"{pixels.side} x {pixels.side} pixels; of {pixels.tested:,} images that it was not fitted to, it "
+            f"recognizes {pixels.right:,}, and {pixels.mirrored_right:,} if they are mirrored",
+        )
 
 
 def _learning_rate(training: Training) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,7 @@ from bundle_parts import (
 
 from regnet_deploy.bundle import Manifest, create_bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Golden
+from regnet_deploy.bundle.training import PixelBaseline
 from regnet_deploy.bundle.variants import Gate
 from regnet_deploy.report.card import baseline, model_card
 from regnet_deploy.report.sections import card_sections, headline, quantity
@@ -79,6 +80,19 @@ def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete
     assert "files and folders that are no images for training: 1" in text
     assert "passed on onnxruntime 1.32.0 (cpu)" in text
     assert "built without a GPU" in text
+
+
+@pytest.mark.parametrize(
+    ("top1", "verdict"), [(0.5, ""), (0.85, "the network is not clearly better"), (0.9, "the network is no better")]
+)
+def test_accuracy_is_compared_with_a_logistic_regression_on_pixels(complete, top1, verdict):
+    counts = {"tested": 100, "right": 60, "mirrored_right": 20, "right_once": 44}
+    pixels = PixelBaseline(val_top1=top1, val_images=60, train_images=90, side=8, **counts, seconds=1.0)
+    data = training_data(train_by_class=(8, 1, 2), val_by_class=(20, 20, 20))
+    bundle = update_bundle(complete.path, Manifest(training=training(data=data).replace(pixels=pixels)))
+    assert verdict in baseline(bundle).verdict
+    assert bool(baseline(bundle).verdict) == bool(verdict)
+    assert f"pixel baseline: {100 * top1:.2f} % of 60 validation images" in text_of(model_card(bundle))
 
 
 def test_a_card_without_counts_by_class_has_no_baseline(complete):
