@@ -8,7 +8,7 @@ from typing import Any
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
-from regnet_deploy.training.auto_recipe import scratch_recipe
+from regnet_deploy.training.auto_recipe import RETRIES, scratch_recipe
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
 
 #: Learning rate for a batch of 128 images, the same for all layers: the linear probe has trained the head already.
@@ -101,6 +101,7 @@ def fine_tuning_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "flip_probe": "flip" not in named and named.get("probe", True),
         "lr_probe": "lr" not in named,
         "ema_decay": round(max(0.0, 1 - 1 / (AVERAGE * steps)), 6),
+        "retries": RETRIES,
         "patience": max(_FEWEST_WAITED, round(PATIENCE * epochs)),
     }
     if frozen:

@@ -16,6 +16,8 @@ from regnet_deploy.images.dataset import stratified_order
 L2 = (1.0, 0.1, 1e-2, 1e-3, 1e-4, 1e-5)
 #: The one that is taken if no class has a second image to choose by.
 _L2_OF_SINGLE_IMAGES = 1e-2
+#: Least deviation of a feature, as a share of the largest, that features are scaled by.
+_LEAST_DEVIATION = 0.01
 #: Share of each class that is held out to choose by.
 _HELD_OUT = 0.2
 #: Most multiplications of an evaluation of the loss; about 300 evaluations are needed: minutes on two cores.
@@ -67,8 +69,9 @@ def fit_linear_classifier(
     mean = features.double().mean(0)
     centered = features.double() - mean
     deviation = centered.square().mean(0).sqrt()
-    # A feature that is the same for all images says nothing, and its last bits would be scaled up.
-    scale = torch.where(deviation > 1e-6 * deviation.max(), 1 / deviation, 0.0)
+    # A feature that is nearly the same for all images says nothing. Scaled up, it would get a weight so large that the
+    # first steps of the network, which change all features, would be lost.
+    scale = torch.where(deviation > 0, 1 / deviation.clamp(min=_LEAST_DEVIATION * deviation.max()), 0.0)
     inputs = centered * scale
     l2 = _choose_l2(inputs, labels, classes, seed, between)
     weight, bias = _fit(inputs, labels, l2, _zeros(classes, inputs))

@@ -56,7 +56,9 @@ def probe_learning_rate(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
         callbacks.save()
     chosen = best_rate(state.rate_trials, trainer.recipe.lr, len(run.validation))
     if chosen is None:
-        raise diverged(run)
+        if not trainer.recipe.retries:
+            raise diverged(run)
+        chosen = min(trial.lr for trial in state.rate_trials) * FACTORS[0]
     state.lr_probe = LearningRateProbe(
         lr=chosen, steps=trial_steps(run), trials=tuple(state.rate_trials), seconds=state.trial_seconds
     )

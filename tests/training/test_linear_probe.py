@@ -15,7 +15,7 @@ def clusters(images: int, spread: float, seed: int = 0) -> tuple[torch.Tensor, t
     generator = torch.Generator().manual_seed(seed)
     centers = torch.randn(3, 6, generator=torch.Generator().manual_seed(9))
     labels = torch.arange(images) % 3
-    scales = torch.tensor([1e-2, 1e-1, 1.0, 1.0, 5.0, 10.0])
+    scales = torch.tensor([0.5, 1.0, 1.0, 2.0, 5.0, 10.0])
     return (centers[labels] + spread * torch.randn(images, 6, generator=generator)) * scales + 3, labels
 
 
@@ -44,6 +44,14 @@ def test_it_is_the_minimum_of_the_regularized_loss() -> None:
     gradients = torch.autograd.grad(loss(weight, bias), (weight, bias))
     assert (gradients[0] / deviation).abs().max() < 1e-5
     assert gradients[1].abs().max() < 1e-5
+
+
+def test_a_feature_that_hardly_varies_gets_no_weight_that_a_step_of_the_network_would_be_lost_by() -> None:
+    features, labels = clusters(60, 0.2)
+    features[:, 0] = 3 + (features[:, 0] - 3) * 1e-5
+    found = fit_linear_classifier(features, labels, classes=3, seed=0)
+    assert found.weight[:, 0].abs().max() < 100
+    assert accuracy(found, features, labels) == 1
 
 
 def test_features_that_say_nothing_are_regularized_strongly() -> None:

@@ -131,3 +131,16 @@ def test_a_probe_whose_trials_all_diverge_ends_the_run(
 def test_a_lower_loss_that_is_not_clearly_lower_is_explained(lower: float | None, said: bool) -> None:
     probe = LearningRateProbe(lr=0.1, steps=3, trials=(trial(0.1, 0.4), trial(0.4, lower)), seconds=1.0)
     assert str(probe).endswith("; no other is clearly lower") is said
+
+
+def test_if_all_trials_diverge_a_run_with_retries_begins_with_a_lower_rate(
+    bundle: Bundle, data: Path, options: TrainOptions, recorded_progress
+) -> None:
+    recipe = dataclasses.replace(RECIPE, lr=1e20, retries=3)
+    with pytest.raises(UsageError, match=r"give a lower --lr than "):
+        train.train(bundle.path, data, recipe, options, recorded_progress)
+    assert (
+        "learning rate 6.25e+18 for 128 images: val losses after 3 steps are 2.5e+19: diverged"
+        in recorded_progress.text
+    )
+    assert recorded_progress.text.count("the loss was not finite: back to ") == 3
