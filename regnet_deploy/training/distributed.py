@@ -32,6 +32,9 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: How long a process waits for the first one, which checks the images before a run and tests its weights at the end.
 #: A process that dies is noticed at once: its connections are closed.
 _TIMEOUT = datetime.timedelta(days=1)
+#: How long a process waits for the gradients of the others, and to be connected to them: Gloo has been seen to hang there
+#: after an elastic restart, and an error lets the launcher start anew.
+_STEP_TIMEOUT = datetime.timedelta(minutes=10)
 #: How long the processes wait for each other when they start.
 _START_TIMEOUT = datetime.timedelta(minutes=10)
 #: Time between two agreements on the end of a run, and the most steps between them.
@@ -221,7 +224,7 @@ def _start(device: str) -> Store:
     try:
         store: Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_STEP_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise UsageError(
             f"process {rank} of {size} cannot reach the others at {address}: {_reason(error)}; start them with torchrun"
