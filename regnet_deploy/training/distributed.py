@@ -32,8 +32,8 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: How long a process waits for the first one, which checks the images before a run and tests its weights at the end.
 #: A process that dies is noticed at once: its connections are closed.
 _TIMEOUT = datetime.timedelta(days=1)
-#: How long a process waits for the gradients of the others, and to be connected to them: Gloo has been seen to hang there
-#: after an elastic restart, and an error lets the launcher start anew.
+#: How long a process waits for the gradients of the others, and to be connected to them. Gloo has been seen to hang
+#: there after an elastic restart, and an error lets the launcher start anew.
 _STEP_TIMEOUT = datetime.timedelta(minutes=10)
 #: How long the processes wait for each other when they start.
 _START_TIMEOUT = datetime.timedelta(minutes=10)
