@@ -276,8 +276,8 @@ def page() -> str:
         ),
         "The times are short, as for a first result on a laptop. The defaults of ultralytics and timm are made for "
         "longer runs on more images; how the sides compare after hours is not measured here. "
-        "The constants of our recipe were chosen on some of these folders (images of seeds 0 and 1), so other folders are "
-        "the better test.",
+        "The constants of our recipe were chosen on some of these folders (images of seeds 0 and 1), so other folders "
+        "are the better test.",
         "Tuned by hand is the best on the validation images of the settings A, B and C in "
         "[benchmarks/training_ours.py](../benchmarks/training_ours.py), as a person would choose who has tried each of "
         f"them for the same time: {', '.join(f'{name}: {side[-1]}' for name, side in best.items()) or 'not measured'}.",
