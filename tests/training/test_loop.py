@@ -322,3 +322,11 @@ def test_a_long_run_says_so_after_its_first_epoch(seconds: float, minutes: float
     line = length_line(RunState(history=[EPOCH.replace(seconds=seconds)]), 100, minutes)
     assert (line is None) is (said is None)
     assert said is None or said in line
+
+
+def test_one_step_is_one_step_and_two_of_a_few_images_are_not_called_a_quarter(
+    bundle: Bundle, put_images, tmp_path: Path, options: TrainOptions, recorded_progress
+) -> None:
+    put_images(tmp_path / "few", 2)
+    train.train(bundle.path, tmp_path / "few", {"steps": 1}, options, recorded_progress)
+    assert "1 epoch (1 step), 0 steps for warm-up, in batches of 2, learning rate" in recorded_progress.text
