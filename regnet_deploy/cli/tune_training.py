@@ -101,7 +101,8 @@ def command(bundle_path: str, **options: Any) -> None:
     Example:
       regnet-deploy tune-training --data my-images
       regnet-deploy tune-training --data my-images --trials 27 --ray
-      regnet-deploy tune-training my-bundle --data my-images --vary lr=0.02:0.8:log --vary label_smoothing=0,0.1
+      regnet-deploy tune-training --data my-images \\
+        --vary lr=0.02:0.8:log --vary label_smoothing=0,0.1
       regnet-deploy train --data my-images --recipe regnet-bundle.recipe.yaml
     """
     limit_thread_spinning()
