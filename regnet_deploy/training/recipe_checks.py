@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +15,6 @@ LOSSES = ("cross-entropy", "bce")
 AUTO_AUGMENTS = ("none", "trivialaugment", "randaugment")
 #: Bins of the magnitudes of RandAugment; the highest magnitude is one less.
 MAGNITUDES = 31
-#: Largest number of any value: a whole number beyond it is no float.
-_LARGEST = sys.float_info.max
 #: Highest learning rate of AdamW for 128 images: a step changes each weight by about the rate itself.
 _ADAMW_LR = 0.05
 
@@ -44,8 +42,15 @@ def _share(what: str) -> _Range:
     return _Range(what, "0 to 1", lambda value: 0 <= value <= 1)
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that is larger than every float
+        return False
+
+
 def _at_least(what: str, lowest: int, unit: str = "") -> _Range:
-    return _Range(what, f"{lowest} or more{unit}", lambda value: lowest <= value <= _LARGEST)
+    return _Range(what, f"{lowest} or more{unit}", lambda value: lowest <= value and _is_finite(value))
 
 
 def _side(what: str) -> _Range:
@@ -58,7 +63,7 @@ _RANGES = {
     "epochs": _at_least("epochs", 1),
     "batch_size": _at_least("the batch size", 2, " for batch norm"),
     "optimizer": _one_of("the optimizer", OPTIMIZERS),
-    "lr": _Range("the learning rate", "above 0", lambda value: 0 < value <= _LARGEST),
+    "lr": _Range("the learning rate", "above 0", lambda value: value > 0 and _is_finite(value)),
     "weight_decay": _at_least("the weight decay", 0),
     "schedule": _one_of("the schedule", SCHEDULES),
     "step_epochs": _at_least("the epochs between two steps of the schedule", 1),
@@ -88,7 +93,7 @@ _RANGES = {
     "ema_window": _share("the window of the average"),
     "patience": _at_least("the patience", 0, " epochs"),
     "retries": _at_least("the retries", 0),
-    "minutes": _Range("the minutes", "above 0", lambda value: 0 < value <= _LARGEST),
+    "minutes": _Range("the minutes", "above 0", lambda value: value > 0 and _is_finite(value)),
     "steps": _at_least("steps", 1),
     "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
 }

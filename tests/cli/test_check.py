@@ -45,7 +45,7 @@ def test_something_serious(cli: Callable[..., Any], data: Path, strict: tuple[st
     lines = done.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("- 1 of 5 validation images are exact copies"))
     assert "Serious" in lines[:at]
-    assert lines[at + 1] == "  delete them from one of the two folders before you believe an accuracy"
+    assert lines[at + 1] == "  delete them from one of the two splits before you believe an accuracy"
     assert lines[at + 2] == "    train/cat/0.png = val/cat/copy.png"
 
 

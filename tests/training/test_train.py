@@ -658,7 +658,7 @@ def test_a_handful_of_images_trains(
     put_images(tmp_path / "few" / "val", 1)
     trained = train.train(bundle.path, tmp_path / "few", Recipe(epochs=2), options, recorded_progress)
     assert trained.parts["training"]["recipe"]["batch_size"] == 2
-    assert any("in batches of 2 (a quarter of the images)" in line for line in recorded_progress.messages)
+    assert any("in batches of 2, learning rate" in line for line in recorded_progress.messages)
 
 
 def test_a_batch_larger_than_the_data_is_the_data(
