@@ -83,7 +83,7 @@ def test_a_complete_card_has_accuracy_with_its_interval_and_every_proof(complete
 
 
 @pytest.mark.parametrize(
-    ("top1", "verdict"), [(0.5, ""), (0.85, "the network is not clearly better"), (0.9, "the network is no better")]
+    ("top1", "verdict"), [(0.5, ""), (0.85, ""), (0.9, "the network is no better"), (0.95, "the network is no better")]
 )
 def test_accuracy_is_compared_with_a_logistic_regression_on_pixels(complete, top1, verdict):
     counts = {"tested": 100, "right": 60, "mirrored_right": 20, "right_once": 44}
