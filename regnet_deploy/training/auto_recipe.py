@@ -1,6 +1,6 @@
 """The recipe for training from random weights: a function of the images and of the length of the run.
 
-Its constants were measured by `benchmarks/training.py` and are in docs/training-benchmark.md.
+What they reach beside other programs is measured by `benchmarks/training.py`: docs/training-benchmark.md.
 """
 
 from __future__ import annotations

@@ -47,7 +47,8 @@ class TrainingRun:
         best: weights and statistics of the best result so far, on the CPU.
         start: weights and statistics that the trials of the learning rate start from, on the CPU; empty before and
             after them.
-        initial: weights and statistics that the run starts from, on the CPU, to which it may go back.
+        initial: weights and statistics that the run starts from, on the CPU, to which it may go back; empty if the
+            recipe has no retries.
         group: the processes that train together; the state of the run is the same in all of them.
     """
 

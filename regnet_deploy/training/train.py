@@ -321,7 +321,8 @@ def _run(
         unaugmented = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
     trainer = make_trainer(model, autotune.execution, recipe, preprocessing, group)
     run = TrainingRun(trainer, training, validation, preprocessing, workers, unaugmented, group=group)
-    run.initial = weights_of(model)
+    if recipe.retries:
+        run.initial = weights_of(model)
     if checkpoint:
         checkpoint.restore(run.trainer)
         run.state, run.best, run.start = checkpoint.state, dict(checkpoint.best), dict(checkpoint.start)
