@@ -73,7 +73,10 @@ def steps_that_fit(
     seconds: float,
     group: ProcessGroup = ALONE,
 ) -> FittedSteps:
-    """Return how many training steps, with the validation after each epoch, take so many seconds.
+    """Return how many training steps, with the evaluation after each epoch, take so many seconds.
+
+    Counted are also the training images that the network only looks at: those for batch norm statistics in every epoch,
+    and once those of a linear probe. They take as long as images for validation.
 
     Args:
         trainer: is changed: it runs steps with learning rate 0.
@@ -107,8 +110,10 @@ def steps_that_fit(
         load(validation, map(group.share, number_batches(count, recipe.batch)), 0, pin),
         validation.preprocessing,
     )
-    validation_s = (time.perf_counter() - begin) * len(validation) / count
-    left = seconds * (1 - _RESERVE) - _RESERVE_S - (time.perf_counter() - begun)
+    image_s = (time.perf_counter() - begin) / count
+    looked_at = len(validation) + min(recipe.precise_bn_images, per_epoch * recipe.batch)
+    once_s = image_s * len(training) if recipe.probe else 0.0
+    left = seconds * (1 - _RESERVE) - _RESERVE_S - once_s - (time.perf_counter() - begun)
     trials = 1 + (len(FACTORS) * SHARE if recipe.lr_probe else 0)
-    steps = math.floor(left / (step_s * trials + validation_s / per_epoch))
+    steps = math.floor(left / (step_s * trials + image_s * looked_at / per_epoch))
     return group.first(lambda: FittedSteps(max(1, steps), recipe.batch / step_s))
