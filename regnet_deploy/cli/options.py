@@ -84,6 +84,33 @@ def recipe_options(*, lr: float) -> Callable[[F], F]:
     return add
 
 
+def ray_options(function: F) -> F:
+    """Add the options of commands that train several networks at a time on Ray."""
+    options = [
+        click.option(
+            "--ray",
+            is_flag=False,
+            flag_value="local",
+            metavar="[ADDRESS]",
+            help="Run several trials at a time on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, "
+            "ray://...).",
+        ),
+        click.option(
+            "--cpus-per-trial",
+            type=FiniteFloat(0, 1024, min_open=True),
+            help="With --ray: CPUs of a trial.  [default: 1]",
+        ),
+        click.option(
+            "--gpus-per-trial",
+            type=FiniteFloat(0, 1024),
+            help="With --ray: GPUs of a trial; 0.25 runs four on a GPU.  [default: 1 with CUDA]",
+        ),
+    ]
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
 class SectionedCommand(click.Command):
     """A command whose help has its options under headings.
 

@@ -16,6 +16,7 @@ from regnet_deploy.cli.options import (
     RangeParam,
     Whole,
     json_option,
+    ray_options,
     recipe_options,
     scaled_number,
     seed_type,
@@ -94,21 +95,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--threads", type=threads_type(), help="CPU threads of a trial.  [default: all cores]")
-@click.option(
-    "--ray",
-    is_flag=False,
-    flag_value="local",
-    metavar="[ADDRESS]",
-    help="Run several trials at a time on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, ray://...).",
-)
-@click.option(
-    "--cpus-per-trial", type=FiniteFloat(0, 1024, min_open=True), help="With --ray: CPUs of a trial.  [default: 1]"
-)
-@click.option(
-    "--gpus-per-trial",
-    type=FiniteFloat(0, 1024),
-    help="With --ray: GPUs of a trial; 0.25 runs four on a GPU.  [default: 1 with CUDA]",
-)
+@ray_options
 @click.option("--retry", is_flag=True, help="Train networks again that diverged or failed.")
 @json_option
 def command(**options: Any) -> None:

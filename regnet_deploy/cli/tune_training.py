@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from regnet_deploy.bundle import Bundle, open_bundle
-from regnet_deploy.cli.options import FiniteFloat, Whole, bundle_argument, json_option, seed_type, threads_type
+from regnet_deploy.cli.options import (
+    FiniteFloat,
+    Whole,
+    bundle_argument,
+    json_option,
+    ray_options,
+    seed_type,
+    threads_type,
+)
 from regnet_deploy.cli.output import limit_thread_spinning, print_json, print_message, print_table, terminal_progress
 from regnet_deploy.cli.sweep import continued_from, make_executor
 from regnet_deploy.errors import UsageError, require
@@ -68,15 +76,7 @@ _YAML = (".yaml", ".yml")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
 @click.option("--threads", type=threads_type(), help="CPU threads of a training.  [default: all cores]")
-@click.option(
-    "--ray",
-    is_flag=False,
-    flag_value="local",
-    metavar="[ADDRESS]",
-    help="Train several recipes at a time by ASHA on Ray Tune, on this machine or on the cluster at ADDRESS.",
-)
-@click.option("--cpus-per-trial", type=FiniteFloat(0, 1024, min_open=True), help="With --ray: CPUs.  [default: 1]")
-@click.option("--gpus-per-trial", type=FiniteFloat(0, 1024), help="With --ray: GPUs.  [default: 1 with CUDA]")
+@ray_options
 @click.option("--retry", is_flag=True, help="Train recipes again that diverged or failed.")
 @click.option(
     "--store", type=click.Path(path_type=Path), metavar="FILE", help="File of the results.  [default: BUNDLE.tuning]"
