@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from regnet_deploy.errors import UsageError, did_you_mean, require
+from regnet_deploy.errors import UsageError, require
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe_checks import suggestion
 
 #: Values that a search does not vary: they are the same for all, or decide what is compared.
 _FIXED = frozenset({"epochs", "steps", "minutes", "seed", "fine_tune", "lr_probe", "retries"})
@@ -164,7 +165,7 @@ def _value_range(name: str, text: str | Sequence[str]) -> ValueRange:
     if name in _FIXED:
         raise UsageError(f"{name} is the same for all recipes of a search: leave it out")
     if name not in _TYPES:
-        raise UsageError(f"a recipe has no {name!r:.60}{did_you_mean(str(name), known)}: it has {', '.join(known)}")
+        raise UsageError(f"a recipe has no {name!r:.60}{suggestion(str(name), known)}: it has {', '.join(known)}")
     if not isinstance(text, str):
         return ValueRange(choices=_choices(name, text))
     parts = text.split(":")

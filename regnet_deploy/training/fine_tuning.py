@@ -10,6 +10,7 @@ from regnet_deploy.bundle import Bundle
 from regnet_deploy.errors import UsageError
 from regnet_deploy.training.auto_recipe import RETRIES, scratch_recipe
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
+from regnet_deploy.training.recipe_checks import suggestion
 
 #: Learning rate for a batch of 128 images, the same for all layers: the linear probe has trained the head already.
 LR = 0.02
@@ -38,7 +39,8 @@ def recipe_of(given: Mapping[str, Any]) -> Recipe:
     Raises:
         UsageError: a name is not that of a value of a recipe, or a value is not possible.
     """
-    unknown = sorted(set(given) - {field.name for field in fields(Recipe)})
+    known = {field.name for field in fields(Recipe)}
+    unknown = [f"{name}{suggestion(name, known)}" for name in sorted(set(given) - known)]
     if unknown:
         raise UsageError(f"a recipe has no {', '.join(unknown)}: see regnet_deploy.Recipe for its values")
     return Recipe(**given)

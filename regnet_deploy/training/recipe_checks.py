@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from regnet_deploy.errors import did_you_mean
 
 if TYPE_CHECKING:
     from regnet_deploy.training.recipe import Recipe
@@ -17,6 +19,28 @@ AUTO_AUGMENTS = ("none", "trivialaugment", "randaugment")
 MAGNITUDES = 31
 #: Highest learning rate of AdamW for 128 images: a step changes each weight by about the rate itself.
 _ADAMW_LR = 0.05
+
+
+#: What ultralytics, timm and PyTorch call values of a recipe.
+_OTHER_NAMES = {
+    "learning_rate": "lr",
+    "lr0": "lr",
+    "wd": "weight_decay",
+    "batch": "batch_size",
+    "opt": "optimizer",
+    "smoothing": "label_smoothing",
+    "reprob": "erasing",
+    "model_ema_decay": "ema_decay",
+    "aa": "auto_augment",
+    "hflip": "flip",
+    "fliplr": "flip",
+}
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean lr?)`` for a value that a recipe does not have, or an empty string."""
+    other = _OTHER_NAMES.get(name)
+    return f" (did you mean {other}?)" if other in (known := set(known)) else did_you_mean(name, sorted(known))
 
 
 class Problem(NamedTuple):

@@ -12,7 +12,7 @@ from regnet_deploy.errors import UsageError, did_you_mean, require
 from regnet_deploy.field_types import field_type_problem
 from regnet_deploy.space.published import data_folder
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.recipe_checks import Problem, contradictions, range_problems
+from regnet_deploy.training.recipe_checks import Problem, contradictions, range_problems, suggestion
 
 #: The shipped recipes in the order in which they are listed.
 NAMES = ("auto", "fine-tune", "paper", "low-compute", "fast", "strong")
@@ -186,7 +186,7 @@ class _Document:
         for name, line, inner in self._keys:
             known = _FIELDS if inner else _KEYS
             if name not in known:
-                others = did_you_mean(name, known)
+                others = suggestion(name, known)
                 if not others and not inner and name in _FIELDS:
                     others = " (it belongs under values:)"
                 what = "a recipe has no value" if inner else "a recipe file has no key"

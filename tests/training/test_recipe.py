@@ -1,5 +1,6 @@
 """The recipe: the paper's numbers, fitted to small data in the open, and nothing absurd."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, StepLR
 
 from regnet_deploy.errors import UsageError
 from regnet_deploy.training.recipe import Recipe, for_aligned_images
+from regnet_deploy.training.recipe_checks import suggestion
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -218,3 +220,12 @@ def test_images_that_are_not_to_be_mirrored_are_not_mirrored_in_turns_either(alt
     assert (recipe.flip, recipe.flip_probe, recipe.alternate_flip) == (False, False, False)
     kept = for_aligned_images(Recipe(pixel_probe=True, alternate_flip=alternate))
     assert (kept.flip, kept.alternate_flip) == (True, alternate)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("learning_rate", " (did you mean lr?)"), ("weight_decy", " (did you mean weight_decay?)"), ("xyz", "")],
+)
+def test_a_name_of_another_library_leads_to_ours(name: str, said: str) -> None:
+    assert suggestion(name, [field.name for field in dataclasses.fields(Recipe)]) == said
+    assert suggestion("learning_rate", ["rule"]) == ""
