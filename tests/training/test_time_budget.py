@@ -1,12 +1,13 @@
 """A run of minutes: it has as many steps as fit, and continues with those that it began with."""
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.training import train
+from regnet_deploy.training import time_budget, train
 from regnet_deploy.training.checkpoint import load_checkpoint
 from regnet_deploy.training.data_loader import EvaluationDataset, TrainingDataset
 from regnet_deploy.training.recipe import Recipe
@@ -25,6 +26,24 @@ def test_ten_times_the_time_has_about_ten_times_the_steps(trainer: Trainer, view
     short, long = (steps_that_fit(trainer, views, validation, 0, seconds) for seconds in (20, 200))
     assert short.images_per_s > 0
     assert 3 < long.steps / short.steps < 40
+
+
+def test_images_for_batch_norm_statistics_take_time_too(
+    trainer: Trainer, views: TrainingDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_budget, "evaluate", lambda *_: time.sleep(0.5))  # much longer than all steps that fit
+    validation = EvaluationDataset(views.subset, views.preprocessing)
+    without, with_them = (
+        steps_that_fit(
+            dataclasses.replace(trainer, recipe=dataclasses.replace(trainer.recipe, precise_bn_images=images)),
+            views,
+            validation,
+            0,
+            60,
+        )
+        for images in (0, 8192)
+    )
+    assert with_them.steps < 0.8 * without.steps
 
 
 def test_at_least_one_step_fits(trainer: Trainer, views: TrainingDataset) -> None:
