@@ -193,6 +193,8 @@ def test_the_lean_runtime_is_found_in_its_wheel_and_only_of_that_version(tmp_pat
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt-lean-cu13-libs\nVersion: 10.16.1.11\n")
     (info / "RECORD").write_text("tensorrt_lean_libs/__init__.py,,\ntensorrt_lean_libs/libnvinfer_lean.so.10,,\n")
+    (tmp_path / "tensorrt_lean_libs").mkdir()
+    (tmp_path / "tensorrt_lean_libs" / "libnvinfer_lean.so.10").touch()  # files that are not there are not listed
     monkeypatch.syspath_prepend(tmp_path)
     assert lean_runtime("10.16.1.11") == tmp_path / "tensorrt_lean_libs" / "libnvinfer_lean.so.10"
     assert lean_runtime("10.16.1.12") is None
