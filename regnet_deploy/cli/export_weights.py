@@ -56,7 +56,8 @@ def command(bundle_path: str, target: str, output: str, as_json: bool) -> None:
             }
         )
     print_message(f"wrote {file}: {architecture.name} with {architecture.classes:,} classes for {target}")
-    print_message(f"what the file does not say: {_unsaid(bundle, target)}")
+    read = " (`import` reads it in the file)" if file.suffix == ".safetensors" else ""
+    print_message(f"who loads it with {target} has to know{read}: {_unsaid(bundle, target)}")
 
 
 def _unsaid(bundle: Bundle, target: str) -> str:
@@ -75,6 +76,7 @@ def _unsaid(bundle: Bundle, target: str) -> str:
         said += "; the channels come as blue, green, red"
     if bundle.architecture.network.stem_stride != 2:
         said += (
-            f"; the stem has stride {bundle.architecture.network.stem_stride}, where {target} builds networks with 2"
+            f"; the stem has stride {bundle.architecture.network.stem_stride}, where {target} builds networks with 2: "
+            "set that of its first convolution"
         )
     return said
