@@ -35,6 +35,17 @@ MAY_IMPORT = {
     "evaluation": {"exporting", "profiling", "runtimes", "models", "images", "space"},
     "importing": {"models", "profiling", "images", "space"},
     "report": {"evaluation", "models", "images", "space"},
+    "latency": {
+        "selection",
+        "exporting",
+        "profiling",
+        "runtimes",
+        "engines",
+        "models",
+        "images",
+        "populations",
+        "space",
+    },
     "api": {
         "checking",
         "evaluation",
@@ -63,6 +74,7 @@ MAY_IMPORT = {
         "profiling",
         "runtimes",
         "serving",
+        "latency",
         "load_testing",
         "targets",
         "selection",
@@ -108,6 +120,7 @@ NEVER_AT_THE_TOP = {
     "load_testing": {"torch", "onnx", "onnxruntime", "matplotlib"},
     "targets": {"torch", "onnx", "onnxruntime", "google", "yaml", "ray", "kserve"},
     "report": {"torch", "onnx", "onnxruntime", "matplotlib"},
+    "latency": {"torch", "onnx", "onnxruntime", "openvino", "scipy", "matplotlib", "pynvml"},
     "profiling": {"matplotlib", "onnx"},
     "exporting": {"matplotlib", "onnxruntime", "tensorrt", "tensorrt_rtx"},
 }
