@@ -12,10 +12,15 @@ def cache_folder(purpose: str) -> Path:
     A user without a home folder, as in some containers, has none: the path is below ``/dev/null`` then, where every
     access is an OSError. Otherwise ``~`` would become a folder in the working directory.
     """
-    base = os.environ.get("XDG_CACHE_HOME", "")
+    return user_folder("XDG_CACHE_HOME", "~/.cache") / "regnet-deploy" / purpose
+
+
+def user_folder(variable: str, default: str) -> Path:
+    """Return a base folder of the user: that of the variable of XDG, else the default, which starts with ``~``."""
+    base = os.environ.get(variable, "")
     if not os.path.isabs(base):  # the specification of XDG: relative paths are ignored
-        base = os.path.expanduser("~/.cache")
-    return Path(base if os.path.isabs(base) else os.devnull) / "regnet-deploy" / purpose
+        base = os.path.expanduser(default)
+    return Path(base if os.path.isabs(base) else os.devnull)
 
 
 def other_cache(variable: str, default: str) -> Path:

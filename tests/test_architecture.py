@@ -140,6 +140,7 @@ SHARED = {
     "plotting",
     "progress",
     "user_cache",
+    "user_data",
 }
 
 #: Module, as its path within the package -> its syntax tree.

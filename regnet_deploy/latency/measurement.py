@@ -21,6 +21,8 @@ from regnet_deploy.bundle.record import Record, from_json
 from regnet_deploy.errors import UsageError
 from regnet_deploy.space.network import Network
 
+#: Of stored measurements; raised where earlier versions cannot read what is stored.
+SCHEMA = 1
 #: A machine is busy if others use more than this share of the CPU time that the process may use.
 BUSY_SHARE = 0.1
 #: A GPU is busy if others keep it occupied for more than this share of the time.
@@ -36,6 +38,7 @@ _T = (
 )
 
 _Count: TypeAlias = Annotated[int, Meta(ge=1)]
+_Date: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00$")]
 _Milliseconds: TypeAlias = Annotated[float, Meta(gt=0)]
 _NonNegative: TypeAlias = Annotated[float, Meta(ge=0)]
 #: Lower and upper end of a 95 % interval, ms.
@@ -215,7 +218,7 @@ class Measurement(Record, frozen=True, kw_only=True):
     protocol: Protocol
     artifact_sha256: str | None
     times: Times
-    date: str
+    date: _Date
     regnet_deploy: str
 
     @property
