@@ -74,7 +74,9 @@ def run_trial(
             start_as_identity(model)
         training = copy.copy(images.training)
         training.recipe = fitted  # its augmentation
-        trainer = make_trainer(model, execution, fitted, images.preprocessing)
+        trainer = make_trainer(
+            model, execution, fitted, images.preprocessing, class_counts=training.class_counts(images.classes)
+        )
         workers = default_workers(execution.device, images.training.in_memory)
         workers = workers if max_workers is None else min(workers, max_workers)
         run = TrainingRun(trainer, training, images.validation, images.preprocessing, workers, images.unaugmented)

@@ -1,6 +1,7 @@
 """Augmentation of training images: a function of the seed, the epoch and the number of the image alone.
 
-Therefore a run does not depend on the number of loading processes, or on where it was interrupted.
+Where an epoch shows an image several times, it is also a function of how often it has shown it before. Therefore a run
+does not depend on the number of loading processes, or on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _EIGENVECTORS = np.array(
     [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]  # rows: R, G, B
 )
 #: Purpose of the random numbers; separates the streams of one seed.
-_ORDER, _VIEW, _FLIP = 1, 2, 4  # 3 mixes batches
+_ORDER, _VIEW, _FLIP = 1, 2, 4  # 3 mixes batches, 5 samples by class
 
 Box = tuple[float, float, float, float]
 
@@ -42,7 +43,7 @@ def epoch_order(seed: int, epoch: int, images: int) -> NDArray[np.int64]:
 
 
 def augment(
-    image: Image | Scaled, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
+    image: Image | Scaled, key: tuple[int, ...], recipe: Recipe, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return a random view of an image, and a random color shift, which a gray image does not have.
 
@@ -51,7 +52,7 @@ def augment(
 
     Args:
         image: decoded, upright, perhaps at a reduced size.
-        key: epoch and number of the image.
+        key: epoch and number of the image, and if the epoch has shown it before, how often.
         recipe: the augmentation and the seed.
         preprocessing: size of the crop, and normalization.
 
@@ -96,7 +97,7 @@ def erased(pixels: NDArray[np.uint8], preprocessing: Preprocessing, rng: np.rand
 
 
 def enough_to_crop(
-    width: int, height: int, key: tuple[int, int], recipe: Recipe, preprocessing: Preprocessing
+    width: int, height: int, key: tuple[int, ...], recipe: Recipe, preprocessing: Preprocessing
 ) -> tuple[int, int]:
     """Return the width and height of an image at which its crop (see :func:`augment`) has as many pixels as it needs.
 
@@ -107,13 +108,16 @@ def enough_to_crop(
     return math.ceil(width * side / (right - left)), math.ceil(height * side / (bottom - top))
 
 
-def _turn(key: tuple[int, int], recipe: Recipe) -> bool:
-    """Tell whether an image is mirrored in an epoch, if it is in every other one: half of the images in the first."""
-    epoch, number = key
-    return bool((np.random.default_rng((recipe.seed, _FLIP, number)).integers(2) + epoch) % 2)
+def _turn(key: tuple[int, ...], recipe: Recipe) -> bool:
+    """Tell whether an image is mirrored in an epoch, if it is in every other one: half of the images in the first.
+
+    If an epoch shows it several times, it is mirrored in every other one of them.
+    """
+    epoch, number, *again = key
+    return bool((np.random.default_rng((recipe.seed, _FLIP, number)).integers(2) + epoch + sum(again)) % 2)
 
 
-def _view_stream(key: tuple[int, int], recipe: Recipe) -> np.random.Generator:
+def _view_stream(key: tuple[int, ...], recipe: Recipe) -> np.random.Generator:
     """Return the random numbers of a view, of which the first are those of its box."""
     return np.random.default_rng((recipe.seed, _VIEW, *key))
 

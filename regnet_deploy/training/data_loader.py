@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from regnet_deploy.images.preprocessing import image_shape, load_pixels
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.training import stored_images
 from regnet_deploy.training.augmentation import augment, enough_to_crop, epoch_order
+from regnet_deploy.training.class_balance import uses_in_epoch
 from regnet_deploy.training.packed_images import PackedImages, Packing, drop_packed, pack_images
 from regnet_deploy.training.recipe import Recipe, steps_per_epoch
 from regnet_deploy.training.stored_images import (
@@ -42,8 +44,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: Epoch and number of an image: together with the seed they determine how it is augmented.
-Key = tuple[int, int]
+#: Epoch and number of an image: together with the seed they determine how it is augmented. If an epoch shows it again,
+#: a third number says how often it has been shown before: 1, 2, ...
+Key = tuple[int, ...]
 
 
 class LoaderDied(DataError):
@@ -226,6 +229,16 @@ class TrainingDataset(Dataset[Sample | UnreadableImage]):
     def __len__(self) -> int:
         return len(self.subset.images)
 
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each image, ``(images,)``."""
+        return np.array([image.label for image in self.subset.images], np.int64)
+
+    def class_counts(self, classes: int) -> list[int]:
+        """Return the number of images of each class."""
+        counts: list[int] = np.bincount(self.labels, minlength=classes).tolist()
+        return counts
+
     def __getitem__(self, key: Key) -> Sample | UnreadableImage:
         """Return image ``key[1]`` as it is augmented in epoch ``key[0]``."""
         number = key[1]
@@ -271,20 +284,24 @@ class EvaluationDataset(Dataset[Sample | UnreadableImage]):
         return Sample(pixels, np.zeros(self.preprocessing.channels, np.float32), self.subset.images[number].label)
 
 
-def epoch_batches(recipe: Recipe, epoch: int, images: int) -> list[list[Key]]:
-    """Return the keys of every batch of an epoch, in order."""
-    order = epoch_order(recipe.seed, epoch, images).tolist()
-    size = recipe.batch
-    return [
-        [(epoch, number) for number in order[step * size : (step + 1) * size]]
-        for step in range(steps_per_epoch(images, size))
-    ]
+def epoch_batches(recipe: Recipe, epoch: int, labels: NDArray[np.int64]) -> list[list[Key]]:
+    """Return the keys of every batch of an epoch, in order; ``labels`` are the classes of the images, ``(images,)``."""
+    order, size = epoch_order(recipe.seed, epoch, len(labels)), recipe.batch
+    uses = uses_in_epoch(recipe, epoch, labels)
+    if uses is None:
+        keys: list[Key] = [(epoch, number) for number in order.tolist()]
+    else:
+        numbers = np.repeat(np.arange(len(labels)), uses)
+        before = np.arange(len(numbers)) - np.repeat(np.cumsum(uses) - uses, uses)
+        shown = zip(numbers[order].tolist(), before[order].tolist(), strict=True)
+        keys = [(epoch, number, again) if again else (epoch, number) for number, again in shown]
+    return [keys[step * size : (step + 1) * size] for step in range(steps_per_epoch(len(labels), size))]
 
 
-def batches_from(recipe: Recipe, images: int, epoch: int, step: int) -> Iterator[list[Key]]:
+def batches_from(recipe: Recipe, labels: NDArray[np.int64], epoch: int, step: int) -> Iterator[list[Key]]:
     """Yield the keys of every remaining batch of a run that is at this epoch and step."""
     for each in range(epoch, recipe.epochs):
-        yield from epoch_batches(recipe, each, images)[step if each == epoch else 0 :]
+        yield from epoch_batches(recipe, each, labels)[step if each == epoch else 0 :]
 
 
 def number_batches(images: int, size: int) -> list[list[int]]:

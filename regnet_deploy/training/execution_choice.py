@@ -61,7 +61,7 @@ def _first_batch(training: TrainingDataset) -> Batch:
     Raises:
         DataError: there is none.
     """
-    for batch in load(training, batches_from(training.recipe, len(training), 0, 0), workers=0, pin=False):
+    for batch in load(training, batches_from(training.recipe, training.labels, 0, 0), workers=0, pin=False):
         if len(batch.labels) > 1:
             return batch
     raise DataError(f"none of the images in {training.subset.source.root} can be read any more: does it still exist?")

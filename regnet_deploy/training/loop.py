@@ -97,8 +97,8 @@ def _after_probes(run: TrainingRun, callbacks: TrainingCallbacks) -> Recipe:
 
 
 def _batches_left(run: TrainingRun, recipe: Recipe) -> Iterator[Any]:
-    images, state = len(run.training), run.state
-    return iter(load_batches(run, run.training, batches_from(recipe, images, state.epoch, state.step)))
+    state, labels = run.state, run.training.labels
+    return iter(load_batches(run, run.training, batches_from(recipe, labels, state.epoch, state.step)))
 
 
 def _rate(run: TrainingRun, recipe: Recipe) -> float:
@@ -143,7 +143,7 @@ def _has_learned(run: TrainingRun) -> bool:
 def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoch:
     """Evaluate the weights after an epoch, or their average if there is one, and keep the best; return the metrics."""
     trainer, state = run.trainer.averaged() or run.trainer, run.state
-    batches = epoch_batches(trainer.recipe, state.epoch, len(run.training))
+    batches = epoch_batches(trainer.recipe, state.epoch, run.training.labels)
     set_statistics(run, trainer, batches, callbacks)
     result = validate(run, trainer, callbacks)
     if is_best(state, result, averaged=run.trainer.average is not None):

@@ -90,14 +90,14 @@ def best_rate(trials: list[RateTrial], default: float, images: int) -> float | N
 
 def _trial(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> RateTrial:
     """Train with a rate from where the trial is, and evaluate it."""
-    recipe, state, images = replace(run.trainer.recipe, lr=lr), run.state, len(run.training)
+    recipe, state, labels = replace(run.trainer.recipe, lr=lr), run.state, run.training.labels
     steps = trial_steps(run)
     warmup = round(_WARMUP * steps)
-    left = batches_from(recipe, images, *divmod(state.step, run.steps_per_epoch))
+    left = batches_from(recipe, labels, *divmod(state.step, run.steps_per_epoch))
     batches = load_batches(run, run.training, itertools.islice(left, steps - state.step))
     try:
         train_steps(run, batches, steps, lambda step: cosine_rate(recipe.peak_rate, step, steps, warmup), callbacks)
-        set_statistics(run, run.trainer, epoch_batches(recipe, 0, images), callbacks)
+        set_statistics(run, run.trainer, epoch_batches(recipe, 0, labels), callbacks)
         result = validate(run, run.trainer, callbacks)
     except DivergenceError:
         return RateTrial(lr=lr, val_loss=None, val_top1=None)

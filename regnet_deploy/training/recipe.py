@@ -58,6 +58,8 @@ _ADDED = (
     "zero_gamma",
     "minutes",
     "steps",
+    "class_weights",
+    "sampling",
 )
 #: Fields that the JSON data has in words, for every recipe.
 _IN_WORDS = ("optimizer", "schedule", "warmup_factor")
@@ -129,6 +131,10 @@ class Recipe:
         zero_gamma: the last batch norm of each block starts with a scale of 0, so that blocks begin as the identity.
         minutes: time that the epochs and steps were fitted to; None: they were given, or follow from the images.
         steps: steps of the run, of which the last epoch has as many as are left; None: all steps of its epochs.
+        class_weights: of the images in the loss: ``none``, ``balanced`` (in proportion to 1 / n, where n is the number
+            of training images of the class) or ``square-root`` (to the root of that); their mean over all images is 1.
+        sampling: which images an epoch has: ``uniform`` (each once), ``balanced`` (equally many of each class) or
+            ``square-root`` (of each class in proportion to the root of n).
     """
 
     epochs: int = 100
@@ -176,6 +182,8 @@ class Recipe:
     zero_gamma: bool = False
     minutes: float | None = None
     steps: int | None = None
+    class_weights: str = "none"
+    sampling: str = "uniform"
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("cosine", "linear", "step")
 LOSSES = ("cross-entropy", "bce")
+CLASS_WEIGHTS = ("none", "square-root", "balanced")
+SAMPLINGS = ("uniform", "square-root", "balanced")
 AUTO_AUGMENTS = ("none", "trivialaugment", "randaugment")
 #: Bins of the magnitudes of RandAugment; the highest magnitude is one less.
 MAGNITUDES = 31
@@ -34,6 +36,9 @@ _OTHER_NAMES = {
     "aa": "auto_augment",
     "hflip": "flip",
     "fliplr": "flip",
+    "class_weight": "class_weights",
+    "cls_pw": "class_weights",
+    "sampler": "sampling",
 }
 
 
@@ -119,6 +124,8 @@ _RANGES = {
     "retries": _at_least("the retries", 0),
     "minutes": _Range("the minutes", "above 0", lambda value: value > 0 and _is_finite(value)),
     "steps": _at_least("steps", 1),
+    "class_weights": _one_of("the class weights", CLASS_WEIGHTS),
+    "sampling": _one_of("the sampling", SAMPLINGS),
     "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
 }
 
@@ -161,6 +168,12 @@ def contradictions(recipe: Recipe) -> Iterator[Problem]:
     if recipe.alternate_flip and not recipe.flip:
         yield Problem(
             ("alternate_flip", "flip"), "alternate_flip says when images are mirrored: set flip, or not alternate_flip"
+        )
+    if recipe.class_weights != "none" and recipe.sampling != "uniform":
+        yield Problem(
+            ("class_weights", "sampling"),
+            f"{recipe.class_weights} class_weights and {recipe.sampling} sampling both make up for few images of a "
+            "class: set one of them",
         )
     if recipe.ema_window and recipe.ema_decay:
         yield Problem(

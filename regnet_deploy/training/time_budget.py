@@ -90,7 +90,7 @@ def steps_that_fit(
     per_epoch = steps_per_epoch(len(training), recipe.batch)
     begun, measured = time.perf_counter(), 0
     step_begun = begun
-    for batch in load(training, map(group.share, batches_from(recipe, len(training), 0, 0)), workers, pin):
+    for batch in load(training, map(group.share, batches_from(recipe, training.labels, 0, 0)), workers, pin):
         if len(batch.labels) > 1 or trainer.gradients:
             trainer.step(batch, 0.0)
         trainer.synchronize()

@@ -287,9 +287,10 @@ def _run(
     dataset, recipe, preprocessing = identity.dataset, identity.recipe, identity.preprocessing
     training = training_dataset(dataset.source, dataset.train, recipe, preprocessing, progress, prepared.store)
     validation = evaluation_dataset(dataset.source, dataset.val, preprocessing, progress)
+    counts = training.class_counts(len(dataset.classes))
 
     def trainer_for(execution: Execution) -> Trainer:
-        return make_trainer(model, execution, recipe, preprocessing)
+        return make_trainer(model, execution, recipe, preprocessing, class_counts=counts)
 
     def begun() -> tuple[RunDescription, Mapping[str, Tensor]]:
         run_name, shares = new_run_name(directory), prepared.shares
@@ -306,7 +307,7 @@ def _run(
         if recipe.minutes is not None:
             end = plan.begun + 60 * recipe.minutes
             left = group.first(lambda: end - time.perf_counter())
-            measured = make_trainer(model, autotune.execution, recipe, preprocessing, group)
+            measured = make_trainer(model, autotune.execution, recipe, preprocessing, group, counts)
             workers = _workers(options, autotune, training.in_memory, group)
             fitted = steps_that_fit(measured, training, validation, workers, left, group)
             del measured  # a whole network with its optimizer
@@ -319,7 +320,7 @@ def _run(
     unaugmented = None
     if recipe.pixel_probe or (recipe.probe and not identity.has_head):
         unaugmented = EvaluationDataset(ImageSubset(dataset.source, dataset.train), preprocessing)
-    trainer = make_trainer(model, autotune.execution, recipe, preprocessing, group)
+    trainer = make_trainer(model, autotune.execution, recipe, preprocessing, group, counts)
     run = TrainingRun(trainer, training, validation, preprocessing, workers, unaugmented, group=group)
     if recipe.retries:
         run.initial = weights_of(model)

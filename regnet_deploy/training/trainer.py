@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.images.preprocessing import scale_and_shift
 from regnet_deploy.models.anynet import HEAD
 from regnet_deploy.training.batch_augmentation import draw_mix
+from regnet_deploy.training.class_balance import class_weights
 from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.distributed import ALONE, ProcessGroup
 from regnet_deploy.training.gradient_sum import GradientSum
@@ -53,6 +54,7 @@ class Trainer:
         shift: added to the scaled pixels, ``(1, channels, 1, 1)``.
         average: exponential moving average of weights and statistics, if the recipe has one.
         gradients: adds up gradients over the processes that train together; None with one process.
+        class_weights: of the images of each class in the loss, ``(classes,)`` float32; None if all are 1.
     """
 
     model: nn.Module
@@ -64,6 +66,7 @@ class Trainer:
     shift: Tensor
     average: AveragedModel | None = None
     gradients: GradientSum | None = None
+    class_weights: Tensor | None = None
 
     def step(self, batch: Batch, rate: float, at: tuple[int, int] = (0, 0)) -> StepResult:
         """Run one training step with this rate of the head.
@@ -141,10 +144,11 @@ class Trainer:
         if not count:  # this process has a part in the statistics of all
             torch.autograd.backward(logits.sum())
             return torch.zeros(3, dtype=torch.float64, device=self.execution.device)
-        loss = training_loss(logits, labels, self.recipe)
+        loss = training_loss(logits, labels, self.recipe, self.class_weights)
         if mix:  # the loss is linear in the targets
             neighbors = labels.roll(1)
-            loss = mix.share * loss + (1 - mix.share) * training_loss(logits, neighbors, self.recipe)
+            other = training_loss(logits, neighbors, self.recipe, self.class_weights)
+            loss = mix.share * loss + (1 - mix.share) * other
             labels = labels if mix.share >= 0.5 else neighbors
         torch.autograd.backward(loss * share)
         right = (logits.detach().argmax(1) == labels).sum()
@@ -202,10 +206,12 @@ def make_trainer(
     recipe: Recipe,
     preprocessing: Preprocessing,
     group: ProcessGroup = ALONE,
+    class_counts: Sequence[int] = (),
 ) -> Trainer:
     """Return a trainer with a copy of ``model`` and an optimizer whose state is 0.
 
-    It trains together with the other processes of the group.
+    It trains together with the other processes of the group. ``class_counts`` are the training images of each class,
+    which class weights need.
     """
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     model = copy.deepcopy(model).to(execution.device).to(memory_format=layout)  # type: ignore[call-overload]
@@ -220,7 +226,19 @@ def make_trainer(
     if recipe.ema_decay:
         average = _moving_average(model, recipe.ema_decay)
     gradients = GradientSum(model) if group.size > 1 else None
-    trainer = Trainer(model, optimizer, execution, recipe, forward, scale, shift, average, gradients)
+    weights = class_weights(recipe, class_counts)
+    trainer = Trainer(
+        model,
+        optimizer,
+        execution,
+        recipe,
+        forward,
+        scale,
+        shift,
+        average,
+        gradients,
+        None if weights is None else torch.from_numpy(weights).to(execution.device),
+    )
     trainer.train_mode()
     return trainer
 

@@ -68,7 +68,7 @@ def test_a_restored_trainer_continues_bit_identically(
 ) -> None:
     recipe = replace(recipe, **change)
     execution = Execution("cpu", channels_last=channels_last)
-    batches = list(load(views, batches_from(recipe, len(views.subset.images), 0, 0), 0, pin=False))
+    batches = list(load(views, batches_from(recipe, views.labels, 0, 0), 0, pin=False))
     trainer = make_trainer(trainer.model, execution, recipe, views.preprocessing)
     for batch in batches[:4]:
         trainer.step(batch, 0.01)

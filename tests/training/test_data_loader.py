@@ -1,6 +1,7 @@
 """Batches: one order for every run, whoever loads them, and nothing lost or shown twice."""
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import resource
@@ -39,6 +40,7 @@ from regnet_deploy.training.data_loader import (
 )
 from regnet_deploy.training.packed_images import PackedImages
 from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.recipe_checks import SAMPLINGS
 from regnet_deploy.training.stored_images import ImageStore
 
 #: Loaders fork: not from a process with threads of pytest-xdist.
@@ -53,7 +55,7 @@ def ignore(done: int, total: int) -> None:
 
 
 def loaded(views: TrainingDataset, recipe: Recipe, workers: int = 0) -> list[Batch]:
-    return list(load(views, batches_from(recipe, len(views.subset.images), 0, 0), workers, pin=False))
+    return list(load(views, batches_from(recipe, views.labels, 0, 0), workers, pin=False))
 
 
 def equal(one: list[Batch], other: list[Batch]) -> bool:
@@ -63,18 +65,26 @@ def equal(one: list[Batch], other: list[Batch]) -> bool:
     )
 
 
-@given(st.integers(2, 60), st.integers(2, 20), st.integers(1, 4), st.data())
-def test_what_is_left_of_a_run_is_its_end_wherever_it_stands(images: int, size: int, epochs: int, draw) -> None:
-    recipe = Recipe(epochs=epochs, batch_size=size, seed=5)
-    whole = list(batches_from(recipe, images, 0, 0))
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=60),
+    st.integers(2, 20),
+    st.integers(1, 4),
+    st.sampled_from(SAMPLINGS),
+    st.data(),
+)
+def test_what_is_left_of_a_run_is_its_end_wherever_it_stands(
+    classes: list[int], size: int, epochs: int, sampling: str, draw
+) -> None:
+    recipe, labels = Recipe(epochs=epochs, batch_size=size, seed=5, sampling=sampling), np.array(classes)
+    whole = list(batches_from(recipe, labels, 0, 0))
     steps = len(whole) // epochs
     epoch, step = draw.draw(st.integers(0, epochs - 1)), draw.draw(st.integers(0, steps))
-    assert list(batches_from(recipe, images, epoch, step)) == whole[epoch * steps + step :]
+    assert list(batches_from(recipe, labels, epoch, step)) == whole[epoch * steps + step :]
 
 
 @given(st.integers(2, 200), st.integers(2, 50))
 def test_an_epoch_shows_an_image_once_and_leaves_out_less_than_a_batch(images: int, size: int) -> None:
-    batches = epoch_batches(Recipe(batch_size=size), 3, images)
+    batches = epoch_batches(Recipe(batch_size=size), 3, np.zeros(images, np.int64))
     numbers = [number for batch in batches for epoch, number in batch]
     assert {epoch for batch in batches for epoch, _ in batch} == {3}
     assert len(numbers) == len(set(numbers))
@@ -83,6 +93,20 @@ def test_an_epoch_shows_an_image_once_and_leaves_out_less_than_a_batch(images: i
         assert images - len(numbers) < size
     else:  # the partial batch is the only one
         assert len(numbers) == images
+
+
+def test_a_balanced_epoch_shows_small_classes_again_each_time_as_another_view(views: TrainingDataset) -> None:
+    few = TrainingDataset(ImageSubset(views.subset.source, views.subset.images[:12]), views.recipe, views.preprocessing)
+    assert few.class_counts(4) == [10, 2, 0, 0]
+    recipe = Recipe(batch_size=12, sampling="balanced", seed=1)
+    (keys,) = epoch_batches(recipe, 2, few.labels)
+    assert len(keys) == len(set(keys)) == 12
+    assert sorted(key for key in keys if key[1] >= 10) == [
+        (2, number, *again) for number in (10, 11) for again in ((), (1,), (2,))
+    ]
+    shown = [few[(2, 10, *again)].pixels for again in ((), (1,), (2,))]
+    assert all((one != other).any() for one, other in itertools.combinations(shown, 2))
+    assert (few[(2, 10, 1)].pixels == few[(2, 10, 1)].pixels).all()
 
 
 def test_evaluation_takes_every_image_in_order() -> None:
@@ -112,7 +136,7 @@ def test_a_batch_needs_no_shared_memory(views: TrainingDataset, recipe: Recipe) 
 
 @FORKS
 def test_loading_processes_leave_signals_to_the_training(views: TrainingDataset, recipe: Recipe) -> None:
-    iterator = load(views, batches_from(recipe, len(views.subset.images), 0, 0), 1, pin=False)
+    iterator = load(views, batches_from(recipe, views.labels, 0, 0), 1, pin=False)
     batches = [next(iterator)]
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
@@ -205,10 +229,10 @@ def test_a_run_goes_on_with_the_same_batches_with_another_number_of_loading_proc
 ) -> None:
     recipe = dataclasses.replace(recipe, batch_size=4)
     dataset = training_dataset(photos.source, photos.train, recipe, preprocessing, store=ImageStore(False))
-    assert len(epoch_batches(recipe, 0, len(dataset))) == 3
+    assert len(epoch_batches(recipe, 0, dataset.labels)) == 3
     wanted, parts = loaded(dataset, recipe), []
     for epoch, step, workers, taken in ((0, 0, 2, 1), (0, 1, 0, 3), (1, 1, 1, 5)):
-        iterator = load(dataset, batches_from(recipe, len(dataset), epoch, step), workers, pin=False)
+        iterator = load(dataset, batches_from(recipe, dataset.labels, epoch, step), workers, pin=False)
         parts += [next(iterator) for _ in range(taken)]
         del iterator
     assert equal(parts, wanted)

@@ -110,7 +110,7 @@ from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import make_trainer
 
 network = Network((1, 1), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
-recipe = Recipe(batch_size=13, fine_tune=True, frozen_bn=True, precise_bn_images=0)
+recipe = Recipe(batch_size=13, fine_tune=True, frozen_bn=True, precise_bn_images=0, class_weights="balanced")
 draw = torch.Generator().manual_seed(0)
 pixels = torch.randint(0, 256, (13, 16, 16, 3), generator=draw, dtype=torch.uint8)
 labels = torch.randint(0, 3, (13,), generator=draw)
@@ -124,9 +124,10 @@ with process_group("cpu") as group:
         chosen = group.share(numbers)
         chosen = chosen if group.rank == 0 else [each for each in chosen if each < kept]
         used = sorted(each for part in group.gather(chosen) for each in (part if len(part) > 1 else []))
-        alone = make_trainer(AnyNet(network, 3, seed=0), Execution("cpu"), recipe, default_preprocessing(16))
+        model, preprocessing, counts = AnyNet(network, 3, seed=0), default_preprocessing(16), (6, 4, 3)
+        alone = make_trainer(model, Execution("cpu"), recipe, preprocessing, class_counts=counts)
         execution = Execution("cpu", processes=2, **execution)
-        together = make_trainer(AnyNet(network, 3, seed=0), execution, recipe, default_preprocessing(16), group)
+        together = make_trainer(model, execution, recipe, preprocessing, group, counts)
         wanted, result = alone.step(batch(used), 0.1), together.step(batch(chosen), 0.1)
         ours, theirs = together.model.state_dict(), alone.model.state_dict()
         said.append({

@@ -25,7 +25,7 @@ from regnet_deploy.training.trainer import Trainer
 def test_precise_statistics_are_the_mean_over_the_batches(
     trainer: Trainer, views: TrainingDataset, recipe: Recipe
 ) -> None:
-    batches = list(load(views, epoch_batches(recipe, 0, len(views.subset.images)), 0, pin=False))
+    batches = list(load(views, epoch_batches(recipe, 0, views.labels), 0, pin=False))
     stem = [trainer.model.stem.conv(trainer.images(batch)).detach() for batch in batches]
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
     set_precise_statistics(trainer, batches)

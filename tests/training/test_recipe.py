@@ -198,6 +198,12 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
         ({"train_side": 1.2}, "side of the training images must be 0.25 to 1, got 1.2"),
         ({"first_side": 0.9, "train_side": 0.8}, "first_side 0.9 to train_side 0.8: the first must not be the larger"),
         ({"ema_window": 0.1, "ema_decay": 0.9}, "set one of ema_window and ema_decay"),
+        ({"class_weights": "sqrt"}, "class weights must be none, square-root or balanced, got sqrt"),
+        ({"sampling": "none"}, "sampling must be uniform, square-root or balanced, got none"),
+        (
+            {"class_weights": "balanced", "sampling": "square-root"},
+            "balanced class_weights and square-root sampling both make up for few images of a class: set one of them",
+        ),
         ({"loss": "mse"}, "loss must be cross-entropy or bce, got mse"),
         ({"patience": -1}, "patience must be 0 or more epochs, got -1"),
     ],

@@ -366,6 +366,53 @@ def test_a_stopped_run_with_every_part_goes_on_to_the_same_bits(
     }
 
 
+@pytest.fixture
+def tail(data: Path) -> Path:
+    """The images with fewer of two classes: 10, 5 and 2 to train on."""
+    for name, count in (("green", 5), ("red", 2)):
+        for path in sorted((data / "train" / name).iterdir())[count:]:
+            path.unlink()
+    return data
+
+
+@pytest.mark.alone  # loading processes fork
+@pytest.mark.parametrize("values", [{"sampling": "balanced"}, {"class_weights": "square-root"}])
+def test_a_stopped_run_with_balanced_classes_goes_on_to_the_same_bits(
+    bundle: Bundle,
+    tail: Path,
+    recipe: Recipe,
+    options: TrainOptions,
+    recorded_progress,
+    stop_at,
+    tmp_path: Path,
+    values: dict[str, str],
+) -> None:
+    wholes = [create_bundle(tmp_path / name, dict(bundle.parts)) for name in ("plain", "balanced")]
+    recipes = recipe, dataclasses.replace(recipe, **values)
+    plain, wanted = (
+        train.train(whole.path, tail, each, options, recorded_progress)
+        for whole, each in zip(wholes, recipes, strict=True)
+    )
+    stop_at(3)
+    with pytest.raises(Stop):
+        train.train(bundle.path, tail, recipes[1], dataclasses.replace(options, checkpoint_s=0), recorded_progress)
+    with pytest.raises(UsageError, match=f"differs in {next(iter(values))} .*\\(was {next(iter(values.values()))}\\)"):
+        train.train(bundle.path, tail, recipes[0], options, recorded_progress)
+    trained = train.train(bundle.path, tail, recipes[1], dataclasses.replace(options, workers=2), recorded_progress)
+    assert "resuming at epoch 2 step 1" in recorded_progress.messages
+    assert trained.files[FILE] == wanted.files[FILE] != plain.files[FILE]
+    assert values.items() <= trained.training.recipe.items()
+
+
+@pytest.mark.parametrize("values", [{"sampling": "balanced"}, {"class_weights": "balanced"}])
+def test_balancing_equally_large_classes_changes_no_bit(
+    bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, tmp_path: Path, values: dict[str, str]
+) -> None:
+    plain = train.train(create_bundle(tmp_path / "p", dict(bundle.parts)).path, data, recipe, options)
+    trained = train.train(bundle.path, data, dataclasses.replace(recipe, **values), options)
+    assert trained.files[FILE] == plain.files[FILE]
+
+
 def test_a_recipe_of_a_file_is_used_and_named_in_the_bundle(
     bundle: Bundle, data: Path, options: TrainOptions, recorded_progress, stop_at
 ) -> None:

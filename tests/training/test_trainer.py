@@ -120,6 +120,24 @@ def test_mixed_images_have_the_loss_of_both_labels(
     assert right.item() == (logits.argmax(1) == targets.argmax(1)).sum().item()
 
 
+@pytest.mark.parametrize("mixed", [{}, {"mixup": 0.4}])
+def test_class_weights_are_those_of_pytorch_also_of_mixed_labels(
+    network: Network, preprocessing: Preprocessing, mixed: dict[str, float]
+) -> None:
+    recipe = Recipe(batch_size=8, class_weights="balanced", **mixed)
+    start, batch = AnyNet(network, 3, seed=0), batch_of()
+    trainer = make_trainer(start, Execution("cpu"), recipe, preprocessing, class_counts=(60, 30, 10))
+    mix, images = draw_mix(recipe, (1, 4), 16, 16), trainer.images(batch)
+    loss = trainer.step(batch, 0.1, (1, 4)).loss
+    targets = F.one_hot(batch.labels, 3).float()
+    if mix:
+        images = mix.images(images)
+        targets = mix.share * targets + (1 - mix.share) * targets.roll(1, 0)
+    weights = torch.tensor([100 / 3 / 60, 100 / 3 / 30, 100 / 3 / 10])
+    wanted = F.cross_entropy(copy.deepcopy(start).train()(images), targets, weight=weights)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_a_learner_has_weights_of_its_own(network: Network, recipe: Recipe, preprocessing: Preprocessing) -> None:
     start = AnyNet(network, 3, seed=0)
     before = copy.deepcopy(start.state_dict())
