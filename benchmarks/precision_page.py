@@ -177,6 +177,14 @@ logits. For that, the present gate misses more of the harmful faults of many cla
 limit and that change first classes mostly between logits that differ by less. 16 images cannot tell them from a good file; the
 accuracy on validation images (`--data`, `--max-drop`) can.
 
+## OpenVINO
+
+On a CPU, OpenVINO runs the same files as ONNX Runtime: `openvino-fp32` and `openvino-bf16` are the file of `onnx-fp32`,
+`openvino-int8-cpu` is that of `onnx-int8-cpu`. Each is proved by OpenVINO with the gate of its precision, and is measured and
+chosen by `export --data` beside the others; `export --openvino` makes them without a choice. BF16 needs no calibration, but a CPU
+for which OpenVINO lists BF16 among its capabilities; on another one `openvino-bf16` does not run, rather than compute in another
+type. A variant of OpenVINO is never run by another runtime.
+
 ## Earlier variants
 
 A variant of an earlier export stays where the new one does not pass a stricter `--gate` or `--max-drop`: it was proved with the

@@ -55,12 +55,13 @@ def open_classifier(
     expect("variant", variant, (str, NoneType), "the name of a variant or None")
     from regnet_deploy.bundle import read_bundle
     from regnet_deploy.runtimes.classifier import Classifier
+    from regnet_deploy.runtimes.default_variant import fallback_note
     from regnet_deploy.runtimes.predictions import labels_of
 
     def load(opened: Bundle) -> Classifier:
         name, session = _open_session(opened, variant, threads, device, runtime)
-        preprocessing = opened.preprocessing
-        return Classifier(session, preprocessing, labels_of(opened), name, opened.is_trained)
+        note = fallback_note(opened, name, device, runtime) if name and variant is None else None
+        return Classifier(session, opened.preprocessing, labels_of(opened), name, opened.is_trained, note)
 
     return read_bundle(bundle_path(bundle), load)
 

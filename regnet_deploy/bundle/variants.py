@@ -290,7 +290,7 @@ class _Variant(Record, frozen=True, kw_only=True, tag_field="runtime"):
 
     @property
     def runtime(self) -> str:
-        """The runtime for which it was made: ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
+        """The runtime for which it was made: ``onnxruntime``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``."""
         return str(self.__struct_config__.tag)
 
 
@@ -315,6 +315,26 @@ class OnnxVariant(_Variant, frozen=True, kw_only=True, tag="onnxruntime"):
     weight_bits: int | None = None
     calibration: Calibration | None = None
     proof: Proof | None = default(None)
+    accuracy: Accuracy | None = None
+
+
+class OpenvinoVariant(_Variant, frozen=True, kw_only=True, tag="openvino"):
+    """An ONNX file of the bundle as OpenVINO runs it on a CPU.
+
+    Attributes:
+        source: name of the ONNX variant whose file it runs.
+        onnx_sha256: of that file when this variant was proved.
+        compute: type in which OpenVINO computes what the file has in FP32; ``bf16`` needs a CPU with such instructions.
+        note: why it is not proved, or None.
+        proof: that it agrees with the trained model.
+        accuracy: on the validation images, if it was measured.
+    """
+
+    source: str
+    onnx_sha256: str
+    compute: Literal["fp32", "bf16"]
+    note: str | None = None
+    proof: Proof | None = None
     accuracy: Accuracy | None = None
 
 
@@ -351,7 +371,7 @@ class TensorrtRtxVariant(EngineVariant, frozen=True, kw_only=True, tag="tensorrt
     """Engines of TensorRT-RTX."""
 
 
-Variant = OnnxVariant | TensorrtVariant | TensorrtRtxVariant
+Variant = OnnxVariant | OpenvinoVariant | TensorrtVariant | TensorrtRtxVariant
 
 #: Runtime of engines -> the record of its variants.
 ENGINE_VARIANTS: dict[str, type[TensorrtVariant] | type[TensorrtRtxVariant]] = {
@@ -360,4 +380,4 @@ ENGINE_VARIANTS: dict[str, type[TensorrtVariant] | type[TensorrtRtxVariant]] = {
 }
 
 #: Runtimes of variants that this version knows.
-RUNTIMES = ("onnxruntime", *ENGINE_VARIANTS)
+RUNTIMES = ("onnxruntime", "openvino", *ENGINE_VARIANTS)

@@ -109,7 +109,7 @@ def command(
     from regnet_deploy.bundle import open_bundle
     from regnet_deploy.images.dataset_summary import left_out_lines
     from regnet_deploy.output_file import check_output_file
-    from regnet_deploy.runtimes.default_variant import default_variant
+    from regnet_deploy.runtimes.default_variant import default_variant, fallback_note
 
     if csv:
         check_output_file(csv, _CSV, "a table")
@@ -128,6 +128,9 @@ def command(
         names = None if "all" in variant else variant
     else:
         names = (default_variant(bundle, device=device, runtime=runtime),) if bundle.manifest.variants else ()
+        note = fallback_note(bundle, names[0], device, runtime) if names else None
+        if note:
+            print_message(note)
     with terminal_progress() as progress:
         result = evaluate_accepted(
             bundle, data, check_images, variants=names, split=split, device=device, runtime=runtime, progress=progress

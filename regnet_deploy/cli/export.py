@@ -40,9 +40,15 @@ _PATH = click.Path(path_type=Path)
     multiple=True,
     metavar="NAME",
     help="fp16, bf16, int8, int8-1x1, int8-cpu or fp8-1x1, in addition to fp32 (may be repeated); auto: measure the "
-    "precisions that this machine can run and keep the fastest accurate one.  [default: auto with --data, else fp32]",
+    "runtimes and precisions that this machine can run and keep the fastest accurate ones.  [default: auto with "
+    "--data, else fp32]",
 )
 @click.option("--uint8", is_flag=True, help="Also export variants whose input is uint8 pixels.")
+@click.option(
+    "--openvino",
+    is_flag=True,
+    help="Also prove the files in OpenVINO: in FP32, in BF16 where the CPU has it, in INT8 with int8-cpu.",
+)
 @click.option(
     "--trt", "engines", is_flag=True, help="Also build TensorRT engines (TensorRT-RTX if only that is installed)."
 )
@@ -180,7 +186,9 @@ _PATH = click.Path(path_type=Path)
 def command(
     bundle_path: str, output: str | None, variant: str | None, target: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Export the network as ONNX files, and as TensorRT engines with --trt, and prove their accuracy.
+    """Export the network as ONNX files, as TensorRT engines with --trt, and prove their accuracy.
+
+    On a CPU, OpenVINO is a runtime for the same files: with --data it is measured too where it is installed.
 
     Every variant must agree with the trained model on the golden set: images from the training data, your own images
     with --images, or random noise if the network is not trained yet. With --data it must also not lose more than

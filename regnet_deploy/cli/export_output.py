@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from regnet_deploy.bundle.record import to_json
-from regnet_deploy.bundle.variants import OnnxVariant
+from regnet_deploy.bundle.variants import EngineVariant, OpenvinoVariant
 from regnet_deploy.cli.output import print_message, print_table, print_text
 
 if TYPE_CHECKING:
     from regnet_deploy.bundle.manifest import Choice
-    from regnet_deploy.bundle.variants import Accuracy, Engine, Variant
+    from regnet_deploy.bundle.variants import Accuracy, Engine, OnnxVariant, Variant
     from regnet_deploy.exporting.plain_file import PlainFile
     from regnet_deploy.exporting.state import ExportResult
 
@@ -104,11 +104,12 @@ def print_plain_file(written: PlainFile) -> None:
 def _rows(name: str, variant: Variant) -> Iterable[tuple[str, ...]]:
     for one in _files(variant):
         proof = one.proof
-        figures = ("not proved", f"{one.bytes / 2**20:.1f}", "-", "-", "-")
+        size = f"of {one.source}" if isinstance(one, OpenvinoVariant) else f"{one.bytes / 2**20:.1f}"
+        figures = ("not proved", size, "-", "-", "-")
         if proof:
             figures = (
                 f"{proof.runtime}, {proof.device}" + ("" if proof.standard else ", looser gate"),
-                f"{one.bytes / 2**20:.1f}",
+                size,
                 f"{proof.max_abs_error:.2g}",
                 f"{proof.relative_error:.2%}",
                 f"{proof.top1_agreement:.0%}",
@@ -138,6 +139,6 @@ def _print_choice(choice: Choice) -> None:
     )
 
 
-def _files(variant: Variant) -> Sequence[OnnxVariant | Engine]:
-    """Return the record of the exported file: the ONNX variant, or the last engine of a variant of engines."""
-    return [variant] if isinstance(variant, OnnxVariant) else variant.engines[-1:]
+def _files(variant: Variant) -> Sequence[OnnxVariant | OpenvinoVariant | Engine]:
+    """Return the record with the proof: the variant, or the last engine of a variant of engines."""
+    return variant.engines[-1:] if isinstance(variant, EngineVariant) else [variant]

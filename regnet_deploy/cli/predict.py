@@ -27,7 +27,7 @@ _LISTED = 10
 @click.option("--variant", metavar="NAME", help="Exported variant to run.  [default: the fastest proved one]")
 @click.option("--threads", type=threads_type(), help="CPU threads.  [default: all cores that this process may use]")
 @device_option("auto: cuda if onnxruntime-gpu and a GPU are present. tensorrt: the TensorRT provider of ONNX Runtime.")
-@runtime_option("tensorrt runs engines, the others run ONNX variants; auto never selects openvino.")
+@runtime_option("tensorrt runs engines, the others run ONNX files; auto: the runtime that the variant is for.")
 @json_option
 def command(
     paths: tuple[Path, ...],
@@ -86,6 +86,8 @@ def command(
         _show(answers)
         name = f"variant {classifier.variant}" if classifier.variant else "the weights"
         print_message(f"{name} of {bundle_path}, {session.runtime} on {session.device}")
+    if classifier.note:
+        print_message(classifier.note)
     if not classifier.trained:
         print_message(f"{bundle_path} is not trained: predictions are meaningless")
     blank = [str(answer.path) for answer in answers if answer.one_color]

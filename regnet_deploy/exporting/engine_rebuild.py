@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Manifest
-from regnet_deploy.bundle.variants import Engine, OnnxVariant
+from regnet_deploy.bundle.variants import Engine, EngineVariant
 from regnet_deploy.engines.bundle_engines import unused_plans
 from regnet_deploy.engines.engine_builder import rebuild_engine
 from regnet_deploy.engines.gpu import find_gpu
@@ -46,7 +46,7 @@ def rebuild_engines(path: str | Path, progress: Progress | None = None) -> Rebui
     rejected: dict[str, RegnetDeployError] = {}
     files: dict[str, bytes] = {}
     for name, variant in bundle.variants.items():
-        if isinstance(variant, OnnxVariant) or not needs_engine_build(bundle, name):
+        if not isinstance(variant, EngineVariant) or not needs_engine_build(bundle, name):
             continue
         progress.step(f"{name}: building")
         try:

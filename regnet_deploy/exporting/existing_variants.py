@@ -7,14 +7,27 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.variants import Engine, OnnxVariant, TensorrtRtxVariant, TensorrtVariant, Variant
-from regnet_deploy.errors import ProofError
+from regnet_deploy.bundle.variants import (
+    Engine,
+    EngineVariant,
+    OnnxVariant,
+    OpenvinoVariant,
+    TensorrtRtxVariant,
+    TensorrtVariant,
+    Variant,
+)
+from regnet_deploy.cpu import available_cores
+from regnet_deploy.errors import MissingExtra, ProofError, UsageError
 from regnet_deploy.exporting.golden_images import NewGoldenSet
 from regnet_deploy.exporting.precision import PRECISIONS
 from regnet_deploy.exporting.proof import open_for_proof, prove
 from regnet_deploy.exporting.state import ExportContext
 from regnet_deploy.runtimes.gates import gate_to_serve
 from regnet_deploy.runtimes.golden_set import FILE as GOLDEN
+from regnet_deploy.runtimes.openvino_session import open_by_openvino
+
+#: Note of a variant of OpenVINO that was proved on another golden set.
+_UNPROVED = "not proved on the present golden set: export --openvino again"
 
 EngineVariants = dict[str, TensorrtVariant | TensorrtRtxVariant]
 
@@ -44,9 +57,10 @@ def existing_variants(
     """Return the bundle's other variants.
 
     If the golden set is a new one, ONNX variants are proved again, with the gate of this export or the one that they
-    passed before, whichever is looser, and removed where they fail; engines, which may not run here, lose their proof.
-    A removed variant stays if an engine of another machine needs it: its engines for other machines, and the ONNX file
-    that they are built from.
+    passed before, whichever is looser, and removed where they fail; so are variants of OpenVINO where it computes their
+    types here. Engines, and variants of OpenVINO that do not run here, lose their proof. A removed variant stays if an
+    engine of another machine needs it: its engines for other machines, and the ONNX file that they are built from. A
+    variant of OpenVINO goes with the file that it was proved with.
 
     Args:
         context: of the export.
@@ -62,7 +76,12 @@ def existing_variants(
         left = tuple(engine for engine in variant.engines if name not in removed or not runs_here(engine))
         if name not in new and left:
             engines[name] = variant.replace(engines=left)
-    sources = {variant.source for variant in engines.values()}
+    in_openvino = {
+        name: one
+        for name, one in before.items()
+        if isinstance(one, OpenvinoVariant) and name not in new and name not in removed
+    }
+    sources = {variant.source for variant in (*engines.values(), *in_openvino.values())}
     variants: dict[str, Variant] = {}
     rejected: dict[str, ProofError] = {}
     for name, one in before.items():
@@ -81,6 +100,13 @@ def existing_variants(
         left = tuple(engine for engine in variant.engines if engine.identity.onnx_sha256 == onnx.get(variant.source))
         if left:
             variants[name] = variant.replace(engines=left)
+    for name, run in in_openvino.items():
+        if run.onnx_sha256 != onnx.get(run.source):
+            continue
+        try:
+            variants[name] = _proved_again_in_openvino(context, name, run) if _is_new(bundle, golden) else run
+        except ProofError as error:
+            rejected[name] = error
     used = {file for one in (*variants.values(), *new.values()) for file in files_of(one)}
     unused = [file for one in before.values() for file in files_of(one) if file not in used and file in bundle.files]
     return ExistingVariants(variants, tuple(unused), rejected)
@@ -89,7 +115,9 @@ def existing_variants(
 def stored_engines(bundle: Bundle, golden: NewGoldenSet) -> EngineVariants:
     """Return the bundle's variants of engines, without proofs if the golden set is a new one."""
     stored = bundle.manifest.variants.items()
-    engines: EngineVariants = {name: one for name, one in stored if not isinstance(one, OnnxVariant)}
+    engines: EngineVariants = {
+        name: one for name, one in stored if isinstance(one, TensorrtVariant | TensorrtRtxVariant)
+    }
     if not _is_new(bundle, golden):
         return engines
     note = "not proved on the present golden set: export --trt or engines --build again"
@@ -101,7 +129,9 @@ def stored_engines(bundle: Bundle, golden: NewGoldenSet) -> EngineVariants:
 
 def files_of(variant: Variant) -> list[str]:
     """Return the logical names of a variant's files."""
-    return [variant.file] if isinstance(variant, OnnxVariant) else [engine.file for engine in variant.engines]
+    if isinstance(variant, EngineVariant):
+        return [engine.file for engine in variant.engines]
+    return [variant.file] if isinstance(variant, OnnxVariant) else []
 
 
 def _sha256(file: str, bundle: Bundle, files: Mapping[str, bytes]) -> str:
@@ -122,3 +152,19 @@ def _proved_again(context: ExportContext, name: str, variant: OnnxVariant) -> On
     limits = gate.gates[precision.name].looser(passed)
     proof = prove(name, session, gate.golden, gate.preprocessing, limits, precision.name)
     return variant.replace(proof=proof)
+
+
+def _proved_again_in_openvino(context: ExportContext, name: str, variant: OpenvinoVariant) -> OpenvinoVariant:
+    """Return a variant of OpenVINO with a proof on the new golden set, or without one where it does not run here."""
+    gate, precision = context.gate, PRECISIONS[variant.precision]
+    limits = gate.gates[precision.name].looser(gate_to_serve(variant.precision, variant.proof))
+    context.progress.step(f"{name}: proving on the new golden set")
+    source = context.bundle.manifest.variants[variant.source]
+    assert isinstance(source, OnnxVariant)  # its file is among those of the bundle
+    data = context.bundle.read(source.file)
+    try:
+        session = open_by_openvino(data, threads=available_cores(), compute=variant.compute)
+    except (MissingExtra, UsageError):
+        return variant.replace(proof=None, note=_UNPROVED)
+    proof = prove(name, session, gate.golden, gate.preprocessing, limits, precision.name)
+    return variant.replace(proof=proof, note=None)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regnet_deploy.bundle import Bundle, open_bundle, update_bundle
 from regnet_deploy.bundle.manifest import Choice, Manifest
-from regnet_deploy.bundle.variants import Engine, OnnxVariant, Variant
+from regnet_deploy.bundle.variants import Engine, OnnxVariant, OpenvinoVariant, Variant
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.engines.identity import engine_unsupported_reason
 from regnet_deploy.engines.library import find_library
@@ -31,6 +31,7 @@ from regnet_deploy.profiling.latency import check_memory
 from regnet_deploy.profiling.machine import describe_machine, environment
 from regnet_deploy.progress import NoProgress, Progress
 from regnet_deploy.runtimes.golden_set import FILE as GOLDEN
+from regnet_deploy.runtimes.openvino_session import installed_openvino
 from regnet_deploy.runtimes.runtime import installed_onnxruntime
 
 
@@ -55,6 +56,8 @@ def export(path: str | Path, options: ExportOptions, progress: Progress | None =
     progress = progress or NoProgress()
     bundle = open_bundle(path)
     installed_onnxruntime()  # raises before the minutes that reference logits can take
+    if options.openvino:
+        installed_openvino()
     builder = _find_builder(options)
 
     source = load_model_source(bundle)
@@ -180,6 +183,12 @@ def _with_known_accuracies(bundle: Bundle, state: ExportState) -> dict[str, Vari
             continue
         if _has_bytes(bundle, one.file, one.data):
             state = state.with_accuracy(name, before.accuracy)
+    for name, run in state.openvino.items():
+        earlier = bundle.manifest.variants.get(name)
+        if not isinstance(earlier, OpenvinoVariant) or earlier.accuracy is None or run.accuracy is not None:
+            continue
+        if (earlier.onnx_sha256, earlier.compute) == (run.variant.onnx_sha256, run.variant.compute):
+            state = state.with_accuracy(name, earlier.accuracy)
     return {name: one.variant for name, one in state.variants.items()}
 
 

@@ -23,6 +23,8 @@ class ExportOptions:
         precisions: in addition to fp32, which is always exported: it is the reference and the fallback.
         auto: export the precisions that this machine can run, measure them, and keep the fastest accurate ones.
         uint8: also export variants whose input is pixels, which the graph normalizes.
+        openvino: also prove the files in OpenVINO, in FP32, in BF16 where the CPU has it, and in INT8 with
+            ``int8-cpu``; ``auto`` does where OpenVINO is installed.
         engines: also build TensorRT engines.
         images: files and folders for the golden set; without them the samples that training stored are used.
         data: the training folder, for accuracy on its validation images and for calibration.
@@ -42,6 +44,7 @@ class ExportOptions:
     precisions: tuple[Precision, ...] = ()
     auto: bool = False
     uint8: bool = False
+    openvino: bool = False
     engines: bool = False
     images: tuple[Path, ...] = ()
     data: Path | None = None
@@ -76,7 +79,7 @@ class ExportOptions:
             )
 
     def requests(self, variant: str) -> bool:
-        """Tell whether a variant is requested: by the name of its precision, or as an engine with ``engines``."""
+        """Tell whether a variant is requested: by its precision, or with ``openvino`` or ``engines``."""
         if variant.startswith("onnx-"):
             return variant.removeprefix("onnx-") in {precision.name for precision in self.precisions}
-        return self.engines
+        return self.openvino if variant.startswith("openvino-") else self.engines

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, cast, get_args
 from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.record import to_json
-from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant, Proof
+from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant, OpenvinoVariant, Proof
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import UsageError, did_you_mean, require
 from regnet_deploy.exporting.emulation import runs_as_typed
@@ -215,6 +215,11 @@ class _Network:
 def _onnx_network(bundle: Bundle, requested: str | None) -> _Network:
     name = requested or _served_variant(bundle)
     variant = find_variant(bundle, name)
+    if isinstance(variant, OpenvinoVariant):
+        raise UsageError(
+            f"variant {name} is the file of {variant.source} in OpenVINO: choose --variant {variant.source}, or "
+            "--to openvino without --variant for its own format in FP32"
+        )
     if isinstance(variant, EngineVariant):
         raise UsageError(
             f"variant {name} is a TensorRT engine, which runs on one kind of GPU: choose --variant {variant.source}, "

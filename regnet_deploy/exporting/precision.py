@@ -92,7 +92,7 @@ PRECISIONS = {
         ),
         Precision(
             "int8-cpu",
-            "every operator in INT8 with unsigned activations: for ONNX Runtime on a CPU",
+            "every operator in INT8 with unsigned activations: for ONNX Runtime and OpenVINO on a CPU",
             "fp32",
             "uint8",
             frozenset({"stem", "1x1", "3x3", "gate"}),

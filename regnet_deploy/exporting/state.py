@@ -11,6 +11,7 @@ from regnet_deploy.bundle.variants import (
     Accuracy,
     Engine,
     OnnxVariant,
+    OpenvinoVariant,
     TensorrtRtxVariant,
     TensorrtVariant,
     Variant,
@@ -93,6 +94,24 @@ class ExportedOnnx:
 
 
 @dataclass(frozen=True, eq=False)
+class ExportedOpenvino:
+    """An ONNX file in OpenVINO: the name of the variant, its record and a session that runs it."""
+
+    name: str
+    variant: OpenvinoVariant
+    session: Session
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """Accuracy on the validation images, if it is measured."""
+        return self.variant.accuracy
+
+    def with_accuracy(self, accuracy: Accuracy) -> ExportedOpenvino:
+        """Return the variant with its accuracy."""
+        return replace(self, variant=self.variant.replace(accuracy=accuracy))
+
+
+@dataclass(frozen=True, eq=False)
 class ExportedEngine:
     """An engine: the name of its variant, its plan, the variant's record with it as the last engine, and a session.
 
@@ -130,23 +149,26 @@ class ExportState:
 
     Attributes:
         onnx: ONNX files.
+        openvino: ONNX files in OpenVINO.
         engines: TensorRT engines.
         rejected: name of a variant, or ``engines`` for all of them -> why it is not exported.
     """
 
     onnx: Mapping[str, ExportedOnnx] = field(default_factory=dict)
+    openvino: Mapping[str, ExportedOpenvino] = field(default_factory=dict)
     engines: Mapping[str, ExportedEngine] = field(default_factory=dict)
     rejected: Mapping[str, RegnetDeployError] = field(default_factory=dict)
 
     @property
-    def variants(self) -> dict[str, ExportedOnnx | ExportedEngine]:
+    def variants(self) -> dict[str, ExportedOnnx | ExportedOpenvino | ExportedEngine]:
         """All variants by name."""
-        return {**self.onnx, **self.engines}
+        return {**self.onnx, **self.openvino, **self.engines}
 
     @property
     def files(self) -> dict[str, bytes]:
         """All files by logical name."""
-        return {one.file: one.data for one in self.variants.values()}
+        written: list[ExportedOnnx | ExportedEngine] = [*self.onnx.values(), *self.engines.values()]
+        return {one.file: one.data for one in written}
 
     @property
     def accuracies(self) -> dict[str, Accuracy]:
@@ -158,6 +180,7 @@ class ExportState:
         return replace(
             self,
             onnx={name: one for name, one in self.onnx.items() if name in names},
+            openvino={name: one for name, one in self.openvino.items() if name in names},
             engines={name: one for name, one in self.engines.items() if name in names},
         )
 
@@ -165,6 +188,8 @@ class ExportState:
         """Return the state with the accuracy of a variant."""
         if name in self.onnx:
             return replace(self, onnx={**self.onnx, name: self.onnx[name].with_accuracy(accuracy)})
+        if name in self.openvino:
+            return replace(self, openvino={**self.openvino, name: self.openvino[name].with_accuracy(accuracy)})
         return replace(self, engines={**self.engines, name: self.engines[name].with_accuracy(accuracy)})
 
     def with_rejected(self, name: str, error: RegnetDeployError) -> ExportState:

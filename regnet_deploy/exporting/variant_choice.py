@@ -88,14 +88,17 @@ def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportS
     measured, contended = _measured(context, state)
     candidates = [*measured, *_unmeasured(context, state), *_rejected(state)]
     requested = {f"onnx-{precision.name}" for precision in options.precisions}
+    requested |= set(state.openvino) if options.openvino else set()
+    sources = {name: one.variant.source for name, one in state.openvino.items()}
     while True:
         decisions = rank_variants(candidates, requested)
         unvalidated = {one.variant for one in decisions if one.result == "kept" and one.accuracy is None}
         if not unvalidated:
             break
-        for index, candidate in enumerate(candidates):
+        for index in range(len(candidates)):
+            candidate = candidates[index]  # not by enumerate: one refused file refuses what runs it
             name, precision = candidate.name, PRECISIONS[candidate.precision]
-            if name not in unvalidated:
+            if name not in unvalidated or candidate.rejected is not None:
                 continue
             session = state.variants[name].session
             assert session is not None  # it was measured
@@ -105,9 +108,11 @@ def choose_variants(context: ExportContext, state: ExportState) -> tuple[ExportS
             except ProofError as error:
                 state = state.with_rejected(name, error)
                 candidates[index] = replace(candidate, rejected=str(error))
+                candidates = [_without_source(one, name, sources) for one in candidates]
             else:
                 state = state.with_accuracy(name, accuracy)
                 candidates[index] = replace(candidate, accuracy=accuracy)
+    decisions = _with_sources(decisions, sources)
     choice = Choice(
         max_drop=options.max_drop,
         batches=options.batches,
@@ -222,6 +227,11 @@ def _measured(context: ExportContext, state: ExportState) -> tuple[list[VariantC
         if one.variant.input == "float32" and not one.variant.exact
     }
     sessions |= {
+        one.name: (one.session, one.variant.precision)
+        for one in state.openvino.values()
+        if one.variant.input == "float32"
+    }
+    sessions |= {
         one.name: (one.session, one.variant.precision) for one in state.engines.values() if one.session is not None
     }
     options = context.options
@@ -256,10 +266,34 @@ def _rejected(state: ExportState) -> list[VariantCandidate]:
     ]
 
 
+def _without_source(candidate: VariantCandidate, refused: str, sources: Mapping[str, str]) -> VariantCandidate:
+    """Return a candidate, refused if it runs the file of a refused variant."""
+    if candidate.rejected is not None or sources.get(candidate.name) != refused:
+        return candidate
+    return replace(candidate, rejected=f"it runs the file of {refused}, which is refused")
+
+
+def _with_sources(decisions: Sequence[ChoiceCandidate], sources: Mapping[str, str]) -> list[ChoiceCandidate]:
+    """Return the decisions, where an ONNX file that a kept variant of OpenVINO runs is kept too.
+
+    Args:
+        decisions: of all candidates.
+        sources: name of a variant of OpenVINO -> that of the ONNX variant whose file it runs.
+    """
+    users = {sources[one.variant]: one.variant for one in decisions if one.result == "kept" and one.variant in sources}
+    return [
+        one.replace(result="kept", reason=f"{users[one.variant]} runs its file; by itself it {one.reason}")
+        if one.result == "slower" and one.variant in users
+        else one
+        for one in decisions
+    ]
+
+
 def _kept_names(state: ExportState, decisions: Sequence[ChoiceCandidate]) -> set[str]:
     """Return the variants that stay: the kept ones, the fallback fp32, and the files that engines are built from."""
     names = {one.variant for one in decisions if one.result in ("kept", "unmeasured")} | {"onnx-fp32"}
     names |= {state.engines[name].variant.source for name in names if name in state.engines}
+    names |= {state.openvino[name].variant.source for name in names if name in state.openvino}
     return names | {f"{name}-uint8" for name in names}
 
 

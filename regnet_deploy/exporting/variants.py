@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from regnet_deploy.bundle.variants import ENGINE_VARIANTS, Engine, OnnxVariant
 from regnet_deploy.cpu import describe_int8_support, int8_sums_saturate
 from regnet_deploy.engines.engine_builder import EngineSource, build_engine
@@ -9,6 +11,7 @@ from regnet_deploy.errors import DataError, ProofError, RegnetDeployError, Usage
 from regnet_deploy.exporting.emulation import runs_as_typed
 from regnet_deploy.exporting.existing_variants import stored_engines
 from regnet_deploy.exporting.float_range import check_float_range
+from regnet_deploy.exporting.openvino_variants import make_openvino_variants, makes_openvino_variants
 from regnet_deploy.exporting.precision import PRECISIONS, Precision
 from regnet_deploy.exporting.proof import open_for_proof
 from regnet_deploy.exporting.state import ExportContext, ExportedEngine, ExportedOnnx, ExportState
@@ -24,6 +27,8 @@ def make_variants(context: ExportContext) -> ExportState:
         ProofError: the fp32 variant does not agree with the model.
     """
     state = _make_onnx_variants(context)
+    if makes_openvino_variants(context, state):
+        state = make_openvino_variants(context, state)
     if context.builder.error is not None:
         return state.with_rejected("engines", context.builder.error)
     return _make_engine_variants(context, state)
@@ -77,7 +82,7 @@ def _make_engine_variants(context: ExportContext, state: ExportState) -> ExportS
             engines[name] = export_engine(context, onnx, before, validate=not context.options.auto)
         except RegnetDeployError as error:
             rejected[name] = error
-    return ExportState(state.onnx, engines, rejected)
+    return replace(state, engines=engines, rejected=rejected)
 
 
 def export_onnx(context: ExportContext, precision: Precision, *, validate: bool = True) -> list[ExportedOnnx]:

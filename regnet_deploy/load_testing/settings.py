@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import get_args
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.measurements import ServerSetting, ServingRuntime
-from regnet_deploy.bundle.variants import EngineVariant
+from regnet_deploy.bundle.variants import EngineVariant, OpenvinoVariant, Variant
 from regnet_deploy.errors import MissingPart, UsageError
-from regnet_deploy.runtimes.default_variant import default_variant
+from regnet_deploy.runtimes.default_variant import not_default_reason, variant_unsupported_reason
 from regnet_deploy.runtimes.runtime import Device, Runtime, find_variant
 
 
@@ -67,22 +67,38 @@ def runnable_pairs(
     for name, one in variants.items():
         if variant not in (None, name):
             continue
-        alone = replace(bundle, manifest=bundle.manifest.replace(variants={name: one}))
         for candidate in get_args(ServingRuntime):
-            if runtime not in ("auto", candidate) or (
-                runtime == "auto" and isinstance(one, EngineVariant) != (candidate == "tensorrt")
-            ):
+            if runtime not in ("auto", candidate) or (runtime == "auto" and not _is_way(bundle, name, one, candidate)):
                 continue
             try:
                 # A variant that is named may have been proved with a looser gate than that of its precision.
-                default_variant(bundle if variant else alone, variant, device=device, runtime=candidate)
+                unsupported = variant_unsupported_reason if variant else not_default_reason
+                reason = unsupported(bundle, name, device, candidate)
             except UsageError as error:
-                refused[f"{name} by {candidate}"] = str(error)
-            else:
+                reason = str(error)
+            if reason is None:
                 pairs.append((candidate, name))
+            else:
+                refused[f"{name} by {candidate}"] = reason
     if not pairs:
-        raise UsageError(f"no variant of {bundle.path} can be served here: {'; '.join(refused.values())}")
+        listed = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise UsageError(f"no variant of {bundle.path} can be served here - {listed}")
     return pairs, refused
+
+
+def _is_way(bundle: Bundle, name: str, variant: Variant, runtime: ServingRuntime) -> bool:
+    """Tell whether a runtime is one for a variant, and no other variant is the same way to run the network."""
+    if isinstance(variant, EngineVariant):
+        return runtime == "tensorrt"
+    if isinstance(variant, OpenvinoVariant):
+        return runtime == "openvino"
+    if runtime == "openvino":
+        choice = bundle.manifest.choice
+        own = name.replace("onnx-", "openvino-", 1)
+        # A candidate of `export` was proved and measured as such: it is in the bundle, or was slower or refused.
+        candidates = {one.variant for one in choice.candidates} if choice else set()
+        return own not in bundle.manifest.variants and own.removesuffix("-uint8") not in candidates
+    return runtime == "onnxruntime"
 
 
 def executor_layouts(cores: int, max_executors: int | None = None) -> list[tuple[int, int]]:

@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Choice, Preprocessing, SelectionRecord
 from regnet_deploy.bundle.measurements import EvaluationRecord, Profile
-from regnet_deploy.bundle.variants import Accuracy, Calibration, Engine, Gate, OnnxVariant
+from regnet_deploy.bundle.variants import (
+    Accuracy,
+    Calibration,
+    Engine,
+    EngineVariant,
+    Gate,
+    OnnxVariant,
+    OpenvinoVariant,
+)
 from regnet_deploy.evaluation.record import seen_in_training
 from regnet_deploy.html import Section, Table
 from regnet_deploy.report.answers_section import answers_section
@@ -239,9 +247,11 @@ def _exports(bundle: Bundle) -> list[Section]:
     for name, variant in manifest.variants.items():
         if isinstance(variant, OnnxVariant) and variant.exact and variant.note:
             facts.append((name, variant.note))
+        if isinstance(variant, OpenvinoVariant):
+            facts.append((name, f"the file of {variant.source} in OpenVINO, computed in {variant.compute.upper()}"))
         if isinstance(variant, OnnxVariant) and variant.calibration:
             facts.append((f"calibration of {name}", _calibration(variant.calibration)))
-        for exported in (variant,) if isinstance(variant, OnnxVariant) else variant.engines:
+        for exported in variant.engines if isinstance(variant, EngineVariant) else (variant,):
             if exported.proof and exported.proof.gate:
                 names = gates.setdefault(_gate(exported.proof.gate), [])
                 names += [name] if name not in names else []
@@ -251,8 +261,8 @@ def _exports(bundle: Bundle) -> list[Section]:
     return [Section("Exports", facts, [Table(_COLUMNS, rows)]), *([_choice(choice)] if choice else [])]
 
 
-def _figures(exported: OnnxVariant | Engine) -> Iterator[str]:
-    """Yield the cells of an ONNX file or an engine from the column ``images`` on."""
+def _figures(exported: OnnxVariant | OpenvinoVariant | Engine) -> Iterator[str]:
+    """Yield the cells of a variant or an engine from the column ``images`` on."""
     proof = exported.proof
     if proof is None:
         yield from ["-"] * 6

@@ -19,7 +19,7 @@ from typing import Any
 
 from regnet_deploy import __version__
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.variants import EngineVariant, Gate
+from regnet_deploy.bundle.variants import EngineVariant, Gate, OnnxVariant, OpenvinoVariant
 from regnet_deploy.cpu import cpu_model
 from regnet_deploy.engines.bundle_engines import fitting_engine, library_here
 from regnet_deploy.engines.gpu import find_gpu
@@ -103,9 +103,13 @@ def _facts(bundle: Bundle, name: str, session: Session, gate: Gate) -> dict[str,
     if isinstance(variant, EngineVariant):
         engine = fitting_engine(bundle, name, library_here(variant.runtime), find_gpu())
         assert engine is not None  # it was opened
-        file, exact = engine.file, False
+        file, exact, compute = engine.file, False, None
+    elif isinstance(variant, OpenvinoVariant):
+        source = find_variant(bundle, variant.source)
+        assert isinstance(source, OnnxVariant)  # it was opened
+        file, exact, compute = source.file, False, variant.compute
     else:
-        file, exact = variant.file, variant.exact
+        file, exact, compute = variant.file, variant.exact, None
     gpu = None if session.device == "cpu" else find_gpu()
     return {
         "network": bundle.files[file].sha256,
@@ -113,6 +117,7 @@ def _facts(bundle: Bundle, name: str, session: Session, gate: Gate) -> dict[str,
         "preprocessing": bundle.preprocessing.to_json(),
         "gate": gate.to_json(),
         "exact": exact,
+        "compute": compute,
         "runtime": session.runtime,
         "device": session.device,
         "cpu": [cpu_model(), *cpu_instructions()],

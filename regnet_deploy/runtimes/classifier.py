@@ -66,6 +66,7 @@ class Classifier:
         labels: class names in the order of the logits.
         variant: name of the exported variant; None where the weights run in PyTorch.
         trained: whether the bundle has trained weights; without them the predictions mean nothing.
+        note: which faster variant cannot run here, and why; None: nothing to say.
     """
 
     session: Session
@@ -73,6 +74,7 @@ class Classifier:
     labels: tuple[str, ...]
     variant: str | None
     trained: bool
+    note: str | None = None
 
     def logits(self, images: ImageLike | Sequence[ImageLike] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits of images, ``(n, classes)``.

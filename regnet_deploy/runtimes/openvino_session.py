@@ -1,4 +1,6 @@
-"""Runs networks with OpenVINO on the CPU, always in FP32, without files on disk and without telemetry.
+"""Runs networks with OpenVINO on the CPU, without files on disk and without telemetry.
+
+What a file has in FP32 is computed in FP32, or in BF16 where that is asked for: never in a type that OpenVINO prefers.
 
 OpenVINO divides its cores into streams, each of which computes one inference at a time. A session has one stream per
 calling thread: with fewer, threads wait for each other; with more, a single call does not use all cores. The threads
@@ -15,7 +17,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,10 @@ _REPORTING = ("openvino.tools.ovc", "openvino_telemetry")
 
 #: Type and rank of an input -> the value of ``input`` in the part ``variants``.
 _INPUTS: dict[tuple[str, int | None], str] = {("f32", 4): "float32", ("u8", 4): "uint8"}
+
+#: Type in which FP32 is computed, as the part ``variants`` names it -> as OpenVINO does.
+Compute: TypeAlias = Literal["fp32", "bf16"]
+_HINTS: dict[Compute, str] = {"fp32": "f32", "bf16": "bf16"}
 
 #: Exceptions of OpenVINO: they have no other common base.
 _FAILURES = (RuntimeError, ValueError, TypeError, MemoryError)
@@ -83,20 +89,22 @@ class OpenVinoSession:
         return logits
 
 
-def open_by_openvino(data: bytes, *, threads: int, callers: int = 1) -> OpenVinoSession:
+def open_by_openvino(data: bytes, *, threads: int, callers: int = 1, compute: Compute = "fp32") -> OpenVinoSession:
     """Open the bytes of an ONNX file with OpenVINO on the CPU.
 
     Args:
         data: one file without external data.
         threads: number of threads of an inference.
         callers: number of threads that call the session concurrently; each gets ``threads`` threads.
+        compute: type in which it computes what the file has in FP32.
 
     Raises:
         MissingExtra: OpenVINO is not installed.
+        UsageError: it does not compute in this type on this CPU.
         BundleError: it cannot open the file, or the file does not map images to logits or keeps tensors elsewhere.
     """
     refuse_external_data(data)
-    return _open(data, None, threads, callers)
+    return _open(data, None, threads, callers, compute)
 
 
 def open_ir(xml: bytes, weights: bytes, *, threads: int) -> OpenVinoSession:
@@ -106,7 +114,7 @@ def open_ir(xml: bytes, weights: bytes, *, threads: int) -> OpenVinoSession:
         MissingExtra: OpenVINO is not installed.
         BundleError: it cannot open them, or they do not map images to logits.
     """
-    return _open(xml, weights, threads, 1)
+    return _open(xml, weights, threads, 1, "fp32")
 
 
 def onnx_to_ir(data: bytes, info: Mapping[str, str]) -> tuple[bytes, bytes]:
@@ -142,11 +150,27 @@ def onnx_to_ir(data: bytes, info: Mapping[str, str]) -> tuple[bytes, bytes]:
         ) from None
 
 
-def _open(data: bytes, weights: bytes | None, threads: int, callers: int) -> OpenVinoSession:
+def bf16_unsupported_reason() -> str | None:
+    """Return why OpenVINO does not compute in BF16 here, or None if it does.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+    """
+    installed_openvino()
+    try:
+        found = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except _FAILURES as error:
+        return f"OpenVINO does not say what this CPU computes in: {_reason(error)}"
+    if "BF16" in found:
+        return None
+    return f"OpenVINO computes in {', '.join(found)} on this CPU, which has no instructions for BF16"
+
+
+def _open(data: bytes, weights: bytes | None, threads: int, callers: int, compute: Compute) -> OpenVinoSession:
     version = installed_openvino()
     settings = {
         # By default, OpenVINO computes in BF16 if the CPU supports it.
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": _HINTS[compute],
         "INFERENCE_NUM_THREADS": threads * callers,
         "NUM_STREAMS": callers,
         "ENABLE_CPU_PINNING": False,
@@ -155,8 +179,11 @@ def _open(data: bytes, weights: bytes | None, threads: int, callers: int) -> Ope
         core = import_openvino().Core()
         model = core.read_model(data) if weights is None else core.read_model(data, weights)
         compiled = core.compile_model(model, "CPU", settings)
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except _FAILURES as error:
         raise BundleError(f"OpenVINO {version} cannot open the network: {_reason(error)}") from None
+    if used != _HINTS[compute]:  # without such instructions, it silently takes another type
+        raise UsageError(f"OpenVINO {version} computes in {used} on this CPU, and {_HINTS[compute]} was requested")
     return OpenVinoSession(compiled, f"openvino {version}")
 
 

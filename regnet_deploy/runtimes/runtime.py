@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
-from regnet_deploy.bundle.variants import EngineVariant, Variant
+from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant, OpenvinoVariant, Variant
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.engines.bundle_engines import no_engine_reason, open_engine
 from regnet_deploy.engines.gpu import find_gpu
@@ -21,7 +21,7 @@ from regnet_deploy.runtimes.cuda_session import open_on_cuda
 from regnet_deploy.runtimes.gates import GATES, unknown_precision
 from regnet_deploy.runtimes.onnx_file import refuse_external_data
 from regnet_deploy.runtimes.onnx_session import open_on_cpu
-from regnet_deploy.runtimes.openvino_session import installed_openvino, open_by_openvino
+from regnet_deploy.runtimes.openvino_session import bf16_unsupported_reason, installed_openvino, open_by_openvino
 from regnet_deploy.runtimes.tensorrt_provider import open_on_tensorrt
 
 #: ``tensorrt`` is ONNX Runtime's TensorRT provider, which builds an engine from an ONNX variant.
@@ -29,7 +29,7 @@ Device = Literal["auto", "cpu", "cuda", "tensorrt"]
 DEVICES: tuple[str, ...] = get_args(Device)
 
 #: The runtime of a variant: ``onnxruntime`` and ``openvino`` run ONNX variants, ``tensorrt`` runs engines of TensorRT
-#: and TensorRT-RTX. ``auto`` is the runtime for which the variant was made, never OpenVINO.
+#: and TensorRT-RTX. ``auto`` is the runtime for which the variant was made; variants of OpenVINO run in nothing else.
 Runtime = Literal["auto", "onnxruntime", "tensorrt", "openvino"]
 RUNTIMES: tuple[str, ...] = get_args(Runtime)
 
@@ -147,14 +147,35 @@ def open_variant(
     variant = find_variant(bundle, name)
     if isinstance(variant, EngineVariant):
         return open_engine(bundle, name)
+    if isinstance(variant, OpenvinoVariant):
+        data = _source_of(bundle, name, variant)
+        session: Session = open_by_openvino(
+            data, threads=threads or available_cores(), callers=callers, compute=variant.compute
+        )
+        return _with_input(session, name, variant)
     exact = variant.exact if exact is None else exact
     if device == "auto" and (exact or variant.precision in _FOR_CPUS):
         device = "cpu"
     data = bundle.read(variant.file)
     session = open_onnx(data, threads=threads, device=device, exact=exact, runtime=runtime, callers=callers)
+    return _with_input(session, name, variant)
+
+
+def _with_input(session: Session, name: str, variant: Variant) -> Session:
     if session.input != variant.input:
         raise BundleError(f"variant {name} takes {session.input} images, bundle.json says {variant.input}")
     return session
+
+
+def _source_of(bundle: Bundle, name: str, variant: OpenvinoVariant) -> bytes:
+    """Return the ONNX file that a variant of OpenVINO runs, if it is the one that was proved."""
+    source = bundle.variants.get(variant.source)
+    if not isinstance(source, OnnxVariant) or bundle.files[source.file].sha256 != variant.onnx_sha256:
+        raise BundleError(
+            f"variant {name} of {bundle.path} was proved with another file than that of {variant.source}: run "
+            f"`regnet-deploy export --openvino{bundle.argument}`"
+        )
+    return bundle.read(source.file)
 
 
 def find_variant(bundle: Bundle, name: str) -> Variant:
@@ -218,10 +239,12 @@ def runtime_unsupported_reason(
         if device == "cpu":
             return f"it is a {variant.runtime} engine, which runs on a GPU, and the CPU was requested"
         return no_engine_reason(bundle, name)
+    if isinstance(variant, OpenvinoVariant):
+        return _openvino_unsupported_reason(variant, device, runtime)
     if runtime == "tensorrt":
         return "it is an ONNX file, and TensorRT engines were requested"
     if precision in _FOR_CPUS and device in ("cuda", "tensorrt"):
-        return f"{precision} is for ONNX Runtime on a CPU, and {device} was requested"
+        return f"{precision} is for CPUs, and {device} was requested"
     if variant.exact and runtime == "openvino":
         return f"{precision} is for TensorRT engines, and OpenVINO does not compute the types of the file"
     if precision == "bf16":
@@ -234,6 +257,18 @@ def runtime_unsupported_reason(
     except (MissingExtra, UsageError) as error:
         return str(error)
     return None
+
+
+def _openvino_unsupported_reason(variant: OpenvinoVariant, device: Device, runtime: Runtime) -> str | None:
+    if runtime not in ("auto", "openvino"):
+        return f"it is for OpenVINO, and {runtime} was requested"
+    if device in ("cuda", "tensorrt"):
+        return f"it is for OpenVINO on a CPU, and {device} was requested"
+    try:
+        installed_openvino()
+        return bf16_unsupported_reason() if variant.compute == "bf16" else None
+    except MissingExtra as error:
+        return str(error)
 
 
 def _unknown_runtime(bundle: Bundle, name: str) -> str:

@@ -20,7 +20,7 @@ from regnet_deploy.errors import UsageError
 from regnet_deploy.field_types import check_field_types
 from regnet_deploy.images.preprocessing import image_shape, normalize
 from regnet_deploy.runtimes.checked_variant import disagreement
-from regnet_deploy.runtimes.default_variant import default_variant, needs_engine_build, proof_of
+from regnet_deploy.runtimes.default_variant import default_variant, fallback_note, needs_engine_build, proof_of
 from regnet_deploy.runtimes.gates import gate_to_serve
 from regnet_deploy.runtimes.golden_set import FILE, Agreement, GoldenSet, load_golden, replay
 from regnet_deploy.runtimes.predictions import labels_of
@@ -245,6 +245,9 @@ def load_version(
         chosen, sessions = options.variant, [options.build(bundle, options.variant)]
     else:
         chosen = default_variant(bundle, options.variant, options.device, options.runtime)
+        if options.variant is None:
+            fallback = fallback_note(bundle, chosen, options.device, options.runtime)
+            note = "; ".join(line for line in (note, fallback) if line) or None
         opener = partial(
             open_variant,
             bundle,

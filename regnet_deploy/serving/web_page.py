@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from regnet_deploy.bundle import Bundle
-from regnet_deploy.bundle.variants import Engine, OnnxVariant
+from regnet_deploy.bundle.variants import Engine, EngineVariant, OnnxVariant, OpenvinoVariant
 from regnet_deploy.engines.bundle_engines import fitting_engine, library_here
 from regnet_deploy.engines.gpu import find_gpu
 from regnet_deploy.runtimes.runtime import find_variant
@@ -79,10 +79,10 @@ def card_of(bundle: Bundle, variant: str) -> dict[str, Any]:
     }
 
 
-def _exported(bundle: Bundle, name: str) -> OnnxVariant | Engine | None:
-    """Return an ONNX variant, or of a variant of engines the one that runs on this machine."""
+def _exported(bundle: Bundle, name: str) -> OnnxVariant | OpenvinoVariant | Engine | None:
+    """Return a variant, or of a variant of engines the one that runs on this machine."""
     variant = find_variant(bundle, name)
-    if isinstance(variant, OnnxVariant):
+    if not isinstance(variant, EngineVariant):
         return variant
     stored = fitting_engine(bundle, name, library_here(variant.runtime), find_gpu())
     return stored.engine if stored else None

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from regnet_deploy.bundle import Bundle
 from regnet_deploy.bundle.manifest import Preprocessing
 from regnet_deploy.bundle.measurements import Serving
-from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant
+from regnet_deploy.bundle.variants import EngineVariant, OnnxVariant, OpenvinoVariant
 from regnet_deploy.engines.bundle_engines import StoredEngine, fits
 from regnet_deploy.errors import BundleError, UsageError
 from regnet_deploy.images.preprocessing import image_shape
@@ -80,8 +80,15 @@ def choose_packaged_variant(bundle: Bundle, requested: str | None, *, gpu: bool)
         if not gpu:
             raise UsageError(f"variant {requested} is one of engines, which run on a GPU: add --gpu")
         name, engines = requested, _proved_engines(bundle, requested)
+    elif requested is not None and isinstance(named := find_variant(bundle, requested), OpenvinoVariant):
+        raise UsageError(
+            f"variant {requested} runs in OpenVINO, and Triton and the containers use ONNX Runtime: choose --variant "
+            f"{named.source}"
+        )
     else:
-        name = default_variant(bundle, requested or (tuned.settings.variant if tuned else None), device)
+        name = default_variant(
+            _without_openvino(bundle), requested or (tuned.settings.variant if tuned else None), device
+        )
         if isinstance(find_variant(bundle, name), EngineVariant):
             engines = _proved_engines(bundle, name)
     variant = find_variant(bundle, name)
@@ -102,6 +109,11 @@ def choose_packaged_variant(bundle: Bundle, requested: str | None, *, gpu: bool)
         engines=engines,
         tuned=tuned if tuned and tuned.settings.variant == name else None,
     )
+
+
+def _without_openvino(bundle: Bundle) -> Bundle:
+    variants = {name: one for name, one in bundle.manifest.variants.items() if not isinstance(one, OpenvinoVariant)}
+    return replace(bundle, manifest=bundle.manifest.replace(variants=variants))
 
 
 def _proved_engines(bundle: Bundle, name: str) -> tuple[StoredEngine, ...]:

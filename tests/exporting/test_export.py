@@ -21,6 +21,7 @@ from regnet_deploy.exporting import (
     calibration,
     model_source,
     onnx_graph,
+    openvino_variants,
     validation,
     variant_choice,
 )
@@ -44,6 +45,16 @@ KINDS = ["V", "VR", "R"]
 
 
 pytestmark = pytest.mark.usefixtures("short_warmup")
+
+
+@pytest.fixture(autouse=True)
+def _without_openvino(monkeypatch):
+    """Its variants have tests of their own: ``test_openvino_variants.py``."""
+
+    def missing():
+        raise MissingExtra("OpenVINO is not installed")
+
+    monkeypatch.setattr(openvino_variants, "installed_openvino", missing)
 
 
 def run(path, **changes):
