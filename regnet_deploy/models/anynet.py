@@ -72,9 +72,14 @@ class Projection(nn.Conv2d):
 
 
 class Residual(nn.Module):
-    """relu(shortcut(x) + f(x)); the shortcut is a 1x1 projection where the shape changes. Subclasses set ``f``."""
+    """relu(shortcut(x) + f(x)); the shortcut is a 1x1 projection where the shape changes. Subclasses set ``f``.
+
+    Attributes:
+        factor: of f(x) for each image, ``(n, 1, 1, 1)``; None in everything but a training step with stochastic depth.
+    """
 
     f: nn.Module
+    factor: Tensor | None = None
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -88,7 +93,10 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(n, width_in, h, w)`` to ``(n, width, h / stride, w / stride)``."""
         shortcut = x if self.proj is None or self.bn is None else self.bn(self.proj(x))
-        out: Tensor = self.af(shortcut + self.f(x))
+        added = self.f(x)
+        if self.factor is not None:
+            added = added * self.factor.to(added.dtype)
+        out: Tensor = self.af(shortcut + added)
         return out
 
 

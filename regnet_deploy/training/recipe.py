@@ -60,6 +60,7 @@ _ADDED = (
     "steps",
     "class_weights",
     "sampling",
+    "stochastic_depth",
 )
 #: Fields that the JSON data has in words, for every recipe.
 _IN_WORDS = ("optimizer", "schedule", "warmup_factor")
@@ -135,6 +136,8 @@ class Recipe:
             of training images of the class) or ``square-root`` (to the root of that); their mean over all images is 1.
         sampling: which images an epoch has: ``uniform`` (each once), ``balanced`` (equally many of each class) or
             ``square-root`` (of each class in proportion to the root of n).
+        stochastic_depth: share of the images for which the last residual block is left out in training; it rises
+            evenly over the blocks from 0 for the first one.
     """
 
     epochs: int = 100
@@ -184,6 +187,7 @@ class Recipe:
     steps: int | None = None
     class_weights: str = "none"
     sampling: str = "uniform"
+    stochastic_depth: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the values.

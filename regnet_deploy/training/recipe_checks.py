@@ -39,6 +39,9 @@ _OTHER_NAMES = {
     "class_weight": "class_weights",
     "cls_pw": "class_weights",
     "sampler": "sampling",
+    "drop_path": "stochastic_depth",
+    "drop_path_rate": "stochastic_depth",
+    "stochastic_depth_prob": "stochastic_depth",
 }
 
 
@@ -126,6 +129,7 @@ _RANGES = {
     "steps": _at_least("steps", 1),
     "class_weights": _one_of("the class weights", CLASS_WEIGHTS),
     "sampling": _one_of("the sampling", SAMPLINGS),
+    "stochastic_depth": _Range("the stochastic depth", _BELOW_1, lambda value: 0 <= value < 1),
     "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
 }
 

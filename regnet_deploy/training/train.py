@@ -74,6 +74,7 @@ from regnet_deploy.training.run_identity import (
     is_committed,
 )
 from regnet_deploy.training.run_messages import describe_recipe, describe_start, early_line, interruption_line
+from regnet_deploy.training.stochastic_depth import ensure_residual
 from regnet_deploy.training.stored_images import ImageStore, image_store
 from regnet_deploy.training.time_budget import Plan, planned_steps, steps_that_fit, with_steps
 from regnet_deploy.training.tracked_run import final_values, tracked_run
@@ -243,6 +244,7 @@ def _prepare(
         before_this = bundle.manifest.training.recipe
     identity = RunIdentity(bundle, dataset, planned(planned_steps(given, before_this)))
     ensure_shared(identity.recipe.batch, group, options.execution.sync_bn)
+    ensure_residual(identity.recipe, bundle.architecture.network.block != "v")
     if options.restart:
         drop_checkpoint(directory)  # only now, when it is known that the images can be used
     if checkpoint and is_committed(checkpoint, bundle):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,7 @@ from regnet_deploy.training.distributed import ALONE, ProcessGroup
 from regnet_deploy.training.gradient_sum import GradientSum
 from regnet_deploy.training.loss import training_loss
 from regnet_deploy.training.recipe import BETAS, MOMENTUM, Recipe
+from regnet_deploy.training.stochastic_depth import StochasticDepth, stochastic_depth
 from regnet_deploy.training.sync_batch_norm import synchronize_batch_norm
 
 #: State of AdamW for each parameter: both moments, and the number of its steps.
@@ -55,6 +57,7 @@ class Trainer:
         average: exponential moving average of weights and statistics, if the recipe has one.
         gradients: adds up gradients over the processes that train together; None with one process.
         class_weights: of the images of each class in the loss, ``(classes,)`` float32; None if all are 1.
+        depth: leaves residual blocks out, if the recipe says so.
     """
 
     model: nn.Module
@@ -67,6 +70,7 @@ class Trainer:
     average: AveragedModel | None = None
     gradients: GradientSum | None = None
     class_weights: Tensor | None = None
+    depth: StochasticDepth | None = None
 
     def step(self, batch: Batch, rate: float, at: tuple[int, int] = (0, 0)) -> StepResult:
         """Run one training step with this rate of the head.
@@ -88,13 +92,15 @@ class Trainer:
             group["lr"] = rate * group["share"]
         parts = self.parts(batch) if self.can_use(batch) else []
         whole = self.recipe.batch if self.gradients else len(batch.labels)
-        figures = torch.zeros(3, dtype=torch.float64, device=self.execution.device)
+        figures, first = torch.zeros(3, dtype=torch.float64, device=self.execution.device), 0
         self.optimizer.zero_grad(set_to_none=True)
         try:
             for number, part in enumerate(parts, start=1):
                 if self.gradients:
                     self.gradients.active = number == len(parts)
-                figures += self._backward(part, len(part.labels) / whole, at)
+                with self.depth.applied(at, first, len(part.labels)) if self.depth else contextlib.nullcontext():
+                    figures += self._backward(part, len(part.labels) / whole, at)
+                first += len(part.labels)
             if self.gradients:
                 figures = self.gradients.finish(figures, whole)
             self.optimizer.step()
@@ -238,6 +244,7 @@ def make_trainer(
         average,
         gradients,
         None if weights is None else torch.from_numpy(weights).to(execution.device),
+        stochastic_depth(model, recipe, group),
     )
     trainer.train_mode()
     return trainer

@@ -205,6 +205,7 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
             "balanced class_weights and square-root sampling both make up for few images of a class: set one of them",
         ),
         ({"loss": "mse"}, "loss must be cross-entropy or bce, got mse"),
+        ({"stochastic_depth": 1.0}, "stochastic depth must be 0 or more and below 1, got 1.0"),
         ({"patience": -1}, "patience must be 0 or more epochs, got -1"),
     ],
 )
@@ -230,7 +231,12 @@ def test_images_that_are_not_to_be_mirrored_are_not_mirrored_in_turns_either(alt
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("learning_rate", " (did you mean lr?)"), ("weight_decy", " (did you mean weight_decay?)"), ("xyz", "")],
+    [
+        ("learning_rate", " (did you mean lr?)"),
+        ("drop_path", " (did you mean stochastic_depth?)"),
+        ("weight_decy", " (did you mean weight_decay?)"),
+        ("xyz", ""),
+    ],
 )
 def test_a_name_of_another_library_leads_to_ours(name: str, said: str) -> None:
     assert suggestion(name, [field.name for field in dataclasses.fields(Recipe)]) == said

@@ -344,6 +344,7 @@ PARTS = {
     "ema_window": 0.5,
     "train_side": 1.0,
     "first_side": 0.5,
+    "stochastic_depth": 0.5,
 }
 
 
