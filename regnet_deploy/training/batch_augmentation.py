@@ -22,16 +22,18 @@ class Mix:
     """How the images of a batch are mixed.
 
     Attributes:
-        share: of each image and its label; the rest is of its neighbor.
+        share: of each image and its label; the rest is of its neighbor, the image ``distance`` before it.
         box: left, top, right, bottom of the rectangle that is of the neighbor, in pixels; None averages the images.
+        distance: from each image to its neighbor: with repeated augmentation, to one that is another image.
     """
 
     share: float
     box: tuple[int, int, int, int] | None = None
+    distance: int = 1
 
     def images(self, images: Tensor) -> Tensor:
         """Return mixed images, ``(n, channels, h, w)``."""
-        neighbors = images.roll(1, 0)
+        neighbors = images.roll(self.distance, 0)
         if self.box is None:
             return neighbors.mul_(1 - self.share).add_(images, alpha=self.share)
         left, top, right, bottom = self.box
@@ -59,9 +61,10 @@ def draw_mix(recipe: Recipe, at: tuple[int, int], width: int, height: int) -> Mi
     alpha = recipe.cutmix if cut else recipe.mixup
     share = float(rng.beta(alpha, alpha))
     if not cut:
-        return Mix(share)
+        return Mix(share, distance=recipe.repeated_augmentation)
     x, y, half = int(rng.integers(width)), int(rng.integers(height)), 0.5 * math.sqrt(1 - share)
     half_width, half_height = int(half * width), int(half * height)
     left, right = max(0, x - half_width), min(width, x + half_width)
     top, bottom = max(0, y - half_height), min(height, y + half_height)
-    return Mix(1 - (right - left) * (bottom - top) / (width * height), (left, top, right, bottom))
+    share = 1 - (right - left) * (bottom - top) / (width * height)
+    return Mix(share, (left, top, right, bottom), recipe.repeated_augmentation)

@@ -285,17 +285,22 @@ class EvaluationDataset(Dataset[Sample | UnreadableImage]):
 
 
 def epoch_batches(recipe: Recipe, epoch: int, labels: NDArray[np.int64]) -> list[list[Key]]:
-    """Return the keys of every batch of an epoch, in order; ``labels`` are the classes of the images, ``(images,)``."""
-    order, size = epoch_order(recipe.seed, epoch, len(labels)), recipe.batch
+    """Return the keys of every batch of an epoch, in order; ``labels`` are the classes of the images, ``(images,)``.
+
+    With repeated augmentation, the views of an image follow each other, and the epoch ends when it has had as many
+    views as there are images, as with ``RASampler`` of torchvision: it has a part of the images.
+    """
+    images, size, views = len(labels), recipe.batch, recipe.repeated_augmentation
+    numbers, before = np.arange(images), np.zeros(images, np.int64)
     uses = uses_in_epoch(recipe, epoch, labels)
-    if uses is None:
-        keys: list[Key] = [(epoch, number) for number in order.tolist()]
-    else:
-        numbers = np.repeat(np.arange(len(labels)), uses)
-        before = np.arange(len(numbers)) - np.repeat(np.cumsum(uses) - uses, uses)
-        shown = zip(numbers[order].tolist(), before[order].tolist(), strict=True)
-        keys = [(epoch, number, again) if again else (epoch, number) for number, again in shown]
-    return [keys[step * size : (step + 1) * size] for step in range(steps_per_epoch(len(labels), size))]
+    if uses is not None:
+        numbers = np.repeat(numbers, uses)
+        before = np.arange(images) - np.repeat(np.cumsum(uses) - uses, uses)
+    order = np.repeat(epoch_order(recipe.seed, epoch, images)[: math.ceil(images / views)], views)[:images]
+    again = before[order] * views + np.arange(images) % views
+    shown = zip(numbers[order].tolist(), again.tolist(), strict=True)
+    keys: list[Key] = [(epoch, number, view) if view else (epoch, number) for number, view in shown]
+    return [keys[step * size : (step + 1) * size] for step in range(steps_per_epoch(images, size))]
 
 
 def batches_from(recipe: Recipe, labels: NDArray[np.int64], epoch: int, step: int) -> Iterator[list[Key]]:

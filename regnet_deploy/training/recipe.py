@@ -61,6 +61,7 @@ _ADDED = (
     "class_weights",
     "sampling",
     "stochastic_depth",
+    "repeated_augmentation",
 )
 #: Fields that the JSON data has in words, for every recipe.
 _IN_WORDS = ("optimizer", "schedule", "warmup_factor")
@@ -138,6 +139,8 @@ class Recipe:
             ``square-root`` (of each class in proportion to the root of n).
         stochastic_depth: share of the images for which the last residual block is left out in training; it rises
             evenly over the blocks from 0 for the first one.
+        repeated_augmentation: views of an image that follow each other in an epoch, each augmented in its own way. An
+            epoch has as many steps as before, so with n views it has one of n images.
     """
 
     epochs: int = 100
@@ -188,6 +191,7 @@ class Recipe:
     class_weights: str = "none"
     sampling: str = "uniform"
     stochastic_depth: float = 0.0
+    repeated_augmentation: int = 1
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -42,6 +42,8 @@ _OTHER_NAMES = {
     "drop_path": "stochastic_depth",
     "drop_path_rate": "stochastic_depth",
     "stochastic_depth_prob": "stochastic_depth",
+    "aug_repeats": "repeated_augmentation",
+    "ra_reps": "repeated_augmentation",
 }
 
 
@@ -129,6 +131,7 @@ _RANGES = {
     "steps": _at_least("steps", 1),
     "class_weights": _one_of("the class weights", CLASS_WEIGHTS),
     "sampling": _one_of("the sampling", SAMPLINGS),
+    "repeated_augmentation": _Range("the views of repeated augmentation", "1 to 100", lambda value: 1 <= value <= 100),
     "stochastic_depth": _Range("the stochastic depth", _BELOW_1, lambda value: 0 <= value < 1),
     "seed": _Range("the seed", "0 to 2^63 - 1", lambda value: 0 <= value < 2**63),
 }

@@ -42,6 +42,20 @@ def test_cutmix_takes_the_box_from_the_image_before() -> None:
     assert torch.equal(mixed[1][:, ~inside], IMAGES[1][:, ~inside])
 
 
+@pytest.mark.parametrize("values", [{"mixup": 0.2}, {"cutmix": 1.0}])
+def test_an_image_is_not_mixed_with_another_view_of_itself(values: dict[str, float]) -> None:
+    mix = draw_mix(Recipe(repeated_augmentation=3, **values), (0, 1), 8, 8)
+    assert mix is not None
+    assert mix.distance == 3
+    shown = np.repeat(np.arange(5), 3)[:13]  # the last image has one view
+    for size in (1, 2):
+        for rank in range(size):
+            share = torch.from_numpy(shown[rank::size])
+            assert (share != share.roll(mix.distance)).all()
+    images = torch.arange(6.0).view(6, 1, 1, 1)
+    assert Mix(0.5, distance=2).images(images).flatten().tolist() == [2, 3, 1, 2, 3, 4]
+
+
 def test_the_batch_itself_does_not_change() -> None:
     before = IMAGES.clone()
     Mix(0.75).images(IMAGES)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import multiprocessing
 import os
 import resource
@@ -24,7 +25,7 @@ from regnet_deploy.images.image_source import FolderSource
 from regnet_deploy.images.listing import list_images
 from regnet_deploy.images.preprocessing import default_preprocessing, load_pixels
 from regnet_deploy.training import data_loader, packed_images, stored_images
-from regnet_deploy.training.augmentation import augment, random_box
+from regnet_deploy.training.augmentation import augment, epoch_order, random_box
 from regnet_deploy.training.data_loader import (
     Batch,
     EvaluationDataset,
@@ -38,6 +39,7 @@ from regnet_deploy.training.data_loader import (
     number_batches,
     training_dataset,
 )
+from regnet_deploy.training.distributed import ProcessGroup
 from regnet_deploy.training.packed_images import PackedImages
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.recipe_checks import SAMPLINGS
@@ -395,3 +397,48 @@ def test_gray_images_are_loaded_with_one_channel(
         assert batch.shifts.shape[1:] == (1,)
     validation = evaluation_dataset(folder.source, folder.val, gray)
     assert {validation[number].pixels.shape for number in range(len(validation))} == {(16, 16, 1)}
+
+
+def ra_sampler(order: list[int], repetitions: int, replicas: int, rank: int) -> list[int]:
+    """Return what ``RASampler`` of torchvision and DeiT gives a process, for an order of the images."""
+    samples = math.ceil(len(order) * repetitions / replicas)
+    total, selected = samples * replicas, len(order) // 256 * 256 // replicas
+    indices = [number for number in order for _ in range(repetitions)]
+    indices += indices[: total - len(indices)]
+    return indices[rank:total:replicas][:selected]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("repetitions", [1, 3, 4])
+def test_repeated_augmentation_shows_each_process_what_torchvisions_sampler_does(size: int, repetitions: int) -> None:
+    recipe = Recipe(batch_size=64, repeated_augmentation=repetitions, seed=5).fitted(600)
+    batches = epoch_batches(recipe, 2, np.zeros(600, np.int64))
+    assert [len(batch) for batch in batches] == [64] * 9  # an epoch has as many steps as without it
+    order = epoch_order(5, 2, 600).tolist()
+    for rank in range(size):
+        ours = [key[1] for batch in batches for key in ProcessGroup(rank=rank, size=size).share(batch)]
+        wanted = ra_sampler(order, repetitions, size, rank)
+        assert len(wanted) == 512 // size
+        assert ours[: len(wanted)] == wanted
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_every_view_of_repeated_augmentation_is_another_one(sampling: str) -> None:
+    labels = np.repeat(np.arange(2), (90, 10))
+    recipe = Recipe(batch_size=100, repeated_augmentation=3, sampling=sampling).fitted(100)
+    (keys,) = epoch_batches(recipe, 1, labels)
+    assert len(set(keys)) == len(keys) == 100
+    assert [key[1] for key in keys[:3]] == [keys[0][1]] * 3
+    if sampling == "uniform":
+        assert [(*key, 0)[2] for key in keys[:6]] == [0, 1, 2, 0, 1, 2]
+        assert len({key[1] for key in keys}) == 34
+    assert epoch_batches(recipe, 1, labels) == [keys]
+    assert epoch_batches(recipe, 2, labels) != [keys]
+
+
+def test_views_of_repeated_augmentation_differ_and_are_the_same_again(views: TrainingDataset, recipe: Recipe) -> None:
+    recipe = dataclasses.replace(recipe, epochs=1, warmup_epochs=0, batch_size=4, repeated_augmentation=2)
+    first, again = (next(iter(loaded(views, recipe))) for _ in "12")
+    assert torch.equal(first.pixels, again.pixels)
+    assert first.labels[0] == first.labels[1]
+    assert not torch.equal(first.pixels[0], first.pixels[1])

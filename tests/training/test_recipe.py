@@ -206,6 +206,7 @@ def test_a_batch_larger_than_the_data_is_fitted_with_its_learning_rate_and_said(
         ),
         ({"loss": "mse"}, "loss must be cross-entropy or bce, got mse"),
         ({"stochastic_depth": 1.0}, "stochastic depth must be 0 or more and below 1, got 1.0"),
+        ({"repeated_augmentation": 0}, "views of repeated augmentation must be 1 to 100, got 0"),
         ({"patience": -1}, "patience must be 0 or more epochs, got -1"),
     ],
 )
@@ -234,6 +235,7 @@ def test_images_that_are_not_to_be_mirrored_are_not_mirrored_in_turns_either(alt
     [
         ("learning_rate", " (did you mean lr?)"),
         ("drop_path", " (did you mean stochastic_depth?)"),
+        ("aug_repeats", " (did you mean repeated_augmentation?)"),
         ("weight_decy", " (did you mean weight_decay?)"),
         ("xyz", ""),
     ],

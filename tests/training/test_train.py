@@ -345,6 +345,7 @@ PARTS = {
     "train_side": 1.0,
     "first_side": 0.5,
     "stochastic_depth": 0.5,
+    "repeated_augmentation": 3,
 }
 
 
