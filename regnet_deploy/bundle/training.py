@@ -130,6 +130,8 @@ class Epoch(Record, frozen=True, kw_only=True):
         loaded_images_per_s: images per second that the loading processes prepare; None in older bundles.
         step_images_per_s: images per second that training steps use without waiting; None likewise.
         waiting: share of the time of the steps in which they waited for images; None likewise.
+        val_class_top1: mean over the classes of their top-1 on the validation images; None if the classes have equally
+            many, for which it is ``val_top1``, and in older bundles.
     """
 
     epoch: int
@@ -145,6 +147,7 @@ class Epoch(Record, frozen=True, kw_only=True):
     loaded_images_per_s: float | None = None
     step_images_per_s: float | None = None
     waiting: float | None = None
+    val_class_top1: float | None = None
 
     @property
     def speed(self) -> str:

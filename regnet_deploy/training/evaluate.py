@@ -21,12 +21,24 @@ from regnet_deploy.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Mean loss, top-1 accuracy as a fraction, number of images, and those that cannot be read."""
+    """Mean loss, top-1 accuracy as a fraction, number of images, and those that cannot be read.
+
+    Of each class, ``by_class`` has the number of images and of those that are right.
+    """
 
     loss: float
     top1: float
     images: int
     unreadable: tuple[UnreadableImage, ...]
+    by_class: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def class_top1(self) -> float | None:
+        """Mean over the classes of their top-1 accuracy; None if they have equally many images: it is ``top1`` then."""
+        present = [(images, right) for images, right in self.by_class if images]
+        if len({images for images, _ in present}) <= 1:
+            return None
+        return sum(right / images for images, right in present) / len(present)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,7 @@ def features_of(trainer: Trainer, batches: Iterable[Batch], preprocessing: Prepr
 
 def evaluate(trainer: Trainer, batches: Iterable[Batch], preprocessing: Preprocessing) -> Evaluation:
     """Evaluate in FP32, as the network is exported, on the pixels that the server makes of the images."""
-    loss_sum, correct, images = 0.0, 0, 0
+    loss_sum, counts = 0.0, torch.zeros(2, 0, dtype=torch.int64)
     unreadable: list[UnreadableImage] = []
     device = trainer.execution.device
     trainer.model.eval()
@@ -108,10 +120,20 @@ def evaluate(trainer: Trainer, batches: Iterable[Batch], preprocessing: Preproce
             labels = batch.labels.to(device)
             logits = trainer.model(inputs)
             loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
-            correct += int((logits.argmax(1) == labels).sum())
-            images += len(labels)
+            right = (logits.argmax(1) == labels).cpu()
+            of_batch = [torch.bincount(each, minlength=logits.shape[1]) for each in (batch.labels, batch.labels[right])]
+            counts = torch.stack(of_batch) + (counts if counts.numel() else 0)
     trainer.train_mode()
-    return Evaluation(loss_sum / max(1, images), correct / max(1, images), images, tuple(unreadable))
+    by_class = tuple((int(images), int(right)) for images, right in counts.T)
+    return evaluation_of(loss_sum, by_class, tuple(unreadable))
+
+
+def evaluation_of(
+    loss_sum: float, by_class: tuple[tuple[int, int], ...], unreadable: tuple[UnreadableImage, ...]
+) -> Evaluation:
+    """Return the result of a sum of losses, and of the images of each class and those of them that are right."""
+    images, right = (sum(each) for each in zip(*by_class, strict=True)) if by_class else (0, 0)
+    return Evaluation(loss_sum / max(1, images), right / max(1, images), images, unreadable, by_class)
 
 
 def _inputs(trainer: Trainer, batch: Batch, preprocessing: Preprocessing) -> Tensor:

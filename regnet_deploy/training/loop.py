@@ -130,13 +130,18 @@ def _has_to_have_learned(run: TrainingRun, recipe: Recipe) -> bool:
 def _has_learned(run: TrainingRun) -> bool:
     """Tell whether the best result so far is better than the best answer that is the same for all images.
 
-    That has the share of the largest class as its accuracy, and the entropy of the shares as its loss.
+    That has the share of the largest class as its accuracy, and the entropy of the shares as its loss. A recipe that
+    makes up for small classes may be worse in both, and better in the mean over the classes: it gives up right answers
+    of large classes for those of small ones.
     """
     best = run.state.best
     if best is None:
         return False
     counts = Counter(image.label for image in run.validation.subset.images).values()
     shares = [count / sum(counts) for count in counts]
+    of_classes = [epoch.val_class_top1 for epoch in run.state.history if epoch.val_class_top1 is not None]
+    if run.trainer.recipe.balances_classes and of_classes and max(of_classes) > 1 / len(shares):
+        return True
     return best.val_top1 > max(shares) or best.val_loss < -sum(share * math.log(share) for share in shares)
 
 
@@ -163,6 +168,7 @@ def _evaluate(run: TrainingRun, lr: float, callbacks: TrainingCallbacks) -> Epoc
         loaded_images_per_s=state.images / state.loading_seconds if state.loading_seconds else None,
         step_images_per_s=state.images / state.used_seconds if state.used_seconds else None,
         waiting=state.waited_seconds / state.step_seconds,
+        val_class_top1=result.class_top1,
     )
 
 

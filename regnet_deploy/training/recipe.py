@@ -245,6 +245,11 @@ class Recipe:
         )
 
     @property
+    def balances_classes(self) -> bool:
+        """Whether it makes up for classes with few images."""
+        return self.class_weights != "none" or self.sampling != "uniform"
+
+    @property
     def batch(self) -> int:
         """Batch size of a fitted recipe."""
         if self.batch_size is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from regnet_deploy.bundle.manifest import Preprocessing
@@ -21,7 +22,7 @@ from regnet_deploy.training.data_loader import (
     number_batches,
 )
 from regnet_deploy.training.distributed import ALONE, ProcessGroup
-from regnet_deploy.training.evaluate import Evaluation, evaluate
+from regnet_deploy.training.evaluate import Evaluation, evaluate, evaluation_of
 from regnet_deploy.training.interruption import Interrupted
 from regnet_deploy.training.recipe import steps_per_epoch
 from regnet_deploy.training.trainer import Trainer
@@ -170,8 +171,10 @@ def _of_all(group: ProcessGroup, own: Evaluation) -> Evaluation:
     """Return the result on the images of all processes."""
     if group.size == 1:
         return own
-    loss_sum, right, images = group.sum([own.loss * own.images, round(own.top1 * own.images), own.images])
-    return Evaluation(loss_sum / max(1, images), right / max(1, images), int(images), own.unreadable)
+    (loss_sum,) = group.sum([own.loss * own.images])
+    of_each = [by_class for by_class in group.gather(own.by_class) if by_class]  # some had no images
+    counts = np.sum(of_each, axis=0).tolist() if of_each else []
+    return evaluation_of(loss_sum, tuple((images, right) for images, right in counts), own.unreadable)
 
 
 def record_unreadable(run: TrainingRun, unreadable: Iterable[UnreadableImage]) -> None:

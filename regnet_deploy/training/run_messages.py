@@ -133,10 +133,11 @@ def lr_probe_line(probe: LearningRateProbe) -> str:
 def epoch_line(values: Epoch, epochs: int, state: RunState) -> str:
     """Return one line on an epoch; ``*`` is at the best result so far."""
     best = " *" if state.best_epoch == values.epoch else ""
+    of_classes = "" if values.val_class_top1 is None else f" (mean over classes {values.val_class_top1:.2%})"
     of_average = "val loss (averaged weights)" if values.averaged else "val loss"
     return (
         f"epoch {values.epoch}/{epochs}: train loss {values.train_loss:.3f}, top-1 {values.train_top1:.1%}; "
-        f"{of_average} {values.val_loss:.3f}, top-1 {values.val_top1:.2%}{best}; "
+        f"{of_average} {values.val_loss:.3f}, top-1 {values.val_top1:.2%}{of_classes}{best}; "
         f"lr {values.lr:.4g}, {values.speed}, {values.seconds:.1f} s"
     )
 

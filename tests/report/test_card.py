@@ -95,6 +95,25 @@ def test_accuracy_is_compared_with_a_logistic_regression_on_pixels(complete, top
     assert f"pixel baseline: {100 * top1:.2f} % of 60 validation images" in text_of(model_card(bundle))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "of_classes", "verdict"),
+    [
+        ({}, 0.9, "the network is no better than that"),
+        ({"sampling": "balanced"}, 0.9, ""),
+        ({"class_weights": "square-root"}, 1 / 3, "the network is no better than that in the mean over the classes"),
+        ({"sampling": "balanced"}, None, "the network is no better than that"),
+    ],
+)
+def test_a_network_that_was_trained_for_small_classes_is_judged_by_the_mean_over_classes(
+    complete, recipe, of_classes, verdict
+):
+    data = training_data(train_by_class=(8, 1, 2), val_by_class=(4, 55, 1))
+    before = training(data=data)
+    history = tuple(each.replace(val_class_top1=of_classes) for each in before.history)
+    changed = before.replace(recipe={**before.recipe, **recipe}, history=history)
+    assert baseline(update_bundle(complete.path, Manifest(training=changed))).verdict == verdict
+
+
 def test_a_card_without_counts_by_class_has_no_baseline(complete):
     assert model_card(complete).baseline is None
 

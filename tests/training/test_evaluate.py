@@ -17,7 +17,7 @@ from regnet_deploy.training.data_loader import (
     load,
     number_batches,
 )
-from regnet_deploy.training.evaluate import evaluate, set_precise_statistics
+from regnet_deploy.training.evaluate import evaluate, evaluation_of, set_precise_statistics
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.trainer import Trainer
 
@@ -53,7 +53,16 @@ def test_the_figures_are_those_of_one_batch_of_all_images(
         logits = trainer.model(torch.from_numpy(normalize(pixels, preprocessing)))
     assert result.images == 12
     assert result.top1 == (logits.argmax(1) == labels).sum().item() / 12
+    right = [int((logits[labels == each].argmax(1) == each).sum()) for each in range(3)]
+    assert result.by_class == tuple((4, count) for count in right)
     assert result.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_each_class_counts_the_same_in_the_mean_over_classes() -> None:
+    result = evaluation_of(3.0, ((8, 8), (2, 1), (0, 0)), ())
+    assert (result.top1, result.images, result.class_top1) == (0.9, 10, 0.75)
+    assert evaluation_of(3.0, ((5, 4), (5, 2)), ()).class_top1 is None  # it is top1
+    assert evaluation_of(0.0, (), ()).images == 0
 
 
 def test_an_image_that_is_gone_does_not_count(

@@ -16,7 +16,7 @@ from regnet_deploy.training.checkpoint import RunState
 from regnet_deploy.training.evaluate import Evaluation
 from regnet_deploy.training.loop import is_best, is_better
 from regnet_deploy.training.recipe import Recipe
-from regnet_deploy.training.run_messages import length_line
+from regnet_deploy.training.run_messages import epoch_line, length_line
 from regnet_deploy.training.train import TrainOptions
 from regnet_deploy.training.trainer import Trainer
 
@@ -295,6 +295,40 @@ def test_a_run_that_has_learned_nothing_in_a_fifth_of_its_steps_goes_back_and_ha
     assert training.retries == tuple(
         Retry(epoch=epoch, lr=lr, reason=reason) for epoch, lr in ((3, 0.04), (5, 0.01), (7, 0.0025))
     )
+
+
+@pytest.mark.usefixtures("learning_nothing")
+@pytest.mark.parametrize(
+    ("sampling", "right", "learned"), [("balanced", 2, True), ("balanced", 1, False), ("uniform", 2, False)]
+)
+def test_a_run_that_makes_up_for_small_classes_has_learned_what_is_right_in_the_mean_over_classes(
+    bundle: Bundle,
+    data: Path,
+    options: TrainOptions,
+    monkeypatch: pytest.MonkeyPatch,
+    sampling: str,
+    right: int,
+    learned: bool,
+) -> None:
+    """Always answering the largest class is right for a third of the classes."""
+    constant = training_run.evaluate
+
+    def of_classes(*arguments: object) -> object:
+        return dataclasses.replace(constant(*arguments), by_class=((96, 0), (3, 3 * (right - 1)), (1, 1)))
+
+    monkeypatch.setattr(training_run, "evaluate", of_classes)
+    monkeypatch.setattr(loop, "_FEWEST_STEPS", 1)
+    recipe = dataclasses.replace(RECIPE, epochs=4, retries=1, sampling=sampling)
+    training = train.train(bundle.path, data, recipe, options).training
+    assert (not training.retries) is learned
+    assert training.history[0].val_class_top1 == pytest.approx(right / 3)
+
+
+@pytest.mark.parametrize(
+    ("mean", "said"), [(None, "top-1 95.00% *;"), (0.812, "top-1 95.00% (mean over classes 81.20%) *;")]
+)
+def test_an_epoch_says_the_mean_over_classes_of_unequal_size(mean: float | None, said: str) -> None:
+    assert said in epoch_line(EPOCH.replace(val_top1=0.95, val_class_top1=mean), 4, RunState(best_epoch=EPOCH.epoch))
 
 
 @pytest.mark.usefixtures("learning_nothing")
