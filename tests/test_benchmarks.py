@@ -240,3 +240,15 @@ def test_nothing_is_added_to_the_file_of_another_machine(load, tmp_path, other, 
     assert precision.kept(file, {**MACHINE, "memory_bytes": 5})["errors"] == {"RegNetX-200MF": {}}
     with pytest.raises(UsageError, match=said):
         precision.kept(file, {**MACHINE, **other})
+
+
+def test_the_table_of_classes_of_unequal_size_is_that_of_the_results(load):
+    program = load("class_balance")
+    rows = program.rows_of(program.RESULT)
+    assert program.table(rows) in (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_classes_count_by_their_share_of_the_training_images_or_all_the_same(load):
+    counts, recall = {"a": 90, "b": 10}, {"a": 1.0, "b": 0.5}
+    row = {"set": "MNIST, 3:1", "way": "uniform", "counts": counts, "recall": recall}
+    assert "| MNIST, 3:1, 10 to 90 | 1 | uniform | 75.0 | 95.0 |" in load("class_balance").table([row])

@@ -114,8 +114,8 @@ def search_recipe(
         folder = check_folder(
             listing, options.val_split, int(given.get("seed") or 0), options.store, progress, options.test_split
         )
-        images, channels = len(folder.train), bundle.preprocessing.channels
-        base = starting_recipe(given, bundle, folder.classes, images).for_channels(channels).fitted(images)
+        counts, channels = folder.counts(folder.train), bundle.preprocessing.channels
+        base = starting_recipe(given, bundle, folder.classes, counts).for_channels(channels).fitted(sum(counts))
         base = replace(base, retries=0)  # one that diverges is no good recipe
         space = default_space(base) if space is None else space
         check_space(space, base)

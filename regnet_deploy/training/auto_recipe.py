@@ -5,7 +5,7 @@ What they reach beside other programs is measured by `benchmarks/training.py`: d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regnet_deploy.training.recipe import LR_BATCH, Recipe, steps_per_epoch
@@ -27,14 +27,17 @@ WEIGHT_DECAY = 5e-5
 #: all of it: the last epochs, with the lowest rates, are often the best.
 PATIENCE = 40
 RETRIES = 3
+#: From so many training images of the largest class for each of the smallest on, small classes are seen more often.
+UNEQUAL = 10
 
 
-def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
+def scratch_recipe(given: Mapping[str, Any], images: int, counts: Sequence[int] = ()) -> Recipe:
     """Return the recipe that trains random weights on so many images: the values of ``given``, and else the defaults.
 
     Args:
         given: values that the user gave, by their names in :class:`Recipe`.
         images: number of training images.
+        counts: those of each class; none: they are taken to be equal.
 
     Raises:
         UsageError: a value is not possible.
@@ -64,6 +67,9 @@ def scratch_recipe(given: Mapping[str, Any], images: int) -> Recipe:
         "retries": RETRIES,
         "zero_gamma": True,
     }
+    present = [count for count in counts if count]
+    if present and max(present) >= UNEQUAL * min(present) and "class_weights" not in named:
+        defaults["sampling"] = "square-root"
     if named.get("ema_window"):
         del defaults["ema_decay"]
     return Recipe(**{**defaults, **named, "epochs": -(-steps // of_epoch), "fine_tune": False})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -46,7 +46,9 @@ def recipe_of(given: Mapping[str, Any]) -> Recipe:
     return Recipe(**given)
 
 
-def starting_recipe(given: Recipe | Mapping[str, Any], bundle: Bundle, classes: tuple[str, ...], images: int) -> Recipe:
+def starting_recipe(
+    given: Recipe | Mapping[str, Any], bundle: Bundle, classes: tuple[str, ...], counts: Sequence[int]
+) -> Recipe:
     """Return the recipe of a run, not fitted yet.
 
     The weights of the bundle are fine-tuned if they are imported, if they are of other classes than the images, or if
@@ -56,15 +58,15 @@ def starting_recipe(given: Recipe | Mapping[str, Any], bundle: Bundle, classes: 
         given: a complete recipe, which is returned as it is; or the values that are not to be the defaults.
         bundle: whose network is trained.
         classes: of the images.
-        images: number of training images.
+        counts: number of training images of each class.
     """
     if isinstance(given, Recipe):
         return given
     wanted = given.get("fine_tune")
     if wanted or (wanted is None and is_transfer(bundle, classes)):
-        return fine_tuning_recipe(given, images)
+        return fine_tuning_recipe(given, sum(counts))
     recipe_of(given)  # a wrong name is reported
-    return scratch_recipe(given, images)
+    return scratch_recipe(given, sum(counts), counts)
 
 
 def is_transfer(bundle: Bundle, classes: tuple[str, ...]) -> bool:

@@ -212,7 +212,7 @@ _OF_LENGTH = frozenset({"warmup_epochs", "warmup_steps", "ema_decay", "patience"
 def _implied(now: Mapping[str, Any], was: Mapping[str, Any]) -> set[str]:
     """Return the values of the recipe whose defaults follow from what differs."""
     if now["data"] != was.get("data"):
-        return {"epochs", "batch_size", *_OF_LENGTH}
+        return {"epochs", "batch_size", "sampling", *_OF_LENGTH}
     before = was.get("recipe", {})
     if now["recipe"]["batch_size"] != before.get("batch_size"):
         return {"epochs", *_OF_LENGTH}

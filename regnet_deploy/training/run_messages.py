@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from regnet_deploy.bundle.training import Epoch, LearningRateProbe, LinearProbe, PixelBaseline, Retry
@@ -46,6 +47,8 @@ def describe_recipe(identity: RunIdentity, recipe: Recipe, progress: Progress) -
     length = ""
     if fitted.steps:
         length = f" ({fitted.steps:,} step{'' if fitted.steps == 1 else 's'})"
+    if fitted.balances_classes:
+        progress.message(balance_line(fitted, dataset.counts(dataset.train)))
     progress.message(
         f"{fitted.epochs} epoch{'s' if fitted.epochs > 1 else ''}"
         f"{length}, {warmup}, "
@@ -55,6 +58,22 @@ def describe_recipe(identity: RunIdentity, recipe: Recipe, progress: Progress) -
         + (f", {fitted.body_lr:g} of it for all but the head" if fitted.body_lr != 1 else "")
         + (f", {fitted.layer_decay:g} of it from each stage to the one before" if fitted.layer_decay != 1 else "")
         + (", batch norm statistics frozen" if fitted.frozen_bn else "")
+    )
+
+
+def balance_line(recipe: Recipe, counts: Sequence[int]) -> str:
+    """Return one line on how small classes are made up for; ``counts`` are the training images of each class."""
+    present = [count for count in counts if count]
+    sizes = f"classes have {min(present):,} to {max(present):,} training images: "
+    if min(present) == max(present):
+        return f"all classes have {present[0]:,} training images: nothing has to be balanced"
+    if recipe.sampling != "uniform":
+        share = "in proportion to the root of that" if recipe.sampling == "square-root" else "equally often"
+        return f"{sizes}an epoch shows each class {share}, small ones several times (sampling: {recipe.sampling})"
+    root = "the root of " if recipe.class_weights == "square-root" else ""
+    return (
+        f"{sizes}each image counts in the loss in inverse proportion to {root}that (class_weights: "
+        f"{recipe.class_weights})"
     )
 
 

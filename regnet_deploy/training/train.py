@@ -236,9 +236,8 @@ def _prepare(
     val_split = DEFAULT_VAL_SPLIT if options.val_split is None else options.val_split
     shares = (val_split, options.test_split)
     dataset = build_dataset(listing, checked, val_split=val_split, test_split=options.test_split, seed=given.seed)
-    images = len(dataset.train)
 
-    planned = partial(_planned, recipe, bundle, dataset.classes, images)
+    planned = partial(_planned, recipe, bundle, dataset.classes, dataset.counts(dataset.train))
     before_this = checkpoint.identity["recipe"] if checkpoint else None
     if before_this is None and bundle.manifest.training and not options.restart:
         before_this = bundle.manifest.training.recipe
@@ -273,11 +272,15 @@ def _prepare(
 
 
 def _planned(
-    recipe: Recipe | Mapping[str, Any], bundle: Bundle, classes: tuple[str, ...], images: int, steps: int | None
+    recipe: Recipe | Mapping[str, Any],
+    bundle: Bundle,
+    classes: tuple[str, ...],
+    counts: tuple[int, ...],
+    steps: int | None,
 ) -> Recipe:
     """Return the fitted recipe of a run of so many steps; None is as many as its epochs have."""
-    start = starting_recipe(recipe if steps is None else with_steps(recipe, steps), bundle, classes, images)
-    return start.for_channels(bundle.preprocessing.channels).fitted(images)
+    start = starting_recipe(recipe if steps is None else with_steps(recipe, steps), bundle, classes, counts)
+    return start.for_channels(bundle.preprocessing.channels).fitted(sum(counts))
 
 
 def _run(

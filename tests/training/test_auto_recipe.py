@@ -61,3 +61,23 @@ def test_only_a_run_whose_length_nobody_gave_ends_early(given: dict[str, int], p
 def test_a_value_that_is_not_possible_is_named() -> None:
     with pytest.raises(UsageError, match="the crop area must be above 0 and at most 1, got 3"):
         scratch_recipe({"crop_area": 3.0}, 100)
+
+
+@pytest.mark.parametrize(
+    ("counts", "values", "sampling"),
+    [
+        ((), {}, "uniform"),
+        ((50, 50), {}, "uniform"),
+        ((99, 10), {}, "uniform"),
+        ((100, 50, 10), {}, "square-root"),
+        ((100, 50, 0), {}, "uniform"),  # a class without images
+        ((100, 10), {"sampling": "balanced"}, "balanced"),
+        ((100, 10), {"sampling": "uniform"}, "uniform"),
+        ((100, 10), {"class_weights": "balanced"}, "uniform"),
+        ((100, 10), {"class_weights": "none"}, "uniform"),
+    ],
+)
+def test_small_classes_are_seen_more_often_from_ten_to_one_on(
+    counts: tuple[int, ...], values: dict[str, str], sampling: str
+) -> None:
+    assert scratch_recipe(values, sum(counts) or 100, counts).sampling == sampling

@@ -406,6 +406,24 @@ def test_a_stopped_run_with_balanced_classes_goes_on_to_the_same_bits(
     assert values.items() <= trained.training.recipe.items()
 
 
+def test_the_rules_balance_a_folder_of_ten_to_one_and_say_so(
+    bundle: Bundle, tail: Path, options: TrainOptions, recorded_progress
+) -> None:
+    (tail / "train" / "red" / "001.png").unlink()
+    training = train.train(bundle.path, tail, {"epochs": 1}, options, recorded_progress).training
+    assert training.data.train_by_class == (10, 5, 1)
+    assert training.recipe["sampling"] == "square-root"
+    assert (
+        "classes have 1 to 10 training images: an epoch shows each class in proportion to the root of that, small ones "
+        "several times (sampling: square-root)"
+    ) in recorded_progress.messages
+    train.train(bundle.path, tail, {"epochs": 1}, options, recorded_progress)
+    assert "is already trained like this" in recorded_progress.text
+    again = train.train(bundle.path, tail, {"epochs": 1, "class_weights": "balanced"}, options, recorded_progress)
+    assert "sampling" not in again.training.recipe
+    assert "counts in the loss in inverse proportion to that (class_weights: balanced)" in recorded_progress.text
+
+
 @pytest.mark.parametrize("values", [{"sampling": "balanced"}, {"class_weights": "balanced"}])
 def test_balancing_equally_large_classes_changes_no_bit(
     bundle: Bundle, data: Path, recipe: Recipe, options: TrainOptions, tmp_path: Path, values: dict[str, str]
