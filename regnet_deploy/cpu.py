@@ -17,6 +17,7 @@ _X86 = frozenset({"x86_64", "amd64", "i386", "i686"})
 _INT8_DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8", "asimddp", "i8mm")
 #: Instructions that multiply in bfloat16, by their names in Linux.
 _BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_FP16 = frozenset({"avx512_fp16", "amx_fp16", "asimdhp"})
 
 
 def cpu_model() -> str:
@@ -52,6 +53,11 @@ def available_memory() -> int:
 def cpu_has_bf16() -> bool:
     """Tell whether this CPU has instructions for bfloat16."""
     return not _BF16.isdisjoint(cpu_flags())
+
+
+def cpu_has_fp16() -> bool:
+    """Tell whether this CPU has instructions that compute in float16."""
+    return not _FP16.isdisjoint(cpu_flags())
 
 
 def has_vnni() -> bool:

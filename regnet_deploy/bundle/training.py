@@ -72,7 +72,7 @@ class Execution(Record, frozen=True):
 
     Attributes:
         device: ``cpu`` or ``cuda``.
-        precision: ``fp32``, or ``bf16`` for autocast.
+        precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast; ``fp16`` with scaling of the loss.
         channels_last: whether activations and weights are NHWC in memory.
         compiled: whether the forward pass goes through torch.compile.
         processes: number of processes that share each step; None is one. Of a run that continued with another number,

@@ -93,7 +93,7 @@ _RECIPE = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs", "crop_
     help="Fraction that is held out for a test with `train --test-split`: a sweep does not train or evaluate on it.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--threads", type=threads_type(), help="CPU threads of a trial.  [default: all cores]")
 @ray_options
 @click.option("--retry", is_flag=True, help="Train networks again that diverged or failed.")

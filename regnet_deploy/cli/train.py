@@ -123,10 +123,11 @@ _SWITCH = click.Choice(["auto", "on", "off"])
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--precision",
-    type=click.Choice(["auto", "fp32", "bf16"]),
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
     default="auto",
     show_default=True,
-    help="auto: fp32 on a CPU, bf16 on a GPU that has it. Another precision gives other weights.",
+    help="auto: fp32 on a CPU, bf16 on a GPU that has it. fp16, for GPUs without bf16, scales the loss. Another "
+    "precision gives other weights.",
 )
 @click.option("--channels-last", type=_SWITCH, default="auto", show_default=True, help="Memory layout NHWC.  auto: on.")
 @click.option(

@@ -74,7 +74,7 @@ _YAML = (".yaml", ".yml")
     help="Share of each class held out to test on, if DIR has no test/.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True)
 @click.option("--threads", type=threads_type(), help="CPU threads of a training.  [default: all cores]")
 @ray_options
 @click.option("--retry", is_flag=True, help="Train recipes again that diverged or failed.")

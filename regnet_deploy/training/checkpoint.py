@@ -1,8 +1,8 @@
 """The checkpoint: what a run needs to continue as if it had never stopped, or to end now, in one safetensors file.
 
-The tensors are the weights, the state of the optimizer, the moving average, the best weights so far, those that trials
-of the learning rate start from, and the sample images of the bundle; the rest is JSON in the metadata of the file. The
-images of the run are needed to continue it, but not to end it.
+The tensors are the weights, the state of the optimizer and of the loss scaling, the moving average, the best weights so
+far, those that trials of the learning rate start from, and the sample images of the bundle; the rest is JSON in the
+metadata of the file. The images of the run are needed to continue it, but not to end it.
 There is no random state to store: order and augmentation are functions of seed, epoch and image. The file is replaced
 by a rename, so it is always complete.
 """
@@ -40,7 +40,7 @@ FILE = "checkpoint.safetensors"
 SCHEMA = 4
 #: Earlier schemas that are read: 3 has neither averages nor trials of the learning rate.
 _READ = (3, SCHEMA)
-_GROUPS = ("model", "momentum", "best", "samples", "average", "start")
+_GROUPS = ("model", "momentum", "best", "samples", "average", "start", "scaling")
 
 
 @dataclass
@@ -181,6 +181,7 @@ class Checkpoint:
         samples: ``images`` uint8 ``(n, h, w, channels)`` and ``labels`` int64 ``(n,)``: some training images.
         average: moving average of ``model``; empty if the recipe has none.
         start: weights and statistics that trials of the learning rate start from; empty before and after them.
+        scaling: state of the loss scaling; empty if the run has none.
         torch: version of PyTorch that wrote it.
     """
 
@@ -194,6 +195,7 @@ class Checkpoint:
     samples: Mapping[str, Tensor]
     average: Mapping[str, Tensor] = field(default_factory=dict)
     start: Mapping[str, Tensor] = field(default_factory=dict)
+    scaling: Mapping[str, Tensor] = field(default_factory=dict)
     torch: str = torch.__version__
 
     @property
@@ -206,13 +208,15 @@ class Checkpoint:
         return f"epoch {self.state.epoch + 1} step {self.state.step}"
 
     def restore(self, trainer: Trainer) -> None:
-        """Load weights, state of the optimizer and average into a trainer of the same network."""
+        """Load weights, state of the optimizer and of the loss scaling, and average into a trainer of the network."""
         trainer.model.load_state_dict(dict(self.model))
         with torch.no_grad():
             for name, value in trainer.optimizer_state().items():
                 value.copy_(self.momentum[name])
         if trainer.average:
             trainer.average.load_state_dict(dict(self.average))
+        if trainer.scaling:
+            trainer.scaling.restore(self.scaling)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

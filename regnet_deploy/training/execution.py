@@ -16,7 +16,7 @@ from regnet_deploy.errors import UsageError
 DEVICES = ("auto", "cpu", "cuda")
 #: Fewest images that may be taken through the network at a time: a part of a step then has two images or more.
 SMALLEST_PART = 4
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 #: Compilation for a GPU takes a minute or two; it is used for runs of this many steps or more.
 COMPILED_STEPS = 10_000
 _CPU_WORKERS, _CUDA_WORKERS = 1, 8
@@ -28,7 +28,7 @@ class ExecutionRequest:
 
     Attributes:
         device: ``cpu``, ``cuda`` or ``auto``.
-        precision: ``fp32``, ``bf16`` or ``auto``.
+        precision: ``fp32``, ``bf16``, ``fp16`` or ``auto``.
         channels_last: ``on``, ``off`` or ``auto``.
         compiled: ``on``, ``off`` or ``auto``.
         threads: CPU threads; None is one for each core that this process may use.
@@ -87,6 +87,7 @@ class ExecutionRequest:
         cuda = device == "cuda"
         if self.precision == "bf16" and cuda and not has_bf16(device):
             raise UsageError("this GPU does not support bfloat16: give --precision fp32")
+        ensure_fp16(self.precision, device)
         if self.compiled == "on" and not can_compile(device):
             raise UsageError(
                 "--compile on: torch.compile finds no C compiler here (or no Triton for CUDA); leave it off"
@@ -126,6 +127,31 @@ def has_bf16(device: str) -> bool:
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return cpu_has_bf16()
+
+
+def ensure_fp16(precision: str, device: str) -> None:
+    """Check that the device computes in float16, if that is the precision.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if precision == "fp16" and not has_fp16(device):
+        raise UsageError(
+            f"--precision fp16: PyTorch {torch.__version__} has no convolutions in float16 for this {device.upper()}: "
+            "give --precision fp32"
+        )
+
+
+def has_fp16(device: str) -> bool:
+    """Tell whether a convolution and its gradients are computed in float16, with or without instructions for it."""
+    weight = torch.ones(4, 2, 3, 3, device=device, requires_grad=True)
+    try:
+        with torch.autocast(device, torch.float16):
+            out = torch.nn.functional.conv2d(torch.ones(2, 4, 5, 5, device=device), weight, groups=2)
+        out.float().sum().backward()  # type: ignore[no-untyped-call]
+    except RuntimeError:  # "not implemented for 'Half'"
+        return False
+    return out.dtype == torch.float16
 
 
 def can_compile(device: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 from regnet_deploy.bundle.training import Autotune, Execution
+from regnet_deploy.cpu import cpu_has_fp16
 from regnet_deploy.errors import DataError, UsageError
 from regnet_deploy.images.decode import decoder
 from regnet_deploy.progress import Progress
@@ -14,7 +15,7 @@ from regnet_deploy.training.checkpoint import Checkpoint
 from regnet_deploy.training.compilation import compile_error
 from regnet_deploy.training.data_loader import Batch, TrainingDataset, batches_from, load
 from regnet_deploy.training.distributed import ProcessGroup
-from regnet_deploy.training.execution import ExecutionRequest, can_compile, has_bf16, resolve_device
+from regnet_deploy.training.execution import ExecutionRequest, can_compile, ensure_fp16, has_bf16, resolve_device
 from regnet_deploy.training.recipe import steps_per_epoch
 from regnet_deploy.training.trainer import Trainer
 
@@ -47,6 +48,8 @@ def choose_execution(
             f"--threads {request.threads} is more than the {cores} core{'' if cores == 1 else 's'} that this process "
             "may use: steps may take longer"
         )
+    if execution.precision == "fp16" and execution.device == "cpu" and not cpu_has_fp16():
+        progress.message("this CPU has no instructions for float16: steps may take longer than in fp32")
     faster = request.precision == "auto" and execution.precision == "fp32" and has_bf16(execution.device)
     progress.message(
         f"running steps in {execution} with {threads} {'thread' if threads == 1 else 'threads'}"
@@ -93,6 +96,7 @@ def resumed_execution(checkpoint: Checkpoint, progress: Progress, group: Process
         torch.set_num_threads(checkpoint.autotune.threads)  # sums over another number of threads have other last bits
     execution = checkpoint.autotune.execution
     resolve_device(execution.device)
+    ensure_fp16(execution.precision, execution.device)
     if execution.compiled and not can_compile(execution.device):
         raise UsageError("the unfinished run is compiled, and there is no compiler on this machine: --restart drops it")
     return autotune

@@ -60,7 +60,9 @@ def fit(run: TrainingRun, callbacks: TrainingCallbacks) -> None:
             train_steps(run, batches, steps, rates.__getitem__, callbacks, averaging=True)
             metrics = _evaluate(run, rates[0], callbacks)
         except DivergenceError:
-            if not _retry(run, recipe, "the loss was not finite", callbacks):
+            lost = run.trainer.scaling is not None and run.trainer.scaling.is_lost
+            reason = "the gradients were not finite in fp16" if lost else "the loss was not finite"
+            if not _retry(run, recipe, reason, callbacks):
                 raise
             batches = _batches_left(run, recipe)
             continue

@@ -191,8 +191,8 @@ def nothing_left(what: str, run: TrainingRun) -> DataError:
     )
 
 
-def diverged(run: TrainingRun) -> DivergenceError:
-    """Return the error that the loss is not finite."""
+def diverged(run: TrainingRun, what: str = "the loss is not finite") -> DivergenceError:
+    """Return the error that the loss, or something else, is not finite."""
     state = run.state
     where, tried = f"at epoch {state.epoch + 1} step {state.step}", run.trainer.recipe.lr
     if state.lr_probe:
@@ -202,5 +202,5 @@ def diverged(run: TrainingRun) -> DivergenceError:
     if state.retries:
         tried = state.retries[-1].lr
     return DivergenceError(
-        f"the loss is not finite {where}: training diverged, the bundle is unchanged; give a lower --lr than {tried:g}"
+        f"{what} {where}: training diverged, the bundle is unchanged; give a lower --lr than {tried:g}"
     )

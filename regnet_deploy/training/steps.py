@@ -62,8 +62,8 @@ def train_steps(
             at = state.epoch, state.step
             loss, right, images = clock.using(partial(trainer.step, batch, rate(state.step), at))
             done += torch.stack([images, loss * images, right])
-            if averaging and trainer.average:
-                trainer.average.update_parameters(trainer.model)
+            if averaging:
+                trainer.follow()
         state.step += 1
         now = time.perf_counter()
         stopping = callbacks.stopping()
@@ -72,8 +72,11 @@ def train_steps(
             seen, state.loss_sum, correct = done.tolist()
             state.images, state.right = int(seen), int(correct)
             # The processes of a group read the loss of a GPU at different steps, and have to end at the same one.
-            if not math.isfinite(state.loss_sum) and (alone or device == "cpu" or state.step == steps):
-                raise diverged(run)
+            if alone or device == "cpu" or state.step == steps:
+                if not math.isfinite(state.loss_sum):
+                    raise diverged(run)
+                if trainer.scaling and trainer.scaling.is_lost:
+                    raise diverged(run, "the gradients are not finite in fp16, whatever the loss is scaled by,")
             synced = time.perf_counter()
             state.seconds = seconds + synced - begin
             state.step_seconds = step_seconds + synced - begin

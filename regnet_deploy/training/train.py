@@ -338,7 +338,8 @@ def _run(
         trainer = run.trainer
         tensors = trainer.model.state_dict(), trainer.optimizer_state(), run.best, samples
         average = trainer.average.state_dict() if trainer.average else {}
-        return Checkpoint(identity.to_json(), description, autotune, run.state, *tensors, average, run.start)
+        scaling = trainer.scaling.state() if trainer.scaling else {}
+        return Checkpoint(identity.to_json(), description, autotune, run.state, *tensors, average, run.start, scaling)
 
     def save() -> None:
         save_checkpoint(directory, snapshot())

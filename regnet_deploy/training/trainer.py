@@ -24,10 +24,13 @@ from regnet_deploy.training.data_loader import Batch
 from regnet_deploy.training.distributed import ALONE, ProcessGroup
 from regnet_deploy.training.gradient_sum import GradientSum
 from regnet_deploy.training.loss import training_loss
+from regnet_deploy.training.loss_scale import LossScale
 from regnet_deploy.training.recipe import BETAS, MOMENTUM, Recipe
 from regnet_deploy.training.stochastic_depth import StochasticDepth, stochastic_depth
 from regnet_deploy.training.sync_batch_norm import synchronize_batch_norm
 
+#: Types of autocast.
+_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 #: State of AdamW for each parameter: both moments, and the number of its steps.
 _ADAMW = ("exp_avg", "exp_avg_sq", "step")
 #: Height and width of the input without images; the network takes any.
@@ -58,6 +61,7 @@ class Trainer:
         gradients: adds up gradients over the processes that train together; None with one process.
         class_weights: of the images of each class in the loss, ``(classes,)`` float32; None if all are 1.
         depth: leaves residual blocks out, if the recipe says so.
+        scaling: of the loss in float16; None in other precisions.
     """
 
     model: nn.Module
@@ -71,11 +75,14 @@ class Trainer:
     gradients: GradientSum | None = None
     class_weights: Tensor | None = None
     depth: StochasticDepth | None = None
+    scaling: LossScale | None = None
 
     def step(self, batch: Batch, rate: float, at: tuple[int, int] = (0, 0)) -> StepResult:
         """Run one training step with this rate of the head.
 
         With several processes the batch is the share of this one, and the result is of all processes.
+
+        In float16, a step whose gradients are not finite leaves the weights as they are.
 
         Of mixed images, a prediction is correct if it is the label with the larger share.
 
@@ -103,7 +110,10 @@ class Trainer:
                 first += len(part.labels)
             if self.gradients:
                 figures = self.gradients.finish(figures, whole)
-            self.optimizer.step()
+            if self.scaling:
+                self.scaling.step(self.optimizer)
+            else:
+                self.optimizer.step()
         except torch.OutOfMemoryError:
             raise UsageError(
                 f"a batch of {len(batch.labels)} images does not fit into GPU memory: give --micro-batch, or a smaller "
@@ -144,7 +154,8 @@ class Trainer:
         mix = draw_mix(self.recipe, at, images.shape[3], images.shape[2])
         if mix:
             images = mix.images(images)
-        with torch.autocast(self.execution.device, torch.bfloat16, enabled=self.execution.precision == "bf16"):
+        kind = _TYPES.get(self.execution.precision)
+        with torch.autocast(self.execution.device, kind, enabled=kind is not None):
             logits = self.forward(images).float()
         count = len(labels)
         if not count:  # this process has a part in the statistics of all
@@ -156,7 +167,8 @@ class Trainer:
             other = training_loss(logits, neighbors, self.recipe, self.class_weights)
             loss = mix.share * loss + (1 - mix.share) * other
             labels = labels if mix.share >= 0.5 else neighbors
-        torch.autograd.backward(loss * share)
+        part = loss * share
+        torch.autograd.backward(self.scaling.scaled(part) if self.scaling else part)
         right = (logits.detach().argmax(1) == labels).sum()
         return torch.stack([torch.full_like(loss, count), loss.detach().double() * count, right])
 
@@ -168,6 +180,13 @@ class Trainer:
             self.average.n_averaged.zero_()
         for value in self.optimizer_state().values():
             value.zero_()
+        if self.scaling:
+            self.scaling.reset()
+
+    def follow(self) -> None:
+        """Let the average, if there is one, take up the weights after a step; not after one that was left out."""
+        if self.average and not (self.scaling and self.scaling.skipped):
+            self.average.update_parameters(self.model)
 
     def averaged(self) -> Trainer | None:
         """Return a trainer whose network is the average, to evaluate it; None if there is none."""
@@ -245,6 +264,7 @@ def make_trainer(
         gradients,
         None if weights is None else torch.from_numpy(weights).to(execution.device),
         stochastic_depth(model, recipe, group),
+        LossScale(execution.device) if execution.precision == "fp16" else None,
     )
     trainer.train_mode()
     return trainer
