@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
+import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -56,16 +57,26 @@ class OpenVinoSession:
 
     device = "cpu"
 
-    def __init__(self, compiled: Any, runtime: str) -> None:
-        """Use a compiled network.
+    def __init__(self, model: Any, compile_model: Callable[[Any], Any], runtime: str) -> None:
+        """Compile a network for single images; for batches it is compiled when the first one is run.
+
+        Args:
+            model: as it was read.
+            compile_model: compiles it.
+            runtime: name and version.
 
         Raises:
-            BundleError: it does not map one batch of images to logits.
+            BundleError: it does not map one batch of images to logits, or cannot be compiled.
+            UsageError: it is not computed in the requested type.
         """
         self.runtime = runtime
-        self.input, self.input_name, self.output_name = _graph_io(compiled)
-        self._compiled, self._tensor = compiled, import_openvino().Tensor
-        self._idle: deque[Any] = deque()  # unused inference requests; one for each concurrent call so far
+        self.input, self.input_name, self.output_name = _graph_io(model)
+        self._tensor = import_openvino().Tensor
+        self._model, self._compile, self._compiling = model, compile_model, threading.Lock()
+        # Unused inference requests, one for each concurrent call so far: of single images, and of batches.
+        self._idle: tuple[deque[Any], deque[Any]] = (deque(), deque())
+        # With shapes that are not fixed, each inference takes longer, which counts for single images.
+        self._compiled: list[Any] = [compile_model(_with_batch_of_one(model)), None]
 
     def run(self, images: NDArray[Any]) -> NDArray[np.float32]:
         """Return the logits, ``(n, classes)``.
@@ -73,10 +84,11 @@ class OpenVinoSession:
         Raises:
             ProofError: OpenVINO cannot run these images: another size or type, or out of memory.
         """
+        several = int(len(images) != 1)
         try:
-            request = self._idle.pop()
+            request = self._idle[several].pop()
         except IndexError:
-            request = self._compiled.create_infer_request()
+            request = self._network(several).create_infer_request()
         try:
             # Contiguous memory is not copied; OpenVINO accepts only writable memory.
             shared = images.flags.c_contiguous and images.flags.writeable
@@ -85,8 +97,15 @@ class OpenVinoSession:
             logits: NDArray[np.float32] = request.get_output_tensor().data.copy()
         except _FAILURES as error:
             raise ProofError(f"OpenVINO cannot run images {images.dtype} {images.shape}: {_reason(error)}") from None
-        self._idle.append(request)  # a request that failed is not reused
+        self._idle[several].append(request)  # a request that failed is not reused
         return logits
+
+    def _network(self, several: int) -> Any:
+        """Return the compiled network: 0 for single images, 1 for batches."""
+        with self._compiling:
+            if self._compiled[several] is None:
+                self._compiled[several] = self._compile(self._model)
+            return self._compiled[several]
 
 
 def open_by_openvino(data: bytes, *, threads: int, callers: int = 1, compute: Compute = "fp32") -> OpenVinoSession:
@@ -175,16 +194,32 @@ def _open(data: bytes, weights: bytes | None, threads: int, callers: int, comput
         "NUM_STREAMS": callers,
         "ENABLE_CPU_PINNING": False,
     }
+    core = import_openvino().Core()
+
+    def compile_model(model: Any) -> Any:
+        try:
+            compiled = core.compile_model(model, "CPU", settings)
+            used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        except _FAILURES as error:
+            raise BundleError(f"OpenVINO {version} cannot open the network: {_reason(error)}") from None
+        if used != _HINTS[compute]:  # without such instructions, it silently takes another type
+            raise UsageError(f"OpenVINO {version} computes in {used} on this CPU, and {_HINTS[compute]} was requested")
+        return compiled
+
     try:
-        core = import_openvino().Core()
         model = core.read_model(data) if weights is None else core.read_model(data, weights)
-        compiled = core.compile_model(model, "CPU", settings)
-        used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     except _FAILURES as error:
         raise BundleError(f"OpenVINO {version} cannot open the network: {_reason(error)}") from None
-    if used != _HINTS[compute]:  # without such instructions, it silently takes another type
-        raise UsageError(f"OpenVINO {version} computes in {used} on this CPU, and {_HINTS[compute]} was requested")
-    return OpenVinoSession(compiled, f"openvino {version}")
+    return OpenVinoSession(model, compile_model, f"openvino {version}")
+
+
+def _with_batch_of_one(model: Any) -> Any:
+    """Return a copy of a network that takes single images only."""
+    copy = model.clone()
+    shape = copy.inputs[0].get_partial_shape()
+    shape[0] = 1
+    copy.reshape(shape)
+    return copy
 
 
 def installed_openvino() -> str:
@@ -229,11 +264,11 @@ def _blocked_imports(names: tuple[str, ...]) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _graph_io(compiled: Any) -> tuple[str, str, str]:
+def _graph_io(model: Any) -> tuple[str, str, str]:
     """Return the kind of the input, as in the part ``variants``, and the names of input and output."""
     sides = [
         [(end.any_name, end.get_element_type().get_type_name(), end.get_partial_shape()) for end in side]
-        for side in (compiled.inputs, compiled.outputs)
+        for side in (model.inputs, model.outputs)
     ]
     if all(len(side) == 1 for side in sides):
         (entered, entered_type, image), (left, left_type, logits) = (side[0] for side in sides)

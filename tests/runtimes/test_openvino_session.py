@@ -55,9 +55,20 @@ def test_any_number_of_images_goes_through_one_session(exported_bundle: Path):
 
 
 def test_it_computes_in_fp32_with_the_threads_and_streams_that_were_asked_for(exported_bundle: Path):
-    compiled = open_by_openvino(network(exported_bundle), threads=1, callers=2)._compiled
-    assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
-    assert compiled.get_property("NUM_STREAMS") == 2
+    session = open_by_openvino(network(exported_bundle), threads=1, callers=2)
+    session.run(images_of(2))
+    for compiled in session._compiled:
+        assert compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name() == "f32"
+        assert compiled.get_property("NUM_STREAMS") == 2
+
+
+def test_single_images_have_a_network_of_their_own_with_the_same_logits(exported_bundle: Path):
+    session, images = open_by_openvino(network(exported_bundle), threads=1), images_of(3)
+    alone = np.concatenate([session.run(image[None]) for image in images])
+    assert session._compiled[1] is None  # compiled for the first batch
+    np.testing.assert_allclose(session.run(images), alone, rtol=1e-5, atol=1e-5)
+    shapes = [str(compiled.inputs[0].get_partial_shape()) for compiled in session._compiled]
+    assert shapes == ["[1,3,24,24]", "[?,3,24,24]"]
 
 
 def test_images_that_may_not_be_written_or_lie_otherwise_give_the_same_logits(exported_bundle: Path):
@@ -94,7 +105,7 @@ def test_threads_that_call_it_at_once_get_their_own_answers(exported_bundle: Pat
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert len(session._idle) <= len(threads)
+    assert all(len(idle) <= len(threads) for idle in session._idle)
 
 
 @pytest.mark.parametrize(
