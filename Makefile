@@ -54,6 +54,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py --json benchmarks/results/evidence.json
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/golden_gate.py
+	$(BIN)/python benchmarks/cpu_runtimes.py
+	$(BIN)/python benchmarks/cpu_runtimes_page.py
 	$(BIN)/python benchmarks/precision_page.py
 	$(BIN)/python benchmarks/design_spaces.py
 	$(BIN)/python benchmarks/transfer_page.py

@@ -51,7 +51,7 @@ PUBLIC = {
     "open_bundle": "path",
     "open_classifier": "bundle * variant device runtime threads",
     "predict": "bundle images * k variant device runtime",
-    "profile": "bundle * batches seconds threads device progress",
+    "profile": "bundle * batches seconds threads device compiled progress",
     "select": "budget * evidence",
     "select_published": "name * resolution classes stem_stride input_channels",
     "serve": "path settings",

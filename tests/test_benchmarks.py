@@ -116,6 +116,40 @@ def test_every_published_network_was_measured_in_every_precision(results):
         assert all(set(rows) == set(PRECISIONS) for rows in measured.values())
 
 
+def test_the_elected_way_on_a_cpu_is_the_fastest_accurate_one_beside_the_best_peer(load):
+    module = load("cpu_runtimes_page")
+    drops = {"onnx-fp32": 0.0, "openvino-bf16": 0.25, "openvino-int8-cpu": 0.75}
+    accuracy = {way: {"accuracy": {"drop": drop, "low": -1.0, "high": 2.0}} for way, drop in drops.items()}
+    ms = {"onnx-fp32": [8.0, 12.0, 8.0], "openvino-bf16": [4.0, 3.0, 2.0], "openvino-int8-cpu": [1.0, 1.0, 1.0]}
+    ms |= {"torch compiled": [16.0, 12.0, 8.0], "benchmark_app, fp32 file": [4.0, 6.0, 3.0]}
+    row = {"ms": ms, "seconds": 1.0, "contended_cores": 0.1}
+    assert module.elected(row, accuracy) == "openvino-bf16"
+    assert module.best_peer(row) == "benchmark_app, fp32 file"
+    assert module.speed_up(row, "openvino-bf16") == (2.0, 4.0, 4.0)
+
+    machine = {"cores": 2, "system": "Linux", "python": "3.11", "cpu": "A CPU"}
+    machine["versions"] = dict.fromkeys(("onnxruntime", "openvino", "torch"), "1")
+    result = {"machine": machine, "cpu_instructions": "VNNI", "accuracy": {"X": accuracy}, "times": {"X": {"1": row}}}
+    text = module.render(result)
+    assert "| X | 1 | openvino-bf16 | 4.00 (2.00 to 4.00) | benchmark_app, fp32 file | 1.50 (1.00 to 2.00) |" in text
+    assert "| X | 1 | openvino-int8-cpu | 1.00 | 8.00 (8.00 to 12.00) | 0.75 (-1.00 to 2.00) |" in text
+    assert "| X | 1 | torch compiled | 12.00 | 1.00 (0.50 to 1.00) | - |" in text
+
+
+def test_runtimes_on_a_cpu_are_not_added_to_a_file_of_other_versions(load, tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("sklearn")
+    module = load("cpu_runtimes")
+    machine = {"cpu": "A CPU", "cores": 2, "versions": dict.fromkeys(module.VERSIONS, "1")}
+    file = tmp_path / "result.json"
+    assert module.kept(file, machine) == {}
+    module.write(file, {"machine": machine, "times": {}})
+    assert module.kept(file, machine)["times"] == {}
+    for other in ({**machine, "cores": 4}, {**machine, "versions": {**machine["versions"], "openvino": "2"}}):
+        with pytest.raises(UsageError, match="give another file with --json"):
+            module.kept(file, other)
+
+
 def test_the_summary_is_what_the_rows_say(load, results):
     result = results("serving")
     assert load("serving").summary(result) == result["summary"]

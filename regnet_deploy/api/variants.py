@@ -127,6 +127,7 @@ def profile(
     seconds: float = 5.0,
     threads: int | None = None,
     device: Device = "auto",
+    compiled: bool = False,
     progress: Progress | None = None,
 ) -> Profile:
     """Count MACs, parameters and activations, measure latency on this machine, and write both into the bundle.
@@ -137,23 +138,25 @@ def profile(
         seconds: measured for each runtime and batch size, without warm-up.
         threads: CPU threads; None is every core that this process may use.
         device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        compiled: also measure the PyTorch model by torch.compile, for comparison; it needs a C++ compiler.
         progress: receives the progress.
 
     Raises:
         BundleError: the bundle is missing, damaged or not writable.
-        UsageError: the device does not exist, or a batch does not fit into its memory.
+        UsageError: torch.compile fails; or the device does not exist, or a batch does not fit into its memory.
         ProofError: the counts differ from the closed form.
     """
     path = bundle_path(bundle)
     sizes = expect_each("batches", batches, Integral, "whole numbers such as (1, 8, 32)")
     expect("seconds", seconds, Real, "a number of seconds")
     expect("threads", threads, (Integral, NoneType), "a number of CPU threads or None")
+    expect("compiled", compiled, bool, "True or False")
     ensure_writable(open_bundle(path))
     for module in ("torch", "safetensors", "fvcore"):
         require(module, "profile")
     from regnet_deploy.profiling import profile as profiling
 
-    options = profiling.ProfileOptions(sizes, seconds, threads, device)
+    options = profiling.ProfileOptions(sizes, seconds, threads, device, compiled)
     return profiling.profile(path, options, progress)
 
 

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
 )
 @device_option("tensorrt: ONNX variants run with ONNX Runtime's TensorRT provider, the PyTorch model with CUDA.")
 @click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Also measure the PyTorch model by torch.compile, for comparison; needs a C++ compiler.",
+)
+@click.option(
     "--plot",
     type=click.Path(),
     metavar="FILE",

@@ -40,12 +40,14 @@ class ProfileOptions:
         seconds: measured for each runtime and batch size, without the warm-up.
         threads: number of CPU threads; None for every core that this process may use.
         device: ``auto``, ``cpu``, ``cuda`` or ``tensorrt``.
+        compiled: also measure the PyTorch model by torch.compile, for comparison.
     """
 
     batches: tuple[int, ...]
     seconds: float
     threads: int | None
     device: Device
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers.
@@ -96,6 +98,7 @@ def profile(path: str | Path, options: ProfileOptions, progress: Progress | None
     variant_device: Device = "auto" if options.device == "cuda" else options.device
     runners = [
         torch_runner(model, device, bundle.preprocessing, threads),
+        *([torch_runner(model, device, bundle.preprocessing, threads, compiled=True)] if options.compiled else []),
         *variant_runners(bundle, variant_device, threads, progress),
     ]
     progress.step("measuring")

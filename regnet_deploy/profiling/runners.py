@@ -7,7 +7,9 @@ the copies in both directions.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -41,9 +43,24 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def torch_runner(model: nn.Module, device: torch.device, preprocessing: Preprocessing, threads: int) -> Runner:
-    """Return the PyTorch model: eager, inference mode, channels last (the faster layout for grouped convolutions)."""
+def torch_runner(
+    model: nn.Module, device: torch.device, preprocessing: Preprocessing, threads: int, *, compiled: bool = False
+) -> Runner:
+    """Return the PyTorch model: inference mode, channels last (the faster layout for grouped convolutions).
+
+    Args:
+        model: is moved to the device.
+        device: where it runs.
+        preprocessing: of the images.
+        threads: number of CPU threads that PyTorch uses.
+        compiled: run it by torch.compile, with its weights as constants and a program for each batch size. Preparing a
+            batch size compiles it, and raises UsageError where that fails.
+    """
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    forward: Callable[[torch.Tensor], torch.Tensor] = model
+    if compiled:
+        with _no_deprecations():
+            forward = torch.compile(model, dynamic=False, options={"freezing": True})
 
     def prepare(batch: int) -> TimedInference:
         generator = torch.Generator().manual_seed(_SEED)
@@ -52,13 +69,20 @@ def torch_runner(model: nn.Module, device: torch.device, preprocessing: Preproce
 
         def run() -> None:
             with torch.inference_mode():
-                model(images.to(device)).cpu()
+                forward(images.to(device)).cpu()
 
+        if compiled:
+            try:
+                with _no_deprecations():
+                    run()
+            except _compile_errors() as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise UsageError(f"torch.compile fails here ({reason}): leave --compile off") from None
         return _wall_clock(run)
 
     tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
     return Runner(
-        runtime=f"torch {torch.__version__}",
+        runtime=f"torch {torch.__version__}" + (", compiled" if compiled else ""),
         variant=None,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         precision="tf32" if tf32 else "fp32",
@@ -66,6 +90,22 @@ def torch_runner(model: nn.Module, device: torch.device, preprocessing: Preproce
         threads=threads,
         prepare=prepare,
     )
+
+
+@contextmanager
+def _no_deprecations() -> Iterator[None]:
+    """Leave out warnings that the compiler of PyTorch uses deprecated functions of PyTorch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _compile_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that torch.compile raises if its compilers are missing or fail."""
+    from torch._dynamo.exc import TorchDynamoException
+    from torch._inductor.exc import CppCompileError, InvalidCxxCompiler
+
+    return TorchDynamoException, CppCompileError, InvalidCxxCompiler
 
 
 def variant_runners(bundle: Bundle, device: Device, threads: int, progress: Progress) -> list[Runner]:

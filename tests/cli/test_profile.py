@@ -33,6 +33,38 @@ def test_the_picture_is_drawn(cli, exported_bundle, tmp_path):
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
 
+COMPILED = ("--batch", "1", "--seconds", "0.01", "--threads", "1", "--compile")
+
+
+@pytest.mark.slow
+def test_torch_compile_runs_the_model(cli, exported_bundle):
+    done = cli("profile", exported_bundle, *COMPILED)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_compiled_model_is_a_row_of_its_own(cli, exported_bundle, monkeypatch):
+    monkeypatch.setattr("torch.compile", lambda model, **options: model)
+    done = cli("profile", exported_bundle, *COMPILED)
+    assert done.returncode == 0, done.stderr
+    rows = [row for row in open_bundle(exported_bundle).parts["profile"]["latency"] if row["variant"] is None]
+    assert [row["runtime"].partition(", ")[2] for row in rows] == ["", "compiled"]
+
+
+def test_a_compiler_that_fails_is_one_line(cli, exported_bundle, monkeypatch):
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def fails(images):
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr("torch.compile", lambda model, **options: fails)
+    done = cli("profile", exported_bundle, *COMPILED)
+    assert done.returncode == 2
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("regnet-deploy: torch.compile fails here (No working C++ compiler found")
+    assert last.endswith("leave --compile off")
+    assert "profile" not in open_bundle(exported_bundle).parts
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
