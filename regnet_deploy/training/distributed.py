@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,17 +23,16 @@ from torch.distributed.rendezvous import rendezvous
 
 from regnet_deploy.cpu import available_cores
 from regnet_deploy.errors import DataError, RegnetDeployError, UsageError
+from regnet_deploy.training.store_part import Store, part_of_this_start
 
 T = TypeVar("T")
-Store: TypeAlias = "dist.Store"  # type: ignore[name-defined]  # public, but not in the types of PyTorch
 
 #: What launchers set for every process that belongs to a group.
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: How long a process waits for the first one, which checks the images before a run and tests its weights at the end.
 #: A process that dies is noticed at once: its connections are closed.
 _TIMEOUT = datetime.timedelta(days=1)
-#: How long a process waits for the gradients of the others, and to be connected to them. Gloo has been seen to hang
-#: there after an elastic restart, and an error lets the launcher start anew.
+#: How long a process waits for the gradients of the others, and to be connected to them.
 _STEP_TIMEOUT = datetime.timedelta(minutes=10)
 #: How long the processes wait for each other when they start.
 _START_TIMEOUT = datetime.timedelta(minutes=10)
@@ -222,7 +221,8 @@ def _start(device: str) -> Store:
     _use_gpu(device)
     address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        store: Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
+        shared: Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
+        store = part_of_this_start(shared, rank, size, _START_TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_STEP_TIMEOUT)
     except (ValueError, RuntimeError) as error:
