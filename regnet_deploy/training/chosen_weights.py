@@ -24,6 +24,7 @@ from regnet_deploy.training.checkpoint import Checkpoint
 from regnet_deploy.training.data_loader import EvaluationDataset, ImageSubset, Sample, UnreadableImage, number_batches
 from regnet_deploy.training.execution import disable_tf32
 from regnet_deploy.training.interruption import Interrupted
+from regnet_deploy.training.layer_calls import between_layers
 
 #: Images in an inference.
 _BATCH = 64
@@ -76,7 +77,12 @@ def classify(
     labels: list[int] = []
     logits: list[NDArray[np.float32]] = [np.empty((0, architecture.classes), np.float32)]
     unreadable: dict[str, str] = {}
-    with ThreadPoolExecutor(max_workers=min(16, available_cores())) as pool:
+
+    def look() -> None:
+        if stopping():
+            raise Interrupted
+
+    with ThreadPoolExecutor(max_workers=min(16, available_cores())) as pool, between_layers(model, look):
         for batch in number_batches(len(images), _BATCH):
             loaded = list(pool.map(images.__getitem__, batch))
             unreadable.update((each.name, each.reason) for each in loaded if isinstance(each, UnreadableImage))
@@ -87,8 +93,7 @@ def classify(
                 logits.append(inference_model(model, torch.from_numpy(inputs).to(device)).cpu().numpy())
                 labels += [each.label for each in samples]
             progress.update(len(numbers) + len(unreadable))
-            if stopping():
-                raise Interrupted
+            look()
     return Classified(np.array(numbers, np.int64), np.array(labels, np.int64), np.concatenate(logits), unreadable)
 
 

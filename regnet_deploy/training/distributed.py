@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -38,7 +39,7 @@ _STEP_TIMEOUT = datetime.timedelta(minutes=10)
 _START_TIMEOUT = datetime.timedelta(minutes=10)
 #: Time between two agreements on the end of a run, and the most steps between them.
 _AGREE_S, _MOST_STEPS = 0.5, 4
-_ERROR = "regnet-deploy/error"
+_ERROR, _SIGNALLED = "regnet-deploy/error", "regnet-deploy/signalled"
 
 
 class ProcessLost(DataError):
@@ -136,6 +137,13 @@ class ProcessGroup:
         """
         return flag if self.size == 1 else _Agreement(self, flag)
 
+    def heard(self, flag: Callable[[], bool]) -> Callable[[], bool]:
+        """Return a function that tells whether the flag is set here, or has been found set so by another process.
+
+        Each process may call it at any time. Processes without a store do not hear of each other.
+        """
+        return flag if self.store is None else _Hearing(self.store, flag)
+
 
 #: The group of a single process.
 ALONE = ProcessGroup()
@@ -160,6 +168,26 @@ class _Agreement:
         set_in, interval = self._group.sum([self._flag(), proposed])
         self._answer, self._skip = set_in > 0, int(interval) - 1
         self._calls, self._since = 0, now
+        return self._answer
+
+
+class _Hearing:
+    """Tells whether a flag is set, or another process has found its own set, as it wrote into the store."""
+
+    def __init__(self, store: Store, flag: Callable[[], bool]) -> None:
+        self._store, self._flag = store, flag
+        self._answer, self._asked = False, -math.inf
+
+    def __call__(self) -> bool:
+        if self._answer:
+            return True
+        with contextlib.suppress(RuntimeError):  # the store is gone: the sums notice what else has ended
+            if self._flag():
+                self._answer = True
+                self._store.set(_SIGNALLED, "1")
+            elif time.monotonic() - self._asked >= _AGREE_S:
+                self._asked = time.monotonic()
+                self._answer = self._store.check([_SIGNALLED])
         return self._answer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,15 +13,16 @@ from regnet_deploy.bundle.training import LinearProbe
 from regnet_deploy.training.data_loader import number_batches
 from regnet_deploy.training.distributed import ProcessGroup
 from regnet_deploy.training.evaluate import Features, features_of
-from regnet_deploy.training.linear_probe import fit_linear_classifier, probe_images
+from regnet_deploy.training.linear_probe import LinearClassifier, fit_linear_classifier, probe_images
 from regnet_deploy.training.run import (
     DivergenceError,
     TrainingCallbacks,
     TrainingRun,
+    in_each_process,
     load_batches,
     nothing_left,
     record_unreadable,
-    stop_if_asked,
+    stoppable,
     until_stopped,
     validate,
     weights_of,
@@ -87,20 +88,21 @@ def _fit_head(run: TrainingRun, callbacks: TrainingCallbacks) -> tuple[int, floa
             done += len(batch.labels) + len(batch.unreadable)
             callbacks.features(done, len(numbers))
 
-    features = _of_all(run.group, features_of(trainer, counted(), run.preprocessing))
+    with stoppable(run, trainer.model, callbacks):
+        features_here = features_of(trainer, counted(), run.preprocessing)
+    features = _of_all(run.group, features_here)
     record_unreadable(run, features.unreadable)
     if not len(features.labels):
         raise nothing_left("training", run)
     if not features.values.isfinite().all():
         raise DivergenceError("the features of the bundle's weights are not finite: train with --from-scratch")
-    own = fit_linear_classifier(
-        features.values,
-        features.labels,
-        head.out_features,
-        trainer.recipe.seed,
-        between=lambda: stop_if_asked(callbacks),
-    )
-    fitted = run.group.first(lambda: own)  # by all, so that all can be stopped; the last bits may differ
+
+    def fit(look: Callable[[], None]) -> LinearClassifier:
+        return fit_linear_classifier(
+            features.values, features.labels, head.out_features, trainer.recipe.seed, between=look
+        )
+
+    fitted = in_each_process(run, callbacks, fit)
     with torch.no_grad():
         head.weight.copy_(fitted.weight)
         head.bias.copy_(fitted.bias)

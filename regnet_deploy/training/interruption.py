@@ -1,11 +1,12 @@
-"""SIGINT and SIGTERM while a run trains: the step is completed, and a checkpoint written, before the run ends."""
+"""SIGINT and SIGTERM while a run trains: a checkpoint is written before the run ends."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 
@@ -25,12 +26,17 @@ def nothing_begun() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals(repeated: bool = False) -> Iterator[Callable[[], bool]]:
+def stop_signals(repeated: bool = False, said: Callable[[str], None] = lambda _: None) -> Iterator[Callable[[], bool]]:
     """Return a function that tells whether SIGINT or SIGTERM has arrived since the context was opened.
 
     The second signal has its usual effect at once, unless signals may come ``repeated``: a launcher of several
     processes passes on to them what the machine has sent to all, and kills those that do not end in time. Signals are
     handled in the main thread only, and those that the process ignores (as under nohup) remain ignored.
+
+    Args:
+        repeated: whether the signals may come more than once.
+        said: called by another thread with the name of the first signal when it arrives, also while a long operation
+            of PyTorch keeps Python from handling it.
     """
     arrived: list[int] = []
     before: dict[int, Any] = {}
@@ -51,7 +57,34 @@ def stop_signals(repeated: bool = False) -> Iterator[Callable[[], bool]]:
                 before[number] = handler
                 signal.signal(number, handle)
     try:
-        yield lambda: bool(arrived)
+        with _first_arrival(before, said) if before else contextlib.nullcontext():
+            yield lambda: bool(arrived)
     finally:
         if repeated or not arrived:
             restore()
+
+
+@contextlib.contextmanager
+def _first_arrival(numbers: Iterable[int], said: Callable[[str], None]) -> Iterator[None]:
+    """Call the function with the name of the first of these signals, at the time at which the process receives it."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def listen() -> None:
+        told = False
+        while received := reader.recv(64):
+            number = next((each for each in received if each in numbers), None)
+            if number is not None and not told:
+                told = True
+                said(signal.Signals(number).name)
+
+    listener = threading.Thread(target=listen, name="stop-signals", daemon=True)
+    listener.start()
+    wakeup = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        writer.close()  # ends the thread
+        listener.join()
+        reader.close()

@@ -64,7 +64,7 @@ def fit_linear_classifier(
         labels: int64 ``(n,)``.
         classes: number of classes.
         seed: of the choice of the held-out images.
-        between: called between the fits; what it raises ends them.
+        between: called before each evaluation of the loss, every few seconds; what it raises ends the fit.
     """
     mean = features.double().mean(0)
     centered = features.double() - mean
@@ -74,7 +74,7 @@ def fit_linear_classifier(
     scale = torch.where(deviation > 0, 1 / deviation.clamp(min=_LEAST_DEVIATION * deviation.max()), 0.0)
     inputs = centered * scale
     l2 = _choose_l2(inputs, labels, classes, seed, between)
-    weight, bias = _fit(inputs, labels, l2, _zeros(classes, inputs))
+    weight, bias = _fit(inputs, labels, l2, _zeros(classes, inputs), between)
     weight = weight * scale
     return LinearClassifier(weight.float(), (bias - weight @ mean).float(), l2)
 
@@ -87,8 +87,7 @@ def _choose_l2(inputs: Tensor, labels: Tensor, classes: int, seed: int, between:
     fitted[held] = False
     losses, start = [], _zeros(classes, inputs)
     for l2 in L2:
-        between()
-        start = _fit(inputs[fitted], labels[fitted], l2, start)
+        start = _fit(inputs[fitted], labels[fitted], l2, start, between)
         losses.append(F.cross_entropy(_logits(inputs[held], start), labels[held]).item())
     return L2[losses.index(min(losses))]
 
@@ -105,7 +104,9 @@ def _held_out(labels: Sequence[int], seed: int) -> list[int]:
     return sorted(held)
 
 
-def _fit(inputs: Tensor, labels: Tensor, l2: float, start: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def _fit(
+    inputs: Tensor, labels: Tensor, l2: float, start: tuple[Tensor, Tensor], between: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the least mean cross-entropy + l2 / 2 * squared norm of the weight."""
     weight, bias = (value.clone().requires_grad_() for value in start)
     optimizer = torch.optim.LBFGS(
@@ -118,6 +119,7 @@ def _fit(inputs: Tensor, labels: Tensor, l2: float, start: tuple[Tensor, Tensor]
     )
 
     def closure() -> Tensor:
+        between()
         optimizer.zero_grad()
         loss = F.cross_entropy(_logits(inputs, (weight, bias)), labels) + 0.5 * l2 * weight.square().sum()
         torch.autograd.backward(loss)

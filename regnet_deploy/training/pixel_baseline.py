@@ -7,7 +7,7 @@ mirrored: of letters or arrows it recognizes far fewer if they are mirrored, of 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,10 +21,10 @@ from regnet_deploy.training.linear_probe import LinearClassifier, fit_linear_cla
 from regnet_deploy.training.run import (
     TrainingCallbacks,
     TrainingRun,
+    in_each_process,
     load_batches,
     nothing_left,
     record_unreadable,
-    stop_if_asked,
     until_stopped,
 )
 
@@ -66,16 +66,20 @@ def measure_pixel_baseline(run: TrainingRun, callbacks: TrainingCallbacks) -> No
     if all(bool((images == images[:, :1]).all()) for images in (inputs, tested)):
         inputs, tested = inputs[:, :1], tested[:, :1]  # gray images, whatever the network takes
 
-    def fitted(images: Tensor, to: Tensor) -> LinearClassifier:
-        return fit_linear_classifier(images.flatten(1), to, classes, seed, between=lambda: stop_if_asked(callbacks))
+    def tests(look: Callable[[], None]) -> list[tuple[Tensor, Tensor]]:
+        def fitted(images: Tensor, to: Tensor) -> LinearClassifier:
+            return fit_linear_classifier(images.flatten(1), to, classes, seed, between=look)
 
-    answers = [_right(fitted(inputs, truth), tested, tested_truth)]
-    # Each half of the training images is tested by a fit to the other: few validation images decide nothing.
-    order = torch.tensor(stratified_order(truth.tolist(), seed))
-    for fit_to, held_out in ((order[::2], order[1::2]), (order[1::2], order[::2])):
-        if len(fit_to) and len(held_out):
-            half = fitted(inputs[fit_to], truth[fit_to])
-            answers.append(_right(half, inputs[held_out], truth[held_out]))
+        answers = [_right(fitted(inputs, truth), tested, tested_truth)]
+        # Each half of the training images is tested by a fit to the other: few validation images decide nothing.
+        order = torch.tensor(stratified_order(truth.tolist(), seed))
+        for fit_to, held_out in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+            if len(fit_to) and len(held_out):
+                half = fitted(inputs[fit_to], truth[fit_to])
+                answers.append(_right(half, inputs[held_out], truth[held_out]))
+        return answers
+
+    answers = in_each_process(run, callbacks, tests)
     right, mirrored = (torch.cat([each[which] for each in answers]) for which in (0, 1))
     own = PixelBaseline(
         val_top1=answers[0][0].double().mean().item(),
@@ -88,7 +92,7 @@ def measure_pixel_baseline(run: TrainingRun, callbacks: TrainingCallbacks) -> No
         right_once=int((right != mirrored).sum()),
         seconds=time.perf_counter() - begin,
     )
-    run.state.pixels = run.group.first(lambda: own)  # all have fitted to the same images; the last bits may differ
+    run.state.pixels = run.group.first(lambda: own)  # the time of the others differs
     callbacks.pixels(run.state.pixels)
     callbacks.save()
 

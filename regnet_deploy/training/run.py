@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -24,8 +25,11 @@ from regnet_deploy.training.data_loader import (
 from regnet_deploy.training.distributed import ALONE, ProcessGroup
 from regnet_deploy.training.evaluate import Evaluation, evaluate, evaluation_of
 from regnet_deploy.training.interruption import Interrupted
+from regnet_deploy.training.layer_calls import between_layers
 from regnet_deploy.training.recipe import steps_per_epoch
 from regnet_deploy.training.trainer import Trainer
+
+T = TypeVar("T")
 
 
 class DivergenceError(UsageError):
@@ -86,7 +90,8 @@ class TrainingCallbacks:
         save: when a checkpoint is due.
         save_every_s: seconds after which a checkpoint is due.
         save_epoch: at the end of an epoch: a checkpoint may be due.
-        stopping: whether the run is to end now, for example after a signal.
+        stopping: whether the run is to end now, for example after a signal; all processes ask equally often.
+        signalled: whether it is to end, as far as this process knows; it may ask at any time.
         features: after each batch whose features are computed, with the images so far and those in all.
         probe: when the linear probe is evaluated; None if it would take too long and there is none.
         lr_probe: when the learning rate is chosen.
@@ -100,6 +105,7 @@ class TrainingCallbacks:
     save_every_s: float
     save_epoch: Callable[[], None]
     stopping: Callable[[], bool] = lambda: False
+    signalled: Callable[[], bool] = lambda: False
     features: Callable[[int, int], None] = lambda _done, _total: None
     probe: Callable[[LinearProbe | None], None] = lambda _: None
     lr_probe: Callable[[LearningRateProbe], None] = lambda _: None
@@ -134,6 +140,18 @@ def until_stopped(batches: Iterable[Any], callbacks: TrainingCallbacks) -> Itera
         stop_if_asked(callbacks)
 
 
+def stoppable(
+    run: TrainingRun, model: nn.Module, callbacks: TrainingCallbacks
+) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which inferences of a network end between two layers, as :func:`until_stopped` does.
+
+    That is on a CPU with one process; several have small shares of a batch, and agree on the end after each.
+    """
+    if run.group.size > 1 or run.trainer.execution.device != "cpu":
+        return contextlib.nullcontext()
+    return between_layers(model, lambda: stop_if_asked(callbacks))
+
+
 def stop_if_asked(callbacks: TrainingCallbacks) -> None:
     """Write a checkpoint and end, if the callbacks say so.
 
@@ -143,6 +161,30 @@ def stop_if_asked(callbacks: TrainingCallbacks) -> None:
     if callbacks.stopping():
         callbacks.save()
         raise Interrupted
+
+
+def in_each_process(run: TrainingRun, callbacks: TrainingCallbacks, compute: Callable[[Callable[[], None]], T]) -> T:
+    """Return the first process's result of what every process computes, from the same values, without the others.
+
+    ``compute`` calls its argument every few seconds: that ends it after a signal, and all processes then end together.
+
+    Raises:
+        Interrupted: the callbacks said so; the checkpoint is of this moment.
+    """
+
+    def look() -> None:
+        if callbacks.signalled():
+            raise Interrupted
+
+    own, ended = None, False
+    try:
+        own = compute(look)
+    except Interrupted:
+        ended = True
+    if any(run.group.gather(ended)):
+        callbacks.save()
+        raise Interrupted
+    return run.group.first(lambda: cast(T, own))  # the last bits of the others may differ
 
 
 def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks, mirrored: bool = False) -> Evaluation:
@@ -156,7 +198,9 @@ def validate(run: TrainingRun, trainer: Trainer, callbacks: TrainingCallbacks, m
     batches = until_stopped(load_batches(run, run.validation, numbers), callbacks)
     if mirrored:
         batches = (batch._replace(pixels=batch.pixels.flip(2)) for batch in batches)
-    result = _of_all(run.group, evaluate(trainer, batches, run.preprocessing))
+    with stoppable(run, trainer.model, callbacks):
+        own = evaluate(trainer, batches, run.preprocessing)
+    result = _of_all(run.group, own)
     record_unreadable(run, result.unreadable)
     for unreadable in run.group.gather(run.state.unreadable):
         run.state.unreadable.update(unreadable)

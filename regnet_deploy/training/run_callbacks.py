@@ -31,9 +31,9 @@ def run_callbacks(
     trackers: Trackers,
     progress: Progress,
     checkpoint_s: float,
-    stopping: Callable[[], bool],
+    quiet: TrainingCallbacks,
 ) -> TrainingCallbacks:
-    """Return the callbacks that show a run, and save and stop it as these functions say."""
+    """Return the callbacks that show a run, save it as this function does, and stop it as the quiet callbacks do."""
     recipe = run.trainer.recipe
     last_loss_s = -math.inf
     shown = ""
@@ -95,7 +95,8 @@ def run_callbacks(
         checkpoints.save,
         checkpoint_s,
         checkpoints.save_if_cheap,
-        stopping,
+        quiet.stopping,
+        quiet.signalled,
         features,
         probe,
         lr_probe,
@@ -126,10 +127,10 @@ class _Checkpoints:
             self.save()
 
 
-def quiet_callbacks(stopping: Callable[[], bool]) -> TrainingCallbacks:
+def quiet_callbacks(stopping: Callable[[], bool], signalled: Callable[[], bool]) -> TrainingCallbacks:
     """Return the callbacks of a process that neither shows nor saves the run: the first of its group does."""
 
     def nothing(*_: object) -> None:
         pass
 
-    return TrainingCallbacks(nothing, nothing, nothing, math.inf, nothing, stopping)
+    return TrainingCallbacks(nothing, nothing, nothing, math.inf, nothing, stopping, signalled)

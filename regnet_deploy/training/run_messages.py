@@ -179,6 +179,12 @@ def early_line(patience: int, best: str) -> str:
     return f"ended early: the best is {best}, and {which} better"
 
 
+def stopping_line(name: str, repeated: bool) -> str:
+    """Return what is said when the signal of this name arrives."""
+    second = "" if repeated else "; a second one ends it without"
+    return f"{name}: a checkpoint is written, and the training ends{second}"
+
+
 def interruption_line(checkpoint: Checkpoint) -> str:
     """Return what the user can do with a run that a signal has ended."""
     best = checkpoint.state.best

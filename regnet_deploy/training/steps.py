@@ -20,10 +20,12 @@ from regnet_deploy.training.run import (
     load_batches,
     nothing_left,
     record_unreadable,
+    stoppable,
     until_stopped,
 )
+from regnet_deploy.training.slow_steps import SlowSteps
 from regnet_deploy.training.step_clock import StepClock
-from regnet_deploy.training.trainer import Trainer
+from regnet_deploy.training.trainer import StepAbandoned, Trainer
 
 #: Seconds between two reads of the loss from a GPU: each waits for the GPU.
 _SYNC_S = 0.5
@@ -55,12 +57,17 @@ def train_steps(
     seconds, step_seconds, images_before = state.seconds, state.step_seconds, state.images
     alone = run.group.size == 1
     iterator, clock = iter(batches), StepClock(state, device, run.workers)
+    slow = SlowSteps(trainer, callbacks.signalled)
     while state.step < steps:
         batch = clock.waiting(lambda: next(iterator))
         record_unreadable(run, batch.unreadable)
         if len(batch.labels) > 1 or trainer.gradients:  # batch norm has no statistics of a single image
             at = state.epoch, state.step
-            loss, right, images = clock.using(partial(trainer.step, batch, rate(state.step), at))
+            try:
+                loss, right, images = clock.using(partial(slow.step, batch, rate(state.step), at))
+            except StepAbandoned:
+                callbacks.save()
+                raise Interrupted from None
             done += torch.stack([images, loss * images, right])
             if averaging:
                 trainer.follow()
@@ -102,5 +109,6 @@ def set_statistics(run: TrainingRun, trainer: Trainer, batches: list[Any], callb
     recipe = trainer.recipe
     used = batches[: math.ceil(recipe.precise_bn_images / recipe.batch)]
     if used:
-        set_precise_statistics(trainer, until_stopped(load_batches(run, run.training, used), callbacks))
+        with stoppable(run, trainer.model, callbacks):
+            set_precise_statistics(trainer, until_stopped(load_batches(run, run.training, used), callbacks))
         average_statistics(trainer, run.group)

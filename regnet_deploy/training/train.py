@@ -73,7 +73,13 @@ from regnet_deploy.training.run_identity import (
     is_already_trained,
     is_committed,
 )
-from regnet_deploy.training.run_messages import describe_recipe, describe_start, early_line, interruption_line
+from regnet_deploy.training.run_messages import (
+    describe_recipe,
+    describe_start,
+    early_line,
+    interruption_line,
+    stopping_line,
+)
 from regnet_deploy.training.stochastic_depth import ensure_residual
 from regnet_deploy.training.stored_images import ImageStore, image_store
 from regnet_deploy.training.time_budget import Plan, planned_steps, steps_that_fit, with_steps
@@ -132,7 +138,7 @@ def train(
     """Train the bundle's network on a folder of images and return the bundle with its new weights.
 
     An interrupted run continues from its last checkpoint. On a CPU its weights are then bit-identical to those of a run
-    that was never interrupted. SIGINT and SIGTERM end a run after its step, with a checkpoint, by KeyboardInterrupt.
+    that was never interrupted. SIGINT and SIGTERM end a run within seconds, with a checkpoint, by KeyboardInterrupt.
 
     Args:
         bundle_path: folder of the bundle.
@@ -349,10 +355,11 @@ def _run(
     begin()
     tracked = tracked_run(identity.bundle, snapshot(), directory)
     with open_trackers(options.track if group.is_first else (), tracked, progress) as trackers:
-        with stop_signals(repeated=group.size > 1) as signalled:
-            callbacks = quiet_callbacks(group.agreed(signalled))
+        repeated = group.size > 1
+        with stop_signals(repeated, lambda name: progress.message(stopping_line(name, repeated))) as signalled:
+            callbacks = quiet_callbacks(group.agreed(signalled), group.heard(signalled))
             if group.is_first:
-                callbacks = run_callbacks(run, save, trackers, progress, options.checkpoint_s, callbacks.stopping)
+                callbacks = run_callbacks(run, save, trackers, progress, options.checkpoint_s, callbacks)
             try:
                 fit(run, callbacks)
                 device, tested = autotune.execution.device, None

@@ -45,6 +45,10 @@ class StepResult(NamedTuple):
     images: Tensor
 
 
+class StepAbandoned(Exception):
+    """A step was ended before the optimizer changed the weights."""
+
+
 @dataclass(frozen=True)
 class Trainer:
     """A network with its optimizer.
@@ -93,23 +97,33 @@ class Trainer:
 
         Raises:
             ProcessLost: another process has ended.
+            StepAbandoned: a hook of the network has raised it, in this process or in another. The weights and the state
+                of the optimizer are as before; statistics of batch norm may not be.
             UsageError: the batch does not fit into GPU memory.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["share"]
         parts = self.parts(batch) if self.can_use(batch) else []
         whole = self.recipe.batch if self.gradients else len(batch.labels)
-        figures, first = torch.zeros(3, dtype=torch.float64, device=self.execution.device), 0
+        # The last one is the number of processes that have abandoned the step.
+        figures, first = torch.zeros(4, dtype=torch.float64, device=self.execution.device), 0
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            for number, part in enumerate(parts, start=1):
-                if self.gradients:
-                    self.gradients.active = number == len(parts)
-                with self.depth.applied(at, first, len(part.labels)) if self.depth else contextlib.nullcontext():
-                    figures += self._backward(part, len(part.labels) / whole, at)
-                first += len(part.labels)
+            try:
+                for number, part in enumerate(parts, start=1):
+                    if self.gradients:
+                        self.gradients.active = number == len(parts)
+                    with self.depth.applied(at, first, len(part.labels)) if self.depth else contextlib.nullcontext():
+                        figures[:3] += self._backward(part, len(part.labels) / whole, at)
+                    first += len(part.labels)
+            except StepAbandoned:
+                if not self.gradients:
+                    raise
+                figures[3] = 1  # the others wait for the sums
             if self.gradients:
                 figures = self.gradients.finish(figures, whole)
+                if self.execution.device == "cpu" and figures[3]:
+                    raise StepAbandoned
             if self.scaling:
                 self.scaling.step(self.optimizer)
             else:
@@ -119,7 +133,7 @@ class Trainer:
                 f"a batch of {len(batch.labels)} images does not fit into GPU memory: give --micro-batch, or a smaller "
                 "--batch-size"
             ) from None
-        images, loss_sum, right = figures
+        images, loss_sum, right = figures[:3]
         return StepResult(loss_sum / images.clamp(min=1), right, images)
 
     def parts(self, batch: Batch) -> list[Batch]:

@@ -152,6 +152,63 @@ def test_a_step_of_two_processes_is_that_of_one_with_all_their_images(run_proces
         assert each["weights"] < 1e-6
 
 
+ABANDONED = """
+import json, torch
+from regnet_deploy.bundle.training import Execution
+from regnet_deploy.images.preprocessing import default_preprocessing
+from regnet_deploy.models.anynet import AnyNet
+from regnet_deploy.space.network import Network
+from regnet_deploy.training import slow_steps
+from regnet_deploy.training.data_loader import Batch
+from regnet_deploy.training.distributed import process_group
+from regnet_deploy.training.recipe import Recipe
+from regnet_deploy.training.slow_steps import SlowSteps
+from regnet_deploy.training.trainer import StepAbandoned, make_trainer
+
+network = Network((1, 1), (16, 24), (8, 8), (1.0, 1.0), se_ratio=0.25, stem_stride=1, stem_width=8)
+recipe = Recipe(batch_size=8)
+draw = torch.Generator().manual_seed(0)
+pixels = torch.randint(0, 256, (8, 16, 16, 3), generator=draw, dtype=torch.uint8)
+batch = Batch(pixels[:4], torch.zeros(4, 3), torch.randint(0, 3, (4,), generator=draw), [])
+slow_steps.SLOW_S = {slow_s}
+
+with process_group("cpu") as group:
+    def run(signalled_in):
+        execution = Execution("cpu", processes=2)
+        trainer = make_trainer(AnyNet(network, 3, seed=0), execution, recipe, default_preprocessing(16), group)
+        signalled = []
+
+        def signal_in_backward(module, inputs, output):
+            if group.rank == signalled_in and number == 1:
+                output.register_hook(lambda _: signalled.append(1))
+
+        trainer.model.get_submodule("s2").register_forward_hook(signal_in_backward)
+        steps, abandoned = SlowSteps(trainer, group.heard(lambda: bool(signalled))), []
+        for number in (0, 1, 2):
+            try:
+                steps.step(batch, 0.1, (0, number))
+            except StepAbandoned:
+                abandoned.append(number)
+                trainer.step(batch, 0.1, (0, number))
+                steps = SlowSteps(trainer, lambda: False)
+        return trainer.model.state_dict(), trainer.optimizer_state(), abandoned
+
+    *wanted, none = run(None)
+    heard_before = group.heard(lambda: False)()
+    *found, abandoned = run(1)
+    pairs = zip(found, wanted)
+    equal = [all(torch.equal(value, theirs[name]) for name, value in ours.items()) for ours, theirs in pairs]
+    group.sum([1])  # the other one may be about to write into the store
+    print(json.dumps([none, heard_before, abandoned, equal, group.heard(lambda: False)()]))
+"""
+
+
+def test_a_slow_step_is_abandoned_by_all_processes_and_leaves_no_trace(run_processes: Run) -> None:
+    done = run_processes(2, code=ABANDONED.format(slow_s=0.0))
+    assert [each.returncode for each in done] == [0, 0], [each.stderr for each in done]
+    assert [json.loads(each.stdout) for each in done] == [[[], False, [1], [True, True], True]] * 2
+
+
 FAIL = """
 import sys, time
 from regnet_deploy.errors import DataError
