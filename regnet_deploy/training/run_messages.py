@@ -179,10 +179,9 @@ def early_line(patience: int, best: str) -> str:
     return f"ended early: the best is {best}, and {which} better"
 
 
-def stopping_line(name: str, repeated: bool) -> str:
+def stopping_line(name: str) -> str:
     """Return what is said when the signal of this name arrives."""
-    second = "" if repeated else "; a second one ends it without"
-    return f"{name}: a checkpoint is written, and the training ends{second}"
+    return f"{name}: a checkpoint is written, and the training ends"
 
 
 def interruption_line(checkpoint: Checkpoint) -> str:

@@ -355,8 +355,7 @@ def _run(
     begin()
     tracked = tracked_run(identity.bundle, snapshot(), directory)
     with open_trackers(options.track if group.is_first else (), tracked, progress) as trackers:
-        repeated = group.size > 1
-        with stop_signals(repeated, lambda name: progress.message(stopping_line(name, repeated))) as signalled:
+        with stop_signals(group.size > 1, lambda name: progress.message(stopping_line(name))) as signalled:
             callbacks = quiet_callbacks(group.agreed(signalled), group.heard(signalled))
             if group.is_first:
                 callbacks = run_callbacks(run, save, trackers, progress, options.checkpoint_s, callbacks)
