@@ -75,8 +75,7 @@ class Execution(Record, frozen=True):
         precision: ``fp32``, or ``bf16`` or ``fp16`` for autocast; ``fp16`` with scaling of the loss.
         channels_last: whether activations and weights are NHWC in memory.
         compiled: whether the forward pass goes through torch.compile.
-        processes: number of processes that share each step; None is one. Of a run that continued with another number,
-            the last one.
+        processes: processes that share each step, at the end of the run; None is one.
         sync_bn: True if batch norm in training has the statistics of the images of all processes, None if each process
             has those of its own.
         micro_batch: most images that a process takes through the network at a time; None is its share of a step.
