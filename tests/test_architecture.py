@@ -112,6 +112,7 @@ NEVER_AT_THE_TOP = {
     "populations": {"torch", "PIL", "scipy", "matplotlib", "yaml"},
     "analysis": {"torch", "scipy", "matplotlib", "yaml"},
     "sweeping": {"ray", "matplotlib", "scipy", "yaml"},
+    "training": {"ray"},
     "tracking": {"torch", "tensorboard", "mlflow", "wandb"},
     "engines": {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "cuda"},
     "protobuf": {"google", "grpc", "grpc_tools"},
@@ -139,6 +140,7 @@ SHARED = {
     "output_file",
     "plotting",
     "progress",
+    "ray_cluster",
     "user_cache",
     "user_data",
 }

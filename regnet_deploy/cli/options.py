@@ -84,17 +84,21 @@ def recipe_options(*, lr: float) -> Callable[[F], F]:
     return add
 
 
+def ray_option(runs: str) -> Callable[[F], F]:
+    """Return the option ``--ray``, which says where something ``runs``."""
+    return click.option(
+        "--ray",
+        is_flag=False,
+        flag_value="local",
+        metavar="[ADDRESS]",
+        help=f"{runs} on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, ray://...).",
+    )
+
+
 def ray_options(function: F) -> F:
     """Add the options of commands that train several networks at a time on Ray."""
     options = [
-        click.option(
-            "--ray",
-            is_flag=False,
-            flag_value="local",
-            metavar="[ADDRESS]",
-            help="Run several trials at a time on Ray, on this machine or on the cluster at ADDRESS (auto, host:port, "
-            "ray://...).",
-        ),
+        ray_option("Run several trials at a time"),
         click.option(
             "--cpus-per-trial",
             type=FiniteFloat(0, 1024, min_open=True),

@@ -17,6 +17,7 @@ from regnet_deploy.cli.options import (
     Whole,
     bundle_argument,
     json_option,
+    ray_option,
     seed_type,
     threads_type,
 )
@@ -138,7 +139,11 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     show_default=True,
     help="torch.compile; auto: on CUDA for 10,000 steps or more.",
 )
-@click.option("--threads", type=threads_type(), help="CPU threads.  [default: the cores this process may use]")
+@click.option(
+    "--threads",
+    type=threads_type(),
+    help="CPU threads; with --ray, CPUs of each worker.  [default: all that it may use]",
+)
 @click.option(
     "--micro-batch",
     type=Whole(4, 1_000_000),
@@ -162,6 +167,12 @@ _SWITCH = click.Choice(["auto", "on", "off"])
     metavar="auto|off|DIR",
     help="Where decoded training images are stored: in memory, or if they are too many in a file of the run directory; "
     "nowhere; or in a file of DIR. The weights do not depend on it.",
+)
+@ray_option("Train in several processes (Ray Train)")
+@click.option(
+    "--ray-workers",
+    type=Whole(1, 100_000),
+    help="With --ray: number of these processes.  [default: one for each GPU, or without GPUs for each machine]",
 )
 @click.option(
     "--run-dir",
@@ -201,6 +212,8 @@ def command(
     sync_bn: bool,
     workers: int | None,
     cache: str,
+    ray: str | None,
+    ray_workers: int | None,
     run_dir: Path | None,
     checkpoint_seconds: float,
     restart: bool,
@@ -228,6 +241,8 @@ def command(
     limit_thread_spinning()
     if data is None and not finish:
         raise UsageError("give a folder of images with --data DIR")
+    if ray_workers is not None and ray is None:
+        raise UsageError("--ray-workers requires --ray: torchrun has --nproc-per-node")
     open_bundle(bundle_path)  # reports a wrong path before torch is imported, which takes seconds
     for module in ("torch", "safetensors", "PIL"):
         require(module, "train")
@@ -236,6 +251,7 @@ def command(
     from regnet_deploy.training.commit import training_summary
     from regnet_deploy.training.distributed import is_first_process
     from regnet_deploy.training.execution import ExecutionRequest
+    from regnet_deploy.training.ray_workers import RayWorkers
     from regnet_deploy.training.recipe_file import load_recipe
     from regnet_deploy.training.train import TrainOptions, train
 
@@ -256,6 +272,7 @@ def command(
         test_split,
         cache,
         track=track or DEFAULT_TRACKERS,
+        ray=None if ray is None else RayWorkers(ray, ray_workers),
     )
     with contextlib.ExitStack() as display:
         progress: Progress = NoProgress()

@@ -15,7 +15,8 @@ from regnet_deploy.bundle.training import Epoch, Execution
 from regnet_deploy.errors import DataError, UsageError, require
 from regnet_deploy.populations.store import DONE, FAILED, STOPPED, Store, Trial, TrialOutcome
 from regnet_deploy.progress import Progress
-from regnet_deploy.sweeping.ray_executor import RETRIES, RayExecutor, connected
+from regnet_deploy.ray_cluster import RETRIES, connected
+from regnet_deploy.sweeping.ray_executor import RayExecutor
 from regnet_deploy.sweeping.successive_halving import FACTOR
 from regnet_deploy.sweeping.sweep import SweepOptions
 from regnet_deploy.sweeping.sweep_images import SweepImages

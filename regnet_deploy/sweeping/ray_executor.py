@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import logging
-import os
-import socket
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from regnet_deploy.bundle.training import Execution
 from regnet_deploy.errors import RegnetDeployError, UsageError, require
 from regnet_deploy.populations.store import FAILED, Trial, TrialOutcome
+from regnet_deploy.ray_cluster import LOCAL, RETRIES, connected, error_line
 from regnet_deploy.sweeping.sweep_images import SweepImages
 from regnet_deploy.sweeping.trial import TrialCallback, run_trial
 from regnet_deploy.training.recipe import Recipe
 
-LOCAL = "local"
-#: How often Ray repeats a trial whose worker process died.
-RETRIES = 3
 _POLL_S = 1.0
-_CONNECT_TIMEOUT_S = 5.0
-_START_ERRORS = (OSError, ValueError, RuntimeError)  # TimeoutError and ConnectionError are of OSError
 _REQUIREMENT = "every machine needs the same Python with regnet-deploy[sweep,ray] installed"
 
 
@@ -140,68 +132,12 @@ def run_in_worker(
     return run_trial(trial, images, recipe, execution, on_step, max_workers=threads)
 
 
-@contextlib.contextmanager
-def connected(ray: Any, address: str) -> Iterator[None]:
-    """Connect to Ray while the context is open; a local Ray ends with this process, however it ends.
-
-    Ray's dashboard is not started, because it executes the code that it receives. Usage reports are off.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # by default unlimited
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of the next version of Ray
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
-        options |= {"address": "local", "include_dashboard": False}
-    else:
-        _check_address(address)
-        options |= {"address": address}
-    try:
-        ray.init(**options)
-    except Exception as error:
-        # Ray raises a plain Exception where it does not start in time.
-        if type(error) is not Exception and not isinstance(error, (*_START_ERRORS, ray.exceptions.RayError)):
-            raise
-        ray.shutdown()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if address == LOCAL:
-            raise UsageError(
-                f"cannot start Ray on this machine: {reason:.300}; where the machine is busy, run the same command "
-                "again, or without --ray"
-            ) from None
-        raise UsageError(
-            f"cannot connect to Ray at {address}: {reason:.300}; check that it runs, and whether it requires a token "
-            "(RAY_AUTH_MODE=token); --ray without an address starts Ray on this machine"
-        ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _check_address(address: str) -> None:
-    """Check that a host and port accept connections: Ray itself retries for minutes and then ends the process.
-
-    Raises:
-        UsageError: the connection is refused. Addresses of other forms are not checked.
-    """
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-    except (OSError, ValueError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UsageError(
-            f"cannot connect to Ray at {address}: {reason}; --ray without an address starts Ray on this machine"
-        ) from None
-
-
 def _put(ray: Any, images: SweepImages) -> Any:
     try:
         return ray.put(images)
     except ray.exceptions.RayError as error:
         raise UsageError(
-            f"the images do not fit into Ray's memory: {_line(error)}; run the sweep without --ray"
+            f"the images do not fit into Ray's memory: {error_line(error)}; run the sweep without --ray"
         ) from None
 
 
@@ -210,7 +146,7 @@ def _outcome(ray: Any, reference: Any) -> TrialOutcome:
     try:
         outcome: TrialOutcome = _result(ray, reference)
     except _worker_errors(ray) as error:
-        return TrialOutcome(FAILED, message=f"its worker died {RETRIES + 1} times: {_line(error)}")
+        return TrialOutcome(FAILED, message=f"its worker died {RETRIES + 1} times: {error_line(error)}")
     return outcome
 
 
@@ -229,16 +165,12 @@ def _result(ray: Any, reference: Any) -> Any:
         if isinstance(error.cause, RegnetDeployError):
             raise error.cause from None  # without the traceback of the worker
         if isinstance(error.cause, ImportError):
-            raise UsageError(f"{_line(error.cause)} on a machine of the cluster: {_REQUIREMENT}") from None
+            raise UsageError(f"{error_line(error.cause)} on a machine of the cluster: {_REQUIREMENT}") from None
         raise
     except ray.exceptions.RayError as error:
-        raise UsageError(f"Ray failed: {_line(error)}; run the same command again to continue") from None
+        raise UsageError(f"Ray failed: {error_line(error)}; run the same command again to continue") from None
 
 
 def _worker_errors(ray: Any) -> tuple[type[Exception], ...]:
     """Return the exceptions that Ray raises if a worker died."""
     return (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
-
-
-def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -13,6 +13,7 @@ import datetime
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 #: A process that dies is noticed at once: its connections are closed.
 _TIMEOUT = datetime.timedelta(days=1)
 #: How long a process waits for the gradients of the others, and to be connected to them.
-_STEP_TIMEOUT = datetime.timedelta(minutes=10)
+STEP_TIMEOUT = datetime.timedelta(minutes=10)
 #: How long the processes wait for each other when they start.
 _START_TIMEOUT = datetime.timedelta(minutes=10)
 #: Time between two agreements on the end of a run, and the most steps between them.
@@ -57,6 +58,8 @@ class ProcessGroup:
         local_size: number of processes on this machine.
         control: connection for everything but gradients, on the CPU; None with one process.
         store: of the launcher, by which a process tells the others why it ends; None if there is none.
+        reserved_cores: cores that are kept for this process; None where no launcher keeps any.
+        stopping: whether who started this process asks for the end of the run.
     """
 
     rank: int = 0
@@ -65,6 +68,8 @@ class ProcessGroup:
     local_size: int = 1
     control: dist.ProcessGroup | None = None
     store: Store | None = None
+    reserved_cores: int | None = None
+    stopping: Callable[[], bool] = bool
 
     @property
     def is_first(self) -> bool:
@@ -74,7 +79,7 @@ class ProcessGroup:
     @property
     def cores(self) -> int:
         """Cores for this process: its share of those that the processes of this machine may use."""
-        return max(1, available_cores() // self.local_size)
+        return max(1, min(available_cores() // self.local_size, self.reserved_cores or sys.maxsize))
 
     def share(self, batch: list[T]) -> list[T]:
         """Return this process's share of a batch: every ``size``-th of its images."""
@@ -252,7 +257,7 @@ def _start(device: str) -> Store:
         shared: Store = next(rendezvous("env://", rank, size, timeout=_START_TIMEOUT))[0]
         store = part_of_this_start(shared, rank, size, _START_TIMEOUT)
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_STEP_TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=STEP_TIMEOUT)
     except (ValueError, RuntimeError) as error:
         raise UsageError(
             f"process {rank} of {size} cannot reach the others at {address}: {_reason(error)}; start them with torchrun"

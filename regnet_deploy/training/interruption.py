@@ -26,8 +26,10 @@ def nothing_begun() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stop_signals(repeated: bool = False, said: Callable[[str], None] = lambda _: None) -> Iterator[Callable[[], bool]]:
-    """Return a function that tells whether SIGINT or SIGTERM has arrived since the context was opened.
+def stop_signals(
+    repeated: bool = False, said: Callable[[str], None] = lambda _: None, also: Callable[[], bool] = bool
+) -> Iterator[Callable[[], bool]]:
+    """Return a function that tells whether SIGINT or SIGTERM has arrived since the context was opened, or ``also``.
 
     The second signal has its usual effect at once, unless signals may come ``repeated``: a launcher of several
     processes passes on to them what the machine has sent to all, and kills those that do not end in time. Signals are
@@ -37,6 +39,7 @@ def stop_signals(repeated: bool = False, said: Callable[[str], None] = lambda _:
         repeated: whether the signals may come more than once.
         said: called by another thread with the name of the first signal when it arrives, also while a long operation
             of PyTorch keeps Python from handling it.
+        also: another way to ask for the end.
     """
     arrived: list[int] = []
     before: dict[int, Any] = {}
@@ -58,7 +61,7 @@ def stop_signals(repeated: bool = False, said: Callable[[str], None] = lambda _:
                 signal.signal(number, handle)
     try:
         with _first_arrival(before, said) if before else contextlib.nullcontext():
-            yield lambda: bool(arrived)
+            yield lambda: bool(arrived) or also()
     finally:
         if repeated or not arrived:
             restore()

@@ -54,6 +54,7 @@ from regnet_deploy.training.fine_tuning import recipe_of, starting_recipe
 from regnet_deploy.training.finish import finish_training
 from regnet_deploy.training.interruption import Interrupted, nothing_begun, stop_signals
 from regnet_deploy.training.loop import fit
+from regnet_deploy.training.ray_workers import RayWorkers
 from regnet_deploy.training.recipe import Recipe
 from regnet_deploy.training.recipe_file import NamedRecipe, name_and_values
 from regnet_deploy.training.run import DivergenceError, TrainingRun, weights_of
@@ -104,6 +105,7 @@ class TrainOptions:
         cache: where decoded training images are stored: ``auto`` is memory, else the run directory, where they fit;
             ``off`` is nowhere; else a folder. The weights do not depend on it.
         track: trackers that the run is shown in: ``tensorboard``, ``mlflow``, ``wandb``.
+        ray: workers on Ray that train in place of this process.
     """
 
     execution: ExecutionRequest = field(default_factory=ExecutionRequest)
@@ -116,6 +118,7 @@ class TrainOptions:
     test_split: float | None = None
     cache: str = "auto"
     track: tuple[str, ...] = DEFAULT_TRACKERS
+    ray: RayWorkers | None = None
 
     def __post_init__(self) -> None:
         """Check the types, the shares and the names of trackers.
@@ -134,6 +137,7 @@ def train(
     recipe: Recipe | Mapping[str, Any] | NamedRecipe,
     options: TrainOptions,
     progress: Progress = NoProgress(),
+    join: Callable[[str], contextlib.AbstractContextManager[ProcessGroup]] = process_group,
 ) -> Bundle:
     """Train the bundle's network on a folder of images and return the bundle with its new weights.
 
@@ -148,6 +152,7 @@ def train(
             a recipe of a file.
         options: how the run is executed.
         progress: receives the progress.
+        join: joins the processes of a launcher.
 
     Raises:
         BundleError: the bundle is missing, damaged, not writable, or was changed meanwhile.
@@ -165,8 +170,10 @@ def train(
             return group.first(lambda: finish_training(bundle_path, options.run_dir, progress, data, options.track))
     if data is None:
         raise UsageError("give a folder of images with --data DIR")
+    if options.ray:
+        return options.ray(bundle_path, data, recipe, options, progress)
     with (
-        process_group(resolve_device(options.execution.device)) as group,
+        join(resolve_device(options.execution.device)) as group,
         contextlib.ExitStack() as directory_lock,
         contextlib.ExitStack() as before,
     ):
@@ -310,8 +317,8 @@ def _run(
 
     if checkpoint:
         describe_recipe(identity, plan.given, progress)
-        autotune, description, samples = resumed_execution(checkpoint, progress, group), *_constants(checkpoint)
-        description = description.replace(root=str(dataset.source.root))  # it may have been moved
+        autotune, samples = resumed_execution(checkpoint, progress, group), checkpoint.samples
+        description = checkpoint.description.replace(root=str(dataset.source.root))  # it may have been moved
     else:
         torch.set_num_threads(options.execution.threads or group.cores)
         autotune = group.first(lambda: choose_execution(options.execution, trainer_for, training, progress, group))
@@ -355,7 +362,7 @@ def _run(
     begin()
     tracked = tracked_run(identity.bundle, snapshot(), directory)
     with open_trackers(options.track if group.is_first else (), tracked, progress) as trackers:
-        with stop_signals(group.size > 1, lambda name: progress.message(stopping_line(name))) as signalled:
+        with stop_signals(group.size > 1, lambda by: progress.message(stopping_line(by)), group.stopping) as signalled:
             callbacks = quiet_callbacks(group.agreed(signalled), group.heard(signalled))
             if group.is_first:
                 callbacks = run_callbacks(run, save, trackers, progress, options.checkpoint_s, callbacks)
@@ -393,8 +400,3 @@ def _workers(options: TrainOptions, autotune: Autotune, in_memory: bool, group: 
     """Return the number of processes that load images for this process."""
     usual = min(group.cores, default_workers(autotune.execution.device, in_memory))
     return usual if options.workers is None else options.workers
-
-
-def _constants(checkpoint: Checkpoint) -> tuple[RunDescription, Mapping[str, Tensor]]:
-    """Return what a checkpoint says of its run from the start."""
-    return checkpoint.description, checkpoint.samples
