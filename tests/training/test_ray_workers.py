@@ -95,7 +95,7 @@ def failed_ray(cause: Exception) -> Any:
     ray = pytest.importorskip("ray", reason="needs Ray (extra [ray])")
 
     def get(reference: object) -> None:
-        raise ray.exceptions.RayTaskError("fit", "", cause)
+        raise ray.exceptions.RayTaskError("fit", str(cause), cause)
 
     return SimpleNamespace(get=get, exceptions=ray.exceptions)
 
